@@ -1,0 +1,64 @@
+# Everything a user or developer types. `make` alone lists it.
+
+PYTHON ?= python3
+TRIALS ?= 50
+PORT   ?= 5000
+ARGS   ?=
+
+SHELL  := /bin/bash
+PY     := .venv/bin/python
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help install study ui report bench lint test clean
+
+help:
+	@echo 'make study    set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
+	@echo '              options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
+	@echo 'make ui       browse the runs of mlruns/ with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
+	@echo 'make report   write the build-vs-buy report again'
+	@echo 'make test     set up, lint, and run the tests'
+	@echo 'make lint     ruff and mypy'
+	@echo 'make bench    how close training comes to a bare loop'
+	@echo 'make install  only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer)'
+	@echo 'make clean    remove .venv and caches; mlruns/ and the data set stay'
+
+# The stamp is touched last, so a set-up that was cut short is done again, and a finished one is not.
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Setting up .venv with $$(grep -c == constraints.txt) pinned packages; this takes a minute or two, once."
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+study: install
+	@$(PY) sweeps/run_study.py --trials $(TRIALS) $(ARGS)
+
+# The allowed hosts keep other web pages that are open in the same browser from reading this server.
+ui: install
+	@test -f mlruns/mlflow.db || { echo "There are no runs in mlruns/ yet: 'make study' makes some." >&2; exit 1; }
+	@echo 'MLflow will be on http://127.0.0.1:$(PORT) in some seconds; Ctrl-C ends it.'
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore $(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' \
+		--backend-store-uri "sqlite:///$$PWD/mlruns/mlflow.db" --artifacts-destination "$$PWD/mlruns/artifacts" \
+		--allowed-hosts '127.0.0.1:$(PORT),localhost:$(PORT)' \
+		--cors-allowed-origins 'http://127.0.0.1:$(PORT),http://localhost:$(PORT)'
+
+report: install
+	@$(PY) experiments/compare.py $(ARGS)
+
+bench: install
+	@$(PY) -m experiments.bench $(ARGS)
+
+lint: install
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+test: lint
+	@$(PY) -m pytest $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find cifar_core sweeps experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""CIFAR-10 training and nothing else: recipes, data, models, the training loop, checkpoints and metrics."""

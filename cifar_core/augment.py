@@ -1,0 +1,145 @@
+"""Augmentation of whole batches, drawn anew for every image, on the device where the batch lies.
+
+Every function takes images (N, 3, H, W) as floats in [0, 1] and a `torch.Generator` of the same device, and
+returns new images of the same shape. No function touches the global generators.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from cifar_core.recipe import Recipe
+
+# Rec. 601 luma weights, and the matrix to YIQ in which a hue change is a rotation.
+_LUMA = (0.299, 0.587, 0.114)
+_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+
+def augment(images: Tensor, recipe: Recipe, mean: Tensor, generator: torch.Generator) -> Tensor:
+    """Apply what `recipe` asks for, in order: jitter, flip, translate, cutout (filled with `mean`, (3,))."""
+    if recipe.color_jitter:
+        images = jitter(images, recipe.color_jitter, generator)
+    if recipe.flip:
+        images = flip(images, generator)
+    if recipe.translate:
+        images = translate(images, recipe.translate, generator)
+    if recipe.cutout:
+        images = cutout(images, recipe.cutout, mean, generator)
+    return images
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability 1/2."""
+    mirrored = _uniform(len(images), generator) < 0.5
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def translate(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Shift each image by whole pixels in [-pixels, pixels], independently in x and y, reflecting at the edges."""
+    count, _, height, width = images.shape
+    rows = _shifted(height, pixels, count, generator)
+    columns = _shifted(width, pixels, count, generator)
+    # Gathered with the channels last, which is the layout that convolutions want, so no copy is made later.
+    pixels_last = images.permute(0, 2, 3, 1)
+    batch = torch.arange(count, device=images.device)
+    return pixels_last[batch[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def cutout(images: Tensor, side: int, fill: Tensor, generator: torch.Generator) -> Tensor:
+    """Paint a square of `side` pixels with the colour `fill` (3,); it may hang over the edge.
+
+    DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout" (2017).
+    """
+    count, _, height, width = images.shape
+    inside_rows = _window(height, side, count, generator)
+    inside_columns = _window(width, side, count, generator)
+    hole = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    return torch.where(hole, fill.view(1, 3, 1, 1), images)
+
+
+def jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Change brightness, contrast and saturation by factors in 1 +- strength, and hue by up to strength * 36 degrees.
+
+    The four are one affine map of the colours of each image, so they cost one small matrix product.
+    """
+    count = len(images)
+    brightness, contrast, saturation, angle = (
+        2 * _uniform(4 * count, generator).view(4, count, 1, 1).to(images.dtype) - 1
+    ) * strength
+    angle = angle * math.pi / 5
+    luma = torch.tensor(_LUMA, dtype=images.dtype, device=images.device)
+    to_yiq = torch.tensor(_TO_YIQ, dtype=images.dtype, device=images.device)
+    identity = torch.eye(3, dtype=images.dtype, device=images.device)
+    rotation = identity.repeat(count, 1, 1)
+    rotation[:, 1:2, 1:2], rotation[:, 1:2, 2:3] = angle.cos(), -angle.sin()
+    rotation[:, 2:3, 1:2], rotation[:, 2:3, 2:3] = angle.sin(), angle.cos()
+    hue = torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+    saturate = (1 + saturation) * identity - saturation * luma.expand(3, 3)
+    colours = (1 + brightness) * (1 + contrast) * (hue @ saturate)
+    grey = (images.mean((2, 3)) @ luma).view(count, 1, 1)
+    offset = -contrast * (1 + brightness) * grey
+    flat = torch.baddbmm(offset, colours, images.reshape(count, 3, -1))
+    return flat.view_as(images).clamp_(0, 1)
+
+
+def mix(images: Tensor, targets: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Blend each image and its target with another one of the batch.
+
+    mixup (Zhang et al., 2017) blends the pixels; cutmix (Yun et al., 2019) pastes a rectangle. One blend is drawn
+    for the batch from Beta(mix_alpha, mix_alpha).
+
+    Args:
+        targets: (N, classes) probabilities.
+
+    Returns:
+        images and targets of the same shapes.
+    """
+    if recipe.mix == "none":
+        return images, targets
+    partner = torch.randperm(len(images), generator=generator, device=images.device)
+    share = _beta(recipe.mix_alpha, generator)
+    if recipe.mix == "mixup":
+        images = torch.lerp(images[partner], images, share.to(images.dtype))
+    else:
+        _, _, height, width = images.shape
+        side = (1 - share).sqrt()
+        hole = _span(height, side, generator)[None, None, :, None] & _span(width, side, generator)[None, None, None, :]
+        share = 1 - hole.to(share.dtype).mean()
+        images = torch.where(hole, images[partner], images)
+    return images, torch.lerp(targets[partner], targets, share.to(targets.dtype))
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator, device=generator.device)
+
+
+def _shifted(size: int, pixels: int, count: int, generator: torch.Generator) -> Tensor:
+    """Indices (count, size) of a line of pixels moved by a random whole number, mirrored into [0, size)."""
+    shift = torch.randint(-pixels, pixels + 1, (count, 1), generator=generator, device=generator.device)
+    index = (torch.arange(size, device=generator.device) + shift).abs()
+    return (size - 1) - ((size - 1) - index).abs()
+
+
+def _window(size: int, side: int, count: int, generator: torch.Generator) -> Tensor:
+    """Masks (count, size) of `side` pixels around a random centre."""
+    start = torch.randint(0, size, (count, 1), generator=generator, device=generator.device) - side // 2
+    index = torch.arange(size, device=generator.device)
+    return (index >= start) & (index < start + side)
+
+
+def _span(size: int, fraction: Tensor, generator: torch.Generator) -> Tensor:
+    """Mask (size,) of about `fraction` of the pixels around a random centre, cut off at the edges."""
+    centre = _uniform(1, generator) * size
+    index = torch.arange(size, device=generator.device) + 0.5
+    return (index - centre).abs() < fraction * size / 2
+
+
+def _beta(alpha: float, generator: torch.Generator) -> Tensor:
+    """One draw from Beta(alpha, alpha), as a ratio of Gamma draws."""
+    concentration = torch.full((2,), alpha, device=generator.device, dtype=torch.float64)
+    first, second = torch._standard_gamma(concentration, generator=generator)
+    share: Tensor = first / (first + second)
+    return share.float()

@@ -1,0 +1,79 @@
+"""Compute: what a training step costs in FLOPs, and how many epochs a budget buys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifar_core.metrics import CLASS_COUNT
+from cifar_core.models import build_model
+from cifar_core.optim import build_optimizer
+from cifar_core.recipe import Recipe
+from cifar_core.training import Watch, total_steps
+
+_VALIDATION_SHARE = 0.08  # of a run's training FLOPs
+_LAST_VALIDATION_SHARE = 0.6  # of the validation images that may be met in all
+_BACKWARD = 2  # a backward pass costs two forward passes
+
+
+class BudgetError(ValueError):
+    """A budget that cannot buy what was asked; the message is one line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """How long a run trains: a number of training FLOPs capped in epochs, or a fixed number of epochs."""
+
+    flops: float | None  # training FLOPs: forward, backward and optimiser; None for as many as the epochs cost
+    max_epochs: float  # passes over the training images
+
+    def apply(self, recipe: Recipe, train_images: int) -> Recipe:
+        """`recipe` with the epochs that this budget buys on `train_images` images.
+
+        Raises:
+            BudgetError: the budget does not pay for two steps.
+        """
+        if self.flops is None:
+            return replace(recipe, epochs=float(self.max_epochs))
+        steps = self.flops / step_flops(recipe)
+        if steps < 2:
+            raise BudgetError(
+                f"a budget must pay for two training steps, but {self.flops:.3g} FLOPs pay for {steps:.2f} of "
+                f"{recipe.model} at batch size {recipe.batch_size}"
+            )
+        return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
+
+
+def step_flops(recipe: Recipe) -> int:
+    """FLOPs of one training step at the recipe's batch size: matrix products and convolutions, 2 a multiply-add.
+
+    Counted by torch's own counter over one step on the meta device, where shapes exist and numbers do not, so it
+    takes milliseconds and is the same on every machine.
+    """
+    model = build_model(recipe).to("meta")
+    optimizer = build_optimizer(model, recipe)
+    images = torch.empty(recipe.batch_size, 3, 32, 32, device="meta")
+    labels = torch.zeros(recipe.batch_size, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return int(counter.get_total_flops())
+
+
+def affordable_watch(
+    recipe: Recipe, train_images: int, val_images: int, *, losses: int, validations: tuple[float, ...]
+) -> Watch:
+    """A watch whose validations cost at most 8 % of the run's training FLOPs.
+
+    The last validation meets all `val_images` where that is affordable; the ones before share the rest evenly. A
+    split's images lie in an order in which every beginning is balanced over the classes.
+    """
+    trained = total_steps(recipe, train_images) * recipe.batch_size
+    affordable = _VALIDATION_SHARE * (1 + _BACKWARD) * trained
+    last = min(val_images, max(CLASS_COUNT, int(_LAST_VALIDATION_SHARE * affordable)))
+    each = int((affordable - last) / max(1, len(validations) - 1))
+    each = min(val_images, max(CLASS_COUNT, each))
+    return Watch(losses, validations, (*(each for _ in validations[:-1]), last))

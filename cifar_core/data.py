@@ -1,0 +1,165 @@
+"""CIFAR-10 as tensors: read from six `.bin` files, never unverified, and split once and for all.
+
+A record is one label byte and 3,072 image bytes: 3 planes (red, green, blue) of 32 x 32, row by row.
+Data set: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Bytes = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+# Per channel, over the 50,000 training images scaled to [0, 1].
+MEAN = (0.49139968, 0.48215841, 0.44653091)
+STD = (0.24703223, 0.24348513, 0.26158784)
+
+FILE_SHA256: Mapping[str, str] = MappingProxyType(
+    {
+        "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+        "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+        "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+        "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+        "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+        "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+    }
+)
+TRAIN_FILES = tuple(name for name in FILE_SHA256 if name != "test_batch.bin")
+TEST_FILE = "test_batch.bin"
+
+# Names the data in one value: SHA-256 over the six hexadecimal hashes above, joined in that order.
+DATA_SHA256 = hashlib.sha256("".join(FILE_SHA256.values()).encode()).hexdigest()
+
+IMAGES_PER_FILE = 10_000
+RECORD_BYTES = 1 + 3 * 32 * 32
+FILE_BYTES = IMAGES_PER_FILE * RECORD_BYTES
+
+VAL_PER_CLASS = 500
+SPLIT_SEED = 2009
+
+
+class DataError(Exception):
+    """The data set is not there, or not what it must be; the message is for the user."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Images uint8 (N, 3, 32, 32) and labels int64 (N,), both contiguous."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def head(self, count: int) -> Split:
+        """The first `count` images."""
+        return Split(self.images[:count], self.labels[:count])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Splits:
+    """What a sweep may look at; the test set is loaded apart, by `load_test`."""
+
+    train: Split
+    val: Split
+
+
+def load_train_val(directory: Path) -> Splits:
+    """45,000 training images in the order of the files, and 5,000 for validation in which the classes take turns.
+
+    The split is the same at every call, on every machine, whatever the versions of torch and numpy.
+
+    Raises:
+        DataError: one of the five files in `directory` is missing or fails its SHA-256.
+    """
+    count = len(TRAIN_FILES) * IMAGES_PER_FILE
+    images = np.empty((count, RECORD_BYTES - 1), dtype=np.uint8)
+    labels = np.empty(count, dtype=np.int64)
+    for number, name in enumerate(TRAIN_FILES):
+        rows = slice(number * IMAGES_PER_FILE, (number + 1) * IMAGES_PER_FILE)
+        records = read_verified(directory / name)
+        images[rows], labels[rows] = records[:, 1:], records[:, 0]
+    held_out = validation_indices(labels)
+    in_train = np.ones(count, dtype=np.bool_)
+    in_train[held_out] = False
+    return Splits(train=_split(images[in_train], labels[in_train]), val=_split(images[held_out], labels[held_out]))
+
+
+def load_test(directory: Path) -> Split:
+    """The 10,000 test images in the order of the file: for the champion only, never for a choice.
+
+    Raises:
+        DataError: `test_batch.bin` in `directory` is missing or fails its SHA-256.
+    """
+    records = read_verified(directory / TEST_FILE)
+    return _split(records[:, 1:].copy(), records[:, 0].astype(np.int64))
+
+
+def _split(images: Bytes, labels: Integers) -> Split:
+    return Split(torch.from_numpy(images).view(-1, 3, 32, 32), torch.from_numpy(labels))
+
+
+def validation_indices(labels: Integers) -> Integers:
+    """Indices of the validation images: `VAL_PER_CLASS` of each class, drawn with `SPLIT_SEED`.
+
+    The classes take turns, so that the first 10 k images are balanced for every k.
+    """
+    # Ranks raw PCG64 words: numpy guarantees that stream for good, but not what `Generator` makes of it.
+    shuffled = np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(len(labels)), kind="stable")
+    drawn = [shuffled[labels[shuffled] == label][:VAL_PER_CLASS] for label in range(len(CLASSES))]
+    return np.stack(drawn, axis=1).reshape(-1).astype(np.int64)
+
+
+def read_verified(path: Path) -> Bytes:
+    """Records uint8 (10000, 3073) of one of the six files, once its SHA-256 has been found right.
+
+    Raises:
+        DataError: the file is missing, unreadable, or its size or SHA-256 is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES + 1)
+            size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: this CIFAR-10 file must be readable, but got: {error.strerror}") from error
+    if size != FILE_BYTES or len(content) != FILE_BYTES:
+        raise DataError(f"{path}: size must be {FILE_BYTES} bytes, but got {size}")
+    found = hashlib.sha256(content).hexdigest()
+    if found != FILE_SHA256[path.name]:
+        raise DataError(f"{path}: SHA-256 must be {FILE_SHA256[path.name]}, but got {found}")
+    return np.frombuffer(content, dtype=np.uint8).reshape(IMAGES_PER_FILE, RECORD_BYTES)
+
+
+def synthetic_splits(generator: torch.Generator, train: int = 512, val: int = 256) -> Splits:
+    """Images that a small network learns in seconds, for tests: a colour and a gradient per class, and noise.
+
+    What a class looks like is fixed; `generator` (on the CPU) draws the order and the noise. Labels are
+    balanced: the counts of two classes differ by one at most.
+    """
+    return Splits(train=_synthetic(generator, train), val=_synthetic(generator, val))
+
+
+def _synthetic(generator: torch.Generator, count: int) -> Split:
+    labels = (torch.arange(count) % len(CLASSES))[torch.randperm(count, generator=generator)]
+    angle = 2 * math.pi * torch.arange(len(CLASSES)) / len(CLASSES)
+    phase = torch.tensor([0.0, 2 * math.pi / 3, 4 * math.pi / 3])
+    colour = 128 + 50 * torch.cos(angle[:, None] + phase)
+    ramp = torch.linspace(-1, 1, 32)
+    gradient = 40 * (angle.cos()[:, None, None] * ramp + angle.sin()[:, None, None] * ramp[:, None])
+    looks = colour[:, :, None, None] + gradient[:, None]
+    noise = 30 * torch.randn(count, 3, 32, 32, generator=generator)
+    return Split((looks[labels] + noise).round().clamp(0, 255).to(torch.uint8), labels)

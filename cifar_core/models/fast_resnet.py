@@ -1,0 +1,78 @@
+"""fast_resnet: a small residual network built to reach high accuracy in the least compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cifar_core.models.layers import channels
+
+_WHITENING = 12  # independent filters: the 3 x 2 x 2 values of a patch
+
+
+class FastResNet(nn.Module):
+    """A fixed whitening layer, then three groups of two convolutions; about 2 M weights at width 1.
+
+    After Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024) and Page, "How to train your ResNet"
+    (2018): 2x2 patches are decorrelated by a frozen first layer, pooling comes before the normalisation, batch
+    norm has no scale, and logits are scaled down. The second convolution of each group is residual.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        c1, c2, c3 = (channels(base, width) for base in (64, 256, 256))
+        self.whitening = nn.Conv2d(3, 2 * _WHITENING, 2)
+        self.whitening.weight.requires_grad = False
+        self.groups = nn.Sequential(
+            nn.GELU(),
+            _Group(2 * _WHITENING, c1),
+            _Group(c1, c2),
+            _Group(c2, c3),
+            nn.MaxPool2d(3),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(c3, 10, bias=False)
+        nn.init.zeros_(self.whitening.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.groups(self.whitening(images))) / 9  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def whiten(self, images: Tensor, epsilon: float = 5e-4) -> None:
+        """Set the first layer so that its outputs over the 2x2 patches of `images` (N, 3, H, W) are uncorrelated.
+
+        Each eigenvector of the patches' covariance stands twice, with both signs, because the activation that
+        follows would drop one half.
+        """
+        patches = images.float().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+        covariance = patches.T.double() @ patches.double() / len(patches)
+        values, vectors = torch.linalg.eigh(covariance)
+        filters = (vectors / (values + epsilon).sqrt()).T.reshape(_WHITENING, 3, 2, 2).flip(0)
+        self.whitening.weight.copy_(torch.cat([filters, -filters]))
+
+
+class _Group(nn.Module):
+    """conv, pool, norm, then a residual conv and norm: (N, C_in, H, W) -> (N, C_out, H/2, W/2)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.widen = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.pool = nn.MaxPool2d(2)
+        self.norm1 = _shift_only_norm(outputs)
+        self.refine = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = _shift_only_norm(outputs)
+        self.activation = nn.GELU()
+        # The convolutions start as identities on their first channels (Zagoruyko & Komodakis, DiracNets, 2017).
+        for convolution in (self.widen, self.refine):
+            nn.init.dirac_(convolution.weight[: convolution.in_channels].data)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x: Tensor = self.activation(self.norm1(self.pool(self.widen(inputs))))
+        y: Tensor = self.activation(self.norm2(self.refine(x)))
+        return x + y
+
+
+def _shift_only_norm(features: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(features, eps=1e-12)
+    norm.weight.requires_grad = False
+    return norm

@@ -1,0 +1,33 @@
+"""Parts that several networks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def channels(base: int, width: float) -> int:
+    """`base` channels times `width`, as a multiple of 8 (vector units and tensor cores like it), at least 8."""
+    return max(8, round(base * width / 8) * 8)
+
+
+class Dropout(nn.Module):
+    """Dropout that draws from `generator`, so that a run's randomness lies in its own state.
+
+    `generator` must be set, on the device of the input, before the first training step.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.generator: torch.Generator | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training or not self.probability:
+            return inputs
+        if inputs.is_meta:  # only shapes are wanted
+            return inputs
+        if self.generator is None:
+            raise RuntimeError("Dropout.generator must be set before training")
+        kept = torch.rand(inputs.shape, generator=self.generator, device=inputs.device) >= self.probability
+        return inputs * kept / (1 - self.probability)

@@ -1,0 +1,47 @@
+"""wide_resnet: a shallow wide residual network."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar_core.models.layers import channels
+
+
+class WideResNet(nn.Module):
+    """Pre-activation WRN-10-4: one block at each of three resolutions; 1,198,810 weights at width 1.
+
+    Zagoruyko & Komodakis, "Wide Residual Networks" (2016).
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        c1, c2, c3 = (channels(base, width) for base in (64, 128, 256))
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.blocks = nn.Sequential(_Block(16, c1, stride=1), _Block(c1, c2, stride=2), _Block(c2, c3, stride=2))
+        self.norm = nn.BatchNorm2d(c3)
+        self.head = nn.Linear(c3, 10)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = F.relu(self.norm(self.blocks(self.stem(images))))
+        return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    """norm, ReLU, conv, twice, beside a 1x1 shortcut: (N, C_in, H, W) -> (N, C_out, H/stride, W/stride)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = F.relu(self.norm1(inputs))
+        y: Tensor = self.conv2(F.relu(self.norm2(self.conv1(x))))
+        return y + self.shortcut(x)  # type: ignore[no-any-return]

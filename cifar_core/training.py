@@ -1,0 +1,202 @@
+"""Training as a generator of progress, and evaluation.
+
+    state = TrainState.create(recipe, data, environment)
+    for progress in train(state, data):
+        ...                              # record, report, save; to stop, stop iterating
+
+At each yield the state is complete. All randomness is drawn from the state's generator, so neither watching nor
+evaluating changes what is learned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cifar_core.augment import augment, mix
+from cifar_core.data import MEAN, STD, Split, Splits
+from cifar_core.hardware import Hardware
+from cifar_core.metrics import CLASS_COUNT, Predictions
+from cifar_core.models import build_model
+from cifar_core.models.layers import Dropout
+from cifar_core.optim import build_optimizer, schedule, set_learning_rate
+from cifar_core.recipe import Recipe
+
+_WHITENING_IMAGES = 2_000
+_EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a training run shows of itself; it never changes what is learned.
+
+    Attributes:
+        losses: points of the training-loss curve.
+        validations: fractions of training, rising, each in (0, 1], after which the validation images are met.
+        validation_images: how many of them at each of these points; the last is usually all.
+    """
+
+    losses: int
+    validations: tuple[float, ...]
+    validation_images: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A point of a training run. Losses are mean nats per image since the point before; accuracies are in [0, 1]."""
+
+    step: int  # optimiser steps done
+    fraction: float  # of training done
+    epoch: float  # passes over the training images done
+    train_loss: float
+    train_accuracy: float  # on the augmented images, as they were trained on
+    learning_rate: float  # of the step just done
+    train_seconds: float  # spent training so far, validation and the watcher excluded
+    validation_seconds: float
+    validation: Predictions | None
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything that changes while a run trains."""
+
+    recipe: Recipe
+    hardware: Hardware
+    model: nn.Module
+    optimizer: Optimizer
+    generator: torch.Generator  # on the device; the only source of randomness
+    total_steps: int
+    step: int
+    order: Tensor  # indices of training images that are still to be visited in this pass
+
+    @classmethod
+    def create(cls, recipe: Recipe, data: Splits, hardware: Hardware) -> TrainState:
+        """Fresh state: the same recipe, data, hardware and thread count give the same bits.
+
+        Raises:
+            RecipeError: unknown model.
+        """
+        examples = normalise(data.train.images[:_WHITENING_IMAGES].float() / 255)
+        model = hardware.place(build_model(recipe, examples))
+        generator = torch.Generator(hardware.device)
+        generator.manual_seed(recipe.seed)
+        for module in model.modules():
+            if isinstance(module, Dropout):
+                module.generator = generator
+        return cls(
+            recipe=recipe,
+            hardware=hardware,
+            model=model,
+            optimizer=build_optimizer(model, recipe),
+            generator=generator,
+            total_steps=total_steps(recipe, len(data.train)),
+            step=0,
+            order=torch.empty(0, dtype=torch.long, device=hardware.device),
+        )
+
+    def next_batch(self, images: int) -> Tensor:
+        """Indices (batch_size,) of the next batch; a batch may span two passes, so all have the same size."""
+        while len(self.order) < self.recipe.batch_size:
+            again = torch.randperm(images, generator=self.generator, device=self.generator.device)
+            self.order = torch.cat([self.order, again])
+        batch, self.order = self.order[: self.recipe.batch_size], self.order[self.recipe.batch_size :]
+        return batch
+
+
+def total_steps(recipe: Recipe, train_images: int) -> int:
+    """Optimiser steps of a whole run, at least one."""
+    return max(1, round(recipe.epochs * train_images / recipe.batch_size))
+
+
+def train(state: TrainState, data: Splits, watch: Watch) -> Iterator[Progress]:
+    """Train `state` to the end of its recipe, yielding at the points that `watch` names; the last is the end.
+
+    Args:
+        data: images uint8 (N, 3, 32, 32). They are moved to the device once.
+    """
+    recipe, hardware, device = state.recipe, state.hardware, state.hardware.device
+    images, labels = data.train.images.to(device), data.train.labels.to(device)
+    mean = torch.tensor(MEAN, device=device)
+    show = {_step_at(k / watch.losses, state.total_steps) for k in range(1, watch.losses + 1)}
+    validate = {
+        _step_at(fraction, state.total_steps): count
+        for fraction, count in zip(watch.validations, watch.validation_images, strict=True)
+    }
+    train_seconds = validation_seconds = 0.0
+    loss_sum = torch.zeros((), device=device)
+    correct = torch.zeros((), device=device)
+    since = 0
+    state.model.train()
+    started = time.perf_counter()
+    while state.step < state.total_steps:
+        multiple = schedule(recipe, (state.step + 0.5) / state.total_steps)
+        set_learning_rate(state.optimizer, multiple)
+        batch = state.next_batch(len(images))
+        inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator)
+        targets = F.one_hot(labels[batch], CLASS_COUNT).float()
+        inputs, targets = mix(normalise(inputs), targets, recipe, state.generator)
+        with hardware.autocast():
+            logits = state.model(inputs.contiguous(memory_format=torch.channels_last)).float()
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        state.step += 1
+        loss_sum += loss.detach()
+        correct += (logits.detach().argmax(1) == targets.argmax(1)).float().mean()
+        since += 1
+        if state.step not in show and state.step not in validate:
+            continue
+        mean_loss, mean_correct = loss_sum.item() / since, correct.item() / since  # waits for the device
+        train_seconds += time.perf_counter() - started
+        validation = None
+        if state.step in validate:
+            before = time.perf_counter()
+            validation = predict(state.model, data.val.head(validate[state.step]), hardware)
+            validation_seconds += time.perf_counter() - before
+        yield Progress(
+            step=state.step,
+            fraction=state.step / state.total_steps,
+            epoch=state.step * recipe.batch_size / len(images),
+            train_loss=mean_loss,
+            train_accuracy=mean_correct,
+            learning_rate=recipe.learning_rate * multiple,
+            train_seconds=train_seconds,
+            validation_seconds=validation_seconds,
+            validation=validation,
+        )
+        state.model.train()
+        loss_sum.zero_()
+        correct.zero_()
+        since = 0
+        started = time.perf_counter()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, hardware: Hardware) -> Predictions:
+    """What `model` says of each image of `split`; leaves the model in evaluation mode."""
+    model.eval()
+    parts = []
+    for images in split.images.split(_EVALUATION_BATCH):
+        inputs = normalise(images.to(hardware.device).float().div_(255))
+        with hardware.autocast():
+            logits = model(inputs.contiguous(memory_format=torch.channels_last))
+        parts.append(logits.float().softmax(1).cpu())
+    return Predictions(torch.cat(parts), split.labels.cpu())
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] with the training set's mean taken off, over its standard deviation."""
+    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
+    return (images - mean) / std
+
+
+def _step_at(fraction: float, steps: int) -> int:
+    return max(1, round(fraction * steps))

@@ -1,0 +1,1 @@
+"""Sweeps over CIFAR-10 training recipes: search spaces, the coordinator, workers, tracking and the store."""

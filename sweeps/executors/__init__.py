@@ -1,0 +1,1 @@
+"""Where training runs: one protocol, and the ways to carry it out."""

@@ -1,0 +1,143 @@
+"""Worker processes on this machine, spawned once and fed one job after another."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+
+from cifar_core.data import load_train_val
+from cifar_core.hardware import Hardware
+from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job
+from sweeps.executors.worker import carry_out
+
+_SPAWN = multiprocessing.get_context("spawn")  # forked torch threads deadlock, and CUDA cannot fork
+_CLOSE_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    job: Job | None = None
+
+
+class LocalExecutor:
+    """`workers` processes that share out the devices: GPUs in turn, or the cores of a CPU."""
+
+    def __init__(self, *, workers: int, threads: int, hardware: Hardware, data_dir: Path) -> None:
+        self._threads, self._data_dir = threads, data_dir
+        self._hardware = [_share(hardware, number) for number in range(workers)]
+        self._workers = [self._spawn(number) for number in range(workers)]
+        self._ended: deque[Event] = deque()
+
+    @property
+    def free(self) -> int:
+        return sum(worker.job is None for worker in self._workers)
+
+    def start(self, job: Job) -> None:
+        worker = next(worker for worker in self._workers if worker.job is None)
+        worker.job = job
+        try:
+            worker.pipe.send(job)
+        except (BrokenPipeError, ConnectionResetError):
+            self._bury(worker)
+
+    def events(self, timeout: float) -> list[Event]:
+        if not self._ended:
+            self._listen(timeout)
+        happened = list(self._ended)
+        self._ended.clear()
+        return happened
+
+    def reply(self, key: str, *, go_on: bool) -> None:
+        worker = next(worker for worker in self._workers if worker.job is not None and worker.job.key == key)
+        try:
+            worker.pipe.send(go_on)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # its death is an event of its own
+        if not go_on:
+            worker.job = None
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(_CLOSE_SECONDS)
+            worker.pipe.close()
+
+    def _spawn(self, number: int) -> _Worker:
+        ours, theirs = _SPAWN.Pipe()
+        process = _SPAWN.Process(
+            target=_work,
+            args=(theirs, self._data_dir, self._hardware[number], self._threads),
+            name=f"worker-{number}",
+            daemon=True,
+        )
+        process.start()
+        theirs.close()  # so that the worker's death ends the pipe
+        return _Worker(process, ours)
+
+    def _listen(self, timeout: float) -> None:
+        pipes = {worker.pipe: worker for worker in self._workers}
+        for ready in wait(list(pipes), timeout):
+            worker = pipes[ready]  # type: ignore[index]
+            try:
+                event: Event = worker.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                self._bury(worker)
+                continue
+            if isinstance(event, (Finished, Failed, Diverged)):
+                worker.job = None
+            self._ended.append(event)
+
+    def _bury(self, worker: _Worker) -> None:
+        """Replace a worker that died, and report the job that died with it, if any."""
+        worker.process.join(_CLOSE_SECONDS)
+        worker.pipe.close()
+        if worker.job is not None:
+            reason = f"worker died: {_cause(worker.process.exitcode)}"
+            self._ended.append(Failed(worker.job.key, reason, "", worker_died=True))
+        number = self._workers.index(worker)
+        self._workers[number] = self._spawn(number)
+
+
+def _share(hardware: Hardware, number: int) -> Hardware:
+    if hardware.device.type != "cuda":
+        return hardware
+    return Hardware(torch.device("cuda", number % torch.cuda.device_count()), hardware.bf16)
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"killed by {signal.Signals(-exitcode).name}"
+    return f"exit code {exitcode}"
+
+
+def _work(pipe: Connection, data_dir: Path, hardware: Hardware, threads: int) -> None:
+    """What a worker process does from its first to its last moment."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        data = load_train_val(data_dir)
+        while True:
+            job: Job = pipe.recv()
+            carry_out(job, data, data_dir, hardware, pipe.send, pipe.recv)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

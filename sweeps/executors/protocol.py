@@ -1,0 +1,104 @@
+"""What the coordinator and an executor say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cifar_core.recipe import Recipe
+from cifar_core.training import Watch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One training run to carry out."""
+
+    key: str  # names the run in every event about it
+    recipe: Recipe
+    watch: Watch
+    weights: Path | None = None  # where to keep the final weights, if anywhere
+    open_test_set: bool = False  # meet the sealed test set instead of training: load `weights` and evaluate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """A point of a run's curves; losses in nats per image, accuracies in [0, 1]."""
+
+    step: int
+    fraction: float
+    epoch: float
+    train_loss: float
+    train_accuracy: float
+    learning_rate: float
+    train_seconds: float
+    validation_seconds: float
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What is left of a run at its end: of its last validation, or of the test set."""
+
+    loss: float
+    accuracy: float
+    class_accuracy: Sequence[float]
+    images: int
+    files: dict[str, bytes]  # artifacts by path
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A new point. Where it holds a validation, the run waits for `Executor.reply`."""
+
+    key: str
+    point: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    key: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run ended with an error, in its own code or because its worker died."""
+
+    key: str
+    reason: str  # one line
+    details: str  # traceback, if any
+    worker_died: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """The training loss is no longer finite, and the run has ended."""
+
+    key: str
+    reason: str  # one line
+
+
+Event = Progressed | Finished | Failed | Diverged
+
+
+class Executor(Protocol):
+    """Runs jobs side by side."""
+
+    @property
+    def free(self) -> int:
+        """Jobs that can be started now."""
+
+    def start(self, job: Job) -> None:
+        """Begin `job` on a free worker."""
+
+    def events(self, timeout: float) -> list[Event]:
+        """What happened since the last call; waits up to `timeout` seconds for something to happen."""
+
+    def reply(self, key: str, *, go_on: bool) -> None:
+        """Answer a run that waits at a validation; a run that shall not go on ends without another event."""
+
+    def close(self) -> None:
+        """End all workers at once, whatever they do; returns within a few seconds."""

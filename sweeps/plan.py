@@ -1,0 +1,127 @@
+"""What a sweep is going to do, and about how long it will take on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from cifar_core.budget import step_flops
+from cifar_core.hardware import Hardware
+from cifar_core.models import build_model
+from cifar_core.optim import build_optimizer
+from cifar_core.recipe import Recipe
+from sweeps.presets import Preset
+from sweeps.search_space import SearchSpace
+
+SEARCH_SHARE = 0.45  # of the compute of unpruned trials that pruned ones take, before anything was measured
+_OVERHEAD = 1.15  # validation, and cores that wait for the last run of a stage
+_START_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Everything that the user settled, and the speed that was measured."""
+
+    study: str
+    trials: int
+    space_name: str
+    space: SearchSpace
+    preset_name: str
+    preset: Preset
+    seed: int
+    sampler: str
+    pruner: str
+    timeout: float | None  # seconds after which no further trial is begun
+    confirm: bool
+    hardware: Hardware
+    workers: int
+    threads: int  # of each worker
+    base: Recipe  # what the search space leaves alone
+    flops_per_second: float  # of one worker
+
+    def params(self) -> dict[str, object]:
+        """As MLflow params of the study's own run."""
+        return {
+            "trials": self.trials,
+            "space": self.space_name,
+            "preset": self.preset_name,
+            "seed": self.seed,
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "trial_flops": self.preset.trial.flops,
+            "trial_max_epochs": self.preset.trial.max_epochs,
+            "confirm_flops": self.preset.confirm.flops,
+            "confirm_recipes": self.preset.recipes,
+            "confirm_seeds": self.preset.seeds,
+        }
+
+    def rows(self, remaining: int) -> dict[str, str]:
+        """As a block of two columns for people; `remaining` trials are still to be done."""
+        preset = self.preset
+        rows = {
+            "study": self.study,
+            "device": f"{self.hardware.describe()}, {self.hardware.precision}, {_workers(self)}",
+            "trials": f"{self.trials}" + ("" if remaining == self.trials else f", {remaining} of them to do"),
+            "space": f"{self.space_name}: {self.space.description}",
+            "each trial": _budget(preset.trial.flops, preset.trial.max_epochs),
+            "pruning": self.pruner,
+        }
+        if self.confirm:
+            runs = f"best {preset.recipes} recipes x {preset.seeds} seed{'s' if preset.seeds > 1 else ''}"
+            rows["confirmation"] = f"{runs}, {_budget(preset.confirm.flops, preset.confirm.max_epochs)} each"
+        rows["estimate"] = f"about {max(1, round(self.estimate(remaining) / 60))} min at the speed just measured"
+        return rows
+
+    def confirm_flops(self) -> float:
+        """Training FLOPs of the whole confirmation."""
+        if not self.confirm:
+            return 0.0
+        each = self.preset.confirm.flops or self._epoch_flops(self.preset.confirm.max_epochs)
+        return each * self.preset.recipes * self.preset.seeds
+
+    def trial_flops(self) -> float:
+        """Training FLOPs of an unpruned trial."""
+        return self.preset.trial.flops or self._epoch_flops(self.preset.trial.max_epochs)
+
+    def estimate(self, remaining: int) -> float:
+        """Seconds that the sweep will take."""
+        share = SEARCH_SHARE if self.pruner != "none" else 1.0
+        flops = remaining * self.trial_flops() * share + self.confirm_flops()
+        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.workers)
+
+    def _epoch_flops(self, epochs: float) -> float:
+        return epochs * 45_000 * step_flops(self.base) / self.base.batch_size
+
+
+def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
+    """Training FLOPs a second of this process on `hardware`, from three steps on noise."""
+    model = hardware.place(build_model(recipe))
+    optimizer = build_optimizer(model, recipe)
+    images = torch.rand(recipe.batch_size, 3, 32, 32).to(hardware.device, memory_format=torch.channels_last)
+    labels = torch.zeros(recipe.batch_size, dtype=torch.long, device=hardware.device)
+    loss = torch.zeros(())
+    for step in range(4):
+        if step == 1:  # the first step sets up kernels
+            loss.item()
+            started = time.perf_counter()
+        with hardware.autocast():
+            loss = F.cross_entropy(model(images).float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    loss.item()
+    return 3 * step_flops(recipe) / (time.perf_counter() - started)
+
+
+def _workers(plan: Plan) -> str:
+    workers = f"{plan.workers} worker{'s' if plan.workers > 1 else ''}"
+    if plan.hardware.device.type != "cpu":
+        return workers
+    return f"{workers} x {plan.threads} thread{'s' if plan.threads > 1 else ''}"
+
+
+def _budget(flops: float | None, epochs: float) -> str:
+    return f"{epochs:g} epochs" if flops is None else f"{flops / 1e12:g} TFLOP, at most {epochs:g} epochs"

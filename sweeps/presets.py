@@ -1,0 +1,67 @@
+"""How much compute a sweep spends: presets in training FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from cifar_core.budget import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Budgets of a sweep.
+
+    Attributes:
+        trial: of each trial of the search.
+        confirm: of each run in which the best recipes are trained again.
+        recipes: how many of the best are confirmed.
+        seeds: runs of each of them, with different seeds.
+    """
+
+    description: str
+    trial: Budget
+    confirm: Budget
+    recipes: int
+    seeds: int
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "smoke": Preset(
+            "does it run? seconds a trial",
+            trial=Budget(flops=6e12, max_epochs=5),
+            confirm=Budget(flops=12e12, max_epochs=10),
+            recipes=2,
+            seeds=1,
+        ),
+        "quick": Preset(
+            "an answer from two CPU cores in less than half an hour",
+            trial=Budget(flops=20e12, max_epochs=10),
+            confirm=Budget(flops=200e12, max_epochs=50),
+            recipes=2,
+            seeds=1,
+        ),
+        "standard": Preset(
+            "a good answer from one GPU in less than an hour",
+            trial=Budget(flops=0.35e15, max_epochs=30),
+            confirm=Budget(flops=1.5e15, max_epochs=100),
+            recipes=3,
+            seeds=3,
+        ),
+        "thorough": Preset(
+            "the best answer, for a team that can leave GPUs alone overnight",
+            trial=Budget(flops=1.5e15, max_epochs=60),
+            confirm=Budget(flops=6e15, max_epochs=200),
+            recipes=5,
+            seeds=5,
+        ),
+    }
+)
+
+
+def fixed_epochs(epochs: float) -> Preset:
+    """Every run, search or confirmation, trains for the same number of epochs, whatever that costs."""
+    budget = Budget(flops=None, max_epochs=epochs)
+    return Preset(f"{epochs:g} epochs a run", trial=budget, confirm=budget, recipes=3, seeds=1)

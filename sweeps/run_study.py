@@ -1,0 +1,294 @@
+"""The command line of a sweep: arguments in, exit code out.
+
+python sweeps/run_study.py --trials 50
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from cifar_core.budget import BudgetError
+from cifar_core.data import DATA_SHA256, DataError, load_train_val
+from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.hardware import DEVICES, Hardware, HardwareError
+from cifar_core.models import build_model
+from cifar_core.recipe import Recipe, RecipeError
+from sweeps.console import SweepConsole
+from sweeps.coordinator import Coordinator, Interrupted, Summary
+from sweeps.executors.local import LocalExecutor
+from sweeps.plan import Plan, measure_speed
+from sweeps.presets import PRESETS, fixed_epochs
+from sweeps.search_space import SPACES
+from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, open_study
+from sweeps.tracking import MlflowTracker
+
+USAGE = 2
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class UsageError(Exception):
+    """Arguments that cannot be; the message is one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for arguments that cannot be, 130 or 143 when interrupted."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except (UsageError, RecipeError, BudgetError, HardwareError, StudyError, StoreError, DataError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USAGE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_study.py",
+        description="Search for the best CIFAR-10 classifier at equal compute per trial, confirm the best few "
+        "with more compute, and test the champion once. The same command after an interruption goes on.",
+        epilog="Browse the runs with `make ui`. Write the report again with `python experiments/compare.py`.",
+    )
+    search = parser.add_argument_group("the search")
+    search.add_argument(
+        "--trials", type=_positive_int, default=50, metavar="N", help="trials in total (default: %(default)s)"
+    )
+    search.add_argument("--space", choices=sorted(SPACES), default="full", help=_listing(SPACES, "full"))
+    length = search.add_mutually_exclusive_group()
+    length.add_argument("--preset", choices=list(PRESETS), help=_listing(PRESETS, "quick on a CPU, standard on a GPU"))
+    length.add_argument(
+        "--epochs",
+        type=_positive_float,
+        metavar="N",
+        help="train every run for N epochs instead, at any cost",
+    )
+    search.add_argument("--seed", type=_seed, default=0, metavar="N", help="of everything (default: %(default)s)")
+    search.add_argument("--sampler", choices=sorted(SAMPLERS), default="tpe", help="default: %(default)s")
+    search.add_argument("--pruner", choices=sorted(PRUNERS), default="halving", help="default: %(default)s")
+    search.add_argument(
+        "--enqueue", nargs="+", default=[], metavar="RECIPE", help="recipe files (TOML) to try before others"
+    )
+    search.add_argument(
+        "--timeout", type=_positive_float, metavar="SECONDS", help="begin no further trial after that time"
+    )
+    search.add_argument("--no-confirm", action="store_true", help="stop after the search; no test either")
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
+    machine.add_argument(
+        "--workers",
+        type=_positive_int,
+        metavar="N",
+        help="runs side by side (default: one per CPU core or GPU)",
+    )
+    machine.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
+    keep = parser.add_argument_group("where results go")
+    keep.add_argument("--study", metavar="NAME", help="name of the study (default: made from preset, space and seed)")
+    keep.add_argument(
+        "--store",
+        type=Path,
+        default=DEFAULT_STORE,
+        metavar="DIR",
+        help="folder for everything (default: mlruns)",
+    )
+    keep.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    keep.add_argument("--storage", metavar="URL", help="an Optuna storage in place of the store's database")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    hardware = Hardware.detect(options.device)
+    workers, threads = _share_cores(options.workers, hardware)
+    torch.set_num_threads(threads)
+    recipes = [_read_recipe(Path(name)) for name in options.enqueue]
+    plan = _plan(options, hardware, workers, threads)
+    for recipe in recipes:
+        plan.preset.trial.apply(recipe, 45_000)
+    store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
+    data_dir = options.data or default_data_dir()
+    stopper = _Stopper()
+    with SweepConsole() as console:
+        ensure_cifar10(data_dir, console.progress)
+        data = load_train_val(data_dir)
+        store.create()
+        study = open_study(plan, store.storage_url, recipes)
+        console.plan(plan.rows(max(0, plan.trials - begun(study))))
+        executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data_dir=data_dir)
+        try:
+            summary = Coordinator(
+                plan=plan,
+                study=study,
+                data=data,
+                executor=executor,
+                tracker=MlflowTracker(store.tracking_uri, store.artifacts(plan.study)),
+                store=store,
+                console=console,
+                tags=_tags(plan),
+                stop=stopper.asked,
+            ).run()
+        except Interrupted:
+            console.say("stopped; the same command goes on from here")
+            return 128 + stopper.signal
+        finally:
+            executor.close()
+    _tell(summary, plan)
+    return 0
+
+
+def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads: int) -> Plan:
+    space = SPACES[options.space]
+    if options.epochs is not None:
+        preset_name, preset = f"epochs-{options.epochs:g}", fixed_epochs(options.epochs)
+    else:
+        preset_name = options.preset or ("quick" if hardware.device.type == "cpu" else "standard")
+        preset = PRESETS[preset_name]
+    base = Recipe()
+    probe = Recipe(batch_size=64 if hardware.device.type == "cpu" else 1024)
+    return Plan(
+        study=_study_name(options, preset_name),
+        trials=options.trials,
+        space_name=options.space,
+        space=space,
+        preset_name=preset_name,
+        preset=preset,
+        seed=options.seed,
+        sampler=options.sampler,
+        pruner=options.pruner,
+        timeout=options.timeout,
+        confirm=not options.no_confirm,
+        hardware=hardware,
+        workers=workers,
+        threads=threads,
+        base=base,
+        flops_per_second=measure_speed(probe, hardware),
+    )
+
+
+def _study_name(options: argparse.Namespace, preset_name: str) -> str:
+    if options.study is None:
+        return "-".join([preset_name, options.space, *([f"seed{options.seed}"] if options.seed else [])])
+    name: str = options.study
+    if not name.strip() or "/" in name or "\\" in name or name.startswith("."):
+        raise UsageError(f"--study must be a name without slashes that does not begin with a dot, but got {name!r}")
+    return name
+
+
+def _share_cores(workers: int | None, hardware: Hardware) -> tuple[int, int]:
+    """Workers, and threads of each: one thread each on a CPU unless fewer workers than cores were asked for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hardware.device.type == "cpu":
+        workers = workers or cores
+    elif hardware.device.type == "cuda":
+        workers = workers or torch.cuda.device_count()
+    else:
+        workers = workers or 1
+    return workers, max(1, cores // workers)
+
+
+def _read_recipe(path: Path) -> Recipe:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--enqueue must name recipe files in TOML, but {path} cannot be read: {error}") from error
+    try:
+        recipe = Recipe.from_toml(text)
+        build_model(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return recipe
+
+
+def _tags(plan: Plan) -> dict[str, str]:
+    return {
+        "git_commit": _commit(),
+        "data_sha256": DATA_SHA256,
+        "device": plan.hardware.device.type,
+        "precision": plan.hardware.precision,
+        "threads": str(plan.threads),
+        "workers": str(plan.workers),
+        "torch": torch.__version__,
+        "cpu": plan.hardware.describe(),
+        "preset": plan.preset_name,
+        "space": plan.space_name,
+    }
+
+
+def _commit() -> str:
+    """The commit of this code, marked where the working tree differs from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _tell(summary: Summary, plan: Plan) -> None:
+    if summary.nothing_left:
+        print(f"Nothing is left to do: study {plan.study} has its {plan.trials} trials. More: --trials N")
+    counts = f"{summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed"
+    print(f"Search: {counts}; pruning saved {summary.saved:.0%} of the compute of full trials")
+    champion = summary.champion
+    if champion is not None and summary.test_accuracy is not None:
+        print(
+            f"Champion: {champion.recipe.model} of trial {champion.source}, {champion.accuracy:.2%} validation and "
+            f"{summary.test_accuracy:.2%} test accuracy"
+        )
+
+
+class _Stopper:
+    """Turns the first SIGINT or SIGTERM into a request; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        signal.signal(signal.SIGINT, self._ask)
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def asked(self) -> bool:
+        return self.signal != 0
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+
+
+def _listing(table: object, default: str) -> str:
+    assert isinstance(table, dict) or hasattr(table, "items")
+    entries = "; ".join(f"{name}: {entry.description}" for name, entry in table.items())
+    return f"{entries} (default: {default})".replace("%", "%%")
+
+
+def _number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"{rule}, but got {text!r}")
+        return value
+
+    return parse
+
+
+_positive_int = _number("must be a whole number of at least 1", lambda value: value >= 1, int)
+_positive_float = _number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
+_seed = _number("must be a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32, int)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What a sweep may vary: named search spaces, from an Optuna trial to a recipe and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from optuna.trial import BaseTrial
+
+from cifar_core.models import MODELS
+from cifar_core.recipe import MIXES, OPTIMIZERS, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerScale:
+    """Where an optimiser works well, so that one search range of multiples serves all of them."""
+
+    learning_rate: float  # at batch size 256
+    weight_decay: float
+    momentum: float
+    bias_lr_multiple: float
+
+
+OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
+    {
+        "sgd": OptimizerScale(0.5, 1.5e-3, 0.85, 8.0),
+        "adamw": OptimizerScale(2e-3, 0.05, 0.9, 1.0),
+        "muon": OptimizerScale(0.2, 0.02, 0.6, 1.0),
+    }
+)
+
+_MULTIPLES = (0.25, 4.0)  # of an optimiser's own rate and decay
+_SMOOTHING, _TRANSLATE, _CUTOUT, _JITTER, _MIX_ALPHA = (0.0, 0.25), (0, 4), (0, 12), (0.0, 0.4), (0.1, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """Optuna parameters and their ranges.
+
+    The learning rate is drawn as a multiple of what suits the optimiser at the batch size (in proportion to its
+    square root), so that the parameters can be judged apart.
+    """
+
+    description: str
+    models: tuple[str, ...]
+    optimizers: tuple[str, ...]
+    widths: tuple[float, float]
+    batch_sizes: tuple[int, ...]
+    starts: tuple[Mapping[str, Any], ...]  # known-good points, tried before any other
+
+    def suggest(self, trial: BaseTrial, base: Recipe) -> Recipe:
+        """The recipe that `trial` stands for; what the space leaves alone comes from `base`."""
+        optimizer = trial.suggest_categorical("optimizer", self.optimizers)
+        batch_size = trial.suggest_categorical("batch_size", self.batch_sizes)
+        mix = trial.suggest_categorical("mix", MIXES)
+        scale = OPTIMIZER_SCALES[optimizer]
+        return replace(
+            base,
+            model=trial.suggest_categorical("model", self.models),
+            width=trial.suggest_float("width", *self.widths, step=0.25),
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=_base_rate(optimizer, batch_size)
+            * trial.suggest_float("learning_rate_multiple", *_MULTIPLES, log=True),
+            bias_lr_multiple=scale.bias_lr_multiple,
+            momentum=scale.momentum,
+            weight_decay=scale.weight_decay * trial.suggest_float("weight_decay_multiple", *_MULTIPLES, log=True),
+            label_smoothing=trial.suggest_float("label_smoothing", *_SMOOTHING),
+            flip=trial.suggest_categorical("flip", (True, False)),
+            translate=trial.suggest_int("translate", *_TRANSLATE),
+            cutout=trial.suggest_int("cutout", *_CUTOUT, step=4),
+            color_jitter=trial.suggest_float("color_jitter", *_JITTER),
+            mix=mix,
+            # Drawn for every trial: a parameter that is only sometimes there would split the history.
+            mix_alpha=trial.suggest_float("mix_alpha", *_MIX_ALPHA, log=True),
+        )
+
+    def nearest(self, recipe: Recipe) -> dict[str, Any]:
+        """The parameters of the point in this space that lies nearest to `recipe`."""
+        scale = OPTIMIZER_SCALES[recipe.optimizer]
+        rate = recipe.learning_rate / _base_rate(recipe.optimizer, recipe.batch_size)
+        return {
+            "model": recipe.model if recipe.model in self.models else self.models[0],
+            "width": round(_clip(recipe.width, self.widths) * 4) / 4,
+            "batch_size": min(self.batch_sizes, key=lambda size: abs(math.log(size / recipe.batch_size))),
+            "optimizer": recipe.optimizer if recipe.optimizer in self.optimizers else self.optimizers[0],
+            "learning_rate_multiple": _clip(rate, _MULTIPLES),
+            "weight_decay_multiple": _clip(recipe.weight_decay / scale.weight_decay, _MULTIPLES),
+            "label_smoothing": _clip(recipe.label_smoothing, _SMOOTHING),
+            "flip": recipe.flip,
+            "translate": int(_clip(recipe.translate, _TRANSLATE)),
+            "cutout": round(_clip(recipe.cutout, _CUTOUT) / 4) * 4,
+            "color_jitter": _clip(recipe.color_jitter, _JITTER),
+            "mix": recipe.mix,
+            "mix_alpha": _clip(recipe.mix_alpha, _MIX_ALPHA),
+        }
+
+
+_START: Mapping[str, Any] = MappingProxyType(
+    {
+        "model": "fast_resnet",
+        "width": 0.75,
+        "batch_size": 256,
+        "optimizer": "muon",
+        "learning_rate_multiple": 1.0,
+        "weight_decay_multiple": 1.0,
+        "label_smoothing": 0.1,
+        "flip": True,
+        "translate": 2,
+        "cutout": 0,
+        "color_jitter": 0.0,
+        "mix": "none",
+        "mix_alpha": 0.2,
+    }
+)
+
+SPACES: Mapping[str, SearchSpace] = MappingProxyType(
+    {
+        "full": SearchSpace(
+            description="every architecture and optimiser",
+            models=tuple(sorted(MODELS)),
+            optimizers=OPTIMIZERS,
+            widths=(0.5, 1.0),
+            batch_sizes=(128, 256, 512),
+            starts=(_START,),
+        ),
+        "fast": SearchSpace(
+            description="fast_resnet with Muon only: what is left is rate, regularisation and augmentation",
+            models=("fast_resnet",),
+            optimizers=("muon",),
+            widths=(0.5, 1.5),
+            batch_sizes=(128, 256, 512),
+            starts=(_START,),
+        ),
+    }
+)
+
+
+def _base_rate(optimizer: str, batch_size: int) -> float:
+    return OPTIMIZER_SCALES[optimizer].learning_rate * math.sqrt(batch_size / 256)
+
+
+def _clip(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])

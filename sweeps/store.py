@@ -1,0 +1,93 @@
+"""The store: one folder with both databases, artifacts, weights and reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
+
+
+class StoreError(Exception):
+    """A store that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where a sweep keeps everything; servers may take the place of either database."""
+
+    root: Path
+    tracking_uri: str
+    storage_url: str
+
+    @classmethod
+    def locate(cls, root: Path, *, tracking_uri: str | None = None, storage_url: str | None = None) -> Store:
+        """The store in the folder `root`, without touching it."""
+        root = root.absolute()
+        return cls(
+            root=root,
+            tracking_uri=tracking_uri or _sqlite_url(root / "mlflow.db"),
+            storage_url=storage_url or _sqlite_url(root / "optuna.db"),
+        )
+
+    def create(self) -> None:
+        """Make the folder, and set its SQLite files to write-ahead logging, which lasts.
+
+        Raises:
+            StoreError: the folder cannot be made or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            for path in (self.root / "mlflow.db", self.root / "optuna.db"):
+                if str(path) in (self._local(self.tracking_uri), self._local(self.storage_url)):
+                    _write_ahead(path)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"the store {self.root} must be a folder to write to, but: {error}") from error
+
+    def artifacts(self, study: str) -> str | None:
+        """Artifact location for the experiment `study`; None leaves it to a tracking server."""
+        if self._local(self.tracking_uri) is None:
+            return None
+        return (self.root / "artifacts" / quote(study, safe="")).as_uri()
+
+    def weights(self, study: str, key: str) -> Path:
+        return self.root / "weights" / quote(study, safe="") / f"{key}.safetensors"
+
+    def report(self, study: str) -> Path:
+        return self.root / "reports" / quote(study, safe="")
+
+    def record_test_look(self, *, study: str, run_id: str, accuracy: float, images: int) -> None:
+        """Add a line to `test_looks.jsonl`: every look at the sealed test set is counted."""
+        look = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "study": study,
+            "run_id": run_id,
+            "accuracy": accuracy,
+            "images": images,
+        }
+        with (self.root / "test_looks.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(look) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def _local(url: str) -> str | None:
+        prefix = "sqlite:///"
+        return url.removeprefix(prefix) if url.startswith(prefix) else None
+
+
+def _sqlite_url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def _write_ahead(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()

@@ -1,0 +1,95 @@
+"""The Optuna study behind a sweep: samplers and pruners by name, and what makes it the same study again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from cifar_core.recipe import Recipe
+from sweeps.plan import Plan
+
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
+    {
+        "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=8),
+        "random": lambda seed: RandomSampler(seed=seed),
+    }
+)
+
+# A trial reports after 1, 3, 5, 7 and 8 eighths of its budget, so halving by 3 judges it at 1/8 and at 3/8.
+PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
+    {
+        "halving": lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+        "hyperband": lambda: HyperbandPruner(min_resource=1, max_resource=8, reduction_factor=3),
+        "median": lambda: MedianPruner(n_startup_trials=4),
+        "none": NopPruner,
+    }
+)
+
+
+class StudyError(ValueError):
+    """A study that cannot be continued as asked; the message is one line."""
+
+
+def open_study(plan: Plan, storage_url: str, enqueue: Sequence[Recipe] = ()) -> optuna.Study:
+    """The study of `plan`, made with its starting points if it is new; `enqueue` is tried next.
+
+    Raises:
+        StudyError: the study was begun with settings that cannot change.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(study_name=plan.study, storage=storage_url, direction="maximize", load_if_exists=True)
+    check_settings(plan, study.user_attrs)
+    # Numbered by how far the study has come, so that a resumed study does not draw the same points again.
+    study.sampler = SAMPLERS[plan.sampler](derive_seed(plan.seed, len(study.get_trials(deepcopy=False))))
+    study.pruner = PRUNERS[plan.pruner]()
+    if not study.user_attrs:
+        for start in plan.space.starts:
+            study.enqueue_trial(dict(start))
+        for name, value in settings(plan).items():
+            study.set_user_attr(name, value)
+    for recipe in enqueue:
+        study.enqueue_trial(
+            plan.space.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False
+        )
+    return study
+
+
+def settings(plan: Plan) -> dict[str, str]:
+    """What cannot change within a study, as its trials would no longer compare."""
+    return {"space": plan.space_name, "preset": plan.preset_name, "seed": str(plan.seed)}
+
+
+def check_settings(plan: Plan, stored: Mapping[str, object]) -> None:
+    """
+    Raises:
+        StudyError: the stored study was begun otherwise.
+    """
+    for name, value in settings(plan).items():
+        if name in stored and stored[name] != value:
+            raise StudyError(
+                f"study {plan.study!r} was begun with {name} {stored[name]}, but got {name} {value}; "
+                f"give it another name with --study"
+            )
+
+
+def begun(study: optuna.Study) -> int:
+    """Trials that were ever begun; those that wait in the queue are not counted."""
+    trials = study.get_trials(deepcopy=False)
+    return sum(trial.state != TrialState.WAITING for trial in trials)
+
+
+def derive_seed(*numbers: int) -> int:
+    """A seed in [0, 2**32) that differs for every sequence of numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def silence_experimental() -> None:
+    """Optuna announces each experimental argument; that is for developers."""
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -1,0 +1,192 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cifar_core import data
+from cifar_core.data import DataError, Split
+from cifar_core.download import default_data_dir, ensure_cifar10
+
+SMALL_IMAGES = 100
+
+
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six files of 100 random records, 10 of each class."""
+    folder = tmp_path_factory.mktemp("small")
+    generator = np.random.default_rng(0)
+    for name in data.FILE_SHA256:
+        records = generator.integers(0, 256, (SMALL_IMAGES, data.RECORD_BYTES), dtype=np.uint8)
+        records[:, 0] = generator.permutation(SMALL_IMAGES) % 10
+        (folder / name).write_bytes(records.tobytes())
+    return folder
+
+
+@pytest.fixture
+def small(small_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`small_files`, which pass for the official ones while the test runs."""
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in small_files.iterdir()}
+    monkeypatch.setattr(data, "FILE_SHA256", hashes)
+    monkeypatch.setattr(data, "IMAGES_PER_FILE", SMALL_IMAGES)
+    monkeypatch.setattr(data, "FILE_BYTES", SMALL_IMAGES * data.RECORD_BYTES)
+    monkeypatch.setattr(data, "VAL_PER_CLASS", 5)
+    return small_files
+
+
+@pytest.fixture(scope="module")
+def real() -> Path:
+    directory = default_data_dir()
+    ensure_cifar10(directory, lambda what, done, total: None)
+    return directory
+
+
+def rows(split: Split) -> list[bytes]:
+    """Every record of the split as the files have it: label byte, then image bytes."""
+    together = torch.cat([split.labels[:, None].to(torch.uint8), split.images.flatten(1)], dim=1)
+    return [row.tobytes() for row in together.numpy()]
+
+
+def check_form(split: Split, count: int) -> None:
+    assert len(split) == count
+    assert split.images.shape == (count, 3, 32, 32)
+    assert split.labels.shape == (count,)
+    assert split.images.dtype == torch.uint8
+    assert split.labels.dtype == torch.int64
+    assert split.images.is_contiguous()
+    assert split.labels.is_contiguous()
+
+
+def test_train_and_val_share_out_all_records_in_the_order_of_the_files(small: Path) -> None:
+    splits = data.load_train_val(small)
+    check_form(splits.train, 450)
+    check_form(splits.val, 50)
+    content = b"".join((small / name).read_bytes() for name in data.TRAIN_FILES)
+    records = [content[at : at + data.RECORD_BYTES] for at in range(0, len(content), data.RECORD_BYTES)]
+    in_val = set(rows(splits.val))
+    assert rows(splits.val) == [record for record in records if record in in_val]
+    assert rows(splits.train) == [record for record in records if record not in in_val]
+    assert splits.val.labels.bincount().tolist() == [5] * 10
+
+
+def test_test_set_is_the_file_in_its_order(small: Path) -> None:
+    split = data.load_test(small)
+    check_form(split, 100)
+    assert b"".join(rows(split)) == (small / data.TEST_FILE).read_bytes()
+
+
+def test_train_and_val_do_not_need_the_test_file(small: Path, tmp_path: Path) -> None:
+    for name in data.TRAIN_FILES:
+        (tmp_path / name).write_bytes((small / name).read_bytes())
+    assert len(data.load_train_val(tmp_path).train) == 450
+    with pytest.raises(DataError, match=r"test_batch\.bin: .* must be readable, but got: No such file"):
+        data.load_test(tmp_path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # `small` is only read
+@given(bit=st.integers(0, 8 * SMALL_IMAGES * data.RECORD_BYTES - 1))
+def test_one_flipped_bit_is_refused(small: Path, tmp_path_factory: pytest.TempPathFactory, bit: int) -> None:
+    content = bytearray((small / data.TEST_FILE).read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    folder = tmp_path_factory.mktemp("flipped")
+    (folder / data.TEST_FILE).write_bytes(content)
+    with pytest.raises(DataError) as refusal:
+        data.load_test(folder)
+    right, found = data.FILE_SHA256[data.TEST_FILE], hashlib.sha256(content).hexdigest()
+    assert str(refusal.value) == f"{folder / data.TEST_FILE}: SHA-256 must be {right}, but got {found}"
+
+
+@pytest.mark.parametrize("change", [-307_300, -1, 1, 3073])
+def test_a_wrong_size_is_refused(small: Path, tmp_path: Path, change: int) -> None:
+    content = (small / data.TEST_FILE).read_bytes()
+    (tmp_path / data.TEST_FILE).write_bytes((content + bytes(3073))[: len(content) + change])
+    with pytest.raises(DataError) as refusal:
+        data.load_test(tmp_path)
+    path = tmp_path / data.TEST_FILE
+    assert str(refusal.value) == f"{path}: size must be 307300 bytes, but got {307_300 + change}"
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / data.TEST_FILE).mkdir()
+    with pytest.raises(DataError, match="must be readable, but got: Is a directory"):
+        data.load_test(tmp_path)
+
+
+def test_validation_indices_are_pinned() -> None:
+    labels = np.arange(50_000) % 10
+    chosen = data.validation_indices(labels)
+    assert np.array_equal(chosen, np.unique(chosen))
+    assert np.bincount(labels[chosen]).tolist() == [500] * 10
+    assert (
+        hashlib.sha256(chosen.tobytes()).hexdigest()
+        == "2892ccda514ca10187ea553a67c99e95b927b601d450c79e57b4b316227fc087"
+    )
+
+
+def test_data_sha256_names_the_six_files() -> None:
+    assert data.DATA_SHA256 == "9a5bcfec531a52ec23c8b757ae038db2a9db1b0c869b7da8543f4cd0cfb14034"
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32), train=st.integers(0, 100), val=st.integers(0, 100))
+def test_synthetic_splits_are_balanced_and_follow_the_generator(seed: int, train: int, val: int) -> None:
+    splits = data.synthetic_splits(torch.Generator().manual_seed(seed), train, val)
+    again = data.synthetic_splits(torch.Generator().manual_seed(seed), train, val)
+    for split, same, count in ((splits.train, again.train, train), (splits.val, again.val, val)):
+        check_form(split, count)
+        counts = split.labels.bincount(minlength=10)
+        assert counts.max() - counts.min() <= 1
+        assert torch.equal(split.images, same.images)
+        assert torch.equal(split.labels, same.labels)
+
+
+def test_synthetic_images_show_their_class() -> None:
+    splits = data.synthetic_splits(torch.Generator().manual_seed(0))
+    images = splits.train.images.float()
+    centres = torch.stack([images[splits.train.labels == label].mean(0) for label in range(10)])
+    nearest = torch.cdist(splits.val.images.float().flatten(1), centres.flatten(1)).argmin(1)
+    assert (nearest == splits.val.labels).float().mean() > 0.99
+
+
+@pytest.mark.real_data
+@pytest.mark.timeout(600)
+def test_real_data_has_the_published_figures(real: Path) -> None:
+    splits, test = data.load_train_val(real), data.load_test(real)
+    check_form(splits.train, 45_000)
+    check_form(splits.val, 5_000)
+    check_form(test, 10_000)
+    assert splits.train.labels.bincount().tolist() == [4_500] * 10
+    assert splits.val.labels.bincount().tolist() == [500] * 10
+    assert test.labels.bincount().tolist() == [1_000] * 10
+    assert test.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+
+    # Exact integer sums over both parts: the figures are those of all 50,000 images.
+    values = torch.arange(256, dtype=torch.float64) / 255
+    for channel in range(3):
+        images = torch.cat([splits.train.images[:, channel], splits.val.images[:, channel]])
+        counts = images.flatten().bincount(minlength=256)
+        share = counts / counts.sum()
+        mean = (share * values).sum()
+        deviation = (share * (values - mean).square()).sum().sqrt()
+        assert mean.item() == pytest.approx(data.MEAN[channel], abs=1e-8)
+        assert deviation.item() == pytest.approx(data.STD[channel], abs=1e-8)
+
+
+@pytest.mark.real_data
+@pytest.mark.timeout(600)
+def test_real_split_is_pinned(real: Path) -> None:
+    records = np.concatenate([data.read_verified(real / name) for name in data.TRAIN_FILES])
+    labels = records[:, 0].astype(np.int64)
+    assert labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    chosen = data.validation_indices(labels)
+    assert (
+        hashlib.sha256(chosen.tobytes()).hexdigest()
+        == "a47da986be697a0892990de0ab1354b9df8557122324237e389e660598a2c053"
+    )
+    splits = data.load_train_val(real)
+    assert np.array_equal(splits.val.labels.numpy(), labels[chosen])
+    assert np.array_equal(splits.val.images.flatten(1).numpy(), records[chosen, 1:])
+    assert np.array_equal(splits.train.images.flatten(1).numpy(), np.delete(records, chosen, 0)[:, 1:])

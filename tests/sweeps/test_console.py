@@ -1,0 +1,285 @@
+"""The terminal view of a sweep: what it says, how often, how wide, and that it gives the terminal back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from sweeps.console import (
+    RunningTrial,
+    SweepConsole,
+    SweepView,
+    _live_view,
+    clock_time,
+    status_line,
+    time_left,
+)
+
+TRIAL = RunningTrial(
+    label="confirm 1/2",
+    model="vision_transformer",
+    epoch=10.26,
+    epochs=12.4,
+    accuracy=0.6131,
+    seconds=72,
+)
+VIEW = SweepView(
+    study="first-study",
+    stage="search",
+    total=50,
+    complete=4,
+    pruned=7,
+    failed=1,
+    running=(replace(TRIAL, label="trial 13", model="five_conv", accuracy=None), TRIAL),
+    best="62.4 % validation accuracy, trial 12, fast_resnet",
+    seconds_left=540,
+    seconds=192,
+)
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def picture(view: SweepView, width: int, age: float = 0.0, room: int = 10) -> list[str]:
+    """Lines of the live view as a terminal of `width` columns shows them, without colours."""
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(_live_view(view, age, room))
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def words(text: str) -> str:
+    """`text` without escape sequences and with single spaces."""
+    return " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", text).split())
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (-1, "0s"),
+            (0, "0s"),
+            (59.9, "59s"),
+            (60, "1m00s"),
+            (192, "3m12s"),
+            (3599, "59m59s"),
+            (7500, "2h05m"),
+        ],
+    )
+    def test_clock_time(self, seconds: float, text: str) -> None:
+        assert clock_time(seconds) == text
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (0, "less than 1 min left"),
+            (29, "less than 1 min left"),
+            (50, "about 1 min left"),
+            (540, "about 9 min left"),
+            (5940, "about 99 min left"),
+            (6060, "about 1 h 41 min left"),
+        ],
+    )
+    def test_time_left(self, seconds: float, text: str) -> None:
+        assert time_left(seconds) == text
+
+    def test_status_line(self) -> None:
+        assert status_line(VIEW) == (
+            "[ 3m12s] search: 12/50 done (7 pruned, 1 failed), 2 running, "
+            "best 62.4 % validation accuracy, trial 12, fast_resnet, about 9 min left"
+        )
+
+    def test_status_line_leaves_out_what_is_not_known(self) -> None:
+        view = replace(VIEW, best=None, seconds_left=None, running=(), complete=0, pruned=0, failed=0, seconds=3)
+        assert status_line(view) == "[    3s] search: 0/50 done (0 pruned, 0 failed), 0 running"
+
+
+class TestPicture:
+    def test_eighty_columns(self) -> None:
+        assert picture(VIEW, 80) == [
+            "",
+            "first-study                                              3m12s, about 9 min left",
+            "search  ━━━━━━━━━╸                                12/50 done, 7 pruned, 1 failed",
+            "best: 62.4 % validation accuracy, trial 12, fast_resnet",
+            "running      model                   epoch  accuracy   time",
+            "trial 13     five_conv           10.3/12.4         -  1m12s",
+            "confirm 1/2  vision_transformer  10.3/12.4    61.3 %  1m12s",
+        ]
+
+    @pytest.mark.parametrize("width", [60, 80, 120])
+    def test_never_wraps(self, width: int) -> None:
+        view = replace(VIEW, study="a-very-long-name-" * 9, best="99.9 % of everything " * 9, total=1000, complete=900)
+        lines = picture(view, width)
+        assert len(lines) == len(picture(VIEW, 80))
+        assert max(map(cell_len, lines)) <= width
+        assert lines[1].endswith("…  3m12s, about 9 min left")
+        assert lines[2].startswith("search  ━")
+        assert lines[2].endswith("  908/1000 done, 7 pruned, 1 failed")
+
+    def test_times_go_on_between_two_updates(self) -> None:
+        text = "\n".join(picture(VIEW, 80, age=60))
+        assert "4m12s, about 8 min left" in text
+        assert text.count("2m12s") == 2
+
+    def test_no_more_trials_than_there_is_room_for(self) -> None:
+        lines = picture(replace(VIEW, running=(TRIAL,) * 9), 80, room=3)
+        assert sum("confirm" in line for line in lines) == 3
+        assert lines[-1] == "and 6 more"
+
+    def test_before_the_first_trial(self) -> None:
+        lines = picture(replace(VIEW, total=0, running=(), best=None, seconds_left=None), 60)
+        assert lines[1].endswith(" 3m12s")
+        assert lines[3:] == ["best: none yet"]
+
+    def test_names_are_shown_as_they_are(self) -> None:
+        trial = replace(TRIAL, model="[red]:car:")
+        text = "\n".join(picture(replace(VIEW, study="[bold]x", running=(trial,)), 80))
+        assert "[bold]x" in text
+        assert "[red]:car:" in text
+
+
+class TestPlainLines:
+    def test_a_status_line_every_half_minute(self, log: io.StringIO, clock: Clock) -> None:
+        with SweepConsole(file=log, clock=clock) as console:
+            for second in range(70):
+                clock.now = 1000.0 + second
+                console.update(replace(VIEW, seconds=second))
+        times = [line[:8] for line in log.getvalue().splitlines()]
+        assert times == ["[    0s]", "[   30s]", "[ 1m00s]", "[ 1m09s]"]
+
+    def test_a_new_stage_is_told_at_once(self, log: io.StringIO, clock: Clock) -> None:
+        with SweepConsole(file=log, clock=clock) as console:
+            console.update(VIEW)
+            console.update(replace(VIEW, stage="confirm"))
+        assert [line.split()[2] for line in log.getvalue().splitlines()] == ["search:", "confirm:"]
+
+    def test_the_last_state_is_told_also_after_an_error(self, log: io.StringIO, clock: Clock) -> None:
+        with contextlib.suppress(KeyboardInterrupt), SweepConsole(file=log, clock=clock) as console:
+            console.update(VIEW)
+            console.update(replace(VIEW, complete=5))
+            raise KeyboardInterrupt
+        assert [line.split()[3] for line in log.getvalue().splitlines()] == ["12/50", "13/50"]
+
+    def test_plan_is_aligned_and_not_folded(self, log: io.StringIO) -> None:
+        SweepConsole(file=log).plan({"device": "cpu", "time": "about [21] min " * 10})
+        assert log.getvalue() == f"  device  cpu\n  time    {'about [21] min ' * 10}\n"
+
+    def test_no_escape_sequences_whatever_a_build_server_sets(
+        self, log: io.StringIO, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        with SweepConsole(file=log, clock=clock) as console:
+            console.say("one line")
+            console.progress("downloading", 1, 2)
+            console.update(VIEW)
+        assert "\x1b" not in log.getvalue()
+        assert log.getvalue().startswith("one line\ndownloading: 50 %")
+
+    def test_download_in_few_lines(self, log: io.StringIO, clock: Clock) -> None:
+        console = SweepConsole(file=log, clock=clock)
+        for tenth_of_second in range(121):
+            clock.now = 1000.0 + tenth_of_second / 10
+            console.progress("downloading x", tenth_of_second * 1_000_000, 120_000_000)
+        console.progress("downloading x", 120_000_000, 120_000_000)
+        assert log.getvalue().splitlines() == [
+            "downloading x: 0 %, 0.0 of 120.0 MB",
+            "downloading x: 42 %, 50.0 of 120.0 MB",
+            "downloading x: 83 %, 100.0 of 120.0 MB",
+            "downloading x: 100 %, 120.0 of 120.0 MB",
+        ]
+
+    def test_download_of_unknown_size(self, log: io.StringIO, clock: Clock) -> None:
+        console = SweepConsole(file=log, clock=clock)
+        console.progress("a file is damaged, fetching it again", 0, None)
+        console.progress("downloading x", 2_500_000, None)
+        assert log.getvalue() == "a file is damaged, fetching it again\ndownloading x: 2.5 MB\n"
+
+    def test_letters_that_a_terminal_lacks_do_no_harm(self) -> None:
+        raw = io.BytesIO()
+        file = io.TextIOWrapper(raw, encoding="ascii")
+        SweepConsole(file=file).say("café")
+        assert raw.getvalue() == b"caf?\n"
+
+
+class TestLiveView:
+    def test_the_last_state_stays_and_the_cursor_comes_back(self, log: io.StringIO, clock: Clock) -> None:
+        with SweepConsole(file=log, force_terminal=True, clock=clock) as console:
+            console.update(VIEW)
+            console.update(replace(VIEW, complete=42))
+        after = log.getvalue().rpartition("50/50 done")[2]
+        assert SHOW_CURSOR in after
+        assert "\x1b[2K" not in after, "the view must not be erased"
+
+    def test_an_error_gives_the_terminal_back_and_goes_on(self, log: io.StringIO, clock: Clock) -> None:
+        def sweep() -> None:
+            with SweepConsole(file=log, force_terminal=True, clock=clock) as console:
+                console.update(VIEW)
+                raise RuntimeError("worker gone")
+
+        before = sys.stdout
+        with pytest.raises(RuntimeError, match="worker gone"):
+            sweep()
+        assert sys.stdout is before
+        assert log.getvalue().rindex(SHOW_CURSOR) > log.getvalue().rindex(HIDE_CURSOR)
+
+    def test_what_is_said_stands_above_the_view(self, log: io.StringIO, clock: Clock) -> None:
+        with SweepConsole(file=log, force_terminal=True, clock=clock) as console:
+            console.update(VIEW)
+            console.say("trial 4 [pruned] :car:")
+        assert "trial 4 [pruned] :car:" in words(log.getvalue())
+        assert log.getvalue().rindex("first-study") > log.getvalue().rindex("[pruned]")
+
+    def test_a_thousand_updates_are_few_redraws(self, log: io.StringIO, clock: Clock) -> None:
+        with SweepConsole(file=log, force_terminal=True, clock=clock) as console:
+            for _ in range(1000):
+                console.update(VIEW)
+        assert 1 <= log.getvalue().count("first-study") <= 10
+
+    def test_download_bar_becomes_a_line_that_stays(self, log: io.StringIO, clock: Clock) -> None:
+        with SweepConsole(file=log, force_terminal=True, clock=clock) as console:
+            console.progress("downloading x", 60_000_000, 120_000_000)
+            console.progress("downloading x", 120_000_000, 120_000_000)
+            console.progress("unpacking x", 1_000_000, 2_000_000)
+            console.plan({"device": "cpu"})
+        said = words(log.getvalue())
+        assert "downloading x: 100 %, 120.0 of 120.0 MB" in said
+        assert said.index("unpacking x: 50 %, 1.0 of 2.0 MB") < said.index("device cpu")
+
+    def test_no_color_is_respected(self, log: io.StringIO, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NO_COLOR", "1")
+        with SweepConsole(file=log, force_terminal=True, clock=clock) as console:
+            console.update(VIEW)
+        assert not re.search(r"\x1b\[[0-9;]*3[0-9]", log.getvalue())
+        assert "1 failed" in log.getvalue()
