@@ -39,7 +39,7 @@ study: install
 # The allowed hosts keep other web pages that are open in the same browser from reading this server.
 ui: install
 	@test -f mlruns/mlflow.db || { echo "There are no runs in mlruns/ yet: 'make study' makes some." >&2; exit 1; }
-	@echo 'MLflow will be on http://127.0.0.1:$(PORT) in some seconds; Ctrl-C ends it.'
+	@echo 'In some seconds: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C ends it)'
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore $(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' \
 		--backend-store-uri "sqlite:///$$PWD/mlruns/mlflow.db" --artifacts-destination "$$PWD/mlruns/artifacts" \
 		--allowed-hosts '127.0.0.1:$(PORT),localhost:$(PORT)' \

@@ -33,9 +33,9 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
         CheckpointError: the file is missing, or is not the one that was written.
     """
     try:
-        content, expected = path.read_bytes(), _hash_path(path).read_text()
+        content, expected = path.read_bytes(), _hash_path(path).read_text("ascii", errors="backslashreplace")
     except OSError as error:
-        raise CheckpointError(f"{path}: these weights must be readable, but got: {error.strerror}") from error
+        raise CheckpointError(f"{error.filename}: these weights must be readable, but got: {error.strerror}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise CheckpointError(f"{path}: SHA-256 must be {expected}, but got {found}")
@@ -47,11 +47,14 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content` so that after a crash it holds either the old bytes or all of the new ones."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -47,7 +47,7 @@ def one_prediction(split: Split, predictions: Predictions, index: int) -> bytes:
 
 def confusion(matrix: Tensor) -> bytes:
     """Counts (10, 10), true classes down and predicted ones across, each row shaded by its share."""
-    cell, left, top = 46, 96, 34
+    cell, left, top = 60, 96, 34
     size = len(CLASSES) * cell
     picture = Image.new("RGB", (left + size + 2, top + size + 24), _PAPER)
     draw = ImageDraw.Draw(picture)
@@ -57,7 +57,7 @@ def confusion(matrix: Tensor) -> bytes:
     draw.text((4, top / 2), "true class", _INK, font, "lm")
     for row, name in enumerate(CLASSES):
         draw.text((left - 6, top + (row + 0.5) * cell), name, _INK, font, "rm")
-        draw.text((left + (row + 0.5) * cell, top / 2), name[:6], _INK, small, "mm")
+        draw.text((left + (row + 0.5) * cell, top / 2), name, _INK, small, "mm")
         for column in range(len(CLASSES)):
             share = shares[row, column].item()
             tint = (46, 125, 50) if row == column else (198, 40, 40)

@@ -91,7 +91,7 @@ class Recipe:
         """
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # endless numbers and brackets give no TOMLDecodeError
             raise RecipeError(f"a recipe must be valid TOML, but: {error}") from error
         return cls.from_dict(values)
 
@@ -125,7 +125,12 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
 
 def _widen(name: str, value: Any) -> Any:
     """An int where a float is meant (`epochs = 10` in a TOML file) is that float."""
-    return float(value) if name in _FLOATS and type(value) is int else value
+    if name not in _FLOATS or type(value) is not int:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _fault(name: str, value: Any) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -36,15 +36,11 @@ from sweeps.executors.protocol import (
     Point,
     Progressed,
 )
-from sweeps.plan import SEARCH_SHARE, Plan
+from sweeps.plan import CONFIRM_VALIDATIONS, EIGHTHS, LOSS_POINTS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan
 from sweeps.store import Store
 from sweeps.study import begun, derive_seed
 from sweeps.tracking import RunLabel, Tracker
 
-_EIGHTHS = 8  # Optuna's steps: an eighth of a trial's budget each
-_SEARCH_VALIDATIONS = tuple(k / _EIGHTHS for k in (1, 3, 5, 7, 8))
-_CONFIRM_VALIDATIONS = tuple(k / 16 for k in range(1, 17))
-_LOSS_POINTS = 40
 _ATTEMPTS = 3  # of a run whose worker dies
 _POLL_SECONDS = 0.25
 _SPEED_SECONDS = 15.0  # after which the speed so far says something about the time left
@@ -84,6 +80,7 @@ class _Run:
     job: Job
     flops: float  # training FLOPs of the whole run
     trial: Trial | None = None
+    reported: Collection[int] = ()  # steps that Optuna heard of from an earlier process
     attempt: int = 1
     point: Point | None = None
     accuracy: float | None = None  # last validation
@@ -252,7 +249,7 @@ class Coordinator:
         if point.val_accuracy is None:
             return
         run.accuracy = point.val_accuracy
-        pruned = run.trial is not None and self._report(run.trial, point)
+        pruned = run.trial is not None and self._report(run, point)
         if point.fraction < 1:
             self.executor.reply(run.label.key, go_on=not pruned)
             if pruned:
@@ -261,13 +258,14 @@ class Coordinator:
                 at = f"at {point.fraction:.0%} of its budget with {point.val_accuracy:.1%} validation accuracy"
                 self._end(run, "pruned", f"pruned by {self.plan.pruner} {at}")
 
-    def _report(self, trial: Trial, point: Point) -> bool:
+    def _report(self, run: _Run, point: Point) -> bool:
         """Tell Optuna the accuracy so far; true if the trial should be pruned."""
+        assert run.trial is not None
         assert point.val_accuracy is not None
-        eighth = round(point.fraction * _EIGHTHS)
-        if eighth not in self.study._storage.get_trial(trial._trial_id).intermediate_values:
-            trial.report(point.val_accuracy, eighth)
-        return point.fraction < 1 and trial.should_prune()
+        eighth = round(point.fraction * EIGHTHS)
+        if eighth not in run.reported:
+            run.trial.report(point.val_accuracy, eighth)
+        return point.fraction < 1 and run.trial.should_prune()
 
     def _finish(self, run: _Run, outcome: Outcome) -> None:
         if run.job.open_test_set:
@@ -324,7 +322,9 @@ class Coordinator:
     def _trials(self) -> Iterator[_Run]:
         """Trials that an earlier process left unfinished, then new ones up to the plan's total."""
         for unfinished in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            yield self._trial_run(Trial(self.study, unfinished._trial_id))
+            run = self._trial_run(Trial(self.study, unfinished._trial_id))
+            run.reported = unfinished.intermediate_values.keys()
+            yield run
         deadline = None if self.plan.timeout is None else self._began + self.plan.timeout
         for _ in range(begun(self.study), self.plan.trials):
             if deadline is not None and time.monotonic() > deadline:
@@ -343,7 +343,7 @@ class Coordinator:
             key,
             f"trial {trial.number}",
             recipe,
-            _SEARCH_VALIDATIONS,
+            SEARCH_VALIDATIONS,
             {"stage": "search", "trial": str(trial.number)},
         )
         run.trial = trial
@@ -397,7 +397,7 @@ class Coordinator:
                     "seed": str(seed),
                 }
                 title = f"confirm {trial.number}/{seed}"
-                run = self._run_of(key, title, self._confirm_recipe(trial, seed), _CONFIRM_VALIDATIONS, tags)
+                run = self._run_of(key, title, self._confirm_recipe(trial, seed), CONFIRM_VALIDATIONS, tags)
                 run.job = replace(run.job, weights=weights)
                 yield run
 
@@ -459,7 +459,7 @@ class Coordinator:
             files={"recipe.toml": recipe.to_toml().encode()},
         )
         watch = affordable_watch(
-            recipe, len(self.data.train), len(self.data.val), losses=_LOSS_POINTS, validations=validations
+            recipe, len(self.data.train), len(self.data.val), losses=LOSS_POINTS, validations=validations
         )
         return _Run(title, label, recipe, Job(key=key, recipe=recipe, watch=watch), flops)
 

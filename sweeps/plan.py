@@ -16,7 +16,12 @@ from cifar_core.recipe import Recipe
 from sweeps.presets import Preset
 from sweeps.search_space import SearchSpace
 
-SEARCH_SHARE = 0.45  # of the compute of unpruned trials that pruned ones take, before anything was measured
+LOSS_POINTS = 40  # of the training-loss curve of any run
+EIGHTHS = 8  # a trial reports to Optuna in eighths of its budget
+SEARCH_VALIDATIONS = tuple(k / EIGHTHS for k in (1, 2, 4, 6, 8))
+CONFIRM_VALIDATIONS = tuple(k / 16 for k in range(1, 17))
+
+SEARCH_SHARE = 0.4  # of the compute of unpruned trials that pruned ones take, before anything was measured
 _OVERHEAD = 1.15  # validation, and cores that wait for the last run of a stage
 _START_SECONDS = 10.0
 

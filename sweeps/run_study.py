@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 
@@ -51,8 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage that would bury it."""
+        self.exit(USAGE, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="run_study.py",
         description="Search for the best CIFAR-10 classifier at equal compute per trial, confirm the best few "
         "with more compute, and test the champion once. The same command after an interruption goes on.",
@@ -115,10 +123,10 @@ def _run(options: argparse.Namespace) -> int:
     store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
     data_dir = options.data or default_data_dir()
     stopper = _Stopper()
+    store.create()
     with SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
         data = load_train_val(data_dir)
-        store.create()
         study = open_study(plan, store.storage_url, recipes)
         console.plan(plan.rows(max(0, plan.trials - begun(study))))
         executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data_dir=data_dir)
@@ -140,7 +148,7 @@ def _run(options: argparse.Namespace) -> int:
         finally:
             executor.close()
     _tell(summary, plan)
-    return 0
+    return _report(plan, store)
 
 
 def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads: int) -> Plan:
@@ -247,6 +255,17 @@ def _tell(summary: Summary, plan: Plan) -> None:
             f"Champion: {champion.recipe.model} of trial {champion.source}, {champion.accuracy:.2%} validation and "
             f"{summary.test_accuracy:.2%} test accuracy"
         )
+
+
+def _report(plan: Plan, store: Store) -> int:
+    """Write the report; returns the exit code."""
+    arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
+    done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
+    if store.root == DEFAULT_STORE:
+        print("Browse all runs: make ui")
+    else:
+        print(f"Browse all runs: mlflow server --backend-store-uri {shlex.quote(store.tracking_uri)}")
+    return done.returncode
 
 
 class _Stopper:

@@ -41,6 +41,8 @@ class Store:
         Raises:
             StoreError: the folder cannot be made or written to.
         """
+        if set(str(self.root)) & set("%?"):  # they have a meaning of their own in a database URL
+            raise StoreError(f"the store's path must not contain '%' or '?', but got {self.root}")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for path in (self.root / "mlflow.db", self.root / "optuna.db"):

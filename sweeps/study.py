@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.recipe import Recipe
 from sweeps.plan import Plan
@@ -22,11 +23,12 @@ SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
     }
 )
 
-# A trial reports after 1, 3, 5, 7 and 8 eighths of its budget, so halving by 3 judges it at 1/8 and at 3/8.
+# A trial reports in eighths of its budget. Successive halving by 4 judges it after 1/8 and after 1/2: only the best
+# quarter of those that came so far goes on.
 PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
     {
-        "halving": lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
-        "hyperband": lambda: HyperbandPruner(min_resource=1, max_resource=8, reduction_factor=3),
+        "halving": lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=4),
+        "hyperband": lambda: HyperbandPruner(min_resource=1, max_resource=8, reduction_factor=4),
         "median": lambda: MedianPruner(n_startup_trials=4),
         "none": NopPruner,
     }
@@ -44,7 +46,13 @@ def open_study(plan: Plan, storage_url: str, enqueue: Sequence[Recipe] = ()) -> 
         StudyError: the study was begun with settings that cannot change.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(study_name=plan.study, storage=storage_url, direction="maximize", load_if_exists=True)
+    try:
+        study = optuna.create_study(
+            study_name=plan.study, storage=storage_url, direction="maximize", load_if_exists=True
+        )
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        cause = str(error).splitlines()[0]
+        raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {cause}") from error
     check_settings(plan, study.user_attrs)
     # Numbered by how far the study has come, so that a resumed study does not draw the same points again.
     study.sampler = SAMPLERS[plan.sampler](derive_seed(plan.seed, len(study.get_trials(deepcopy=False))))
@@ -54,10 +62,12 @@ def open_study(plan: Plan, storage_url: str, enqueue: Sequence[Recipe] = ()) -> 
             study.enqueue_trial(dict(start))
         for name, value in settings(plan).items():
             study.set_user_attr(name, value)
+    asked_before = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
     for recipe in enqueue:
-        study.enqueue_trial(
-            plan.space.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False
-        )
+        if recipe.to_dict() not in asked_before:  # the same command again finishes the study, and adds nothing to it
+            study.enqueue_trial(
+                plan.space.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False
+            )
     return study
 
 
@@ -88,8 +98,3 @@ def begun(study: optuna.Study) -> int:
 def derive_seed(*numbers: int) -> int:
     """A seed in [0, 2**32) that differs for every sequence of numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def silence_experimental() -> None:
-    """Optuna announces each experimental argument; that is for developers."""
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

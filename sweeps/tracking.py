@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -19,19 +20,23 @@ import mlflow
 import numpy as np
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 from torch import nn
 
-from cifar_core.data import CLASSES
+from cifar_core.data import CLASSES, DATA_SHA256
+from cifar_core.download import ARCHIVE_URL
 from sweeps.executors.protocol import Outcome, Point
+from sweeps.store import StoreError
 
 # MLflow and the migrations beneath it announce their own steps; a sweep has its own to announce.
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
+_KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
 _STATUS = {
     "running": "RUNNING",
     "complete": "FINISHED",
@@ -103,11 +108,17 @@ class MlflowTracker:
         self._last_step: dict[str, int] = {}
 
     def open_study(self, label: RunLabel) -> None:
-        found = self._client.get_experiment_by_name(label.name)
+        try:
+            found = self._client.get_experiment_by_name(label.name)
+        except MlflowException as error:
+            cause = str(error).splitlines()[0]
+            raise StoreError(f"the MLflow store must answer, but {self._uri} gave: {cause}") from error
         self._experiment = (
             found.experiment_id
             if found
-            else self._client.create_experiment(label.name, artifact_location=self._artifact_location)
+            else self._client.create_experiment(
+                label.name, artifact_location=self._artifact_location, tags={"mlflow.experimentKind": _KIND}
+            )
         )
         for run in self._stored_runs():
             if "key" in run.data.tags:
@@ -122,15 +133,8 @@ class MlflowTracker:
     def point(self, key: str, point: Point) -> None:
         if point.step <= self._last_step[key]:
             return  # a repeated run gives the same points again
-        values = {
-            "train/loss": point.train_loss,
-            "train/accuracy": point.train_accuracy,
-            "lr": point.learning_rate,
-            "val/loss": point.val_loss,
-            "val/accuracy": point.val_accuracy,
-        }
         now = _now()
-        metrics = [Metric(name, v, now, point.step) for name, v in values.items() if v is not None]
+        metrics = [Metric(name, value, now, point.step) for name, value in _of_point(point).items()]
         self._client.log_batch(self._runs[key], metrics)
         self._last_step[key] = point.step
 
@@ -154,8 +158,7 @@ class MlflowTracker:
     def tested(self, key: str, outcome: Outcome) -> str:
         run_id = self._runs[key]
         self._log_files(run_id, outcome.files)
-        values = {"test/accuracy": outcome.accuracy, "test/loss": outcome.loss} | _by_class("test_class", outcome)
-        self._log(run_id, values, {"champion": "true"})
+        self._log(run_id, _of_test(outcome), {"champion": "true"})
         return run_id
 
     def keep_model(self, key: str, model: nn.Module) -> None:
@@ -196,6 +199,8 @@ class MlflowTracker:
         if label.key in self._runs:
             run_id = self._runs[label.key]
             self._client.update_run(run_id, status="RUNNING")
+            if "reason" in self._client.get_run(run_id).data.tags:
+                self._client.delete_tag(run_id, "reason")  # of an end that was none
             self._log(run_id, {}, tags)
             return run_id
         run_id = self._create(label.name, tags)
@@ -206,7 +211,10 @@ class MlflowTracker:
         return run_id
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        run: Run = self._client.create_run(self._experiment, tags=dict(tags), run_name=name)
+        source = {MLFLOW_SOURCE_NAME: "sweeps/run_study.py", MLFLOW_GIT_COMMIT: tags.get("git_commit", "unknown")}
+        run: Run = self._client.create_run(self._experiment, tags={**source, **tags}, run_name=name)
+        dataset = Dataset("CIFAR-10", DATA_SHA256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
+        self._client.log_inputs(run.info.run_id, [DatasetInput(dataset)])
         return str(run.info.run_id)
 
     def _stored_runs(self) -> list[Run]:
@@ -262,14 +270,17 @@ class MemoryTracker:
 
     def open_study(self, label: RunLabel) -> None:
         self.study = self.study or MemoryRun(label)
+        self.study.state = "running"
 
     def begin(self, label: RunLabel) -> None:
-        self.runs.setdefault(label.key, MemoryRun(label)).state = "running"
+        run = self.runs.setdefault(label.key, MemoryRun(label))
+        run.label, run.state, run.reason = label, "running", ""
 
     def point(self, key: str, point: Point) -> None:
-        points = self.runs[key].points
-        if not points or point.step > points[-1].step:
-            points.append(point)
+        run = self.runs[key]
+        if not run.points or point.step > run.points[-1].step:
+            run.points.append(point)
+            run.metrics |= _of_point(point)
 
     def end(
         self,
@@ -284,11 +295,12 @@ class MemoryTracker:
         run.state, run.reason = state, reason
         run.metrics |= metrics
         if outcome is not None:
-            run.metrics["val/accuracy"] = outcome.accuracy
+            run.metrics |= _by_class("val_class", outcome)
             run.files |= outcome.files
 
     def tested(self, key: str, outcome: Outcome) -> str:
-        self.runs[key].metrics["test/accuracy"] = outcome.accuracy
+        self.runs[key].metrics |= _of_test(outcome)
+        self.runs[key].files |= outcome.files
         return key
 
     def keep_model(self, key: str, model: nn.Module) -> None:
@@ -306,6 +318,21 @@ class MemoryTracker:
         assert self.study is not None
         self.study.state = state
         self.study.metrics |= metrics
+
+
+def _of_point(point: Point) -> dict[str, float]:
+    values = {
+        "train/loss": point.train_loss,
+        "train/accuracy": point.train_accuracy,
+        "lr": point.learning_rate,
+        "val/loss": point.val_loss,
+        "val/accuracy": point.val_accuracy,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _of_test(outcome: Outcome) -> dict[str, float]:
+    return {"test/accuracy": outcome.accuracy, "test/loss": outcome.loss} | _by_class("test_class", outcome)
 
 
 def _by_class(group: str, outcome: Outcome) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -60,12 +61,10 @@ class LocalExecutor:
 
     def reply(self, key: str, *, go_on: bool) -> None:
         worker = next(worker for worker in self._workers if worker.job is not None and worker.job.key == key)
-        try:
-            worker.pipe.send(go_on)
-        except (BrokenPipeError, ConnectionResetError):
-            return  # its death is an event of its own
         if not go_on:
             worker.job = None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is an event of its own
+            worker.pipe.send(go_on)
 
     def close(self) -> None:
         for worker in self._workers:
