@@ -1,0 +1,180 @@
+"""What the platform costs on top of the arithmetic, as ratios measured side by side in one run.
+
+python -m experiments.bench                     # all of it, about three minutes on two cores
+python -m experiments.bench trainer --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from optuna.trial import FixedTrial
+
+from cifar_core.budget import affordable_watch, step_flops
+from cifar_core.data import Splits, load_train_val
+from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.hardware import DEVICES, Hardware
+from cifar_core.models import MODELS
+from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState, Watch, normalise, train
+from sweeps.console import SweepConsole
+from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
+from sweeps.executors.worker import carry_out
+from sweeps.plan import LOSS_POINTS, SEARCH_VALIDATIONS
+from sweeps.presets import PRESETS
+from sweeps.search_space import SPACES
+from sweeps.store import Store
+from sweeps.tracking import MlflowTracker, RunLabel
+
+_ROUNDS = 8
+_STEPS = 4  # of each round
+_AUGMENTED = Recipe(optimizer="muon", learning_rate=0.1, momentum=0.6, cutout=8, color_jitter=0.2, mix="cutmix")
+
+
+def bench_trainer(data: Splits, hardware: Hardware) -> Iterator[str]:
+    """The trainer against a bare forward-backward-step loop, in turns, with every augmentation switched on."""
+    yield "trainer: time of a step over that of a bare loop on the same network and resident batches (rule: <= 1.05)"
+    for model in sorted(MODELS):
+        recipe = replace(_AUGMENTED, model=model, batch_size=256, epochs=(_ROUNDS + 1) * _STEPS * 256 / len(data.train))
+        state = TrainState.create(recipe, data, hardware)
+        bare = _bare_loop(recipe, data, hardware)
+        ratios: list[float] = []
+        before = 0.0
+        for progress in train(state, data, Watch(_ROUNDS + 1, (), ())):
+            trained, before = progress.train_seconds - before, progress.train_seconds
+            ratio = trained / bare()
+            if progress.step > _STEPS:  # the first round sets up kernels
+                ratios.append(ratio)
+        speed = _STEPS * step_flops(recipe) / trained / 1e12
+        yield f"  {model:20} {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), {speed:.3f} TFLOP/s"
+
+
+def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware) -> Callable[[], float]:
+    """Seconds that `_STEPS` steps take, each on the same resident batch."""
+    state = TrainState.create(recipe, data, hardware)
+    images = normalise(data.train.images[: recipe.batch_size].to(hardware.device).float() / 255)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = data.train.labels[: recipe.batch_size].to(hardware.device)
+
+    def run() -> float:
+        state.model.train()
+        started = time.perf_counter()
+        for _ in range(_STEPS):
+            with hardware.autocast():
+                loss = F.cross_entropy(state.model(images).float(), labels)
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            state.optimizer.step()
+        loss.item()  # waits for the device
+        return time.perf_counter() - started
+
+    return run
+
+
+def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
+    """What a trial of the preset `quick` spends on anything but training."""
+    yield "trial: shares of an unpruned trial's time (rules: validation <= 10 %, logging <= 1 %, pictures <= 3 %)"
+    space, preset = SPACES["full"], PRESETS["quick"]
+    for model in sorted(MODELS):
+        recipe = space.suggest(FixedTrial({**space.starts[0], "model": model}), Recipe())
+        recipe = preset.trial.apply(recipe, len(data.train))
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store.locate(Path(folder))
+            store.create()
+            tracker = MlflowTracker(store.tracking_uri, store.artifacts("bench"))
+            tracker.open_study(RunLabel(key="study", name="bench", tags={}, params={}))
+            yield _Trial(recipe, tracker).shares(data, hardware)
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A trial carried out in this process, with a clock on everything that is not training."""
+
+    recipe: Recipe
+    tracker: MlflowTracker
+    logging: float = 0.0  # seconds
+    drawing: float = 0.0
+    point: Point | None = None
+    point_at: float = 0.0
+    outcome: Outcome | None = None
+
+    def shares(self, data: Splits, hardware: Hardware) -> str:
+        watch = affordable_watch(
+            self.recipe, len(data.train), len(data.val), losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
+        )
+        label = RunLabel(key="trial", name="trial", tags={}, params=self.recipe.to_dict())
+        with self._clock("logging"):
+            self.tracker.begin(label)
+        job = Job(key="trial", recipe=self.recipe, watch=watch)
+        carry_out(job, data, default_data_dir(), hardware, self._receive, lambda: True)
+        assert self.point is not None
+        assert self.outcome is not None
+        with self._clock("logging"):
+            self.tracker.end("trial", "complete", outcome=replace(self.outcome, files={}))
+        with self._clock("drawing"):
+            self.tracker.end("trial", "complete", outcome=self.outcome)
+        seconds = self.point.train_seconds + self.point.validation_seconds
+        kilobytes = sum(map(len, self.outcome.files.values())) / 1000
+        return (
+            f"  {self.recipe.model:20} {seconds:6.1f} s: validation {self.point.validation_seconds / seconds:.1%}, "
+            f"logging {self.logging / seconds:.2%}, pictures {self.drawing / seconds:.2%} ({kilobytes:.0f} kB)"
+        )
+
+    def _receive(self, event: Event) -> None:
+        if isinstance(event, Progressed):
+            with self._clock("logging"):
+                self.tracker.point(event.key, event.point)
+            self.point, self.point_at = event.point, time.perf_counter()
+        elif isinstance(event, Finished):
+            self.drawing += time.perf_counter() - self.point_at
+            self.outcome = event.outcome
+        else:
+            raise RuntimeError(f"the trial ended with {event}")
+
+    @contextlib.contextmanager
+    def _clock(self, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        setattr(self, what, getattr(self, what) + time.perf_counter() - started)
+
+
+BENCHES: Mapping[str, Callable[[Splits, Hardware], Iterator[str]]] = MappingProxyType(
+    {"trainer": bench_trainer, "trial": bench_trial}
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)} (default: all)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU (default: %(default)s, as in a sweep)")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in BENCHES]
+    if unknown or options.threads < 1:
+        rule = f"NAME must be one of {', '.join(BENCHES)}, but got {unknown[0]!r}" if unknown else "--threads >= 1"
+        parser.error(rule)
+    torch.set_num_threads(options.threads)
+    hardware = Hardware.detect(options.device)
+    with SweepConsole() as console:
+        ensure_cifar10(default_data_dir(), console.progress)
+        data = load_train_val(default_data_dir())
+        console.say(f"{hardware.describe()}, {hardware.precision}, {options.threads} thread, torch {torch.__version__}")
+        for name in options.names or BENCHES:
+            for line in BENCHES[name](data, hardware):
+                console.say(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

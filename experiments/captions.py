@@ -1,0 +1,147 @@
+"""What to see in each figure, and how often the test set was seen: a sentence each, from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import pandas as pd
+
+from experiments.measures import Measures
+from experiments.words import Sentence, percent, plural, points, run, runs
+
+
+def looks_sentence(m: Measures) -> Sentence:
+    """How often the sealed test set was used."""
+    looks, tested = m.looks, len(m.test.run_ids) if m.test else 0
+    if not looks.recorded:
+        if tested:
+            return Sentence(
+                f"{tested} {plural(tested, 'run')} met the test set, but this store has no record of test "
+                "looks, so how "
+                "often it was used cannot be said.",
+                runs(m.test) if m.test else (),
+            )
+        return Sentence("The test set has not been looked at, as far as this store knows.", run(m.run_id))
+    times = f"{looks.study} {plural(looks.study, 'time')}"
+    text = f"The sealed test set was looked at {times} for this study, {looks.store} in all studies of this store"
+    if looks.study < tested:
+        text += f"; {tested} runs carry a test accuracy, so the record is incomplete"
+    if looks.unreadable:
+        text += f"; {looks.unreadable} {plural(looks.unreadable, 'line')} of the record could not be read"
+    return Sentence(f"{text}.", run(m.run_id))
+
+
+def caption(m: Measures, figure: str, curves: pd.DataFrame) -> Sentence:
+    """One sentence that says what to see in the figure of that name."""
+    return _CAPTIONS[figure](m, curves)
+
+
+def _see_benchmarks(m: Measures, _: pd.DataFrame) -> Sentence:
+    listed_ = [*m.published.group("benchmark"), *m.published.group("system")]
+    text = "Filled marks learnt from CIFAR-10 alone, open ones from more images."
+    if m.test is None:
+        return Sentence(f"{text} This study has no test accuracy to put beside them.", ("source/bar",))
+    above = sum(a.accuracy > m.test.mean for a in listed_)
+    place = (
+        f"{above} of the {len(listed_)} published figures shown lie above ours"
+        if above
+        else "None of them lies above ours"
+    )
+    return Sentence(f"{text} {place}; the bar through ours is its 95 % interval.", (*runs(m.test), "source/bar"))
+
+
+def _see_losses(m: Measures, curves: pd.DataFrame) -> Sentence:
+    ends = _ends(curves, "loss")
+    if ends is None:
+        return Sentence("One of the two losses was not recorded.", run(*m.subject_runs))
+    train, val = ends
+    text = f"Training loss ends at {train:.3f} and validation loss at {val:.3f} nats an image"
+    return Sentence(f"{text}{_first_of(m)}.", run(*m.subject_runs))
+
+
+def _see_accuracies(m: Measures, curves: pd.DataFrame) -> Sentence:
+    ends = _ends(curves, "accuracy")
+    if ends is None:
+        return Sentence("One of the two accuracies was not recorded.", run(*m.subject_runs))
+    train, val = ends
+    side = "above" if val >= train else "below"
+    text = f"Validation accuracy ends at {percent(val)}, {points(abs(val - train))} {side} training accuracy"
+    return Sentence(f"{text}{_first_of(m)}.", run(*m.subject_runs))
+
+
+def _see_learning_rate(m: Measures, curves: pd.DataFrame) -> Sentence:
+    rates = curves[(curves["key"] == "lr") & (curves["run_id"] == m.subject_runs[0])]
+    peak = rates.loc[rates["value"].idxmax()]
+    share = float(peak["step"]) / max(float(rates["step"].max()), 1)
+    text = (
+        f"The rate peaks at {peak['value']:.3g}, {percent(share, 0)} of the way, and ends at "
+        f"{rates['value'].iloc[-1]:.2g}."
+    )
+    return Sentence(text, run(m.subject_runs[0]))
+
+
+def _see_classes(m: Measures, _: pd.DataFrame) -> Sentence:
+    weakest, strongest = m.classes[0], m.classes[-1]
+    both = any(c.test is not None for c in m.classes) and any(c.validation is not None for c in m.classes)
+    text = (
+        f"The weakest class on the {m.class_split} images is {weakest.name} "
+        f"({percent(weakest.shown, 1)}), the strongest "
+        f"{strongest.name} ({percent(strongest.shown, 1)})"
+    )
+    return Sentence(text + ("; a line joins validation and test." if both else "."), run(*m.subject_runs))
+
+
+def _see_confusion(m: Measures, _: pd.DataFrame) -> Sentence:
+    assert m.confusion
+    pair = m.confusion.worst_pair()
+    text = f"Percent of each true class on the {m.confusion.split} images; rows add up to 100, blank is under 0.5"
+    seen = (
+        f"the darkest cell is {pair[0]} taken for {pair[1]} ({percent(pair[2], 1)})" if pair else "there are no errors"
+    )
+    return Sentence(f"{text}; {seen}.", run(*m.confusion.run_ids))
+
+
+def _see_history(m: Measures, _: pd.DataFrame) -> Sentence:
+    s = m.search
+    if s.best is None:
+        return Sentence("No trial is complete, so there is no best one yet.", run(m.run_id))
+    text = f"The best complete trial is number {s.best_trial}, at {percent(s.best, 1)}"
+    return Sentence(f"{text}; open marks are trials that were stopped early.", (*run(m.run_id), *run(s.best_run)))
+
+
+def _see_architectures(m: Measures, _: pd.DataFrame) -> Sentence:
+    best = m.search.architectures
+    if not best:
+        return Sentence("No architecture has a complete trial yet.", run(m.run_id))
+    text = f"{best[0].name} has the best complete trial ({percent(best[0].best, 1)})"
+    second = f", {points(best[0].best - best[1].best)} ahead of {best[1].name}" if len(best) > 1 else ""
+    return Sentence(
+        f"{text}{second}; {best[0].tried} of {m.search.total} trials tried it.",
+        run(best[0].run_id),
+    )
+
+
+_CAPTIONS: Mapping[str, Callable[[Measures, pd.DataFrame], Sentence]] = MappingProxyType(
+    {
+        "benchmarks": _see_benchmarks,
+        "losses": _see_losses,
+        "accuracies": _see_accuracies,
+        "learning_rate": _see_learning_rate,
+        "classes": _see_classes,
+        "confusion": _see_confusion,
+        "history": _see_history,
+        "architectures": _see_architectures,
+    }
+)
+
+
+def _ends(curves: pd.DataFrame, what: str) -> tuple[float, float] | None:
+    """Last training and validation values of the first run."""
+    first = curves[curves["run_id"] == curves["run_id"].iloc[0]] if len(curves) else curves
+    train, val = (first[first["key"] == f"{split}/{what}"]["value"] for split in ("train", "val"))
+    return (float(train.iloc[-1]), float(val.iloc[-1])) if len(train) and len(val) else None
+
+
+def _first_of(m: Measures) -> str:
+    return " (strong line; the other runs are faint)" if len(m.subject_runs) > 1 else ""

@@ -1,0 +1,328 @@
+"""Plotly figures of the report: data in, figure out; no input or output.
+
+Backgrounds are transparent, and text, secondary text and grid have the mid-tones `INK`, `MUTED` and `GRID`,
+which can be read on light and on dark paper; a page that knows which it is may replace them by better ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from experiments.measures import Architecture, ClassAccuracy, Confusion, Estimate
+from experiments.published import Accuracy, Bar
+
+# Legends are for the page to set (see `legend`): plotly's own does not wrap well, and moves the plot about.
+
+INK, MUTED, GRID = "#6f757c", "#858b92", "#b4b9be"
+BLUE, RUST, GREEN = "#3b7dab", "#c4673a", "#5b9168"
+
+
+def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar: Bar) -> go.Figure:
+    """Accuracies one below the other, the best on top: published ones and, with its interval, ours."""
+    rows = [(a.accuracy, a.name, a.date[:4], a.same_data, False) for a in published]
+    if ours:
+        rows.append((ours.mean, label, "", True, True))
+    rows.sort(key=lambda row: (row[0], row[1]))
+    lowest = lowest_tick([row[0] for row in rows])
+    figure = _figure(height=62 + 46 * len(rows), left=6, top=26)
+    figure.add_annotation(
+        x=100 * bar.target,
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        text=f"{100 * bar.target:.0f} % target",
+        font={"size": 11, "color": RUST},
+        showarrow=False,
+    )
+    for y, (share, name, year, same, own) in enumerate(rows):
+        colour = RUST if own else BLUE
+        digits = 1 if abs(round(share, 3) - share) < 1e-9 else 2
+        for mark in (bar.rework, bar.start, bar.target):
+            line = {"color": RUST if mark == bar.target else MUTED, "width": 1.5 if mark == bar.target else 1}
+            figure.add_shape(type="line", x0=100 * mark, x1=100 * mark, y0=y - 0.15, y1=y + 0.1, line=line)
+        when = f"  <span style='font-size:11px'>{year}</span>" if year else ""
+        figure.add_annotation(
+            x=0,
+            y=y,
+            xref="paper",
+            xanchor="left",
+            yshift=13,
+            text=f"<b>{name}</b>" if own else name + when,
+            font={"color": RUST if own else INK, "size": 13},
+            showarrow=False,
+        )
+        figure.add_shape(
+            type="line",
+            x0=lowest,
+            x1=100 * share,
+            y0=y,
+            y1=y,
+            line={"color": GRID, "width": 1},
+            layer="below",
+        )
+        error = None
+        if own and ours:
+            error = {
+                "type": "data",
+                "symmetric": False,
+                "array": [_pc(ours.high - ours.mean)],
+                "arrayminus": [_pc(ours.mean - ours.low)],
+                "thickness": 1.5,
+                "width": 5,
+            }
+        figure.add_scatter(
+            x=[_pc(share)],
+            y=[y],
+            error_x=error,
+            mode="markers+text",
+            marker={
+                "size": 11,
+                "color": colour,
+                **_mark("circle" if same else "circle-open"),
+            },
+            text=[f"{100 * share:.{digits}f}"],
+            textposition="top center",
+            textfont={"color": colour, "size": 12},
+            hovertemplate=f"{name}: %{{x:.2f}} %<extra></extra>",
+            showlegend=False,
+        )
+    marks = {round(100 * v) for v in (bar.rework, bar.start, bar.target)}
+    ticks = sorted({*range(lowest, 41, 10), 60, 80, 90, 100} | marks)
+    figure.update_xaxes(title="test accuracy (%)", range=[lowest, 102], tickvals=ticks, showgrid=False)
+    figure.update_yaxes(visible=False, range=[-0.6, len(rows) - 0.2])
+    return figure
+
+
+def lowest_tick(shares: Sequence[float]) -> int:
+    """Where the axis of `benchmarks` begins, in percent: at 40, or lower where an accuracy is."""
+    return min(40, 10 * math.floor(10 * min(shares, default=1)))
+
+
+def losses(curves: pd.DataFrame) -> go.Figure:
+    """Training and validation loss by step; with several runs, the first one strong and the others faint."""
+    figure = _figure(height=310)
+    _lines(figure, curves, "train/loss", "training", BLUE)
+    _lines(figure, curves, "val/loss", "validation", RUST)
+    figure.update_xaxes(title="optimiser step")
+    figure.update_yaxes(title="loss (nats an image)", rangemode="tozero")
+    return figure
+
+
+def accuracies(curves: pd.DataFrame) -> go.Figure:
+    """Training and validation accuracy by step."""
+    figure = _figure(height=310)
+    _lines(figure, curves, "train/accuracy", "training", BLUE, factor=100)
+    _lines(figure, curves, "val/accuracy", "validation", RUST, factor=100)
+    figure.update_xaxes(title="optimiser step")
+    figure.update_yaxes(title="accuracy (%)")
+    return figure
+
+
+def learning_rate(curves: pd.DataFrame) -> go.Figure:
+    """The learning rate of the first run by step."""
+    figure = _figure(height=230)
+    first = curves[curves["run_id"] == curves["run_id"].iloc[0]] if len(curves) else curves
+    _lines(figure, first, "lr", "learning rate", GREEN)
+    figure.update_xaxes(title="optimiser step")
+    figure.update_yaxes(title="learning rate", rangemode="tozero")
+    return figure
+
+
+def classes(rows: tuple[ClassAccuracy, ...], bar: Bar) -> go.Figure:
+    """Accuracy of each class on validation and test images, the weakest at the bottom."""
+    figure = _figure(height=72 + 27 * len(rows), left=82)
+    names = [row.name for row in rows]
+    for split, colour, symbol in (("validation", BLUE, "circle-open"), ("test", RUST, "circle")):
+        values = [getattr(row, split) for row in rows]
+        if any(v is not None for v in values):
+            figure.add_scatter(
+                x=[None if v is None else _pc(v) for v in values],
+                y=names,
+                mode="markers",
+                name=split,
+                marker={"size": 10, "color": colour, **_mark(symbol)},
+                hovertemplate=f"%{{y}}, {split}: %{{x:.1f}} %<extra></extra>",
+            )
+    for y, row in enumerate(rows):
+        if row.validation is not None and row.test is not None:
+            span = {"x0": 100 * row.validation, "x1": 100 * row.test, "y0": y, "y1": y}
+            figure.add_shape(type="line", **span, line={"color": GRID, "width": 2}, layer="below")
+    known = [v for row in rows for v in (row.validation, row.test) if v is not None]
+    if known and min(known) < bar.target:
+        figure.add_vline(x=100 * bar.target, line={"color": MUTED, "width": 1, "dash": "dot"})
+    figure.update_xaxes(title="accuracy (%)")
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
+def confusion(matrix: Confusion) -> go.Figure:
+    """What images of each class (row) were taken for, in percent; colour shows errors only."""
+    percents = [[100 * v for v in row] for row in matrix.shares]
+    errors = [[None if i == j else round(v, 3) for j, v in enumerate(row)] for i, row in enumerate(percents)]
+    figure = _figure(height=470, left=100, bottom=92)
+    figure.add_heatmap(
+        z=errors,
+        x=list(matrix.classes),
+        y=list(matrix.classes),
+        colorscale=[[0, "rgba(196,103,58,0)"], [1, "rgba(196,103,58,0.85)"]],
+        zmin=0,
+        showscale=False,
+        hovertemplate="%{y} called %{x}: %{z:.1f} %<extra></extra>",
+        hoverongaps=False,
+        xgap=1,
+        ygap=1,
+    )
+    for i, row in enumerate(percents):
+        for j, value in enumerate(row):
+            whole = int(value + 0.5)
+            if whole or i == j:
+                figure.add_annotation(
+                    x=matrix.classes[j],
+                    y=matrix.classes[i],
+                    text=f"<b>{whole}</b>" if i == j else str(whole),
+                    font={"size": 11, "color": INK},
+                    showarrow=False,
+                )
+    figure.update_xaxes(title="taken for", tickangle=-45, showgrid=False)
+    figure.update_yaxes(title="true class", autorange="reversed", showgrid=False)
+    return figure
+
+
+def history(trials: pd.DataFrame) -> go.Figure:
+    """Validation accuracy of each trial by number, and the best complete one so far (see `best_so_far`)."""
+    figure = _figure(height=320)
+    _trial_points(figure, trials, x="trial", y="accuracy", factor_y=100)
+    best = trials[trials["best"].notna()]
+    figure.add_scatter(
+        x=[int(v) for v in best["trial"]],
+        y=[_pc(v) for v in best["best"]],
+        mode="lines",
+        line={"color": RUST, "width": 2, "shape": "hv"},
+        name="best so far",
+        hovertemplate="best up to trial %{x}: %{y:.1f} %<extra></extra>",
+    )
+    figure.update_xaxes(title="trial number", rangemode="tozero", dtick=1 if trials["trial"].max() < 10 else None)
+    figure.update_yaxes(title="validation accuracy (%)")
+    return figure
+
+
+def architectures(trials: pd.DataFrame, order: tuple[Architecture, ...]) -> go.Figure:
+    """Validation accuracy of every trial by architecture, the best architecture on top."""
+    ranked = [a.name for a in order]
+    names = ranked + sorted(set(trials["model"]) - set(ranked))
+    figure = _figure(height=90 + 42 * len(names), left=24 + 6 * max(map(len, names), default=0))
+    _trial_points(figure, trials, x="accuracy", y="model", factor_x=100)
+    figure.update_xaxes(title="validation accuracy (%)")
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4])
+    return figure
+
+
+def legend(figure: go.Figure) -> list[tuple[str, str, str]]:
+    """(name, colour, shape: line, dot, ring or cross) of each kind of mark in a figure."""
+    shapes = {"circle": "dot", "circle-open": "ring", "x-thin-open": "cross"}
+    return [
+        (trace.name, trace.line.color, "line")
+        if trace.mode == "lines"
+        else (trace.name, trace.marker.color or trace.line.color, shapes.get(trace.marker.symbol, "dot"))
+        for trace in figure.data
+        if trace.name and trace.showlegend is not False
+    ]
+
+
+def _trial_points(
+    figure: go.Figure, trials: pd.DataFrame, *, x: str, y: str, factor_x: float = 1, factor_y: float = 1
+) -> None:
+    for states, name, symbol, colour in (
+        (["complete"], "complete", "circle", BLUE),
+        (["pruned"], "pruned, when stopped", "circle-open", MUTED),
+        (["failed", "running", "interrupted"], "failed or unfinished", "x-thin-open", MUTED),
+    ):
+        some = trials[trials["state"].isin(states)]
+        if len(some):
+            figure.add_scatter(
+                x=[v if factor_x == 1 else _pc(v) for v in some[x].tolist()],
+                y=[v if factor_y == 1 else _pc(v) for v in some[y].tolist()],
+                customdata=list(
+                    zip(
+                        some["trial"].tolist(),
+                        some["model"].tolist(),
+                        some["run_id"].str[:8].tolist(),
+                        strict=True,
+                    )
+                ),
+                mode="markers",
+                cliponaxis=False,
+                name=name,
+                marker={
+                    "size": 9,
+                    "color": colour,
+                    "opacity": 0.85,
+                    **_mark(symbol),
+                },
+                hovertemplate="trial %{customdata[0]}, %{customdata[1]}<br>run %{customdata[2]}<extra>"
+                + name
+                + "</extra>",
+            )
+
+
+def _lines(figure: go.Figure, curves: pd.DataFrame, key: str, name: str, colour: str, factor: float = 1) -> None:
+    some = curves[curves["key"] == key]
+    for index, (run_id, points) in enumerate(some.groupby("run_id", sort=False)):
+        figure.add_scatter(
+            x=[int(v) for v in points["step"]],
+            y=[round(factor * v, 5) for v in points["value"]],
+            mode="lines" if len(points) > 1 else "markers",
+            line={"color": colour, "width": 2 if index == 0 else 1.2},
+            opacity=1 if index == 0 else 0.5,
+            name=name,
+            legendgroup=name,
+            showlegend=index == 0,
+            hovertemplate=f"{name}, run {str(run_id)[:8]}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+        )
+
+
+def _mark(symbol: str) -> dict[str, Any]:
+    """A marker's shape; only hollow ones have an outline."""
+    return {"symbol": symbol, "line": {"width": 2 if symbol.endswith("-open") else 0}}
+
+
+def _figure(*, height: int, left: int = 56, top: int = 10, bottom: int = 48) -> go.Figure:
+    axis = {
+        "gridcolor": GRID,
+        "gridwidth": 0.5,
+        "linecolor": GRID,
+        "zeroline": False,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": GRID,
+        "fixedrange": True,  # a finger that scrolls the page must not zoom the figure
+        "title": {"standoff": 8},
+    }
+    return go.Figure(
+        layout={
+            "template": None,
+            "height": height,
+            "margin": {"l": left, "r": 14, "t": top, "b": bottom},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {
+                "family": "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
+                "size": 12,
+                "color": INK,
+            },
+            "showlegend": False,
+            "hoverlabel": {"font": {"size": 12}},
+            "xaxis": axis,
+            "yaxis": axis,
+            "dragmode": False,
+        }
+    )
+
+
+def _pc(share: float) -> float:
+    return round(100 * share, 4)

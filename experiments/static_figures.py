@@ -1,0 +1,202 @@
+"""The figures of `figures.py` as PNG bytes, for Markdown: same data, same order, same colours."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from experiments.figures import BLUE, GREEN, RUST, lowest_tick
+from experiments.measures import Architecture, ClassAccuracy, Confusion, Estimate
+from experiments.published import Accuracy, Bar
+
+_INK, _MUTED, _GRID = "#30343a", "#6b7178", "#d5d8db"
+
+
+def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar: Bar) -> bytes:
+    rows = [
+        (a.accuracy, f"{a.name} ({a.source})" if a.group == "benchmark" else a.name, a.same_data, False)
+        for a in published
+    ]
+    if ours:
+        rows.append((ours.mean, label, True, True))
+    rows.sort(key=lambda row: (row[0], row[1]))
+    lowest = lowest_tick([row[0] for row in rows])
+    figure, axes = _axes(8.4, 0.9 + 0.36 * len(rows))
+    for share, text in ((bar.rework, "rework"), (bar.start, "start"), (bar.target, "target")):
+        colour = RUST if text == "target" else _MUTED
+        axes.axvline(100 * share, color=colour, linewidth=1.2 if text == "target" else 0.7, zorder=1)
+        side = "right" if text == "rework" else "left"
+        axes.text(100 * share, len(rows) - 0.35, f" {100 * share:.0f} % {text} ", color=colour, fontsize=8, ha=side)
+    for y, (share, _, same, own) in enumerate(rows):
+        colour = RUST if own else BLUE
+        digits = 1 if abs(round(share, 3) - share) < 1e-9 else 2
+        axes.plot([lowest, 100 * share], [y, y], color=_GRID, linewidth=0.8, zorder=0)
+        if own and ours:
+            axes.plot([100 * ours.low, 100 * ours.high], [y, y], color=colour, linewidth=2, zorder=2)
+        axes.plot(
+            100 * share,
+            y,
+            "o",
+            color=colour,
+            markerfacecolor=colour if same else "white",
+            markersize=7,
+            zorder=3,
+        )
+        axes.annotate(
+            f"{100 * share:.{digits}f}",
+            (100 * share, y),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+        )
+    axes.set_yticks(range(len(rows)), [row[1] for row in rows])
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_color(RUST if row[3] else _INK)
+    axes.set(xlim=(lowest, 104), ylim=(-0.6, len(rows) + 0.1), xlabel="test accuracy (%)")
+    axes.set_xticks(range(lowest, 101, 10))
+    axes.grid(visible=False)
+    return _png(figure)
+
+
+def losses(curves: pd.DataFrame) -> bytes:
+    figure, axes = _axes(7.2, 3.2)
+    _lines(axes, curves, "train/loss", "training", BLUE)
+    _lines(axes, curves, "val/loss", "validation", RUST)
+    axes.set(xlabel="optimiser step", ylabel="loss (nats an image)")
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+    return _png(figure)
+
+
+def accuracies(curves: pd.DataFrame) -> bytes:
+    figure, axes = _axes(7.2, 3.2)
+    _lines(axes, curves, "train/accuracy", "training", BLUE, factor=100)
+    _lines(axes, curves, "val/accuracy", "validation", RUST, factor=100)
+    axes.set(xlabel="optimiser step", ylabel="accuracy (%)")
+    _legend(axes)
+    return _png(figure)
+
+
+def learning_rate(curves: pd.DataFrame) -> bytes:
+    figure, axes = _axes(7.2, 2.2)
+    first = curves[curves["run_id"] == curves["run_id"].iloc[0]] if len(curves) else curves
+    _lines(axes, first, "lr", "learning rate", GREEN)
+    axes.set(xlabel="optimiser step", ylabel="learning rate")
+    axes.set_ylim(bottom=0)
+    return _png(figure)
+
+
+def classes(rows: tuple[ClassAccuracy, ...], bar: Bar) -> bytes:
+    figure, axes = _axes(7.2, 1.0 + 0.28 * len(rows))
+    for split, colour, face in (("validation", BLUE, "white"), ("test", RUST, RUST)):
+        pairs = [(100 * v, y) for y, row in enumerate(rows) if (v := getattr(row, split)) is not None]
+        if pairs:
+            shares, at = zip(*pairs, strict=True)
+            axes.plot(shares, at, "o", color=colour, markerfacecolor=face, markersize=7, label=split, zorder=3)
+    for y, row in enumerate(rows):
+        if row.validation is not None and row.test is not None:
+            axes.plot([100 * row.validation, 100 * row.test], [y, y], color=_GRID, linewidth=2, zorder=1)
+    known = [v for row in rows for v in (row.validation, row.test) if v is not None]
+    if known and min(known) < bar.target:
+        axes.axvline(100 * bar.target, color=_MUTED, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set(xlabel="accuracy (%)")
+    _legend(axes)
+    return _png(figure)
+
+
+def confusion(matrix: Confusion) -> bytes:
+    figure, axes = _axes(6.0, 5.4)
+    percents = [[100 * v for v in row] for row in matrix.shares]
+    errors = [[float("nan") if i == j else v for j, v in enumerate(row)] for i, row in enumerate(percents)]
+    highest = max((v for row in errors for v in row if v == v), default=0) or 1
+    axes.imshow(errors, cmap=LinearSegmentedColormap.from_list("errors", ["white", RUST]), vmin=0, vmax=1.2 * highest)
+    for i, row in enumerate(percents):
+        for j, value in enumerate(row):
+            whole = int(value + 0.5)
+            if whole or i == j:
+                weight = "bold" if i == j else "normal"
+                axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color=_INK, fontweight=weight)
+    axes.set_xticks(range(len(percents)), matrix.classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(percents)), matrix.classes)
+    axes.set(xlabel="taken for", ylabel="true class")
+    axes.grid(visible=False)
+    return _png(figure)
+
+
+def history(trials: pd.DataFrame) -> bytes:
+    figure, axes = _axes(7.2, 3.2)
+    _trial_points(axes, trials, lambda t: t["trial"], lambda t: 100 * t["accuracy"])
+    best = trials[trials["best"].notna()]
+    axes.step(best["trial"], 100 * best["best"], where="post", color=RUST, linewidth=1.8, label="best so far")
+    axes.set(xlabel="trial number", ylabel="validation accuracy (%)")
+    _legend(axes)
+    return _png(figure)
+
+
+def architectures(trials: pd.DataFrame, order: tuple[Architecture, ...]) -> bytes:
+    ranked = [a.name for a in order]
+    names = (ranked + sorted(set(trials["model"]) - set(ranked)))[::-1]
+    figure, axes = _axes(7.2, 1.1 + 0.4 * len(names))
+    _trial_points(axes, trials, lambda t: 100 * t["accuracy"], lambda t: t["model"].map(names.index))
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="validation accuracy (%)", ylim=(-0.6, len(names) - 0.4))
+    _legend(axes)
+    return _png(figure)
+
+
+def _trial_points(axes: Any, trials: pd.DataFrame, x: Any, y: Any) -> None:
+    for states, name, style in (
+        (["complete"], "complete", {"marker": "o", "color": BLUE, "alpha": 0.85}),
+        (["pruned"], "pruned, when stopped", {"marker": "o", "facecolors": "none", "edgecolors": _MUTED}),
+        (["failed", "running", "interrupted"], "failed or unfinished", {"marker": "x", "color": _MUTED}),
+    ):
+        some = trials[trials["state"].isin(states)]
+        if len(some):
+            axes.scatter(x(some), y(some), s=36, label=name, zorder=3, **style)
+
+
+def _lines(axes: Any, curves: pd.DataFrame, key: str, name: str, colour: str, factor: float = 1) -> None:
+    some = curves[curves["key"] == key]
+    for index, (_, points) in enumerate(some.groupby("run_id", sort=False)):
+        axes.plot(
+            points["step"],
+            factor * points["value"],
+            color=colour,
+            linewidth=1.8 if index == 0 else 1,
+            alpha=1 if index == 0 else 0.5,
+            marker="" if len(points) > 1 else "o",
+            label=name if index == 0 else None,
+        )
+
+
+def _legend(axes: Any) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False, borderaxespad=0)
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Any]:
+    # No pyplot: it keeps figures and settings for the whole process.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GRID)
+    axes.tick_params(color=_GRID, labelcolor=_INK, labelsize=9)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    axes.grid(color=_GRID, linewidth=0.5)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})  # no version: same data, same bytes
+    return buffer.getvalue()

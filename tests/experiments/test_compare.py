@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from experiments import compare
+from experiments.compare import write_report
+from experiments.results import Reader
+
+if TYPE_CHECKING:
+    from tests.experiments.conftest import Fake
+
+SECTIONS = (
+    "The recommendation, under four heads",
+    "Performance against the target",
+    "Customisation",
+    "Cost of building, retraining and serving, against buying",
+    "Learning and improvement",
+    "Accuracy, beside what was published",
+    "The data",
+    "What it gets right and wrong",
+    "The sweep",
+    "The weights, and how to do it again",
+    "Sources",
+    "Runs cited",
+)
+
+
+@pytest.fixture(scope="module")
+def report(store: Fake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report("demo", store=store.folder, out=tmp_path_factory.mktemp("report")).html.parent
+
+
+@pytest.fixture(scope="module")
+def html(report: Path) -> str:
+    return (report / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def prose(html: str) -> str:
+    """The page without its scripts and pictures."""
+    return re.sub(r'<script>.*?</script>|src="data:[^"]*"', "", html, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def markdown(report: Path) -> str:
+    return (report / "report.md").read_text()
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_both_reports_have_every_section(prose: str, markdown: str, section: str) -> None:
+    assert section in prose
+    assert section in markdown
+
+
+def test_the_answer_comes_first(prose: str, markdown: str) -> None:
+    for text in (prose, markdown):
+        answer, accuracy = text.index("Build."), text.index("Test accuracy is 92.30")
+        assert answer < accuracy < text.index("The recommendation, under four heads")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "84.52",  # five_conv as published
+        "GPipe",
+        "cat",
+        "looked at 2 times for this study",
+        "Test image 4242: taken for a dog with probability 0.71, but it is a cat.",
+        "2 complete, 3 pruned, 1 failed; 6 planned",
+        "models:/m-",
+        'model = "fast_resnet"',
+        "0f" * 20,
+        "ab" * 32,
+        "python sweeps/run_study.py --study demo --trials 6 --preset quick --space default --seed 0",
+        "older than a year",
+        "undated",
+    ],
+)
+def test_both_reports_state(prose: str, markdown: str, words: str) -> None:
+    plain = prose.replace("\N{NO-BREAK SPACE}", " ").replace("&#34;", '"')
+    assert words in plain
+    assert words in markdown
+
+
+def test_the_page_loads_nothing_from_anywhere(html: str) -> None:
+    page = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    assert set(re.findall(r'(?:src|href)="([a-z]+:)', page)) <= {"data:"}
+    assert "url(" not in page
+    assert "<script src" not in html
+    assert '<link rel="stylesheet' not in html
+
+
+def test_plotly_is_embedded_once_and_every_figure_has_its_place(html: str) -> None:
+    assert html.count("plotly.js v") == 1
+    places = re.findall(r'id="plot-(\w+)"', html)
+    assert places == [
+        "benchmarks", "losses", "accuracies", "learning_rate",
+        "classes", "confusion", "history", "architectures",
+    ]  # fmt: skip
+    figures = html[html.index("const figures = ") :]
+    assert all(f'"{place}":{{"data":' in figures for place in places)
+
+
+def test_every_link_inside_the_page_leads_somewhere(prose: str) -> None:
+    targets = set(re.findall(r'id="([\w-]+)"', prose))
+    links = re.findall(r'href="#([\w-]+)"', prose)
+    assert links
+    assert set(links) <= targets
+
+
+def test_markdown_pictures_lie_beside_it(report: Path, markdown: str) -> None:
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", markdown)
+    assert len(pictures) == 11
+    assert all((report / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_the_same_store_gives_the_same_bytes(store: Fake, report: Path, tmp_path: Path) -> None:
+    write_report("demo", store=store.folder, out=tmp_path)
+    files = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert all((report / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
+
+
+def test_without_a_champion_the_report_says_what_it_cannot_say(store: Fake, tmp_path: Path) -> None:
+    text = write_report("unconfirmed", store=store.folder, out=tmp_path).markdown.read_text()
+    assert "## Not yet." in text
+    assert "No recipe was confirmed." in text
+    assert "Validation accuracy is 84.00 %, on images that trials were chosen by; no test." in text
+    assert "No prediction on a test image can be shown yet." in text
+    assert "on the validation images" in text
+
+
+def test_an_interrupted_study_is_reported_as_one(store: Fake, tmp_path: Path) -> None:
+    text = write_report("interrupted", store=store.folder, out=tmp_path).markdown.read_text()
+    assert "This study is **interrupted**" in text
+    assert "1 complete, 0 pruned, 0 failed, 2 unfinished; 3 planned" in text
+    assert "added up over its runs" in text
+
+
+def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> None:
+    fresh_store.add(name="a/b <i>", trials=(fresh_store.trial(state="running"),), champion=(), state="running")
+    paths = write_report(store=fresh_store.folder)
+    assert paths.html.parent == fresh_store.folder / "reports" / "a%2Fb%20%3Ci%3E"
+    text = paths.html.read_text()
+    assert "No trial has finished" in text
+    assert "There are no curves to show yet." in text
+    assert "a/b &lt;i&gt;" in text
+    assert "a/b <i>" not in text
+
+
+def test_a_study_that_kept_no_artifacts_is_reported(fresh_store: Fake) -> None:
+    kept = (
+        "pictures/samples.png", "confusion.json", "recipe.toml", "pictures/mistakes.png",
+        "test/confusion.json", "test/mistakes.png", "test/prediction.png", "test/prediction.json",
+    )  # fmt: skip
+    fresh_store.add(omit=kept, saved=None, seconds=None)
+    text = write_report(store=fresh_store.folder).markdown.read_text()
+    assert "The study kept no picture of its training images." in text
+    assert "There is no confusion matrix yet." in text
+    assert "No recipe was kept." in text
+    assert "What pruning saved was not recorded." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--study", "nope"], r"--study must be one of demo, interrupted, unconfirmed, but got 'nope'"),
+        (["--store", "nowhere"], r"a store must hold mlflow\.db, but there is no .*nowhere/mlflow\.db"),
+        (["--tracking-uri", "ftp://example"], r"ftp://example must be a readable MLflow store, but: "),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    store: Fake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    assert compare.main(["--store", str(store.folder), "--out", str(out), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"compare\.py: {message}.*\n", error)
+    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_said(
+    store: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert compare.main(["--store", str(store.folder), "--out", str(tmp_path / "file")]) == 2
+    assert "--out must be a folder that can be written to" in capsys.readouterr().err
+
+
+def test_the_script_runs_by_its_path_and_prints_where_the_report_is(store: Fake, tmp_path: Path) -> None:
+    script = Path(compare.__file__)
+    command = [sys.executable, str(script), "--store", str(store.folder), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [
+        str(tmp_path / "out" / "report.html"),
+        str(tmp_path / "out" / "report.md"),
+    ]
+    assert done.stderr == ""
+
+
+def test_the_command_names_a_fixed_number_of_epochs_as_such(store: Fake) -> None:
+    study = Reader(store.place).read("demo")
+    fixed = replace(study, name="my study", params={"trials": "3", "preset": "epochs-0.5", "seed": "1"})
+    assert "run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1\n" in compare.commands(fixed)
+
+
+def test_candidates_are_the_recipes_that_were_trained_again(store: Fake) -> None:
+    (row,) = compare.candidates(Reader(store.place).read("demo"))
+    assert (row["trial"], row["complete"], row["runs"], row["champion"]) == (3, 2, 2, True)
+    assert row["accuracy"] == pytest.approx(0.927)

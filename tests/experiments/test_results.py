@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from experiments.results import Looks, Reader, read_looks
+from sweeps.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from tests.experiments.conftest import Fake
+
+
+def test_studies_are_listed_with_the_most_recent_first(store: Fake) -> None:
+    assert Reader(store.place).studies() == ["demo", "interrupted", "unconfirmed"]
+
+
+def test_the_most_recent_study_is_read_by_default(store: Fake) -> None:
+    assert Reader(store.place).read().name == "demo"
+
+
+def test_a_study_is_read_with_its_trials_and_confirmations(store: Fake) -> None:
+    study = Reader(store.place).read("demo")
+    assert study.search["state"].tolist() == ["complete", "pruned", "failed", "complete", "pruned", "pruned"]
+    assert study.search["trial"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert study.search["metrics.val/accuracy"].round(2).tolist()[3] == 0.84
+    assert study.confirm["source_trial"].tolist() == [3, 3]
+    assert study.champion["metrics.test/accuracy"].tolist() == [0.921, 0.925]
+    assert study.subject["run_id"].tolist() == study.champion["run_id"].tolist()
+    assert study.search["tags.reason"].tolist()[2] == "loss is not finite"
+
+
+def test_curves_are_those_of_the_champion_in_order_of_steps(store: Fake) -> None:
+    study = Reader(store.place).read("demo")
+    assert set(study.curves["run_id"]) == set(study.champion["run_id"])
+    losses = study.curves[study.curves["key"] == "train/loss"]
+    assert losses.groupby("run_id").size().tolist() == [40, 40]
+    assert losses["step"].tolist()[:3] == [20, 40, 60]
+
+
+def test_exhibits_come_from_the_test_set_for_a_champion(store: Fake) -> None:
+    shown = Reader(store.place).read("demo").exhibits
+    assert shown.samples is not None
+    assert shown.mistakes is not None
+    assert shown.prediction is not None
+    assert shown.prediction["true"] == "cat"
+    assert sum(map(sum, next(iter(shown.confusions.values())))) == 10_000
+    assert all(uri.startswith("models:/m-") for uri in shown.model_uris.values())
+    assert len(shown.model_uris) == 2
+
+
+def test_without_a_champion_the_best_complete_trial_is_the_subject(store: Fake) -> None:
+    study = Reader(store.place).read("unconfirmed")
+    assert study.champion.empty
+    assert study.subject["trial"].tolist() == [3]
+    assert study.exhibits.prediction is None
+    assert sum(map(sum, next(iter(study.exhibits.confusions.values())))) == 5000
+
+
+def test_only_the_last_attempt_of_a_trial_is_a_trial(fresh_store: Fake) -> None:
+    first = fresh_store.trial(state="failed", number=0)
+    second = fresh_store.trial(accuracy=0.7, number=0, attempt=1)
+    fresh_store.add(trials=[second, first], champion=())
+    study = Reader(fresh_store.place).read()
+    assert study.search["state"].tolist() == ["complete"]
+    assert len(study.attempts) == 2
+
+
+def test_a_server_uri_is_read_like_the_store(store: Fake, tmp_path: Path) -> None:
+    study = Reader(Store.locate(tmp_path, tracking_uri=store.place.tracking_uri)).read("demo")
+    assert len(study.search) == 6
+    assert not study.looks.recorded  # the record lies in the store
+
+
+def test_missing_and_broken_artifacts_are_none(fresh_store: Fake) -> None:
+    fresh_store.add(omit=("pictures/samples.png", "test/prediction.json", "test/confusion.json", "recipe.toml"))
+    reader = Reader(fresh_store.place)
+    run = reader.read().champion["run_id"].iloc[0]
+    root = Path(fresh_store.client.get_run(run).info.artifact_uri.removeprefix("file://"))
+    (root / "test" / "confusion.json").write_text("{")
+    (root / "test" / "mistakes.png").write_bytes(b"not a picture")
+    shown = reader.read().exhibits
+    assert (shown.samples, shown.prediction, shown.prediction_picture, shown.recipe) == (
+        None,
+        None,
+        None,
+        None,
+    )
+    assert shown.confusions == {}
+    assert shown.mistakes_run != run  # the other run still has one
+
+
+def test_looks_are_counted_and_torn_lines_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "test_looks.jsonl"
+    assert read_looks(path, "a") == Looks(recorded=False)
+    lines = [json.dumps({"study": name}) for name in ("a", "b", "a")]
+    path.write_text("\n".join([*lines, "[1]", '{"study": "a"']))
+    assert read_looks(path, "a") == Looks(recorded=True, study=2, store=3, unreadable=2)
+
+
+def test_a_store_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"a store must hold mlflow\.db, but there is no .*/none/mlflow\.db"):
+        Reader(Store.locate(tmp_path / "none"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("hello")
+    with pytest.raises(StoreError, match=r"mlflow\.db must be an SQLite database, but .* is not"):
+        Reader(Store.locate(tmp_path))
+
+
+def test_a_store_without_studies_is_named(fresh_store: Fake) -> None:
+    fresh_store.client.create_experiment("no study")
+    with pytest.raises(StoreError, match=r"a store must hold at least one study, but sqlite:.* holds none"):
+        Reader(fresh_store.place).read()
+
+
+def test_an_unknown_study_is_refused_with_those_that_exist(store: Fake) -> None:
+    with pytest.raises(StoreError, match="--study must be one of demo, interrupted, unconfirmed, but got 'dmo'"):
+        Reader(store.place).read("dmo")
