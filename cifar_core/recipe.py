@@ -45,7 +45,7 @@ class Recipe:
     momentum: float = 0.85  # sgd and muon; beta_1 of adamw
     weight_decay: float = 0.0015  # per step and unit of learning rate, on the same weights
     schedule: str = "linear"  # what follows the warm-up: constant, or falling to zero as a line or a cosine
-    warmup: float = 0.2  # fraction of training over which the rate rises linearly from zero
+    warmup: float = 0.05  # fraction of training over which the rate rises linearly from zero
     label_smoothing: float = 0.2  # probability mass spread over all classes
 
     # augmentation, drawn anew for every image

@@ -124,7 +124,7 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType(
             models=tuple(sorted(MODELS)),
             optimizers=OPTIMIZERS,
             widths=(0.5, 1.0),
-            batch_sizes=(128, 256, 512),
+            batch_sizes=(64, 128, 256),
             starts=(_START,),
         ),
         "fast": SearchSpace(
@@ -132,7 +132,7 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType(
             models=("fast_resnet",),
             optimizers=("muon",),
             widths=(0.5, 1.5),
-            batch_sizes=(128, 256, 512),
+            batch_sizes=(64, 128, 256),
             starts=(_START,),
         ),
     }

@@ -8,7 +8,9 @@ import os
 import signal
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -81,7 +83,8 @@ class LocalExecutor:
             name=f"worker-{number}",
             daemon=True,
         )
-        process.start()
+        with _ctrl_c_blocked():
+            process.start()
         theirs.close()  # so that the worker's death ends the pipe
         return _Worker(process, ours)
 
@@ -109,6 +112,20 @@ class LocalExecutor:
         self._workers[number] = self._spawn(number)
 
 
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Processes started here never see Ctrl-C, which reaches the whole group; the coordinator decides.
+
+    They inherit the blocked signal, so that it holds from their first moment on, while they still import.
+    """
+    resource_tracker.ensure_running()  # otherwise the first start does that, and unblocks the signal on the way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _share(hardware: Hardware, number: int) -> Hardware:
     if hardware.device.type != "cuda":
         return hardware
@@ -123,7 +140,6 @@ def _cause(exitcode: int | None) -> str:
 
 def _work(pipe: Connection, data_dir: Path, hardware: Hardware, threads: int) -> None:
     """What a worker process does from its first to its last moment."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
