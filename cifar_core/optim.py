@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from pytorch_optimizer import Muon
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -30,9 +29,9 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     fused = not any(parameter.is_meta for parameter in trainable)  # fused kernels refuse to run without numbers
     optimizer: Optimizer
     if recipe.optimizer == "muon":
-        ends = _input_and_output(model)
-        hidden = [parameter for parameter in matrices if not any(parameter is end for end in ends)]
-        others = [parameter for parameter in matrices if any(parameter is end for end in ends)]
+        inner = _hidden_weights(model)
+        hidden = [parameter for parameter in matrices if id(parameter) in inner]
+        others = [parameter for parameter in matrices if id(parameter) not in inner]
         optimizer = Muon(
             _nonempty(
                 {"params": hidden, "use_muon": True, "lr": rate, "weight_decay": decay},
@@ -78,7 +77,7 @@ def _nonempty(*groups: dict[str, Any]) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _input_and_output(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights of the first and of the last layer, which are no hidden matrices."""
+def _hidden_weights(model: nn.Module) -> set[int]:
+    """Identities of the weight matrices between the first and the last layer, which Muon is meant for."""
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    return layers[0].weight, layers[-1].weight
+    return {id(layer.weight) for layer in layers[1:-1]}

@@ -43,7 +43,7 @@ class Recipe:
     learning_rate: float = 1.0  # peak rate of the weights that have two dimensions or more
     bias_lr_multiple: float = 1.0  # the rate of biases and norms, as a multiple of learning_rate
     momentum: float = 0.85  # sgd and muon; beta_1 of adamw
-    weight_decay: float = 0.0015  # per step and unit of learning rate, on the same weights
+    weight_decay: float = 0.0015  # on the same weights, per unit of rate; added to the gradient by sgd only
     schedule: str = "linear"  # what follows the warm-up: constant, or falling to zero as a line or a cosine
     warmup: float = 0.05  # fraction of training over which the rate rises linearly from zero
     label_smoothing: float = 0.2  # probability mass spread over all classes
@@ -117,7 +117,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
         "cutout": (lambda v: 0 <= v <= 32, "0 <= cutout <= 32"),
         "color_jitter": (lambda v: 0 <= v <= 1, "0 <= color_jitter <= 1"),
         "mix": (lambda v: v in MIXES, f"mix must be one of {', '.join(MIXES)}"),
-        "mix_alpha": (lambda v: 0 < v <= 10, "0 < mix_alpha <= 10"),
+        "mix_alpha": (lambda v: 0.01 <= v <= 10, "0.01 <= mix_alpha <= 10"),
         "seed": (lambda v: 0 <= v < 2**63, "0 <= seed < 2**63"),
     }
 )

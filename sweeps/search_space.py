@@ -123,7 +123,9 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType(
             description="every architecture and optimiser",
             models=tuple(sorted(MODELS)),
             optimizers=OPTIMIZERS,
-            widths=(0.5, 1.0),
+            # Narrower networks win short trials and lose the confirmation: 86 against 84 % after 20 TFLOP, but 91.5
+            # against 91.8 % after 160 (fast_resnet at width 0.5 and 0.75).
+            widths=(0.75, 1.0),
             batch_sizes=(64, 128, 256),
             starts=(_START,),
         ),
@@ -131,7 +133,7 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType(
             description="fast_resnet with Muon only: what is left is rate, regularisation and augmentation",
             models=("fast_resnet",),
             optimizers=("muon",),
-            widths=(0.5, 1.5),
+            widths=(0.75, 1.5),
             batch_sizes=(64, 128, 256),
             starts=(_START,),
         ),

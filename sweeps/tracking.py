@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,17 +103,15 @@ class MlflowTracker:
 
     def __init__(self, tracking_uri: str, artifact_location: str | None) -> None:
         self._uri, self._artifact_location = tracking_uri, artifact_location
-        self._client = MlflowClient(tracking_uri)
+        with _answering(tracking_uri):
+            self._client = MlflowClient(tracking_uri)
         self._experiment = self._parent = ""
         self._runs: dict[str, str] = {}
         self._last_step: dict[str, int] = {}
 
     def open_study(self, label: RunLabel) -> None:
-        try:
+        with _answering(self._uri):
             found = self._client.get_experiment_by_name(label.name)
-        except MlflowException as error:
-            cause = str(error).splitlines()[0]
-            raise StoreError(f"the MLflow store must answer, but {self._uri} gave: {cause}") from error
         self._experiment = (
             found.experiment_id
             if found
@@ -318,6 +317,19 @@ class MemoryTracker:
         assert self.study is not None
         self.study.state = state
         self.study.metrics |= metrics
+
+
+@contextlib.contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """
+    Raises:
+        StoreError: MLflow does not know such a store, or cannot reach it.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        cause = str(error).strip().splitlines()[0]
+        raise StoreError(f"the MLflow store must answer, but {uri} gave: {cause}") from error
 
 
 def _of_point(point: Point) -> dict[str, float]:

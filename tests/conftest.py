@@ -31,6 +31,8 @@ def _keep_store_clean(event: str, args: tuple[object, ...]) -> None:
         writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     elif event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "sqlite3.connect"):
         path, writes = args[1 if event == "os.rename" else 0], 1
+        if event.startswith("os.") and args[-1] != -1:
+            return  # relative to an open folder, as when a temporary one is cleared away
     else:
         return
     if writes and isinstance(path, str | bytes | os.PathLike):

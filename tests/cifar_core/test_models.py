@@ -1,0 +1,206 @@
+"""The networks: shapes, sizes, seeds, gradients, and the parts with a claim of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cifar_core.data import synthetic_splits
+from cifar_core.models import MODELS, build_model, count_parameters
+from cifar_core.models.fast_resnet import FastResNet
+from cifar_core.models.layers import Dropout, channels
+from cifar_core.recipe import Recipe, RecipeError
+from cifar_core.training import normalise
+
+
+@pytest.fixture(autouse=True)
+def _global_generator_is_left_alone() -> Iterator[None]:
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_images(count: int) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=seeded(0))
+
+
+def narrow(name: str, seed: int = 0) -> nn.Module:
+    """The network at a quarter of its width, ready to be trained."""
+    model = build_model(Recipe(model=name, width=0.25, seed=seed))
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = seeded(seed)
+    return model
+
+
+@pytest.mark.parametrize("width", [0.01, 0.3, 1.0, 1.5])
+@pytest.mark.parametrize("name", MODELS)
+def test_images_to_logits(name: str, width: float) -> None:
+    model = build_model(Recipe(model=name, width=width)).eval()
+    with torch.no_grad():
+        logits = model(random_images(2))
+    assert logits.shape == (2, 10)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+    assert logits.std(1).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "tolerance"),
+    [
+        ("five_conv", 4_968_970, 0),
+        ("wide_resnet", 1_198_810, 0),
+        ("fast_resnet", 2_000_000, 100_000),
+        ("vision_transformer", 2_700_000, 50_000),
+    ],
+)
+def test_number_of_weights(name: str, expected: int, tolerance: int) -> None:
+    assert abs(count_parameters(build_model(Recipe(model=name))) - expected) <= tolerance
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_wider_is_larger(name: str) -> None:
+    sizes = [count_parameters(build_model(Recipe(model=name, width=width))) for width in (0.25, 0.5, 1.0)]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_trainable_weight_has_a_gradient(name: str) -> None:
+    model = narrow(name).train()
+    nn.functional.cross_entropy(model(random_images(8)), torch.arange(8)).backward()
+    for label, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, label
+            assert parameter.grad.isfinite().all(), label
+            assert parameter.grad.any(), label
+        else:
+            assert parameter.grad is None, label
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_image_is_judged_without_its_neighbours(name: str) -> None:
+    model, images = narrow(name).eval(), random_images(5)
+    with torch.no_grad():
+        together, alone = model(images), model(images[2:3])
+    torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_seed_decides_the_weights(name: str) -> None:
+    one, same, other = (narrow(name, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_global_generator_does_not_decide_the_weights() -> None:
+    # The fixture sees that it is not used up; here it is another one.
+    first = narrow("five_conv").state_dict()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        second = narrow("five_conv").state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(RecipeError) as error:
+        build_model(Recipe(model="resnet"))
+    assert str(error.value) == (
+        "unknown model 'resnet'; expected one of fast_resnet, five_conv, vision_transformer, wide_resnet"
+    )
+
+
+@pytest.mark.parametrize("name", ["fast_resnet", "five_conv", "wide_resnet"])
+def test_batch_norm_momentum_is_that_of_the_recipe(name: str) -> None:
+    model = build_model(Recipe(model=name, width=0.25, bn_momentum=0.25))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert {norm.momentum for norm in norms} == {0.25}
+
+
+# Whitening
+
+
+def whitened(seed: int = 0) -> tuple[FastResNet, Tensor]:
+    examples = normalise(synthetic_splits(seeded(0), train=200, val=0).train.images.float() / 255)
+    model = build_model(Recipe(model="fast_resnet", width=0.25, seed=seed), examples)
+    assert isinstance(model, FastResNet)
+    return model, examples
+
+
+def test_whitened_patches_are_uncorrelated_with_unit_variance() -> None:
+    model, examples = whitened()
+    with torch.no_grad():
+        outputs = model.whitening(examples).transpose(0, 1).flatten(1).double()
+    first, second = outputs[:12], outputs[12:]
+    moments = first @ first.T / first.shape[1]
+    torch.testing.assert_close(moments, torch.eye(12, dtype=torch.float64), atol=0.01, rtol=0)
+    torch.testing.assert_close(second, -first, atol=1e-5, rtol=0)
+
+
+def test_whitening_is_frozen_and_follows_the_data_alone() -> None:
+    model, _ = whitened(seed=1)
+    other, _ = whitened(seed=2)
+    assert not model.whitening.weight.requires_grad
+    assert torch.equal(model.whitening.weight, other.whitening.weight)
+    assert not torch.equal(model.head.weight, other.head.weight)
+
+
+def test_examples_change_nothing_else() -> None:
+    model, examples = whitened()
+    plain = build_model(Recipe(model="fast_resnet", width=0.25)).state_dict()
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, plain[key])]
+    assert changed == ["whitening.weight"]
+    recipe = Recipe(model="wide_resnet", width=0.25)
+    with_examples, without = build_model(recipe, examples).state_dict(), build_model(recipe).state_dict()
+    assert all(torch.equal(with_examples[key], without[key]) for key in without)
+
+
+# Layers
+
+
+@given(base=st.integers(1, 64).map(lambda k: 8 * k), width=st.floats(0, 8, exclude_min=True))
+def test_channels_are_the_nearest_multiple_of_8(base: int, width: float) -> None:
+    count = channels(base, width)
+    assert count >= 8
+    assert count % 8 == 0
+    assert count == 8 or abs(count - base * width) <= 4
+    assert channels(base, 1.0) == base
+
+
+def test_dropout_needs_its_generator() -> None:
+    with pytest.raises(RuntimeError, match=r"Dropout\.generator must be set before training"):
+        Dropout(0.5)(torch.ones(3))
+
+
+def test_dropout_is_identity_outside_training_and_without_probability() -> None:
+    inputs = torch.randn(5, 7, generator=seeded(0))
+    assert torch.equal(Dropout(0.5).eval()(inputs), inputs)
+    assert torch.equal(Dropout(0.0).train()(inputs), inputs)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.8])
+def test_dropout_keeps_the_expectation(probability: float) -> None:
+    dropout = Dropout(probability)
+    dropout.generator = seeded(0)
+    result = dropout(torch.ones(100_000))
+    kept = result != 0
+    assert kept.float().mean() == pytest.approx(1 - probability, abs=0.01)
+    torch.testing.assert_close(result[kept], torch.full_like(result[kept], 1 / (1 - probability)))
+
+
+def test_dropout_follows_its_generator() -> None:
+    dropout, inputs = Dropout(0.5), torch.ones(1_000)
+    dropout.generator = seeded(1)
+    first, second = dropout(inputs), dropout(inputs)
+    dropout.generator = seeded(1)
+    assert torch.equal(dropout(inputs), first)
+    assert not torch.equal(second, first)

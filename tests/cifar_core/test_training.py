@@ -1,0 +1,335 @@
+"""Training: it learns, watching it changes nothing, and the same seed gives the same bits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cifar_core.data import MEAN, STD, Split, Splits, synthetic_splits
+from cifar_core.hardware import Hardware
+from cifar_core.metrics import Predictions
+from cifar_core.models import MODELS, build_model
+from cifar_core.optim import schedule
+from cifar_core.recipe import OPTIMIZERS, Recipe, RecipeError
+from cifar_core.training import Progress, TrainState, Watch, normalise, predict, total_steps, train
+
+FP32 = Hardware(torch.device("cpu"), bf16=False)
+HERE = dict.fromkeys((FP32, Hardware.detect("cpu")))
+PRECISIONS = [pytest.param(hardware, id=hardware.precision) for hardware in HERE]
+
+# 16 steps of 32 images: 4 passes over 128 images. Everything that draws at random is switched on.
+SMALL = Recipe(
+    model="fast_resnet",
+    width=0.125,
+    epochs=4.0,
+    batch_size=32,
+    optimizer="muon",
+    learning_rate=0.2,
+    momentum=0.6,
+    weight_decay=0.02,
+    flip=True,
+    translate=2,
+    cutout=8,
+    color_jitter=0.2,
+    mix="cutmix",
+)
+WITH_DROPOUT = replace(SMALL, model="five_conv", epochs=1.0)
+END = Watch(0, (1.0,), (10,))
+
+
+@pytest.fixture(autouse=True)
+def _global_generator_is_left_alone() -> Iterator[None]:
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return synthetic_splits(torch.Generator().manual_seed(0), train=128, val=128)
+
+
+@pytest.fixture(scope="module")
+def more_data() -> Splits:
+    return synthetic_splits(torch.Generator().manual_seed(0), train=256, val=128)
+
+
+def run(
+    recipe: Recipe, data: Splits, watch: Watch = END, hardware: Hardware = FP32
+) -> tuple[TrainState, list[Progress]]:
+    state = TrainState.create(recipe, data, hardware)
+    return state, list(train(state, data, watch))
+
+
+def snapshot(state: TrainState) -> dict[str, Tensor]:
+    """Weights, running statistics and randomness, as they are now."""
+    return {
+        **{name: value.clone() for name, value in state.model.state_dict().items()},
+        "randomness": state.generator.get_state(),
+        "order": state.order.clone(),
+    }
+
+
+def identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def validated(progress: Progress) -> Predictions:
+    assert progress.validation is not None
+    return progress.validation
+
+
+# It learns
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("hardware", PRECISIONS)
+def test_loss_falls_and_the_classes_are_learnt(more_data: Splits, hardware: Hardware, optimizer: str) -> None:
+    scale = {"sgd": (0.5, 0.9, 0.001), "adamw": (0.01, 0.9, 0.05), "muon": (0.2, 0.6, 0.02)}[optimizer]
+    rate, momentum, decay = scale
+    recipe = Recipe(
+        model="fast_resnet",
+        width=0.125,
+        epochs=6.0,
+        batch_size=32,
+        optimizer=optimizer,
+        learning_rate=rate,
+        momentum=momentum,
+        weight_decay=decay,
+        translate=0,
+        flip=False,
+    )
+    state, points = run(recipe, more_data, Watch(6, (1.0,), (128,)), hardware)
+    assert points[-1].train_loss < 0.7 * points[0].train_loss
+    assert points[-1].train_accuracy > 0.8 > points[0].train_accuracy
+    assert validated(points[-1]).accuracy > 0.8
+    assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_learns(more_data: Splits, name: str) -> None:
+    recipe = Recipe(
+        model=name,
+        width=0.125,
+        epochs=4.0,
+        batch_size=32,
+        optimizer="adamw",
+        learning_rate=0.01 if name == "fast_resnet" else 0.003,
+        momentum=0.9,
+        weight_decay=0.01,
+        label_smoothing=0.0,
+        translate=0,
+        flip=False,
+    )
+    _, points = run(recipe, more_data, Watch(4, (1.0,), (128,)))
+    assert points[-1].train_loss < 0.7 * points[0].train_loss
+    assert validated(points[-1]).accuracy > 0.4
+
+
+def test_device_of_this_machine_learns(more_data: Splits) -> None:
+    hardware = Hardware.detect()
+    if hardware.device.type == "cpu":
+        pytest.skip("no GPU; the CPU has tests of its own")
+    _, points = run(replace(SMALL, epochs=8.0, mix="none"), more_data, Watch(4, (1.0,), (128,)), hardware)
+    assert validated(points[-1]).accuracy > 0.8
+
+
+def test_loss_that_is_not_finite_is_told_and_not_raised(data: Splits) -> None:
+    _, points = run(replace(SMALL, optimizer="sgd", learning_rate=1e30), data, Watch(4, (1.0,), (10,)))
+    assert not math.isfinite(points[-1].train_loss)
+    assert points[-1].fraction == 1.0
+    assert math.isnan(validated(points[-1]).loss)
+
+
+def test_unknown_model(data: Splits) -> None:
+    with pytest.raises(RecipeError, match="unknown model 'resnet'"):
+        TrainState.create(replace(SMALL, model="resnet"), data, FP32)
+
+
+# Same bits
+
+
+@pytest.mark.parametrize("recipe", [SMALL, WITH_DROPOUT], ids=lambda recipe: recipe.model)
+@pytest.mark.parametrize("hardware", PRECISIONS)
+def test_seed_decides_every_bit(data: Splits, hardware: Hardware, recipe: Recipe) -> None:
+    (one, points), (same, same_points) = (run(recipe, data, hardware=hardware) for _ in range(2))
+    other, _ = run(replace(recipe, seed=1), data, hardware=hardware)
+    assert identical(snapshot(one), snapshot(same))
+    assert not identical(snapshot(one), snapshot(other))
+    assert points[-1].train_loss == same_points[-1].train_loss
+    assert torch.equal(validated(points[-1]).probabilities, validated(same_points[-1]).probabilities)
+
+
+@pytest.mark.parametrize("recipe", [SMALL, WITH_DROPOUT], ids=lambda recipe: recipe.model)
+@pytest.mark.parametrize(
+    "watch",
+    [Watch(0, (), ()), Watch(16, (), ()), Watch(5, (0.1, 0.3, 0.5, 1.0), (128, 20, 10, 128))],
+    ids=["unseen", "losses", "validations"],
+)
+def test_watching_changes_nothing(data: Splits, recipe: Recipe, watch: Watch) -> None:
+    watched, _ = run(recipe, data, watch)
+    reference, _ = run(recipe, data)
+    assert identical(snapshot(watched), snapshot(reference))
+
+
+@pytest.mark.parametrize("recipe", [SMALL, WITH_DROPOUT], ids=lambda recipe: recipe.model)
+def test_state_at_a_yield_is_complete(data: Splits, recipe: Recipe) -> None:
+    whole, _ = run(recipe, data)
+    state = TrainState.create(recipe, data, FP32)
+    for progress in train(state, data, Watch(4, (0.5,), (10,))):
+        if progress.fraction >= 0.5:
+            break
+    assert state.step == progress.step == state.total_steps // 2
+    stopped = snapshot(state)
+    assert torch.equal(predict(state.model, data.val.head(10), FP32).probabilities, validated(progress).probabilities)
+    assert identical(snapshot(state), stopped)
+    # What is not shown is not done either.
+    assert not identical(stopped, snapshot(whole))
+    for progress in train(state, data, END):
+        assert progress.fraction == 1.0
+    assert identical(snapshot(state), snapshot(whole))
+
+
+def test_finished_state_trains_no_further(data: Splits) -> None:
+    state, _ = run(SMALL, data)
+    before = snapshot(state)
+    assert list(train(state, data, END)) == []
+    assert identical(snapshot(state), before)
+
+
+# The order of the images
+
+
+@given(batch_size=st.integers(2, 70), images=st.integers(1, 40), seed=st.integers(0, 2**32))
+def test_every_image_is_seen_once_in_every_pass(batch_size: int, images: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    model = torch.nn.Linear(1, 1, device="meta")
+    state = TrainState(
+        recipe=replace(SMALL, batch_size=batch_size),
+        hardware=FP32,
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters()),
+        generator=generator,
+        total_steps=10,
+        step=0,
+        order=torch.empty(0, dtype=torch.long),
+    )
+    batches = [state.next_batch(images) for _ in range(math.ceil(3 * images / batch_size))]
+    assert {len(batch) for batch in batches} == {batch_size}
+    visits = torch.cat(batches)
+    passes = [visits[k * images : (k + 1) * images].tolist() for k in range(3)]
+    assert all(sorted(visited) == list(range(images)) for visited in passes)
+    assert images < 10 or passes[0] != passes[1] != passes[2]
+
+
+@given(epochs=st.floats(0, 100, exclude_min=True), batch_size=st.integers(2, 1_000), images=st.integers(1, 50_000))
+def test_run_is_as_long_as_its_epochs_to_the_nearest_step(epochs: float, batch_size: int, images: int) -> None:
+    steps = total_steps(replace(SMALL, epochs=epochs, batch_size=batch_size), images)
+    assert steps == 1 or abs(steps * batch_size - epochs * images) <= batch_size / 2 + 1e-6
+
+
+# What is shown
+
+
+@pytest.mark.parametrize("losses", [1, 3, 5, 16, 20])
+def test_points_of_the_curve(data: Splits, losses: int) -> None:
+    state, points = run(SMALL, data, Watch(losses, (), ()))
+    assert state.step == state.total_steps == 16
+    assert len(points) == min(losses, 16)
+    steps = [0, *(point.step for point in points)]
+    gaps = [after - before for before, after in pairwise(steps)]
+    assert steps[-1] == 16
+    assert min(gaps) >= 1
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_fields_of_progress_agree(data: Splits) -> None:
+    validations, counts = (0.25, 0.6, 1.0), (20, 31, 128)
+    _, points = run(SMALL, data, Watch(4, validations, counts))
+    assert [point.step for point in points] == [4, 8, 10, 12, 16]
+    for point in points:
+        assert point.fraction == point.step / 16
+        assert point.epoch == point.step * 32 / 128
+        assert point.learning_rate == SMALL.learning_rate * schedule(SMALL, (point.step - 0.5) / 16)
+        assert 0 < point.train_loss < 10
+        assert 0 <= point.train_accuracy <= 1
+    assert points[-1].fraction == 1.0
+    assert points[-1].epoch == SMALL.epochs
+    for earlier, later in pairwise(points):
+        assert earlier.train_seconds < later.train_seconds
+        assert earlier.validation_seconds <= later.validation_seconds
+    met = {point.step: point.validation for point in points if point.validation is not None}
+    assert list(met) == [4, 10, 16]
+    for predictions, count in zip(met.values(), counts, strict=True):
+        assert len(predictions) == count
+        assert torch.equal(predictions.labels, data.val.labels[:count])
+
+
+def test_loss_is_the_mean_since_the_point_before(data: Splits) -> None:
+    fine = [point.train_loss for point in run(SMALL, data, Watch(16, (), ()))[1]]
+    coarse = [point.train_loss for point in run(SMALL, data, Watch(4, (), ()))[1]]
+    assert coarse == pytest.approx([sum(fine[k : k + 4]) / 4 for k in range(0, 16, 4)], rel=1e-5)
+
+
+def test_time_of_the_watcher_is_not_counted(data: Splits) -> None:
+    state = TrainState.create(SMALL, data, FP32)
+    started = time.perf_counter()
+    for progress in train(state, data, Watch(4, (1.0,), (10,))):  # noqa: B007
+        time.sleep(0.1)
+    passed = time.perf_counter() - started
+    assert progress.validation_seconds > 0
+    assert progress.train_seconds + progress.validation_seconds < passed - 0.4 + 0.01
+
+
+def test_watcher_may_compute_gradients(data: Splits) -> None:
+    state = TrainState.create(SMALL, data, FP32)
+    for _ in train(state, data, Watch(1, (0.5, 1.0), (10, 10))):
+        assert torch.is_grad_enabled()
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("hardware", PRECISIONS)
+def test_evaluation_changes_nothing_and_repeats(data: Splits, hardware: Hardware, name: str) -> None:
+    model = hardware.place(build_model(Recipe(model=name, width=0.25))).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    first, second = (predict(model, data.val.head(50), hardware) for _ in range(2))
+    assert identical(before, model.state_dict())
+    assert not model.training
+    assert torch.equal(first.probabilities, second.probabilities)
+    assert first.probabilities.shape == (50, 10)
+    assert first.probabilities.dtype == torch.float32
+    torch.testing.assert_close(first.probabilities.sum(1), torch.ones(50))
+
+
+def test_evaluation_keeps_the_order_over_several_batches() -> None:
+    class Reader(torch.nn.Module):
+        """Is sure of the class that the red plane of the image holds."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            red = (images[:, 0, 0, 0] * STD[0] + MEAN[0]) * 255
+            return 1_000 * torch.nn.functional.one_hot(red.round().long(), 10).float()
+
+    labels = torch.randint(10, (1_234,), generator=torch.Generator().manual_seed(0))
+    images = labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    predictions = predict(Reader(), Split(images, labels), FP32)
+    assert predictions.accuracy == 1.0
+    assert torch.equal(predictions.labels, labels)
+
+
+def test_normalised_images_have_mean_zero_and_unit_variance() -> None:
+    mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+    images = torch.cat([mean - std, mean + std]).expand(-1, -1, 4, 5)
+    expected = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 5)
+    torch.testing.assert_close(normalise(images), expected)

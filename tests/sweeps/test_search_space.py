@@ -1,0 +1,137 @@
+"""Search spaces: every draw is a recipe that trains, and the way back from a recipe to a draw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.samplers import RandomSampler
+from optuna.trial import FixedTrial
+
+from cifar_core.models import MODELS, build_model
+from cifar_core.recipe import MIXES, OPTIMIZERS, Recipe
+from sweeps.search_space import OPTIMIZER_SCALES, SPACES, SearchSpace
+
+LEFT_ALONE: dict[str, Any] = {"bn_momentum": 0.3, "epochs": 3.5, "schedule": "cosine", "warmup": 0.1, "seed": 7}
+BASE = replace(Recipe(), **LEFT_ALONE)
+
+spaces = st.sampled_from(sorted(SPACES)).map(SPACES.__getitem__)
+seeds = st.integers(0, 2**32 - 1)
+recipes = st.builds(
+    Recipe,
+    model=st.sampled_from(sorted(MODELS)),
+    width=st.floats(0.01, 8),
+    batch_size=st.integers(2, 50_000),
+    optimizer=st.sampled_from(OPTIMIZERS),
+    learning_rate=st.floats(1e-9, 1e9),
+    weight_decay=st.floats(0, 1e6),
+    label_smoothing=st.floats(0, 0.99),
+    flip=st.booleans(),
+    translate=st.integers(0, 16),
+    cutout=st.integers(0, 32),
+    color_jitter=st.floats(0, 1),
+    mix=st.sampled_from(MIXES),
+    mix_alpha=st.floats(0.01, 10),
+)
+
+
+def draw(space: SearchSpace, seed: int) -> tuple[Recipe, dict[str, Any]]:
+    trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
+    return space.suggest(trial, BASE), trial.params
+
+
+def enqueue(space: SearchSpace, params: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """What becomes of `params` in the queue of a study; a value outside of the space is a warning, an error here."""
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    study.enqueue_trial(params)
+    trial = study.ask()
+    return space.suggest(trial, BASE), trial.params
+
+
+@given(spaces, seeds)
+def test_every_draw_is_a_recipe_whose_network_gives_ten_logits(space: SearchSpace, seed: int) -> None:
+    recipe, _ = draw(space, seed)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    with torch.device("meta"):
+        assert build_model(recipe)(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+
+
+@given(spaces, seeds)
+def test_what_a_space_leaves_alone_comes_from_the_base(space: SearchSpace, seed: int) -> None:
+    recipe, _ = draw(space, seed)
+    assert {name: getattr(recipe, name) for name in LEFT_ALONE} == LEFT_ALONE
+
+
+@given(spaces, seeds)
+def test_the_nearest_point_to_a_draw_is_that_draw(space: SearchSpace, seed: int) -> None:
+    recipe, params = draw(space, seed)
+    nearest = space.nearest(recipe)
+    assert nearest == {name: pytest.approx(value) if type(value) is float else value for name, value in params.items()}
+    assert {type(value) for value in nearest.values()} == {str, float, int, bool}
+
+
+@given(spaces, recipes)
+def test_the_nearest_point_to_any_recipe_lies_in_the_space(space: SearchSpace, recipe: Recipe) -> None:
+    nearest = space.nearest(recipe)
+    found, params = enqueue(space, nearest)
+    assert params == nearest
+    assert space.nearest(found) == {
+        name: pytest.approx(value) if type(value) is float else value for name, value in nearest.items()
+    }
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_starts_lie_in_the_space(space: SearchSpace) -> None:
+    assert space.starts
+    for start in space.starts:
+        recipe, params = enqueue(space, dict(start))
+        assert params == start
+        assert space.suggest(FixedTrial(dict(start)), BASE) == recipe
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_every_trial_has_the_same_parameters(space: SearchSpace) -> None:
+    names = {tuple(sorted(draw(space, seed)[1])) for seed in range(20)}
+    assert len(names) == 1, "a parameter that only some trials have would split the sampler's history"
+
+
+def test_the_full_space_reaches_everything_there_is() -> None:
+    full = SPACES["full"]
+    assert set(full.models) == set(MODELS)
+    assert len(full.models) >= 4
+    assert set(full.optimizers) == set(OPTIMIZERS) == set(OPTIMIZER_SCALES)
+    assert {draw(full, seed)[0].mix for seed in range(50)} == set(MIXES)
+
+
+def test_the_rate_grows_with_the_square_root_of_the_batch() -> None:
+    start = dict(SPACES["full"].starts[0])
+    small, large = (
+        SPACES["full"].suggest(FixedTrial({**start, "batch_size": size}), BASE).learning_rate for size in (64, 256)
+    )
+    assert large == pytest.approx(2 * small)
+    assert small == pytest.approx(OPTIMIZER_SCALES["muon"].learning_rate * 0.5)
+
+
+def test_a_recipe_outside_of_the_space_is_clipped_to_it() -> None:
+    far = Recipe(
+        model="five_conv",
+        width=4.0,
+        batch_size=1000,
+        optimizer="adamw",
+        learning_rate=1.0,
+        weight_decay=0.0,
+        cutout=9,
+        color_jitter=1.0,
+    )
+    nearest = SPACES["fast"].nearest(far)
+    assert nearest["model"] == "fast_resnet"
+    assert nearest["optimizer"] == "muon"
+    assert nearest["width"] == 1.5
+    assert nearest["batch_size"] == 256
+    assert (nearest["learning_rate_multiple"], nearest["weight_decay_multiple"]) == (4.0, 0.25)
+    assert (nearest["cutout"], nearest["color_jitter"]) == (8, 0.4)

@@ -1,0 +1,136 @@
+"""The store: what lies where, for any name, and what is said when it cannot be used."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import optuna
+import pytest
+
+from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.tracking import MlflowTracker, RunLabel
+
+STUDY = "100 % größe #1?"
+
+
+def journal_mode(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    try:
+        mode: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        return mode
+    finally:
+        connection.close()
+
+
+def test_locating_a_store_touches_nothing(tmp_path: Path) -> None:
+    store = Store.locate(tmp_path / "new")
+    assert store.tracking_uri == f"sqlite:///{tmp_path}/new/mlflow.db"
+    assert store.storage_url == f"sqlite:///{tmp_path}/new/optuna.db"
+    assert list(tmp_path.iterdir()) == []
+    assert DEFAULT_STORE.name == "mlruns"
+
+
+def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store.locate(Path("here")).root == tmp_path / "here"
+    assert Store.locate(Path("here")).tracking_uri == f"sqlite:///{tmp_path}/here/mlflow.db"
+
+
+def test_both_databases_are_in_write_ahead_mode_for_good(tmp_path: Path) -> None:
+    store = Store.locate(tmp_path / "a" / "b")
+    store.create()
+    store.create()  # again does no harm
+    assert journal_mode(store.root / "mlflow.db") == "wal"
+    assert journal_mode(store.root / "optuna.db") == "wal"
+
+
+def test_servers_take_the_place_of_databases(tmp_path: Path) -> None:
+    tracking, storage = "http://127.0.0.1:5000", "postgresql://localhost/optuna"
+    store = Store.locate(tmp_path / "s", tracking_uri=tracking, storage_url=storage)
+    store.create()
+    assert (store.tracking_uri, store.storage_url) == (tracking, storage)
+    assert list(store.root.iterdir()) == []
+    assert store.artifacts("a") is None, "the server knows where its artifacts go"
+
+
+def test_each_study_has_folders_of_its_own_below_the_store(tmp_path: Path) -> None:
+    store = Store.locate(tmp_path)
+    places = [
+        (store.weights(name, "confirm-1-0").parent, store.report(name))
+        for name in (STUDY, "100 %25 größe #1?", "a", "A")
+    ]
+    assert len({weights for weights, _ in places}) == len({report for _, report in places}) == len(places)
+    for weights, report in places:
+        assert weights.parent == tmp_path / "weights"
+        assert report.parent == tmp_path / "reports"
+    assert store.weights("a", "confirm-1-0") == tmp_path / "weights" / "a" / "confirm-1-0.safetensors"
+    location = store.artifacts(STUDY)
+    assert location is not None
+    assert location.startswith("file:///")
+    assert Path(unquote(urlparse(location).path)).parent == tmp_path / "artifacts"
+
+
+@pytest.mark.parametrize("folder", ["my store", "50 # größe"])
+def test_any_letters_in_folder_and_study(tmp_path: Path, folder: str) -> None:
+    store = Store.locate(tmp_path / folder)
+    store.create()
+    tracker = MlflowTracker(store.tracking_uri, store.artifacts(STUDY))
+    tracker.open_study(RunLabel(key="study", name=STUDY, tags={}, params={}, files={"pictures/x.png": b"picture"}))
+    study = optuna.create_study(study_name=STUDY, storage=store.storage_url)
+    study.enqueue_trial({"x": 0.5})
+    assert study.ask().suggest_float("x", 0, 1) == 0.5
+    assert [path.name for path in tmp_path.iterdir()] == [folder], "nothing beside the store"
+    pictures = list(store.root.rglob("x.png"))
+    assert [path.read_bytes() for path in pictures] == [b"picture"]
+    assert pictures[0].is_relative_to(store.root / "artifacts")
+    assert {"mlflow.db", "optuna.db", "artifacts"} <= {path.name for path in store.root.iterdir()}
+    again = MlflowTracker(store.tracking_uri, store.artifacts(STUDY))
+    again.open_study(RunLabel(key="study", name=STUDY, tags={}, params={}))
+    assert len(list((store.root / "artifacts").rglob("artifacts"))) == 1
+
+
+def test_looks_at_the_test_set_are_lines_that_add_up(tmp_path: Path) -> None:
+    store = Store.locate(tmp_path)
+    store.record_test_look(study=STUDY, run_id="r1", accuracy=0.925, images=10_000)
+    store.record_test_look(study="b", run_id="r2", accuracy=0.5, images=10_000)
+    looks = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
+    times = [datetime.fromisoformat(look.pop("time")) for look in looks]
+    assert all(time.utcoffset() is not None for time in times)
+    assert looks == [
+        {"study": STUDY, "run_id": "r1", "accuracy": 0.925, "images": 10_000},
+        {"study": "b", "run_id": "r2", "accuracy": 0.5, "images": 10_000},
+    ]
+
+
+class TestUnusable:
+    def test_a_file_in_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(StoreError, match=r"^the store .*/file must be a folder to write to, but: .*exists.*$"):
+            Store.locate(tmp_path / "file").create()
+        assert (tmp_path / "file").read_text() == "mine"
+
+    def test_below_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(StoreError, match=r"must be a folder to write to, but: .*Not a directory"):
+            Store.locate(tmp_path / "file" / "store").create()
+
+    def test_a_folder_that_nobody_may_write_to(self) -> None:
+        with pytest.raises(StoreError, match="must be a folder to write to, but: "):
+            Store.locate(Path("/proc/self")).create()
+
+    def test_a_database_that_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "mlflow.db").write_bytes(b"no database at all, but long enough to look like one " * 100)
+        with pytest.raises(StoreError, match=r"must be a folder to write to, but: .*not a database"):
+            Store.locate(tmp_path).create()
+
+    @pytest.mark.parametrize("name", ["what?", "50%20"])
+    def test_letters_that_mean_something_in_a_database_url(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(
+            StoreError, match=r"^the store's path must not contain '%' or '\?', but got .*/(what\?|50%20)$"
+        ):
+            Store.locate(tmp_path / name).create()
+        assert list(tmp_path.iterdir()) == []

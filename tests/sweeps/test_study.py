@@ -1,0 +1,218 @@
+"""The Optuna study: what cannot change, what a resumed study keeps, and where pruners judge."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import Trial, TrialState
+
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from sweeps.plan import EIGHTHS, SEARCH_VALIDATIONS, Plan
+from sweeps.presets import PRESETS
+from sweeps.search_space import SPACES
+from sweeps.store import Store
+from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, derive_seed, open_study
+
+JUDGED = (1, 2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
+START = dict(SPACES["fast"].starts[0])
+names = (f"study {number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests; each has a study of its own in it."""
+    store = Store.locate(tmp_path_factory.mktemp("store"))
+    store.create()
+    return store.storage_url
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan(
+        study=next(names),
+        trials=10,
+        space_name="fast",
+        space=SPACES["fast"],
+        preset_name="smoke",
+        preset=PRESETS["smoke"],
+        seed=0,
+        sampler="random",
+        pruner="halving",
+        timeout=None,
+        confirm=True,
+        hardware=Hardware(torch.device("cpu"), bf16=False),
+        workers=1,
+        threads=1,
+        base=Recipe(),
+        flops_per_second=1e12,
+    )
+
+
+def draw(study: optuna.Study, plan: Plan, count: int) -> list[dict[str, Any]]:
+    drawn = []
+    for _ in range(count):
+        trial = study.ask()
+        plan.space.suggest(trial, plan.base)
+        drawn.append(trial.params)
+    return drawn
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("change", "was", "got"),
+        [
+            ({"preset_name": "quick"}, "preset smoke", "preset quick"),
+            ({"space_name": "full"}, "space fast", "space full"),
+            ({"seed": 3}, "seed 0", "seed 3"),
+        ],
+    )
+    def test_a_study_cannot_go_on_otherwise(
+        self, url: str, plan: Plan, change: dict[str, Any], was: str, got: str
+    ) -> None:
+        open_study(plan, url)
+        with pytest.raises(StudyError) as error:
+            open_study(replace(plan, **change), url)
+        assert str(error.value) == (
+            f"study {plan.study!r} was begun with {was}, but got {got}; give it another name with --study"
+        )
+
+    def test_what_does_not_make_trials_incomparable_may_change(self, url: str, plan: Plan) -> None:
+        first = open_study(plan, url)
+        other = replace(plan, trials=99, sampler="tpe", pruner="none", workers=2, threads=4, confirm=False)
+        assert open_study(other, url)._study_id == first._study_id
+
+    def test_the_best_is_the_highest(self, url: str, plan: Plan) -> None:
+        assert open_study(plan, url).direction.name == "MAXIMIZE"
+
+
+class TestQueue:
+    def test_a_new_study_begins_with_the_known_good_points(self, url: str, plan: Plan) -> None:
+        study = open_study(plan, url)
+        assert begun(study) == 0
+        assert draw(study, plan, 1) == [START]
+        assert begun(study) == 1
+
+    def test_a_resumed_study_keeps_its_queue_and_adds_no_starts(self, url: str, plan: Plan) -> None:
+        open_study(plan, url)
+        study = open_study(plan, url)
+        assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+        first, second = draw(study, plan, 2)
+        assert first == START
+        assert second != START
+        assert len(open_study(plan, url).trials) == 2
+
+    def test_an_enqueued_recipe_is_kept_to_the_last_digit(self, url: str, plan: Plan) -> None:
+        recipe = Recipe(model="five_conv", learning_rate=0.1 + 0.2, weight_decay=1 / 3, cutout=9, seed=2**62 + 1)
+        study = open_study(plan, url, [recipe])
+        waiting = study.trials[-1]
+        assert waiting.state == TrialState.WAITING
+        assert Recipe.from_dict(waiting.user_attrs["enqueued_recipe"]) == recipe
+        assert draw(study, plan, 2) == [START, plan.space.nearest(recipe)]
+
+    def test_enqueued_recipes_are_tried_before_others_also_in_a_study_that_has_begun(
+        self, url: str, plan: Plan
+    ) -> None:
+        draw(open_study(plan, url), plan, 3)
+        recipes = [Recipe(cutout=4), Recipe(cutout=8)]
+        assert draw(open_study(plan, url, recipes), plan, 2) == [plan.space.nearest(recipe) for recipe in recipes]
+
+    def test_the_same_command_again_does_not_enqueue_a_recipe_again(self, url: str, plan: Plan) -> None:
+        recipes = [Recipe(cutout=4), Recipe(cutout=4)]  # twice on purpose: that is what was asked
+        draw(open_study(plan, url, recipes), plan, 2)
+        study = open_study(plan, url, [*recipes, Recipe(cutout=8)])
+        waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
+        assert [trial.user_attrs["enqueued_recipe"]["cutout"] for trial in waiting] == [4, 8]
+
+
+class TestSamplers:
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_a_resumed_study_does_not_draw_the_same_points_again(self, url: str, plan: Plan, sampler: str) -> None:
+        plan = replace(plan, sampler=sampler)
+        drawn = [params for _ in range(3) for params in draw(open_study(plan, url), plan, 4)]
+        rates = [params["learning_rate_multiple"] for params in drawn]
+        assert len(set(rates)) == len(rates)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_the_seed_decides_what_is_drawn(self, url: str, plan: Plan, sampler: str) -> None:
+        def drawn(seed: int) -> list[dict[str, Any]]:
+            one = replace(plan, study=next(names), sampler=sampler, seed=seed)
+            return draw(open_study(one, url), one, 4)
+
+        assert drawn(1) == drawn(1)
+        assert drawn(1) != drawn(2)
+
+
+class TestPruners:
+    def run(self, study: optuna.Study, values: Sequence[float]) -> int | None:
+        """Where a trial with these accuracies, one at each place of judgement, was pruned."""
+        trial: Trial = study.ask()
+        for eighth, value in zip(JUDGED, values, strict=True):
+            trial.report(value, eighth)
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                return eighth
+        study.tell(trial, values[-1])
+        return None
+
+    def test_halving_judges_at_an_eighth_and_at_the_half_only(self) -> None:
+        study = optuna.create_study(direction="maximize", pruner=PRUNERS["halving"]())
+        assert [self.run(study, (0.5, 0.6, 0.7, 0.8)) for _ in range(9)] == [None] * 9
+        assert self.run(study, (0.4, 0.6, 0.7, 0.8)) == 1
+        assert self.run(study, (0.6, 0.7, 0.6, 0.8)) == 4
+        assert self.run(study, (0.6, 0.1, 0.8, 0.1)) is None
+
+    def test_halving_lets_the_best_pass_however_many_they_are(self) -> None:
+        study = optuna.create_study(direction="maximize", pruner=PRUNERS["halving"]())
+        rising = [self.run(study, (k / 100, k / 100, k / 100, k / 100)) for k in range(30)]
+        assert rising == [None] * 30, "each was the best so far"
+        falling = [self.run(study, (-k / 100, 0, 0, 0)) for k in range(30)]
+        assert falling == [1] * 30
+
+    def test_halving_lets_a_quarter_pass(self) -> None:
+        study = optuna.create_study(direction="maximize", pruner=PRUNERS["halving"]())
+        values = np.random.default_rng(0).permutation(400) / 400
+        passed = [value for value in values if self.run(study, (value,) * 4) is None]
+        assert 0.05 < len(passed) / len(values) < 0.15, "a quarter of a quarter, and some early ones"
+        assert max(values) in passed
+
+    def test_a_median_waits_for_four_trials(self) -> None:
+        study = optuna.create_study(direction="maximize", pruner=PRUNERS["median"]())
+        assert [self.run(study, (0.5 - k / 10, 0.5, 0.5, 0.5)) for k in range(6)] == [None] * 4 + [1, 1]
+
+    def test_none_never_prunes(self) -> None:
+        study = optuna.create_study(direction="maximize", pruner=PRUNERS["none"]())
+        assert [self.run(study, (-k, -k, -k, -k)) for k in range(12)] == [None] * 12
+
+    @pytest.mark.parametrize("pruner", PRUNERS)
+    def test_a_study_with_any_pruner_and_sampler_can_be_asked(self, url: str, plan: Plan, pruner: str) -> None:
+        study = open_study(replace(plan, pruner=pruner, sampler="tpe"), url)
+        pruned_at = {self.run(study, (-k, -k, -k, -k)) for k in range(6)}
+        assert pruned_at <= {None, *JUDGED}
+
+
+def test_trials_report_where_pruners_judge() -> None:
+    assert tuple(fraction * EIGHTHS for fraction in SEARCH_VALIDATIONS) == (*JUDGED, EIGHTHS)
+
+
+def test_a_storage_that_is_none(plan: Plan) -> None:
+    with pytest.raises(StudyError, match=r"^the Optuna storage must open, but nonsense gave: [^\n]*$"):
+        open_study(plan, "nonsense")
+    with pytest.raises(StudyError, match=r"^the Optuna storage must open, but sqlite:////no/where/o.db gave: [^\n]*$"):
+        open_study(plan, "sqlite:////no/where/o.db")
+
+
+def test_seeds_differ_for_studies_trials_and_confirmation_runs() -> None:
+    seeds = [derive_seed(study, trial) for study in range(10) for trial in range(100)]
+    seeds += [derive_seed(study, trial, run + 1) for study in range(10) for trial in range(100) for run in range(3)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert derive_seed(1, 2) == derive_seed(1, 2)
+    assert derive_seed(1, 2) != derive_seed(2, 1)
