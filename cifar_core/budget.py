@@ -46,6 +46,19 @@ class Budget:
             )
         return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
 
+    def prolong(self, recipe: Recipe, train_images: int) -> Recipe:
+        """`apply` for a recipe that was tuned at another length: its weight decay is scaled with it.
+
+        What decay does over a whole run goes with the product of rate, decay and steps, so a run of n times the
+        length takes 1/n of the decay (Wang & Aitchison, "How to set AdamW's weight decay as you scale model and
+        dataset size", 2024).
+
+        Raises:
+            BudgetError: as for `apply`.
+        """
+        longer = self.apply(recipe, train_images)
+        return replace(longer, weight_decay=recipe.weight_decay * recipe.epochs / longer.epochs)
+
 
 def step_flops(recipe: Recipe) -> int:
     """FLOPs of one training step at the recipe's batch size: matrix products and convolutions, 2 a multiply-add.

@@ -6,7 +6,6 @@ python -m experiments.bench trainer --device cuda
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import tempfile
@@ -24,10 +23,11 @@ from optuna.trial import FixedTrial
 from cifar_core.budget import affordable_watch, step_flops
 from cifar_core.data import Splits, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
-from cifar_core.hardware import DEVICES, Hardware
+from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.models import MODELS
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, Watch, normalise, train
+from sweeps.command_line import USAGE, OneLineParser, positive_int
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
 from sweeps.executors.worker import carry_out
@@ -155,17 +155,21 @@ BENCHES: Mapping[str, Callable[[Splits, Hardware], Iterator[str]]] = MappingProx
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__.partition("\n")[0])
+    parser = OneLineParser(prog="experiments.bench", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)} (default: all)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU (default: %(default)s, as in a sweep)")
+    parser.add_argument(
+        "--threads", type=positive_int, default=1, help="of a CPU (default: %(default)s, as in a sweep)"
+    )
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.names if name not in BENCHES]
-    if unknown or options.threads < 1:
-        rule = f"NAME must be one of {', '.join(BENCHES)}, but got {unknown[0]!r}" if unknown else "--threads >= 1"
-        parser.error(rule)
+    if unknown := [name for name in options.names if name not in BENCHES]:
+        parser.error(f"NAME must be one of {', '.join(BENCHES)}, but got {unknown[0]!r}")
     torch.set_num_threads(options.threads)
-    hardware = Hardware.detect(options.device)
+    try:
+        hardware = Hardware.detect(options.device)
+    except HardwareError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USAGE
     with SweepConsole() as console:
         ensure_cifar10(default_data_dir(), console.progress)
         data = load_train_val(default_data_dir())

@@ -8,7 +8,6 @@ bytes.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import os
 import re
@@ -18,9 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-if not __package__:  # run as a script: the folder above holds the package
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import jinja2
 import plotly.graph_objects as go
@@ -43,6 +39,7 @@ from experiments.published import (
 from experiments.results import Reader, Study
 from experiments.verdict import decide, pruning_sentence
 from experiments.words import Sentence
+from sweeps.command_line import USAGE, OneLineParser
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -384,7 +381,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write the build-vs-buy report of a study.")
+    parser = OneLineParser(prog="compare.py", description="Write the build-vs-buy report of a study.")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="the store (default: mlruns)")
     parser.add_argument("--tracking-uri", metavar="URI", help="read runs from here instead of the store's own database")
     parser.add_argument("--study", metavar="NAME", help="the study to report (default: the most recent one)")
@@ -395,10 +392,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         paths = write_report(options.study, store=options.store, tracking_uri=options.tracking_uri, out=options.out)
     except (StoreError, PublishedError) as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        return 2
-    print(paths.html)
-    print(paths.markdown)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USAGE
+    print(f"Report: {paths.html}")
+    print(f"        {paths.markdown}")
     return 0
 
 

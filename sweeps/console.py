@@ -204,7 +204,7 @@ class _Download:
         return f"{self.done / 1e6:.1f} MB" if self.done else ""
 
     def line(self) -> str:
-        share = f"{self.done / self.total:.0%}, ".replace("%", " %") if self.total else ""
+        share = f"{percent(self.done / self.total, 0)}, " if self.total else ""
         return f"{self.what}: {share}{self.size()}" if self.size() else self.what
 
     def bar(self) -> RenderableType:
@@ -264,7 +264,7 @@ def _trial_table(running: tuple[RunningTrial, ...], age: float) -> Table:
             Text(trial.label),
             Text(trial.model),
             f"{trial.epoch:.1f}/{trial.epochs:.1f}",
-            "-" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %",
+            "-" if trial.accuracy is None else percent(trial.accuracy),
             clock_time(trial.seconds + age),
         )
     return table
@@ -284,6 +284,11 @@ def status_line(view: SweepView) -> str:
     if view.seconds_left is not None:
         parts.append(time_left(view.seconds_left))
     return f"[{clock_time(view.seconds):>6}] {view.stage}: {', '.join(parts)}"
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """`62.4 %`, of a share in [0, 1]."""
+    return f"{100 * share:.{decimals}f} %"
 
 
 def clock_time(seconds: float) -> str:

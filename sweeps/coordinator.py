@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -24,7 +24,7 @@ from cifar_core.data import Splits
 from cifar_core.models import build_model, count_parameters
 from cifar_core.recipe import Recipe
 from cifar_core.training import Watch, total_steps
-from sweeps.console import RunningTrial, SweepConsole, SweepView
+from sweeps.console import RunningTrial, SweepConsole, SweepView, percent
 from sweeps.executors.protocol import (
     Diverged,
     Event,
@@ -80,7 +80,7 @@ class _Run:
     job: Job
     flops: float  # training FLOPs of the whole run
     trial: Trial | None = None
-    reported: Collection[int] = ()  # steps that Optuna heard of from an earlier process
+    reported: set[int] = field(default_factory=set)  # steps that Optuna heard of, also from an earlier attempt
     attempt: int = 1
     point: Point | None = None
     accuracy: float | None = None  # last validation
@@ -157,6 +157,7 @@ class Coordinator:
     tags: Mapping[str, str]
     stop: Callable[[], bool] = lambda: False
     _running: dict[str, _Run] = field(default_factory=dict)
+    _again: list[_Run] = field(default_factory=list)  # runs whose worker died, to be started anew
     _stage: _Stage = field(init=False)
     _best: str | None = None
     _began: float = field(default_factory=time.monotonic)
@@ -183,7 +184,7 @@ class Coordinator:
                 if summary.champion is not None:
                     summary.test_accuracy = self._test(summary.champion)
         except Interrupted:
-            for run in self._running.values():
+            for run in [*self._running.values(), *self._again]:
                 if not run.job.open_test_set:
                     reason = "the sweep was stopped"
                     self.tracker.end(run.label.key, "interrupted", reason=reason, metrics=run.costs())
@@ -199,16 +200,15 @@ class Coordinator:
 
     def _drive(self, runs: Iterator[_Run]) -> None:
         """Start `runs` as workers become free, until all have ended."""
-        again: list[_Run] = []
         while True:
-            while self.executor.free and (run := again.pop() if again else next(runs, None)) is not None:
+            while self.executor.free and (run := self._again.pop() if self._again else next(runs, None)) is not None:
                 self._start(run)
             if not self._running:
                 return
             for event in self.executor.events(_POLL_SECONDS):
                 retried = self._handle(event)
                 if retried is not None:
-                    again.append(retried)
+                    self._again.append(retried)
             self.console.update(self._view())
             if self.stop():
                 raise Interrupted
@@ -255,8 +255,10 @@ class Coordinator:
             if pruned:
                 del self._running[run.label.key]
                 self._spent += run.spent
-                at = f"at {point.fraction:.0%} of its budget with {point.val_accuracy:.1%} validation accuracy"
-                self._end(run, "pruned", f"pruned by {self.plan.pruner} {at}")
+                at = (
+                    f"{percent(point.fraction, 0)} of its budget with {percent(point.val_accuracy)} validation accuracy"
+                )
+                self._end(run, "pruned", f"pruned by {self.plan.pruner} at {at}")
 
     def _report(self, run: _Run, point: Point) -> bool:
         """Tell Optuna the accuracy so far; true if the trial should be pruned."""
@@ -265,6 +267,7 @@ class Coordinator:
         eighth = round(point.fraction * EIGHTHS)
         if eighth not in run.reported:
             run.trial.report(point.val_accuracy, eighth)
+            run.reported.add(eighth)
         return point.fraction < 1 and run.trial.should_prune()
 
     def _finish(self, run: _Run, outcome: Outcome) -> None:
@@ -273,10 +276,11 @@ class Coordinator:
             self.store.record_test_look(
                 study=self.plan.study, run_id=run_id, accuracy=outcome.accuracy, images=outcome.images
             )
+            self._stage.count("complete")
             return
         self.tracker.end(run.label.key, "complete", outcome=outcome, metrics=run.costs())
         self._stage.count("complete")
-        self.console.say(f"{run.title}: {outcome.accuracy:.1%} validation accuracy, {run.recipe.model}")
+        self.console.say(f"{run.title}: {percent(outcome.accuracy)} validation accuracy, {run.recipe.model}")
         if run.trial is not None:
             self._tell(run, TrialState.COMPLETE, outcome.accuracy)
             self._show_best()
@@ -323,7 +327,7 @@ class Coordinator:
         """Trials that an earlier process left unfinished, then new ones up to the plan's total."""
         for unfinished in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             run = self._trial_run(Trial(self.study, unfinished._trial_id))
-            run.reported = unfinished.intermediate_values.keys()
+            run.reported = set(unfinished.intermediate_values)
             yield run
         deadline = None if self.plan.timeout is None else self._began + self.plan.timeout
         for _ in range(begun(self.study), self.plan.trials):
@@ -353,7 +357,8 @@ class Coordinator:
 
     def _show_best(self) -> None:
         best = self.study.best_trial
-        self._best = f"{best.value:.1%} validation accuracy, trial {best.number}, {best.params['model']}"
+        model = best.user_attrs["recipe"]["model"]
+        self._best = f"{percent(self.study.best_value)} validation accuracy, trial {best.number}, {model}"
         self.tracker.study_progress("study/best_val_accuracy", self.study.best_value, self._stage.ended)
 
     # The confirmation and the test
@@ -373,7 +378,8 @@ class Coordinator:
             return None
         champion = max(confirmed, key=lambda result: result.accuracy)
         self.console.say(
-            f"champion: trial {champion.source}, {champion.recipe.model}, {champion.accuracy:.2%} validation accuracy"
+            f"champion: trial {champion.source}, {champion.recipe.model}, "
+            f"{percent(champion.accuracy, 2)} validation accuracy"
         )
         return champion
 
@@ -388,7 +394,8 @@ class Coordinator:
             for trial in candidates:
                 key = _confirm_key(trial, seed)
                 weights = self.store.weights(self.plan.study, key)
-                if self.tracker.metric(key, "val/accuracy") is not None and weights.exists():
+                state = self.tracker.state(key)
+                if state in ("pruned", "failed") or (state == "complete" and weights.exists()):
                     continue
                 tags = {
                     "stage": "confirm",
@@ -404,7 +411,7 @@ class Coordinator:
     def _confirm_recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         fresh = replace(recipe, seed=derive_seed(self.plan.seed, trial.number, seed + 1))
-        return self.plan.preset.confirm.apply(fresh, len(self.data.train))
+        return self.plan.preset.confirm.prolong(fresh, len(self.data.train))
 
     def _confirmed(self, trial: FrozenTrial) -> Confirmed | None:
         keys = [_confirm_key(trial, seed) for seed in range(self.plan.preset.seeds)]

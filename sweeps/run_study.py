@@ -6,15 +6,16 @@ python sweeps/run_study.py --trials 50
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from urllib.parse import quote
 
 import torch
 
@@ -24,7 +25,8 @@ from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe, RecipeError
-from sweeps.console import SweepConsole
+from sweeps.command_line import USAGE, OneLineParser, number, positive_int
+from sweeps.console import SweepConsole, percent
 from sweeps.coordinator import Coordinator, Interrupted, Summary
 from sweeps.executors.local import LocalExecutor
 from sweeps.plan import Plan, measure_speed
@@ -34,7 +36,7 @@ from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, open_study
 from sweeps.tracking import MlflowTracker
 
-USAGE = 2
+_STUDY_LETTERS = 200  # of 255 that a file system allows
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -51,16 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, RecipeError, BudgetError, HardwareError, StudyError, StoreError, DataError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage that would bury it."""
-        self.exit(USAGE, f"{self.prog}: error: {message} (--help lists the options)\n")
+    except KeyboardInterrupt:  # before the first trial; later the sweep ends in good order
+        print("stopped before the first trial; the same command begins again", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="run_study.py",
         description="Search for the best CIFAR-10 classifier at equal compute per trial, confirm the best few "
         "with more compute, and test the champion once. The same command after an interruption goes on.",
@@ -68,14 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     search = parser.add_argument_group("the search")
     search.add_argument(
-        "--trials", type=_positive_int, default=50, metavar="N", help="trials in total (default: %(default)s)"
+        "--trials", type=positive_int, default=50, metavar="N", help="trials in total (default: %(default)s)"
     )
     search.add_argument("--space", choices=sorted(SPACES), default="full", help=_listing(SPACES, "full"))
     length = search.add_mutually_exclusive_group()
     length.add_argument("--preset", choices=list(PRESETS), help=_listing(PRESETS, "quick on a CPU, standard on a GPU"))
     length.add_argument(
         "--epochs",
-        type=_positive_float,
+        type=_epochs,
         metavar="N",
         help="train every run for N epochs instead, at any cost",
     )
@@ -93,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     machine.add_argument(
         "--workers",
-        type=_positive_int,
+        type=positive_int,
         metavar="N",
         help="runs side by side (default: one per CPU core or GPU)",
     )
@@ -122,15 +121,16 @@ def _run(options: argparse.Namespace) -> int:
         plan.preset.trial.apply(recipe, 45_000)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
     data_dir = options.data or default_data_dir()
-    stopper = _Stopper()
     store.create()
     with SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
         data = load_train_val(data_dir)
         study = open_study(plan, store.storage_url, recipes)
         console.plan(plan.rows(max(0, plan.trials - begun(study))))
+        stopper = _Stopper()  # not before: a download ends at once
         executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data_dir=data_dir)
-        try:
+        summary = None
+        with contextlib.closing(executor), contextlib.suppress(Interrupted):
             summary = Coordinator(
                 plan=plan,
                 study=study,
@@ -142,11 +142,9 @@ def _run(options: argparse.Namespace) -> int:
                 tags=_tags(plan),
                 stop=stopper.asked,
             ).run()
-        except Interrupted:
-            console.say("stopped; the same command goes on from here")
-            return 128 + stopper.signal
-        finally:
-            executor.close()
+    if summary is None:
+        print("stopped; the same command goes on from here")
+        return 128 + stopper.signal
     _tell(summary, plan)
     return _report(plan, store)
 
@@ -186,6 +184,10 @@ def _study_name(options: argparse.Namespace, preset_name: str) -> str:
     name: str = options.study
     if not name.strip() or "/" in name or "\\" in name or name.startswith("."):
         raise UsageError(f"--study must be a name without slashes that does not begin with a dot, but got {name!r}")
+    if len(quote(name, safe="")) > _STUDY_LETTERS:
+        raise UsageError(
+            f"--study must be a name of at most {_STUDY_LETTERS} letters once quoted for a folder, but got {name!r}"
+        )
     return name
 
 
@@ -248,12 +250,12 @@ def _tell(summary: Summary, plan: Plan) -> None:
     if summary.nothing_left:
         print(f"Nothing is left to do: study {plan.study} has its {plan.trials} trials. More: --trials N")
     counts = f"{summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed"
-    print(f"Search: {counts}; pruning saved {summary.saved:.0%} of the compute of full trials")
+    print(f"Search: {counts}; pruning saved {percent(summary.saved, 0)} of the compute of full trials")
     champion = summary.champion
     if champion is not None and summary.test_accuracy is not None:
         print(
-            f"Champion: {champion.recipe.model} of trial {champion.source}, {champion.accuracy:.2%} validation and "
-            f"{summary.test_accuracy:.2%} test accuracy"
+            f"Champion: {champion.recipe.model} of trial {champion.source}, {percent(champion.accuracy, 2)} validation "
+            f"and {percent(summary.test_accuracy, 2)} test accuracy"
         )
 
 
@@ -291,22 +293,9 @@ def _listing(table: object, default: str) -> str:
     return f"{entries} (default: {default})".replace("%", "%%")
 
 
-def _number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not holds(value):
-            raise argparse.ArgumentTypeError(f"{rule}, but got {text!r}")
-        return value
-
-    return parse
-
-
-_positive_int = _number("must be a whole number of at least 1", lambda value: value >= 1, int)
-_positive_float = _number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
-_seed = _number("must be a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32, int)
+_positive_float = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
+_epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
+_seed = number("must be a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32, int)
 
 
 if __name__ == "__main__":

@@ -96,5 +96,5 @@ def begun(study: optuna.Study) -> int:
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed in [0, 2**32) that differs for every sequence of numbers."""
+    """A seed in [0, 2**32); other numbers give another one, up to zeros at the end."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

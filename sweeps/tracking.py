@@ -88,6 +88,9 @@ class Tracker(Protocol):
     def keep_model(self, key: str, model: nn.Module) -> None:
         """Log `model` (on the CPU, in evaluation mode) with the run, as an exported program."""
 
+    def state(self, key: str) -> str | None:
+        """How a run ended, or that it is running; None for a run that was never begun."""
+
     def metric(self, key: str, name: str) -> float | None:
         """The last value of a metric of a complete run; None where there is none."""
 
@@ -178,12 +181,13 @@ class MlflowTracker:
                 metadata={"input": "images normalised with the training set's mean and standard deviation"},
             )
 
+    def state(self, key: str) -> str | None:
+        return self._client.get_run(self._runs[key]).data.tags.get("state") if key in self._runs else None
+
     def metric(self, key: str, name: str) -> float | None:
-        if key not in self._runs:
+        if self.state(key) != "complete":
             return None
-        run = self._client.get_run(self._runs[key])
-        complete = run.data.tags.get("state") == "complete"
-        return run.data.metrics.get(name) if complete else None
+        return self._client.get_run(self._runs[key]).data.metrics.get(name)
 
     def study_progress(self, name: str, value: float, step: int) -> None:
         self._client.log_metric(self._parent, name, value, step=step)
@@ -304,6 +308,9 @@ class MemoryTracker:
 
     def keep_model(self, key: str, model: nn.Module) -> None:
         self.runs[key].model = model
+
+    def state(self, key: str) -> str | None:
+        return self.runs[key].state if key in self.runs else None
 
     def metric(self, key: str, name: str) -> float | None:
         run = self.runs.get(key)

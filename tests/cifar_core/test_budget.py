@@ -179,3 +179,11 @@ def test_validation_costs_at_most_8_percent_of_training(
 def test_long_run_affords_all_validation_images() -> None:
     watch = affordable_watch(Recipe(epochs=20.0), 45_000, 5_000, losses=1, validations=(0.5, 1.0))
     assert watch.validation_images == (5_000, 5_000)
+
+
+@pytest.mark.parametrize("flops", [1e12, 40e12])
+def test_a_prolonged_run_decays_as_much_over_its_whole_length(flops: float) -> None:
+    recipe = Recipe(epochs=2.0, weight_decay=0.03, batch_size=128)
+    longer = Budget(flops=flops, max_epochs=100).prolong(recipe, 45_000)
+    assert longer.weight_decay * longer.epochs == pytest.approx(0.06)
+    assert replace(longer, weight_decay=0.03) == Budget(flops=flops, max_epochs=100).apply(recipe, 45_000)

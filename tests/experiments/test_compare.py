@@ -206,8 +206,8 @@ def test_the_script_runs_by_its_path_and_prints_where_the_report_is(store: Fake,
     command = [sys.executable, str(script), "--store", str(store.folder), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines() == [
-        str(tmp_path / "out" / "report.html"),
-        str(tmp_path / "out" / "report.md"),
+        f"Report: {tmp_path / 'out' / 'report.html'}",
+        f"        {tmp_path / 'out' / 'report.md'}",
     ]
     assert done.stderr == ""
 

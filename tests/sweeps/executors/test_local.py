@@ -1,0 +1,185 @@
+"""Worker processes: they live on from job to job, are replaced when they die, and die with their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import Watch
+from sweeps.executors.local import LocalExecutor
+from sweeps.executors.protocol import Event, Failed, Finished, Job, Progressed
+
+RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=0.01, batch_size=50)
+STEPS = 9
+JOB = Job(key="trial-0", recipe=RECIPE, watch=Watch(3, (0.5, 1.0), (100, 100)))
+
+# What a sweep is to its workers: started, said which they are, and then gone without a word.
+PARENT = """
+import multiprocessing, sys, time
+from pathlib import Path
+from cifar_core.hardware import Hardware
+from sweeps.executors.local import LocalExecutor
+
+if __name__ == "__main__":
+    executor = LocalExecutor(workers=2, threads=1, hardware=Hardware.detect("cpu"), data_dir=Path(sys.argv[1]))
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def data_dir() -> Path:
+    """The real data, fetched if it is not there."""
+    directory = default_data_dir()
+    ensure_cifar10(directory, lambda what, done, total: None)
+    return directory
+
+
+@pytest.fixture
+def executor(data_dir: Path) -> Iterator[LocalExecutor]:
+    cpu = Hardware(torch.device("cpu"), bf16=False)
+    executor = LocalExecutor(workers=1, threads=1, hardware=cpu, data_dir=data_dir)
+    yield executor
+    executor.close()
+
+
+def events_until(executor: LocalExecutor, ended: Callable[[Event], bool], seconds: float = 60) -> list[Event]:
+    """Events up to one for which `ended` holds."""
+    happened: list[Event] = []
+    deadline = time.monotonic() + seconds
+    while not (happened and ended(happened[-1])):
+        assert time.monotonic() < deadline, f"nothing of the kind within {seconds} s, but {happened}"
+        happened += executor.events(0.2)
+    return happened
+
+
+def waits(event: Event) -> bool:
+    return isinstance(event, Progressed) and event.point.val_accuracy is not None
+
+
+def workers() -> dict[int, str]:
+    """Processes below this one that run a worker, with their states."""
+    found = {}
+    for line in subprocess.check_output(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,stat=,args="], text=True
+    ).splitlines():
+        pid, state, command = line.split(maxsplit=2)
+        if "multiprocessing.spawn" in command:
+            found[int(pid)] = state
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, be it that nobody has collected it yet."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.real_data
+@pytest.mark.timeout(300)
+def test_one_worker_through_jobs_and_deaths(executor: LocalExecutor) -> None:
+    """In one go, because a worker needs some seconds to start."""
+    assert executor.free == 1
+    executor.start(JOB)
+    assert executor.free == 0
+    first = events_until(executor, waits)
+    assert [event.key for event in first] == ["trial-0"] * len(first)
+    [worker] = workers()
+    executor.reply("trial-0", go_on=True)
+    *_, last = events_until(executor, lambda event: isinstance(event, Finished))
+    assert isinstance(last, Finished)
+    assert last.outcome.images == 100
+    assert executor.free == 1
+
+    # A run that shall not go on ends without another event, and its worker takes the next one.
+    executor.start(replace(JOB, key="trial-1"))
+    events_until(executor, waits)
+    executor.reply("trial-1", go_on=False)
+    assert executor.free == 1
+
+    # An error is an event; the worker lives on.
+    executor.start(replace(JOB, key="trial-2", recipe=replace(RECIPE, model="nonsense")))
+    [failed] = events_until(executor, lambda event: True)
+    assert isinstance(failed, Failed)
+    assert (failed.key, failed.worker_died) == ("trial-2", False)
+    assert failed.reason.startswith("RecipeError: unknown model 'nonsense'")
+    assert list(workers()) == [worker], "one worker did it all"
+
+    # A killed worker is reported and replaced.
+    executor.start(replace(JOB, key="trial-3", recipe=replace(RECIPE, epochs=1000.0)))
+    os.kill(worker, signal.SIGKILL)
+    died = events_until(executor, lambda event: isinstance(event, Failed))[-1]
+    assert died == Failed("trial-3", "worker died: killed by SIGKILL", "", worker_died=True)
+    assert executor.free == 1
+    executor.start(replace(JOB, key="trial-4"))
+    events_until(executor, waits)
+    [fresh] = workers()
+    assert fresh != worker
+
+    # One that is killed while it waits for a no had nothing more to say.
+    os.kill(fresh, signal.SIGKILL)
+    while not is_gone(fresh):
+        time.sleep(0.01)
+    executor.reply("trial-4", go_on=False)
+    assert executor.free == 1
+    assert executor.events(0.5) == []
+    executor.start(replace(JOB, key="trial-5"))
+    assert {event.key for event in events_until(executor, waits)} == {"trial-5"}
+
+    began = time.monotonic()
+    executor.close()
+    assert time.monotonic() - began < 5
+    assert workers() == {}
+
+
+@pytest.mark.real_data
+@pytest.mark.timeout(300)
+def test_ctrl_c_is_for_the_coordinator(executor: LocalExecutor, capfd: pytest.CaptureFixture[str]) -> None:
+    """A terminal sends it to every process of the group, at any moment: here while the worker still starts."""
+    [worker] = workers()
+    for _ in range(20):
+        os.kill(worker, signal.SIGINT)
+        time.sleep(0.1)
+    executor.start(JOB)
+    assert not any(isinstance(event, Failed) for event in events_until(executor, lambda event: True))
+    events_until(executor, waits)
+    os.kill(worker, signal.SIGINT)
+    executor.reply("trial-0", go_on=True)
+    events_until(executor, lambda event: isinstance(event, Finished))
+    assert list(workers()) == [worker]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.real_data
+@pytest.mark.timeout(300)
+def test_workers_end_with_their_parent(data_dir: Path, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    with subprocess.Popen([sys.executable, str(script), str(data_dir)], stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            assert len(pids) == 2
+            time.sleep(5)  # one may be loading the data by now, the other still starting: it must not matter
+            assert not any(is_gone(pid) for pid in pids)
+        finally:
+            parent.kill()
+    deadline = time.monotonic() + 5
+    while not all(is_gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.05)

@@ -1,0 +1,593 @@
+"""The coordinator over a scripted executor: what is told to Optuna and to the tracker, whatever happens to a run."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.samplers import RandomSampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from cifar_core.budget import Budget
+from cifar_core.checkpoint import load_weights, save_weights
+from cifar_core.data import Splits, synthetic_splits
+from cifar_core.hardware import Hardware
+from cifar_core.models import build_model
+from cifar_core.recipe import Recipe
+from cifar_core.training import total_steps
+from sweeps.console import SweepConsole
+from sweeps.coordinator import Coordinator, Interrupted, Summary
+from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job, Outcome, Point, Progressed
+from sweeps.plan import Plan
+from sweeps.presets import Preset
+from sweeps.search_space import SPACES
+from sweeps.store import Store
+from sweeps.study import PRUNERS
+from sweeps.tracking import MemoryRun, MemoryTracker
+
+TRAIN_IMAGES = 256
+SPACE = replace(SPACES["fast"], optimizers=("sgd",), widths=(0.25, 0.5), batch_sizes=(8,), starts=())
+PRESET = Preset(
+    "tiny", trial=Budget(flops=None, max_epochs=1), confirm=Budget(flops=None, max_epochs=2), recipes=2, seeds=2
+)
+ENDED_BY_STOP = "the sweep was stopped"
+
+# The final validation accuracy of a run, by its key.
+Script = Callable[[str], float]
+# What happens to a run in place of its last point, by its key and how often it was started before.
+Fault = Callable[[str, int], Event | None]
+
+
+def even(key: str) -> float:
+    """Trials get better with their number; confirmation does not change their order, and seeds hardly differ."""
+    stage, number, *seed = key.split("-")
+    return 0.3 + int(number) / 100 + (0.2 + int(seed[0]) / 1000 if stage == "confirm" else 0.0)
+
+
+def no_fault(key: str, starts: int) -> None:
+    return None
+
+
+def died(key: str) -> Failed:
+    return Failed(key, "worker died: killed by SIGKILL", "", worker_died=True)
+
+
+class ScriptedExecutor:
+    """Two workers that train in no time: points come one at a time, and validations wait for an answer."""
+
+    def __init__(self, script: Script, fault: Fault, starts: Counter[str], val_images: int) -> None:
+        self.script, self.fault, self.starts, self.val_images = script, fault, starts, val_images
+        self.jobs: list[Job] = []
+        self.looks: list[str] = []
+        self._left: dict[str, deque[Event]] = {}
+        self._waiting: set[str] = set()
+
+    @property
+    def free(self) -> int:
+        return 2 - len(self._left)
+
+    def start(self, job: Job) -> None:
+        assert self.free
+        assert job.key not in self._left, "a run must not be started twice at the same time"
+        self.jobs.append(job)
+        self._left[job.key] = deque(self._test(job) if job.open_test_set else self._train(job))
+        self.starts[job.key] += not job.open_test_set
+
+    def events(self, timeout: float) -> list[Event]:
+        happened = []
+        for key in [key for key in self._left if key not in self._waiting]:
+            event = self._left[key].popleft()
+            happened.append(event)
+            if not isinstance(event, Progressed):
+                del self._left[key]
+            elif event.point.val_accuracy is not None and event.point.fraction < 1:
+                self._waiting.add(key)
+        return happened
+
+    def reply(self, key: str, *, go_on: bool) -> None:
+        self._waiting.remove(key)
+        if not go_on:
+            del self._left[key]
+
+    def close(self) -> None:
+        self._left.clear()
+
+    def _train(self, job: Job) -> Iterator[Event]:
+        accuracy, steps = self.script(job.key), total_steps(job.recipe, TRAIN_IMAGES)
+
+        def step_at(fraction: float) -> int:
+            return max(1, round(fraction * steps))
+
+        validated = {step_at(fraction) for fraction in job.watch.validations}
+        shown = {step_at(k / job.watch.losses) for k in range(1, job.watch.losses + 1)}
+        fault = self.fault(job.key, self.starts[job.key])
+        for step in sorted(validated | shown):
+            if fault is not None and step == steps:
+                yield fault
+                return
+            yield Progressed(
+                job.key,
+                Point(
+                    step=step,
+                    fraction=step / steps,
+                    epoch=step * job.recipe.batch_size / TRAIN_IMAGES,
+                    train_loss=1 / step,
+                    train_accuracy=0.5,
+                    learning_rate=0.1,
+                    train_seconds=step * 0.09,
+                    validation_seconds=step * 0.01,
+                    val_loss=1.0 if step in validated else None,
+                    val_accuracy=accuracy * (step / steps) ** 0.1 if step in validated else None,
+                ),
+            )
+        if job.weights is not None:
+            save_weights(build_model(job.recipe), job.weights)
+        yield Finished(
+            job.key, Outcome(loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=64, files={})
+        )
+
+    def _test(self, job: Job) -> Iterator[Event]:
+        assert job.weights is not None
+        fault = self.fault(f"test-{job.key}", self.starts[f"test-{job.key}"])
+        self.starts[f"test-{job.key}"] += 1
+        if fault is not None:
+            yield replace(fault, key=job.key)
+            return
+        load_weights(job.recipe, job.weights)
+        self.looks.append(job.key)
+        accuracy = self.script(job.key) - 0.01
+        yield Finished(
+            job.key, Outcome(loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=10_000, files={})
+        )
+
+
+@dataclass
+class Sweep:
+    """A study, a tracker and a store that last; each `run` is a new process over them."""
+
+    root: Path
+    data: Splits
+    plan: Plan
+    script: Script = even
+    fault: Fault = no_fault
+    tracker: MemoryTracker = field(default_factory=MemoryTracker)
+    log: io.StringIO = field(default_factory=io.StringIO)
+    starts: Counter[str] = field(default_factory=Counter)
+    looks: list[str] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)  # of the last run
+
+    def __post_init__(self) -> None:
+        self.store = Store.locate(self.root)
+        self.root.mkdir()
+        self.study = optuna.create_study(
+            storage=InMemoryStorage(),
+            direction="maximize",
+            sampler=RandomSampler(seed=0),
+            pruner=PRUNERS[self.plan.pruner](),
+        )
+
+    def run(self, stop: Callable[[], bool] = lambda: False, **changes: object) -> Summary:
+        executor = ScriptedExecutor(self.script, self.fault, self.starts, len(self.data.val))
+        plan = replace(self.plan, **changes)  # type: ignore[arg-type]
+        try:
+            with SweepConsole(file=self.log) as console:
+                return Coordinator(
+                    plan=plan,
+                    study=self.study,
+                    data=self.data,
+                    executor=executor,
+                    tracker=self.tracker,
+                    store=self.store,
+                    console=console,
+                    tags={"git_commit": "abc"},
+                    stop=stop,
+                ).run()
+        finally:
+            self.jobs = executor.jobs
+            self.looks += executor.looks
+
+    def stopped_after(self, polls: int, **changes: object) -> bool:
+        """Run until stop was asked for `polls` times; true if the sweep was interrupted by that."""
+        asked = itertools.count(1)
+        try:
+            self.run(stop=lambda: next(asked) >= polls, **changes)
+        except Interrupted:
+            return True
+        return False
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials()
+
+    def states(self) -> dict[TrialState, int]:
+        return dict(Counter(trial.state for trial in self.trials))
+
+    def runs(self, stage: str) -> dict[str, MemoryRun]:
+        return {key: run for key, run in self.tracker.runs.items() if run.label.tags["stage"] == stage}
+
+    def recorded_looks(self) -> list[dict[str, object]]:
+        path = self.root / "test_looks.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return synthetic_splits(torch.Generator().manual_seed(0), train=TRAIN_IMAGES, val=64)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, data: Splits) -> Sweep:
+    plan = Plan(
+        study="a study",
+        trials=4,
+        space_name="tiny",
+        space=SPACE,
+        preset_name="tiny",
+        preset=PRESET,
+        seed=0,
+        sampler="random",
+        pruner="none",
+        timeout=None,
+        confirm=True,
+        hardware=Hardware(torch.device("cpu"), bf16=False),
+        workers=2,
+        threads=1,
+        base=Recipe(),
+        flops_per_second=1e12,
+    )
+    return Sweep(tmp_path / "store", data, plan)
+
+
+def pruning(sweep: Sweep) -> Sweep:
+    """The same sweep with successive halving; trial 0 is the best, so that many of the others are pruned."""
+    sweep.plan = replace(sweep.plan, pruner="halving")
+    sweep.study.pruner = PRUNERS["halving"]()
+    sweep.script = lambda key: 0.9 - int(key.split("-")[1]) / 100
+    return sweep
+
+
+def check_whole(sweep: Sweep, trials: int = 4) -> None:
+    """The sweep is at its end as if nothing had ever happened to it."""
+    assert sweep.states() == {TrialState.COMPLETE: trials}
+    best = [f"confirm-{trial}-{seed}" for trial in (trials - 1, trials - 2) for seed in (0, 1)]
+    assert set(sweep.tracker.runs) == {f"trial-{number}" for number in range(trials)} | set(best)
+    for key, run in sweep.tracker.runs.items():
+        assert (run.state, run.reason) == ("complete", ""), key
+        steps = [point.step for point in run.points]
+        assert steps == sorted(set(steps)), f"{key} has doubled points"
+        assert len(steps) >= 20
+        assert run.points[-1].fraction == 1
+    assert sweep.looks == best[:2], "only the champion's runs meet the test set, and each only once"
+    assert [look["run_id"] for look in sweep.recorded_looks()] == best[:2]
+    assert sweep.tracker.study is not None
+    assert sweep.tracker.study.state == "finished"
+
+
+class TestSearch:
+    def test_a_whole_sweep(self, sweep: Sweep) -> None:
+        summary = sweep.run()
+        check_whole(sweep)
+        assert (summary.complete, summary.pruned, summary.failed) == (4, 0, 0)
+        assert not summary.nothing_left
+        assert [trial.value for trial in sweep.trials] == [even(f"trial-{number}") for number in range(4)]
+        for number, trial in enumerate(sweep.trials):
+            run = sweep.tracker.runs[f"trial-{number}"]
+            recipe = Recipe.from_dict(trial.user_attrs["recipe"])
+            assert recipe.epochs == 1
+            assert run.label.params.items() >= recipe.to_dict().items()
+            assert run.label.tags == {
+                "stage": "search",
+                "study": "a study",
+                "trial": str(number),
+                "attempt": "1",
+                "git_commit": "abc",
+            }
+            assert Recipe.from_toml(run.label.files["recipe.toml"].decode()) == recipe
+            assert sorted(trial.intermediate_values) == [1, 2, 4, 6, 8]
+            assert run.metrics["cost/epochs"] == 1
+            assert run.metrics["cost/training_flops"] == run.label.params["trial_flops"]
+            assert run.metrics["cost/validation_share"] == pytest.approx(0.1)
+
+    def test_trials_have_different_seeds(self, sweep: Sweep) -> None:
+        sweep.run(confirm=False)
+        assert len({job.recipe.seed for job in sweep.jobs}) == 4
+
+    def test_the_same_again_does_nothing(self, sweep: Sweep) -> None:
+        first = sweep.run()
+        again = sweep.run()
+        assert sweep.jobs == []
+        assert again.nothing_left
+        assert again.champion == first.champion
+        assert again.test_accuracy == first.test_accuracy
+        assert again.saved == first.saved
+        check_whole(sweep)
+
+    def test_trials_is_a_total(self, sweep: Sweep) -> None:
+        sweep.run(trials=3, confirm=False)
+        assert sweep.run(trials=2, confirm=False).nothing_left
+        sweep.run(trials=5, confirm=False)
+        assert len(sweep.jobs) == 2
+        assert sweep.states() == {TrialState.COMPLETE: 5}
+
+    def test_the_best_so_far_is_told(self, sweep: Sweep) -> None:
+        sweep.run()
+        assert sweep.tracker.study is not None
+        assert sweep.tracker.study.metrics["study/best_val_accuracy"] == even("trial-3")
+        assert re.search(r"best 33\.0 ?% validation accuracy, trial 3, fast_resnet", sweep.log.getvalue())
+
+    def test_an_enqueued_recipe_is_trained_as_it_is(self, sweep: Sweep) -> None:
+        recipe = Recipe(model="five_conv", width=0.125, batch_size=16, learning_rate=0.1 + 0.2, cutout=9)
+        sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
+        sweep.run(trials=1, confirm=False)
+        assert sweep.jobs[0].recipe == replace(recipe, epochs=1.0)
+        assert "trial 0, five_conv" in sweep.log.getvalue(), (
+            "the network that was trained, not the nearest in the space"
+        )
+
+    def test_no_further_trials_after_the_time_is_over(self, sweep: Sweep) -> None:
+        sweep.run(timeout=1e-9)
+        assert "no further trials after 1e-09 s" in sweep.log.getvalue()
+        assert sweep.trials == []
+        summary = sweep.run(timeout=3600.0)
+        assert summary.complete == 4
+
+
+class TestPruning:
+    def test_pruned_trials_say_where_and_why(self, sweep: Sweep) -> None:
+        summary = pruning(sweep).run(trials=8, confirm=False)
+        pruned = [trial for trial in sweep.trials if trial.state == TrialState.PRUNED]
+        assert (summary.complete, summary.pruned) == (8 - len(pruned), len(pruned))
+        assert len(pruned) >= 4
+        for trial in pruned:
+            run = sweep.tracker.runs[f"trial-{trial.number}"]
+            assert run.state == "pruned"
+            assert run.reason == trial.user_attrs["reason"]
+            last = run.points[-1]
+            assert last.val_accuracy is not None
+            assert last.fraction in (0.125, 0.5)
+            assert run.reason == (
+                f"pruned by halving at {100 * last.fraction:.0f} % of its budget with {100 * last.val_accuracy:.1f} % "
+                f"validation accuracy"
+            )
+            assert trial.user_attrs["spent_flops"] == last.fraction * trial.user_attrs["flops"]
+            assert run.metrics["cost/training_flops"] == trial.user_attrs["spent_flops"]
+
+    def test_what_was_saved(self, sweep: Sweep) -> None:
+        summary = pruning(sweep).run(trials=8, confirm=False)
+        full = sum(trial.user_attrs["flops"] for trial in sweep.trials)
+        spent = sum(
+            trial.user_attrs["flops"] * sweep.tracker.runs[f"trial-{trial.number}"].points[-1].fraction
+            for trial in sweep.trials
+        )
+        assert summary.full_flops == pytest.approx(full)
+        assert summary.saved == pytest.approx(1 - spent / full)
+        assert 0.4 < summary.saved < 1
+        assert sweep.tracker.study is not None
+        assert sweep.tracker.study.metrics["study/saved_fraction"] == summary.saved
+
+    def test_nothing_is_saved_where_nothing_is_pruned(self, sweep: Sweep) -> None:
+        assert sweep.run(confirm=False).saved == 0
+        assert Summary().saved == 0
+
+    def test_a_diverged_trial_is_pruned_so_that_the_sampler_learns_of_it(self, sweep: Sweep) -> None:
+        reason = "training loss was nan at step 4"
+        sweep.fault = lambda key, starts: Diverged(key, reason) if key == "trial-1" else None
+        summary = sweep.run(confirm=False)
+        assert sweep.trials[1].state == TrialState.PRUNED
+        assert sweep.trials[1].user_attrs["reason"] == reason
+        assert (sweep.tracker.runs["trial-1"].state, sweep.tracker.runs["trial-1"].reason) == ("pruned", reason)
+        assert (summary.complete, summary.pruned) == (3, 1)
+
+
+class TestFailures:
+    def test_a_failed_trial_does_not_end_the_sweep(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "RuntimeError: broken", "...") if key == "trial-1" else None
+        summary = sweep.run(confirm=False)
+        assert sweep.states() == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}
+        assert sweep.trials[1].user_attrs["reason"] == "RuntimeError: broken"
+        assert sweep.tracker.runs["trial-1"].state == "failed"
+        assert sweep.tracker.runs["trial-1"].reason == "RuntimeError: broken"
+        assert (summary.complete, summary.failed) == (3, 1)
+        assert "trial 1 failed: RuntimeError: broken" in sweep.log.getvalue()
+        assert sweep.starts["trial-1"] == 1, "an error in the run itself would only come again"
+        assert sweep.run(confirm=False).nothing_left, "a failed trial is one of the total"
+
+    def test_a_run_whose_worker_died_is_started_again(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: died(key) if key in ("trial-1", "confirm-3-0") and starts < 2 else None
+        sweep.run()
+        check_whole(sweep)
+        assert (sweep.starts["trial-1"], sweep.starts["confirm-3-0"]) == (3, 3)
+        assert sweep.tracker.runs["trial-1"].label.tags["attempt"] == "3"
+        assert sweep.tracker.runs["trial-0"].label.tags["attempt"] == "1"
+        assert "trial 1: worker died: killed by SIGKILL; starting it again" in sweep.log.getvalue()
+
+    def test_after_three_deaths_it_has_failed(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: died(key) if key == "trial-1" else None
+        sweep.run(confirm=False)
+        assert sweep.starts["trial-1"] == 3
+        assert sweep.trials[1].state == TrialState.FAIL
+        assert sweep.trials[1].user_attrs["reason"] == "worker died: killed by SIGKILL"
+        assert sweep.states()[TrialState.COMPLETE] == 3
+
+    def test_without_a_complete_trial_there_is_no_champion(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "RuntimeError: broken", "...")
+        summary = sweep.run()
+        assert (summary.failed, summary.champion, summary.test_accuracy) == (4, None, None)
+        assert "no trial was completed, so there is nothing to confirm" in sweep.log.getvalue()
+        assert sweep.recorded_looks() == []
+
+    def test_without_a_complete_confirmation_there_is_no_champion(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key.startswith("confirm") else None
+        summary = sweep.run()
+        assert (summary.complete, summary.champion) == (4, None)
+        assert "no confirmation run was completed, so there is no champion" in sweep.log.getvalue()
+        assert sweep.recorded_looks() == []
+
+
+class TestInterruption:
+    @pytest.mark.parametrize("polls", [1, 2, 50, 80, 120, 150])
+    def test_stop_and_go_on(self, sweep: Sweep, polls: int) -> None:
+        assert sweep.stopped_after(polls)
+        assert sweep.tracker.study is not None
+        assert sweep.tracker.study.state == "interrupted"
+        unfinished = {key for key, run in sweep.tracker.runs.items() if run.state != "complete"}
+        assert len(unfinished) <= 2
+        for key in unfinished:
+            assert (sweep.tracker.runs[key].state, sweep.tracker.runs[key].reason) == ("interrupted", ENDED_BY_STOP)
+        sweep.run()
+        check_whole(sweep)
+
+    def test_stop_again_and_again(self, sweep: Sweep) -> None:
+        interruptions = 0
+        while sweep.stopped_after(60):
+            interruptions += 1
+            assert interruptions < 20
+        assert interruptions >= 3
+        check_whole(sweep)
+
+    @pytest.mark.parametrize("polls", [10, 30])
+    def test_resumed_trials_are_pruned_as_well(self, sweep: Sweep, polls: int) -> None:
+        pruning(sweep)
+        while sweep.stopped_after(polls, trials=8, confirm=False):
+            polls += 1
+        assert len(sweep.trials) == 8
+        assert set(sweep.states()) == {TrialState.COMPLETE, TrialState.PRUNED}
+        assert all({"flops", "spent_flops"} <= set(trial.user_attrs) for trial in sweep.trials)
+
+    def test_a_run_that_was_to_be_started_again_is_not_left_running(self, sweep: Sweep) -> None:
+        """As when the whole process group is asked to end: workers die, and then the coordinator is to stop."""
+        deaths = itertools.count()
+
+        def everybody_dies(key: str, starts: int) -> Event | None:
+            return died(key) if starts == 0 and next(deaths) < 2 else None
+
+        sweep.fault = everybody_dies
+        with pytest.raises(Interrupted):
+            sweep.run(stop=lambda: "starting it again" in sweep.log.getvalue())
+        assert {run.state for run in sweep.tracker.runs.values()} == {"interrupted"}
+        sweep.run()
+        check_whole(sweep)
+
+    def test_wall_time_of_all_processes_is_added_up(self, sweep: Sweep) -> None:
+        assert sweep.stopped_after(20)
+        first = sweep.study.user_attrs["seconds"]
+        assert first > 0
+        sweep.run()
+        assert sweep.study.user_attrs["seconds"] > first
+
+
+class TestConfirmation:
+    def test_the_best_are_trained_again_with_more_and_other_seeds(self, sweep: Sweep) -> None:
+        sweep.run()
+        trials = {trial.number: Recipe.from_dict(trial.user_attrs["recipe"]) for trial in sweep.trials}
+        jobs = {job.key: job for job in sweep.jobs if job.key.startswith("confirm") and not job.open_test_set}
+        assert list(jobs) == ["confirm-3-0", "confirm-2-0", "confirm-3-1", "confirm-2-1"], "first seeds first"
+        seeds = {job.recipe.seed for job in jobs.values()} | {recipe.seed for recipe in trials.values()}
+        assert len(seeds) == 8
+        for key, job in jobs.items():
+            source = trials[int(key.split("-")[1])]
+            assert job.recipe == replace(source, epochs=2.0, seed=job.recipe.seed)
+            assert job.weights == sweep.root / "weights" / "a%20study" / f"{key}.safetensors"
+            assert job.weights.exists()
+            tags = sweep.tracker.runs[key].label.tags
+            assert tags["stage"] == "confirm"
+            assert tags["source_trial"] == key.split("-")[1]
+            assert tags["seed"] == key.split("-")[2]
+
+    def test_search_runs_leave_no_weights(self, sweep: Sweep) -> None:
+        sweep.run(confirm=False)
+        assert not (sweep.root / "weights").exists()
+
+    def test_the_champion_is_best_on_average_in_the_confirmation(self, sweep: Sweep) -> None:
+        accuracy = {"confirm-3-0": 0.90, "confirm-3-1": 0.70, "confirm-2-0": 0.80, "confirm-2-1": 0.84}
+        sweep.script = lambda key: accuracy.get(key, even(key))
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert summary.champion.source == 2
+        assert summary.champion.keys == ("confirm-2-0", "confirm-2-1")
+        assert summary.champion.accuracy == pytest.approx(0.82)
+        assert summary.champion.search_accuracy == even("trial-2")
+        assert summary.test_accuracy == pytest.approx(0.81)
+        assert sweep.looks == ["confirm-2-0", "confirm-2-1"]
+
+    def test_a_champion_may_lack_a_run(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "broken", "") if key == "confirm-3-0" else None
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert summary.champion.keys == ("confirm-3-1",)
+        assert sweep.looks == ["confirm-3-1"]
+
+    def test_lost_weights_are_made_again(self, sweep: Sweep) -> None:
+        sweep.run()
+        sweep.store.weights("a study", "confirm-3-0").unlink()
+        summary = sweep.run()
+        assert [job.key for job in sweep.jobs] == ["confirm-3-0"]
+        assert not summary.nothing_left
+        check_whole(sweep)
+
+    def test_more_trials_later_make_a_new_confirmation(self, sweep: Sweep) -> None:
+        sweep.run()
+        summary = sweep.run(trials=5)
+        assert [job.key for job in sweep.jobs if not job.open_test_set] == ["trial-4", "confirm-4-0", "confirm-4-1"]
+        assert summary.champion is not None
+        assert summary.champion.source == 4
+        assert sweep.looks == ["confirm-3-0", "confirm-3-1", "confirm-4-0", "confirm-4-1"]
+        assert len(sweep.recorded_looks()) == 4
+
+
+class TestTestSet:
+    def test_looks_are_recorded(self, sweep: Sweep) -> None:
+        sweep.run()
+        looks = [{name: look[name] for name in look if name != "time"} for look in sweep.recorded_looks()]
+        assert looks == [
+            {
+                "study": "a study",
+                "run_id": f"confirm-3-{seed}",
+                "accuracy": pytest.approx(even(f"confirm-3-{seed}") - 0.01),
+                "images": 10_000,
+            }
+            for seed in (0, 1)
+        ]
+
+    def test_only_the_champion_has_test_figures_and_a_model(self, sweep: Sweep) -> None:
+        sweep.run()
+        tested = {key for key, run in sweep.tracker.runs.items() if "test/accuracy" in run.metrics}
+        kept = {key for key, run in sweep.tracker.runs.items() if run.model is not None}
+        assert tested == kept == {"confirm-3-0", "confirm-3-1"}
+        for key in kept:
+            model = sweep.tracker.runs[key].model
+            assert model is not None
+            assert not model.training
+
+    def test_without_confirmation_it_stays_closed(self, sweep: Sweep) -> None:
+        summary = sweep.run(confirm=False)
+        assert (summary.champion, summary.test_accuracy) == (None, None)
+        assert {job.key.split("-")[0] for job in sweep.jobs} == {"trial"}
+        assert not (sweep.root / "test_looks.jsonl").exists()
+        sweep.run()
+        check_whole(sweep)
+
+    def test_a_worker_that_dies_before_it_looked_is_no_look(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: died(key) if key == "test-confirm-3-0" and starts == 0 else None
+        sweep.run()
+        assert sorted(sweep.looks) == ["confirm-3-0", "confirm-3-1"]
+        assert len(sweep.recorded_looks()) == 2
+
+    def test_a_test_that_fails_is_an_error(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "DataError: no file", "...") if key.startswith("test") else None
+        with pytest.raises(RuntimeError, match="test of confirm-3-0 failed: DataError: no file"):
+            sweep.run()
+        assert sweep.recorded_looks() == []
+        sweep.fault = no_fault
+        sweep.run()
+        check_whole(sweep)

@@ -1,0 +1,197 @@
+"""The real command on the real data: interrupted, finished, and asked again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import mlflow.pytorch
+import optuna
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import TrialState
+from PIL import Image
+
+from cifar_core.data import CLASSES
+
+ROOT = Path(__file__).parents[1]
+TRIALS = 3
+KB = 1000
+STATUS = {
+    TrialState.COMPLETE: ("complete", "FINISHED"),
+    TrialState.PRUNED: ("pruned", "KILLED"),
+    TrialState.FAIL: ("failed", "FAILED"),
+}
+
+
+def command(store: Path, trials: int) -> list[str]:
+    script = [sys.executable, "sweeps/run_study.py"]
+    return [*script, "--trials", str(trials), "--preset", "smoke", "--device", "cpu", "--store", str(store)]
+
+
+def interrupt(store: Path) -> None:
+    """Start a sweep of four trials, and press Ctrl-C as soon as the first of them runs."""
+    process = subprocess.Popen(
+        command(store, TRIALS + 1),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # so that the signal reaches every process of the sweep, as from a terminal
+    )
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if re.search(r"\b[1-9]\d* running", line):
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        asked = time.monotonic()
+        rest = process.stdout.read()
+        code = process.wait(60)
+        seconds = time.monotonic() - asked
+    finally:
+        process.kill()
+        process.stdout.close()
+    said = "".join(lines) + rest
+    assert code == 130, said
+    assert seconds < 10, said
+    assert "stopped; the same command goes on from here" in said.splitlines()[-2:]
+    assert "Traceback" not in said
+
+
+def run(store: Path) -> str:
+    done = subprocess.run(
+        command(store, TRIALS), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout
+    assert "Traceback" not in done.stdout
+    assert "Warning" not in done.stdout
+    return done.stdout
+
+
+def curve(client: MlflowClient, run: Run, name: str) -> list[int]:
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+    assert len(set(steps)) == len(steps), f"{run.info.run_name} has doubled points"
+    return sorted(steps)
+
+
+def files(run: Run, store: Path) -> dict[str, Path]:
+    folder = store / "artifacts" / "smoke-full" / run.info.run_id / "artifacts"
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def looks(store: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (store / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def check_search(
+    client: MlflowClient, trials: list[optuna.trial.FrozenTrial], runs: dict[str, Run], store: Path
+) -> None:
+    for trial in trials:
+        run = runs[f"trial-{trial.number}"]
+        state, status = STATUS[trial.state]
+        assert (run.data.tags["state"], run.info.status) == (state, status)
+        assert "stopped" not in run.data.tags.get("reason", "")
+        assert (state == "complete") == ("reason" not in run.data.tags)
+        assert run.data.tags["stage"] == "search"
+        assert run.data.params["model"] == trial.user_attrs["recipe"]["model"]
+        assert "recipe.toml" in files(run, store)
+        assert run.data.tags["git_commit"]
+        assert run.data.tags["threads"] == "1"
+
+
+def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
+    steps = curve(client, run, "train/loss")
+    assert len(steps) >= min(20, steps[-1])
+    assert curve(client, run, "val/accuracy")[-1] == steps[-1]
+    assert {f"val_class/{name}" for name in CLASSES} <= set(run.data.metrics)
+    assert 0.05 < run.data.metrics["val/accuracy"] < 1
+    assert 0 < run.data.metrics["cost/validation_share"] < 0.3
+    left = {name: path for name, path in files(run, store).items() if not name.startswith("test/")}
+    assert set(left) == {
+        "recipe.toml",
+        "confusion.json",
+        "pictures/augmented.png",
+        "pictures/confusion.png",
+        "pictures/mistakes.png",
+    }
+    assert sum(path.stat().st_size for path in left.values()) <= 300 * KB
+    for name, path in left.items():
+        if name.endswith(".png"):
+            with Image.open(path) as picture:
+                picture.verify()
+
+
+def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
+    assert {f"test_class/{name}" for name in CLASSES} <= set(champion.data.metrics)
+    assert 0.2 < champion.data.metrics["test/accuracy"] < 1
+    assert champion.data.metrics["test/accuracy"] == pytest.approx(champion.data.metrics["val/accuracy"], abs=0.1)
+    [kept] = client.search_logged_models([champion.info.experiment_id])
+    assert kept.source_run_id == champion.info.run_id
+    location = Path(kept.artifact_location.removeprefix("file://").replace("%20", " "))
+    assert location.is_relative_to(store)
+    model = mlflow.pytorch.load_model(str(location))
+    with torch.no_grad():
+        assert model(torch.zeros(3, 3, 32, 32)).shape == (3, 10)
+
+
+@pytest.mark.end_to_end
+@pytest.mark.real_data
+@pytest.mark.timeout(300)
+def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
+    store = tmp_path / "my store"
+    interrupt(store)
+    said = run(store)
+
+    storage = f"sqlite:///{store}/optuna.db"
+    assert optuna.get_all_study_names(storage) == ["smoke-full"]
+    trials = optuna.load_study(study_name="smoke-full", storage=storage).get_trials()
+    states = Counter(trial.state for trial in trials)
+    assert sum(states.values()) == TRIALS
+    assert set(states) <= set(STATUS), "no trial is left running or waiting"
+    assert states[TrialState.COMPLETE] >= 1
+    assert states[TrialState.FAIL] == 0
+    complete, pruned = states[TrialState.COMPLETE], states[TrialState.PRUNED]
+    assert f"Search: {complete} complete, {pruned} pruned, 0 failed; pruning saved " in said
+
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    experiment = client.get_experiment_by_name("smoke-full")
+    assert experiment is not None
+    runs = {run.data.tags["key"]: run for run in client.search_runs([experiment.experiment_id])}
+    study = runs.pop("study")
+    assert (study.info.status, study.data.tags["state"]) == ("FINISHED", "finished")
+    assert 0 <= study.data.metrics["study/saved_fraction"] < 1
+    assert all(run.data.tags["mlflow.parentRunId"] == study.info.run_id for run in runs.values())
+    confirmations = {key for key in runs if key.startswith("confirm-")}
+    assert set(runs) - confirmations == {f"trial-{number}" for number in range(TRIALS)}
+    assert len(confirmations) == min(2, complete)
+    check_search(client, trials, runs, store)
+    for one in runs.values():
+        if one.data.tags["state"] == "complete":
+            check_complete(client, one, store)
+
+    tested = [one for one in runs.values() if "test/accuracy" in one.data.metrics]
+    best = max(confirmations, key=lambda key: runs[key].data.metrics["val/accuracy"])
+    assert [one.data.tags["key"] for one in tested] == [best]
+    assert tested[0].data.tags["champion"] == "true"
+    check_champion(client, tested[0], store)
+    [look] = looks(store)
+    assert (look["run_id"], look["images"]) == (tested[0].info.run_id, 10_000)
+    assert look["accuracy"] == tested[0].data.metrics["test/accuracy"]
+    assert f"{100 * float(str(look['accuracy'])):.2f} % test accuracy" in said
+
+    again = run(store)
+    assert "Nothing is left to do: study smoke-full has its 3 trials." in again
+    assert looks(store) == [look]
+    assert len(client.search_runs([experiment.experiment_id])) == 1 + len(runs)
