@@ -38,8 +38,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "quick": Preset(
             "an answer from two CPU cores in less than half an hour",
-            trial=Budget(flops=12e12, max_epochs=10),
-            confirm=Budget(flops=220e12, max_epochs=50),
+            trial=Budget(flops=11e12, max_epochs=10),
+            confirm=Budget(flops=240e12, max_epochs=50),
             recipes=2,
             seeds=1,
         ),

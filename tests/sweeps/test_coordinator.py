@@ -496,7 +496,11 @@ class TestConfirmation:
         assert len(seeds) == 8
         for key, job in jobs.items():
             source = trials[int(key.split("-")[1])]
-            assert job.recipe == replace(source, epochs=2.0, seed=job.recipe.seed)
+            decay = pytest.approx(source.weight_decay / 2)  # as the run is twice as long
+            assert job.recipe.weight_decay == decay
+            assert replace(job.recipe, weight_decay=source.weight_decay) == replace(
+                source, epochs=2.0, seed=job.recipe.seed
+            )
             assert job.weights == sweep.root / "weights" / "a%20study" / f"{key}.safetensors"
             assert job.weights.exists()
             tags = sweep.tracker.runs[key].label.tags
