@@ -14,7 +14,7 @@ from cifar_core.optim import build_optimizer
 from cifar_core.recipe import Recipe
 from cifar_core.training import Watch, total_steps
 
-_VALIDATION_SHARE = 0.08  # of a run's training FLOPs
+_VALIDATION_SHARE = 0.07  # of a run's training FLOPs
 _LAST_VALIDATION_SHARE = 0.6  # of the validation images that may be met in all
 _BACKWARD = 2  # a backward pass costs two forward passes
 
@@ -79,7 +79,7 @@ def step_flops(recipe: Recipe) -> int:
 def affordable_watch(
     recipe: Recipe, train_images: int, val_images: int, *, losses: int, validations: tuple[float, ...]
 ) -> Watch:
-    """A watch whose validations cost at most 8 % of the run's training FLOPs.
+    """A watch whose validations cost at most 7 % of the run's training FLOPs.
 
     The last validation meets all `val_images` where that is affordable; the ones before share the rest evenly. A
     split's images lie in an order in which every beginning is balanced over the classes.

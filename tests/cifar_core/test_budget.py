@@ -167,7 +167,7 @@ def test_validation_costs_at_most_8_percent_of_training(
     assert len(set(others)) <= 1
 
     # An image costs a forward pass in validation and three in training.
-    affordable = 0.08 * 3 * total_steps(recipe, train_images) * batch_size
+    affordable = 0.07 * 3 * total_steps(recipe, train_images) * batch_size
     assert sum(watch.validation_images) <= affordable + 10 * len(validations)  # ten images at least, one a class
     if affordable >= 25 * len(validations):
         assert sum(watch.validation_images) <= affordable * (1 + 1e-12)
