@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_and_exit_2(
     out = tmp_path / "out"
     assert compare.main(["--store", str(store.folder), "--out", str(out), *arguments]) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(rf"compare\.py: {message}.*\n", error)
+    assert re.fullmatch(rf"compare\.py: error: {message}.*\n", error)
     assert not out.exists()
     assert list(tmp_path.iterdir()) == []
 

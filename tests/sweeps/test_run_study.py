@@ -338,7 +338,11 @@ def test_ctrl_c_ends_a_download(
         went_on.append(directory)
 
     monkeypatch.setattr(run_study, "ensure_cifar10", download)
-    assert main(("--store", str(tmp_path))) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
+    try:
+        assert main(("--store", str(tmp_path))) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert went_on == []
     assert len(capsys.readouterr().err.splitlines()) <= 1
 

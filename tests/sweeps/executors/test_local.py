@@ -73,7 +73,7 @@ def workers() -> dict[int, str]:
     """Processes below this one that run a worker, with their states."""
     found = {}
     for line in subprocess.check_output(
-        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,stat=,args="], text=True
+        ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "pid=,stat=,args="], text=True
     ).splitlines():
         pid, state, command = line.split(maxsplit=2)
         if "multiprocessing.spawn" in command:
