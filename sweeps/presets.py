@@ -44,14 +44,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             seeds=1,
         ),
         "standard": Preset(
-            "a good answer from one GPU in less than an hour",
+            "a good answer, sized for one GPU",
             trial=Budget(flops=0.35e15, max_epochs=30),
             confirm=Budget(flops=1.5e15, max_epochs=100),
             recipes=3,
             seeds=3,
         ),
         "thorough": Preset(
-            "the best answer, for a team that can leave GPUs alone overnight",
+            "the best answer, sized for GPUs that are left alone",
             trial=Budget(flops=1.5e15, max_epochs=60),
             confirm=Budget(flops=6e15, max_epochs=200),
             recipes=5,
