@@ -25,7 +25,7 @@ def augment(images: Tensor, recipe: Recipe, mean: Tensor, generator: torch.Gener
     if recipe.flip:
         images = flip(images, generator)
     if recipe.translate:
-        images = translate(images, recipe.translate, generator)
+        images = translate(images, recipe.translate, generator, padding=recipe.padding)
     if recipe.cutout:
         images = cutout(images, recipe.cutout, mean, generator)
     return images
@@ -37,15 +37,22 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def translate(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by whole pixels in [-pixels, pixels], independently in x and y, reflecting at the edges."""
+def translate(images: Tensor, pixels: int, generator: torch.Generator, *, padding: str = "reflect") -> Tensor:
+    """Shift each image by whole pixels in [-pixels, pixels], independently in x and y.
+
+    That is a random crop after padding. What comes in at an edge is the image mirrored there ("reflect") or black
+    ("zero").
+    """
     count, _, height, width = images.shape
-    rows = _shifted(height, pixels, count, generator)
-    columns = _shifted(width, pixels, count, generator)
+    rows, rows_inside = _shifted(height, pixels, count, generator)
+    columns, columns_inside = _shifted(width, pixels, count, generator)
     # Gathered with the channels last, which is the layout that convolutions want, so no copy is made later.
     pixels_last = images.permute(0, 2, 3, 1)
     batch = torch.arange(count, device=images.device)
-    return pixels_last[batch[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    moved = pixels_last[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+    if padding == "zero":
+        moved *= (rows_inside[:, :, None] & columns_inside[:, None, :])[..., None]
+    return moved.permute(0, 3, 1, 2)
 
 
 def cutout(images: Tensor, side: int, fill: Tensor, generator: torch.Generator) -> Tensor:
@@ -116,11 +123,13 @@ def _uniform(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, generator=generator, device=generator.device)
 
 
-def _shifted(size: int, pixels: int, count: int, generator: torch.Generator) -> Tensor:
-    """Indices (count, size) of a line of pixels moved by a random whole number, mirrored into [0, size)."""
+def _shifted(size: int, pixels: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Indices (count, size) of a line of pixels moved by a random whole number, mirrored into [0, size), and a mask
+    of those that needed no mirror."""
     shift = torch.randint(-pixels, pixels + 1, (count, 1), generator=generator, device=generator.device)
-    index = (torch.arange(size, device=generator.device) + shift).abs()
-    return (size - 1) - ((size - 1) - index).abs()
+    moved = torch.arange(size, device=generator.device) + shift
+    index = (size - 1) - ((size - 1) - moved.abs()).abs()
+    return index, moved == index
 
 
 def _window(size: int, side: int, count: int, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from cifar_core.metrics import CLASS_COUNT
 from cifar_core.models import build_model
 from cifar_core.optim import build_optimizer
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch, total_steps
+from cifar_core.training import Watch, evenly, total_steps
 
 _VALIDATION_SHARE = 0.07  # of a run's training FLOPs
 _LAST_VALIDATION_SHARE = 0.6  # of the validation images that may be met in all
@@ -66,8 +66,9 @@ def step_flops(recipe: Recipe) -> int:
     Counted by torch's own counter over one step on the meta device, where shapes exist and numbers do not, so it
     takes milliseconds and is the same on every machine.
     """
-    model = build_model(recipe).to("meta")
-    optimizer = build_optimizer(model, recipe)
+    with torch.device("meta"):
+        model = build_model(recipe)
+    optimizer = build_optimizer(model, replace(recipe, learning_rate=1.0))  # the rate costs nothing
     images = torch.empty(recipe.batch_size, 3, 32, 32, device="meta")
     labels = torch.zeros(recipe.batch_size, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -89,4 +90,4 @@ def affordable_watch(
     last = min(val_images, max(CLASS_COUNT, int(_LAST_VALIDATION_SHARE * affordable)))
     each = int((affordable - last) / max(1, len(validations) - 1))
     each = min(val_images, max(CLASS_COUNT, each))
-    return Watch(losses, validations, (*(each for _ in validations[:-1]), last))
+    return Watch(evenly(losses), validations, (*(each for _ in validations[:-1]), last))

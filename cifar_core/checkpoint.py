@@ -1,47 +1,132 @@
-"""Weights in files: written atomically, hashed, and free of pickle."""
+"""Training states in files: written atomically, hashed, and free of pickle.
+
+A file holds the weights with optimiser, generator and recipe, so that training goes on from it to the same bits.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import safetensors.torch
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from cifar_core.data import Splits
+from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState
+
+_KEPT = 2  # checkpoints of a run
+_SUFFIX = ".safetensors"
 
 
 class CheckpointError(Exception):
-    """A file that is not what was written; the message is one line."""
+    """A file that is not what was written, or not of this run; the message is one line."""
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the weights and buffers of `model` to `path`, and their SHA-256 beside it."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    content = safetensors.torch.save(tensors)
+def save_state(state: TrainState, path: Path) -> None:
+    """Write everything in `state` to `path`, and the file's SHA-256 beside it."""
+    optimizer = state.optimizer.state_dict()
+    tensors: dict[str, Tensor] = {"generator": state.generator.get_state(), "order": state.order}
+    tensors |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, values in optimizer["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if torch.is_tensor(value)}
+        numbers[str(index)] = {name: value for name, value in values.items() if not torch.is_tensor(value)}
+    facts = {
+        "recipe": state.recipe.to_dict(),
+        "step": state.step,
+        "train_seconds": state.train_seconds,
+        "validation_seconds": state.validation_seconds,
+        "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,
+        "optimizer_numbers": numbers,
+        "optimizer_groups": optimizer["param_groups"],
+    }
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(flat, metadata={"state": json.dumps(facts)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)
+    # The hash comes first: a file that is there is then complete.
     write_atomically(_hash_path(path), hashlib.sha256(content).hexdigest().encode())
+    write_atomically(path, content)
+
+
+def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> TrainState:
+    """The state in `path`, which goes on as if it had never been saved.
+
+    Raises:
+        CheckpointError: the file is missing, is not the one that was written, or is of another recipe.
+    """
+    facts, tensors = _read(path)
+    if Recipe.from_dict(facts["recipe"]) != recipe:
+        raise CheckpointError(f"{path}: the recipe must be the one that is trained, but this state has another one")
+    state = TrainState.create(recipe, data, hardware)
+    state.model.load_state_dict(_under("model.", tensors))
+    _restore_optimizer(state.optimizer, facts, tensors)
+    state.generator.set_state(tensors["generator"])
+    state.order = tensors["order"].to(hardware.device)
+    state.step = facts["step"]
+    state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
+    state.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
+    state.best = _under("best.", tensors)
+    return state
 
 
 def load_weights(recipe: Recipe, path: Path) -> nn.Module:
-    """The network of `recipe`, on the CPU, with the weights in `path`.
+    """The network of `recipe`, on the CPU, with the weights of the state in `path`.
 
     Raises:
-        CheckpointError: the file is missing, or is not the one that was written.
+        CheckpointError: the file is missing, is not the one that was written, or is of another network.
     """
-    try:
-        content, expected = path.read_bytes(), _hash_path(path).read_text("ascii", errors="backslashreplace")
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: these weights must be readable, but got: {error.strerror}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise CheckpointError(f"{path}: SHA-256 must be {expected}, but got {found}")
+    _, tensors = _read(path)
     model = build_model(recipe)
-    model.load_state_dict(safetensors.torch.load(content))
+    try:
+        model.load_state_dict(_under("model.", tensors))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: these must be weights of {recipe.model}, but others were found") from error
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own: the last two, so that one may be bad."""
+
+    folder: Path
+
+    def save(self, state: TrainState) -> None:
+        save_state(state, self.folder / f"step-{state.step:09d}{_SUFFIX}")
+        for old in self._paths()[_KEPT:]:
+            old.unlink()
+            _hash_path(old).unlink(missing_ok=True)
+
+    def load(
+        self, recipe: Recipe, data: Splits, hardware: Hardware, say: Callable[[str], None] = lambda line: None
+    ) -> TrainState | None:
+        """The newest state that is good and of this recipe, or None; `say` hears of each one that is not."""
+        for path in self._paths():
+            try:
+                return load_state(recipe, path, data, hardware)
+            except CheckpointError as error:
+                say(str(error))
+        return None
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _paths(self) -> list[Path]:
+        """The newest first."""
+        return sorted(self.folder.glob(f"step-*{_SUFFIX}"), reverse=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -60,6 +145,51 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and tensors of the state in `path`, once its SHA-256 has been found right."""
+    try:
+        content, expected = path.read_bytes(), _hash_path(path).read_text("ascii", errors="backslashreplace")
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: this state must be readable, but got: {error.strerror}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise CheckpointError(f"{path}: SHA-256 must be {expected}, but got {found}")
+    length = int.from_bytes(content[:8], "little")
+    facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
+    return facts, safetensors.torch.load(content)
+
+
+def _restore_optimizer(optimizer: Optimizer, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    fresh = optimizer.state_dict()["param_groups"]
+    groups = [
+        {name: _like(new.get(name), value) for name, value in stored.items()}
+        for new, stored in zip(fresh, facts["optimizer_groups"], strict=True)
+    ]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(values) for index, values in facts["optimizer_numbers"].items()
+    }
+    for name, tensor in _under("optimizer.", tensors).items():
+        index, _, key = name.partition(".")
+        weight = weights[int(index)]
+        # In the weight's own layout: other strides can change the last bits of a matrix product.
+        same = tensor.shape == weight.shape
+        state[int(index)][key] = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor) if same else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _like(fresh: Any, stored: Any) -> Any:
+    """`stored` with tuples again where JSON made lists of them."""
+    if not isinstance(fresh, list | tuple):
+        return stored
+    items = [_like(fresh[0], item) for item in stored] if fresh else stored
+    return tuple(items) if isinstance(fresh, tuple) else items
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _hash_path(path: Path) -> Path:

@@ -86,6 +86,20 @@ def load_train_val(directory: Path) -> Splits:
     Raises:
         DataError: one of the five files in `directory` is missing or fails its SHA-256.
     """
+    return fixed_split(load_train(directory))
+
+
+def fixed_split(everything: Split) -> Splits:
+    """The split of `load_train_val`, of training images that are already there."""
+    return _parted(everything, validation_indices(everything.labels.numpy()))
+
+
+def load_train(directory: Path) -> Split:
+    """All 50,000 training images in the order of the files.
+
+    Raises:
+        DataError: as for `load_train_val`.
+    """
     count = len(TRAIN_FILES) * IMAGES_PER_FILE
     images = np.empty((count, RECORD_BYTES - 1), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
@@ -93,10 +107,13 @@ def load_train_val(directory: Path) -> Splits:
         rows = slice(number * IMAGES_PER_FILE, (number + 1) * IMAGES_PER_FILE)
         records = read_verified(directory / name)
         images[rows], labels[rows] = records[:, 1:], records[:, 0]
-    held_out = validation_indices(labels)
-    in_train = np.ones(count, dtype=np.bool_)
-    in_train[held_out] = False
-    return Splits(train=_split(images[in_train], labels[in_train]), val=_split(images[held_out], labels[held_out]))
+    return _split(images, labels)
+
+
+def hold_out(everything: Split, fraction: float, seed: int) -> Splits:
+    """`everything` with `fraction` of it, drawn at random with `seed`, for validation; that may be none."""
+    drawn = _shuffled(len(everything), seed)[: round(fraction * len(everything))]
+    return _parted(everything, drawn)
 
 
 def load_test(directory: Path) -> Split:
@@ -113,15 +130,30 @@ def _split(images: Bytes, labels: Integers) -> Split:
     return Split(torch.from_numpy(images).view(-1, 3, 32, 32), torch.from_numpy(labels))
 
 
+def _parted(everything: Split, held_out: Integers) -> Splits:
+    in_train = torch.ones(len(everything), dtype=torch.bool)
+    chosen = torch.from_numpy(held_out)
+    in_train[chosen] = False
+    return Splits(
+        train=Split(everything.images[in_train], everything.labels[in_train]),
+        val=Split(everything.images[chosen], everything.labels[chosen]),
+    )
+
+
 def validation_indices(labels: Integers) -> Integers:
     """Indices of the validation images: `VAL_PER_CLASS` of each class, drawn with `SPLIT_SEED`.
 
     The classes take turns, so that the first 10 k images are balanced for every k.
     """
-    # Ranks raw PCG64 words: numpy guarantees that stream for good, but not what `Generator` makes of it.
-    shuffled = np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(len(labels)), kind="stable")
+    shuffled = _shuffled(len(labels), SPLIT_SEED)
     drawn = [shuffled[labels[shuffled] == label][:VAL_PER_CLASS] for label in range(len(CLASSES))]
     return np.stack(drawn, axis=1).reshape(-1).astype(np.int64)
+
+
+def _shuffled(count: int, seed: int) -> Integers:
+    """The numbers below `count` in random order, the same everywhere."""
+    # Ranks raw PCG64 words: numpy guarantees that stream for good, but not what `Generator` makes of it.
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
 
 
 def read_verified(path: Path) -> Bytes:

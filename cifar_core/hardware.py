@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +51,19 @@ class Hardware:
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @contextlib.contextmanager
+    def kernels(self, *, deterministic: bool) -> Iterator[None]:
+        """Context for training steps: with only such kernels as give the same bits every time, or with any."""
+        if not deterministic or torch.are_deterministic_algorithms_enabled():
+            yield
+            return
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch insists on it where there is CUDA
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
 
     def place(self, model: nn.Module) -> nn.Module:
         """`model` on the device, with the channels last in memory, as convolutions want them."""

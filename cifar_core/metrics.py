@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifar_core.data import CLASSES
+
 CLASS_COUNT = 10
+
+ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
+VEHICLES = ("airplane", "automobile", "ship", "truck")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,15 @@ class Predictions:
         confusion = self.confusion().double()
         per_class: list[float] = (confusion.diagonal() / confusion.sum(1)).tolist()
         return per_class
+
+    def group_accuracy(self) -> dict[str, float]:
+        """Accuracy over all images of the "animals" and over those of the "vehicles"; NaN for a group without any."""
+        confusion = self.confusion().double()
+        result: dict[str, float] = {}
+        for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
+            labels = [CLASSES.index(name) for name in names]
+            result[group] = (confusion.diagonal()[labels].sum() / confusion[labels].sum()).item()
+        return result
 
     def confident_mistakes(self, count: int) -> Tensor:
         """Indices (at most `count`,) of wrong predictions, the most confident first."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
-from pytorch_optimizer import Muon
+from pytorch_optimizer import Muon, Ranger
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from cifar_core.recipe import Recipe
 
@@ -18,14 +19,17 @@ _MUON_TO_ADAMW = 0.05
 def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     """Fresh optimiser over the trainable weights of `model`, at the recipe's peak rates.
 
-    Biases and norms have a rate of their own (`bias_lr_multiple`) and no weight decay. Each group keeps its peak
-    rate under the key `peak_lr`, for `set_learning_rate`.
+    Biases and norms have a rate of their own (`bias_lr_multiple`) and, without `decay_all`, no weight decay. Each
+    group keeps its peak rate under the key `peak_lr`, for `set_schedule`.
+
+    Raises:
+        RecipeError: the learning rate is still to be found by a range test.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
     vectors = [parameter for parameter in trainable if parameter.ndim < 2]
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    fast = rate * recipe.bias_lr_multiple
+    rate, decay = recipe.peak_rate, recipe.weight_decay
+    fast, vector_decay = rate * recipe.bias_lr_multiple, decay if recipe.decay_all else 0.0
     fused = not any(parameter.is_meta for parameter in trainable)  # fused kernels refuse to run without numbers
     optimizer: Optimizer
     if recipe.optimizer == "muon":
@@ -36,7 +40,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
             _nonempty(
                 {"params": hidden, "use_muon": True, "lr": rate, "weight_decay": decay},
                 {"params": others, "use_muon": False, "lr": rate * _MUON_TO_ADAMW, "weight_decay": decay},
-                {"params": vectors, "use_muon": False, "lr": fast * _MUON_TO_ADAMW, "weight_decay": 0.0},
+                {"params": vectors, "use_muon": False, "lr": fast * _MUON_TO_ADAMW, "weight_decay": vector_decay},
             ),
             momentum=recipe.momentum,
             ns_steps=3,
@@ -44,33 +48,73 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     else:
         groups = _nonempty(
             {"params": matrices, "lr": rate, "weight_decay": decay},
-            {"params": vectors, "lr": fast, "weight_decay": 0.0},
+            {"params": vectors, "lr": fast, "weight_decay": vector_decay},
         )
-        if recipe.optimizer == "sgd":
-            optimizer = SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
-        else:
-            optimizer = AdamW(groups, betas=(recipe.momentum, 0.99), fused=fused)
+        match recipe.optimizer:
+            case "sgd":
+                nesterov = recipe.nesterov and recipe.momentum > 0
+                optimizer = SGD(groups, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
+            case "adam":
+                optimizer = Adam(groups, betas=(recipe.momentum, 0.999), fused=fused)
+            case "ranger":
+                optimizer = Ranger(groups, betas=(recipe.momentum, 0.999))
+            case _:
+                optimizer = AdamW(groups, betas=(recipe.momentum, 0.99), fused=fused)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
 
 
-def set_learning_rate(optimizer: Optimizer, multiple: float) -> None:
-    """Set every group's rate to `multiple` times its peak."""
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the schedule says of one step."""
+
+    rate: float  # multiple of the peak rate
+    momentum: float | None = None  # of sgd and muon, beta_1 of the others; None leaves it as it is
+
+
+def set_schedule(optimizer: Optimizer, setting: Setting) -> None:
+    """Set every group's rate to a multiple of its peak, and its momentum."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * multiple
+        group["lr"] = group["peak_lr"] * setting.rate
+        if setting.momentum is None:
+            continue
+        if "momentum" in group:
+            group["momentum"] = setting.momentum
+        elif "betas" in group and "use_muon" not in group:  # Muon's AdamW keeps its own
+            group["betas"] = (setting.momentum, group["betas"][1])
 
 
-def schedule(recipe: Recipe, progress: float) -> float:
-    """The learning rate at `progress` in [0, 1] through training, as a multiple of its peak."""
+def schedule(recipe: Recipe, progress: float) -> Setting:
+    """What holds at `progress` in [0, 1] through training.
+
+    One-cycle: Smith, "A disciplined approach to neural network hyper-parameters: Part 1" (2018).
+    """
+    if recipe.schedule.startswith("one-cycle"):
+        return _one_cycle(recipe, progress)
     if progress < recipe.warmup:
-        return progress / recipe.warmup
+        return Setting(progress / recipe.warmup)
     remaining = (1 - progress) / (1 - recipe.warmup)
-    if recipe.schedule == "constant":
-        return 1.0
-    if recipe.schedule == "linear":
-        return remaining
-    return (1 - math.cos(math.pi * remaining)) / 2
+    match recipe.schedule:
+        case "constant":
+            return Setting(1.0)
+        case "step":
+            return Setting(max(recipe.end_factor, recipe.step_factor ** math.floor(progress / recipe.step_every)))
+        case "linear":
+            return Setting(remaining)
+        case _:
+            return Setting((1 - math.cos(math.pi * remaining)) / 2)
+
+
+def _one_cycle(recipe: Recipe, progress: float) -> Setting:
+    if progress < recipe.warmup:
+        height, foot = progress / recipe.warmup, recipe.start_factor
+    else:
+        height, foot = (1 - progress) / (1 - recipe.warmup), recipe.end_factor
+    if recipe.schedule == "one-cycle-cosine":
+        height = (1 - math.cos(math.pi * height)) / 2
+    momentum = recipe.momentum + height * (recipe.momentum_at_peak - recipe.momentum)
+    return Setting(foot + height * (1 - foot), momentum)
 
 
 def _nonempty(*groups: dict[str, Any]) -> list[dict[str, Any]]:

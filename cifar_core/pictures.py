@@ -40,6 +40,13 @@ def confident_mistakes(split: Split, predictions: Predictions, rows: int = 3, co
     return _grid(split.images[indices], captions, columns)
 
 
+def predictions_grid(split: Split, predictions: Predictions, rows: int = 4, columns: int = 5) -> bytes:
+    """The first images of `split`, each titled "predicted (true)", green where right and red where wrong."""
+    count = min(rows * columns, len(split))
+    captions = [_caption(predictions, index) for index in range(count)]
+    return _grid(split.images[:count], captions, columns)
+
+
 def one_prediction(split: Split, predictions: Predictions, index: int) -> bytes:
     """Image `index` titled "predicted (true)", green where right and red where wrong."""
     return _grid(split.images[index : index + 1], [_caption(predictions, index)], 1, scale=6)

@@ -12,9 +12,13 @@ from typing import Any, Self
 
 import tomli_w
 
-OPTIMIZERS = ("sgd", "adamw", "muon")
-SCHEDULES = ("constant", "linear", "cosine")
+OPTIMIZERS = ("sgd", "adam", "adamw", "muon", "ranger")
+SCHEDULES = ("constant", "linear", "cosine", "step", "one-cycle-linear", "one-cycle-cosine")
 MIXES = ("none", "mixup", "cutmix")
+PADDINGS = ("reflect", "zero")
+NORMALISATIONS = ("dataset", "half")
+RANGE_TEST = "range-test"
+FIXED_SPLIT = 0.1
 
 
 class RecipeError(ValueError):
@@ -38,30 +42,61 @@ class Recipe:
     epochs: float = 10.0  # passes over the training images; fractions are allowed
     batch_size: int = 512  # images a step
 
+    # data
+    val_fraction: float = FIXED_SPLIT  # of the training set held out: 0.1 is fixed, others are drawn by seed
+    normalisation: str = "dataset"  # by the data set's mean and standard deviation, or half: both 0.5
+
     # optimiser
-    optimizer: str = "sgd"  # sgd: Nesterov momentum; adamw; muon: hidden weights by Muon, the rest by AdamW
-    learning_rate: float = 1.0  # peak rate of the weights that have two dimensions or more
+    optimizer: str = "sgd"  # muon: hidden weights by Muon, the rest by AdamW; ranger: RAdam with Lookahead
+    learning_rate: float | str = 1.0  # peak rate of the weights of two dimensions or more; "range-test" finds it
     bias_lr_multiple: float = 1.0  # the rate of biases and norms, as a multiple of learning_rate
-    momentum: float = 0.85  # sgd and muon; beta_1 of adamw
-    weight_decay: float = 0.0015  # on the same weights, per unit of rate; added to the gradient by sgd only
-    schedule: str = "linear"  # what follows the warm-up: constant, or falling to zero as a line or a cosine
-    warmup: float = 0.05  # fraction of training over which the rate rises linearly from zero
+    momentum: float = 0.85  # of sgd and muon; beta_1 of the others
+    nesterov: bool = True  # sgd looks ahead along its momentum
+    weight_decay: float = 0.0015  # per unit of rate; sgd and adam add it to the gradient
+    decay_all: bool = False  # biases and norms decay as well
+    clip_norm: float = 0.0  # largest norm of the whole gradient; 0 leaves it alone
     label_smoothing: float = 0.2  # probability mass spread over all classes
+    keep_best: bool = False  # end with the weights of the lowest validation loss instead of the last ones
+
+    # schedule of the learning rate
+    schedule: str = "linear"  # after the warm-up: constant, falling to zero (line, cosine), in steps, or one-cycle
+    warmup: float = 0.05  # fraction of training over which the rate rises to its peak
+    start_factor: float = 0.04  # one-cycle: the rate that the warm-up starts from, as a fraction of the peak
+    end_factor: float = 0.0  # one-cycle: where the rate ends; step: below which it never falls; fractions of the peak
+    momentum_at_peak: float = 0.85  # one-cycle: momentum moves here from `momentum` and back, against the rate
+    step_every: float = 0.3  # step: fraction of training after which the rate falls, again and again
+    step_factor: float = 0.1  # step: what it is multiplied by
+    schedule_per_epoch: bool = False  # a quirk: laid out in steps, the schedule moves on by one step an epoch
 
     # augmentation, drawn anew for every image
     flip: bool = True  # mirror left and right with probability 1/2
-    translate: int = 2  # pixels; shift by up to this much in x and y, edges reflected
+    translate: int = 2  # pixels; shift by up to this much in x and y
+    padding: str = "reflect"  # what a shift brings in: the image mirrored at its edge, or zero (black)
     cutout: int = 0  # pixels; side of a square set to the mean colour
     color_jitter: float = 0.0  # strength of changes in brightness, contrast, saturation and hue
     mix: str = "none"  # blend pairs of images and labels: mixup or cutmix
     mix_alpha: float = 0.2  # both parameters of the Beta distribution of the blend
 
     seed: int = 0  # of initial weights, order and augmentation
+    deterministic: bool = False  # only kernels that give the same bits every time, also on a GPU
 
     def __post_init__(self) -> None:
         faults = [fault for f in fields(self) if (fault := _fault(f.name, getattr(self, f.name)))]
+        if not faults and self.keep_best and self.val_fraction == 0:
+            faults = ["keep_best needs validation images: `val_fraction > 0` must hold, but got 0.0"]
         if faults:
             raise RecipeError("; ".join(faults))
+
+    @property
+    def peak_rate(self) -> float:
+        """`learning_rate` once it is a number.
+
+        Raises:
+            RecipeError: it is still to be found by a range test.
+        """
+        if isinstance(self.learning_rate, str):
+            raise RecipeError(f"learning_rate must be a number by now, but got {self.learning_rate!r}")
+        return self.learning_rate
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,10 +109,12 @@ class Recipe:
             RecipeError: an unknown field, a wrong type, or a value out of range.
         """
         known = [f.name for f in fields(cls)]
-        unknown = [_unknown_field(name, known) for name in values if name not in known]
-        if unknown:
-            raise RecipeError("; ".join(unknown))
-        return cls(**{name: _widen(name, value) for name, value in values.items()})
+        faults = [_unknown_field(name, known) for name in values if name not in known]
+        given = {name: _widen(name, value) for name, value in values.items() if name in known}
+        faults += [fault for name, value in given.items() if (fault := _fault(name, value))]
+        if faults:
+            raise RecipeError("; ".join(faults))
+        return cls(**given)
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.to_dict())
@@ -96,7 +133,7 @@ class Recipe:
         return cls.from_dict(values)
 
 
-_FLOATS = frozenset(f.name for f in fields(Recipe) if f.type == "float")
+_FLOATS = frozenset(f.name for f in fields(Recipe) if str(f.type).startswith("float"))
 _TYPES: Mapping[str, type] = MappingProxyType({"str": str, "int": int, "float": float, "bool": bool})
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
@@ -106,14 +143,23 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
         "epochs": (lambda v: 0 < v <= 10_000, "0 < epochs <= 10000"),
         "batch_size": (lambda v: 2 <= v <= 50_000, "2 <= batch_size <= 50000"),
         "optimizer": (lambda v: v in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
+        "val_fraction": (lambda v: 0 <= v <= 0.9, "0 <= val_fraction <= 0.9"),
+        "normalisation": (lambda v: v in NORMALISATIONS, f"normalisation must be one of {', '.join(NORMALISATIONS)}"),
         "learning_rate": (lambda v: v > 0, "learning_rate > 0"),
         "bias_lr_multiple": (lambda v: v > 0, "bias_lr_multiple > 0"),
         "momentum": (lambda v: 0 <= v < 1, "0 <= momentum < 1"),
         "weight_decay": (lambda v: v >= 0, "weight_decay >= 0"),
+        "clip_norm": (lambda v: v >= 0, "clip_norm >= 0"),
+        "label_smoothing": (lambda v: 0 <= v < 1, "0 <= label_smoothing < 1"),
         "schedule": (lambda v: v in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}"),
         "warmup": (lambda v: 0 <= v < 1, "0 <= warmup < 1"),
-        "label_smoothing": (lambda v: 0 <= v < 1, "0 <= label_smoothing < 1"),
+        "start_factor": (lambda v: 0 <= v <= 1, "0 <= start_factor <= 1"),
+        "end_factor": (lambda v: 0 <= v <= 1, "0 <= end_factor <= 1"),
+        "momentum_at_peak": (lambda v: 0 <= v < 1, "0 <= momentum_at_peak < 1"),
+        "step_every": (lambda v: 0 < v <= 1, "0 < step_every <= 1"),
+        "step_factor": (lambda v: 0 < v <= 1, "0 < step_factor <= 1"),
         "translate": (lambda v: 0 <= v <= 16, "0 <= translate <= 16"),
+        "padding": (lambda v: v in PADDINGS, f"padding must be one of {', '.join(PADDINGS)}"),
         "cutout": (lambda v: 0 <= v <= 32, "0 <= cutout <= 32"),
         "color_jitter": (lambda v: 0 <= v <= 1, "0 <= color_jitter <= 1"),
         "mix": (lambda v: v in MIXES, f"mix must be one of {', '.join(MIXES)}"),
@@ -134,7 +180,9 @@ def _widen(name: str, value: Any) -> Any:
 
 
 def _fault(name: str, value: Any) -> str | None:
-    expected = _TYPES[Recipe.__dataclass_fields__[name].type]  # type: ignore[index]
+    if name == "learning_rate" and isinstance(value, str):
+        return None if value == RANGE_TEST else f"learning_rate must be a number or {RANGE_TEST!r}, but got {value!r}"
+    expected = float if name in _FLOATS else _TYPES[str(Recipe.__dataclass_fields__[name].type)]
     if type(value) is not expected:
         return f"{name} must be of type {expected.__name__}, but got {value!r}"
     if isinstance(value, float) and not math.isfinite(value):

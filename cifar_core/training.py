@@ -10,9 +10,11 @@ evaluating changes what is learned.
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.metrics import CLASS_COUNT, Predictions
 from cifar_core.models import build_model
 from cifar_core.models.layers import Dropout
-from cifar_core.optim import build_optimizer, schedule, set_learning_rate
+from cifar_core.optim import Setting, build_optimizer, schedule, set_schedule
 from cifar_core.recipe import Recipe
 
 _WHITENING_IMAGES = 2_000
@@ -37,14 +39,19 @@ class Watch:
     """What a training run shows of itself; it never changes what is learned.
 
     Attributes:
-        losses: points of the training-loss curve.
-        validations: fractions of training, rising, each in (0, 1], after which the validation images are met.
+        losses: fractions of training, rising, each in (0, 1], after which there is a point of the training-loss curve.
+        validations: such fractions, after which the validation images are met.
         validation_images: how many of them at each of these points; the last is usually all.
     """
 
-    losses: int
+    losses: tuple[float, ...]
     validations: tuple[float, ...]
     validation_images: tuple[int, ...]
+
+
+def evenly(count: int) -> tuple[float, ...]:
+    """`count` fractions of training, the last of them its end."""
+    return tuple(k / count for k in range(1, count + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +79,21 @@ class TrainState:
     optimizer: Optimizer
     generator: torch.Generator  # on the device; the only source of randomness
     total_steps: int
-    step: int
     order: Tensor  # indices of training images that are still to be visited in this pass
+    step: int = 0
+    train_seconds: float = 0.0  # spent training so far, validation and the watcher excluded
+    validation_seconds: float = 0.0
+    best_loss: float = math.inf  # lowest validation loss so far, where the recipe keeps the best weights
+    best: dict[str, Tensor] = field(default_factory=dict)  # the model's state then, on the CPU
 
     @classmethod
     def create(cls, recipe: Recipe, data: Splits, hardware: Hardware) -> TrainState:
         """Fresh state: the same recipe, data, hardware and thread count give the same bits.
 
         Raises:
-            RecipeError: unknown model.
+            RecipeError: unknown model, or a learning rate that is still to be found.
         """
-        examples = normalise(data.train.images[:_WHITENING_IMAGES].float() / 255)
+        examples = normalise(data.train.images[:_WHITENING_IMAGES].float() / 255, recipe.normalisation)
         model = hardware.place(build_model(recipe, examples))
         generator = torch.Generator(hardware.device)
         generator.manual_seed(recipe.seed)
@@ -96,7 +107,6 @@ class TrainState:
             optimizer=build_optimizer(model, recipe),
             generator=generator,
             total_steps=total_steps(recipe, len(data.train)),
-            step=0,
             order=torch.empty(0, dtype=torch.long, device=hardware.device),
         )
 
@@ -117,58 +127,46 @@ def total_steps(recipe: Recipe, train_images: int) -> int:
 def train(state: TrainState, data: Splits, watch: Watch) -> Iterator[Progress]:
     """Train `state` to the end of its recipe, yielding at the points that `watch` names; the last is the end.
 
+    A state that was saved at a yield goes on from there, to the same bits. After the last yield the model holds the
+    weights that the recipe keeps.
+
     Args:
         data: images uint8 (N, 3, 32, 32). They are moved to the device once.
     """
-    recipe, hardware, device = state.recipe, state.hardware, state.hardware.device
+    recipe, device = state.recipe, state.hardware.device
     images, labels = data.train.images.to(device), data.train.labels.to(device)
-    mean = torch.tensor(MEAN, device=device)
-    show = {_step_at(k / watch.losses, state.total_steps) for k in range(1, watch.losses + 1)}
+    show = {_step_at(fraction, state.total_steps) for fraction in watch.losses}
     validate = {
         _step_at(fraction, state.total_steps): count
         for fraction, count in zip(watch.validations, watch.validation_images, strict=True)
     }
-    train_seconds = validation_seconds = 0.0
     loss_sum = torch.zeros((), device=device)
     correct = torch.zeros((), device=device)
     since = 0
     state.model.train()
     started = time.perf_counter()
     while state.step < state.total_steps:
-        multiple = schedule(recipe, (state.step + 0.5) / state.total_steps)
-        set_learning_rate(state.optimizer, multiple)
-        batch = state.next_batch(len(images))
-        inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator)
-        targets = F.one_hot(labels[batch], CLASS_COUNT).float()
-        inputs, targets = mix(normalise(inputs), targets, recipe, state.generator)
-        with hardware.autocast():
-            logits = state.model(inputs.contiguous(memory_format=torch.channels_last)).float()
-            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        state.optimizer.step()
-        state.step += 1
-        loss_sum += loss.detach()
-        correct += (logits.detach().argmax(1) == targets.argmax(1)).float().mean()
+        setting = schedule(recipe, _schedule_progress(state, len(images)))
+        loss, right = train_step(state, images, labels, setting)
+        loss_sum += loss
+        correct += right
         since += 1
         if state.step not in show and state.step not in validate:
             continue
         mean_loss, mean_correct = loss_sum.item() / since, correct.item() / since  # waits for the device
-        train_seconds += time.perf_counter() - started
+        state.train_seconds += time.perf_counter() - started
         validation = None
         if state.step in validate:
-            before = time.perf_counter()
-            validation = predict(state.model, data.val.head(validate[state.step]), hardware)
-            validation_seconds += time.perf_counter() - before
+            validation = _validate(state, data.val.head(validate[state.step]))
         yield Progress(
             step=state.step,
             fraction=state.step / state.total_steps,
             epoch=state.step * recipe.batch_size / len(images),
             train_loss=mean_loss,
             train_accuracy=mean_correct,
-            learning_rate=recipe.learning_rate * multiple,
-            train_seconds=train_seconds,
-            validation_seconds=validation_seconds,
+            learning_rate=recipe.peak_rate * setting.rate,
+            train_seconds=state.train_seconds,
+            validation_seconds=state.validation_seconds,
             validation=validation,
         )
         state.model.train()
@@ -176,26 +174,76 @@ def train(state: TrainState, data: Splits, watch: Watch) -> Iterator[Progress]:
         correct.zero_()
         since = 0
         started = time.perf_counter()
+    if state.best:
+        state.model.load_state_dict(state.best)
+
+
+def train_step(state: TrainState, images: Tensor, labels: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+    """One optimiser step on the next batch of `images` uint8 (N, 3, 32, 32) and `labels` (N,), on the device.
+
+    Returns:
+        the batch's mean loss in nats and its share of right answers, as scalars on the device.
+    """
+    recipe, hardware = state.recipe, state.hardware
+    set_schedule(state.optimizer, setting)
+    batch = state.next_batch(len(images))
+    mean, _ = _statistics("dataset", hardware.device)
+    inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator)
+    targets = F.one_hot(labels[batch], CLASS_COUNT).float()
+    inputs, targets = mix(normalise(inputs, recipe.normalisation), targets, recipe, state.generator)
+    with hardware.kernels(deterministic=recipe.deterministic):
+        with hardware.autocast():
+            logits = state.model(inputs.contiguous(memory_format=torch.channels_last)).float()
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip_norm:
+            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+        state.optimizer.step()
+    state.step += 1
+    return loss.detach(), (logits.detach().argmax(1) == targets.argmax(1)).float().mean()
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, hardware: Hardware) -> Predictions:
+def predict(model: nn.Module, split: Split, hardware: Hardware, normalisation: str = "dataset") -> Predictions:
     """What `model` says of each image of `split`; leaves the model in evaluation mode."""
     model.eval()
     parts = []
     for images in split.images.split(_EVALUATION_BATCH):
-        inputs = normalise(images.to(hardware.device).float().div_(255))
+        inputs = normalise(images.to(hardware.device).float().div_(255), normalisation)
         with hardware.autocast():
             logits = model(inputs.contiguous(memory_format=torch.channels_last))
         parts.append(logits.float().softmax(1).cpu())
     return Predictions(torch.cat(parts), split.labels.cpu())
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] with the training set's mean taken off, over its standard deviation."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    return (images - mean) / std
+def normalise(images: Tensor, normalisation: str = "dataset") -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] less a mean, over a standard deviation: the training set's, or 0.5 for "half"."""
+    mean, std = _statistics(normalisation, images.device)
+    return (images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+
+
+@functools.cache
+def _statistics(normalisation: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3,); kept, as copying them to a GPU at each step would wait for it."""
+    mean, std = (MEAN, STD) if normalisation == "dataset" else ((0.5,) * 3, (0.5,) * 3)
+    return torch.tensor(mean, device=device), torch.tensor(std, device=device)
+
+
+def _validate(state: TrainState, split: Split) -> Predictions:
+    started = time.perf_counter()
+    predictions = predict(state.model, split, state.hardware, state.recipe.normalisation)
+    if state.recipe.keep_best and predictions.loss < state.best_loss:
+        state.best_loss = predictions.loss
+        state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.model.state_dict().items()}
+    state.validation_seconds += time.perf_counter() - started
+    return predictions
+
+
+def _schedule_progress(state: TrainState, images: int) -> float:
+    if state.recipe.schedule_per_epoch:
+        return state.step * state.recipe.batch_size // images / state.total_steps
+    return (state.step + 0.5) / state.total_steps
 
 
 def _step_at(fraction: float, steps: int) -> int:

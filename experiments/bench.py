@@ -24,9 +24,8 @@ from cifar_core.budget import affordable_watch, step_flops
 from cifar_core.data import Splits, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
-from cifar_core.models import MODELS
 from cifar_core.recipe import Recipe
-from cifar_core.training import TrainState, Watch, normalise, train
+from cifar_core.training import TrainState, Watch, evenly, normalise, train
 from sweeps.command_line import USAGE, OneLineParser, positive_int
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
@@ -45,13 +44,13 @@ _AUGMENTED = Recipe(optimizer="muon", learning_rate=0.1, momentum=0.6, cutout=8,
 def bench_trainer(data: Splits, hardware: Hardware) -> Iterator[str]:
     """The trainer against a bare forward-backward-step loop, in turns, with every augmentation switched on."""
     yield "trainer: time of a step over that of a bare loop on the same network and resident batches (rule: <= 1.05)"
-    for model in sorted(MODELS):
+    for model in SPACES["full"].models:
         recipe = replace(_AUGMENTED, model=model, batch_size=256, epochs=(_ROUNDS + 1) * _STEPS * 256 / len(data.train))
         state = TrainState.create(recipe, data, hardware)
         bare = _bare_loop(recipe, data, hardware)
         ratios: list[float] = []
         before = 0.0
-        for progress in train(state, data, Watch(_ROUNDS + 1, (), ())):
+        for progress in train(state, data, Watch(evenly(_ROUNDS + 1), (), ())):
             trained, before = progress.train_seconds - before, progress.train_seconds
             ratio = trained / bare()
             if progress.step > _STEPS:  # the first round sets up kernels
@@ -86,7 +85,7 @@ def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
     """What a trial of the preset `quick` spends on anything but training."""
     yield "trial: shares of an unpruned trial's time (rules: validation <= 10 %, logging <= 1 %, pictures <= 3 %)"
     space, preset = SPACES["full"], PRESETS["quick"]
-    for model in sorted(MODELS):
+    for model in SPACES["full"].models:
         recipe = space.suggest(FixedTrial({**space.starts[0], "model": model}), Recipe())
         recipe = preset.trial.apply(recipe, len(data.train))
         with tempfile.TemporaryDirectory() as folder:

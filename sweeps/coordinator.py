@@ -272,7 +272,7 @@ class Coordinator:
 
     def _finish(self, run: _Run, outcome: Outcome) -> None:
         if run.job.open_test_set:
-            run_id = self.tracker.tested(run.label.key, outcome)
+            run_id = self.tracker.tested(run.label.key, outcome, {"champion": "true"})
             self.store.record_test_look(
                 study=self.plan.study, run_id=run_id, accuracy=outcome.accuracy, images=outcome.images
             )
@@ -442,7 +442,7 @@ class Coordinator:
             model = load_weights(champion.recipe, weights).eval()
             self.tracker.keep_model(key, model)
             label = RunLabel(key=key, name=f"test of {key}", tags={}, params={})
-            job = Job(key=key, recipe=champion.recipe, watch=Watch(0, (), ()), weights=weights, open_test_set=True)
+            job = Job(key=key, recipe=champion.recipe, watch=Watch((), (), ()), weights=weights, open_test_set=True)
             yield _Run(label.name, label, champion.recipe, job, flops=0.0)
 
     # What a run is made of

@@ -20,10 +20,9 @@ from urllib.parse import quote
 import torch
 
 from cifar_core.budget import BudgetError
-from cifar_core.data import DATA_SHA256, DataError, load_train_val
+from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
-from cifar_core.models import build_model
 from cifar_core.recipe import Recipe, RecipeError
 from sweeps.command_line import USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
@@ -31,13 +30,14 @@ from sweeps.coordinator import Coordinator, Interrupted, Summary
 from sweeps.executors.local import LocalExecutor
 from sweeps.plan import Plan, measure_speed
 from sweeps.presets import PRESETS, fixed_epochs
-from sweeps.search_space import SPACES
+from sweeps.provenance import ROOT, provenance
+from sweeps.recipes import expand, read_recipe
+from sweeps.search_space import SPACES, comparable
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, open_study
 from sweeps.tracking import MlflowTracker
 
 _STUDY_LETTERS = 200  # of 255 that a file system allows
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class UsageError(Exception):
@@ -82,7 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--sampler", choices=sorted(SAMPLERS), default="tpe", help="default: %(default)s")
     search.add_argument("--pruner", choices=sorted(PRUNERS), default="halving", help="default: %(default)s")
     search.add_argument(
-        "--enqueue", nargs="+", default=[], metavar="RECIPE", help="recipe files (TOML) to try before others"
+        "--enqueue",
+        nargs="+",
+        default=[],
+        metavar="RECIPE",
+        help="recipes to try before others: names in experiments/recipes, 'systems' for the five published ones, or "
+        "files (TOML)",
     )
     search.add_argument(
         "--timeout", type=_positive_float, metavar="SECONDS", help="begin no further trial after that time"
@@ -115,7 +120,7 @@ def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     workers, threads = _share_cores(options.workers, hardware)
     torch.set_num_threads(threads)
-    recipes = [_read_recipe(Path(name)) for name in options.enqueue]
+    recipes = [comparable(read_recipe(name)) for name in expand(options.enqueue, "systems")]
     plan = _plan(options, hardware, workers, threads)
     for recipe in recipes:
         plan.preset.trial.apply(recipe, 45_000)
@@ -203,47 +208,13 @@ def _share_cores(workers: int | None, hardware: Hardware) -> tuple[int, int]:
     return workers, max(1, cores // workers)
 
 
-def _read_recipe(path: Path) -> Recipe:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--enqueue must name recipe files in TOML, but {path} cannot be read: {error}") from error
-    try:
-        recipe = Recipe.from_toml(text)
-        build_model(recipe)
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
-    return recipe
-
-
 def _tags(plan: Plan) -> dict[str, str]:
     return {
-        "git_commit": _commit(),
-        "data_sha256": DATA_SHA256,
-        "device": plan.hardware.device.type,
-        "precision": plan.hardware.precision,
-        "threads": str(plan.threads),
+        **provenance(plan.hardware, plan.threads),
         "workers": str(plan.workers),
-        "torch": torch.__version__,
-        "cpu": plan.hardware.describe(),
         "preset": plan.preset_name,
         "space": plan.space_name,
     }
-
-
-def _commit() -> str:
-    """The commit of this code, marked where the working tree differs from it."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.stdout.strip()
 
 
 def _tell(summary: Summary, plan: Plan) -> None:

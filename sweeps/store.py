@@ -60,6 +60,9 @@ class Store:
     def weights(self, study: str, key: str) -> Path:
         return self.root / "weights" / quote(study, safe="") / f"{key}.safetensors"
 
+    def checkpoints(self, study: str, key: str) -> Path:
+        return self.root / "checkpoints" / quote(study, safe="") / key
+
     def report(self, study: str) -> Path:
         return self.root / "reports" / quote(study, safe="")
 

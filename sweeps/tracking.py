@@ -68,8 +68,8 @@ class Tracker(Protocol):
     def begin(self, label: RunLabel) -> None:
         """Begin a run, or go on with the one of the same key; what it already holds is not written again."""
 
-    def point(self, key: str, point: Point) -> None:
-        """Add a point to the curves of a run."""
+    def point(self, key: str, point: Point, *, met: str = "val") -> None:
+        """Add a point to the curves of a run; `met` says which images its validation met: val or test."""
 
     def end(
         self,
@@ -82,8 +82,14 @@ class Tracker(Protocol):
     ) -> None:
         """End a run as complete, pruned, failed or interrupted."""
 
-    def tested(self, key: str, outcome: Outcome) -> str:
-        """Record what a champion's run achieved on the test set; returns the run's id."""
+    def tested(self, key: str, outcome: Outcome, tags: Mapping[str, str] = {}) -> str:
+        """Record what a run achieved on the test set; returns the run's id."""
+
+    def attach(self, key: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
+        """Add artifacts and figures to a run."""
+
+    def run_id(self, key: str) -> str:
+        """The store's own name of a run that was begun."""
 
     def keep_model(self, key: str, model: nn.Module) -> None:
         """Log `model` (on the CPU, in evaluation mode) with the run, as an exported program."""
@@ -104,8 +110,10 @@ class Tracker(Protocol):
 class MlflowTracker:
     """Records in an MLflow store: one experiment a study, a parent run, and a nested run a training run."""
 
-    def __init__(self, tracking_uri: str, artifact_location: str | None) -> None:
-        self._uri, self._artifact_location = tracking_uri, artifact_location
+    def __init__(
+        self, tracking_uri: str, artifact_location: str | None, *, source: str = "sweeps/run_study.py"
+    ) -> None:
+        self._uri, self._artifact_location, self._source = tracking_uri, artifact_location, source
         with _answering(tracking_uri):
             self._client = MlflowClient(tracking_uri)
         self._experiment = self._parent = ""
@@ -132,11 +140,11 @@ class MlflowTracker:
         run_id = self._start(label, {MLFLOW_PARENT_RUN_ID: self._parent})
         self._last_step[label.key] = self._stored_step(run_id) if known else 0
 
-    def point(self, key: str, point: Point) -> None:
+    def point(self, key: str, point: Point, *, met: str = "val") -> None:
         if point.step <= self._last_step[key]:
             return  # a repeated run gives the same points again
         now = _now()
-        metrics = [Metric(name, value, now, point.step) for name, value in _of_point(point).items()]
+        metrics = [Metric(name, value, now, point.step) for name, value in _of_point(point, met).items()]
         self._client.log_batch(self._runs[key], metrics)
         self._last_step[key] = point.step
 
@@ -151,17 +159,24 @@ class MlflowTracker:
     ) -> None:
         values = dict(metrics)
         if outcome is not None:
-            values |= _by_class("val_class", outcome)
+            values |= _by_class("val", outcome)
             self._log_files(self._runs[key], outcome.files)
         tags = {"state": state} | ({"reason": reason} if reason else {})
         self._log(self._runs[key], values, tags)
         self._client.set_terminated(self._runs[key], _STATUS[state])
 
-    def tested(self, key: str, outcome: Outcome) -> str:
+    def tested(self, key: str, outcome: Outcome, tags: Mapping[str, str] = {}) -> str:
         run_id = self._runs[key]
         self._log_files(run_id, outcome.files)
-        self._log(run_id, _of_test(outcome), {"champion": "true"})
+        self._log(run_id, _of_test(outcome), tags, step=self._last_step.get(key, 0))
         return run_id
+
+    def attach(self, key: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
+        self._log_files(self._runs[key], files)
+        self._log(self._runs[key], metrics, {})
+
+    def run_id(self, key: str) -> str:
+        return self._runs[key]
 
     def keep_model(self, key: str, model: nn.Module) -> None:
         example = np.zeros((2, 3, 32, 32), dtype=np.float32)
@@ -214,7 +229,7 @@ class MlflowTracker:
         return run_id
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        source = {MLFLOW_SOURCE_NAME: "sweeps/run_study.py", MLFLOW_GIT_COMMIT: tags.get("git_commit", "unknown")}
+        source = {MLFLOW_SOURCE_NAME: self._source, MLFLOW_GIT_COMMIT: tags.get("git_commit", "unknown")}
         run: Run = self._client.create_run(self._experiment, tags={**source, **tags}, run_name=name)
         dataset = Dataset("CIFAR-10", DATA_SHA256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
         self._client.log_inputs(run.info.run_id, [DatasetInput(dataset)])
@@ -234,11 +249,11 @@ class MlflowTracker:
         history = self._client.get_metric_history(run_id, "train/loss")
         return max((metric.step for metric in history), default=0)
 
-    def _log(self, run_id: str, values: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def _log(self, run_id: str, values: Mapping[str, float], tags: Mapping[str, str], step: int = 0) -> None:
         now = _now()
         self._client.log_batch(
             run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in values.items()],
+            metrics=[Metric(name, value, now, step) for name, value in values.items()],
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
 
@@ -279,11 +294,11 @@ class MemoryTracker:
         run = self.runs.setdefault(label.key, MemoryRun(label))
         run.label, run.state, run.reason = label, "running", ""
 
-    def point(self, key: str, point: Point) -> None:
+    def point(self, key: str, point: Point, *, met: str = "val") -> None:
         run = self.runs[key]
         if not run.points or point.step > run.points[-1].step:
             run.points.append(point)
-            run.metrics |= _of_point(point)
+            run.metrics |= _of_point(point, met)
 
     def end(
         self,
@@ -298,12 +313,19 @@ class MemoryTracker:
         run.state, run.reason = state, reason
         run.metrics |= metrics
         if outcome is not None:
-            run.metrics |= _by_class("val_class", outcome)
+            run.metrics |= _by_class("val", outcome)
             run.files |= outcome.files
 
-    def tested(self, key: str, outcome: Outcome) -> str:
+    def tested(self, key: str, outcome: Outcome, tags: Mapping[str, str] = {}) -> str:
         self.runs[key].metrics |= _of_test(outcome)
         self.runs[key].files |= outcome.files
+        return key
+
+    def attach(self, key: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
+        self.runs[key].files |= files
+        self.runs[key].metrics |= metrics
+
+    def run_id(self, key: str) -> str:
         return key
 
     def keep_model(self, key: str, model: nn.Module) -> None:
@@ -339,24 +361,27 @@ def _answering(uri: str) -> Iterator[None]:
         raise StoreError(f"the MLflow store must answer, but {uri} gave: {cause}") from error
 
 
-def _of_point(point: Point) -> dict[str, float]:
+def _of_point(point: Point, met: str) -> dict[str, float]:
     values = {
         "train/loss": point.train_loss,
         "train/accuracy": point.train_accuracy,
         "lr": point.learning_rate,
-        "val/loss": point.val_loss,
-        "val/accuracy": point.val_accuracy,
+        f"{met}/loss": point.val_loss,
+        f"{met}/accuracy": point.val_accuracy,
     }
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _of_test(outcome: Outcome) -> dict[str, float]:
-    return {"test/accuracy": outcome.accuracy, "test/loss": outcome.loss} | _by_class("test_class", outcome)
+    return {"test/accuracy": outcome.accuracy, "test/loss": outcome.loss} | _by_class("test", outcome)
 
 
-def _by_class(group: str, outcome: Outcome) -> dict[str, float]:
-    pairs = zip(CLASSES, outcome.class_accuracy, strict=True)
-    return {f"{group}/{name}": accuracy for name, accuracy in pairs if accuracy == accuracy}
+def _by_class(met: str, outcome: Outcome) -> dict[str, float]:
+    """Accuracies of classes and of groups of them; those without images are left out."""
+    accuracies = {f"{met}_class/{name}": value for name, value in zip(CLASSES, outcome.class_accuracy, strict=True)} | {
+        f"{met}_group/{name}": value for name, value in outcome.group_accuracy.items()
+    }
+    return {name: value for name, value in accuracies.items() if value == value}
 
 
 def _now() -> int:

@@ -8,16 +8,24 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from cifar_core.models.block_cnn import BlockCnn
+from cifar_core.models.custom_resnet import CustomResnet
+from cifar_core.models.dynamic_conv import DynamicConv
 from cifar_core.models.fast_resnet import FastResNet
 from cifar_core.models.five_conv import FiveConv
+from cifar_core.models.three_conv import ThreeConv
 from cifar_core.models.vision_transformer import VisionTransformer
 from cifar_core.models.wide_resnet import WideResNet
 from cifar_core.recipe import Recipe, RecipeError
 
 MODELS: Mapping[str, Callable[[float], nn.Module]] = MappingProxyType(
     {
+        "block_cnn": BlockCnn,
+        "custom_resnet": CustomResnet,
+        "dynamic_conv": DynamicConv,
         "fast_resnet": FastResNet,
         "five_conv": FiveConv,
+        "three_conv": ThreeConv,
         "vision_transformer": VisionTransformer,
         "wide_resnet": WideResNet,
     }

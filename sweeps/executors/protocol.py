@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cifar_core.metrics import Predictions
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch
+from cifar_core.training import Progress, Watch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,23 @@ class Point:
     val_loss: float | None = None
     val_accuracy: float | None = None
 
+    @classmethod
+    def of(cls, progress: Progress) -> Point:
+        """`progress` without the predictions."""
+        validation = progress.validation
+        return cls(
+            step=progress.step,
+            fraction=progress.fraction,
+            epoch=progress.epoch,
+            train_loss=progress.train_loss,
+            train_accuracy=progress.train_accuracy,
+            learning_rate=progress.learning_rate,
+            train_seconds=progress.train_seconds,
+            validation_seconds=progress.validation_seconds,
+            val_loss=validation.loss if validation else None,
+            val_accuracy=validation.accuracy if validation else None,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -46,7 +64,19 @@ class Outcome:
     accuracy: float
     class_accuracy: Sequence[float]
     images: int
+    group_accuracy: Mapping[str, float]  # of animals and vehicles
     files: dict[str, bytes]  # artifacts by path
+
+    @classmethod
+    def of(cls, predictions: Predictions, files: dict[str, bytes]) -> Outcome:
+        return cls(
+            loss=predictions.loss,
+            accuracy=predictions.accuracy,
+            class_accuracy=tuple(predictions.class_accuracy()),
+            images=len(predictions),
+            group_accuracy=predictions.group_accuracy(),
+            files=files,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cifar_core.checkpoint import CheckpointError, load_weights, save_weights, write_atomically
+from cifar_core.checkpoint import CheckpointError, load_weights, save_state, write_atomically
 from cifar_core.data import synthetic_splits
 from cifar_core.hardware import Hardware
-from cifar_core.models import MODELS, build_model
+from cifar_core.models import MODELS
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, Watch, predict, train
 
 SMALL = Recipe(model="fast_resnet", width=0.125)
+CPU = Hardware(torch.device("cpu"), bf16=False)
 HASH = "weights.safetensors.sha256"
 
 
@@ -25,7 +26,7 @@ HASH = "weights.safetensors.sha256"
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file with the weights of a small network; only to be read."""
     path = tmp_path_factory.mktemp("saved") / "weights.safetensors"
-    save_weights(build_model(SMALL), path)
+    save_state(fresh(SMALL), path)
     return path
 
 
@@ -33,6 +34,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for a spoilt copy of `saved`, which every test writes whole."""
     return tmp_path_factory.mktemp("changed")
+
+
+def fresh(recipe: Recipe) -> TrainState:
+    return TrainState.create(recipe, synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8), CPU)
 
 
 def refusal(path: Path) -> str:
@@ -64,9 +69,9 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
     data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=32)
     recipe = Recipe(model=name, width=0.25, epochs=1.0, batch_size=32, optimizer="adamw", learning_rate=0.01)
     state = TrainState.create(recipe, data, hardware)
-    [last] = train(state, data, Watch(0, (1.0,), (32,)))
+    [last] = train(state, data, Watch((), (1.0,), (32,)))
     assert last.validation is not None
-    save_weights(state.model, tmp_path / "weights")
+    save_state(state, tmp_path / "weights")
     loaded = load_weights(recipe, tmp_path / "weights")
     expected = state.model.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
@@ -78,7 +83,7 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
 def test_only_two_files_are_left_in_a_folder_that_is_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "weights.safetensors"
     for _ in range(2):
-        save_weights(build_model(SMALL), path)
+        save_state(fresh(SMALL), path)
         assert sorted(entry.name for entry in path.parent.iterdir()) == [path.name, HASH]
 
 
@@ -86,8 +91,8 @@ def test_newer_weights_take_the_place_of_older_ones(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     for seed in (1, 2):
         recipe = Recipe(model="five_conv", width=0.05, seed=seed)
-        save_weights(build_model(recipe), path)
-        expected, found = build_model(recipe).state_dict(), load_weights(recipe, path).state_dict()
+        save_state(fresh(recipe), path)
+        expected, found = fresh(recipe).model.state_dict(), load_weights(recipe, path).state_dict()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
@@ -118,13 +123,13 @@ def test_truncated_weights(saved: Path, changed: Path, kept: float) -> None:
 
 def test_missing_files(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / saved.name
-    assert refusal(path) == f"{path}: these weights must be readable, but got: No such file or directory"
+    assert refusal(path) == f"{path}: this state must be readable, but got: No such file or directory"
     path.write_bytes(saved.read_bytes())
-    assert refusal(path) == f"{tmp_path / HASH}: these weights must be readable, but got: No such file or directory"
+    assert refusal(path) == f"{tmp_path / HASH}: this state must be readable, but got: No such file or directory"
 
 
 def test_folder_in_place_of_the_weights(saved: Path) -> None:
-    assert refusal(saved.parent).endswith(": these weights must be readable, but got: Is a directory")
+    assert refusal(saved.parent).endswith(": this state must be readable, but got: Is a directory")
 
 
 def test_old_content_stays_and_no_temporary_file_when_writing_fails(

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_core.metrics import Predictions
+from cifar_core.data import CLASSES
+from cifar_core.metrics import ANIMALS, VEHICLES, Predictions
 
 SEEDS = st.integers(0, 2**32)
 
@@ -57,6 +58,27 @@ def test_figures_agree_with_each_other_and_with_counting(seed: int, count: int) 
     for label, accuracy in enumerate(predictions.class_accuracy()):
         mine = [predicted for true, predicted in pairs if true == label]
         assert accuracy == pytest.approx(mine.count(label) / len(mine)) if mine else math.isnan(accuracy)
+
+
+def test_every_class_is_an_animal_or_a_vehicle() -> None:
+    assert sorted(ANIMALS + VEHICLES) == sorted(CLASSES)
+
+
+@given(seed=SEEDS, count=st.integers(0, 80))
+def test_group_accuracy_agrees_with_counting(seed: int, count: int) -> None:
+    predictions = random_predictions(seed, count)
+    pairs = list(zip(predictions.labels.tolist(), predictions.classes.tolist(), strict=True))
+    accuracies = predictions.group_accuracy()
+    assert list(accuracies) == ["animals", "vehicles"]
+    for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
+        hits = [true == predicted for true, predicted in pairs if CLASSES[true] in names]
+        assert accuracies[group] == pytest.approx(sum(hits) / len(hits)) if hits else math.isnan(accuracies[group])
+
+
+def test_group_accuracy_weighs_images_not_classes() -> None:
+    # Cat: 1 of 3, airplane: 1 of 1; with a bird that is right, 2 of 4 animals.
+    one_more = sure([(3, 3, 0.9), (3, 5, 0.6), (3, 5, 0.8), (0, 0, 0.5), (2, 2, 0.9)])
+    assert one_more.group_accuracy() == {"animals": 0.5, "vehicles": 1.0}
 
 
 @given(seed=SEEDS, count=st.integers(1, 80))

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.data import synthetic_splits
 from cifar_core.models import MODELS, build_model, count_parameters
+from cifar_core.models.dynamic_conv import DynamicConv
 from cifar_core.models.fast_resnet import FastResNet
 from cifar_core.models.layers import Dropout, channels
 from cifar_core.recipe import Recipe, RecipeError
@@ -33,9 +35,23 @@ def random_images(count: int) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=seeded(0))
 
 
+def without_numbers(name: str, width: float = 1.0) -> nn.Module:
+    """The network on the meta device, where even the largest takes no memory."""
+    with torch.device("meta"):
+        return build_model(Recipe(model=name, width=width))
+
+
+def multiply_adds(model: nn.Module) -> float:
+    """Of one image on the meta device, in its convolutions and matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, 32, 32, device="meta"))
+    return int(counter.get_total_flops()) / 2
+
+
 def narrow(name: str, seed: int = 0) -> nn.Module:
-    """The network at a quarter of its width, ready to be trained."""
-    model = build_model(Recipe(model=name, width=0.25, seed=seed))
+    """The network at a quarter of its width, or an eighth of the very wide one, ready to be trained."""
+    width = 0.125 if name == "dynamic_conv" else 0.25
+    model = build_model(Recipe(model=name, width=width, seed=seed))
     for module in model.modules():
         if isinstance(module, Dropout):
             module.generator = seeded(seed)
@@ -45,6 +61,7 @@ def narrow(name: str, seed: int = 0) -> nn.Module:
 @pytest.mark.parametrize("width", [0.01, 0.3, 1.0, 1.5])
 @pytest.mark.parametrize("name", MODELS)
 def test_images_to_logits(name: str, width: float) -> None:
+    width /= 8 if name == "dynamic_conv" else 1  # at width 1 it has 57 M weights
     model = build_model(Recipe(model=name, width=width)).eval()
     with torch.no_grad():
         logits = model(random_images(2))
@@ -58,18 +75,22 @@ def test_images_to_logits(name: str, width: float) -> None:
     ("name", "expected", "tolerance"),
     [
         ("five_conv", 4_968_970, 0),
+        ("three_conv", 154_454, 0),
+        ("block_cnn", 8_184_426, 0),
+        ("dynamic_conv", 57_534_492, 0),
+        ("custom_resnet", 6_573_130, 0),
         ("wide_resnet", 1_198_810, 0),
         ("fast_resnet", 2_000_000, 100_000),
         ("vision_transformer", 2_700_000, 50_000),
     ],
 )
 def test_number_of_weights(name: str, expected: int, tolerance: int) -> None:
-    assert abs(count_parameters(build_model(Recipe(model=name))) - expected) <= tolerance
+    assert abs(count_parameters(without_numbers(name)) - expected) <= tolerance
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_wider_is_larger(name: str) -> None:
-    sizes = [count_parameters(build_model(Recipe(model=name, width=width))) for width in (0.25, 0.5, 1.0)]
+    sizes = [count_parameters(without_numbers(name, width)) for width in (0.25, 0.5, 1.0)]
     assert sizes[0] < sizes[1] < sizes[2]
 
 
@@ -114,16 +135,71 @@ def test_unknown_model() -> None:
     with pytest.raises(RecipeError) as error:
         build_model(Recipe(model="resnet"))
     assert str(error.value) == (
-        "unknown model 'resnet'; expected one of fast_resnet, five_conv, vision_transformer, wide_resnet"
+        "unknown model 'resnet'; expected one of block_cnn, custom_resnet, dynamic_conv, fast_resnet, five_conv, "
+        "three_conv, vision_transformer, wide_resnet"
     )
 
 
-@pytest.mark.parametrize("name", ["fast_resnet", "five_conv", "wide_resnet"])
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"three_conv", "vision_transformer"}))  # they have none
 def test_batch_norm_momentum_is_that_of_the_recipe(name: str) -> None:
-    model = build_model(Recipe(model=name, width=0.25, bn_momentum=0.25))
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    model = build_model(Recipe(model=name, width=0.125, bn_momentum=0.25))
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
     assert norms
     assert {norm.momentum for norm in norms} == {0.25}
+
+
+# The published networks
+
+
+def test_three_conv_has_the_published_linear_layers() -> None:
+    layers = [module for module in without_numbers("three_conv").modules() if isinstance(module, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [(1024, 120), (120, 60), (60, 10)]
+
+
+def test_block_cnn_has_six_blocks_of_three_convolutions() -> None:
+    model = without_numbers("block_cnn")
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    widths = [width for width in (32, 64, 96, 128, 256, 512) for _ in range(3)]
+    assert [layer.out_channels for layer in convolutions] == widths
+    assert [layer.in_channels for layer in convolutions] == [3, *widths[:-1]]
+    sizes: list[int] = []
+    for layer in convolutions:
+        layer.register_forward_hook(lambda _, __, output: sizes.append(output.shape[-1]))
+    model(torch.zeros(2, 3, 32, 32, device="meta"))
+    assert sizes == [size for size in (32, 16, 16, 8, 8, 4) for _ in range(3)]
+
+
+def test_dynamic_conv_and_its_unused_branches_make_the_published_number_of_weights() -> None:
+    size = 1024
+    unused = 3 * (size * size * 9 + size + 2 * size)  # a convolution with bias and a batch norm in each block
+    assert count_parameters(without_numbers("dynamic_conv")) + unused == 85_855_260
+
+
+def test_dynamic_conv_mixes_its_branches_for_each_image() -> None:
+    model = narrow("dynamic_conv").eval()
+    assert isinstance(model, DynamicConv)
+    block = model.blocks[0]
+    linear, images = block.get_submodule("mixing.0"), random_images(2)
+    with torch.no_grad():
+        weights = nn.functional.leaky_relu(linear(images.mean((2, 3))))
+        branches = torch.stack([block.get_submodule(f"branches.{number}")(images) for number in range(3)])
+        expected = torch.einsum("nb,bnchw->nchw", weights, branches)
+        mixed = block(images)
+    assert mixed.shape == (2, 128, 16, 16)
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_custom_resnet_costs_the_published_number_of_multiply_adds() -> None:
+    model = without_numbers("custom_resnet")
+    counted = multiply_adds(model)
+    assert counted == 379_261_952
+    # The published figure also counts the weights of the norms and the last bias, one operation each.
+    vectors = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim == 1)
+    assert round((counted + vectors) / 1e6, 2) == 379.27
+
+
+def test_dynamic_conv_costs_nine_billion_multiply_adds() -> None:
+    assert multiply_adds(without_numbers("dynamic_conv")) == pytest.approx(9.1e9, rel=0.01)
 
 
 # Whitening

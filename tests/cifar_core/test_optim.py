@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifar_core.models import MODELS, build_model
-from cifar_core.optim import build_optimizer, schedule, set_learning_rate
+from cifar_core.optim import Setting, build_optimizer, schedule, set_schedule
 from cifar_core.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 RATES = {"sgd": 0.1, "adamw": 0.01, "muon": 0.05}
@@ -50,15 +50,15 @@ def biases_and_norms(model: nn.Module) -> set[str]:
 
 @given(kind=st.sampled_from(SCHEDULES), warmup=WARMUPS, progress=FRACTIONS)
 def test_rate_is_a_fraction_of_its_peak(kind: str, warmup: float, progress: float) -> None:
-    assert 0 <= schedule(Recipe(schedule=kind, warmup=warmup), progress) <= 1
+    assert 0 <= schedule(Recipe(schedule=kind, warmup=warmup), progress).rate <= 1
 
 
 @given(kind=st.sampled_from(SCHEDULES), warmup=WARMUPS)
 def test_rate_starts_peaks_and_ends_where_it_should(kind: str, warmup: float) -> None:
     recipe = Recipe(schedule=kind, warmup=warmup)
-    assert schedule(recipe, 0.0) == (0.0 if warmup else 1.0)
-    assert schedule(recipe, warmup) == pytest.approx(1.0)
-    assert schedule(recipe, 1.0) == pytest.approx(1.0 if kind == "constant" else 0.0, abs=1e-9)
+    assert schedule(recipe, 0.0).rate == (0.0 if warmup else 1.0)
+    assert schedule(recipe, warmup).rate == pytest.approx(1.0)
+    assert schedule(recipe, 1.0).rate == pytest.approx(1.0 if kind == "constant" else 0.0, abs=1e-9)
 
 
 @given(kind=st.sampled_from(SCHEDULES), warmup=WARMUPS, first=FRACTIONS, second=FRACTIONS)
@@ -66,9 +66,9 @@ def test_rate_rises_before_the_peak_and_never_after(kind: str, warmup: float, fi
     recipe = Recipe(schedule=kind, warmup=warmup)
     early, late = sorted((first, second))
     if late <= warmup:
-        assert schedule(recipe, early) <= schedule(recipe, late)
+        assert schedule(recipe, early).rate <= schedule(recipe, late).rate
     elif early >= warmup:
-        assert schedule(recipe, early) >= schedule(recipe, late)
+        assert schedule(recipe, early).rate >= schedule(recipe, late).rate
 
 
 @given(kind=st.sampled_from(SCHEDULES), warmup=st.floats(0.01, 0.95), progress=FRACTIONS, step=st.floats(0, 1e-3))
@@ -76,7 +76,7 @@ def test_rate_does_not_jump(kind: str, warmup: float, progress: float, step: flo
     recipe = Recipe(schedule=kind, warmup=warmup)
     later = min(1.0, progress + step)
     steepest = max(1 / warmup, math.pi / 2 / (1 - warmup))
-    change = abs(schedule(recipe, later) - schedule(recipe, progress))
+    change = abs(schedule(recipe, later).rate - schedule(recipe, progress).rate)
     assert change <= steepest * (later - progress) + 1e-12
 
 
@@ -85,9 +85,9 @@ def test_rate_does_not_jump(kind: str, warmup: float, progress: float, step: flo
 )
 def test_rate_on_the_way_down(kind: str, quarter: float, half: float) -> None:
     recipe = Recipe(schedule=kind, warmup=0.2)
-    assert schedule(recipe, 0.1) == pytest.approx(0.5)
-    assert schedule(recipe, 0.4) == pytest.approx(quarter)
-    assert schedule(recipe, 0.6) == pytest.approx(half)
+    assert schedule(recipe, 0.1).rate == pytest.approx(0.5)
+    assert schedule(recipe, 0.4).rate == pytest.approx(quarter)
+    assert schedule(recipe, 0.6).rate == pytest.approx(half)
 
 
 # Groups
@@ -188,12 +188,12 @@ def test_without_gradient_only_decay_acts_and_only_on_matrices(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_set_learning_rate_scales_every_peak(name: str) -> None:
+def test_schedule_scales_every_peak(name: str) -> None:
     model = small_network()
     optimizer = build_optimizer(model, Recipe(optimizer=name, bias_lr_multiple=5.0))
     peaks = [group["lr"] for group in optimizer.param_groups]
     for multiple in (0.5, 0.0, 0.25, 1.0):
-        set_learning_rate(optimizer, multiple)
+        set_schedule(optimizer, Setting(multiple))
         assert [group["lr"] for group in optimizer.param_groups] == [peak * multiple for peak in peaks]
 
 
@@ -201,7 +201,7 @@ def test_set_learning_rate_scales_every_peak(name: str) -> None:
 def test_at_rate_zero_nothing_moves(name: str) -> None:
     model = small_network()
     optimizer = build_optimizer(model, Recipe(optimizer=name))
-    set_learning_rate(optimizer, 0.0)
+    set_schedule(optimizer, Setting(0.0))
     before = {label: parameter.detach().clone() for label, parameter in model.named_parameters()}
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()

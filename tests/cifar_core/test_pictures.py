@@ -79,6 +79,27 @@ def test_mistakes_are_the_most_confident_ones(split: Split, predictions: Predict
     assert not has_colour(picture, GREEN)
 
 
+def test_grid_of_predictions_shows_the_first_images(split: Split, predictions: Predictions) -> None:
+    picture = pixels(pictures.predictions_grid(split, predictions, rows=2, columns=3))
+    assert all(holds(picture, image, 3) for image in split.images[:6])
+    assert not holds(picture, split.images[6], 3)
+
+
+def test_grid_of_predictions_has_twenty_unless_told() -> None:
+    split = synthetic_splits(torch.Generator().manual_seed(1), train=0, val=21).val
+    right = Predictions(torch.eye(10)[split.labels], split.labels)
+    picture = pixels(pictures.predictions_grid(split, right))
+    assert [holds(picture, image, 3) for image in split.images] == [True] * 20 + [False]
+
+
+def test_grid_of_predictions_is_green_where_right_and_red_where_wrong(split: Split) -> None:
+    right, wrong = (torch.eye(10)[(split.labels + shift) % 10] for shift in (0, 1))
+    mixed = torch.cat([right[:1], wrong[1:]])
+    for probabilities, colours in ((right, (True, False)), (wrong, (False, True)), (mixed, (True, True))):
+        picture = pixels(pictures.predictions_grid(split, Predictions(probabilities, split.labels), 1, 2))
+        assert (has_colour(picture, GREEN), has_colour(picture, RED)) == colours
+
+
 def test_one_prediction_is_green_where_right_and_red_where_wrong(split: Split, predictions: Predictions) -> None:
     right, wrong = 0, int(predictions.confident_mistakes(1))
     for index, colour, other in ((right, GREEN, RED), (wrong, RED, GREEN)):
@@ -124,8 +145,9 @@ def test_confusion_shades_the_cell_of_true_row_and_predicted_column() -> None:
     [
         lambda split, predictions: pictures.samples(split),
         lambda split, predictions: pictures.confident_mistakes(split, predictions),
+        lambda split, predictions: pictures.predictions_grid(split, predictions),
     ],
-    ids=["samples", "mistakes"],
+    ids=["samples", "mistakes", "predictions"],
 )
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_images_still_make_a_picture(

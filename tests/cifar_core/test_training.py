@@ -20,7 +20,7 @@ from cifar_core.metrics import Predictions
 from cifar_core.models import MODELS, build_model
 from cifar_core.optim import schedule
 from cifar_core.recipe import OPTIMIZERS, Recipe, RecipeError
-from cifar_core.training import Progress, TrainState, Watch, normalise, predict, total_steps, train
+from cifar_core.training import Progress, TrainState, Watch, evenly, normalise, predict, total_steps, train
 
 FP32 = Hardware(torch.device("cpu"), bf16=False)
 HERE = dict.fromkeys((FP32, Hardware.detect("cpu")))
@@ -43,7 +43,7 @@ SMALL = Recipe(
     mix="cutmix",
 )
 WITH_DROPOUT = replace(SMALL, model="five_conv", epochs=1.0)
-END = Watch(0, (1.0,), (10,))
+END = Watch((), (1.0,), (10,))
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def test_loss_falls_and_the_classes_are_learnt(more_data: Splits, hardware: Hard
         translate=0,
         flip=False,
     )
-    state, points = run(recipe, more_data, Watch(6, (1.0,), (128,)), hardware)
+    state, points = run(recipe, more_data, Watch(evenly(6), (1.0,), (128,)), hardware)
     assert points[-1].train_loss < 0.7 * points[0].train_loss
     assert points[-1].train_accuracy > 0.8 > points[0].train_accuracy
     assert validated(points[-1]).accuracy > 0.8
@@ -130,7 +130,7 @@ def test_every_network_learns(more_data: Splits, name: str) -> None:
         translate=0,
         flip=False,
     )
-    _, points = run(recipe, more_data, Watch(4, (1.0,), (128,)))
+    _, points = run(recipe, more_data, Watch(evenly(4), (1.0,), (128,)))
     assert points[-1].train_loss < 0.7 * points[0].train_loss
     assert validated(points[-1]).accuracy > 0.4
 
@@ -139,12 +139,12 @@ def test_device_of_this_machine_learns(more_data: Splits) -> None:
     hardware = Hardware.detect()
     if hardware.device.type == "cpu":
         pytest.skip("no GPU; the CPU has tests of its own")
-    _, points = run(replace(SMALL, epochs=8.0, mix="none"), more_data, Watch(4, (1.0,), (128,)), hardware)
+    _, points = run(replace(SMALL, epochs=8.0, mix="none"), more_data, Watch(evenly(4), (1.0,), (128,)), hardware)
     assert validated(points[-1]).accuracy > 0.8
 
 
 def test_loss_that_is_not_finite_is_told_and_not_raised(data: Splits) -> None:
-    _, points = run(replace(SMALL, optimizer="sgd", learning_rate=1e30), data, Watch(4, (1.0,), (10,)))
+    _, points = run(replace(SMALL, optimizer="sgd", learning_rate=1e30), data, Watch(evenly(4), (1.0,), (10,)))
     assert not math.isfinite(points[-1].train_loss)
     assert points[-1].fraction == 1.0
     assert math.isnan(validated(points[-1]).loss)
@@ -172,7 +172,7 @@ def test_seed_decides_every_bit(data: Splits, hardware: Hardware, recipe: Recipe
 @pytest.mark.parametrize("recipe", [SMALL, WITH_DROPOUT], ids=lambda recipe: recipe.model)
 @pytest.mark.parametrize(
     "watch",
-    [Watch(0, (), ()), Watch(16, (), ()), Watch(5, (0.1, 0.3, 0.5, 1.0), (128, 20, 10, 128))],
+    [Watch((), (), ()), Watch(evenly(16), (), ()), Watch(evenly(5), (0.1, 0.3, 0.5, 1.0), (128, 20, 10, 128))],
     ids=["unseen", "losses", "validations"],
 )
 def test_watching_changes_nothing(data: Splits, recipe: Recipe, watch: Watch) -> None:
@@ -185,7 +185,7 @@ def test_watching_changes_nothing(data: Splits, recipe: Recipe, watch: Watch) ->
 def test_state_at_a_yield_is_complete(data: Splits, recipe: Recipe) -> None:
     whole, _ = run(recipe, data)
     state = TrainState.create(recipe, data, FP32)
-    for progress in train(state, data, Watch(4, (0.5,), (10,))):
+    for progress in train(state, data, Watch(evenly(4), (0.5,), (10,))):
         if progress.fraction >= 0.5:
             break
     assert state.step == progress.step == state.total_steps // 2
@@ -242,7 +242,7 @@ def test_run_is_as_long_as_its_epochs_to_the_nearest_step(epochs: float, batch_s
 
 @pytest.mark.parametrize("losses", [1, 3, 5, 16, 20])
 def test_points_of_the_curve(data: Splits, losses: int) -> None:
-    state, points = run(SMALL, data, Watch(losses, (), ()))
+    state, points = run(SMALL, data, Watch(evenly(losses), (), ()))
     assert state.step == state.total_steps == 16
     assert len(points) == min(losses, 16)
     steps = [0, *(point.step for point in points)]
@@ -254,7 +254,7 @@ def test_points_of_the_curve(data: Splits, losses: int) -> None:
 
 def test_fields_of_progress_agree(data: Splits) -> None:
     validations, counts = (0.25, 0.6, 1.0), (20, 31, 128)
-    _, points = run(SMALL, data, Watch(4, validations, counts))
+    _, points = run(SMALL, data, Watch(evenly(4), validations, counts))
     assert [point.step for point in points] == [4, 8, 10, 12, 16]
     for point in points:
         assert point.fraction == point.step / 16
@@ -275,15 +275,15 @@ def test_fields_of_progress_agree(data: Splits) -> None:
 
 
 def test_loss_is_the_mean_since_the_point_before(data: Splits) -> None:
-    fine = [point.train_loss for point in run(SMALL, data, Watch(16, (), ()))[1]]
-    coarse = [point.train_loss for point in run(SMALL, data, Watch(4, (), ()))[1]]
+    fine = [point.train_loss for point in run(SMALL, data, Watch(evenly(16), (), ()))[1]]
+    coarse = [point.train_loss for point in run(SMALL, data, Watch(evenly(4), (), ()))[1]]
     assert coarse == pytest.approx([sum(fine[k : k + 4]) / 4 for k in range(0, 16, 4)], rel=1e-5)
 
 
 def test_time_of_the_watcher_is_not_counted(data: Splits) -> None:
     state = TrainState.create(SMALL, data, FP32)
     started = time.perf_counter()
-    for progress in train(state, data, Watch(4, (1.0,), (10,))):  # noqa: B007
+    for progress in train(state, data, Watch(evenly(4), (1.0,), (10,))):  # noqa: B007
         time.sleep(0.1)
     passed = time.perf_counter() - started
     assert progress.validation_seconds > 0
@@ -292,7 +292,7 @@ def test_time_of_the_watcher_is_not_counted(data: Splits) -> None:
 
 def test_watcher_may_compute_gradients(data: Splits) -> None:
     state = TrainState.create(SMALL, data, FP32)
-    for _ in train(state, data, Watch(1, (0.5, 1.0), (10, 10))):
+    for _ in train(state, data, Watch(evenly(1), (0.5, 1.0), (10, 10))):
         assert torch.is_grad_enabled()
 
 

@@ -19,12 +19,11 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.budget import Budget
-from cifar_core.checkpoint import load_weights, save_weights
+from cifar_core.checkpoint import load_weights, save_state
 from cifar_core.data import Splits, synthetic_splits
 from cifar_core.hardware import Hardware
-from cifar_core.models import build_model
 from cifar_core.recipe import Recipe
-from cifar_core.training import total_steps
+from cifar_core.training import TrainState, total_steps
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, Interrupted, Summary
 from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job, Outcome, Point, Progressed
@@ -36,6 +35,7 @@ from sweeps.study import PRUNERS
 from sweeps.tracking import MemoryRun, MemoryTracker
 
 TRAIN_IMAGES = 256
+CPU = Hardware(torch.device("cpu"), bf16=False)
 SPACE = replace(SPACES["fast"], optimizers=("sgd",), widths=(0.25, 0.5), batch_sizes=(8,), starts=())
 PRESET = Preset(
     "tiny", trial=Budget(flops=None, max_epochs=1), confirm=Budget(flops=None, max_epochs=2), recipes=2, seeds=2
@@ -131,9 +131,15 @@ class ScriptedExecutor:
                 ),
             )
         if job.weights is not None:
-            save_weights(build_model(job.recipe), job.weights)
+            save_state(
+                TrainState.create(job.recipe, synthetic_splits(torch.Generator().manual_seed(0), 16, 8), CPU),
+                job.weights,
+            )
         yield Finished(
-            job.key, Outcome(loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=64, files={})
+            job.key,
+            Outcome(
+                loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=64, group_accuracy={}, files={}
+            ),
         )
 
     def _test(self, job: Job) -> Iterator[Event]:
@@ -147,7 +153,10 @@ class ScriptedExecutor:
         self.looks.append(job.key)
         accuracy = self.script(job.key) - 0.01
         yield Finished(
-            job.key, Outcome(loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=10_000, files={})
+            job.key,
+            Outcome(
+                loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=10_000, group_accuracy={}, files={}
+            ),
         )
 
 

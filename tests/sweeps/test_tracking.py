@@ -42,6 +42,7 @@ OUTCOME = Outcome(
     accuracy=0.8,
     class_accuracy=(0.9, 0.7, *(0.8,) * 7, float("nan")),
     images=100,
+    group_accuracy={"animals": 0.75, "vehicles": float("nan")},
     files={"confusion.json": b"{}", "pictures/mistakes.png": b"mistakes"},
 )
 TEST_OUTCOME = Outcome(
@@ -49,6 +50,7 @@ TEST_OUTCOME = Outcome(
     accuracy=0.79,
     class_accuracy=(0.79,) * 10,
     images=10_000,
+    group_accuracy={"animals": 0.7, "vehicles": 0.9},
     files={"test/predictions.csv": b"index,true"},
 )
 

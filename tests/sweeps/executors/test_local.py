@@ -17,13 +17,13 @@ import torch
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch
+from cifar_core.training import Watch, evenly
 from sweeps.executors.local import LocalExecutor
 from sweeps.executors.protocol import Event, Failed, Finished, Job, Progressed
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=0.01, batch_size=50)
 STEPS = 9
-JOB = Job(key="trial-0", recipe=RECIPE, watch=Watch(3, (0.5, 1.0), (100, 100)))
+JOB = Job(key="trial-0", recipe=RECIPE, watch=Watch(evenly(3), (0.5, 1.0), (100, 100)))
 
 # What a sweep is to its workers: started, said which they are, and then gone without a word.
 PARENT = """

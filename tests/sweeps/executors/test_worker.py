@@ -17,14 +17,14 @@ from cifar_core.checkpoint import load_weights
 from cifar_core.data import CLASSES, Splits, synthetic_splits
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch, predict
+from cifar_core.training import Watch, evenly, predict
 from sweeps.executors import worker
 from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job, Outcome, Progressed
 
 CPU = Hardware(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.0, batch_size=25, learning_rate=0.5, color_jitter=0.2)
 STEPS = 16
-WATCH = Watch(losses=8, validations=(0.25, 0.5, 1.0), validation_images=(20, 20, 100))
+WATCH = Watch(losses=evenly(8), validations=(0.25, 0.5, 1.0), validation_images=(20, 20, 100))
 JOB = Job(key="trial-3", recipe=RECIPE, watch=WATCH)
 NOWHERE = Path("/nowhere")
 
@@ -76,7 +76,7 @@ class TestTraining:
 
     def test_watching_less_changes_nothing_of_what_is_learned(self, data: Splits) -> None:
         often = carry_out(JOB, data)[-1]
-        seldom = carry_out(replace(JOB, watch=Watch(1, (1.0,), (100,))), data)[-1]
+        seldom = carry_out(replace(JOB, watch=Watch(evenly(1), (1.0,), (100,))), data)[-1]
         assert isinstance(often, Finished)
         assert isinstance(seldom, Finished)
         assert seldom.outcome.loss == often.outcome.loss
@@ -171,7 +171,7 @@ class TestErrors:
         assert not any(isinstance(event, Finished | Failed) for event in events)
 
     def test_a_watch_that_never_validates(self, data: Splits) -> None:
-        event = failure(carry_out(replace(JOB, watch=Watch(4, (), ())), data))
+        event = failure(carry_out(replace(JOB, watch=Watch(evenly(4), (), ())), data))
         assert event.reason == "RuntimeError: a watch must validate at the end of training"
 
     @pytest.mark.parametrize("error", [BrokenPipeError, EOFError])
@@ -190,7 +190,7 @@ class TestTestSet:
         path = tmp_path / "w.safetensors"
         carry_out(replace(JOB, weights=path), data)
         monkeypatch.setattr(worker, "load_test", lambda directory: data.val)
-        return Job(key="confirm-3-0", recipe=RECIPE, watch=Watch(0, (), ()), weights=path, open_test_set=True)
+        return Job(key="confirm-3-0", recipe=RECIPE, watch=Watch((), (), ()), weights=path, open_test_set=True)
 
     def test_one_event_with_everything_in_a_folder_of_its_own(self, data: Splits, job: Job) -> None:
         [event] = carry_out(job, data, ())

@@ -1,0 +1,90 @@
+"""The LR range test: which peak learning rate suits a recipe, found in a few hundred steps before training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from cifar_core.data import Splits
+from cifar_core.hardware import Hardware
+from cifar_core.optim import Setting
+from cifar_core.recipe import RANGE_TEST, Recipe
+from cifar_core.training import TrainState, train_step
+
+LOW, HIGH = 1e-2, 10.0  # of the rates that are tried
+ITERATIONS = 200
+_SMOOTHING = 0.9  # weight of the past in the smoothed loss
+_BLOWN_UP = 4.0  # times the lowest loss so far, at which the test ends
+_SKIPPED = 10  # steps at either end that say little
+
+
+class RangeTestError(ValueError):
+    """A range test that found no rate; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeTest:
+    """What a range test saw: the loss in nats of each step, smoothed, and the rate of that step."""
+
+    rates: Sequence[float]
+    losses: Sequence[float]
+    suggestion: float  # the rate at which the loss fell fastest
+
+
+def range_test(
+    recipe: Recipe, data: Splits, hardware: Hardware, *, low: float = LOW, high: float = HIGH, steps: int = ITERATIONS
+) -> RangeTest:
+    """Train fresh weights for `steps` steps while the rate rises exponentially from `low` to `high`.
+
+    Smith, "Cyclical Learning Rates for Training Neural Networks" (2017). The suggestion is the rate at which the
+    smoothed loss falls most steeply over the logarithm of the rate. The test ends early when the loss blows up.
+
+    Raises:
+        RangeTestError: the loss never fell.
+    """
+    if not 0 < low < high:
+        raise RangeTestError(f"`0 < low < high` must hold, but got {low:g} and {high:g}")
+    if steps < 2 * _SKIPPED + 2:
+        raise RangeTestError(f"a range test must take at least {2 * _SKIPPED + 2} steps, but got {steps}")
+    state = TrainState.create(replace(recipe, learning_rate=1.0, schedule="constant", warmup=0.0), data, hardware)
+    images, labels = data.train.images.to(hardware.device), data.train.labels.to(hardware.device)
+    state.model.train()
+    rates: list[float] = []
+    losses: list[float] = []
+    average = 0.0
+    for step in range(steps):
+        rate = low * (high / low) ** (step / (steps - 1))
+        loss, _ = train_step(state, images, labels, Setting(rate))
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss.item()
+        smooth = average / (1 - _SMOOTHING ** (step + 1))
+        if not math.isfinite(smooth) or (losses and smooth > _BLOWN_UP * min(losses)):
+            break
+        rates.append(rate)
+        losses.append(smooth)
+    return RangeTest(tuple(rates), tuple(losses), _steepest(rates, losses))
+
+
+def settle(recipe: Recipe, data: Splits, hardware: Hardware) -> tuple[Recipe, RangeTest | None]:
+    """`recipe` with a learning rate that is a number, and the range test that found it, if one was asked for.
+
+    Raises:
+        RangeTestError: the loss never fell.
+    """
+    if recipe.learning_rate != RANGE_TEST:
+        return recipe, None
+    found = range_test(recipe, data, hardware)
+    return replace(recipe, learning_rate=found.suggestion), found
+
+
+def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
+    first, last = _SKIPPED, len(losses) - _SKIPPED
+    if last - first < 2:
+        raise RangeTestError(f"a range test must find rates that train, but the loss blew up after {len(losses)} steps")
+    logs = torch.tensor(rates, dtype=torch.float64).log()
+    slopes = torch.gradient(torch.tensor(losses, dtype=torch.float64), spacing=(logs,))[0][first:last]
+    if slopes.min() >= 0:
+        raise RangeTestError(f"a range test must see the loss fall, but it rose from {rates[0]:g} to {rates[-1]:g}")
+    return float(rates[first + int(slopes.argmin())])

@@ -1,0 +1,62 @@
+"""A network at a glance: its layers with the shapes they give and the weights they hold, and what an image costs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+_HEAD = ("layer", "kind", "output", "weights")
+
+
+def model_summary(model: nn.Module) -> str:
+    """Table in plain text: a line for each layer in the order in which an image passes it, then the totals.
+
+    A layer is a module without modules of its own; weights stand where they are first used. Shapes are those of one
+    image, such as "64 x 32 x 32". Multiply-adds are those of convolutions and matrix products, forwards. `model`,
+    which takes images (N, 3, 32, 32), is left as it is, and nothing is computed but shapes.
+    """
+    shapes = copy.deepcopy(model).to("meta").eval()
+    layers: list[tuple[str, str, str, int]] = []
+    listed: set[nn.Parameter] = set()
+
+    def follow(name: str, layer: nn.Module) -> None:
+        def note(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
+            new = [parameter for parameter in layer.parameters() if parameter not in listed]
+            listed.update(new)
+            layers.append((name, type(layer).__name__, " x ".join(map(str, output.shape[1:])), _weights(new)))
+
+        layer.register_forward_hook(note)
+
+    for name, module in shapes.named_modules():
+        if not list(module.children()):
+            follow(name, module)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shapes(torch.zeros(1, 3, 32, 32, device="meta"))
+
+    total = _weights(model.parameters())
+    elsewhere = total - _weights(listed)
+    totals = [
+        ("weights", total),
+        *([("  in none of these layers", elsewhere)] if elsewhere else []),
+        ("  trained", _weights(parameter for parameter in model.parameters() if parameter.requires_grad)),
+        ("multiply-adds an image", counter.get_total_flops() // 2),
+    ]
+    table = _aligned([_HEAD, *((name, kind, size, f"{weights:,}") for name, kind, size, weights in layers)])
+    return "\n".join([*table, "", *_aligned([(label, f"{number:,}") for label, number in totals])]) + "\n"
+
+
+def _weights(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """`rows` in columns two spaces apart, the last one flush right and the others flush left."""
+    *lefts, right = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:-1], lefts, strict=True)), row[-1].rjust(right)])
+        for row in rows
+    ]

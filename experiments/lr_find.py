@@ -1,0 +1,157 @@
+"""The LR range test of a recipe: prints the suggested peak rate, draws the curve, and logs both to MLflow.
+
+python experiments/lr_find.py RECIPE
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from cifar_core.checkpoint import write_atomically
+from cifar_core.data import DataError, load_train_val
+from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.hardware import DEVICES, Hardware, HardwareError
+from cifar_core.lr_finder import HIGH, ITERATIONS, LOW, RangeTest, RangeTestError, range_test
+from cifar_core.recipe import RANGE_TEST, RecipeError
+from sweeps.command_line import USAGE, OneLineParser, number, positive_int
+from sweeps.console import SweepConsole
+from sweeps.provenance import provenance
+from sweeps.recipes import SYSTEMS, read_recipe
+from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.tracking import MlflowTracker, RunLabel, Tracker
+
+EXPERIMENT = "range-tests"  # of MLflow
+_INK, _MARK = "#1f4e8c", "#c62828"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for arguments that cannot be, 130 when interrupted."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except (RecipeError, RangeTestError, HardwareError, StoreError, DataError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("stopped; nothing was suggested", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="lr_find.py",
+        description="Train fresh weights while the learning rate rises, and suggest the rate at which the loss fell "
+        "fastest (Smith, 2017).",
+        epilog='learning_rate = "range-test" in a recipe does this before training.',
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(SYSTEMS)}, or a recipe file (TOML)")
+    parser.add_argument("--low", type=_rate, default=LOW, metavar="LR", help="first rate (default: %(default)g)")
+    parser.add_argument("--high", type=_rate, default=HIGH, metavar="LR", help="last rate (default: %(default)g)")
+    parser.add_argument("--steps", type=positive_int, default=ITERATIONS, metavar="N", help="default: %(default)s")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
+    parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the picture (default: in the store's reports)")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    recipe = read_recipe(options.recipe)
+    if not options.low < options.high:
+        raise RangeTestError(f"`--low < --high` must hold, but got {options.low:g} and {options.high:g}")
+    hardware = Hardware.detect(options.device)
+    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    data_dir = options.data or default_data_dir()
+    store.create()
+    name = Path(options.recipe).stem
+    with SweepConsole() as console:
+        ensure_cifar10(data_dir, console.progress)
+        data = load_train_val(data_dir)
+        tracker = MlflowTracker(store.tracking_uri, store.artifacts(EXPERIMENT), source="experiments/lr_find.py")
+        tags = provenance(hardware, torch.get_num_threads())
+        tracker.open_study(RunLabel(key="study", name=EXPERIMENT, tags={"stage": "range-tests", **tags}, params={}))
+        key = f"{name}-{datetime.now(UTC).isoformat(timespec='seconds')}"
+        label = RunLabel(
+            key=key,
+            name=f"range test of {name}",
+            tags={"stage": "range-test", **tags},
+            params={**recipe.to_dict(), "low": options.low, "high": options.high, "steps": options.steps},
+            files={"recipe.toml": recipe.to_toml().encode()},
+        )
+        tracker.begin(label)
+        try:
+            plain = replace(recipe, learning_rate=RANGE_TEST)
+            found = range_test(plain, data, hardware, low=options.low, high=options.high, steps=options.steps)
+        except RangeTestError as error:
+            tracker.end(key, "failed", reason=str(error))
+            raise
+        except KeyboardInterrupt:
+            tracker.end(key, "interrupted", reason="stopped by the user")
+            raise
+        log_range_test(tracker, key, found)
+        tracker.end(key, "complete")
+        tracker.end_study("finished", {})
+    out = options.out or store.report(EXPERIMENT) / f"{name}.png"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, draw(found))
+    except OSError as error:
+        raise StoreError(f"--out must be a file that can be written, but: {error}") from error
+    print(f"suggested learning rate: {found.suggestion:.3g}")
+    print(f"curve: {out}")
+    return 0
+
+
+def log_range_test(tracker: Tracker, key: str, found: RangeTest) -> None:
+    """Keep the suggestion, the curve and its picture with the run `key`."""
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["learning_rate", "smoothed_loss_nats"])
+    writer.writerows(zip(found.rates, found.losses, strict=True))
+    files = {"range_test/curve.csv": table.getvalue().encode(), "range_test/curve.png": draw(found)}
+    tracker.attach(key, files, {"range_test/suggestion": found.suggestion})
+
+
+def draw(found: RangeTest) -> bytes:
+    """The curve of a range test, with the suggestion marked, as a PNG."""
+    figure = Figure(figsize=(7, 4.2), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(found.rates, found.losses, color=_INK, linewidth=1.8)
+    axes.axvline(found.suggestion, color=_MARK, linewidth=1.2, linestyle="--")
+    axes.annotate(
+        f"suggested: {found.suggestion:.3g}",
+        (found.suggestion, max(found.losses)),
+        xytext=(6, -2),
+        textcoords="offset points",
+        color=_MARK,
+        va="top",
+    )
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate (log scale)")
+    axes.set_ylabel("training loss, smoothed (nats per image)")
+    axes.set_title("LR range test: the loss falls fastest at the mark", loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+_rate = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
