@@ -84,7 +84,9 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
 
 
 def load_weights(recipe: Recipe, path: Path) -> nn.Module:
-    """The network of `recipe`, on the CPU, with the weights of the state in `path`.
+    """The network of `recipe`, on the CPU, with the weights that a run keeps: the best of the state in `path`, if any.
+
+    A recipe that does not keep the best weights leaves only the last ones.
 
     Raises:
         CheckpointError: the file is missing, is not the one that was written, or is of another network.
@@ -92,7 +94,7 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
     _, tensors = _read(path)
     model = build_model(recipe)
     try:
-        model.load_state_dict(_under("model.", tensors))
+        model.load_state_dict(_under("best.", tensors) or _under("model.", tensors))
     except RuntimeError as error:
         raise CheckpointError(f"{path}: these must be weights of {recipe.model}, but others were found") from error
     return model

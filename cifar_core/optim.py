@@ -57,7 +57,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
             case "adam":
                 optimizer = Adam(groups, betas=(recipe.momentum, 0.999), fused=fused)
             case "ranger":
-                optimizer = Ranger(groups, betas=(recipe.momentum, 0.999))
+                # Otherwise its first steps, which RAdam does not rectify, would climb.
+                optimizer = Ranger(groups, betas=(recipe.momentum, 0.999), degenerated_to_sgd=True)
             case _:
                 optimizer = AdamW(groups, betas=(recipe.momentum, 0.99), fused=fused)
     for group in optimizer.param_groups:
@@ -99,7 +100,8 @@ def schedule(recipe: Recipe, progress: float) -> Setting:
         case "constant":
             return Setting(1.0)
         case "step":
-            return Setting(max(recipe.end_factor, recipe.step_factor ** math.floor(progress / recipe.step_every)))
+            falls = math.floor((progress - recipe.warmup) / recipe.step_every)
+            return Setting(max(recipe.end_factor, recipe.step_factor**falls))
         case "linear":
             return Setting(remaining)
         case _:

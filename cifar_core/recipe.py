@@ -64,7 +64,7 @@ class Recipe:
     start_factor: float = 0.04  # one-cycle: the rate that the warm-up starts from, as a fraction of the peak
     end_factor: float = 0.0  # one-cycle: where the rate ends; step: below which it never falls; fractions of the peak
     momentum_at_peak: float = 0.85  # one-cycle: momentum moves here from `momentum` and back, against the rate
-    step_every: float = 0.3  # step: fraction of training after which the rate falls, again and again
+    step_every: float = 0.3  # step: fraction of training after which the rate falls, counted from the warm-up on
     step_factor: float = 0.1  # step: what it is multiplied by
     schedule_per_epoch: bool = False  # a quirk: laid out in steps, the schedule moves on by one step an epoch
 
@@ -110,7 +110,7 @@ class Recipe:
         """
         known = [f.name for f in fields(cls)]
         faults = [_unknown_field(name, known) for name in values if name not in known]
-        given = {name: _widen(name, value) for name, value in values.items() if name in known}
+        given = {name: _widen(name, values[name]) for name in known if name in values}
         faults += [fault for name, value in given.items() if (fault := _fault(name, value))]
         if faults:
             raise RecipeError("; ".join(faults))

@@ -29,5 +29,9 @@ class Dropout(nn.Module):
             return inputs
         if self.generator is None:
             raise RuntimeError("Dropout.generator must be set before training")
-        kept = torch.rand(inputs.shape, generator=self.generator, device=inputs.device) >= self.probability
-        return inputs * kept / (1 - self.probability)
+        # 16 random bits an element, laid out in memory as the input is: several times as fast as a float for each.
+        count = inputs.numel()
+        words = torch.empty(-(-count // 4), dtype=torch.int64, device=inputs.device)
+        bits = words.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:count]
+        kept = (bits >= round(self.probability * 2**16) - 2**15).to(inputs.dtype).div_(1 - self.probability)
+        return inputs * kept.as_strided(inputs.shape, torch.empty_like(inputs, device="meta").stride())

@@ -106,6 +106,21 @@ def test_translate_shifts_and_reflects_each_image(seed: int, pixels: int) -> Non
         )
 
 
+@given(seed=SEEDS, pixels=st.integers(1, 16))
+def test_translate_with_zeros_brings_in_black(seed: int, pixels: int) -> None:
+    images = random_images(4, 32, 32, seed) * 0.5 + 0.5
+    mirrored = translate(images, pixels, torch.Generator().manual_seed(seed))
+    black = translate(images, pixels, torch.Generator().manual_seed(seed), padding="zero")
+    inside = black > 0
+    assert torch.equal(black[inside], mirrored[inside])
+    # What is black is a frame: whole rows and columns at the edges, at most `pixels` of them.
+    for mask in inside[:, 0]:
+        rows, columns = mask.any(1), mask.any(0)
+        assert torch.equal(mask, rows[:, None] & columns[None, :])
+        assert int((~rows).sum()) <= pixels
+        assert int((~columns).sum()) <= pixels
+
+
 def test_translate_uses_all_shifts_independently() -> None:
     # Where the centre of the image comes from says how it was shifted.
     rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cifar_core.checkpoint import CheckpointError, load_weights, save_state, write_atomically
-from cifar_core.data import synthetic_splits
+from cifar_core.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    load_state,
+    load_weights,
+    save_state,
+    write_atomically,
+)
+from cifar_core.data import Splits, synthetic_splits
 from cifar_core.hardware import Hardware
 from cifar_core.models import MODELS
-from cifar_core.recipe import Recipe
-from cifar_core.training import TrainState, Watch, predict, train
+from cifar_core.recipe import OPTIMIZERS, Recipe
+from cifar_core.training import TrainState, Watch, evenly, predict, train
 
 SMALL = Recipe(model="fast_resnet", width=0.125)
 CPU = Hardware(torch.device("cpu"), bf16=False)
@@ -67,7 +76,8 @@ def flip(content: bytes, bit: int) -> bytes:
 @pytest.mark.parametrize("name", MODELS)
 def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware, name: str) -> None:
     data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=32)
-    recipe = Recipe(model=name, width=0.25, epochs=1.0, batch_size=32, optimizer="adamw", learning_rate=0.01)
+    width = 0.03 if name == "dynamic_conv" else 0.25
+    recipe = Recipe(model=name, width=width, epochs=1.0, batch_size=32, optimizer="adamw", learning_rate=0.01)
     state = TrainState.create(recipe, data, hardware)
     [last] = train(state, data, Watch((), (1.0,), (32,)))
     assert last.validation is not None
@@ -78,6 +88,101 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
     again = predict(hardware.place(loaded), data.val, hardware)
     assert torch.equal(again.probabilities, last.validation.probabilities)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("hardware", [Hardware(torch.device("cpu"), bf16=False), Hardware.detect("cpu")])
+def test_a_saved_state_goes_on_to_the_same_bits(tmp_path: Path, hardware: Hardware, optimizer: str) -> None:
+    data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=32)
+    recipe = Recipe(
+        model="five_conv",
+        width=0.05,
+        epochs=3.0,
+        batch_size=24,
+        optimizer=optimizer,
+        learning_rate=0.01,
+        schedule="one-cycle-cosine",
+        translate=4,
+        cutout=8,
+        mix="mixup",
+        keep_best=True,
+    )
+    watch = Watch(evenly(4), evenly(4), (32,) * 4)
+    whole = TrainState.create(recipe, data, hardware)
+    expected = list(train(whole, data, watch))
+    for stop in (1, 3):
+        state = TrainState.create(recipe, data, hardware)
+        points = list(itertools.islice(train(state, data, watch), stop))
+        save_state(state, tmp_path / "state")
+        resumed = load_state(recipe, tmp_path / "state", data, hardware)
+        assert (resumed.step, resumed.train_seconds) == (state.step, state.train_seconds)
+        points += train(resumed, data, watch)
+        assert [point.train_loss for point in points] == [point.train_loss for point in expected]
+        assert all(
+            torch.equal(one, other)
+            for one, other in zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True)
+        )
+
+
+def test_a_state_of_another_recipe(tmp_path: Path) -> None:
+    data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
+    save_state(fresh(SMALL), tmp_path / "state")
+    with pytest.raises(CheckpointError) as error:
+        load_state(replace(SMALL, seed=1), tmp_path / "state", data, CPU)
+    rule = "the recipe must be the one that is trained, but this state has another one"
+    assert str(error.value) == f"{tmp_path / 'state'}: {rule}"
+
+
+def test_weights_of_another_network(saved: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        load_weights(replace(SMALL, model="five_conv"), saved)
+    assert str(error.value) == f"{saved}: these must be weights of five_conv, but others were found"
+
+
+class TestCheckpoints:
+    """The last two states of a run."""
+
+    @pytest.fixture
+    def data(self) -> Splits:
+        return synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
+
+    @pytest.fixture
+    def checkpoints(self, tmp_path: Path) -> Checkpoints:
+        checkpoints, state = Checkpoints(tmp_path / "run"), fresh(SMALL)
+        for step in (9, 10, 100):
+            state.step = step
+            checkpoints.save(state)
+        return checkpoints
+
+    def test_two_are_kept_and_the_newest_is_loaded(self, checkpoints: Checkpoints, data: Splits) -> None:
+        states = sorted(path.name for path in checkpoints.folder.iterdir() if path.suffix != ".sha256")
+        assert states == ["step-000000010.safetensors", "step-000000100.safetensors"]
+        assert len(list(checkpoints.folder.iterdir())) == 4
+        state = checkpoints.load(SMALL, data, CPU)
+        assert state is not None
+        assert state.step == 100
+
+    @pytest.mark.parametrize("damage", [b"", b"not a state", None])
+    def test_the_one_before_stands_in_for_a_bad_one(
+        self, checkpoints: Checkpoints, data: Splits, damage: bytes | None
+    ) -> None:
+        newest = checkpoints.folder / "step-000000100.safetensors"
+        newest.write_bytes(flip(newest.read_bytes(), 9_999) if damage is None else damage)
+        said: list[str] = []
+        state = checkpoints.load(SMALL, data, CPU, said.append)
+        assert state is not None
+        assert state.step == 10
+        [line] = said
+        assert line.startswith(f"{newest}: SHA-256 must be ")
+
+    def test_none_is_left(self, checkpoints: Checkpoints, data: Splits) -> None:
+        checkpoints.clear()
+        assert not checkpoints.folder.exists()
+        assert checkpoints.load(SMALL, data, CPU) is None
+        checkpoints.clear()
+
+    def test_those_of_another_recipe_do_not_count(self, checkpoints: Checkpoints, data: Splits) -> None:
+        assert checkpoints.load(replace(SMALL, seed=1), data, CPU) is None
 
 
 def test_only_two_files_are_left_in_a_folder_that_is_made(tmp_path: Path) -> None:

@@ -77,6 +77,25 @@ def test_train_and_val_share_out_all_records(small: Path) -> None:
     assert splits.val.labels.tolist() == [index % 10 for index in range(50)]
 
 
+def test_held_out_images_are_drawn_with_the_seed(small: Path) -> None:
+    everything = data.load_train(small)
+    check_form(everything, 500)
+    splits = data.hold_out(everything, 0.2, seed=3)
+    check_form(splits.train, 400)
+    check_form(splits.val, 100)
+    assert sorted(rows(splits.train) + rows(splits.val)) == sorted(rows(everything))
+    again, other = data.hold_out(everything, 0.2, seed=3), data.hold_out(everything, 0.2, seed=4)
+    assert rows(again.val) == rows(splits.val) != rows(other.val)
+    assert set(rows(splits.val)) & set(rows(other.val)) != set(rows(splits.val))
+
+
+def test_nothing_is_held_out(small: Path) -> None:
+    everything = data.load_train(small)
+    splits = data.hold_out(everything, 0.0, seed=0)
+    assert rows(splits.train) == rows(everything)
+    check_form(splits.val, 0)
+
+
 def test_head_is_the_beginning_of_a_split(small: Path) -> None:
     val = data.load_train_val(small).val
     for count in (0, 1, 10, 37, 50):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_core.recipe import MIXES, OPTIMIZERS, SCHEDULES, Recipe, RecipeError
+from cifar_core.recipe import MIXES, NORMALISATIONS, OPTIMIZERS, PADDINGS, SCHEDULES, Recipe, RecipeError
 
 FIELDS = {field.name: field.type for field in dataclasses.fields(Recipe)}
-FLOATS = [name for name, kind in FIELDS.items() if kind == "float"]
+FLOATS = [name for name, kind in FIELDS.items() if str(kind).startswith("float")]
 
 RECIPES = st.builds(
     Recipe,
@@ -23,20 +23,34 @@ RECIPES = st.builds(
     epochs=st.floats(0, 10_000, exclude_min=True),
     batch_size=st.integers(2, 50_000),
     optimizer=st.sampled_from(OPTIMIZERS),
-    learning_rate=st.floats(0, exclude_min=True, allow_infinity=False),
+    val_fraction=st.floats(0.01, 0.9),
+    normalisation=st.sampled_from(NORMALISATIONS),
+    learning_rate=st.floats(0, exclude_min=True, allow_infinity=False) | st.just("range-test"),
     bias_lr_multiple=st.floats(0, exclude_min=True, allow_infinity=False),
     momentum=st.floats(0, 1, exclude_max=True),
+    nesterov=st.booleans(),
     weight_decay=st.floats(0, allow_infinity=False),
+    decay_all=st.booleans(),
+    clip_norm=st.floats(0, allow_infinity=False),
+    keep_best=st.booleans(),
     schedule=st.sampled_from(SCHEDULES),
     warmup=st.floats(0, 1, exclude_max=True),
+    start_factor=st.floats(0, 1),
+    end_factor=st.floats(0, 1),
+    momentum_at_peak=st.floats(0, 1, exclude_max=True),
+    step_every=st.floats(0, 1, exclude_min=True),
+    step_factor=st.floats(0, 1, exclude_min=True),
+    schedule_per_epoch=st.booleans(),
     label_smoothing=st.floats(0, 1, exclude_max=True),
     flip=st.booleans(),
     translate=st.integers(0, 16),
+    padding=st.sampled_from(PADDINGS),
     cutout=st.integers(0, 32),
     color_jitter=st.floats(0, 1),
     mix=st.sampled_from(MIXES),
     mix_alpha=st.floats(0.01, 10),
     seed=st.integers(0, 2**63 - 1),
+    deterministic=st.booleans(),
 )
 
 OUT_OF_RANGE: list[tuple[str, str, tuple[Any, ...]]] = [
@@ -44,15 +58,28 @@ OUT_OF_RANGE: list[tuple[str, str, tuple[Any, ...]]] = [
     ("bn_momentum", "0 < bn_momentum <= 1", (0.0, 1.001)),
     ("epochs", "0 < epochs <= 10000", (0.0, -1.0, 10_001.0)),
     ("batch_size", "2 <= batch_size <= 50000", (1, 0, -2, 50_001)),
-    ("optimizer", "optimizer must be one of sgd, adamw, muon", ("adam", "")),
+    ("optimizer", "optimizer must be one of sgd, adam, adamw, muon, ranger", ("adamax", "")),
+    ("val_fraction", "0 <= val_fraction <= 0.9", (-0.1, 0.91)),
+    ("normalisation", "normalisation must be one of dataset, half", ("imagenet",)),
     ("learning_rate", "learning_rate > 0", (0.0, -0.1)),
     ("bias_lr_multiple", "bias_lr_multiple > 0", (0.0, -1.0)),
     ("momentum", "0 <= momentum < 1", (-0.1, 1.0)),
     ("weight_decay", "weight_decay >= 0", (-1e-9,)),
-    ("schedule", "schedule must be one of constant, linear, cosine", ("step",)),
+    ("clip_norm", "clip_norm >= 0", (-0.1,)),
+    (
+        "schedule",
+        "schedule must be one of constant, linear, cosine, step, one-cycle-linear, one-cycle-cosine",
+        ("one-cycle",),
+    ),
     ("warmup", "0 <= warmup < 1", (-0.1, 1.0)),
+    ("start_factor", "0 <= start_factor <= 1", (-0.1, 1.1)),
+    ("end_factor", "0 <= end_factor <= 1", (-0.1, 1.1)),
+    ("momentum_at_peak", "0 <= momentum_at_peak < 1", (-0.1, 1.0)),
+    ("step_every", "0 < step_every <= 1", (0.0, 1.1)),
+    ("step_factor", "0 < step_factor <= 1", (0.0, 1.1)),
     ("label_smoothing", "0 <= label_smoothing < 1", (-0.1, 1.0)),
     ("translate", "0 <= translate <= 16", (-1, 17)),
+    ("padding", "padding must be one of reflect, zero", ("same",)),
     ("cutout", "0 <= cutout <= 32", (-1, 33)),
     ("color_jitter", "0 <= color_jitter <= 1", (-0.1, 1.1)),
     ("mix", "mix must be one of none, mixup, cutmix", ("blend",)),
@@ -93,7 +120,9 @@ def test_out_of_range_states_rule_and_value(name: str, rule: str, value: Any) ->
 
 
 def test_every_field_with_a_range_is_tested() -> None:
-    assert {name for name, _, _ in OUT_OF_RANGE} == set(FIELDS) - {"model", "flip"}
+    assert {name for name, _, _ in OUT_OF_RANGE} == {name for name, kind in FIELDS.items() if kind != "bool"} - {
+        "model"
+    }
 
 
 @pytest.mark.parametrize("name", FLOATS)
@@ -110,8 +139,23 @@ def test_int_too_large_for_a_float_is_not_finite() -> None:
 @pytest.mark.parametrize("value", [None, [1], "1", True, 1.5])
 def test_wrong_type(value: Any) -> None:
     for name, kind in FIELDS.items():
-        if type(value).__name__ != kind:
-            assert refusal({name: value}) == f"{name} must be of type {kind}, but got {value!r}"
+        expected = "float" if name in FLOATS else kind
+        if type(value).__name__ != expected and (name, value) != ("learning_rate", "1"):
+            assert refusal({name: value}) == f"{name} must be of type {expected}, but got {value!r}"
+
+
+def test_learning_rate_is_a_number_or_to_be_found() -> None:
+    assert Recipe.from_toml('learning_rate = "range-test"').learning_rate == "range-test"
+    assert refusal({"learning_rate": "auto"}) == "learning_rate must be a number or 'range-test', but got 'auto'"
+    assert Recipe(learning_rate=0.5).peak_rate == 0.5
+    with pytest.raises(RecipeError, match=r"^learning_rate must be a number by now, but got 'range-test'$"):
+        _ = Recipe(learning_rate="range-test").peak_rate
+
+
+def test_best_weights_are_not_chosen_without_validation_images() -> None:
+    assert refusal({"keep_best": True, "val_fraction": 0}) == (
+        "keep_best needs validation images: `val_fraction > 0` must hold, but got 0.0"
+    )
 
 
 def test_int_is_taken_for_a_float_from_outside_only() -> None:
@@ -135,6 +179,9 @@ def test_unknown_field() -> None:
     assert refusal({"learning_rat": 1.0, "batchsize": 4}) == (
         "unknown recipe field 'learning_rat': did you mean 'learning_rate'?; "
         "unknown recipe field 'batchsize': did you mean 'batch_size'?"
+    )
+    assert refusal({"batchsize": 4, "width": 9}) == (
+        "unknown recipe field 'batchsize': did you mean 'batch_size'?; `0 < width <= 8` must hold, but got 9.0"
     )
     assert refusal({"zzz": 1}) == f"unknown recipe field 'zzz': the fields are {', '.join(FIELDS)}"
 

@@ -1,0 +1,84 @@
+"""The LR range test: what it suggests, and that it leaves training alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cifar_core.data import Splits, synthetic_splits
+from cifar_core.hardware import Hardware
+from cifar_core.lr_finder import RangeTest, RangeTestError, range_test, settle
+from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState, Watch, train
+
+CPU = Hardware(torch.device("cpu"), bf16=False)
+RECIPE = Recipe(
+    model="five_conv", width=0.05, batch_size=32, epochs=2.0, optimizer="adam", momentum=0.9, weight_decay=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return synthetic_splits(torch.Generator().manual_seed(0), train=256, val=64)
+
+
+@pytest.fixture(scope="module")
+def found(data: Splits) -> RangeTest:
+    return range_test(RECIPE, data, CPU, low=1e-5, high=10.0, steps=60)
+
+
+def test_rates_rise_evenly_on_a_logarithmic_axis(found: RangeTest) -> None:
+    logs = torch.tensor(found.rates, dtype=torch.float64).log()
+    assert found.rates[0] == pytest.approx(1e-5)
+    torch.testing.assert_close(logs.diff(), logs.diff()[:1].expand(len(logs) - 1))
+    assert len(found.rates) == len(found.losses)
+    assert found.rates[-1] <= 10.0
+
+
+def test_suggestion_trains_and_its_extremes_do_not(data: Splits, found: RangeTest) -> None:
+    losses = {}
+    for rate in (found.rates[0], found.suggestion, found.rates[-1]):
+        state = TrainState.create(replace(RECIPE, learning_rate=rate), data, CPU)
+        [last] = train(state, data, Watch((1.0,), (1.0,), (64,)))
+        assert last.validation is not None
+        losses[rate] = last.validation.loss
+    assert min(losses, key=lambda rate: losses[rate]) == found.suggestion
+
+
+def test_same_seed_same_curve_and_no_global_randomness(data: Splits, found: RangeTest) -> None:
+    before = torch.get_rng_state()
+    assert range_test(RECIPE, data, CPU, low=1e-5, high=10.0, steps=60) == found
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_recipe_that_asks_for_it_gets_the_suggestion(data: Splits) -> None:
+    settled, found = settle(replace(RECIPE, learning_rate="range-test", model="three_conv", width=0.5), data, CPU)
+    assert found is not None
+    assert settled.learning_rate == found.suggestion
+    assert 0.01 <= found.suggestion <= 10.0
+
+
+def test_recipe_with_a_rate_is_left_alone(data: Splits) -> None:
+    assert settle(RECIPE, data, CPU) == (RECIPE, None)
+
+
+def test_loss_that_never_falls(data: Splits) -> None:
+    recipe = replace(RECIPE, optimizer="sgd")
+    with pytest.raises(RangeTestError, match=r"^a range test must (see the loss fall|find rates that train), but "):
+        range_test(recipe, data, CPU, low=1e3, high=1e6, steps=40)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "steps", "message"),
+    [
+        (0.0, 1.0, 100, "`0 < low < high` must hold, but got 0 and 1"),
+        (1.0, 0.1, 100, "`0 < low < high` must hold, but got 1 and 0.1"),
+        (0.1, 1.0, 10, "a range test must take at least 22 steps, but got 10"),
+    ],
+)
+def test_bad_ranges(data: Splits, low: float, high: float, steps: int, message: str) -> None:
+    with pytest.raises(RangeTestError) as error:
+        range_test(RECIPE, data, CPU, low=low, high=high, steps=steps)
+    assert str(error.value) == message
