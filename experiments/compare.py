@@ -1,79 +1,33 @@
 """The build-vs-buy report of a study, from what its runs left in MLflow.
 
-    python experiments/compare.py [--store DIR] [--tracking-uri URI] [--study NAME] [--out DIR]
+    python experiments/compare.py [--store DIR] [--tracking-uri URI] [--study NAME] [--results DIR] [--out DIR]
 
-writes report.html (one file, opens offline) and report.md with its pictures. The same store gives the same
-bytes.
+writes report.html (one file, opens offline) and report.md with its pictures. The same store and results give the same
+bytes. `compare.py systems` writes systems.html and systems.md, see `systems_page.py`.
 """
 
 from __future__ import annotations
 
-import base64
-import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import plotly.graph_objects as go
-from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
-
-from experiments import captions, figures, static_figures, words
+from cifar_core.recipe import RecipeError
+from experiments import captions, figures, static_figures, system_sentences, words
 from experiments.measures import Measures, best_so_far, measure
-from experiments.published import (
-    DEFAULT_PATH,
-    Accuracy,
-    Bar,
-    Dated,
-    FreshTestSet,
-    Price,
-    Published,
-    PublishedError,
-    load_published,
-)
+from experiments.page import Picture, References, ReportPaths, render_page, write_files
+from experiments.published import DEFAULT_PATH, Dated, Published, PublishedError, load_published
+from experiments.reproductions import RESULTS, ResultError, load_recipes, load_results
 from experiments.results import Reader, Study
+from experiments.systems import System, side_by_side
+from experiments.systems_page import write_systems
 from experiments.verdict import decide, pruning_sentence
 from experiments.words import Sentence
 from sweeps.command_line import USAGE, OneLineParser
 from sweeps.store import DEFAULT_STORE, Store, StoreError
-
-TEMPLATES = Path(__file__).resolve().parent / "templates"
-
-
-@dataclass(frozen=True, slots=True)
-class ReportPaths:
-    html: Path
-    markdown: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure or a photograph of the report, with its caption; photographs have no plotly figure."""
-
-    name: str
-    title: str
-    caption: Sentence
-    png: bytes
-    figure: go.Figure | None = None
-
-    @property
-    def legend(self) -> list[tuple[str, str, str]]:
-        """(name, colour, shape) of the figure's marks; one kind of mark needs no legend."""
-        marks = figures.legend(self.figure) if self.figure is not None else []
-        return marks if len(marks) > 1 else []
-
-    @property
-    def file(self) -> str:
-        return f"figures/{self.name}.png"
-
-    @property
-    def data_uri(self) -> str:
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 def write_report(
@@ -83,58 +37,63 @@ def write_report(
     tracking_uri: str | None = None,
     out: Path | None = None,
     published: Path = DEFAULT_PATH,
+    results: Path = RESULTS,
 ) -> ReportPaths:
     """Write report.html, report.md and its pictures, by default to reports/<study>/ in the store.
 
     Without a name, the most recent study is reported. Nothing is written if anything is wrong with the input.
 
+    Args:
+        results: the folder that `reproduce.py` writes to; it may be empty or missing.
+
     Raises:
         StoreError: there is no such store or study.
-        PublishedError: the file of published figures breaks a rule.
+        PublishedError: the published figures break a rule.
+        ResultError: a result of a reproduction does.
     """
     outside = load_published(published)
+    systems = side_by_side(outside, load_results(results), load_recipes())
     place = Store.locate(store, tracking_uri=tracking_uri)
     read = Reader(place).read(study)
-    files = render(read, outside)
     out = out or place.report(read.name)
-    try:
-        for name, content in files.items():
-            _write(out / name, content)
-    except OSError as error:
-        raise StoreError(f"--out must be a folder that can be written to, but: {error}") from error
+    write_files(out, render(read, outside, systems))
     return ReportPaths(html=out / "report.html", markdown=out / "report.md")
 
 
-def render(study: Study, published: Published) -> dict[str, bytes]:
-    """The report's files by name; a pure function of the study and the published figures."""
+def render(study: Study, published: Published, systems: Sequence[System]) -> dict[str, bytes]:
+    """The report's files by name; a pure function of the study, the published figures and the reproductions."""
     m = measure(study, published)
     pictures = draw(study, m)
-    references = References(study, m)
+    references = references_of(study, m, systems)
     context: dict[str, Any] = {
         "m": m,
         "study": study,
         "verdict": decide(m),
         "looks": captions.looks_sentence(m),
         "pruning": pruning_sentence(m),
-        "pictures": pictures,
+        "systems": systems,
+        "said": system_sentences,
         "candidates": candidates(study),
         "facts_of_runs": facts_of_runs(study),
         "commands": commands(study),
-        "references": references,
-        "figure_of": figure_of,
-        "words": words,
     }
-    html = _environment(references.html, autoescape=True).get_template("report.html.j2")
-    markdown = _environment(references.markdown, autoescape=False).get_template("report.md.j2")
-    drawn = ",".join(f'"{p.name}":{p.figure.to_json()}' for p in pictures.values() if p.figure is not None)
-    text = html.render(
-        context,
-        plotly_js=Markup(get_plotlyjs()),
-        figures_json=Markup(f"{{{drawn}}}".replace("</", "<\\/")),
-        tones={"ink": figures.INK, "muted": figures.MUTED, "grid": figures.GRID},
-    )
-    files = {"report.html": text.encode(), "report.md": _tidy(markdown.render(context)).encode()}
-    return files | {picture.file: picture.png for picture in pictures.values()}
+    return render_page("report", context, pictures, references)
+
+
+def references_of(study: Study, m: Measures, systems: Sequence[System]) -> References:
+    """All sources in the order of their file; the study and its subject lead the list of runs."""
+    published = m.published
+    entries: dict[str, Dated] = {"bar": published.bar}
+    entries |= {a.key: a for a in published.accuracies} | {"fresh": published.fresh_test_set}
+    entries |= {p.key: p for p in published.prices}
+    what = {study.run_id: "the study", **system_sentences.what_runs_are(systems)}
+    for row in study.attempts.to_dict("records"):
+        stage = "search trial" if row["tags.stage"] == "search" else "confirmation of trial"
+        number = row["trial"] if stage == "search trial" else row["source_trial"]
+        seed = f", seed {row['seed']:g}" if stage != "search trial" and row["seed"] == row["seed"] else ""
+        what[row["run_id"]] = f"{stage} {number:g}{seed}, {row['state']}"
+    subject = m.subject_runs
+    return References(entries, m.as_of, what, together=subject, cited=(m.run_id, *subject))
 
 
 def draw(study: Study, m: Measures) -> dict[str, Picture]:
@@ -251,147 +210,48 @@ def commands(study: Study) -> str:
     return "\n".join(lines)
 
 
-class References:
-    """Numbers the outside sources, keeps the runs that were cited, and prints the traces of a sentence."""
-
-    def __init__(self, study: Study, m: Measures) -> None:
-        published = m.published
-        entries: dict[str, Dated] = {"bar": published.bar}
-        entries |= {a.key: a for a in published.accuracies} | {"fresh": published.fresh_test_set}
-        entries |= {p.key: p for p in published.prices}
-        self._numbers = {key: number for number, key in enumerate(entries, start=1)}
-        self._marks = {
-            key: {"": "", "undated": "\N{DOUBLE DAGGER}"}.get(e.age(m.as_of), "\N{DAGGER}")
-            for key, e in entries.items()
-        }
-        self.sources = [
-            {
-                "number": self._numbers[key],
-                "mark": self._marks[key],
-                "what": getattr(entry, "name", {"bar": "The bar", "fresh": "Fresh test images"}.get(key, key)),
-                "figure": figure_of(entry),
-                "note": getattr(entry, "note", ""),
-                "source": entry.source,
-                "date": entry.date or "undated",
-                "age": entry.age(m.as_of),
-            }
-            for key, entry in entries.items()
-        ]
-        self._study = study
-        self._together = list(m.subject_runs)
-        self._cited: dict[str, None] = dict.fromkeys((m.run_id, *m.subject_runs))
-
-    def number(self, key: str) -> str:
-        """A source's number in the list, with its mark of age."""
-        return f"{self._numbers[key]}{self._marks[key]}"
-
-    def plain(self, key: str) -> int:
-        """A source's number in the list."""
-        return self._numbers[key]
-
-    def html(self, sentence: Sentence) -> Markup:
-        runs, sources = self._split(sentence)
-        link = Markup('<a href="#run-{0}" title="{1}">{0}</a>{2}')
-        links = [link.format(short, whole, more) for short, whole, more in self._short(runs)]
-        links += [Markup('<a href="#source-{}">[{}]</a>').format(self._numbers[k], self.number(k)) for k in sources]
-        cite = Markup(' <span class="cite">{}</span>').format(Markup(" ").join(links)) if links else Markup("")
-        return Markup(escape(sentence.text).replace(" %", "\N{NO-BREAK SPACE}%")) + cite
-
-    def markdown(self, sentence: Sentence) -> str:
-        runs, sources = self._split(sentence)
-        marks = [f"`{short}`{more}" for short, _, more in self._short(runs)]
-        marks += [f"[{self.number(key)}]" for key in sources]
-        return f"{sentence.text} <sub>{' '.join(marks)}</sub>" if marks else sentence.text
-
-    def _short(self, runs: list[str]) -> list[tuple[str, str, str]]:
-        """(short id, whole ids, "+n") of runs; the champion's are named by the first of them."""
-        if len(runs) > 1 and runs == self._together:
-            return [(runs[0][:8], " ".join(runs), f" +{len(runs) - 1}")]
-        return [(run_id[:8], run_id, "") for run_id in runs]
-
-    def cite_run(self, run_id: str) -> str:
-        """A run's short id; the run will be in the list."""
-        self._cited[run_id] = None
-        return run_id[:8]
-
-    def runs(self) -> list[dict[str, str]]:
-        """The runs cited so far: short id, whole id, and what they are."""
-        what = {self._study.run_id: "the study"}
-        for row in self._study.attempts.itertuples(index=False):
-            stage = "search trial" if row[self._column("tags.stage")] == "search" else "confirmation of trial"
-            number = row.trial if stage == "search trial" else row.source_trial
-            seed = f", seed {row.seed:g}" if stage != "search trial" and row.seed == row.seed else ""
-            what[row.run_id] = f"{stage} {number:g}{seed}, {row.state}"
-        return [{"short": r[:8], "id": r, "what": what.get(r, "a run")} for r in self._cited]
-
-    def _column(self, name: str) -> int:
-        return int(self._study.attempts.columns.get_loc(name))
-
-    def _split(self, sentence: Sentence) -> tuple[list[str], list[str]]:
-        runs = list(dict.fromkeys(t.removeprefix("run/") for t in sentence.traces if t.startswith("run/")))
-        sources = [t.removeprefix("source/") for t in sentence.traces if t.startswith("source/")]
-        self._cited |= dict.fromkeys(runs)
-        return runs, sorted(dict.fromkeys(sources), key=self._numbers.__getitem__)
-
-
-def figure_of(entry: Dated) -> str:
-    """A published figure with its unit."""
-    match entry:
-        case Accuracy(accuracy=low) if entry.best > low:
-            return f"{100 * low:.1f} to {100 * entry.best:.1f} %"
-        case Accuracy():
-            return words.percent(entry.accuracy, 2 if entry.group == "system" else 1)
-        case Price(role="prediction"):
-            return f"{words.money(entry.usd)} per 1,000 images"
-        case Price():
-            return f"{words.rate(entry.usd)} an hour"
-        case Bar():
-            return words.percent(entry.target, 0)
-        case FreshTestSet(points_lower=(low, high)):
-            return f"{low:g} to {high:g} points lower"
-    return ""
-
-
-def _environment(cite: Callable[[Sentence], str], *, autoescape: bool) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=autoescape,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cite"] = cite
-    return environment
-
-
-def _tidy(text: str) -> str:
-    """Markdown without the runs of blank lines that a template leaves."""
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(content)
-        os.replace(scratch, path)  # a reader sees the old report or the new one, never half of one
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = OneLineParser(prog="compare.py", description="Write the build-vs-buy report of a study.")
+    parser = OneLineParser(
+        prog="compare.py",
+        description="Write the build-vs-buy report of a study, or the page of the published systems.",
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("systems",),
+        help="the published systems beside their reproductions, not a study",
+    )
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="the store (default: mlruns)")
     parser.add_argument("--tracking-uri", metavar="URI", help="read runs from here instead of the store's own database")
     parser.add_argument("--study", metavar="NAME", help="the study to report (default: the most recent one)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: DIR/reports/STUDY in the store)"
+        "--results",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="what experiments/reproduce.py wrote (default: experiments/results)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: reports/STUDY in the store, or reports/systems)",
     )
     options = parser.parse_args(arguments)
+    if options.what and (options.study or options.tracking_uri):
+        parser.error("--study and --tracking-uri go with the report of a study, not with systems")
     try:
-        paths = write_report(options.study, store=options.store, tracking_uri=options.tracking_uri, out=options.out)
-    except (StoreError, PublishedError) as error:
+        if options.what:
+            paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
+        else:
+            paths = write_report(
+                options.study,
+                store=options.store,
+                tracking_uri=options.tracking_uri,
+                out=options.out,
+                results=options.results,
+            )
+    except (StoreError, PublishedError, ResultError, RecipeError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
     print(f"Report: {paths.html}")

@@ -7,7 +7,8 @@ which can be read on light and on dark paper; a page that knows which it is may 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -15,18 +16,24 @@ import plotly.graph_objects as go
 
 from experiments.measures import Architecture, ClassAccuracy, Confusion, Estimate
 from experiments.published import Accuracy, Bar
+from experiments.systems import Line, Overlay
 
 # Legends are for the page to set (see `legend`): plotly's own does not wrap well, and moves the plot about.
 
 INK, MUTED, GRID = "#6f757c", "#858b92", "#b4b9be"
 BLUE, RUST, GREEN = "#3b7dab", "#c4673a", "#5b9168"
+SPLIT_COLOURS: Mapping[str, str] = MappingProxyType({"training": BLUE, "validation": GREEN, "test": RUST})
 
 
 def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar: Bar) -> go.Figure:
     """Accuracies one below the other, the best on top: published ones and, with its interval, ours."""
-    rows = [(a.accuracy, a.name, a.date[:4], a.same_data, False) for a in published]
+    # Short names: on a narrow screen, that of a low accuracy would run into its figure.
+    rows = [
+        (a.accuracy, a.name.removesuffix(", as published"), a.date[:4], a.same_data, a.decimals, False)
+        for a in published
+    ]
     if ours:
-        rows.append((ours.mean, label, "", True, True))
+        rows.append((ours.mean, label, "", True, 2, True))
     rows.sort(key=lambda row: (row[0], row[1]))
     lowest = lowest_tick([row[0] for row in rows])
     figure = _figure(height=62 + 46 * len(rows), left=6, top=26)
@@ -39,9 +46,8 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
         font={"size": 11, "color": RUST},
         showarrow=False,
     )
-    for y, (share, name, year, same, own) in enumerate(rows):
+    for y, (share, name, year, same, digits, own) in enumerate(rows):
         colour = RUST if own else BLUE
-        digits = 1 if abs(round(share, 3) - share) < 1e-9 else 2
         for mark in (bar.rework, bar.start, bar.target):
             line = {"color": RUST if mark == bar.target else MUTED, "width": 1.5 if mark == bar.target else 1}
             figure.add_shape(type="line", x0=100 * mark, x1=100 * mark, y0=y - 0.15, y1=y + 0.1, line=line)
@@ -222,11 +228,71 @@ def architectures(trials: pd.DataFrame, order: tuple[Architecture, ...]) -> go.F
     return figure
 
 
+def overlay(curves: Overlay) -> go.Figure:
+    """Accuracy over loss by epoch: ours solid, with several runs the first strong; published dashed."""
+    panels = overlay_panels(curves)
+    figure = _figure(height=30 + 245 * len(panels))
+    named: set[str] = set()
+    for row, (title, factor, lines) in enumerate(panels):
+        number = "" if row == 0 else str(row + 1)
+        figure.layout[f"xaxis{number}"] = figure.layout.xaxis
+        figure.layout[f"yaxis{number}"] = figure.layout.yaxis
+        top = 1 - row / len(panels)
+        last = row == len(panels) - 1
+        figure.layout[f"yaxis{number}"].update(title=title, domain=[top - 1 / len(panels) + 0.045 * (not last), top])
+        figure.layout[f"xaxis{number}"].update(
+            title="epoch" if last else None,
+            rangemode="tozero",
+            anchor=f"y{number}",
+            matches="x" if row else None,
+            showticklabels=last,
+        )
+        for line in lines:
+            faint = line.seed is not None and line.seed != lines[0].seed
+            colour = SPLIT_COLOURS[line.split]
+            figure.add_scatter(
+                x=[round(v, 4) for v in line.series.epochs],
+                y=[round(factor * v, 5) for v in line.series.values],
+                xaxis=f"x{number}",
+                yaxis=f"y{number}",
+                mode="lines" if len(line.series.epochs) > 1 else "markers",
+                line={
+                    "color": colour,
+                    "width": 1.2 if faint else 2 if line.seed is not None else 1.6,
+                    "dash": OVERLAY_DASHES[line.kind],
+                },
+                marker={"size": 8, "color": colour, **_mark("circle")},
+                opacity=0.5 if faint else 1,
+                name=line.name,
+                legendgroup=line.name,
+                showlegend=line.name not in named,
+                hovertemplate=f"{line.name}{_of_seed(line)}<br>epoch %{{x:.4g}}: %{{y:.4g}}<extra></extra>",
+            )
+            named.add(line.name)
+    return figure
+
+
+OVERLAY_DASHES: Mapping[str, str] = MappingProxyType(
+    {"ours": "solid", "end": "solid", "published": "dash", "level": "dot"}
+)
+
+
+def overlay_panels(curves: Overlay) -> list[tuple[str, float, tuple[Line, ...]]]:
+    """(title of the axis, factor to its unit, lines) of each panel of `overlay`, from the top."""
+    panels = [("accuracy (%)", 100.0, curves.accuracies), ("loss (nats an image)", 1.0, curves.losses)]
+    return [panel for panel in panels if panel[2]]
+
+
+def _of_seed(line: Line) -> str:
+    return "" if line.seed is None else f", seed {line.seed}"
+
+
 def legend(figure: go.Figure) -> list[tuple[str, str, str]]:
-    """(name, colour, shape: line, dot, ring or cross) of each kind of mark in a figure."""
+    """(name, colour, shape: line, dash, dots, dot, ring or cross) of each kind of mark in a figure."""
     shapes = {"circle": "dot", "circle-open": "ring", "x-thin-open": "cross"}
+    strokes = {"dash": "dash", "dot": "dots"}
     return [
-        (trace.name, trace.line.color, "line")
+        (trace.name, trace.line.color, strokes.get(trace.line.dash, "line"))
         if trace.mode == "lines"
         else (trace.name, trace.marker.color or trace.line.color, shapes.get(trace.marker.symbol, "dot"))
         for trace in figure.data

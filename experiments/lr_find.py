@@ -6,12 +6,12 @@ python experiments/lr_find.py RECIPE
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.lr_finder import HIGH, ITERATIONS, LOW, RangeTest, RangeTestError, range_test
-from cifar_core.recipe import RANGE_TEST, RecipeError
-from sweeps.command_line import USAGE, OneLineParser, number, positive_int
+from cifar_core.recipe import RecipeError
+from sweeps.command_line import USAGE, OneLineParser, number
 from sweeps.console import SweepConsole
 from sweeps.provenance import provenance
 from sweeps.recipes import SYSTEMS, read_recipe
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(SYSTEMS)}, or a recipe file (TOML)")
     parser.add_argument("--low", type=_rate, default=LOW, metavar="LR", help="first rate (default: %(default)g)")
     parser.add_argument("--high", type=_rate, default=HIGH, metavar="LR", help="last rate (default: %(default)g)")
-    parser.add_argument("--steps", type=positive_int, default=ITERATIONS, metavar="N", help="default: %(default)s")
+    parser.add_argument("--steps", type=_steps, default=ITERATIONS, metavar="N", help="default: %(default)s")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the picture (default: in the store's reports)")
@@ -77,8 +77,20 @@ def _run(options: argparse.Namespace) -> int:
     data_dir = options.data or default_data_dir()
     store.create()
     name = Path(options.recipe).stem
+    out = options.out or store.report(EXPERIMENT) / f"{name}.png"
+    with _writing():
+        out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        raise StoreError(f"--out must be a file that can be written, but: {out} is a folder")
     with SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
+        console.plan(
+            {
+                "recipe": options.recipe,
+                "range test": f"{options.steps} steps from {options.low:g} to {options.high:g}",
+                "device": f"{hardware.describe()}, {hardware.precision}",
+            }
+        )
         data = load_train_val(data_dir)
         tracker = MlflowTracker(store.tracking_uri, store.artifacts(EXPERIMENT), source="experiments/lr_find.py")
         tags = provenance(hardware, torch.get_num_threads())
@@ -93,24 +105,21 @@ def _run(options: argparse.Namespace) -> int:
         )
         tracker.begin(label)
         try:
-            plain = replace(recipe, learning_rate=RANGE_TEST)
-            found = range_test(plain, data, hardware, low=options.low, high=options.high, steps=options.steps)
+            found = range_test(recipe, data, hardware, low=options.low, high=options.high, steps=options.steps)
         except RangeTestError as error:
             tracker.end(key, "failed", reason=str(error))
+            tracker.end_study("failed", {})
             raise
         except KeyboardInterrupt:
             tracker.end(key, "interrupted", reason="stopped by the user")
+            tracker.end_study("interrupted", {})
             raise
         log_range_test(tracker, key, found)
         tracker.end(key, "complete")
         tracker.end_study("finished", {})
-    out = options.out or store.report(EXPERIMENT) / f"{name}.png"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, draw(found))
-    except OSError as error:
-        raise StoreError(f"--out must be a file that can be written, but: {error}") from error
     print(f"suggested learning rate: {found.suggestion:.3g}")
+    with _writing():
+        write_atomically(out, draw(found))
     print(f"curve: {out}")
     return 0
 
@@ -150,6 +159,19 @@ def draw(found: RangeTest) -> bytes:
     return buffer.getvalue()
 
 
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """
+    Raises:
+        StoreError: the picture cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"--out must be a file that can be written, but: {error}") from error
+
+
+_steps = number("must be a whole number of at least 22", lambda value: value >= 22, int)  # as `range_test` asks for
 _rate = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
 
 

@@ -54,6 +54,7 @@ class Accuracy(Dated):
     group: str  # benchmark | system | public
     accuracy: float
     accuracy_high: float = math.nan  # the upper end where a range was published
+    decimals: int = 1  # of the percent, as published
     training_data: str  # cifar10 | more
     note: str = ""
 
@@ -62,7 +63,13 @@ class Accuracy(Dated):
         _require(self.group in _GROUPS, f"group must be one of {', '.join(_GROUPS)}", self.group)
         _require(0 <= self.accuracy <= 1, "0 <= accuracy <= 1", self.accuracy)
         _require(not self.accuracy_high < self.accuracy, "accuracy <= accuracy_high", self.accuracy_high)
+        _require(self.decimals in (0, 1, 2), "decimals: 0, 1 or 2", self.decimals)
         _require(self.training_data in ("cifar10", "more"), "training_data: cifar10 or more", self.training_data)
+
+    @property
+    def stated(self) -> str:
+        """The figure as published, such as "92 %" or "90.06 %"."""
+        return f"{100 * self.accuracy:.{self.decimals}f} %"
 
     @property
     def same_data(self) -> bool:

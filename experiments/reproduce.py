@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import hashlib
 import json
+import math
 import platform
 import signal
 import sys
@@ -42,7 +44,7 @@ from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.lr_finder import RangeTestError, settle
 from cifar_core.models import build_model, count_parameters
 from cifar_core.recipe import FIXED_SPLIT, Recipe, RecipeError
-from cifar_core.training import Progress, TrainState, Watch, predict, train
+from cifar_core.training import Progress, TrainState, Watch, predict, total_steps, train
 from experiments.lr_find import log_range_test
 from sweeps import artifacts
 from sweeps.command_line import USAGE, OneLineParser, number, positive_int
@@ -69,6 +71,10 @@ class Stopped(Exception):
         self.signal = signal_number
 
 
+class Diverged(Exception):
+    """A loss that is no longer finite; the message is one line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all runs of one command share."""
@@ -89,14 +95,29 @@ class Result:
     name: str
     recipe: Recipe  # as it was asked for: its learning rate may be "range-test"
     watched: str  # what the curve's val_loss and val_accuracy were measured on: validation or test
-    epochs_run: float = 0.0
     learning_rate_found: float | None = None
     curve: list[Point] = field(default_factory=list)
     test: Outcome | None = None
     confusion: list[list[int]] = field(default_factory=list)
     wall_seconds: float = 0.0
-    training_flops: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)  # hardware, versions, commit, run_id, date
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} seed {self.recipe.seed}"
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps up to the last point of the curve."""
+        return self.curve[-1].step if self.curve else 0
+
+    @property
+    def epochs_run(self) -> float:
+        return self.curve[-1].epoch if self.curve else 0.0
+
+    @property
+    def training_flops(self) -> float:
+        return float(_step_flops(self.recipe)) * self.steps
 
     def to_json(self) -> dict[str, Any]:
         test = self.test
@@ -127,7 +148,10 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for arguments that cannot be, 130 or 143 when interrupted."""
+    """Run the command; returns its exit code: 0, 2 for arguments that cannot be, 130 or 143 when interrupted.
+
+    1 stands for a run that diverged.
+    """
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -136,8 +160,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = Store.locate(options.store, tracking_uri=options.tracking_uri)
         data_dir = options.data or default_data_dir()
         store.create()
+        _make_folder(options.results)
         with SweepConsole() as console:
             ensure_cifar10(data_dir, console.progress)
+            console.plan(
+                {
+                    "runs": ", ".join(f"{name} seed {recipe.seed}" for name, recipe in runs),
+                    "device": f"{hardware.describe()}, {hardware.precision}",
+                    "results": str(options.results),
+                }
+            )
             setting = Setting(
                 everything=load_train(data_dir),
                 test=load_test(data_dir),
@@ -149,11 +181,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             for number_ in (signal.SIGINT, signal.SIGTERM):  # not before: a download ends at once
                 signal.signal(number_, _stop)
-            for name, recipe in runs:
-                reproduce(name, recipe, options.epochs, setting)
+            ending = "interrupted"
+            try:
+                for name, recipe in runs:
+                    reproduce(name, recipe, options.epochs, setting)
+                ending = "finished"
+            finally:
+                setting.tracker.end_study(ending, {})
     except (RecipeError, RangeTestError, HardwareError, StoreError, DataError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
+    except Diverged as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     except Stopped as stopped:
         print("stopped; the same command goes on from here")
         return 128 + stopped.signal
@@ -186,68 +226,104 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, setting: Setting)
 
     Raises:
         RangeTestError: a range test was asked for, and found no rate.
+        Diverged: a loss was no longer finite.
         Stopped: SIGINT or SIGTERM; a later call goes on.
     """
-    console, tracker, hardware = setting.console, setting.tracker, setting.hardware
-    title = f"{name} seed {recipe.seed}"
+    console, tracker = setting.console, setting.tracker
     key = f"{name}-seed{recipe.seed}-{_digest(recipe)}"
     path = setting.results / f"{name}-seed{recipe.seed}.json"
     data = _split(recipe, setting)
-    goal = min(recipe.epochs, epochs or recipe.epochs)
+    steps = total_steps(recipe, len(data.train))
+    goal = steps if epochs is None else min(steps, round(epochs / recipe.epochs * steps))
     result = _earlier(path, name, recipe)
-    if result.epochs_run >= goal and result.test is not None:
-        console.say(f"{title}: nothing is left to do, {path} holds {result.epochs_run:g} epochs")
+    if result.steps >= goal and result.test is not None:
+        console.say(f"{result.title}: nothing is left to do, {path} holds {result.epochs_run:g} epochs")
         return result
+    if path.exists() and not result.curve:
+        console.say(f"{result.title}: {path} does not hold this run, and will be replaced")
 
     checkpoints = Checkpoints(setting.store.checkpoints(EXPERIMENT, key))
-    label = _label(name, key, recipe, setting)
-    tracker.begin(label)
-    state = _resume(result, checkpoints, data, setting)
-    if state is None:
-        result.curve, result.wall_seconds = [], 0.0
-        settled, found = settle(recipe, data, hardware)
-        if found is not None:
-            console.say(f"{title}: the range test suggests a peak learning rate of {found.suggestion:.3g}")
-            result.learning_rate_found = found.suggestion
-            log_range_test(tracker, key, found)
-        state = TrainState.create(settled, data, hardware)
-    run_id = tracker.run_id(key)
-    result.facts = _facts(hardware, run_id)
-    before, started = result.wall_seconds, time.perf_counter()
+    tracker.begin(_label(name, key, recipe, setting))
     try:
-        for progress in train(state, data, _watch(recipe, len(data.val))):
-            point = Point.of(progress)
-            tracker.point(key, point, met="test" if result.watched == "test" else "val")
-            result.curve.append(point)
-            result.epochs_run = progress.epoch
-            result.wall_seconds = before + time.perf_counter() - started
-            result.training_flops = float(step_flops(recipe)) * progress.step
-            result.test = None
-            if progress.validation is not None and result.watched == "test":
-                setting.store.record_test_look(
-                    study=EXPERIMENT, run_id=run_id, accuracy=progress.validation.accuracy, images=len(data.val)
-                )
-            # The file comes first: a checkpoint then never stands for points that are in no file.
-            _write(path, result)
-            checkpoints.save(state)
-            if progress.validation is not None:
-                console.say(_line(title, progress, recipe, result))
-            if progress.epoch >= goal - 1e-9:
-                break
+        state = _train(key, path, goal, data, result, checkpoints, setting)
+        _test(key, path, state, data, result, setting)
     except Stopped:
         tracker.end(key, "interrupted", reason="stopped by the user", metrics=_costs(result))
         raise
-    _test(key, path, state, data, result, setting)
+    except (RangeTestError, Diverged) as error:
+        tracker.end(key, "failed", reason=str(error), metrics=_costs(result))
+        raise
     if state.step == state.total_steps:
         checkpoints.clear()
     else:
-        console.say(f"{title}: {result.epochs_run:g} of {recipe.epochs:g} epochs were run; without --epochs it goes on")
+        console.say(
+            f"{result.title}: {result.epochs_run:g} of {recipe.epochs:g} epochs were run; without --epochs it goes on"
+        )
     return result
 
 
+def _train(
+    key: str, path: Path, goal: int, data: Splits, result: Result, checkpoints: Checkpoints, setting: Setting
+) -> TrainState:
+    """Train up to the first point of the curve at step `goal` or after it, from where `result` stands.
+
+    Raises:
+        RangeTestError, Diverged, Stopped: as for `reproduce`.
+    """
+    recipe, tracker = result.recipe, setting.tracker
+    state = _resume(path, result, checkpoints, data, setting)
+    anew = state is None
+    if state is None:
+        result.curve, result.wall_seconds = [], 0.0
+        settled, found = settle(recipe, data, setting.hardware)
+        if found is not None:
+            setting.console.say(
+                f"{result.title}: the range test suggests a peak learning rate of {found.suggestion:.3g}"
+            )
+            result.learning_rate_found = found.suggestion
+            log_range_test(tracker, key, found)
+        state = TrainState.create(settled, data, setting.hardware)
+    run_id = tracker.run_id(key)
+    result.facts = _facts(setting.hardware, run_id)
+    if state.step >= goal:  # stopped between the last step and the test
+        return state
+    before, started = result.wall_seconds, time.perf_counter()
+    for progress in train(state, data, _watch(recipe, len(data.val))):
+        point = Point.of(progress)
+        if not math.isfinite(point.train_loss) or not math.isfinite(point.val_loss or 0.0):
+            raise Diverged(f"a loss must stay finite, but that of {result.title} did not, up to step {point.step}")
+        tracker.point(key, point, met="test" if result.watched == "test" else "val")
+        result.curve.append(point)
+        result.wall_seconds = before + time.perf_counter() - started
+        result.test = None
+        if progress.validation is not None and result.watched == "test":
+            setting.store.record_test_look(
+                study=EXPERIMENT, run_id=run_id, accuracy=progress.validation.accuracy, images=len(data.val)
+            )
+        # The file comes first: a checkpoint then never stands for points that are in no file.
+        _write(path, result)
+        if anew:
+            checkpoints.clear()  # later ones of an earlier run would be taken for the newest
+            anew = False
+        checkpoints.save(state)
+        if progress.validation is not None:
+            setting.console.say(_line(progress, result))
+        if progress.step >= goal:
+            break
+    return state
+
+
 def _runs(options: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
-    """Names and recipes of all runs, first seeds first."""
-    recipes = {Path(name).stem: read_recipe(name) for name in expand(options.names, "all")}
+    """Names and recipes of all runs, first seeds first.
+
+    Raises:
+        RecipeError: a recipe that cannot be read, or two that would be written to the same file.
+    """
+    recipes: dict[str, Recipe] = {}
+    for name in expand(options.names, "all"):
+        if Path(name).stem in recipes:
+            raise RecipeError(f"recipes must have names of their own, but {Path(name).stem!r} was given twice")
+        recipes[Path(name).stem] = read_recipe(name)
     for seed in range(options.seeds):
         for name, recipe in recipes.items():
             yield name, replace(recipe, seed=recipe.seed + seed)
@@ -274,16 +350,19 @@ def _watch(recipe: Recipe, images: int) -> Watch:
     return Watch(tuple(losses), tuple(ends), (images,) * len(ends))
 
 
-def _resume(result: Result, checkpoints: Checkpoints, data: Splits, setting: Setting) -> TrainState | None:
+def _resume(path: Path, result: Result, checkpoints: Checkpoints, data: Splits, setting: Setting) -> TrainState | None:
     """The newest checkpoint that `result` reaches to, with `result` cut to where it stands."""
-    recipe = result.recipe
+    recipe, say = result.recipe, setting.console.say
     if result.learning_rate_found is not None:
         recipe = replace(recipe, learning_rate=result.learning_rate_found)
-    state = checkpoints.load(recipe, data, setting.hardware, setting.console.say)
-    if state is None or not any(point.step == state.step for point in result.curve):
+    state = checkpoints.load(recipe, data, setting.hardware, say)
+    if state is None:
+        return None
+    if not any(point.step == state.step for point in result.curve):
+        say(f"{result.title}: begins again, as {path} does not hold its points up to step {state.step}")
         return None
     result.curve = [point for point in result.curve if point.step <= state.step]
-    setting.console.say(f"{result.name} seed {recipe.seed}: goes on after {result.curve[-1].epoch:g} epochs")
+    say(f"{result.title}: goes on after {result.curve[-1].epoch:g} epochs")
     return state
 
 
@@ -307,8 +386,7 @@ def _test(key: str, path: Path, state: TrainState, data: Splits, result: Result,
     tracker.end(key, "complete", outcome=validation, metrics=_costs(result))
     _write(path, result)
     setting.console.say(
-        f"{result.name} seed {recipe.seed}: {percent(predictions.accuracy, 2)} of the test set "
-        f"after {result.epochs_run:g} epochs; {path}"
+        f"{result.title}: {percent(predictions.accuracy, 2)} of the test set after {result.epochs_run:g} epochs; {path}"
     )
 
 
@@ -320,7 +398,7 @@ def _earlier(path: Path, name: str, recipe: Recipe) -> Result:
         if stored["schema"] != SCHEMA or Recipe.from_dict(stored["recipe"]) != recipe:
             return result
         result.learning_rate_found = stored["learning_rate_found"]
-        result.epochs_run, result.wall_seconds = stored["epochs_run"], stored["wall_seconds"]
+        result.wall_seconds = stored["wall_seconds"]
         result.curve = [Point(**point) for point in stored["curve"]]
         tested = stored["test"]
         if tested is not None:
@@ -333,7 +411,7 @@ def _earlier(path: Path, name: str, recipe: Recipe) -> Result:
                 group_accuracy={},
                 files={},
             )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Result(name, recipe, watched=result.watched)
     return result
 
@@ -342,7 +420,7 @@ def _label(name: str, key: str, recipe: Recipe, setting: Setting) -> RunLabel:
     params = {
         **recipe.to_dict(),
         "parameters": count_parameters(build_model(recipe)),
-        "flops_per_image": step_flops(recipe) / recipe.batch_size,
+        "flops_per_image": _step_flops(recipe) / recipe.batch_size,
     }
     tags = {"stage": "reproduction", "system": name, **provenance(setting.hardware, torch.get_num_threads())}
     files = {"recipe.toml": recipe.to_toml().encode()}
@@ -386,12 +464,13 @@ def _costs(result: Result) -> Mapping[str, float]:
     }
 
 
-def _line(title: str, progress: Progress, recipe: Recipe, result: Result) -> str:
+def _line(progress: Progress, result: Result) -> str:
     assert progress.validation is not None
     each = (progress.train_seconds + progress.validation_seconds) / progress.epoch
     return (
-        f"{title}: epoch {progress.epoch:.0f} of {recipe.epochs:g}, training loss {progress.train_loss:.3f}, "
-        f"{result.watched} {percent(progress.validation.accuracy, 2)}, {each:.1f} s an epoch"
+        f"{result.title}: epoch {progress.epoch:.0f} of {result.recipe.epochs:g}, "
+        f"training loss {progress.train_loss:.3f}, {result.watched} {percent(progress.validation.accuracy, 2)}, "
+        f"{each:.1f} s an epoch"
     )
 
 
@@ -402,8 +481,18 @@ def _digest(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def _make_folder(results: Path) -> None:
+    """
+    Raises:
+        StoreError: there is no such folder, and none can be made.
+    """
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"--results must be a folder to write to, but: {error}") from error
+
+
 def _write(path: Path, result: Result) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(result.to_json(), indent=1) + "\n").encode())
 
 
@@ -411,6 +500,7 @@ def _stop(number_: int, frame: FrameType | None) -> None:
     raise Stopped(number_)
 
 
+_step_flops = functools.cache(step_flops)
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
 
 

@@ -10,20 +10,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from experiments.figures import BLUE, GREEN, RUST, lowest_tick
+from experiments.figures import BLUE, GREEN, OVERLAY_DASHES, RUST, SPLIT_COLOURS, lowest_tick, overlay_panels
 from experiments.measures import Architecture, ClassAccuracy, Confusion, Estimate
 from experiments.published import Accuracy, Bar
+from experiments.systems import Overlay
 
 _INK, _MUTED, _GRID = "#30343a", "#6b7178", "#d5d8db"
 
 
 def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar: Bar) -> bytes:
     rows = [
-        (a.accuracy, f"{a.name} ({a.source})" if a.group == "benchmark" else a.name, a.same_data, False)
+        (a.accuracy, f"{a.name} ({a.source})" if a.group == "benchmark" else a.name, a.same_data, a.decimals, False)
         for a in published
     ]
     if ours:
-        rows.append((ours.mean, label, True, True))
+        rows.append((ours.mean, label, True, 2, True))
     rows.sort(key=lambda row: (row[0], row[1]))
     lowest = lowest_tick([row[0] for row in rows])
     figure, axes = _axes(8.4, 0.9 + 0.36 * len(rows))
@@ -32,9 +33,8 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
         axes.axvline(100 * share, color=colour, linewidth=1.2 if text == "target" else 0.7, zorder=1)
         side = "right" if text == "rework" else "left"
         axes.text(100 * share, len(rows) - 0.35, f" {100 * share:.0f} % {text} ", color=colour, fontsize=8, ha=side)
-    for y, (share, _, same, own) in enumerate(rows):
+    for y, (share, _, same, digits, own) in enumerate(rows):
         colour = RUST if own else BLUE
-        digits = 1 if abs(round(share, 3) - share) < 1e-9 else 2
         axes.plot([lowest, 100 * share], [y, y], color=_GRID, linewidth=0.8, zorder=0)
         if own and ours:
             axes.plot([100 * ours.low, 100 * ours.high], [y, y], color=colour, linewidth=2, zorder=2)
@@ -57,7 +57,7 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
         )
     axes.set_yticks(range(len(rows)), [row[1] for row in rows])
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
-        tick.set_color(RUST if row[3] else _INK)
+        tick.set_color(RUST if row[4] else _INK)
     axes.set(xlim=(lowest, 104), ylim=(-0.6, len(rows) + 0.1), xlabel="test accuracy (%)")
     axes.set_xticks(range(lowest, 101, 10))
     axes.grid(visible=False)
@@ -151,6 +151,32 @@ def architectures(trials: pd.DataFrame, order: tuple[Architecture, ...]) -> byte
     return _png(figure)
 
 
+def overlay(curves: Overlay) -> bytes:
+    panels = overlay_panels(curves)
+    figure = Figure(figsize=(7.2, 0.9 + 2.5 * len(panels)), layout="constrained")
+    stack = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    named: dict[str, Any] = {}
+    for axes, (title, factor, lines) in zip(stack, panels, strict=True):
+        _style(axes)
+        for line in lines:
+            faint = line.seed is not None and line.seed != lines[0].seed
+            (drawn,) = axes.plot(
+                line.series.epochs,
+                [factor * v for v in line.series.values],
+                color=SPLIT_COLOURS[line.split],
+                linestyle={"solid": "-", "dash": "--", "dot": ":"}[OVERLAY_DASHES[line.kind]],
+                linewidth=1 if faint else 1.8 if line.seed is not None else 1.4,
+                alpha=0.5 if faint else 1,
+                marker="" if len(line.series.epochs) > 1 else "o",
+            )
+            named.setdefault(line.name, drawn)
+        axes.set(ylabel=title)
+    stack[-1].set(xlabel="epoch")
+    stack[-1].set_xlim(left=0)
+    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    return _png(figure)
+
+
 def _trial_points(axes: Any, trials: pd.DataFrame, x: Any, y: Any) -> None:
     for states, name, style in (
         (["complete"], "complete", {"marker": "o", "color": BLUE, "alpha": 0.85}),
@@ -185,6 +211,11 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
     # No pyplot: it keeps figures and settings for the whole process.
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GRID)
     axes.tick_params(color=_GRID, labelcolor=_INK, labelsize=9)
@@ -192,7 +223,6 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
     axes.yaxis.label.set_color(_INK)
     axes.grid(color=_GRID, linewidth=0.5)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _png(figure: Figure) -> bytes:

@@ -74,7 +74,7 @@ def decide(m: Measures) -> Verdict:
     rules = (
         Rule("the champion has no test accuracy", "Not yet", m.test is None),
         Rule(
-            f"its 95 % interval lies below {bar}, and a published system reaches {bar}",
+            f"its 95 % interval lies below {bar}, and a system that can be downloaded reaches it",
             "Buy",
             m.test is not None and m.test.high < target and elsewhere is not None,
         ),
@@ -411,7 +411,7 @@ def _comparison(ours: Estimate, theirs: Accuracy, name: str, what: str = "") -> 
         "lower": f"It is {points(-gap)} less accurate than {name}",
         "level": f"It cannot be told from {name}",
     }[against(ours, theirs.accuracy)]
-    figure = percent(theirs.accuracy, 2 if theirs.group == "system" else 1)
+    figure = theirs.stated
     same = "same test images" + ("" if theirs.same_data else ", but trained on more")
     return Sentence(f"{opening} ({figure}; {same}){what}.", (*runs(ours), f"source/{theirs.key}"))
 
@@ -518,7 +518,8 @@ def _reaching(m: Measures, target: float) -> Accuracy | None:
 def _close_call(m: Measures) -> str:
     bar = percent(m.bar.target, 0)
     if m.test is not None and m.test.high < m.bar.target:
-        return f"The network of this study misses the {bar} bar, and so does every published system listed."
+        others = "every published system listed that can be downloaded"
+        return f"The network of this study misses the {bar} bar, and so does {others}."
     return f"The accuracy is too close to the {bar} bar: its 95 % interval lies on both sides."
 
 

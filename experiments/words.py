@@ -34,6 +34,16 @@ def points(share: float) -> str:
     return f"{100 * share:.2f} points"
 
 
+def signed(share: float, digits: int = 2) -> str:
+    """A difference of shares in points, with its sign.
+
+    >>> signed(0.0036), signed(-0.01), signed(-0.000001)
+    ('+0.36', '-1.00', '0.00')
+    """
+    text = f"{100 * share:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
 def span(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.2f} to {percent(estimate.high)}"
 

@@ -17,7 +17,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.summary import model_summary
 from cifar_core.weakness import weakness_report
 
-_SHOWN = 32  # images in the picture of augmented training images
+_SHOWN = 16  # images in the picture of augmented training images
 
 
 def of_training(recipe: Recipe, model: nn.Module, train: Split) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cifar_core import pictures
 from cifar_core.budget import affordable_watch, step_flops
-from cifar_core.checkpoint import load_weights
+from cifar_core.checkpoint import Checkpoints, load_weights
 from cifar_core.data import Splits
 from cifar_core.models import build_model, count_parameters
 from cifar_core.recipe import Recipe
@@ -36,7 +36,7 @@ from sweeps.executors.protocol import (
     Point,
     Progressed,
 )
-from sweeps.plan import CONFIRM_VALIDATIONS, EIGHTHS, LOSS_POINTS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan
+from sweeps.plan import CONFIRM_VALIDATIONS, EIGHTHS, LOSS_POINTS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, narrowed
 from sweeps.store import Store
 from sweeps.study import begun, derive_seed
 from sweeps.tracking import RunLabel, Tracker
@@ -169,7 +169,7 @@ class Coordinator:
         """Carry the sweep to its end.
 
         Raises:
-            Interrupted: `stop` became true; running trials will be done again.
+            Interrupted: `stop` became true; running trials will go on from their last checkpoints.
         """
         plan = self.plan
         samples = {"pictures/samples.png": pictures.samples(self.data.train)}
@@ -234,7 +234,7 @@ class Coordinator:
         elif isinstance(event, Diverged):
             self._end(run, "pruned", event.reason)
         elif event.worker_died and run.attempt < _ATTEMPTS:
-            self.console.say(f"{run.title}: {event.reason}; starting it again")
+            self.console.say(f"{run.title}: {event.reason}; it goes on from its last checkpoint")
             run.attempt += 1
             run.label = replace(run.label, tags={**run.label.tags, "attempt": str(run.attempt)})
             run.point = None
@@ -284,6 +284,7 @@ class Coordinator:
         if run.trial is not None:
             self._tell(run, TrialState.COMPLETE, outcome.accuracy)
             self._show_best()
+        self._clear_checkpoints(run.label.key)
 
     def _end(self, run: _Run, state: str, reason: str) -> None:
         self.tracker.end(run.label.key, state, reason=reason, metrics=run.costs())
@@ -291,6 +292,11 @@ class Coordinator:
         if run.trial is not None:
             run.trial.set_user_attr("reason", reason)
             self._tell(run, TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+        self._clear_checkpoints(run.label.key)
+
+    def _clear_checkpoints(self, key: str) -> None:
+        """Once a run has ended everywhere: a crash before that leaves what it can go on from."""
+        Checkpoints(self.store.checkpoints(self.plan.study, key)).clear()
 
     def _fail(self, run: _Run, event: Failed) -> None:
         if run.job.open_test_set:
@@ -341,7 +347,13 @@ class Coordinator:
         recipe = self.plan.space.suggest(trial, base)
         if "enqueued_recipe" in trial.user_attrs:
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
-        recipe = self.plan.preset.trial.apply(recipe, len(self.data.train))
+        narrow = narrowed(recipe, self.plan.preset.trial)
+        if narrow is not recipe:
+            self.console.say(
+                f"trial {trial.number}: {recipe.model} at width {narrow.width:g}, as a trial pays for no two training "
+                f"steps of it at {recipe.width:g}"
+            )
+        recipe = self.plan.preset.trial.apply(narrow, len(self.data.train))
         key = f"trial-{trial.number}"
         run = self._run_of(
             key,
@@ -351,6 +363,8 @@ class Coordinator:
             {"stage": "search", "trial": str(trial.number)},
         )
         run.trial = trial
+        if self.plan.keep_weights:
+            run.job = replace(run.job, weights=self.store.weights(self.plan.study, key))
         trial.set_user_attr("recipe", recipe.to_dict())
         trial.set_user_attr("flops", run.flops)
         return run
@@ -468,7 +482,8 @@ class Coordinator:
         watch = affordable_watch(
             recipe, len(self.data.train), len(self.data.val), losses=LOSS_POINTS, validations=validations
         )
-        return _Run(title, label, recipe, Job(key=key, recipe=recipe, watch=watch), flops)
+        job = Job(key=key, recipe=recipe, watch=watch, checkpoints=self.store.checkpoints(self.plan.study, key))
+        return _Run(title, label, recipe, job, flops)
 
     def _tags(self, stage: str) -> dict[str, str]:
         return {"stage": stage, "study": self.plan.study, **self.tags}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
-from cifar_core.budget import step_flops
+from cifar_core.budget import Budget, step_flops
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
 from cifar_core.optim import build_optimizer
@@ -46,6 +47,7 @@ class Plan:
     threads: int  # of each worker
     base: Recipe  # what the search space leaves alone
     flops_per_second: float  # of one worker
+    keep_weights: bool = False  # of every complete trial, not only of confirmed runs
 
     def params(self) -> dict[str, object]:
         """As MLflow params of the study's own run."""
@@ -99,6 +101,19 @@ class Plan:
 
     def _epoch_flops(self, epochs: float) -> float:
         return epochs * 45_000 * step_flops(self.base) / self.base.batch_size
+
+
+def narrowed(recipe: Recipe, budget: Budget) -> Recipe:
+    """`recipe`, or where `budget` pays for no two training steps of it, half as wide again and again, to an eighth."""
+    narrow = recipe
+    while steps_paid(budget, narrow) < 2 and narrow.width > recipe.width / 8:
+        narrow = replace(narrow, width=narrow.width / 2)
+    return narrow
+
+
+def steps_paid(budget: Budget, recipe: Recipe) -> float:
+    """Training steps that `budget` pays for, at most."""
+    return math.inf if budget.flops is None else budget.flops / step_flops(recipe)
 
 
 def measure_speed(recipe: Recipe, hardware: Hardware) -> float:

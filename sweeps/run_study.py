@@ -12,14 +12,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from urllib.parse import quote
 
 import torch
 
-from cifar_core.budget import BudgetError
+from cifar_core.budget import Budget, BudgetError
 from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
@@ -28,7 +28,8 @@ from sweeps.command_line import USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
 from sweeps.coordinator import Coordinator, Interrupted, Summary
 from sweeps.executors.local import LocalExecutor
-from sweeps.plan import Plan, measure_speed
+from sweeps.lease import LeaseError, hold
+from sweeps.plan import Plan, measure_speed, narrowed, steps_paid
 from sweeps.presets import PRESETS, fixed_epochs
 from sweeps.provenance import ROOT, provenance
 from sweeps.recipes import expand, read_recipe
@@ -50,7 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _run(options)
-    except (UsageError, RecipeError, BudgetError, HardwareError, StudyError, StoreError, DataError) as error:
+    except (
+        UsageError,
+        RecipeError,
+        BudgetError,
+        HardwareError,
+        StudyError,
+        StoreError,
+        LeaseError,
+        DataError,
+    ) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:  # before the first trial; later the sweep ends in good order
@@ -87,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="RECIPE",
         help="recipes to try before others: names in experiments/recipes, 'systems' for the five published ones, or "
-        "files (TOML)",
+        "files in TOML (default: 'systems' with --space systems, else none)",
     )
     search.add_argument(
         "--timeout", type=_positive_float, metavar="SECONDS", help="begin no further trial after that time"
@@ -111,6 +121,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for everything (default: mlruns)",
     )
+    keep.add_argument(
+        "--keep-weights",
+        action="store_true",
+        help="keep the weights of every complete trial, not only of confirmed runs",
+    )
     keep.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
     keep.add_argument("--storage", metavar="URL", help="an Optuna storage in place of the store's database")
     return parser
@@ -120,18 +135,20 @@ def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     workers, threads = _share_cores(options.workers, hardware)
     torch.set_num_threads(threads)
-    recipes = [comparable(read_recipe(name)) for name in expand(options.enqueue, "systems")]
+    given = options.enqueue or (["systems"] if options.space == "systems" else [])
+    wanted = {name: comparable(read_recipe(name)) for name in expand(given, "systems")}
     plan = _plan(options, hardware, workers, threads)
-    for recipe in recipes:
-        plan.preset.trial.apply(recipe, 45_000)
+    recipes, notes = _affordable(wanted, given, plan.preset.trial)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
     data_dir = options.data or default_data_dir()
     store.create()
-    with SweepConsole() as console:
+    with hold(store.lease(plan.study), plan.study), SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
         data = load_train_val(data_dir)
         study = open_study(plan, store.storage_url, recipes)
         console.plan(plan.rows(max(0, plan.trials - begun(study))))
+        for note in notes:
+            console.say(note)
         stopper = _Stopper()  # not before: a download ends at once
         executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data_dir=data_dir)
         summary = None
@@ -152,6 +169,27 @@ def _run(options: argparse.Namespace) -> int:
         return 128 + stopper.signal
     _tell(summary, plan)
     return _report(plan, store)
+
+
+def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budget) -> tuple[list[Recipe], list[str]]:
+    """The recipes as a trial's budget can pay for them, and a line for each that was narrowed for that.
+
+    Only one that came with its group is.
+
+    Raises:
+        BudgetError: the budget does not pay for two steps of one of them.
+    """
+    recipes, notes = [], []
+    for name, recipe in wanted.items():
+        tried = recipe if name in given else narrowed(recipe, budget)
+        budget.apply(tried, 45_000)
+        recipes.append(tried)
+        if tried is not recipe:
+            notes.append(
+                f"{name} is tried at width {tried.width:g}: a trial pays for {steps_paid(budget, recipe):.3g} training "
+                f"steps at width {recipe.width:g}, but for {steps_paid(budget, tried):.3g} at this one"
+            )
+    return recipes, notes
 
 
 def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads: int) -> Plan:
@@ -180,6 +218,7 @@ def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads
         threads=threads,
         base=base,
         flops_per_second=measure_speed(probe, hardware),
+        keep_weights=options.keep_weights,
     )
 
 

@@ -63,6 +63,9 @@ class Store:
     def checkpoints(self, study: str, key: str) -> Path:
         return self.root / "checkpoints" / quote(study, safe="") / key
 
+    def lease(self, study: str) -> Path:
+        return self.root / "leases" / f"{quote(study, safe='')}.lock"
+
     def report(self, study: str) -> Path:
         return self.root / "reports" / quote(study, safe="")
 

@@ -20,6 +20,7 @@ class Job:
     recipe: Recipe
     watch: Watch
     weights: Path | None = None  # where to keep the final weights, if anywhere
+    checkpoints: Path | None = None  # folder of the run's checkpoints; those that are there are gone on from
     open_test_set: bool = False  # meet the sealed test set instead of training: load `weights` and evaluate
 
 

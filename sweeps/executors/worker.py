@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from cifar_core.checkpoint import load_weights, save_state
+from cifar_core.checkpoint import Checkpoints, load_weights, save_state
 from cifar_core.data import Split, Splits, load_test
 from cifar_core.hardware import Hardware
 from cifar_core.metrics import Predictions
@@ -46,7 +46,10 @@ def _train(
     job: Job, data: Splits, hardware: Hardware, send: Callable[[Event], None], go_on: Callable[[], bool]
 ) -> Outcome | None:
     """The outcome of the whole run, or None if it ended before that."""
-    state = TrainState.create(job.recipe, data, hardware)
+    checkpoints = Checkpoints(job.checkpoints) if job.checkpoints is not None else None
+    state = checkpoints.load(job.recipe, data, hardware) if checkpoints is not None else None
+    if state is None:
+        state = TrainState.create(job.recipe, data, hardware)
     last: Predictions | None = None
     for progress in train(state, data, job.watch):
         if not math.isfinite(progress.train_loss):
@@ -54,8 +57,12 @@ def _train(
             return None
         send(Progressed(job.key, Point.of(progress)))
         last = progress.validation
-        if last is not None and state.step < state.total_steps and not go_on():
+        if last is None or state.step == state.total_steps:
+            continue
+        if not go_on():
             return None
+        if checkpoints is not None:  # not before the answer: by then the points so far are on record
+            checkpoints.save(state)
     if last is None:
         raise RuntimeError("a watch must validate at the end of training")
     if job.weights is not None:

@@ -23,6 +23,7 @@ SECTIONS = (
     "Cost of building, retraining and serving, against buying",
     "Learning and improvement",
     "Accuracy, beside what was published",
+    "The published systems",
     "The data",
     "What it gets right and wrong",
     "The sweep",
@@ -34,7 +35,8 @@ SECTIONS = (
 
 @pytest.fixture(scope="module")
 def report(store: Fake, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report("demo", store=store.folder, out=tmp_path_factory.mktemp("report")).html.parent
+    out = tmp_path_factory.mktemp("report")
+    return write_report("demo", store=store.folder, results=out / "none", out=out).html.parent
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_markdown_pictures_lie_beside_it(report: Path, markdown: str) -> None:
 
 
 def test_the_same_store_gives_the_same_bytes(store: Fake, report: Path, tmp_path: Path) -> None:
-    write_report("demo", store=store.folder, out=tmp_path)
+    write_report("demo", store=store.folder, results=tmp_path / "none", out=tmp_path)
     files = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     assert all((report / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)

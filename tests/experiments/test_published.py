@@ -15,7 +15,11 @@ def test_the_shipped_file_holds_the_published_benchmarks_and_the_bar() -> None:
     benchmarks = {a.key: a.accuracy for a in published.group("benchmark")}
     assert benchmarks == {"dbn": 0.789, "maxout": 0.906, "wrn": 0.96, "gpipe": 0.99, "rnn": 0.985}
     assert {a.key for a in published.group("benchmark") if a.same_data} == {"maxout", "wrn"}
-    assert [a.accuracy for a in published.group("system")] == [0.8452]
+    systems = {a.key: a.accuracy for a in published.group("system")}
+    assert systems == {
+        "five_conv": 0.8452, "three_conv": 0.6476, "block_cnn": 0.92, "dynamic_conv": 0.8839, "custom_resnet": 0.9006,
+    }  # fmt: skip
+    assert all(a.same_data for a in published.group("system"))
     assert (published.bar.target, published.bar.start, published.bar.rework) == (0.70, 0.50, 0.45)
 
 
@@ -64,6 +68,7 @@ def test_a_figure_is_marked_when_it_is_older_than_a_year(date: str, age: str) ->
         ('key = "maxout"', 'key = "dbn"', r"keys must be unique, but these occur twice: dbn"),
         ("[bar]", "[bar", r"published.toml must be a readable TOML file"),
         ("custom = true", "customs = true", r"unknown field 'customs'"),
+        ("decimals = 2", "decimals = 4", r"accuracy 'five_conv': decimals: 0, 1 or 2 must hold, but got 4"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_entry_and_the_rule(tmp_path: Path, old: str, new: str, message: str) -> None:

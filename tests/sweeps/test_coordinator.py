@@ -18,7 +18,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_core.budget import Budget
+from cifar_core.budget import Budget, step_flops
 from cifar_core.checkpoint import load_weights, save_state
 from cifar_core.data import Splits, synthetic_splits
 from cifar_core.hardware import Hardware
@@ -46,6 +46,12 @@ ENDED_BY_STOP = "the sweep was stopped"
 Script = Callable[[str], float]
 # What happens to a run in place of its last point, by its key and how often it was started before.
 Fault = Callable[[str, int], Event | None]
+
+
+def ended(accuracy: float, images: int) -> Outcome:
+    return Outcome(
+        loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=images, group_accuracy={}, files={}
+    )
 
 
 def even(key: str) -> float:
@@ -109,7 +115,7 @@ class ScriptedExecutor:
             return max(1, round(fraction * steps))
 
         validated = {step_at(fraction) for fraction in job.watch.validations}
-        shown = {step_at(k / job.watch.losses) for k in range(1, job.watch.losses + 1)}
+        shown = {step_at(fraction) for fraction in job.watch.losses}
         fault = self.fault(job.key, self.starts[job.key])
         for step in sorted(validated | shown):
             if fault is not None and step == steps:
@@ -131,16 +137,9 @@ class ScriptedExecutor:
                 ),
             )
         if job.weights is not None:
-            save_state(
-                TrainState.create(job.recipe, synthetic_splits(torch.Generator().manual_seed(0), 16, 8), CPU),
-                job.weights,
-            )
-        yield Finished(
-            job.key,
-            Outcome(
-                loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=64, group_accuracy={}, files={}
-            ),
-        )
+            data = synthetic_splits(torch.Generator().manual_seed(0), 16, 8)
+            save_state(TrainState.create(job.recipe, data, CPU), job.weights)
+        yield Finished(job.key, ended(accuracy, images=64))
 
     def _test(self, job: Job) -> Iterator[Event]:
         assert job.weights is not None
@@ -152,12 +151,7 @@ class ScriptedExecutor:
         load_weights(job.recipe, job.weights)
         self.looks.append(job.key)
         accuracy = self.script(job.key) - 0.01
-        yield Finished(
-            job.key,
-            Outcome(
-                loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=10_000, group_accuracy={}, files={}
-            ),
-        )
+        yield Finished(job.key, ended(accuracy, images=10_000))
 
 
 @dataclass
@@ -343,6 +337,18 @@ class TestSearch:
             "the network that was trained, not the nearest in the space"
         )
 
+    def test_a_trial_that_the_budget_cannot_pay_for_is_narrowed(self, sweep: Sweep) -> None:
+        recipe = Recipe(model="five_conv", width=0.5, batch_size=16)
+        budget = Budget(flops=1.5 * step_flops(recipe), max_epochs=1)
+        sweep.plan = replace(sweep.plan, preset=replace(PRESET, trial=budget))
+        sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
+        sweep.run(trials=1, confirm=False)
+        narrow = replace(recipe, width=0.25)
+        assert sweep.jobs[0].recipe == budget.apply(narrow, TRAIN_IMAGES)
+        assert Recipe.from_dict(sweep.trials[0].user_attrs["recipe"]) == sweep.jobs[0].recipe
+        line = "trial 0: five_conv at width 0.25, as a trial pays for no two training steps of it at 0.5"
+        assert line in sweep.log.getvalue().splitlines()
+
     def test_no_further_trials_after_the_time_is_over(self, sweep: Sweep) -> None:
         sweep.run(timeout=1e-9)
         assert "no further trials after 1e-09 s" in sweep.log.getvalue()
@@ -418,7 +424,7 @@ class TestFailures:
         assert (sweep.starts["trial-1"], sweep.starts["confirm-3-0"]) == (3, 3)
         assert sweep.tracker.runs["trial-1"].label.tags["attempt"] == "3"
         assert sweep.tracker.runs["trial-0"].label.tags["attempt"] == "1"
-        assert "trial 1: worker died: killed by SIGKILL; starting it again" in sweep.log.getvalue()
+        assert "trial 1: worker died: killed by SIGKILL; it goes on from its last checkpoint" in sweep.log.getvalue()
 
     def test_after_three_deaths_it_has_failed(self, sweep: Sweep) -> None:
         sweep.fault = lambda key, starts: died(key) if key == "trial-1" else None
@@ -482,7 +488,7 @@ class TestInterruption:
 
         sweep.fault = everybody_dies
         with pytest.raises(Interrupted):
-            sweep.run(stop=lambda: "starting it again" in sweep.log.getvalue())
+            sweep.run(stop=lambda: "it goes on from its last" in sweep.log.getvalue())
         assert {run.state for run in sweep.tracker.runs.values()} == {"interrupted"}
         sweep.run()
         check_whole(sweep)
@@ -520,6 +526,14 @@ class TestConfirmation:
     def test_search_runs_leave_no_weights(self, sweep: Sweep) -> None:
         sweep.run(confirm=False)
         assert not (sweep.root / "weights").exists()
+
+    def test_but_all_complete_ones_do_where_that_was_asked_for(self, sweep: Sweep) -> None:
+        sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key == "trial-1" else None
+        sweep.run(confirm=False, keep_weights=True)
+        kept = {path.stem for path in (sweep.root / "weights" / "a%20study").glob("*.safetensors")}
+        assert kept == {"trial-0", "trial-2", "trial-3"}
+        for job in sweep.jobs:
+            assert job.weights == sweep.store.weights("a study", job.key)
 
     def test_the_champion_is_best_on_average_in_the_confirmation(self, sweep: Sweep) -> None:
         accuracy = {"confirm-3-0": 0.90, "confirm-3-1": 0.70, "confirm-2-0": 0.80, "confirm-2-1": 0.84}

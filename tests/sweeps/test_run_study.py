@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import optuna
 import pytest
 import torch
 
+from cifar_core.budget import Budget
 from cifar_core.data import Splits, synthetic_splits
 from cifar_core.recipe import Recipe
 from sweeps import run_study
 from sweeps.coordinator import Interrupted, Summary
 from sweeps.plan import Plan
+from sweeps.presets import PRESETS
+from sweeps.recipes import SYSTEMS, read_recipe
 from sweeps.run_study import build_parser, main
-from sweeps.search_space import SPACES
+from sweeps.search_space import SPACES, comparable
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -139,7 +143,7 @@ class TestArgumentsThatCannotBe:
         said = refused(capsys, "--store", str(tmp_path / "store"), f"--{option}", "nope")
         names = {
             "preset": "smoke, quick, standard, thorough",
-            "space": "fast, full",
+            "space": "fast, full, systems",
             "sampler": "random, tpe",
             "pruner": "halving, hyperband, median, none",
             "device": "auto, cpu, cuda, mps",
@@ -185,15 +189,14 @@ class TestRecipesThatCannotBe:
     def test_no_such_file(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         path = tmp_path / "missing.toml"
         said = refused(capsys, "--store", str(tmp_path / "store"), "--enqueue", str(path))
-        assert said.startswith(f"--enqueue must name recipe files in TOML, but {path} cannot be read: ")
-        assert "No such file" in said
+        assert said == f"a recipe file must be readable text, but {path} gave: No such file or directory"
         assert not (tmp_path / "store").exists()
 
     def test_a_folder(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         assert "Is a directory" in refused(capsys, "--enqueue", str(tmp_path))
 
     def test_not_text(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        assert "cannot be read" in self.refused(capsys, tmp_path, b"\xff\xfe\x00")
+        assert self.refused(capsys, tmp_path, b"\xff\xfe\x00").startswith("a recipe file must be readable text, but ")
 
     def test_not_toml(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         assert self.refused(capsys, tmp_path, "model = five_conv").startswith("a recipe must be valid TOML, but: ")
@@ -204,7 +207,7 @@ class TestRecipesThatCannotBe:
 
     def test_an_unknown_model(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         said = self.refused(capsys, tmp_path, "model = 'resnet'")
-        assert said.startswith("unknown model 'resnet'; expected one of fast_resnet, five_conv, ")
+        assert said.startswith("unknown model 'resnet'; expected one of block_cnn, custom_resnet, ")
 
     def test_values_out_of_range(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         said = self.refused(capsys, tmp_path, "cutout = 33\nmomentum = 1")
@@ -216,6 +219,27 @@ class TestRecipesThatCannotBe:
             r"a budget must pay for two training steps, but 6e\+12 FLOPs pay for \d\.\d\d of fast_resnet "
             r"at batch size 50000",
             said,
+        )
+
+    @pytest.mark.parametrize("names", [("dynamic_conv",), ("systems", "dynamic_conv")])
+    def test_a_system_by_its_own_name_is_not_narrowed_to_the_budget(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, names: tuple[str, ...]
+    ) -> None:
+        store = tmp_path / "store"
+        arguments = ("--device", "cpu", "--space", "systems", "--enqueue", *names)
+        assert refused(capsys, "--store", str(store), *arguments) == (
+            "a budget must pay for two training steps, but 1.1e+13 FLOPs pay for 1.57 of dynamic_conv at batch size 128"
+        )
+        assert not store.exists()
+
+    def test_a_group_with_a_system_that_is_too_dear_even_when_narrow(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tiny = replace(PRESETS["smoke"], trial=Budget(flops=1e11, max_epochs=1))
+        monkeypatch.setattr(run_study, "PRESETS", {**PRESETS, "smoke": tiny})
+        said = refused(capsys, "--store", str(tmp_path / "store"), "--preset", "smoke", "--enqueue", "systems")
+        assert said == (
+            "a budget must pay for two training steps, but 1e+11 FLOPs pay for 0.88 of dynamic_conv at batch size 128"
         )
 
 
@@ -258,7 +282,7 @@ class TestHelp:
         options = [option for action in build_parser()._actions for option in action.option_strings]
         expected = (
             "--trials --space --preset --epochs --seed --sampler --pruner --enqueue --timeout --no-confirm --device "
-            "--workers --data --study --store --tracking-uri --storage"
+            "--workers --data --study --store --keep-weights --tracking-uri --storage"
         )
         assert set(expected.split()) <= set(options)
         assert all(re.search(rf"^  (-h, )?{option}\b", said, re.MULTILINE) for option in options if option != "-h")
@@ -279,16 +303,18 @@ class TestPlanOfTheArguments:
         assert (plan.sampler, plan.pruner, plan.seed) == ("tpe", "halving", 0)
         assert plan.confirm
         assert plan.timeout is None
+        assert not plan.keep_weights
 
     def test_all_of_it_otherwise(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
         search = "--trials 7 --space fast --epochs 2.5 --seed 3 --sampler random --pruner median"
-        more = "--timeout 60 --no-confirm --workers 1"
+        more = "--timeout 60 --no-confirm --workers 1 --keep-weights"
         plan = self.plan(stubs, tmp_path, *search.split(), *more.split())
         assert (plan.trials, plan.study, plan.space) == (7, "epochs-2.5-fast-seed3", SPACES["fast"])
         assert plan.preset.trial.max_epochs == plan.preset.confirm.max_epochs == 2.5
         assert (plan.sampler, plan.pruner, plan.seed, plan.timeout) == ("random", "median", 3, 60.0)
         assert (plan.workers, plan.threads) == (1, CORES)
         assert not plan.confirm
+        assert plan.keep_weights
 
     def test_recipes_are_enqueued_exactly(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
         recipes = [Recipe(model="five_conv", learning_rate=0.1 + 0.2), Recipe(cutout=7)]
@@ -297,9 +323,56 @@ class TestPlanOfTheArguments:
             paths.append(str(tmp_path / f"{number}.toml"))
             Path(paths[-1]).write_text(recipe.to_toml())
         self.plan(stubs, tmp_path, "--enqueue", *paths, "--seed", "1")
+        assert self.enqueued(stubs) == recipes
+
+    def enqueued(self, stubs: type[StubCoordinator]) -> list[Recipe]:
         study: optuna.Study = stubs.got["study"]
-        enqueued = [trial.user_attrs.get("enqueued_recipe") for trial in study.trials]
-        assert [Recipe.from_dict(values) for values in enqueued if values] == recipes
+        asked = [trial.user_attrs.get("enqueued_recipe") for trial in study.trials]
+        return [Recipe.from_dict(values) for values in asked if values]
+
+    def test_the_space_of_the_systems_begins_with_the_systems(
+        self, stubs: type[StubCoordinator], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ("--space", "systems", "--preset", "standard")
+        for _ in range(2):  # a study that goes on is not given them again
+            plan = self.plan(stubs, tmp_path, *arguments)
+            assert plan.study == "standard-systems"
+            assert self.enqueued(stubs) == [comparable(read_recipe(name)) for name in SYSTEMS]
+            assert "is tried at width" not in capsys.readouterr().out
+
+    def test_recipes_that_are_named_take_the_place_of_the_systems(
+        self, stubs: type[StubCoordinator], tmp_path: Path
+    ) -> None:
+        self.plan(stubs, tmp_path, "--space", "systems", "--enqueue", "five_conv")
+        assert self.enqueued(stubs) == [comparable(read_recipe("five_conv"))]
+
+    def test_other_spaces_begin_without_them(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
+        self.plan(stubs, tmp_path)
+        assert self.enqueued(stubs) == []
+
+    @pytest.mark.parametrize("arguments", [("--space", "systems"), ("--enqueue", "systems")])
+    def test_a_system_is_narrowed_to_what_a_trial_pays_for(
+        self,
+        stubs: type[StubCoordinator],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        arguments: tuple[str, ...],
+    ) -> None:
+        self.plan(stubs, tmp_path, "--preset", "quick", *arguments)
+        tried = {recipe.model: recipe for recipe in self.enqueued(stubs)}
+        assert {name: recipe.width for name, recipe in tried.items()} == {
+            name: 0.5 if name == "dynamic_conv" else 1.0 for name in SYSTEMS
+        }
+        assert replace(tried["dynamic_conv"], width=1.0) == comparable(read_recipe("dynamic_conv"))
+        lines = [line for line in capsys.readouterr().out.splitlines() if "is tried at" in line]
+        assert lines == [
+            "dynamic_conv is tried at width 0.5: a trial pays for 1.57 training steps at width 1, but for 6.25 at this "
+            "one"
+        ]
+
+    def test_a_number_of_epochs_pays_for_any_width(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
+        self.plan(stubs, tmp_path, "--epochs", "1", "--space", "systems")
+        assert {recipe.width for recipe in self.enqueued(stubs)} == {1.0}
 
     def test_runs_are_tagged_with_what_decides_their_bits(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
         self.plan(stubs, tmp_path)

@@ -15,7 +15,8 @@ from optuna.trial import FixedTrial
 
 from cifar_core.models import MODELS, build_model
 from cifar_core.recipe import MIXES, OPTIMIZERS, Recipe
-from sweeps.search_space import OPTIMIZER_SCALES, SPACES, SearchSpace
+from sweeps.recipes import SYSTEMS, read_recipe
+from sweeps.search_space import OPTIMIZER_SCALES, SPACES, SearchSpace, comparable
 
 LEFT_ALONE: dict[str, Any] = {"bn_momentum": 0.3, "epochs": 3.5, "schedule": "cosine", "warmup": 0.1, "seed": 7}
 BASE = replace(Recipe(), **LEFT_ALONE)
@@ -87,7 +88,7 @@ def test_the_nearest_point_to_any_recipe_lies_in_the_space(space: SearchSpace, r
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_starts_lie_in_the_space(space: SearchSpace) -> None:
-    assert space.starts
+    assert space.starts or space is SPACES["systems"], "which begins with the systems themselves"
     for start in space.starts:
         recipe, params = enqueue(space, dict(start))
         assert params == start
@@ -100,12 +101,12 @@ def test_every_trial_has_the_same_parameters(space: SearchSpace) -> None:
     assert len(names) == 1, "a parameter that only some trials have would split the sampler's history"
 
 
-def test_the_full_space_reaches_everything_there_is() -> None:
-    full = SPACES["full"]
-    assert set(full.models) == set(MODELS)
-    assert len(full.models) >= 4
-    assert set(full.optimizers) == set(OPTIMIZERS) == set(OPTIMIZER_SCALES)
-    assert {draw(full, seed)[0].mix for seed in range(50)} == set(MIXES)
+def test_the_spaces_reach_everything_there_is() -> None:
+    assert {model for space in SPACES.values() for model in space.models} == set(MODELS)
+    assert {optimizer for space in SPACES.values() for optimizer in space.optimizers} == set(OPTIMIZERS)
+    assert set(OPTIMIZER_SCALES) == set(OPTIMIZERS)
+    assert len(SPACES["full"].models) >= 4
+    assert {draw(SPACES["full"], seed)[0].mix for seed in range(50)} == set(MIXES)
 
 
 def test_the_rate_grows_with_the_square_root_of_the_batch() -> None:
@@ -135,3 +136,48 @@ def test_a_recipe_outside_of_the_space_is_clipped_to_it() -> None:
     assert nearest["batch_size"] == 256
     assert (nearest["learning_rate_multiple"], nearest["weight_decay_multiple"]) == (4.0, 0.25)
     assert (nearest["cutout"], nearest["color_jitter"]) == (8, 0.4)
+
+
+class TestSystems:
+    """The space of the five published systems, and what makes their recipes comparable."""
+
+    @pytest.mark.parametrize("name", SYSTEMS)
+    def test_the_nearest_point_to_a_system_has_its_network_and_optimiser(self, name: str) -> None:
+        recipe = comparable(read_recipe(name))
+        found, params = enqueue(SPACES["systems"], SPACES["systems"].nearest(recipe))
+        assert params["model"] == name
+        assert (found.optimizer, found.width, found.flip) == (recipe.optimizer, recipe.width, recipe.flip)
+        sizes = {"three_conv": 32, "custom_resnet": 256}  # the nearest to 20 and to 512
+        assert found.batch_size == sizes.get(name, recipe.batch_size)
+
+    def test_a_draw_for_each_system_and_each_optimiser(self) -> None:
+        drawn = [draw(SPACES["systems"], seed)[0] for seed in range(60)]
+        assert {recipe.model for recipe in drawn} == set(SYSTEMS)
+        assert {recipe.optimizer for recipe in drawn} == {"sgd", "adam", "ranger"}
+        assert {recipe.width for recipe in drawn} == {0.25, 0.5, 0.75, 1.0}
+        assert all(OPTIMIZER_SCALES[recipe.optimizer].momentum == recipe.momentum for recipe in drawn)
+
+    @pytest.mark.parametrize("name", SYSTEMS)
+    def test_a_comparable_recipe_meets_the_fixed_validation_images_and_ends_with_its_last_weights(
+        self, name: str
+    ) -> None:
+        recipe = read_recipe(name)
+        found = comparable(recipe)
+        assert (found.val_fraction, found.keep_best) == (0.1, False)
+        assert found.peak_rate > 0
+        assert replace(
+            found,
+            val_fraction=recipe.val_fraction,
+            keep_best=recipe.keep_best,
+            learning_rate=recipe.learning_rate,
+        ) == recipe, "and is otherwise the same"  # fmt: skip
+
+    def test_a_rate_that_is_there_stays_and_one_that_is_to_be_found_becomes_the_optimisers_own(self) -> None:
+        recipe = Recipe(optimizer="adam", batch_size=64, learning_rate=0.1 + 0.2)
+        assert comparable(recipe).learning_rate == 0.1 + 0.2
+        ranged = replace(recipe, learning_rate="range-test")
+        assert comparable(ranged).learning_rate == OPTIMIZER_SCALES["adam"].learning_rate / 2
+
+    @given(recipes)
+    def test_a_recipe_is_made_comparable_once(self, recipe: Recipe) -> None:
+        assert comparable(comparable(recipe)) == comparable(recipe)

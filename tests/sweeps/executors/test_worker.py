@@ -110,6 +110,45 @@ class TestTraining:
         assert list(tmp_path.iterdir()) == []
 
 
+class TestCheckpoints:
+    """A run that is cut off goes on from its last checkpoint."""
+
+    def job(self, folder: Path) -> Job:
+        return replace(JOB, checkpoints=folder / "checkpoints", weights=folder / "weights.safetensors")
+
+    @pytest.mark.parametrize(("at", "goes_on_after"), [(2, 0), (6, 4), (8, 4), (10, 8), (16, 8)])
+    def test_to_the_same_bits(self, data: Splits, tmp_path: Path, at: int, goes_on_after: int) -> None:
+        undisturbed = carry_out(self.job(tmp_path / "whole"), data)
+
+        def cut_off(event: Event) -> None:
+            if isinstance(event, Progressed) and event.point.step == at:
+                raise EOFError
+
+        job = self.job(tmp_path / "cut")
+        with pytest.raises(EOFError):
+            worker.carry_out(job, data, NOWHERE, CPU, cut_off, lambda: True)
+        rest = carry_out(job, data)
+        steps = [event.point.step for event in rest if isinstance(event, Progressed)]
+        assert steps == list(range(goes_on_after + 2, STEPS + 1, 2))
+        assert isinstance(rest[-1], Finished)
+        assert isinstance(undisturbed[-1], Finished)
+        assert rest[-1].outcome.files == undisturbed[-1].outcome.files
+        assert rest[-1].outcome.loss == undisturbed[-1].outcome.loss
+        weights = [
+            load_weights(RECIPE, tmp_path / name / "weights.safetensors").state_dict() for name in ("whole", "cut")
+        ]
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+    def test_none_where_a_run_was_told_to_stop(self, data: Splits, tmp_path: Path) -> None:
+        carry_out(self.job(tmp_path), data, (False,))
+        assert not (tmp_path / "checkpoints").exists()
+
+    def test_the_last_two_lie_in_the_folder(self, data: Splits, tmp_path: Path) -> None:
+        carry_out(self.job(tmp_path), data)
+        states = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.safetensors"))
+        assert states == ["step-000000004.safetensors", "step-000000008.safetensors"]
+
+
 class TestArtifacts:
     def test_names_and_sizes(self, outcome: Outcome) -> None:
         assert set(outcome.files) == {
@@ -117,6 +156,9 @@ class TestArtifacts:
             "pictures/augmented.png",
             "pictures/confusion.png",
             "pictures/mistakes.png",
+            "pictures/predictions.png",
+            "summary.txt",
+            "weakness.md",
         }
         # Noise is the hardest thing to compress: real images take less.
         assert sum(map(len, outcome.files.values())) < 300_000
@@ -142,7 +184,7 @@ class TestErrors:
         event = failure(carry_out(replace(JOB, recipe=replace(RECIPE, model="five_convs")), data))
         assert event.key == "trial-3"
         assert not event.worker_died
-        assert event.reason.startswith("RecipeError: unknown model 'five_convs'; expected one of fast_resnet, ")
+        assert event.reason.startswith("RecipeError: unknown model 'five_convs'; expected one of block_cnn, ")
         assert "\n" not in event.reason
         assert event.details.startswith("Traceback")
         assert "build_model" in event.details
@@ -206,6 +248,8 @@ class TestTestSet:
                 "prediction.json",
                 "prediction.png",
                 "predictions.csv",
+                "predictions.png",
+                "weakness.md",
             )
         }
         rows = list(csv.DictReader(io.StringIO(outcome.files["test/predictions.csv"].decode())))

@@ -1,0 +1,172 @@
+"""The command for the range test, on synthetic images: what it prints, draws and records."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from cifar_core.data import synthetic_splits
+from cifar_core.lr_finder import RangeTest, RangeTestError
+from cifar_core.recipe import Recipe
+from experiments import lr_find
+from sweeps.store import Store
+
+RECIPE = Recipe(model="three_conv", width=0.25, batch_size=16, learning_rate="range-test")
+
+
+@pytest.fixture(autouse=True)
+def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=16)
+    monkeypatch.setattr(lr_find, "ensure_cifar10", lambda directory, progress: None)
+    monkeypatch.setattr(lr_find, "load_train_val", lambda directory: data)
+
+
+@pytest.fixture
+def store(tmp_path: Path, blank: Path) -> Store:
+    store = Store.locate(tmp_path / "store")
+    store.root.mkdir()
+    shutil.copyfile(blank, store.root / "mlflow.db")
+    (tmp_path / "mine.toml").write_text(RECIPE.to_toml())
+    return store
+
+
+def call(store: Store, *arguments: str) -> int:
+    recipe = store.root.with_name("mine.toml")
+    return lr_find.main([str(recipe), "--store", str(store.root), "--device", "cpu", *arguments])
+
+
+def runs(store: Store) -> dict[str, Run]:
+    """The runs in MLflow by their stage."""
+    client = MlflowClient(store.tracking_uri)
+    experiment = client.get_experiment_by_name("range-tests")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    return {run.data.tags["stage"]: run for run in found}
+
+
+def states(store: Store) -> tuple[str, str]:
+    """Of the range test, and of the run that it is nested in."""
+    found = runs(store)
+    return found["range-test"].data.tags["state"], found["range-tests"].data.tags["state"]
+
+
+def test_a_suggestion_its_curve_and_a_run(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(store, "--steps", "60", "--low", "1e-3") == 0
+    said = capsys.readouterr()
+    *plan, suggested, curve = said.out.splitlines()
+    assert said.err == ""
+    assert [line.split()[0] for line in plan] == ["recipe", "range", "device"]
+    assert plan[1].endswith("60 steps from 0.001 to 10")
+    picture = store.root / "reports" / "range-tests" / "mine.png"
+    assert curve == f"curve: {picture}"
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+
+    found = runs(store)
+    assert states(store) == ("complete", "finished")
+    run = found["range-test"]
+    assert run.info.run_name == "range test of mine"
+    assert run.data.tags["mlflow.parentRunId"] == found["range-tests"].info.run_id
+    params = {"model": "three_conv", "low": "0.001", "high": "10.0", "steps": "60", "learning_rate": "range-test"}
+    assert run.data.params.items() >= params.items()
+    suggestion = run.data.metrics["range_test/suggestion"]
+    assert suggested == f"suggested learning rate: {suggestion:.3g}"
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    with (folder / "range_test" / "curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert 20 < len(rows) <= 60
+    assert float(rows[0]["learning_rate"]) == pytest.approx(1e-3)
+    assert suggestion in [float(row["learning_rate"]) for row in rows]
+    assert all(float(row["smoothed_loss_nats"]) > 0 for row in rows)
+    assert (folder / "range_test" / "curve.png").read_bytes() == picture.read_bytes()
+    assert Recipe.from_toml((folder / "recipe.toml").read_text()) == RECIPE
+
+
+def test_each_call_is_a_run_and_the_picture_goes_where_it_is_wanted(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lr_find, "range_test", lambda *_, **__: RangeTest((0.01, 0.1, 1.0), (2.3, 2.0, 2.5), 0.1))
+    out = tmp_path / "new" / "curve.png"
+    assert call(store, "--out", str(out)) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["suggested learning rate: 0.1", f"curve: {out}"]
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert not (store.root / "reports").exists()
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def instead(*_: object, **__: object) -> None:
+        raise error
+
+    return instead
+
+
+def test_no_rate_is_one_line_and_a_failed_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "a range test must see the loss fall, but it rose from 0.01 to 10"
+    monkeypatch.setattr(lr_find, "range_test", raising(RangeTestError(reason)))
+    assert call(store) == 2
+    assert capsys.readouterr().err == f"lr_find.py: error: {reason}\n"
+    assert states(store) == ("failed", "failed")
+    assert runs(store)["range-test"].data.tags["reason"] == reason
+
+
+def test_ctrl_c(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(lr_find, "range_test", raising(KeyboardInterrupt()))
+    assert call(store) == 130
+    assert capsys.readouterr().err == "stopped; nothing was suggested\n"
+    assert states(store) == ("interrupted", "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("five_kon", "unknown recipe 'five_kon': did you mean 'five_conv'?"),
+        ("five_conv --low 1 --high 0.1", "`--low < --high` must hold, but got 1 and 0.1"),
+        ("five_conv --low 1 --high 1", "`--low < --high` must hold, but got 1 and 1"),
+        ("five_conv --low 0", "argument --low: must be a number above 0, but got '0'"),
+        ("five_conv --high inf", "argument --high: must be a number above 0, but got 'inf'"),
+        ("five_conv --steps 21", "argument --steps: must be a whole number of at least 22, but got '21'"),
+        ("five_conv --steps x", "argument --steps: must be a whole number of at least 22, but got 'x'"),
+    ],
+)
+def test_arguments_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    try:
+        code: object = lr_find.main([*arguments.split(), "--store", str(tmp_path / "store")])
+    except SystemExit as ended:
+        code = ended.code
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    [line] = said.err.splitlines()
+    assert line.removesuffix(" (--help lists the options)") == f"lr_find.py: error: {message}"
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+def test_as_few_steps_as_it_takes(store: Store) -> None:
+    call(store, "--steps", "22", "--low", "1e-4", "--high", "1e-2")  # whether or not so few find a rate
+    assert "must take" not in runs(store)["range-test"].data.tags.get("reason", "")
+
+
+@pytest.mark.parametrize("out", ["file/curve.png", "folder"])
+def test_a_picture_that_cannot_be_written_is_said_before_the_test(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(lr_find, "range_test", raising(AssertionError("this was to be refused before")))
+    assert call(store, "--out", str(tmp_path / out)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"lr_find\.py: error: --out must be a file that can be written, but: [^\n]*\n", said.err)
