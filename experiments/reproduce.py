@@ -19,17 +19,15 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 
 from cifar_core.budget import step_flops
-from cifar_core.checkpoint import Checkpoints, save_state, write_atomically
+from cifar_core.checkpoint import Checkpoints, save_state
 from cifar_core.data import (
-    CLASSES,
     DATA_SHA256,
     DataError,
     Split,
@@ -42,22 +40,31 @@ from cifar_core.data import (
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.lr_finder import RangeTestError, settle
+from cifar_core.metrics import Predictions
 from cifar_core.models import build_model, count_parameters
 from cifar_core.recipe import FIXED_SPLIT, Recipe, RecipeError
 from cifar_core.training import Progress, TrainState, Watch, predict, total_steps, train
 from experiments.lr_find import log_range_test
+from experiments.reproductions import (
+    RESULTS,
+    Point,
+    Result,
+    ResultError,
+    Tested,
+    read_result,
+    write_result,
+)
 from sweeps import artifacts
 from sweeps.command_line import USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
-from sweeps.executors.protocol import Outcome, Point
+from sweeps.executors.protocol import Outcome
+from sweeps.executors.protocol import Point as RunPoint
 from sweeps.provenance import provenance
 from sweeps.recipes import SYSTEMS, expand, read_recipe
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking import MlflowTracker, RunLabel, Tracker
 
-RESULTS = Path(__file__).resolve().with_name("results")
 EXPERIMENT = "systems"  # of MLflow
-SCHEMA = 1
 
 # Of an epoch: where its first 250 batches of 128 end, of which one published curve is the mean loss, and its end.
 _LOSSES = (250 * 128 / 50_000, 1.0)
@@ -86,65 +93,6 @@ class Setting:
     tracker: Tracker
     results: Path
     console: SweepConsole
-
-
-@dataclass(slots=True)
-class Result:
-    """What one run came to; `to_json` is what is written."""
-
-    name: str
-    recipe: Recipe  # as it was asked for: its learning rate may be "range-test"
-    watched: str  # what the curve's val_loss and val_accuracy were measured on: validation or test
-    learning_rate_found: float | None = None
-    curve: list[Point] = field(default_factory=list)
-    test: Outcome | None = None
-    confusion: list[list[int]] = field(default_factory=list)
-    wall_seconds: float = 0.0
-    facts: dict[str, Any] = field(default_factory=dict)  # hardware, versions, commit, run_id, date
-
-    @property
-    def title(self) -> str:
-        return f"{self.name} seed {self.recipe.seed}"
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps up to the last point of the curve."""
-        return self.curve[-1].step if self.curve else 0
-
-    @property
-    def epochs_run(self) -> float:
-        return self.curve[-1].epoch if self.curve else 0.0
-
-    @property
-    def training_flops(self) -> float:
-        return float(_step_flops(self.recipe)) * self.steps
-
-    def to_json(self) -> dict[str, Any]:
-        test = self.test
-        return {
-            "schema": SCHEMA,
-            "name": self.name,
-            "seed": self.recipe.seed,
-            "recipe": self.recipe.to_dict(),
-            "learning_rate_found": self.learning_rate_found,
-            "epochs_planned": self.recipe.epochs,
-            "epochs_run": self.epochs_run,
-            "watched": self.watched,
-            "kept": "best" if self.recipe.keep_best else "last",
-            "test": test
-            and {
-                "accuracy": test.accuracy,
-                "loss": test.loss,
-                "images": test.images,
-                "class_accuracy": dict(zip(CLASSES, test.class_accuracy, strict=True)),
-                "confusion": self.confusion,
-            },
-            "train_seconds": self.curve[-1].train_seconds if self.curve else 0.0,
-            "wall_seconds": self.wall_seconds,
-            "training_flops": self.training_flops,
-            **self.facts,
-            "curve": [asdict(point) for point in self.curve],
-        }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -221,7 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def reproduce(name: str, recipe: Recipe, epochs: float | None, setting: Setting) -> Result:
+def reproduce(name: str, recipe: Recipe, epochs: float | None, setting: Setting) -> None:
     """Train `recipe` for `epochs` of its epochs, or all, from wherever an earlier call left it.
 
     Raises:
@@ -229,88 +177,224 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, setting: Setting)
         Diverged: a loss was no longer finite.
         Stopped: SIGINT or SIGTERM; a later call goes on.
     """
-    console, tracker = setting.console, setting.tracker
-    key = f"{name}-seed{recipe.seed}-{_digest(recipe)}"
-    path = setting.results / f"{name}-seed{recipe.seed}.json"
-    data = _split(recipe, setting)
-    steps = total_steps(recipe, len(data.train))
-    goal = steps if epochs is None else min(steps, round(epochs / recipe.epochs * steps))
-    result = _earlier(path, name, recipe)
-    if result.steps >= goal and result.test is not None:
-        console.say(f"{result.title}: nothing is left to do, {path} holds {result.epochs_run:g} epochs")
-        return result
-    if path.exists() and not result.curve:
-        console.say(f"{result.title}: {path} does not hold this run, and will be replaced")
-
-    checkpoints = Checkpoints(setting.store.checkpoints(EXPERIMENT, key))
-    tracker.begin(_label(name, key, recipe, setting))
+    run = _Run(name, recipe, setting)
+    goal = run.steps if epochs is None else min(run.steps, round(epochs / recipe.epochs * run.steps))
+    if run.recall() and run.step >= goal and run.tested is not None:
+        run.say(f"nothing is left to do, {run.path} holds {run.epoch:g} epochs")
+        return
+    setting.tracker.begin(run.label())
     try:
-        state = _train(key, path, goal, data, result, checkpoints, setting)
-        _test(key, path, state, data, result, setting)
+        state = run.train(goal)
+        run.test(state)
     except Stopped:
-        tracker.end(key, "interrupted", reason="stopped by the user", metrics=_costs(result))
+        setting.tracker.end(run.key, "interrupted", reason="stopped by the user", metrics=run.costs())
         raise
     except (RangeTestError, Diverged) as error:
-        tracker.end(key, "failed", reason=str(error), metrics=_costs(result))
+        setting.tracker.end(run.key, "failed", reason=str(error), metrics=run.costs())
         raise
     if state.step == state.total_steps:
-        checkpoints.clear()
+        run.checkpoints.clear()
     else:
-        console.say(
-            f"{result.title}: {result.epochs_run:g} of {recipe.epochs:g} epochs were run; without --epochs it goes on"
-        )
-    return result
+        run.say(f"{run.epoch:g} of {recipe.epochs:g} epochs were run; without --epochs it goes on")
 
 
-def _train(
-    key: str, path: Path, goal: int, data: Splits, result: Result, checkpoints: Checkpoints, setting: Setting
-) -> TrainState:
-    """Train up to the first point of the curve at step `goal` or after it, from where `result` stands.
+class _Run:
+    """One reproduction: where its files lie, and how far it has come."""
 
-    Raises:
-        RangeTestError, Diverged, Stopped: as for `reproduce`.
-    """
-    recipe, tracker = result.recipe, setting.tracker
-    state = _resume(path, result, checkpoints, data, setting)
-    anew = state is None
-    if state is None:
-        result.curve, result.wall_seconds = [], 0.0
-        settled, found = settle(recipe, data, setting.hardware)
-        if found is not None:
-            setting.console.say(
-                f"{result.title}: the range test suggests a peak learning rate of {found.suggestion:.3g}"
-            )
-            result.learning_rate_found = found.suggestion
-            log_range_test(tracker, key, found)
-        state = TrainState.create(settled, data, setting.hardware)
-    run_id = tracker.run_id(key)
-    result.facts = _facts(setting.hardware, run_id)
-    if state.step >= goal:  # stopped between the last step and the test
+    def __init__(self, name: str, recipe: Recipe, setting: Setting) -> None:
+        self.name, self.recipe, self.setting = name, recipe, setting
+        self.key = f"{name}-seed{recipe.seed}-{_digest(recipe)}"
+        self.path = setting.results / f"{name}-seed{recipe.seed}.json"
+        self.checkpoints = Checkpoints(setting.store.checkpoints(EXPERIMENT, self.key))
+        self.data = _split(recipe, setting)
+        self.watched = "test" if recipe.val_fraction == 0 else "validation"
+        self.steps = total_steps(recipe, len(self.data.train))  # of the whole schedule
+        self.tags = provenance(setting.hardware, torch.get_num_threads())
+        self.curve: list[Point] = []
+        self.tested: Tested | None = None
+        self.learning_rate_found: float | None = None
+        self.wall_seconds = 0.0
+        self.validation_seconds = 0.0
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps up to the last point of the curve."""
+        return self.curve[-1].step if self.curve else 0
+
+    @property
+    def epoch(self) -> float:
+        return self.curve[-1].epoch if self.curve else 0.0
+
+    @property
+    def training_flops(self) -> float:
+        return float(_step_flops(self.recipe)) * self.step
+
+    def say(self, line: str) -> None:
+        self.setting.console.say(f"{self.name} seed {self.recipe.seed}: {line}")
+
+    def recall(self) -> bool:
+        """Take over what an earlier call wrote of this very run; false where it wrote nothing."""
+        if not self.path.exists():
+            return False
+        try:
+            stored = read_result(self.path)
+            if Recipe.from_dict(stored.recipe) != self.recipe:
+                raise RecipeError("another recipe")
+        except (ResultError, RecipeError):
+            self.say(f"{self.path} does not hold this run, and will be replaced")
+            return False
+        self.curve, self.tested = list(stored.curve), stored.test
+        self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
+        return True
+
+    def train(self, goal: int) -> TrainState:
+        """Train up to the first point of the curve at step `goal` or after it, from where the run stands.
+
+        Raises:
+            RangeTestError, Diverged, Stopped: as for `reproduce`.
+        """
+        setting, tracker = self.setting, self.setting.tracker
+        state = self._resume()
+        anew = state is None
+        if state is None:
+            self.curve, self.wall_seconds = [], 0.0
+            settled, found = settle(self.recipe, self.data, setting.hardware)
+            if found is not None:
+                self.say(f"the range test suggests a peak learning rate of {found.suggestion:.3g}")
+                self.learning_rate_found = found.suggestion
+                log_range_test(tracker, self.key, found)
+            state = TrainState.create(settled, self.data, setting.hardware)
+        if state.step >= goal:  # stopped between the last step and the test
+            return state
+        before, started = self.wall_seconds, time.perf_counter()
+        for progress in train(state, self.data, _watch(self.recipe, len(self.data.val))):
+            met = progress.validation
+            if not math.isfinite(progress.train_loss) or (met is not None and not math.isfinite(met.loss)):
+                title = f"{self.name} seed {self.recipe.seed}"
+                raise Diverged(f"a loss must stay finite, but that of {title} did not, up to step {progress.step}")
+            tracker.point(self.key, RunPoint.of(progress), met="test" if self.watched == "test" else "val")
+            self.curve.append(Point.of(progress))
+            self.wall_seconds = before + time.perf_counter() - started
+            self.validation_seconds = progress.validation_seconds
+            self.tested = None
+            if met is not None and self.watched == "test":
+                self._record_look(met)
+            # The file comes first: a checkpoint then never stands for points that are in no file.
+            write_result(self.path, self.result())
+            if anew:
+                self.checkpoints.clear()  # later ones of an earlier run would be taken for the newest
+                anew = False
+            self.checkpoints.save(state)
+            if met is not None:
+                self._tell(progress, met)
+            if progress.step >= goal:
+                break
         return state
-    before, started = result.wall_seconds, time.perf_counter()
-    for progress in train(state, data, _watch(recipe, len(data.val))):
-        point = Point.of(progress)
-        if not math.isfinite(point.train_loss) or not math.isfinite(point.val_loss or 0.0):
-            raise Diverged(f"a loss must stay finite, but that of {result.title} did not, up to step {point.step}")
-        tracker.point(key, point, met="test" if result.watched == "test" else "val")
-        result.curve.append(point)
-        result.wall_seconds = before + time.perf_counter() - started
-        result.test = None
-        if progress.validation is not None and result.watched == "test":
-            setting.store.record_test_look(
-                study=EXPERIMENT, run_id=run_id, accuracy=progress.validation.accuracy, images=len(data.val)
-            )
-        # The file comes first: a checkpoint then never stands for points that are in no file.
-        _write(path, result)
-        if anew:
-            checkpoints.clear()  # later ones of an earlier run would be taken for the newest
-            anew = False
-        checkpoints.save(state)
-        if progress.validation is not None:
-            setting.console.say(_line(progress, result))
-        if progress.step >= goal:
-            break
-    return state
+
+    def test(self, state: TrainState) -> None:
+        """Meet the test set with the weights that the recipe keeps, and end the run."""
+        recipe, tracker, hardware = self.recipe, self.setting.tracker, self.setting.hardware
+        save_state(state, self.setting.store.weights(EXPERIMENT, self.key))
+        if state.best:  # also where only a part of the schedule was run
+            state.model.load_state_dict(state.best)
+        predictions = predict(state.model, self.setting.test, hardware, recipe.normalisation)
+        files = artifacts.of_training(recipe, state.model, self.data.train)
+        validation = None
+        if self.watched == "validation":
+            kept = predict(state.model, self.data.val, hardware, recipe.normalisation)
+            validation = Outcome.of(kept, files | artifacts.of_predictions(self.data.val, kept))
+            files = {}
+        outcome = Outcome.of(predictions, files | artifacts.of_test(self.setting.test, predictions))
+        tracker.tested(self.key, outcome, {"epochs_run": f"{self.epoch:g}"})
+        self._record_look(predictions)
+        tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())
+        self.tested = Tested.of(predictions)
+        write_result(self.path, self.result())
+        self.say(f"{percent(predictions.accuracy, 2)} of the test set after {self.epoch:g} epochs; {self.path}")
+
+    def result(self) -> Result:
+        """The run as it stands now; it must have a point."""
+        return Result(
+            name=self.name,
+            seed=self.recipe.seed,
+            recipe=self.recipe.to_dict(),
+            learning_rate_found=self.learning_rate_found,
+            epochs_planned=self.recipe.epochs,
+            epochs_run=self.epoch,
+            watched=self.watched,
+            curve=tuple(self.curve),
+            test=self.tested,
+            kept="best" if self.recipe.keep_best else "last",
+            train_seconds=self.curve[-1].train_seconds,
+            wall_seconds=self.wall_seconds,
+            training_flops=self.training_flops,
+            device=self.tags["device"],
+            processor=self.tags["cpu"],
+            precision=self.tags["precision"],
+            threads=int(self.tags["threads"]),
+            python=platform.python_version(),
+            torch=self.tags["torch"],
+            commit=self.tags["git_commit"],
+            data_sha256=DATA_SHA256,
+            run_id=self.setting.tracker.run_id(self.key),
+            date=datetime.datetime.now(datetime.UTC).date(),
+        )
+
+    def label(self) -> RunLabel:
+        params = {
+            **self.recipe.to_dict(),
+            "parameters": count_parameters(build_model(self.recipe)),
+            "flops_per_image": _step_flops(self.recipe) / self.recipe.batch_size,
+        }
+        return RunLabel(
+            key=self.key,
+            name=f"{self.name} seed {self.recipe.seed}",
+            tags={"stage": "reproduction", "system": self.name, **self.tags},
+            params=params,
+            files={"recipe.toml": self.recipe.to_toml().encode()},
+        )
+
+    def costs(self) -> Mapping[str, float]:
+        if not self.curve:
+            return {}
+        last = self.curve[-1]
+        return {
+            "cost/seconds": last.train_seconds + self.validation_seconds,
+            "cost/training_flops": self.training_flops,
+            "cost/epochs": last.epoch,
+            "cost/images_per_second": last.step * self.recipe.batch_size / last.train_seconds,
+        }
+
+    def _resume(self) -> TrainState | None:
+        """The newest checkpoint that the curve reaches to, with the curve cut to where it stands."""
+        recipe = self.recipe
+        if self.learning_rate_found is not None:
+            recipe = replace(recipe, learning_rate=self.learning_rate_found)
+        state = self.checkpoints.load(recipe, self.data, self.setting.hardware, self.setting.console.say)
+        if state is None:
+            return None
+        if not any(point.step == state.step for point in self.curve):
+            self.say(f"begins again, as {self.path} does not hold its points up to step {state.step}")
+            return None
+        self.curve = [point for point in self.curve if point.step <= state.step]
+        self.validation_seconds = state.validation_seconds
+        self.say(f"goes on after {self.epoch:g} epochs")
+        return state
+
+    def _record_look(self, predictions: Predictions) -> None:
+        self.setting.store.record_test_look(
+            study=EXPERIMENT,
+            run_id=self.setting.tracker.run_id(self.key),
+            accuracy=predictions.accuracy,
+            images=len(predictions),
+        )
+
+    def _tell(self, progress: Progress, met: Predictions) -> None:
+        each = (progress.train_seconds + progress.validation_seconds) / progress.epoch
+        self.say(
+            f"epoch {progress.epoch:.0f} of {self.recipe.epochs:g}, training loss {progress.train_loss:.3f}, "
+            f"{self.watched} {percent(met.accuracy, 2)}, {each:.1f} s an epoch"
+        )
 
 
 def _runs(options: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
@@ -350,128 +434,11 @@ def _watch(recipe: Recipe, images: int) -> Watch:
     return Watch(tuple(losses), tuple(ends), (images,) * len(ends))
 
 
-def _resume(path: Path, result: Result, checkpoints: Checkpoints, data: Splits, setting: Setting) -> TrainState | None:
-    """The newest checkpoint that `result` reaches to, with `result` cut to where it stands."""
-    recipe, say = result.recipe, setting.console.say
-    if result.learning_rate_found is not None:
-        recipe = replace(recipe, learning_rate=result.learning_rate_found)
-    state = checkpoints.load(recipe, data, setting.hardware, say)
-    if state is None:
-        return None
-    if not any(point.step == state.step for point in result.curve):
-        say(f"{result.title}: begins again, as {path} does not hold its points up to step {state.step}")
-        return None
-    result.curve = [point for point in result.curve if point.step <= state.step]
-    say(f"{result.title}: goes on after {result.curve[-1].epoch:g} epochs")
-    return state
-
-
-def _test(key: str, path: Path, state: TrainState, data: Splits, result: Result, setting: Setting) -> None:
-    """Meet the test set with the weights that the recipe keeps, and end the run."""
-    recipe, tracker, store = result.recipe, setting.tracker, setting.store
-    save_state(state, store.weights(EXPERIMENT, key))
-    if state.best:  # also where only a part of the schedule was run
-        state.model.load_state_dict(state.best)
-    predictions = predict(state.model, setting.test, setting.hardware, recipe.normalisation)
-    files = artifacts.of_training(recipe, state.model, data.train)
-    validation = None
-    if result.watched == "validation":
-        kept = predict(state.model, data.val, setting.hardware, recipe.normalisation)
-        validation = Outcome.of(kept, files | artifacts.of_predictions(data.val, kept))
-        files = {}
-    result.test = Outcome.of(predictions, files | artifacts.of_test(setting.test, predictions))
-    result.confusion = predictions.confusion().tolist()
-    run_id = tracker.tested(key, result.test, {"epochs_run": f"{result.epochs_run:g}"})
-    store.record_test_look(study=EXPERIMENT, run_id=run_id, accuracy=predictions.accuracy, images=len(predictions))
-    tracker.end(key, "complete", outcome=validation, metrics=_costs(result))
-    _write(path, result)
-    setting.console.say(
-        f"{result.title}: {percent(predictions.accuracy, 2)} of the test set after {result.epochs_run:g} epochs; {path}"
-    )
-
-
-def _earlier(path: Path, name: str, recipe: Recipe) -> Result:
-    """What an earlier call left of this very recipe, or an empty result."""
-    result = Result(name, recipe, watched="test" if recipe.val_fraction == 0 else "validation")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["schema"] != SCHEMA or Recipe.from_dict(stored["recipe"]) != recipe:
-            return result
-        result.learning_rate_found = stored["learning_rate_found"]
-        result.wall_seconds = stored["wall_seconds"]
-        result.curve = [Point(**point) for point in stored["curve"]]
-        tested = stored["test"]
-        if tested is not None:
-            result.confusion = tested["confusion"]
-            result.test = Outcome(
-                loss=tested["loss"],
-                accuracy=tested["accuracy"],
-                class_accuracy=tuple(tested["class_accuracy"].values()),
-                images=tested["images"],
-                group_accuracy={},
-                files={},
-            )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Result(name, recipe, watched=result.watched)
-    return result
-
-
-def _label(name: str, key: str, recipe: Recipe, setting: Setting) -> RunLabel:
-    params = {
-        **recipe.to_dict(),
-        "parameters": count_parameters(build_model(recipe)),
-        "flops_per_image": _step_flops(recipe) / recipe.batch_size,
-    }
-    tags = {"stage": "reproduction", "system": name, **provenance(setting.hardware, torch.get_num_threads())}
-    files = {"recipe.toml": recipe.to_toml().encode()}
-    return RunLabel(key=key, name=f"{name} seed {recipe.seed}", tags=tags, params=params, files=files)
-
-
 def _open_tracker(store: Store, hardware: Hardware) -> MlflowTracker:
     tracker = MlflowTracker(store.tracking_uri, store.artifacts(EXPERIMENT), source="experiments/reproduce.py")
     tags = {"stage": "reproductions", **provenance(hardware, torch.get_num_threads())}
     tracker.open_study(RunLabel(key="study", name=EXPERIMENT, tags=tags, params={}))
     return tracker
-
-
-def _facts(hardware: Hardware, run_id: str) -> dict[str, Any]:
-    threads = torch.get_num_threads()
-    tags = provenance(hardware, threads)
-    return {
-        "hardware": {
-            "device": tags["device"],
-            "processor": tags["cpu"],
-            "precision": tags["precision"],
-            "threads": threads,
-        },
-        "versions": {"python": platform.python_version(), "torch": tags["torch"]},
-        "commit": tags["git_commit"],
-        "data_sha256": DATA_SHA256,
-        "run_id": run_id,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def _costs(result: Result) -> Mapping[str, float]:
-    if not result.curve:
-        return {}
-    last = result.curve[-1]
-    return {
-        "cost/seconds": last.train_seconds + last.validation_seconds,
-        "cost/training_flops": result.training_flops,
-        "cost/epochs": last.epoch,
-        "cost/images_per_second": last.step * result.recipe.batch_size / last.train_seconds,
-    }
-
-
-def _line(progress: Progress, result: Result) -> str:
-    assert progress.validation is not None
-    each = (progress.train_seconds + progress.validation_seconds) / progress.epoch
-    return (
-        f"{result.title}: epoch {progress.epoch:.0f} of {result.recipe.epochs:g}, "
-        f"training loss {progress.train_loss:.3f}, {result.watched} {percent(progress.validation.accuracy, 2)}, "
-        f"{each:.1f} s an epoch"
-    )
 
 
 def _digest(recipe: Recipe) -> str:
@@ -490,10 +457,6 @@ def _make_folder(results: Path) -> None:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"--results must be a folder to write to, but: {error}") from error
-
-
-def _write(path: Path, result: Result) -> None:
-    write_atomically(path, (json.dumps(result.to_json(), indent=1) + "\n").encode())
 
 
 def _stop(number_: int, frame: FrameType | None) -> None:

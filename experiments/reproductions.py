@@ -1,4 +1,4 @@
-"""What `experiments/reproduce.py` wrote of its runs: one JSON file a run, read and checked."""
+"""The runs that `experiments/reproduce.py` made: one JSON file a run, written here, and read back and checked."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cifar_core.checkpoint import write_atomically
 from cifar_core.data import CLASSES
+from cifar_core.metrics import Predictions
+from cifar_core.training import Progress
 from sweeps.recipes import SYSTEMS, read_recipe
 
 RESULTS = Path(__file__).resolve().with_name("results")
 
 _SCHEMA = 1
+_WRITTEN = {"watched_loss": "val_loss", "watched_accuracy": "val_accuracy"}  # names in the file, where they differ
 _STEP = 0.02  # epochs: as far as rounding to whole steps may move a whole number of them
 
 
@@ -39,6 +43,20 @@ class Point:
     watched_loss: float | None  # on the images that the run was watched on
     watched_accuracy: float | None
 
+    @classmethod
+    def of(cls, progress: Progress) -> Point:
+        met = progress.validation
+        return cls(
+            epoch=progress.epoch,
+            step=progress.step,
+            train_loss=progress.train_loss,
+            train_accuracy=progress.train_accuracy,
+            learning_rate=progress.learning_rate,
+            train_seconds=progress.train_seconds,
+            watched_loss=met.loss if met else None,
+            watched_accuracy=met.accuracy if met else None,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tested:
@@ -48,6 +66,17 @@ class Tested:
     loss: float  # mean nats an image
     images: int
     class_accuracy: Mapping[str, float]
+    confusion: tuple[tuple[int, ...], ...]  # rows: true classes, columns: predicted ones
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> Tested:
+        return cls(
+            accuracy=predictions.accuracy,
+            loss=predictions.loss,
+            images=len(predictions),
+            class_accuracy=dict(zip(CLASSES, predictions.class_accuracy(), strict=True)),
+            confusion=tuple(tuple(row) for row in predictions.confusion().tolist()),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +85,7 @@ class Result:
 
     name: str
     seed: int
-    recipe: Mapping[str, Any]  # as in `cifar_core.recipe.Recipe.to_dict`
+    recipe: Mapping[str, Any]  # as in `cifar_core.recipe.Recipe.to_dict`, its learning rate may be "range-test"
     learning_rate_found: float | None  # by a range test, where the recipe asks for one
     epochs_planned: float
     epochs_run: float
@@ -71,6 +100,7 @@ class Result:
     processor: str
     precision: str
     threads: int
+    python: str
     torch: str
     commit: str
     data_sha256: str
@@ -90,6 +120,39 @@ class Result:
     def machine(self) -> str:
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
         return f"{self.device}, {self.processor}, {threads}, {self.precision}, torch {self.torch}"
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Replace the file at `path`, at once, by one that `read_result` takes."""
+    test = result.test
+    values = {
+        "schema": _SCHEMA,
+        "name": result.name,
+        "seed": result.seed,
+        "recipe": dict(result.recipe),
+        "learning_rate_found": result.learning_rate_found,
+        "epochs_planned": result.epochs_planned,
+        "epochs_run": result.epochs_run,
+        "watched": result.watched,
+        "kept": result.kept,
+        "test": None if test is None else asdict(test),
+        "train_seconds": result.train_seconds,
+        "wall_seconds": result.wall_seconds,
+        "training_flops": result.training_flops,
+        "hardware": {
+            "device": result.device,
+            "processor": result.processor,
+            "precision": result.precision,
+            "threads": result.threads,
+        },
+        "versions": {"python": result.python, "torch": result.torch},
+        "commit": result.commit,
+        "data_sha256": result.data_sha256,
+        "run_id": result.run_id,
+        "date": result.date.isoformat(),
+        "curve": [{_WRITTEN.get(name, name): value for name, value in asdict(point).items()} for point in result.curve],
+    }
+    write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def load_results(folder: Path = RESULTS) -> tuple[Result, ...]:
@@ -163,6 +226,7 @@ def read_result(path: Path) -> Result:
         processor=hardware.text("processor"),
         precision=hardware.text("precision"),
         threads=hardware.whole_number("threads", 1),
+        python=versions.text("python"),
         torch=versions.text("torch"),
         commit=root.text("commit"),
         data_sha256=root.text("data_sha256"),
@@ -212,7 +276,8 @@ def _tested(test: _Object) -> Tested:
         accuracy=accuracy,
         loss=test.number("loss", least=0),
         images=images,
-        class_accuracy={name: classes.number(name, least=0, most=1) for name in names},
+        class_accuracy={name: classes.number(name, least=0, most=1) for name in CLASSES},
+        confusion=tuple(tuple(row) for row in confusion),
     )
 
 

@@ -166,7 +166,7 @@ def test_a_run_that_goes_on_has_no_test_yet(folder: Path) -> None:
         ({"wall_seconds": 10**400}, r"wall_seconds must be finite, > 0, but got 1000"),
         ({"hardware": {"device": ""}}, r"hardware\.device must be not empty, but got ''"),
         ({"hardware": {"device": "cpu", "processor": None}}, r"hardware\.processor must be text, but got None"),
-        ({"versions": {}}, r"field 'versions\.torch' must be there, but is missing"),
+        ({"versions": {}}, r"field 'versions\.python' must be there, but is missing"),
         ({"run_id": "mine"}, r"run_id must be 32 hexadecimal digits, but got 'mine'"),
         ({"date": "21 Nov"}, r"date must be YYYY-MM-DD, but got '21 Nov'"),
     ],
