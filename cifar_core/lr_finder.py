@@ -18,7 +18,8 @@ LOW, HIGH = 1e-2, 10.0  # of the rates that are tried
 ITERATIONS = 200
 _SMOOTHING = 0.9  # weight of the past in the smoothed loss
 _BLOWN_UP = 4.0  # times the lowest loss so far, at which the test ends
-_SKIPPED = 10  # steps at either end that say little
+LEAST_STEPS = 22
+_SKIPPED = 10  # steps at the beginning that say little
 
 
 class RangeTestError(ValueError):
@@ -40,15 +41,16 @@ def range_test(
     """Train fresh weights for `steps` steps while the rate rises exponentially from `low` to `high`.
 
     Smith, "Cyclical Learning Rates for Training Neural Networks" (2017). The suggestion is the rate at which the
-    smoothed loss falls most steeply over the logarithm of the rate. The test ends early when the loss blows up.
+    smoothed loss falls most steeply over the logarithm of the rate, before it is lowest. The test ends early when the
+    loss blows up.
 
     Raises:
         RangeTestError: the loss never fell.
     """
     if not 0 < low < high:
         raise RangeTestError(f"`0 < low < high` must hold, but got {low:g} and {high:g}")
-    if steps < 2 * _SKIPPED + 2:
-        raise RangeTestError(f"a range test must take at least {2 * _SKIPPED + 2} steps, but got {steps}")
+    if steps < LEAST_STEPS:
+        raise RangeTestError(f"a range test must take at least {LEAST_STEPS} steps, but got {steps}")
     state = TrainState.create(replace(recipe, learning_rate=1.0, schedule="constant", warmup=0.0), data, hardware)
     images, labels = data.train.images.to(hardware.device), data.train.labels.to(hardware.device)
     state.model.train()
@@ -80,11 +82,11 @@ def settle(recipe: Recipe, data: Splits, hardware: Hardware) -> tuple[Recipe, Ra
 
 
 def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
-    first, last = _SKIPPED, len(losses) - _SKIPPED
-    if last - first < 2:
-        raise RangeTestError(f"a range test must find rates that train, but the loss blew up after {len(losses)} steps")
-    logs = torch.tensor(rates, dtype=torch.float64).log()
-    slopes = torch.gradient(torch.tensor(losses, dtype=torch.float64), spacing=(logs,))[0][first:last]
-    if slopes.min() >= 0:
-        raise RangeTestError(f"a range test must see the loss fall, but it rose from {rates[0]:g} to {rates[-1]:g}")
-    return float(rates[first + int(slopes.argmin())])
+    """The rate of the steepest fall before the lowest loss: what falls after that comes down from a blow-up."""
+    smoothed = torch.tensor(losses, dtype=torch.float64)
+    lowest = int(smoothed.argmin()) if losses else 0
+    if lowest <= _SKIPPED:
+        reach = f"{rates[0]:g} to {rates[-1]:g}" if rates else "the first rate on"
+        raise RangeTestError(f"a range test must see the loss fall, but it rose from {reach}")
+    slopes = torch.gradient(smoothed, spacing=(torch.tensor(rates, dtype=torch.float64).log(),))[0]
+    return float(rates[_SKIPPED + int(slopes[_SKIPPED:lowest].argmin())])

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import csv
 import io
+import math
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from cifar_core.checkpoint import write_atomically
 from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
-from cifar_core.lr_finder import HIGH, ITERATIONS, LOW, RangeTest, RangeTestError, range_test
+from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
 from cifar_core.recipe import RecipeError
 from sweeps.command_line import USAGE, OneLineParser, number
 from sweeps.console import SweepConsole
@@ -140,12 +141,15 @@ def draw(found: RangeTest) -> bytes:
     axes = figure.add_subplot()
     axes.plot(found.rates, found.losses, color=_INK, linewidth=1.8)
     axes.axvline(found.suggestion, color=_MARK, linewidth=1.2, linestyle="--")
+    left = found.suggestion > math.sqrt(found.rates[0] * found.rates[-1])  # the half with less room for a label
     axes.annotate(
         f"suggested: {found.suggestion:.3g}",
-        (found.suggestion, max(found.losses)),
-        xytext=(6, -2),
+        (found.suggestion, 0.98),
+        xycoords=("data", "axes fraction"),
+        xytext=(-6 if left else 6, 0),
         textcoords="offset points",
         color=_MARK,
+        ha="right" if left else "left",
         va="top",
     )
     axes.set_xscale("log")
@@ -171,7 +175,7 @@ def _writing() -> Iterator[None]:
         raise StoreError(f"--out must be a file that can be written, but: {error}") from error
 
 
-_steps = number("must be a whole number of at least 22", lambda value: value >= 22, int)  # as `range_test` asks for
+_steps = number(f"must be a whole number of at least {LEAST_STEPS}", lambda value: value >= LEAST_STEPS, int)
 _rate = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
 
 

@@ -30,14 +30,16 @@ from sweeps.coordinator import Coordinator, Interrupted, Summary
 from sweeps.executors.local import LocalExecutor
 from sweeps.lease import LeaseError, hold
 from sweeps.plan import Plan, measure_speed, narrowed, steps_paid
-from sweeps.presets import PRESETS, fixed_epochs
+from sweeps.presets import PRESETS, Preset, fixed_epochs
 from sweeps.provenance import ROOT, provenance
 from sweeps.recipes import expand, read_recipe
 from sweeps.search_space import SPACES, comparable
+from sweeps.status import read_status
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, open_study
 from sweeps.tracking import MlflowTracker
 
+_TAKEN = ("systems", "range-tests")  # experiments of reproduce.py and lr_find.py
 _STUDY_LETTERS = 200  # of 255 that a file system allows
 
 
@@ -113,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     machine.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
     keep = parser.add_argument_group("where results go")
+    keep.add_argument("--status", action="store_true", help="tell how far the study has come, and change nothing")
     keep.add_argument("--study", metavar="NAME", help="name of the study (default: made from preset, space and seed)")
     keep.add_argument(
         "--store",
@@ -133,6 +136,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
+    if options.status:
+        store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
+        with SweepConsole() as console:
+            console.plan(read_status(store, _study_name(options, _preset(options, hardware)[0])).rows())
+        return 0
     workers, threads = _share_cores(options.workers, hardware)
     torch.set_num_threads(threads)
     given = options.enqueue or (["systems"] if options.space == "systems" else [])
@@ -194,11 +202,7 @@ def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budg
 
 def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads: int) -> Plan:
     space = SPACES[options.space]
-    if options.epochs is not None:
-        preset_name, preset = f"epochs-{options.epochs:g}", fixed_epochs(options.epochs)
-    else:
-        preset_name = options.preset or ("quick" if hardware.device.type == "cpu" else "standard")
-        preset = PRESETS[preset_name]
+    preset_name, preset = _preset(options, hardware)
     base = Recipe()
     probe = Recipe(batch_size=64 if hardware.device.type == "cpu" else 1024)
     return Plan(
@@ -222,10 +226,19 @@ def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads
     )
 
 
+def _preset(options: argparse.Namespace, hardware: Hardware) -> tuple[str, Preset]:
+    if options.epochs is not None:
+        return f"epochs-{options.epochs:g}", fixed_epochs(options.epochs)
+    name = options.preset or ("quick" if hardware.device.type == "cpu" else "standard")
+    return name, PRESETS[name]
+
+
 def _study_name(options: argparse.Namespace, preset_name: str) -> str:
     if options.study is None:
         return "-".join([preset_name, options.space, *([f"seed{options.seed}"] if options.seed else [])])
     name: str = options.study
+    if name in _TAKEN:
+        raise UsageError(f"--study must not be one of {', '.join(_TAKEN)}, which other commands use, but got {name!r}")
     if not name.strip() or "/" in name or "\\" in name or name.startswith("."):
         raise UsageError(f"--study must be a name without slashes that does not begin with a dot, but got {name!r}")
     if len(quote(name, safe="")) > _STUDY_LETTERS:

@@ -51,6 +51,16 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"the store {self.root} must be a folder to write to, but: {error}") from error
 
+    def check(self) -> None:
+        """
+        Raises:
+            StoreError: one of its SQLite files is not there; a client would quietly make an empty one.
+        """
+        for url in (self.tracking_uri, self.storage_url):
+            path = self._local(url)
+            if path is not None and not Path(path).is_file():
+                raise StoreError(f"a store must hold {Path(path).name}, but there is no {path}")
+
     def artifacts(self, study: str) -> str | None:
         """Artifact location for the experiment `study`; None leaves it to a tracking server."""
         if self._local(self.tracking_uri) is None:

@@ -72,7 +72,7 @@ def interrupt(store: Path) -> None:
 
 def run(store: Path) -> str:
     done = subprocess.run(
-        command(store, TRIALS), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280
+        command(store, TRIALS), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
     )
     assert done.returncode == 0, done.stdout
     assert "Traceback" not in done.stdout
@@ -125,6 +125,9 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
         "pictures/augmented.png",
         "pictures/confusion.png",
         "pictures/mistakes.png",
+        "pictures/predictions.png",
+        "summary.txt",
+        "weakness.md",
     }
     assert sum(path.stat().st_size for path in left.values()) <= 300 * KB
     for name, path in left.items():
@@ -148,7 +151,7 @@ def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
 
 @pytest.mark.end_to_end
 @pytest.mark.real_data
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(700)
 def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     store = tmp_path / "my store"
     interrupt(store)
@@ -190,6 +193,11 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     assert (look["run_id"], look["images"]) == (tested[0].info.run_id, 10_000)
     assert look["accuracy"] == tested[0].data.metrics["test/accuracy"]
     assert f"{100 * float(str(look['accuracy'])):.2f} % test accuracy" in said
+
+    assert not list((store / "checkpoints").rglob("*.safetensors")), "checkpoints of runs that have ended"
+    told = subprocess.check_output([*command(store, TRIALS), "--status"], cwd=ROOT, text=True)
+    assert f"trials    3 begun: {complete} complete" in re.sub(" {4,}", "    ", told)
+    assert f"test          {100 * float(str(look['accuracy'])):.2f} %" in told
 
     again = run(store)
     assert "Nothing is left to do: study smoke-full has its 3 trials." in again

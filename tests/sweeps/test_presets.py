@@ -38,7 +38,7 @@ def extremes() -> dict[Recipe, int]:
             FixedTrial({**space.starts[0], "model": model, "width": width, "batch_size": batch}),
             Recipe(),
         )
-        for space in SPACES.values()
+        for space in (SPACES["full"], SPACES["fast"])  # those of `systems` are narrowed to what a trial pays for
         for model in space.models
         for width in space.widths
         for batch in (min(space.batch_sizes), max(space.batch_sizes))

@@ -207,7 +207,23 @@ class TestContract:
         last = {"train/loss": 0.25, "train/accuracy": 0.8, "lr": 0.8, "val/loss": 1.0, "val/accuracy": 0.8}
         by_class = {f"val_class/{name}": 0.8 for name in CLASSES[2:-1]}
         by_class |= {"val_class/airplane": 0.9, "val_class/automobile": 0.7}
+        by_class |= {"val_group/animals": 0.75}
         assert run.metrics == pytest.approx(last | by_class | {"cost/seconds": 12.5})
+
+    def test_what_was_watched_names_the_curves(self, backend: Backend, tracker: Tracker) -> None:
+        tracker.begin(TRIAL)
+        for each in CURVE:
+            tracker.point(TRIAL.key, each, met="test")
+        metrics = backend.read(TRIAL.key).metrics
+        assert {"test/loss", "test/accuracy"} < set(metrics)
+        assert not {"val/loss", "val/accuracy"} & set(metrics)
+
+    def test_files_and_figures_can_be_attached(self, backend: Backend, tracker: Tracker) -> None:
+        tracker.begin(TRIAL)
+        tracker.attach(TRIAL.key, {"range_test/curve.csv": b"1,2"}, {"range_test/suggestion": 0.5})
+        run = backend.read(TRIAL.key)
+        assert run.files == {**TRIAL.files, "range_test/curve.csv": b"1,2"}
+        assert run.metrics == {"range_test/suggestion": 0.5}
 
     @pytest.mark.parametrize("state", ["pruned", "failed", "interrupted"])
     def test_a_run_that_ends_early_says_why(self, backend: Backend, tracker: Tracker, state: str) -> None:
@@ -345,7 +361,8 @@ class TestMlflow:
         tracker.open_study(STUDY)
         tracker.begin(TRIAL)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
-        assert tracker.tested(TRIAL.key, TEST_OUTCOME) == store.run(TRIAL.key).info.run_id
+        said = tracker.tested(TRIAL.key, TEST_OUTCOME, {"champion": "true"})
+        assert said == tracker.run_id(TRIAL.key) == store.run(TRIAL.key).info.run_id
         assert store.run(TRIAL.key).data.tags["champion"] == "true"
 
     def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
