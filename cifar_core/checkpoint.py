@@ -149,8 +149,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and tensors of the state in `path`, once its SHA-256 has been found right."""
+def verified(path: Path) -> bytes:
+    """The content of a state's file, once its SHA-256 has been found right.
+
+    Raises:
+        CheckpointError: the file is missing, or is not the one that was written.
+    """
     try:
         content, expected = path.read_bytes(), _hash_path(path).read_text("ascii", errors="backslashreplace")
     except OSError as error:
@@ -158,6 +162,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise CheckpointError(f"{path}: SHA-256 must be {expected}, but got {found}")
+    return content
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and tensors of the state in `path`."""
+    content = verified(path)
     length = int.from_bytes(content[:8], "little")
     facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
     return facts, safetensors.torch.load(content)

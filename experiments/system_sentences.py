@@ -287,7 +287,7 @@ def _points(gap: Gap | None) -> Cell:
 def epochs(results: Sequence[Result]) -> str:
     """Epochs run of those planned, such as "2 of 60"."""
     done = sorted({(r.epochs_run, r.epochs_planned) for r in results})
-    return listed([f"{run_:.4g} of {planned:.4g}" for run_, planned in done])
+    return listed([f"{round(run_, 2):g} of {planned:g}" for run_, planned in done])
 
 
 def interval(gap: Gap) -> str:

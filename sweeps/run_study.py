@@ -28,7 +28,7 @@ from sweeps.command_line import USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
 from sweeps.coordinator import Coordinator, Interrupted, Summary
 from sweeps.executors.local import LocalExecutor
-from sweeps.lease import LeaseError, hold
+from sweeps.lease import LeaseError, hold, holder
 from sweeps.plan import Plan, measure_speed, narrowed, steps_paid
 from sweeps.presets import PRESETS, Preset, fixed_epochs
 from sweeps.provenance import ROOT, provenance
@@ -38,6 +38,7 @@ from sweeps.status import read_status
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, open_study
 from sweeps.tracking import MlflowTracker
+from sweeps.verify import findings
 
 _TAKEN = ("systems", "range-tests")  # experiments of reproduce.py and lr_find.py
 _STUDY_LETTERS = 200  # of 255 that a file system allows
@@ -115,7 +116,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     machine.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
     keep = parser.add_argument_group("where results go")
-    keep.add_argument("--status", action="store_true", help="tell how far the study has come, and change nothing")
+    look = keep.add_mutually_exclusive_group()
+    look.add_argument("--status", action="store_true", help="tell how far the study has come, and change nothing")
+    look.add_argument(
+        "--verify", action="store_true", help="check databases, agreement and hashes; exit 1 on a finding"
+    )
     keep.add_argument("--study", metavar="NAME", help="name of the study (default: made from preset, space and seed)")
     keep.add_argument(
         "--store",
@@ -136,11 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
-    if options.status:
+    if options.status or options.verify:
         store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
-        with SweepConsole() as console:
-            console.plan(read_status(store, _study_name(options, _preset(options, hardware)[0])).rows())
-        return 0
+        name = _study_name(options, _preset(options, hardware)[0])
+        return _tell_status(store, name) if options.status else _verify(store, name)
     workers, threads = _share_cores(options.workers, hardware)
     torch.set_num_threads(threads)
     given = options.enqueue or (["systems"] if options.space == "systems" else [])
@@ -267,6 +271,30 @@ def _tags(plan: Plan) -> dict[str, str]:
         "preset": plan.preset_name,
         "space": plan.space_name,
     }
+
+
+def _tell_status(store: Store, study: str) -> int:
+    with SweepConsole() as console:
+        console.plan(read_status(store, study).rows())
+    return 0
+
+
+def _verify(store: Store, study: str) -> int:
+    """Print what is wrong with the store; returns the exit code, 1 where anything is.
+
+    Raises:
+        LeaseError: the study is being run, so that its databases differ from moment to moment.
+    """
+    if (who := holder(store.lease(study))) is not None:
+        raise LeaseError(f"study {study!r} is being run by {who}; it can be checked once that has ended")
+    found = list(findings(store, study))
+    for finding in found:
+        print(finding)
+    if found:
+        print(f"{len(found)} finding{'' if len(found) == 1 else 's'}")
+    else:
+        print("nothing found: databases, trials and files agree")
+    return 1 if found else 0
 
 
 def _tell(summary: Summary, plan: Plan) -> None:

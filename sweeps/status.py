@@ -66,14 +66,8 @@ def read_status(store: Store, study: str) -> Status:
     Raises:
         StoreError: the store holds no such study.
     """
-    store.check()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        stored = optuna.load_study(study_name=study, storage=store.storage_url)
-    except KeyError as error:
-        names = ", ".join(sorted(optuna.get_all_study_names(store.storage_url))) or "none"
-        raise StoreError(f"--study must be one that the store holds ({names}), but got {study!r}") from error
-    runs = _runs(MlflowClient(store.tracking_uri), study)
+    stored = load_study(store, study)
+    runs = runs_of(MlflowClient(store.tracking_uri), study)
     folder = store.checkpoints(study, "x").parent
     return Status(
         study=study,
@@ -101,7 +95,22 @@ def _best(study: optuna.Study) -> str | None:
     return f"{percent(study.best_value)} validation accuracy, trial {best.number}, {model}"
 
 
-def _runs(client: MlflowClient, study: str) -> list[Run]:
+def load_study(store: Store, study: str) -> optuna.Study:
+    """
+    Raises:
+        StoreError: the store holds no such study.
+    """
+    store.check()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.load_study(study_name=study, storage=store.storage_url)
+    except KeyError as error:
+        names = ", ".join(sorted(optuna.get_all_study_names(store.storage_url))) or "none"
+        raise StoreError(f"--study must be one that the store holds ({names}), but got {study!r}") from error
+
+
+def runs_of(client: MlflowClient, study: str) -> list[Run]:
+    """Every run of a study, its own included; none where MLflow does not know it."""
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         return []

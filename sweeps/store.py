@@ -56,10 +56,14 @@ class Store:
         Raises:
             StoreError: one of its SQLite files is not there; a client would quietly make an empty one.
         """
-        for url in (self.tracking_uri, self.storage_url):
-            path = self._local(url)
-            if path is not None and not Path(path).is_file():
-                raise StoreError(f"a store must hold {Path(path).name}, but there is no {path}")
+        for path in self.databases():
+            if not path.is_file():
+                raise StoreError(f"a store must hold {path.name}, but there is no {path}")
+
+    def databases(self) -> list[Path]:
+        """Those of the two databases that are files."""
+        local = [self._local(url) for url in (self.tracking_uri, self.storage_url)]
+        return [Path(path) for path in local if path is not None]
 
     def artifacts(self, study: str) -> str | None:
         """Artifact location for the experiment `study`; None leaves it to a tracking server."""
