@@ -24,6 +24,7 @@ from sweeps.executors.worker import carry_out
 
 _SPAWN = multiprocessing.get_context("spawn")  # forked torch threads deadlock, and CUDA cannot fork
 _CLOSE_SECONDS = 5.0
+_IDLE_DEATHS = 5
 
 
 @dataclass(slots=True)
@@ -41,6 +42,7 @@ class LocalExecutor:
         self._hardware = [_share(hardware, number) for number in range(workers)]
         self._workers = [self._spawn(number) for number in range(workers)]
         self._ended: deque[Event] = deque()
+        self._idle_deaths = 0  # of workers without a job, since one last did anything
 
     @property
     def free(self) -> int:
@@ -97,17 +99,26 @@ class LocalExecutor:
             except (EOFError, ConnectionResetError):
                 self._bury(worker)
                 continue
+            self._idle_deaths = 0
             if isinstance(event, (Finished, Failed, Diverged)):
                 worker.job = None
             self._ended.append(event)
 
     def _bury(self, worker: _Worker) -> None:
-        """Replace a worker that died, and report the job that died with it, if any."""
+        """Replace a worker that died, and report the job that died with it, if any.
+
+        Raises:
+            RuntimeError: workers die again and again without a job, so that no other would do better.
+        """
         worker.process.join(_CLOSE_SECONDS)
         worker.pipe.close()
+        cause = _cause(worker.process.exitcode)
         if worker.job is not None:
-            reason = f"worker died: {_cause(worker.process.exitcode)}"
-            self._ended.append(Failed(worker.job.key, reason, "", worker_died=True))
+            self._ended.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
+        else:
+            self._idle_deaths += 1
+        if self._idle_deaths > _IDLE_DEATHS:
+            raise RuntimeError(f"a worker must get ready to train, but {self._idle_deaths} in a row died: {cause}")
         number = self._workers.index(worker)
         self._workers[number] = self._spawn(number)
 
