@@ -58,10 +58,10 @@ def executor(data_dir: Path) -> Iterator[LocalExecutor]:
 def test_workers_that_cannot_get_ready_are_not_replaced_for_ever(tmp_path: Path) -> None:
     cpu = Hardware(torch.device("cpu"), bf16=False)
     executor = LocalExecutor(workers=1, threads=1, hardware=cpu, data_dir=tmp_path / "no data")
+    rule = r"^a worker must get ready to train, but 6 in a row died: exit code 1$"
     try:
-        with pytest.raises(RuntimeError, match=r"^a worker must get ready to train, but 6 in a row died: exit code 1$"):
-            while True:
-                executor.events(0.2)
+        with pytest.raises(RuntimeError, match=rule):
+            events_until(executor, lambda event: False)
     finally:
         executor.close()
 
