@@ -59,9 +59,10 @@ def _partial(system: System) -> Sentence:
     """What can be said of a schedule that was cut short: nothing about its end."""
     text = f"{system.name} was run for {epochs(system.judged)} planned epochs"
     met = system.meeting
+    reached = listed([percent(r.test.accuracy) for r in system.judged if r.test is not None])
+    if reached and (met is None or met.quantity != "test_accuracy"):
+        text += f", which gave {reached} on the test images"
     if met is None:
-        reached = listed([percent(r.test.accuracy) for r in system.judged if r.test is not None])
-        text += f", which gave {reached} on the test images" if reached else ""
         text += "; no published figure belongs to that epoch"
     elif met.quantity == "test_accuracy":
         text += (
