@@ -116,8 +116,9 @@ class Reader:
         self._store = store
         self.tracking_uri = store.tracking_uri
         # MLflow would quietly create a database that is not there.
-        if self.tracking_uri.startswith("sqlite:///"):
-            _check_database(Path(self.tracking_uri.removeprefix("sqlite:///")))
+        for path in store.databases():
+            if path.name == "mlflow.db":
+                _check_database(path)
         try:
             self._client = MlflowClient(tracking_uri=self.tracking_uri)
             self._experiments = {e.experiment_id: e.name for e in self._client.search_experiments()}

@@ -8,8 +8,9 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+_SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
 DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 
 
@@ -41,12 +42,10 @@ class Store:
         Raises:
             StoreError: the folder cannot be made or written to.
         """
-        if set(str(self.root)) & set("%?"):  # they have a meaning of their own in a database URL
-            raise StoreError(f"the store's path must not contain '%' or '?', but got {self.root}")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            for path in (self.root / "mlflow.db", self.root / "optuna.db"):
-                if str(path) in (self._local(self.tracking_uri), self._local(self.storage_url)):
+            for path in self.databases():
+                if path.parent == self.root:
                     _write_ahead(path)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"the store {self.root} must be a folder to write to, but: {error}") from error
@@ -62,8 +61,7 @@ class Store:
 
     def databases(self) -> list[Path]:
         """Those of the two databases that are files."""
-        local = [self._local(url) for url in (self.tracking_uri, self.storage_url)]
-        return [Path(path) for path in local if path is not None]
+        return [path for url in (self.tracking_uri, self.storage_url) if (path := self._local(url)) is not None]
 
     def artifacts(self, study: str) -> str | None:
         """Artifact location for the experiment `study`; None leaves it to a tracking server."""
@@ -98,13 +96,18 @@ class Store:
             os.fsync(file.fileno())
 
     @staticmethod
-    def _local(url: str) -> str | None:
-        prefix = "sqlite:///"
-        return url.removeprefix(prefix) if url.startswith(prefix) else None
+    def _local(url: str) -> Path | None:
+        for prefix in (_SQLITE, _SQLITE_LONG):
+            if url.startswith(prefix):
+                return Path(unquote(url.removeprefix(prefix)))
+        return None
 
 
 def _sqlite_url(path: Path) -> str:
-    return f"sqlite:///{path}"
+    plain = str(path)
+    quoted = plain.replace("%", "%25").replace("?", "%3F")  # they have a meaning of their own in a database URL
+    # MLflow makes the folder that a URL with the short name shows, quotes and all.
+    return (_SQLITE if quoted == plain else _SQLITE_LONG) + quoted
 
 
 def _write_ahead(path: Path) -> None:

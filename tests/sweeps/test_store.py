@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlparse
 import optuna
 import pytest
 
+from experiments.results import Reader
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking import MlflowTracker, RunLabel
 
@@ -127,10 +128,18 @@ class TestUnusable:
         with pytest.raises(StoreError, match=r"must be a folder to write to, but: .*not a database"):
             Store.locate(tmp_path).create()
 
-    @pytest.mark.parametrize("name", ["what?", "50%20"])
-    def test_letters_that_mean_something_in_a_database_url(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(
-            StoreError, match=r"^the store's path must not contain '%' or '\?', but got .*/(what\?|50%20)$"
-        ):
-            Store.locate(tmp_path / name).create()
-        assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.parametrize("name", ["what?", "50%20", "a b", "größe #1&c=2", "%s"])
+def test_any_letters_in_the_path_of_a_store(tmp_path: Path, name: str) -> None:
+    store = Store.locate(tmp_path / name)
+    store.create()
+    optuna.create_study(study_name="s", storage=store.storage_url)
+    tracker = MlflowTracker(store.tracking_uri, store.artifacts("s"))
+    tracker.open_study(RunLabel(key="study", name="s", tags={"stage": "study"}, params={}, files={"note.txt": b"here"}))
+    assert optuna.get_all_study_names(store.storage_url) == ["s"]
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing lies anywhere else"
+    assert {"mlflow.db", "optuna.db", "artifacts"} <= {path.name for path in store.root.iterdir()}
+    assert [path.read_bytes() for path in store.root.rglob("note.txt")] == [b"here"]
+    read = Reader(store)
+    assert read.studies() == ["s"]
+    assert read.artifact(tracker.run_id("study"), "note.txt") == b"here"
