@@ -180,7 +180,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, setting: Setting)
     run = _Run(name, recipe, setting)
     goal = run.steps if epochs is None else min(run.steps, round(epochs / recipe.epochs * run.steps))
     if run.recall() and run.step >= goal and run.tested is not None:
-        run.say(f"nothing is left to do, {run.path} holds {run.epoch:g} epochs")
+        run.say(f"nothing is left to do, {run.path} holds {run.epochs} epochs")
         return
     setting.tracker.begin(run.label())
     try:
@@ -195,7 +195,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, setting: Setting)
     if state.step == state.total_steps:
         run.checkpoints.clear()
     else:
-        run.say(f"{run.epoch:g} of {recipe.epochs:g} epochs were run; without --epochs it goes on")
+        run.say(f"{run.epochs} of {recipe.epochs:g} epochs were run; without --epochs it goes on")
 
 
 class _Run:
@@ -224,6 +224,11 @@ class _Run:
     @property
     def epoch(self) -> float:
         return self.curve[-1].epoch if self.curve else 0.0
+
+    @property
+    def epochs(self) -> str:
+        """Epochs run, for people: whole steps come to 14.0006 where 14 are meant."""
+        return f"{round(self.epoch, 2):g}"
 
     @property
     def training_flops(self) -> float:
@@ -305,12 +310,12 @@ class _Run:
             validation = Outcome.of(kept, files | artifacts.of_predictions(self.data.val, kept))
             files = {}
         outcome = Outcome.of(predictions, files | artifacts.of_test(self.setting.test, predictions))
-        tracker.tested(self.key, outcome, {"epochs_run": f"{self.epoch:g}"})
+        tracker.tested(self.key, outcome, {"epochs_run": self.epochs})
         self._record_look(predictions)
         tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())
         self.tested = Tested.of(predictions)
         write_result(self.path, self.result())
-        self.say(f"{percent(predictions.accuracy, 2)} of the test set after {self.epoch:g} epochs; {self.path}")
+        self.say(f"{percent(predictions.accuracy, 2)} of the test set after {self.epochs} epochs; {self.path}")
 
     def result(self) -> Result:
         """The run as it stands now; it must have a point."""
@@ -378,7 +383,7 @@ class _Run:
             return None
         self.curve = [point for point in self.curve if point.step <= state.step]
         self.validation_seconds = state.validation_seconds
-        self.say(f"goes on after {self.epoch:g} epochs")
+        self.say(f"goes on after {self.epochs} epochs")
         return state
 
     def _record_look(self, predictions: Predictions) -> None:
