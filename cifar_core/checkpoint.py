@@ -169,8 +169,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts and tensors of the state in `path`."""
     content = verified(path)
     length = int.from_bytes(content[:8], "little")
-    facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
-    return facts, safetensors.torch.load(content)
+    try:
+        facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
+        return facts, safetensors.torch.load(content)
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:  # weights of an earlier version, say
+        raise CheckpointError(f"{path}: this must be a training state, but is none") from error
 
 
 def _restore_optimizer(optimizer: Optimizer, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:

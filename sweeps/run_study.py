@@ -287,11 +287,12 @@ def _verify(store: Store, study: str) -> int:
     """
     if (who := holder(store.lease(study))) is not None:
         raise LeaseError(f"study {study!r} is being run by {who}; it can be checked once that has ended")
-    found = list(findings(store, study))
-    for finding in found:
-        print(finding)
+    found = 0
+    for finding in findings(store, study):  # printed at once: a damaged database can end the check
+        print(finding, flush=True)
+        found += 1
     if found:
-        print(f"{len(found)} finding{'' if len(found) == 1 else 's'}")
+        print(f"{found} finding{'' if found == 1 else 's'}")
     else:
         print("nothing found: databases, trials and files agree")
     return 1 if found else 0

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps.console import percent
 from sweeps.lease import holder
 from sweeps.store import Store, StoreError
 from sweeps.study import begun
+from sweeps.tracking import answering
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +70,7 @@ def read_status(store: Store, study: str) -> Status:
         StoreError: the store holds no such study.
     """
     stored = load_study(store, study)
-    runs = runs_of(MlflowClient(store.tracking_uri), study)
+    runs = runs_of(mlflow_client(store), study)
     folder = store.checkpoints(study, "x").parent
     return Status(
         study=study,
@@ -98,7 +101,7 @@ def _best(study: optuna.Study) -> str | None:
 def load_study(store: Store, study: str) -> optuna.Study:
     """
     Raises:
-        StoreError: the store holds no such study.
+        StoreError: the store holds no such study, or cannot be read.
     """
     store.check()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -107,10 +110,31 @@ def load_study(store: Store, study: str) -> optuna.Study:
     except KeyError as error:
         names = ", ".join(sorted(optuna.get_all_study_names(store.storage_url))) or "none"
         raise StoreError(f"--study must be one that the store holds ({names}), but got {study!r}") from error
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        cause = str(error).splitlines()[0]
+        raise StoreError(f"the Optuna storage must open, but {store.storage_url} gave: {cause}") from error
+
+
+def mlflow_client(store: Store) -> MlflowClient:
+    """
+    Raises:
+        StoreError: MLflow does not know such a store, or cannot reach it.
+    """
+    with answering(store.tracking_uri):
+        return MlflowClient(store.tracking_uri)
 
 
 def runs_of(client: MlflowClient, study: str) -> list[Run]:
-    """Every run of a study, its own included; none where MLflow does not know it."""
+    """Every run of a study, its own included; none where MLflow does not know it.
+
+    Raises:
+        StoreError: MLflow does not answer.
+    """
+    with answering(client.tracking_uri):
+        return _search(client, study)
+
+
+def _search(client: MlflowClient, study: str) -> list[Run]:
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         return []

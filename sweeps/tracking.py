@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
+from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from cifar_core.data import CLASSES, DATA_SHA256
@@ -114,14 +115,14 @@ class MlflowTracker:
         self, tracking_uri: str, artifact_location: str | None, *, source: str = "sweeps/run_study.py"
     ) -> None:
         self._uri, self._artifact_location, self._source = tracking_uri, artifact_location, source
-        with _answering(tracking_uri):
+        with answering(tracking_uri):
             self._client = MlflowClient(tracking_uri)
         self._experiment = self._parent = ""
         self._runs: dict[str, str] = {}
         self._last_step: dict[str, int] = {}
 
     def open_study(self, label: RunLabel) -> None:
-        with _answering(self._uri):
+        with answering(self._uri):
             found = self._client.get_experiment_by_name(label.name)
         self._experiment = (
             found.experiment_id
@@ -349,14 +350,14 @@ class MemoryTracker:
 
 
 @contextlib.contextmanager
-def _answering(uri: str) -> Iterator[None]:
+def answering(uri: str) -> Iterator[None]:
     """
     Raises:
         StoreError: MLflow does not know such a store, or cannot reach it.
     """
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         cause = str(error).strip().splitlines()[0]
         raise StoreError(f"the MLflow store must answer, but {uri} gave: {cause}") from error
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, verified
 from sweeps.plan import EIGHTHS
-from sweeps.status import load_study, runs_of
+from sweeps.status import load_study, mlflow_client, runs_of
 from sweeps.store import Store
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -25,11 +25,11 @@ def findings(store: Store, study: str) -> Iterator[str]:
     """What is wrong with the study, one line each; a study that is being run must not be asked.
 
     Raises:
-        StoreError: the store holds no such study.
+        StoreError: the store holds no such study, or is too damaged to be read on.
     """
     yield from _databases(store)
     trials = load_study(store, study).get_trials(deepcopy=False)
-    client = MlflowClient(store.tracking_uri)
+    client = mlflow_client(store)
     runs = runs_of(client, study)
     yield from _agreement(client, trials, runs)
     yield from _files(store, study, runs)

@@ -29,7 +29,7 @@ class Dropout(nn.Module):
             return inputs
         if self.generator is None:
             raise RuntimeError("Dropout.generator must be set before training")
-        # 16 random bits an element, laid out in memory as the input is: several times as fast as a float for each.
+        # 16 random bits an element, laid out in memory as the input is: at least twice as fast as a float for each.
         count = inputs.numel()
         words = torch.empty(-(-count // 4), dtype=torch.int64, device=inputs.device)
         bits = words.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:count]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,6 +133,14 @@ def test_a_state_of_another_recipe(tmp_path: Path) -> None:
         load_state(replace(SMALL, seed=1), tmp_path / "state", data, CPU)
     rule = "the recipe must be the one that is trained, but this state has another one"
     assert str(error.value) == f"{tmp_path / 'state'}: {rule}"
+
+
+def test_a_file_that_holds_no_state(tmp_path: Path) -> None:
+    for content in (b"", b"no state at all", safetensors.torch.save({"weight": torch.zeros(3)})):
+        (tmp_path / "weights.safetensors").write_bytes(content)
+        (tmp_path / HASH).write_text(hashlib.sha256(content).hexdigest())
+        path = tmp_path / "weights.safetensors"
+        assert refusal(path) == f"{path}: this must be a training state, but is none"
 
 
 def test_weights_of_another_network(saved: Path) -> None:

@@ -112,6 +112,16 @@ def test_no_such_study(store: Store) -> None:
     assert str(error.value) == "--study must be one that the store holds (empty, s), but got 't'"
 
 
+def test_a_storage_that_does_not_open(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"^the Optuna storage must open, but bogus://x gave: Can't load plugin"):
+        read_status(replace(store, storage_url="bogus://x"), "s")
+
+
+def test_an_mlflow_that_does_not_answer(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"^the MLflow store must answer, but bogus://x gave: "):
+        read_status(replace(store, tracking_uri="bogus://x"), "s")
+
+
 def test_no_such_store(tmp_path: Path) -> None:
     store = Store.locate(tmp_path / "none")
     with pytest.raises(StoreError) as error:

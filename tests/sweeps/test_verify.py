@@ -21,6 +21,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.executors.protocol import Outcome, Point
+from sweeps.run_study import main
 from sweeps.store import Store, StoreError
 from sweeps.tracking import MlflowTracker, RunLabel
 from sweeps.verify import findings
@@ -173,6 +174,16 @@ def test_a_damaged_database(store: Store) -> None:
     path.write_bytes(content)
     first = next(findings(store, "s"))
     assert first.startswith("optuna.db: the integrity check must say ok, but said: ")
+
+
+def test_what_was_found_is_told_before_a_database_that_cannot_be_read(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store.root / "optuna.db").write_bytes(b"no database at all, but long enough to look like one " * 100)
+    assert main(["--study", "s", "--verify", "--store", str(store.root), "--device", "cpu"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith("optuna.db: the integrity check must say ok, but said: ")
+    assert re.fullmatch(r"run_study\.py: error: the Optuna storage must open, but .*\n", printed.err)
 
 
 def test_no_such_study(store: Store) -> None:
