@@ -87,6 +87,9 @@ def run_id(store: Store, key: str) -> str:
     return str(run.info.run_id)
 
 
+EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"  # or what it still holds stands in for a damaged database
+
+
 def optuna_table(store: Store, statement: str) -> None:
     connection = sqlite3.connect(store.root / "optuna.db")
     with connection:
@@ -168,7 +171,7 @@ def test_each_fault_is_found(store: Store, spoil: Callable[[Store], object], fou
 
 def test_a_damaged_database(store: Store) -> None:
     path = store.root / "optuna.db"
-    optuna_table(store, "PRAGMA wal_checkpoint(TRUNCATE)")  # or pages in the write-ahead log stand in for damaged ones
+    optuna_table(store, EMPTY_LOG)
     content = bytearray(path.read_bytes())
     content[8192:12288] = b"\xff" * 4096
     path.write_bytes(content)
@@ -179,6 +182,7 @@ def test_a_damaged_database(store: Store) -> None:
 def test_what_was_found_is_told_before_a_database_that_cannot_be_read(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    optuna_table(store, EMPTY_LOG)
     (store.root / "optuna.db").write_bytes(b"no database at all, but long enough to look like one " * 100)
     assert main(["--study", "s", "--verify", "--store", str(store.root), "--device", "cpu"]) == 2
     printed = capsys.readouterr()
