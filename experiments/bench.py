@@ -91,7 +91,7 @@ def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as folder:
             store = Store.locate(Path(folder))
             store.create()
-            tracker = MlflowTracker(store.tracking_uri, store.artifacts("bench"))
+            tracker = MlflowTracker(store, "bench")
             tracker.open_study(RunLabel(key="study", name="bench", tags={}, params={}))
             yield _Trial(recipe, tracker).shares(data, hardware)
 

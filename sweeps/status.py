@@ -15,9 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps.console import percent
 from sweeps.lease import holder
+from sweeps.mlflow_runs import answering
 from sweeps.store import Store, StoreError
 from sweeps.study import begun
-from sweeps.tracking import answering
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -262,15 +262,16 @@ class TestStoresThatCannotBe:
 
     @pytest.mark.usefixtures("stubs")
     def test_no_storage(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        said = refused(capsys, "--store", str(tmp_path), "--storage", "nonsense")
+        said = refused(capsys, "--store", str(tmp_path / "store"), "--storage", "nonsense")
         assert said.startswith("the Optuna storage must open, but nonsense gave: ")
+        assert not (tmp_path / "store").exists()
 
     @pytest.mark.usefixtures("stubs")
     @pytest.mark.parametrize("uri", ["nonsense", "gopher://x"])
     def test_no_tracking_store(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, uri: str) -> None:
-        assert main(("--store", str(tmp_path), "--tracking-uri", uri)) == 2
-        line = capsys.readouterr().err.splitlines()[-1]
-        assert line.startswith(f"run_study.py: error: the MLflow store must answer, but {uri} gave: ")
+        said = refused(capsys, "--store", str(tmp_path / "store"), "--tracking-uri", uri)
+        assert said.startswith(f"the MLflow store must answer, but {uri} gave: ")
+        assert not (tmp_path / "store").exists()
 
 
 class TestHelp:
@@ -282,7 +283,7 @@ class TestHelp:
         options = [option for action in build_parser()._actions for option in action.option_strings]
         expected = (
             "--trials --space --preset --epochs --seed --sampler --pruner --enqueue --timeout --no-confirm --device "
-            "--workers --data --study --store --keep-weights --tracking-uri --storage"
+            "--workers --data --study --store --keep-weights --tracking-uri --storage --status --verify --replay"
         )
         assert set(expected.split()) <= set(options)
         assert all(re.search(rf"^  (-h, )?{option}\b", said, re.MULTILINE) for option in options if option != "-h")

@@ -51,13 +51,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     study.ask()
     study.enqueue_trial({"x": 0.1})
     optuna.create_study(study_name="empty", storage=store.storage_url)
-    tracker = MlflowTracker(store.tracking_uri, store.artifacts("s"))
+    tracker = MlflowTracker(store, "s")
     tracker.open_study(replace(label("study", "study"), name="s"))
     for key, ended in {"confirm-1-0": True, "confirm-0-0": False}.items():
         tracker.begin(label(key, "confirm"))
         if ended:
             tracker.end(key, "complete", outcome=outcome(0.8))
             tracker.tested(key, outcome(0.7925))
+    assert tracker.close() == 0
     folder = store.checkpoints("s", "trial-4")
     folder.mkdir(parents=True)
     (folder / "step-000000001.safetensors").write_bytes(b"")

@@ -50,7 +50,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.locate(tmp_path_factory.mktemp("verify") / "store")
     store.create()
     study = optuna.create_study(study_name="s", storage=store.storage_url, direction="maximize")
-    tracker = MlflowTracker(store.tracking_uri, store.artifacts("s"))
+    tracker = MlflowTracker(store, "s")
     tracker.open_study(RunLabel(key="study", name="s", tags={"stage": "study"}, params={}))
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
     for number, (state, ended) in enumerate(states.items()):
@@ -64,8 +64,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker.begin(RunLabel(key="trial-2", name="t", tags={"stage": "search"}, params={}))
     tracker.begin(RunLabel(key="confirm-0-0", name="c", tags={"stage": "confirm"}, params={}))
     tracker.end("confirm-0-0", "complete", outcome=OUTCOME)
-    run_id = tracker.tested("confirm-0-0", OUTCOME)
-    store.record_test_look(study="s", run_id=run_id, accuracy=0.5, images=100)
+    store.record_test_look(study="s", key="confirm-0-0")
+    tracker.tested("confirm-0-0", OUTCOME)
+    assert tracker.close() == 0
     data = synthetic_splits(torch.Generator().manual_seed(0), 16, 8)
     state_ = TrainState.create(Recipe(width=0.125), data, Hardware(torch.device("cpu"), bf16=False))
     save_state(state_, store.checkpoints("s", "trial-2") / "step-000000004.safetensors")
