@@ -1,6 +1,6 @@
 """What the platform costs on top of the arithmetic, as ratios measured side by side in one run.
 
-python -m experiments.bench                     # all of it, about seven minutes on two cores
+python -m experiments.bench                     # all of it, about ten minutes on two cores
 python -m experiments.bench trainer --device cuda
 """
 
@@ -26,6 +26,7 @@ from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, Watch, evenly, normalise, train
+from experiments.platform_bench import bench_overhead, bench_resume
 from sweeps.command_line import USAGE, OneLineParser, positive_int
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
@@ -149,7 +150,7 @@ class _Trial:
 
 
 BENCHES: Mapping[str, Callable[[Splits, Hardware], Iterator[str]]] = MappingProxyType(
-    {"trainer": bench_trainer, "trial": bench_trial}
+    {"trainer": bench_trainer, "trial": bench_trial, "overhead": bench_overhead, "resume": bench_resume}
 )
 
 

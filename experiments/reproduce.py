@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import hashlib
 import json
 import math
@@ -238,7 +237,7 @@ class _Run:
 
     @property
     def training_flops(self) -> float:
-        return float(_step_flops(self.recipe)) * self.step
+        return float(step_flops(self.recipe)) * self.step
 
     def say(self, line: str) -> None:
         self.setting.console.say(f"{self.name} seed {self.recipe.seed}: {line}")
@@ -363,7 +362,7 @@ class _Run:
         params = {
             **self.recipe.to_dict(),
             "parameters": count_parameters(build_model(self.recipe)),
-            "flops_per_image": _step_flops(self.recipe) / self.recipe.batch_size,
+            "flops_per_image": step_flops(self.recipe) / self.recipe.batch_size,
         }
         return RunLabel(
             key=self.key,
@@ -477,7 +476,6 @@ def _stop(number_: int, frame: FrameType | None) -> None:
     raise Stopped(number_)
 
 
-_step_flops = functools.cache(step_flops)
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import itertools
 import json
 import os
 import threading
@@ -38,6 +39,10 @@ class Entry:
     recipe: Mapping[str, Any] | None = None  # of the network that is to be kept with the run
     weights: str | None = None  # file of its weights
     state: str | None = None  # how the run ended
+
+    @property
+    def only_metrics(self) -> bool:
+        return not (self.name or self.tags or self.files or self.recipe or self.state)
 
 
 class TakenError(Exception):
@@ -92,17 +97,18 @@ class Journal:
             self._lengths.append(len(line))
             self._end += len(line)
 
-    def first(self) -> Entry | None:
-        """The oldest entry that was not forgotten."""
+    def first(self, count: int = 1) -> list[Entry]:
+        """Up to `count` of the oldest entries that were not forgotten."""
         with self._lock:
-            if not self._lengths:
-                return None
-            return _entry(os.pread(self._file, self._lengths[0], self._begin))
+            lengths = list(itertools.islice(self._lengths, count))
+            content = os.pread(self._file, sum(lengths), self._begin)
+        starts = itertools.accumulate(lengths, initial=0)
+        return [_entry(content[start : start + length]) for start, length in zip(starts, lengths, strict=False)]
 
-    def forget_first(self) -> None:
-        """The oldest entry has been told."""
+    def forget(self, count: int) -> None:
+        """The oldest `count` entries have been told."""
         with self._lock:
-            self._begin += self._lengths.popleft()
+            self._begin += sum(self._lengths.popleft() for _ in range(count))
             if not self._lengths:
                 os.ftruncate(self._file, 0)
                 self._begin = self._end = 0

@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a tool run at work does not phone home
@@ -83,25 +83,45 @@ class MlflowRuns:
                 )
             )
 
-    def tell(self, entry: Entry) -> None:
-        """Bring the run of this key to what `entry` says.
+    def tell(self, entries: Sequence[Entry]) -> None:
+        """Bring runs to what `entries` say: one entry, or several that hold only metrics.
 
         Raises:
             MlflowException, SQLAlchemyError, OSError: the store cannot be reached, or refuses.
             CheckpointError: the weights of a network to be kept are not there.
         """
+        if not entries[0].only_metrics:
+            [entry] = entries
+            self._tell(entry)
+            return
+        of_runs: dict[str, list[Entry]] = {}
+        for entry in entries:
+            of_runs.setdefault(entry.key, []).append(entry)
+        for key, of_run in of_runs.items():
+            self._tell_metrics(self.id_of(key), of_run)
+
+    def _tell(self, entry: Entry) -> None:
         run_id = self._begin(entry) if entry.name is not None else self.id_of(entry.key)
-        metrics = self._news(entry, run_id)
-        tags = [RunTag(name, value) for name, value in entry.tags.items()] if entry.name is None else []
-        if metrics or tags:
-            self._client.log_batch(run_id, metrics, tags=tags)
-        if entry.step:
-            self._last |= {(entry.key, metric.key): entry.step for metric in metrics}
+        self._tell_metrics(run_id, [entry], {} if entry.name is not None else entry.tags)
         self._keep_files(entry, run_id)
         if entry.recipe is not None and entry.weights is not None:
             self._keep_model(run_id, Recipe.from_dict(entry.recipe), Path(entry.weights))
         if entry.state is not None:
             self._client.set_terminated(run_id, _STATUS[entry.state], end_time=entry.at)
+
+    def _tell_metrics(self, run_id: str, entries: Sequence[Entry], tags: Mapping[str, str] = {}) -> None:
+        """All of them in one call, but for points that the run already has: an attempt repeats those before it."""
+        last: dict[tuple[str, str], int] = {}
+        metrics = []
+        for entry in entries:
+            for name, value in entry.metrics.items():
+                if entry.step and entry.step <= last.get((entry.key, name), self._last_step(entry.key, run_id, name)):
+                    continue
+                last[entry.key, name] = entry.step
+                metrics.append(Metric(name, value, entry.at, entry.step))
+        if metrics or tags:
+            self._client.log_batch(run_id, metrics, tags=[RunTag(name, value) for name, value in tags.items()])
+        self._last |= {where: step for where, step in last.items() if step}
 
     def id_of(self, key: str) -> str:
         """
@@ -156,14 +176,6 @@ class MlflowRuns:
             dataset = Dataset("CIFAR-10", DATA_SHA256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
             self._client.log_inputs(run_id, [DatasetInput(dataset)])
         return run_id
-
-    def _news(self, entry: Entry, run_id: str) -> list[Metric]:
-        """The entry's metrics but for points that the run already has: an attempt repeats those of the one before."""
-        return [
-            Metric(name, value, entry.at, entry.step)
-            for name, value in entry.metrics.items()
-            if not entry.step or entry.step > self._last_step(entry.key, run_id, name)
-        ]
 
     def _last_step(self, key: str, run_id: str, metric: str) -> int:
         if (key, metric) not in self._last:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -19,6 +20,7 @@ from sweeps.mlflow_runs import first_line
 _UNREACHABLE = (MlflowException, SQLAlchemyError, RequestException, OSError)
 # What MLflow will never take, however often it is told.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
+_TOGETHER = 100  # entries, far below the 1,000 metrics that MLflow takes in a call
 _PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts, the last one again and again
 
 
@@ -27,7 +29,7 @@ class Outbox:
 
     Args:
         folder: of the journals. What an earlier process left there is sent at once.
-        tell: brings one entry to MLflow.
+        tell: brings entries to MLflow: one, or several that hold only metrics.
         say: gets a line when MLflow stops answering, answers again or refuses.
 
     Raises:
@@ -35,7 +37,7 @@ class Outbox:
         MlflowException, SQLAlchemyError, RequestException, OSError: MLflow does not answer; what was left stays.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[Entry], None], say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, tell: Callable[[Sequence[Entry]], None], say: Callable[[str], None]) -> None:
         self._folder, self._tell, self._say = folder, tell, say
         self._refused = 0
         self._send_left()
@@ -87,9 +89,9 @@ class Outbox:
             except TakenError:
                 continue
             try:
-                while (entry := left.first()) is not None:
-                    self._tell_or_set_aside(entry)
-                    left.forget_first()
+                while some := _together(left.first(_TOGETHER)):
+                    self._tell_or_set_aside(some)
+                    left.forget(len(some))
             finally:
                 left.close()
 
@@ -114,10 +116,9 @@ class Outbox:
                 self._changed.notify_all()
 
     def _send_first(self) -> None:
-        entry = self._journal.first()
-        assert entry is not None
+        some = _together(self._journal.first(_TOGETHER))
         try:
-            self._tell_or_set_aside(entry)
+            self._tell_or_set_aside(some)
         except _UNREACHABLE as error:
             self._pause(error)
             return
@@ -125,7 +126,7 @@ class Outbox:
             self._say(f"MLflow answers again, and gets the {len(self._journal)} entries that waited")
             self._failures = 0
         with self._changed:
-            self._journal.forget_first()
+            self._journal.forget(len(some))
             self._changed.notify_all()
 
     def _pause(self, error: Exception) -> None:
@@ -136,13 +137,17 @@ class Outbox:
         with self._changed:
             self._changed.wait_for(lambda: self._closing, seconds)
 
-    def _tell_or_set_aside(self, entry: Entry) -> None:
+    def _tell_or_set_aside(self, some: Sequence[Entry]) -> None:
         try:
-            self._tell(entry)
+            self._tell(some)
         except (MlflowException, CheckpointError) as error:
             if isinstance(error, MlflowException) and error.error_code not in _REFUSALS:
                 raise
-            self._set_aside(entry, error)
+            if len(some) == 1:
+                self._set_aside(some[0], error)
+                return
+            for entry in some:  # one of them is the one that is refused
+                self._tell_or_set_aside([entry])
 
     def _set_aside(self, entry: Entry, error: Exception) -> None:
         path = self._folder / f"{time.time_ns()}.refused"
@@ -151,3 +156,8 @@ class Outbox:
         refused.close()
         self._refused += 1
         self._say(f"MLflow refuses what {entry.key} has to say ({first_line(error)}); it is kept in {path}")
+
+
+def _together(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """As many of the first `entries` as can be told at once: one, or several that hold only metrics."""
+    return list(itertools.takewhile(lambda entry: entry.only_metrics, entries)) or entries[:1]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from optuna.trial import Trial
 
 from cifar_core.budget import affordable_watch, step_flops
@@ -87,9 +88,11 @@ class RunMaker:
         images = len(self.data.train)
         flops_per_step = step_flops(recipe)
         flops = float(flops_per_step * total_steps(recipe, images))
+        with torch.device("meta"):  # counting needs no numbers
+            parameters = count_parameters(build_model(recipe))
         params: dict[str, Any] = {
             **recipe.to_dict(),
-            "parameters": count_parameters(build_model(recipe)),
+            "parameters": parameters,
             "trial_flops": flops,
             "flops_per_image": flops_per_step / recipe.batch_size,
         }

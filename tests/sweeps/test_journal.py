@@ -40,9 +40,9 @@ def content(path: Path) -> list[Entry]:
     """What a new process finds, taken out one by one."""
     journal = Journal(path)
     found = []
-    while (entry := journal.first()) is not None:
-        found.append(entry)
-        journal.forget_first()
+    while some := journal.first(2):
+        found += some
+        journal.forget(len(some))
     journal.close()
     return found
 
@@ -77,13 +77,13 @@ def test_entries_are_taken_while_others_come(tmp_path: Path) -> None:
     journal = Journal(path)
     journal.append(FIRST, sync=False)
     journal.append(SECOND, sync=False)
-    assert (len(journal), journal.first(), waiting(tmp_path)) == (2, FIRST, 2)
-    journal.forget_first()
+    assert (len(journal), journal.first(), waiting(tmp_path)) == (2, [FIRST], 2)
+    journal.forget(1)
     journal.append(FIRST, sync=True)
-    assert (len(journal), journal.first()) == (2, SECOND)
-    journal.forget_first()
-    journal.forget_first()
-    assert (len(journal), journal.first(), path.stat().st_size) == (0, None, 0)
+    assert (len(journal), journal.first(5)) == (2, [SECOND, FIRST])
+    journal.forget(1)
+    journal.forget(1)
+    assert (len(journal), journal.first(), path.stat().st_size) == (0, [], 0)
     journal.append(SECOND, sync=True)
     journal.close()
     assert content(path) == [SECOND]

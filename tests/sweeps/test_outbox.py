@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,13 @@ class Server:
         self.fault: Callable[[Entry], Exception | None] = lambda entry: None
         self.said: list[str] = []
 
-    def tell(self, entry: Entry) -> None:
+    def tell(self, entries: Sequence[Entry]) -> None:
         if self.down:
             raise MlflowException("API request failed\nwith a long story")
-        if (error := self.fault(entry)) is not None:
-            raise error
-        self.taken.append(entry.at)
+        for entry in entries:
+            if (error := self.fault(entry)) is not None:
+                raise error
+        self.taken += [entry.at for entry in entries]
 
     def open(self, folder: Path) -> Outbox:
         return Outbox(folder, self.tell, self.said.append)
@@ -133,7 +134,7 @@ def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
     [path] = tmp_path.iterdir()
     assert path.suffix == ".refused"
     refused = Journal(path)
-    assert refused.first() == Entry(key="trial-1", at=1)
+    assert refused.first() == [Entry(key="trial-1", at=1)]
     refused.close()
     assert server.said == [f"MLflow refuses what trial-1 has to say (no such run); it is kept in {path}"]
 
