@@ -32,9 +32,12 @@ from sweeps.executors.protocol import (
     Failed,
     Finished,
     Job,
+    Noted,
     Outcome,
+    Paused,
     Point,
     Progressed,
+    Unkept,
 )
 from sweeps.plan import CONFIRM_VALIDATIONS, EIGHTHS, LOSS_POINTS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, narrowed
 from sweeps.store import Store
@@ -227,6 +230,13 @@ class Coordinator:
         if isinstance(event, Progressed):
             self._progress(run, event.point)
             return None
+        if isinstance(event, Noted):
+            self.console.say(f"{run.title}: {event.line}")
+            return None
+        if isinstance(event, Unkept):
+            self.console.say(f"{run.title}: {event.reason}")
+        if isinstance(event, Paused | Unkept):
+            raise Interrupted
         del self._running[event.key]
         self._spent += run.spent
         if isinstance(event, Finished):

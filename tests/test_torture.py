@@ -46,7 +46,7 @@ def workers(coordinator: int) -> list[int]:
     found = subprocess.run(
         ["ps", "-ww", "--ppid", str(coordinator), "-o", "pid=,args="], capture_output=True, text=True
     ).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "multiprocessing.spawn" in line]
+    return [int(line.split()[0]) for line in found.splitlines() if "worker_process" in line]
 
 
 def disturb(store: Path, generator: random.Random, kills: Counter[str]) -> str | None:

@@ -105,6 +105,9 @@ class ScriptedExecutor:
         if not go_on:
             del self._left[key]
 
+    def pause(self) -> None:
+        raise AssertionError("nobody may be paused")
+
     def close(self) -> None:
         self._left.clear()
 
