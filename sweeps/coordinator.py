@@ -23,7 +23,19 @@ from cifar_core.data import Splits
 from cifar_core.recipe import Recipe
 from sweeps.confirmation import Confirmation, Confirmed
 from sweeps.console import SweepConsole, percent
-from sweeps.executors.protocol import Diverged, Event, Executor, Failed, Finished, Outcome, Point, Progressed
+from sweeps.executors.protocol import (
+    Diverged,
+    Event,
+    Executor,
+    Failed,
+    Finished,
+    Noted,
+    Outcome,
+    Paused,
+    Point,
+    Progressed,
+    Unkept,
+)
 from sweeps.mlflow_runs import STUDY_KEY
 from sweeps.plan import EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, narrowed
 from sweeps.progress import Progress, Stage
@@ -34,6 +46,7 @@ from sweeps.tracking import RunLabel, Tracker
 
 _ATTEMPTS = 3  # of a run whose worker dies, without getting any further
 _POLL_SECONDS = 0.25
+_PAUSE_SECONDS = 6.0  # for workers to save their states once a stop was asked for
 
 
 class Interrupted(Exception):
@@ -159,13 +172,18 @@ class Coordinator:
                 self._start(run)
             if not self._running:
                 return
-            for event in self.executor.events(_POLL_SECONDS):
-                retried = self._handle(event)
-                if retried is not None:
-                    self._again.append(retried)
+            self._handle_events()
             self.console.update(self._progress.view(self.plan.study, self._running.values()))
             if self.stop():
+                self._pause()
                 raise Interrupted
+
+    def _pause(self) -> None:
+        """Have the states of all runs saved; one that takes too long goes on from its last checkpoint instead."""
+        self.executor.pause()
+        deadline = time.monotonic() + _PAUSE_SECONDS
+        while self._running and time.monotonic() < deadline:
+            self._handle_events()
 
     def _start(self, run: SweepRun) -> None:
         run.started = time.monotonic()
@@ -175,8 +193,15 @@ class Coordinator:
             self.store.record_test_look(study=self.plan.study, key=run.label.key)
         else:
             self.tracker.begin(run.label)
+            if run.job.checkpoints is not None and run.job.checkpoints.exists():
+                run.job = replace(run.job, recorded=self.tracker.recorded(run.label.key))
         self._running[run.label.key] = run
         self.executor.start(run.job)
+
+    def _handle_events(self) -> None:
+        for event in self.executor.events(_POLL_SECONDS):
+            if (again := self._handle(event)) is not None:
+                self._again.append(again)
 
     def _handle(self, event: Event) -> SweepRun | None:
         """Record what happened; returns a run that has to be started again."""
@@ -184,12 +209,19 @@ class Coordinator:
         if isinstance(event, Progressed):
             self._go_on_or_prune(run, event.point)
             return None
+        if isinstance(event, Noted):
+            self.console.say(f"{run.title}: {event.line}")
+            return None
+        if isinstance(event, Unkept):
+            raise StoreLostError(event.reason)
         del self._running[event.key]
         self._progress.spent += run.spent
         if isinstance(event, Finished):
             self._finish(run, event.outcome)
         elif isinstance(event, Diverged):
             self._end(run, "pruned", event.reason)
+        elif isinstance(event, Paused):
+            return run
         elif event.worker_died and run.deaths < _ATTEMPTS - 1:
             self.console.say(f"{run.title}: {event.reason}; it goes on from its last checkpoint")
             run.attempt += 1

@@ -132,6 +132,17 @@ class MlflowRuns:
             raise MlflowException.invalid_parameter_value(f"a run must have begun, but there is none of key {key!r}")
         return run_id
 
+    def recorded(self, key: str, metric: str) -> int:
+        """The last step of a metric of the run of this key, 0 for none."""
+        return max(
+            (
+                point.step
+                for run in self.stored(f"tags.key = '{key}'")
+                for point in self._client.get_metric_history(run.info.run_id, metric)
+            ),
+            default=0,
+        )
+
     def stored(self, filter_string: str) -> list[Run]:
         """The experiment's runs that match."""
         runs: list[Run] = []

@@ -58,6 +58,13 @@ class Tracker(Protocol):
     def attach(self, key: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
         """Add artifacts and figures to a run."""
 
+    def recorded(self, key: str) -> int:
+        """Step of the last point of a run, 0 for none.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+
     def run_id(self, key: str) -> str:
         """The store's own name of a run that was begun.
 
@@ -143,7 +150,7 @@ class MlflowTracker:
         )
 
     def point(self, key: str, point: Point, *, met: str = "val") -> None:
-        self._step[key] = point.step
+        self._step[key] = max(point.step, self._step.get(key, 0))
         # A point without a validation comes again with the next attempt; one that has been answered does not.
         self._put(key, metrics=_of_point(point, met), step=point.step, sync=point.val_accuracy is not None)
 
@@ -168,6 +175,12 @@ class MlflowTracker:
 
     def attach(self, key: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
         self._put(key, metrics=metrics, files=files)
+
+    def recorded(self, key: str) -> int:
+        if key not in self._step:  # what an earlier process left has been sent by now
+            with answering(self._store.tracking_uri):
+                self._step[key] = self._runs.recorded(key, "train/loss")
+        return self._step[key]
 
     def run_id(self, key: str) -> str:
         if not self._opened().flush(FLUSH_SECONDS):
@@ -261,6 +274,9 @@ class MemoryTracker:
     def attach(self, key: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
         self.runs[key].files |= files
         self.runs[key].metrics |= metrics
+
+    def recorded(self, key: str) -> int:
+        return self.runs[key].points[-1].step if self.runs[key].points else 0
 
     def run_id(self, key: str) -> str:
         return key

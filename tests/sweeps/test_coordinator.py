@@ -26,7 +26,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, total_steps
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, Interrupted, Summary
-from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job, Outcome, Point, Progressed
+from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job, Outcome, Paused, Point, Progressed
 from sweeps.plan import Plan
 from sweeps.presets import Preset
 from sweeps.search_space import SPACES
@@ -101,9 +101,14 @@ class ScriptedExecutor:
         return happened
 
     def reply(self, key: str, *, go_on: bool) -> None:
-        self._waiting.remove(key)
+        self._waiting.discard(key)
         if not go_on:
             del self._left[key]
+
+    def pause(self) -> None:
+        for key in self._left:
+            self._left[key] = deque([Paused(key)])
+        self._waiting.clear()
 
     def close(self) -> None:
         self._left.clear()

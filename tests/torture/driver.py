@@ -50,6 +50,7 @@ class Torture:
     injected: Counter[str] = field(default_factory=Counter)
     slowest_stop: float = 0.0  # seconds from a SIGINT or SIGTERM to the end of the process
     log: list[str] = field(default_factory=list)
+    judged: Judgement | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ class Torture:
         victims = alive if self.random.random() < 0.2 else further
         if victims:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.random.choice(sorted(victims)), signal.SIGKILL)  # type: ignore[type-var,arg-type]
+                os.kill(self.random.choice(sorted(victims)), signal.SIGKILL)
                 self.injected["SIGKILL of a worker"] += 1
 
     def freeze(self, process: subprocess.Popen[str]) -> None:
@@ -249,7 +250,7 @@ def outages(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Tortu
             raise AssertionError(f"--replay must send the journal, but: {replayed.stdout}{replayed.stderr}")
         torture.injected["MLflow server gone at the end, then --replay"] += 1
         torture.finish()
-        torture.judged = torture.judge()  # type: ignore[attr-defined]
+        torture.judged = torture.judge()
     finally:
         server.kill()
     return torture
@@ -282,7 +283,7 @@ def full_disk(folder: Path, seed: int, *, each: int = 3, trials: int = 6) -> Tor
                 )
             torture.injected["disk full"] += 1
         torture.finish()
-        torture.judged = torture.judge()  # type: ignore[attr-defined]
+        torture.judged = torture.judge()
     finally:
         subprocess.run(["umount", "-l", str(torture.store)])
     return torture
@@ -356,20 +357,18 @@ def main() -> int:
             except PermissionError as error:
                 print(f"| {name}: left out, as {error} | | | | | |", flush=True)
                 continue
-            found = getattr(torture, "judged", None)
-            if found is None:
+            if torture.judged is None:
                 torture.finish()
-                found = torture.judge()
+                torture.judged = torture.judge()
+            found = torture.judged
         faults += found.faults
         cells = f"{found.lost} | {found.doubled} | {found.stuck} | {found.unequal}"
         for fault, times in torture.injected.items():
             print(f"| {fault} | {times} | {cells} |")
         minutes = (time.monotonic() - started) / 60
         slowest = f", slowest stop {torture.slowest_stop:.1f} s" if torture.slowest_stop else ""
-        print(
-            f"<!-- {name}: {found.trials} trials, {found.acknowledged} acknowledged points, {minutes:.0f} min{slowest} -->",
-            flush=True,
-        )
+        size = f"{found.trials} trials, {found.acknowledged} acknowledged points"
+        print(f"<!-- {name}: {size}, {minutes:.0f} min{slowest} -->", flush=True)
     return 1 if faults else 0
 
 

@@ -42,7 +42,7 @@ def main() -> None:
 
         carry_out(job, data, data_dir, hardware, noted, answered, pause)
 
-    serving.carry_out = witnessed
+    vars(serving)["carry_out"] = witnessed
     worker_process.main()
 
 
