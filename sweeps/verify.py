@@ -121,7 +121,7 @@ def _journals(store: Store, study: str) -> Iterator[str]:
     """MLflow has got everything."""
     folder = store.journals(study)
     if entries := waiting(folder):
-        yield f"{folder}: MLflow must have got everything, but {entries} entries wait, which --replay sends"
+        yield f"{folder}: MLflow must have got everything, but lacks {entries} of what is here; --replay sends it"
     for path in sorted(folder.glob("*.refused")):
         yield f"{path}: MLflow must have got everything, but refused this"
 

@@ -21,6 +21,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.executors.protocol import Outcome, Point
+from sweeps.journal import Entry, Journal
 from sweeps.run_study import main
 from sweeps.store import Store, StoreError
 from sweeps.tracking import MlflowTracker, RunLabel
@@ -98,6 +99,12 @@ def optuna_table(store: Store, statement: str) -> None:
     connection.close()
 
 
+def written(path: Path, entry: Entry) -> None:
+    journal = Journal(path)
+    journal.append(entry, sync=True)
+    journal.close()
+
+
 def double_a_point(store: Store) -> None:
     MlflowClient(store.tracking_uri).log_metric(run_id(store, "trial-1"), "train/loss", 3.0, step=4)
 
@@ -156,6 +163,14 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
         (
             lambda store: (store.root / "test_looks.jsonl").write_text(""),
             r"confirm-0-0: a look at the test set must be on record, but .*test_looks\.jsonl has none of it",
+        ),
+        (
+            lambda store: written(store.journals("s") / "1.jsonl", Entry(key="trial-0", at=0)),
+            r".*journals/s: MLflow must have got everything, but lacks 1 of what is here; --replay sends it",
+        ),
+        (
+            lambda store: written(store.journals("s") / "1.refused", Entry(key="trial-0", at=0)),
+            r".*journals/s/1\.refused: MLflow must have got everything, but refused this",
         ),
         (
             lambda store: (store.root / "test_looks.jsonl").write_text("{torn"),
