@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from optuna.trial import FixedTrial
 
 from cifar_core.budget import affordable_watch, step_flops
+from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Splits, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
@@ -84,7 +85,10 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware) -> Callable[[],
 
 def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
     """What a trial of the preset `quick` spends on anything but training."""
-    yield "trial: shares of an unpruned trial's time (rules: validation <= 10 %, logging <= 1 %, pictures <= 3 %)"
+    yield (
+        "trial: shares of an unpruned trial's time (rules: validation <= 10 %, logging <= 1 %, pictures <= 3 %, "
+        "checkpoints <= 1 %)"
+    )
     space, preset = SPACES["full"], PRESETS["quick"]
     for model in SPACES["full"].models:
         recipe = space.suggest(FixedTrial({**space.starts[0], "model": model}), Recipe())
@@ -94,7 +98,21 @@ def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
             store.create()
             tracker = MlflowTracker(store, "bench")
             tracker.open_study(RunLabel(key="study", name="bench", tags={}, params={}))
-            yield _Trial(recipe, tracker).shares(data, hardware)
+            saving = _saving_seconds(recipe, data, hardware, store.checkpoints("bench", "trial"))
+            yield _Trial(recipe, tracker, saving * (len(SEARCH_VALIDATIONS) - 1)).shares(data, hardware)
+            tracker.close()
+
+
+def _saving_seconds(recipe: Recipe, data: Splits, hardware: Hardware, folder: Path) -> float:
+    """What a checkpoint takes, synced to the disk."""
+    state = TrainState.create(recipe, data, hardware)
+    next(train(state, data, Watch((1 / state.total_steps,), (), ())))  # after a step there is an optimiser state
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        Checkpoints(folder).save(state)
+        times.append(time.perf_counter() - started)
+    return median(times)
 
 
 @dataclass(slots=True)
@@ -103,7 +121,8 @@ class _Trial:
 
     recipe: Recipe
     tracker: MlflowTracker
-    logging: float = 0.0  # seconds
+    saving: float  # seconds, of all its checkpoints
+    logging: float = 0.0  # likewise
     drawing: float = 0.0
     point: Point | None = None
     point_at: float = 0.0
@@ -128,7 +147,8 @@ class _Trial:
         kilobytes = sum(map(len, self.outcome.files.values())) / 1000
         return (
             f"  {self.recipe.model:20} {seconds:6.1f} s: validation {self.point.validation_seconds / seconds:.1%}, "
-            f"logging {self.logging / seconds:.2%}, pictures {self.drawing / seconds:.2%} ({kilobytes:.0f} kB)"
+            f"logging {self.logging / seconds:.2%}, pictures {self.drawing / seconds:.2%} ({kilobytes:.0f} kB), "
+            f"checkpoints {self.saving / seconds:.2%}"
         )
 
     def _receive(self, event: Event) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a tool run at work does not phone home
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 import mlflow
 import numpy as np
@@ -200,6 +201,8 @@ class MlflowRuns:
         with tempfile.TemporaryDirectory() as folder:
             for name, content in entry.files.items():
                 path = Path(folder, name)
+                if not path.is_relative_to(folder) or ".." in path.parts:
+                    raise MlflowException.invalid_parameter_value(f"an artifact must stay in its run, but got {name!r}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self._client.log_artifacts(run_id, folder)

@@ -375,6 +375,18 @@ class TestMlflow:
         assert tracker.run_id(TRIAL.key) == store.run(TRIAL.key).info.run_id
         assert store.run(TRIAL.key).data.tags["champion"] == "true"
 
+    @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/tmp/out.txt"])
+    def test_artifacts_stay_in_their_run(self, store: Mlflow, name: str) -> None:
+        tracker = store.open()
+        tracker.open_study(STUDY)
+        tracker.begin(TRIAL)
+        tracker.attach(TRIAL.key, {name: b"hostile"}, {})
+        assert tracker.close() == 1
+        assert store.said[0].startswith(
+            f"MLflow refuses what trial-0 has to say (an artifact must stay in its run, but got {name!r}"
+        )
+        assert not list(store.store.root.rglob("out.txt"))
+
     def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         tracker = MlflowTracker(Store.locate(tmp_path, tracking_uri="http://127.0.0.1:9"), STUDY.name)
