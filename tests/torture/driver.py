@@ -260,7 +260,7 @@ def full_disk(folder: Path, seed: int, *, each: int = 3, trials: int = 6) -> Tor
     """A tmpfs that is filled up while the sweep runs: one line and exit code 1, and with room it goes on."""
     torture = Torture(folder, seed, trials=trials)
     torture.store.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "torture", str(torture.store)])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700m", "torture", str(torture.store)])
     if mounted.returncode:
         raise PermissionError("a tmpfs must be mounted, which needs root")
     filler = torture.store / "filler"
@@ -270,7 +270,7 @@ def full_disk(folder: Path, seed: int, *, each: int = 3, trials: int = 6) -> Tor
                 torture.wait_for_points(process, 1)
                 with contextlib.suppress(OSError), filler.open("wb") as file:
                     while True:
-                        file.write(bytes(1 << 12))
+                        file.write(bytes(1 << 16))
                 process.wait()
             filler.unlink()
             said = "".join(torture.log[-8:])
