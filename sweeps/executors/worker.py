@@ -11,6 +11,7 @@ from cifar_core.checkpoint import Checkpoints, load_weights, save_state
 from cifar_core.data import Split, Splits, load_test
 from cifar_core.hardware import Hardware
 from cifar_core.metrics import Predictions
+from cifar_core.serving import time_serving
 from cifar_core.training import TrainState, predict, train
 from sweeps import artifacts
 from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job, Outcome, Point, Progressed
@@ -76,4 +77,5 @@ def _test(job: Job, test: Split, hardware: Hardware) -> Outcome:
         raise RuntimeError("a test needs weights")
     model = hardware.place(load_weights(job.recipe, job.weights))
     predictions = predict(model, test, hardware, job.recipe.normalisation)
-    return Outcome.of(predictions, artifacts.of_test(test, predictions))
+    timings = time_serving(model, test, hardware, job.recipe.normalisation)
+    return Outcome.of(predictions, artifacts.of_test(test, predictions) | artifacts.of_serving(timings))
