@@ -14,9 +14,7 @@ from experiments.published import Accuracy
 from experiments.sensitivity import swings
 from experiments.sweep_figures import champion_flops
 from experiments.verdict import machine_traces, vendor_traces, why_no_money
-from experiments.words import Sentence, flops, percent, plural, points, run, runs
-
-SURE_TRIALS = 50  # complete ones, below which importances are called a hint
+from experiments.words import Sentence, flops, listed, percent, plural, points, run, runs
 
 
 def looks_sentence(m: Measures) -> Sentence:
@@ -148,10 +146,13 @@ def _see_reliability(m: Measures, _: pd.DataFrame) -> Sentence:
 
 def _see_importances(m: Measures, _: pd.DataFrame) -> Sentence:
     (name, share), found = m.importances.shares[0], m.importances
-    hint = "; with so few, this is a hint" if found.trials < SURE_TRIALS else ""
+    if found.sure:
+        chance = f"the best tenth differ from the others by more than chance in {listed(found.sure)}"
+    else:
+        chance = "but in none of them do the best tenth differ from the others by more than chance"
     text = (
-        f"{name} tells the best trials from the others most, {percent(share, 0)} of what all explain; judged by the "
-        f"{found.trials} complete trials alone (PED-ANOVA), as pruned ones were not trained to the end{hint}."
+        f"{name} has the largest part, {percent(share, 0)} of what all explain; {chance}. Judged by the {found.trials} "
+        "complete trials alone (PED-ANOVA), as pruned ones were not trained to the end."
     )
     return Sentence(text, run(m.run_id))
 
@@ -209,8 +210,8 @@ def _see_tornado(m: Measures, _: pd.DataFrame) -> Sentence:
         "Each bar moves one assumption to half and to double; right of 0, building costs less than the cheapest vendor."
     )
     if near:
-        side = "falls to" if near.factor < 1 else "rises to"
-        text += f" The nearest flip: {near.becomes.lower()}, if {near.name} {side} {near.flip}."
+        side = "below" if near.factor < 1 else "above"
+        text += f' The nearest flip: "{near.becomes}", with {near.name} {side} {near.flip} instead of {near.value}.'
     else:
         text += " None of them alone flips the answer within a factor of ten."
     return Sentence(text, (*run(m.run_id), *machine_traces(m), "source/scenario"))

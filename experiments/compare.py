@@ -10,6 +10,11 @@ systems.md, see `systems_page.py`.
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # going through the memory for garbage again and again takes a fifth of the time, imports included
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path

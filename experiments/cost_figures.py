@@ -43,6 +43,13 @@ def way_colour(ways: Sequence[Way], index: int) -> str:
     return WAY_COLOURS[before % len(WAY_COLOURS)]
 
 
+def flip_label(swing: Swing) -> str:
+    """Where the answer changes, in few words."""
+    if not swing.becomes:
+        return "flips nothing"
+    return f"{swing.becomes.lower()} {'below' if swing.factor < 1 else 'above'} {swing.flip}"
+
+
 def tornado(swings: Sequence[Swing], saved: float) -> go.Figure:
     """What building saves with each assumption halved and doubled, the widest on top; left of 0 it costs more."""
     rows = list(reversed(swings))
@@ -62,14 +69,14 @@ def tornado(swings: Sequence[Swing], saved: float) -> go.Figure:
             hovertemplate=f"%{{customdata[0]}} {name}: building saves %{{customdata[1]}}<extra></extra>",
         )
     for y, swing in enumerate(rows):
-        flip = f"{swing.becomes.lower()} at {swing.flip}" if swing.becomes else "flips nothing"
+        flip = flip_label(swing)
         figure.add_annotation(
             x=0,
             y=y,
             xref="paper",
             xanchor="left",
             yshift=18,
-            text=f"<b>{swing.name}</b> {swing.value}; {flip}",
+            text=f"<b>{swing.name}</b>: {flip}",
             font={"size": 11.5, "color": INK},
             showarrow=False,
         )

@@ -101,9 +101,9 @@ def bill(m: Measures) -> Bill:
     ways = sorted((buy(v, s) for v in s.vendors), key=lambda w: (w.total(s.months), w.name))
     rows = [_row(m, way) for way in ([ours] if ours else []) + ways]
     note = Sentence(
-        "Break-even is the volume from which building costs no more. Vendors are taken at their best: the "
-        "least training "
-        "that each sells, one endpoint for all images, no hours of people. Storage and traffic are in neither.",
+        "Break-even is how many images a month there must be for building to cost no more. Vendors are taken at their "
+        "best: the least training that each sells, one endpoint for all images, no hours of people. Storage and "
+        "traffic are in neither.",
         (*study, *machine_traces(m), "source/scenario", *dict.fromkeys(t for w in ways for t in vendor_traces(w))),
     )
     return Bill(tuple(spent), tuple(rows), "" if ours else why_no_money(m), note)
@@ -138,11 +138,12 @@ def _spent(m: Measures) -> Sentence:
     if cost.machine is None or cost.study_usd is None:
         return Sentence(f"{took}; {why_no_money(m)}. {energy}.", run(m.run_id))
     fleet = f"{cost.machines} x " if cost.machines > 1 else ""
+    fast = f", taken to be as fast as the {cost.processor} it was measured on" if cost.processor else ""
     people = f"{m.scenario.engineering_hours:g} h at {rate(m.scenario.hourly_rate)}"
     return Sentence(
-        f"{took}, {money(cost.study_usd)} at {rate(cost.machine.usd)} an hour for {fleet}{cost.machine.name}. "
-        "People come "
-        f"to {total(m.scenario.people_usd)} ({people}), which the scenario assumes and nobody measured. {energy}.",
+        f"{took}, {money(cost.study_usd)} at {rate(cost.machine.usd)} an hour for {fleet}{cost.machine.name}{fast}. "
+        f"People come to {total(m.scenario.people_usd)} ({people}), which the scenario assumes and nobody measured. "
+        f"{energy}.",
         (*run(m.run_id), *machine_traces(m), "source/scenario"),
     )
 

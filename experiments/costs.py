@@ -49,6 +49,7 @@ class Cost:
     """What was spent on a study and on its subject's runs, and what that costs at the price of `machine`."""
 
     device: str
+    processor: str  # that the seconds were measured on; "" where it was not recorded
     machine: Price | None
     machines: int  # how many of them the study would fill
     run_machines: int  # and one of its runs
@@ -141,6 +142,7 @@ def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
     flops = [v for k in ("study/search_flops", "study/confirm_flops") if (v := study.metrics.get(k)) is not None]
     return Cost(
         device=device,
+        processor=study.tags.get("cpu", ""),
         machine=machine,
         machines=_machines(machine, device, workers * threads),
         run_machines=_machines(machine, device, run_threads),

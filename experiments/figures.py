@@ -198,17 +198,18 @@ def confusion(matrix: Confusion) -> go.Figure:
         xgap=1,
         ygap=1,
     )
-    for i, row in enumerate(percents):
-        for j, value in enumerate(row):
-            whole = int(value + 0.5)
-            if whole or i == j:
-                figure.add_annotation(
-                    x=matrix.classes[j],
-                    y=matrix.classes[i],
-                    text=f"<b>{whole}</b>" if i == j else str(whole),
-                    font={"size": 11, "color": INK},
-                    showarrow=False,
-                )
+    figure.layout.annotations = [  # all at once: one by one, plotly copies those before each time
+        {
+            "x": matrix.classes[j],
+            "y": matrix.classes[i],
+            "text": f"<b>{whole}</b>" if i == j else str(whole),
+            "font": {"size": 11, "color": INK},
+            "showarrow": False,
+        }
+        for i, row in enumerate(percents)
+        for j, value in enumerate(row)
+        if (whole := int(value + 0.5)) or i == j
+    ]
     figure.update_xaxes(title="taken for", tickangle=-45, showgrid=False)
     figure.update_yaxes(title="true class", autorange="reversed", showgrid=False)
     return figure
@@ -375,14 +376,10 @@ def trial_points(
             figure.add_scatter(
                 x=[v if factor_x == 1 else pc(v) for v in some[x].tolist()],
                 y=[v if factor_y == 1 else pc(v) for v in some[y].tolist()],
-                customdata=list(
-                    zip(
-                        some["trial"].tolist(),
-                        some["model"].tolist(),
-                        some["run_id"].str[:8].tolist(),
-                        strict=True,
-                    )
-                ),
+                customdata=[
+                    f"trial {trial}, {model}<br>run {run_id[:8]}"
+                    for trial, model, run_id in zip(some["trial"], some["model"], some["run_id"], strict=True)
+                ],
                 mode="markers",
                 cliponaxis=False,
                 name=name,
@@ -392,9 +389,7 @@ def trial_points(
                     "opacity": 0.85,
                     **mark(symbol),
                 },
-                hovertemplate="trial %{customdata[0]}, %{customdata[1]}<br>run %{customdata[2]}<extra>"
-                + name
-                + "</extra>",
+                hovertemplate=f"%{{customdata}}<extra>{name}</extra>",
             )
 
 

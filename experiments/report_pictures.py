@@ -48,7 +48,7 @@ def draw(study: Study, m: Measures, swings: tuple[Swing, ...]) -> dict[str, Pict
         "learning_rate": ("Learning rate", "lr" in keys, _ACCURACY, (curves,)),
         "classes": ("Accuracy by class", len(m.classes) > 1, _ACCURACY, (m.classes, m.bar)),
         "confusion": ("What is taken for what", m.confusion is not None, _ACCURACY, (m.confusion,)),
-        "reliability": ("Is it as sure as it is right?", m.calibration is not None, _ACCURACY, (m.calibration,)),
+        "reliability": ("Calibration", m.calibration is not None, _ACCURACY, (m.calibration,)),
         "history": ("Best so far", len(trials) > 0, _ACCURACY, (trials,)),
         "architectures": (
             "Accuracy by architecture",
@@ -56,8 +56,8 @@ def draw(study: Study, m: Measures, swings: tuple[Swing, ...]) -> dict[str, Pict
             _ACCURACY,
             (trials, m.search.architectures),
         ),
-        "importances": ("What mattered", len(m.importances.shares) > 0, _SWEEP, (m.importances,)),
-        "slices": ("By the parameters that mattered most", len(m.slices) > 0, _SWEEP, (m.slices,)),
+        "importances": ("Importance of the parameters", len(m.importances.shares) > 0, _SWEEP, (m.importances,)),
+        "slices": ("By the most important parameters", len(m.slices) > 0, _SWEEP, (m.slices,)),
         "front": (
             "Accuracy against compute",
             len(m.front.runs) > 0,

@@ -116,23 +116,23 @@ def assumptions(m: Measures) -> tuple[Assumption, ...]:
             (f"source/{cost.machine.key}",),
         ),
         Assumption(
-            "vendors' prices of labelling",
+            "vendors' labelling prices",
             1.0,
-            lambda v: f"{percent(v, 0)} of those listed",
+            lambda v: percent(v, 0),
             lambda f: replace(m, scenario=_vendors(s, lambda v: _labelling(v, f))),
             vendors,
         ),
         Assumption(
-            "vendors' prices of training",
+            "vendors' training prices",
             1.0,
-            lambda v: f"{percent(v, 0)} of those listed",
+            lambda v: percent(v, 0),
             lambda f: replace(m, scenario=_vendors(s, lambda v: replace(v, training=_scaled(v.training, f)))),
             vendors,
         ),
         Assumption(
-            "speed of our labelling",
+            "our labelling speed",
             1.0,
-            lambda v: f"{percent(v, 0)} of what is known",
+            lambda v: percent(v, 0),
             lambda f: _faster(m, f),
             run(*cost.speed.runs),
         ),
@@ -150,12 +150,11 @@ def flip_sentences(m: Measures, found: tuple[Swing, ...]) -> tuple[Sentence, ...
         return tuple(said)
     near = sorted((s for s in found if s.becomes), key=lambda s: abs(math.log(s.factor)))
     for swing in near:
-        side = "falls to" if swing.factor < 1 else "rises to"
+        side = "below" if swing.factor < 1 else "above"
         said.append(
             Sentence(
-                f'{_capital(swing.name)}: {swing.value}; the answer becomes "{swing.becomes}" if it {side} '
-                f"{swing.flip} "
-                f"({swing.factor:.2g} times).",
+                f"{_capital(swing.name)}: {swing.value}; {side} {swing.flip} ({swing.factor:.2g} times) the answer "
+                f'becomes "{swing.becomes}".',
                 swing.traces,
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.cost_figures import way_colour
+from experiments.cost_figures import flip_label, way_colour
 from experiments.costs import Way
 from experiments.figures import BLUE, RUST
 from experiments.sensitivity import Swing
@@ -38,8 +38,8 @@ def tornado(swings: Sequence[Swing], saved: float) -> bytes:
         widths = [getattr(s, of) - saved for s in rows]
         axes.barh(range(len(rows)), widths, left=saved, height=0.36, color=colour, label=name)
     for y, swing in enumerate(rows):
-        flip = f"{swing.becomes.lower()} at {swing.flip}" if swing.becomes else "flips nothing"
-        text = f"{swing.name} {swing.value}; {flip}".replace("$", r"\$")
+        flip = flip_label(swing)
+        text = f"{swing.name}: {flip}".replace("$", r"\$")
         axes.text(0.005, y + 0.27, text, transform=axes.get_yaxis_transform(), fontsize=8, color=INK, va="bottom")
     axes.axvline(0, color=MUTED, linewidth=1.2)
     axes.axvline(saved, color=MUTED, linewidth=0.8, linestyle=":")

@@ -11,7 +11,7 @@ from experiments.intervals import Estimate
 from experiments.learned import Front, Importances, Slice
 from experiments.published import Accuracy
 from experiments.static_figures import INK, MUTED, axes_of, legend, png, style
-from experiments.sweep_figures import PFLOP, champion_flops, edge_of, short_name
+from experiments.sweep_figures import PFLOP, champion_flops, edge_of, labels_of
 
 
 def importances(found: Importances) -> bytes:
@@ -73,10 +73,12 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
                 label=name,
                 **({"facecolors": "none", "edgecolors": INK} if known else {"color": INK}),
             )
+    labels = labels_of(published)
     for a in published:
-        if a.training_flops == a.training_flops:
-            at = (a.training_flops / PFLOP, 100 * a.accuracy)
-            axes.annotate(short_name(a), at, (0, -13), textcoords="offset points", ha="center", fontsize=7, color=MUTED)
+        if a.key in labels:
+            at, above = (a.training_flops / PFLOP, 100 * a.accuracy), a.group == "public"
+            beside = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": MUTED}
+            axes.annotate(labels[a.key], at, (0, 7 if above else -13), **beside)
     axes.set_xscale("log")
     axes.set(xlabel="training compute (PFLOP, log scale)", ylabel="accuracy (%)")
     legend(axes, columns=2)

@@ -110,7 +110,7 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
             marker={"size": 13, "color": RUST, **mark("diamond")},
             hovertemplate="%{x:.3g} PFLOP, %{y:.2f} % of the test images<extra></extra>",
         )
-    edge = edge_of(found, published)
+    edge, labels = edge_of(found, published), labels_of(published)
     for known, name, symbol in (
         (True, "published (test)", "diamond-open"),
         (False, "published, compute not stated (at the right edge)", "line-ew-open"),
@@ -122,8 +122,8 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
                 y=[pc(a.accuracy) for a in some_of],
                 customdata=[a.name for a in some_of],
                 mode="markers+text" if known else "markers",
-                text=[short_name(a) for a in some_of] if known else None,
-                textposition="bottom center",
+                text=[labels.get(a.key, "") for a in some_of] if known else None,
+                textposition=["top center" if a.group == "public" else "bottom center" for a in some_of],
                 textfont={"size": 10, "color": MUTED},
                 cliponaxis=False,
                 name=name,
@@ -135,9 +135,14 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
     return figure
 
 
-def short_name(accuracy: Accuracy) -> str:
-    """The name as far as it tells systems apart beside a mark."""
-    return accuracy.name.partition(", as published")[0].partition(" on one")[0]
+def labels_of(published: Sequence[Accuracy]) -> dict[str, str]:
+    """What stands beside the mark of a system whose compute is known, by its key; of one family, beside the best."""
+    best: dict[str, Accuracy] = {}
+    for a in published:
+        name = a.name.partition(",")[0]
+        if a.training_flops == a.training_flops and (name not in best or a.accuracy > best[name].accuracy):
+            best[name] = a
+    return {a.key: name for name, a in best.items()}
 
 
 def edge_of(found: Front, published: Sequence[Accuracy]) -> float:

@@ -136,10 +136,10 @@ def times(number: float) -> str:
 
 def flops(count: float) -> str:
     """
-    >>> flops(3.5e14), flops(2e11)
-    ('0.35 PFLOP', '0.20 TFLOP')
+    >>> flops(3.5e14), flops(5.97e12), flops(2e11)
+    ('0.35 PFLOP', '5.97 TFLOP', '0.20 TFLOP')
     """
-    return f"{count / 1e15:.2f} PFLOP" if count >= 1e13 else f"{count / 1e12:.2f} TFLOP"
+    return f"{count / 1e15:.2f} PFLOP" if count >= 1e14 else f"{count / 1e12:.2f} TFLOP"
 
 
 def plural(count: int, noun: str) -> str:

@@ -87,7 +87,7 @@ class Fake:
             "stage": "study", "study": plan.name, "seed": "0", "preset": "quick", "space": "default",
             "device": plan.device, "precision": "bf16", "threads": "1", "workers": "2",
             "git_commit": "0f" * 20, "data_sha256": "ab" * 32, "torch": "2.13.0",
-            "cpu": "a processor of 2 cores", "state": plan.state,
+            "cpu": "processor of 2 cores", "state": plan.state,
         }  # fmt: skip
         params: dict[str, Any] = {
             "trials": len(plan.trials),
@@ -230,7 +230,7 @@ def _child_tags(plan: Blueprint, parent: str, stage: str, state: str) -> dict[st
     return {
         "mlflow.parentRunId": parent, "stage": stage, "study": plan.name, "state": state,
         "git_commit": "0f" * 20, "data_sha256": "ab" * 32, "threads": "1", "device": plan.device,
-        "precision": "bf16", "torch": "2.13.0", "cpu": "a processor of 2 cores",
+        "precision": "bf16", "torch": "2.13.0", "cpu": "processor of 2 cores",
     }  # fmt: skip
 
 

@@ -26,7 +26,8 @@ def said(m: Measures) -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        "21 min 30 s of wall time and 1.01 PFLOP of training, $0.029 at $0.0816 an hour for AWS m7g.large",
+        "21 min 30 s of wall time and 1.01 PFLOP of training, $0.029 at $0.0816 an hour for AWS m7g.large (2 vCPU), taken "
+        "to be as fast as the processor of 2 cores it was measured on.",
         "People come to $9,600 (120 h at $80.00), which the scenario assumes and nobody measured.",
         "Energy was not measured",
         "one image is labelled in 4 ms (95 % of them within 6 ms); batches of 256 at 1,600 images a second",

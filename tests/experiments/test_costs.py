@@ -30,6 +30,7 @@ SCENARIO = load_scenario(load_published())
 AZURE, VERTEX, REKOGNITION = SCENARIO.vendors
 COST = Cost(
     device="cpu",
+    processor="a processor",
     machine=load_published().compute("cpu"),
     machines=1,
     run_machines=1,

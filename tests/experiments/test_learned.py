@@ -38,15 +38,26 @@ def table(trials: int = 60) -> pd.DataFrame:
     rate, width = draw.uniform(0.25, 4, trials), draw.uniform(0.75, 1, trials)
     accuracy = 0.9 - 0.1 * np.abs(np.log(rate)) + 0.001 * width
     models = draw.choice(["a", "b"], trials)
-    return pd.DataFrame({"trial": range(trials), "accuracy": accuracy, "rate": rate, "width": width, "model": models})
+    return pd.DataFrame(
+        {"trial": range(trials), "accuracy": accuracy, "mix_alpha": rate, "width": width, "model": models}
+    )
 
 
 def test_the_parameter_that_decides_is_the_most_important_and_shares_add_up() -> None:
     found = importances_of(table())
-    assert found.shares[0][0] == "rate"
+    assert found.shares[0][0] == "mix_alpha"
     assert sum(share for _, share in found.shares) == pytest.approx(1)
     assert found.trials == 60
     assert found == importances_of(table())
+
+
+def test_only_what_is_beyond_chance_is_called_so() -> None:
+    assert importances_of(table(200)).sure == ("mix_alpha",)
+    noise = table(200).assign(accuracy=np.random.default_rng(1).uniform(size=200))
+    assert importances_of(noise).sure == ()
+    by_model = table(200)
+    by_model["accuracy"] = by_model["accuracy"] + 0.5 * (by_model["model"] == "a")
+    assert "model" in importances_of(by_model).sure
 
 
 @pytest.mark.parametrize(
@@ -69,7 +80,7 @@ def test_slices_are_of_the_most_important_parameters_in_order() -> None:
     found = importances_of(table())
     parts = slices_of(table(), found)
     assert [part.parameter for part in parts] == [name for name, _ in found.shares[:4]]
-    rate = next(part for part in parts if part.parameter == "rate")
+    rate = next(part for part in parts if part.parameter == "mix_alpha")
     assert rate.log
     assert rate.numeric
     assert not next(part for part in parts if part.parameter == "model").numeric

@@ -51,7 +51,7 @@ def test_the_widest_swing_comes_first(demo: Measures) -> None:
 def test_what_flips_is_said_with_its_value_and_what_does_not_too(demo: Measures) -> None:
     texts = [sentence.text for sentence in flip_sentences(demo, swings(demo))]
     assert texts[0].startswith("Accuracy bar: 70.0 %; up to 89.7 %")
-    assert 'Images a month: 250,000; the answer becomes "Either" if it falls to 179,000 (0.72 times).' in texts
+    assert 'Images a month: 250,000; below 179,000 (0.72 times) the answer becomes "Either".' in texts
     assert texts[-1].startswith("Moved alone, between a tenth and ten times what is assumed, these flip nothing: ")
     assert "retraining a year" in texts[-1]
 
