@@ -21,14 +21,8 @@ from experiments.words import Sentence, count, duration, flops, money, percent, 
 
 def costs(m: Measures) -> tuple[Sentence, ...]:
     """What was spent, what each part of building and buying costs, and where the two cross."""
-    return (
-        _spent(m),
-        _retraining(m),
-        *_serving(m),
-        _kept_on(m),
-        *_horizon(m),
-        *(_crossing(m, v) for v in m.scenario.vendors),
-    )
+    crossings = [_crossing(m, vendor) for vendor in m.scenario.vendors] if build(m.cost, m.scenario) else []
+    return (_spent(m), _retraining(m), _serving(m), _kept_on(m), *_horizon(m), *crossings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +164,11 @@ def _retraining(m: Measures) -> Sentence:
     )
 
 
-def _serving(m: Measures) -> tuple[Sentence, ...]:
+def _serving(m: Measures) -> Sentence:
     """1,000 predictions of our own, one by one and in large batches, against a price by the call."""
     cost, speed = m.cost, m.cost.speed
     if speed is None:
-        return (Sentence("Serving: no network was timed, so labelling has no price yet.", run(m.run_id)),)
+        return Sentence("Serving: no network was timed, so labelling has no price yet.", run(m.run_id))
     if speed.bounded:
         text = (
             "Serving: how fast the network labels was not measured. Training, which does more work for an "
@@ -193,7 +187,7 @@ def _serving(m: Measures) -> tuple[Sentence, ...]:
     traces = run(*speed.runs)
     single, large = cost.per_1000_single_usd, cost.per_1000_usd
     if single is None or large is None:
-        return (Sentence(f"{text}. Labelling has no price yet; {why_no_money(m)}.", traces),)
+        return Sentence(f"{text}. Labelling has no price yet; {why_no_money(m)}.", traces)
     priced = (
         f"{text}. Compute paid by the second comes to {most}{money(single)} for 1,000 images one by one and {most}"
         f"{money(large)} in batches."
@@ -202,7 +196,7 @@ def _serving(m: Measures) -> tuple[Sentence, ...]:
     listed = "; ".join(f"{v.name} {money(v.per_call.usd)}" for v in calls if v.per_call)
     against = f" Vendors priced by the image, for 1,000: {listed}." if calls else " No vendor is priced by the image."
     sources = tuple(f"source/{v.per_call.key}" for v in calls if v.per_call)
-    return (Sentence(priced + against, (*traces, *machine_traces(m), *sources)),)
+    return Sentence(priced + against, (*traces, *machine_traces(m), *sources))
 
 
 def _kept_on(m: Measures) -> Sentence:
@@ -238,7 +232,7 @@ def _horizon(m: Measures) -> tuple[Sentence, ...]:
     totals = "; ".join(f"{w.name} {total(w.total(s.months))}" for w in ways)
     sources = tuple(dict.fromkeys(t for w in ways for t in vendor_traces(w)))
     if ours is None:
-        text = f"Over {horizon}: {totals}. What building would cost cannot be set beside it yet: {why_no_money(m)}."
+        text = f"Over {horizon}: {totals}. Neither what building would cost nor a break-even can be said yet: {why_no_money(m)}."
         return (Sentence(text, ("source/scenario", *sources)),)
     parts = (
         f"people {total(ours.people)}, the study {total(ours.training)}, retraining "
@@ -263,8 +257,6 @@ def _crossing(m: Measures, vendor: Vendor) -> Sentence:
     """The volume from which building costs no more than a vendor."""
     s = m.scenario
     traces = (*run(m.run_id), *machine_traces(m), "source/scenario", *(f"source/{p.key}" for p in vendor.prices))
-    if build(m.cost, s) is None:
-        return Sentence(f"Break-even with {vendor.name} cannot be said yet.", ("source/scenario",))
     volume = break_even(m.cost, vendor, s)
     over = f"over {years(s.horizon_years)}"
     if volume is None:
