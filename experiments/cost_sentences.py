@@ -232,7 +232,8 @@ def _horizon(m: Measures) -> tuple[Sentence, ...]:
     totals = "; ".join(f"{w.name} {total(w.total(s.months))}" for w in ways)
     sources = tuple(dict.fromkeys(t for w in ways for t in vendor_traces(w)))
     if ours is None:
-        text = f"Over {horizon}: {totals}. Neither what building would cost nor a break-even can be said yet: {why_no_money(m)}."
+        why = f"Neither what building would cost nor a break-even can be said yet: {why_no_money(m)}"
+        text = f"Over {horizon}: {totals}. {why}."
         return (Sentence(text, ("source/scenario", *sources)),)
     parts = (
         f"people {total(ours.people)}, the study {total(ours.training)}, retraining "
