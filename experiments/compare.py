@@ -46,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scenario",
         type=Path,
-        default=DEFAULT_SCENARIO,
         metavar="FILE",
         help="volume, bars, horizon, people and vendors (default: experiments/scenario.toml, to be copied)",
     )
@@ -64,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="where to write (default: reports/STUDY in the store, or reports/systems)",
     )
     options = parser.parse_args(arguments)
-    if options.what and (options.study or options.tracking_uri):
-        parser.error("--study and --tracking-uri go with the report of a study, not with systems")
+    if options.what and (options.study or options.tracking_uri or options.scenario):
+        parser.error("--study, --scenario and --tracking-uri go with the report of a study, not with systems")
     try:
         if options.what:
             paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tracking_uri=options.tracking_uri,
                 out=options.out,
                 results=options.results,
-                scenario=options.scenario,
+                scenario=options.scenario or DEFAULT_SCENARIO,
             )
     except (StoreError, PublishedError, ScenarioError, ResultError, RecipeError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)

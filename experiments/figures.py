@@ -44,15 +44,17 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
         y=1,
         yref="paper",
         yanchor="bottom",
-        text=f"{100 * bar.target:.0f} % target",
+        text=f"{round(100 * bar.target, 2):g} % target",
         font={"size": 11, "color": RUST},
         showarrow=False,
     )
+    shapes: list[dict[str, Any]] = []
     for y, (share, name, year, same, digits, own) in enumerate(rows):
         colour = RUST if own else BLUE
         for level in (bar.rework, bar.start, bar.target):
             line = {"color": RUST if level == bar.target else MUTED, "width": 1.5 if level == bar.target else 1}
-            figure.add_shape(type="line", x0=100 * level, x1=100 * level, y0=y - 0.15, y1=y + 0.1, line=line)
+            x = 100 * level
+            shapes.append({"type": "line", "x0": x, "x1": x, "y0": y - 0.15, "y1": y + 0.1, "line": line})
         when = f"  <span style='font-size:11px'>{year}</span>" if year else ""
         figure.add_annotation(
             x=0,
@@ -64,14 +66,16 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
             font={"color": RUST if own else INK, "size": 13},
             showarrow=False,
         )
-        figure.add_shape(
-            type="line",
-            x0=lowest,
-            x1=100 * share,
-            y0=y,
-            y1=y,
-            line={"color": GRID, "width": 1},
-            layer="below",
+        shapes.append(
+            {
+                "type": "line",
+                "x0": lowest,
+                "x1": 100 * share,
+                "y0": y,
+                "y1": y,
+                "line": {"color": GRID, "width": 1},
+                "layer": "below",
+            }
         )
         error = None
         if own and ours:
@@ -99,7 +103,8 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
             hovertemplate=f"{name}: %{{x:.2f}} %<extra></extra>",
             showlegend=False,
         )
-    marks = {round(100 * v) for v in (bar.rework, bar.start, bar.target)}
+    figure.layout.shapes = shapes  # all at once, as the annotations of `confusion`
+    marks = {round(100 * v, 2) for v in (bar.rework, bar.start, bar.target)}
     ticks = sorted({*range(lowest, 41, 10), 60, 80, 90, 100} | marks)
     figure.update_xaxes(title="test accuracy (%)", range=[lowest, 102], tickvals=ticks, showgrid=False)
     figure.update_yaxes(visible=False, range=[-0.6, len(rows) - 0.2])

@@ -160,7 +160,7 @@ def figure_of(entry: Dated) -> str:
         case Price():
             return f"{words.rate(entry.usd)} an hour"
         case Bar():
-            return words.percent(entry.target, 0)
+            return words.short_percent(entry.target)
         case FreshTestSet(points_lower=(low, high)):
             return f"{low:g} to {high:g} points lower"
     return ""

@@ -35,7 +35,9 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
         colour = RUST if text == "target" else MUTED
         axes.axvline(100 * share, color=colour, linewidth=1.2 if text == "target" else 0.7, zorder=1)
         side = "right" if text == "rework" else "left"
-        axes.text(100 * share, len(rows) - 0.35, f" {100 * share:.0f} % {text} ", color=colour, fontsize=8, ha=side)
+        axes.text(
+            100 * share, len(rows) - 0.35, f" {round(100 * share, 2):g} % {text} ", color=colour, fontsize=8, ha=side
+        )
     for y, (share, _, same, digits, own) in enumerate(rows):
         colour = RUST if own else BLUE
         axes.plot([lowest, 100 * share], [y, y], color=GRID, linewidth=0.8, zorder=0)
@@ -257,5 +259,9 @@ def style(axes: Any) -> None:
 def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
+    figure.set_dpi(144)
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # once is enough; saving would do it twice
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})  # no version: same data, same bytes
     return buffer.getvalue()

@@ -159,3 +159,13 @@ def test_a_file_with_other_tables_is_read_through_the_client(
 def test_curves_keep_the_order_of_the_runs(store: Fake) -> None:
     study = Reader(store.place).read("demo")
     assert list(study.curves["run_id"].unique()) == list(study.subject["run_id"])
+
+
+def test_looks_are_counted_whatever_else_their_lines_say(tmp_path: Path) -> None:
+    lines = (
+        {"time": "t", "study": "demo", "run_id": "r", "accuracy": 0.9, "images": 10_000},
+        {"time": "t", "study": "demo", "key": "confirm-3-0", "images": 10_000},  # told before the images are opened
+        {"time": "t", "study": "other", "key": "confirm-1-0", "images": 10_000},
+    )
+    (tmp_path / "looks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_looks(tmp_path / "looks.jsonl", "demo") == Looks(True, 2, 3, 0)

@@ -674,7 +674,10 @@ def test_without_a_result_one_line_says_how_to_get_one(tmp_path: Path, capsys: p
     ("arguments", "message"),
     [
         (["system"], "argument what: invalid choice: 'system'"),
-        (["systems", "--study", "demo"], "--study and --tracking-uri go with the report of a study, not with systems"),
+        (
+            ["systems", "--study", "demo"],
+            "--study, --scenario and --tracking-uri go with the report of a study, not with systems",
+        ),
     ],
 )
 def test_wrong_arguments_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
