@@ -66,3 +66,47 @@ class Predictions:
         wrong = (self.classes != self.labels).nonzero().squeeze(1)
         confidence = self.probabilities[wrong].amax(1)
         return wrong[confidence.argsort(descending=True, stable=True)[:count]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Answers in bins of equal width of their probability: how sure they are, and how often right."""
+
+    counts: tuple[int, ...]  # answers in each bin, from the least probable on
+    confidence: tuple[float, ...]  # mean probability in each bin; NaN where it is empty
+    accuracy: tuple[float, ...]  # share of right answers in each bin; NaN where it is empty
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: mean gap between confidence and accuracy, weighted by the answers of a bin."""
+        return sum(n * abs(c - a) for n, c, a in self._filled()) / sum(self.counts)
+
+    @property
+    def mean_confidence(self) -> float:
+        return sum(n * c for n, c, _ in self._filled()) / sum(self.counts)
+
+    @property
+    def mean_accuracy(self) -> float:
+        return sum(n * a for n, _, a in self._filled()) / sum(self.counts)
+
+    def _filled(self) -> list[tuple[int, float, float]]:
+        return [row for row in zip(self.counts, self.confidence, self.accuracy, strict=True) if row[0]]
+
+
+def reliability(probability: Tensor, right: Tensor, bins: int = 15) -> Reliability:
+    """Bins (Guo et al., "On calibration of modern neural networks", 2017) of the probabilities (N,) of answers.
+
+    Args:
+        probability: of the class that was answered, in [0, 1].
+        right: whether the answer was right (N,), boolean.
+
+    Raises:
+        ValueError: no answers.
+    """
+    if not len(probability):
+        raise ValueError("calibration needs at least one answer, but got none")
+    which = (probability.double() * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    counts = torch.bincount(which, minlength=bins)
+    means = (torch.bincount(which, weights=v.double(), minlength=bins) / counts for v in (probability, right))
+    confidence, accuracy = (tuple(mean.tolist()) for mean in means)
+    return Reliability(tuple(counts.tolist()), confidence, accuracy)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import pandas as pd
 
+from experiments.costs import build, cheapest, payback_months
 from experiments.measures import Measures
-from experiments.words import Sentence, percent, plural, points, run, runs
+from experiments.published import Accuracy
+from experiments.sensitivity import swings
+from experiments.sweep_figures import champion_flops
+from experiments.verdict import machine_traces, vendor_traces, why_no_money
+from experiments.words import Sentence, flops, listed, percent, plural, points, run, runs
 
 
 def looks_sentence(m: Measures) -> Sentence:
@@ -70,14 +76,20 @@ def _see_accuracies(m: Measures, curves: pd.DataFrame) -> Sentence:
     return Sentence(f"{text}{_first_of(m)}.", run(*m.subject_runs))
 
 
-def _see_learning_rate(m: Measures, curves: pd.DataFrame) -> Sentence:
-    rates = curves[(curves["key"] == "lr") & (curves["run_id"] == m.subject_runs[0])]
+def peak_rate(curves: pd.DataFrame) -> tuple[float, float, float]:
+    """The highest learning rate of a run, after which share of its steps, and the last one."""
+    rates = curves[curves["key"] == "lr"]
     peak = rates.loc[rates["value"].idxmax()]
-    share = float(peak["step"]) / max(float(rates["step"].max()), 1)
-    text = (
-        f"The rate peaks at {peak['value']:.3g}, {percent(share, 0)} of the way, and ends at "
-        f"{rates['value'].iloc[-1]:.2g}."
+    return (
+        float(peak["value"]),
+        float(peak["step"]) / max(float(rates["step"].max()), 1),
+        float(rates["value"].iloc[-1]),
     )
+
+
+def _see_learning_rate(m: Measures, curves: pd.DataFrame) -> Sentence:
+    peak, share, last = peak_rate(curves[curves["run_id"] == m.subject_runs[0]])
+    text = f"The rate peaks at {peak:.3g}, {percent(share, 0)} of the way, and ends at {last:.2g}."
     return Sentence(text, run(m.subject_runs[0]))
 
 
@@ -122,6 +134,89 @@ def _see_architectures(m: Measures, _: pd.DataFrame) -> Sentence:
     )
 
 
+def _see_reliability(m: Measures, _: pd.DataFrame) -> Sentence:
+    assert m.calibration
+    text = (
+        f"{percent(m.calibration.surer_than_right, 0)} of the test answers lie in bins under the line, where "
+        "the network is surer "
+        f"than right; the mean distance, by answers, is {percent(m.calibration.reliability.ece, 1)}."
+    )
+    return Sentence(text, run(*m.calibration.runs))
+
+
+def _see_importances(m: Measures, _: pd.DataFrame) -> Sentence:
+    (name, share), found = m.importances.shares[0], m.importances
+    if found.sure:
+        chance = f"the best tenth differ from the others by more than chance in {listed(found.sure)}"
+    else:
+        chance = "but in none of them do the best tenth differ from the others by more than chance"
+    text = (
+        f"{name} has the largest part, {percent(share, 0)} of what all explain; {chance}. Judged by the {found.trials} "
+        "complete trials alone (PED-ANOVA), as pruned ones were not trained to the end."
+    )
+    return Sentence(text, run(m.run_id))
+
+
+def _see_slices(m: Measures, _: pd.DataFrame) -> Sentence:
+    part = m.slices[0]
+    best = max(range(len(part.accuracies)), key=part.accuracies.__getitem__)
+    value = part.values[best]
+    shown = value if isinstance(value, str) else f"{value:.3g}"
+    text = (
+        f"Each point is a complete trial; the best, trial {part.trials[best]}, has {part.parameter} {shown}. "
+        "Trials differ "
+        "in all parameters at once, so a slope here need not be that parameter's doing."
+    )
+    return Sentence(text, run(m.run_id))
+
+
+def _see_front(m: Measures, _: pd.DataFrame) -> Sentence:
+    least = min((a for a in m.published.accuracies if a.training_flops == a.training_flops), key=_compute, default=None)
+    text = "Each point is a run. Ours are on the validation images but for the champion's test accuracy."
+    traces: tuple[str, ...] = run(m.run_id)
+    ours = champion_flops(m.front)
+    if least and m.test and ours:
+        text += (
+            f" The champion took {flops(ours)} a run and reached {percent(m.test.mean)}; the least compute "
+            f"published, {least.name}: {flops(least.training_flops)} for {percent(least.accuracy)}."
+        )
+        traces = (*runs(m.test), f"source/{least.key}")
+    return Sentence(text, traces)
+
+
+def _compute(accuracy: Accuracy) -> float:
+    return accuracy.training_flops
+
+
+def _see_cost_curves(m: Measures, _: pd.DataFrame) -> Sentence:
+    ours, theirs, months = build(m.cost, m.scenario), cheapest(m.scenario), m.scenario.months
+    traces = (*run(m.run_id), *machine_traces(m), "source/scenario", *vendor_traces(theirs))
+    if ours is None:
+        return Sentence(f"Vendors only: {why_no_money(m)}, so building has no line.", traces)
+    crossing = payback_months(ours, theirs)
+    if crossing == 0:
+        seen = f"building lies under {theirs.name}, the cheapest vendor, from the start"
+    elif crossing is None or crossing > months:
+        seen = f"building stays over {theirs.name}, the cheapest vendor, to the end"
+    else:
+        seen = f"building crosses {theirs.name}, the cheapest vendor, after {crossing:.1f} months"
+    return Sentence(f"Lines start at what is paid at once: {seen}.", traces)
+
+
+def _see_tornado(m: Measures, _: pd.DataFrame) -> Sentence:
+    found = swings(m)
+    near = min((s for s in found if s.becomes), key=lambda s: abs(math.log(s.factor)), default=None)
+    text = (
+        "Each bar moves one assumption to half and to double; right of 0, building costs less than the cheapest vendor."
+    )
+    if near:
+        side = "below" if near.factor < 1 else "above"
+        text += f' The nearest flip: "{near.becomes}", with {near.name} {side} {near.flip} instead of {near.value}.'
+    else:
+        text += " None of them alone flips the answer within a factor of ten."
+    return Sentence(text, (*run(m.run_id), *machine_traces(m), "source/scenario"))
+
+
 _CAPTIONS: Mapping[str, Callable[[Measures, pd.DataFrame], Sentence]] = MappingProxyType(
     {
         "benchmarks": _see_benchmarks,
@@ -132,6 +227,12 @@ _CAPTIONS: Mapping[str, Callable[[Measures, pd.DataFrame], Sentence]] = MappingP
         "confusion": _see_confusion,
         "history": _see_history,
         "architectures": _see_architectures,
+        "reliability": _see_reliability,
+        "importances": _see_importances,
+        "slices": _see_slices,
+        "front": _see_front,
+        "cost_curves": _see_cost_curves,
+        "tornado": _see_tornado,
     }
 )
 

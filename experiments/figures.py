@@ -14,7 +14,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from experiments.measures import Architecture, ClassAccuracy, Confusion, Estimate
+from experiments.accuracy import Calibration, ClassAccuracy, Confusion
+from experiments.intervals import Estimate
+from experiments.learned import Architecture
 from experiments.published import Accuracy, Bar
 from experiments.systems import Line, Overlay
 
@@ -36,21 +38,23 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
         rows.append((ours.mean, label, "", True, 2, True))
     rows.sort(key=lambda row: (row[0], row[1]))
     lowest = lowest_tick([row[0] for row in rows])
-    figure = _figure(height=62 + 46 * len(rows), left=6, top=26)
+    figure = canvas(height=62 + 46 * len(rows), left=6, top=26)
     figure.add_annotation(
         x=100 * bar.target,
         y=1,
         yref="paper",
         yanchor="bottom",
-        text=f"{100 * bar.target:.0f} % target",
+        text=f"{round(100 * bar.target, 2):g} % target",
         font={"size": 11, "color": RUST},
         showarrow=False,
     )
+    shapes: list[dict[str, Any]] = []
     for y, (share, name, year, same, digits, own) in enumerate(rows):
         colour = RUST if own else BLUE
-        for mark in (bar.rework, bar.start, bar.target):
-            line = {"color": RUST if mark == bar.target else MUTED, "width": 1.5 if mark == bar.target else 1}
-            figure.add_shape(type="line", x0=100 * mark, x1=100 * mark, y0=y - 0.15, y1=y + 0.1, line=line)
+        for level in (bar.rework, bar.start, bar.target):
+            line = {"color": RUST if level == bar.target else MUTED, "width": 1.5 if level == bar.target else 1}
+            x = 100 * level
+            shapes.append({"type": "line", "x0": x, "x1": x, "y0": y - 0.15, "y1": y + 0.1, "line": line})
         when = f"  <span style='font-size:11px'>{year}</span>" if year else ""
         figure.add_annotation(
             x=0,
@@ -62,34 +66,36 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
             font={"color": RUST if own else INK, "size": 13},
             showarrow=False,
         )
-        figure.add_shape(
-            type="line",
-            x0=lowest,
-            x1=100 * share,
-            y0=y,
-            y1=y,
-            line={"color": GRID, "width": 1},
-            layer="below",
+        shapes.append(
+            {
+                "type": "line",
+                "x0": lowest,
+                "x1": 100 * share,
+                "y0": y,
+                "y1": y,
+                "line": {"color": GRID, "width": 1},
+                "layer": "below",
+            }
         )
         error = None
         if own and ours:
             error = {
                 "type": "data",
                 "symmetric": False,
-                "array": [_pc(ours.high - ours.mean)],
-                "arrayminus": [_pc(ours.mean - ours.low)],
+                "array": [pc(ours.high - ours.mean)],
+                "arrayminus": [pc(ours.mean - ours.low)],
                 "thickness": 1.5,
                 "width": 5,
             }
         figure.add_scatter(
-            x=[_pc(share)],
+            x=[pc(share)],
             y=[y],
             error_x=error,
             mode="markers+text",
             marker={
                 "size": 11,
                 "color": colour,
-                **_mark("circle" if same else "circle-open"),
+                **mark("circle" if same else "circle-open"),
             },
             text=[f"{100 * share:.{digits}f}"],
             textposition="top center",
@@ -97,7 +103,8 @@ def benchmarks(published: list[Accuracy], ours: Estimate | None, label: str, bar
             hovertemplate=f"{name}: %{{x:.2f}} %<extra></extra>",
             showlegend=False,
         )
-    marks = {round(100 * v) for v in (bar.rework, bar.start, bar.target)}
+    figure.layout.shapes = shapes  # all at once, as the annotations of `confusion`
+    marks = {round(100 * v, 2) for v in (bar.rework, bar.start, bar.target)}
     ticks = sorted({*range(lowest, 41, 10), 60, 80, 90, 100} | marks)
     figure.update_xaxes(title="test accuracy (%)", range=[lowest, 102], tickvals=ticks, showgrid=False)
     figure.update_yaxes(visible=False, range=[-0.6, len(rows) - 0.2])
@@ -111,7 +118,7 @@ def lowest_tick(shares: Sequence[float]) -> int:
 
 def losses(curves: pd.DataFrame) -> go.Figure:
     """Training and validation loss by step; with several runs, the first one strong and the others faint."""
-    figure = _figure(height=310)
+    figure = canvas(height=310)
     _lines(figure, curves, "train/loss", "training", BLUE)
     _lines(figure, curves, "val/loss", "validation", RUST)
     figure.update_xaxes(title="optimiser step")
@@ -121,7 +128,7 @@ def losses(curves: pd.DataFrame) -> go.Figure:
 
 def accuracies(curves: pd.DataFrame) -> go.Figure:
     """Training and validation accuracy by step."""
-    figure = _figure(height=310)
+    figure = canvas(height=310)
     _lines(figure, curves, "train/accuracy", "training", BLUE, factor=100)
     _lines(figure, curves, "val/accuracy", "validation", RUST, factor=100)
     figure.update_xaxes(title="optimiser step")
@@ -131,7 +138,7 @@ def accuracies(curves: pd.DataFrame) -> go.Figure:
 
 def learning_rate(curves: pd.DataFrame) -> go.Figure:
     """The learning rate of the first run by step."""
-    figure = _figure(height=230)
+    figure = canvas(height=230)
     first = curves[curves["run_id"] == curves["run_id"].iloc[0]] if len(curves) else curves
     _lines(figure, first, "lr", "learning rate", GREEN)
     figure.update_xaxes(title="optimiser step")
@@ -141,17 +148,30 @@ def learning_rate(curves: pd.DataFrame) -> go.Figure:
 
 def classes(rows: tuple[ClassAccuracy, ...], bar: Bar) -> go.Figure:
     """Accuracy of each class on validation and test images, the weakest at the bottom."""
-    figure = _figure(height=72 + 27 * len(rows), left=82)
+    figure = canvas(height=72 + 27 * len(rows), left=82)
     names = [row.name for row in rows]
+    shown = "test" if any(row.test is not None for row in rows) else "validation"
     for split, colour, symbol in (("validation", BLUE, "circle-open"), ("test", RUST, "circle")):
         values = [getattr(row, split) for row in rows]
+        interval = None
+        if split == shown and all(row.low is not None and row.high is not None for row in rows):
+            interval = {
+                "type": "data",
+                "symmetric": False,
+                "array": [pc((row.high or 0) - row.shown) for row in rows],
+                "arrayminus": [pc(row.shown - (row.low or 0)) for row in rows],
+                "thickness": 1.5,
+                "width": 0,
+                "color": colour,
+            }
         if any(v is not None for v in values):
             figure.add_scatter(
-                x=[None if v is None else _pc(v) for v in values],
+                x=[None if v is None else pc(v) for v in values],
                 y=names,
+                error_x=interval,
                 mode="markers",
-                name=split,
-                marker={"size": 10, "color": colour, **_mark(symbol)},
+                name=split + (" with 95 % interval" if interval else ""),
+                marker={"size": 10, "color": colour, **mark(symbol)},
                 hovertemplate=f"%{{y}}, {split}: %{{x:.1f}} %<extra></extra>",
             )
     for y, row in enumerate(rows):
@@ -170,7 +190,7 @@ def confusion(matrix: Confusion) -> go.Figure:
     """What images of each class (row) were taken for, in percent; colour shows errors only."""
     percents = [[100 * v for v in row] for row in matrix.shares]
     errors = [[None if i == j else round(v, 3) for j, v in enumerate(row)] for i, row in enumerate(percents)]
-    figure = _figure(height=470, left=100, bottom=92)
+    figure = canvas(height=470, left=100, bottom=92)
     figure.add_heatmap(
         z=errors,
         x=list(matrix.classes),
@@ -183,30 +203,65 @@ def confusion(matrix: Confusion) -> go.Figure:
         xgap=1,
         ygap=1,
     )
-    for i, row in enumerate(percents):
-        for j, value in enumerate(row):
-            whole = int(value + 0.5)
-            if whole or i == j:
-                figure.add_annotation(
-                    x=matrix.classes[j],
-                    y=matrix.classes[i],
-                    text=f"<b>{whole}</b>" if i == j else str(whole),
-                    font={"size": 11, "color": INK},
-                    showarrow=False,
-                )
+    figure.layout.annotations = [  # all at once: one by one, plotly copies those before each time
+        {
+            "x": matrix.classes[j],
+            "y": matrix.classes[i],
+            "text": f"<b>{whole}</b>" if i == j else str(whole),
+            "font": {"size": 11, "color": INK},
+            "showarrow": False,
+        }
+        for i, row in enumerate(percents)
+        for j, value in enumerate(row)
+        if (whole := int(value + 0.5)) or i == j
+    ]
     figure.update_xaxes(title="taken for", tickangle=-45, showgrid=False)
     figure.update_yaxes(title="true class", autorange="reversed", showgrid=False)
     return figure
 
 
+def reliability(calibration: Calibration) -> go.Figure:
+    """Share of right answers by how sure the answers were, in bins; on the diagonal, the two agree."""
+    figure = canvas(height=340, left=56)
+    bins = calibration.reliability
+    filled = [i for i, n in enumerate(bins.counts) if n]
+    most = max(bins.counts)
+    low = 5 * math.floor(20 * min(min(bins.confidence[i], bins.accuracy[i]) for i in filled))
+    figure.add_scatter(
+        x=[low, 100],
+        y=[low, 100],
+        mode="lines",
+        line={"color": MUTED, "width": 1, "dash": "dot"},
+        name="as sure as right",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[pc(bins.confidence[i]) for i in filled],
+        y=[pc(bins.accuracy[i]) for i in filled],
+        customdata=[bins.counts[i] for i in filled],
+        mode="markers",
+        name="answers, area by how many",
+        marker={
+            "size": [round(6 + 20 * math.sqrt(bins.counts[i] / most), 2) for i in filled],
+            "color": RUST,
+            "opacity": 0.85,
+            **mark("circle"),
+        },
+        hovertemplate="sure %{x:.1f} %, right %{y:.1f} %<br>%{customdata:,} answers<extra></extra>",
+    )
+    figure.update_xaxes(title="mean probability of the answer (%)", range=[low - 2, 102])
+    figure.update_yaxes(title="right (%)", range=[low - 4, 104])
+    return figure
+
+
 def history(trials: pd.DataFrame) -> go.Figure:
     """Validation accuracy of each trial by number, and the best complete one so far (see `best_so_far`)."""
-    figure = _figure(height=320)
-    _trial_points(figure, trials, x="trial", y="accuracy", factor_y=100)
+    figure = canvas(height=320)
+    trial_points(figure, trials, x="trial", y="accuracy", factor_y=100)
     best = trials[trials["best"].notna()]
     figure.add_scatter(
         x=[int(v) for v in best["trial"]],
-        y=[_pc(v) for v in best["best"]],
+        y=[pc(v) for v in best["best"]],
         mode="lines",
         line={"color": RUST, "width": 2, "shape": "hv"},
         name="best so far",
@@ -221,8 +276,8 @@ def architectures(trials: pd.DataFrame, order: tuple[Architecture, ...]) -> go.F
     """Validation accuracy of every trial by architecture, the best architecture on top."""
     ranked = [a.name for a in order]
     names = ranked + sorted(set(trials["model"]) - set(ranked))
-    figure = _figure(height=90 + 42 * len(names), left=24 + 6 * max(map(len, names), default=0))
-    _trial_points(figure, trials, x="accuracy", y="model", factor_x=100)
+    figure = canvas(height=90 + 42 * len(names), left=24 + 6 * max(map(len, names), default=0))
+    trial_points(figure, trials, x="accuracy", y="model", factor_x=100)
     figure.update_xaxes(title="validation accuracy (%)")
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4])
     return figure
@@ -231,7 +286,7 @@ def architectures(trials: pd.DataFrame, order: tuple[Architecture, ...]) -> go.F
 def overlay(curves: Overlay) -> go.Figure:
     """Accuracy over loss by epoch: ours solid, with several runs the first strong; published dashed."""
     panels = overlay_panels(curves)
-    figure = _figure(height=30 + 245 * len(panels))
+    figure = canvas(height=30 + 245 * len(panels))
     named: set[str] = set()
     for row, (title, factor, lines) in enumerate(panels):
         number = "" if row == 0 else str(row + 1)
@@ -261,7 +316,7 @@ def overlay(curves: Overlay) -> go.Figure:
                     "width": 1.2 if faint else 2 if line.seed is not None else 1.6,
                     "dash": OVERLAY_DASHES[line.kind],
                 },
-                marker={"size": 8, "color": colour, **_mark("circle")},
+                marker={"size": 8, "color": colour, **mark("circle")},
                 opacity=0.5 if faint else 1,
                 name=line.name,
                 legendgroup=line.name,
@@ -288,19 +343,32 @@ def _of_seed(line: Line) -> str:
 
 
 def legend(figure: go.Figure) -> list[tuple[str, str, str]]:
-    """(name, colour, shape: line, dash, dots, dot, ring or cross) of each kind of mark in a figure."""
-    shapes = {"circle": "dot", "circle-open": "ring", "x-thin-open": "cross"}
-    strokes = {"dash": "dash", "dot": "dots"}
-    return [
-        (trace.name, trace.line.color, strokes.get(trace.line.dash, "line"))
-        if trace.mode == "lines"
-        else (trace.name, trace.marker.color or trace.line.color, shapes.get(trace.marker.symbol, "dot"))
-        for trace in figure.data
-        if trace.name and trace.showlegend is not False
-    ]
+    """(name, colour, shape: a class of the page's style) of each kind of mark in a figure."""
+    return [_legend_entry(trace) for trace in figure.data if trace.name and trace.showlegend is not False]
 
 
-def _trial_points(
+_SHAPES: Mapping[str, str] = MappingProxyType(
+    {
+        "circle": "dot",
+        "circle-open": "ring",
+        "x-thin-open": "cross",
+        "diamond": "diamond",
+        "diamond-open": "diamond hollow",
+        "line-ew-open": "line",
+    }
+)
+_STROKES: Mapping[str, str] = MappingProxyType({"dash": "dash", "dot": "dots"})
+
+
+def _legend_entry(trace: Any) -> tuple[str, str, str]:
+    if trace.type == "bar":
+        return trace.name, trace.marker.color, "square"
+    if trace.mode == "lines":
+        return trace.name, trace.line.color, _STROKES.get(trace.line.dash, "line")
+    return trace.name, trace.marker.color or trace.line.color, _SHAPES.get(trace.marker.symbol, "dot")
+
+
+def trial_points(
     figure: go.Figure, trials: pd.DataFrame, *, x: str, y: str, factor_x: float = 1, factor_y: float = 1
 ) -> None:
     for states, name, symbol, colour in (
@@ -311,16 +379,12 @@ def _trial_points(
         some = trials[trials["state"].isin(states)]
         if len(some):
             figure.add_scatter(
-                x=[v if factor_x == 1 else _pc(v) for v in some[x].tolist()],
-                y=[v if factor_y == 1 else _pc(v) for v in some[y].tolist()],
-                customdata=list(
-                    zip(
-                        some["trial"].tolist(),
-                        some["model"].tolist(),
-                        some["run_id"].str[:8].tolist(),
-                        strict=True,
-                    )
-                ),
+                x=[v if factor_x == 1 else pc(v) for v in some[x].tolist()],
+                y=[v if factor_y == 1 else pc(v) for v in some[y].tolist()],
+                customdata=[
+                    f"trial {trial}, {model}<br>run {run_id[:8]}"
+                    for trial, model, run_id in zip(some["trial"], some["model"], some["run_id"], strict=True)
+                ],
                 mode="markers",
                 cliponaxis=False,
                 name=name,
@@ -328,11 +392,9 @@ def _trial_points(
                     "size": 9,
                     "color": colour,
                     "opacity": 0.85,
-                    **_mark(symbol),
+                    **mark(symbol),
                 },
-                hovertemplate="trial %{customdata[0]}, %{customdata[1]}<br>run %{customdata[2]}<extra>"
-                + name
-                + "</extra>",
+                hovertemplate=f"%{{customdata}}<extra>{name}</extra>",
             )
 
 
@@ -352,12 +414,12 @@ def _lines(figure: go.Figure, curves: pd.DataFrame, key: str, name: str, colour:
         )
 
 
-def _mark(symbol: str) -> dict[str, Any]:
+def mark(symbol: str) -> dict[str, Any]:
     """A marker's shape; only hollow ones have an outline."""
     return {"symbol": symbol, "line": {"width": 2 if symbol.endswith("-open") else 0}}
 
 
-def _figure(*, height: int, left: int = 56, top: int = 10, bottom: int = 48) -> go.Figure:
+def canvas(*, height: int, left: int = 56, top: int = 10, bottom: int = 48) -> go.Figure:
     axis = {
         "gridcolor": GRID,
         "gridwidth": 0.5,
@@ -390,5 +452,5 @@ def _figure(*, height: int, left: int = 56, top: int = 10, bottom: int = 48) -> 
     )
 
 
-def _pc(share: float) -> float:
+def pc(share: float) -> float:
     return round(100 * share, 4)

@@ -26,8 +26,12 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 @dataclass(frozen=True, slots=True)
 class ReportPaths:
+    """Where a page was written to."""
+
     html: Path
     markdown: Path
+    numbers: Path | None = None  # every number of it, as JSON
+    not_logged: str = ""  # why it is not in MLflow as well, if it should be
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,15 @@ class References:
             {
                 "number": self._numbers[key],
                 "mark": self._marks[key],
-                "what": getattr(entry, "name", {"bar": "The bar", "fresh": "Fresh test images"}.get(key, key)),
+                "what": getattr(
+                    entry,
+                    "name",
+                    {"bar": "The bar", "fresh": "Fresh test images", "scenario": "The scenario"}.get(key, key),
+                ),
                 "figure": figure_of(entry),
                 "note": getattr(entry, "note", ""),
                 "source": entry.source,
-                "date": entry.date or "undated",
+                "date": entry.when,
                 "age": entry.age(as_of),
             }
             for key, entry in entries.items()
@@ -152,7 +160,7 @@ def figure_of(entry: Dated) -> str:
         case Price():
             return f"{words.rate(entry.usd)} an hour"
         case Bar():
-            return words.percent(entry.target, 0)
+            return words.short_percent(entry.target)
         case FreshTestSet(points_lower=(low, high)):
             return f"{low:g} to {high:g} points lower"
     return ""

@@ -44,6 +44,22 @@ class Dated:
             return "undated"
         return "older than a year" if latest < on - datetime.timedelta(days=365) else ""
 
+    @property
+    def when(self) -> str:
+        return self.date or "undated"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assumed(Dated):
+    """What whoever asks for a report assumes: it has a file, but no age."""
+
+    def age(self, on: datetime.date) -> str:
+        return ""
+
+    @property
+    def when(self) -> str:
+        return "as given"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy(Dated):
@@ -55,6 +71,7 @@ class Accuracy(Dated):
     accuracy: float
     accuracy_high: float = math.nan  # the upper end where a range was published
     decimals: int = 1  # of the percent, as published
+    training_flops: float = math.nan  # of one training, where it was published
     training_data: str  # cifar10 | more
     note: str = ""
 
@@ -94,10 +111,12 @@ class Price(Dated):
     device: str = ""  # compute: cpu | cuda
     units: int = 1  # compute: vCPUs or GPUs of the machine
     chosen: bool = False  # compute: the report prices runs on this device with it
+    retires: str = ""  # "YYYY-MM-DD": the day that the vendor ends the service
     note: str = ""
 
     def __post_init__(self) -> None:
         Dated.__post_init__(self)
+        _latest(self.retires)
         _require(self.role in _ROLES, f"role must be one of {', '.join(_ROLES)}", self.role)
         _require(0 < self.usd < math.inf, "usd > 0", self.usd)
         _require(0 < self.least_hours < math.inf, "least_hours > 0", self.least_hours)
@@ -107,6 +126,16 @@ class Price(Dated):
     def least_purchase(self) -> float:
         """US dollars of the least training that can be bought."""
         return self.usd * self.least_hours
+
+    @property
+    def retirement(self) -> datetime.date | None:
+        """The day that the service ends, as far as it was announced."""
+        return _latest(self.retires)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AssumedPrice(Assumed, Price):
+    """A price that a scenario gives itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

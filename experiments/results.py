@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,17 +20,19 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from cifar_core.serving import Timing
+from experiments import run_tables
+from experiments.run_tables import STATES, time_of
 from sweeps.store import Store, StoreError
 
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy", "lr")
-
-# What MLflow calls a run's end, in the words of a study: for runs that lost their `state` tag.
-_STATES = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed", "RUNNING": "running"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,14 @@ class Looks:
     study: int = 0  # looks of this study
     store: int = 0  # looks of all studies in the store
     unreadable: int = 0  # lines that could not be read, such as one cut off by a crash
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What a run said of each test image: the probability (N,) of its answer, and whether that was right (N,)."""
+
+    probability: npt.NDArray[np.float64]
+    right: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +68,8 @@ class Exhibits:
     validation_images: int | None  # that the first run was validated on at its end
     recipe: str | None  # TOML
     model_uris: Mapping[str, str]  # run id -> models:/...
+    answers: Mapping[str, Answers] = field(default_factory=dict)  # run id -> the test images one by one
+    serving: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)  # run id -> smallest batch first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,21 +164,20 @@ class Reader:
             (run for run in self._parents if self._experiments[run.info.experiment_id] == name),
             key=lambda r: (r.info.start_time, r.info.run_id),
         )
-        runs = self._search([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-        attempts = _frame(runs)
+        attempts = self._attempts(parent)
         search = attempts[attempts["tags.stage"] == "search"].drop_duplicates("trial", keep="last")
         search = search.reset_index(drop=True)
         confirm = attempts[attempts["tags.stage"] == "confirm"].drop_duplicates(["source_trial", "seed"], keep="last")
         confirm = confirm.sort_values(["source_trial", "seed"], kind="stable").reset_index(drop=True)
         subject = subject_runs(search, confirm)
-        ends = [when for when in (_time(parent.info.end_time), *attempts["end"]) if isinstance(when, datetime)]
-        start = _time(parent.info.start_time) or datetime.fromtimestamp(0, UTC)
+        ends = [when for when in (time_of(parent.info.end_time), *attempts["end"]) if isinstance(when, datetime)]
+        start = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC)
         return Study(
             name=name,
             run_id=parent.info.run_id,
-            state=parent.data.tags.get("state", _STATES.get(parent.info.status, "running")),
+            state=parent.data.tags.get("state", STATES.get(parent.info.status, "running")),
             start=start,
-            end=_time(parent.info.end_time) or max(ends, default=start),
+            end=time_of(parent.info.end_time) or max(ends, default=start),
             tags={k: v for k, v in parent.data.tags.items() if not k.startswith("mlflow.")},
             params=dict(parent.data.params),
             metrics=dict(parent.data.metrics),
@@ -175,6 +189,19 @@ class Reader:
             exhibits=self._exhibits(parent.info.run_id, subject, is_champion=len(champion_runs(confirm)) > 0),
         )
 
+    def log(self, run_id: str, folder: Path, names: Sequence[str], under: str) -> str:
+        """Log files of a folder to a run, in the place of those of the same names.
+
+        Returns:
+            Why that could not be done, on one line; empty where it was.
+        """
+        try:
+            for name in names:
+                self._client.log_artifact(run_id, str(folder / name), str(PurePosixPath(under, name).parent))
+        except Exception as error:  # a store that can only be read, a full disk, a server that went away
+            return _first_line(error)
+        return ""
+
     def artifact(self, run_id: str, path: str) -> bytes | None:
         """The bytes of a run's artifact, or None where it has none."""
         with TemporaryDirectory() as scratch:
@@ -182,6 +209,15 @@ class Reader:
                 return Path(self._client.download_artifacts(run_id, path, scratch)).read_bytes()
             except (MlflowException, OSError):
                 return None
+
+    def _attempts(self, parent: Run) -> pd.DataFrame:
+        """Every run of a study."""
+        files = [path for path in self._store.databases() if path.name == "mlflow.db"]
+        if files:
+            with suppress(sqlite3.Error):
+                return run_tables.of_sqlite(files[0], parent.info.run_id)
+        where = f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+        return run_tables.of_runs(self._search([parent.info.experiment_id], where))
 
     def _search(self, experiments: list[str], filter_string: str) -> list[Run]:
         runs: list[Run] = []
@@ -205,7 +241,10 @@ class Reader:
         curves = curves[curves["value"].abs() < 1e300]  # MLflow keeps infinity as 1.8e308
         # A run that was resumed may have told a step twice: the later word counts.
         curves = curves.drop_duplicates(["run_id", "key", "step"], keep="last")
-        return curves.sort_values(["run_id", "key", "step"], kind="stable").reset_index(drop=True)
+        place = {run_id: number for number, run_id in enumerate(run_ids)}  # the first run is drawn strong
+        curves = curves.assign(place=curves["run_id"].map(place))
+        curves = curves.sort_values(["place", "key", "step"], kind="stable").drop(columns="place")
+        return curves.reset_index(drop=True)
 
     def _exhibits(self, parent: str, subject: pd.DataFrame, *, is_champion: bool) -> Exhibits:
         run_ids = list(subject["run_id"])
@@ -230,6 +269,8 @@ class Reader:
             validation_images=sum(map(sum, validated["matrix"])) if validated.get("matrix") else None,
             recipe=recipe.decode() if recipe else None,
             model_uris=self._model_uris(run_ids),
+            answers={r: known for r in run_ids if is_champion and (known := self._answers(r)) is not None},
+            serving={r: found for r in run_ids if is_champion and (found := self._serving(r))},
         )
 
     def _first(self, run_ids: Sequence[str], path: str) -> tuple[str, bytes | None]:
@@ -246,6 +287,24 @@ class Reader:
         except ValueError:
             return None
         return content if isinstance(content, dict) else None
+
+    def _answers(self, run_id: str) -> Answers | None:
+        content = self.artifact(run_id, "test/predictions.csv")
+        if content is None:
+            return None
+        try:
+            rows = pd.read_csv(io.BytesIO(content))
+            right = (rows["true"] == rows["predicted"]).to_numpy()
+            return Answers(rows["probability"].to_numpy(dtype=float), right)
+        except (ValueError, KeyError):
+            return None
+
+    def _serving(self, run_id: str) -> tuple[Timing, ...]:
+        try:
+            timings = [Timing(**timing) for timing in json.loads(self.artifact(run_id, "test/serving.json") or b"[]")]
+        except (ValueError, TypeError):
+            return ()
+        return tuple(sorted(timings, key=lambda timing: timing.images))
 
     def _model_uris(self, run_ids: Sequence[str]) -> dict[str, str]:
         outputs = {run_id: self._client.get_run(run_id).outputs for run_id in run_ids}
@@ -269,74 +328,6 @@ def read_looks(path: Path, study: str) -> Looks:
         except (ValueError, TypeError, KeyError):
             continue
     return Looks(True, studies.count(study), len(studies), len(lines) - len(studies))
-
-
-_TEXTS = (
-    "tags.stage",
-    "tags.champion",
-    "tags.reason",
-    "tags.seed",
-    "tags.threads",
-    "tags.device",
-    "params.model",
-)
-_NUMBERS = (
-    "metrics.val/accuracy",
-    "metrics.test/accuracy",
-    "metrics.cost/seconds",
-    "metrics.cost/training_flops",
-    "metrics.cost/epochs",
-    "metrics.cost/images_per_second",
-)
-
-
-def _frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run, oldest attempt first; the columns that the report asks for are always there."""
-    rows = [_row(run) for run in runs]
-    columns = [
-        "run_id",
-        "state",
-        "start",
-        "end",
-        "trial",
-        "attempt",
-        "source_trial",
-        "seed",
-        *_TEXTS,
-        *_NUMBERS,
-    ]
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*columns, *(key for row in rows for key in row)])))
-    numbers = [c for c in frame if c.startswith("metrics.")] + ["trial", "attempt", "source_trial", "seed"]
-    frame[numbers] = frame[numbers].astype(float)
-    texts = [c for c in frame if c.startswith(("tags.", "params."))]
-    frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
-    return frame.sort_values(["trial", "attempt", "start", "run_id"], kind="stable").reset_index(drop=True)
-
-
-def _row(run: Run) -> dict[str, Any]:
-    tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
-    return {
-        "run_id": run.info.run_id,
-        "state": tags.get("state", _STATES.get(run.info.status, "running")),
-        "start": _time(run.info.start_time),
-        "end": _time(run.info.end_time),
-        **{name: _number(tags.get(name)) for name in ("trial", "attempt", "source_trial")},
-        "seed": _number(tags.get("seed", run.data.params.get("seed"))),
-        **{f"tags.{k}": v for k, v in tags.items()},
-        **{f"params.{k}": v for k, v in run.data.params.items()},
-        **{f"metrics.{k}": v for k, v in run.data.metrics.items()},
-    }
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text) if text is not None else float("nan")
-    except ValueError:
-        return float("nan")
-
-
-def _time(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _check_database(path: Path) -> None:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cifar_core.metrics import ANIMALS, VEHICLES
-from experiments.measures import TEST_IMAGES, Estimate, difference, mean_accuracy
+from experiments.intervals import TEST_IMAGES, Estimate, difference, mean_accuracy
 from experiments.published import Accuracy, Published, PublishedError
 from experiments.published_curves import FIRST_BATCHES, PublishedCurves, Series, load_curves
 from experiments.reproductions import Result, departures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.measures import Estimate
+from experiments.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,14 @@ def runs(estimate: Estimate) -> tuple[str, ...]:
 
 def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f} %"
+
+
+def short_percent(share: float) -> str:
+    """
+    >>> short_percent(0.7), short_percent(0.725)
+    ('70 %', '72.5 %')
+    """
+    return f"{round(100 * share, 2):g} %"
 
 
 def points(share: float) -> str:
@@ -64,6 +72,15 @@ def money(usd: float) -> str:
     return f"${usd:.{digits}f}"
 
 
+def total(usd: float) -> str:
+    """US dollars of a sum that assumptions went into: whole ones from a hundred up.
+
+    >>> total(11744.54), total(59.568), total(0.029)
+    ('$11,745', '$59.57', '$0.029')
+    """
+    return f"${usd:,.0f}" if usd >= 99.995 else money(usd)
+
+
 def rate(usd: float) -> str:
     """A price by the hour, as it was published.
 
@@ -76,9 +93,13 @@ def rate(usd: float) -> str:
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(42), duration(754), duration(9000)
-    ('42 s', '12 min 34 s', '2 h 30 min')
+    >>> duration(42), duration(754), duration(9000), duration(0.0042), duration(1.0)
+    ('42 s', '12 min 34 s', '2 h 30 min', '4.2 ms', '1 s')
     """
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -88,12 +109,37 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def years(count: float) -> str:
+    """
+    >>> years(1), years(3), years(2.54)
+    ('1 year', '3 years', '2.5 years')
+    """
+    return f"{count:.2g} {'year' if count == 1 else 'years'}"
+
+
+def count(number: float) -> str:
+    """A large number in three figures.
+
+    >>> count(250_000), count(159_432.1), count(12)
+    ('250,000', '159,000', '12')
+    """
+    return f"{float(f'{number:.3g}'):,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def times(number: float) -> str:
+    """
+    >>> times(1), times(4), times(0.5)
+    ('once', '4 times', '0.5 times')
+    """
+    return "once" if number == 1 else f"{number:.2g} times"
+
+
 def flops(count: float) -> str:
     """
-    >>> flops(3.5e14), flops(2e11)
-    ('0.35 PFLOP', '0.20 TFLOP')
+    >>> flops(3.5e14), flops(5.97e12), flops(2e11)
+    ('0.35 PFLOP', '5.97 TFLOP', '0.20 TFLOP')
     """
-    return f"{count / 1e15:.2f} PFLOP" if count >= 1e13 else f"{count / 1e12:.2f} TFLOP"
+    return f"{count / 1e15:.2f} PFLOP" if count >= 1e14 else f"{count / 1e12:.2f} TFLOP"
 
 
 def plural(count: int, noun: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from cifar_core.augment import augment
 from cifar_core.data import CLASSES, MEAN, Split
 from cifar_core.metrics import Predictions
 from cifar_core.recipe import Recipe
+from cifar_core.serving import Timing
 from cifar_core.summary import model_summary
 from cifar_core.weakness import weakness_report
 
@@ -44,6 +47,11 @@ def of_test(test: Split, predictions: Predictions) -> dict[str, bytes]:
     files["prediction.json"] = json.dumps(_describe(predictions, 0)).encode()
     files["predictions.csv"] = _table(predictions)
     return {f"test/{name.rpartition('/')[2]}": content for name, content in files.items()}
+
+
+def of_serving(timings: Sequence[Timing]) -> dict[str, bytes]:
+    """How fast the network labels images, by batch."""
+    return {"test/serving.json": json.dumps([asdict(timing) for timing in timings]).encode()}
 
 
 def _augmented(recipe: Recipe, train: Split) -> bytes:

@@ -18,8 +18,8 @@ import torch
 
 import sweeps
 from cifar_core.hardware import Hardware
+from sweeps.executors.job_loop import Equipment, Order
 from sweeps.executors.protocol import Ending, Event, Failed, Job
-from sweeps.executors.serving import Equipment, Order
 
 # A program of its own: forked torch threads deadlock, CUDA cannot fork, and `multiprocessing` would import the
 # coordinator's main module first, for seconds in which a worker would not notice that the coordinator is gone.

@@ -13,6 +13,7 @@ from cifar_core.data import Split, Splits, load_test
 from cifar_core.hardware import Hardware
 from cifar_core.memory import OutOfMemory, first_line, ran_out, release
 from cifar_core.metrics import Predictions
+from cifar_core.serving import time_serving
 from cifar_core.training import TrainState, predict, total_steps, train
 from sweeps import artifacts
 from sweeps.executors.protocol import (
@@ -137,7 +138,8 @@ def _test(job: Job, test: Split, hardware: Hardware) -> Outcome:
         raise RuntimeError("a test needs weights")
     model = hardware.place(load_weights(job.recipe, job.weights))
     predictions = predict(model, test, hardware, job.recipe.normalisation)
-    return Outcome.of(predictions, artifacts.of_test(test, predictions))
+    timings = time_serving(model, test, hardware, job.recipe.normalisation)
+    return Outcome.of(predictions, artifacts.of_test(test, predictions) | artifacts.of_serving(timings))
 
 
 def _save(checkpoints: Checkpoints, state: TrainState) -> None:

@@ -18,7 +18,7 @@ _LOOK_SECONDS = 0.5
 def main() -> None:
     coordinator, pipe = map(int, sys.argv[1:])
     threading.Thread(target=_end_with, args=(coordinator,), daemon=True).start()
-    from sweeps.executors.serving import work
+    from sweeps.executors.job_loop import work
 
     work(Connection(pipe))
 

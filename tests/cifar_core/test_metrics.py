@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_core.data import CLASSES
-from cifar_core.metrics import ANIMALS, VEHICLES, Predictions
+from cifar_core.metrics import ANIMALS, VEHICLES, Predictions, reliability
 
 SEEDS = st.integers(0, 2**32)
 
@@ -110,3 +110,32 @@ def test_equally_confident_mistakes_come_in_the_order_of_the_images() -> None:
 
 def test_no_mistakes() -> None:
     assert sure([(1, 1, 0.5)]).confident_mistakes(3).tolist() == []
+
+
+def test_reliability_of_six_answers() -> None:
+    probability = torch.tensor([0.55, 0.59, 0.95, 1.0, 0.91, 0.09])
+    right = torch.tensor([True, False, True, True, False, False])
+    bins = reliability(probability, right, bins=10)
+    assert bins.counts == (1, 0, 0, 0, 0, 2, 0, 0, 0, 3)
+    assert bins.confidence[5] == pytest.approx(0.57)
+    assert bins.accuracy[9] == pytest.approx(2 / 3)
+    assert math.isnan(bins.accuracy[1])
+    by_hand = (0.09 + 2 * abs(0.57 - 0.5) + 3 * abs(2.86 / 3 - 2 / 3)) / 6
+    assert bins.ece == pytest.approx(by_hand)
+    assert bins.mean_confidence == pytest.approx(probability.mean().item())
+    assert bins.mean_accuracy == 0.5
+
+
+@given(SEEDS, st.integers(1, 200), st.integers(1, 30))
+def test_calibration_error_is_at_least_the_gap_of_the_means(seed: int, count: int, bins: int) -> None:
+    predictions = random_predictions(seed, count)
+    found = reliability(predictions.probabilities.amax(1), predictions.classes == predictions.labels, bins)
+    assert sum(found.counts) == count
+    gap = abs(found.mean_confidence - found.mean_accuracy)
+    assert gap - 1e-9 <= found.ece <= 1
+    assert found.mean_accuracy == pytest.approx(predictions.accuracy)
+
+
+def test_calibration_needs_an_answer() -> None:
+    with pytest.raises(ValueError, match="calibration needs at least one answer, but got none"):
+        reliability(torch.tensor([]), torch.tensor([], dtype=torch.bool))

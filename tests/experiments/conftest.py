@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric, Param
 from PIL import Image
 
+from cifar_core.serving import Timing
 from experiments.measures import Measures, measure
 from experiments.published import Published, load_published
 from experiments.results import Reader
+from experiments.scenario import Scenario, load_scenario
 from sweeps.store import Store
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 EASE = (0.01, 0.03, -0.04, -0.09, 0.0, -0.06, 0.03, 0.02, 0.05, 0.03)  # of each class against the mean
+TIMINGS = (Timing(1, 0.004, 0.006, 200), Timing(256, 0.16, 0.2, 12))
 START = 1_795_000_000_000  # 2026-11-18, in milliseconds
 
 
@@ -84,7 +87,7 @@ class Fake:
             "stage": "study", "study": plan.name, "seed": "0", "preset": "quick", "space": "default",
             "device": plan.device, "precision": "bf16", "threads": "1", "workers": "2",
             "git_commit": "0f" * 20, "data_sha256": "ab" * 32, "torch": "2.13.0",
-            "cpu": "a processor of 2 cores", "state": plan.state,
+            "cpu": "processor of 2 cores", "state": plan.state,
         }  # fmt: skip
         params: dict[str, Any] = {
             "trials": len(plan.trials),
@@ -193,8 +196,9 @@ class Fake:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_bytes(content)
 
-    def measures(self, name: str, published: Published | None = None) -> Measures:
-        return measure(Reader(self.place).read(name), published or load_published())
+    def measures(self, name: str, published: Published | None = None, scenario: Scenario | None = None) -> Measures:
+        outside = published or load_published()
+        return measure(Reader(self.place).read(name), outside, scenario or load_scenario(outside))
 
 
 @pytest.fixture(scope="session")
@@ -226,7 +230,7 @@ def _child_tags(plan: Blueprint, parent: str, stage: str, state: str) -> dict[st
     return {
         "mlflow.parentRunId": parent, "stage": stage, "study": plan.name, "state": state,
         "git_commit": "0f" * 20, "data_sha256": "ab" * 32, "threads": "1", "device": plan.device,
-        "precision": "bf16", "torch": "2.13.0", "cpu": "a processor of 2 cores",
+        "precision": "bf16", "torch": "2.13.0", "cpu": "processor of 2 cores",
     }  # fmt: skip
 
 
@@ -251,12 +255,26 @@ def _artifacts(accuracy: float, per_class: int, folder: str) -> dict[str, bytes]
             "test/mistakes.png": _picture(3, 420, 180),
             "test/prediction.png": _picture(4, 160, 160),
             "test/prediction.json": json.dumps(prediction).encode(),
+            "test/predictions.csv": _answers(accuracy),
+            "test/serving.json": json.dumps([asdict(timing) for timing in TIMINGS]).encode(),
         }
     return {
         "recipe.toml": b'model = "fast_resnet"\nepochs = 8.0\nlearning_rate = 1.0\n',
         "confusion.json": confusion,
         "pictures/mistakes.png": _picture(2, 420, 180),
     }
+
+
+def _answers(accuracy: float) -> bytes:
+    """10,000 answers that are surer than right: right by `accuracy`, and 3 points surer."""
+    draw = random.Random(round(1e4 * accuracy))
+    rows = []
+    for index in range(10_000):
+        true = CLASSES[index % 10]
+        right = draw.random() < accuracy
+        probability = min(0.9999, max(0.11, draw.betavariate(6, 0.35) if right else draw.betavariate(3, 1.2)))
+        rows.append(f"{index},{true},{true if right else CLASSES[(index + 1) % 10]},{probability:.4f}")
+    return "\n".join(["index,true,predicted,probability", *rows, ""]).encode()
 
 
 def _matrix(accuracy: float, per_class: int) -> list[list[int]]:

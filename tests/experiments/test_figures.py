@@ -6,14 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from experiments import figures, static_figures
-from experiments.measures import best_so_far
+from experiments import (
+    cost_figures,
+    figures,
+    static_cost_figures,
+    static_figures,
+    static_sweep_figures,
+    sweep_figures,
+)
+from experiments.costs import build, buy
+from experiments.learned import Importances, Slice, best_so_far
 from experiments.results import Reader
+from experiments.sensitivity import saved, swings
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Fake
 
+MODULES = {
+    **dict.fromkeys(("cost_curves", "tornado"), (cost_figures, static_cost_figures)),
+    **dict.fromkeys(("importances", "slices", "front"), (sweep_figures, static_sweep_figures)),
+}
 NAMES = (
+    *MODULES,
+    "reliability",
     "benchmarks",
     "losses",
     "accuracies",
@@ -29,6 +44,8 @@ NAMES = (
 def arguments(store: Fake) -> dict[str, tuple[Any, ...]]:
     study, m = Reader(store.place).read("demo"), store.measures("demo")
     trials = best_so_far(study.search)
+    ours = build(m.cost, m.scenario)
+    assert ours
     benchmarks = [*m.published.group("benchmark"), *m.published.group("system")]
     curves = (study.curves,)
     return {
@@ -40,6 +57,18 @@ def arguments(store: Fake) -> dict[str, tuple[Any, ...]]:
         "confusion": (m.confusion,),
         "history": (trials,),
         "architectures": (trials, m.search.architectures),
+        "reliability": (m.calibration,),
+        "cost_curves": ([ours, *(buy(v, m.scenario) for v in m.scenario.vendors)], m.scenario.months),
+        "tornado": (swings(m), saved(m)),
+        "importances": (Importances((("learning_rate / usual", 0.7), ("model", 0.3)), 40),),
+        "slices": (
+            (
+                Slice("learning_rate / usual", (0.3, 1.0, 3.0), (0.5, 0.8, 0.7), (0, 1, 2), log=True),
+                Slice("model", ("a", "b", "a"), (0.5, 0.8, 0.7), (0, 1, 2), log=False),
+                Slice("translate", (0.0, 2.0, 4.0), (0.5, 0.8, 0.7), (0, 1, 2), log=False),
+            ),
+        ),
+        "front": (m.front, m.published.accuracies, m.test, "ours"),
     }
 
 
@@ -47,7 +76,7 @@ def arguments(store: Fake) -> dict[str, tuple[Any, ...]]:
 def test_every_figure_has_titled_axes_clear_paper_and_plain_numbers(
     arguments: dict[str, tuple[Any, ...]], name: str
 ) -> None:
-    figure = json.loads(getattr(figures, name)(*arguments[name]).to_json())
+    figure = json.loads(getattr(MODULES.get(name, (figures,))[0], name)(*arguments[name]).to_json())
     layout = figure["layout"]
     titles = [
         layout[axis].get("title", {}).get("text") for axis in ("xaxis", "yaxis") if layout[axis].get("visible", True)
@@ -55,6 +84,8 @@ def test_every_figure_has_titled_axes_clear_paper_and_plain_numbers(
     assert any(titles)
     for title in titles:
         assert title is None or "accuracy" not in title or title.endswith("(%)")
+        assert title is None or "cost" not in title or title.endswith("(US dollars)")
+        assert title is None or "compute" not in title or "PFLOP" in title
         assert title is None or "loss" not in title or "nats" in title
     assert layout["paper_bgcolor"] == layout["plot_bgcolor"] == "rgba(0,0,0,0)"
     assert '"bdata"' not in json.dumps(figure)  # numbers, not packed arrays: the report can be read and compared
@@ -65,7 +96,7 @@ def test_every_figure_has_titled_axes_clear_paper_and_plain_numbers(
 def test_every_figure_has_a_static_twin_with_the_same_bytes_each_time(
     arguments: dict[str, tuple[Any, ...]], name: str
 ) -> None:
-    first, second = (getattr(static_figures, name)(*arguments[name]) for _ in range(2))
+    first, second = (getattr(MODULES.get(name, (figures, static_figures))[1], name)(*arguments[name]) for _ in range(2))
     assert first.startswith(b"\x89PNG")
     assert first == second
 

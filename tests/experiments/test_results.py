@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 
+from experiments import run_tables
 from experiments.results import Looks, Reader, read_looks
 from sweeps.store import Store, StoreError
 
@@ -121,3 +124,48 @@ def test_a_store_without_studies_is_named(fresh_store: Fake) -> None:
 def test_an_unknown_study_is_refused_with_those_that_exist(store: Fake) -> None:
     with pytest.raises(StoreError, match="--study must be one of demo, interrupted, unconfirmed, but got 'dmo'"):
         Reader(store.place).read("dmo")
+
+
+def test_the_tables_of_the_file_give_what_the_client_gives(store: Fake) -> None:
+    reader = Reader(store.place)
+    for name in ("demo", "unconfirmed", "interrupted"):
+        study = reader.read(name)
+        ids = list(study.attempts["run_id"])
+        by_client = run_tables.of_runs([store.client.get_run(run_id) for run_id in ids])
+        pd.testing.assert_frame_equal(run_tables.of_sqlite(store.folder / "mlflow.db", study.run_id), by_client)
+        pd.testing.assert_frame_equal(study.attempts, by_client)
+
+
+def test_a_deleted_run_is_not_read(fresh_store: Fake) -> None:
+    fresh_store.add()
+    before = Reader(fresh_store.place).read()
+    fresh_store.client.delete_run(str(before.search["run_id"].iloc[0]))
+    assert list(Reader(fresh_store.place).read().search["trial"]) == list(before.search["trial"])[1:]
+
+
+def test_a_file_with_other_tables_is_read_through_the_client(
+    fresh_store: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh_store.add()
+    expected = Reader(fresh_store.place).read().attempts
+
+    def changed(*_: object) -> None:
+        raise sqlite3.OperationalError("no such table: latest_metrics")
+
+    monkeypatch.setattr(run_tables, "of_sqlite", changed)
+    pd.testing.assert_frame_equal(Reader(fresh_store.place).read().attempts, expected)
+
+
+def test_curves_keep_the_order_of_the_runs(store: Fake) -> None:
+    study = Reader(store.place).read("demo")
+    assert list(study.curves["run_id"].unique()) == list(study.subject["run_id"])
+
+
+def test_looks_are_counted_whatever_else_their_lines_say(tmp_path: Path) -> None:
+    lines = (
+        {"time": "t", "study": "demo", "run_id": "r", "accuracy": 0.9, "images": 10_000},
+        {"time": "t", "study": "demo", "key": "confirm-3-0", "images": 10_000},  # told before the images are opened
+        {"time": "t", "study": "other", "key": "confirm-1-0", "images": 10_000},
+    )
+    (tmp_path / "looks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_looks(tmp_path / "looks.jsonl", "demo") == Looks(True, 2, 3, 0)

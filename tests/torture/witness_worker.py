@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cifar_core.data import Splits
 from cifar_core.hardware import Hardware
-from sweeps.executors import serving, worker_process
+from sweeps.executors import job_loop, worker_process
 from sweeps.executors.protocol import Event, Job, Point, Progressed
 from sweeps.executors.worker import carry_out
 
@@ -42,7 +42,7 @@ def main() -> None:
 
         carry_out(job, data, data_dir, hardware, noted, answered, pause)
 
-    vars(serving)["carry_out"] = witnessed
+    vars(job_loop)["carry_out"] = witnessed
     worker_process.main()
 
 

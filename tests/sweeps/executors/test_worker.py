@@ -494,6 +494,7 @@ class TestTestSet:
                 "prediction.png",
                 "predictions.csv",
                 "predictions.png",
+                "serving.json",
                 "weakness.md",
             )
         }
@@ -505,6 +506,9 @@ class TestTestSet:
         one = json.loads(outcome.files["test/prediction.json"])
         assert {name: str(value) for name, value in one.items()} == rows[0]
         assert 0.1 <= one["probability"] <= 1
+        [alone] = json.loads(outcome.files["test/serving.json"])  # 100 images make no large batch
+        assert alone["images"] == 1
+        assert 0 < alone["seconds"] <= alone["slow_seconds"]
 
     def test_the_test_set_stays_closed_while_training(self, data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
         def opened(directory: Path) -> None:

@@ -16,8 +16,8 @@ from cifar_core.data import Splits, synthetic_splits
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import Watch, evenly
+from sweeps.executors.job_loop import Order, serve
 from sweeps.executors.protocol import Ending, Event, Failed, Finished, Job, Paused, Progressed
-from sweeps.executors.serving import Order, serve
 
 CPU = Hardware(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=1.0, batch_size=25)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from experiments.measures import Measures
+from experiments.sensitivity import Swing, assumptions, flip_sentences, saved, swings
+from experiments.verdict import answer_of
+
+if TYPE_CHECKING:
+    from tests.experiments.conftest import Fake
+
+
+@pytest.fixture(scope="module")
+def demo(store: Fake) -> Measures:
+    return store.measures("demo")
+
+
+@pytest.fixture(scope="module")
+def found(demo: Measures) -> dict[str, Swing]:
+    return {swing.name: swing for swing in swings(demo)}
+
+
+def test_what_building_saves_is_the_difference_of_the_totals(demo: Measures) -> None:
+    assert saved(demo) == pytest.approx(18_130 - 11_744.54, abs=0.01)
+    assert saved(replace(demo, cost=replace(demo.cost, machine=None))) is None
+
+
+def test_the_answer_changes_at_the_flip_and_not_before(demo: Measures, found: dict[str, Swing]) -> None:
+    flips = 0
+    for assumption in assumptions(demo):
+        swing = found[assumption.name]
+        if swing.becomes:
+            flips += 1
+            inside = math.exp(0.99 * math.log(swing.factor))
+            assert answer_of(assumption.scaled(inside)) == "Build"
+            assert answer_of(assumption.scaled(swing.factor)) == swing.becomes == "Either"
+        else:
+            assert {answer_of(assumption.scaled(f)) for f in (0.1, 0.3, 1, 3, 10)} == {"Build"}
+    assert flips == 5
+
+
+def test_the_widest_swing_comes_first(demo: Measures) -> None:
+    widths = [abs(swing.high - swing.low) for swing in swings(demo)]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_what_flips_is_said_with_its_value_and_what_does_not_too(demo: Measures) -> None:
+    texts = [sentence.text for sentence in flip_sentences(demo, swings(demo))]
+    assert texts[0].startswith("Accuracy bar: 70.0 %; up to 89.7 %")
+    assert 'Images a month: 250,000; below 179,000 (0.72 times) the answer becomes "Either".' in texts
+    assert texts[-1].startswith("Moved alone, between a tenth and ten times what is assumed, these flip nothing: ")
+    assert "retraining a year" in texts[-1]
+
+
+def test_without_a_cost_of_building_money_flips_nothing(demo: Measures) -> None:
+    unknown = replace(demo, cost=replace(demo.cost, machine=None))
+    assert swings(unknown) == ()
+    assert "cannot be said while a cost of building is unknown" in flip_sentences(unknown, ())[-1].text
+
+
+def test_without_a_test_accuracy_that_is_the_first_thing_to_get(demo: Measures) -> None:
+    untested = replace(demo, test=None)
+    assert flip_sentences(untested, swings(untested))[0].text == "A test accuracy: without one, no money decides."
+
+
+def test_an_assumption_of_nothing_is_not_moved(demo: Measures) -> None:
+    free = replace(demo, scenario=replace(demo.scenario, hourly_rate=0, retraining_per_year=0))
+    assert {"cost of people", "retraining a year"}.isdisjoint(a.name for a in assumptions(free))
