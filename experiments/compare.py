@@ -3,7 +3,8 @@
     python experiments/compare.py [--store DIR] [--tracking-uri URI] [--study NAME] [--results DIR] [--out DIR]
 
 writes report.html (one file, opens offline) and report.md with its pictures. The same store and results give the same
-bytes. `compare.py systems` writes systems.html and systems.md, see `systems_page.py`.
+bytes. `compare.py systems` writes systems.html and systems.md, see `systems_page.py`; `compare.py --runs A B ...`
+writes runs.html and runs.md, see `runs_page.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from experiments.page import Picture, References, ReportPaths, render_page, writ
 from experiments.published import DEFAULT_PATH, Dated, Published, PublishedError, load_published
 from experiments.reproductions import RESULTS, ResultError, load_recipes, load_results
 from experiments.results import Reader, Study
+from experiments.run_choice import LETTERS, RunsError
+from experiments.runs_page import show, write_runs
 from experiments.systems import System, side_by_side
 from experiments.systems_page import write_systems
 from experiments.verdict import decide, pruning_sentence
@@ -213,7 +216,8 @@ def commands(study: Study) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(
         prog="compare.py",
-        description="Write the build-vs-buy report of a study, or the page of the published systems.",
+        description="Write the build-vs-buy report of a study, the page of the published systems, or any runs side by "
+        "side.",
     )
     parser.add_argument(
         "what",
@@ -225,6 +229,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracking-uri", metavar="URI", help="read runs from here instead of the store's own database")
     parser.add_argument("--study", metavar="NAME", help="the study to report (default: the most recent one)")
     parser.add_argument(
+        "--runs",
+        nargs="+",
+        metavar="RUN",
+        help="set these side by side: studies, STUDY/KEY (as demo/trial-3), results of reproduce.py, or ids of runs "
+        f"({LETTERS} letters will do)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="RUN",
+        help="with --runs: mark what is significantly worse than this one; the exit code stays 0",
+    )
+    parser.add_argument(
         "--results",
         type=Path,
         default=RESULTS,
@@ -235,14 +251,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         metavar="DIR",
-        help="where to write (default: reports/STUDY in the store, or reports/systems)",
+        help="where to write (default: reports/STUDY in the store, reports/systems or reports/runs)",
     )
     options = parser.parse_args(arguments)
     if options.what and (options.study or options.tracking_uri):
         parser.error("--study and --tracking-uri go with the report of a study, not with systems")
+    if options.runs and (options.what or options.study):
+        parser.error("--runs makes a page of its own, and cannot go with --study or systems")
+    if options.baseline is not None and not options.runs:
+        parser.error("--baseline goes with --runs")
     try:
         if options.what:
             paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
+        elif options.runs:
+            place = Store.locate(options.store, tracking_uri=options.tracking_uri)
+            out = options.out or place.report("runs")
+            compared, paths = write_runs(options.runs, options.baseline, store=place, results=options.results, out=out)
+            show(compared)
         else:
             paths = write_report(
                 options.study,
@@ -251,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 out=options.out,
                 results=options.results,
             )
-    except (StoreError, PublishedError, ResultError, RecipeError) as error:
+    except (StoreError, PublishedError, ResultError, RecipeError, RunsError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
     print(f"Report: {paths.html}")
