@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -48,6 +49,7 @@ CONDITIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 NOT_MEASURED = "not measured"
+_HASHES = ("git_commit", "data_sha256")
 RULES = (
     "Several runs are averaged; intervals are 95 %, over images and seeds. Test accuracies are compared by McNemar's "
     "test on the same images where both sides are one run whose answers are stored, other accuracies by the interval "
@@ -128,6 +130,17 @@ def _difference(metric: Metric, judgement: Judgement) -> str:
     if metric.key.endswith("accuracy"):
         return f"{signed(judgement.difference)} points"
     return f"{judgement.difference:+.3f}"
+
+
+def setting(name: str, value: str | None) -> str:
+    """A parameter's or condition's value for a table; of a hash, the first letters.
+
+    >>> setting("git_commit", "0123456789abcdef-dirty"), setting("threads", "2"), setting("torch", None)
+    ('01234567-dirty', '2', 'not recorded')
+    """
+    if value is None:
+        return "not recorded"
+    return re.sub(r"[0-9a-f]{9,}", lambda found: found[0][:8], value) if name in _HASHES else value
 
 
 def probability(p: float) -> str:

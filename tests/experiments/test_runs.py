@@ -376,3 +376,11 @@ def test_figures_carry_every_side(rivals: Fake, tmp_path: Path) -> None:
     assert len(drawn["loss_curves"]["data"]) == 2 * 3  # training and validation of three runs
     assert [trace["name"] for trace in drawn["classes"]["data"]] == ["good", "twice"]
     assert drawn["loss_curves"]["layout"]["xaxis"]["title"]["text"] == "epoch"
+
+
+def test_figures_of_a_table_are_short() -> None:
+    assert run_sentences.probability(0.0312) == "p = 0.031"
+    assert run_sentences.probability(1e-9) == "p < 0.001"
+    assert run_sentences.setting("git_commit", "0f" * 20 + "-dirty") == "0f0f0f0f-dirty"
+    assert run_sentences.setting("threads", "2") == "2"
+    assert run_sentences.setting("torch", None) == "not recorded"
