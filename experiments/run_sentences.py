@@ -133,14 +133,16 @@ def _difference(metric: Metric, judgement: Judgement) -> str:
 
 
 def setting(name: str, value: str | None) -> str:
-    """A parameter's or condition's value for a table; of a hash, the first letters.
+    """A parameter's or condition's value for a table: the first letters of a hash, six digits of a long number.
 
-    >>> setting("git_commit", "0123456789abcdef-dirty"), setting("threads", "2"), setting("torch", None)
-    ('01234567-dirty', '2', 'not recorded')
+    >>> setting("git_commit", "0123456789abcdef-dirty"), setting("width", "0.75"), setting("torch", None)
+    ('01234567-dirty', '0.75', 'not recorded')
     """
     if value is None:
         return "not recorded"
-    return re.sub(r"[0-9a-f]{9,}", lambda found: found[0][:8], value) if name in _HASHES else value
+    if name in _HASHES:
+        return re.sub(r"[0-9a-f]{9,}", lambda found: found[0][:8], value)
+    return re.sub(r"\b\d+\.\d{6,}(e-?\d+)?\b", lambda found: f"{float(found[0]):.6g}", value)
 
 
 def probability(p: float) -> str:

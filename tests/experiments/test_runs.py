@@ -382,5 +382,6 @@ def test_figures_of_a_table_are_short() -> None:
     assert run_sentences.probability(0.0312) == "p = 0.031"
     assert run_sentences.probability(1e-9) == "p < 0.001"
     assert run_sentences.setting("git_commit", "0f" * 20 + "-dirty") == "0f0f0f0f-dirty"
-    assert run_sentences.setting("threads", "2") == "2"
+    assert run_sentences.setting("learning_rate", "0.3213508006975254") == "0.321351"
+    assert run_sentences.setting("seed", "0, 1") == "0, 1"
     assert run_sentences.setting("torch", None) == "not recorded"
