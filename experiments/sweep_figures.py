@@ -124,10 +124,10 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
                 mode="markers+text" if known else "markers",
                 text=[labels.get(a.key, "") for a in some_of] if known else None,
                 textposition=["top center" if a.group == "public" else "bottom center" for a in some_of],
-                textfont={"size": 10, "color": MUTED},
+                textfont={"size": 11, "color": MUTED},
                 cliponaxis=False,
                 name=name,
-                marker={"size": 10, "color": INK, **mark(symbol)},
+                marker={"size": 11, "color": INK, **mark(symbol)},
                 hovertemplate="%{customdata}: %{y:.1f} %<extra></extra>",
             )
     figure.update_xaxes(title="training compute (PFLOP, log scale)", type="log", dtick=1, gridcolor=GRID)
