@@ -127,7 +127,7 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
                 textfont={"size": 11, "color": MUTED},
                 cliponaxis=False,
                 name=name,
-                marker={"size": 11, "color": INK, **mark(symbol)},
+                marker={"size": 10, "color": INK, **mark(symbol)},
                 hovertemplate="%{customdata}: %{y:.1f} %<extra></extra>",
             )
     figure.update_xaxes(title="training compute (PFLOP, log scale)", type="log", dtick=1, gridcolor=GRID)
