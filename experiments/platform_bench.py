@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,13 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState, create_trial
+import torch
+from optuna.trial import create_trial
 
 from cifar_core.budget import Budget
-from cifar_core.data import Split, Splits
+from cifar_core.data import Split, Splits, load_train_val
+from cifar_core.download import default_data_dir
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
+from experiments.bench_report import fill
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
@@ -30,7 +35,7 @@ from sweeps.study import open_study
 from sweeps.tracking import MlflowTracker
 
 _WARM_UP, _TRIALS = 10, 40
-_MANY = 10_000
+_MANY, _ASKS = 10_000, 6
 _PICTURES = {f"pictures/{number}.png": bytes(30_000) for number in range(9)}  # about what a trial leaves
 _ACCURACIES = {1: 0.3, 2: 0.4, 4: 0.5, 6: 0.55, 8: 0.6}  # validation, by eighth of the budget
 
@@ -48,24 +53,28 @@ def bench_overhead(data: Splits, hardware: Hardware) -> Iterator[str]:
 
 
 def bench_resume(data: Splits, hardware: Hardware) -> Iterator[str]:
-    """Going on with a study of 10,000 trials, in this very process: its peak memory is that of the bench."""
-    yield f"resume: a study of {_MANY:,} trials (rules: <= 10 s to go on, <= 0.3 s an ask, <= 1 GB)"
+    """Going on with a study of 10,000 trials, in a process of its own."""
+    yield f"resume: going on with a study of {_MANY:,} trials (rules: <= 10 s and 1 GB, <= 0.3 s an ask)"
     with tempfile.TemporaryDirectory() as folder:
-        sweep = _NoOpSweep(Path(folder), data, hardware)
-        sweep.fill(_MANY)
-        started = time.perf_counter()
-        study = open_study(sweep.plan(_MANY + 1), sweep.store.storage_url, [])
-        opened = time.perf_counter() - started
-        asks = []
-        for _ in range(5):
-            started = time.perf_counter()
-            trial = study.ask()
-            SPACES["full"].suggest(trial, Recipe())
-            asks.append(time.perf_counter() - started)
-            study.tell(trial, state=TrialState.FAIL)
-        unit = 1 if sys.platform == "darwin" else 1024
-        gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-        yield f"  {opened:.1f} s to go on, {max(asks):.2f} s for the slowest of {len(asks)} asks, {gigabytes:.2f} GB"
+        _NoOpSweep(Path(folder), data, hardware).fill(_MANY)
+        command = [sys.executable, "-m", "experiments.platform_bench", folder, str(hardware.device)]
+        yield subprocess.run(command, check=True, capture_output=True, text=True).stdout.rstrip()
+
+
+def _go_on(folder: Path, device: str) -> str:
+    began = time.perf_counter()
+    sweep = _NoOpSweep(folder, load_train_val(default_data_dir()), Hardware.detect(device))
+    ready = time.perf_counter()
+    asks: list[float] = []
+    sweep.run(_MANY + _ASKS, asks)
+    first = asks[0] - ready
+    unit = 1 if sys.platform == "darwin" else 1024
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    each = [later - earlier for earlier, later in itertools.pairwise(asks)]
+    return (
+        f"  {first:.1f} s until the first trial starts (data and imports, {ready - began:.1f} s more), then "
+        f"{max(each):.2f} s at most from one to the next; peak {gigabytes:.2f} GB"
+    )
 
 
 class _NoOpSweep:
@@ -99,9 +108,13 @@ class _NoOpSweep:
             flops_per_second=1e12,
         )
 
-    def run(self, trials: int) -> int:
-        """Run the sweep, until MLflow has got everything; returns the points of a trial."""
-        plan, executor = self.plan(trials), _NoOpExecutor(len(self.data.train))
+    def run(self, trials: int, starts: list[float] | None = None) -> int:
+        """Run the sweep, until MLflow has got everything; returns the points of a trial.
+
+        Args:
+            starts: gets the moment of each trial's start.
+        """
+        plan, executor = self.plan(trials), _NoOpExecutor(len(self.data.train), starts if starts is not None else [])
         tracker = MlflowTracker(self.store, plan.study)
         with SweepConsole(file=io.StringIO()) as console:
             Coordinator(
@@ -119,7 +132,8 @@ class _NoOpSweep:
         return executor.points
 
     def fill(self, trials: int) -> None:
-        """Give the study complete trials, as Optuna keeps them."""
+        """Give the study complete trials, as Optuna and MLflow keep them."""
+        fill(self.store, trials, "bench")
         study = open_study(self.plan(trials), self.store.storage_url, [])
         sampler = optuna.samplers.RandomSampler(seed=0)
         source = optuna.create_study(sampler=sampler)
@@ -140,8 +154,9 @@ class _NoOpSweep:
 class _NoOpExecutor:
     """Two workers whose training takes no time: points come at once, and everything is the same each time."""
 
-    def __init__(self, train_images: int) -> None:
+    def __init__(self, train_images: int, starts: list[float]) -> None:
         self.points = 0
+        self._starts = starts
         self._train_images = train_images
         self._left: dict[str, deque[Event]] = {}
         self._waiting: set[str] = set()
@@ -151,6 +166,7 @@ class _NoOpExecutor:
         return 2 - len(self._left)
 
     def start(self, job: Job) -> None:
+        self._starts.append(time.perf_counter())
         self._left[job.key] = deque(self._train(job))
         self.points = len(self._left[job.key]) - 1
 
@@ -206,3 +222,8 @@ class _NoOpExecutor:
                 files=_PICTURES,
             ),
         )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(_go_on(Path(sys.argv[1]), sys.argv[2]))
