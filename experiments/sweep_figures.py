@@ -12,6 +12,7 @@ from experiments.learned import Front, Importances, Slice
 from experiments.published import Accuracy
 
 PFLOP = 1e15
+_BETWEEN = 0.2  # the rows of panels, for the titles of their axes
 BEYOND = 4.0  # how far to the right of all else, as a factor, systems stand whose compute is not published
 
 
@@ -41,7 +42,8 @@ def slices(parts: Sequence[Slice]) -> go.Figure:
         number = "" if index == 0 else str(index + 1)
         row, column = divmod(index, 2)
         figure.layout[f"xaxis{number}"], figure.layout[f"yaxis{number}"] = below
-        bottom, top = 1 - (row + 0.72) / rows, 1 - row / rows
+        height = (1 - _BETWEEN * (rows - 1)) / rows
+        top = 1 - row * (height + _BETWEEN)
         figure.layout[f"xaxis{number}"].update(
             title=part.parameter,
             domain=[0.53 * column, 0.53 * column + 0.47],
@@ -52,7 +54,7 @@ def slices(parts: Sequence[Slice]) -> go.Figure:
         )
         figure.layout[f"yaxis{number}"].update(
             title="validation accuracy (%)" if column == 0 else None,
-            domain=[bottom, top],
+            domain=[max(0, top - height), top],
             anchor=f"x{number}",
             matches="y" if index else None,
             showticklabels=column == 0,
