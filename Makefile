@@ -10,7 +10,7 @@ PY     := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install study ui report bench lint test clean
+.PHONY: help install study ui report bench lint test torture clean
 
 help:
 	@echo 'make study    set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
@@ -18,6 +18,7 @@ help:
 	@echo 'make ui       browse the runs of mlruns/ with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
 	@echo 'make report   write the build-vs-buy report again'
 	@echo 'make test     set up, lint, and run the tests'
+	@echo 'make torture  kill, stop and starve sweeps for about an hour, and print what an oracle found (ARGS=kills: one phase)'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make bench    how close training comes to a bare loop'
 	@echo 'make install  only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer)'
@@ -40,8 +41,8 @@ study: install
 ui: install
 	@test -f mlruns/mlflow.db || { echo "There are no runs in mlruns/ yet: 'make study' makes some." >&2; exit 1; }
 	@echo 'In some seconds: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C ends it)'
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore $(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' \
-		--backend-store-uri "sqlite:///$$PWD/mlruns/mlflow.db" --artifacts-destination "$$PWD/mlruns/artifacts" \
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false PYTHONWARNINGS=ignore $(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' \
+		--backend-store-uri "$$($(PY) -c 'from sweeps.store import DEFAULT_STORE, Store; print(Store.locate(DEFAULT_STORE).tracking_uri)')" --artifacts-destination "$$PWD/mlruns/artifacts" \
 		--allowed-hosts '127.0.0.1:$(PORT),localhost:$(PORT)' \
 		--cors-allowed-origins 'http://127.0.0.1:$(PORT),http://localhost:$(PORT)'
 
@@ -58,6 +59,9 @@ lint: install
 
 test: lint
 	@OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+torture: install
+	@OMP_NUM_THREADS=1 $(PY) -m tests.torture.driver $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

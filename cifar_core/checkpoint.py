@@ -5,12 +5,13 @@ A file holds the weights with optimiser, generator and recipe, so that training 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from cifar_core.training import TrainState
 
 _KEPT = 2  # checkpoints of a run
 _SUFFIX = ".safetensors"
+_SUMS = ("loss_sum", "right_sum")  # since the last point of the curve
 
 
 class CheckpointError(Exception):
@@ -36,9 +38,14 @@ class CheckpointError(Exception):
 
 
 def save_state(state: TrainState, path: Path) -> None:
-    """Write everything in `state` to `path`, and the file's SHA-256 beside it."""
+    """Write everything in `state` to `path`, and the file's SHA-256 beside it.
+
+    Raises:
+        OSError: it could not be written, on a full disk, say; what lay there before is untouched.
+    """
     optimizer = state.optimizer.state_dict()
-    tensors: dict[str, Tensor] = {"generator": state.generator.get_state(), "order": state.order}
+    tensors: dict[str, Tensor] = {name: getattr(state, name) for name in ("order", *_SUMS)}
+    tensors["generator"] = state.generator.get_state()
     tensors |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     numbers: dict[str, dict[str, Any]] = {}
@@ -48,6 +55,7 @@ def save_state(state: TrainState, path: Path) -> None:
     facts = {
         "recipe": state.recipe.to_dict(),
         "step": state.step,
+        "batches": state.batches,
         "train_seconds": state.train_seconds,
         "validation_seconds": state.validation_seconds,
         "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,
@@ -58,8 +66,7 @@ def save_state(state: TrainState, path: Path) -> None:
     content = safetensors.torch.save(flat, metadata={"state": json.dumps(facts)})
     path.parent.mkdir(parents=True, exist_ok=True)
     # The hash comes first: a file that is there is then complete.
-    write_atomically(_hash_path(path), hashlib.sha256(content).hexdigest().encode())
-    write_atomically(path, content)
+    _write_together({_hash_path(path): hashlib.sha256(content).hexdigest().encode(), path: content})
 
 
 def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> TrainState:
@@ -77,6 +84,9 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     state.generator.set_state(tensors["generator"])
     state.order = tensors["order"].to(hardware.device)
     state.step = facts["step"]
+    if "batches" in facts:  # earlier versions saved at points of the curve only, where there are none
+        state.batches = facts["batches"]
+        state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
     state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
     state.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
     state.best = _under("best.", tensors)
@@ -106,17 +116,39 @@ class Checkpoints:
 
     folder: Path
 
+    def path(self, step: int) -> Path:
+        """The file of the state after `step` optimiser steps."""
+        return self.folder / f"step-{step:09d}{_SUFFIX}"
+
     def save(self, state: TrainState) -> None:
-        save_state(state, self.folder / f"step-{state.step:09d}{_SUFFIX}")
+        """Keep `state`, and of the older ones the newest.
+
+        Raises:
+            OSError: it could not be written, on a full disk, say; the older ones are untouched.
+        """
+        save_state(state, self.path(state.step))
         for old in self._paths()[_KEPT:]:
             old.unlink()
             _hash_path(old).unlink(missing_ok=True)
 
     def load(
-        self, recipe: Recipe, data: Splits, hardware: Hardware, say: Callable[[str], None] = lambda line: None
+        self,
+        recipe: Recipe,
+        data: Splits,
+        hardware: Hardware,
+        say: Callable[[str], None] = lambda line: None,
+        *,
+        before: int | None = None,
     ) -> TrainState | None:
-        """The newest state that is good and of this recipe, or None; `say` hears of each one that is not."""
+        """The newest state that is good and of this recipe, or None; `say` hears of each one that is not.
+
+        Args:
+            before: only states of earlier steps count, if given.
+        """
+        self._tidy()
         for path in self._paths():
+            if before is not None and path >= self.path(before):
+                continue
             try:
                 return load_state(recipe, path, data, hardware)
             except CheckpointError as error:
@@ -130,19 +162,38 @@ class Checkpoints:
         """The newest first."""
         return sorted(self.folder.glob(f"step-*{_SUFFIX}"), reverse=True)
 
+    def _tidy(self) -> None:
+        """Remove what a process left that was killed while it saved: temporary files, and a hash without its state."""
+        hashes = set(self.folder.glob(f"step-*{_SUFFIX}.sha256")) - {_hash_path(path) for path in self._paths()}
+        for path in (*hashes, *self.folder.glob(".step-*")):
+            with contextlib.suppress(OSError):  # a folder that cannot be changed will say so when it must be
+                path.unlink()
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` so that after a crash it holds either the old bytes or all of the new ones."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace `path` by `content` so that after a crash it holds either the old bytes or all of the new ones.
+
+    Raises:
+        OSError: it could not be written; the old bytes are untouched, and no temporary file is left.
+    """
+    _write_together({path: content})
+
+
+def _write_together(contents: Mapping[Path, bytes]) -> None:
+    """`write_atomically` for files of one folder: each is safe on the disk before the first one is replaced."""
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            with temporaries[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+    folder = os.open(next(iter(contents)).parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

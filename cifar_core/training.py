@@ -4,8 +4,8 @@
     for progress in train(state, data):
         ...                              # record, report, save; to stop, stop iterating
 
-At each yield the state is complete. All randomness is drawn from the state's generator, so neither watching nor
-evaluating changes what is learned.
+At each yield, and after each step at which training was asked to stop, the state is complete. All randomness is drawn
+from the state's generator, so neither watching nor evaluating changes what is learned.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from cifar_core.augment import augment, mix
 from cifar_core.data import MEAN, STD, Split, Splits
 from cifar_core.hardware import Hardware
+from cifar_core.memory import fitting
 from cifar_core.metrics import CLASS_COUNT, Predictions
 from cifar_core.models import build_model
 from cifar_core.models.layers import Dropout
@@ -47,6 +48,10 @@ class Watch:
     losses: tuple[float, ...]
     validations: tuple[float, ...]
     validation_images: tuple[int, ...]
+
+    def steps(self, total_steps: int) -> list[int]:
+        """Steps of a run of `total_steps` after which there is a point, rising."""
+        return sorted({_step_at(fraction, total_steps) for fraction in (*self.losses, *self.validations)})
 
 
 def evenly(count: int) -> tuple[float, ...]:
@@ -80,6 +85,9 @@ class TrainState:
     generator: torch.Generator  # on the device; the only source of randomness
     total_steps: int
     order: Tensor  # indices of training images that are still to be visited in this pass
+    loss_sum: Tensor  # scalar on the device: mean losses of the batches since the last point
+    right_sum: Tensor  # likewise, their shares of right answers
+    batches: int = 0  # since the last point
     step: int = 0
     train_seconds: float = 0.0  # spent training so far, validation and the watcher excluded
     validation_seconds: float = 0.0
@@ -108,6 +116,8 @@ class TrainState:
             generator=generator,
             total_steps=total_steps(recipe, len(data.train)),
             order=torch.empty(0, dtype=torch.long, device=hardware.device),
+            loss_sum=torch.zeros((), device=hardware.device),
+            right_sum=torch.zeros((), device=hardware.device),
         )
 
     def next_batch(self, images: int) -> Tensor:
@@ -118,13 +128,23 @@ class TrainState:
         batch, self.order = self.order[: self.recipe.batch_size], self.order[self.recipe.batch_size :]
         return batch
 
+    def take_means(self) -> tuple[float, float]:
+        """Training loss and accuracy since the last point, which is now here; waits for the device."""
+        means = self.loss_sum.item() / self.batches, self.right_sum.item() / self.batches
+        self.loss_sum.zero_()
+        self.right_sum.zero_()
+        self.batches = 0
+        return means
+
 
 def total_steps(recipe: Recipe, train_images: int) -> int:
     """Optimiser steps of a whole run, at least one."""
     return max(1, round(recipe.epochs * train_images / recipe.batch_size))
 
 
-def train(state: TrainState, data: Splits, watch: Watch) -> Iterator[Progress]:
+def train(
+    state: TrainState, data: Splits, watch: Watch, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Progress]:
     """Train `state` to the end of its recipe, yielding at the points that `watch` names; the last is the end.
 
     A state that was saved at a yield goes on from there, to the same bits. After the last yield the model holds the
@@ -132,48 +152,50 @@ def train(state: TrainState, data: Splits, watch: Watch) -> Iterator[Progress]:
 
     Args:
         data: images uint8 (N, 3, 32, 32). They are moved to the device once.
+        stop: asked after each step but the last, and after what is yielded there. Once true, the iteration ends with
+            `state.step < state.total_steps`; the state goes on from there to the same bits and the same later points.
+
+    Raises:
+        OutOfMemory: a batch did not fit into the memory of the device.
     """
     recipe, device = state.recipe, state.hardware.device
     images, labels = data.train.images.to(device), data.train.labels.to(device)
-    show = {_step_at(fraction, state.total_steps) for fraction in watch.losses}
+    points = set(watch.steps(state.total_steps))
     validate = {
         _step_at(fraction, state.total_steps): count
         for fraction, count in zip(watch.validations, watch.validation_images, strict=True)
     }
-    loss_sum = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device)
-    since = 0
     state.model.train()
     started = time.perf_counter()
     while state.step < state.total_steps:
         setting = schedule(recipe, _schedule_progress(state, len(images)))
         loss, right = train_step(state, images, labels, setting)
-        loss_sum += loss
-        correct += right
-        since += 1
-        if state.step not in show and state.step not in validate:
-            continue
-        mean_loss, mean_correct = loss_sum.item() / since, correct.item() / since  # waits for the device
-        state.train_seconds += time.perf_counter() - started
-        validation = None
-        if state.step in validate:
-            validation = _validate(state, data.val.head(validate[state.step]))
-        yield Progress(
-            step=state.step,
-            fraction=state.step / state.total_steps,
-            epoch=state.step * recipe.batch_size / len(images),
-            train_loss=mean_loss,
-            train_accuracy=mean_correct,
-            learning_rate=recipe.peak_rate * setting.rate,
-            train_seconds=state.train_seconds,
-            validation_seconds=state.validation_seconds,
-            validation=validation,
-        )
-        state.model.train()
-        loss_sum.zero_()
-        correct.zero_()
-        since = 0
-        started = time.perf_counter()
+        state.loss_sum += loss
+        state.right_sum += right
+        state.batches += 1
+        if state.step in points:
+            mean_loss, mean_right = state.take_means()
+            state.train_seconds += time.perf_counter() - started
+            validation = None
+            if state.step in validate:
+                validation = _validate(state, data.val.head(validate[state.step]))
+            yield Progress(
+                step=state.step,
+                fraction=state.step / state.total_steps,
+                epoch=state.step * recipe.batch_size / len(images),
+                train_loss=mean_loss,
+                train_accuracy=mean_right,
+                learning_rate=recipe.peak_rate * setting.rate,
+                train_seconds=state.train_seconds,
+                validation_seconds=state.validation_seconds,
+                validation=validation,
+            )
+            state.model.train()
+            started = time.perf_counter()
+        if state.step < state.total_steps and stop():
+            state.loss_sum.item()  # waits for the device
+            state.train_seconds += time.perf_counter() - started
+            return
     if state.best:
         state.model.load_state_dict(state.best)
 
@@ -183,23 +205,27 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, setting: Setti
 
     Returns:
         the batch's mean loss in nats and its share of right answers, as scalars on the device.
+
+    Raises:
+        OutOfMemory: the batch did not fit into the memory of the device.
     """
     recipe, hardware = state.recipe, state.hardware
-    set_schedule(state.optimizer, setting)
-    batch = state.next_batch(len(images))
-    mean, _ = _statistics("dataset", hardware.device)
-    inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator)
-    targets = F.one_hot(labels[batch], CLASS_COUNT).float()
-    inputs, targets = mix(normalise(inputs, recipe.normalisation), targets, recipe, state.generator)
-    with hardware.kernels(deterministic=recipe.deterministic):
-        with hardware.autocast():
-            logits = state.model(inputs.contiguous(memory_format=torch.channels_last)).float()
-            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.clip_norm:
-            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
-        state.optimizer.step()
+    with fitting(recipe.batch_size, recipe):
+        set_schedule(state.optimizer, setting)
+        batch = state.next_batch(len(images))
+        mean, _ = _statistics("dataset", hardware.device)
+        inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator)
+        targets = F.one_hot(labels[batch], CLASS_COUNT).float()
+        inputs, targets = mix(normalise(inputs, recipe.normalisation), targets, recipe, state.generator)
+        with hardware.kernels(deterministic=recipe.deterministic):
+            with hardware.autocast():
+                logits = state.model(inputs.contiguous(memory_format=torch.channels_last)).float()
+                loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip_norm:
+                nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+            state.optimizer.step()
     state.step += 1
     return loss.detach(), (logits.detach().argmax(1) == targets.argmax(1)).float().mean()
 
@@ -232,7 +258,8 @@ def _statistics(normalisation: str, device: torch.device) -> tuple[Tensor, Tenso
 
 def _validate(state: TrainState, split: Split) -> Predictions:
     started = time.perf_counter()
-    predictions = predict(state.model, split, state.hardware, state.recipe.normalisation)
+    with fitting(min(len(split), _EVALUATION_BATCH), state.recipe):
+        predictions = predict(state.model, split, state.hardware, state.recipe.normalisation)
     if state.recipe.keep_best and predictions.loss < state.best_loss:
         state.best_loss = predictions.loss
         state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.model.state_dict().items()}

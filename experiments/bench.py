@@ -1,6 +1,6 @@
 """What the platform costs on top of the arithmetic, as ratios measured side by side in one run.
 
-python -m experiments.bench                     # all of it, about seven minutes on two cores
+python -m experiments.bench                     # all of it, about ten minutes on two cores
 python -m experiments.bench trainer --device cuda
 """
 
@@ -21,11 +21,13 @@ import torch.nn.functional as F
 from optuna.trial import FixedTrial
 
 from cifar_core.budget import affordable_watch, step_flops
+from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Splits, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, Watch, evenly, normalise, train
+from experiments.platform_bench import bench_overhead, bench_resume
 from sweeps.command_line import USAGE, OneLineParser, positive_int
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
@@ -83,7 +85,10 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware) -> Callable[[],
 
 def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
     """What a trial of the preset `quick` spends on anything but training."""
-    yield "trial: shares of an unpruned trial's time (rules: validation <= 10 %, logging <= 1 %, pictures <= 3 %)"
+    yield (
+        "trial: shares of an unpruned trial's time (rules: validation <= 10 %, logging <= 1 %, pictures <= 3 %, "
+        "checkpoints <= 1 %)"
+    )
     space, preset = SPACES["full"], PRESETS["quick"]
     for model in SPACES["full"].models:
         recipe = space.suggest(FixedTrial({**space.starts[0], "model": model}), Recipe())
@@ -91,9 +96,23 @@ def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as folder:
             store = Store.locate(Path(folder))
             store.create()
-            tracker = MlflowTracker(store.tracking_uri, store.artifacts("bench"))
+            tracker = MlflowTracker(store, "bench")
             tracker.open_study(RunLabel(key="study", name="bench", tags={}, params={}))
-            yield _Trial(recipe, tracker).shares(data, hardware)
+            saving = _saving_seconds(recipe, data, hardware, store.checkpoints("bench", "trial"))
+            yield _Trial(recipe, tracker, saving * (len(SEARCH_VALIDATIONS) - 1)).shares(data, hardware)
+            tracker.close()
+
+
+def _saving_seconds(recipe: Recipe, data: Splits, hardware: Hardware, folder: Path) -> float:
+    """What a checkpoint takes, synced to the disk."""
+    state = TrainState.create(recipe, data, hardware)
+    next(train(state, data, Watch((1 / state.total_steps,), (), ())))  # after a step there is an optimiser state
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        Checkpoints(folder).save(state)
+        times.append(time.perf_counter() - started)
+    return median(times)
 
 
 @dataclass(slots=True)
@@ -102,7 +121,8 @@ class _Trial:
 
     recipe: Recipe
     tracker: MlflowTracker
-    logging: float = 0.0  # seconds
+    saving: float  # seconds, of all its checkpoints
+    logging: float = 0.0  # likewise
     drawing: float = 0.0
     point: Point | None = None
     point_at: float = 0.0
@@ -127,7 +147,8 @@ class _Trial:
         kilobytes = sum(map(len, self.outcome.files.values())) / 1000
         return (
             f"  {self.recipe.model:20} {seconds:6.1f} s: validation {self.point.validation_seconds / seconds:.1%}, "
-            f"logging {self.logging / seconds:.2%}, pictures {self.drawing / seconds:.2%} ({kilobytes:.0f} kB)"
+            f"logging {self.logging / seconds:.2%}, pictures {self.drawing / seconds:.2%} ({kilobytes:.0f} kB), "
+            f"checkpoints {self.saving / seconds:.2%}"
         )
 
     def _receive(self, event: Event) -> None:
@@ -149,7 +170,7 @@ class _Trial:
 
 
 BENCHES: Mapping[str, Callable[[Splits, Hardware], Iterator[str]]] = MappingProxyType(
-    {"trainer": bench_trainer, "trial": bench_trial}
+    {"trainer": bench_trainer, "trial": bench_trial, "overhead": bench_overhead, "resume": bench_resume}
 )
 
 

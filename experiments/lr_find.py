@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
 from cifar_core.recipe import RecipeError
-from sweeps.command_line import USAGE, OneLineParser, number
+from sweeps.command_line import FAILED, USAGE, OneLineParser, number
 from sweeps.console import SweepConsole
 from sweeps.provenance import provenance
 from sweeps.recipes import SYSTEMS, read_recipe
@@ -93,10 +94,10 @@ def _run(options: argparse.Namespace) -> int:
             }
         )
         data = load_train_val(data_dir)
-        tracker = MlflowTracker(store.tracking_uri, store.artifacts(EXPERIMENT), source="experiments/lr_find.py")
+        tracker = MlflowTracker(store, EXPERIMENT, source="experiments/lr_find.py", say=console.say)
         tags = provenance(hardware, torch.get_num_threads())
         tracker.open_study(RunLabel(key="study", name=EXPERIMENT, tags={"stage": "range-tests", **tags}, params={}))
-        key = f"{name}-{datetime.now(UTC).isoformat(timespec='seconds')}"
+        key = f"{quote(name, safe='')}-{datetime.now(UTC).isoformat(timespec='seconds')}"
         label = RunLabel(
             key=key,
             name=f"range test of {name}",
@@ -105,24 +106,28 @@ def _run(options: argparse.Namespace) -> int:
             files={"recipe.toml": recipe.to_toml().encode()},
         )
         tracker.begin(label)
+        ending, reason = "failed", ""
         try:
             found = range_test(recipe, data, hardware, low=options.low, high=options.high, steps=options.steps)
+            log_range_test(tracker, key, found)
+            ending = "complete"
         except RangeTestError as error:
-            tracker.end(key, "failed", reason=str(error))
-            tracker.end_study("failed", {})
+            reason = str(error)
             raise
         except KeyboardInterrupt:
-            tracker.end(key, "interrupted", reason="stopped by the user")
-            tracker.end_study("interrupted", {})
+            ending, reason = "interrupted", "stopped by the user"
             raise
-        log_range_test(tracker, key, found)
-        tracker.end(key, "complete")
-        tracker.end_study("finished", {})
+        finally:
+            tracker.end(key, ending, reason=reason)
+            tracker.end_study("finished" if ending == "complete" else ending, {})
+            lacking = tracker.close()
     print(f"suggested learning rate: {found.suggestion:.3g}")
     with _writing():
         write_atomically(out, draw(found))
     print(f"curve: {out}")
-    return 0
+    if lacking:
+        print(f"MLflow lacks {lacking} entries; the next range test sends them once it answers", file=sys.stderr)
+    return FAILED if lacking else 0
 
 
 def log_range_test(tracker: Tracker, key: str, found: RangeTest) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import hashlib
 import json
 import math
@@ -18,10 +17,11 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from urllib.parse import quote
 
 import torch
 
@@ -55,7 +55,7 @@ from experiments.reproductions import (
     write_result,
 )
 from sweeps import artifacts
-from sweeps.command_line import USAGE, OneLineParser, number, positive_int
+from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
 from sweeps.executors.protocol import Outcome
 from sweeps.executors.protocol import Point as RunPoint
@@ -118,12 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "results": str(options.results),
                 }
             )
+            tracker = _open_tracker(store, hardware, console.say)
             setting = Setting(
                 everything=load_train(data_dir),
                 test=load_test(data_dir),
                 hardware=hardware,
                 store=store,
-                tracker=_open_tracker(store, hardware),
+                tracker=tracker,
                 results=options.results,
                 console=console,
             )
@@ -135,20 +136,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     reproduce(name, recipe, options.epochs, setting)
                 ending = "finished"
             finally:
-                setting.tracker.end_study(ending, {})
+                tracker.end_study(ending, {})
+                lacking = tracker.close()
     except (RecipeError, RangeTestError, HardwareError, StoreError, DataError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
     except Diverged as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
+        return FAILED
     except Stopped as stopped:
         print("stopped; the same command goes on from here")
         return 128 + stopped.signal
     except KeyboardInterrupt:
         print("stopped before training; the same command begins again", file=sys.stderr)
         return 128 + signal.SIGINT
-    return 0
+    if lacking:
+        print(f"MLflow lacks {lacking} entries; once it answers, the same command sends them", file=sys.stderr)
+    return FAILED if lacking else 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -182,7 +186,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, setting: Setting)
     if run.recall() and run.step >= goal and run.tested is not None:
         run.say(f"nothing is left to do, {run.path} holds {run.epochs} epochs")
         return
-    setting.tracker.begin(run.label())
+    run.begin()
     try:
         state = run.train(goal)
         run.test(state)
@@ -203,13 +207,14 @@ class _Run:
 
     def __init__(self, name: str, recipe: Recipe, setting: Setting) -> None:
         self.name, self.recipe, self.setting = name, recipe, setting
-        self.key = f"{name}-seed{recipe.seed}-{_digest(recipe)}"
+        self.key = f"{quote(name, safe='')}-seed{recipe.seed}-{_digest(recipe)}"
         self.path = setting.results / f"{name}-seed{recipe.seed}.json"
         self.checkpoints = Checkpoints(setting.store.checkpoints(EXPERIMENT, self.key))
         self.data = _split(recipe, setting)
         self.watched = "test" if recipe.val_fraction == 0 else "validation"
         self.steps = total_steps(recipe, len(self.data.train))  # of the whole schedule
         self.tags = provenance(setting.hardware, torch.get_num_threads())
+        self.run_id = ""  # in MLflow, once it has begun
         self.curve: list[Point] = []
         self.tested: Tested | None = None
         self.learning_rate_found: float | None = None
@@ -232,7 +237,7 @@ class _Run:
 
     @property
     def training_flops(self) -> float:
-        return float(_step_flops(self.recipe)) * self.step
+        return float(step_flops(self.recipe)) * self.step
 
     def say(self, line: str) -> None:
         self.setting.console.say(f"{self.name} seed {self.recipe.seed}: {line}")
@@ -251,6 +256,14 @@ class _Run:
         self.curve, self.tested = list(stored.curve), stored.test
         self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
         return True
+
+    def begin(self) -> None:
+        """
+        Raises:
+            StoreError: MLflow does not answer, and the result's file must name its run.
+        """
+        self.setting.tracker.begin(self.label())
+        self.run_id = self.setting.tracker.run_id(self.key)
 
     def train(self, goal: int) -> TrainState:
         """Train up to the first point of the curve at step `goal` or after it, from where the run stands.
@@ -283,7 +296,7 @@ class _Run:
             self.validation_seconds = progress.validation_seconds
             self.tested = None
             if met is not None and self.watched == "test":
-                self._record_look(met)
+                self._record_look()
             # The file comes first: a checkpoint then never stands for points that are in no file.
             write_result(self.path, self.result())
             if anew:
@@ -302,6 +315,7 @@ class _Run:
         save_state(state, self.setting.store.weights(EXPERIMENT, self.key))
         if state.best:  # also where only a part of the schedule was run
             state.model.load_state_dict(state.best)
+        self._record_look()
         predictions = predict(state.model, self.setting.test, hardware, recipe.normalisation)
         files = artifacts.of_training(recipe, state.model, self.data.train)
         validation = None
@@ -311,7 +325,6 @@ class _Run:
             files = {}
         outcome = Outcome.of(predictions, files | artifacts.of_test(self.setting.test, predictions))
         tracker.tested(self.key, outcome, {"epochs_run": self.epochs})
-        self._record_look(predictions)
         tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())
         self.tested = Tested.of(predictions)
         write_result(self.path, self.result())
@@ -341,7 +354,7 @@ class _Run:
             torch=self.tags["torch"],
             commit=self.tags["git_commit"],
             data_sha256=DATA_SHA256,
-            run_id=self.setting.tracker.run_id(self.key),
+            run_id=self.run_id,
             date=datetime.datetime.now(datetime.UTC).date(),
         )
 
@@ -349,7 +362,7 @@ class _Run:
         params = {
             **self.recipe.to_dict(),
             "parameters": count_parameters(build_model(self.recipe)),
-            "flops_per_image": _step_flops(self.recipe) / self.recipe.batch_size,
+            "flops_per_image": step_flops(self.recipe) / self.recipe.batch_size,
         }
         return RunLabel(
             key=self.key,
@@ -386,13 +399,8 @@ class _Run:
         self.say(f"goes on after {self.epochs} epochs")
         return state
 
-    def _record_look(self, predictions: Predictions) -> None:
-        self.setting.store.record_test_look(
-            study=EXPERIMENT,
-            run_id=self.setting.tracker.run_id(self.key),
-            accuracy=predictions.accuracy,
-            images=len(predictions),
-        )
+    def _record_look(self) -> None:
+        self.setting.store.record_test_look(study=EXPERIMENT, key=self.key)
 
     def _tell(self, progress: Progress, met: Predictions) -> None:
         each = (progress.train_seconds + progress.validation_seconds) / progress.epoch
@@ -439,8 +447,8 @@ def _watch(recipe: Recipe, images: int) -> Watch:
     return Watch(tuple(losses), tuple(ends), (images,) * len(ends))
 
 
-def _open_tracker(store: Store, hardware: Hardware) -> MlflowTracker:
-    tracker = MlflowTracker(store.tracking_uri, store.artifacts(EXPERIMENT), source="experiments/reproduce.py")
+def _open_tracker(store: Store, hardware: Hardware, say: Callable[[str], None]) -> MlflowTracker:
+    tracker = MlflowTracker(store, EXPERIMENT, source="experiments/reproduce.py", say=say)
     tags = {"stage": "reproductions", **provenance(hardware, torch.get_num_threads())}
     tracker.open_study(RunLabel(key="study", name=EXPERIMENT, tags=tags, params={}))
     return tracker
@@ -468,7 +476,6 @@ def _stop(number_: int, frame: FrameType | None) -> None:
     raise Stopped(number_)
 
 
-_step_flops = functools.cache(step_flops)
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+FAILED = 1  # exit code for a command that was right, but could not be carried out
 USAGE = 2  # exit code for arguments that cannot be
 
 

@@ -11,6 +11,7 @@ from cifar_core.models import build_model
 from cifar_core.recipe import Recipe, RecipeError
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "recipes"
+_LARGEST = 100_000  # bytes of a recipe file
 SYSTEMS = ("five_conv", "three_conv", "block_cnn", "dynamic_conv", "custom_resnet")  # the published ones
 
 
@@ -40,7 +41,11 @@ def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
         hint = f"did you mean {close[0]!r}?" if close else f"the recipes are {known}; a file's name ends in .toml"
         raise RecipeError(f"unknown recipe {name!r}: {hint}")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # no more than needed: it may be anything
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise RecipeError(f"a recipe file must have at most {_LARGEST:,} bytes, but {path} has more")
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(f"a recipe file must be readable text, but {path} gave: {cause}") from error

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from urllib.parse import quote
 
 import torch
 
@@ -24,24 +23,27 @@ from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.recipe import Recipe, RecipeError
-from sweeps.command_line import USAGE, OneLineParser, number, positive_int
+from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
-from sweeps.coordinator import Coordinator, Interrupted, Summary
+from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.local import LocalExecutor
+from sweeps.journal import waiting
 from sweeps.lease import LeaseError, hold, holder
+from sweeps.mlflow_runs import check_answers
 from sweeps.plan import Plan, measure_speed, narrowed, steps_paid
 from sweeps.presets import PRESETS, Preset, fixed_epochs
 from sweeps.provenance import ROOT, provenance
 from sweeps.recipes import expand, read_recipe
 from sweeps.search_space import SPACES, comparable
 from sweeps.status import read_status
-from sweeps.store import DEFAULT_STORE, Store, StoreError
-from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, open_study
-from sweeps.tracking import MlflowTracker
+from sweeps.store import DEFAULT_STORE, Store, StoreError, folder_name
+from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, check_opens, open_study
+from sweeps.tracking import FLUSH_SECONDS, MlflowTracker
 from sweeps.verify import findings
 
 _TAKEN = ("systems", "range-tests")  # experiments of reproduce.py and lr_find.py
 _STUDY_LETTERS = 200  # of 255 that a file system allows
+_STOP_FLUSH_SECONDS = 2.0  # for MLflow to take the rest once a stop was asked for
 
 
 class UsageError(Exception):
@@ -49,7 +51,10 @@ class UsageError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for arguments that cannot be, 130 or 143 when interrupted."""
+    """Run the command; returns its exit code: 0, 2 for arguments that cannot be, 130 or 143 when interrupted.
+
+    1 stands for a store that took no more, or an MLflow that lacks something at the end.
+    """
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -66,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
+    except StoreLostError as error:
+        print(f"{parser.prog}: error: {error}; once that is mended, the same command goes on", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:  # before the first trial; later the sweep ends in good order
         print("stopped before the first trial; the same command begins again", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -118,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     keep = parser.add_argument_group("where results go")
     look = keep.add_mutually_exclusive_group()
     look.add_argument("--status", action="store_true", help="tell how far the study has come, and change nothing")
+    look.add_argument("--replay", action="store_true", help="send MLflow what it missed while it did not answer")
     look.add_argument(
         "--verify", action="store_true", help="check databases, agreement and hashes; exit 1 on a finding"
     )
@@ -141,18 +150,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
-    if options.status or options.verify:
-        store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
-        name = _study_name(options, _preset(options, hardware)[0])
-        return _tell_status(store, name) if options.status else _verify(store, name)
+    store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
+    for asked, answer in ((options.status, _tell_status), (options.verify, _verify), (options.replay, _replay)):
+        if asked:
+            return answer(store, _study_name(options, _preset(options, hardware)[0]))
     workers, threads = _share_cores(options.workers, hardware)
     torch.set_num_threads(threads)
     given = options.enqueue or (["systems"] if options.space == "systems" else [])
     wanted = {name: comparable(read_recipe(name)) for name in expand(given, "systems")}
     plan = _plan(options, hardware, workers, threads)
     recipes, notes = _affordable(wanted, given, plan.preset.trial)
-    store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
     data_dir = options.data or default_data_dir()
+    if options.tracking_uri is not None:
+        check_answers(options.tracking_uri)
+    if options.storage is not None:
+        check_opens(options.storage)
     store.create()
     with hold(store.lease(plan.study), plan.study), SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
@@ -161,26 +173,41 @@ def _run(options: argparse.Namespace) -> int:
         console.plan(plan.rows(max(0, plan.trials - begun(study))))
         for note in notes:
             console.say(note)
+        tracker = MlflowTracker(store, plan.study, say=console.say)
         stopper = _Stopper()  # not before: a download ends at once
         executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data_dir=data_dir)
         summary = None
-        with contextlib.closing(executor), contextlib.suppress(Interrupted):
-            summary = Coordinator(
-                plan=plan,
-                study=study,
-                data=data,
-                executor=executor,
-                tracker=MlflowTracker(store.tracking_uri, store.artifacts(plan.study)),
-                store=store,
-                console=console,
-                tags=_tags(plan),
-                stop=stopper.asked,
-            ).run()
+        try:
+            with contextlib.closing(executor), contextlib.suppress(Interrupted):
+                summary = Coordinator(
+                    plan=plan,
+                    study=study,
+                    data=data,
+                    executor=executor,
+                    tracker=tracker,
+                    store=store,
+                    console=console,
+                    tags=_tags(plan),
+                    stop=stopper.asked,
+                ).run()
+        finally:
+            lacking = tracker.close(FLUSH_SECONDS if summary else _STOP_FLUSH_SECONDS)
+            if lacking:
+                console.say(_lacking(store, plan.study, lacking))
     if summary is None:
         print("stopped; the same command goes on from here")
         return 128 + stopper.signal
     _tell(summary, plan)
-    return _report(plan, store)
+    return FAILED if lacking else _report(plan, store)
+
+
+def _lacking(store: Store, study: str, entries: int) -> str:
+    given = ["--study", study, *(["--store", str(store.root)] if store.root != DEFAULT_STORE else [])]
+    if store.tracking_uri != Store.locate(store.root).tracking_uri:
+        given += ["--tracking-uri", store.tracking_uri]
+    command = shlex.join(["python", "sweeps/run_study.py", *given, "--replay"])
+    what = "1 entry" if entries == 1 else f"{entries} entries"
+    return f"MLflow lacks {what}, kept in {store.journals(study)}; once it answers, this sends them: {command}"
 
 
 def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budget) -> tuple[list[Recipe], list[str]]:
@@ -245,7 +272,7 @@ def _study_name(options: argparse.Namespace, preset_name: str) -> str:
         raise UsageError(f"--study must not be one of {', '.join(_TAKEN)}, which other commands use, but got {name!r}")
     if not name.strip() or "/" in name or "\\" in name or name.startswith("."):
         raise UsageError(f"--study must be a name without slashes that does not begin with a dot, but got {name!r}")
-    if len(quote(name, safe="")) > _STUDY_LETTERS:
+    if len(folder_name(name)) > _STUDY_LETTERS:
         raise UsageError(
             f"--study must be a name of at most {_STUDY_LETTERS} letters once quoted for a folder, but got {name!r}"
         )
@@ -296,6 +323,24 @@ def _verify(store: Store, study: str) -> int:
     else:
         print("nothing found: databases, trials and files agree")
     return 1 if found else 0
+
+
+def _replay(store: Store, study: str) -> int:
+    """Send MLflow what it missed.
+
+    Raises:
+        LeaseError: the study is being run, and sends it itself.
+        StoreError: MLflow does not answer.
+    """
+    if not (entries := waiting(store.journals(study))):
+        print(f"nothing waits for MLflow in study {study}")
+        return 0
+    with hold(store.lease(study), study):
+        tracker = MlflowTracker(store, study, say=print)
+        tracker.open()
+        refused = tracker.close()
+    print(f"MLflow has got {entries - refused} of {entries} {'entry' if entries == 1 else 'entries'} that waited")
+    return FAILED if refused else 0
 
 
 def _tell(summary: Summary, plan: Plan) -> None:

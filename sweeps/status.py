@@ -14,10 +14,11 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps.console import percent
+from sweeps.journal import waiting
 from sweeps.lease import holder
+from sweeps.mlflow_runs import answering
 from sweeps.store import Store, StoreError
 from sweeps.study import begun
-from sweeps.tracking import answering
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,7 @@ class Status:
     confirmations: Mapping[str, int]  # runs by state
     tested: tuple[float, ...]  # test accuracies of the champion's runs
     checkpoints: tuple[str, ...]  # runs that have some
+    waiting: int  # entries of the journal that MLflow has not got
 
     def rows(self) -> dict[str, str]:
         """As a block of two columns for people."""
@@ -61,6 +63,8 @@ class Status:
             rows["test"] = ", ".join(percent(accuracy, 2) for accuracy in self.tested)
         if self.checkpoints:
             rows["checkpoints"] = f"of {', '.join(self.checkpoints)}"
+        if self.waiting:
+            rows["journal"] = f"{self.waiting} {'entry waits' if self.waiting == 1 else 'entries wait'} for MLflow"
         return rows
 
 
@@ -86,6 +90,7 @@ def read_status(store: Store, study: str) -> Status:
         ),
         tested=tuple(run.data.metrics["test/accuracy"] for run in runs if "test/accuracy" in run.data.metrics),
         checkpoints=tuple(sorted(path.name for path in folder.glob("*") if any(path.iterdir()))),
+        waiting=waiting(store.journals(study)),
     )
 
 

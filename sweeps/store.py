@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
+_ROOM = 64_000_000  # bytes; a sweep that begins with less soon ends
 DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 
 
@@ -40,15 +42,20 @@ class Store:
         """Make the folder, and set its SQLite files to write-ahead logging, which lasts.
 
         Raises:
-            StoreError: the folder cannot be made or written to.
+            StoreError: the folder cannot be made or written to, or has no room.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for path in self.databases():
                 if path.parent == self.root:
                     _write_ahead(path)
+            free = shutil.disk_usage(self.root).free
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"the store {self.root} must be a folder to write to, but: {error}") from error
+        if free < _ROOM:
+            raise StoreError(
+                f"the store {self.root} must have at least {_ROOM / 1e6:.0f} MB free, but has {free / 1e6:.0f} MB"
+            )
 
     def check(self) -> None:
         """
@@ -67,31 +74,30 @@ class Store:
         """Artifact location for the experiment `study`; None leaves it to a tracking server."""
         if self._local(self.tracking_uri) is None:
             return None
-        return (self.root / "artifacts" / quote(study, safe="")).as_uri()
+        return (self.root / "artifacts" / folder_name(study)).as_uri()
 
     def weights(self, study: str, key: str) -> Path:
-        return self.root / "weights" / quote(study, safe="") / f"{key}.safetensors"
+        return self.root / "weights" / folder_name(study) / f"{key}.safetensors"
 
     def checkpoints(self, study: str, key: str) -> Path:
-        return self.root / "checkpoints" / quote(study, safe="") / key
+        return self.root / "checkpoints" / folder_name(study) / key
+
+    def journals(self, study: str) -> Path:
+        return self.root / "journals" / folder_name(study)
 
     def lease(self, study: str) -> Path:
-        return self.root / "leases" / f"{quote(study, safe='')}.lock"
+        return self.root / "leases" / f"{folder_name(study)}.lock"
 
     def report(self, study: str) -> Path:
-        return self.root / "reports" / quote(study, safe="")
+        return self.root / "reports" / folder_name(study)
 
-    def record_test_look(self, *, study: str, run_id: str, accuracy: float, images: int) -> None:
-        """Add a line to `test_looks.jsonl`: every look at the sealed test set is counted."""
-        look = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "study": study,
-            "run_id": run_id,
-            "accuracy": accuracy,
-            "images": images,
-        }
-        with (self.root / "test_looks.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(look) + "\n")
+    def record_test_look(self, *, study: str, key: str) -> None:
+        """Add a line to `test_looks.jsonl` before run `key` meets the sealed test set: every look is counted."""
+        look = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "study": study, "key": key}
+        path = self.root / "test_looks.jsonl"
+        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" * torn + json.dumps(look) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -101,6 +107,11 @@ class Store:
             if url.startswith(prefix):
                 return Path(unquote(url.removeprefix(prefix)))
         return None
+
+
+def folder_name(study: str) -> str:
+    """A name for a study's folders; without %, which MLflow takes out of the path of a model that it loads."""
+    return quote(study, safe="").replace("%", "=")
 
 
 def _sqlite_url(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -46,20 +47,17 @@ def open_study(plan: Plan, storage_url: str, enqueue: Sequence[Recipe] = ()) -> 
         StudyError: the study was begun with settings that cannot change.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
+    with _opening(storage_url):
         study = optuna.create_study(
             study_name=plan.study, storage=storage_url, direction="maximize", load_if_exists=True
         )
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-        cause = str(error).splitlines()[0]
-        raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {cause}") from error
     check_settings(plan, study.user_attrs)
     # Numbered by how far the study has come, so that a resumed study does not draw the same points again.
     study.sampler = SAMPLERS[plan.sampler](derive_seed(plan.seed, len(study.get_trials(deepcopy=False))))
     study.pruner = PRUNERS[plan.pruner]()
     if not study.user_attrs:
         for start in plan.space.starts:
-            study.enqueue_trial(dict(start))
+            study.enqueue_trial(dict(start), skip_if_exists=True)  # a crash may have come after some
         for name, value in settings(plan).items():
             study.set_user_attr(name, value)
     asked_before = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
@@ -69,6 +67,24 @@ def open_study(plan: Plan, storage_url: str, enqueue: Sequence[Recipe] = ()) -> 
                 plan.space.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False
             )
     return study
+
+
+def check_opens(storage_url: str) -> None:
+    """
+    Raises:
+        StudyError: there can be no such Optuna storage.
+    """
+    with _opening(storage_url):
+        optuna.storages.get_storage(storage_url)
+
+
+@contextlib.contextmanager
+def _opening(storage_url: str) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        cause = str(error).splitlines()[0]
+        raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {cause}") from error
 
 
 def settings(plan: Plan) -> dict[str, str]:

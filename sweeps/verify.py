@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, verified
+from sweeps.journal import waiting
 from sweeps.plan import EIGHTHS
 from sweeps.status import load_study, mlflow_client, runs_of
 from sweeps.store import Store
@@ -33,7 +34,8 @@ def findings(store: Store, study: str) -> Iterator[str]:
     runs = runs_of(client, study)
     yield from _agreement(client, trials, runs)
     yield from _files(store, study, runs)
-    yield from _looks(store, runs)
+    yield from _looks(store, study, runs)
+    yield from _journals(store, study)
 
 
 def _databases(store: Store) -> Iterator[str]:
@@ -99,18 +101,29 @@ def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
             yield str(error)
 
 
-def _looks(store: Store, runs: Sequence[Run]) -> Iterator[str]:
+def _looks(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
     """Every look at the test set is on record."""
     path = store.root / "test_looks.jsonl"
-    recorded: set[str] = set()
+    recorded: set[tuple[str, str]] = set()
     for number, line in enumerate(_lines(path), start=1):
         try:
-            recorded.add(json.loads(line)["run_id"])
+            look = json.loads(line)
+            recorded.add((look["study"], look["key"]))
         except (ValueError, KeyError, TypeError):
             yield f"{path}: line {number} must be a look at the test set, but is {line[:40]!r}"
     for run in runs:
-        if "test/accuracy" in run.data.metrics and run.info.run_id not in recorded:
-            yield f"{run.data.tags.get('key')}: a look at the test set must be on record, but {path} has none of it"
+        key = run.data.tags.get("key", "")
+        if "test/accuracy" in run.data.metrics and (study, key) not in recorded:
+            yield f"{key}: a look at the test set must be on record, but {path} has none of it"
+
+
+def _journals(store: Store, study: str) -> Iterator[str]:
+    """MLflow has got everything."""
+    folder = store.journals(study)
+    if entries := waiting(folder):
+        yield f"{folder}: MLflow must have got everything, but lacks {entries} of what is here; --replay sends it"
+    for path in sorted(folder.glob("*.refused")):
+        yield f"{path}: MLflow must have got everything, but refused this"
 
 
 def _lines(path: Path) -> list[str]:

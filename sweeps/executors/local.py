@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
-import threading
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import torch
 
-from cifar_core.data import load_train_val
+import sweeps
 from cifar_core.hardware import Hardware
-from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job
-from sweeps.executors.worker import carry_out
+from sweeps.executors.job_loop import Equipment, Order
+from sweeps.executors.protocol import Ending, Event, Failed, Job
 
-_SPAWN = multiprocessing.get_context("spawn")  # forked torch threads deadlock, and CUDA cannot fork
+# A program of its own: forked torch threads deadlock, CUDA cannot fork, and `multiprocessing` would import the
+# coordinator's main module first, for seconds in which a worker would not notice that the coordinator is gone.
+_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "sweeps.executors.worker_process")
+_PACKAGES = str(Path(sweeps.__file__).parents[1])  # where `sweeps` and `cifar_core` are imported from
 _CLOSE_SECONDS = 5.0
 _IDLE_DEATHS = 5
 
 
 @dataclass(slots=True)
 class _Worker:
-    process: SpawnProcess
+    process: subprocess.Popen[bytes]
     pipe: Connection
     job: Job | None = None
+    pausing: bool = False  # its job was asked to pause
 
 
 class LocalExecutor:
@@ -50,7 +53,7 @@ class LocalExecutor:
 
     def start(self, job: Job) -> None:
         worker = next(worker for worker in self._workers if worker.job is None)
-        worker.job = job
+        worker.job, worker.pausing = job, False
         try:
             worker.pipe.send(job)
         except (BrokenPipeError, ConnectionResetError):
@@ -65,30 +68,39 @@ class LocalExecutor:
 
     def reply(self, key: str, *, go_on: bool) -> None:
         worker = next(worker for worker in self._workers if worker.job is not None and worker.job.key == key)
+        if not worker.pausing:
+            _send(worker, Order.GO_ON if go_on else Order.END)
+        elif not go_on:
+            _wait_for_the_end(worker)
         if not go_on:
             worker.job = None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is an event of its own
-            worker.pipe.send(go_on)
+
+    def pause(self) -> None:
+        for worker in self._workers:
+            if worker.job is not None and not worker.pausing:
+                worker.pausing = True
+                _send(worker, Order.PAUSE)
 
     def close(self) -> None:
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
-            worker.process.join(_CLOSE_SECONDS)
+            _wait_for(worker.process)
             worker.pipe.close()
 
     def _spawn(self, number: int) -> _Worker:
-        ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(
-            target=_work,
-            args=(theirs, self._data_dir, self._hardware[number], self._threads),
-            name=f"worker-{number}",
-            daemon=True,
-        )
-        with _ctrl_c_blocked():
-            process.start()
-        theirs.close()  # so that the worker's death ends the pipe
-        return _Worker(process, ours)
+        ours, theirs = Pipe()
+        path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
+        with theirs, _ctrl_c_blocked():  # closed then, so that the worker's death ends the pipe
+            process = subprocess.Popen(
+                [*_COMMAND, str(os.getpid()), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        worker = _Worker(process, ours)
+        _send(worker, Equipment(self._data_dir, self._hardware[number], self._threads))
+        return worker
 
     def _listen(self, timeout: float) -> None:
         pipes = {worker.pipe: worker for worker in self._workers}
@@ -100,7 +112,7 @@ class LocalExecutor:
                 self._bury(worker)
                 continue
             self._idle_deaths = 0
-            if isinstance(event, (Finished, Failed, Diverged)):
+            if isinstance(event, Ending):
                 worker.job = None
             self._ended.append(event)
 
@@ -110,9 +122,9 @@ class LocalExecutor:
         Raises:
             RuntimeError: workers die again and again without a job, so that no other would do better.
         """
-        worker.process.join(_CLOSE_SECONDS)
+        _wait_for(worker.process)
         worker.pipe.close()
-        cause = _cause(worker.process.exitcode)
+        cause = _cause(worker.process.returncode)
         if worker.job is not None:
             self._ended.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
         else:
@@ -123,13 +135,32 @@ class LocalExecutor:
         self._workers[number] = self._spawn(number)
 
 
+def _send(worker: _Worker, what: Equipment | Order) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is an event of its own
+        worker.pipe.send(what)
+
+
+def _wait_for_the_end(worker: _Worker) -> None:
+    """Until the worker has answered to a pause: before that it may still be writing what nobody needs any more."""
+    with contextlib.suppress(EOFError, ConnectionResetError):
+        while worker.pipe.poll(_CLOSE_SECONDS):
+            if isinstance(worker.pipe.recv(), Ending):
+                return
+    worker.process.kill()
+    _wait_for(worker.process)
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_CLOSE_SECONDS)
+
+
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
     """Processes started here never see Ctrl-C, which reaches the whole group; the coordinator decides.
 
     They inherit the blocked signal, so that it holds from their first moment on, while they still import.
     """
-    resource_tracker.ensure_running()  # otherwise the first start does that, and unblocks the signal on the way
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -147,23 +178,3 @@ def _cause(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         return f"killed by {signal.Signals(-exitcode).name}"
     return f"exit code {exitcode}"
-
-
-def _work(pipe: Connection, data_dir: Path, hardware: Hardware, threads: int) -> None:
-    """What a worker process does from its first to its last moment."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    try:
-        data = load_train_val(data_dir)
-        while True:
-            job: Job = pipe.recv()
-            carry_out(job, data, data_dir, hardware, pipe.send, pipe.recv)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

@@ -20,7 +20,8 @@ class Job:
     recipe: Recipe
     watch: Watch
     weights: Path | None = None  # where to keep the final weights, if anywhere
-    checkpoints: Path | None = None  # folder of the run's checkpoints; those that are there are gone on from
+    checkpoints: Path | None = None  # folder of the run's checkpoints; the newest that serves is gone on from
+    recorded: int | None = None  # step of the last point on record, if known: a state beyond the next would lose it
     open_test_set: bool = False  # meet the sealed test set instead of training: load `weights` and evaluate
 
 
@@ -89,6 +90,14 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that people may want to know, such as a checkpoint that is damaged; the run goes on."""
+
+    key: str
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     key: str
     outcome: Outcome
@@ -112,7 +121,26 @@ class Diverged:
     reason: str  # one line
 
 
-Event = Progressed | Finished | Failed | Diverged
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The run has ended as `Executor.pause` asked, and goes on from a checkpoint if it has a folder of them."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unkept:
+    """The run has ended because its state could not be written: its older checkpoints are untouched.
+
+    That is the fault of the disk, not of the run, which goes on from these once there is room.
+    """
+
+    key: str
+    reason: str  # one line: the file, and what the system said
+
+
+Ending = Finished | Failed | Diverged | Paused | Unkept
+Event = Progressed | Noted | Ending
 
 
 class Executor(Protocol):
@@ -129,7 +157,18 @@ class Executor(Protocol):
         """What happened since the last call; waits up to `timeout` seconds for something to happen."""
 
     def reply(self, key: str, *, go_on: bool) -> None:
-        """Answer a run that waits at a validation; a run that shall not go on ends without another event."""
+        """Answer a run that waits at a validation; a run that shall not go on ends without another event.
+
+        By the return of a "no", the run writes no more.
+        """
+
+    def pause(self) -> None:
+        """Ask every run to keep its state and end, after the step that it is at.
+
+        Each answers `Paused`, unless it ends in another way first; points on their way come before that. A run that
+        waits for `reply` answers too: it may still be replied to, but need not be. One that meets the test set
+        finishes. Asking again changes nothing.
+        """
 
     def close(self) -> None:
         """End all workers at once, whatever they do; returns within a few seconds."""

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cifar_core.checkpoint import Checkpoints, load_weights, save_state
 from cifar_core.data import Split, Splits, load_test
 from cifar_core.hardware import Hardware
+from cifar_core.memory import OutOfMemory, first_line, ran_out, release
 from cifar_core.metrics import Predictions
 from cifar_core.serving import time_serving
-from cifar_core.training import TrainState, predict, train
+from cifar_core.training import TrainState, predict, total_steps, train
 from sweeps import artifacts
-from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job, Outcome, Point, Progressed
+from sweeps.executors.protocol import (
+    Diverged,
+    Ending,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Noted,
+    Outcome,
+    Paused,
+    Point,
+    Progressed,
+    Unkept,
+)
+
+
+class _NotWritten(Exception):
+    """The run's state could not be written; the message is one line."""
 
 
 def carry_out(
@@ -24,52 +43,94 @@ def carry_out(
     hardware: Hardware,
     send: Callable[[Event], None],
     go_on: Callable[[], bool],
+    pause: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Carry out `job`, sending events. `go_on` is asked after each validation but the last and waits for the answer.
+    """Carry out `job`, sending events.
 
-    Every error becomes a `Failed` event, so the worker lives on.
+    Every error becomes a `Failed` or `Unkept` event, so the worker lives on.
+
+    Args:
+        go_on: asked after each validation but the last; waits for the answer.
+        pause: asked between steps; answers at once.
     """
+    ending = _ending(job, data, data_dir, hardware, send, go_on, pause)
+    if isinstance(ending, Failed):
+        release()
+    if ending is not None:
+        send(ending)
+
+
+def _ending(
+    job: Job,
+    data: Splits,
+    data_dir: Path,
+    hardware: Hardware,
+    send: Callable[[Event], None],
+    go_on: Callable[[], bool],
+    pause: Callable[[], bool],
+) -> Ending | None:
+    """How `job` ends: every way but the coordinator's death is an event, or None where it knows by itself."""
     try:
         if job.open_test_set:
-            send(Finished(job.key, _test(job, load_test(data_dir), hardware)))
-            return
-        outcome = _train(job, data, hardware, send, go_on)
-        if outcome is not None:
-            send(Finished(job.key, outcome))
-    except (BrokenPipeError, EOFError):
+            return Finished(job.key, _test(job, load_test(data_dir), hardware))
+        return _train(job, data, hardware, send, go_on, pause)
+    except (BrokenPipeError, ConnectionResetError, EOFError):
         raise
+    except _NotWritten as error:
+        return Unkept(job.key, str(error))
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        send(Failed(job.key, reason, traceback.format_exc()))
+        return Failed(job.key, _reason(error), traceback.format_exc())
 
 
 def _train(
-    job: Job, data: Splits, hardware: Hardware, send: Callable[[Event], None], go_on: Callable[[], bool]
-) -> Outcome | None:
-    """The outcome of the whole run, or None if it ended before that."""
+    job: Job,
+    data: Splits,
+    hardware: Hardware,
+    send: Callable[[Event], None],
+    go_on: Callable[[], bool],
+    pause: Callable[[], bool],
+) -> Ending | None:
+    """Train from where the run stands; None if the coordinator ended it."""
+    if pause():
+        return Paused(job.key)
     checkpoints = Checkpoints(job.checkpoints) if job.checkpoints is not None else None
-    state = checkpoints.load(job.recipe, data, hardware) if checkpoints is not None else None
+    state = _resume(job, checkpoints, data, hardware, send) if checkpoints is not None else None
     if state is None:
         state = TrainState.create(job.recipe, data, hardware)
     last: Predictions | None = None
-    for progress in train(state, data, job.watch):
+    for progress in train(state, data, job.watch, pause):
         if not math.isfinite(progress.train_loss):
-            send(Diverged(job.key, f"training loss was {progress.train_loss} at step {progress.step}"))
-            return None
+            return Diverged(job.key, f"training loss was {progress.train_loss} at step {progress.step}")
         send(Progressed(job.key, Point.of(progress)))
         last = progress.validation
         if last is None or state.step == state.total_steps:
             continue
         if not go_on():
             return None
-        if checkpoints is not None:  # not before the answer: by then the points so far are on record
-            checkpoints.save(state)
+        if checkpoints is not None and not pause():  # not before the answer: by then the points so far are on record
+            _save(checkpoints, state)
+    if state.step < state.total_steps:
+        if checkpoints is not None:
+            _save(checkpoints, state)
+        return Paused(job.key)
     if last is None:
         raise RuntimeError("a watch must validate at the end of training")
     if job.weights is not None:
-        save_state(state, job.weights)
+        with _writing("the weights", job.weights):
+            save_state(state, job.weights)
     files = artifacts.of_training(job.recipe, state.model, data.train)
-    return Outcome.of(last, files | artifacts.of_predictions(data.val.head(len(last)), last))
+    return Finished(job.key, Outcome.of(last, files | artifacts.of_predictions(data.val.head(len(last)), last)))
+
+
+def _resume(
+    job: Job, checkpoints: Checkpoints, data: Splits, hardware: Hardware, send: Callable[[Event], None]
+) -> TrainState | None:
+    """The newest state that is good and leaves out no point that is still to be put on record, if there is one."""
+    beyond = None
+    if job.recorded is not None:
+        steps = job.watch.steps(total_steps(job.recipe, len(data.train)))
+        beyond = next((step for step in steps if step > job.recorded), None)
+    return checkpoints.load(job.recipe, data, hardware, lambda line: send(Noted(job.key, line)), before=beyond)
 
 
 def _test(job: Job, test: Split, hardware: Hardware) -> Outcome:
@@ -79,3 +140,24 @@ def _test(job: Job, test: Split, hardware: Hardware) -> Outcome:
     predictions = predict(model, test, hardware, job.recipe.normalisation)
     timings = time_serving(model, test, hardware, job.recipe.normalisation)
     return Outcome.of(predictions, artifacts.of_test(test, predictions) | artifacts.of_serving(timings))
+
+
+def _save(checkpoints: Checkpoints, state: TrainState) -> None:
+    with _writing("a checkpoint", checkpoints.path(state.step)):
+        checkpoints.save(state)
+
+
+@contextlib.contextmanager
+def _writing(what: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _NotWritten(f"{path}: {what} must be writable, but got: {error.strerror or error}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OutOfMemory):
+        return str(error)
+    if ran_out(error):
+        return f"out of memory: {first_line(error)}"
+    return f"{type(error).__name__}: {error}".splitlines()[0]

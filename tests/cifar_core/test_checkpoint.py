@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -26,11 +32,32 @@ from cifar_core.data import Splits, synthetic_splits
 from cifar_core.hardware import Hardware
 from cifar_core.models import MODELS
 from cifar_core.recipe import OPTIMIZERS, Recipe
-from cifar_core.training import TrainState, Watch, evenly, predict, train
+from cifar_core.training import Progress, TrainState, Watch, evenly, predict, train
 
 SMALL = Recipe(model="fast_resnet", width=0.125)
 CPU = Hardware(torch.device("cpu"), bf16=False)
 HASH = "weights.safetensors.sha256"
+
+SAVES_FOR_EVER = """
+import sys
+from pathlib import Path
+import torch
+from cifar_core.checkpoint import Checkpoints
+from cifar_core.data import synthetic_splits
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState
+
+data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
+recipe = Recipe(model="fast_resnet", width=0.125)
+state = TrainState.create(recipe, data, Hardware(torch.device("cpu"), bf16=False))
+checkpoints = Checkpoints(Path(sys.argv[1]))
+while True:
+    state.step += 1
+    checkpoints.save(state)
+    if state.step == 2:
+        print("saving", flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +153,82 @@ def test_a_saved_state_goes_on_to_the_same_bits(tmp_path: Path, hardware: Hardwa
         )
 
 
+@given(
+    stops=st.sets(st.integers(1, 7)),
+    optimizer=st.sampled_from(OPTIMIZERS),
+    hardware=st.sampled_from([Hardware(torch.device("cpu"), bf16=False), Hardware.detect("cpu")]),
+)
+@settings(max_examples=20)
+def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
+    changed: Path, stops: set[int], optimizer: str, hardware: Hardware
+) -> None:
+    data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=16)
+    recipe = Recipe(
+        model="five_conv",
+        width=0.05,
+        epochs=3.0,
+        batch_size=24,
+        optimizer=optimizer,
+        learning_rate=0.01,
+        translate=4,
+        mix="cutmix",
+        keep_best=True,
+    )
+    watch = Watch(evenly(3), (0.5, 1.0), (16, 16))
+    whole = TrainState.create(recipe, data, hardware)
+    expected = list(train(whole, data, watch))
+    state = TrainState.create(recipe, data, hardware)
+    points: list[Progress] = []
+    for stop in [*sorted(stops), 8]:
+        points += train(state, data, watch, functools.partial(has_come_to, state, stop))
+        assert state.step == stop
+        if stop < 8:
+            seconds = state.train_seconds
+            save_state(state, changed / "stopped")
+            state = load_state(recipe, changed / "stopped", data, hardware)
+            assert state.train_seconds == seconds
+    assert state.total_steps == 8
+    assert [shown(point) for point in points] == [shown(point) for point in expected]
+    weights = whole.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in state.model.state_dict().items())
+    assert torch.equal(state.generator.get_state(), whole.generator.get_state())
+
+
+def has_come_to(state: TrainState, step: int) -> bool:
+    return state.step == step
+
+
+def shown(point: Progress) -> tuple[object, ...]:
+    """What `point` says, without the seconds."""
+    predictions = None if point.validation is None else point.validation.probabilities.tolist()
+    return (point.step, point.epoch, point.train_loss, point.train_accuracy, point.learning_rate, predictions)
+
+
+def test_a_state_of_an_earlier_version_has_no_sums(tmp_path: Path) -> None:
+    """It was saved at a point of the curve, where they are zero."""
+    data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=8)
+    path = tmp_path / "state"
+    watch = Watch(evenly(4), (), ())
+    recipe = replace(SMALL, epochs=4.0, batch_size=32)
+    state = TrainState.create(recipe, data, CPU)
+    points = train(state, data, watch)
+    next(points)
+    save_state(state, path)
+    expected = [shown(point) for point in points]
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
+    del facts["batches"]
+    tensors = {
+        name: value for name, value in safetensors.torch.load(content).items() if name not in ("loss_sum", "right_sum")
+    }
+    content = safetensors.torch.save(tensors, metadata={"state": json.dumps(facts)})
+    path.write_bytes(content)
+    path.with_name("state.sha256").write_text(hashlib.sha256(content).hexdigest())
+    rest = train(load_state(recipe, path, data, CPU), data, watch)
+    assert [shown(point) for point in rest] == expected
+
+
 def test_a_state_of_another_recipe(tmp_path: Path) -> None:
     data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
     save_state(fresh(SMALL), tmp_path / "state")
@@ -190,6 +293,48 @@ class TestCheckpoints:
         assert not checkpoints.folder.exists()
         assert checkpoints.load(SMALL, data, CPU) is None
         checkpoints.clear()
+
+    @pytest.mark.parametrize(("before", "step"), [(101, 100), (100, 10), (11, 10), (10, None)])
+    def test_only_those_before_a_step(
+        self, checkpoints: Checkpoints, data: Splits, before: int, step: int | None
+    ) -> None:
+        state = checkpoints.load(SMALL, data, CPU, before=before)
+        assert (state and state.step) == step
+
+    def test_what_a_killed_process_left_is_removed_by_the_next(self, checkpoints: Checkpoints, data: Splits) -> None:
+        before = set(checkpoints.folder.iterdir())
+        for name in (".step-000000200.safetensors.123", ".step-000000200.safetensors.sha256.123"):
+            (checkpoints.folder / name).write_bytes(b"half of")
+        (checkpoints.folder / "step-000000200.safetensors.sha256").write_text("0" * 64)
+        assert checkpoints.load(SMALL, data, CPU) is not None
+        assert set(checkpoints.folder.iterdir()) == before
+
+    def test_a_process_that_is_killed_while_it_saves(self, tmp_path: Path, data: Splits) -> None:
+        """Wherever it is killed, a good state is there, and nothing else is left lying."""
+        script = tmp_path / "save.py"
+        script.write_text(SAVES_FOR_EVER)
+        checkpoints = Checkpoints(tmp_path / "run")
+        with subprocess.Popen([sys.executable, script, checkpoints.folder], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            interrupted = 0
+            deadline = time.monotonic() + 20
+            while not interrupted and time.monotonic() < deadline:
+                process.send_signal(signal.SIGSTOP)
+                interrupted = len(list(checkpoints.folder.glob(".step-*")))
+                if not interrupted:
+                    process.send_signal(signal.SIGCONT)
+                    time.sleep(0.003)
+            process.kill()
+        assert interrupted, "it was never met while it wrote"
+        said: list[str] = []
+        state = checkpoints.load(SMALL, data, CPU, said.append)
+        assert state is not None
+        assert said == []
+        names = {path.name for path in checkpoints.folder.iterdir()}
+        states = {name for name in names if name.endswith(".safetensors")}
+        assert f"step-{state.step:09d}.safetensors" in states
+        assert names == states | {name + ".sha256" for name in states}
 
     def test_those_of_another_recipe_do_not_count(self, checkpoints: Checkpoints, data: Splits) -> None:
         assert checkpoints.load(replace(SMALL, seed=1), data, CPU) is None

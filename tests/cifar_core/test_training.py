@@ -280,6 +280,8 @@ def test_every_image_is_seen_once_in_every_pass(batch_size: int, images: int, se
         total_steps=10,
         step=0,
         order=torch.empty(0, dtype=torch.long),
+        loss_sum=torch.zeros(()),
+        right_sum=torch.zeros(()),
     )
     batches = [state.next_batch(images) for _ in range(math.ceil(3 * images / batch_size))]
     assert {len(batch) for batch in batches} == {batch_size}

@@ -155,7 +155,7 @@ def test_an_interrupted_study_is_reported_as_one(store: Fake, tmp_path: Path) ->
 def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> None:
     fresh_store.add(name="a/b <i>", trials=(fresh_store.trial(state="running"),), champion=(), state="running")
     paths = write_report(store=fresh_store.folder)
-    assert paths.html.parent == fresh_store.folder / "reports" / "a%2Fb%20%3Ci%3E"
+    assert paths.html.parent == fresh_store.folder / "reports" / "a=2Fb=20=3Ci=3E"
     text = paths.html.read_text()
     assert "No trial has finished" in text
     assert "There are no curves to show yet." in text

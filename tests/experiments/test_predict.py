@@ -195,7 +195,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
     data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
     ids = {}
     for study, keys in (("a study", ("trial-0", "trial-1", "confirm-1-0")), ("systems", ("three_conv-seed0",))):
-        tracker = MlflowTracker(store.tracking_uri, store.artifacts(study))
+        tracker = MlflowTracker(store, study)
         tracker.open_study(RunLabel(key="study", name=study, tags={}, params={}))
         for key in keys:
             name = {"trial-0": "twins", "trial-1": "twins"}.get(key, f"{key} three_conv")

@@ -118,7 +118,14 @@ class TestRefusals:
             "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
         )
 
-    @pytest.mark.parametrize("content", ["model = five_conv", "model", "[", "epochs = 1\nepochs = 2"])
+    def test_without_end(self) -> None:
+        with pytest.raises(RecipeError, match=r"^a recipe file must have at most 100,000 bytes, but /dev/zero has"):
+            read_recipe("/dev/zero")
+
+    @pytest.mark.parametrize(
+        "content",
+        ["model = five_conv", "model", "[", "epochs = 1\nepochs = 2", "a = " + "[" * 90_000, "seed = " + "9" * 90_000],
+    )
     def test_no_toml(self, tmp_path: Path, content: str) -> None:
         assert self.refused(tmp_path, content).startswith("a recipe must be valid TOML, but: ")
 

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,22 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from cifar_core.budget import Budget
 from cifar_core.data import Splits, synthetic_splits
 from cifar_core.recipe import Recipe
 from sweeps import run_study
-from sweeps.coordinator import Interrupted, Summary
+from sweeps.coordinator import Interrupted, StoreLostError, Summary
+from sweeps.journal import Entry
 from sweeps.plan import Plan
 from sweeps.presets import PRESETS
 from sweeps.recipes import SYSTEMS, read_recipe
 from sweeps.run_study import build_parser, main
 from sweeps.search_space import SPACES, comparable
+from sweeps.status import mlflow_client, runs_of
+from sweeps.store import Store
+from sweeps.tracking import RunLabel
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -262,15 +267,16 @@ class TestStoresThatCannotBe:
 
     @pytest.mark.usefixtures("stubs")
     def test_no_storage(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        said = refused(capsys, "--store", str(tmp_path), "--storage", "nonsense")
+        said = refused(capsys, "--store", str(tmp_path / "store"), "--storage", "nonsense")
         assert said.startswith("the Optuna storage must open, but nonsense gave: ")
+        assert not (tmp_path / "store").exists()
 
     @pytest.mark.usefixtures("stubs")
     @pytest.mark.parametrize("uri", ["nonsense", "gopher://x"])
     def test_no_tracking_store(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, uri: str) -> None:
-        assert main(("--store", str(tmp_path), "--tracking-uri", uri)) == 2
-        line = capsys.readouterr().err.splitlines()[-1]
-        assert line.startswith(f"run_study.py: error: the MLflow store must answer, but {uri} gave: ")
+        said = refused(capsys, "--store", str(tmp_path / "store"), "--tracking-uri", uri)
+        assert said.startswith(f"the MLflow store must answer, but {uri} gave: ")
+        assert not (tmp_path / "store").exists()
 
 
 class TestHelp:
@@ -282,7 +288,7 @@ class TestHelp:
         options = [option for action in build_parser()._actions for option in action.option_strings]
         expected = (
             "--trials --space --preset --epochs --seed --sampler --pruner --enqueue --timeout --no-confirm --device "
-            "--workers --data --study --store --keep-weights --tracking-uri --storage"
+            "--workers --data --study --store --keep-weights --tracking-uri --storage --status --verify --replay"
         )
         assert set(expected.split()) <= set(options)
         assert all(re.search(rf"^  (-h, )?{option}\b", said, re.MULTILINE) for option in options if option != "-h")
@@ -428,4 +434,56 @@ def test_workers_end_also_when_something_breaks(tmp_path: Path, stubs: type[Stub
     stubs.does = broken
     with pytest.raises(RuntimeError, match="broken"):
         main(("--store", str(tmp_path)))
+    assert StubExecutor.closed == 1
+
+
+def deaf(entries: Sequence[Entry]) -> None:
+    raise MlflowException("API request failed")
+
+
+def lacking(stubs: type[StubCoordinator], store: Store, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit code of a sweep that MLflow stops listening to."""
+    monkeypatch.setattr(run_study, "FLUSH_SECONDS", 0.1)
+
+    def finished(coordinator: StubCoordinator) -> Summary:
+        tracker = coordinator.arguments["tracker"]
+        tracker.open_study(RunLabel(key="study", name="s", tags={"stage": "study"}, params={}))
+        tracker.run_id("study")  # which waits until MLflow has got everything
+        tracker._outbox._tell = deaf
+        tracker.end_study("finished", {"study/seconds": 3.0})
+        return Summary(complete=1)
+
+    stubs.does = finished
+    return main(("--store", str(store.root), "--study", "s", "--device", "cpu"))
+
+
+def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.locate(tmp_path / "store")
+    assert lacking(stubs, store, monkeypatch) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"MLflow lacks 1 entry, kept in {store.root}/journals/s; once it answers, this sends them:" in said
+    assert f"python sweeps/run_study.py --study s --store {store.root} --replay" in said
+
+    again = ("--study", "s", "--store", str(store.root), "--replay")
+    assert main(again) == 0
+    assert capsys.readouterr().out == "MLflow has got 1 of 1 entry that waited\n"
+    [run] = runs_of(mlflow_client(store), "s")
+    assert (run.data.tags["state"], run.data.metrics["study/seconds"]) == ("finished", 3.0)
+    assert main(again) == 0
+    assert capsys.readouterr().out == "nothing waits for MLflow in study s\n"
+
+
+def test_a_store_that_takes_no_more(
+    stubs: type[StubCoordinator], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(coordinator: StubCoordinator) -> Summary:
+        raise StoreLostError("the disk is full")
+
+    stubs.does = full
+    assert main(("--store", str(tmp_path))) == 1
+    assert capsys.readouterr().err == (
+        "run_study.py: error: the disk is full; once that is mended, the same command goes on\n"
+    )
     assert StubExecutor.closed == 1

@@ -12,6 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from sweeps.executors.protocol import Outcome
+from sweeps.journal import Entry, Journal
 from sweeps.lease import hold
 from sweeps.status import read_status
 from sweeps.store import Store, StoreError
@@ -51,13 +52,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     study.ask()
     study.enqueue_trial({"x": 0.1})
     optuna.create_study(study_name="empty", storage=store.storage_url)
-    tracker = MlflowTracker(store.tracking_uri, store.artifacts("s"))
+    tracker = MlflowTracker(store, "s")
     tracker.open_study(replace(label("study", "study"), name="s"))
     for key, ended in {"confirm-1-0": True, "confirm-0-0": False}.items():
         tracker.begin(label(key, "confirm"))
         if ended:
             tracker.end(key, "complete", outcome=outcome(0.8))
             tracker.tested(key, outcome(0.7925))
+    assert tracker.close() == 0
+    journal = Journal(store.journals("s") / "1.jsonl")
+    journal.append(Entry(key="trial-4", at=0), sync=False)
+    journal.close()
     folder = store.checkpoints("s", "trial-4")
     folder.mkdir(parents=True)
     (folder / "step-000000001.safetensors").write_bytes(b"")
@@ -74,6 +79,7 @@ def test_what_is_told(store: Store) -> None:
         "confirmation": "1 complete, 1 running",
         "test": "79.25 %",
         "checkpoints": "of trial-4",
+        "journal": "1 entry waits for MLflow",
     }
 
 

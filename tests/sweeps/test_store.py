@@ -79,8 +79,9 @@ def test_each_study_has_folders_of_its_own_below_the_store(tmp_path: Path) -> No
 def test_any_letters_in_folder_and_study(tmp_path: Path, folder: str) -> None:
     store = Store.locate(tmp_path / folder)
     store.create()
-    tracker = MlflowTracker(store.tracking_uri, store.artifacts(STUDY))
+    tracker = MlflowTracker(store, STUDY)
     tracker.open_study(RunLabel(key="study", name=STUDY, tags={}, params={}, files={"pictures/x.png": b"picture"}))
+    assert tracker.close() == 0
     study = optuna.create_study(study_name=STUDY, storage=store.storage_url)
     study.enqueue_trial({"x": 0.5})
     assert study.ask().suggest_float("x", 0, 1) == 0.5
@@ -89,22 +90,30 @@ def test_any_letters_in_folder_and_study(tmp_path: Path, folder: str) -> None:
     assert [path.read_bytes() for path in pictures] == [b"picture"]
     assert pictures[0].is_relative_to(store.root / "artifacts")
     assert {"mlflow.db", "optuna.db", "artifacts"} <= {path.name for path in store.root.iterdir()}
-    again = MlflowTracker(store.tracking_uri, store.artifacts(STUDY))
+    again = MlflowTracker(store, STUDY)
     again.open_study(RunLabel(key="study", name=STUDY, tags={}, params={}))
+    assert again.close() == 0
     assert len(list((store.root / "artifacts").rglob("artifacts"))) == 1
 
 
 def test_looks_at_the_test_set_are_lines_that_add_up(tmp_path: Path) -> None:
     store = Store.locate(tmp_path)
-    store.record_test_look(study=STUDY, run_id="r1", accuracy=0.925, images=10_000)
-    store.record_test_look(study="b", run_id="r2", accuracy=0.5, images=10_000)
+    store.record_test_look(study=STUDY, key="confirm-0-0")
+    store.record_test_look(study="b", key="confirm-1-0")
     looks = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
     times = [datetime.fromisoformat(look.pop("time")) for look in looks]
     assert all(time.utcoffset() is not None for time in times)
     assert looks == [
-        {"study": STUDY, "run_id": "r1", "accuracy": 0.925, "images": 10_000},
-        {"study": "b", "run_id": "r2", "accuracy": 0.5, "images": 10_000},
+        {"study": STUDY, "key": "confirm-0-0"},
+        {"study": "b", "key": "confirm-1-0"},
     ]
+
+
+def test_a_look_after_one_that_was_cut_off_is_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "test_looks.jsonl"
+    path.write_text('{"time": "2026-11-')
+    Store.locate(tmp_path).record_test_look(study=STUDY, key="confirm-0-0")
+    assert json.loads(path.read_text().splitlines()[1])["key"] == "confirm-0-0"
 
 
 class TestUnusable:
@@ -134,12 +143,13 @@ def test_any_letters_in_the_path_of_a_store(tmp_path: Path, name: str) -> None:
     store = Store.locate(tmp_path / name)
     store.create()
     optuna.create_study(study_name="s", storage=store.storage_url)
-    tracker = MlflowTracker(store.tracking_uri, store.artifacts("s"))
+    tracker = MlflowTracker(store, "s")
     tracker.open_study(RunLabel(key="study", name="s", tags={"stage": "study"}, params={}, files={"note.txt": b"here"}))
+    run_id = tracker.run_id("study")
     assert optuna.get_all_study_names(store.storage_url) == ["s"]
     assert [path.name for path in tmp_path.iterdir()] == [name], "nothing lies anywhere else"
     assert {"mlflow.db", "optuna.db", "artifacts"} <= {path.name for path in store.root.iterdir()}
     assert [path.read_bytes() for path in store.root.rglob("note.txt")] == [b"here"]
     read = Reader(store)
     assert read.studies() == ["s"]
-    assert read.artifact(tracker.run_id("study"), "note.txt") == b"here"
+    assert read.artifact(run_id, "note.txt") == b"here"

@@ -16,11 +16,13 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from cifar_core.data import CLASSES
-from cifar_core.models import build_model
+from cifar_core.checkpoint import save_state
+from cifar_core.data import CLASSES, synthetic_splits
+from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState
 from sweeps.executors.protocol import Outcome, Point
-from sweeps.store import StoreError
+from sweeps.store import Store, StoreError
 from sweeps.tracking import MemoryTracker, MlflowTracker, RunLabel, Tracker
 
 STUDY = RunLabel(
@@ -33,7 +35,7 @@ STUDY = RunLabel(
 TRIAL = RunLabel(
     key="trial-0",
     name="trial 0 five_conv",
-    tags={"stage": "search", "trial": "0", "attempt": "1"},
+    tags={"stage": "confirm", "trial": "0", "attempt": "1"},
     params={"model": "five_conv", "learning_rate": 0.1, "flip": True},
     files={"recipe.toml": b"model = 'five_conv'"},
 )
@@ -123,14 +125,21 @@ class Memory(Backend):
 
 class Mlflow(Backend):
     def __init__(self, folder: Path) -> None:
-        self.uri = f"sqlite:///{folder}/mlflow.db"
-        self.artifacts = folder / "artifacts"
-        self.client = MlflowClient(self.uri)
+        self.store = Store.locate(folder)
+        self.artifacts = folder / "artifacts" / "a=20study"
+        self.client = MlflowClient(self.store.tracking_uri)
+        self.said: list[str] = []
+        self.tracker: MlflowTracker | None = None
 
-    def open(self) -> Tracker:
-        return MlflowTracker(self.uri, self.artifacts.as_uri())
+    def open(self) -> MlflowTracker:
+        if self.tracker is not None:
+            self.tracker.close()
+        self.tracker = MlflowTracker(self.store, STUDY.name, say=self.said.append)
+        return self.tracker
 
     def run(self, key: str) -> Run:
+        assert self.tracker is not None
+        self.tracker.run_id("study")  # which waits until MLflow has got everything
         experiment = self.client.get_experiment_by_name(STUDY.name)
         assert experiment is not None
         found: list[Run] = self.client.search_runs([experiment.experiment_id], f"tags.key = '{key}'")
@@ -293,8 +302,7 @@ class TestContract:
         tracker.begin(TRIAL)
         record(tracker, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
-        run_id = tracker.tested(TRIAL.key, TEST_OUTCOME)
-        assert run_id
+        tracker.tested(TRIAL.key, TEST_OUTCOME)
         assert tracker.metric(TRIAL.key, "test/accuracy") == 0.79
         assert tracker.metric(TRIAL.key, "val/accuracy") == 0.8
         run = backend.read(TRIAL.key)
@@ -352,7 +360,9 @@ class TestMlflow:
 
     def test_each_study_is_an_experiment(self, store: Mlflow) -> None:
         for name in ("a study", "50 % größe"):
-            store.open().open_study(replace(STUDY, name=name))
+            tracker = MlflowTracker(store.store, name)
+            tracker.open_study(replace(STUDY, name=name))
+            assert tracker.close() == 0
         names = {experiment.name for experiment in store.client.search_experiments()}
         assert names == {"Default", "a study", "50 % größe"}
 
@@ -361,13 +371,25 @@ class TestMlflow:
         tracker.open_study(STUDY)
         tracker.begin(TRIAL)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
-        said = tracker.tested(TRIAL.key, TEST_OUTCOME, {"champion": "true"})
-        assert said == tracker.run_id(TRIAL.key) == store.run(TRIAL.key).info.run_id
+        tracker.tested(TRIAL.key, TEST_OUTCOME, {"champion": "true"})
+        assert tracker.run_id(TRIAL.key) == store.run(TRIAL.key).info.run_id
         assert store.run(TRIAL.key).data.tags["champion"] == "true"
 
-    def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/tmp/out.txt"])
+    def test_artifacts_stay_in_their_run(self, store: Mlflow, name: str) -> None:
+        tracker = store.open()
+        tracker.open_study(STUDY)
+        tracker.begin(TRIAL)
+        tracker.attach(TRIAL.key, {name: b"hostile"}, {})
+        assert tracker.close() == 1
+        assert store.said[0].startswith(
+            f"MLflow refuses what trial-0 has to say (an artifact must stay in its run, but got {name!r}"
+        )
+        assert not list(store.store.root.rglob("out.txt"))
+
+    def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        tracker = MlflowTracker("http://127.0.0.1:9", None)
+        tracker = MlflowTracker(Store.locate(tmp_path, tracking_uri="http://127.0.0.1:9"), STUDY.name)
         with pytest.raises(StoreError, match=r"^the MLflow store must answer, but http://127.0.0.1:9 gave: [^\n]*$"):
             tracker.open_study(STUDY)
 
@@ -381,17 +403,23 @@ def active_uri() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("active_uri")
-def test_a_kept_model_can_be_loaded_by_mlflow_alone(store: Mlflow, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_kept_model_can_be_loaded_by_mlflow_alone(
+    store: Mlflow, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tracker = store.open()
     tracker.open_study(STUDY)
     tracker.begin(TRIAL)
     tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
     recipe = Recipe(model="fast_resnet", width=0.125)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    model = build_model(recipe, images).eval()
+    data = synthetic_splits(torch.Generator().manual_seed(0), 16, 8)
+    state = TrainState.create(recipe, data, Hardware(torch.device("cpu"), bf16=False))
+    save_state(state, tmp_path / "weights.safetensors")
     with torch.no_grad():
-        expected = model(images)
-    tracker.keep_model(TRIAL.key, model)
+        expected = state.model.eval()(images)
+    for _ in range(2):  # as after a crash between the model and whatever says that it is there
+        tracker.keep_model(TRIAL.key, recipe, tmp_path / "weights.safetensors")
+    assert tracker.close(60) == 0
     said = capfd.readouterr()
     assert "warn" not in (said.out + said.err).lower()
 

@@ -21,6 +21,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.executors.protocol import Outcome, Point
+from sweeps.journal import Entry, Journal
 from sweeps.run_study import main
 from sweeps.store import Store, StoreError
 from sweeps.tracking import MlflowTracker, RunLabel
@@ -50,7 +51,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.locate(tmp_path_factory.mktemp("verify") / "store")
     store.create()
     study = optuna.create_study(study_name="s", storage=store.storage_url, direction="maximize")
-    tracker = MlflowTracker(store.tracking_uri, store.artifacts("s"))
+    tracker = MlflowTracker(store, "s")
     tracker.open_study(RunLabel(key="study", name="s", tags={"stage": "study"}, params={}))
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
     for number, (state, ended) in enumerate(states.items()):
@@ -64,8 +65,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker.begin(RunLabel(key="trial-2", name="t", tags={"stage": "search"}, params={}))
     tracker.begin(RunLabel(key="confirm-0-0", name="c", tags={"stage": "confirm"}, params={}))
     tracker.end("confirm-0-0", "complete", outcome=OUTCOME)
-    run_id = tracker.tested("confirm-0-0", OUTCOME)
-    store.record_test_look(study="s", run_id=run_id, accuracy=0.5, images=100)
+    store.record_test_look(study="s", key="confirm-0-0")
+    tracker.tested("confirm-0-0", OUTCOME)
+    assert tracker.close() == 0
     data = synthetic_splits(torch.Generator().manual_seed(0), 16, 8)
     state_ = TrainState.create(Recipe(width=0.125), data, Hardware(torch.device("cpu"), bf16=False))
     save_state(state_, store.checkpoints("s", "trial-2") / "step-000000004.safetensors")
@@ -95,6 +97,12 @@ def optuna_table(store: Store, statement: str) -> None:
     with connection:
         connection.execute(statement)
     connection.close()
+
+
+def written(path: Path, entry: Entry) -> None:
+    journal = Journal(path)
+    journal.append(entry, sync=True)
+    journal.close()
 
 
 def double_a_point(store: Store) -> None:
@@ -155,6 +163,14 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
         (
             lambda store: (store.root / "test_looks.jsonl").write_text(""),
             r"confirm-0-0: a look at the test set must be on record, but .*test_looks\.jsonl has none of it",
+        ),
+        (
+            lambda store: written(store.journals("s") / "1.jsonl", Entry(key="trial-0", at=0)),
+            r".*journals/s: MLflow must have got everything, but lacks 1 of what is here; --replay sends it",
+        ),
+        (
+            lambda store: written(store.journals("s") / "1.refused", Entry(key="trial-0", at=0)),
+            r".*journals/s/1\.refused: MLflow must have got everything, but refused this",
         ),
         (
             lambda store: (store.root / "test_looks.jsonl").write_text("{torn"),

@@ -14,27 +14,39 @@ from pathlib import Path
 import pytest
 import torch
 
+from cifar_core.checkpoint import Checkpoints
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import Watch, evenly
 from sweeps.executors.local import LocalExecutor
-from sweeps.executors.protocol import Event, Failed, Finished, Job, Progressed
+from sweeps.executors.protocol import Event, Failed, Finished, Job, Paused, Progressed
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=0.01, batch_size=50)
 STEPS = 9
 JOB = Job(key="trial-0", recipe=RECIPE, watch=Watch(evenly(3), (0.5, 1.0), (100, 100)))
 
-# What a sweep is to its workers: started, said which they are, and then gone without a word.
+# A run that goes on for minutes, with a point every few steps.
+LONG = replace(JOB, recipe=replace(RECIPE, epochs=100.0), watch=Watch(evenly(10_000), (1.0,), (100,)))
+
+# What a sweep is to its workers: started, said which they are, and then gone without a word. One of them trains.
 PARENT = """
-import multiprocessing, sys, time
+import sys, time
 from pathlib import Path
 from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import Watch, evenly
 from sweeps.executors.local import LocalExecutor
+from sweeps.executors.protocol import Job
 
 if __name__ == "__main__":
     executor = LocalExecutor(workers=2, threads=1, hardware=Hardware.detect("cpu"), data_dir=Path(sys.argv[1]))
-    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    print(*(worker.process.pid for worker in executor._workers), flush=True)
+    recipe = Recipe(model="fast_resnet", width=0.125, epochs=100.0, batch_size=50)
+    executor.start(Job(key="trial-0", recipe=recipe, watch=Watch(evenly(10_000), (1.0,), (100,))))
+    while sys.argv[2] == "training" and not executor.events(0.2):
+        pass
+    print("ready", flush=True)
     time.sleep(60)
 """
 
@@ -87,7 +99,7 @@ def workers() -> dict[int, str]:
         ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "pid=,stat=,args="], text=True
     ).splitlines():
         pid, state, command = line.split(maxsplit=2)
-        if "multiprocessing.spawn" in command:
+        if "worker_process" in command:
             found[int(pid)] = state
     return found
 
@@ -178,15 +190,19 @@ def test_ctrl_c_is_for_the_coordinator(executor: LocalExecutor, capfd: pytest.Ca
 
 @pytest.mark.real_data
 @pytest.mark.timeout(300)
-def test_workers_end_with_their_parent(data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["starting", "loading the data", "training"])
+def test_workers_end_with_their_parent(data_dir: Path, tmp_path: Path, when: str) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    with subprocess.Popen([sys.executable, str(script), str(data_dir)], stdout=subprocess.PIPE, text=True) as parent:
+    command = [sys.executable, str(script), str(data_dir), when]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         try:
             assert parent.stdout is not None
             pids = [int(pid) for pid in parent.stdout.readline().split()]
             assert len(pids) == 2
-            time.sleep(5)  # one may be loading the data by now, the other still starting: it must not matter
+            assert parent.stdout.readline() == "ready\n"
+            if when == "loading the data":
+                time.sleep(5)  # one may still be starting, or through with it: it must not matter
             assert not any(is_gone(pid) for pid in pids)
         finally:
             parent.kill()
@@ -194,3 +210,66 @@ def test_workers_end_with_their_parent(data_dir: Path, tmp_path: Path) -> None:
     while not all(is_gone(pid) for pid in pids):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.05)
+
+
+@pytest.mark.real_data
+@pytest.mark.timeout(300)
+def test_pause(data_dir: Path, tmp_path: Path) -> None:
+    """Two workers: what they do when they are asked to pause, and what they go on with."""
+    cpu = Hardware(torch.device("cpu"), bf16=False)
+    executor = LocalExecutor(workers=2, threads=1, hardware=cpu, data_dir=data_dir)
+    try:
+        # One trains, the other waits for an answer that comes once it has been asked to pause.
+        executor.start(replace(LONG, key="trains", checkpoints=tmp_path / "trains"))
+        executor.start(replace(JOB, key="waits", checkpoints=tmp_path / "waits"))
+        seen = events_until(executor, waits)
+        while not any(event.key == "trains" for event in seen):
+            seen += events_until(executor, lambda event: True)
+        began = time.monotonic()
+        executor.pause()
+        executor.pause()
+        executor.reply("waits", go_on=True)
+        seen += events_until(executor, lambda event: executor.free == 2)
+        assert time.monotonic() - began < 5
+        assert sorted(event.key for event in seen if isinstance(event, Paused)) == ["trains", "waits"]
+        assert executor.events(0.3) == []
+        assert len(list((tmp_path / "waits").glob("*.safetensors"))) == 1
+
+        # Both go on from there, with the points that are still to come.
+        steps = [event.point.step for event in seen if isinstance(event, Progressed) and event.key == "trains"]
+        executor.start(replace(LONG, key="trains", checkpoints=tmp_path / "trains"))
+        executor.start(replace(JOB, key="waits", checkpoints=tmp_path / "waits"))
+        rest = events_until(executor, lambda event: isinstance(event, Finished))
+        again = [event.point.step for event in rest if isinstance(event, Progressed) and event.key == "trains"]
+        assert steps + again == sorted({*steps, *again})
+
+        # A run that is given up while it pauses has written its last by then, and says no more.
+        executor.start(replace(JOB, key="given up", checkpoints=tmp_path / "given up"))
+        events_until(executor, lambda event: waits(event) and event.key == "given up")
+        executor.pause()
+        executor.reply("given up", go_on=False)
+        assert executor.free >= 1
+        Checkpoints(tmp_path / "given up").clear()
+        time.sleep(0.5)
+        assert not (tmp_path / "given up").exists()
+        executor.start(replace(JOB, key="next"))
+        events = events_until(executor, lambda event: waits(event) and event.key == "next")
+        assert "given up" not in {event.key for event in events}
+    finally:
+        executor.close()
+
+
+@pytest.mark.real_data
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_stopped_for_a_while_goes_on(executor: LocalExecutor) -> None:
+    executor.start(LONG)
+    events_until(executor, lambda event: True)
+    [worker] = workers()
+    os.kill(worker, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while executor.events(1.0):
+        assert time.monotonic() < deadline, "it was not stopped"
+    os.kill(worker, signal.SIGCONT)
+    assert isinstance(events_until(executor, lambda event: True)[-1], Progressed)
+    executor.pause()
+    assert events_until(executor, lambda event: isinstance(event, Paused))[-1] == Paused("trial-0")

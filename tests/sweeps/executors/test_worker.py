@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import json
-from collections.abc import Sequence
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +26,19 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import Watch, evenly, predict
 from sweeps.executors import worker
-from sweeps.executors.protocol import Diverged, Event, Failed, Finished, Job, Outcome, Progressed
+from sweeps.executors.protocol import (
+    Diverged,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Noted,
+    Outcome,
+    Paused,
+    Point,
+    Progressed,
+    Unkept,
+)
 
 CPU = Hardware(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.0, batch_size=25, learning_rate=0.5, color_jitter=0.2)
@@ -28,18 +47,64 @@ WATCH = Watch(losses=evenly(8), validations=(0.25, 0.5, 1.0), validation_images=
 JOB = Job(key="trial-3", recipe=RECIPE, watch=WATCH)
 NOWHERE = Path("/nowhere")
 
+# One worker's jobs on a machine with little memory: a large batch, a large batch to validate, and then a small run.
+SMALL_MEMORY = """
+import resource
+from dataclasses import replace
+from pathlib import Path
+import torch
+from cifar_core.data import synthetic_splits
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import Watch
+from sweeps.executors.protocol import Failed, Finished, Job
+from sweeps.executors.worker import carry_out
+
+def tell(event):
+    if isinstance(event, Failed):
+        print(event.reason)
+    elif isinstance(event, Finished):
+        print("Finished")
+
+torch.set_num_threads(1)
+data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=500)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000, resource.RLIM_INFINITY))
+small = Recipe(model="fast_resnet", width=0.125, epochs=1.0, batch_size=32)
+for recipe in (
+    Recipe(model="custom_resnet", epochs=1.0, batch_size=2048),
+    replace(small, width=2.0, batch_size=2, epochs=0.03),
+    small,
+):
+    job = Job(key="trial-0", recipe=recipe, watch=Watch((), (1.0,), (500,)))
+    carry_out(job, data, Path(), Hardware(torch.device("cpu"), bf16=False), tell, lambda: True)
+"""
+
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
     return synthetic_splits(torch.Generator().manual_seed(0), train=200, val=100)
 
 
-def carry_out(job: Job, data: Splits, answers: Sequence[bool] = (True, True)) -> list[Event]:
+def carry_out(
+    job: Job, data: Splits, answers: Sequence[bool] = (True, True), pause: Callable[[], bool] = lambda: False
+) -> list[Event]:
     """All events of `job`; `answers` are given in turn, and one question too many is an error."""
     events: list[Event] = []
     left = list(answers)
-    worker.carry_out(job, data, NOWHERE, CPU, events.append, lambda: left.pop(0))
+    worker.carry_out(job, data, NOWHERE, CPU, events.append, lambda: left.pop(0), pause)
     return events
+
+
+def points(events: list[Event]) -> list[Point]:
+    """What is shown of a run, without the seconds, which differ from time to time."""
+    shown = [event.point for event in events if isinstance(event, Progressed)]
+    return [replace(point, train_seconds=0.0, validation_seconds=0.0) for point in shown]
+
+
+def same_weights(*files: Path) -> bool:
+    first, *others = (load_weights(RECIPE, path).state_dict() for path in files)
+    return all(torch.equal(value, other[name]) for other in others for name, value in first.items())
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +175,15 @@ class TestTraining:
         assert list(tmp_path.iterdir()) == []
 
 
+def states_in(folder: Path) -> list[int]:
+    """The steps of the checkpoints there, rising."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("*.safetensors"))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 class TestCheckpoints:
     """A run that is cut off goes on from its last checkpoint."""
 
@@ -134,10 +208,7 @@ class TestCheckpoints:
         assert isinstance(undisturbed[-1], Finished)
         assert rest[-1].outcome.files == undisturbed[-1].outcome.files
         assert rest[-1].outcome.loss == undisturbed[-1].outcome.loss
-        weights = [
-            load_weights(RECIPE, tmp_path / name / "weights.safetensors").state_dict() for name in ("whole", "cut")
-        ]
-        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+        assert same_weights(*(tmp_path / name / "weights.safetensors" for name in ("whole", "cut")))
 
     def test_none_where_a_run_was_told_to_stop(self, data: Splits, tmp_path: Path) -> None:
         carry_out(self.job(tmp_path), data, (False,))
@@ -145,8 +216,182 @@ class TestCheckpoints:
 
     def test_the_last_two_lie_in_the_folder(self, data: Splits, tmp_path: Path) -> None:
         carry_out(self.job(tmp_path), data)
-        states = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.safetensors"))
-        assert states == ["step-000000004.safetensors", "step-000000008.safetensors"]
+        assert states_in(tmp_path / "checkpoints") == [4, 8]
+
+    def test_a_damaged_one_is_noted_and_passed_over(self, data: Splits, tmp_path: Path) -> None:
+        job = self.job(tmp_path)
+        undisturbed = carry_out(job, data)
+        newest = tmp_path / "checkpoints" / "step-000000008.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-1])
+        noted, *rest = carry_out(job, data)
+        assert isinstance(noted, Noted)
+        assert noted.key == "trial-3"
+        assert noted.line.startswith(f"{newest}: SHA-256 must be ")
+        assert points(rest) == points(undisturbed)[2:]
+
+    @pytest.mark.parametrize(("recorded", "goes_on_after"), [(None, 8), (8, 8), (7, 4), (4, 4), (3, 0), (0, 0)])
+    def test_none_is_used_that_would_leave_out_a_point(
+        self, data: Splits, tmp_path: Path, recorded: int | None, goes_on_after: int
+    ) -> None:
+        """A coordinator may die between a checkpoint and the record of the points that came before it."""
+        job = self.job(tmp_path)
+        undisturbed = carry_out(job, data)
+        rest = carry_out(replace(job, recorded=recorded), data)
+        assert points(rest) == [point for point in points(undisturbed) if point.step > goes_on_after]
+
+
+class TestPause:
+    """A run that is paused at any step goes on to the same bits and the same later points."""
+
+    @pytest.mark.parametrize("every", [1, 3, 5, 15])
+    def test_again_and_again(self, data: Splits, tmp_path: Path, every: int) -> None:
+        whole = carry_out(replace(JOB, weights=tmp_path / "whole"), data)
+        job = replace(JOB, checkpoints=tmp_path / "checkpoints", weights=tmp_path / "paused")
+        shown: list[Point] = []
+        reached = [0]
+        while True:
+            asked = itertools.count()
+            events = carry_out(job, data, pause=lambda asked=asked: next(asked) >= every)  # type: ignore[misc]
+            shown += points(events)
+            if not isinstance(events[-1], Paused):
+                break
+            *_, newest = states_in(tmp_path / "checkpoints")
+            assert reached[-1] < newest <= reached[-1] + every
+            reached.append(newest)
+        assert len(reached) > 1
+        assert shown == points(whole)
+        assert isinstance(events[-1], Finished)
+        assert isinstance(whole[-1], Finished)
+        assert events[-1].outcome == whole[-1].outcome
+        assert same_weights(tmp_path / "whole", tmp_path / "paused")
+
+    def test_before_it_begins(self, data: Splits, tmp_path: Path) -> None:
+        assert carry_out(replace(JOB, checkpoints=tmp_path / "c"), data, pause=lambda: True) == [Paused("trial-3")]
+        assert not (tmp_path / "c").exists()
+
+    def test_without_checkpoints_it_just_ends(self, data: Splits, tmp_path: Path) -> None:
+        asked = itertools.count()
+        events = carry_out(replace(JOB, weights=tmp_path / "w"), data, pause=lambda: next(asked) >= 3)
+        assert [point.step for point in points(events)] == [2]
+        assert events[-1] == Paused("trial-3")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_while_it_waits_for_an_answer(self, data: Splits, tmp_path: Path) -> None:
+        events: list[Event] = []
+
+        def waits() -> bool:
+            last = events[-1]
+            return isinstance(last, Progressed) and last.point.step == 4
+
+        job = replace(JOB, checkpoints=tmp_path / "c")
+        worker.carry_out(job, data, NOWHERE, CPU, events.append, lambda: True, lambda: bool(events) and waits())
+        assert events[-1] == Paused("trial-3")
+        assert states_in(tmp_path / "c") == [4]
+        assert points(events) + points(carry_out(job, data)) == points(carry_out(JOB, data))
+
+    def test_not_after_the_last_step(self, data: Splits) -> None:
+        asked = itertools.count()
+        events = carry_out(JOB, data, pause=lambda: next(asked) > 100)
+        assert isinstance(events[-1], Finished)
+        assert next(asked) == STEPS, "before it begins, and after each step but the last"
+
+
+class TestDisk:
+    """A disk that cannot be written is not the fault of the run."""
+
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Iterator[Path]:
+        """A disk of one megabyte."""
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, text=True
+        )
+        if mounted.returncode:
+            pytest.skip(f"a disk that can be filled must be mounted, but {mounted.stderr.strip()}")
+        yield folder
+        subprocess.run(["umount", str(folder)], check=True)
+
+    def carry_out(self, job: Job, data: Splits, fault: Callable[[], None], at: int) -> list[Event]:
+        """All events of `job`, with `fault` at the point of step `at`."""
+        events: list[Event] = []
+
+        def send(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, Progressed) and event.point.step == at:
+                fault()
+
+        worker.carry_out(job, data, NOWHERE, CPU, send, lambda: True)
+        return events
+
+    @pytest.mark.parametrize("at", [4, 8, 16])
+    @pytest.mark.parametrize("fault", ["full", "read-only"])
+    def test_the_run_ends_and_goes_on_later(self, data: Splits, disk: Path, fault: str, at: int) -> None:
+        job = replace(JOB, checkpoints=disk / "checkpoints", weights=disk / "weights")
+        found: list[dict[Path, bytes]] = []
+
+        def spoil() -> None:
+            if fault == "read-only":
+                subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+            else:
+                with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+                    while True:
+                        filler.write(bytes(4096))
+            found.append(contents(disk))
+
+        events = self.carry_out(job, data, spoil, at)
+        kept = {4: "a checkpoint", 8: "a checkpoint", 16: "the weights"}[at]
+        path = disk / "weights" if at == 16 else disk / "checkpoints" / f"step-{at:09d}.safetensors"
+        if at == 4 and fault == "read-only":  # the folder itself could not be made
+            assert not (disk / "checkpoints").exists()
+        said = {"full": "No space left on device", "read-only": "Read-only file system"}[fault]
+        assert events[-1] == Unkept("trial-3", f"{path}: {kept} must be writable, but got: {said}")
+        assert found == [contents(disk)], "nothing is lost, and nothing is left lying"
+
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        (disk / "filler").unlink(missing_ok=True)
+        rest = carry_out(job, data)
+        undisturbed = carry_out(JOB, data)
+        assert points(events)[: {4: 0, 8: 2, 16: 4}[at]] + points(rest) == points(undisturbed)
+        assert isinstance(rest[-1], Finished)
+
+    def test_a_folder_that_is_not_ours(self, data: Splits, tmp_path: Path) -> None:
+        if os.geteuid() == 0:
+            pytest.skip("the superuser may write everywhere")
+        (tmp_path / "c").mkdir(mode=0o500)
+        *_, last = carry_out(replace(JOB, checkpoints=tmp_path / "c"), data)
+        path = tmp_path / "c" / "step-000000004.safetensors"
+        assert last == Unkept("trial-3", f"{path}: a checkpoint must be writable, but got: Permission denied")
+
+    def test_files_that_may_not_be_as_large(self, data: Splits, tmp_path: Path) -> None:
+        job = replace(JOB, checkpoints=tmp_path / "c")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        try:
+            *_, last = carry_out(job, data)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        path = tmp_path / "c" / "step-000000004.safetensors"
+        assert last == Unkept("trial-3", f"{path}: a checkpoint must be writable, but got: File too large")
+        assert list((tmp_path / "c").iterdir()) == []
+
+
+class TestMemory:
+    def test_the_batch_that_did_not_fit_is_named_and_the_worker_lives_on(self, tmp_path: Path) -> None:
+        """In a process of its own, which may not grow by more than 300 MB."""
+        script = tmp_path / "small_memory.py"
+        script.write_text(SMALL_MEMORY)
+        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+        first, second, third = done.stdout.splitlines()
+        assert re.fullmatch(
+            r"out of memory: a batch of 2048 images did not fit beside the network \(custom_resnet, width 1\): "
+            r".*DefaultCPUAllocator: can't allocate memory: you tried to allocate \d+ bytes\..*",
+            first,
+        )
+        assert re.fullmatch(
+            r"out of memory: a batch of 500 images did not fit beside the network \(fast_resnet, width 2\): .+", second
+        )
+        assert third == "Finished"
 
 
 class TestArtifacts:
@@ -191,11 +436,11 @@ class TestErrors:
 
     def test_only_the_first_line_of_an_error_is_its_reason(self, data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: object) -> None:
-            raise RuntimeError("out of memory\nand much more")
+            raise RuntimeError("no such kernel\nand much more")
 
         monkeypatch.setattr(worker, "train", broken)
         event = failure(carry_out(JOB, data))
-        assert event.reason == "RuntimeError: out of memory"
+        assert event.reason == "RuntimeError: no such kernel"
         assert "and much more" in event.details
 
     def test_an_error_without_words(self, data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +448,7 @@ class TestErrors:
             raise MemoryError
 
         monkeypatch.setattr(worker, "train", broken)
-        assert failure(carry_out(JOB, data)).reason.startswith("MemoryError")
+        assert failure(carry_out(JOB, data)).reason == "out of memory: MemoryError"
 
     def test_an_infinite_rate_diverges(self, data: Splits) -> None:
         events = carry_out(replace(JOB, recipe=replace(RECIPE, learning_rate=1e30, warmup=0.0)), data)

@@ -1,0 +1,55 @@
+"""Memory that did not suffice: told apart from other errors, and named by the batch that did not fit."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+import torch
+
+from cifar_core.recipe import Recipe
+
+# What torch, oneDNN, cuBLAS and cuDNN say in words only.
+_WORDS = ("can't allocate memory", "could not create a primitive", "could not create a memory object", "ALLOC_FAILED")
+
+
+class OutOfMemory(Exception):
+    """A batch that did not fit into the memory of its device; the message is one line."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that memory did not suffice, on a GPU or here."""
+    if isinstance(error, OutOfMemory | torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+@contextlib.contextmanager
+def fitting(images: int, recipe: Recipe) -> Iterator[None]:
+    """Context for work on a batch of `images` images.
+
+    Raises:
+        OutOfMemory: instead of any error that says that memory did not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        network = f"{recipe.model}, width {recipe.width:g}"
+        raise OutOfMemory(
+            f"out of memory: a batch of {images} images did not fit beside the network ({network}): {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says, or its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def release() -> None:
+    """Give back what no tensor holds any more, so that the next run has it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

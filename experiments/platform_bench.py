@@ -1,0 +1,208 @@
+"""What a trial costs when training costs nothing, and how a study of thousands of trials is gone on with."""
+
+from __future__ import annotations
+
+import io
+import resource
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from cifar_core.budget import Budget
+from cifar_core.data import Split, Splits
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import total_steps
+from sweeps.console import SweepConsole
+from sweeps.coordinator import Coordinator
+from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
+from sweeps.plan import EIGHTHS, Plan
+from sweeps.presets import Preset
+from sweeps.search_space import SPACES
+from sweeps.store import Store
+from sweeps.study import open_study
+from sweeps.tracking import MlflowTracker
+
+_WARM_UP, _TRIALS = 10, 40
+_MANY = 10_000
+_PICTURES = {f"pictures/{number}.png": bytes(30_000) for number in range(9)}  # about what a trial leaves
+_ACCURACIES = {1: 0.3, 2: 0.4, 4: 0.5, 6: 0.55, 8: 0.6}  # validation, by eighth of the budget
+
+
+def bench_overhead(data: Splits, hardware: Hardware) -> Iterator[str]:
+    """Wall time of a sweep whose trials train in no time, over its trials."""
+    yield "overhead: wall time per trial when training takes no time (rule: <= 100 ms)"
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = _NoOpSweep(Path(folder), data, hardware)
+        sweep.run(_WARM_UP)
+        started = time.perf_counter()
+        points = sweep.run(_WARM_UP + _TRIALS)
+        seconds = time.perf_counter() - started
+        yield f"  {1000 * seconds / _TRIALS:.0f} ms a trial over {_TRIALS} trials of {points} points, all in MLflow"
+
+
+def bench_resume(data: Splits, hardware: Hardware) -> Iterator[str]:
+    """Going on with a study of 10,000 trials, in this very process: its peak memory is that of the bench."""
+    yield f"resume: a study of {_MANY:,} trials (rules: <= 10 s to go on, <= 0.3 s an ask, <= 1 GB)"
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = _NoOpSweep(Path(folder), data, hardware)
+        sweep.fill(_MANY)
+        started = time.perf_counter()
+        study = open_study(sweep.plan(_MANY + 1), sweep.store.storage_url, [])
+        opened = time.perf_counter() - started
+        asks = []
+        for _ in range(5):
+            started = time.perf_counter()
+            trial = study.ask()
+            SPACES["full"].suggest(trial, Recipe())
+            asks.append(time.perf_counter() - started)
+            study.tell(trial, state=TrialState.FAIL)
+        unit = 1 if sys.platform == "darwin" else 1024
+        gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+        yield f"  {opened:.1f} s to go on, {max(asks):.2f} s for the slowest of {len(asks)} asks, {gigabytes:.2f} GB"
+
+
+class _NoOpSweep:
+    """A sweep over a real store, whose executor trains nothing."""
+
+    def __init__(self, root: Path, data: Splits, hardware: Hardware) -> None:
+        few = Split(data.train.images[:500], data.train.labels[:500])
+        self.data = Splits(train=few, val=data.val)
+        self.hardware = hardware
+        self.store = Store.locate(root / "store")
+        self.store.create()
+
+    def plan(self, trials: int) -> Plan:
+        budget = Budget(flops=1e15, max_epochs=20)
+        return Plan(
+            study="bench",
+            trials=trials,
+            space_name="full",
+            space=SPACES["full"],
+            preset_name="bench",
+            preset=Preset("bench", trial=budget, confirm=budget, recipes=1, seeds=1),
+            seed=0,
+            sampler="tpe",
+            pruner="none",
+            timeout=None,
+            confirm=False,
+            hardware=self.hardware,
+            workers=2,
+            threads=1,
+            base=Recipe(),
+            flops_per_second=1e12,
+        )
+
+    def run(self, trials: int) -> int:
+        """Run the sweep, until MLflow has got everything; returns the points of a trial."""
+        plan, executor = self.plan(trials), _NoOpExecutor(len(self.data.train))
+        tracker = MlflowTracker(self.store, plan.study)
+        with SweepConsole(file=io.StringIO()) as console:
+            Coordinator(
+                plan=plan,
+                study=open_study(plan, self.store.storage_url, []),
+                data=self.data,
+                executor=executor,
+                tracker=tracker,
+                store=self.store,
+                console=console,
+                tags={},
+            ).run()
+        if tracker.close(60):
+            raise RuntimeError("MLflow must get everything")
+        return executor.points
+
+    def fill(self, trials: int) -> None:
+        """Give the study complete trials, as Optuna keeps them."""
+        study = open_study(self.plan(trials), self.store.storage_url, [])
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        source = optuna.create_study(sampler=sampler)
+        for number in range(trials):
+            drawn = source.ask()
+            SPACES["full"].suggest(drawn, Recipe())
+            study.add_trial(
+                create_trial(
+                    params=drawn.params,
+                    distributions=drawn.distributions,
+                    value=0.3 + 0.6 * ((number * 7919) % trials) / trials,
+                    intermediate_values=_ACCURACIES,
+                    user_attrs={"flops": 1e12, "spent_flops": 1e12, "recipe": Recipe().to_dict()},
+                )
+            )
+
+
+class _NoOpExecutor:
+    """Two workers whose training takes no time: points come at once, and everything is the same each time."""
+
+    def __init__(self, train_images: int) -> None:
+        self.points = 0
+        self._train_images = train_images
+        self._left: dict[str, deque[Event]] = {}
+        self._waiting: set[str] = set()
+
+    @property
+    def free(self) -> int:
+        return 2 - len(self._left)
+
+    def start(self, job: Job) -> None:
+        self._left[job.key] = deque(self._train(job))
+        self.points = len(self._left[job.key]) - 1
+
+    def events(self, timeout: float) -> list[Event]:
+        happened = []
+        for key in [key for key in self._left if key not in self._waiting]:
+            event = self._left[key].popleft()
+            happened.append(event)
+            if isinstance(event, Finished):
+                del self._left[key]
+            elif isinstance(event, Progressed) and event.point.val_accuracy is not None and event.point.fraction < 1:
+                self._waiting.add(key)
+        return happened
+
+    def reply(self, key: str, *, go_on: bool) -> None:
+        self._waiting.remove(key)
+
+    def pause(self) -> None:
+        raise NotImplementedError("nobody stops a benchmark in the middle")
+
+    def close(self) -> None:
+        self._left.clear()
+
+    def _train(self, job: Job) -> Iterator[Event]:
+        steps = total_steps(job.recipe, self._train_images)
+        shown = {max(1, round(fraction * steps)) for fraction in job.watch.losses}
+        validated = {max(1, round(fraction * steps)) for fraction in job.watch.validations}
+        for step in sorted(shown | validated):
+            accuracy = _ACCURACIES.get(round(step / steps * EIGHTHS), 0.6) if step in validated else None
+            yield Progressed(
+                job.key,
+                Point(
+                    step=step,
+                    fraction=step / steps,
+                    epoch=20 * step / steps,
+                    train_loss=1 / step,
+                    train_accuracy=0.5,
+                    learning_rate=0.1,
+                    train_seconds=float(step),
+                    validation_seconds=0.1,
+                    val_loss=None if accuracy is None else 1.0,
+                    val_accuracy=accuracy,
+                ),
+            )
+        yield Finished(
+            job.key,
+            Outcome(
+                loss=1.0,
+                accuracy=0.6,
+                class_accuracy=(0.6,) * 10,
+                images=5000,
+                group_accuracy={"animals": 0.6, "vehicles": 0.6},
+                files=_PICTURES,
+            ),
+        )

@@ -1,0 +1,169 @@
+"""What MLflow is to be told, kept on disk until it has been: a line an entry, with a checksum.
+
+An entry is complete in itself, and telling it twice changes nothing. So the file need not know how much of it was
+told: whatever it still holds after a crash is told again.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import itertools
+import json
+import os
+import threading
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweeps.store import StoreError
+
+SUFFIX = ".jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """Something that one run is told."""
+
+    key: str  # of the run
+    at: int  # milliseconds since 1970 in UTC
+    name: str | None = None  # where the run begins, or begins again
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0  # of the metrics; above 0 they are points of curves, each step of which is told once
+    files: Mapping[str, bytes] = field(default_factory=dict)  # artifacts by path
+    recipe: Mapping[str, Any] | None = None  # of the network that is to be kept with the run
+    weights: str | None = None  # file of its weights
+    state: str | None = None  # how the run ended
+
+    @property
+    def only_metrics(self) -> bool:
+        return not (self.name or self.tags or self.files or self.recipe or self.state)
+
+
+class TakenError(Exception):
+    """Another process writes to the journal."""
+
+
+class Journal:
+    """The entries in the file `path`, oldest first. Threads may share it; processes may not.
+
+    A last line that was cut off by a crash was never acknowledged, and is dropped.
+
+    Raises:
+        TakenError: another process has it open.
+        StoreError: a line before the last is not as it was written, or there can be no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise TakenError(str(path)) from error
+        except OSError as error:
+            raise StoreError(f"the journal {path} must be a file to write to, but: {error.strerror}") from error
+        self._lengths = self._read_lengths()  # of the lines that are still to be told
+        self._begin = 0
+        self._end = sum(self._lengths)
+        os.ftruncate(self._file, self._end)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def append(self, entry: Entry, *, sync: bool) -> None:
+        """Add an entry; with `sync` it outlasts the machine, else only this process.
+
+        Raises:
+            StoreError: there is no room for it; the file is as it was.
+        """
+        line = _line(entry)
+        with self._lock:
+            try:
+                _write_all(self._file, line, self._end)
+                if sync:
+                    os.fsync(self._file)
+            except OSError as error:
+                os.ftruncate(self._file, self._end)
+                raise StoreError(f"{self.path} must have room for what is learned, but: {error.strerror}") from error
+            self._lengths.append(len(line))
+            self._end += len(line)
+
+    def first(self, count: int = 1) -> list[Entry]:
+        """Up to `count` of the oldest entries that were not forgotten."""
+        with self._lock:
+            lengths = list(itertools.islice(self._lengths, count))
+            content = os.pread(self._file, sum(lengths), self._begin)
+        starts = itertools.accumulate(lengths, initial=0)
+        return [_entry(content[start : start + length]) for start, length in zip(starts, lengths, strict=False)]
+
+    def forget(self, count: int) -> None:
+        """The oldest `count` entries have been told."""
+        with self._lock:
+            self._begin += sum(self._lengths.popleft() for _ in range(count))
+            if not self._lengths:
+                os.ftruncate(self._file, 0)
+                self._begin = self._end = 0
+
+    def close(self) -> None:
+        """Let go of the file, which is removed where it holds nothing."""
+        with self._lock:
+            if not self._lengths:
+                self.path.unlink(missing_ok=True)
+            os.close(self._file)
+
+    def _read_lengths(self) -> deque[int]:
+        content = self.path.read_bytes()
+        lines = content.splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            try:
+                _entry(line)
+            except ValueError as error:
+                if number < len(lines):
+                    raise StoreError(
+                        f"{self.path}: line {number} must be as it was written, but {error}; move the file away to "
+                        "go on without what it holds"
+                    ) from error
+                lines.pop()
+        return deque(len(line) for line in lines)
+
+
+def waiting(folder: Path) -> int:
+    """How many entries the journals in `folder` hold; leaves them as they are."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{SUFFIX}"))
+
+
+def _line(entry: Entry) -> bytes:
+    fields = {name: value for name, value in asdict(entry).items() if value not in (None, {})}
+    fields["files"] = {path: base64.b64encode(content).decode() for path, content in entry.files.items()}
+    text = json.dumps(fields).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _entry(line: bytes) -> Entry:
+    """
+    Raises:
+        ValueError: the line is not one that `_line` wrote.
+    """
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    if not line.endswith(b"\n"):
+        raise ValueError("it was cut off")
+    if checksum != b"%08x" % zlib.crc32(text):
+        raise ValueError("its checksum differs")
+    fields = json.loads(text)
+    fields["files"] = {path: base64.b64decode(content) for path, content in fields["files"].items()}
+    return Entry(**fields)
+
+
+def _write_all(file: int, content: bytes, offset: int) -> None:
+    done = 0
+    while done < len(content):
+        done += os.pwrite(file, content[done:], offset + done)

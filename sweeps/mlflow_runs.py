@@ -1,0 +1,260 @@
+"""The runs of one MLflow experiment: what they are told is there once, however often it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a tool run at work does not phone home
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+import mlflow
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
+from sqlalchemy.exc import SQLAlchemyError
+
+from cifar_core.checkpoint import load_weights
+from cifar_core.data import CLASSES, DATA_SHA256
+from cifar_core.download import ARCHIVE_URL
+from cifar_core.recipe import Recipe
+from sweeps.journal import Entry
+from sweeps.store import StoreError
+
+# MLflow and the migrations beneath it announce their own steps; a sweep has its own to announce, and says itself when
+# a store does not answer.
+for _name, _level in (
+    ("mlflow", logging.WARNING),
+    ("mlflow.store.db.utils", logging.CRITICAL),
+    ("alembic", logging.WARNING),
+    ("urllib3", logging.ERROR),
+):
+    logging.getLogger(_name).setLevel(_level)
+
+STUDY_KEY = "study"  # of the study's own run, the parent of the others
+
+_KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
+_STATUS = {
+    "running": "RUNNING",
+    "complete": "FINISHED",
+    "finished": "FINISHED",
+    "pruned": "KILLED",
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+}
+
+
+class MlflowRuns:
+    """One experiment, and in it a parent run with a nested run for every other key."""
+
+    def __init__(self, tracking_uri: str, *, source: str) -> None:
+        self._uri, self._source = tracking_uri, source
+        self._experiment = ""
+        self._ids: dict[str, str] = {}
+        self._created: set[str] = set()  # keys of runs that were not there before
+        self._last: dict[tuple[str, str], int] = {}  # step of the last point, by run and metric
+
+    def open(self, experiment: str, artifact_location: str | None) -> None:
+        """Find the experiment, or make it.
+
+        Raises:
+            StoreError: MLflow does not know such a store, or cannot reach it.
+        """
+        with answering(self._uri):
+            self._client = MlflowClient(self._uri)
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment = (
+                found.experiment_id
+                if found
+                else self._client.create_experiment(
+                    experiment, artifact_location=artifact_location, tags={"mlflow.experimentKind": _KIND}
+                )
+            )
+
+    def tell(self, entries: Sequence[Entry]) -> None:
+        """Bring runs to what `entries` say: one entry, or several that hold only metrics.
+
+        Raises:
+            MlflowException, SQLAlchemyError, OSError: the store cannot be reached, or refuses.
+            CheckpointError: the weights of a network to be kept are not there.
+        """
+        if not entries[0].only_metrics:
+            [entry] = entries
+            self._tell(entry)
+            return
+        of_runs: dict[str, list[Entry]] = {}
+        for entry in entries:
+            of_runs.setdefault(entry.key, []).append(entry)
+        for key, of_run in of_runs.items():
+            self._tell_metrics(self.id_of(key), of_run)
+
+    def _tell(self, entry: Entry) -> None:
+        run_id = self._begin(entry) if entry.name is not None else self.id_of(entry.key)
+        self._tell_metrics(run_id, [entry], {} if entry.name is not None else entry.tags)
+        self._keep_files(entry, run_id)
+        if entry.recipe is not None and entry.weights is not None:
+            self._keep_model(run_id, Recipe.from_dict(entry.recipe), Path(entry.weights))
+        if entry.state is not None:
+            self._client.set_terminated(run_id, _STATUS[entry.state], end_time=entry.at)
+
+    def _tell_metrics(self, run_id: str, entries: Sequence[Entry], tags: Mapping[str, str] = {}) -> None:
+        """All of them in one call, but for points that the run already has: an attempt repeats those before it."""
+        last: dict[tuple[str, str], int] = {}
+        metrics = []
+        for entry in entries:
+            for name, value in entry.metrics.items():
+                if entry.step and entry.step <= last.get((entry.key, name), self._last_step(entry.key, run_id, name)):
+                    continue
+                last[entry.key, name] = entry.step
+                metrics.append(Metric(name, value, entry.at, entry.step))
+        if metrics or tags:
+            self._client.log_batch(run_id, metrics, tags=[RunTag(name, value) for name, value in tags.items()])
+        self._last |= {where: step for where, step in last.items() if step}
+
+    def id_of(self, key: str) -> str:
+        """
+        Raises:
+            MlflowException: there is no run of this key.
+        """
+        if (run_id := self._find(key)) is None:
+            raise MlflowException.invalid_parameter_value(f"a run must have begun, but there is none of key {key!r}")
+        return run_id
+
+    def recorded(self, key: str, metric: str) -> int:
+        """The last step of a metric of the run of this key, 0 for none."""
+        return max(
+            (
+                point.step
+                for run in self.stored(f"tags.key = '{key}'")
+                for point in self._client.get_metric_history(run.info.run_id, metric)
+            ),
+            default=0,
+        )
+
+    def stored(self, filter_string: str) -> list[Run]:
+        """The experiment's runs that match."""
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([self._experiment], filter_string, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def _find(self, key: str) -> str | None:
+        if key not in self._ids:
+            found = self.stored(f"tags.key = '{key}'")
+            if not found:
+                return None
+            self._ids[key] = found[0].info.run_id
+        return self._ids[key]
+
+    def _begin(self, entry: Entry) -> str:
+        """The run of this key, new or open again."""
+        parent = {MLFLOW_PARENT_RUN_ID: self.id_of(STUDY_KEY)} if entry.key != STUDY_KEY else {}
+        if (run_id := self._find(entry.key)) is None:
+            source = {MLFLOW_SOURCE_NAME: self._source, MLFLOW_GIT_COMMIT: entry.tags.get("git_commit", "unknown")}
+            tags = {**source, **entry.tags, **parent, "key": entry.key}
+            run = self._client.create_run(self._experiment, start_time=entry.at, tags=tags, run_name=entry.name)
+            run_id = self._ids[entry.key] = str(run.info.run_id)
+            self._created.add(entry.key)
+            known: dict[str, str] = {}
+        else:
+            run = self._client.get_run(run_id)
+            self._client.update_run(run_id, status="RUNNING")
+            if "reason" in run.data.tags:
+                self._client.delete_tag(run_id, "reason")  # of an end that was none
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
+            known = run.data.params
+        # What it lacks: a crash may have come between one call and the next.
+        params = [Param(name, value) for name, value in entry.params.items() if name not in known]
+        if params:
+            self._client.log_batch(run_id, params=params)
+        if not run.inputs or not run.inputs.dataset_inputs:
+            dataset = Dataset("CIFAR-10", DATA_SHA256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
+            self._client.log_inputs(run_id, [DatasetInput(dataset)])
+        return run_id
+
+    def _last_step(self, key: str, run_id: str, metric: str) -> int:
+        if (key, metric) not in self._last:
+            history = [] if key in self._created else self._client.get_metric_history(run_id, metric)
+            self._last[key, metric] = max((point.step for point in history), default=0)
+        return self._last[key, metric]
+
+    def _keep_files(self, entry: Entry, run_id: str) -> None:
+        if not entry.files:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in entry.files.items():
+                path = Path(folder, name)
+                if not path.is_relative_to(folder) or ".." in path.parts:
+                    raise MlflowException.invalid_parameter_value(f"an artifact must stay in its run, but got {name!r}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._client.log_artifacts(run_id, folder)
+
+    def _keep_model(self, run_id: str, recipe: Recipe, weights: Path) -> None:
+        """Log the network as an exported program, unless the run has one."""
+        outputs = self._client.get_run(run_id).outputs
+        if outputs is not None and outputs.model_outputs:
+            return
+        model = load_weights(recipe, weights).eval()
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, 32, 32))]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
+        )
+        mlflow.set_tracking_uri(self._uri)
+        with mlflow.start_run(run_id=run_id):
+            mlflow.pytorch.log_model(
+                model,
+                name="model",
+                signature=signature,
+                input_example=np.zeros((2, 3, 32, 32), dtype=np.float32),
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+                metadata={"input": "images normalised with the training set's mean and standard deviation"},
+            )
+
+
+@contextlib.contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """
+    Raises:
+        StoreError: MLflow does not know such a store, or cannot reach it.
+    """
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        raise StoreError(f"the MLflow store must answer, but {uri} gave: {first_line(error)}") from error
+
+
+def check_answers(uri: str) -> None:
+    """
+    Raises:
+        StoreError: MLflow does not know such a store, or cannot reach it.
+    """
+    with answering(uri):
+        MlflowClient(uri).search_experiments(max_results=1)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def now() -> int:
+    """Milliseconds since 1970 in UTC, as MLflow counts time."""
+    return time.time_ns() // 1_000_000

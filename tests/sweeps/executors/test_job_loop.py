@@ -1,0 +1,132 @@
+"""A worker's end of its pipe: answers, pauses and jobs are not mistaken for one another, in whatever order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_core.data import Splits, synthetic_splits
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import Watch, evenly
+from sweeps.executors.job_loop import Order, serve
+from sweeps.executors.protocol import Ending, Event, Failed, Finished, Job, Paused, Progressed
+
+CPU = Hardware(torch.device("cpu"), bf16=False)
+RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=1.0, batch_size=25)
+# Eight steps; the answers are awaited at the second and the fourth.
+FIRST = Job(key="first", recipe=RECIPE, watch=Watch(evenly(8), (0.25, 0.5, 1.0), (20, 20, 20)))
+SECOND = replace(FIRST, key="second")
+ENDLESS = replace(FIRST, recipe=replace(RECIPE, epochs=10_000.0), watch=Watch(evenly(80_000), (1.0,), (20,)))
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return synthetic_splits(torch.Generator().manual_seed(0), train=200, val=20)
+
+
+@pytest.fixture
+def pipe(data: Splits) -> Iterator[Connection]:
+    """To a worker that serves in a thread of this process."""
+    ours, theirs = multiprocessing.Pipe()
+    thread = threading.Thread(target=serve, args=(theirs, data, Path("/nowhere"), CPU))
+    thread.start()
+    yield ours
+    ours.close()
+    thread.join(30)
+    assert not thread.is_alive(), "a worker must end with its coordinator"
+
+
+def hear(pipe: Connection, *, until: int | type[Event]) -> list[Event]:
+    """Events up to the point of a step, or to one of a kind."""
+    events: list[Event] = []
+    while True:
+        assert pipe.poll(30), f"nothing more after {events}"
+        event: Event = pipe.recv()
+        events.append(event)
+        if isinstance(event, Progressed) and event.point.step == until:
+            return events
+        if isinstance(until, type) and isinstance(event, until):
+            return events
+        assert not isinstance(event, Ending), event
+
+
+def silent(pipe: Connection) -> bool:
+    return not pipe.poll(0.5)
+
+
+def test_between_steps(pipe: Connection) -> None:
+    pipe.send(ENDLESS)
+    hear(pipe, until=3)
+    pipe.send(Order.PAUSE)
+    *points, last = hear(pipe, until=Paused)
+    assert last == Paused("first")
+    assert len(points) < 1_000
+    assert silent(pipe)
+
+
+def test_in_place_of_an_answer(pipe: Connection) -> None:
+    pipe.send(FIRST)
+    hear(pipe, until=2)
+    pipe.send(Order.PAUSE)
+    assert hear(pipe, until=Paused) == [Paused("first")]
+
+
+def test_right_after_an_answer(pipe: Connection) -> None:
+    pipe.send(FIRST)
+    hear(pipe, until=2)
+    pipe.send(Order.GO_ON)
+    pipe.send(Order.PAUSE)
+    *points, last = hear(pipe, until=Paused)
+    assert last == Paused("first")
+    assert [event.point.step for event in points if isinstance(event, Progressed)] in ([], [3])
+
+
+@pytest.mark.parametrize("late", [Order.GO_ON, Order.END, Order.PAUSE])
+def test_an_order_that_comes_too_late_is_not_taken_for_one_to_the_next_run(pipe: Connection, late: Order) -> None:
+    pipe.send(FIRST)
+    hear(pipe, until=2)
+    pipe.send(Order.PAUSE)
+    pipe.send(late)
+    pipe.send(SECOND)
+    assert hear(pipe, until=Paused) == [Paused("first")]
+    assert {event.key for event in hear(pipe, until=2)} == {"second"}
+    assert silent(pipe), "the second run must wait for an answer of its own"
+    pipe.send(Order.GO_ON)
+    hear(pipe, until=4)
+    pipe.send(Order.GO_ON)
+    assert isinstance(hear(pipe, until=Finished)[-1], Finished)
+
+
+def test_a_pause_that_comes_when_the_run_has_just_ended(pipe: Connection) -> None:
+    for job in (replace(FIRST, recipe=replace(RECIPE, model="nonsense")), FIRST, FIRST):
+        pipe.send(job)
+        if job is FIRST:
+            for step in (2, 4):
+                hear(pipe, until=step)
+                pipe.send(Order.GO_ON)
+        assert hear(pipe, until=Finished if job is FIRST else Failed)
+        pipe.send(Order.PAUSE)
+        pipe.send(Order.PAUSE)
+
+
+def test_a_pause_with_the_job(pipe: Connection) -> None:
+    """It has not begun, or is at its first step: both are well."""
+    pipe.send(ENDLESS)
+    pipe.send(Order.PAUSE)
+    *points, last = hear(pipe, until=Paused)
+    assert last == Paused("first")
+    assert len(points) <= 1
+
+
+def test_a_coordinator_that_is_gone_ends_a_run_between_two_steps(pipe: Connection) -> None:
+    pipe.send(ENDLESS)
+    hear(pipe, until=1)
+    # The fixture closes the pipe now, and waits for the worker's end.

@@ -1,0 +1,376 @@
+"""Sweeps whose parts are killed, stopped and starved at random moments, and what an oracle finds of them afterwards.
+
+python -m tests.torture.driver [PHASE...]      # all of it, about an hour on two slow cores
+
+Needs root for the full disk (a small tmpfs); without, that phase says so and is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.torture.oracle import Judgement, judge
+
+ROOT = Path(__file__).parents[2]
+_OPTIONS = ("--space", "fast", "--epochs", "0.04", "--no-confirm", "--keep-weights", "--device", "cpu")
+
+
+@dataclass
+class Torture:
+    """One study that is disturbed, over as many processes as that takes.
+
+    Args:
+        trials: of the study; more are added where they end before the disturbances do.
+        environment: of every process.
+    """
+
+    folder: Path
+    seed: int
+    trials: int = 4
+    workers: int = 2
+    tracking_uri: str | None = None
+    store: Path = field(init=False)
+    environment: dict[str, str] = field(default_factory=dict)
+    injected: Counter[str] = field(default_factory=Counter)
+    slowest_stop: float = 0.0  # seconds from a SIGINT or SIGTERM to the end of the process
+    log: list[str] = field(default_factory=list)
+    judged: Judgement | None = None
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.store = self.folder / "store"
+        self.truth = self.folder / "truth.jsonl"
+        self.truth.touch()
+        self.random = random.Random(self.seed)
+
+    def command(self, *more: str) -> list[str]:
+        where = ["--store", str(self.store), "--study", "torture", "--pruner", "none"]
+        where += ["--tracking-uri", self.tracking_uri] if self.tracking_uri else []
+        size = ["--trials", str(self.trials), "--workers", str(self.workers)]
+        return [sys.executable, "tests/torture/witness.py", str(self.truth), *_OPTIONS, *where, *size, *more]
+
+    @contextlib.contextmanager
+    def sweep(self, *more: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        """The command, running; what it says is kept in `log`."""
+        with subprocess.Popen(
+            self.command(*more),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment, **environment},
+        ) as process:
+            reader = threading.Thread(target=self._read, args=(process,), daemon=True)
+            reader.start()
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+                reader.join(10)
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.log.extend(process.stdout)
+
+    def finish(self) -> None:
+        """Let the study come to its end, undisturbed."""
+        before = len(self.log)
+        with self.sweep() as process:
+            process.wait()
+        said = "".join(self.log[before:])
+        if process.returncode or "Traceback" in said or f"{self.trials} complete, 0 pruned, 0 failed" not in said:
+            raise AssertionError(f"the sweep must come to its end, but ended with {process.returncode}:\n{said}")
+        checked = subprocess.run([*self.command(), "--verify"], cwd=ROOT, capture_output=True, text=True)
+        if checked.returncode:
+            raise AssertionError(f"--verify must find nothing, but: {checked.stdout}{checked.stderr}")
+
+    def acknowledged(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.truth.read_text(encoding="utf-8").splitlines()]
+
+    def wait_for_points(self, process: subprocess.Popen[str], count: int) -> bool:
+        """Wait until `count` more points were acknowledged; false if the process ended before."""
+        goal = len(self.acknowledged()) + count
+        while len(self.acknowledged()) < goal:
+            if process.poll() is not None:
+                return False
+            time.sleep(0.05)
+        return True
+
+    # Disturbances of a process that runs
+
+    def kill_worker(self, process: subprocess.Popen[str]) -> None:
+        """Kill one of those that have come further since the last kill, or any at all where luck says so.
+
+        A run whose worker dies three times without getting any further has failed, by design.
+        """
+        alive = workers(process.pid)
+        further = [pid for pid in {line["pid"] for line in self.acknowledged()[-self.workers :]} if pid in alive]
+        victims = alive if self.random.random() < 0.2 else further
+        if victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.random.choice(sorted(victims)), signal.SIGKILL)
+                self.injected["SIGKILL of a worker"] += 1
+
+    def freeze(self, process: subprocess.Popen[str]) -> None:
+        """SIGSTOP a worker or the coordinator for some seconds."""
+        alive = workers(process.pid)
+        pid = self.random.choice([process.pid, *alive])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(self.random.uniform(0.5, 4))
+            os.kill(pid, signal.SIGCONT)
+            self.injected["SIGSTOP and SIGCONT"] += 1
+
+    def second_coordinator(self, process: subprocess.Popen[str]) -> None:
+        with self.sweep() as second:
+            second.wait()
+        if process.poll() is None:
+            if second.returncode != 2:
+                raise AssertionError(f"a second coordinator must be refused, but ended with {second.returncode}")
+            self.injected["a second coordinator"] += 1
+
+    def stop(self, process: subprocess.Popen[str], number: signal.Signals) -> None:
+        """Ask it to stop, as Ctrl-C does, and see that it does so within 10 s."""
+        started = time.monotonic()
+        process.send_signal(number)
+        process.wait(60)
+        self.slowest_stop = max(self.slowest_stop, time.monotonic() - started)
+        if process.returncode != 128 + number and process.returncode != 0:
+            raise AssertionError(f"{number.name} must end it with {128 + number}, but it was {process.returncode}")
+        self.injected[number.name] += 1
+
+    def judge(self) -> Judgement:
+        return judge(self.store, "torture", self.truth, self.tracking_uri)
+
+
+def workers(coordinator: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-ww", "--ppid", str(coordinator), "-o", "pid=,args="], capture_output=True, text=True
+    )
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "witness_worker.py" in line]
+
+
+# Phases: each disturbs a study of its own, lets it end, and leaves it to the oracle
+
+
+def kills(folder: Path, seed: int, *, of_workers: int = 50, of_coordinator: int = 20, trials: int = 12) -> Torture:
+    """SIGKILL of workers and of the coordinator at random moments."""
+    torture = Torture(folder, seed, trials=trials)
+    while torture.injected.total() < of_workers + of_coordinator:
+        with torture.sweep() as process:
+            life = torture.random.uniform(1, 25)
+            if torture.injected["SIGKILL of the coordinator"] >= of_coordinator:
+                life = 1e9
+            elif torture.injected["SIGKILL of a worker"] < of_workers:
+                life += 6  # which it takes to begin
+            born = time.monotonic()
+            while process.poll() is None and time.monotonic() - born < life:
+                time.sleep(torture.random.uniform(0.2, 1))
+                if torture.injected["SIGKILL of a worker"] < of_workers:
+                    torture.wait_for_points(process, 1)
+                    torture.kill_worker(process)
+                elif torture.injected["SIGKILL of the coordinator"] >= of_coordinator:
+                    break
+            if process.poll() is None and torture.injected["SIGKILL of the coordinator"] < of_coordinator:
+                process.kill()
+                torture.injected["SIGKILL of the coordinator"] += 1
+        if process.returncode == 0:  # it had come to its end
+            torture.trials += 4
+    return torture
+
+
+def stops(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Torture:
+    """Ctrl-C, SIGTERM, frozen processes, second coordinators and a clock that goes back by an hour."""
+    torture = Torture(folder, seed, trials=trials)
+    hours = 0
+    for _ in range(each):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with torture.sweep(TORTURE_CLOCK=str(-3600 * hours)) as process:
+                for disturb in (torture.freeze, torture.second_coordinator, torture.freeze):
+                    torture.wait_for_points(process, 1)
+                    disturb(process)
+                if process.poll() is None:
+                    torture.stop(process, number)
+                else:
+                    torture.trials += 4
+        hours += 1
+        torture.injected["clock set back by an hour"] += 1
+    torture.environment["TORTURE_CLOCK"] = str(-3600 * hours)
+    return torture
+
+
+def outages(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Torture:
+    """An MLflow server that is killed, stays away for a while and comes back."""
+    server = _Server(folder)
+    server.start()
+    torture = Torture(folder / "sweep", seed, trials=trials, tracking_uri=server.uri)
+    try:
+        while torture.injected["MLflow server killed"] < each:
+            with torture.sweep() as process:
+                while process.poll() is None and torture.injected["MLflow server killed"] < each:
+                    torture.wait_for_points(process, 1)
+                    server.kill()
+                    torture.injected["MLflow server killed"] += 1
+                    torture.wait_for_points(process, 2)  # training goes on meanwhile
+                    server.start()
+                process.wait()
+            torture.trials += 4
+        torture.finish()
+        # Gone at the end: the journal stays, and --replay sends it.
+        torture.trials += 2
+        with torture.sweep() as process:
+            torture.wait_for_points(process, 1)
+            server.kill()
+            process.wait()
+        said = "".join(torture.log[-10:])
+        if process.returncode != 1 or "--replay" not in said:
+            raise AssertionError(f"an MLflow that is gone at the end must give exit code 1, but: {said}")
+        server.start()
+        replayed = subprocess.run([*torture.command(), "--replay"], cwd=ROOT, capture_output=True, text=True)
+        if replayed.returncode or not re.search(r"MLflow has got [1-9]", replayed.stdout):
+            raise AssertionError(f"--replay must send the journal, but: {replayed.stdout}{replayed.stderr}")
+        torture.injected["MLflow server gone at the end, then --replay"] += 1
+        torture.finish()
+        torture.judged = torture.judge()
+    finally:
+        server.kill()
+    return torture
+
+
+def full_disk(folder: Path, seed: int, *, each: int = 3, trials: int = 6) -> Torture:
+    """A tmpfs that is filled up while the sweep runs: one line and exit code 1, and with room it goes on."""
+    torture = Torture(folder, seed, trials=trials)
+    torture.store.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700m", "torture", str(torture.store)])
+    if mounted.returncode:
+        raise PermissionError("a tmpfs must be mounted, which needs root")
+    filler = torture.store / "filler"
+    try:
+        while torture.injected["disk full"] < each:
+            with torture.sweep() as process:
+                torture.wait_for_points(process, 1)
+                with contextlib.suppress(OSError), filler.open("wb") as file:
+                    while True:
+                        file.write(bytes(1 << 16))
+                process.wait()
+            filler.unlink()
+            said = "".join(torture.log[-8:])
+            if process.returncode == 0:
+                torture.trials += 4
+                continue
+            if process.returncode != 1 or "Traceback" in said:
+                raise AssertionError(
+                    f"a full disk must give one line and exit code 1, but: {process.returncode} {said}"
+                )
+            torture.injected["disk full"] += 1
+        torture.finish()
+        torture.judged = torture.judge()
+    finally:
+        subprocess.run(["umount", "-l", str(torture.store)])
+    return torture
+
+
+def crowd(folder: Path, seed: int, *, seconds: float = 600, trials: int = 16) -> Torture:
+    """Eight workers for ten minutes."""
+    torture = Torture(folder, seed, trials=trials, workers=8)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with torture.sweep() as process:
+            while process.poll() is None and time.monotonic() < end:
+                time.sleep(1)
+            if process.poll() is None:
+                torture.stop(process, signal.SIGINT)
+        if time.monotonic() < end:
+            torture.trials += 16
+    torture.injected["minutes with eight workers"] = round(seconds / 60)
+    return torture
+
+
+PHASES: dict[str, Callable[..., Torture]] = {
+    "kills": kills,
+    "stops": stops,
+    "outages": outages,
+    "full_disk": full_disk,
+    "crowd": crowd,
+}
+
+
+class _Server:
+    """An MLflow server over a database and a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"),
+        ]
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        for _ in range(1200):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                return
+            time.sleep(0.1)
+        raise AssertionError("the server must answer within two minutes")
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(PHASES)
+    print("| fault | times | lost points | doubled points | stuck trials | weights that differ |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    faults = 0
+    for number, name in enumerate(names):
+        with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+            started = time.monotonic()
+            try:
+                torture = PHASES[name](Path(folder) / "phase", number)
+            except PermissionError as error:
+                print(f"| {name}: left out, as {error} | | | | | |", flush=True)
+                continue
+            if torture.judged is None:
+                torture.finish()
+                torture.judged = torture.judge()
+            found = torture.judged
+        faults += found.faults
+        cells = f"{found.lost} | {found.doubled} | {found.stuck} | {found.unequal}"
+        for fault, times in torture.injected.items():
+            print(f"| {fault} | {times} | {cells} |")
+        minutes = (time.monotonic() - started) / 60
+        slowest = f", slowest stop {torture.slowest_stop:.1f} s" if torture.slowest_stop else ""
+        size = f"{found.trials} trials, {found.acknowledged} acknowledged points"
+        print(f"<!-- {name}: {size}, {minutes:.0f} min{slowest} -->", flush=True)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
