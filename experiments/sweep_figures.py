@@ -28,7 +28,7 @@ def importances(found: Importances) -> go.Figure:
         name="importance",
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
     )
-    figure.update_xaxes(title="importance (% of what all explain)", rangemode="tozero")
+    figure.update_xaxes(title="importance (%)", rangemode="tozero")
     figure.update_yaxes(showgrid=False)
     return figure
 
@@ -45,7 +45,7 @@ def slices(parts: Sequence[Slice]) -> go.Figure:
         height = (1 - _BETWEEN * (rows - 1)) / rows
         top = 1 - row * (height + _BETWEEN)
         figure.layout[f"xaxis{number}"].update(
-            title=part.parameter,
+            title={"text": part.parameter, "font": {"size": 11}},
             domain=[0.53 * column, 0.53 * column + 0.47],
             anchor=f"y{number}",
             type="category" if not part.numeric else "log" if part.log else "linear",
@@ -125,7 +125,7 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
                 customdata=[a.name for a in some_of],
                 mode="markers+text" if known else "markers",
                 text=[labels.get(a.key, "") for a in some_of] if known else None,
-                textposition=["top center" if a.group == "public" else "bottom center" for a in some_of],
+                textposition=[_beside(a, some_of) for a in some_of],
                 textfont={"size": 10, "color": MUTED},
                 cliponaxis=False,
                 name=name,
@@ -135,6 +135,14 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
     figure.update_xaxes(title="training compute (PFLOP, log scale)", type="log", dtick=1, gridcolor=GRID)
     figure.update_yaxes(title="accuracy (%)")
     return figure
+
+
+def _beside(accuracy: Accuracy, others: Sequence[Accuracy]) -> str:
+    """Where the name stands: those that can be downloaded above their marks, the dearest to the right."""
+    if accuracy.group != "public":
+        return "bottom center"
+    dearest = max(a.training_flops for a in others if a.group == "public")
+    return "top right" if accuracy.training_flops == dearest else "top left"
 
 
 def labels_of(published: Sequence[Accuracy]) -> dict[str, str]:
