@@ -5,7 +5,7 @@
 
 writes report.html (one file, opens offline), report.md with its pictures and report.json with every number, see
 `report.py`. The same store, scenario and results give the same bytes. `compare.py systems` writes systems.html and
-systems.md, see `systems_page.py`.
+systems.md, see `systems_page.py`; `compare.py --runs A B ...` writes runs.html and runs.md, see `runs_page.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from cifar_core.recipe import RecipeError
 from experiments.published import PublishedError
 from experiments.report import write_report
 from experiments.reproductions import RESULTS, ResultError
+from experiments.run_choice import LETTERS, RunsError
+from experiments.runs_page import show, write_runs
 from experiments.scenario import DEFAULT_SCENARIO, ScenarioError
 from experiments.systems_page import write_systems
 from sweeps.command_line import USAGE, OneLineParser
@@ -32,7 +34,8 @@ from sweeps.store import DEFAULT_STORE, Store, StoreError
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(
         prog="compare.py",
-        description="Write the build-vs-buy report of a study, or the page of the published systems.",
+        description="Write the build-vs-buy report of a study, the page of the published systems, or any runs side by "
+        "side.",
     )
     parser.add_argument(
         "what",
@@ -50,6 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="volume, bars, horizon, people and vendors (default: experiments/scenario.toml, to be copied)",
     )
     parser.add_argument(
+        "--runs",
+        nargs="+",
+        metavar="RUN",
+        help="set these side by side: studies, STUDY/KEY (as demo/trial-3), results of reproduce.py, or ids of runs "
+        f"({LETTERS} letters will do)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="RUN",
+        help="with --runs: mark what is significantly worse than this one; the exit code stays 0",
+    )
+    parser.add_argument(
         "--results",
         type=Path,
         default=RESULTS,
@@ -60,14 +75,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         metavar="DIR",
-        help="where to write (default: reports/STUDY in the store, or reports/systems)",
+        help="where to write (default: reports/STUDY in the store, reports/systems or reports/runs)",
     )
     options = parser.parse_args(arguments)
     if options.what and (options.study or options.tracking_uri or options.scenario):
         parser.error("--study, --scenario and --tracking-uri go with the report of a study, not with systems")
+    if options.runs and (options.what or options.study or options.scenario):
+        parser.error("--runs makes a page of its own, and cannot go with --study, --scenario or systems")
+    if options.baseline is not None and not options.runs:
+        parser.error("--baseline goes with --runs")
     try:
         if options.what:
             paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
+        elif options.runs:
+            place = Store.locate(options.store, tracking_uri=options.tracking_uri)
+            out = options.out or place.report("runs")
+            compared, paths = write_runs(options.runs, options.baseline, store=place, results=options.results, out=out)
+            show(compared)
         else:
             paths = write_report(
                 options.study,
@@ -77,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results=options.results,
                 scenario=options.scenario or DEFAULT_SCENARIO,
             )
-    except (StoreError, PublishedError, ScenarioError, ResultError, RecipeError) as error:
+    except (StoreError, PublishedError, ScenarioError, ResultError, RecipeError, RunsError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
     print(f"Report: {paths.html}")

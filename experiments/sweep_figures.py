@@ -126,7 +126,7 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
                 mode="markers+text" if known else "markers",
                 text=[labels.get(a.key, "") for a in some_of] if known else None,
                 textposition=[_beside(a, some_of) for a in some_of],
-                textfont={"size": 10, "color": MUTED},
+                textfont={"size": 11, "color": MUTED},
                 cliponaxis=False,
                 name=name,
                 marker={"size": 10, "color": INK, **mark(symbol)},

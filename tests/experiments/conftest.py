@@ -114,6 +114,7 @@ class Fake:
         tags = _child_tags(plan, parent, "search", trial.state) | {
             "trial": str(number),
             "attempt": str(trial.attempt),
+            "key": f"trial-{number}",
         }
         if trial.state in ("pruned", "failed"):
             tags["reason"] = "below the rung's median" if trial.state == "pruned" else "loss is not finite"
@@ -133,7 +134,7 @@ class Fake:
         best = max((t.accuracy, i) for i, t in enumerate(plan.trials) if t.state == "complete")[1]
         tags = _child_tags(plan, parent, "confirm", "complete")
         tags |= {"source_trial": str(best), "seed": str(seed), "champion": "true", "attempt": "0"}
-        tags["trial"] = f"confirm-{best}-{seed}"
+        tags["trial"] = tags["key"] = f"confirm-{best}-{seed}"
         start = plan.start + 700_000 + 250_000 * seed
         run = self._run(experiment, f"confirm {best} seed {seed}", tags, _recipe("fast_resnet", seed), {}, start)
         self._curve(run, accuracy + 0.004, start, points=40)
@@ -224,6 +225,33 @@ def store(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Fake:
 def fresh_store(tmp_path: Path, blank: Path) -> Fake:
     """An empty store, for a test that wants a study of its own."""
     return Fake(tmp_path / "mlruns", blank)
+
+
+@pytest.fixture(scope="session")
+def rivals(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Fake:
+    """A store with studies that confirmed one run (`good`, `level`, `bad`) or two (`twice`, `again`), each with its
+    answers to 1,000 test images, and one that confirmed none (`searched`)."""
+    made = Fake(tmp_path_factory.mktemp("rivals") / "mlruns", blank)
+    accuracies = {"good": (0.92,), "level": (0.918,), "bad": (0.8,), "twice": (0.92, 0.922), "again": (0.85, 0.853)}
+    trials = (Trial(accuracy=0.71, model="five_conv"), Trial(state="pruned", accuracy=0.35), Trial(accuracy=0.84))
+    for index, (name, champion) in enumerate({**accuracies, "searched": ()}.items()):
+        made.add(name=name, trials=trials, champion=champion, start=START - 10_000_000 * index)
+    champions = made.client.search_runs(
+        [e.experiment_id for e in made.client.search_experiments()], "tags.champion = 'true'"
+    )
+    for run in champions:
+        made._files(run.info.run_id, {"test/predictions.csv": _predictions(run.data.metrics["test/accuracy"])}, ())
+    return made
+
+
+def _predictions(accuracy: float) -> bytes:
+    """1,000 test images, a hundred of each class in turn: the first of a class are right, and a few hard ones never."""
+    lines = ["index,true,predicted,probability"]
+    for index in range(1000):
+        true, nth = CLASSES[index % 10], index // 10
+        right = nth < round(100 * accuracy)
+        lines.append(f"{index},{true},{true if right else CLASSES[(index + 1) % 10]},0.9")
+    return "\n".join(lines).encode()
 
 
 def _child_tags(plan: Blueprint, parent: str, stage: str, state: str) -> dict[str, str]:

@@ -1,0 +1,230 @@
+"""Every page that this project writes, in a real browser: drawn, legible, and complete without a network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from experiments.page import ReportPaths
+from experiments.report import write_report
+from experiments.runs_page import write_runs
+from experiments.systems_page import write_systems
+
+if TYPE_CHECKING:
+    from tests.experiments.conftest import Fake
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the path: apt-get install chromium")
+
+PHONE, DESK, PAPER = 390, 1280, 673  # pixels; A4 less the margins of the style sheet
+SMALLEST = 11  # pixels of a letter's height
+CONTRAST, MARK_CONTRAST = 4.5, 3.0  # WCAG 2.2, 1.4.3 of text, and 1.4.11 of marks, whose colours some labels have
+
+
+def _report(study: str) -> Callable[[Fake, Path], ReportPaths]:
+    return lambda store, out: write_report(study, store=store.folder, results=out / "none", out=out)
+
+
+def _systems(store: Fake, out: Path) -> ReportPaths:
+    return write_systems(out=out)
+
+
+def _runs(baseline: str | None, *names: str) -> Callable[[Fake, Path], ReportPaths]:
+    return lambda store, out: write_runs(names, baseline, store=store.place, out=out)[1]
+
+
+# A page that is new in the project comes in here.
+PAGES: Mapping[str, Callable[[Fake, Path], ReportPaths]] = MappingProxyType(
+    {
+        "report": _report("demo"),
+        "report of half a study": _report("interrupted"),
+        "systems": _systems,
+        "runs": _runs("demo", "unconfirmed", "demo/trial-0", "demo/trial-1", "five_conv-seed0"),
+    }
+)
+
+
+@dataclass(slots=True)
+class Visit:
+    """A page that is open, and what it has done since it was opened."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    @classmethod
+    def to(cls, browser: Browser, path: Path) -> Visit:
+        visit = cls(browser.new_page(viewport={"width": DESK, "height": 900}, color_scheme="light"))
+        visit.page.route(re.compile(r"^(https?|wss?):"), lambda route: route.abort())  # asked for, but never sent
+        visit.page.on("request", lambda request: visit.requests.append(request.url))
+        visit.page.on("console", lambda said: visit.complaints.append(said.text) if _is_bad(said.type) else None)
+        visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+        visit.page.goto(path.as_uri())
+        return visit
+
+    def show(self, width: int, *, scheme: Any = "light", media: Any = "screen") -> None:
+        """Lay the page out anew, and wait until its figures have followed."""
+        self.page.emulate_media(color_scheme=scheme, media=media)
+        self.page.set_viewport_size({"width": width, "height": 900})
+        self.page.wait_for_function(_FIGURES_FIT, timeout=5000)
+
+    def ask(self, script: str) -> Any:
+        return self.page.evaluate(script)
+
+    @property
+    def from_elsewhere(self) -> list[str]:
+        return [url for url in self.requests if url.partition(":")[0] not in ("file", "data", "blob")]
+
+
+def _is_bad(kind: str) -> bool:
+    return kind in ("error", "warning", "assert")
+
+
+_FIGURES_FIT = """() => [...document.querySelectorAll(".plot")].every((plot) => {
+  const svg = plot.querySelector("svg.main-svg");
+  return svg && Math.abs(svg.getBoundingClientRect().width - plot.getBoundingClientRect().width) < 2;
+})"""
+
+# The names of figures between whose axes (in plotly's layers of marks) nothing is drawn that takes up room.
+_EMPTY_FIGURES = """() => [...document.querySelectorAll(".plot")].filter((plot) => {
+  const marks = plot.querySelectorAll("svg.main-svg .mlayer :is(path, image, rect)");
+  return ![...marks].some((mark) => { const box = mark.getBoundingClientRect(); return box.width + box.height > 0; });
+}).map((plot) => plot.id)"""
+
+# Tables that are in no scroll box, and whatever reaches beyond the page but lies in none.
+_OUTSIDE = """() => [
+  ...[...document.querySelectorAll("table")].filter((table) => !table.closest(".scroll")),
+  ...[...document.querySelectorAll("main *")].filter((element) =>
+    !element.parentElement.closest(".scroll, pre, .plot") && element.getBoundingClientRect().right > innerWidth + 1),
+].map((element) => element.outerHTML.slice(0, 80))"""
+
+_TOO_WIDE_FOR_PAPER = """() => [...document.querySelectorAll("main table, main pre, main figure")]
+  .filter((element) => element.getBoundingClientRect().right > innerWidth + 1)
+  .map((element) => element.innerText.slice(0, 80))"""
+
+# Every text that is to be seen: what it says, its size in pixels, and its contrast with what is behind it.
+_TEXTS = """() => {
+  const colour = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const opaque = (parts) => parts.length === 3 || parts[3] > 0.99;
+  const luminance = (parts) => {
+    const [r, g, b] = parts.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const parts = colour(getComputedStyle(at).backgroundColor);
+      if (parts.length && opaque(parts)) return parts;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || element.closest("script, style")) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const style = getComputedStyle(element);
+    if (!range.getClientRects().length || style.visibility === "hidden") continue;
+    const drawn = Boolean(element.closest("svg"));
+    const [a, b] = [colour(drawn ? style.fill : style.color), behind(element)].map(luminance).sort((x, y) => y - x);
+    found.push({
+      text: node.data.trim().slice(0, 60), size: parseFloat(style.fontSize), contrast: (a + 0.05) / (b + 0.05), drawn,
+    });
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all pages; gone with the last of them, as others' event loops do not run beside Playwright's."""
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def visit(
+    request: pytest.FixtureRequest, browser: Browser, store: Fake, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Visit]:
+    paths = PAGES[request.param](store, tmp_path_factory.mktemp("page"))
+    found = Visit.to(browser, paths.html)
+    yield found
+    found.page.close()
+
+
+def test_nothing_is_complained_of_and_nothing_loaded_from_elsewhere(visit: Visit) -> None:
+    assert visit.complaints == []
+    assert visit.requests
+    assert visit.from_elsewhere == []
+
+
+def test_every_figure_is_drawn(visit: Visit) -> None:
+    visit.show(DESK)
+    assert visit.ask("() => document.querySelectorAll('.plot').length") > 0
+    assert visit.ask(_EMPTY_FIGURES) == []
+    pictures = "() => [...document.images].filter((image) => !image.naturalWidth).length"
+    assert visit.ask(pictures) == 0
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_page_fits_the_screen_and_is_large_enough_to_read(visit: Visit, width: int) -> None:
+    visit.show(width)
+    assert visit.ask("() => document.scrollingElement.scrollWidth") <= width
+    assert visit.ask(_OUTSIDE) == []
+    texts = visit.ask(_TEXTS)
+    assert len(texts) > 50
+    assert [text for text in texts if text["size"] < SMALLEST - 0.01] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_legible_in_both_schemes(visit: Visit, scheme: str) -> None:
+    visit.show(DESK, scheme=scheme)
+    paper = visit.ask("() => getComputedStyle(document.body).backgroundColor")
+    assert (int(re.findall(r"\d+", paper)[0]) < 128) == (scheme == "dark")
+    faint = [t for t in visit.ask(_TEXTS) if t["contrast"] < (MARK_CONTRAST if t["drawn"] else CONTRAST)]
+    assert faint == []
+
+
+def test_the_page_can_be_printed(visit: Visit) -> None:
+    visit.show(PAPER, media="print")
+    assert visit.ask(_TOO_WIDE_FOR_PAPER) == []
+    pdf = visit.page.pdf(format="A4", prefer_css_page_size=True)
+    assert pdf.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 1
+    visit.show(DESK)
+    assert visit.ask(_EMPTY_FIGURES) == []
+    assert visit.complaints == []
+
+
+def test_the_checks_find_what_is_wrong_with_a_page(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text(
+        "<!doctype html><body><main><p style='font-size: 9px'>small</p><p style='color: #999'>faint</p>"
+        "<table><tr><td><div style='width: 3000px'>wide</div></td></tr></table>"
+        "<div class='plot' id='plot-empty' style='width: 100px'><svg class='main-svg' width='100'></svg></div>"
+        "<img src='https://example.invalid/picture.png'><script>nowhere()</script></main></body>"
+    )
+    bad = Visit.to(browser, path)
+    bad.show(DESK)
+    assert bad.from_elsewhere == ["https://example.invalid/picture.png"]
+    assert any("nowhere is not defined" in said for said in bad.complaints)
+    assert bad.ask(_EMPTY_FIGURES) == ["plot-empty"]
+    assert bad.ask("() => document.scrollingElement.scrollWidth") > DESK
+    assert [element[:4] for element in bad.ask(_OUTSIDE)] == ["<tab", "<tab", "<tbo", "<tr>", "<td>", "<div"]
+    assert len(bad.ask(_TOO_WIDE_FOR_PAPER)) == 1
+    texts = {text["text"]: text for text in bad.ask(_TEXTS)}
+    assert texts["small"]["size"] == 9
+    assert texts["faint"]["contrast"] == pytest.approx(2.85, abs=0.01)
+    assert texts["wide"]["contrast"] == 21
+    bad.page.close()
