@@ -147,9 +147,9 @@ def _see_reliability(m: Measures, _: pd.DataFrame) -> Sentence:
 def _see_importances(m: Measures, _: pd.DataFrame) -> Sentence:
     (name, share), found = m.importances.shares[0], m.importances
     if found.sure:
-        chance = f"the best tenth differ from the others by more than chance in {listed(found.sure)}"
+        chance = f"the best tenth differs from the others by more than chance in {listed(found.sure)}"
     else:
-        chance = "but in none of them do the best tenth differ from the others by more than chance"
+        chance = "but in none of them does the best tenth differ from the others by more than chance"
     text = (
         f"{name} has the largest part, {percent(share, 0)} of what all explain; {chance}. Judged by the {found.trials} "
         "complete trials alone (PED-ANOVA), as pruned ones were not trained to the end."

@@ -11,7 +11,7 @@ from experiments.measures import Measures
 from experiments.published import Price
 from experiments.scenario import Scenario, Vendor
 from experiments.verdict import answer_of
-from experiments.words import Sentence, count, percent, rate, run, runs, times, total, years
+from experiments.words import Sentence, count, duration, percent, rate, run, runs, times, total, years
 
 SWING = 2.0  # the chart moves each assumption down and up by this factor
 REACH = 10.0  # a flip is looked for up to this factor, down and up
@@ -142,7 +142,7 @@ def assumptions(m: Measures) -> tuple[Assumption, ...]:
 
 def flip_sentences(m: Measures, found: tuple[Swing, ...]) -> tuple[Sentence, ...]:
     """What would change the answer, the nearest first; what could not is said too."""
-    said = [_accuracy_flip(m)]
+    said = [_accuracy_flip(m), *_latency_flip(m)]
     if not found:
         said.append(
             Sentence("What money would change cannot be said while a cost of building is unknown.", run(m.run_id))
@@ -170,15 +170,18 @@ def flip_sentences(m: Measures, found: tuple[Swing, ...]) -> tuple[Sentence, ...
 def _accuracy_flip(m: Measures) -> Sentence:
     if m.test is None:
         return Sentence("A test accuracy: without one, no money decides.", run(m.run_id))
-    text = f"Accuracy bar: {percent(m.bar.target, 1)}; "
-    if m.test.low >= m.bar.target:
-        text += f"up to {percent(m.test.low, 1)}, where the interval of the test accuracy begins, money decides."
-    else:
-        text += (
-            f"only at {percent(m.test.low, 1)} or below, where the interval of the test accuracy begins, "
-            "does money decide."
-        )
-    return Sentence(text, (*runs(m.test), "source/bar"))
+    only = "" if m.test.low >= m.bar.target else "only "
+    text = f"Accuracy bar: {percent(m.bar.target, 1)}; it is cleared {only}up to {percent(m.test.low, 1)}"
+    return Sentence(f"{text}, where the interval of the test accuracy begins.", (*runs(m.test), "source/bar"))
+
+
+def _latency_flip(m: Measures) -> list[Sentence]:
+    bar, speed = m.scenario.latency_bar_ms, m.cost.speed
+    if bar is None or speed is None:
+        return []
+    what = "the longest that an answer can take" if speed.bounded else "what 95 % of the answers take"
+    text = f"Latency bar: {duration(bar / 1000)}; it is kept down to {duration(speed.worst)}, {what}."
+    return [Sentence(text, (*run(*speed.runs), "source/scenario"))]
 
 
 def _flip(assumption: Assumption, answer: str) -> tuple[float, str]:

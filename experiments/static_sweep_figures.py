@@ -17,7 +17,7 @@ from experiments.sweep_figures import PFLOP, champion_flops, edge_of, labels_of
 def importances(found: Importances) -> bytes:
     figure, axes = axes_of(7.2, 0.9 + 0.28 * len(found.shares))
     axes.barh([name for name, _ in found.shares][::-1], [100 * s for _, s in found.shares][::-1], color=BLUE)
-    axes.set(xlabel="importance (% of what all explain)")
+    axes.set(xlabel="importance (%)")
     return png(figure)
 
 

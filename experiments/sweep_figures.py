@@ -12,6 +12,7 @@ from experiments.learned import Front, Importances, Slice
 from experiments.published import Accuracy
 
 PFLOP = 1e15
+_BETWEEN = 0.2  # the rows of panels, for the titles of their axes
 BEYOND = 4.0  # how far to the right of all else, as a factor, systems stand whose compute is not published
 
 
@@ -27,7 +28,7 @@ def importances(found: Importances) -> go.Figure:
         name="importance",
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
     )
-    figure.update_xaxes(title="importance (% of what all explain)", rangemode="tozero")
+    figure.update_xaxes(title="importance (%)", rangemode="tozero")
     figure.update_yaxes(showgrid=False)
     return figure
 
@@ -41,9 +42,10 @@ def slices(parts: Sequence[Slice]) -> go.Figure:
         number = "" if index == 0 else str(index + 1)
         row, column = divmod(index, 2)
         figure.layout[f"xaxis{number}"], figure.layout[f"yaxis{number}"] = below
-        bottom, top = 1 - (row + 0.72) / rows, 1 - row / rows
+        height = (1 - _BETWEEN * (rows - 1)) / rows
+        top = 1 - row * (height + _BETWEEN)
         figure.layout[f"xaxis{number}"].update(
-            title=part.parameter,
+            title={"text": part.parameter, "font": {"size": 11}},
             domain=[0.53 * column, 0.53 * column + 0.47],
             anchor=f"y{number}",
             type="category" if not part.numeric else "log" if part.log else "linear",
@@ -52,7 +54,7 @@ def slices(parts: Sequence[Slice]) -> go.Figure:
         )
         figure.layout[f"yaxis{number}"].update(
             title="validation accuracy (%)" if column == 0 else None,
-            domain=[bottom, top],
+            domain=[max(0, top - height), top],
             anchor=f"x{number}",
             matches="y" if index else None,
             showticklabels=column == 0,
@@ -123,7 +125,7 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
                 customdata=[a.name for a in some_of],
                 mode="markers+text" if known else "markers",
                 text=[labels.get(a.key, "") for a in some_of] if known else None,
-                textposition=["top center" if a.group == "public" else "bottom center" for a in some_of],
+                textposition=[_beside(a, some_of) for a in some_of],
                 textfont={"size": 11, "color": MUTED},
                 cliponaxis=False,
                 name=name,
@@ -133,6 +135,14 @@ def front(found: Front, published: Sequence[Accuracy], test: Estimate | None, la
     figure.update_xaxes(title="training compute (PFLOP, log scale)", type="log", dtick=1, gridcolor=GRID)
     figure.update_yaxes(title="accuracy (%)")
     return figure
+
+
+def _beside(accuracy: Accuracy, others: Sequence[Accuracy]) -> str:
+    """Where the name stands: those that can be downloaded above their marks, the dearest to the right."""
+    if accuracy.group != "public":
+        return "bottom center"
+    dearest = max(a.training_flops for a in others if a.group == "public")
+    return "top right" if accuracy.training_flops == dearest else "top left"
 
 
 def labels_of(published: Sequence[Accuracy]) -> dict[str, str]:

@@ -92,5 +92,6 @@ def test_a_scenario_needs_a_vendor_and_a_file(tmp_path: Path) -> None:
 def test_no_text_is_more_than_one_line_of_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(ScenarioError):
+    with pytest.raises(ScenarioError) as raised:
         load_scenario(PUBLISHED, path)
+    assert len(str(raised.value).splitlines()) == 1

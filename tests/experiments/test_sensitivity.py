@@ -50,7 +50,10 @@ def test_the_widest_swing_comes_first(demo: Measures) -> None:
 
 def test_what_flips_is_said_with_its_value_and_what_does_not_too(demo: Measures) -> None:
     texts = [sentence.text for sentence in flip_sentences(demo, swings(demo))]
-    assert texts[0].startswith("Accuracy bar: 70.0 %; up to 89.7 %")
+    assert (
+        texts[0] == "Accuracy bar: 70.0 %; it is cleared up to 89.7 %, where the interval of the test accuracy begins."
+    )
+    assert texts[1] == "Latency bar: 1 s; it is kept down to 6 ms, what 95 % of the answers take."
     assert 'Images a month: 250,000; below 179,000 (0.72 times) the answer becomes "Either".' in texts
     assert texts[-1].startswith("Moved alone, between a tenth and ten times what is assumed, these flip nothing: ")
     assert "retraining a year" in texts[-1]
@@ -70,3 +73,20 @@ def test_without_a_test_accuracy_that_is_the_first_thing_to_get(demo: Measures) 
 def test_an_assumption_of_nothing_is_not_moved(demo: Measures) -> None:
     free = replace(demo, scenario=replace(demo.scenario, hourly_rate=0, retraining_per_year=0))
     assert {"cost of people", "retraining a year"}.isdisjoint(a.name for a in assumptions(free))
+
+
+def test_bars_that_are_missed_are_said_to_be(demo: Measures) -> None:
+    assert demo.test is not None
+    high = replace(demo, bar=replace(demo.bar, target=0.95))
+    assert "it is cleared only up to 89.7 %" in flip_sentences(high, swings(high))[0].text
+    assert demo.cost.speed is not None
+    bound = replace(demo, cost=replace(demo.cost, speed=replace(demo.cost.speed, bounded=True, slow=None)))
+    assert "kept down to 4 ms, the longest that an answer can take" in flip_sentences(bound, swings(bound))[1].text
+    waits = replace(demo, scenario=replace(demo.scenario, latency_bar_ms=None))
+    assert not any("Latency bar" in sentence.text for sentence in flip_sentences(waits, swings(waits)))
+
+
+def test_a_network_that_is_too_slow_says_how_fast_it_must_be(demo: Measures) -> None:
+    slow = replace(demo, scenario=replace(demo.scenario, latency_bar_ms=5))
+    texts = [sentence.text for sentence in flip_sentences(slow, swings(slow))]
+    assert 'Our labelling speed: 100 %; above 120 % (1.2 times) the answer becomes "Build".' in texts

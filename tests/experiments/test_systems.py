@@ -674,6 +674,7 @@ def test_without_a_result_one_line_says_how_to_get_one(tmp_path: Path, capsys: p
     ("arguments", "message"),
     [
         (["system"], "argument what: invalid choice: 'system'"),
+        (["systems", "--scenario", "mine.toml"], "--study, --scenario and --tracking-uri go with the report"),
         (
             ["systems", "--study", "demo"],
             "--study, --scenario and --tracking-uri go with the report of a study, not with systems",
