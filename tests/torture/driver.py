@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.torture.oracle import Judgement, judge
 
@@ -51,6 +52,9 @@ class Torture:
     slowest_stop: float = 0.0  # seconds from a SIGINT or SIGTERM to the end of the process
     log: list[str] = field(default_factory=list)
     judged: Judgement | None = None
+    furthest: dict[str, int] = field(default_factory=dict)  # acknowledged step of each run
+    deaths: dict[str, int] = field(default_factory=dict)  # of workers of each run since it got there
+    next_stranger: int = 4  # acknowledged points before a worker is killed of which nothing is known
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,7 @@ class Torture:
         if checked.returncode:
             raise AssertionError(f"--verify must find nothing, but: {checked.stdout}{checked.stderr}")
 
-    def acknowledged(self) -> list[dict[str, object]]:
+    def acknowledged(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.truth.read_text(encoding="utf-8").splitlines()]
 
     def wait_for_points(self, process: subprocess.Popen[str], count: int) -> bool:
@@ -118,17 +122,30 @@ class Torture:
     # Disturbances of a process that runs
 
     def kill_worker(self, process: subprocess.Popen[str]) -> None:
-        """Kill one of those that have come further since the last kill, or any at all where luck says so.
+        """Kill a worker at random, but none whose run would then have died three times without getting any further.
 
-        A run whose worker dies three times without getting any further has failed, by design.
+        Such a run has failed, by design. Of a worker that never had a point acknowledged nobody knows which run it has;
+        one of those is killed now and then.
         """
+        lines = self.acknowledged()
+        runs = {line["pid"]: line["key"] for line in lines}
+        furthest = {line["key"]: line["step"] for line in sorted(lines, key=lambda line: line["step"])}
+        self.deaths |= {key: 0 for key, step in furthest.items() if step != self.furthest.get(key)}
+        self.furthest = furthest
         alive = workers(process.pid)
-        further = [pid for pid in {line["pid"] for line in self.acknowledged()[-self.workers :]} if pid in alive]
-        victims = alive if self.random.random() < 0.2 else further
-        if victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.random.choice(sorted(victims)), signal.SIGKILL)
-                self.injected["SIGKILL of a worker"] += 1
+        victims = [pid for pid in alive if pid in runs and self.deaths[runs[pid]] < 2]
+        if len(lines) >= self.next_stranger:
+            victims += [pid for pid in alive if pid not in runs]
+        if not victims:
+            return
+        victim = self.random.choice(victims)
+        if victim in runs:
+            self.deaths[runs[victim]] += 1
+        else:
+            self.next_stranger = len(lines) + 8
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+            self.injected["SIGKILL of a worker"] += 1
 
     def freeze(self, process: subprocess.Popen[str]) -> None:
         """SIGSTOP a worker or the coordinator for some seconds."""
@@ -187,6 +204,7 @@ def kills(folder: Path, seed: int, *, of_workers: int = 50, of_coordinator: int 
                 time.sleep(torture.random.uniform(0.2, 1))
                 if torture.injected["SIGKILL of a worker"] < of_workers:
                     torture.wait_for_points(process, 1)
+                    time.sleep(torture.random.uniform(0, 2))
                     torture.kill_worker(process)
                 elif torture.injected["SIGKILL of the coordinator"] >= of_coordinator:
                     break
