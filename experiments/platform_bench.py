@@ -18,7 +18,7 @@ import torch
 from optuna.trial import create_trial
 
 from cifar_core.budget import Budget
-from cifar_core.data import Split, Splits, load_train_val
+from cifar_core.data import Splits, load_train_val
 from cifar_core.download import default_data_dir
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
@@ -35,6 +35,7 @@ from sweeps.study import open_study
 from sweeps.tracking import MlflowTracker
 
 _WARM_UP, _TRIALS = 10, 40
+_TRAIN_IMAGES = 500  # few, so that a trial of some epochs has few steps
 _MANY, _ASKS = 10_000, 6
 _PICTURES = {f"pictures/{number}.png": bytes(30_000) for number in range(9)}  # about what a trial leaves
 _ACCURACIES = {1: 0.3, 2: 0.4, 4: 0.5, 6: 0.55, 8: 0.6}  # validation, by eighth of the budget
@@ -44,7 +45,7 @@ def bench_overhead(data: Splits, hardware: Hardware) -> Iterator[str]:
     """Wall time of a sweep whose trials train in no time, over its trials."""
     yield "overhead: wall time per trial when training takes no time (rule: <= 100 ms)"
     with tempfile.TemporaryDirectory() as folder:
-        sweep = _NoOpSweep(Path(folder), data, hardware)
+        sweep = _NoOpSweep(Path(folder), hardware)
         sweep.run(_WARM_UP)
         started = time.perf_counter()
         points = sweep.run(_WARM_UP + _TRIALS)
@@ -56,14 +57,15 @@ def bench_resume(data: Splits, hardware: Hardware) -> Iterator[str]:
     """Going on with a study of 10,000 trials, in a process of its own."""
     yield f"resume: going on with a study of {_MANY:,} trials (rules: <= 10 s and 1 GB, <= 0.3 s an ask)"
     with tempfile.TemporaryDirectory() as folder:
-        _NoOpSweep(Path(folder), data, hardware).fill(_MANY)
+        _NoOpSweep(Path(folder), hardware).fill(_MANY)
         command = [sys.executable, "-m", "experiments.platform_bench", folder, str(hardware.device)]
         yield subprocess.run(command, check=True, capture_output=True, text=True).stdout.rstrip()
 
 
 def _go_on(folder: Path, device: str) -> str:
     began = time.perf_counter()
-    sweep = _NoOpSweep(folder, load_train_val(default_data_dir()), Hardware.detect(device))
+    load_train_val(default_data_dir())  # as a sweep does
+    sweep = _NoOpSweep(folder, Hardware.detect(device))
     ready = time.perf_counter()
     asks: list[float] = []
     sweep.run(_MANY + _ASKS, asks)
@@ -80,9 +82,7 @@ def _go_on(folder: Path, device: str) -> str:
 class _NoOpSweep:
     """A sweep over a real store, whose executor trains nothing."""
 
-    def __init__(self, root: Path, data: Splits, hardware: Hardware) -> None:
-        few = Split(data.train.images[:500], data.train.labels[:500])
-        self.data = Splits(train=few, val=data.val)
+    def __init__(self, root: Path, hardware: Hardware) -> None:
         self.hardware = hardware
         self.store = Store.locate(root / "store")
         self.store.create()
@@ -114,13 +114,15 @@ class _NoOpSweep:
         Args:
             starts: gets the moment of each trial's start.
         """
-        plan, executor = self.plan(trials), _NoOpExecutor(len(self.data.train), starts if starts is not None else [])
+        plan, executor = self.plan(trials), _NoOpExecutor(starts if starts is not None else [])
         tracker = MlflowTracker(self.store, plan.study)
         with SweepConsole(file=io.StringIO()) as console:
             Coordinator(
                 plan=plan,
                 study=open_study(plan, self.store.storage_url, []),
-                data=self.data,
+                train_images=_TRAIN_IMAGES,
+                val_images=5_000,
+                samples=bytes(30_000),
                 executor=executor,
                 tracker=tracker,
                 store=self.store,
@@ -154,10 +156,9 @@ class _NoOpSweep:
 class _NoOpExecutor:
     """Two workers whose training takes no time: points come at once, and everything is the same each time."""
 
-    def __init__(self, train_images: int, starts: list[float]) -> None:
+    def __init__(self, starts: list[float]) -> None:
         self.points = 0
         self._starts = starts
-        self._train_images = train_images
         self._left: dict[str, deque[Event]] = {}
         self._waiting: set[str] = set()
 
@@ -191,7 +192,7 @@ class _NoOpExecutor:
         self._left.clear()
 
     def _train(self, job: Job) -> Iterator[Event]:
-        steps = total_steps(job.recipe, self._train_images)
+        steps = total_steps(job.recipe, _TRAIN_IMAGES)
         shown = {max(1, round(fraction * steps)) for fraction in job.watch.losses}
         validated = {max(1, round(fraction * steps)) for fraction in job.watch.validations}
         for step in sorted(shown | validated):

@@ -89,7 +89,7 @@ class Confirmation:
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         fresh = replace(recipe, seed=derive_seed(self.maker.plan.seed, trial.number, seed + 1))
-        return self.maker.plan.preset.confirm.prolong(fresh, len(self.maker.data.train))
+        return self.maker.plan.preset.confirm.prolong(fresh, self.maker.train_images)
 
     def _confirmed(self, trial: FrozenTrial) -> Confirmed | None:
         keys = [_key(trial, seed) for seed in range(self.maker.plan.preset.seeds)]

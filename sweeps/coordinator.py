@@ -17,9 +17,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 
-from cifar_core import pictures
 from cifar_core.checkpoint import Checkpoints
-from cifar_core.data import Splits
 from cifar_core.recipe import Recipe
 from sweeps.confirmation import Confirmation, Confirmed
 from sweeps.console import SweepConsole, percent
@@ -94,13 +92,17 @@ class Coordinator:
     """Runs a planned sweep to its end, from wherever it stands.
 
     Args:
+        train_images, val_images: in the data set's splits.
+        samples: a picture of training images, as PNG.
         tags: what every run is tagged with: commit, data, machine.
         stop: asked between events; once true, `Interrupted` is raised.
     """
 
     plan: Plan
     study: optuna.Study
-    data: Splits
+    train_images: int
+    val_images: int
+    samples: bytes
     executor: Executor
     tracker: Tracker
     store: Store
@@ -113,7 +115,7 @@ class Coordinator:
     _progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        self._maker = RunMaker(self.plan, self.data, self.store, self.tags)
+        self._maker = RunMaker(self.plan, self.train_images, self.val_images, self.store, self.tags)
 
     def run(self) -> Summary:
         """Carry the sweep to its end.
@@ -148,7 +150,7 @@ class Coordinator:
 
     def _open(self) -> None:
         plan = self.plan
-        samples = {"pictures/samples.png": pictures.samples(self.data.train)}
+        samples = {"pictures/samples.png": self.samples}
         tags = {"stage": "study", "study": plan.study, **self.tags}
         self.tracker.open_study(
             RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=samples)
@@ -340,7 +342,7 @@ class Coordinator:
                 f"trial {trial.number}: {recipe.model} at width {narrow.width:g}, as a trial pays for no two training "
                 f"steps of it at {recipe.width:g}"
             )
-        recipe = self.plan.preset.trial.apply(narrow, len(self.data.train))
+        recipe = self.plan.preset.trial.apply(narrow, self.train_images)
         key = f"trial-{trial.number}"
         tags = {"stage": "search", "trial": str(trial.number)}
         run = self._maker.make(key, f"trial {trial.number}", recipe, SEARCH_VALIDATIONS, tags)

@@ -18,6 +18,7 @@ from types import FrameType
 
 import torch
 
+from cifar_core import pictures
 from cifar_core.budget import Budget, BudgetError
 from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
@@ -169,6 +170,8 @@ def _run(options: argparse.Namespace) -> int:
     with hold(store.lease(plan.study), plan.study), SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
         data = load_train_val(data_dir)
+        train_images, val_images, samples = len(data.train), len(data.val), pictures.samples(data.train)
+        del data  # the workers have their own
         study = open_study(plan, store.storage_url, recipes)
         console.plan(plan.rows(max(0, plan.trials - begun(study))))
         for note in notes:
@@ -182,7 +185,9 @@ def _run(options: argparse.Namespace) -> int:
                 summary = Coordinator(
                     plan=plan,
                     study=study,
-                    data=data,
+                    train_images=train_images,
+                    val_images=val_images,
+                    samples=samples,
                     executor=executor,
                     tracker=tracker,
                     store=store,

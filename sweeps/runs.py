@@ -11,7 +11,6 @@ import torch
 from optuna.trial import Trial
 
 from cifar_core.budget import affordable_watch, step_flops
-from cifar_core.data import Splits
 from cifar_core.models import build_model, count_parameters
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
@@ -73,11 +72,13 @@ class RunMaker:
     """Makes the runs of a sweep from their recipes.
 
     Args:
+        train_images, val_images: in the data set's splits.
         tags: what every run is tagged with: commit, data, machine.
     """
 
     plan: Plan
-    data: Splits
+    train_images: int
+    val_images: int
     store: Store
     tags: Mapping[str, str]
 
@@ -85,9 +86,8 @@ class RunMaker:
         self, key: str, title: str, recipe: Recipe, validations: tuple[float, ...], tags: Mapping[str, str]
     ) -> SweepRun:
         """A run that starts from its newest checkpoint, if it has one."""
-        images = len(self.data.train)
         flops_per_step = step_flops(recipe)
-        flops = float(flops_per_step * total_steps(recipe, images))
+        flops = float(flops_per_step * total_steps(recipe, self.train_images))
         with torch.device("meta"):  # counting needs no numbers
             parameters = count_parameters(build_model(recipe))
         params: dict[str, Any] = {
@@ -103,6 +103,8 @@ class RunMaker:
             params=params,
             files={"recipe.toml": recipe.to_toml().encode()},
         )
-        watch = affordable_watch(recipe, images, len(self.data.val), losses=LOSS_POINTS, validations=validations)
+        watch = affordable_watch(
+            recipe, self.train_images, self.val_images, losses=LOSS_POINTS, validations=validations
+        )
         job = Job(key=key, recipe=recipe, watch=watch, checkpoints=self.store.checkpoints(self.plan.study, key))
         return SweepRun(title, label, recipe, job, flops)

@@ -218,7 +218,9 @@ class Sweep:
                 return Coordinator(
                     plan=plan,
                     study=self.study,
-                    data=self.data,
+                    train_images=len(self.data.train),
+                    val_images=len(self.data.val),
+                    samples=b"samples",
                     executor=executor,
                     tracker=self.tracker,
                     store=self.store,
