@@ -134,7 +134,7 @@ class Torture:
         self.furthest = furthest
         alive = workers(process.pid)
         victims = [pid for pid in alive if pid in runs and self.deaths[runs[pid]] < 2]
-        if len(lines) >= self.next_stranger:
+        if len(lines) >= self.next_stranger and not any(self.deaths.values()):
             victims += [pid for pid in alive if pid not in runs]
         if not victims:
             return
@@ -143,6 +143,7 @@ class Torture:
             self.deaths[runs[victim]] += 1
         else:
             self.next_stranger = len(lines) + 8
+            self.deaths |= {key: 1 for key in self.deaths}  # it may have had any of them
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
             self.injected["SIGKILL of a worker"] += 1
