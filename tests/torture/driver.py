@@ -143,7 +143,7 @@ class Torture:
             self.deaths[runs[victim]] += 1
         else:
             self.next_stranger = len(lines) + 8
-            self.deaths |= {key: 1 for key in self.deaths}  # it may have had any of them
+            self.deaths |= dict.fromkeys(self.deaths, 1)  # it may have had any of them
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
             self.injected["SIGKILL of a worker"] += 1
