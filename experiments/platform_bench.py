@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import optuna
 import torch
@@ -75,7 +76,7 @@ def _go_on(folder: Path, device: str) -> str:
     each = [later - earlier for earlier, later in itertools.pairwise(asks)]
     return (
         f"  {first:.1f} s until the first trial starts (data and imports, {ready - began:.1f} s more), then "
-        f"{max(each):.2f} s at most from one to the next; peak {gigabytes:.2f} GB"
+        f"{median(each):.2f} s from one to the next, {max(each):.2f} s at most; peak {gigabytes:.2f} GB"
     )
 
 
