@@ -60,19 +60,24 @@ class Outbox:
         with self._changed:
             self._changed.notify_all()
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until everything is sent, or until nothing was for `seconds`; true if everything is."""
+    def flush(self, seconds: float, model_seconds: float) -> bool:
+        """Wait until everything is sent, or until nothing was for so long; true if everything is.
+
+        Args:
+            model_seconds: what a network gets in place of `seconds`: exporting it takes a slow machine a while.
+        """
         with self._changed:
             while left := len(self._journal):
-                moved = self._changed.wait_for(functools.partial(self._moved_on, left), seconds)
+                patience = model_seconds if self._journal.first()[0].recipe is not None else seconds
+                moved = self._changed.wait_for(functools.partial(self._moved_on, left), patience)
                 self._check()
                 if not moved:
                     return False
         return True
 
-    def close(self, seconds: float) -> int:
+    def close(self, seconds: float, model_seconds: float) -> int:
         """Flush, and end; what was not sent stays in the journal. Returns how many entries MLflow has not got."""
-        self.flush(seconds)
+        self.flush(seconds, model_seconds)
         left = len(self._journal)
         with self._changed:
             self._closing = True

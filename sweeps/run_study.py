@@ -39,7 +39,7 @@ from sweeps.search_space import SPACES, comparable
 from sweeps.status import read_status
 from sweeps.store import DEFAULT_STORE, Store, StoreError, folder_name
 from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, check_opens, open_study
-from sweeps.tracking import FLUSH_SECONDS, MlflowTracker
+from sweeps.tracking import MlflowTracker
 from sweeps.verify import findings
 
 _TAKEN = ("systems", "range-tests")  # experiments of reproduce.py and lr_find.py
@@ -196,7 +196,8 @@ def _run(options: argparse.Namespace) -> int:
                     stop=stopper.asked,
                 ).run()
         finally:
-            lacking = tracker.close(FLUSH_SECONDS if summary else _STOP_FLUSH_SECONDS)
+            stopped = (_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
+            lacking = tracker.close() if summary else tracker.close(*stopped)
             if lacking:
                 console.say(_lacking(store, plan.study, lacking))
     if summary is None:

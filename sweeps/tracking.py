@@ -16,6 +16,7 @@ from sweeps.outbox import Outbox
 from sweeps.store import Store, StoreError
 
 FLUSH_SECONDS = 10.0  # for a server to take what it was sent
+MODEL_SECONDS = 90.0  # for a network, which is exported first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,7 +184,7 @@ class MlflowTracker:
         return self._step[key]
 
     def run_id(self, key: str) -> str:
-        if not self._opened().flush(FLUSH_SECONDS):
+        if not self._opened().flush(FLUSH_SECONDS, MODEL_SECONDS):
             raise StoreError(f"the MLflow store must answer, but {self._store.tracking_uri} did not")
         return self._runs.id_of(key)
 
@@ -202,9 +203,9 @@ class MlflowTracker:
     def end_study(self, state: str, metrics: Mapping[str, float], tags: Mapping[str, str] = {}) -> None:
         self._put(STUDY_KEY, metrics=metrics, tags={"state": state, **tags}, state=state)
 
-    def close(self, seconds: float = FLUSH_SECONDS) -> int:
+    def close(self, seconds: float = FLUSH_SECONDS, model_seconds: float = MODEL_SECONDS) -> int:
         """Wait until MLflow has got everything, or has taken nothing for so long; returns how many entries it lacks."""
-        return self._outbox.close(seconds) if self._outbox is not None else 0
+        return self._outbox.close(seconds, model_seconds) if self._outbox is not None else 0
 
     def _opened(self) -> Outbox:
         if self._outbox is None:

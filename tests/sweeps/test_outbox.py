@@ -51,7 +51,7 @@ def put(box: Outbox, *numbers: int) -> None:
 def test_everything_is_sent_in_its_order(server: Server, tmp_path: Path) -> None:
     box = server.open(tmp_path / "journals")
     put(box, *range(100))
-    assert box.close(10) == 0
+    assert box.close(10, 10) == 0
     assert server.taken == list(range(100))
     assert list((tmp_path / "journals").iterdir()) == []
     assert server.said == []
@@ -63,26 +63,26 @@ def test_nothing_waits_for_a_server_that_is_gone(server: Server, tmp_path: Path)
     started = time.monotonic()
     put(box, 0, 1, 2)
     assert time.monotonic() - started < 1
-    assert not box.flush(0.05)
+    assert not box.flush(0.05, 0.05)
     server.down = False
     put(box, 3)
-    assert box.flush(10)
+    assert box.flush(10, 10)
     assert server.taken == [0, 1, 2, 3]
     assert server.said[0] == (
         "MLflow does not answer (API request failed); the sweep goes on, and what it learns is kept"
     )
     assert server.said[1].startswith("MLflow answers again, and gets the ")
     assert len(server.said) == 2
-    assert box.close(10) == 0
+    assert box.close(10, 10) == 0
 
 
 def test_what_was_not_sent_is_kept_for_the_next_process(server: Server, tmp_path: Path) -> None:
     box = server.open(tmp_path)
     put(box, 0)
-    assert box.flush(10)
+    assert box.flush(10, 10)
     server.down = True
     put(box, 1, 2)
-    assert box.close(0.05) == 2
+    assert box.close(0.05, 0.05) == 2
     assert waiting(tmp_path) == 2
     with pytest.raises(MlflowException):
         server.open(tmp_path)
@@ -90,7 +90,7 @@ def test_what_was_not_sent_is_kept_for_the_next_process(server: Server, tmp_path
     server.down = False
     box = server.open(tmp_path)
     put(box, 3)
-    assert box.close(10) == 0
+    assert box.close(10, 10) == 0
     assert server.taken == [0, 1, 2, 3]
 
 
@@ -106,19 +106,27 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: 
     put(box, 0)
     assert hanging.wait(10)
     started = time.monotonic()
-    assert box.close(0.1) == 1
+    assert box.close(0.1, 0.1) == 1
     assert time.monotonic() - started < 5
     answer.set()
+
+
+@pytest.mark.parametrize(("patience", "left"), [(10, 0), (0.1, 1)])
+def test_a_network_gets_longer(server: Server, tmp_path: Path, patience: float, left: int) -> None:
+    server.fault = lambda entry: time.sleep(1)
+    box = server.open(tmp_path)
+    box.put(Entry(key="confirm-0-0", at=0, recipe={"model": "five_conv"}, weights="file"), sync=True)
+    assert box.close(0.1, patience) == left
 
 
 def test_journals_of_running_processes_are_theirs(server: Server, tmp_path: Path) -> None:
     other = Journal(tmp_path / "1.jsonl")
     other.append(Entry(key="other", at=7), sync=True)
     box = server.open(tmp_path)
-    assert box.close(10) == 0
+    assert box.close(10, 10) == 0
     assert server.taken == []
     other.close()
-    assert server.open(tmp_path).close(10) == 0
+    assert server.open(tmp_path).close(10, 10) == 0
     assert server.taken == [7]
 
 
@@ -129,7 +137,7 @@ def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
     server.fault = fault
     box = server.open(tmp_path)
     put(box, 0, 1, 2)
-    assert box.close(10) == 1
+    assert box.close(10, 10) == 1
     assert server.taken == [0, 2]
     [path] = tmp_path.iterdir()
     assert path.suffix == ".refused"
@@ -144,7 +152,7 @@ def test_an_error_of_ours_comes_out(server: Server, tmp_path: Path) -> None:
     box = server.open(tmp_path)
     put(box, 0)
     with pytest.raises(TypeError, match="ours"):
-        box.flush(10)
+        box.flush(10, 10)
     with pytest.raises(TypeError, match="ours"):
         put(box, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -29,7 +30,7 @@ from sweeps.run_study import build_parser, main
 from sweeps.search_space import SPACES, comparable
 from sweeps.status import mlflow_client, runs_of
 from sweeps.store import Store
-from sweeps.tracking import RunLabel
+from sweeps.tracking import MlflowTracker, RunLabel
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -443,7 +444,7 @@ def deaf(entries: Sequence[Entry]) -> None:
 
 def lacking(stubs: type[StubCoordinator], store: Store, monkeypatch: pytest.MonkeyPatch) -> int:
     """Exit code of a sweep that MLflow stops listening to."""
-    monkeypatch.setattr(run_study, "FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(MlflowTracker, "close", functools.partialmethod(MlflowTracker.close, 0.1, 0.1))
 
     def finished(coordinator: StubCoordinator) -> Summary:
         tracker = coordinator.arguments["tracker"]
