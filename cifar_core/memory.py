@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
+from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 
 # What torch, oneDNN, cuBLAS and cuDNN say in words only.
@@ -41,11 +42,6 @@ def fitting(images: int, recipe: Recipe) -> Iterator[None]:
         raise OutOfMemory(
             f"out of memory: a batch of {images} images did not fit beside the network ({network}): {first_line(error)}"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what `error` says, or its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def release() -> None:

@@ -1,6 +1,6 @@
 """What the platform costs on top of the arithmetic, as ratios measured side by side in one run.
 
-python -m experiments.bench                     # all of it, about ten minutes on two cores
+python -m experiments.bench                     # all of it
 python -m experiments.bench trainer --device cuda
 """
 

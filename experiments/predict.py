@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +24,7 @@ from torch import Tensor
 
 from cifar_core.checkpoint import CheckpointError, load_weights
 from cifar_core.data import CLASSES, Split
+from cifar_core.errors import first_line
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.metrics import Predictions
 from cifar_core.recipe import Recipe, RecipeError
@@ -33,6 +32,7 @@ from cifar_core.training import predict
 from experiments.results import Reader
 from sweeps.command_line import USAGE, OneLineParser, number
 from sweeps.console import percent
+from sweeps.mlflow_runs import answering, every_run
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 
 _SIDE = 32  # pixels
@@ -154,16 +154,10 @@ def _ask(wanted: str, images: Tensor, store: Store, hardware: Hardware) -> Predi
 
 def _known_runs(store: Store) -> list[KnownRun]:
     """All runs of the store, the most recent first."""
-    try:
+    with answering(store.tracking_uri):
         client = MlflowClient(store.tracking_uri)
         names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-        page = client.search_runs(list(names))
-        runs: list[Run] = list(page)
-        while page.token:
-            page = client.search_runs(list(names), page_token=page.token)
-            runs += page
-    except MlflowException as error:
-        raise StoreError(f"the MLflow store must answer, but {store.tracking_uri} gave: {_cause(error)}") from error
+        runs = every_run(client, list(names))
     return [
         KnownRun(
             run_id=run.info.run_id,
@@ -234,7 +228,7 @@ def _cause(error: Exception) -> str:
         return "no image format that is known"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _plain(path: Path) -> str:

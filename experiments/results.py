@@ -27,9 +27,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from cifar_core.errors import first_line
 from cifar_core.serving import Timing
 from experiments import run_tables
 from experiments.run_tables import STATES, time_of
+from sweeps.mlflow_runs import every_run
 from sweeps.store import Store, StoreError
 
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy", "lr")
@@ -137,10 +139,10 @@ class Reader:
         try:
             self._client = MlflowClient(tracking_uri=self.tracking_uri)
             self._experiments = {e.experiment_id: e.name for e in self._client.search_experiments()}
-            self._parents = self._search(list(self._experiments), "tags.stage = 'study'")
+            self._parents = every_run(self._client, list(self._experiments), "tags.stage = 'study'")
         except Exception as error:  # sqlalchemy's, requests' and MLflow's own share no base class
             raise StoreError(
-                f"{self.tracking_uri} must be a readable MLflow store, but: {_first_line(error)}"
+                f"{self.tracking_uri} must be a readable MLflow store, but: {first_line(error)}"
             ) from error
 
     def studies(self) -> list[str]:
@@ -199,7 +201,7 @@ class Reader:
             for name in names:
                 self._client.log_artifact(run_id, str(folder / name), str(PurePosixPath(under, name).parent))
         except Exception as error:  # a store that can only be read, a full disk, a server that went away
-            return _first_line(error)
+            return first_line(error)
         return ""
 
     def artifact(self, run_id: str, path: str) -> bytes | None:
@@ -217,18 +219,7 @@ class Reader:
             with suppress(sqlite3.Error):
                 return run_tables.of_sqlite(files[0], parent.info.run_id)
         where = f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
-        return run_tables.of_runs(self._search([parent.info.experiment_id], where))
-
-    def _search(self, experiments: list[str], filter_string: str) -> list[Run]:
-        runs: list[Run] = []
-        token: str | None = None
-        while experiments:
-            page = self._client.search_runs(experiments, filter_string, max_results=1000, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                break
-        return runs
+        return run_tables.of_runs(every_run(self._client, [parent.info.experiment_id], where))
 
     def _curves(self, run_ids: Sequence[str]) -> pd.DataFrame:
         rows = [
@@ -336,7 +327,3 @@ def _check_database(path: Path) -> None:
     with path.open("rb") as file:
         if not file.read(16).startswith(b"SQLite format 3"):
             raise StoreError(f"mlflow.db must be an SQLite database, but {path} is not")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

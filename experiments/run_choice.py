@@ -13,6 +13,7 @@ from experiments.reproductions import Result
 from experiments.results import Reader
 from experiments.run_records import of_mlflow, of_result
 from experiments.runs import Comparison, Side
+from sweeps.mlflow_runs import every_run
 from sweeps.store import Store, StoreError
 
 LETTERS = 6  # of an id, at least
@@ -103,15 +104,15 @@ class _Finder:
         return Side(name, f"best complete trial of the study, number {study.subject['trial'].iloc[0]:g}", runs)
 
     def _by_key(self, study: str, key: str) -> Run:
-        runs = self._search([self._experiments[study]], f"tags.key = '{key}'") if "'" not in key else []
+        runs = every_run(self._client, [self._experiments[study]], f"tags.key = '{key}'") if "'" not in key else []
         if not runs or not key:
-            known = self._search([self._experiments[study]], "tags.key LIKE '%'")
+            known = every_run(self._client, [self._experiments[study]], "tags.key LIKE '%'")
             keys = sorted({run.data.tags["key"] for run in known} - {"study"})
             raise self._unknown(f"{study}/{key}", [f"{study}/{k}" for k in keys])
         return max(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def _by_id(self, start: str) -> Side:
-        runs = self._search(list(self._experiments.values()), f"attributes.run_id LIKE '{start}%'")
+        runs = every_run(self._client, list(self._experiments.values()), f"attributes.run_id LIKE '{start}%'")
         if not runs:
             raise self._unknown(start, [*self._studies, *self._results])
         if len(runs) > 1:
@@ -127,14 +128,6 @@ class _Finder:
         assert self._reader is not None
         found = of_mlflow(run, self._name(run), self._client, self._reader)
         return Side(name, found.what, (found,))
-
-    def _search(self, experiments: Sequence[str], condition: str) -> list[Run]:
-        page = self._client.search_runs(list(experiments), condition)
-        runs = list(page)
-        while page.token:
-            page = self._client.search_runs(list(experiments), condition, page_token=page.token)
-            runs += page
-        return runs
 
     def _name(self, run: Run) -> str:
         """Of a run's study."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cifar_core.errors import first_line
 from experiments.published import Assumed, AssumedPrice, Price, Published, PublishedError
 
 DEFAULT_SCENARIO = Path(__file__).resolve().with_name("scenario.toml")
@@ -108,8 +110,8 @@ def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenar
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ScenarioError(f"{path.name} must be a readable TOML file, but: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # endless numbers and brackets give no TOMLDecodeError
+        raise ScenarioError(f"{path.name} must be a readable TOML file, but: {first_line(error)}") from error
     try:
         vendors = raw.pop("vendor", [])
         if not isinstance(vendors, list) or not all(isinstance(v, dict) for v in vendors):
@@ -168,7 +170,7 @@ def _check(
         if field.name in names and field.default is MISSING and field.name not in values:
             raise ScenarioError(f"field {field.name!r} is missing")
     for name, value in values.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if name in texts and not isinstance(value, str):
             raise ScenarioError(f"{name} must be a text, but got {value!r}")
         if name not in texts and not number and not (name in mixed and isinstance(value, str)):

@@ -18,6 +18,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 
 from cifar_core.checkpoint import Checkpoints
+from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.confirmation import Confirmation, Confirmed
 from sweeps.console import SweepConsole, percent
@@ -140,7 +141,7 @@ class Coordinator:
             self.tracker.end_study("interrupted", {})
             raise
         except (StoreError, StorageInternalError) as error:
-            raise StoreLostError(str(error.__cause__ or error).splitlines()[0]) from error
+            raise StoreLostError(first_line(error.__cause__ or error)) from error
 
     def _close(self, summary: Summary) -> Summary:
         summary.nothing_left = self._progress.started == 0

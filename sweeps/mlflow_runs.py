@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import CLASSES, DATA_SHA256
 from cifar_core.download import ARCHIVE_URL
+from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.journal import Entry
 from sweeps.store import StoreError
@@ -146,14 +147,7 @@ class MlflowRuns:
 
     def stored(self, filter_string: str) -> list[Run]:
         """The experiment's runs that match."""
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page = self._client.search_runs([self._experiment], filter_string, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                return runs
+        return every_run(self._client, [self._experiment], filter_string)
 
     def _find(self, key: str) -> str | None:
         if key not in self._ids:
@@ -230,6 +224,17 @@ class MlflowRuns:
             )
 
 
+def every_run(client: MlflowClient, experiments: Sequence[str], filter_string: str = "") -> list[Run]:
+    """The runs of these experiments, by id, that match; MLflow gives them out a page at a time."""
+    runs: list[Run] = []
+    token: str | None = ""
+    while token is not None and experiments:
+        page = client.search_runs(list(experiments), filter_string, page_token=token or None)
+        runs += page
+        token = page.token or None
+    return runs
+
+
 @contextlib.contextmanager
 def answering(uri: str) -> Iterator[None]:
     """
@@ -238,7 +243,7 @@ def answering(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' own are OSErrors
         raise StoreError(f"the MLflow store must answer, but {uri} gave: {first_line(error)}") from error
 
 
@@ -249,10 +254,6 @@ def check_answers(uri: str) -> None:
     """
     with answering(uri):
         MlflowClient(uri).search_experiments(max_results=1)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def now() -> int:

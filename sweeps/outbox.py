@@ -14,8 +14,8 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.checkpoint import CheckpointError
+from cifar_core.errors import first_line
 from sweeps.journal import SUFFIX, Entry, Journal, TakenError
-from sweeps.mlflow_runs import first_line
 
 _UNREACHABLE = (MlflowException, SQLAlchemyError, RequestException, OSError)
 # What MLflow will never take, however often it is told.

@@ -36,7 +36,7 @@ from sweeps.presets import PRESETS, Preset, fixed_epochs
 from sweeps.provenance import ROOT, provenance
 from sweeps.recipes import expand, read_recipe
 from sweeps.search_space import SPACES, comparable
-from sweeps.status import read_status
+from sweeps.status import load_study, read_status
 from sweeps.store import DEFAULT_STORE, Store, StoreError, folder_name
 from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, check_opens, open_study
 from sweeps.tracking import MlflowTracker
@@ -336,9 +336,10 @@ def _replay(store: Store, study: str) -> int:
 
     Raises:
         LeaseError: the study is being run, and sends it itself.
-        StoreError: MLflow does not answer.
+        StoreError: the store holds no such study, or MLflow does not answer.
     """
     if not (entries := waiting(store.journals(study))):
+        load_study(store, study)
         print(f"nothing waits for MLflow in study {study}")
         return 0
     with hold(store.lease(study), study):

@@ -13,10 +13,11 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from cifar_core.errors import first_line
 from sweeps.console import percent
 from sweeps.journal import waiting
 from sweeps.lease import holder
-from sweeps.mlflow_runs import answering
+from sweeps.mlflow_runs import answering, every_run
 from sweeps.store import Store, StoreError
 from sweeps.study import begun
 
@@ -116,8 +117,7 @@ def load_study(store: Store, study: str) -> optuna.Study:
         names = ", ".join(sorted(optuna.get_all_study_names(store.storage_url))) or "none"
         raise StoreError(f"--study must be one that the store holds ({names}), but got {study!r}") from error
     except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-        cause = str(error).splitlines()[0]
-        raise StoreError(f"the Optuna storage must open, but {store.storage_url} gave: {cause}") from error
+        raise StoreError(f"the Optuna storage must open, but {store.storage_url} gave: {first_line(error)}") from error
 
 
 def mlflow_client(store: Store) -> MlflowClient:
@@ -136,18 +136,5 @@ def runs_of(client: MlflowClient, study: str) -> list[Run]:
         StoreError: MLflow does not answer.
     """
     with answering(client.tracking_uri):
-        return _search(client, study)
-
-
-def _search(client: MlflowClient, study: str) -> list[Run]:
-    experiment = client.get_experiment_by_name(study)
-    if experiment is None:
-        return []
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment.experiment_id], page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+        experiment = client.get_experiment_by_name(study)
+        return every_run(client, [experiment.experiment_id]) if experiment is not None else []

@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.plan import Plan
 
@@ -84,9 +85,9 @@ def check_opens(storage_url: str) -> None:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """For loading thousands of trials, of millions of objects: looking through them for garbage takes half of the time.
+    """For loading thousands of trials: their millions of objects are not looked through for garbage again and again.
 
-    Nor are they looked through later, with each collection of a sweep.
+    Nor are they later, with each collection of a sweep.
     """
     enabled, before = gc.isenabled(), len(gc.get_objects())
     gc.disable()
@@ -104,8 +105,7 @@ def _opening(storage_url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-        cause = str(error).splitlines()[0]
-        raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {cause}") from error
+        raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {first_line(error)}") from error
 
 
 def settings(plan: Plan) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.driver import kills
+from tests.torture.driver import kills, main
 from tests.torture.oracle import Judgement
 
 
@@ -21,3 +21,13 @@ def test_kills_leave_no_trace(tmp_path: Path) -> None:
     assert found.acknowledged >= 4 * found.trials, "the oracle must have seen what it judges"
     assert found == Judgement(found.trials, found.acknowledged, lost=0, doubled=0, stuck=0, unequal=0)
     assert not list((torture.store / "checkpoints").rglob("*.safetensors"))
+
+
+def test_a_phase_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["driver.py", "kils"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err == (
+        "driver.py: error: a phase must be one of kills, stops, outages, full_disk, crowd, but got 'kils' "
+        "(--help lists the options)\n"
+    )

@@ -474,6 +474,8 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     assert (run.data.tags["state"], run.data.metrics["study/seconds"]) == ("finished", 3.0)
     assert main(again) == 0
     assert capsys.readouterr().out == "nothing waits for MLflow in study s\n"
+    assert main(("--study", "t", *again[2:])) == 2
+    assert "--study must be one that the store holds (s), but got 't'" in capsys.readouterr().err
 
 
 def test_a_store_that_takes_no_more(

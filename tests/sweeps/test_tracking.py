@@ -22,6 +22,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.executors.protocol import Outcome, Point
+from sweeps.journal import SUFFIX, Entry, Journal, waiting
 from sweeps.store import Store, StoreError
 from sweeps.tracking import MemoryTracker, MlflowTracker, RunLabel, Tracker
 
@@ -392,6 +393,24 @@ class TestMlflow:
         tracker = MlflowTracker(Store.locate(tmp_path, tracking_uri="http://127.0.0.1:9"), STUDY.name)
         with pytest.raises(StoreError, match=r"^the MLflow store must answer, but http://127.0.0.1:9 gave: [^\n]*$"):
             tracker.open_study(STUDY)
+
+    def test_artifacts_that_cannot_be_written_when_what_was_left_is_sent(self, tmp_path: Path) -> None:
+        store = Store.locate(tmp_path)
+        store.create()
+        left = Journal(store.journals(STUDY.name) / f"1{SUFFIX}")
+        left.append(Entry(key="study", at=1, name=STUDY.name, files={"notes.txt": b"kept"}), sync=True)
+        left.close()
+        blocked = tmp_path / "artifacts"
+        blocked.write_bytes(b"")
+        with pytest.raises(StoreError, match=r"^the MLflow store must answer, but sqlite:[^\n]* gave: [^\n]*artifacts"):
+            MlflowTracker(store, STUDY.name).open_study(STUDY)
+        assert waiting(store.journals(STUDY.name)) == 1
+
+        blocked.unlink()
+        tracker = MlflowTracker(store, STUDY.name)
+        tracker.open_study(STUDY)
+        assert tracker.close() == 0
+        assert [path.read_bytes() for path in blocked.rglob("notes.txt")] == [b"kept"]
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeps.command_line import OneLineParser
 from tests.torture.oracle import Judgement, judge
 
 ROOT = Path(__file__).parents[2]
@@ -364,7 +365,11 @@ class _Server:
 
 
 def main() -> int:
-    names = sys.argv[1:] or list(PHASES)
+    parser = OneLineParser(prog="driver.py", description="Break sweeps in every way, and judge what is left of them.")
+    parser.add_argument("phases", nargs="*", metavar="PHASE", help=f"one or more of {', '.join(PHASES)} (default: all)")
+    names = parser.parse_args().phases or list(PHASES)
+    if unknown := [name for name in names if name not in PHASES]:
+        parser.error(f"a phase must be one of {', '.join(PHASES)}, but got {unknown[0]!r}")
     print("| fault | times | lost points | doubled points | stuck trials | weights that differ |")
     print("| --- | --- | --- | --- | --- | --- |")
     faults = 0
