@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.metrics import CLASS_COUNT
-from cifar_core.models import build_model
+from cifar_core.models import build_shapes
 from cifar_core.optim import build_optimizer
 from cifar_core.recipe import Recipe
 from cifar_core.training import Watch, evenly, total_steps
@@ -66,26 +66,30 @@ def step_flops(recipe: Recipe) -> int:
 
     The same on every machine.
     """
-    of_two_images, of_update = _two_image_flops(recipe.model, recipe.width, recipe.optimizer)
-    return recipe.batch_size * of_two_images // 2 + of_update
+    of_two_images = _two_image_flops(recipe.model, recipe.width)
+    return recipe.batch_size * of_two_images // 2 + _update_flops(recipe.model, recipe.width, recipe.optimizer)
 
 
 @functools.cache
-def _two_image_flops(model_name: str, width: float, optimizer_name: str) -> tuple[int, int]:
-    """FLOPs of forward and backward on two images, as batch normalisation takes no single one, and of the update.
-
-    Counted by torch's own counter on the meta device, where shapes exist and numbers do not.
-    """
-    recipe = Recipe(model=model_name, width=width, optimizer=optimizer_name)
-    with torch.device("meta"):
-        model = build_model(recipe)
-    optimizer = build_optimizer(model, recipe)
+def _two_image_flops(model_name: str, width: float) -> int:
+    """FLOPs of forward and backward on two images, as batch normalisation takes no single one."""
+    model = build_shapes(model_name, width)
     images, labels = torch.empty(2, 3, 32, 32, device="meta"), torch.zeros(2, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(model(images), labels).backward()
-        of_two_images = int(counter.get_total_flops())
+    return int(counter.get_total_flops())
+
+
+@functools.cache
+def _update_flops(model_name: str, width: float, optimizer_name: str) -> int:
+    """FLOPs of an optimiser's step."""
+    model = build_shapes(model_name, width)
+    optimizer = build_optimizer(model, Recipe(model=model_name, width=width, optimizer=optimizer_name))
+    for weights in model.parameters():
+        weights.grad = torch.empty_like(weights)
+    with FlopCounterMode(display=False) as counter:
         optimizer.step()
-    return of_two_images, int(counter.get_total_flops()) - of_two_images
+    return int(counter.get_total_flops())
 
 
 def affordable_watch(

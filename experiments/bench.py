@@ -31,7 +31,7 @@ from experiments.platform_bench import bench_overhead, bench_resume
 from sweeps.command_line import USAGE, OneLineParser, positive_int
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
-from sweeps.executors.worker import carry_out
+from sweeps.executors.worker import Contact, carry_out
 from sweeps.plan import LOSS_POINTS, SEARCH_VALIDATIONS
 from sweeps.presets import PRESETS
 from sweeps.search_space import SPACES
@@ -136,7 +136,7 @@ class _Trial:
         with self._clock("logging"):
             self.tracker.begin(label)
         job = Job(key="trial", recipe=self.recipe, watch=watch)
-        carry_out(job, data, default_data_dir(), hardware, self._receive, lambda: True)
+        carry_out(job, data, default_data_dir(), hardware, Contact(self._receive, lambda: True))
         assert self.point is not None
         assert self.outcome is not None
         with self._clock("logging"):

@@ -41,7 +41,7 @@ from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 from cifar_core.lr_finder import RangeTestError, settle
 from cifar_core.metrics import Predictions
-from cifar_core.models import build_model, count_parameters
+from cifar_core.models import parameter_count
 from cifar_core.recipe import FIXED_SPLIT, Recipe, RecipeError
 from cifar_core.training import Progress, TrainState, Watch, predict, total_steps, train
 from experiments.lr_find import log_range_test
@@ -361,7 +361,7 @@ class _Run:
     def label(self) -> RunLabel:
         params = {
             **self.recipe.to_dict(),
-            "parameters": count_parameters(build_model(self.recipe)),
+            "parameters": parameter_count(self.recipe.model, self.recipe.width),
             "flops_per_image": step_flops(self.recipe) / self.recipe.batch_size,
         }
         return RunLabel(

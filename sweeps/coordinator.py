@@ -275,7 +275,9 @@ class Coordinator:
         self.console.say(f"{run.title}: {percent(outcome.accuracy)} validation accuracy, {run.recipe.model}")
         if run.trial is not None:
             self._tell(run, TrialState.COMPLETE, outcome.accuracy)
-            self._show_best()
+            self._progress.completed(run.trial.number, outcome.accuracy, run.recipe.model)
+            ended = self._progress.stage.ended
+            self.tracker.study_progress("study/best_val_accuracy", self._progress.best_accuracy, ended)
         self._clear_checkpoints(run.label.key)
 
     def _end(self, run: SweepRun, state: str, reason: str) -> None:
@@ -315,6 +317,9 @@ class Coordinator:
             pruned=counts[TrialState.PRUNED],
             failed=counts[TrialState.FAIL],
         )
+        if counts[TrialState.COMPLETE]:
+            best = self.study.best_trial
+            self._progress.completed(best.number, self.study.best_value, best.user_attrs["recipe"]["model"])
         self._drive(self._trials())
 
     def _counts(self) -> Mapping[TrialState, int]:
@@ -353,12 +358,6 @@ class Coordinator:
         trial.set_user_attr("recipe", recipe.to_dict())
         trial.set_user_attr("flops", run.flops)
         return run
-
-    def _show_best(self) -> None:
-        best = self.study.best_trial
-        model = best.user_attrs["recipe"]["model"]
-        self._progress.best = f"{percent(self.study.best_value)} validation accuracy, trial {best.number}, {model}"
-        self.tracker.study_progress("study/best_val_accuracy", self.study.best_value, self._progress.stage.ended)
 
     # The confirmation and the test
 

@@ -40,10 +40,6 @@ class Entry:
     weights: str | None = None  # file of its weights
     state: str | None = None  # how the run ended
 
-    @property
-    def only_metrics(self) -> bool:
-        return not (self.name or self.tags or self.files or self.recipe or self.state)
-
 
 class TakenError(Exception):
     """Another process writes to the journal."""

@@ -86,33 +86,41 @@ class MlflowRuns:
             )
 
     def tell(self, entries: Sequence[Entry]) -> None:
-        """Bring runs to what `entries` say: one entry, or several that hold only metrics.
+        """Bring runs to what `entries` say; those of one run are told together, in as few calls as they allow.
 
         Raises:
             MlflowException, SQLAlchemyError, OSError: the store cannot be reached, or refuses.
             CheckpointError: the weights of a network to be kept are not there.
         """
-        if not entries[0].only_metrics:
-            [entry] = entries
-            self._tell(entry)
-            return
-        of_runs: dict[str, list[Entry]] = {}
+        of_runs: dict[str, list[list[Entry]]] = {}
         for entry in entries:
-            of_runs.setdefault(entry.key, []).append(entry)
-        for key, of_run in of_runs.items():
-            self._tell_metrics(self.id_of(key), of_run)
+            attempts = of_runs.setdefault(entry.key, [])
+            if entry.name is not None or not attempts:
+                attempts.append([])
+            attempts[-1].append(entry)
+        for attempts in of_runs.values():
+            for attempt in attempts:
+                self._tell(attempt)
 
-    def _tell(self, entry: Entry) -> None:
-        run_id = self._begin(entry) if entry.name is not None else self.id_of(entry.key)
-        self._tell_metrics(run_id, [entry], {} if entry.name is not None else entry.tags)
-        self._keep_files(entry, run_id)
-        if entry.recipe is not None and entry.weights is not None:
-            self._keep_model(run_id, Recipe.from_dict(entry.recipe), Path(entry.weights))
-        if entry.state is not None:
-            self._client.set_terminated(run_id, _STATUS[entry.state], end_time=entry.at)
+    def _tell(self, entries: Sequence[Entry]) -> None:
+        """Tell a run what it has to be told, from its beginning on or from anywhere within."""
+        first, tags, params = entries[0], dict[str, str](), dict[str, str]()
+        if first.name is not None:
+            run_id, params = self._begin(first)
+        else:
+            run_id = self.id_of(first.key)
+        for entry in entries if first.name is None else entries[1:]:
+            tags |= entry.tags
+        self._log(run_id, entries, params, tags)
+        self._keep_files(run_id, {path: content for entry in entries for path, content in entry.files.items()})
+        for entry in entries:
+            if entry.recipe is not None and entry.weights is not None:
+                self._keep_model(run_id, Recipe.from_dict(entry.recipe), Path(entry.weights))
+        if ends := [entry for entry in entries if entry.state is not None]:
+            self._client.set_terminated(run_id, _STATUS[str(ends[-1].state)], end_time=ends[-1].at)
 
-    def _tell_metrics(self, run_id: str, entries: Sequence[Entry], tags: Mapping[str, str] = {}) -> None:
-        """All of them in one call, but for points that the run already has: an attempt repeats those before it."""
+    def _log(self, run_id: str, entries: Sequence[Entry], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """All of it in one call, but for points that the run already has: an attempt repeats those before it."""
         last: dict[tuple[str, str], int] = {}
         metrics = []
         for entry in entries:
@@ -121,8 +129,13 @@ class MlflowRuns:
                     continue
                 last[entry.key, name] = entry.step
                 metrics.append(Metric(name, value, entry.at, entry.step))
-        if metrics or tags:
-            self._client.log_batch(run_id, metrics, tags=[RunTag(name, value) for name, value in tags.items()])
+        if metrics or params or tags:
+            self._client.log_batch(
+                run_id,
+                metrics,
+                [Param(name, value) for name, value in params.items()],
+                [RunTag(name, value) for name, value in tags.items()],
+            )
         self._last |= {where: step for where, step in last.items() if step}
 
     def id_of(self, key: str) -> str:
@@ -157,8 +170,8 @@ class MlflowRuns:
             self._ids[key] = found[0].info.run_id
         return self._ids[key]
 
-    def _begin(self, entry: Entry) -> str:
-        """The run of this key, new or open again."""
+    def _begin(self, entry: Entry) -> tuple[str, dict[str, str]]:
+        """The run of this key, new or open again, and which of its params it still lacks."""
         parent = {MLFLOW_PARENT_RUN_ID: self.id_of(STUDY_KEY)} if entry.key != STUDY_KEY else {}
         if (run_id := self._find(entry.key)) is None:
             source = {MLFLOW_SOURCE_NAME: self._source, MLFLOW_GIT_COMMIT: entry.tags.get("git_commit", "unknown")}
@@ -166,22 +179,17 @@ class MlflowRuns:
             run = self._client.create_run(self._experiment, start_time=entry.at, tags=tags, run_name=entry.name)
             run_id = self._ids[entry.key] = str(run.info.run_id)
             self._created.add(entry.key)
-            known: dict[str, str] = {}
         else:
             run = self._client.get_run(run_id)
             self._client.update_run(run_id, status="RUNNING")
             if "reason" in run.data.tags:
                 self._client.delete_tag(run_id, "reason")  # of an end that was none
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
-            known = run.data.params
-        # What it lacks: a crash may have come between one call and the next.
-        params = [Param(name, value) for name, value in entry.params.items() if name not in known]
-        if params:
-            self._client.log_batch(run_id, params=params)
         if not run.inputs or not run.inputs.dataset_inputs:
             dataset = Dataset("CIFAR-10", DATA_SHA256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
             self._client.log_inputs(run_id, [DatasetInput(dataset)])
-        return run_id
+        # A crash may have come between one call and the next.
+        return run_id, {name: value for name, value in entry.params.items() if name not in run.data.params}
 
     def _last_step(self, key: str, run_id: str, metric: str) -> int:
         if (key, metric) not in self._last:
@@ -189,11 +197,11 @@ class MlflowRuns:
             self._last[key, metric] = max((point.step for point in history), default=0)
         return self._last[key, metric]
 
-    def _keep_files(self, entry: Entry, run_id: str) -> None:
-        if not entry.files:
+    def _keep_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        if not files:
             return
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in entry.files.items():
+            for name, content in files.items():
                 path = Path(folder, name)
                 if not path.is_relative_to(folder) or ".." in path.parts:
                     raise MlflowException.invalid_parameter_value(f"an artifact must stay in its run, but got {name!r}")

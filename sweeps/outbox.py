@@ -21,6 +21,7 @@ _UNREACHABLE = (MlflowException, SQLAlchemyError, RequestException, OSError)
 # What MLflow will never take, however often it is told.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 _TOGETHER = 100  # entries, far below the 1,000 metrics that MLflow takes in a call
+_GATHER_SECONDS = 0.5  # for more to come: what is told together costs less
 _PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts, the last one again and again
 
 
@@ -29,7 +30,7 @@ class Outbox:
 
     Args:
         folder: of the journals. What an earlier process left there is sent at once.
-        tell: brings entries to MLflow: one, or several that hold only metrics.
+        tell: brings entries to MLflow, in their order run by run.
         say: gets a line when MLflow stops answering, answers again or refuses.
 
     Raises:
@@ -44,7 +45,7 @@ class Outbox:
         self._journal = Journal(folder / f"{time.time_ns()}{SUFFIX}")
         self._changed = threading.Condition()
         self._failures = 0  # in a row
-        self._closing = False
+        self._closing = self._flushing = False
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
         self._thread.start()
@@ -66,6 +67,15 @@ class Outbox:
         Args:
             model_seconds: what a network gets in place of `seconds`: exporting it takes a slow machine a while.
         """
+        with self._changed:
+            self._flushing = True
+            self._changed.notify_all()
+        try:
+            return self._wait_until_sent(seconds, model_seconds)
+        finally:
+            self._flushing = False
+
+    def _wait_until_sent(self, seconds: float, model_seconds: float) -> bool:
         with self._changed:
             while left := len(self._journal):
                 patience = model_seconds if self._journal.first()[0].recipe is not None else seconds
@@ -100,6 +110,9 @@ class Outbox:
             finally:
                 left.close()
 
+    def _hurried(self) -> bool:
+        return self._closing or self._flushing or len(self._journal) >= _TOGETHER
+
     def _moved_on(self, left: int) -> bool:
         return len(self._journal) < left or self._broken is not None
 
@@ -112,6 +125,7 @@ class Outbox:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing or len(self._journal))
+                    self._changed.wait_for(self._hurried, _GATHER_SECONDS)
                     if self._closing:
                         return
                 self._send_first()
@@ -164,5 +178,5 @@ class Outbox:
 
 
 def _together(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """As many of the first `entries` as can be told at once: one, or several that hold only metrics."""
-    return list(itertools.takewhile(lambda entry: entry.only_metrics, entries)) or entries[:1]
+    """As many of the first `entries` as are told at once: a network, which takes its time, is told by itself."""
+    return list(itertools.takewhile(lambda entry: entry.recipe is None, entries)) or entries[:1]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from sweeps.console import SweepView
+from sweeps.console import SweepView, percent
 from sweeps.runs import SweepRun
 
 _SPEED_SECONDS = 15.0  # after which the speed so far says something about the time left
@@ -37,7 +38,8 @@ class Progress:
     """The sweep since this process began."""
 
     stage: Stage = field(default_factory=lambda: Stage("search", total=0, flops_each=0.0))
-    best: str | None = None  # in words
+    best: str | None = None  # trial, in words
+    best_accuracy: float = -math.inf
     began: float = field(default_factory=time.monotonic)
     started: int = 0  # runs
     told: int = 0  # trials that ended
@@ -46,6 +48,12 @@ class Progress:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
+
+    def completed(self, trial: int, accuracy: float, model: str) -> None:
+        """A trial has come to its end with this validation accuracy."""
+        if accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy
+            self.best = f"{percent(accuracy)} validation accuracy, trial {trial}, {model}"
 
     def told_one(self) -> None:
         """A trial has ended; what trials took so far says what the next ones will."""

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from optuna.trial import Trial
 
 from cifar_core.budget import affordable_watch, step_flops
-from cifar_core.models import build_model, count_parameters
+from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
 from sweeps.console import RunningTrial
@@ -88,11 +87,9 @@ class RunMaker:
         """A run that starts from its newest checkpoint, if it has one."""
         flops_per_step = step_flops(recipe)
         flops = float(flops_per_step * total_steps(recipe, self.train_images))
-        with torch.device("meta"):  # counting needs no numbers
-            parameters = count_parameters(build_model(recipe))
         params: dict[str, Any] = {
             **recipe.to_dict(),
-            "parameters": parameters,
+            "parameters": parameter_count(recipe.model, recipe.width),
             "trial_flops": flops,
             "flops_per_image": flops_per_step / recipe.batch_size,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -53,6 +54,26 @@ def build_model(recipe: Recipe, examples: Tensor | None = None) -> nn.Module:
     if examples is not None and isinstance(model, FastResNet):
         model.whiten(examples)
     return model
+
+
+def build_shapes(model_name: str, width: float) -> nn.Module:
+    """The network on the meta device, where shapes exist and numbers do not.
+
+    Raises:
+        RecipeError: unknown model.
+    """
+    with torch.device("meta"):
+        return build_model(Recipe(model=model_name, width=width))
+
+
+@functools.cache
+def parameter_count(model_name: str, width: float) -> int:
+    """Number of weights of a network, trained or frozen.
+
+    Raises:
+        RecipeError: unknown model.
+    """
+    return count_parameters(build_shapes(model_name, width))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ import torch
 from cifar_core.data import Splits, load_train_val
 from cifar_core.hardware import Hardware
 from sweeps.executors.protocol import Job
-from sweeps.executors.worker import carry_out
+from sweeps.executors.worker import Contact, carry_out
 
 
 class Order(enum.Enum):
@@ -49,7 +49,7 @@ def serve(pipe: Connection, data: Splits, data_dir: Path, hardware: Hardware) ->
             job = pipe.recv()
             if isinstance(job, Job):  # or an order for a run that had just ended
                 orders = _Orders(pipe)
-                carry_out(job, data, data_dir, hardware, pipe.send, orders.go_on, orders.pause)
+                carry_out(job, data, data_dir, hardware, Contact(pipe.send, orders.go_on, orders.pause))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

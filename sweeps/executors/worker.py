@@ -6,6 +6,7 @@ import contextlib
 import math
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_core.checkpoint import Checkpoints, load_weights, save_state
@@ -37,44 +38,39 @@ class _NotWritten(Exception):
     """The run's state could not be written; the message is one line."""
 
 
-def carry_out(
-    job: Job,
-    data: Splits,
-    data_dir: Path,
-    hardware: Hardware,
-    send: Callable[[Event], None],
-    go_on: Callable[[], bool],
-    pause: Callable[[], bool] = lambda: False,
-) -> None:
-    """Carry out `job`, sending events.
-
-    Every error becomes a `Failed` or `Unkept` event, so the worker lives on.
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """How a job and its coordinator talk.
 
     Args:
+        send: gets what happens.
         go_on: asked after each validation but the last; waits for the answer.
         pause: asked between steps; answers at once.
     """
-    ending = _ending(job, data, data_dir, hardware, send, go_on, pause)
+
+    send: Callable[[Event], None]
+    go_on: Callable[[], bool]
+    pause: Callable[[], bool] = lambda: False
+
+
+def carry_out(job: Job, data: Splits, data_dir: Path, hardware: Hardware, contact: Contact) -> None:
+    """Carry out `job`, sending events.
+
+    Every error becomes a `Failed` or `Unkept` event, so the worker lives on.
+    """
+    ending = _ending(job, data, data_dir, hardware, contact)
     if isinstance(ending, Failed):
         release()
     if ending is not None:
-        send(ending)
+        contact.send(ending)
 
 
-def _ending(
-    job: Job,
-    data: Splits,
-    data_dir: Path,
-    hardware: Hardware,
-    send: Callable[[Event], None],
-    go_on: Callable[[], bool],
-    pause: Callable[[], bool],
-) -> Ending | None:
+def _ending(job: Job, data: Splits, data_dir: Path, hardware: Hardware, contact: Contact) -> Ending | None:
     """How `job` ends: every way but the coordinator's death is an event, or None where it knows by itself."""
     try:
         if job.open_test_set:
             return Finished(job.key, _test(job, load_test(data_dir), hardware))
-        return _train(job, data, hardware, send, go_on, pause)
+        return _train(job, data, hardware, contact)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         raise
     except _NotWritten as error:
@@ -83,33 +79,26 @@ def _ending(
         return Failed(job.key, _reason(error), traceback.format_exc())
 
 
-def _train(
-    job: Job,
-    data: Splits,
-    hardware: Hardware,
-    send: Callable[[Event], None],
-    go_on: Callable[[], bool],
-    pause: Callable[[], bool],
-) -> Ending | None:
+def _train(job: Job, data: Splits, hardware: Hardware, contact: Contact) -> Ending | None:
     """Train from where the run stands; None if the coordinator ended it."""
-    if pause():
+    if contact.pause():
         return Paused(job.key)
     checkpoints = Checkpoints(job.checkpoints) if job.checkpoints is not None else None
-    state = _resume(job, checkpoints, data, hardware, send) if checkpoints is not None else None
+    state = _resume(job, checkpoints, data, hardware, contact) if checkpoints is not None else None
     if state is None:
         state = TrainState.create(job.recipe, data, hardware)
     last: Predictions | None = None
-    for progress in train(state, data, job.watch, pause):
+    for progress in train(state, data, job.watch, contact.pause):
         if not math.isfinite(progress.train_loss):
             return Diverged(job.key, f"training loss was {progress.train_loss} at step {progress.step}")
-        send(Progressed(job.key, Point.of(progress)))
+        contact.send(Progressed(job.key, Point.of(progress)))
         last = progress.validation
         if last is None or state.step == state.total_steps:
             continue
-        if not go_on():
+        if not contact.go_on():
             return None
-        if checkpoints is not None and not pause():  # not before the answer: by then the points so far are on record
-            _save(checkpoints, state)
+        if checkpoints is not None and not contact.pause():
+            _save(checkpoints, state)  # not before the answer: by then the points so far are on record
     if state.step < state.total_steps:
         if checkpoints is not None:
             _save(checkpoints, state)
@@ -124,14 +113,14 @@ def _train(
 
 
 def _resume(
-    job: Job, checkpoints: Checkpoints, data: Splits, hardware: Hardware, send: Callable[[Event], None]
+    job: Job, checkpoints: Checkpoints, data: Splits, hardware: Hardware, contact: Contact
 ) -> TrainState | None:
     """The newest state that is good and leaves out no point that is still to be put on record, if there is one."""
     beyond = None
     if job.recorded is not None:
         steps = job.watch.steps(total_steps(job.recipe, len(data.train)))
         beyond = next((step for step in steps if step > job.recorded), None)
-    return checkpoints.load(job.recipe, data, hardware, lambda line: send(Noted(job.key, line)), before=beyond)
+    return checkpoints.load(job.recipe, data, hardware, lambda line: contact.send(Noted(job.key, line)), before=beyond)
 
 
 def _test(job: Job, test: Split, hardware: Hardware) -> Outcome:

@@ -5,42 +5,33 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from cifar_core.data import Splits
 from cifar_core.hardware import Hardware
 from sweeps.executors import job_loop, worker_process
 from sweeps.executors.protocol import Event, Job, Point, Progressed
-from sweeps.executors.worker import carry_out
+from sweeps.executors.worker import Contact, carry_out
 
 
 def main() -> None:
     truth = Path(sys.argv.pop(1))
 
-    def witnessed(
-        job: Job,
-        data: Splits,
-        data_dir: Path,
-        hardware: Hardware,
-        send: Callable[[Event], None],
-        go_on: Callable[[], bool],
-        pause: Callable[[], bool],
-    ) -> None:
+    def witnessed(job: Job, data: Splits, data_dir: Path, hardware: Hardware, contact: Contact) -> None:
         last: list[Point] = []
 
         def noted(event: Event) -> None:
             if isinstance(event, Progressed):
                 last[:] = [event.point]
-            send(event)
+            contact.send(event)
 
         def answered() -> bool:
-            answer = go_on()
-            if answer and not pause():
+            answer = contact.go_on()
+            if answer and not contact.pause():
                 _write(truth, job.key, last[0])
             return answer
 
-        carry_out(job, data, data_dir, hardware, noted, answered, pause)
+        carry_out(job, data, data_dir, hardware, Contact(noted, answered, contact.pause))
 
     vars(job_loop)["carry_out"] = witnessed
     worker_process.main()

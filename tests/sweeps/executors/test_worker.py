@@ -39,6 +39,7 @@ from sweeps.executors.protocol import (
     Progressed,
     Unkept,
 )
+from sweeps.executors.worker import Contact
 
 CPU = Hardware(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.0, batch_size=25, learning_rate=0.5, color_jitter=0.2)
@@ -58,7 +59,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import Watch
 from sweeps.executors.protocol import Failed, Finished, Job
-from sweeps.executors.worker import carry_out
+from sweeps.executors.worker import Contact, carry_out
 
 def tell(event):
     if isinstance(event, Failed):
@@ -77,7 +78,7 @@ for recipe in (
     small,
 ):
     job = Job(key="trial-0", recipe=recipe, watch=Watch((), (1.0,), (500,)))
-    carry_out(job, data, Path(), Hardware(torch.device("cpu"), bf16=False), tell, lambda: True)
+    carry_out(job, data, Path(), Hardware(torch.device("cpu"), bf16=False), Contact(tell, lambda: True))
 """
 
 
@@ -92,7 +93,7 @@ def carry_out(
     """All events of `job`; `answers` are given in turn, and one question too many is an error."""
     events: list[Event] = []
     left = list(answers)
-    worker.carry_out(job, data, NOWHERE, CPU, events.append, lambda: left.pop(0), pause)
+    worker.carry_out(job, data, NOWHERE, CPU, Contact(events.append, lambda: left.pop(0), pause))
     return events
 
 
@@ -200,7 +201,7 @@ class TestCheckpoints:
 
         job = self.job(tmp_path / "cut")
         with pytest.raises(EOFError):
-            worker.carry_out(job, data, NOWHERE, CPU, cut_off, lambda: True)
+            worker.carry_out(job, data, NOWHERE, CPU, Contact(cut_off, lambda: True))
         rest = carry_out(job, data)
         steps = [event.point.step for event in rest if isinstance(event, Progressed)]
         assert steps == list(range(goes_on_after + 2, STEPS + 1, 2))
@@ -284,7 +285,9 @@ class TestPause:
             return isinstance(last, Progressed) and last.point.step == 4
 
         job = replace(JOB, checkpoints=tmp_path / "c")
-        worker.carry_out(job, data, NOWHERE, CPU, events.append, lambda: True, lambda: bool(events) and waits())
+        worker.carry_out(
+            job, data, NOWHERE, CPU, Contact(events.append, lambda: True, lambda: bool(events) and waits())
+        )
         assert events[-1] == Paused("trial-3")
         assert states_in(tmp_path / "c") == [4]
         assert points(events) + points(carry_out(job, data)) == points(carry_out(JOB, data))
@@ -321,7 +324,7 @@ class TestDisk:
             if isinstance(event, Progressed) and event.point.step == at:
                 fault()
 
-        worker.carry_out(job, data, NOWHERE, CPU, send, lambda: True)
+        worker.carry_out(job, data, NOWHERE, CPU, Contact(send, lambda: True))
         return events
 
     @pytest.mark.parametrize("at", [4, 8, 16])
@@ -467,7 +470,7 @@ class TestErrors:
             raise error
 
         with pytest.raises(error):
-            worker.carry_out(JOB, data, NOWHERE, CPU, gone, lambda: True)
+            worker.carry_out(JOB, data, NOWHERE, CPU, Contact(gone, lambda: True))
 
 
 class TestTestSet:
