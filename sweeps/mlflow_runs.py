@@ -47,6 +47,7 @@ for _name, _level in (
 
 STUDY_KEY = "study"  # of the study's own run, the parent of the others
 
+_METRICS = 800  # in a call: MLflow takes 1,000 metrics, params and tags
 _KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
 _STATUS = {
     "running": "RUNNING",
@@ -120,7 +121,7 @@ class MlflowRuns:
             self._client.set_terminated(run_id, _STATUS[str(ends[-1].state)], end_time=ends[-1].at)
 
     def _log(self, run_id: str, entries: Sequence[Entry], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """All of it in one call, but for points that the run already has: an attempt repeats those before it."""
+        """All of it but points that the run already has: an attempt repeats those before it."""
         last: dict[tuple[str, str], int] = {}
         metrics = []
         for entry in entries:
@@ -132,10 +133,12 @@ class MlflowRuns:
         if metrics or params or tags:
             self._client.log_batch(
                 run_id,
-                metrics,
+                metrics[:_METRICS],
                 [Param(name, value) for name, value in params.items()],
                 [RunTag(name, value) for name, value in tags.items()],
             )
+        for start in range(_METRICS, len(metrics), _METRICS):
+            self._client.log_batch(run_id, metrics[start : start + _METRICS])
         self._last |= {where: step for where, step in last.items() if step}
 
     def id_of(self, key: str) -> str:

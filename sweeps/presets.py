@@ -31,8 +31,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "smoke": Preset(
             "does it run? seconds a trial",
-            trial=Budget(flops=6e12, max_epochs=5),
-            confirm=Budget(flops=12e12, max_epochs=10),
+            trial=Budget(flops=3e12, max_epochs=5),
+            confirm=Budget(flops=6e12, max_epochs=10),
             recipes=2,
             seeds=1,
         ),

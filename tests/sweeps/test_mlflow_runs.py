@@ -97,3 +97,11 @@ def test_telling_it_again_changes_nothing(store: Path) -> None:
     once = record(store, "once", [entries])
     assert once["trial-0"][4]["loss"] == [(1, 2001, 1.0), (2, 2002, 0.5), (3, 2003, 1 / 3)]
     assert once == record(store, "twice", [entries[:4], entries, entries])
+
+
+def test_more_at_once_than_mlflow_takes_in_a_call(store: Path) -> None:
+    points = [
+        Entry(key=STUDY_KEY, at=step, metrics={"loss": 1 / step, "rate": 0.5}, step=step) for step in range(1, 901)
+    ]
+    known = record(store, "many", [[beginning(STUDY_KEY, 1), *points]])
+    assert known[STUDY_KEY][4]["loss"] == [(step, step, 1 / step) for step in range(1, 901)]

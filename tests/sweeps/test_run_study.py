@@ -222,7 +222,7 @@ class TestRecipesThatCannotBe:
     def test_more_than_the_budget_pays_for(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         said = self.refused(capsys, tmp_path, "batch_size = 50000\nwidth = 2.0", "--preset", "smoke")
         assert re.fullmatch(
-            r"a budget must pay for two training steps, but 6e\+12 FLOPs pay for \d\.\d\d of fast_resnet "
+            r"a budget must pay for two training steps, but 3e\+12 FLOPs pay for \d\.\d\d of fast_resnet "
             r"at batch size 50000",
             said,
         )
