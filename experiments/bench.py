@@ -24,7 +24,7 @@ from cifar_core.budget import affordable_watch, step_flops
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Splits, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
-from cifar_core.hardware import DEVICES, Hardware, HardwareError
+from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, Watch, evenly, normalise, train
 from experiments.platform_bench import bench_overhead, bench_resume
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in BENCHES]:
         parser.error(f"NAME must be one of {', '.join(BENCHES)}, but got {unknown[0]!r}")
-    torch.set_num_threads(options.threads)
+    set_up_cpu(options.threads)
     try:
         hardware = Hardware.detect(options.device)
     except HardwareError as error:

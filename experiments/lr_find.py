@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from cifar_core.checkpoint import write_atomically
 from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
-from cifar_core.hardware import DEVICES, Hardware, HardwareError
+from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
 from cifar_core.recipe import RecipeError
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number
@@ -74,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.recipe)
     if not options.low < options.high:
         raise RangeTestError(f"`--low < --high` must hold, but got {options.low:g} and {options.high:g}")
+    set_up_cpu()
     hardware = Hardware.detect(options.device)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri)
     data_dir = options.data or default_data_dir()

@@ -16,7 +16,6 @@ from statistics import median
 from typing import NamedTuple
 
 import optuna
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from optuna.pruners import NopPruner
@@ -25,7 +24,7 @@ from optuna.trial import TrialState, create_trial
 from cifar_core.budget import Budget
 from cifar_core.data import Splits, load_train_val
 from cifar_core.download import default_data_dir
-from cifar_core.hardware import Hardware
+from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
 from experiments.bench_report import fill
@@ -293,5 +292,5 @@ class _NoOpExecutor:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    set_up_cpu(1)
     print(_go_on(Path(sys.argv[1]), sys.argv[2]))

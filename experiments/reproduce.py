@@ -38,7 +38,7 @@ from cifar_core.data import (
     load_train,
 )
 from cifar_core.download import default_data_dir, ensure_cifar10
-from cifar_core.hardware import DEVICES, Hardware, HardwareError
+from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.lr_finder import RangeTestError, settle
 from cifar_core.metrics import Predictions
 from cifar_core.models import parameter_count
@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         runs = list(_runs(options))
+        set_up_cpu()
         hardware = Hardware.detect(options.device)
         store = Store.locate(options.store, tracking_uri=options.tracking_uri)
         data_dir = options.data or default_data_dir()

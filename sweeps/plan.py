@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from cifar_core.budget import Budget, step_flops
 from cifar_core.hardware import Hardware
+from cifar_core.metrics import CLASS_COUNT
 from cifar_core.models import build_model
 from cifar_core.optim import build_optimizer
 from cifar_core.recipe import Recipe
@@ -121,7 +122,7 @@ def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
     model = hardware.place(build_model(recipe))
     optimizer = build_optimizer(model, recipe)
     images = torch.rand(recipe.batch_size, 3, 32, 32).to(hardware.device, memory_format=torch.channels_last)
-    labels = torch.zeros(recipe.batch_size, dtype=torch.long, device=hardware.device)
+    labels = torch.arange(recipe.batch_size, device=hardware.device) % CLASS_COUNT
     loss = torch.zeros(())
     for step in range(4):
         if step == 1:  # the first step sets up kernels

@@ -22,7 +22,7 @@ from cifar_core import pictures
 from cifar_core.budget import Budget, BudgetError
 from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
-from cifar_core.hardware import DEVICES, Hardware, HardwareError
+from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.recipe import Recipe, RecipeError
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
@@ -156,7 +156,7 @@ def _run(options: argparse.Namespace) -> int:
         if asked:
             return answer(store, _study_name(options, _preset(options, hardware)[0]))
     workers, threads = _share_cores(options.workers, hardware)
-    torch.set_num_threads(threads)
+    set_up_cpu(threads)
     given = options.enqueue or (["systems"] if options.space == "systems" else [])
     wanted = {name: comparable(read_recipe(name)) for name in expand(given, "systems")}
     plan = _plan(options, hardware, workers, threads)

@@ -45,7 +45,7 @@ class StudyError(ValueError):
 
 
 def open_study(plan: Plan, storage_url: str, enqueue: Sequence[Recipe] = ()) -> optuna.Study:
-    """The study of `plan`, made with its starting points if it is new; `enqueue` is tried next.
+    """The study of `plan`; `enqueue` is tried next, and after it the starting points where the study is new.
 
     Raises:
         StudyError: the study was begun with settings that cannot change.
@@ -60,17 +60,17 @@ def open_study(plan: Plan, storage_url: str, enqueue: Sequence[Recipe] = ()) -> 
     # Numbered by how far the study has come, so that a resumed study does not draw the same points again.
     study.sampler = SAMPLERS[plan.sampler](derive_seed(plan.seed, len(study.get_trials(deepcopy=False))))
     study.pruner = PRUNERS[plan.pruner]()
-    if not study.user_attrs:
-        for start in plan.space.starts:
-            study.enqueue_trial(dict(start), skip_if_exists=True)  # a crash may have come after some
-        for name, value in settings(plan).items():
-            study.set_user_attr(name, value)
     asked_before = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
     for recipe in enqueue:
         if recipe.to_dict() not in asked_before:  # the same command again finishes the study, and adds nothing to it
             study.enqueue_trial(
                 plan.space.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False
             )
+    if not study.user_attrs:
+        for start in plan.space.starts:
+            study.enqueue_trial(dict(start), skip_if_exists=True)  # a crash may have come after some
+        for name, value in settings(plan).items():
+            study.set_user_attr(name, value)
     return study
 
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
-
 from cifar_core.data import Splits, load_train_val
-from cifar_core.hardware import Hardware
+from cifar_core.hardware import Hardware, set_up_cpu
 from sweeps.executors.protocol import Job
 from sweeps.executors.worker import Contact, carry_out
 
@@ -38,7 +36,7 @@ def work(pipe: Connection) -> None:
         equipment: Equipment = pipe.recv()
     except EOFError:
         return
-    torch.set_num_threads(equipment.threads)
+    set_up_cpu(equipment.threads)
     serve(pipe, load_train_val(equipment.data_dir), equipment.data_dir, equipment.hardware)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -82,3 +85,15 @@ def test_description_is_one_line() -> None:
         except HardwareError:
             continue
         assert len(hardware.describe().strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_denormal_numbers_are_zero_on_every_thread(threads: int) -> None:
+    program = f"""
+import torch
+from cifar_core.hardware import set_up_cpu
+set_up_cpu({threads})
+tiny = torch.full((1_000_000,), 1e-39)
+print(torch.get_num_threads(), int((tiny * 1.5).view(torch.int32).count_nonzero()))
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == [str(threads), "0"]

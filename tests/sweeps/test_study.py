@@ -112,10 +112,10 @@ class TestQueue:
     def test_an_enqueued_recipe_is_kept_to_the_last_digit(self, url: str, plan: Plan) -> None:
         recipe = Recipe(model="five_conv", learning_rate=0.1 + 0.2, weight_decay=1 / 3, cutout=9, seed=2**62 + 1)
         study = open_study(plan, url, [recipe])
-        waiting = study.trials[-1]
+        waiting = study.trials[0]
         assert waiting.state == TrialState.WAITING
         assert Recipe.from_dict(waiting.user_attrs["enqueued_recipe"]) == recipe
-        assert draw(study, plan, 2) == [START, plan.space.nearest(recipe)]
+        assert draw(study, plan, 2) == [plan.space.nearest(recipe), START]
 
     def test_enqueued_recipes_are_tried_before_others_also_in_a_study_that_has_begun(
         self, url: str, plan: Plan
@@ -126,10 +126,11 @@ class TestQueue:
 
     def test_the_same_command_again_does_not_enqueue_a_recipe_again(self, url: str, plan: Plan) -> None:
         recipes = [Recipe(cutout=4), Recipe(cutout=4)]  # twice on purpose: that is what was asked
-        draw(open_study(plan, url, recipes), plan, 2)
+        draw(open_study(plan, url, recipes), plan, 1)
         study = open_study(plan, url, [*recipes, Recipe(cutout=8)])
         waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
-        assert [trial.user_attrs["enqueued_recipe"]["cutout"] for trial in waiting] == [4, 8]
+        asked = [trial.user_attrs.get("enqueued_recipe", {"cutout": "start"})["cutout"] for trial in waiting]
+        assert asked == [4, "start", 8]
 
 
 class TestSamplers:

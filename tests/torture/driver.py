@@ -1,6 +1,6 @@
 """Sweeps whose parts are killed, stopped and starved at random moments, and what an oracle finds of them afterwards.
 
-python -m tests.torture.driver [PHASE...]      # all of it, about an hour on two slow cores
+python -m tests.torture.driver [PHASE...]      # all of it, the better part of an hour on two cores
 
 Needs root for the full disk (a small tmpfs); without, that phase says so and is left out.
 """
@@ -30,7 +30,19 @@ from sweeps.command_line import OneLineParser
 from tests.torture.oracle import Judgement, judge
 
 ROOT = Path(__file__).parents[2]
-_OPTIONS = ("--space", "fast", "--epochs", "0.04", "--no-confirm", "--keep-weights", "--device", "cpu")
+_OPTIONS = ("--space", "fast", "--epochs", "0.3", "--no-confirm", "--keep-weights", "--device", "cpu")
+# Small networks, of which a trial takes seconds, that draw on the generator at every step.
+_RECIPE = """
+width = 0.25
+batch_size = 64
+flip = true
+translate = 2
+mix = "cutmix"
+"""
+_NETWORKS = (
+    'model = "fast_resnet"\noptimizer = "muon"\nlearning_rate = 0.1',
+    'model = "three_conv"\noptimizer = "adamw"\nlearning_rate = 0.001',
+)
 
 
 @dataclass
@@ -67,8 +79,16 @@ class Torture:
     def command(self, *more: str) -> list[str]:
         where = ["--store", str(self.store), "--study", "torture", "--pruner", "none"]
         where += ["--tracking-uri", self.tracking_uri] if self.tracking_uri else []
-        size = ["--trials", str(self.trials), "--workers", str(self.workers)]
+        size = ["--trials", str(self.trials), "--workers", str(self.workers), "--enqueue", *self.recipes()]
         return [sys.executable, "tests/torture/witness.py", str(self.truth), *_OPTIONS, *where, *size, *more]
+
+    def recipes(self) -> list[str]:
+        """A file for every trial, no two alike, as the same one is not tried twice."""
+        paths = [self.folder / "recipes" / f"{number}.toml" for number in range(self.trials)]
+        for number, path in enumerate(paths):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{_NETWORKS[number % 2]}{_RECIPE}color_jitter = {number / 10_000}\n", encoding="utf-8")
+        return [str(path) for path in paths]
 
     @contextlib.contextmanager
     def sweep(self, *more: str, **environment: str) -> Iterator[subprocess.Popen[str]]:

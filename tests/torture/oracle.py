@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import optuna
@@ -18,7 +20,7 @@ from cifar_core.budget import affordable_watch
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import load_train_val
 from cifar_core.download import default_data_dir
-from cifar_core.hardware import Hardware
+from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, train
 from sweeps.plan import LOSS_POINTS, SEARCH_VALIDATIONS
@@ -42,6 +44,7 @@ class Judgement:
 
 def judge(store: Path, study: str, truth: Path, tracking_uri: str | None = None) -> Judgement:
     trials = optuna.load_study(study_name=study, storage=f"sqlite:///{store}/optuna.db").get_trials()
+    trials = [trial for trial in trials if trial.state != TrialState.WAITING]  # the space's own starting points
     client = MlflowClient(tracking_uri or f"sqlite:///{store}/mlflow.db")
     experiment = client.get_experiment_by_name(study)
     assert experiment is not None
@@ -51,7 +54,10 @@ def judge(store: Path, study: str, truth: Path, tracking_uri: str | None = None)
     acknowledged = [json.loads(line) for line in truth.read_text(encoding="utf-8").splitlines()]
     lost, stuck, unequal = 0, 0, 0
     doubled = sum(count - 1 for count in keys.values())
-    for trial in trials:
+    recipes = [Recipe.from_dict(trial.user_attrs["recipe"]) for trial in trials]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        alone = list(pool.map(undisturbed, recipes))
+    for trial, recipe, (expected, curve) in zip(trials, recipes, alone, strict=True):
         key = f"trial-{trial.number}"
         run = by_key.get(key)
         if trial.state != TrialState.COMPLETE or run is None or run.info.status != "FINISHED":
@@ -65,18 +71,15 @@ def judge(store: Path, study: str, truth: Path, tracking_uri: str | None = None)
         lost += sum(told.get(point["step"]) != point["accuracy"] for point in points)
         lost += sum(point["accuracy"] not in trial.intermediate_values.values() for point in points)
         lost += set(told.values()) != set(trial.intermediate_values.values())
-        expected, curve = undisturbed(Recipe.from_dict(trial.user_attrs["recipe"]))
         lost += {metric.step: metric.value for metric in losses} != curve
-        weights = load_weights(
-            Recipe.from_dict(trial.user_attrs["recipe"]), store / "weights" / study / f"{key}.safetensors"
-        )
+        weights = load_weights(recipe, store / "weights" / study / f"{key}.safetensors")
         unequal += digest(weights.state_dict()) != expected
     return Judgement(len(trials), len(acknowledged), lost, doubled, stuck, unequal)
 
 
 def undisturbed(recipe: Recipe) -> tuple[str, dict[int, float]]:
     """Digest of the weights, and the training-loss curve by step, of this recipe when nobody disturbs it."""
-    torch.set_num_threads(1)
+    set_up_cpu(1)
     data, hardware = load_train_val(default_data_dir()), Hardware.detect("cpu")
     watch = affordable_watch(recipe, len(data.train), len(data.val), losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS)
     state = TrainState.create(recipe, data, hardware)
