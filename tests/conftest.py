@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 STORE = os.path.join(os.path.realpath(Path(__file__).parents[1]), "mlruns")
@@ -42,3 +44,11 @@ def _keep_store_clean(event: str, args: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_keep_store_clean)
+
+
+@pytest.fixture(autouse=True)
+def _denormal_numbers() -> Iterator[None]:
+    """Commands turn them off in their process, which is that of other tests here."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
