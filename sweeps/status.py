@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.errors import first_line
 from sweeps.console import percent
@@ -19,7 +17,7 @@ from sweeps.journal import waiting
 from sweeps.lease import holder
 from sweeps.mlflow_runs import answering, every_run
 from sweeps.store import Store, StoreError
-from sweeps.study import begun
+from sweeps.study import UNOPENED, begun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +114,7 @@ def load_study(store: Store, study: str) -> optuna.Study:
     except KeyError as error:
         names = ", ".join(sorted(optuna.get_all_study_names(store.storage_url))) or "none"
         raise StoreError(f"--study must be one that the store holds ({names}), but got {study!r}") from error
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+    except UNOPENED as error:
         raise StoreError(f"the Optuna storage must open, but {store.storage_url} gave: {first_line(error)}") from error
 
 

@@ -19,6 +19,9 @@ from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.plan import Plan
 
+# What Optuna says of a storage that it cannot open; a RuntimeError is for tables that are not its own.
+UNOPENED = (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError)
+
 _MANY_OBJECTS = 100_000
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
@@ -104,7 +107,7 @@ def _uncollected() -> Iterator[None]:
 def _opening(storage_url: str) -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+    except UNOPENED as error:
         raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {first_line(error)}") from error
 
 

@@ -270,6 +270,13 @@ class TestStoresThatCannotBe:
     def test_no_storage(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         said = refused(capsys, "--store", str(tmp_path / "store"), "--storage", "nonsense")
         assert said.startswith("the Optuna storage must open, but nonsense gave: ")
+
+    def test_the_database_of_mlflow_as_storage(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        MlflowTracker(Store.locate(tmp_path), "s").open()
+        url = f"sqlite:///{tmp_path}/mlflow.db"
+        for look in ((), ("--status",)):
+            said = refused(capsys, "--store", str(tmp_path), "--study", "s", "--storage", url, *look)
+            assert said.startswith(f"the Optuna storage must open, but {url} gave: ")
         assert not (tmp_path / "store").exists()
 
     @pytest.mark.usefixtures("stubs")
