@@ -238,11 +238,13 @@ class MlflowRuns:
 def every_run(client: MlflowClient, experiments: Sequence[str], filter_string: str = "") -> list[Run]:
     """The runs of these experiments, by id, that match; MLflow gives them out a page at a time."""
     runs: list[Run] = []
-    token: str | None = ""
-    while token is not None and experiments:
-        page = client.search_runs(list(experiments), filter_string, page_token=token or None)
+    token: str | None = None
+    while experiments:
+        page = client.search_runs(list(experiments), filter_string, page_token=token)
         runs += page
-        token = page.token or None
+        token = page.token
+        if not token:
+            break
     return runs
 
 

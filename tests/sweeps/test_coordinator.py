@@ -361,6 +361,15 @@ class TestSearch:
         assert sweep.tracker.study.metrics["study/best_val_accuracy"] == even("trial-3")
         assert re.search(r"best 33\.0 ?% validation accuracy, trial 3, fast_resnet", sweep.log.getvalue())
 
+    def test_the_best_of_an_earlier_process_is_told_until_a_better_one_comes(self, sweep: Sweep) -> None:
+        sweep.run(trials=3, confirm=False)
+        sweep.script = lambda key: 0.1
+        sweep.log.truncate(0)
+        sweep.run(trials=5, confirm=False)
+        assert sweep.tracker.study is not None
+        assert sweep.tracker.study.metrics["study/best_val_accuracy"] == even("trial-2")
+        assert re.search(r"best 32\.0 ?% validation accuracy, trial 2, fast_resnet", sweep.log.getvalue())
+
     def test_an_enqueued_recipe_is_trained_as_it_is(self, sweep: Sweep) -> None:
         recipe = Recipe(model="five_conv", width=0.125, batch_size=16, learning_rate=0.1 + 0.2, cutout=9)
         sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
