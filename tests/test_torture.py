@@ -14,7 +14,7 @@ from tests.torture.oracle import Judgement
 @pytest.mark.real_data
 @pytest.mark.timeout(600)
 def test_kills_leave_no_trace(tmp_path: Path) -> None:
-    torture = kills(tmp_path, seed=0, of_workers=2, of_coordinator=2, trials=3)
+    torture = kills(tmp_path, seed=0, of_workers=2, of_coordinator=2, trials=2)
     torture.finish()
     found = torture.judge()
     assert torture.injected == {"SIGKILL of a worker": 2, "SIGKILL of the coordinator": 2}
