@@ -77,7 +77,7 @@ class Hardware:
 
 
 def set_up_cpu(threads: int | None = None) -> None:
-    """Compute on so many threads, or as many as there are cores, and take denormal numbers as zero.
+    """Compute on so many threads, or as many as torch chooses, and take denormal numbers as zero.
 
     Those come up where a network has become sure of everything, and slow some processors down a hundredfold. To be
     called before anything is computed, as threads inherit it when they start.

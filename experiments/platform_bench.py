@@ -61,7 +61,7 @@ def bench_overhead(data: Splits, hardware: Hardware) -> Iterator[str]:
         started = time.perf_counter()
         bare.run(_TRIALS)
         least = (time.perf_counter() - started) / _TRIALS
-        yield f"  {1000 * least:.0f} ms when a script makes the fewest calls of Optuna and MLflow for the same records"
+        yield f"  {1000 * least:.0f} ms by the fewest calls of Optuna and MLflow for points, params and pictures alone"
         yield f"  {each / least:.2f} times that"
 
 
@@ -183,7 +183,7 @@ class _NoOpSweep:
 
 
 class _BareCalls:
-    """What a trial of the no-op sweep leaves, by the fewest calls: no journal, and all points of a curve at once."""
+    """Points, params and pictures of a no-op trial, by the fewest calls: no journal, and a curve all at once."""
 
     def __init__(self, root: Path, points: int) -> None:
         store = Store.locate(root / "store")

@@ -1,4 +1,4 @@
-"""Sends a journal to MLflow in the background, in its order and through outages: nothing that trains waits."""
+"""Sends a journal to MLflow in the background, run by run and through outages: nothing that trains waits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Outbox:
 
     Args:
         folder: of the journals. What an earlier process left there is sent at once.
-        tell: brings entries to MLflow, in their order run by run.
+        tell: brings entries to MLflow, those of a run in their order.
         say: gets a line when MLflow stops answering, answers again or refuses.
 
     Raises:

@@ -270,6 +270,7 @@ class TestStoresThatCannotBe:
     def test_no_storage(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         said = refused(capsys, "--store", str(tmp_path / "store"), "--storage", "nonsense")
         assert said.startswith("the Optuna storage must open, but nonsense gave: ")
+        assert not (tmp_path / "store").exists()
 
     def test_the_database_of_mlflow_as_storage(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         MlflowTracker(Store.locate(tmp_path), "s").open()
@@ -277,7 +278,6 @@ class TestStoresThatCannotBe:
         for look in ((), ("--status",)):
             said = refused(capsys, "--store", str(tmp_path), "--study", "s", "--storage", url, *look)
             assert said.startswith(f"the Optuna storage must open, but {url} gave: ")
-        assert not (tmp_path / "store").exists()
 
     @pytest.mark.usefixtures("stubs")
     @pytest.mark.parametrize("uri", ["nonsense", "gopher://x"])

@@ -1,6 +1,6 @@
 """Sweeps whose parts are killed, stopped and starved at random moments, and what an oracle finds of them afterwards.
 
-python -m tests.torture.driver [PHASE...]      # all of it, the better part of an hour on two cores
+python -m tests.torture.driver [PHASE...]      # all of it, about an hour on two cores
 
 Needs root for the full disk (a small tmpfs); without, that phase says so and is left out.
 """
