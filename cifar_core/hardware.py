@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cifar_core.memory import keep_freed_memory
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -77,11 +79,12 @@ class Hardware:
 
 
 def set_up_cpu(threads: int | None = None) -> None:
-    """Compute on so many threads, or as many as torch chooses, and take denormal numbers as zero.
+    """Compute on so many threads, or as many as torch chooses, use freed memory again, and take denormals as zero.
 
-    Those come up where a network has become sure of everything, and slow some processors down a hundredfold. To be
-    called before anything is computed, as threads inherit it when they start.
+    Denormal numbers come up where a network has become sure of everything, and slow some processors down a
+    hundredfold. To be called before anything is computed, as threads inherit it when they start.
     """
+    keep_freed_memory()
     torch.set_flush_denormal(True)
     if threads is not None:
         torch.set_num_threads(threads)

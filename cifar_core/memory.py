@@ -1,9 +1,11 @@
-"""Memory that did not suffice: told apart from other errors, and named by the batch that did not fit."""
+"""Memory: what this process keeps of it, and what is said where it did not suffice."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
+import platform
 from collections.abc import Iterator
 
 import torch
@@ -14,9 +16,21 @@ from cifar_core.recipe import Recipe
 # What torch, oneDNN, cuBLAS and cuDNN say in words only.
 _WORDS = ("can't allocate memory", "could not create a primitive", "could not create a memory object", "ALLOC_FAILED")
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
 
 class OutOfMemory(Exception):
     """A batch that did not fit into the memory of its device; the message is one line."""
+
+
+def keep_freed_memory() -> None:
+    """Have freed blocks used again, however large, instead of given back to the kernel. Only glibc is told.
+
+    Each step frees and takes gigabytes, and the kernel would clear every page of them anew (mallopt(3), "Notes").
+    """
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def ran_out(error: BaseException) -> bool:
@@ -47,5 +61,11 @@ def fitting(images: int, recipe: Recipe) -> Iterator[None]:
 def release() -> None:
     """Give back what no tensor holds any more, so that the next run has it."""
     gc.collect()
+    if libc := _glibc():
+        libc.malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

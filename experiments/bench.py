@@ -7,11 +7,15 @@ python -m experiments.bench trainer --device cuda
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -22,9 +26,10 @@ from optuna.trial import FixedTrial
 
 from cifar_core.budget import affordable_watch, step_flops
 from cifar_core.checkpoint import Checkpoints
-from cifar_core.data import Splits, load_train_val
+from cifar_core.data import Split, Splits, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
+from cifar_core.memory import keep_freed_memory
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, Watch, evenly, normalise, train
 from experiments.platform_bench import bench_overhead, bench_resume
@@ -40,6 +45,8 @@ from sweeps.tracking import MlflowTracker, RunLabel
 
 _ROUNDS = 8
 _STEPS = 4  # of each round
+_PAIRS = 2
+_LARGE_BATCH = 512
 _AUGMENTED = Recipe(optimizer="muon", learning_rate=0.1, momentum=0.6, cutout=8, color_jitter=0.2, mix="cutmix")
 
 
@@ -49,7 +56,7 @@ def bench_trainer(data: Splits, hardware: Hardware) -> Iterator[str]:
     for model in SPACES["full"].models:
         recipe = replace(_AUGMENTED, model=model, batch_size=256, epochs=(_ROUNDS + 1) * _STEPS * 256 / len(data.train))
         state = TrainState.create(recipe, data, hardware)
-        bare = _bare_loop(recipe, data, hardware)
+        bare = _bare_loop(recipe, data, hardware, _STEPS)
         ratios: list[float] = []
         before = 0.0
         for progress in train(state, data, Watch(evenly(_ROUNDS + 1), (), ())):
@@ -61,8 +68,8 @@ def bench_trainer(data: Splits, hardware: Hardware) -> Iterator[str]:
         yield f"  {model:20} {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), {speed:.3f} TFLOP/s"
 
 
-def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware) -> Callable[[], float]:
-    """Seconds that `_STEPS` steps take, each on the same resident batch."""
+def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware, steps: int) -> Callable[[], float]:
+    """Seconds that so many steps take, each on the same resident batch."""
     state = TrainState.create(recipe, data, hardware)
     images = normalise(data.train.images[: recipe.batch_size].to(hardware.device).float() / 255)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -71,7 +78,7 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware) -> Callable[[],
     def run() -> float:
         state.model.train()
         started = time.perf_counter()
-        for _ in range(_STEPS):
+        for _ in range(steps):
             with hardware.autocast():
                 loss = F.cross_entropy(state.model(images).float(), labels)
             state.optimizer.zero_grad(set_to_none=True)
@@ -81,6 +88,38 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware) -> Callable[[],
         return time.perf_counter() - started
 
     return run
+
+
+def bench_memory(data: Splits, hardware: Hardware) -> Iterator[str]:
+    """Bare loops that use freed memory again, as training does, against such that give it back, in turns."""
+    yield f"memory: time of a step with freed memory used again over that with it given back, batch {_LARGE_BATCH}"
+    if hardware.device.type != "cpu":
+        yield "  of a CPU only"
+        return
+    for model in SPACES["full"].models:
+        loop = partial(
+            _loop_alone,
+            Recipe(model=model, batch_size=_LARGE_BATCH),
+            data.train.head(_LARGE_BATCH),
+            hardware,
+            torch.get_num_threads(),
+        )
+        ratios = []
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as alone:
+            for _ in range(_PAIRS):
+                (again, most), (anew, least) = (alone.submit(loop, kept).result() for kept in (True, False))
+                ratios.append(again / anew)
+        yield f"  {model:20} {', '.join(f'{ratio:.3f}' for ratio in ratios)}; peak {most:.2f} GB over {least:.2f} GB"
+
+
+def _loop_alone(recipe: Recipe, batch: Split, hardware: Hardware, threads: int, kept: bool) -> tuple[float, float]:
+    """Seconds of a few steps in a process of their own, and its peak of memory in GB."""
+    torch.set_num_threads(threads)
+    if kept:
+        keep_freed_memory()
+    run = _bare_loop(recipe, Splits(train=batch, val=batch), hardware, _STEPS // 2)
+    run()  # sets up kernels, and finds places
+    return run(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
@@ -170,7 +209,13 @@ class _Trial:
 
 
 BENCHES: Mapping[str, Callable[[Splits, Hardware], Iterator[str]]] = MappingProxyType(
-    {"trainer": bench_trainer, "trial": bench_trial, "overhead": bench_overhead, "resume": bench_resume}
+    {
+        "trainer": bench_trainer,
+        "memory": bench_memory,
+        "trial": bench_trial,
+        "overhead": bench_overhead,
+        "resume": bench_resume,
+    }
 )
 
 

@@ -23,6 +23,7 @@ from cifar_core.budget import Budget, BudgetError
 from cifar_core.data import DataError, load_train_val
 from cifar_core.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
+from cifar_core.memory import release
 from cifar_core.recipe import Recipe, RecipeError
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
@@ -172,6 +173,7 @@ def _run(options: argparse.Namespace) -> int:
         data = load_train_val(data_dir)
         train_images, val_images, samples = len(data.train), len(data.val), pictures.samples(data.train)
         del data  # the workers have their own
+        release()
         study = open_study(plan, store.storage_url, recipes)
         console.plan(plan.rows(max(0, plan.trials - begun(study))))
         for note in notes:

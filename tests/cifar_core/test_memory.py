@@ -1,6 +1,11 @@
-"""Memory that did not suffice: every way to say so becomes one line that names the batch."""
+"""Memory that is used again, and memory that did not suffice: one line that names the batch."""
 
 from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -33,3 +38,30 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, fitting(512, RECIPE):
         raise error
     assert raised.value is error
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.parametrize("kept", [False, True])
+def test_freed_memory_is_used_again_until_it_is_released(kept: bool) -> None:
+    program = f"""
+import resource
+import torch
+from cifar_core.memory import keep_freed_memory, release
+
+def resident():  # in MB
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+
+if {kept}:
+    keep_freed_memory()
+faults = []
+for _ in range(10):  # the first ones find their places
+    torch.zeros(10_000_000)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[-2])
+before = resident()
+release()
+print(before - resident())
+"""
+    faults, given_back = map(float, subprocess.check_output([sys.executable, "-c", program], text=True).split())
+    assert (faults < 0.01 * 40_000_000 / resource.getpagesize()) == kept
+    assert (given_back > 39) == kept
