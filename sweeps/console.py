@@ -56,7 +56,7 @@ class SweepView:
     failed: int
     running: tuple[RunningTrial, ...]
     best: str | None
-    """The best so far in words, such as `62.4 % validation accuracy, trial 12, fast_resnet`."""
+    """The best so far, as `best_trial` words it."""
     seconds_left: float | None
     """An estimate for the whole sweep; None while there is nothing to base it on."""
     seconds: float
@@ -289,6 +289,11 @@ def status_line(view: SweepView) -> str:
 def percent(share: float, decimals: int = 1) -> str:
     """`62.4 %`, of a share in [0, 1]."""
     return f"{100 * share:.{decimals}f} %"
+
+
+def best_trial(accuracy: float, trial: int, model: str) -> str:
+    """`62.4 % validation accuracy, trial 12, fast_resnet`."""
+    return f"{percent(accuracy)} validation accuracy, trial {trial}, {model}"
 
 
 def clock_time(seconds: float) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from sweeps.console import SweepView, percent
+from sweeps.console import SweepView, best_trial
 from sweeps.runs import SweepRun
 
 _SPEED_SECONDS = 15.0  # after which the speed so far says something about the time left
@@ -53,7 +53,7 @@ class Progress:
         """A trial has come to its end with this validation accuracy."""
         if accuracy > self.best_accuracy:
             self.best_accuracy = accuracy
-            self.best = f"{percent(accuracy)} validation accuracy, trial {trial}, {model}"
+            self.best = best_trial(accuracy, trial, model)
 
     def told_one(self) -> None:
         """A trial has ended; what trials took so far says what the next ones will."""

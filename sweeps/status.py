@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from optuna.trial import TrialState
 
 from cifar_core.errors import first_line
-from sweeps.console import percent
+from sweeps.console import best_trial, percent
 from sweeps.journal import waiting
 from sweeps.lease import holder
 from sweeps.mlflow_runs import answering, every_run
@@ -99,7 +99,7 @@ def _best(study: optuna.Study) -> str | None:
         return None
     best = study.best_trial
     model = best.user_attrs.get("recipe", {}).get("model", "unknown")
-    return f"{percent(study.best_value)} validation accuracy, trial {best.number}, {model}"
+    return best_trial(study.best_value, best.number, model)
 
 
 def load_study(store: Store, study: str) -> optuna.Study:
