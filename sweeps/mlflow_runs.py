@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a tool run at work does not phone home
@@ -93,6 +94,10 @@ class MlflowRuns:
             MlflowException, SQLAlchemyError, OSError: the store cannot be reached, or refuses.
             CheckpointError: the weights of a network to be kept are not there.
         """
+        for _, some in itertools.groupby(entries, _ends_study):  # no study ends before the last of its runs
+            self._tell_together(some)
+
+    def _tell_together(self, entries: Iterable[Entry]) -> None:
         of_runs: dict[str, list[list[Entry]]] = {}
         for entry in entries:
             attempts = of_runs.setdefault(entry.key, [])
@@ -233,6 +238,10 @@ class MlflowRuns:
                 pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
                 metadata={"input": "images normalised with the training set's mean and standard deviation"},
             )
+
+
+def _ends_study(entry: Entry) -> bool:
+    return entry.key == STUDY_KEY and entry.state is not None
 
 
 def every_run(client: MlflowClient, experiments: Sequence[str], filter_string: str = "") -> list[Run]:

@@ -105,3 +105,17 @@ def test_more_at_once_than_mlflow_takes_in_a_call(store: Path) -> None:
     ]
     known = record(store, "many", [[beginning(STUDY_KEY, 1), *points]])
     assert known[STUDY_KEY][4]["loss"] == [(step, step, 1 / step) for step in range(1, 901)]
+
+
+def test_a_study_ends_after_the_last_of_its_runs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+    terminate = MlflowClient.set_terminated
+
+    def watched(client: MlflowClient, run_id: str, *args: Any, **options: Any) -> None:
+        terminate(client, run_id, *args, **options)
+        ended.append(client.get_run(run_id).data.tags["key"])
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", watched)
+    beginnings = [beginning(STUDY_KEY, 1), beginning("trial-0", 1)]
+    record(store, "ends", [[*beginnings, end("trial-0", "complete"), end(STUDY_KEY, "complete")]])
+    assert ended == ["trial-0", STUDY_KEY]
