@@ -58,7 +58,7 @@ lint: install
 	@$(PY) -m mypy
 
 test: lint
-	@OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 torture: install
 	@OMP_NUM_THREADS=1 $(PY) -m tests.torture.driver $(ARGS)

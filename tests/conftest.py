@@ -46,6 +46,11 @@ def _keep_store_clean(event: str, args: tuple[object, ...]) -> None:
 sys.addaudithook(_keep_store_clean)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, so that nothing waits for them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+
+
 @pytest.fixture(autouse=True)
 def _denormal_numbers() -> Iterator[None]:
     """Commands turn them off in their process, which is that of other tests here."""
