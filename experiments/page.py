@@ -207,7 +207,13 @@ def _environment(cite: Callable[[Sentence], str], *, autoescape: bool) -> jinja2
         keep_trailing_newline=True,
     )
     environment.filters["cite"] = cite
+    environment.filters["in_table"] = _in_table
     return environment
+
+
+def _in_table(text: str) -> str:
+    """For a Markdown table, in which a bar would end the cell."""
+    return text.replace("|", "\\|")
 
 
 def _tidy(text: str) -> str:

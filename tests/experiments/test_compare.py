@@ -16,6 +16,7 @@ from experiments.report import write_report
 from experiments.results import Reader
 from experiments.scenario import DEFAULT_SCENARIO, load_scenario
 from experiments.words import money, rate, total
+from tests.experiments.markdown import tables_are_even
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Fake
@@ -251,6 +252,14 @@ def test_a_scenario_of_ones_own_changes_the_answer(store: Fake, tmp_path: Path) 
     assert "## Buy." in text
     assert "| Images a month | 1,000 |" in text
     assert "python experiments/compare.py --study demo --scenario small.toml\n" in text
+
+
+def test_bars_in_the_texts_of_a_scenario_break_no_table(store: Fake, tmp_path: Path) -> None:
+    mine = tmp_path / "mine|ours.toml"
+    mine.write_text(DEFAULT_SCENARIO.read_text().replace('name = "Azure', 'name = "A|Z, Azure'))
+    text = write_report("demo", store=store.folder, scenario=mine, out=tmp_path / "out").markdown.read_text()
+    assert "A\\|Z, Azure" in text
+    tables_are_even(text)
 
 
 def test_every_share_and_sum_of_the_report_is_in_the_json(folder: Path, markdown: str) -> None:

@@ -30,6 +30,7 @@ from experiments.runs import (
     regressions,
 )
 from experiments.runs_page import write_runs
+from tests.experiments.markdown import tables_are_even
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Fake
@@ -329,12 +330,18 @@ def test_the_page_goes_into_the_store_by_default(fresh_store: Fake, capsys: pyte
 
 
 def test_names_cannot_break_the_page(fresh_store: Fake, tmp_path: Path) -> None:
-    for name in ("<b>x</b>", "a/b"):
+    names = ("<b>x</b>", "a/b", "c|d")
+    for name in names:
         fresh_store.add(name=name)
-    _, paths = write_runs(["<b>x</b>", "a/b/trial-0"], None, store=fresh_store.place, results=tmp_path, out=tmp_path)
+    sides = [names[0], f"{names[1]}/trial-0", names[2]]
+    _, paths = write_runs(sides, None, store=fresh_store.place, results=tmp_path, out=tmp_path)
     html = paths.html.read_text()
     assert "&lt;b&gt;x&lt;/b&gt;" in html
     assert "<b>x</b>" not in re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    markdown = paths.markdown.read_text()
+    assert "| c\\|d |" in markdown
+    assert "'c|d'" in markdown  # in the command, which is no table
+    tables_are_even(markdown)
 
 
 def test_damaged_answers_are_as_good_as_none(fresh_store: Fake) -> None:
