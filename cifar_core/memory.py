@@ -26,7 +26,8 @@ class OutOfMemory(Exception):
 def keep_freed_memory() -> None:
     """Have freed blocks used again, however large, instead of given back to the kernel. Only glibc is told.
 
-    Each step frees and takes gigabytes, and the kernel would clear every page of them anew (mallopt(3), "Notes").
+    Each step frees and takes gigabytes, and the kernel would clear every page of them anew (mallopt(3), under
+    M_MMAP_THRESHOLD).
     """
     if libc := _glibc():
         libc.mallopt(_M_MMAP_MAX, 0)
