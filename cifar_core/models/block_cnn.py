@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, channels
 
 _POOLED = (1, 3, 5)  # blocks that end in a max-pool, counted from 1
 
@@ -45,5 +45,5 @@ def _block(inputs: int, outputs: int, *, pool: bool) -> nn.Sequential:
     """(N, C_in, H, W) -> (N, C_out, H, W), or half of H and W with a pool."""
     layers: list[nn.Module] = []
     for source in (inputs, outputs, outputs):
-        layers += [nn.Conv2d(source, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [Conv3x3(source, outputs, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(2)) if pool else nn.Sequential(*layers)

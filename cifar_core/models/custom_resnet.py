@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, channels
 
 _DROPOUT = 0.05
 
@@ -47,7 +47,7 @@ class _Residual(nn.Module):
 
 def _unit(inputs: int, outputs: int, *, pool: bool = False) -> nn.Sequential:
     """conv, pool where asked for, batch norm, ReLU, dropout."""
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)]
+    layers: list[nn.Module] = [Conv3x3(inputs, outputs, bias=False)]
     if pool:
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU(), Dropout(_DROPOUT))

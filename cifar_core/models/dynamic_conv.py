@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, channels
 
 _BRANCHES = 3
 
@@ -48,9 +48,7 @@ class _Block(nn.Module):
 
 
 def _branch(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.LeakyReLU(), nn.MaxPool2d(2)
-    )
+    return nn.Sequential(Conv3x3(inputs, outputs), nn.BatchNorm2d(outputs), nn.LeakyReLU(), nn.MaxPool2d(2))
 
 
 def _hidden_layer(inputs: int, outputs: int) -> list[nn.Module]:

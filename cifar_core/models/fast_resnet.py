@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models.layers import channels
+from cifar_core.models.layers import Conv3x3, channels
 
 _WHITENING = 12  # independent filters: the 3 x 2 x 2 values of a patch
 
@@ -56,10 +56,10 @@ class _Group(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.widen = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.widen = Conv3x3(inputs, outputs, bias=False)
         self.pool = nn.MaxPool2d(2)
         self.norm1 = _shift_only_norm(outputs)
-        self.refine = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.refine = Conv3x3(outputs, outputs, bias=False)
         self.norm2 = _shift_only_norm(outputs)
         self.activation = nn.GELU()
         # The convolutions start as identities on their first channels (Zagoruyko & Komodakis, DiracNets, 2017).

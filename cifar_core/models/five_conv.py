@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, channels
 
 
 class FiveConv(nn.Module):
@@ -36,5 +36,5 @@ class FiveConv(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, *, pool: bool) -> list[nn.Module]:
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    layers: list[nn.Module] = [Conv3x3(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU()]
     return [*layers, nn.MaxPool2d(2)] if pool else layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, channels
 
 
 class ThreeConv(nn.Module):
@@ -34,4 +34,4 @@ class ThreeConv(nn.Module):
 
 
 def _stage(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return [Conv3x3(inputs, outputs), nn.ReLU(), nn.MaxPool2d(2)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_core.models.layers import channels
+from cifar_core.models.layers import Conv3x3, channels
 
 
 class WideResNet(nn.Module):
@@ -17,7 +17,7 @@ class WideResNet(nn.Module):
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         c1, c2, c3 = (channels(base, width) for base in (64, 128, 256))
-        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.stem = Conv3x3(3, 16, bias=False)
         self.blocks = nn.Sequential(_Block(16, c1, stride=1), _Block(c1, c2, stride=2), _Block(c2, c3, stride=2))
         self.norm = nn.BatchNorm2d(c3)
         self.head = nn.Linear(c3, 10)
@@ -38,7 +38,7 @@ class _Block(nn.Module):
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(outputs, outputs, bias=False)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:

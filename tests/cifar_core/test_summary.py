@@ -28,13 +28,13 @@ def parts(summary: str) -> tuple[list[list[str]], dict[str, int]]:
 def test_summary_of_three_conv() -> None:
     assert model_summary(without_numbers("three_conv")) == (
         "layer         kind       output        weights\n"
-        "features.0    Conv2d     16 x 32 x 32      448\n"
+        "features.0    Conv3x3    16 x 32 x 32      448\n"
         "features.1    ReLU       16 x 32 x 32        0\n"
         "features.2    MaxPool2d  16 x 16 x 16        0\n"
-        "features.3    Conv2d     32 x 16 x 16    4,640\n"
+        "features.3    Conv3x3    32 x 16 x 16    4,640\n"
         "features.4    ReLU       32 x 16 x 16        0\n"
         "features.5    MaxPool2d  32 x 8 x 8          0\n"
-        "features.6    Conv2d     64 x 8 x 8     18,496\n"
+        "features.6    Conv3x3    64 x 8 x 8     18,496\n"
         "features.7    ReLU       64 x 8 x 8          0\n"
         "features.8    MaxPool2d  64 x 4 x 4          0\n"
         "features.9    Flatten    1024                0\n"
@@ -73,7 +73,7 @@ def test_weights_outside_the_layers_have_a_line_of_their_own() -> None:
 
 def test_custom_resnet_goes_through_its_layers_in_order() -> None:
     rows, totals = parts(model_summary(without_numbers("custom_resnet")))
-    shapes = [row[2] for row in rows if row[1] == "Conv2d"]
+    shapes = [row[2] for row in rows if row[1] == "Conv3x3"]
     assert shapes == [
         "64x32x32",
         *["128x32x32", "128x16x16", "128x16x16"],
