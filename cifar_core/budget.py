@@ -64,7 +64,7 @@ class Budget:
 def step_flops(recipe: Recipe) -> int:
     """FLOPs of one training step at the recipe's batch size: matrix products and convolutions, 2 a multiply-add.
 
-    The same on every machine.
+    As they are defined, and so the same on every machine: what a faster algorithm saves is time.
     """
     of_two_images = _two_image_flops(recipe.model, recipe.width)
     return recipe.batch_size * of_two_images // 2 + _update_flops(recipe.model, recipe.width, recipe.optimizer)

@@ -64,7 +64,7 @@ class _Convolution(torch.autograd.Function):
         filters = _transformed_filters(weight)
         output = images.new_empty(count, rows, _STRIDE, columns, _STRIDE, len(weight))
         for part in _parts(count, rows * columns):
-            product = torch.bmm(_transformed_images(images[part], rows, columns), filters)
+            product = torch.bmm(_transformed_images(images[part]), filters)
             tiles = _transform(_OF_OUTPUT, product.view(_POINTS, -1))
             output[part] = tiles.view(_STRIDE, _STRIDE, -1, rows, columns, len(weight)).permute(2, 3, 0, 4, 1, 5)
         pixels = output.view(count, rows * _STRIDE, columns * _STRIDE, len(weight))[:, :height, :width]
@@ -82,11 +82,13 @@ class _Convolution(torch.autograd.Function):
         of_images = torch.empty_like(images, memory_format=torch.contiguous_format)
         for part in _parts(count, rows * columns):
             uncropped = _framed(gradients[part], 0, rows * _STRIDE, columns * _STRIDE)
-            tiles = _transform(_OF_OUTPUT.T, _cut(uncropped, _STRIDE, rows, columns)).view(_POINTS, -1, len(weight))
-            of_filters.baddbmm_(_transformed_images(images[part], rows, columns).transpose(1, 2), tiles)
+            of_product = _transform(_OF_OUTPUT.T, _cut(uncropped, _STRIDE, rows, columns)).view(
+                _POINTS, -1, len(weight)
+            )
+            of_filters.baddbmm_(_transformed_images(images[part]).transpose(1, 2), of_product)
             if ctx.needs_input_grad[0]:
-                patches = _transform(_OF_INPUT.T, torch.bmm(tiles, filters).view(_POINTS, -1))
-                of_images[part] = _pasted(patches, rows, columns, channels)[:, 1 : height + 1, 1 : width + 1]
+                of_tiles = _transform(_OF_INPUT.T, torch.bmm(of_product, filters).view(_POINTS, -1))
+                of_images[part] = _pasted(of_tiles, rows, columns, channels)[:, 1 : height + 1, 1 : width + 1]
         of_weight = _transform(_OF_FILTER.T, of_filters.view(_POINTS, -1)).view(3, 3, channels, -1).permute(3, 2, 0, 1)
         return of_images.permute(0, 3, 1, 2) if ctx.needs_input_grad[0] else None, of_weight
 
@@ -107,8 +109,9 @@ def _transformed_filters(weight: Tensor) -> Tensor:
     return _transform(_OF_FILTER, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(_POINTS, channels, outputs)
 
 
-def _transformed_images(images: Tensor, rows: int, columns: int) -> Tensor:
-    """(N, H, W, C) -> (36, N * rows * columns, C)."""
+def _transformed_images(images: Tensor) -> Tensor:
+    """(N, H, W, C) -> (36, tiles, C)."""
+    rows, columns = _tiles_along(images.shape[1]), _tiles_along(images.shape[2])
     framed = _framed(images, 1, rows * _STRIDE + 2, columns * _STRIDE + 2)
     return _transform(_OF_INPUT, _cut(framed, _SIDE, rows, columns)).view(_POINTS, -1, images.shape[3])
 

@@ -19,11 +19,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from optuna.trial import FixedTrial
 
+from cifar_core import winograd
 from cifar_core.budget import affordable_watch, step_flops
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Split, Splits, load_train_val
@@ -46,6 +48,7 @@ from sweeps.tracking import MlflowTracker, RunLabel
 _ROUNDS = 8
 _STEPS = 4  # of each round
 _PAIRS = 2
+_TURNS = 4
 _LARGE_BATCH = 512
 _AUGMENTED = Recipe(optimizer="muon", learning_rate=0.1, momentum=0.6, cutout=8, color_jitter=0.2, mix="cutmix")
 
@@ -120,6 +123,23 @@ def _loop_alone(recipe: Recipe, batch: Split, hardware: Hardware, threads: int, 
     run = _bare_loop(recipe, Splits(train=batch, val=batch), hardware, _STEPS // 2)
     run()  # sets up kernels, and finds places
     return run(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def bench_winograd(data: Splits, hardware: Hardware) -> Iterator[str]:
+    """Bare loops with wide convolutions by Winograd's algorithm, as in training, against such without, in turns."""
+    yield "winograd: time of a step with wide 3x3 convolutions by Winograd's algorithm over that without, batch 256"
+    if hardware.device.type != "cpu" or hardware.bf16:
+        yield "  of a CPU in fp32 only"
+        return
+    for model in (*SPACES["full"].models, "custom_resnet"):
+        run = _bare_loop(Recipe(model=model, batch_size=256), data, hardware, _STEPS // 2)
+        ratios: list[float] = []
+        for _ in range(1 + _TURNS):
+            fast = run()
+            with mock.patch.object(winograd, "is_faster", return_value=False):
+                ratios.append(fast / run())
+        _, *ratios = ratios  # the first turn sets up kernels
+        yield f"  {model:20} {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
@@ -212,6 +232,7 @@ BENCHES: Mapping[str, Callable[[Splits, Hardware], Iterator[str]]] = MappingProx
     {
         "trainer": bench_trainer,
         "memory": bench_memory,
+        "winograd": bench_winograd,
         "trial": bench_trial,
         "overhead": bench_overhead,
         "resume": bench_resume,

@@ -10,7 +10,7 @@ from experiments import bench
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope"], "NAME must be one of trainer, memory, trial, overhead, resume, but got 'nope'"),
+        (["nope"], "NAME must be one of trainer, memory, winograd, trial, overhead, resume, but got 'nope'"),
         (["--threads", "0"], "argument --threads: must be a whole number of at least 1, but got '0'"),
     ],
 )
