@@ -157,3 +157,11 @@ def test_layer_computes_what_torchs_computes(
     expected = F.conv2d(inputs, layer.weight, layer.bias, padding=1)
     torch.testing.assert_close(layer(inputs), expected, atol=1e-4, rtol=0)
     assert len(calls) == taken
+
+
+def test_exported_layer_takes_batches_of_any_size() -> None:
+    layer = Conv3x3(128, 128, bias=False).eval()
+    images = torch.randn(16, 128, 8, 8, generator=seeded())
+    program = torch.export.export(layer, (images,), dynamic_shapes=({0: torch.export.Dim("images")},)).module()
+    for batch in (images, images[:3]):
+        torch.testing.assert_close(program(batch), layer(batch), atol=1e-4, rtol=0)
