@@ -106,6 +106,10 @@ _OUTSIDE = """() => [
     !element.parentElement.closest(".scroll, pre, .plot") && element.getBoundingClientRect().right > innerWidth + 1),
 ].map((element) => element.outerHTML.slice(0, 80))"""
 
+_SCROLLED = """() => [...document.querySelectorAll(".scroll")]
+  .filter((box) => box.scrollWidth > box.clientWidth + 1)
+  .map((box) => box.innerText.slice(0, 80))"""
+
 _TOO_WIDE_FOR_PAPER = """() => [...document.querySelectorAll("main table, main pre, main figure")]
   .filter((element) => element.getBoundingClientRect().right > innerWidth + 1)
   .map((element) => element.innerText.slice(0, 80))"""
@@ -187,6 +191,11 @@ def test_the_page_fits_the_screen_and_is_large_enough_to_read(visit: Visit, widt
     assert [text for text in texts if text["size"] < SMALLEST - 0.01] == []
 
 
+def test_no_table_needs_scrolling_on_a_desk(visit: Visit) -> None:
+    visit.show(DESK)
+    assert visit.ask(_SCROLLED) == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_legible_in_both_schemes(visit: Visit, scheme: str) -> None:
     visit.show(DESK, scheme=scheme)
@@ -216,6 +225,7 @@ def test_the_checks_find_what_is_wrong_with_a_page(browser: Browser, tmp_path: P
     path.write_text(
         "<!doctype html><body><main><p style='font-size: 9px'>small</p><p style='color: #999'>faint</p>"
         "<table><tr><td><div style='width: 3000px'>wide</div></td></tr></table>"
+        "<div class='scroll' style='overflow: auto'><table><tr><td><div style='width: 4000px'>wider</div></table></div>"
         "<div class='plot' id='plot-empty' style='width: 100px'><svg class='main-svg' width='100'></svg></div>"
         "<img src='https://example.invalid/picture.png'><script>nowhere()</script></main></body>"
     )
@@ -226,7 +236,8 @@ def test_the_checks_find_what_is_wrong_with_a_page(browser: Browser, tmp_path: P
     assert bad.ask(_EMPTY_FIGURES) == ["plot-empty"]
     assert bad.ask("() => document.scrollingElement.scrollWidth") > DESK
     assert [element[:4] for element in bad.ask(_OUTSIDE)] == ["<tab", "<tab", "<tbo", "<tr>", "<td>", "<div"]
-    assert len(bad.ask(_TOO_WIDE_FOR_PAPER)) == 1
+    assert bad.ask(_SCROLLED) == ["wider"]
+    assert len(bad.ask(_TOO_WIDE_FOR_PAPER)) == 2
     texts = {text["text"]: text for text in bad.ask(_TEXTS)}
     assert texts["small"]["size"] == 9
     assert texts["faint"]["contrast"] == pytest.approx(2.85, abs=0.01)
