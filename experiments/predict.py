@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from mlflow import MlflowClient
 from PIL import Image, ImageOps, UnidentifiedImageError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -31,14 +30,13 @@ from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.training import predict
 from experiments.results import Reader
 from sweeps.command_line import USAGE, OneLineParser, number
-from sweeps.console import percent
+from sweeps.console import answer_console, percent
 from sweeps.mlflow_runs import answering, every_run
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 
 _SIDE = 32  # pixels
 _LETTERS = 4  # of an id, at least
 _LISTED = 5  # runs in a message
-_UNBROKEN = 100_000  # columns of a line that nobody's terminal breaks
 
 
 class UsageError(Exception):
@@ -189,11 +187,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _show(paths: Sequence[Path], predictions: Predictions, top: int) -> None:
     """A line for each picture, and what to make of it."""
-    # rich's own test takes FORCE_COLOR for a terminal; in a file a line is a line, however long a name is.
-    here = sys.stdout.isatty()
-    console = Console(
-        force_terminal=here, width=None if here else _UNBROKEN, markup=False, emoji=False, highlight=False
-    )
+    console = answer_console()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("picture", no_wrap=True, overflow="ellipsis")
     table.add_column("class", no_wrap=True)

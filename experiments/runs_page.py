@@ -6,12 +6,10 @@ python experiments/compare.py --runs A B ... [--baseline X] [--store DIR] [--res
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,9 +18,8 @@ from experiments.page import Picture, References, ReportPaths, render_page, writ
 from experiments.reproductions import RESULTS, load_results
 from experiments.run_choice import choose
 from experiments.runs import Comparison, classes, conditions, parameters
+from sweeps.console import answer_console
 from sweeps.store import Store
-
-_UNBROKEN = 100_000  # columns of a line that nobody's terminal breaks
 
 
 def write_runs(
@@ -91,10 +88,7 @@ def command(names: Sequence[str], baseline: str | None) -> str:
 
 def show(comparison: Comparison) -> None:
     """Print the metrics of the sides, and what is worse than the baseline."""
-    here = sys.stdout.isatty()  # rich's own test takes FORCE_COLOR for a terminal
-    console = Console(
-        force_terminal=here, width=None if here else _UNBROKEN, markup=False, emoji=False, highlight=False
-    )
+    console = answer_console()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("")
     for side in comparison.sides:

@@ -68,6 +68,13 @@ class SweepView:
         return self.complete + self.pruned + self.failed
 
 
+def answer_console() -> Console:
+    """Standard output, for the one answer of a command that holds no sweep."""
+    here = sys.stdout.isatty()  # rich's own test takes FORCE_COLOR for a terminal
+    columns = None if here else 100_000  # in a file a line is a line, however long it is
+    return Console(force_terminal=here, width=columns, markup=False, emoji=False, highlight=False)
+
+
 class SweepConsole:
     """Writes what a sweep has to say; as a context manager it gives the terminal back whatever happens.
 
