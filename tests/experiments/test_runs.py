@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from experiments import compare, run_sentences
-from experiments.reproductions import load_results
+from experiments.reproductions import Result, load_results, write_result
 from experiments.run_choice import RunsError, choose
 from experiments.run_records import of_result
 from experiments.runs import (
@@ -46,6 +46,10 @@ def chosen(store: Fake, *names: str, baseline: str | None = None) -> Comparison:
 def judged(comparison: Comparison, key: str, at: int = 0) -> Judgement | None:
     metric = next(m for m in METRICS if m.key == key)
     return judge(metric, comparison.others[at], comparison.reference)
+
+
+def result_of(name: str) -> Result:
+    return next(r for r in RESULTS if (r.name, r.seed) == (name, 0))
 
 
 def run_of(store: Fake, name: str, key: str) -> str:
@@ -82,9 +86,18 @@ def test_the_id_of_a_study_stands_for_the_study(rivals: Fake) -> None:
 
 
 def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
-    assert main(tmp_path, "--runs", "five_conv-seed0", "three_conv-seed0", results=True) == 0
+    five, three = (result_of(name) for name in ("five_conv", "three_conv"))
+    assert five.test is not None
+    assert three.test is not None
+    half = replace(five, epochs_run=20.0, curve=tuple(p for p in five.curve if p.epoch <= 20))
+    results = tmp_path / "results"
+    results.mkdir()
+    for result in (half, three):
+        write_result(results / f"{result.name}-seed0.json", result)
+    assert main(tmp_path, "--runs", "five_conv-seed0", "three_conv-seed0", results=results) == 0
     text = (tmp_path / "out" / "runs.md").read_text()
-    assert "three_conv-seed0 is worse than five_conv-seed0 (-18.12 points)" in text
+    worse = 100 * (three.test.accuracy - five.test.accuracy)
+    assert f"three_conv-seed0 is worse than five_conv-seed0 ({worse:.2f} points)" in text
     assert "answers to single images: not stored for five_conv-seed0" in text
     assert "five_conv-seed0 ran 20 of 40 planned epochs." in text
     assert "three_conv-seed0 kept its best weights" in text
@@ -263,7 +276,7 @@ def test_classes_are_on_the_best_split_that_all_sides_have(rivals: Fake) -> None
 
 
 def test_a_result_of_a_reproduction_has_what_a_run_has() -> None:
-    result = next(r for r in RESULTS if (r.name, r.seed) == ("three_conv", 0))
+    result = result_of("three_conv")
     found = of_result(result, None)
     assert result.test is not None
     assert found.metrics["test/accuracy"] == result.test.accuracy
@@ -276,10 +289,13 @@ def test_a_result_of_a_reproduction_has_what_a_run_has() -> None:
 # ------------------------------------------------------------------ the page
 
 
-def main(tmp_path: Path, *arguments: str, store: Path | None = None, results: bool = False) -> int:
-    places = ["--store", str(store or tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
-    places += [] if results else ["--results", str(tmp_path / "none")]
-    return compare.main([*arguments, *places])
+def main(tmp_path: Path, *arguments: str, store: Path | None = None, results: Path | None = None) -> int:
+    places = {
+        "--store": store or tmp_path / "nowhere",
+        "--results": results or tmp_path / "none",
+        "--out": tmp_path / "out",
+    }
+    return compare.main([*arguments, *(str(word) for option in places.items() for word in option)])
 
 
 def test_regressions_are_marked_and_leave_the_exit_code_alone(
