@@ -36,7 +36,7 @@ from sweeps.plan import Plan, measure_speed, narrowed, steps_paid
 from sweeps.presets import PRESETS, Preset, fixed_epochs
 from sweeps.provenance import ROOT, provenance
 from sweeps.recipes import expand, read_recipe
-from sweeps.search_space import SPACES, comparable
+from sweeps.search_space import SPACES, SearchSpace, comparable
 from sweeps.status import load_study, read_status
 from sweeps.store import DEFAULT_STORE, Store, StoreError, folder_name
 from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, check_opens, open_study
@@ -393,8 +393,7 @@ class _Stopper:
         self.signal = number
 
 
-def _listing(table: object, default: str) -> str:
-    assert isinstance(table, dict) or hasattr(table, "items")
+def _listing(table: Mapping[str, Preset] | Mapping[str, SearchSpace], default: str) -> str:
     entries = "; ".join(f"{name}: {entry.description}" for name, entry in table.items())
     return f"{entries} (default: {default})".replace("%", "%%")
 
