@@ -147,8 +147,13 @@ def _span(size: int, fraction: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _beta(alpha: float, generator: torch.Generator) -> Tensor:
-    """One draw from Beta(alpha, alpha), as a ratio of Gamma draws."""
-    concentration = torch.full((2,), alpha, device=generator.device, dtype=torch.float64)
-    first, second = torch._standard_gamma(concentration, generator=generator)
-    share: Tensor = first / (first + second)
-    return share.float()
+    """One draw from Beta(alpha, alpha), made of two uniform ones and without float64, which some devices lack.
+
+    It is a Student's t with 2 alpha degrees of freedom, drawn by the polar method (Bailey, 1994), squeezed into [0, 1]
+    (Devroye, "Random variate generation in one line of code", 1996).
+    """
+    radius, turn = _uniform(2, generator)
+    cosine = (2 * math.pi * turn).cos()
+    ratio = (-radius.log() / alpha).expm1() * cosine**2  # t squared over its degrees of freedom
+    share: Tensor = 0.5 + cosine.sign() / (2 * (1 + 1 / ratio).sqrt())
+    return share
