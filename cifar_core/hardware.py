@@ -42,6 +42,9 @@ class Hardware:
         if not here[chosen]:
             present = ", ".join(kind for kind, is_here in here.items() if is_here)
             raise HardwareError(f"device {name!r} is not on this machine; it has {present}")
+        if chosen == "cuda":
+            # Without it torch refuses products under `kernels(deterministic=True)`, and reads it at the first product.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         return cls(torch.device(chosen), _native_bf16(chosen))
 
     @property
@@ -60,7 +63,6 @@ class Hardware:
         if not deterministic or torch.are_deterministic_algorithms_enabled():
             yield
             return
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch insists on it where there is CUDA
         torch.use_deterministic_algorithms(True)
         try:
             yield

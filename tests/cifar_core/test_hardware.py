@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -12,9 +13,12 @@ from torch import nn
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
 
 CPU = torch.device("cpu")
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool, capability: tuple[int, int] = (9, 0)) -> None:
+    monkeypatch.setenv(CUBLAS, "")  # so that whatever is set later is undone
+    monkeypatch.delenv(CUBLAS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -43,6 +47,18 @@ def test_auto_takes_the_best(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: b
     assert Hardware.detect().device.type == best
     assert Hardware.detect("auto") == Hardware.detect(best)
     assert Hardware.detect("cpu").device == CPU
+
+
+@pytest.mark.parametrize(("set_before", "expected"), [({}, ":4096:8"), ({CUBLAS: ":16:8"}, ":16:8")])
+def test_cublas_is_told_to_be_deterministic_before_its_first_product(
+    monkeypatch: pytest.MonkeyPatch, set_before: dict[str, str], expected: str
+) -> None:
+    pretend(monkeypatch, cuda=True, mps=False)
+    os.environ.update(set_before)
+    Hardware.detect("cpu")
+    assert os.environ.get(CUBLAS) == set_before.get(CUBLAS)
+    Hardware.detect("cuda")
+    assert os.environ[CUBLAS] == expected
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
