@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,11 +64,16 @@ class Hardware:
         if not deterministic or torch.are_deterministic_algorithms_enabled():
             yield
             return
+        settings: Any = torch.utils.deterministic  # torch's types leave out what is set here
+        filling = settings.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True)
+        # Filling new memory helps against code that reads it before it writes, and would take a tenth of a step.
+        settings.fill_uninitialized_memory = False
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(False)
+            settings.fill_uninitialized_memory = filling
 
     def place(self, model: nn.Module) -> nn.Module:
         """`model` on the device, with the channels last in memory, as convolutions want them."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -203,12 +204,17 @@ def test_the_best_weights_are_kept_where_the_recipe_says_so(data: Splits) -> Non
 
 
 def test_only_deterministic_kernels_are_used_where_the_recipe_says_so(data: Splits) -> None:
+    deterministic: Any = torch.utils.deterministic
+
+    def settings() -> tuple[bool, bool]:
+        return torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
+
     seen = []
     state = TrainState.create(replace(SMALL, deterministic=True), data, FP32)
-    state.model.register_forward_hook(lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    state.model.register_forward_hook(lambda *_: seen.append(settings()))
     list(train(state, data, Watch((), (), ())))
-    assert seen == [True] * 16
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert seen == [(True, False)] * 16
+    assert settings() == (False, True)
     other, _ = run(SMALL, data)
     assert identical(snapshot(state), snapshot(other))  # on a CPU all kernels are
 
