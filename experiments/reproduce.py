@@ -185,7 +185,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, setting: Setting)
     run = _Run(name, recipe, setting)
     goal = run.steps if epochs is None else min(run.steps, round(epochs / recipe.epochs * run.steps))
     if run.recall() and run.step >= goal and run.tested is not None:
-        run.say(f"nothing is left to do, {run.path} holds {run.epochs} epochs")
+        run.say(f"nothing is left to do, {run.path} reaches to epoch {run.epochs}")
         return
     run.begin()
     try:
@@ -329,7 +329,7 @@ class _Run:
         tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())
         self.tested = Tested.of(predictions)
         write_result(self.path, self.result())
-        self.say(f"{percent(predictions.accuracy, 2)} of the test set after {self.epochs} epochs; {self.path}")
+        self.say(f"{percent(predictions.accuracy, 2)} of the test set after epoch {self.epochs}; {self.path}")
 
     def result(self) -> Result:
         """The run as it stands now; it must have a point."""
@@ -397,7 +397,7 @@ class _Run:
             return None
         self.curve = [point for point in self.curve if point.step <= state.step]
         self.validation_seconds = state.validation_seconds
-        self.say(f"goes on after {self.epochs} epochs")
+        self.say(f"goes on after epoch {self.epochs}")
         return state
 
     def _record_look(self) -> None:

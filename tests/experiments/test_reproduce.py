@@ -257,7 +257,7 @@ class TestWholeRun:
             for arguments in ((), ("--epochs", "2"), ("--epochs", "100")):
                 assert place.call(*arguments) == 0
                 said = capsys.readouterr().out.splitlines()
-                assert said[-1] == f"three_conv seed 0: nothing is left to do, {path} holds 3 epochs"
+                assert said[-1] == f"three_conv seed 0: nothing is left to do, {path} reaches to epoch 3"
             assert (path.read_bytes(), place.looks()) == (before, looks)
 
     def test_what_is_said(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +270,7 @@ class TestWholeRun:
         ]
         accuracy = place.written()["test"]["accuracy"]
         path = place.results / "three_conv-seed0.json"
-        assert last == f"three_conv seed 0: {100 * accuracy:.2f} % of the test set after 3 epochs; {path}"
+        assert last == f"three_conv seed 0: {100 * accuracy:.2f} % of the test set after epoch 3; {path}"
 
     def test_seeds_are_runs_of_their_own(self, place: Place) -> None:
         assert place.call("--seeds", "2", "--epochs", "1") == 0
@@ -307,7 +307,7 @@ class TestPart:
         assert place.call("--epochs", "1.5") == 0
         assert place.written()["epochs_run"] == 1.75
         assert place.call() == 0
-        assert "three_conv seed 0: goes on after 1.75 epochs" in capsys.readouterr().out.splitlines()
+        assert "three_conv seed 0: goes on after epoch 1.75" in capsys.readouterr().out.splitlines()
         check_same(place, undisturbed[watched])
 
     def test_epochs_that_are_no_whole_steps(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -385,7 +385,7 @@ class TestInterruption:
         assert place.call() == 0
         said = capsys.readouterr().out
         assert f"{newest[0]}: SHA-256 must be " in said
-        assert ("three_conv seed 0: goes on after 1.75 epochs" in said) == (bad == 1)
+        assert ("three_conv seed 0: goes on after epoch 1.75" in said) == (bad == 1)
         check_same(place, undisturbed["validation"])
 
     def test_without_its_file_a_run_begins_again_and_can_be_interrupted_as_before(
@@ -404,7 +404,7 @@ class TestInterruption:
         line = f"three_conv seed 0: begins again, as {path} does not hold its points up to step 8"
         assert line in capsys.readouterr().out.splitlines()
         assert place.call() == 0
-        assert "three_conv seed 0: goes on after 1 epochs" in capsys.readouterr().out.splitlines()
+        assert "three_conv seed 0: goes on after epoch 1" in capsys.readouterr().out.splitlines()
         check_same(place, undisturbed["validation"])
 
     @pytest.mark.parametrize("content", [None, "", "[]", "{", '{"schema": 2}'])
