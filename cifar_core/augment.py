@@ -149,8 +149,8 @@ def _span(size: int, fraction: Tensor, generator: torch.Generator) -> Tensor:
 def _beta(alpha: float, generator: torch.Generator) -> Tensor:
     """One draw from Beta(alpha, alpha), made of two uniform ones and without float64, which some devices lack.
 
-    It is a Student's t with 2 alpha degrees of freedom, drawn by the polar method (Bailey, 1994), squeezed into [0, 1]
-    (Devroye, "Random variate generation in one line of code", 1996).
+    It is a Student's t with 2 alpha degrees of freedom (Bailey, "Polar generation of random variates with the
+    t-distribution", 1994), squeezed into [0, 1] (Devroye, "Random variate generation in one line of code", 1996).
     """
     radius, turn = _uniform(2, generator)
     cosine = (2 * math.pi * turn).cos()
