@@ -67,7 +67,7 @@ class Hardware:
         settings: Any = torch.utils.deterministic  # torch's types leave out what is set here
         filling = settings.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True)
-        # Filling new memory helps against code that reads it before it writes, and would take a tenth of a step.
+        # Filling new memory helps against code that reads before it writes, and costs a tenth of dynamic_conv's step.
         settings.fill_uninitialized_memory = False
         try:
             yield
