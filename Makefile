@@ -50,7 +50,7 @@ report: install
 	@$(PY) experiments/compare.py $(ARGS)
 
 bench: install
-	@$(PY) -m experiments.bench $(ARGS)
+	@$(PY) -m experiments.benchmarks.trainer $(ARGS)
 
 lint: install
 	@$(PY) -m ruff check .

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_core.metrics import CLASS_COUNT
+from cifar_core.evaluation.metrics import CLASS_COUNT
 from cifar_core.models import build_shapes
 from cifar_core.optim import build_optimizer
 from cifar_core.recipe import Recipe

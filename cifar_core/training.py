@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_core.augment import augment, mix
 from cifar_core.data import MEAN, STD, Split, Splits
+from cifar_core.data.augment import augment, mix
+from cifar_core.evaluation.metrics import CLASS_COUNT, Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.memory import fitting
-from cifar_core.metrics import CLASS_COUNT, Predictions
 from cifar_core.models import build_model
 from cifar_core.models.layers import Dropout
 from cifar_core.optim import Setting, build_optimizer, schedule, set_schedule

@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_core.recipe import RecipeError
-from experiments.published import PublishedError
+from experiments.comparison.page import show, write_runs
+from experiments.comparison.selection import LETTERS, RunsError
+from experiments.reading.published import PublishedError
+from experiments.reading.results import RESULTS, ResultError
+from experiments.reading.scenario import DEFAULT_SCENARIO, ScenarioError
 from experiments.report import write_report
-from experiments.reproductions import RESULTS, ResultError
-from experiments.run_choice import LETTERS, RunsError
-from experiments.runs_page import show, write_runs
-from experiments.scenario import DEFAULT_SCENARIO, ScenarioError
-from experiments.systems_page import write_systems
+from experiments.systems.page import write_systems
 from sweeps.command_line import USAGE, OneLineParser
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scenario",
         type=Path,
         metavar="FILE",
-        help="volume, bars, horizon, people and vendors (default: experiments/scenario.toml, to be copied)",
+        help="volume, bars, horizon, people and vendors (default: experiments/data/scenario.toml, to be copied)",
     )
     parser.add_argument(
         "--runs",
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         default=RESULTS,
         metavar="DIR",
-        help="what experiments/reproduce.py wrote (default: experiments/results)",
+        help="what experiments/reproduce.py wrote (default: experiments/data/results)",
     )
     parser.add_argument(
         "--out",

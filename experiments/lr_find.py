@@ -22,16 +22,16 @@ from matplotlib.figure import Figure
 
 from cifar_core.checkpoint import write_atomically
 from cifar_core.data import DataError, load_train_val
-from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
 from cifar_core.recipe import RecipeError
+from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number
 from sweeps.console import SweepConsole
-from sweeps.provenance import provenance
-from sweeps.recipes import SYSTEMS, read_recipe
 from sweeps.store import DEFAULT_STORE, Store, StoreError
-from sweeps.tracking import MlflowTracker, RunLabel, Tracker
+from sweeps.tracking.provenance import provenance
+from sweeps.tracking.tracker import MlflowTracker, RunLabel, Tracker
 
 EXPERIMENT = "range-tests"  # of MLflow
 _INK, _MARK = "#1f4e8c", "#c62828"

@@ -24,15 +24,15 @@ from torch import Tensor
 from cifar_core.checkpoint import CheckpointError, load_weights
 from cifar_core.data import CLASSES, Split
 from cifar_core.errors import first_line
+from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware, HardwareError
-from cifar_core.metrics import Predictions
 from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.training import predict
-from experiments.results import Reader
+from experiments.reading.studies import Reader
 from sweeps.command_line import USAGE, OneLineParser, number
 from sweeps.console import answer_console, percent
-from sweeps.mlflow_runs import answering, every_run
 from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.tracking.mlflow_client import answering, every_run
 
 _SIDE = 32  # pixels
 _LETTERS = 4  # of an id, at least

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import captions, cost_sentences, system_sentences, words
-from experiments.heads import heads_of, pruning_sentence
-from experiments.measures import Measures, measure
-from experiments.page import References, ReportPaths, render_page, write_files
-from experiments.published import DEFAULT_PATH, Dated, Published, load_published
-from experiments.report_numbers import numbers_json
-from experiments.report_pictures import draw
-from experiments.reproductions import RESULTS, load_recipes, load_results
-from experiments.results import Reader, Study
-from experiments.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
-from experiments.sensitivity import flip_sentences, swings
-from experiments.systems import System, side_by_side
-from experiments.verdict import decide
+from experiments.decision.measures import Measures, measure
+from experiments.decision.sensitivity import flip_sentences, swings
+from experiments.decision.verdict import decide
+from experiments.pages import text as words
+from experiments.pages.page import References, ReportPaths, render_page, write_files
+from experiments.reading.published import DEFAULT_PATH, Dated, Published, load_published
+from experiments.reading.results import RESULTS, load_recipes, load_results
+from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
+from experiments.reading.studies import Reader, Study
+from experiments.sections import captions, cost_sentences
+from experiments.sections.heads import heads_of, pruning_sentence
+from experiments.sections.report_numbers import numbers_json
+from experiments.sections.report_pictures import draw
+from experiments.systems import sentences as system_sentences
+from experiments.systems.reproduction import System, side_by_side
 from sweeps.store import DEFAULT_STORE, Store
 
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to

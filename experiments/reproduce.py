@@ -37,15 +37,16 @@ from cifar_core.data import (
     load_test,
     load_train,
 )
-from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.lr_finder import RangeTestError, settle
-from cifar_core.metrics import Predictions
 from cifar_core.models import parameter_count
 from cifar_core.recipe import FIXED_SPLIT, Recipe, RecipeError
+from cifar_core.recipes import SYSTEMS, expand, read_recipe
 from cifar_core.training import Progress, TrainState, Watch, predict, total_steps, train
 from experiments.lr_find import log_range_test
-from experiments.reproductions import (
+from experiments.reading.results import (
     RESULTS,
     Point,
     Result,
@@ -54,15 +55,14 @@ from experiments.reproductions import (
     read_result,
     write_result,
 )
-from sweeps import artifacts
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
 from sweeps.executors.protocol import Outcome
 from sweeps.executors.protocol import Point as RunPoint
-from sweeps.provenance import provenance
-from sweeps.recipes import SYSTEMS, expand, read_recipe
 from sweeps.store import DEFAULT_STORE, Store, StoreError
-from sweeps.tracking import MlflowTracker, RunLabel, Tracker
+from sweeps.tracking import artifacts
+from sweeps.tracking.provenance import provenance
+from sweeps.tracking.tracker import MlflowTracker, RunLabel, Tracker
 
 EXPERIMENT = "systems"  # of MLflow
 
@@ -168,7 +168,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=positive_int, default=1, metavar="K", help="runs of each (default: 1)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: experiments/results")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="DIR", help="default: experiments/data/results"
+    )
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
     parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
     return parser

@@ -15,7 +15,7 @@ from sweeps.executors.protocol import Job
 from sweeps.plan import CONFIRM_VALIDATIONS
 from sweeps.runs import RunMaker, SweepRun
 from sweeps.study import derive_seed
-from sweeps.tracking import RunLabel, Tracker
+from sweeps.tracking.tracker import RunLabel, Tracker
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,13 @@ from sweeps.executors.protocol import (
     Progressed,
     Unkept,
 )
-from sweeps.mlflow_runs import STUDY_KEY
 from sweeps.plan import EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, narrowed
 from sweeps.progress import Progress, Stage
 from sweeps.runs import RunMaker, SweepRun
 from sweeps.store import Store, StoreError
 from sweeps.study import begun, derive_seed
-from sweeps.tracking import RunLabel, Tracker
+from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.tracking.tracker import RunLabel, Tracker
 
 _ATTEMPTS = 3  # of a run whose worker dies, without getting any further
 _POLL_SECONDS = 0.25

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from cifar_core.budget import Budget, step_flops
+from cifar_core.evaluation.metrics import CLASS_COUNT
 from cifar_core.hardware import Hardware
-from cifar_core.metrics import CLASS_COUNT
 from cifar_core.models import build_model
 from cifar_core.optim import build_optimizer
 from cifar_core.recipe import Recipe

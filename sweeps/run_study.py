@@ -18,30 +18,30 @@ from types import FrameType
 
 import torch
 
-from cifar_core import pictures
 from cifar_core.budget import Budget, BudgetError
 from cifar_core.data import DataError, load_train_val
-from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.evaluation import pictures
 from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.memory import release
 from cifar_core.recipe import Recipe, RecipeError
+from cifar_core.recipes import expand, read_recipe
+from sweeps.checks.status import load_study, read_status
+from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.local import LocalExecutor
-from sweeps.journal import waiting
-from sweeps.lease import LeaseError, hold, holder
-from sweeps.mlflow_runs import check_answers
+from sweeps.lock import LeaseError, hold, holder
 from sweeps.plan import Plan, measure_speed, narrowed, steps_paid
 from sweeps.presets import PRESETS, Preset, fixed_epochs
-from sweeps.provenance import ROOT, provenance
-from sweeps.recipes import expand, read_recipe
 from sweeps.search_space import SPACES, SearchSpace, comparable
-from sweeps.status import load_study, read_status
 from sweeps.store import DEFAULT_STORE, Store, StoreError, folder_name
 from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, check_opens, open_study
-from sweeps.tracking import MlflowTracker
-from sweeps.verify import findings
+from sweeps.tracking.mlflow_client import check_answers
+from sweeps.tracking.mlflow_queue import waiting
+from sweeps.tracking.provenance import ROOT, provenance
+from sweeps.tracking.tracker import MlflowTracker
 
 _TAKEN = ("systems", "range-tests")  # experiments of reproduce.py and lr_find.py
 _STUDY_LETTERS = 200  # of 255 that a file system allows
@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="RECIPE",
-        help="recipes to try before others: names in experiments/recipes, 'systems' for the five published ones, or "
+        help="recipes to try before others: names in cifar_core/recipes, 'systems' for the five published ones, or "
         "files in TOML (default: 'systems' with --space systems, else none)",
     )
     search.add_argument(

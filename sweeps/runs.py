@@ -17,7 +17,7 @@ from sweeps.console import RunningTrial
 from sweeps.executors.protocol import Job, Point
 from sweeps.plan import LOSS_POINTS, Plan
 from sweeps.store import Store
-from sweeps.tracking import RunLabel
+from sweeps.tracking.tracker import RunLabel
 
 
 @dataclass(slots=True)

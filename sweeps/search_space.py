@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import BaseTrial
 
 from cifar_core.recipe import FIXED_SPLIT, MIXES, Recipe
-from sweeps.recipes import SYSTEMS
+from cifar_core.recipes import SYSTEMS
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_core import winograd
+from cifar_core.models import winograd
 
 
 def channels(base: int, width: float) -> int:

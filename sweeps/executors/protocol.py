@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cifar_core.metrics import Predictions
+from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress, Watch
 

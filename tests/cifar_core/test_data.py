@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cifar_core import data
 from cifar_core.data import DataError, Split
-from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.data.download import default_data_dir, ensure_cifar10
 
 SMALL_IMAGES = 100
 

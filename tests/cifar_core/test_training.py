@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cifar_core.data import MEAN, STD, Split, Splits, synthetic_splits
+from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
-from cifar_core.metrics import Predictions
 from cifar_core.models import MODELS, build_model
 from cifar_core.optim import schedule
 from cifar_core.recipe import OPTIMIZERS, Recipe, RecipeError

@@ -21,11 +21,11 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric, Param
 from PIL import Image
 
-from cifar_core.serving import Timing
-from experiments.measures import Measures, measure
-from experiments.published import Published, load_published
-from experiments.results import Reader
-from experiments.scenario import Scenario, load_scenario
+from cifar_core.evaluation.serving import Timing
+from experiments.decision.measures import Measures, measure
+from experiments.reading.published import Published, load_published
+from experiments.reading.scenario import Scenario, load_scenario
+from experiments.reading.studies import Reader
 from sweeps.store import Store
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

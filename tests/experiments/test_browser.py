@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from experiments.page import ReportPaths
+from experiments.comparison.page import write_runs
+from experiments.pages.page import ReportPaths
 from experiments.report import write_report
-from experiments.runs_page import write_runs
-from experiments.systems_page import write_systems
+from experiments.systems.page import write_systems
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Fake

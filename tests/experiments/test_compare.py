@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from experiments import compare, report
-from experiments.published import load_published
+from experiments.pages.text import money, rate, total
+from experiments.reading.published import load_published
+from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario
+from experiments.reading.studies import Reader
 from experiments.report import write_report
-from experiments.results import Reader
-from experiments.scenario import DEFAULT_SCENARIO, load_scenario
-from experiments.words import money, rate, total
 from tests.experiments.markdown import tables_are_even
 
 if TYPE_CHECKING:

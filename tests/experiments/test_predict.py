@@ -22,7 +22,7 @@ from cifar_core.training import TrainState, predict
 from experiments import predict as command
 from experiments.predict import KnownRun, UsageError, find_run, read_image
 from sweeps.store import Store
-from sweeps.tracking import MlflowTracker, RunLabel
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 CPU = Hardware.detect("cpu")

@@ -19,13 +19,13 @@ from mlflow.entities import Run
 from cifar_core import training
 from cifar_core.checkpoint import Checkpoints, load_weights
 from cifar_core.data import CLASSES, Split, Splits, hold_out, synthetic_splits
+from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import RangeTestError
-from cifar_core.metrics import Predictions
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, predict
 from experiments import reproduce
-from experiments.reproductions import load_results
+from experiments.reading.results import load_results
 from sweeps.store import Store
 
 # 64 images to train on and 16 for validation: 4 steps an epoch, and points of the loss after 3 of them.

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.intervals import Estimate
-from experiments.significance import FEW, gap_interval, holm, mcnemar, welch
+from experiments.stats import FEW, Estimate, gap_interval, holm, mcnemar, welch
 
 RIGHT = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)
 

@@ -47,7 +47,7 @@ from sweeps.presets import Preset
 from sweeps.search_space import SPACES
 from sweeps.store import Store
 from sweeps.study import PRUNERS
-from sweeps.tracking import MemoryRun, MemoryTracker
+from sweeps.tracking.tracker import MemoryRun, MemoryTracker
 
 TRAIN_IMAGES = 256
 CPU = Hardware(torch.device("cpu"), bf16=False)

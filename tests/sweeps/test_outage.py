@@ -18,9 +18,9 @@ import pytest
 from mlflow import MlflowClient
 
 from sweeps.executors.protocol import Outcome, Point
-from sweeps.journal import waiting
 from sweeps.store import Store
-from sweeps.tracking import MlflowTracker, RunLabel
+from sweeps.tracking.mlflow_queue import waiting
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 STUDY = RunLabel(key="study", name="s", tags={"stage": "study"}, params={})
 TRIAL = RunLabel(key="trial-0", name="t", tags={"stage": "search"}, params={"model": "five_conv"}, files={"r": b"r"})

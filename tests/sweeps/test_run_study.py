@@ -20,17 +20,17 @@ from mlflow.exceptions import MlflowException
 from cifar_core.budget import Budget
 from cifar_core.data import Splits, synthetic_splits
 from cifar_core.recipe import Recipe
+from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps import run_study
+from sweeps.checks.status import mlflow_client, runs_of
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
-from sweeps.journal import Entry
 from sweeps.plan import Plan
 from sweeps.presets import PRESETS
-from sweeps.recipes import SYSTEMS, read_recipe
 from sweeps.run_study import build_parser, main
 from sweeps.search_space import SPACES, comparable
-from sweeps.status import mlflow_client, runs_of
 from sweeps.store import Store
-from sweeps.tracking import MlflowTracker, RunLabel
+from sweeps.tracking.mlflow_queue import Entry
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

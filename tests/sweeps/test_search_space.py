@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial
 
 from cifar_core.models import MODELS, build_model
 from cifar_core.recipe import MIXES, OPTIMIZERS, Recipe
-from sweeps.recipes import SYSTEMS, read_recipe
+from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps.search_space import OPTIMIZER_SCALES, SPACES, SearchSpace, comparable
 
 LEFT_ALONE: dict[str, Any] = {"bn_momentum": 0.3, "epochs": 3.5, "schedule": "cosine", "warmup": 0.1, "seed": 7}

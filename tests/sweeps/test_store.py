@@ -11,9 +11,9 @@ from urllib.parse import unquote, urlparse
 import optuna
 import pytest
 
-from experiments.results import Reader
+from experiments.reading.studies import Reader
 from sweeps.store import DEFAULT_STORE, Store, StoreError
-from sweeps.tracking import MlflowTracker, RunLabel
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 STUDY = "100 % größe #1?"
 

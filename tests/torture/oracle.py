@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from cifar_core.budget import affordable_watch
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import load_train_val
-from cifar_core.download import default_data_dir
+from cifar_core.data.download import default_data_dir
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, train

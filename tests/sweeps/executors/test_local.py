@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cifar_core.checkpoint import Checkpoints
-from cifar_core.download import default_data_dir, ensure_cifar10
+from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import Watch, evenly

@@ -1,0 +1,110 @@
+"""Pictures of images and of what a network makes of them, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from cifar_core.data import CLASSES, Split
+from cifar_core.evaluation.metrics import Predictions
+from cifar_core.evaluation.torchvision_cpu import torchvision
+
+_SCALE = 3  # screen pixels a pixel of a 32 x 32 image
+_CAPTION = 20  # screen pixels of height
+_GAP = 8
+_INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#c62828", "#ffffff"
+
+
+def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
+    """The first images of `split` with their classes."""
+    count = min(rows * columns, len(split))
+    captions = [(CLASSES[int(label)], _INK) for label in split.labels[:count]]
+    return _grid(split.images[:count], captions, columns)
+
+
+def unlabelled(images: Tensor, columns: int = 8) -> bytes:
+    """Images (N, 3, H, W) in [0, 1], as a network meets them in training, before normalisation."""
+    grid = torchvision.utils.make_grid(images.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
+    picture = Image.fromarray((grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    return _png(picture.resize((picture.width * _SCALE, picture.height * _SCALE), Image.Resampling.NEAREST))
+
+
+def confident_mistakes(split: Split, predictions: Predictions, rows: int = 3, columns: int = 6) -> bytes:
+    """The wrong predictions that were made with most confidence, each titled "predicted (true)"."""
+    indices = predictions.confident_mistakes(rows * columns)
+    captions = [_caption(predictions, int(index)) for index in indices]
+    return _grid(split.images[indices], captions, columns)
+
+
+def predictions_grid(split: Split, predictions: Predictions, rows: int = 4, columns: int = 5) -> bytes:
+    """The first images of `split`, each titled "predicted (true)", green where right and red where wrong."""
+    count = min(rows * columns, len(split))
+    captions = [_caption(predictions, index) for index in range(count)]
+    return _grid(split.images[:count], captions, columns)
+
+
+def one_prediction(split: Split, predictions: Predictions, index: int) -> bytes:
+    """Image `index` titled "predicted (true)", green where right and red where wrong."""
+    return _grid(split.images[index : index + 1], [_caption(predictions, index)], 1, scale=6)
+
+
+def confusion(matrix: Tensor) -> bytes:
+    """Counts (10, 10), true classes down and predicted ones across, each row shaded by its share."""
+    cell, left, top = 60, 96, 34
+    size = len(CLASSES) * cell
+    picture = Image.new("RGB", (left + size + 2, top + size + 24), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    font, small = ImageFont.load_default(13), ImageFont.load_default(11)
+    shares = matrix.double() / matrix.sum(1, keepdim=True).clamp_min(1)
+    draw.text((left + size / 2, top + size + 12), "predicted class", _INK, font, "mm")
+    draw.text((4, top / 2), "true class", _INK, font, "lm")
+    for row, name in enumerate(CLASSES):
+        draw.text((left - 6, top + (row + 0.5) * cell), name, _INK, font, "rm")
+        draw.text((left + (row + 0.5) * cell, top / 2), name, _INK, small, "mm")
+        for column in range(len(CLASSES)):
+            share = shares[row, column].item()
+            tint = (46, 125, 50) if row == column else (198, 40, 40)
+            strength = share if row == column else min(1.0, share * 3)
+            colour = tuple(round(255 + (channel - 255) * strength) for channel in tint)
+            corner = (left + column * cell, top + row * cell)
+            draw.rectangle((*corner, corner[0] + cell - 2, corner[1] + cell - 2), fill=colour)
+            ink = "#ffffff" if strength > 0.6 else _INK
+            centre = (corner[0] + cell / 2 - 1, corner[1] + cell / 2 - 1)
+            draw.text(centre, str(int(matrix[row, column])), ink, font, "mm")
+    return _png(picture)
+
+
+def _caption(predictions: Predictions, index: int) -> tuple[str, str]:
+    predicted, true = int(predictions.classes[index]), int(predictions.labels[index])
+    return f"{CLASSES[predicted]} ({CLASSES[true]})", _RIGHT if predicted == true else _WRONG
+
+
+def _grid(images: Tensor, captions: Sequence[tuple[str, str]], columns: int, *, scale: int = _SCALE) -> bytes:
+    """Images uint8 (N, 3, H, W) in rows of `columns`, each above its caption (text, colour)."""
+    count, _, height, width = images.shape
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    font = ImageFont.load_default(12)
+    longest = max((font.getlength(text) for text, _ in captions), default=0)
+    cell_width = max(width * scale, round(longest)) + _GAP
+    cell_height = height * scale + _GAP + _CAPTION
+    picture = Image.new("RGB", (columns * cell_width + _GAP, rows * cell_height + _GAP), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    for position, image in enumerate(images):
+        left = _GAP // 2 + position % columns * cell_width + (cell_width - width * scale) // 2
+        top = _GAP + position // columns * cell_height
+        thumbnail = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        picture.paste(thumbnail.resize((width * scale, height * scale), Image.Resampling.NEAREST), (left, top))
+        text, colour = captions[position]
+        draw.text((left + width * scale / 2, top + height * scale + 4), text, colour, font, "ma")
+    return _png(picture)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Benchmarks of the trainer, the platform and the report."""

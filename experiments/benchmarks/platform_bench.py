@@ -1,0 +1,296 @@
+"""What a trial costs when training costs nothing, and how a study of thousands of trials is gone on with."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import optuna
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from optuna.pruners import NopPruner
+from optuna.trial import TrialState, create_trial
+
+from cifar_core.budget import Budget
+from cifar_core.data import Splits, load_train_val
+from cifar_core.data.download import default_data_dir
+from cifar_core.hardware import Hardware, set_up_cpu
+from cifar_core.recipe import Recipe
+from cifar_core.training import total_steps
+from experiments.benchmarks.report import fill
+from sweeps.console import SweepConsole
+from sweeps.coordinator import Coordinator
+from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
+from sweeps.plan import EIGHTHS, Plan
+from sweeps.presets import Preset
+from sweeps.search_space import SPACES
+from sweeps.store import Store
+from sweeps.study import SAMPLERS, open_study
+from sweeps.tracking.tracker import MlflowTracker
+
+_WARM_UP, _TRIALS = 10, 40
+_TRAIN_IMAGES = 500  # few, so that a trial of some epochs has few steps
+_MANY, _ASKS = 10_000, 6
+_PICTURES = {f"pictures/{number}.png": bytes(30_000) for number in range(9)}  # about what a trial leaves
+_ACCURACIES = {1: 0.3, 2: 0.4, 4: 0.5, 6: 0.55, 8: 0.6}  # validation, by eighth of the budget
+
+
+def bench_overhead(data: Splits, hardware: Hardware) -> Iterator[str]:
+    """Wall time of a sweep whose trials train in no time, over its trials."""
+    yield "overhead: wall time per trial when training takes no time (rule: <= 100 ms)"
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = _NoOpSweep(Path(folder), hardware)
+        sweep.run(_WARM_UP)
+        started = time.perf_counter()
+        points = sweep.run(_WARM_UP + _TRIALS).points
+        each = (time.perf_counter() - started) / _TRIALS
+        yield f"  {1000 * each:.0f} ms a trial over {_TRIALS} trials of {points} points, all in MLflow"
+    with tempfile.TemporaryDirectory() as folder:
+        bare = _BareCalls(Path(folder), points)
+        bare.run(_WARM_UP)
+        started = time.perf_counter()
+        bare.run(_TRIALS)
+        least = (time.perf_counter() - started) / _TRIALS
+        yield f"  {1000 * least:.0f} ms by the fewest calls of Optuna and MLflow for points, params and pictures alone"
+        yield f"  {each / least:.2f} times that"
+
+
+def bench_resume(data: Splits, hardware: Hardware) -> Iterator[str]:
+    """Going on with a study of 10,000 trials, in a process of its own."""
+    yield f"resume: going on with a study of {_MANY:,} trials (rules: <= 10 s and 1 GB, <= 0.3 s an ask)"
+    with tempfile.TemporaryDirectory() as folder:
+        _NoOpSweep(Path(folder), hardware).fill(_MANY)
+        command = [sys.executable, "-m", "experiments.benchmarks.platform_bench", folder, str(hardware.device)]
+        yield subprocess.run(command, check=True, capture_output=True, text=True).stdout.rstrip()
+
+
+def _go_on(folder: Path, device: str) -> str:
+    began = time.perf_counter()
+    load_train_val(default_data_dir())  # as a sweep does
+    sweep = _NoOpSweep(folder, Hardware.detect(device))
+    ready = time.perf_counter()
+    starts: list[float] = []
+    study = sweep.run(_MANY + _ASKS, starts).study
+    first = starts[0] - ready
+    each = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    asks = [_seconds_to_ask(study) for _ in range(_ASKS)]
+    unit = 1 if sys.platform == "darwin" else 1024
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return (
+        f"  {first:.1f} s until the first trial starts (data and imports, {ready - began:.1f} s more)\n"
+        f"  {median(asks):.2f} s an ask of {len(study.best_params)} parameters, {max(asks):.2f} s at most\n"
+        f"  {median(each):.2f} s from one trial to the next, {max(each):.2f} s at most, when training takes no time\n"
+        f"  peak {gigabytes:.2f} GB"
+    )
+
+
+def _seconds_to_ask(study: optuna.Study) -> float:
+    started = time.perf_counter()
+    trial = study.ask()
+    SPACES["full"].suggest(trial, Recipe())
+    seconds = time.perf_counter() - started
+    study.tell(trial, state=TrialState.FAIL)
+    return seconds
+
+
+class _Ran(NamedTuple):
+    study: optuna.Study
+    points: int  # of the curve of a trial
+
+
+class _NoOpSweep:
+    """A sweep over a real store, whose executor trains nothing."""
+
+    def __init__(self, root: Path, hardware: Hardware) -> None:
+        self.hardware = hardware
+        self.store = Store.locate(root / "store")
+        self.store.create()
+
+    def plan(self, trials: int) -> Plan:
+        budget = Budget(flops=1e15, max_epochs=20)
+        return Plan(
+            study="bench",
+            trials=trials,
+            space_name="full",
+            space=SPACES["full"],
+            preset_name="bench",
+            preset=Preset("bench", trial=budget, confirm=budget, recipes=1, seeds=1),
+            seed=0,
+            sampler="tpe",
+            pruner="none",
+            timeout=None,
+            confirm=False,
+            hardware=self.hardware,
+            workers=2,
+            threads=1,
+            base=Recipe(),
+            flops_per_second=1e12,
+        )
+
+    def run(self, trials: int, starts: list[float] | None = None) -> _Ran:
+        """Run the sweep, until MLflow has got everything.
+
+        Args:
+            starts: gets the moment of each trial's start.
+        """
+        plan, executor = self.plan(trials), _NoOpExecutor(starts if starts is not None else [])
+        tracker, study = MlflowTracker(self.store, plan.study), open_study(plan, self.store.storage_url, [])
+        with SweepConsole(file=io.StringIO()) as console:
+            Coordinator(
+                plan=plan,
+                study=study,
+                train_images=_TRAIN_IMAGES,
+                val_images=5_000,
+                samples=bytes(30_000),
+                executor=executor,
+                tracker=tracker,
+                store=self.store,
+                console=console,
+                tags={},
+            ).run()
+        if tracker.close(60):
+            raise RuntimeError("MLflow must get everything")
+        return _Ran(study, executor.points)
+
+    def fill(self, trials: int) -> None:
+        """Give the study complete trials, as Optuna and MLflow keep them."""
+        fill(self.store, trials, "bench")
+        study = open_study(self.plan(trials), self.store.storage_url, [])
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        source = optuna.create_study(sampler=sampler)
+        for number in range(trials):
+            drawn = source.ask()
+            SPACES["full"].suggest(drawn, Recipe())
+            study.add_trial(
+                create_trial(
+                    params=drawn.params,
+                    distributions=drawn.distributions,
+                    value=0.3 + 0.6 * ((number * 7919) % trials) / trials,
+                    intermediate_values=_ACCURACIES,
+                    user_attrs={"flops": 1e12, "spent_flops": 1e12, "recipe": Recipe().to_dict()},
+                )
+            )
+
+
+class _BareCalls:
+    """Points, params and pictures of a no-op trial, by the fewest calls: no journal, and a curve all at once."""
+
+    def __init__(self, root: Path, points: int) -> None:
+        store = Store.locate(root / "store")
+        store.create()
+        self._study = optuna.create_study(
+            storage=store.storage_url, direction="maximize", sampler=SAMPLERS["tpe"](0), pruner=NopPruner()
+        )
+        self._client = MlflowClient(store.tracking_uri)
+        self._experiment = self._client.create_experiment("bare", artifact_location=store.artifacts("bare"))
+        self._points = points
+        self._files = root / "files"
+        for name, content in _PICTURES.items():
+            path = self._files / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def run(self, trials: int) -> None:
+        for _ in range(trials):
+            trial = self._study.ask()
+            recipe = SPACES["full"].suggest(trial, Recipe())
+            for eighth, accuracy in _ACCURACIES.items():
+                trial.report(accuracy, eighth)
+            run_id = self._client.create_run(self._experiment).info.run_id
+            metrics = [
+                Metric(name, 0.5, 0, step)
+                for step in range(1, self._points + 1)
+                for name in ("train/loss", "train/accuracy", "lr")
+            ] + [Metric(name, 0.5, 0, step) for step in _ACCURACIES for name in ("val/loss", "val/accuracy")]
+            params = [Param(name, str(value)) for name, value in recipe.to_dict().items()]
+            self._client.log_batch(run_id, metrics, params)
+            self._client.log_artifacts(run_id, str(self._files))
+            self._client.set_terminated(run_id)
+            self._study.tell(trial, _ACCURACIES[8])
+
+
+class _NoOpExecutor:
+    """Two workers whose training takes no time: points come at once, and everything is the same each time."""
+
+    def __init__(self, starts: list[float]) -> None:
+        self.points = 0
+        self._starts = starts
+        self._left: dict[str, deque[Event]] = {}
+        self._waiting: set[str] = set()
+
+    @property
+    def free(self) -> int:
+        return 2 - len(self._left)
+
+    def start(self, job: Job) -> None:
+        self._starts.append(time.perf_counter())
+        self._left[job.key] = deque(self._train(job))
+        self.points = len(self._left[job.key]) - 1
+
+    def events(self, timeout: float) -> list[Event]:
+        happened = []
+        for key in [key for key in self._left if key not in self._waiting]:
+            event = self._left[key].popleft()
+            happened.append(event)
+            if isinstance(event, Finished):
+                del self._left[key]
+            elif isinstance(event, Progressed) and event.point.val_accuracy is not None and event.point.fraction < 1:
+                self._waiting.add(key)
+        return happened
+
+    def reply(self, key: str, *, go_on: bool) -> None:
+        self._waiting.remove(key)
+
+    def pause(self) -> None:
+        raise NotImplementedError("nobody stops a benchmark in the middle")
+
+    def close(self) -> None:
+        self._left.clear()
+
+    def _train(self, job: Job) -> Iterator[Event]:
+        steps = total_steps(job.recipe, _TRAIN_IMAGES)
+        shown = {max(1, round(fraction * steps)) for fraction in job.watch.losses}
+        validated = {max(1, round(fraction * steps)) for fraction in job.watch.validations}
+        for step in sorted(shown | validated):
+            accuracy = _ACCURACIES.get(round(step / steps * EIGHTHS), 0.6) if step in validated else None
+            yield Progressed(
+                job.key,
+                Point(
+                    step=step,
+                    fraction=step / steps,
+                    epoch=20 * step / steps,
+                    train_loss=1 / step,
+                    train_accuracy=0.5,
+                    learning_rate=0.1,
+                    train_seconds=float(step),
+                    validation_seconds=0.1,
+                    val_loss=None if accuracy is None else 1.0,
+                    val_accuracy=accuracy,
+                ),
+            )
+        yield Finished(
+            job.key,
+            Outcome(
+                loss=1.0,
+                accuracy=0.6,
+                class_accuracy=(0.6,) * 10,
+                images=5000,
+                group_accuracy={"animals": 0.6, "vehicles": 0.6},
+                files=_PICTURES,
+            ),
+        )
+
+
+if __name__ == "__main__":
+    set_up_cpu(1)
+    print(_go_on(Path(sys.argv[1]), sys.argv[2]))

@@ -1,0 +1,1 @@
+"""The decision between building and buying: costs, rules, sensitivity."""

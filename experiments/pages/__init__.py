@@ -1,0 +1,1 @@
+"""Pages in HTML and Markdown: blocks, templates, number formatting, plot style."""

@@ -1,0 +1,159 @@
+"""Sentences with their traces, and numbers as words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.stats import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class CitedText:
+    """A sentence and what it rests on: "run/<run id>" or "source/<key of a published figure>"."""
+
+    text: str
+    sources: tuple[str, ...] = ()
+
+
+def run(*run_ids: str) -> tuple[str, ...]:
+    """The traces of runs."""
+    return tuple(f"run/{run_id}" for run_id in run_ids if run_id)
+
+
+def runs(estimate: Estimate) -> tuple[str, ...]:
+    """The traces of the runs that an accuracy is the mean of."""
+    return run(*estimate.run_ids)
+
+
+def percent(share: float, digits: int = 2) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def short_percent(share: float) -> str:
+    """
+    >>> short_percent(0.7), short_percent(0.725)
+    ('70 %', '72.5 %')
+    """
+    return f"{round(100 * share, 2):g} %"
+
+
+def points(share: float) -> str:
+    return f"{100 * share:.2f} points"
+
+
+def signed(share: float, digits: int = 2) -> str:
+    """A difference of shares in points, with its sign.
+
+    >>> signed(0.0036), signed(-0.01), signed(-0.000001)
+    ('+0.36', '-1.00', '0.00')
+    """
+    text = f"{100 * share:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def span(estimate: Estimate) -> str:
+    return f"{100 * estimate.low:.2f} to {percent(estimate.high)}"
+
+
+def money(usd: float) -> str:
+    """US dollars: cents from one dollar up, two significant digits below.
+
+    >>> money(1003.75), money(0.0338), money(0.000045)
+    ('$1,003.75', '$0.034', '$0.000045')
+    """
+    if usd >= 0.995:
+        return f"${usd:,.2f}"
+    if usd <= 0:
+        return "$0"
+    digits = 2
+    while round(usd, digits) < 10 ** (1 - digits):
+        digits += 1
+    return f"${usd:.{digits}f}"
+
+
+def total(usd: float) -> str:
+    """US dollars of a sum that assumptions went into: whole ones from a hundred up.
+
+    >>> total(11744.54), total(59.568), total(0.029)
+    ('$11,745', '$59.57', '$0.029')
+    """
+    return f"${usd:,.0f}" if usd >= 99.995 else money(usd)
+
+
+def rate(usd: float) -> str:
+    """A price by the hour, as it was published.
+
+    >>> rate(0.0816), rate(6.88), rate(10)
+    ('$0.0816', '$6.88', '$10.00')
+    """
+    text = f"{usd:,.2f}"
+    return f"${text if float(text.replace(',', '')) == usd else f'{usd:,.6g}'}"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(42), duration(754), duration(9000), duration(0.0042), duration(1.0)
+    ('42 s', '12 min 34 s', '2 h 30 min', '4.2 ms', '1 s')
+    """
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def years(count: float) -> str:
+    """
+    >>> years(1), years(3), years(2.54)
+    ('1 year', '3 years', '2.5 years')
+    """
+    return f"{count:.2g} {'year' if count == 1 else 'years'}"
+
+
+def count(number: float) -> str:
+    """A large number in three figures.
+
+    >>> count(250_000), count(159_432.1), count(12)
+    ('250,000', '159,000', '12')
+    """
+    return f"{float(f'{number:.3g}'):,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def times(number: float) -> str:
+    """
+    >>> times(1), times(4), times(0.5)
+    ('once', '4 times', '0.5 times')
+    """
+    return "once" if number == 1 else f"{number:.2g} times"
+
+
+def flops(count: float) -> str:
+    """
+    >>> flops(3.5e14), flops(5.97e12), flops(2e11)
+    ('0.35 PFLOP', '5.97 TFLOP', '0.20 TFLOP')
+    """
+    return f"{count / 1e15:.2f} PFLOP" if count >= 1e14 else f"{count / 1e12:.2f} TFLOP"
+
+
+def plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def count_word(count: int) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[count] if count < len(words) else str(count)
+
+
+def article(noun: str) -> str:
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+
+
+def listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

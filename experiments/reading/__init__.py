@@ -1,0 +1,1 @@
+"""Loaders: studies and runs from MLflow, result files, published figures, scenarios."""

@@ -1,0 +1,1 @@
+"""Sections of the build-vs-buy report, one module a subject."""

@@ -1,0 +1,130 @@
+"""Whether a study's store is whole: both databases, their agreement trial by trial, and every state's hash."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial, TrialState
+
+from cifar_core.checkpoint import CheckpointError, verified
+from sweeps.checks.status import load_study, mlflow_client, runs_of
+from sweeps.plan import EIGHTHS
+from sweeps.store import Store
+from sweeps.tracking.mlflow_queue import waiting
+
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def findings(store: Store, study: str) -> Iterator[str]:
+    """What is wrong with the study, one line each; a study that is being run must not be asked.
+
+    Raises:
+        StoreError: the store holds no such study, or is too damaged to be read on.
+    """
+    yield from _databases(store)
+    trials = load_study(store, study).get_trials(deepcopy=False)
+    client = mlflow_client(store)
+    runs = runs_of(client, study)
+    yield from _agreement(client, trials, runs)
+    yield from _files(store, study, runs)
+    yield from _looks(store, study, runs)
+    yield from _journals(store, study)
+
+
+def _databases(store: Store) -> Iterator[str]:
+    for path in store.databases():
+        try:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+                said = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        except sqlite3.Error as error:
+            said = str(error)
+        if said != "ok":
+            yield f"{path.name}: the integrity check must say ok, but said: {said}"
+
+
+def _agreement(client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run]) -> Iterator[str]:
+    """Optuna and MLflow must say the same of each trial, and have no point twice."""
+    keys = Counter(run.data.tags.get("key", "without a key") for run in runs)
+    yield from (
+        f"MLflow: there must be one run {key}, but there are {count}" for key, count in keys.items() if count > 1
+    )
+    by_key = {run.data.tags.get("key", ""): run for run in runs}
+    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+    strange = {key for key in by_key if key.startswith("trial-")} - {f"trial-{trial.number}" for trial in begun}
+    yield from (f"MLflow has a run {key}, but Optuna no such trial" for key in sorted(strange))
+    for trial in begun:
+        run = by_key.get(f"trial-{trial.number}")
+        if run is not None:
+            yield from _trial(client, trial, run)
+        elif trial.state in _STATES:
+            yield f"trial {trial.number}: Optuna says {trial.state.name}, but MLflow has no run of it"
+
+
+def _trial(client: MlflowClient, trial: FrozenTrial, run: Run) -> Iterator[str]:
+    name, state = f"trial {trial.number}", run.data.tags.get("state")
+    if trial.state in _STATES and state != _STATES[trial.state]:
+        yield f"{name}: MLflow must say {_STATES[trial.state]}, as Optuna does, but says {state}"
+    histories = {key: client.get_metric_history(run.info.run_id, key) for key in ("train/loss", "val/accuracy")}
+    for key, history in histories.items():
+        steps = [metric.step for metric in history]
+        if len(set(steps)) < len(steps):
+            yield f"{name}: each point of {key} must be there once, but {len(steps) - len(set(steps))} are there again"
+    seen = {metric.value for metric in histories["val/accuracy"]}
+    lost = [eighth for eighth, value in trial.intermediate_values.items() if value not in seen]
+    if lost:
+        at = ", ".join(f"{eighth}/{EIGHTHS}" for eighth in sorted(lost))
+        yield f"{name}: MLflow must hold every accuracy that Optuna holds, but lacks those at {at} of the budget"
+    last = run.data.metrics.get("val/accuracy")
+    if trial.state == TrialState.COMPLETE and trial.value != last:
+        yield f"{name}: MLflow must end at {trial.value}, as Optuna does, but ends at {last}"
+
+
+def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
+    """Checkpoints belong to runs that go on, and every state is the one that was written."""
+    ended = {run.data.tags.get("key") for run in runs if run.data.tags.get("state") in _STATES.values()}
+    folders = sorted(store.checkpoints(study, "x").parent.glob("*"))
+    for folder in folders:
+        if folder.name in ended:
+            yield f"{folder}: checkpoints must go with the end of their run, but these are left"
+    states = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+    for path in [*states, *sorted(store.weights(study, "x").parent.glob("*.safetensors"))]:
+        try:
+            verified(path)
+        except CheckpointError as error:
+            yield str(error)
+
+
+def _looks(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
+    """Every look at the test set is on record."""
+    path = store.root / "test_looks.jsonl"
+    recorded: set[tuple[str, str]] = set()
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            look = json.loads(line)
+            recorded.add((look["study"], look["key"]))
+        except (ValueError, KeyError, TypeError):
+            yield f"{path}: line {number} must be a look at the test set, but is {line[:40]!r}"
+    for run in runs:
+        key = run.data.tags.get("key", "")
+        if "test/accuracy" in run.data.metrics and (study, key) not in recorded:
+            yield f"{key}: a look at the test set must be on record, but {path} has none of it"
+
+
+def _journals(store: Store, study: str) -> Iterator[str]:
+    """MLflow has got everything."""
+    folder = store.journals(study)
+    if entries := waiting(folder):
+        yield f"{folder}: MLflow must have got everything, but lacks {entries} of what is here; --replay sends it"
+    for path in sorted(folder.glob("*.refused")):
+        yield f"{path}: MLflow must have got everything, but refused this"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

@@ -1,0 +1,79 @@
+"""What a run leaves besides its curves: tables, texts and pictures, as bytes by artifact path."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import nn
+
+from cifar_core.data import CLASSES, MEAN, Split
+from cifar_core.data.augment import augment
+from cifar_core.evaluation import pictures
+from cifar_core.evaluation.metrics import Predictions
+from cifar_core.evaluation.serving import Timing
+from cifar_core.models.summary import model_summary
+from cifar_core.recipe import Recipe
+from sweeps.tracking.weakness import weakness_report
+
+_SHOWN = 16  # images in the picture of augmented training images
+
+
+def of_training(recipe: Recipe, model: nn.Module, train: Split) -> dict[str, bytes]:
+    """The network layer by layer, and what its training images look like."""
+    return {"summary.txt": model_summary(model).encode(), "pictures/augmented.png": _augmented(recipe, train)}
+
+
+def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
+    """Where `predictions` of `split` go wrong."""
+    matrix = predictions.confusion()
+    return {
+        "confusion.json": json.dumps({"classes": CLASSES, "matrix": matrix.tolist()}).encode(),
+        "weakness.md": weakness_report(predictions).encode(),
+        "pictures/confusion.png": pictures.confusion(matrix),
+        "pictures/mistakes.png": pictures.confident_mistakes(split, predictions),
+        "pictures/predictions.png": pictures.predictions_grid(split, predictions),
+    }
+
+
+def of_test(test: Split, predictions: Predictions) -> dict[str, bytes]:
+    """The same of the test set, and each single prediction."""
+    files = of_predictions(test, predictions)
+    files["pictures/prediction.png"] = pictures.one_prediction(test, predictions, 0)
+    files["prediction.json"] = json.dumps(_describe(predictions, 0)).encode()
+    files["predictions.csv"] = _table(predictions)
+    return {f"test/{name.rpartition('/')[2]}": content for name, content in files.items()}
+
+
+def of_serving(timings: Sequence[Timing]) -> dict[str, bytes]:
+    """How fast the network labels images, by batch."""
+    return {"test/serving.json": json.dumps([asdict(timing) for timing in timings]).encode()}
+
+
+def _augmented(recipe: Recipe, train: Split) -> bytes:
+    """A picture of the first training images as the network meets them; drawn apart from the run's randomness."""
+    images = train.images[:_SHOWN].float() / 255
+    generator = torch.Generator().manual_seed(recipe.seed)
+    return pictures.unlabelled(augment(images, recipe, torch.tensor(MEAN), generator))
+
+
+def _describe(predictions: Predictions, index: int) -> dict[str, object]:
+    predicted = int(predictions.classes[index])
+    return {
+        "index": index,
+        "true": CLASSES[int(predictions.labels[index])],
+        "predicted": CLASSES[predicted],
+        "probability": round(predictions.probabilities[index, predicted].item(), 4),
+    }
+
+
+def _table(predictions: Predictions) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ["index", "true", "predicted", "probability"])
+    writer.writeheader()
+    writer.writerows(_describe(predictions, index) for index in range(len(predictions)))
+    return buffer.getvalue().encode()

@@ -1,0 +1,283 @@
+"""The runs of one MLflow experiment: what they are told is there once, however often it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a tool run at work does not phone home
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+import mlflow
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
+from sqlalchemy.exc import SQLAlchemyError
+
+from cifar_core.checkpoint import load_weights
+from cifar_core.data import CLASSES, DATA_SHA256
+from cifar_core.data.download import ARCHIVE_URL
+from cifar_core.errors import first_line
+from cifar_core.recipe import Recipe
+from sweeps.store import StoreError
+from sweeps.tracking.mlflow_queue import Entry
+
+# MLflow and the migrations beneath it announce their own steps; a sweep has its own to announce, and says itself when
+# a store does not answer.
+for _name, _level in (
+    ("mlflow", logging.WARNING),
+    ("mlflow.store.db.utils", logging.CRITICAL),
+    ("alembic", logging.WARNING),
+    ("urllib3", logging.ERROR),
+):
+    logging.getLogger(_name).setLevel(_level)
+
+STUDY_KEY = "study"  # of the study's own run, the parent of the others
+
+_METRICS = 800  # in a call: MLflow takes 1,000 metrics, params and tags
+_KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
+_STATUS = {
+    "running": "RUNNING",
+    "complete": "FINISHED",
+    "finished": "FINISHED",
+    "pruned": "KILLED",
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+}
+
+
+class MlflowRuns:
+    """One experiment, and in it a parent run with a nested run for every other key."""
+
+    def __init__(self, tracking_uri: str, *, source: str) -> None:
+        self._uri, self._source = tracking_uri, source
+        self._experiment = ""
+        self._ids: dict[str, str] = {}
+        self._created: set[str] = set()  # keys of runs that were not there before
+        self._last: dict[tuple[str, str], int] = {}  # step of the last point, by run and metric
+
+    def open(self, experiment: str, artifact_location: str | None) -> None:
+        """Find the experiment, or make it.
+
+        Raises:
+            StoreError: MLflow does not know such a store, or cannot reach it.
+        """
+        with answering(self._uri):
+            self._client = MlflowClient(self._uri)
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment = (
+                found.experiment_id
+                if found
+                else self._client.create_experiment(
+                    experiment, artifact_location=artifact_location, tags={"mlflow.experimentKind": _KIND}
+                )
+            )
+
+    def tell(self, entries: Sequence[Entry]) -> None:
+        """Bring runs to what `entries` say; those of one run are told together, in as few calls as they allow.
+
+        Raises:
+            MlflowException, SQLAlchemyError, OSError: the store cannot be reached, or refuses.
+            CheckpointError: the weights of a network to be kept are not there.
+        """
+        for _, some in itertools.groupby(entries, _ends_study):  # no study ends before the last of its runs
+            self._tell_together(some)
+
+    def _tell_together(self, entries: Iterable[Entry]) -> None:
+        of_runs: dict[str, list[list[Entry]]] = {}
+        for entry in entries:
+            attempts = of_runs.setdefault(entry.key, [])
+            if entry.name is not None or not attempts:
+                attempts.append([])
+            attempts[-1].append(entry)
+        for attempts in of_runs.values():
+            for attempt in attempts:
+                self._tell(attempt)
+
+    def _tell(self, entries: Sequence[Entry]) -> None:
+        """Tell a run what it has to be told, from its beginning on or from anywhere within."""
+        first, tags, params = entries[0], dict[str, str](), dict[str, str]()
+        if first.name is not None:
+            run_id, params = self._begin(first)
+        else:
+            run_id = self.id_of(first.key)
+        for entry in entries if first.name is None else entries[1:]:
+            tags |= entry.tags
+        self._log(run_id, entries, params, tags)
+        self._keep_files(run_id, {path: content for entry in entries for path, content in entry.files.items()})
+        for entry in entries:
+            if entry.recipe is not None and entry.weights is not None:
+                self._keep_model(run_id, Recipe.from_dict(entry.recipe), Path(entry.weights))
+        if ends := [entry for entry in entries if entry.state is not None]:
+            self._client.set_terminated(run_id, _STATUS[str(ends[-1].state)], end_time=ends[-1].at)
+
+    def _log(self, run_id: str, entries: Sequence[Entry], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """All of it but points that the run already has: an attempt repeats those before it."""
+        last: dict[tuple[str, str], int] = {}
+        metrics = []
+        for entry in entries:
+            for name, value in entry.metrics.items():
+                if entry.step and entry.step <= last.get((entry.key, name), self._last_step(entry.key, run_id, name)):
+                    continue
+                last[entry.key, name] = entry.step
+                metrics.append(Metric(name, value, entry.at, entry.step))
+        if metrics or params or tags:
+            self._client.log_batch(
+                run_id,
+                metrics[:_METRICS],
+                [Param(name, value) for name, value in params.items()],
+                [RunTag(name, value) for name, value in tags.items()],
+            )
+        for start in range(_METRICS, len(metrics), _METRICS):
+            self._client.log_batch(run_id, metrics[start : start + _METRICS])
+        self._last |= {where: step for where, step in last.items() if step}
+
+    def id_of(self, key: str) -> str:
+        """
+        Raises:
+            MlflowException: there is no run of this key.
+        """
+        if (run_id := self._find(key)) is None:
+            raise MlflowException.invalid_parameter_value(f"a run must have begun, but there is none of key {key!r}")
+        return run_id
+
+    def recorded(self, key: str, metric: str) -> int:
+        """The last step of a metric of the run of this key, 0 for none."""
+        return max(
+            (
+                point.step
+                for run in self.stored(f"tags.key = '{key}'")
+                for point in self._client.get_metric_history(run.info.run_id, metric)
+            ),
+            default=0,
+        )
+
+    def stored(self, filter_string: str) -> list[Run]:
+        """The experiment's runs that match."""
+        return every_run(self._client, [self._experiment], filter_string)
+
+    def _find(self, key: str) -> str | None:
+        if key not in self._ids:
+            found = self.stored(f"tags.key = '{key}'")
+            if not found:
+                return None
+            self._ids[key] = found[0].info.run_id
+        return self._ids[key]
+
+    def _begin(self, entry: Entry) -> tuple[str, dict[str, str]]:
+        """The run of this key, new or open again, and which of its params it still lacks."""
+        parent = {MLFLOW_PARENT_RUN_ID: self.id_of(STUDY_KEY)} if entry.key != STUDY_KEY else {}
+        if (run_id := self._find(entry.key)) is None:
+            source = {MLFLOW_SOURCE_NAME: self._source, MLFLOW_GIT_COMMIT: entry.tags.get("git_commit", "unknown")}
+            tags = {**source, **entry.tags, **parent, "key": entry.key}
+            run = self._client.create_run(self._experiment, start_time=entry.at, tags=tags, run_name=entry.name)
+            run_id = self._ids[entry.key] = str(run.info.run_id)
+            self._created.add(entry.key)
+        else:
+            run = self._client.get_run(run_id)
+            self._client.update_run(run_id, status="RUNNING")
+            if "reason" in run.data.tags:
+                self._client.delete_tag(run_id, "reason")  # of an end that was none
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
+        if not run.inputs or not run.inputs.dataset_inputs:
+            dataset = Dataset("CIFAR-10", DATA_SHA256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
+            self._client.log_inputs(run_id, [DatasetInput(dataset)])
+        # A crash may have come between one call and the next.
+        return run_id, {name: value for name, value in entry.params.items() if name not in run.data.params}
+
+    def _last_step(self, key: str, run_id: str, metric: str) -> int:
+        if (key, metric) not in self._last:
+            history = [] if key in self._created else self._client.get_metric_history(run_id, metric)
+            self._last[key, metric] = max((point.step for point in history), default=0)
+        return self._last[key, metric]
+
+    def _keep_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        if not files:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder, name)
+                if not path.is_relative_to(folder) or ".." in path.parts:
+                    raise MlflowException.invalid_parameter_value(f"an artifact must stay in its run, but got {name!r}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._client.log_artifacts(run_id, folder)
+
+    def _keep_model(self, run_id: str, recipe: Recipe, weights: Path) -> None:
+        """Log the network as an exported program, unless the run has one."""
+        outputs = self._client.get_run(run_id).outputs
+        if outputs is not None and outputs.model_outputs:
+            return
+        model = load_weights(recipe, weights).eval()
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, 32, 32))]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
+        )
+        mlflow.set_tracking_uri(self._uri)
+        with mlflow.start_run(run_id=run_id):
+            mlflow.pytorch.log_model(
+                model,
+                name="model",
+                signature=signature,
+                input_example=np.zeros((2, 3, 32, 32), dtype=np.float32),
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+                metadata={"input": "images normalised with the training set's mean and standard deviation"},
+            )
+
+
+def _ends_study(entry: Entry) -> bool:
+    return entry.key == STUDY_KEY and entry.state is not None
+
+
+def every_run(client: MlflowClient, experiments: Sequence[str], filter_string: str = "") -> list[Run]:
+    """The runs of these experiments, by id, that match; MLflow gives them out a page at a time."""
+    runs: list[Run] = []
+    token: str | None = None
+    while experiments:
+        page = client.search_runs(list(experiments), filter_string, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            break
+    return runs
+
+
+@contextlib.contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """
+    Raises:
+        StoreError: MLflow does not know such a store, or cannot reach it.
+    """
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' own are OSErrors
+        raise StoreError(f"the MLflow store must answer, but {uri} gave: {first_line(error)}") from error
+
+
+def check_answers(uri: str) -> None:
+    """
+    Raises:
+        StoreError: MLflow does not know such a store, or cannot reach it.
+    """
+    with answering(uri):
+        MlflowClient(uri).search_experiments(max_results=1)
+
+
+def now() -> int:
+    """Milliseconds since 1970 in UTC, as MLflow counts time."""
+    return time.time_ns() // 1_000_000

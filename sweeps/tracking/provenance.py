@@ -1,0 +1,41 @@
+"""Where a run comes from: code, data, machine and versions, as MLflow tags."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import torch
+
+from cifar_core.data import DATA_SHA256
+from cifar_core.hardware import Hardware
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def provenance(hardware: Hardware, threads: int) -> dict[str, str]:
+    """Tags of every run; `threads` are those of the process that trains."""
+    return {
+        "git_commit": commit(),
+        "data_sha256": DATA_SHA256,
+        "device": hardware.device.type,
+        "precision": hardware.precision,
+        "threads": str(threads),
+        "torch": torch.__version__,
+        "cpu": hardware.describe(),
+    }
+
+
+def commit() -> str:
+    """The commit of this code, marked where the working tree differs from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()

@@ -1,0 +1,124 @@
+"""Where a network is weak, in words: which group, which classes, and what they are taken for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+from cifar_core.data import CLASSES
+from cifar_core.evaluation.metrics import ANIMALS, VEHICLES, Predictions
+
+_NAMED = 3  # of equals, before the rest is only counted
+
+
+def weakness_report(predictions: Predictions) -> str:
+    """Markdown: the weaker group, the classes from the weakest to the strongest, and what is confused most.
+
+    Equals are called equals. Classes without images come last in the table.
+    """
+    if not len(predictions):
+        return "There are no images to judge.\n"
+    confusion: list[list[int]] = predictions.confusion().tolist()
+    accuracies = predictions.class_accuracy()
+    judged = [label for label in range(len(CLASSES)) if not math.isnan(accuracies[label])]
+    order = sorted(judged, key=accuracies.__getitem__)
+    order += [label for label in range(len(CLASSES)) if label not in judged]
+    return "\n".join(
+        [
+            _groups(predictions, confusion),
+            "",
+            "| class | group | accuracy in % | correct / total | most often taken for |",
+            "| --- | --- | ---: | ---: | --- |",
+            *(_row(label, confusion[label], accuracies[label]) for label in order),
+            "",
+            f"{_weakest(accuracies, judged)} {_most_confused(confusion)}",
+            "",
+        ]
+    )
+
+
+def _groups(predictions: Predictions, confusion: list[list[int]]) -> str:
+    accuracies = predictions.group_accuracy()
+    shares: dict[str, str] = {}
+    for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
+        labels = [CLASSES.index(name) for name in names]
+        correct, total = (
+            sum(confusion[label][label] for label in labels),
+            sum(sum(confusion[label]) for label in labels),
+        )
+        if total:
+            shares[group] = f"{_percent(accuracies[group])} % ({correct:,} of {total:,})"
+    if len(shares) == 1:
+        [(group, share)] = shares.items()
+        missing = "vehicles" if group == "animals" else "animals"
+        return f"Accuracy on {group} is {share}; there are no {missing} among the images."
+    if accuracies["animals"] == accuracies["vehicles"]:
+        return f"Animals and vehicles are recognised equally well: {shares['animals']} and {shares['vehicles']}."
+    weaker, stronger = sorted(accuracies, key=accuracies.__getitem__)
+    return f"{weaker.capitalize()} are the weaker group: accuracy {shares[weaker]}, on {stronger} {shares[stronger]}."
+
+
+def _row(label: int, counts: list[int], accuracy: float) -> str:
+    name = CLASSES[label]
+    group = "animal" if name in ANIMALS else "vehicle"
+    mistakes = [0 if predicted == label else count for predicted, count in enumerate(counts)]
+    most = max(mistakes)
+    taken = [CLASSES[predicted] for predicted, count in enumerate(mistakes) if count == most]
+    each = " each" if len(taken) > 1 else ""
+    confused = f"{_listed(taken)} ({most:,}{each})" if most else "-"
+    percent = "-" if math.isnan(accuracy) else _percent(accuracy)
+    return f"| {name} | {group} | {percent} | {counts[label]:,} / {sum(counts):,} | {confused} |"
+
+
+def _weakest(accuracies: list[float], judged: list[int]) -> str:
+    lowest = min(accuracies[label] for label in judged)
+    names = [CLASSES[label] for label in judged if accuracies[label] == lowest]
+    percent = f"{_percent(lowest)} %"
+    if len(judged) == 1:
+        return f"The only class with images is {names[0]}, with an accuracy of {percent};"
+    if len(names) == len(judged):
+        which = "All classes" if len(judged) == len(CLASSES) else f"The {len(judged)} classes with images"
+        return f"{which} are equally strong, with an accuracy of {percent};"
+    if len(names) == 1:
+        return f"The weakest class is {names[0]}, with an accuracy of {percent};"
+    return f"The weakest classes are {_listed(names)}, each with an accuracy of {percent};"
+
+
+def _most_confused(confusion: list[list[int]]) -> str:
+    mistakes = {
+        (one, other): confusion[one][other] + confusion[other][one]
+        for one, other in combinations(range(len(CLASSES)), 2)
+    }
+    most = max(mistakes.values())
+    if not most:
+        return "no image is taken for another class."
+    pairs = [pair for pair, count in mistakes.items() if count == most]
+    if len(pairs) > 1:
+        names = _listed([f"{CLASSES[one]}/{CLASSES[other]}" for one, other in pairs])
+        return f"the pairs most often confused with each other are {names}, with {_count(most, 'mistake')} each."
+    [(one, other)] = pairs
+    directions = " and ".join(
+        f"{_count(confusion[true][predicted], f'{CLASSES[true]} image')} taken for {CLASSES[predicted]}"
+        for true, predicted in ((one, other), (other, one))
+    )
+    return (
+        f"the pair most often confused with each other is {CLASSES[one]} and {CLASSES[other]}, "
+        f"with {_count(most, 'mistake')}: {directions}."
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"; of more than `_NAMED` the others are counted."""
+    shown = list(names[:_NAMED])
+    if len(names) > _NAMED:
+        shown.append(f"{len(names) - _NAMED} more")
+    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]

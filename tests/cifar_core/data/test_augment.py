@@ -1,0 +1,329 @@
+"""Augmentation, held against what it claims of every single image, and against slow references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cifar_core.data import MEAN
+from cifar_core.data.augment import augment, cutout, flip, jitter, mix, translate
+from cifar_core.recipe import Recipe
+
+FILL = torch.tensor([2.0, 3.0, 4.0])  # outside [0, 1], so that painted pixels are known
+PLAIN = Recipe(flip=False, translate=0, cutout=0, color_jitter=0.0, mix="none")
+
+SEEDS = st.integers(0, 2**32)
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "flip": flip,
+    "translate": lambda images, generator: translate(images, 4, generator),
+    "cutout": lambda images, generator: cutout(images, 8, FILL, generator),
+    "jitter": lambda images, generator: jitter(images, 0.4, generator),
+    "augment": lambda images, generator: augment(
+        images, Recipe(flip=True, translate=4, cutout=8, color_jitter=0.4), FILL, generator
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _global_generator_is_left_alone() -> Iterator[None]:
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_images(count: int, height: int = 32, width: int = 32, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=seeded(seed))
+
+
+def same(images: Tensor, others: Tensor) -> Tensor:
+    """Which images (N,) are equal, pixel by pixel."""
+    return (images == others).flatten(1).all(1)
+
+
+# What holds for all of them
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_same_generator_state_same_images(name: str) -> None:
+    images = random_images(16)
+    first = AUGMENTATIONS[name](images, seeded(1))
+    assert torch.equal(AUGMENTATIONS[name](images, seeded(1)), first)
+    assert not torch.equal(AUGMENTATIONS[name](images, seeded(2)), first)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_images_given_are_not_changed(name: str) -> None:
+    images = random_images(4)
+    before = images.clone()
+    result = AUGMENTATIONS[name](images, seeded(0))
+    assert torch.equal(images, before)
+    assert result.shape == images.shape
+    assert result.dtype == images.dtype
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_every_image_has_its_own_draw(name: str) -> None:
+    copies = random_images(1).repeat(32, 1, 1, 1)
+    result = AUGMENTATIONS[name](copies, seeded(0))
+    different = len(torch.unique(result.flatten(1), dim=0))
+    assert different == 2 if name == "flip" else different > 20
+
+
+# Each of them
+
+
+@given(seed=SEEDS)
+def test_flip_leaves_or_mirrors_each_image(seed: int) -> None:
+    images = random_images(64, 6, 5, seed)
+    result = flip(images, seeded(seed))
+    mirrored = same(result, images.flip(3))
+    assert torch.equal(mirrored, ~same(result, images))
+    assert 8 < mirrored.sum() < 56  # chances of failing: 1e-10
+    assert torch.equal(flip(result, seeded(seed)), images)
+
+
+@given(seed=SEEDS, pixels=st.integers(0, 5))
+def test_translate_shifts_and_reflects_each_image(seed: int, pixels: int) -> None:
+    images = random_images(12, 6, 8, seed)
+    result = translate(images, pixels, seeded(seed))
+    for image, shifted in zip(images.numpy(), result.numpy(), strict=True):
+        padded = np.pad(image, ((0, 0), (pixels, pixels), (pixels, pixels)), mode="reflect")
+        assert any(
+            np.array_equal(shifted, padded[:, top : top + 6, left : left + 8])
+            for top in range(2 * pixels + 1)
+            for left in range(2 * pixels + 1)
+        )
+
+
+@given(seed=SEEDS, pixels=st.integers(1, 16))
+def test_translate_with_zeros_brings_in_black(seed: int, pixels: int) -> None:
+    images = random_images(4, 32, 32, seed) * 0.5 + 0.5
+    mirrored = translate(images, pixels, torch.Generator().manual_seed(seed))
+    black = translate(images, pixels, torch.Generator().manual_seed(seed), padding="zero")
+    inside = black > 0
+    assert torch.equal(black[inside], mirrored[inside])
+    # What is black is a frame: whole rows and columns at the edges, at most `pixels` of them.
+    for mask in inside[:, 0]:
+        rows, columns = mask.any(1), mask.any(0)
+        assert torch.equal(mask, rows[:, None] & columns[None, :])
+        assert int((~rows).sum()) <= pixels
+        assert int((~columns).sum()) <= pixels
+
+
+def test_translate_uses_all_shifts_independently() -> None:
+    # Where the centre of the image comes from says how it was shifted.
+    rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")
+    images = torch.stack([rows, columns, rows]).repeat(300, 1, 1, 1)
+    centres = translate(images, 1, seeded(0))[:, :2, 2, 2]
+    where, counts = torch.unique(centres, dim=0, return_counts=True)
+    assert where.tolist() == [[row, column] for row in (1, 2, 3) for column in (1, 2, 3)]
+    assert counts.min() > 15
+
+
+def test_translate_by_nothing_is_identity() -> None:
+    images = random_images(8)
+    assert torch.equal(translate(images, 0, seeded(0)), images)
+
+
+@given(seed=SEEDS, side=st.integers(0, 32))
+@settings(max_examples=50)
+def test_cutout_paints_a_rectangle_and_nothing_else(seed: int, side: int) -> None:
+    images = random_images(16, seed=seed)
+    result = cutout(images, side, FILL, seeded(seed))
+    painted = result[:, 0] == FILL[0]
+    rows, columns = painted.any(2), painted.any(1)
+    assert torch.equal(painted, rows[:, :, None] & columns[:, None, :])
+    for line in (*rows, *columns):
+        where = line.nonzero().flatten().tolist()
+        assert where == list(range(where[0], where[-1] + 1)) if where else side == 0
+        assert side / 2 <= len(where) <= side
+    hole = painted[:, None].expand_as(images)
+    assert torch.equal(result[hole], FILL.view(1, 3, 1, 1).expand_as(images)[hole])
+    assert torch.equal(result[~hole], images[~hole])
+
+
+def test_cutout_square_is_mostly_whole() -> None:
+    painted = cutout(random_images(200), 8, FILL, seeded(0))[:, 0] == FILL[0]
+    areas = painted.sum((1, 2))
+    assert areas.max() == 64
+    assert (areas == 64).float().mean() == pytest.approx((25 / 32) ** 2, abs=0.1)
+
+
+def test_jitter_of_strength_zero_is_identity() -> None:
+    images = random_images(8)
+    torch.testing.assert_close(jitter(images, 0.0, seeded(0)), images, atol=1e-5, rtol=0)
+
+
+@given(seed=SEEDS, strength=st.floats(0, 1))
+def test_jitter_leaves_grey_images_grey_and_in_range(seed: int, strength: float) -> None:
+    grey = random_images(8, 4, 4, seed)[:, :1].expand(-1, 3, -1, -1)
+    result = jitter(grey, strength, seeded(seed))
+    assert result.min() >= 0
+    assert result.max() <= 1
+    torch.testing.assert_close(result[:, 0], result[:, 1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(result[:, 0], result[:, 2], atol=1e-5, rtol=0)
+
+
+@given(seed=SEEDS, strength=st.floats(0, 1))
+def test_jitter_stays_in_range(seed: int, strength: float) -> None:
+    result = jitter(random_images(8, 4, 4, seed), strength, seeded(seed))
+    assert result.isfinite().all()
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
+def test_jitter_changes_brightness_contrast_and_colour_by_as_much_as_it_says() -> None:
+    strength = 0.3
+    images = 0.45 + 0.1 * random_images(200, 8, 8)  # far from 0 and 1, where values would be cut off
+    result = jitter(images, strength, seeded(0))
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    before, after = (images * luma).sum(1), (result * luma).sum(1)
+
+    # Contrast turns about the mean luma, and hue and saturation keep luma: brightness alone moves the mean.
+    brightness = after.mean((1, 2)) / before.mean((1, 2))
+    assert 1 - strength - 1e-3 < brightness.min() < 1 - 0.8 * strength
+    assert 1 + 0.8 * strength < brightness.max() < 1 + strength + 1e-3
+    contrast = after.std((1, 2)) / before.std((1, 2)) / brightness
+    assert 1 - strength - 1e-3 < contrast.min() < 1 - 0.8 * strength
+    assert 1 + 0.8 * strength < contrast.max() < 1 + strength + 1e-3
+
+    # In the plane of colours (I and Q of YIQ) saturation is a length and hue an angle.
+    to_plane = torch.tensor([[0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+    plane = torch.view_as_complex(torch.einsum("pc,nchw->nhwp", to_plane, images).contiguous())
+    turned = torch.view_as_complex(torch.einsum("pc,nchw->nhwp", to_plane, result).contiguous())
+    ratio = (turned * plane.conj()).sum((1, 2)) / plane.abs().square().sum((1, 2))
+    saturation = ratio.abs() / brightness / contrast
+    assert 1 - strength - 1e-2 < saturation.min() < 1 - 0.8 * strength
+    assert 1 + 0.8 * strength < saturation.max() < 1 + strength + 1e-2
+    degrees = ratio.angle().rad2deg().abs()
+    assert 0.8 * strength * 36 < degrees.max() < strength * 36 + 0.1
+
+
+# All together, as a recipe asks
+
+
+def test_augment_does_only_what_the_recipe_asks_for() -> None:
+    images, mean = random_images(16), torch.tensor(MEAN)
+    generator = seeded(0)
+    assert torch.equal(augment(images, PLAIN, mean, generator), images)
+    assert torch.equal(generator.get_state(), seeded(0).get_state())
+    alone = {
+        "flip": (Recipe(flip=True, translate=0), flip(images, seeded(3))),
+        "translate": (Recipe(flip=False, translate=3), translate(images, 3, seeded(3))),
+        "cutout": (Recipe(flip=False, translate=0, cutout=7), cutout(images, 7, mean, seeded(3))),
+        "jitter": (Recipe(flip=False, translate=0, color_jitter=0.2), jitter(images, 0.2, seeded(3))),
+    }
+    for recipe, expected in alone.values():
+        assert torch.equal(augment(images, recipe, mean, seeded(3)), expected)
+
+
+@given(seed=SEEDS, jitter=st.floats(0, 1), pixels=st.integers(0, 16), side=st.integers(0, 32), flip=st.booleans())
+@settings(max_examples=25)
+def test_augmented_images_stay_in_range(seed: int, jitter: float, pixels: int, side: int, flip: bool) -> None:
+    recipe = Recipe(flip=flip, translate=pixels, cutout=side, color_jitter=jitter)
+    result = augment(random_images(4, seed=seed), recipe, torch.tensor(MEAN), seeded(seed))
+    assert result.shape == (4, 3, 32, 32)
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
+# Blends of two images
+
+
+def blend(kind: str, alpha: float, seed: int, count: int = 10) -> tuple[Tensor, list[int], float]:
+    """A blended batch whose image i has the value i everywhere and class i, the partners, and the own share.
+
+    The share and the partners are read off the targets.
+    """
+    images = torch.arange(float(count)).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    blended, targets = mix(images, torch.eye(count), Recipe(mix=kind, mix_alpha=alpha), seeded(seed))
+    assert blended.shape == images.shape
+    assert targets.shape == (count, count)
+    torch.testing.assert_close(targets.sum(1), torch.ones(count))
+    assert targets.min() >= 0
+    others = targets - torch.diag(targets.diagonal())
+    partners = [int(row.argmax()) if row.any() else own for own, row in enumerate(others)]
+    share = float(targets.diagonal().min())  # 1 for the images that are their own partner
+    return blended, partners, share
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+@given(seed=SEEDS, alpha=st.floats(0.01, 10))
+@example(seed=0, alpha=0.01)
+def test_blended_targets_are_distributions(kind: str, seed: int, alpha: float) -> None:
+    images = random_images(6, 8, 8, seed)
+    targets = torch.softmax(torch.randn(6, 10, generator=seeded(seed)), 1)
+    blended, mixed = mix(images, targets, Recipe(mix=kind, mix_alpha=alpha), seeded(seed))
+    torch.testing.assert_close(mixed.sum(1), torch.ones(6))
+    assert mixed.min() >= 0
+    assert images.min() <= blended.min()
+    assert blended.max() <= images.max()
+
+
+@given(seed=SEEDS, alpha=st.floats(0.1, 10))
+def test_mixup_blends_pixels_as_it_blends_targets(seed: int, alpha: float) -> None:
+    blended, partners, share = blend("mixup", alpha, seed)
+    for own, partner in enumerate(partners):
+        expected = share * own + (1 - share) * partner
+        torch.testing.assert_close(blended[own], torch.full((3, 32, 32), expected), atol=1e-4, rtol=0)
+
+
+@given(seed=SEEDS, alpha=st.floats(0.1, 10))
+@settings(max_examples=50)
+def test_cutmix_pastes_a_rectangle_as_large_as_its_share_of_the_target(seed: int, alpha: float) -> None:
+    blended, partners, share = blend("cutmix", alpha, seed)
+    moved = [own for own, partner in enumerate(partners) if own != partner]
+    pasted = {own: blended[own] != own for own in moved}
+    for own in moved:
+        mask = pasted[own]
+        rows, columns = mask[0].any(1), mask[0].any(0)
+        assert torch.equal(mask, (rows[:, None] & columns).expand(3, 32, 32))
+        assert torch.equal(mask, pasted[moved[0]])
+        assert (blended[own][mask] == partners[own]).all()
+        assert mask.float().mean() == pytest.approx(1 - share, abs=1e-6)
+    for own in set(range(len(partners))) - set(moved):
+        assert (blended[own] == own).all()
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_partners_share_out_the_batch(kind: str) -> None:
+    _, partners, share = blend(kind, 1.0, seed=1)
+    assert 0 < share < 1
+    assert sorted(partners) == list(range(10))
+    assert partners != list(range(10))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
+def test_share_is_beta_distributed(alpha: float) -> None:
+    shares = torch.tensor([blend("mixup", alpha, seed, count=4)[2] for seed in range(400)])
+    shares = shares[shares < 1]  # the batches in which nobody has a partner
+    # By symmetry the mean is 1/2; the variance of Beta(a, a) is 1 / (4 (2 a + 1)).
+    assert shares.mean() == pytest.approx(0.5, abs=0.08)
+    assert shares.std() == pytest.approx((4 * (2 * alpha + 1)) ** -0.5, abs=0.05)
+
+
+def test_no_mix_leaves_batch_and_generator_alone() -> None:
+    images, targets, generator = random_images(4), torch.eye(4), seeded(0)
+    blended, mixed = mix(images, targets, PLAIN, generator)
+    assert torch.equal(blended, images)
+    assert torch.equal(mixed, targets)
+    assert torch.equal(generator.get_state(), seeded(0).get_state())
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_same_generator_state_same_blend(kind: str) -> None:
+    first, second = blend(kind, 1.0, seed=5), blend(kind, 1.0, seed=5)
+    assert torch.equal(first[0], second[0])
+    assert first[1:] == second[1:]
+    assert not torch.equal(blend(kind, 1.0, seed=6)[0], first[0])

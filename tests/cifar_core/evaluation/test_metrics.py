@@ -1,0 +1,141 @@
+"""Metrics against counting by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_core.data import CLASSES
+from cifar_core.evaluation.metrics import ANIMALS, VEHICLES, Predictions, reliability
+
+SEEDS = st.integers(0, 2**32)
+
+
+def random_predictions(seed: int, count: int) -> Predictions:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(count, 10, generator=generator)
+    return Predictions(logits.softmax(1), torch.randint(10, (count,), generator=generator))
+
+
+def sure(pairs: list[tuple[int, int, float]]) -> Predictions:
+    """One prediction for each (true class, predicted class, confidence); the rest is shared evenly."""
+    probabilities = torch.stack([torch.full((10,), (1 - confidence) / 9) for _, _, confidence in pairs])
+    for row, (_, predicted, confidence) in zip(probabilities, pairs, strict=True):
+        row[predicted] = confidence
+    return Predictions(probabilities, torch.tensor([true for true, _, _ in pairs]))
+
+
+FOUR = sure([(3, 3, 0.9), (3, 5, 0.6), (3, 5, 0.8), (0, 0, 0.5)])
+
+
+def test_figures_of_four_predictions() -> None:
+    assert len(FOUR) == 4
+    assert FOUR.classes.tolist() == [3, 5, 5, 0]
+    assert FOUR.accuracy == 0.5
+    assert FOUR.loss == pytest.approx(-sum(map(math.log, (0.9, 0.4 / 9, 0.2 / 9, 0.5))) / 4)
+    accuracies = FOUR.class_accuracy()
+    assert accuracies[0] == 1.0
+    assert accuracies[3] == pytest.approx(1 / 3)
+    assert all(math.isnan(accuracies[label]) for label in set(range(10)) - {0, 3})
+    expected = torch.zeros(10, 10, dtype=torch.int64)
+    expected[3, 3], expected[3, 5], expected[0, 0] = 1, 2, 1
+    assert torch.equal(FOUR.confusion(), expected)
+    assert FOUR.confident_mistakes(5).tolist() == [2, 1]
+
+
+@given(seed=SEEDS, count=st.integers(1, 80))
+def test_figures_agree_with_each_other_and_with_counting(seed: int, count: int) -> None:
+    predictions = random_predictions(seed, count)
+    pairs = list(zip(predictions.labels.tolist(), predictions.classes.tolist(), strict=True))
+    assert predictions.accuracy == pytest.approx(sum(true == predicted for true, predicted in pairs) / count)
+    confusion = predictions.confusion()
+    assert confusion.dtype == torch.int64
+    assert confusion.tolist() == [[pairs.count((row, column)) for column in range(10)] for row in range(10)]
+    for label, accuracy in enumerate(predictions.class_accuracy()):
+        mine = [predicted for true, predicted in pairs if true == label]
+        assert accuracy == pytest.approx(mine.count(label) / len(mine)) if mine else math.isnan(accuracy)
+
+
+def test_every_class_is_an_animal_or_a_vehicle() -> None:
+    assert sorted(ANIMALS + VEHICLES) == sorted(CLASSES)
+
+
+@given(seed=SEEDS, count=st.integers(0, 80))
+def test_group_accuracy_agrees_with_counting(seed: int, count: int) -> None:
+    predictions = random_predictions(seed, count)
+    pairs = list(zip(predictions.labels.tolist(), predictions.classes.tolist(), strict=True))
+    accuracies = predictions.group_accuracy()
+    assert list(accuracies) == ["animals", "vehicles"]
+    for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
+        hits = [true == predicted for true, predicted in pairs if CLASSES[true] in names]
+        assert accuracies[group] == pytest.approx(sum(hits) / len(hits)) if hits else math.isnan(accuracies[group])
+
+
+def test_group_accuracy_weighs_images_not_classes() -> None:
+    # Cat: 1 of 3, airplane: 1 of 1; with a bird that is right, 2 of 4 animals.
+    one_more = sure([(3, 3, 0.9), (3, 5, 0.6), (3, 5, 0.8), (0, 0, 0.5), (2, 2, 0.9)])
+    assert one_more.group_accuracy() == {"animals": 0.5, "vehicles": 1.0}
+
+
+@given(seed=SEEDS, count=st.integers(1, 80))
+def test_loss_is_cross_entropy(seed: int, count: int) -> None:
+    predictions = random_predictions(seed, count)
+    expected = torch.nn.functional.cross_entropy(predictions.probabilities.log(), predictions.labels)
+    assert predictions.loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_loss_stays_finite_where_the_true_class_has_no_probability() -> None:
+    wrong = Predictions(torch.eye(10)[:1], torch.tensor([1]))
+    assert wrong.loss == pytest.approx(30 * math.log(10))
+
+
+@given(seed=SEEDS, count=st.integers(1, 80), shown=st.integers(0, 100))
+def test_confident_mistakes_are_mistakes_in_falling_confidence(seed: int, count: int, shown: int) -> None:
+    predictions = random_predictions(seed, count)
+    found = predictions.confident_mistakes(shown)
+    wrong = predictions.classes != predictions.labels
+    assert wrong[found].all()
+    assert len(found) == len(set(found.tolist())) == min(shown, int(wrong.sum()))
+    confidence = predictions.probabilities.amax(1)
+    assert confidence[found].tolist() == sorted(confidence[wrong].tolist(), reverse=True)[:shown]
+
+
+def test_equally_confident_mistakes_come_in_the_order_of_the_images() -> None:
+    assert sure([(1, 2, 0.5), (4, 4, 0.9), (2, 1, 0.5), (0, 3, 0.5)]).confident_mistakes(2).tolist() == [0, 2]
+
+
+def test_no_mistakes() -> None:
+    assert sure([(1, 1, 0.5)]).confident_mistakes(3).tolist() == []
+
+
+def test_reliability_of_six_answers() -> None:
+    probability = torch.tensor([0.55, 0.59, 0.95, 1.0, 0.91, 0.09])
+    right = torch.tensor([True, False, True, True, False, False])
+    bins = reliability(probability, right, bins=10)
+    assert bins.counts == (1, 0, 0, 0, 0, 2, 0, 0, 0, 3)
+    assert bins.confidence[5] == pytest.approx(0.57)
+    assert bins.accuracy[9] == pytest.approx(2 / 3)
+    assert math.isnan(bins.accuracy[1])
+    by_hand = (0.09 + 2 * abs(0.57 - 0.5) + 3 * abs(2.86 / 3 - 2 / 3)) / 6
+    assert bins.ece == pytest.approx(by_hand)
+    assert bins.mean_confidence == pytest.approx(probability.mean().item())
+    assert bins.mean_accuracy == 0.5
+
+
+@given(SEEDS, st.integers(1, 200), st.integers(1, 30))
+def test_calibration_error_is_at_least_the_gap_of_the_means(seed: int, count: int, bins: int) -> None:
+    predictions = random_predictions(seed, count)
+    found = reliability(predictions.probabilities.amax(1), predictions.classes == predictions.labels, bins)
+    assert sum(found.counts) == count
+    gap = abs(found.mean_confidence - found.mean_accuracy)
+    assert gap - 1e-9 <= found.ece <= 1
+    assert found.mean_accuracy == pytest.approx(predictions.accuracy)
+
+
+def test_calibration_needs_an_answer() -> None:
+    with pytest.raises(ValueError, match="calibration needs at least one answer, but got none"):
+        reliability(torch.tensor([]), torch.tensor([], dtype=torch.bool))

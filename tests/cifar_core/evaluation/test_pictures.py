@@ -1,0 +1,158 @@
+"""Pictures: valid PNG, small enough for every trial to have its own, and the right images in the right places."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cifar_core.data import Split, synthetic_splits
+from cifar_core.evaluation import pictures
+from cifar_core.evaluation.metrics import Predictions
+
+GREEN, RED = (26, 127, 55), (198, 40, 40)
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return synthetic_splits(torch.Generator().manual_seed(0), train=0, val=60).val
+
+
+@pytest.fixture(scope="module")
+def predictions(split: Split) -> Predictions:
+    """Half of them right."""
+    logits = torch.randn(len(split), 10, generator=torch.Generator().manual_seed(0))
+    logits[torch.arange(30), split.labels[:30]] += 10
+    return Predictions(logits.softmax(1), split.labels)
+
+
+def pixels(png: bytes) -> Tensor:
+    """uint8 (3, H, W)"""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.mode == "RGB"
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def holds(picture: Tensor, image: Tensor, scale: int) -> bool:
+    """Whether `image`, every pixel enlarged to a square, stands somewhere in `picture`."""
+    large = image.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    _, height, width = large.shape
+    corners = (picture[:, : -height + 1, : -width + 1] == large[:, :1, :1]).all(0).nonzero().tolist()
+    return any(torch.equal(picture[:, y : y + height, x : x + width], large) for y, x in corners)
+
+
+def has_colour(picture: Tensor, colour: tuple[int, int, int]) -> bool:
+    return bool((picture == torch.tensor(colour).view(3, 1, 1)).all(0).any())
+
+
+def test_artifacts_of_a_trial_fit_in_300_kb() -> None:
+    # Noise is the worst case for PNG.
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    split = Split(noise, torch.arange(32) % 10)
+    wrong = Predictions(torch.rand(32, 10, generator=generator).softmax(1), (torch.arange(32) + 5) % 10)
+    parts = (
+        pictures.confident_mistakes(split, wrong),
+        pictures.unlabelled(noise.float() / 255),
+        pictures.confusion(torch.randint(0, 500, (10, 10), generator=generator)),
+    )
+    assert sum(map(len, parts)) < 300_000
+
+
+def test_samples_are_the_first_images(split: Split) -> None:
+    picture = pixels(pictures.samples(split, rows=2, columns=3))
+    assert all(holds(picture, image, 3) for image in split.images[:6])
+    assert not holds(picture, split.images[6], 3)
+
+
+def test_mistakes_are_the_most_confident_ones(split: Split, predictions: Predictions) -> None:
+    picture = pixels(pictures.confident_mistakes(split, predictions, rows=1, columns=4))
+    shown = predictions.confident_mistakes(5).tolist()
+    assert [holds(picture, split.images[index], 3) for index in shown] == [True] * 4 + [False]
+    assert has_colour(picture, RED)
+    assert not has_colour(picture, GREEN)
+
+
+def test_grid_of_predictions_shows_the_first_images(split: Split, predictions: Predictions) -> None:
+    picture = pixels(pictures.predictions_grid(split, predictions, rows=2, columns=3))
+    assert all(holds(picture, image, 3) for image in split.images[:6])
+    assert not holds(picture, split.images[6], 3)
+
+
+def test_grid_of_predictions_has_twenty_unless_told() -> None:
+    split = synthetic_splits(torch.Generator().manual_seed(1), train=0, val=21).val
+    right = Predictions(torch.eye(10)[split.labels], split.labels)
+    picture = pixels(pictures.predictions_grid(split, right))
+    assert [holds(picture, image, 3) for image in split.images] == [True] * 20 + [False]
+
+
+def test_grid_of_predictions_is_green_where_right_and_red_where_wrong(split: Split) -> None:
+    right, wrong = (torch.eye(10)[(split.labels + shift) % 10] for shift in (0, 1))
+    mixed = torch.cat([right[:1], wrong[1:]])
+    for probabilities, colours in ((right, (True, False)), (wrong, (False, True)), (mixed, (True, True))):
+        picture = pixels(pictures.predictions_grid(split, Predictions(probabilities, split.labels), 1, 2))
+        assert (has_colour(picture, GREEN), has_colour(picture, RED)) == colours
+
+
+def test_one_prediction_is_green_where_right_and_red_where_wrong(split: Split, predictions: Predictions) -> None:
+    right, wrong = 0, int(predictions.confident_mistakes(1))
+    for index, colour, other in ((right, GREEN, RED), (wrong, RED, GREEN)):
+        picture = pixels(pictures.one_prediction(split, predictions, index))
+        assert holds(picture, split.images[index], 6)
+        assert has_colour(picture, colour)
+        assert not has_colour(picture, other)
+
+
+@pytest.mark.parametrize("count", [1, 5, 32])
+def test_unlabelled_shows_all_images(split: Split, count: int) -> None:
+    picture = pixels(pictures.unlabelled(split.images[:count].float() / 255))
+    assert all(holds(picture, image, 3) for image in split.images[:count])
+
+
+def test_unlabelled_clips_what_is_out_of_range() -> None:
+    images = torch.tensor([-0.5, 1.5]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    picture = pixels(pictures.unlabelled(images))
+    assert holds(picture, torch.zeros(3, 32, 32, dtype=torch.uint8), 3)
+    assert holds(picture, torch.full((3, 32, 32), 255, dtype=torch.uint8), 3)
+
+
+@pytest.mark.parametrize("matrix", [torch.eye(10, dtype=torch.int64) * 500, torch.zeros(10, 10, dtype=torch.int64)])
+def test_confusion_of_nothing_wrong_and_of_nothing_at_all(matrix: Tensor) -> None:
+    picture = pixels(pictures.confusion(matrix))
+    assert has_colour(picture, (46, 125, 50)) == bool(matrix.any())
+    assert not has_colour(picture, RED)
+
+
+def test_confusion_shades_the_cell_of_true_row_and_predicted_column() -> None:
+    matrix = torch.eye(10, dtype=torch.int64)
+    matrix[2, 7] = 1
+    reds = (pixels(pictures.confusion(matrix)) == torch.tensor(RED).view(3, 1, 1)).all(0)
+    plain = pixels(pictures.confusion(torch.eye(10, dtype=torch.int64)))
+    greens = (plain == torch.tensor([46, 125, 50]).view(3, 1, 1)).all(0).nonzero()
+    size = greens.max(0).values - greens.min(0).values  # of the ten cells together
+    row, column = ((reds.nonzero().float().mean(0) - greens.min(0).values) / size * 10).int().tolist()
+    assert (row, column) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda split, predictions: pictures.samples(split),
+        lambda split, predictions: pictures.confident_mistakes(split, predictions),
+        lambda split, predictions: pictures.predictions_grid(split, predictions),
+    ],
+    ids=["samples", "mistakes", "predictions"],
+)
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_images_still_make_a_picture(
+    split: Split, draw: Callable[[Split, Predictions], bytes], count: int
+) -> None:
+    wrong = Predictions(torch.eye(10)[(split.labels[:count] + 1) % 10], split.labels[:count])
+    picture = pixels(draw(split.head(count), wrong))
+    assert all(holds(picture, image, 3) for image in split.images[:count])

@@ -1,0 +1,167 @@
+"""Winograd's convolution against torch's own, and where it is taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cifar_core.hardware import Hardware
+from cifar_core.models import winograd
+from cifar_core.models.layers import Conv3x3
+from cifar_core.models.winograd import convolve, is_faster
+
+CPU = torch.device("cpu")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def arguments(
+    images: int, channels: int, outputs: int, height: int, width: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, filters, and the gradient of the output, all at random."""
+    generator = seeded()
+    inputs = torch.randn(images, channels, height, width, generator=generator, dtype=dtype)
+    weight = torch.randn(outputs, channels, 3, 3, generator=generator, dtype=dtype) / (9 * channels) ** 0.5
+    gradient = torch.randn(images, outputs, height, width, generator=generator, dtype=dtype)
+    return inputs.requires_grad_(), weight.requires_grad_(), gradient
+
+
+@given(
+    images=st.integers(1, 4),
+    channels=st.integers(1, 4),
+    outputs=st.integers(1, 4),
+    height=st.integers(1, 11),
+    width=st.integers(1, 11),
+)
+def test_output_and_gradients_are_those_of_the_definition(
+    images: int, channels: int, outputs: int, height: int, width: int
+) -> None:
+    inputs, weight, gradient = arguments(images, channels, outputs, height, width)
+    ours, torchs = convolve(inputs, weight), F.conv2d(inputs, weight, padding=1)
+    torch.testing.assert_close(ours, torchs, rtol=1e-9, atol=1e-9)
+    for one, other in zip(
+        torch.autograd.grad(ours, (inputs, weight), gradient),
+        torch.autograd.grad(torchs, (inputs, weight), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_more_tiles_than_are_transformed_at_once() -> None:
+    inputs, weight, gradient = arguments(600, 2, 3, 4, 5)
+    ours, torchs = convolve(inputs, weight), F.conv2d(inputs, weight, padding=1)
+    torch.testing.assert_close(ours, torchs)
+    [of_ours] = torch.autograd.grad(ours, weight, gradient)
+    [of_torchs] = torch.autograd.grad(torchs, weight, gradient)
+    torch.testing.assert_close(of_ours, of_torchs)
+
+
+def test_rounding_errors_in_fp32_are_a_few_millionths() -> None:
+    inputs, weight, gradient = arguments(8, 512, 512, 8, 8, torch.float32)
+    ours = convolve(inputs, weight)
+    exact_inputs, exact_weight = (tensor.detach().double().requires_grad_() for tensor in (inputs, weight))
+    exact = F.conv2d(exact_inputs, exact_weight, padding=1)
+    pairs = [
+        (ours, exact),
+        *zip(
+            torch.autograd.grad(ours, (inputs, weight), gradient),
+            torch.autograd.grad(exact, (exact_inputs, exact_weight), gradient.double()),
+            strict=True,
+        ),
+    ]
+    for one, other in pairs:
+        assert (one - other).norm() < 1e-5 * other.norm()
+
+
+def test_first_layers_need_no_gradient_of_the_images() -> None:
+    inputs, weight, gradient = arguments(2, 3, 4, 8, 8)
+    convolve(inputs.detach(), weight).backward(gradient)
+    assert weight.grad is not None
+    assert inputs.grad is None
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_channels_come_out_last_in_memory(layout: torch.memory_format) -> None:
+    inputs, weight, gradient = arguments(2, 3, 4, 7, 8)
+    laid_out = inputs.detach().contiguous(memory_format=layout).requires_grad_()
+    output = convolve(laid_out, weight)
+    output.backward(gradient)
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(output, F.conv2d(inputs, weight, padding=1))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_same_bits_every_time(deterministic: bool) -> None:
+    inputs, weight, gradient = arguments(16, 64, 128, 7, 7, torch.float32)
+
+    def numbers() -> tuple[Tensor, ...]:
+        output = convolve(inputs, weight)
+        return output, *torch.autograd.grad(output, (inputs, weight), gradient)
+
+    first = numbers()
+    with Hardware(CPU, bf16=False).kernels(deterministic=deterministic):
+        assert all(torch.equal(one, other) for one, other in zip(first, numbers(), strict=True))
+
+
+def of_shape(images: int, channels: int, outputs: int, size: int) -> tuple[Tensor, Tensor]:
+    return torch.empty(images, channels, size, size), torch.empty(outputs, channels, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((64, 128, 128, 4), True),
+        ((16, 128, 128, 7), True),
+        ((16, 96, 256, 8), True),
+        ((64, 64, 128, 32), False),  # too few channels for what the transforms cost
+        ((15, 512, 512, 8), False),  # too few tiles for what those of the filters cost
+        ((1, 512, 512, 4), False),
+    ],
+)
+def test_taken_where_it_saves_more_than_it_costs(shape: tuple[int, int, int, int], expected: bool) -> None:
+    assert is_faster(*of_shape(*shape)) is expected
+
+
+def test_taken_by_cpus_in_fp32_only() -> None:
+    inputs, weight = of_shape(64, 256, 256, 8)
+    assert is_faster(inputs, weight)
+    assert not is_faster(inputs.to("meta"), weight.to("meta"))
+    assert not is_faster(inputs.double(), weight.double())
+    with Hardware(CPU, bf16=True).autocast():
+        assert not is_faster(inputs, weight)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("channels", "taken"), [(8, 0), (128, 1)])
+def test_layer_computes_what_torchs_computes(
+    bias: bool, channels: int, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Tensor] = []
+
+    def watched(inputs: Tensor, weight: Tensor) -> Tensor:
+        calls.append(inputs)
+        return convolve(inputs, weight)
+
+    monkeypatch.setattr(winograd, "convolve", watched)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = Conv3x3(channels, 128, bias=bias)
+    assert (layer.bias is not None) is bias
+    inputs = torch.randn(16, channels, 8, 8, generator=seeded())
+    expected = F.conv2d(inputs, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(inputs), expected, atol=1e-4, rtol=0)
+    assert len(calls) == taken
+
+
+def test_exported_layer_takes_batches_of_any_size() -> None:
+    layer = Conv3x3(128, 128, bias=False).eval()
+    images = torch.randn(16, 128, 8, 8, generator=seeded())
+    program = torch.export.export(layer, (images,), dynamic_shapes=({0: torch.export.Dim("images")},)).module()
+    for batch in (images, images[:3]):
+        torch.testing.assert_close(program(batch), layer(batch), atol=1e-4, rtol=0)

@@ -1,0 +1,143 @@
+"""Recipes by name: the shipped ones, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_core.models import MODELS, build_model
+from cifar_core.recipe import Recipe, RecipeError
+from cifar_core.recipes import FOLDER, SYSTEMS, expand, named, read_recipe
+
+
+def refused(name: str | Path, folder: Path = FOLDER) -> str:
+    with pytest.raises(RecipeError) as error:
+        read_recipe(str(name), folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+class TestShipped:
+    def test_they_are_the_published_systems(self) -> None:
+        assert named() == sorted(SYSTEMS)
+        assert {path.name for path in FOLDER.iterdir()} == {f"{name}.toml" for name in SYSTEMS}
+
+    @pytest.mark.parametrize("name", SYSTEMS)
+    def test_each_is_the_network_of_its_name(self, name: str) -> None:
+        recipe = read_recipe(name)
+        assert recipe.model == name
+        assert recipe.width == 1.0
+        assert Recipe.from_toml(recipe.to_toml()) == recipe
+        with torch.device("meta"):
+            assert build_model(recipe)(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+
+    @pytest.mark.parametrize("name", SYSTEMS)
+    def test_each_says_how_to_run_it(self, name: str) -> None:
+        text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+        assert text.startswith(f"# {name}: ")
+        assert f"# run      python experiments/reproduce.py {name}" in text
+
+
+class TestExpand:
+    def test_a_group_is_its_members_each_once(self) -> None:
+        assert expand(["systems", "five_conv"], "systems") == list(SYSTEMS)
+        assert expand(["all"], "all") == list(SYSTEMS)
+
+    def test_in_the_order_given(self) -> None:
+        assert expand(["mine.toml", "three_conv", "systems", "mine.toml"], "systems") == [
+            "mine.toml", "three_conv", "five_conv", "block_cnn", "dynamic_conv", "custom_resnet",
+        ]  # fmt: skip
+
+    def test_only_under_its_own_name(self) -> None:
+        assert expand(["all"], "systems") == ["all"]
+        assert expand([], "systems") == []
+
+
+class TestFiles:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "mine.toml"
+        path.write_text('model = "five_conv"\nepochs = 2')
+        return path
+
+    def test_by_path(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        expected = Recipe(model="five_conv", epochs=2.0)
+        assert read_recipe(str(path)) == expected
+        monkeypatch.chdir(path.parent)
+        assert read_recipe("mine.toml") == read_recipe("./mine.toml") == expected
+
+    def test_an_ending_of_its_own_needs_a_slash(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path.rename(path.with_suffix(".txt"))
+        monkeypatch.chdir(path.parent)
+        assert read_recipe("./mine.txt").epochs == 2
+        assert refused("mine.txt").startswith("unknown recipe 'mine.txt': ")
+
+    def test_a_file_in_the_way_does_not_hide_a_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "five_conv").write_text("epochs = 1")
+        monkeypatch.chdir(tmp_path)
+        assert read_recipe("five_conv").epochs == 40
+
+    def test_by_name_in_another_folder(self, path: Path) -> None:
+        assert named(path.parent) == ["mine"]
+        assert read_recipe("mine", path.parent).epochs == 2
+
+
+class TestRefusals:
+    def test_a_name_that_is_close(self) -> None:
+        assert refused("three-conv") == "unknown recipe 'three-conv': did you mean 'three_conv'?"
+        assert refused("Dynamic_conv") == "unknown recipe 'Dynamic_conv': did you mean 'dynamic_conv'?"
+
+    @pytest.mark.parametrize("name", ["xyz", "", "all"])
+    def test_a_name_that_is_not(self, name: str) -> None:
+        assert refused(name) == (
+            f"unknown recipe {name!r}: the recipes are block_cnn, custom_resnet, dynamic_conv, five_conv, three_conv; "
+            "a file's name ends in .toml"
+        )
+
+    @pytest.mark.parametrize("name", ["missing.toml", "missing"])
+    def test_no_such_file(self, tmp_path: Path, name: str) -> None:
+        path = tmp_path / name
+        assert refused(path) == f"a recipe file must be readable text, but {path} gave: No such file or directory"
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        assert refused(tmp_path) == f"a recipe file must be readable text, but {tmp_path} gave: Is a directory"
+
+    def refused(self, tmp_path: Path, content: str | bytes) -> str:
+        path = tmp_path / "mine.toml"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        said = refused(path)
+        assert said.count(str(path)) == 1
+        return said.removeprefix(f"{path}: ")
+
+    def test_no_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.toml"
+        assert self.refused(tmp_path, b"\xff\xfe\x00") == (
+            f"a recipe file must be readable text, but {path} gave: "
+            "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
+        )
+
+    def test_without_end(self) -> None:
+        with pytest.raises(RecipeError, match=r"^a recipe file must have at most 100,000 bytes, but /dev/zero has"):
+            read_recipe("/dev/zero")
+
+    @pytest.mark.parametrize(
+        "content",
+        ["model = five_conv", "model", "[", "epochs = 1\nepochs = 2", "a = " + "[" * 90_000, "seed = " + "9" * 90_000],
+    )
+    def test_no_toml(self, tmp_path: Path, content: str) -> None:
+        assert self.refused(tmp_path, content).startswith("a recipe must be valid TOML, but: ")
+
+    def test_an_unknown_field(self, tmp_path: Path) -> None:
+        assert self.refused(tmp_path, "epoch = 3") == "unknown recipe field 'epoch': did you mean 'epochs'?"
+
+    def test_a_value_out_of_range(self, tmp_path: Path) -> None:
+        assert self.refused(tmp_path, "width = 9") == "`0 < width <= 8` must hold, but got 9.0"
+
+    def test_a_value_of_another_type(self, tmp_path: Path) -> None:
+        assert self.refused(tmp_path, 'flip = "yes"') == "flip must be of type bool, but got 'yes'"
+
+    def test_an_unknown_model(self, tmp_path: Path) -> None:
+        expected = f"unknown model 'alexnet'; expected one of {', '.join(sorted(MODELS))}"
+        assert self.refused(tmp_path, "model = 'alexnet'") == expected

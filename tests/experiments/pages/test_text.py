@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import doctest
+
+from experiments.pages import text as words
+from experiments.pages.text import duration, flops, listed, money, rate, total
+
+
+def test_the_examples_hold() -> None:
+    tried = doctest.testmod(words)
+    assert tried.attempted == 10
+    assert tried.failed == 0
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert [money(v) for v in (1003.75, 0.995, 0.5, 0.0338, 0.000045, 0)] == [
+        "$1,003.75", "$0.99", "$0.50", "$0.034", "$0.000045", "$0",
+    ]  # fmt: skip
+    assert [total(v) for v in (11_744.54, 99.99, 0.02)] == ["$11,745", "$99.99", "$0.020"]
+    assert [rate(v) for v in (0.0816, 6.88, 10)] == ["$0.0816", "$6.88", "$10.00"]
+    assert [duration(v) for v in (59.4, 59.6, 754, 3600)] == [
+        "59 s",
+        "1 min 00 s",
+        "12 min 34 s",
+        "1 h 00 min",
+    ]
+    assert [flops(v) for v in (3.5e14, 2e11)] == ["0.35 PFLOP", "0.20 TFLOP"]
+    assert [listed(v) for v in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

@@ -1,0 +1,136 @@
+"""How far a study has come: what is told, and that nothing is changed by asking."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from sweeps.checks.status import read_status
+from sweeps.executors.protocol import Outcome
+from sweeps.lock import hold
+from sweeps.store import Store, StoreError
+from sweeps.tracking.mlflow_queue import Entry, Journal
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+
+
+def label(key: str, stage: str) -> RunLabel:
+    return RunLabel(key=key, name=key, tags={"stage": stage}, params={})
+
+
+def outcome(accuracy: float) -> Outcome:
+    return Outcome(
+        loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=100, group_accuracy={}, files={}
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A study of five trials, of which one was cut off, with one confirmation of two done and tested."""
+    store = Store.locate(tmp_path_factory.mktemp("status") / "store")
+    store.create()
+    study = optuna.create_study(study_name="s", storage=store.storage_url, direction="maximize")
+    for name, value in {"space": "full", "preset": "smoke", "seed": "0"}.items():
+        study.set_user_attr(name, value)
+    states = (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    for number, state in enumerate(states):
+        accuracy = 0.5 + number / 10 if state == TrialState.COMPLETE else None
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=accuracy,
+                params={"x": 0.5},
+                distributions={"x": FloatDistribution(0, 1)},
+                user_attrs={"recipe": {"model": f"net{number}"}},
+            )
+        )
+    study.ask()
+    study.enqueue_trial({"x": 0.1})
+    optuna.create_study(study_name="empty", storage=store.storage_url)
+    tracker = MlflowTracker(store, "s")
+    tracker.open_study(replace(label("study", "study"), name="s"))
+    for key, ended in {"confirm-1-0": True, "confirm-0-0": False}.items():
+        tracker.begin(label(key, "confirm"))
+        if ended:
+            tracker.end(key, "complete", outcome=outcome(0.8))
+            tracker.tested(key, outcome(0.7925))
+    assert tracker.close() == 0
+    journal = Journal(store.journals("s") / "1.jsonl")
+    journal.append(Entry(key="trial-4", at=0), sync=False)
+    journal.close()
+    folder = store.checkpoints("s", "trial-4")
+    folder.mkdir(parents=True)
+    (folder / "step-000000001.safetensors").write_bytes(b"")
+    return store
+
+
+def test_what_is_told(store: Store) -> None:
+    assert read_status(store, "s").rows() == {
+        "study": "s",
+        "state": "not running",
+        "settings": "space full, preset smoke, seed 0",
+        "trials": "5 begun: 2 complete, 1 pruned, 1 failed, 1 cut off, to be gone on with, 1 queued",
+        "best": "60.0 % validation accuracy, trial 1, net1",
+        "confirmation": "1 complete, 1 running",
+        "test": "79.25 %",
+        "checkpoints": "of trial-4",
+        "journal": "1 entry waits for MLflow",
+    }
+
+
+def test_who_is_running_it(store: Store) -> None:
+    with hold(store.lease("s"), "s"):
+        rows = read_status(store, "s").rows()
+    assert rows["state"].startswith("run by process ")
+    assert ", 1 running, 1 queued" in rows["trials"]
+
+
+def test_a_study_without_trials(store: Store) -> None:
+    assert read_status(store, "empty").rows() == {
+        "study": "empty",
+        "state": "not running",
+        "settings": "none recorded",
+        "trials": "none yet",
+    }
+
+
+def test_asking_changes_nothing(store: Store) -> None:
+    def contents() -> dict[Path, str]:
+        return {
+            path.relative_to(store.root): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(store.root.rglob("*"))
+            if path.is_file() and not path.name.endswith(("-wal", "-shm"))
+        }
+
+    before = contents()
+    read_status(store, "s")
+    assert contents() == before
+
+
+def test_no_such_study(store: Store) -> None:
+    with pytest.raises(StoreError) as error:
+        read_status(store, "t")
+    assert str(error.value) == "--study must be one that the store holds (empty, s), but got 't'"
+
+
+def test_a_storage_that_does_not_open(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"^the Optuna storage must open, but bogus://x gave: Can't load plugin"):
+        read_status(replace(store, storage_url="bogus://x"), "s")
+
+
+def test_an_mlflow_that_does_not_answer(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"^the MLflow store must answer, but bogus://x gave: "):
+        read_status(replace(store, tracking_uri="bogus://x"), "s")
+
+
+def test_no_such_store(tmp_path: Path) -> None:
+    store = Store.locate(tmp_path / "none")
+    with pytest.raises(StoreError) as error:
+        read_status(store, "s")
+    assert str(error.value) == f"a store must hold mlflow.db, but there is no {tmp_path / 'none' / 'mlflow.db'}"
+    assert not store.root.exists()

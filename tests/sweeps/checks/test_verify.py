@@ -1,0 +1,213 @@
+"""What `--verify` finds in a store, and that it finds nothing in a good one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from mlflow import MlflowClient
+from optuna.trial import TrialState, create_trial
+
+from cifar_core.checkpoint import save_state
+from cifar_core.data import synthetic_splits
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState
+from sweeps.checks.verify import findings
+from sweeps.executors.protocol import Outcome, Point
+from sweeps.run_study import main
+from sweeps.store import Store, StoreError
+from sweeps.tracking.mlflow_queue import Entry, Journal
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+
+OUTCOME = Outcome(loss=1.0, accuracy=0.5, class_accuracy=(0.5,) * 10, images=100, group_accuracy={}, files={})
+
+
+def point(step: int) -> Point:
+    return Point(
+        step=step,
+        fraction=step / 8,
+        epoch=step / 4,
+        train_loss=1 / step,
+        train_accuracy=0.5,
+        learning_rate=0.1,
+        train_seconds=1.0,
+        validation_seconds=0.1,
+        val_loss=1.0,
+        val_accuracy=step / 16,
+    )
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a complete trial, a pruned one and one that goes on, and a tested confirmation."""
+    store = Store.locate(tmp_path_factory.mktemp("verify") / "store")
+    store.create()
+    study = optuna.create_study(study_name="s", storage=store.storage_url, direction="maximize")
+    tracker = MlflowTracker(store, "s")
+    tracker.open_study(RunLabel(key="study", name="s", tags={"stage": "study"}, params={}))
+    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+    for number, (state, ended) in enumerate(states.items()):
+        tracker.begin(RunLabel(key=f"trial-{number}", name="t", tags={"stage": "search"}, params={}))
+        for step in (1, 4, 8):
+            tracker.point(f"trial-{number}", point(step))
+        tracker.end(f"trial-{number}", state, outcome=OUTCOME if state == "complete" else None)
+        values = {step: step / 16 for step in (1, 4, 8)}
+        study.add_trial(create_trial(state=ended, value=0.5, intermediate_values=values))
+    study.ask()
+    tracker.begin(RunLabel(key="trial-2", name="t", tags={"stage": "search"}, params={}))
+    tracker.begin(RunLabel(key="confirm-0-0", name="c", tags={"stage": "confirm"}, params={}))
+    tracker.end("confirm-0-0", "complete", outcome=OUTCOME)
+    store.record_test_look(study="s", key="confirm-0-0")
+    tracker.tested("confirm-0-0", OUTCOME)
+    assert tracker.close() == 0
+    data = synthetic_splits(torch.Generator().manual_seed(0), 16, 8)
+    state_ = TrainState.create(Recipe(width=0.125), data, Hardware(torch.device("cpu"), bf16=False))
+    save_state(state_, store.checkpoints("s", "trial-2") / "step-000000004.safetensors")
+    save_state(state_, store.weights("s", "confirm-0-0"))
+    return store.root
+
+
+@pytest.fixture
+def store(good: Path, tmp_path: Path) -> Store:
+    shutil.copytree(good, tmp_path / "store")
+    return Store.locate(tmp_path / "store")
+
+
+def run_id(store: Store, key: str) -> str:
+    client = MlflowClient(store.tracking_uri)
+    experiment = client.get_experiment_by_name("s")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id], f"tags.key = '{key}'")
+    return str(run.info.run_id)
+
+
+EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"  # or what it still holds stands in for a damaged database
+
+
+def optuna_table(store: Store, statement: str) -> None:
+    connection = sqlite3.connect(store.root / "optuna.db")
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def written(path: Path, entry: Entry) -> None:
+    journal = Journal(path)
+    journal.append(entry, sync=True)
+    journal.close()
+
+
+def double_a_point(store: Store) -> None:
+    MlflowClient(store.tracking_uri).log_metric(run_id(store, "trial-1"), "train/loss", 3.0, step=4)
+
+
+def spoil_weights(store: Store) -> None:
+    path = store.weights("s", "confirm-0-0")
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 4
+    path.write_bytes(content)
+
+
+def test_nothing_is_found_in_a_good_store(store: Store) -> None:
+    assert list(findings(store, "s")) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (
+            lambda store: MlflowClient(store.tracking_uri).set_tag(run_id(store, "trial-0"), "state", "running"),
+            "trial 0: MLflow must say complete, as Optuna does, but says running",
+        ),
+        (
+            lambda store: MlflowClient(store.tracking_uri).delete_run(run_id(store, "trial-1")),
+            "trial 1: Optuna says PRUNED, but MLflow has no run of it",
+        ),
+        (
+            lambda store: MlflowClient(store.tracking_uri).set_tag(run_id(store, "trial-2"), "key", "trial-7"),
+            "MLflow has a run trial-7, but Optuna no such trial",
+        ),
+        (
+            lambda store: MlflowClient(store.tracking_uri).set_tag(run_id(store, "trial-2"), "key", "trial-1"),
+            "MLflow: there must be one run trial-1, but there are 2",
+        ),
+        (
+            lambda store: MlflowClient(store.tracking_uri).log_metric(
+                run_id(store, "trial-1"), "train/loss", 3.0, step=4
+            ),
+            "trial 1: each point of train/loss must be there once, but 1 are there again",
+        ),
+        (
+            lambda store: optuna_table(
+                store, "UPDATE trial_intermediate_values SET intermediate_value = 0.3 WHERE trial_id = 2 AND step = 4"
+            ),
+            "trial 1: MLflow must hold every accuracy that Optuna holds, but lacks those at 4/8 of the budget",
+        ),
+        (
+            lambda store: optuna_table(store, "UPDATE trial_values SET value = 0.7 WHERE trial_id = 1"),
+            "trial 0: MLflow must end at 0.7, as Optuna does, but ends at 0.5",
+        ),
+        (spoil_weights, r".*confirm-0-0\.safetensors: SHA-256 must be [0-9a-f]{64}, but got [0-9a-f]{64}"),
+        (
+            lambda store: shutil.copytree(store.checkpoints("s", "trial-2"), store.checkpoints("s", "trial-1")),
+            r".*checkpoints/s/trial-1: checkpoints must go with the end of their run, but these are left",
+        ),
+        (
+            lambda store: (store.root / "test_looks.jsonl").write_text(""),
+            r"confirm-0-0: a look at the test set must be on record, but .*test_looks\.jsonl has none of it",
+        ),
+        (
+            lambda store: written(store.journals("s") / "1.jsonl", Entry(key="trial-0", at=0)),
+            r".*journals/s: MLflow must have got everything, but lacks 1 of what is here; --replay sends it",
+        ),
+        (
+            lambda store: written(store.journals("s") / "1.refused", Entry(key="trial-0", at=0)),
+            r".*journals/s/1\.refused: MLflow must have got everything, but refused this",
+        ),
+        (
+            lambda store: (store.root / "test_looks.jsonl").write_text("{torn"),
+            r".*test_looks\.jsonl: line 1 must be a look at the test set, but is '\{torn'",
+        ),
+    ],
+)
+def test_each_fault_is_found(store: Store, spoil: Callable[[Store], object], found: str) -> None:
+    spoil(store)
+    lines = list(findings(store, "s"))
+    assert any(re.fullmatch(found, line) for line in lines), lines
+    assert all("\n" not in line for line in lines)
+
+
+def test_a_damaged_database(store: Store) -> None:
+    path = store.root / "optuna.db"
+    optuna_table(store, EMPTY_LOG)
+    content = bytearray(path.read_bytes())
+    content[8192:12288] = b"\xff" * 4096
+    path.write_bytes(content)
+    first = next(findings(store, "s"))
+    assert first.startswith("optuna.db: the integrity check must say ok, but said: ")
+
+
+def test_what_was_found_is_told_before_a_database_that_cannot_be_read(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optuna_table(store, EMPTY_LOG)
+    (store.root / "optuna.db").write_bytes(b"no database at all, but long enough to look like one " * 100)
+    assert main(["--study", "s", "--verify", "--store", str(store.root), "--device", "cpu"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith("optuna.db: the integrity check must say ok, but said: ")
+    assert re.fullmatch(r"run_study\.py: error: the Optuna storage must open, but .*\n", printed.err)
+
+
+def test_no_such_study(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"^--study must be one that the store holds \(s\), but got 't'$"):
+        list(findings(store, "t"))
+    with pytest.raises(StoreError, match=r"a store must hold mlflow\.db, but there is no"):
+        list(findings(replace(store, tracking_uri="sqlite:////nowhere/mlflow.db"), "s"))

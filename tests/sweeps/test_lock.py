@@ -1,0 +1,80 @@
+"""One coordinator a study, whatever becomes of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.lock import LeaseError, hold, holder
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from sweeps.lock import hold
+with hold(Path(sys.argv[1]), "s"):
+    print("held", flush=True)
+    time.sleep(50)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "leases" / "s.lock"
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the study."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_one_is_told_who_holds_it(path: Path, other: subprocess.Popen[str]) -> None:
+    with pytest.raises(LeaseError) as error, hold(path, "s"):
+        pass
+    who = rf"process {other.pid} on {re.escape(socket.gethostname())} since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+    assert re.fullmatch(rf"study 's' is being run by {who}; wait for it, or stop it", str(error.value))
+    told = holder(path)
+    assert told is not None
+    assert re.fullmatch(who, told)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_one_that_died_is_taken_over_at_once(path: Path, other: subprocess.Popen[str], number: signal.Signals) -> None:
+    other.send_signal(number)
+    other.wait()
+    assert holder(path) is None
+    with hold(path, "s"):
+        told = holder(path)
+    assert told is not None
+    assert told.startswith(f"process {os.getpid()} on ")
+
+
+def test_one_that_is_stopped_still_holds_it(path: Path, other: subprocess.Popen[str]) -> None:
+    other.send_signal(signal.SIGSTOP)
+    with pytest.raises(LeaseError, match=f"process {other.pid} "), hold(path, "s"):
+        pass
+    other.send_signal(signal.SIGCONT)
+
+
+def test_it_can_be_held_again_and_again(path: Path) -> None:
+    for _ in range(3):
+        with hold(path, "s"), pytest.raises(LeaseError), hold(path, "s"):
+            pass
+    assert holder(path) is None
+
+
+def test_nobody_holds_what_was_never_held(path: Path) -> None:
+    assert holder(path) is None
+    assert not path.exists()

@@ -1,0 +1,119 @@
+"""What a run leaves besides its curves: every file is there, and says what the predictions say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from cifar_core.data import CLASSES, Split, synthetic_splits
+from cifar_core.evaluation.metrics import Predictions
+from cifar_core.models import build_model
+from cifar_core.recipe import Recipe
+from sweeps.tracking import artifacts
+
+RECIPE = Recipe(model="three_conv", width=0.25, translate=4, cutout=8, color_jitter=0.4, seed=3)
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return synthetic_splits(torch.Generator().manual_seed(0), train=40, val=8).train
+
+
+@pytest.fixture(scope="module")
+def predictions(split: Split) -> Predictions:
+    """Three quarters of the images right, the others taken for the class after theirs."""
+    taken_for = (split.labels + (torch.arange(len(split)) % 4 == 0)) % len(CLASSES)
+    probabilities = torch.full((len(split), len(CLASSES)), 0.05)
+    probabilities[torch.arange(len(split)), taken_for] = 0.55
+    return Predictions(probabilities, split.labels)
+
+
+def pictures(files: Mapping[str, bytes]) -> set[str]:
+    """The names of the pictures, once they have been found to be some."""
+    names = {name for name in files if name.endswith(".png")}
+    for name in names:
+        with Image.open(io.BytesIO(files[name])) as image:
+            image.load()
+    return names
+
+
+class TestOfTraining:
+    def test_the_network_and_its_images(self, split: Split) -> None:
+        files = artifacts.of_training(RECIPE, build_model(RECIPE), split)
+        assert set(files) == {"summary.txt", "pictures/augmented.png"}
+        assert pictures(files) == {"pictures/augmented.png"}
+        assert files["summary.txt"].decode().startswith("layer")
+
+    def test_the_same_seed_gives_the_same_picture_and_draws_from_nobody(self, split: Split) -> None:
+        before = torch.get_rng_state()
+        first, again, other = (
+            artifacts.of_training(recipe, build_model(recipe), split)["pictures/augmented.png"]
+            for recipe in (RECIPE, RECIPE, replace(RECIPE, seed=4))
+        )
+        assert first == again != other
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_the_network_is_left_as_it_is(self, split: Split) -> None:
+        model = build_model(RECIPE).train()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        artifacts.of_training(RECIPE, model, split)
+        assert model.training
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    def test_fewer_images_than_the_picture_has_room_for(self, split: Split) -> None:
+        assert pictures(artifacts.of_training(RECIPE, build_model(RECIPE), split.head(3)))
+
+
+class TestOfPredictions:
+    def test_names(self, split: Split, predictions: Predictions) -> None:
+        files = artifacts.of_predictions(split, predictions)
+        shown = {f"pictures/{name}.png" for name in ("confusion", "mistakes", "predictions")}
+        assert set(files) == shown | {"confusion.json", "weakness.md"}
+        assert pictures(files) == shown
+
+    def test_confusion(self, split: Split, predictions: Predictions) -> None:
+        content = json.loads(artifacts.of_predictions(split, predictions)["confusion.json"])
+        assert content["classes"] == list(CLASSES)
+        assert content["matrix"] == predictions.confusion().tolist()
+        assert sum(map(sum, content["matrix"])) == 40
+        assert sum(content["matrix"][k][k] for k in range(10)) == 30
+
+    def test_the_weakest_class_is_named(self, split: Split, predictions: Predictions) -> None:
+        text = artifacts.of_predictions(split, predictions)["weakness.md"].decode()
+        accuracies = predictions.class_accuracy()
+        assert CLASSES[accuracies.index(min(accuracies))] in text
+
+    def test_nothing_wrong_and_a_class_without_images(self, split: Split) -> None:
+        some = Split(split.images[split.labels != 3], split.labels[split.labels != 3])
+        right = Predictions(torch.nn.functional.one_hot(some.labels, 10).float(), some.labels)
+        files = artifacts.of_predictions(some, right)
+        assert len(pictures(files)) == 3
+
+
+class TestOfTest:
+    def test_the_same_in_a_folder_of_its_own_and_each_single_prediction(
+        self, split: Split, predictions: Predictions
+    ) -> None:
+        files = artifacts.of_test(split, predictions)
+        validated = artifacts.of_predictions(split, predictions)
+        for name, content in validated.items():
+            assert files[f"test/{name.rpartition('/')[2]}"] == content
+        more = set(files) - {f"test/{name.rpartition('/')[2]}" for name in validated}
+        assert more == {"test/prediction.png", "test/prediction.json", "test/predictions.csv"}
+
+    def test_predictions_in_the_order_of_the_images(self, split: Split, predictions: Predictions) -> None:
+        files = artifacts.of_test(split, predictions)
+        rows = list(csv.DictReader(io.StringIO(files["test/predictions.csv"].decode())))
+        assert [int(row["index"]) for row in rows] == list(range(40))
+        assert [row["true"] for row in rows] == [CLASSES[label] for label in split.labels]
+        assert [row["predicted"] for row in rows] == [CLASSES[index] for index in predictions.classes]
+        assert {row["probability"] for row in rows} == {"0.55"}
+        first = json.loads(files["test/prediction.json"])
+        assert first == {**rows[0], "index": 0, "probability": 0.55}

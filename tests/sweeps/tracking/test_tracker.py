@@ -1,0 +1,464 @@
+"""One contract for every tracker, and what only MLflow can show: nesting, states, artifacts, models."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlflow
+import mlflow.pytorch
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from cifar_core.checkpoint import save_state
+from cifar_core.data import CLASSES, synthetic_splits
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState
+from sweeps.executors.protocol import Outcome, Point
+from sweeps.store import Store, StoreError
+from sweeps.tracking.mlflow_queue import SUFFIX, Entry, Journal, waiting
+from sweeps.tracking.tracker import MemoryTracker, MlflowTracker, RunLabel, Tracker
+
+STUDY = RunLabel(
+    key="study",
+    name="a study",
+    tags={"stage": "study", "study": "a study"},
+    params={"trials": 3, "confirm_flops": None},
+    files={"pictures/samples.png": b"samples"},
+)
+TRIAL = RunLabel(
+    key="trial-0",
+    name="trial 0 five_conv",
+    tags={"stage": "confirm", "trial": "0", "attempt": "1"},
+    params={"model": "five_conv", "learning_rate": 0.1, "flip": True},
+    files={"recipe.toml": b"model = 'five_conv'"},
+)
+OUTCOME = Outcome(
+    loss=0.5,
+    accuracy=0.8,
+    class_accuracy=(0.9, 0.7, *(0.8,) * 7, float("nan")),
+    images=100,
+    group_accuracy={"animals": 0.75, "vehicles": float("nan")},
+    files={"confusion.json": b"{}", "pictures/mistakes.png": b"mistakes"},
+)
+TEST_OUTCOME = Outcome(
+    loss=0.4,
+    accuracy=0.79,
+    class_accuracy=(0.79,) * 10,
+    images=10_000,
+    group_accuracy={"animals": 0.7, "vehicles": 0.9},
+    files={"test/predictions.csv": b"index,true"},
+)
+
+
+def point(step: int, val_accuracy: float | None = None) -> Point:
+    return Point(
+        step=step,
+        fraction=step / 8,
+        epoch=step / 4,
+        train_loss=2.0 / step,
+        train_accuracy=step / 10,
+        learning_rate=0.1 * step,
+        train_seconds=float(step),
+        validation_seconds=0.1,
+        val_loss=None if val_accuracy is None else 1.0,
+        val_accuracy=val_accuracy,
+    )
+
+
+CURVE = [point(1), point(2, 0.3), point(3), point(4, 0.6), point(8, 0.8)]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What can be read back of a run, in the words of MLflow."""
+
+    name: str
+    state: str
+    reason: str | None
+    tags: dict[str, str]
+    params: dict[str, str]
+    steps: list[int]  # of the training-loss curve
+    validated: list[int]  # steps of the validation curve
+    metrics: dict[str, float]
+    files: dict[str, bytes]
+
+
+class Backend(ABC):
+    @abstractmethod
+    def open(self) -> Tracker:
+        """A tracker as a new process would have it."""
+
+    @abstractmethod
+    def read(self, key: str) -> Record:
+        """The run of this key; there must be one only."""
+
+
+class Memory(Backend):
+    def __init__(self) -> None:
+        self.tracker = MemoryTracker()
+
+    def open(self) -> Tracker:
+        return self.tracker
+
+    def read(self, key: str) -> Record:
+        run = self.tracker.study if key == "study" else self.tracker.runs[key]
+        assert run is not None
+        return Record(
+            name=run.label.name,
+            state=run.state,
+            reason=run.reason or None,
+            tags=dict(run.label.tags),
+            params={name: str(value) for name, value in run.label.params.items()},
+            steps=[point.step for point in run.points],
+            validated=[point.step for point in run.points if point.val_accuracy is not None],
+            metrics=run.metrics,
+            files={**run.label.files, **run.files},
+        )
+
+
+class Mlflow(Backend):
+    def __init__(self, folder: Path) -> None:
+        self.store = Store.locate(folder)
+        self.artifacts = folder / "artifacts" / "a=20study"
+        self.client = MlflowClient(self.store.tracking_uri)
+        self.said: list[str] = []
+        self.tracker: MlflowTracker | None = None
+
+    def open(self) -> MlflowTracker:
+        if self.tracker is not None:
+            self.tracker.close()
+        self.tracker = MlflowTracker(self.store, STUDY.name, say=self.said.append)
+        return self.tracker
+
+    def run(self, key: str) -> Run:
+        assert self.tracker is not None
+        self.tracker.run_id("study")  # which waits until MLflow has got everything
+        experiment = self.client.get_experiment_by_name(STUDY.name)
+        assert experiment is not None
+        found: list[Run] = self.client.search_runs([experiment.experiment_id], f"tags.key = '{key}'")
+        assert len(found) == 1, "the same key is the same run"
+        return found[0]
+
+    def history(self, key: str, name: str) -> list[int]:
+        return [metric.step for metric in self.client.get_metric_history(self.run(key).info.run_id, name)]
+
+    def read(self, key: str) -> Record:
+        run = self.run(key)
+        folder = self.artifacts / run.info.run_id / "artifacts"
+        return Record(
+            name=run.info.run_name,
+            state=run.data.tags["state"],
+            reason=run.data.tags.get("reason"),
+            tags=run.data.tags,
+            params=run.data.params,
+            steps=self.history(key, "train/loss"),
+            validated=self.history(key, "val/accuracy"),
+            metrics=run.data.metrics,
+            files={
+                path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+            },
+        )
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables; making them takes seconds, so it is done once and copied."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path) -> Mlflow:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return Mlflow(tmp_path)
+
+
+@pytest.fixture(params=["memory", "mlflow"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == "memory":
+        return Memory()
+    backend: Backend = request.getfixturevalue("store")
+    return backend
+
+
+@pytest.fixture
+def tracker(backend: Backend) -> Tracker:
+    tracker = backend.open()
+    tracker.open_study(STUDY)
+    return tracker
+
+
+def record(tracker: Tracker, points: list[Point]) -> None:
+    for each in points:
+        tracker.point(TRIAL.key, each)
+
+
+class TestContract:
+    def test_a_complete_run(self, backend: Backend, tracker: Tracker) -> None:
+        tracker.begin(TRIAL)
+        record(tracker, CURVE)
+        tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 12.5})
+        run = backend.read(TRIAL.key)
+        assert (run.name, run.state, run.reason) == ("trial 0 five_conv", "complete", None)
+        assert run.tags.items() >= TRIAL.tags.items()
+        assert run.params == {"model": "five_conv", "learning_rate": "0.1", "flip": "True"}
+        assert run.steps == [1, 2, 3, 4, 8]
+        assert run.validated == [2, 4, 8]
+        assert run.files == {**TRIAL.files, **OUTCOME.files}
+        last = {"train/loss": 0.25, "train/accuracy": 0.8, "lr": 0.8, "val/loss": 1.0, "val/accuracy": 0.8}
+        by_class = {f"val_class/{name}": 0.8 for name in CLASSES[2:-1]}
+        by_class |= {"val_class/airplane": 0.9, "val_class/automobile": 0.7}
+        by_class |= {"val_group/animals": 0.75}
+        assert run.metrics == pytest.approx(last | by_class | {"cost/seconds": 12.5})
+
+    def test_what_was_watched_names_the_curves(self, backend: Backend, tracker: Tracker) -> None:
+        tracker.begin(TRIAL)
+        for each in CURVE:
+            tracker.point(TRIAL.key, each, met="test")
+        metrics = backend.read(TRIAL.key).metrics
+        assert {"test/loss", "test/accuracy"} < set(metrics)
+        assert not {"val/loss", "val/accuracy"} & set(metrics)
+
+    def test_files_and_figures_can_be_attached(self, backend: Backend, tracker: Tracker) -> None:
+        tracker.begin(TRIAL)
+        tracker.attach(TRIAL.key, {"range_test/curve.csv": b"1,2"}, {"range_test/suggestion": 0.5})
+        run = backend.read(TRIAL.key)
+        assert run.files == {**TRIAL.files, "range_test/curve.csv": b"1,2"}
+        assert run.metrics == {"range_test/suggestion": 0.5}
+
+    @pytest.mark.parametrize("state", ["pruned", "failed", "interrupted"])
+    def test_a_run_that_ends_early_says_why(self, backend: Backend, tracker: Tracker, state: str) -> None:
+        tracker.begin(TRIAL)
+        record(tracker, CURVE[:2])
+        tracker.end(TRIAL.key, state, reason="for this reason", metrics={"cost/seconds": 1.0})
+        run = backend.read(TRIAL.key)
+        assert (run.state, run.reason, run.steps) == (state, "for this reason", [1, 2])
+        assert run.metrics["cost/seconds"] == 1.0
+
+    def test_a_running_run_is_there_while_it_trains(self, backend: Backend, tracker: Tracker) -> None:
+        tracker.begin(TRIAL)
+        assert backend.read(TRIAL.key).state == "running"
+        assert backend.read(TRIAL.key).files == TRIAL.files
+        tracker.point(TRIAL.key, CURVE[0])
+        assert backend.read(TRIAL.key).steps == [1]
+
+    @pytest.mark.parametrize("new_process", [False, True])
+    def test_a_run_begun_again_goes_on_without_doubled_points(
+        self, backend: Backend, tracker: Tracker, new_process: bool
+    ) -> None:
+        tracker.begin(TRIAL)
+        record(tracker, CURVE[:3])
+        tracker.end(TRIAL.key, "interrupted", reason="the sweep was stopped", metrics={"cost/seconds": 3.0})
+        if new_process:
+            tracker = backend.open()
+            tracker.open_study(STUDY)
+        tracker.begin(replace(TRIAL, tags={**TRIAL.tags, "attempt": "2"}))
+        run = backend.read(TRIAL.key)
+        assert (run.state, run.reason, run.tags["attempt"]) == ("running", None, "2")
+        record(tracker, CURVE)
+        tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 8.0})
+        run = backend.read(TRIAL.key)
+        assert run.steps == [1, 2, 3, 4, 8]
+        assert run.validated == [2, 4, 8]
+        assert (run.state, run.reason) == ("complete", None), "a reason of an end that was none would mislead"
+        assert run.metrics["cost/seconds"] == 8.0
+        assert run.metrics["val/accuracy"] == 0.8
+
+    def test_a_run_that_died_goes_on_too(self, backend: Backend, tracker: Tracker) -> None:
+        tracker.begin(TRIAL)
+        record(tracker, CURVE[:4])
+        tracker = backend.open()  # no end was written
+        tracker.open_study(STUDY)
+        tracker.begin(TRIAL)
+        record(tracker, CURVE)
+        assert backend.read(TRIAL.key).steps == [1, 2, 3, 4, 8]
+
+    def test_metrics_are_those_of_complete_runs(self, backend: Backend, tracker: Tracker) -> None:
+        assert tracker.metric(TRIAL.key, "val/accuracy") is None
+        tracker.begin(TRIAL)
+        record(tracker, CURVE)
+        assert tracker.metric(TRIAL.key, "val/accuracy") is None
+        for state in ("pruned", "failed", "interrupted"):
+            tracker.end(TRIAL.key, state)
+            assert tracker.metric(TRIAL.key, "val/accuracy") is None
+        tracker.begin(TRIAL)
+        tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 8.0})
+        tracker = backend.open()
+        tracker.open_study(STUDY)
+        assert tracker.metric(TRIAL.key, "val/accuracy") == 0.8
+        assert tracker.metric(TRIAL.key, "cost/seconds") == 8.0
+        assert tracker.metric(TRIAL.key, "val_class/airplane") == 0.9
+        assert tracker.metric(TRIAL.key, "test/accuracy") is None
+
+    def test_a_test_adds_to_the_run_that_was_trained(self, backend: Backend, tracker: Tracker) -> None:
+        tracker.begin(TRIAL)
+        record(tracker, CURVE)
+        tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
+        tracker.tested(TRIAL.key, TEST_OUTCOME)
+        assert tracker.metric(TRIAL.key, "test/accuracy") == 0.79
+        assert tracker.metric(TRIAL.key, "val/accuracy") == 0.8
+        run = backend.read(TRIAL.key)
+        assert run.state == "complete"
+        assert run.metrics["test/loss"] == 0.4
+        assert {name for name in run.metrics if name.startswith("test_class/")} == {f"test_class/{c}" for c in CLASSES}
+        assert run.files == {**TRIAL.files, **OUTCOME.files, **TEST_OUTCOME.files}
+
+    def test_the_study_has_a_run_of_its_own(self, backend: Backend, tracker: Tracker) -> None:
+        assert backend.read("study").state == "running"
+        tracker.study_progress("study/best_val_accuracy", 0.5, 1)
+        tracker.study_progress("study/best_val_accuracy", 0.7, 3)
+        tracker.end_study("interrupted", {})
+        assert backend.read("study").state == "interrupted"
+        tracker = backend.open()
+        tracker.open_study(STUDY)
+        assert backend.read("study").state == "running"
+        tracker.end_study("finished", {"study/seconds": 60.0})
+        study = backend.read("study")
+        assert (study.name, study.state) == ("a study", "finished")
+        assert study.metrics == {"study/best_val_accuracy": 0.7, "study/seconds": 60.0}
+        assert study.params == {"trials": "3", "confirm_flops": "None"}
+        assert study.files == STUDY.files
+
+
+class TestMlflow:
+    @pytest.mark.parametrize(
+        ("state", "status"),
+        [("complete", "FINISHED"), ("pruned", "KILLED"), ("failed", "FAILED"), ("interrupted", "KILLED")],
+    )
+    def test_states_in_words_of_mlflow(self, store: Mlflow, state: str, status: str) -> None:
+        tracker = store.open()
+        tracker.open_study(STUDY)
+        tracker.begin(TRIAL)
+        assert store.run(TRIAL.key).info.status == "RUNNING"
+        tracker.end(TRIAL.key, state)
+        assert store.run(TRIAL.key).info.status == status
+        tracker.begin(TRIAL)
+        assert store.run(TRIAL.key).info.status == "RUNNING"
+
+    def test_training_runs_are_nested_in_the_run_of_the_study(self, store: Mlflow) -> None:
+        tracker = store.open()
+        tracker.open_study(STUDY)
+        tracker.begin(TRIAL)
+        study, trial = store.run("study"), store.run(TRIAL.key)
+        assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
+        assert "mlflow.parentRunId" not in study.data.tags
+        assert study.info.status == "RUNNING"
+        tracker.end_study("finished", {})
+        assert store.run("study").info.status == "FINISHED"
+        again = store.open()
+        again.open_study(STUDY)
+        again.begin(replace(TRIAL, key="trial-1"))
+        assert store.run("trial-1").data.tags["mlflow.parentRunId"] == study.info.run_id
+
+    def test_each_study_is_an_experiment(self, store: Mlflow) -> None:
+        for name in ("a study", "50 % größe"):
+            tracker = MlflowTracker(store.store, name)
+            tracker.open_study(replace(STUDY, name=name))
+            assert tracker.close() == 0
+        names = {experiment.name for experiment in store.client.search_experiments()}
+        assert names == {"Default", "a study", "50 % größe"}
+
+    def test_the_champion_is_marked(self, store: Mlflow) -> None:
+        tracker = store.open()
+        tracker.open_study(STUDY)
+        tracker.begin(TRIAL)
+        tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
+        tracker.tested(TRIAL.key, TEST_OUTCOME, {"champion": "true"})
+        assert tracker.run_id(TRIAL.key) == store.run(TRIAL.key).info.run_id
+        assert store.run(TRIAL.key).data.tags["champion"] == "true"
+
+    @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/out.txt"])
+    def test_artifacts_stay_in_their_run(self, store: Mlflow, name: str) -> None:
+        tracker = store.open()
+        tracker.open_study(STUDY)
+        tracker.begin(TRIAL)
+        tracker.attach(TRIAL.key, {name: b"hostile"}, {})
+        assert tracker.close() == 1
+        assert store.said[0].startswith(
+            f"MLflow refuses what trial-0 has to say (an artifact must stay in its run, but got {name!r}"
+        )
+        assert not list(store.store.root.rglob("out.txt"))
+
+    def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        tracker = MlflowTracker(Store.locate(tmp_path, tracking_uri="http://127.0.0.1:9"), STUDY.name)
+        with pytest.raises(StoreError, match=r"^the MLflow store must answer, but http://127.0.0.1:9 gave: [^\n]*$"):
+            tracker.open_study(STUDY)
+
+    def test_artifacts_that_cannot_be_written_when_what_was_left_is_sent(self, tmp_path: Path) -> None:
+        store = Store.locate(tmp_path)
+        store.create()
+        left = Journal(store.journals(STUDY.name) / f"1{SUFFIX}")
+        left.append(Entry(key="study", at=1, name=STUDY.name, files={"notes.txt": b"kept"}), sync=True)
+        left.close()
+        blocked = tmp_path / "artifacts"
+        blocked.write_bytes(b"")
+        with pytest.raises(StoreError, match=r"^the MLflow store must answer, but sqlite:[^\n]* gave: [^\n]*artifacts"):
+            MlflowTracker(store, STUDY.name).open_study(STUDY)
+        assert waiting(store.journals(STUDY.name)) == 1
+
+        blocked.unlink()
+        tracker = MlflowTracker(store, STUDY.name)
+        tracker.open_study(STUDY)
+        assert tracker.close() == 0
+        assert [path.read_bytes() for path in blocked.rglob("notes.txt")] == [b"kept"]
+
+
+@pytest.fixture
+def active_uri() -> Iterator[None]:
+    """Keeps MLflow's own idea of where runs go."""
+    before = mlflow.get_tracking_uri()
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.usefixtures("active_uri")
+def test_a_kept_model_can_be_loaded_by_mlflow_alone(
+    store: Mlflow, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = store.open()
+    tracker.open_study(STUDY)
+    tracker.begin(TRIAL)
+    tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
+    recipe = Recipe(model="fast_resnet", width=0.125)
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    data = synthetic_splits(torch.Generator().manual_seed(0), 16, 8)
+    state = TrainState.create(recipe, data, Hardware(torch.device("cpu"), bf16=False))
+    save_state(state, tmp_path / "weights.safetensors")
+    with torch.no_grad():
+        expected = state.model.eval()(images)
+    for _ in range(2):  # as after a crash between the model and whatever says that it is there
+        tracker.keep_model(TRIAL.key, recipe, tmp_path / "weights.safetensors")
+    assert tracker.close(60) == 0
+    said = capfd.readouterr()
+    assert "warn" not in (said.out + said.err).lower()
+
+    run = store.run(TRIAL.key)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["state"] == "complete"
+    [kept] = store.client.search_logged_models([run.info.experiment_id])
+    assert kept.source_run_id == run.info.run_id
+    info = mlflow.models.get_model_info(kept.model_uri)
+    assert info.signature is not None
+    assert info.signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 3, 32, 32)}
+    assert info.signature.outputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 10)}
+    assert info.saved_input_example_info is not None
+    files = {path.name: path for path in store.artifacts.rglob("*") if path.is_file() and "models" in path.parts}
+    assert "model.pt2" in files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pth", ".pt"))]
+    with zipfile.ZipFile(files["model.pt2"]) as archive:
+        assert not [name for name in archive.namelist() if name.endswith((".pkl", ".pickle"))]
+    assert "torch==" in files["requirements.txt"].read_text()
+
+    loaded = mlflow.pytorch.load_model(kept.model_uri)
+    with torch.no_grad():  # five images, although the example had two
+        torch.testing.assert_close(loaded(images), expected)
