@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_core.errors import UserError
 from cifar_core.evaluation.metrics import CLASS_COUNT
 from cifar_core.models import build_shapes
 from cifar_core.optim import build_optimizer
@@ -20,7 +21,7 @@ _LAST_VALIDATION_SHARE = 0.6  # of the validation images that may be met in all
 _BACKWARD = 2  # a backward pass costs two forward passes
 
 
-class BudgetError(ValueError):
+class BudgetError(UserError):
     """A budget that cannot buy what was asked; the message is one line."""
 
 

@@ -9,9 +9,8 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_core.data import Splits
+from cifar_core.errors import UserError
+from cifar_core.files import write_together
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe
@@ -33,8 +34,8 @@ _SUFFIX = ".safetensors"
 _SUMS = ("loss_sum", "right_sum")  # since the last point of the curve
 
 
-class CheckpointError(Exception):
-    """A file that is not what was written, or not of this run; the message is one line."""
+class CheckpointError(UserError):
+    """A file that is damaged, missing, or of another run."""
 
 
 def save_state(state: TrainState, path: Path) -> None:
@@ -64,9 +65,8 @@ def save_state(state: TrainState, path: Path) -> None:
     }
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = safetensors.torch.save(flat, metadata={"state": json.dumps(facts)})
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The hash comes first: a file that is there is then complete.
-    _write_together({_hash_path(path): hashlib.sha256(content).hexdigest().encode(), path: content})
+    write_together({_hash_path(path): hashlib.sha256(content).hexdigest().encode(), path: content})
 
 
 def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> TrainState:
@@ -168,36 +168,6 @@ class Checkpoints:
         for path in (*hashes, *self.folder.glob(".step-*")):
             with contextlib.suppress(OSError):  # a folder that cannot be changed will say so when it must be
                 path.unlink()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` so that after a crash it holds either the old bytes or all of the new ones.
-
-    Raises:
-        OSError: it could not be written; the old bytes are untouched, and no temporary file is left.
-    """
-    _write_together({path: content})
-
-
-def _write_together(contents: Mapping[Path, bytes]) -> None:
-    """`write_atomically` for files of one folder: each is safe on the disk before the first one is replaced."""
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
-    try:
-        for path, content in contents.items():
-            with temporaries[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
-    folder = os.open(next(iter(contents)).parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def verified(path: Path) -> bytes:

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from cifar_core.errors import UserError
 from cifar_core.memory import keep_freed_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-class HardwareError(ValueError):
+class HardwareError(UserError):
     """A device that this machine lacks; the message is one line."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cifar_core.data import Splits
+from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
 from cifar_core.optim import Setting
 from cifar_core.recipe import RANGE_TEST, Recipe
@@ -22,7 +23,7 @@ LEAST_STEPS = 22
 _SKIPPED = 10  # steps at the beginning that say little
 
 
-class RangeTestError(ValueError):
+class RangeTestError(UserError):
     """A range test that found no rate; the message is one line."""
 
 

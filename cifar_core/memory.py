@@ -10,17 +10,13 @@ from collections.abc import Iterator
 
 import torch
 
-from cifar_core.errors import first_line
+from cifar_core.errors import OutOfMemory, first_line
 from cifar_core.recipe import Recipe
 
 # What torch, oneDNN, cuBLAS and cuDNN say in words only.
 _WORDS = ("can't allocate memory", "could not create a primitive", "could not create a memory object", "ALLOC_FAILED")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
-
-
-class OutOfMemory(Exception):
-    """A batch that did not fit into the memory of its device; the message is one line."""
 
 
 def keep_freed_memory() -> None:

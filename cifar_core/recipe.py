@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import tomli_w
 
+from cifar_core.errors import UserError
+
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon", "ranger")
 SCHEDULES = ("constant", "linear", "cosine", "step", "one-cycle-linear", "one-cycle-cosine")
 MIXES = ("none", "mixup", "cutmix")
@@ -21,7 +23,7 @@ RANGE_TEST = "range-test"
 FIXED_SPLIT = 0.1
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError):
     """A recipe that breaks a rule; the message is one line with every broken rule and the value given."""
 
 

@@ -20,9 +20,9 @@ from urllib.parse import quote
 import torch
 from matplotlib.figure import Figure
 
-from cifar_core.checkpoint import write_atomically
 from cifar_core.data import DataError, load_train_val
 from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
 from cifar_core.recipe import RecipeError

@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cifar_core.errors import UserError
+
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
@@ -51,7 +53,7 @@ VAL_PER_CLASS = 500
 SPLIT_SEED = 2009
 
 
-class DataError(Exception):
+class DataError(UserError):
     """The data set is not there, or not what it must be; the message is for the user."""
 
 

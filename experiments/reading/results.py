@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cifar_core.checkpoint import write_atomically
 from cifar_core.data import CLASSES
 from cifar_core.evaluation.metrics import Predictions
+from cifar_core.files import write_atomically
 from cifar_core.recipes import SYSTEMS, read_recipe
 from cifar_core.training import Progress
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from cifar_core.checkpoint import Checkpoints, load_weights, save_state
 from cifar_core.data import Split, Splits, load_test
-from cifar_core.errors import first_line
+from cifar_core.errors import OutOfMemory, first_line
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.hardware import Hardware
-from cifar_core.memory import OutOfMemory, ran_out, release
+from cifar_core.memory import ran_out, release
 from cifar_core.training import TrainState, predict, total_steps, train
 from sweeps.executors.protocol import (
     Diverged,

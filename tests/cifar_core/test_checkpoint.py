@@ -26,7 +26,6 @@ from cifar_core.checkpoint import (
     load_state,
     load_weights,
     save_state,
-    write_atomically,
 )
 from cifar_core.data import Splits, synthetic_splits
 from cifar_core.hardware import Hardware
@@ -390,28 +389,6 @@ def test_missing_files(saved: Path, tmp_path: Path) -> None:
 
 def test_folder_in_place_of_the_weights(saved: Path) -> None:
     assert refusal(saved.parent).endswith(": this state must be readable, but got: Is a directory")
-
-
-def test_old_content_stays_and_no_temporary_file_when_writing_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def fail(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new")
-    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
-
-
-def test_folder_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_atomically(tmp_path / "folder", b"new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
 def test_weights_hold_no_code(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from cifar_core.memory import OutOfMemory, fitting
+from cifar_core.errors import OutOfMemory
+from cifar_core.memory import fitting
 from cifar_core.recipe import Recipe
 
 RECIPE = Recipe(model="custom_resnet", width=1.0, batch_size=512)

@@ -1,0 +1,45 @@
+"""Atomic writes: after a crash, a file holds either its old content or all of its new content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace a file's content atomically and durably; missing folders are created. Text is encoded as UTF-8.
+
+    Raises:
+        OSError: writing failed; the old content is untouched, and no temporary file is left.
+    """
+    write_together({path: content.encode() if isinstance(content, str) else content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files of one folder: all new content is on the disk before the first file is replaced.
+
+    Files are replaced in the order of `contents`.
+
+    Raises:
+        OSError: writing failed; no temporary file is left.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    parent = next(iter(contents)).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for path, content in contents.items():
+            with temporaries[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+    folder = os.open(parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
