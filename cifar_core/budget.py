@@ -1,4 +1,4 @@
-"""Compute: what a training step costs in FLOPs, and how many epochs a budget buys."""
+"""Compute budgets: the FLOPs of a training step, and the epochs that a budget buys."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from cifar_core.evaluation.metrics import CLASS_COUNT
 from cifar_core.models import build_shapes
 from cifar_core.optim import build_optimizer
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch, evenly, total_steps
+from cifar_core.training import EvalSchedule, evenly, total_steps
 
 _VALIDATION_SHARE = 0.07  # of a run's training FLOPs
-_LAST_VALIDATION_SHARE = 0.6  # of the validation images that may be met in all
+_LAST_VALIDATION_SHARE = 0.6  # of all validation images that the run can afford
 _BACKWARD = 2  # a backward pass costs two forward passes
 
 
 class BudgetError(UserError):
-    """A budget that cannot buy what was asked; the message is one line."""
+    """A budget that does not cover two training steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """How long a run trains: a number of training FLOPs capped in epochs, or a fixed number of epochs."""
+    """Length of a run: training FLOPs with a cap in epochs, or a fixed number of epochs."""
 
-    flops: float | None  # training FLOPs: forward, backward and optimiser; None for as many as the epochs cost
+    flops: float | None  # training FLOPs: forward, backward and optimiser; None: only `max_epochs` counts
     max_epochs: float  # passes over the training images
 
     def apply(self, recipe: Recipe, train_images: int) -> Recipe:
-        """`recipe` with the epochs that this budget buys on `train_images` images.
+        """Return `recipe` with the epochs that this budget buys on `train_images` images.
 
         Raises:
-            BudgetError: the budget does not pay for two steps.
+            BudgetError: the budget does not cover two steps.
         """
         if self.flops is None:
             return replace(recipe, epochs=float(self.max_epochs))
         steps = self.flops / step_flops(recipe)
         if steps < 2:
             raise BudgetError(
-                f"a budget must pay for two training steps, but {self.flops:.3g} FLOPs pay for {steps:.2f} of "
+                f"a budget must cover two training steps, but {self.flops:.3g} FLOPs cover {steps:.2f} of "
                 f"{recipe.model} at batch size {recipe.batch_size}"
             )
         return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
 
-    def prolong(self, recipe: Recipe, train_images: int) -> Recipe:
-        """`apply` for a recipe that was tuned at another length: its weight decay is scaled with it.
+    def extend(self, recipe: Recipe, train_images: int) -> Recipe:
+        """`apply` for a recipe that was tuned at another length: rescale its weight decay.
 
-        What decay does over a whole run goes with the product of rate, decay and steps, so a run of n times the
-        length takes 1/n of the decay (Wang & Aitchison, "How to set AdamW's weight decay as you scale model and
+        The effect of decay over a whole run is proportional to rate times decay times steps, so a run of n times the
+        length needs 1/n of the decay (Wang & Aitchison, "How to set AdamW's weight decay as you scale model and
         dataset size", 2024).
 
         Raises:
@@ -63,9 +63,9 @@ class Budget:
 
 
 def step_flops(recipe: Recipe) -> int:
-    """FLOPs of one training step at the recipe's batch size: matrix products and convolutions, 2 a multiply-add.
+    """Return the FLOPs of one training step: matrix products and convolutions, 2 per multiply-add.
 
-    As they are defined, and so the same on every machine: what a faster algorithm saves is time.
+    They are counted by definition, so they are the same on every machine: a faster algorithm saves time, not FLOPs.
     """
     of_two_images = _two_image_flops(recipe.model, recipe.width)
     return recipe.batch_size * of_two_images // 2 + _update_flops(recipe.model, recipe.width, recipe.optimizer)
@@ -73,7 +73,7 @@ def step_flops(recipe: Recipe) -> int:
 
 @functools.cache
 def _two_image_flops(model_name: str, width: float) -> int:
-    """FLOPs of forward and backward on two images, as batch normalisation takes no single one."""
+    """FLOPs of forward and backward on two images, as batch norm cannot train on one."""
     model = build_shapes(model_name, width)
     images, labels = torch.empty(2, 3, 32, 32, device="meta"), torch.zeros(2, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -83,7 +83,7 @@ def _two_image_flops(model_name: str, width: float) -> int:
 
 @functools.cache
 def _update_flops(model_name: str, width: float, optimizer_name: str) -> int:
-    """FLOPs of an optimiser's step."""
+    """FLOPs of an optimiser step."""
     model = build_shapes(model_name, width)
     optimizer = build_optimizer(model, Recipe(model=model_name, width=width, optimizer=optimizer_name))
     for weights in model.parameters():
@@ -93,17 +93,17 @@ def _update_flops(model_name: str, width: float, optimizer_name: str) -> int:
     return int(counter.get_total_flops())
 
 
-def affordable_watch(
+def affordable_eval_schedule(
     recipe: Recipe, train_images: int, val_images: int, *, losses: int, validations: tuple[float, ...]
-) -> Watch:
-    """A watch whose validations cost at most 7 % of the run's training FLOPs.
+) -> EvalSchedule:
+    """Return a schedule whose validations cost at most 7 % of the run's training FLOPs.
 
-    The last validation meets all `val_images` where that is affordable; the ones before share the rest evenly. A
-    split's images lie in an order in which every beginning is balanced over the classes.
+    The last validation covers all `val_images` if the run can afford it; the earlier ones share the rest evenly. The
+    validation split is ordered so that its first n images are balanced over the classes for any n.
     """
     trained = total_steps(recipe, train_images) * recipe.batch_size
     affordable = _VALIDATION_SHARE * (1 + _BACKWARD) * trained
     last = min(val_images, max(CLASS_COUNT, int(_LAST_VALIDATION_SHARE * affordable)))
     each = int((affordable - last) / max(1, len(validations) - 1))
     each = min(val_images, max(CLASS_COUNT, each))
-    return Watch(evenly(losses), validations, (*(each for _ in validations[:-1]), last))
+    return EvalSchedule(evenly(losses), validations, (*(each for _ in validations[:-1]), last))

@@ -1,6 +1,6 @@
-"""Training states in files: written atomically, hashed, and free of pickle.
+"""Checkpoints: training states in files, written atomically, hashed, and free of pickle.
 
-A file holds the weights with optimiser, generator and recipe, so that training goes on from it to the same bits.
+A file holds weights, optimiser, generator and recipe, so that training resumes from it with the same bits.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class CheckpointError(UserError):
 
 
 def save_state(state: TrainState, path: Path) -> None:
-    """Write everything in `state` to `path`, and the file's SHA-256 beside it.
+    """Write `state` to `path`, and the file's SHA-256 beside it.
 
     Raises:
-        OSError: it could not be written, on a full disk, say; what lay there before is untouched.
+        OSError: writing failed, for example on a full disk; an older file there is untouched.
     """
     optimizer = state.optimizer.state_dict()
     tensors: dict[str, Tensor] = {name: getattr(state, name) for name in ("order", *_SUMS)}
@@ -65,15 +65,15 @@ def save_state(state: TrainState, path: Path) -> None:
     }
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = safetensors.torch.save(flat, metadata={"state": json.dumps(facts)})
-    # The hash comes first: a file that is there is then complete.
+    # The hash is replaced first, so a state that exists is complete.
     write_together({_hash_path(path): hashlib.sha256(content).hexdigest().encode(), path: content})
 
 
 def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> TrainState:
-    """The state in `path`, which goes on as if it had never been saved.
+    """Load the state in `path`; training resumes as if it had never stopped.
 
     Raises:
-        CheckpointError: the file is missing, is not the one that was written, or is of another recipe.
+        CheckpointError: the file is missing or damaged, or holds a state of another recipe.
     """
     facts, tensors = _read(path)
     if Recipe.from_dict(facts["recipe"]) != recipe:
@@ -84,7 +84,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     state.generator.set_state(tensors["generator"])
     state.order = tensors["order"].to(hardware.device)
     state.step = facts["step"]
-    if "batches" in facts:  # earlier versions saved at points of the curve only, where there are none
+    if "batches" in facts:  # earlier versions only saved at points of the curve, where the sums are zero
         state.batches = facts["batches"]
         state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
     state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
@@ -94,12 +94,10 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
 
 
 def load_weights(recipe: Recipe, path: Path) -> nn.Module:
-    """The network of `recipe`, on the CPU, with the weights that a run keeps: the best of the state in `path`, if any.
-
-    A recipe that does not keep the best weights leaves only the last ones.
+    """Load the network of `recipe` on the CPU, with the best weights in `path` or, without those, the last ones.
 
     Raises:
-        CheckpointError: the file is missing, is not the one that was written, or is of another network.
+        CheckpointError: the file is missing or damaged, or holds weights of another network.
     """
     _, tensors = _read(path)
     model = build_model(recipe)
@@ -112,19 +110,19 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own: the last two, so that one may be bad."""
+    """The last two checkpoints of one run in one folder, so that one may be damaged."""
 
     folder: Path
 
     def path(self, step: int) -> Path:
-        """The file of the state after `step` optimiser steps."""
+        """Return the file of the state after `step` optimiser steps."""
         return self.folder / f"step-{step:09d}{_SUFFIX}"
 
     def save(self, state: TrainState) -> None:
-        """Keep `state`, and of the older ones the newest.
+        """Save `state`, and delete all older states but the newest.
 
         Raises:
-            OSError: it could not be written, on a full disk, say; the older ones are untouched.
+            OSError: writing failed, for example on a full disk; the older ones are untouched.
         """
         save_state(state, self.path(state.step))
         for old in self._paths()[_KEPT:]:
@@ -140,10 +138,11 @@ class Checkpoints:
         *,
         before: int | None = None,
     ) -> TrainState | None:
-        """The newest state that is good and of this recipe, or None; `say` hears of each one that is not.
+        """Load the newest undamaged state of this recipe, or return None.
 
         Args:
-            before: only states of earlier steps count, if given.
+            say: called with one line for each state that cannot be used.
+            before: if given, only states of earlier steps count.
         """
         self._tidy()
         for path in self._paths():
@@ -159,22 +158,22 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _paths(self) -> list[Path]:
-        """The newest first."""
+        """All states, newest first."""
         return sorted(self.folder.glob(f"step-*{_SUFFIX}"), reverse=True)
 
     def _tidy(self) -> None:
-        """Remove what a process left that was killed while it saved: temporary files, and a hash without its state."""
+        """Remove the remains of a process that was killed during `save`: temporary files, a hash without its state."""
         hashes = set(self.folder.glob(f"step-*{_SUFFIX}.sha256")) - {_hash_path(path) for path in self._paths()}
         for path in (*hashes, *self.folder.glob(".step-*")):
-            with contextlib.suppress(OSError):  # a folder that cannot be changed will say so when it must be
+            with contextlib.suppress(OSError):  # a read-only folder only matters to `save`
                 path.unlink()
 
 
-def verified(path: Path) -> bytes:
-    """The content of a state's file, once its SHA-256 has been found right.
+def read_state_file(path: Path) -> bytes:
+    """Read a state's file and check its SHA-256.
 
     Raises:
-        CheckpointError: the file is missing, or is not the one that was written.
+        CheckpointError: the file is missing or damaged.
     """
     try:
         content, expected = path.read_bytes(), _hash_path(path).read_text("ascii", errors="backslashreplace")
@@ -187,13 +186,13 @@ def verified(path: Path) -> bytes:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and tensors of the state in `path`."""
-    content = verified(path)
+    """Read the facts and tensors of the state in `path`."""
+    content = read_state_file(path)
     length = int.from_bytes(content[:8], "little")
     try:
         facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
         return facts, safetensors.torch.load(content)
-    except (KeyError, ValueError, safetensors.SafetensorError) as error:  # weights of an earlier version, say
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:  # for example weights of an earlier version
         raise CheckpointError(f"{path}: this must be a training state, but is none") from error
 
 
@@ -210,14 +209,14 @@ def _restore_optimizer(optimizer: Optimizer, facts: dict[str, Any], tensors: dic
     for name, tensor in _under("optimizer.", tensors).items():
         index, _, key = name.partition(".")
         weight = weights[int(index)]
-        # In the weight's own layout: other strides can change the last bits of a matrix product.
+        # Keep the weight's memory layout: other strides can change the last bits of a matrix product.
         same = tensor.shape == weight.shape
         state[int(index)][key] = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor) if same else tensor
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _like(fresh: Any, stored: Any) -> Any:
-    """`stored` with tuples again where JSON made lists of them."""
+    """Convert lists in `stored` back to tuples where `fresh` has tuples."""
     if not isinstance(fresh, list | tuple):
         return stored
     items = [_like(fresh[0], item) for item in stored] if fresh else stored

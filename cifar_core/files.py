@@ -38,8 +38,15 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
-    folder = os.open(parent, os.O_RDONLY)
+    sync_folder(parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable (fsync); other systems than POSIX have no such call."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Where training runs, and in which precision."""
+"""The device that training runs on, and its precision."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class HardwareError(UserError):
-    """A device that this machine lacks; the message is one line."""
+    """An unknown device, or one that this machine lacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A device and the precision of its matrix products; weights are fp32 everywhere."""
+    """A device and the precision of its matrix products; weights are always fp32."""
 
     device: torch.device
     bf16: bool  # autocast to bfloat16
 
     @classmethod
     def detect(cls, name: str = "auto") -> Hardware:
-        """The named device, or for "auto" the best one here, in bf16 where it computes in bf16 natively.
+        """Return the named device, or the best one for "auto", in bf16 if it computes in bf16 natively.
 
         Raises:
             HardwareError: unknown name, or no such device on this machine.
@@ -45,7 +45,7 @@ class Hardware:
             present = ", ".join(kind for kind, is_here in here.items() if is_here)
             raise HardwareError(f"device {name!r} is not on this machine; it has {present}")
         if chosen == "cuda":
-            # Without it torch refuses products under `kernels(deterministic=True)`, and reads it at the first product.
+            # torch needs it for `kernels(deterministic=True)`, and reads it once, at the first matrix product.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         return cls(torch.device(chosen), _native_bf16(chosen))
 
@@ -54,21 +54,21 @@ class Hardware:
         return "bf16" if self.bf16 else "fp32"
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Context in which forward passes run."""
+        """Context for forward passes."""
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     @contextlib.contextmanager
     def kernels(self, *, deterministic: bool) -> Iterator[None]:
-        """Context for training steps: with only such kernels as give the same bits every time, or with any."""
+        """Context for training steps, restricted to deterministic kernels if asked."""
         if not deterministic or torch.are_deterministic_algorithms_enabled():
             yield
             return
-        settings: Any = torch.utils.deterministic  # torch's types leave out what is set here
+        settings: Any = torch.utils.deterministic  # torch's types lack this attribute
         filling = settings.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True)
-        # Filling new memory helps against code that reads before it writes, and costs a tenth of dynamic_conv's step.
+        # Filling new memory guards against reads before writes, and costs a tenth of dynamic_conv's step.
         settings.fill_uninitialized_memory = False
         try:
             yield
@@ -77,21 +77,21 @@ class Hardware:
             settings.fill_uninitialized_memory = filling
 
     def place(self, model: nn.Module) -> nn.Module:
-        """`model` on the device, with the channels last in memory, as convolutions want them."""
+        """Move `model` to the device, in the channels-last memory format that convolutions are fastest in."""
         return model.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def describe(self) -> str:
-        """The processor's name as its maker gives it."""
+        """Return the processor's name."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return _cpu_name()
 
 
 def set_up_cpu(threads: int | None = None) -> None:
-    """Compute on so many threads, or as many as torch chooses, use freed memory again, and take denormals as zero.
+    """Set the number of threads (default: torch's choice), reuse freed memory, and flush denormal numbers to zero.
 
-    Denormal numbers come up where a network has become sure of everything, and slow some processors down a
-    hundredfold. To be called before anything is computed, as threads inherit it when they start.
+    Denormal numbers appear when a network has become certain of every answer, and slow some processors down a
+    hundredfold. Call this before any computation, because threads inherit the setting when they start.
     """
     keep_freed_memory()
     torch.set_flush_denormal(True)
@@ -102,7 +102,7 @@ def set_up_cpu(threads: int | None = None) -> None:
 def _native_bf16(kind: str) -> bool:
     if kind == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
-    # Emulated bf16 is slower than fp32, so the CPU's own flag decides; torch shows it under a private name only.
+    # Emulated bf16 is slower than fp32, so ask for the CPU's own flag; torch has it under a private name only.
     return kind == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 

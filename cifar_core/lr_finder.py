@@ -1,4 +1,4 @@
-"""The LR range test: which peak learning rate suits a recipe, found in a few hundred steps before training."""
+"""LR range test: find a peak learning rate for a recipe in a few hundred steps."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 from cifar_core.data import Splits
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
-from cifar_core.optim import Setting
+from cifar_core.optim import ScheduleValues
 from cifar_core.recipe import RANGE_TEST, Recipe
 from cifar_core.training import TrainState, train_step
 
-LOW, HIGH = 1e-2, 10.0  # of the rates that are tried
+LOW, HIGH = 1e-2, 10.0  # first and last learning rate
 ITERATIONS = 200
 _SMOOTHING = 0.9  # weight of the past in the smoothed loss
-_BLOWN_UP = 4.0  # times the lowest loss so far, at which the test ends
+_BLOWN_UP = 4.0  # multiple of the lowest loss so far at which the test ends
 LEAST_STEPS = 22
-_SKIPPED = 10  # steps at the beginning that say little
+_SKIPPED = 10  # first steps, whose losses are too noisy
 
 
 class RangeTestError(UserError):
-    """A range test that found no rate; the message is one line."""
+    """A range test that found no rate, or whose bounds break a rule."""
 
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """What a range test saw: the loss in nats of each step, smoothed, and the rate of that step."""
+    """Result of a range test: the learning rate and the smoothed loss (nats) of each step."""
 
     rates: Sequence[float]
     losses: Sequence[float]
@@ -46,7 +46,7 @@ def range_test(
     loss blows up.
 
     Raises:
-        RangeTestError: the loss never fell.
+        RangeTestError: the loss never fell, or `low`, `high` or `steps` breaks a rule.
     """
     if not 0 < low < high:
         raise RangeTestError(f"`0 < low < high` must hold, but got {low:g} and {high:g}")
@@ -60,7 +60,7 @@ def range_test(
     average = 0.0
     for step in range(steps):
         rate = low * (high / low) ** (step / (steps - 1))
-        loss, _ = train_step(state, images, labels, Setting(rate))
+        loss, _ = train_step(state, images, labels, ScheduleValues(rate))
         average = _SMOOTHING * average + (1 - _SMOOTHING) * loss.item()
         smooth = average / (1 - _SMOOTHING ** (step + 1))
         if not math.isfinite(smooth) or (losses and smooth > _BLOWN_UP * min(losses)):
@@ -71,7 +71,10 @@ def range_test(
 
 
 def settle(recipe: Recipe, data: Splits, hardware: Hardware) -> tuple[Recipe, RangeTest | None]:
-    """`recipe` with a learning rate that is a number, and the range test that found it, if one was asked for.
+    """Replace a learning rate of "range-test" by the rate that a range test suggests.
+
+    Returns:
+        the recipe with a numeric learning rate, and the range test, or None if the recipe asks for none.
 
     Raises:
         RangeTestError: the loss never fell.
@@ -83,7 +86,7 @@ def settle(recipe: Recipe, data: Splits, hardware: Hardware) -> tuple[Recipe, Ra
 
 
 def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate of the steepest fall before the lowest loss: what falls after that comes down from a blow-up."""
+    """The rate of the steepest fall before the lowest loss; later falls only recover from a blow-up."""
     smoothed = torch.tensor(losses, dtype=torch.float64)
     lowest = int(smoothed.argmin()) if losses else 0
     if lowest <= _SKIPPED:

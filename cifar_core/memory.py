@@ -1,4 +1,4 @@
-"""Memory: what this process keeps of it, and what is said where it did not suffice."""
+"""Memory of the process: reuse freed blocks, release them, and report a shortage in one line."""
 
 from __future__ import annotations
 
@@ -13,55 +13,60 @@ import torch
 from cifar_core.errors import OutOfMemory, first_line
 from cifar_core.recipe import Recipe
 
-# What torch, oneDNN, cuBLAS and cuDNN say in words only.
-_WORDS = ("can't allocate memory", "could not create a primitive", "could not create a memory object", "ALLOC_FAILED")
+# torch, oneDNN, cuBLAS and cuDNN raise a plain RuntimeError with one of these texts.
+_SHORTAGES = (
+    "can't allocate memory",
+    "could not create a primitive",
+    "could not create a memory object",
+    "ALLOC_FAILED",
+)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Have freed blocks used again, however large, instead of given back to the kernel. Only glibc is told.
+    """Make glibc reuse freed blocks of any size instead of returning them to the kernel.
 
-    Each step frees and takes gigabytes, and the kernel would clear every page of them anew (mallopt(3), under
-    M_MMAP_THRESHOLD).
+    Each training step frees and allocates gigabytes, and the kernel would clear every page of them anew (mallopt(3),
+    under M_MMAP_THRESHOLD). Does nothing on other C libraries.
     """
     if libc := _glibc():
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def ran_out(error: BaseException) -> bool:
-    """Whether `error` says that memory did not suffice, on a GPU or here."""
-    if isinstance(error, OutOfMemory | torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
-
-
-@contextlib.contextmanager
-def fitting(images: int, recipe: Recipe) -> Iterator[None]:
-    """Context for work on a batch of `images` images.
-
-    Raises:
-        OutOfMemory: instead of any error that says that memory did not suffice.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        network = f"{recipe.model}, width {recipe.width:g}"
-        raise OutOfMemory(
-            f"out of memory: a batch of {images} images did not fit beside the network ({network}): {first_line(error)}"
-        ) from error
-
-
-def release() -> None:
-    """Give back what no tensor holds any more, so that the next run has it."""
+def release_memory() -> None:
+    """Return all memory that no tensor holds to the operating system and the GPU's driver."""
     gc.collect()
     if libc := _glibc():
         libc.malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return true if `error` reports a shortage of memory, on a GPU or on the CPU."""
+    if isinstance(error, OutOfMemory | torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SHORTAGES)
+
+
+@contextlib.contextmanager
+def oom_context(images: int, recipe: Recipe) -> Iterator[None]:
+    """Context for work on a batch of `images` images, which reports a shortage of memory in one line.
+
+    Raises:
+        OutOfMemory: in place of any error that reports a shortage of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        network = f"{recipe.model}, width {recipe.width:g}"
+        raise OutOfMemory(
+            f"out of memory: a batch of {images} images did not fit beside the network ({network}): {first_line(error)}"
+        ) from error
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -1,4 +1,4 @@
-"""Recipe: everything that decides a training run, in one frozen record that survives a dict and a TOML file."""
+"""Recipe: every hyperparameter of a training run in one frozen record, to and from a dict and TOML."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ import tomli_w
 from cifar_core.errors import UserError
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon", "ranger")
-SCHEDULES = ("constant", "linear", "cosine", "step", "one-cycle-linear", "one-cycle-cosine")
 MIXES = ("none", "mixup", "cutmix")
-PADDINGS = ("reflect", "zero")
-NORMALISATIONS = ("dataset", "half")
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "normalisation": ("dataset", "half"),
+        "optimizer": OPTIMIZERS,
+        "schedule": ("constant", "linear", "cosine", "step", "one-cycle-linear", "one-cycle-cosine"),
+        "padding": ("reflect", "zero"),
+        "mix": MIXES,
+    }
+)
 RANGE_TEST = "range-test"
 FIXED_SPLIT = 0.1
 
 
 class RecipeError(UserError):
-    """A recipe that breaks a rule; the message is one line with every broken rule and the value given."""
+    """A recipe that breaks rules; the message states every broken rule and the value given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A training run from first weight to last step, apart from the machine that it runs on.
+    """All hyperparameters of a training run; what the machine decides is in `Hardware`.
 
     Raises:
         RecipeError: a field has the wrong type or is out of range.
@@ -37,50 +43,50 @@ class Recipe:
 
     # network
     model: str = "fast_resnet"  # a name in cifar_core.models.MODELS
-    width: float = 1.0  # multiple of the channel counts that the model was published with
-    bn_momentum: float = 0.4  # weight of the newest batch in batch norm's running statistics
+    width: float = 1.0  # multiple of the published channel counts
+    bn_momentum: float = 0.4  # weight of the newest batch in the running statistics of batch norm
 
     # length
     epochs: float = 10.0  # passes over the training images; fractions are allowed
-    batch_size: int = 512  # images a step
+    batch_size: int = 512  # images per step
 
     # data
-    val_fraction: float = FIXED_SPLIT  # of the training set held out: 0.1 is fixed, others are drawn by seed
-    normalisation: str = "dataset"  # by the data set's mean and standard deviation, or half: both 0.5
+    val_fraction: float = FIXED_SPLIT  # held-out share of the training set; 0.1: the fixed split, others: drawn by seed
+    normalisation: str = "dataset"  # dataset: the data set's mean and standard deviation; half: 0.5 for both
 
     # optimiser
-    optimizer: str = "sgd"  # muon: hidden weights by Muon, the rest by AdamW; ranger: RAdam with Lookahead
-    learning_rate: float | str = 1.0  # peak rate of the weights of two dimensions or more; "range-test" finds it
-    bias_lr_multiple: float = 1.0  # the rate of biases and norms, as a multiple of learning_rate
+    optimizer: str = "sgd"  # muon: AdamW for all but the hidden weights; ranger: RAdam with Lookahead
+    learning_rate: float | str = 1.0  # peak rate of the weight matrices; "range-test" finds it
+    bias_lr_multiple: float = 1.0  # rate of biases and norms, as a multiple of learning_rate
     momentum: float = 0.85  # of sgd and muon; beta_1 of the others
-    nesterov: bool = True  # sgd looks ahead along its momentum
-    weight_decay: float = 0.0015  # per unit of rate; sgd and adam add it to the gradient
+    nesterov: bool = True  # Nesterov momentum for sgd
+    weight_decay: float = 0.0015  # decoupled; sgd and adam add it to the gradient
     decay_all: bool = False  # biases and norms decay as well
-    clip_norm: float = 0.0  # largest norm of the whole gradient; 0 leaves it alone
+    clip_norm: float = 0.0  # largest norm of the whole gradient; 0 disables clipping
     label_smoothing: float = 0.2  # probability mass spread over all classes
-    keep_best: bool = False  # end with the weights of the lowest validation loss instead of the last ones
+    keep_best: bool = False  # keep the weights of the lowest validation loss instead of the last ones
 
     # schedule of the learning rate
-    schedule: str = "linear"  # after the warm-up: constant, falling to zero (line, cosine), in steps, or one-cycle
+    schedule: str = "linear"  # after the warm-up: constant, linear or cosine to zero, steps, or one-cycle
     warmup: float = 0.05  # fraction of training over which the rate rises to its peak
-    start_factor: float = 0.04  # one-cycle: the rate that the warm-up starts from, as a fraction of the peak
-    end_factor: float = 0.0  # one-cycle: where the rate ends; step: below which it never falls; fractions of the peak
-    momentum_at_peak: float = 0.85  # one-cycle: momentum moves here from `momentum` and back, against the rate
-    step_every: float = 0.3  # step: fraction of training after which the rate falls, counted from the warm-up on
-    step_factor: float = 0.1  # step: what it is multiplied by
-    schedule_per_epoch: bool = False  # a quirk: laid out in steps, the schedule moves on by one step an epoch
+    start_factor: float = 0.04  # one-cycle: first rate, as a fraction of the peak
+    end_factor: float = 0.0  # one-cycle: last rate; step: lowest rate; as fractions of the peak
+    momentum_at_peak: float = 0.85  # one-cycle: momentum at the peak rate; `momentum` at both ends
+    step_every: float = 0.3  # step: fraction of training between two falls, counted from the end of the warm-up
+    step_factor: float = 0.1  # step: factor of each fall
+    schedule_per_epoch: bool = False  # step the schedule once per epoch though it is laid out in steps (a known bug)
 
-    # augmentation, drawn anew for every image
-    flip: bool = True  # mirror left and right with probability 1/2
-    translate: int = 2  # pixels; shift by up to this much in x and y
-    padding: str = "reflect"  # what a shift brings in: the image mirrored at its edge, or zero (black)
+    # augmentation, drawn separately for every image
+    flip: bool = True  # mirror left to right with probability 1/2
+    translate: int = 2  # pixels; largest shift in x and y
+    padding: str = "reflect"  # what fills the shifted edge: the mirrored image, or zero (black)
     cutout: int = 0  # pixels; side of a square set to the mean colour
     color_jitter: float = 0.0  # strength of changes in brightness, contrast, saturation and hue
     mix: str = "none"  # blend pairs of images and labels: mixup or cutmix
     mix_alpha: float = 0.2  # both parameters of the Beta distribution of the blend
 
     seed: int = 0  # of initial weights, order and augmentation
-    deterministic: bool = False  # only kernels that give the same bits every time, also on a GPU
+    deterministic: bool = False  # use only deterministic kernels, also on a GPU
 
     def __post_init__(self) -> None:
         faults = [fault for f in fields(self) if (fault := _fault(f.name, getattr(self, f.name)))]
@@ -91,13 +97,13 @@ class Recipe:
 
     @property
     def peak_rate(self) -> float:
-        """`learning_rate` once it is a number.
+        """The numeric `learning_rate`.
 
         Raises:
-            RecipeError: it is still to be found by a range test.
+            RecipeError: it is still "range-test".
         """
         if isinstance(self.learning_rate, str):
-            raise RecipeError(f"learning_rate must be a number by now, but got {self.learning_rate!r}")
+            raise RecipeError(f"learning_rate must be a number before training, but got {self.learning_rate!r}")
         return self.learning_rate
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +111,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The recipe with these fields, and the defaults for the others.
+        """Create a recipe from these fields, with defaults for the others.
 
         Raises:
             RecipeError: an unknown field, a wrong type, or a value out of range.
@@ -123,14 +129,14 @@ class Recipe:
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """The recipe in a TOML document of `field = value` lines.
+        """Create a recipe from a TOML document of `field = value` lines.
 
         Raises:
             RecipeError: not TOML, or not a valid recipe.
         """
         try:
             values = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:  # endless numbers and brackets give no TOMLDecodeError
+        except (ValueError, RecursionError) as error:  # huge numbers and deep nesting raise no TOMLDecodeError
             raise RecipeError(f"a recipe must be valid TOML, but: {error}") from error
         return cls.from_dict(values)
 
@@ -144,16 +150,13 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
         "bn_momentum": (lambda v: 0 < v <= 1, "0 < bn_momentum <= 1"),
         "epochs": (lambda v: 0 < v <= 10_000, "0 < epochs <= 10000"),
         "batch_size": (lambda v: 2 <= v <= 50_000, "2 <= batch_size <= 50000"),
-        "optimizer": (lambda v: v in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}"),
         "val_fraction": (lambda v: 0 <= v <= 0.9, "0 <= val_fraction <= 0.9"),
-        "normalisation": (lambda v: v in NORMALISATIONS, f"normalisation must be one of {', '.join(NORMALISATIONS)}"),
         "learning_rate": (lambda v: v > 0, "learning_rate > 0"),
         "bias_lr_multiple": (lambda v: v > 0, "bias_lr_multiple > 0"),
         "momentum": (lambda v: 0 <= v < 1, "0 <= momentum < 1"),
         "weight_decay": (lambda v: v >= 0, "weight_decay >= 0"),
         "clip_norm": (lambda v: v >= 0, "clip_norm >= 0"),
         "label_smoothing": (lambda v: 0 <= v < 1, "0 <= label_smoothing < 1"),
-        "schedule": (lambda v: v in SCHEDULES, f"schedule must be one of {', '.join(SCHEDULES)}"),
         "warmup": (lambda v: 0 <= v < 1, "0 <= warmup < 1"),
         "start_factor": (lambda v: 0 <= v <= 1, "0 <= start_factor <= 1"),
         "end_factor": (lambda v: 0 <= v <= 1, "0 <= end_factor <= 1"),
@@ -161,10 +164,8 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
         "step_every": (lambda v: 0 < v <= 1, "0 < step_every <= 1"),
         "step_factor": (lambda v: 0 < v <= 1, "0 < step_factor <= 1"),
         "translate": (lambda v: 0 <= v <= 16, "0 <= translate <= 16"),
-        "padding": (lambda v: v in PADDINGS, f"padding must be one of {', '.join(PADDINGS)}"),
         "cutout": (lambda v: 0 <= v <= 32, "0 <= cutout <= 32"),
         "color_jitter": (lambda v: 0 <= v <= 1, "0 <= color_jitter <= 1"),
-        "mix": (lambda v: v in MIXES, f"mix must be one of {', '.join(MIXES)}"),
         "mix_alpha": (lambda v: 0.01 <= v <= 10, "0.01 <= mix_alpha <= 10"),
         "seed": (lambda v: 0 <= v < 2**63, "0 <= seed < 2**63"),
     }
@@ -172,7 +173,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
 
 
 def _widen(name: str, value: Any) -> Any:
-    """An int where a float is meant (`epochs = 10` in a TOML file) is that float."""
+    """Convert an int to float where the field is a float (`epochs = 10` in a TOML file)."""
     if name not in _FLOATS or type(value) is not int:
         return value
     try:
@@ -182,6 +183,7 @@ def _widen(name: str, value: Any) -> Any:
 
 
 def _fault(name: str, value: Any) -> str | None:
+    """Return the rule that `value` breaks as a sentence, if it breaks one."""
     if name == "learning_rate" and isinstance(value, str):
         return None if value == RANGE_TEST else f"learning_rate must be a number or {RANGE_TEST!r}, but got {value!r}"
     expected = float if name in _FLOATS else _TYPES[str(Recipe.__dataclass_fields__[name].type)]
@@ -189,6 +191,8 @@ def _fault(name: str, value: Any) -> str | None:
         return f"{name} must be of type {expected.__name__}, but got {value!r}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{name} must be finite, but got {value!r}"
+    if name in CHOICES and value not in CHOICES[name]:
+        return f"{name} must be one of {', '.join(CHOICES[name])}, but got {value!r}"
     if name in _RULES and not _RULES[name][0](value):
         return f"`{_RULES[name][1]}` must hold, but got {value!r}"
     return None

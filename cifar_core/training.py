@@ -1,11 +1,11 @@
 """Training as a generator of progress, and evaluation.
 
-    state = TrainState.create(recipe, data, environment)
-    for progress in train(state, data):
+    state = TrainState.create(recipe, data, hardware)
+    for progress in train(state, data, schedule):
         ...                              # record, report, save; to stop, stop iterating
 
-At each yield, and after each step at which training was asked to stop, the state is complete. All randomness is drawn
-from the state's generator, so neither watching nor evaluating changes what is learned.
+The state is complete at each yield, and after a step at which `stop` ended training. All randomness comes from the
+state's generator, so neither reading the progress nor evaluating changes what is learned.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from cifar_core.data import MEAN, STD, Split, Splits
 from cifar_core.data.augment import augment, mix
 from cifar_core.evaluation.metrics import CLASS_COUNT, Predictions
 from cifar_core.hardware import Hardware
-from cifar_core.memory import fitting
+from cifar_core.memory import oom_context
 from cifar_core.models import build_model
 from cifar_core.models.layers import Dropout
-from cifar_core.optim import Setting, build_optimizer, schedule, set_schedule
+from cifar_core.optim import ScheduleValues, build_optimizer, schedule, set_schedule
 from cifar_core.recipe import Recipe
 
 _WHITENING_IMAGES = 2_000
@@ -36,13 +36,13 @@ _EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """What a training run shows of itself; it never changes what is learned.
+class EvalSchedule:
+    """Points of a run at which it yields progress or validates; they never change what is learned.
 
     Attributes:
-        losses: fractions of training, rising, each in (0, 1], after which there is a point of the training-loss curve.
-        validations: such fractions, after which the validation images are met.
-        validation_images: how many of them at each of these points; the last is usually all.
+        losses: rising fractions of training in (0, 1], after which the training loss is yielded.
+        validations: likewise, after which the model is validated.
+        validation_images: number of validation images at each of these; the last is usually all.
     """
 
     losses: tuple[float, ...]
@@ -50,33 +50,33 @@ class Watch:
     validation_images: tuple[int, ...]
 
     def steps(self, total_steps: int) -> list[int]:
-        """Steps of a run of `total_steps` after which there is a point, rising."""
+        """Return the steps of a run of `total_steps` at which it yields, rising."""
         return sorted({_step_at(fraction, total_steps) for fraction in (*self.losses, *self.validations)})
 
 
 def evenly(count: int) -> tuple[float, ...]:
-    """`count` fractions of training, the last of them its end."""
+    """Return `count` evenly spaced fractions of training; the last is its end."""
     return tuple(k / count for k in range(1, count + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A point of a training run. Losses are mean nats per image since the point before; accuracies are in [0, 1]."""
+    """A point of a training run. Losses are means in nats since the previous point; accuracies are in [0, 1]."""
 
     step: int  # optimiser steps done
     fraction: float  # of training done
     epoch: float  # passes over the training images done
     train_loss: float
-    train_accuracy: float  # on the augmented images, as they were trained on
-    learning_rate: float  # of the step just done
-    train_seconds: float  # spent training so far, validation and the watcher excluded
+    train_accuracy: float  # on the augmented images
+    learning_rate: float  # of the last step
+    train_seconds: float  # so far, without validation and the caller's time
     validation_seconds: float
     validation: Predictions | None
 
 
 @dataclass(slots=True)
 class TrainState:
-    """Everything that changes while a run trains."""
+    """Everything that changes during training."""
 
     recipe: Recipe
     hardware: Hardware
@@ -84,22 +84,22 @@ class TrainState:
     optimizer: Optimizer
     generator: torch.Generator  # on the device; the only source of randomness
     total_steps: int
-    order: Tensor  # indices of training images that are still to be visited in this pass
-    loss_sum: Tensor  # scalar on the device: mean losses of the batches since the last point
-    right_sum: Tensor  # likewise, their shares of right answers
+    order: Tensor  # indices of the training images left in this pass
+    loss_sum: Tensor  # scalar on the device: sum of the batches' mean losses since the last point
+    right_sum: Tensor  # scalar on the device: sum of the batches' accuracies since the last point
     batches: int = 0  # since the last point
     step: int = 0
-    train_seconds: float = 0.0  # spent training so far, validation and the watcher excluded
+    train_seconds: float = 0.0  # so far, without validation and the caller's time
     validation_seconds: float = 0.0
-    best_loss: float = math.inf  # lowest validation loss so far, where the recipe keeps the best weights
-    best: dict[str, Tensor] = field(default_factory=dict)  # the model's state then, on the CPU
+    best_loss: float = math.inf  # lowest validation loss so far, if the recipe keeps the best weights
+    best: dict[str, Tensor] = field(default_factory=dict)  # the model's state at that loss, on the CPU
 
     @classmethod
     def create(cls, recipe: Recipe, data: Splits, hardware: Hardware) -> TrainState:
-        """Fresh state: the same recipe, data, hardware and thread count give the same bits.
+        """Create the initial state; equal recipes, data, hardware and thread counts give equal bits.
 
         Raises:
-            RecipeError: unknown model, or a learning rate that is still to be found.
+            RecipeError: unknown model, or a learning rate that is still "range-test".
         """
         examples = normalise(data.train.images[:_WHITENING_IMAGES].float() / 255, recipe.normalisation)
         model = hardware.place(build_model(recipe, examples))
@@ -121,7 +121,7 @@ class TrainState:
         )
 
     def next_batch(self, images: int) -> Tensor:
-        """Indices (batch_size,) of the next batch; a batch may span two passes, so all have the same size."""
+        """Return the indices (batch_size,) of the next batch; batches may span two passes, so all have one size."""
         while len(self.order) < self.recipe.batch_size:
             again = torch.randperm(images, generator=self.generator, device=self.generator.device)
             self.order = torch.cat([self.order, again])
@@ -129,7 +129,7 @@ class TrainState:
         return batch
 
     def take_means(self) -> tuple[float, float]:
-        """Training loss and accuracy since the last point, which is now here; waits for the device."""
+        """Return the mean training loss and accuracy since the last point, and reset them; waits for the device."""
         means = self.loss_sum.item() / self.batches, self.right_sum.item() / self.batches
         self.loss_sum.zero_()
         self.right_sum.zero_()
@@ -138,42 +138,42 @@ class TrainState:
 
 
 def total_steps(recipe: Recipe, train_images: int) -> int:
-    """Optimiser steps of a whole run, at least one."""
+    """Return the optimiser steps of a whole run, at least one."""
     return max(1, round(recipe.epochs * train_images / recipe.batch_size))
 
 
 def train(
-    state: TrainState, data: Splits, watch: Watch, stop: Callable[[], bool] = lambda: False
+    state: TrainState, data: Splits, points: EvalSchedule, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Progress]:
-    """Train `state` to the end of its recipe, yielding at the points that `watch` names; the last is the end.
+    """Train `state` to the end of its recipe, and yield progress at `points`.
 
-    A state that was saved at a yield goes on from there, to the same bits. After the last yield the model holds the
+    A state that was saved at a yield resumes there with the same bits. After the last yield the model holds the
     weights that the recipe keeps.
 
     Args:
         data: images uint8 (N, 3, 32, 32). They are moved to the device once.
-        stop: asked after each step but the last, and after what is yielded there. Once true, the iteration ends with
-            `state.step < state.total_steps`; the state goes on from there to the same bits and the same later points.
+        stop: called after each step but the last, after its yield if any. If it returns true, the iteration ends with
+            `state.step < state.total_steps`; training resumes from there to the same bits and the same later points.
 
     Raises:
         OutOfMemory: a batch did not fit into the memory of the device.
     """
     recipe, device = state.recipe, state.hardware.device
     images, labels = data.train.images.to(device), data.train.labels.to(device)
-    points = set(watch.steps(state.total_steps))
+    yields = set(points.steps(state.total_steps))
     validate = {
         _step_at(fraction, state.total_steps): count
-        for fraction, count in zip(watch.validations, watch.validation_images, strict=True)
+        for fraction, count in zip(points.validations, points.validation_images, strict=True)
     }
     state.model.train()
     started = time.perf_counter()
     while state.step < state.total_steps:
-        setting = schedule(recipe, _schedule_progress(state, len(images)))
-        loss, right = train_step(state, images, labels, setting)
+        values = schedule(recipe, _schedule_progress(state, len(images)))
+        loss, right = train_step(state, images, labels, values)
         state.loss_sum += loss
         state.right_sum += right
         state.batches += 1
-        if state.step in points:
+        if state.step in yields:
             mean_loss, mean_right = state.take_means()
             state.train_seconds += time.perf_counter() - started
             validation = None
@@ -185,7 +185,7 @@ def train(
                 epoch=state.step * recipe.batch_size / len(images),
                 train_loss=mean_loss,
                 train_accuracy=mean_right,
-                learning_rate=recipe.peak_rate * setting.rate,
+                learning_rate=recipe.peak_rate * values.rate,
                 train_seconds=state.train_seconds,
                 validation_seconds=state.validation_seconds,
                 validation=validation,
@@ -200,18 +200,18 @@ def train(
         state.model.load_state_dict(state.best)
 
 
-def train_step(state: TrainState, images: Tensor, labels: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
-    """One optimiser step on the next batch of `images` uint8 (N, 3, 32, 32) and `labels` (N,), on the device.
+def train_step(state: TrainState, images: Tensor, labels: Tensor, values: ScheduleValues) -> tuple[Tensor, Tensor]:
+    """Do one optimiser step on the next batch of `images` uint8 (N, 3, 32, 32) and `labels` (N,), on the device.
 
     Returns:
-        the batch's mean loss in nats and its share of right answers, as scalars on the device.
+        mean loss in nats and accuracy of the batch, as scalars on the device.
 
     Raises:
         OutOfMemory: the batch did not fit into the memory of the device.
     """
     recipe, hardware = state.recipe, state.hardware
-    with fitting(recipe.batch_size, recipe):
-        set_schedule(state.optimizer, setting)
+    with oom_context(recipe.batch_size, recipe):
+        set_schedule(state.optimizer, values)
         batch = state.next_batch(len(images))
         mean, _ = _statistics("dataset", hardware.device)
         inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator)
@@ -232,7 +232,7 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, setting: Setti
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, hardware: Hardware, normalisation: str = "dataset") -> Predictions:
-    """What `model` says of each image of `split`; leaves the model in evaluation mode."""
+    """Predict the class of each image of `split`; leaves the model in evaluation mode."""
     model.eval()
     parts = []
     for images in split.images.split(_EVALUATION_BATCH):
@@ -244,21 +244,21 @@ def predict(model: nn.Module, split: Split, hardware: Hardware, normalisation: s
 
 
 def normalise(images: Tensor, normalisation: str = "dataset") -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] less a mean, over a standard deviation: the training set's, or 0.5 for "half"."""
+    """Normalise images (N, 3, H, W) in [0, 1] by the training set's mean and standard deviation, or 0.5 for "half"."""
     mean, std = _statistics(normalisation, images.device)
     return (images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
 
 
 @functools.cache
 def _statistics(normalisation: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (3,); kept, as copying them to a GPU at each step would wait for it."""
+    """Mean and standard deviation (3,), cached because a copy to the GPU at each step would wait for it."""
     mean, std = (MEAN, STD) if normalisation == "dataset" else ((0.5,) * 3, (0.5,) * 3)
     return torch.tensor(mean, device=device), torch.tensor(std, device=device)
 
 
 def _validate(state: TrainState, split: Split) -> Predictions:
     started = time.perf_counter()
-    with fitting(min(len(split), _EVALUATION_BATCH), state.recipe):
+    with oom_context(min(len(split), _EVALUATION_BATCH), state.recipe):
         predictions = predict(state.model, split, state.hardware, state.recipe.normalisation)
     if state.recipe.keep_best and predictions.loss < state.best_loss:
         state.best_loss = predictions.loss

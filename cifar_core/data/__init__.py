@@ -1,4 +1,4 @@
-"""CIFAR-10 as tensors: read from six `.bin` files, never unverified, and split once and for all.
+"""CIFAR-10 as tensors, read from six verified `.bin` files, and its fixed validation split.
 
 A record is one label byte and 3,072 image bytes: 3 planes (red, green, blue) of 32 x 32, row by row.
 Data set: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
@@ -42,7 +42,7 @@ FILE_SHA256: Mapping[str, str] = MappingProxyType(
 TRAIN_FILES = tuple(name for name in FILE_SHA256 if name != "test_batch.bin")
 TEST_FILE = "test_batch.bin"
 
-# Names the data in one value: SHA-256 over the six hexadecimal hashes above, joined in that order.
+# Identifies the data set: SHA-256 over the six hexadecimal hashes above, joined in that order.
 DATA_SHA256 = hashlib.sha256("".join(FILE_SHA256.values()).encode()).hexdigest()
 
 IMAGES_PER_FILE = 10_000
@@ -54,7 +54,7 @@ SPLIT_SEED = 2009
 
 
 class DataError(UserError):
-    """The data set is not there, or not what it must be; the message is for the user."""
+    """The data set is missing or damaged, and no source could provide it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,22 +68,22 @@ class Split:
         return len(self.labels)
 
     def head(self, count: int) -> Split:
-        """The first `count` images."""
+        """Return the first `count` images."""
         return Split(self.images[:count], self.labels[:count])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splits:
-    """What a sweep may look at; the test set is loaded apart, by `load_test`."""
+    """Training and validation images; `load_test` loads the test set."""
 
     train: Split
     val: Split
 
 
 def load_train_val(directory: Path) -> Splits:
-    """45,000 training images in the order of the files, and 5,000 for validation in which the classes take turns.
+    """Load 45,000 training images in the order of the files, and 5,000 validation images with alternating classes.
 
-    The split is the same at every call, on every machine, whatever the versions of torch and numpy.
+    The split does not depend on the machine or on the versions of torch and numpy.
 
     Raises:
         DataError: one of the five files in `directory` is missing or fails its SHA-256.
@@ -92,12 +92,12 @@ def load_train_val(directory: Path) -> Splits:
 
 
 def fixed_split(everything: Split) -> Splits:
-    """The split of `load_train_val`, of training images that are already there."""
-    return _parted(everything, validation_indices(everything.labels.numpy()))
+    """Split loaded training images as `load_train_val` does."""
+    return _split_off(everything, validation_indices(everything.labels.numpy()))
 
 
 def load_train(directory: Path) -> Split:
-    """All 50,000 training images in the order of the files.
+    """Load all 50,000 training images in the order of the files.
 
     Raises:
         DataError: as for `load_train_val`.
@@ -113,13 +113,13 @@ def load_train(directory: Path) -> Split:
 
 
 def hold_out(everything: Split, fraction: float, seed: int) -> Splits:
-    """`everything` with `fraction` of it, drawn at random with `seed`, for validation; that may be none."""
+    """Hold out a random `fraction` of the images for validation; 0 is allowed."""
     drawn = _shuffled(len(everything), seed)[: round(fraction * len(everything))]
-    return _parted(everything, drawn)
+    return _split_off(everything, drawn)
 
 
 def load_test(directory: Path) -> Split:
-    """The 10,000 test images in the order of the file: for the champion only, never for a choice.
+    """Load the 10,000 test images in the order of the file. Never choose anything by them.
 
     Raises:
         DataError: `test_batch.bin` in `directory` is missing or fails its SHA-256.
@@ -132,7 +132,7 @@ def _split(images: Bytes, labels: Integers) -> Split:
     return Split(torch.from_numpy(images).view(-1, 3, 32, 32), torch.from_numpy(labels))
 
 
-def _parted(everything: Split, held_out: Integers) -> Splits:
+def _split_off(everything: Split, held_out: Integers) -> Splits:
     in_train = torch.ones(len(everything), dtype=torch.bool)
     chosen = torch.from_numpy(held_out)
     in_train[chosen] = False
@@ -143,9 +143,9 @@ def _parted(everything: Split, held_out: Integers) -> Splits:
 
 
 def validation_indices(labels: Integers) -> Integers:
-    """Indices of the validation images: `VAL_PER_CLASS` of each class, drawn with `SPLIT_SEED`.
+    """Draw `VAL_PER_CLASS` validation images of each class with `SPLIT_SEED`, and return their indices.
 
-    The classes take turns, so that the first 10 k images are balanced for every k.
+    The classes alternate, so that the first 10 k images are balanced for every k.
     """
     shuffled = _shuffled(len(labels), SPLIT_SEED)
     drawn = [shuffled[labels[shuffled] == label][:VAL_PER_CLASS] for label in range(len(CLASSES))]
@@ -153,13 +153,13 @@ def validation_indices(labels: Integers) -> Integers:
 
 
 def _shuffled(count: int, seed: int) -> Integers:
-    """The numbers below `count` in random order, the same everywhere."""
-    # Ranks raw PCG64 words: numpy guarantees that stream for good, but not what `Generator` makes of it.
+    """Return a random permutation of the numbers below `count`, the same on every machine."""
+    # numpy guarantees the stream of raw PCG64 words across versions, but not the methods of `Generator`.
     return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
 
 
 def read_verified(path: Path) -> Bytes:
-    """Records uint8 (10000, 3073) of one of the six files, once its SHA-256 has been found right.
+    """Read one of the six files and check its SHA-256: records uint8 (10000, 3073).
 
     Raises:
         DataError: the file is missing, unreadable, or its size or SHA-256 is wrong.
@@ -179,10 +179,10 @@ def read_verified(path: Path) -> Bytes:
 
 
 def synthetic_splits(generator: torch.Generator, train: int = 512, val: int = 256) -> Splits:
-    """Images that a small network learns in seconds, for tests: a colour and a gradient per class, and noise.
+    """Generate images that a small network learns in seconds: a colour and a gradient per class, and noise.
 
-    What a class looks like is fixed; `generator` (on the CPU) draws the order and the noise. Labels are
-    balanced: the counts of two classes differ by one at most.
+    The classes are fixed; `generator` (on the CPU) draws the order and the noise. Labels are balanced: the counts of
+    two classes differ by at most one.
     """
     return Splits(train=_synthetic(generator, train), val=_synthetic(generator, val))
 
@@ -194,6 +194,6 @@ def _synthetic(generator: torch.Generator, count: int) -> Split:
     colour = 128 + 50 * torch.cos(angle[:, None] + phase)
     ramp = torch.linspace(-1, 1, 32)
     gradient = 40 * (angle.cos()[:, None, None] * ramp + angle.sin()[:, None, None] * ramp[:, None])
-    looks = colour[:, :, None, None] + gradient[:, None]
+    classes = colour[:, :, None, None] + gradient[:, None]
     noise = 30 * torch.randn(count, 3, 32, 32, generator=generator)
-    return Split((looks[labels] + noise).round().clamp(0, 255).to(torch.uint8), labels)
+    return Split((classes[labels] + noise).round().clamp(0, 255).to(torch.uint8), labels)

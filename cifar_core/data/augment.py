@@ -1,7 +1,7 @@
-"""Augmentation of whole batches, drawn anew for every image, on the device where the batch lies.
+"""Augmentation of whole batches on their device, drawn separately for every image.
 
-Every function takes images (N, 3, H, W) as floats in [0, 1] and a `torch.Generator` of the same device, and
-returns new images of the same shape. No function touches the global generators.
+Every function takes images (N, 3, H, W) as floats in [0, 1] and a `torch.Generator` on the same device, and returns
+new images of the same shape. Global generators are not used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -
 
 
 def augment(images: Tensor, recipe: Recipe, mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Apply what `recipe` asks for, in order: jitter, flip, translate, cutout (filled with `mean`, (3,))."""
+    """Apply the augmentations of `recipe` in order: jitter, flip, translate, cutout (filled with `mean`, (3,))."""
     if recipe.color_jitter:
         images = jitter(images, recipe.color_jitter, generator)
     if recipe.flip:
@@ -40,13 +40,12 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 def translate(images: Tensor, pixels: int, generator: torch.Generator, *, padding: str = "reflect") -> Tensor:
     """Shift each image by whole pixels in [-pixels, pixels], independently in x and y.
 
-    That is a random crop after padding. What comes in at an edge is the image mirrored there ("reflect") or black
-    ("zero").
+    This is a random crop after padding with the mirrored image ("reflect") or with black ("zero").
     """
     count, _, height, width = images.shape
     rows, rows_inside = _shifted(height, pixels, count, generator)
     columns, columns_inside = _shifted(width, pixels, count, generator)
-    # Gathered with the channels last, which is the layout that convolutions want, so no copy is made later.
+    # Gather in channels-last format, the fastest for convolutions, so that nothing is copied later.
     pixels_last = images.permute(0, 2, 3, 1)
     batch = torch.arange(count, device=images.device)
     moved = pixels_last[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -56,7 +55,7 @@ def translate(images: Tensor, pixels: int, generator: torch.Generator, *, paddin
 
 
 def cutout(images: Tensor, side: int, fill: Tensor, generator: torch.Generator) -> Tensor:
-    """Paint a square of `side` pixels with the colour `fill` (3,); it may hang over the edge.
+    """Fill a square of `side` pixels with the colour `fill` (3,); it may extend beyond the edge.
 
     DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout" (2017).
     """
@@ -70,7 +69,7 @@ def cutout(images: Tensor, side: int, fill: Tensor, generator: torch.Generator) 
 def jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Change brightness, contrast and saturation by factors in 1 +- strength, and hue by up to strength * 36 degrees.
 
-    The four are one affine map of the colours of each image, so they cost one small matrix product.
+    Together they are one affine map of each image's colours, so they cost one small matrix product.
     """
     count = len(images)
     brightness, contrast, saturation, angle = (
@@ -93,16 +92,16 @@ def jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tenso
 
 
 def mix(images: Tensor, targets: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blend each image and its target with another one of the batch.
+    """Mix each image and its target with another one of the batch, by mixup or cutmix.
 
-    mixup (Zhang et al., 2017) blends the pixels; cutmix (Yun et al., 2019) pastes a rectangle. One blend is drawn
-    for the batch from Beta(mix_alpha, mix_alpha).
+    mixup (Zhang et al., 2017) blends the pixels; cutmix (Yun et al., 2019) pastes a rectangle. The ratio is drawn once
+    per batch from Beta(mix_alpha, mix_alpha).
 
     Args:
         targets: (N, classes) probabilities.
 
     Returns:
-        images and targets of the same shapes.
+        images and targets in the same shapes.
     """
     if recipe.mix == "none":
         return images, targets
@@ -124,8 +123,8 @@ def _uniform(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _shifted(size: int, pixels: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices (count, size) of a line of pixels moved by a random whole number, mirrored into [0, size), and a mask
-    of those that needed no mirror."""
+    """Indices (count, size) of a row of pixels after a random shift, mirrored into [0, size), and a mask of those that
+    were not mirrored."""
     shift = torch.randint(-pixels, pixels + 1, (count, 1), generator=generator, device=generator.device)
     moved = torch.arange(size, device=generator.device) + shift
     index = (size - 1) - ((size - 1) - moved.abs()).abs()
@@ -140,14 +139,14 @@ def _window(size: int, side: int, count: int, generator: torch.Generator) -> Ten
 
 
 def _span(size: int, fraction: Tensor, generator: torch.Generator) -> Tensor:
-    """Mask (size,) of about `fraction` of the pixels around a random centre, cut off at the edges."""
+    """Mask (size,) of about `fraction` of the pixels around a random centre, clipped at the edges."""
     centre = _uniform(1, generator) * size
     index = torch.arange(size, device=generator.device) + 0.5
     return (index - centre).abs() < fraction * size / 2
 
 
 def _beta(alpha: float, generator: torch.Generator) -> Tensor:
-    """One draw from Beta(alpha, alpha), made of two uniform ones and without float64, which some devices lack.
+    """Draw from Beta(alpha, alpha) with two uniform numbers and without float64, which some devices lack.
 
     It is a Student's t with 2 alpha degrees of freedom (Bailey, "Polar generation of random variates with the
     t-distribution", 1994), squeezed into [0, 1] (Devroye, "Random variate generation in one line of code", 1996).

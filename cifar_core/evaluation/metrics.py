@@ -1,4 +1,4 @@
-"""What predictions are worth: loss, accuracy overall and per class, confusion, and the most confident mistakes."""
+"""Metrics of predictions: loss, accuracy, confusion, the most confident mistakes, and calibration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VEHICLES = ("airplane", "automobile", "ship", "truck")
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Class probabilities (N, 10) in fp32 and true classes (N,) in int64, both on the CPU, in the split's order."""
+    """Class probabilities fp32 (N, 10) and true classes int64 (N,) of a split, in its order, on the CPU."""
 
     probabilities: Tensor
     labels: Tensor
@@ -33,27 +33,27 @@ class Predictions:
 
     @property
     def loss(self) -> float:
-        """Mean negative log likelihood in nats per image."""
+        """Mean negative log-likelihood in nats."""
         return F.nll_loss(self.probabilities.double().clamp_min(1e-30).log(), self.labels).item()
 
     @property
     def accuracy(self) -> float:
-        """Fraction of images whose most probable class is the true one, in [0, 1]."""
+        """Share of images whose most probable class is the true one, in [0, 1]."""
         return (self.classes == self.labels).double().mean().item()
 
     def confusion(self) -> Tensor:
-        """Counts (10, 10) in int64: row = true class, column = predicted class."""
+        """Confusion matrix int64 (10, 10): true classes in rows, predicted classes in columns."""
         pairs = self.labels * CLASS_COUNT + self.classes
         return torch.bincount(pairs, minlength=CLASS_COUNT**2).view(CLASS_COUNT, CLASS_COUNT)
 
     def class_accuracy(self) -> list[float]:
-        """Accuracy within each true class, in class order; NaN for a class without images."""
+        """Accuracy of each true class, in class order; NaN for a class without images."""
         confusion = self.confusion().double()
         per_class: list[float] = (confusion.diagonal() / confusion.sum(1)).tolist()
         return per_class
 
     def group_accuracy(self) -> dict[str, float]:
-        """Accuracy over all images of the "animals" and over those of the "vehicles"; NaN for a group without any."""
+        """Accuracy over all "animals" and over all "vehicles"; NaN for a group without images."""
         confusion = self.confusion().double()
         result: dict[str, float] = {}
         for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
@@ -62,7 +62,7 @@ class Predictions:
         return result
 
     def confident_mistakes(self, count: int) -> Tensor:
-        """Indices (at most `count`,) of wrong predictions, the most confident first."""
+        """Indices of at most `count` wrong predictions, the most confident first."""
         wrong = (self.classes != self.labels).nonzero().squeeze(1)
         confidence = self.probabilities[wrong].amax(1)
         return wrong[confidence.argsort(descending=True, stable=True)[:count]]
@@ -70,15 +70,15 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Answers in bins of equal width of their probability: how sure they are, and how often right."""
+    """Reliability diagram: predictions in bins of equal width of their confidence."""
 
-    counts: tuple[int, ...]  # answers in each bin, from the least probable on
-    confidence: tuple[float, ...]  # mean probability in each bin; NaN where it is empty
-    accuracy: tuple[float, ...]  # share of right answers in each bin; NaN where it is empty
+    counts: tuple[int, ...]  # predictions per bin, from the lowest confidence
+    confidence: tuple[float, ...]  # mean confidence per bin; NaN if empty
+    accuracy: tuple[float, ...]  # share of right predictions per bin; NaN if empty
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: mean gap between confidence and accuracy, weighted by the answers of a bin."""
+        """Expected calibration error: gap between confidence and accuracy, averaged over all predictions."""
         return sum(n * abs(c - a) for n, c, a in self._filled()) / sum(self.counts)
 
     @property
@@ -94,17 +94,17 @@ class Reliability:
 
 
 def reliability(probability: Tensor, right: Tensor, bins: int = 15) -> Reliability:
-    """Bins (Guo et al., "On calibration of modern neural networks", 2017) of the probabilities (N,) of answers.
+    """Compute a reliability diagram (Guo et al., "On calibration of modern neural networks", 2017).
 
     Args:
-        probability: of the class that was answered, in [0, 1].
-        right: whether the answer was right (N,), boolean.
+        probability: (N,) of the predicted class, in [0, 1].
+        right: (N,) boolean, true where the predicted class is the true one.
 
     Raises:
-        ValueError: no answers.
+        ValueError: no predictions.
     """
     if not len(probability):
-        raise ValueError("calibration needs at least one answer, but got none")
+        raise ValueError("calibration needs at least one prediction, but got none")
     which = (probability.double() * bins).ceil().long().sub(1).clamp(0, bins - 1)
     counts = torch.bincount(which, minlength=bins)
     means = (torch.bincount(which, weights=v.double(), minlength=bins) / counts for v in (probability, right))

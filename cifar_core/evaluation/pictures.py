@@ -1,4 +1,4 @@
-"""Pictures of images and of what a network makes of them, as PNG bytes."""
+"""PNG pictures of images, predictions and confusion matrices."""
 
 from __future__ import annotations
 
@@ -11,49 +11,58 @@ from torch import Tensor
 
 from cifar_core.data import CLASSES, Split
 from cifar_core.evaluation.metrics import Predictions
-from cifar_core.evaluation.torchvision_cpu import torchvision
 
-_SCALE = 3  # screen pixels a pixel of a 32 x 32 image
-_CAPTION = 20  # screen pixels of height
+try:
+    import torchvision
+except RuntimeError:
+    # The published wheel is built for CUDA. With a CPU build of torch its compiled part does not load, and the import
+    # fails for lack of two operators; once they are declared, all of its Python code works.
+    _OPERATORS = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
+
+_SCALE = 3  # screen pixels per image pixel
+_CAPTION = 20  # screen pixels
 _GAP = 8
 _INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#c62828", "#ffffff"
 
 
 def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
-    """The first images of `split` with their classes."""
+    """Draw the first images of `split` with their classes."""
     count = min(rows * columns, len(split))
     captions = [(CLASSES[int(label)], _INK) for label in split.labels[:count]]
     return _grid(split.images[:count], captions, columns)
 
 
 def unlabelled(images: Tensor, columns: int = 8) -> bytes:
-    """Images (N, 3, H, W) in [0, 1], as a network meets them in training, before normalisation."""
+    """Draw images (N, 3, H, W) in [0, 1] without captions, for example an augmented batch before normalisation."""
     grid = torchvision.utils.make_grid(images.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
     picture = Image.fromarray((grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
     return _png(picture.resize((picture.width * _SCALE, picture.height * _SCALE), Image.Resampling.NEAREST))
 
 
 def confident_mistakes(split: Split, predictions: Predictions, rows: int = 3, columns: int = 6) -> bytes:
-    """The wrong predictions that were made with most confidence, each titled "predicted (true)"."""
+    """Draw the most confident wrong predictions, each titled "predicted (true)"."""
     indices = predictions.confident_mistakes(rows * columns)
     captions = [_caption(predictions, int(index)) for index in indices]
     return _grid(split.images[indices], captions, columns)
 
 
 def predictions_grid(split: Split, predictions: Predictions, rows: int = 4, columns: int = 5) -> bytes:
-    """The first images of `split`, each titled "predicted (true)", green where right and red where wrong."""
+    """Draw the first images of `split`, each titled "predicted (true)" in green if right and red if wrong."""
     count = min(rows * columns, len(split))
     captions = [_caption(predictions, index) for index in range(count)]
     return _grid(split.images[:count], captions, columns)
 
 
 def one_prediction(split: Split, predictions: Predictions, index: int) -> bytes:
-    """Image `index` titled "predicted (true)", green where right and red where wrong."""
+    """Draw image `index`, titled as in `predictions_grid`."""
     return _grid(split.images[index : index + 1], [_caption(predictions, index)], 1, scale=6)
 
 
 def confusion(matrix: Tensor) -> bytes:
-    """Counts (10, 10), true classes down and predicted ones across, each row shaded by its share."""
+    """Draw a confusion matrix: counts (10, 10), a row per true class, cells shaded by their share of the row."""
     cell, left, top = 60, 96, 34
     size = len(CLASSES) * cell
     picture = Image.new("RGB", (left + size + 2, top + size + 24), _PAPER)
@@ -84,7 +93,7 @@ def _caption(predictions: Predictions, index: int) -> tuple[str, str]:
 
 
 def _grid(images: Tensor, captions: Sequence[tuple[str, str]], columns: int, *, scale: int = _SCALE) -> bytes:
-    """Images uint8 (N, 3, H, W) in rows of `columns`, each above its caption (text, colour)."""
+    """Draw images uint8 (N, 3, H, W) in rows of `columns`, each above its caption (text, colour)."""
     count, _, height, width = images.shape
     columns = max(1, min(columns, count))
     rows = -(-count // columns)

@@ -1,4 +1,4 @@
-"""How fast a trained network labels images: one at a time, and in large batches."""
+"""Latency of a trained network on single images and on large batches."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from cifar_core.hardware import Hardware
 from cifar_core.training import predict
 
 BATCHES = (1, 256)  # images
-_SECONDS = 2.0  # for each size of batch
+_SECONDS = 2.0  # per batch size
 _REPEATS = 200  # at most
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds from a batch of uint8 images in memory to its probabilities on the CPU."""
+    """Time from a batch of uint8 images in memory to its probabilities on the CPU."""
 
     images: int  # in the batch
     seconds: float  # median
-    slow_seconds: float  # 95 % of the batches took no longer
+    slow_seconds: float  # 95th percentile
     repeats: int
 
 
 def time_serving(
     model: nn.Module, split: Split, hardware: Hardware, normalisation: str, *, seconds: float = _SECONDS
 ) -> tuple[Timing, ...]:
-    """Label the first images of `split` again and again, about `seconds` for each size in `BATCHES` it has images for.
+    """Time the prediction of the first images of `split`, for about `seconds` per batch size in `BATCHES`.
 
-    Everything runs with the threads of this process, beside whatever else the machine does.
+    Batch sizes larger than the split are left out. Other work on the machine is not excluded.
     """
     return tuple(
         _time(model, split.head(images), hardware, normalisation, seconds) for images in BATCHES if images <= len(split)
@@ -40,7 +40,7 @@ def time_serving(
 
 
 def _time(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str, seconds: float) -> Timing:
-    predict(model, batch, hardware, normalisation)  # the first time sets up kernels
+    predict(model, batch, hardware, normalisation)  # the first call sets up kernels
     taken: list[float] = []
     began = time.perf_counter()
     while len(taken) < 3 or (len(taken) < _REPEATS and time.perf_counter() - began < seconds):

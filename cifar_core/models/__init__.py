@@ -1,4 +1,4 @@
-"""The networks by name. Each takes images (N, 3, 32, 32), normalised, and gives logits (N, 10)."""
+"""Networks by name. Each maps normalised images (N, 3, 32, 32) to logits (N, 10)."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MODELS: Mapping[str, Callable[[float], nn.Module]] = MappingProxyType(
 
 
 def build_model(recipe: Recipe, examples: Tensor | None = None) -> nn.Module:
-    """Fresh network for `recipe`, in fp32 on the CPU, the same for the same seed.
+    """Build the network of `recipe` in fp32 on the CPU, with initial weights that its seed determines.
 
     Args:
-        examples: normalised training images (N, 3, 32, 32) for networks whose first layer is computed from the
-            data. Without them that layer starts at random, which will do where only shapes and costs matter.
+        examples: normalised training images (N, 3, 32, 32), from which some networks compute their first layer.
+            Without them that layer is random, which suffices where only shapes and costs matter.
 
     Raises:
         RecipeError: unknown model.
@@ -57,7 +57,7 @@ def build_model(recipe: Recipe, examples: Tensor | None = None) -> nn.Module:
 
 
 def build_shapes(model_name: str, width: float) -> nn.Module:
-    """The network on the meta device, where shapes exist and numbers do not.
+    """Build the network on the meta device, which has shapes but no data.
 
     Raises:
         RecipeError: unknown model.
@@ -68,7 +68,7 @@ def build_shapes(model_name: str, width: float) -> nn.Module:
 
 @functools.cache
 def parameter_count(model_name: str, width: float) -> int:
-    """Number of weights of a network, trained or frozen.
+    """Return the number of weights of a network, trained or frozen.
 
     Raises:
         RecipeError: unknown model.
@@ -77,5 +77,5 @@ def parameter_count(model_name: str, width: float) -> int:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of weights, trained or frozen; buffers such as running statistics are not weights."""
+    """Return the number of weights, trained or frozen, without buffers such as running statistics."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -12,10 +12,9 @@ _POOLED = (1, 3, 5)  # blocks that end in a max-pool, counted from 1
 class BlockCnn(nn.Module):
     """Six blocks of three times (conv, batch norm, ReLU), then two linear layers; 8,184,426 weights at width 1.
 
-    The published text states three convolutions a block, the last width (512) and the two linear layers. The other
-    widths, max-pools after blocks 1, 3 and 5, convolutions without bias and dropout of 0.2 are choices made here.
-    The published network ends in a softmax in front of cross-entropy, which would take it a second time; this one
-    gives logits.
+    The published text gives three convolutions per block, the last width (512) and the two linear layers. The other
+    widths, the max-pools after blocks 1, 3 and 5, convolutions without bias and dropout of 0.2 are our choices. The
+    published network ends in a softmax before a cross-entropy that contains one; this network returns logits.
     """
 
     def __init__(self, width: float = 1.0) -> None:

@@ -12,7 +12,7 @@ _DROPOUT = 0.05
 class CustomResnet(nn.Module):
     """Eight convolutions, two pairs of them residual, and a linear layer; 6,573,130 weights at width 1.
 
-    Every convolution ends in dropout, as published; its rate of 0.05 is a choice made here, as none is stated.
+    Dropout follows every convolution, as published; its rate of 0.05 is our choice, as none is given.
     """
 
     def __init__(self, width: float = 1.0) -> None:
@@ -35,7 +35,7 @@ class CustomResnet(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two units beside a shortcut: (N, C, H, W) -> (N, C, H, W)."""
+    """Two units with a residual connection: (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Residual(nn.Module):
 
 
 def _unit(inputs: int, outputs: int, *, pool: bool = False) -> nn.Sequential:
-    """conv, pool where asked for, batch norm, ReLU, dropout."""
+    """conv, optional pool, batch norm, ReLU, dropout."""
     layers: list[nn.Module] = [Conv3x3(inputs, outputs, bias=False)]
     if pool:
         layers.append(nn.MaxPool2d(2))

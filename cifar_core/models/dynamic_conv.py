@@ -1,4 +1,4 @@
-"""dynamic_conv: parallel convolutions, mixed for each image by weights that the image decides."""
+"""dynamic_conv: parallel convolutions, mixed by weights that are computed from each image."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _BRANCHES = 3
 class DynamicConv(nn.Module):
     """Three blocks of three mixed branches, then three linear layers; 57,534,492 weights at width 1.
 
-    The published blocks hold a fourth branch that is never used; without it the network computes the same, with
-    28,320,768 weights fewer. Width 1 (1,024 channels) takes 9.1 G multiply-adds an image and is a GPU's job;
-    width 0.125 suits small machines.
+    The published blocks have a fourth branch that is never used; without it the network computes the same with
+    28,320,768 weights fewer. Width 1 (1,024 channels) costs 9.1 G multiply-adds per image and needs a GPU; width
+    0.125 suits small machines.
     """
 
     def __init__(self, width: float = 1.0) -> None:

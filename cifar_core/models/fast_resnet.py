@@ -1,4 +1,4 @@
-"""fast_resnet: a small residual network built to reach high accuracy in the least compute."""
+"""fast_resnet: a small residual network for high accuracy at little compute."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class FastResNet(nn.Module):
     def whiten(self, images: Tensor, epsilon: float = 5e-4) -> None:
         """Set the first layer so that its outputs over the 2x2 patches of `images` (N, 3, H, W) are uncorrelated.
 
-        Each eigenvector of the patches' covariance stands twice, with both signs, because the activation that
-        follows would drop one half.
+        Each eigenvector of the patches' covariance appears with both signs, because the activation that follows
+        would drop one half.
         """
         patches = images.float().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
         covariance = patches.T.double() @ patches.double() / len(patches)

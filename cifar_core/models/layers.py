@@ -1,4 +1,4 @@
-"""Parts that several networks share."""
+"""Layers that several networks share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cifar_core.models import winograd
 
 
 def channels(base: int, width: float) -> int:
-    """`base` channels times `width`, as a multiple of 8 (vector units and tensor cores like it), at least 8."""
+    """Scale `base` channels by `width`, to a multiple of 8 (fast on vector units and tensor cores), at least 8."""
     return max(8, round(base * width / 8) * 8)
 
 
 class Conv3x3(nn.Conv2d):
-    """3x3 convolution within a border of zeros: (N, C_in, H, W) -> (N, C_out, H, W), by the faster algorithm here."""
+    """3x3 convolution with zero padding, by the faster algorithm: (N, C_in, H, W) -> (N, C_out, H, W)."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=bias)
@@ -27,9 +27,9 @@ class Conv3x3(nn.Conv2d):
 
 
 class Dropout(nn.Module):
-    """Dropout that draws from `generator`, so that a run's randomness lies in its own state.
+    """Dropout that draws from `generator`, so that a run's state holds all of its randomness.
 
-    `generator` must be set, on the device of the input, before the first training step.
+    Set `generator`, on the device of the input, before the first training step.
     """
 
     def __init__(self, probability: float) -> None:
@@ -38,13 +38,11 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if not self.training or not self.probability:
-            return inputs
-        if inputs.is_meta:  # only shapes are wanted
+        if not self.training or not self.probability or inputs.is_meta:
             return inputs
         if self.generator is None:
             raise RuntimeError("Dropout.generator must be set before training")
-        # 16 random bits an element, laid out in memory as the input is: at least twice as fast as a float for each.
+        # 16 random bits per element, in the memory layout of the input: at least twice as fast as a float for each.
         count = inputs.numel()
         words = torch.empty(-(-count // 4), dtype=torch.int64, device=inputs.device)
         bits = words.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:count]

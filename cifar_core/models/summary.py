@@ -1,4 +1,4 @@
-"""A network at a glance: its layers with the shapes they give and the weights they hold, and what an image costs."""
+"""Summary of a network: its layers with output shapes and weights, and the multiply-adds of an image."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _HEAD = ("layer", "kind", "output", "weights")
 
 
 def model_summary(model: nn.Module) -> str:
-    """Table in plain text: a line for each layer in the order in which an image passes it, then the totals.
+    """Return a plain-text table with a line per layer, in the order of the forward pass, and the totals.
 
-    A layer is a module without modules of its own; weights stand where they are first used. Shapes are those of one
-    image, such as "64 x 32 x 32". Multiply-adds are those of convolutions and matrix products, forwards. `model`,
-    which takes images (N, 3, 32, 32), is left as it is, and nothing is computed but shapes.
+    A layer is a module without submodules; shared weights count where they are first used. Shapes are those of one
+    image, such as "64 x 32 x 32". Multiply-adds are those of convolutions and matrix products in a forward pass.
+    `model` takes images (N, 3, 32, 32); it is not changed, and only shapes are computed.
     """
     shapes = copy.deepcopy(model).to("meta").eval()
     layers: list[tuple[str, str, str, int]] = []
@@ -54,7 +54,7 @@ def _weights(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """`rows` in columns two spaces apart, the last one flush right and the others flush left."""
+    """Align `rows` in columns two spaces apart: the last one to the right, the others to the left."""
     *lefts, right = (max(map(len, column)) for column in zip(*rows, strict=True))
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row[:-1], lefts, strict=True)), row[-1].rjust(right)])

@@ -32,7 +32,7 @@ class VisionTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention, then two linear layers, each behind a norm and beside a shortcut: (N, T, C) -> (N, T, C)."""
+    """Attention, then an MLP, each after a norm and with a residual connection: (N, T, C) -> (N, T, C)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Block(nn.Module):
         count, length, size = tokens.shape
         heads = self.qkv(self.norm1(tokens)).view(count, length, 3, size // _HEAD, _HEAD)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        # Written out: over 64 tokens it is cheap, and with torch's fused kernel a CPU trained at half the speed.
+        # Written out, which is cheap for 64 tokens: torch's fused kernel halves the training speed of a CPU.
         weights = (query @ key.transpose(2, 3) * _HEAD**-0.5).softmax(3)
         mixed = weights @ value
         tokens = tokens + self.project(mixed.transpose(1, 2).reshape(count, length, size))

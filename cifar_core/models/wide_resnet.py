@@ -31,7 +31,7 @@ class WideResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """norm, ReLU, conv, twice, beside a 1x1 shortcut: (N, C_in, H, W) -> (N, C_out, H/stride, W/stride)."""
+    """Twice norm, ReLU, conv, with a 1x1 shortcut: (N, C_in, H, W) -> (N, C_out, H/stride, W/stride)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""3x3 convolutions with a quarter of the multiplications, for CPUs that compute in fp32.
+"""3x3 convolutions by Winograd's algorithm: a quarter of the multiplications, for CPUs in fp32.
 
 Winograd's minimal filtering F(4x4, 3x3), after Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks"
 (2016). The image is cut into 6x6 tiles, four pixels apart. Transformed tiles and transformed filters are multiplied
-number by number, which are 36 matrix products over the channels, and transformed back that gives 4x4 tiles of the
-output: 36 multiplications where the definition takes 144. Rounding errors are a few millionths of the result.
+element by element, as 36 matrix products over the channels. The inverse transform gives 4x4 tiles of the output: 36
+multiplications instead of 144. Rounding errors are a few millionths of the result.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_STRIDE = 4  # pixels from tile to tile, and the side of a tile of the output
-_SIDE = 6  # of a tile of the input
+_STRIDE = 4  # pixels between tiles, and side of an output tile
+_SIDE = 6  # of an input tile
 _POINTS = _SIDE * _SIDE
-_TILES_AT_ONCE = 512  # bounds the memory that the transformed images take
+_TILES_AT_ONCE = 512  # limits the memory of the transformed images
 
-# The matrices of the paper's section 4.2, for tiles of the input, for filters and for tiles of the output.
+# Section 4.2 of the paper: transforms of input tiles, of filters and of output tiles.
 _OF_INPUT = torch.tensor(
     [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
      [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]], dtype=torch.float64,
@@ -33,25 +33,25 @@ _OF_OUTPUT = torch.tensor(
 
 
 def is_faster(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether `convolve` takes less time here than torch's own convolution of the same arguments.
+    """Return true if `convolve` is faster than torch's own convolution for these arguments.
 
-    The transforms cost as much as the channels are many, and what they save grows with the product of both numbers
-    of channels; those of the filters must be shared by many tiles.
+    The cost of the transforms grows with the number of channels, and the saving with the product of input and output
+    channels; the transform of the filters only pays if many tiles share it.
     """
     if inputs.device.type != "cpu" or inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.compiler.is_compiling():  # also where a network is exported, for batches of any size
+    if torch.compiler.is_compiling():  # also during export, for batches of any size
         return False
     outputs, channels = weight.shape[:2]
     tiles = len(inputs) * _tiles_along(inputs.shape[2]) * _tiles_along(inputs.shape[3])
-    # Measured on a Xeon with AVX-512, where both take about the same time a little below these bounds.
+    # Measured on a Xeon with AVX-512: both are about equally fast a little below these bounds.
     return tiles >= 64 and outputs * channels >= 64 * (outputs + channels)
 
 
 def convolve(inputs: Tensor, weight: Tensor) -> Tensor:
-    """(N, C_in, H, W) and filters (C_out, C_in, 3, 3) -> (N, C_out, H, W), beyond a border of zeros a pixel wide.
+    """Convolve (N, C_in, H, W) with filters (C_out, C_in, 3, 3) and zero padding of 1: (N, C_out, H, W).
 
-    The output has its channels last in memory.
+    The output is in channels-last memory format.
     """
     output: Tensor = _Convolution.apply(inputs, weight)  # type: ignore[no-untyped-call]
     return output
@@ -75,7 +75,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Each step of the forward pass transposed; transformed images are made anew, as they are large."""
+        """Transpose each step of the forward pass; transformed images are recomputed, as they are large."""
         inputs, weight = ctx.saved_tensors
         images, gradients = inputs.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
         count, height, width, channels = images.shape
@@ -101,7 +101,7 @@ def _tiles_along(pixels: int) -> int:
 
 
 def _parts(images: int, tiles_each: int) -> list[slice]:
-    """Slices that share out `images` images."""
+    """Slices of `images` images, each of at most `_TILES_AT_ONCE` tiles."""
     step = max(1, _TILES_AT_ONCE // tiles_each)
     return [slice(first, first + step) for first in range(0, images, step)]
 
@@ -120,7 +120,7 @@ def _transformed_images(images: Tensor) -> Tensor:
 
 
 def _transform(matrix: Tensor, tiles: Tensor) -> Tensor:
-    """`matrix` (after, before) from both sides on tiles (before * before, X): (after * after, X)."""
+    """Multiply tiles (before * before, X) by `matrix` (after, before) from both sides: (after * after, X)."""
     matrix = matrix.to(tiles.dtype)
     after, before = matrix.shape
     halfway = torch.mm(matrix, tiles.reshape(before, -1)).view(after, before, -1)
@@ -128,13 +128,13 @@ def _transform(matrix: Tensor, tiles: Tensor) -> Tensor:
 
 
 def _framed(images: Tensor, border: int, height: int, width: int) -> Tensor:
-    """Images (N, H, W, C) within zeros, (N, height, width, C): `border` rows and columns before, the rest after."""
+    """Zero-pad (N, H, W, C) to (N, height, width, C): `border` rows and columns before, the rest after."""
     below, right = height - border - images.shape[1], width - border - images.shape[2]
     return F.pad(images, (0, 0, border, right, border, below)).contiguous()
 
 
 def _cut(images: Tensor, side: int, rows: int, columns: int) -> Tensor:
-    """Images (N, H, W, C) in tiles, place by place of a tile: (side * side, N * rows * columns * C)."""
+    """Cut (N, H, W, C) into tiles, the position in the tile first: (side * side, N * rows * columns * C)."""
     count, _, _, channels = images.shape
     image, row, column, _ = images.stride()
     tiles = images.as_strided(
@@ -144,7 +144,7 @@ def _cut(images: Tensor, side: int, rows: int, columns: int) -> Tensor:
 
 
 def _pasted(tiles: Tensor, rows: int, columns: int, channels: int) -> Tensor:
-    """What `_cut` takes apart put together again, added where tiles overlap: (N, 4 * rows + 4, 4 * columns + 4, C)."""
+    """Invert `_cut`, adding tiles where they overlap: (N, 4 * rows + 4, 4 * columns + 4, C)."""
     tiles = tiles.view(_SIDE, _SIDE, -1, rows, columns, channels).permute(2, 3, 0, 4, 1, 5)
     images = tiles.new_empty(len(tiles), rows + 1, _STRIDE, columns + 1, _STRIDE, channels)
     images[:, rows] = images[:, :, :, columns] = 0

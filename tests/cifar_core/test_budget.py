@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifar_core.budget import Budget, BudgetError, affordable_watch, step_flops
+from cifar_core.budget import Budget, BudgetError, affordable_eval_schedule, step_flops
 from cifar_core.models import MODELS, build_model
 from cifar_core.recipe import OPTIMIZERS, Recipe
 from cifar_core.training import evenly, total_steps
@@ -136,7 +136,7 @@ def test_budget_that_pays_for_less_than_two_steps() -> None:
     with pytest.raises(BudgetError) as error:
         Budget(flops=flops, max_epochs=10.0).apply(NARROW, 45_000)
     assert str(error.value) == (
-        f"a budget must pay for two training steps, but {flops:.3g} FLOPs pay for 1.50 of fast_resnet at batch size 64"
+        f"a budget must cover two training steps, but {flops:.3g} FLOPs cover 1.50 of fast_resnet at batch size 64"
     )
     bought = Budget(flops=4 / 3 * flops, max_epochs=10.0).apply(NARROW, 45_000)
     assert total_steps(bought, 45_000) == 2
@@ -157,7 +157,7 @@ def test_validation_costs_at_most_7_percent_of_training(
 ) -> None:
     recipe = Recipe(epochs=epochs, batch_size=batch_size)
     validations = (*sorted(fractions), 1.0)
-    watch = affordable_watch(recipe, train_images, val_images, losses=20, validations=validations)
+    watch = affordable_eval_schedule(recipe, train_images, val_images, losses=20, validations=validations)
     assert watch.losses == evenly(20)
     assert watch.validations == validations
     assert len(watch.validation_images) == len(validations)
@@ -177,13 +177,13 @@ def test_validation_costs_at_most_7_percent_of_training(
 
 
 def test_long_run_affords_all_validation_images() -> None:
-    watch = affordable_watch(Recipe(epochs=20.0), 45_000, 5_000, losses=1, validations=(0.5, 1.0))
+    watch = affordable_eval_schedule(Recipe(epochs=20.0), 45_000, 5_000, losses=1, validations=(0.5, 1.0))
     assert watch.validation_images == (5_000, 5_000)
 
 
 @pytest.mark.parametrize("flops", [1e12, 40e12])
-def test_a_prolonged_run_decays_as_much_over_its_whole_length(flops: float) -> None:
+def test_an_extended_run_decays_as_much_over_its_whole_length(flops: float) -> None:
     recipe = Recipe(epochs=2.0, weight_decay=0.03, batch_size=128)
-    longer = Budget(flops=flops, max_epochs=100).prolong(recipe, 45_000)
+    longer = Budget(flops=flops, max_epochs=100).extend(recipe, 45_000)
     assert longer.weight_decay * longer.epochs == pytest.approx(0.06)
     assert replace(longer, weight_decay=0.03) == Budget(flops=flops, max_epochs=100).apply(recipe, 45_000)

@@ -31,11 +31,14 @@ from cifar_core.data import Splits, synthetic_splits
 from cifar_core.hardware import Hardware
 from cifar_core.models import MODELS
 from cifar_core.recipe import OPTIMIZERS, Recipe
-from cifar_core.training import Progress, TrainState, Watch, evenly, predict, train
+from cifar_core.training import EvalSchedule, Progress, TrainState, evenly, predict, train
 
 SMALL = Recipe(model="fast_resnet", width=0.125)
 CPU = Hardware(torch.device("cpu"), bf16=False)
 HASH = "weights.safetensors.sha256"
+
+HALTED_DATA = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=16)
+HALTED = EvalSchedule(evenly(3), (0.5, 1.0), (16, 16))
 
 SAVES_FOR_EVER = """
 import sys
@@ -107,7 +110,7 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
     width = 0.03 if name == "dynamic_conv" else 0.25
     recipe = Recipe(model=name, width=width, epochs=1.0, batch_size=32, optimizer="adamw", learning_rate=0.01)
     state = TrainState.create(recipe, data, hardware)
-    [last] = train(state, data, Watch((), (1.0,), (32,)))
+    [last] = train(state, data, EvalSchedule((), (1.0,), (32,)))
     assert last.validation is not None
     save_state(state, tmp_path / "weights")
     loaded = load_weights(recipe, tmp_path / "weights")
@@ -135,7 +138,7 @@ def test_a_saved_state_goes_on_to_the_same_bits(tmp_path: Path, hardware: Hardwa
         mix="mixup",
         keep_best=True,
     )
-    watch = Watch(evenly(4), evenly(4), (32,) * 4)
+    watch = EvalSchedule(evenly(4), evenly(4), (32,) * 4)
     whole = TrainState.create(recipe, data, hardware)
     expected = list(train(whole, data, watch))
     for stop in (1, 3):
@@ -161,7 +164,6 @@ def test_a_saved_state_goes_on_to_the_same_bits(tmp_path: Path, hardware: Hardwa
 def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
     changed: Path, stops: set[int], optimizer: str, hardware: Hardware
 ) -> None:
-    data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=16)
     recipe = Recipe(
         model="five_conv",
         width=0.05,
@@ -173,24 +175,29 @@ def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
         mix="cutmix",
         keep_best=True,
     )
-    watch = Watch(evenly(3), (0.5, 1.0), (16, 16))
-    whole = TrainState.create(recipe, data, hardware)
-    expected = list(train(whole, data, watch))
-    state = TrainState.create(recipe, data, hardware)
+    whole, expected = undisturbed(recipe, hardware)
+    state = TrainState.create(recipe, HALTED_DATA, hardware)
     points: list[Progress] = []
     for stop in [*sorted(stops), 8]:
-        points += train(state, data, watch, functools.partial(has_come_to, state, stop))
+        points += train(state, HALTED_DATA, HALTED, functools.partial(has_come_to, state, stop))
         assert state.step == stop
         if stop < 8:
             seconds = state.train_seconds
             save_state(state, changed / "stopped")
-            state = load_state(recipe, changed / "stopped", data, hardware)
+            state = load_state(recipe, changed / "stopped", HALTED_DATA, hardware)
             assert state.train_seconds == seconds
     assert state.total_steps == 8
-    assert [shown(point) for point in points] == [shown(point) for point in expected]
+    assert [shown(point) for point in points] == expected
     weights = whole.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in state.model.state_dict().items())
     assert torch.equal(state.generator.get_state(), whole.generator.get_state())
+
+
+@functools.cache
+def undisturbed(recipe: Recipe, hardware: Hardware) -> tuple[TrainState, list[tuple[object, ...]]]:
+    """The state after a whole run that nobody stops, and what its points show."""
+    state = TrainState.create(recipe, HALTED_DATA, hardware)
+    return state, [shown(point) for point in train(state, HALTED_DATA, HALTED)]
 
 
 def has_come_to(state: TrainState, step: int) -> bool:
@@ -207,7 +214,7 @@ def test_a_state_of_an_earlier_version_has_no_sums(tmp_path: Path) -> None:
     """It was saved at a point of the curve, where they are zero."""
     data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=8)
     path = tmp_path / "state"
-    watch = Watch(evenly(4), (), ())
+    watch = EvalSchedule(evenly(4), (), ())
     recipe = replace(SMALL, epochs=4.0, batch_size=32)
     state = TrainState.create(recipe, data, CPU)
     points = train(state, data, watch)

@@ -103,13 +103,12 @@ def test_description_is_one_line() -> None:
         assert len(hardware.describe().strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_denormal_numbers_are_zero_on_every_thread(threads: int) -> None:
-    program = f"""
+def test_denormal_numbers_are_zero_on_every_thread() -> None:
+    program = """
 import torch
 from cifar_core.hardware import set_up_cpu
-set_up_cpu({threads})
+set_up_cpu(2)
 tiny = torch.full((1_000_000,), 1e-39)
 print(torch.get_num_threads(), int((tiny * 1.5).view(torch.int32).count_nonzero()))
 """
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == [str(threads), "0"]
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == ["2", "0"]

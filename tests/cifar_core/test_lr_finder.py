@@ -11,7 +11,7 @@ from cifar_core.data import Splits, synthetic_splits
 from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import RangeTest, RangeTestError, range_test, settle
 from cifar_core.recipe import Recipe
-from cifar_core.training import TrainState, Watch, train
+from cifar_core.training import EvalSchedule, TrainState, train
 
 CPU = Hardware(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(
@@ -41,7 +41,7 @@ def test_suggestion_trains_and_its_extremes_do_not(data: Splits, found: RangeTes
     losses = {}
     for rate in (found.rates[0], found.suggestion, found.rates[-1]):
         state = TrainState.create(replace(RECIPE, learning_rate=rate), data, CPU)
-        [last] = train(state, data, Watch((1.0,), (1.0,), (64,)))
+        [last] = train(state, data, EvalSchedule((1.0,), (1.0,), (64,)))
         assert last.validation is not None
         losses[rate] = last.validation.loss
     assert min(losses, key=lambda rate: losses[rate]) == found.suggestion
@@ -54,7 +54,7 @@ def test_same_seed_same_curve_and_no_global_randomness(data: Splits, found: Rang
 
 
 def test_recipe_that_asks_for_it_gets_the_suggestion(data: Splits) -> None:
-    settled, found = settle(replace(RECIPE, learning_rate="range-test", model="three_conv", width=0.5), data, CPU)
+    settled, found = settle(replace(RECIPE, learning_rate="range-test", model="three_conv", width=0.25), data, CPU)
     assert found is not None
     assert settled.learning_rate == found.suggestion
     assert 0.01 <= found.suggestion <= 10.0

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cifar_core.errors import OutOfMemory
-from cifar_core.memory import fitting
+from cifar_core.memory import oom_context
 from cifar_core.recipe import Recipe
 
 RECIPE = Recipe(model="custom_resnet", width=1.0, batch_size=512)
@@ -26,7 +26,7 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: type(error).__name__)
 def test_the_batch_is_named(error: Exception) -> None:
-    with pytest.raises(OutOfMemory) as raised, fitting(512, RECIPE):
+    with pytest.raises(OutOfMemory) as raised, oom_context(512, RECIPE):
         raise error
     said = str(error).splitlines()[0] if str(error) else "MemoryError"
     expected = f"out of memory: a batch of 512 images did not fit beside the network (custom_resnet, width 1): {said}"
@@ -36,33 +36,33 @@ def test_the_batch_is_named(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")])
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, fitting(512, RECIPE):
+    with pytest.raises(type(error)) as raised, oom_context(512, RECIPE):
         raise error
     assert raised.value is error
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-@pytest.mark.parametrize("kept", [False, True])
-def test_freed_memory_is_used_again_until_it_is_released(kept: bool) -> None:
-    program = f"""
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep their ways")
+def test_freed_memory_is_used_again_until_it_is_released() -> None:
+    program = """
 import resource
 import torch
-from cifar_core.memory import keep_freed_memory, release
+from cifar_core.memory import keep_freed_memory, release_memory
 
 def resident():  # in MB
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 
-if {kept}:
-    keep_freed_memory()
-faults = []
-for _ in range(10):  # the first ones find their places
-    torch.zeros(10_000_000)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(faults[-1] - faults[-2])
-before = resident()
-release()
-print(before - resident())
+for keep in (lambda: None, keep_freed_memory):
+    keep()
+    faults = []
+    for _ in range(10):  # the first ones find their places
+        torch.zeros(10_000_000)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    before = resident()
+    release_memory()
+    print(faults[-1] - faults[-2], before - resident())
 """
-    faults, given_back = map(float, subprocess.check_output([sys.executable, "-c", program], text=True).split())
-    assert (faults < 0.01 * 40_000_000 / resource.getpagesize()) == kept
-    assert (given_back > 39) == kept
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    for kept, line in zip((False, True), output.splitlines(), strict=True):
+        faults, given_back = map(float, line.split())
+        assert (faults < 0.01 * 40_000_000 / resource.getpagesize()) == kept
+        assert (given_back > 39) == kept

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifar_core.models import MODELS, build_model
-from cifar_core.optim import Setting, build_optimizer, schedule, set_schedule
-from cifar_core.recipe import OPTIMIZERS, SCHEDULES, Recipe, RecipeError
+from cifar_core.optim import ScheduleValues, build_optimizer, schedule, set_schedule
+from cifar_core.recipe import CHOICES, OPTIMIZERS, Recipe, RecipeError
 
 RATES = {"sgd": 0.1, "adam": 0.01, "adamw": 0.01, "muon": 0.05, "ranger": 0.05}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
@@ -49,7 +49,7 @@ def biases_and_norms(model: nn.Module) -> set[str]:
 # Schedules
 
 
-@given(kind=st.sampled_from(SCHEDULES), warmup=WARMUPS, progress=FRACTIONS)
+@given(kind=st.sampled_from(CHOICES["schedule"]), warmup=WARMUPS, progress=FRACTIONS)
 def test_rate_is_a_fraction_of_its_peak(kind: str, warmup: float, progress: float) -> None:
     assert 0 <= schedule(Recipe(schedule=kind, warmup=warmup), progress).rate <= 1
 
@@ -62,7 +62,7 @@ def test_rate_starts_peaks_and_ends_where_it_should(kind: str, warmup: float) ->
     assert schedule(recipe, 1.0).rate == pytest.approx(1.0 if kind == "constant" else 0.0, abs=1e-9)
 
 
-@given(kind=st.sampled_from(SCHEDULES), warmup=WARMUPS, first=FRACTIONS, second=FRACTIONS)
+@given(kind=st.sampled_from(CHOICES["schedule"]), warmup=WARMUPS, first=FRACTIONS, second=FRACTIONS)
 def test_rate_rises_before_the_peak_and_never_after(kind: str, warmup: float, first: float, second: float) -> None:
     recipe = Recipe(schedule=kind, warmup=warmup)
     early, late = sorted((first, second))
@@ -189,7 +189,7 @@ def test_decay_all_decays_biases_and_norms_as_well() -> None:
 
 
 def test_rate_that_is_to_be_found_first() -> None:
-    with pytest.raises(RecipeError, match="learning_rate must be a number by now, but got 'range-test'"):
+    with pytest.raises(RecipeError, match="learning_rate must be a number before training, but got 'range-test'"):
         build_optimizer(small_network(), Recipe(learning_rate="range-test"))
 
 
@@ -255,7 +255,7 @@ def test_schedule_scales_every_peak(name: str) -> None:
     optimizer = build_optimizer(model, Recipe(optimizer=name, bias_lr_multiple=5.0))
     peaks = [group["lr"] for group in optimizer.param_groups]
     for multiple in (0.5, 0.0, 0.25, 1.0):
-        set_schedule(optimizer, Setting(multiple))
+        set_schedule(optimizer, ScheduleValues(multiple))
         assert [group["lr"] for group in optimizer.param_groups] == [peak * multiple for peak in peaks]
 
 
@@ -263,7 +263,7 @@ def test_schedule_scales_every_peak(name: str) -> None:
 def test_at_rate_zero_nothing_moves(name: str) -> None:
     model = small_network()
     optimizer = build_optimizer(model, Recipe(optimizer=name))
-    set_schedule(optimizer, Setting(0.0))
+    set_schedule(optimizer, ScheduleValues(0.0))
     before = {label: parameter.detach().clone() for label, parameter in model.named_parameters()}
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from torch import Tensor
 from cifar_core.data import MEAN
 from cifar_core.data.augment import augment, cutout, flip, jitter, mix, translate
 from cifar_core.recipe import Recipe
+
+pytestmark = pytest.mark.usefixtures("global_generator_unused")
 
 FILL = torch.tensor([2.0, 3.0, 4.0])  # outside [0, 1], so that painted pixels are known
 PLAIN = Recipe(flip=False, translate=0, cutout=0, color_jitter=0.0, mix="none")
@@ -29,13 +31,6 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
         images, Recipe(flip=True, translate=4, cutout=8, color_jitter=0.4), FILL, generator
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _global_generator_is_left_alone() -> Iterator[None]:
-    before = torch.get_rng_state()
-    yield
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def seeded(seed: int) -> torch.Generator:

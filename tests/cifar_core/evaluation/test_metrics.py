@@ -137,5 +137,5 @@ def test_calibration_error_is_at_least_the_gap_of_the_means(seed: int, count: in
 
 
 def test_calibration_needs_an_answer() -> None:
-    with pytest.raises(ValueError, match="calibration needs at least one answer, but got none"):
+    with pytest.raises(ValueError, match="calibration needs at least one prediction, but got none"):
         reliability(torch.tensor([]), torch.tensor([], dtype=torch.bool))

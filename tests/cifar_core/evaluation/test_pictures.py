@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -156,3 +158,21 @@ def test_too_few_images_still_make_a_picture(
     wrong = Predictions(torch.eye(10)[(split.labels[:count] + 1) % 10], split.labels[:count])
     picture = pixels(draw(split.head(count), wrong))
     assert all(holds(picture, image, 3) for image in split.images[:count])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        # As with a torch for which the compiled part has registered its operators: a second declaration would raise.
+        "library = torch.library.Library('torchvision', 'DEF')\n"
+        "for name in ('nms', 'qnms'):\n"
+        "    library.define(name + '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')\n",
+    ],
+    ids=["declares-operators", "operators-exist"],
+)
+def test_torchvision_works_with_any_torch(before: str) -> None:
+    use = "from cifar_core.evaluation.pictures import unlabelled\nunlabelled(torch.zeros(4, 3, 8, 8))\n"
+    command = [sys.executable, "-W", "error", "-c", f"import torch\n{before}{use}"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

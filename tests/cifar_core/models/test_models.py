@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,12 +21,7 @@ from cifar_core.models.layers import Dropout, channels
 from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.training import normalise
 
-
-@pytest.fixture(autouse=True)
-def _global_generator_is_left_alone() -> Iterator[None]:
-    before = torch.get_rng_state()
-    yield
-    assert torch.equal(torch.get_rng_state(), before)
+pytestmark = pytest.mark.usefixtures("global_generator_unused")
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -62,9 +59,14 @@ def narrow(name: str, seed: int = 0) -> nn.Module:
 @pytest.mark.parametrize("name", MODELS)
 def test_images_to_logits(name: str, width: float) -> None:
     width /= 8 if name == "dynamic_conv" else 1  # at width 1 it has 57 M weights
-    model = build_model(Recipe(model=name, width=width)).eval()
-    with torch.no_grad():
-        logits = model(random_images(2))
+    try:
+        with torch.no_grad():
+            logits = build_model(Recipe(model=name, width=width)).eval()(random_images(2))
+    except Exception as error:
+        pytest.fail(
+            f"{name} must work at width {width:g} (cifar_core.models.layers.channels gives channel counts that do), "
+            f"but got: {error}"
+        )
     assert logits.shape == (2, 10)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
@@ -100,7 +102,7 @@ def test_every_trainable_weight_has_a_gradient(name: str) -> None:
     nn.functional.cross_entropy(model(random_images(8)), torch.arange(8)).backward()
     for label, parameter in model.named_parameters():
         if parameter.requires_grad:
-            assert parameter.grad is not None, label
+            assert parameter.grad is not None, f"{label} is not used in the forward pass"
             assert parameter.grad.isfinite().all(), label
             assert parameter.grad.any(), label
         else:
@@ -134,18 +136,26 @@ def test_global_generator_does_not_decide_the_weights() -> None:
 def test_unknown_model() -> None:
     with pytest.raises(RecipeError) as error:
         build_model(Recipe(model="resnet"))
-    assert str(error.value) == (
-        "unknown model 'resnet'; expected one of block_cnn, custom_resnet, dynamic_conv, fast_resnet, five_conv, "
-        "three_conv, vision_transformer, wide_resnet"
-    )
+    assert str(error.value) == f"unknown model 'resnet'; expected one of {', '.join(sorted(MODELS))}"
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"three_conv", "vision_transformer"}))  # they have none
-def test_batch_norm_momentum_is_that_of_the_recipe(name: str) -> None:
-    model = build_model(Recipe(model=name, width=0.125, bn_momentum=0.25))
-    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    assert norms
-    assert {norm.momentum for norm in norms} == {0.25}
+def test_every_network_of_the_package_has_a_name() -> None:
+    folder = Path(inspect.getfile(build_model)).parent
+    for module in sorted({path.stem for path in folder.glob("*.py")} - {"__init__", "layers"}):
+        for name, kind in vars(importlib.import_module(f"cifar_core.models.{module}")).items():
+            own = isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__.endswith(f".{module}")
+            assert not own or name.startswith("_") or kind in MODELS.values(), (
+                f"{name} of cifar_core/models/{module}.py must be in MODELS (cifar_core/models/__init__.py), or, if it "
+                "is only a part of a network, have a name with a leading underscore"
+            )
+
+
+def test_batch_norm_momentum_is_that_of_the_recipe() -> None:
+    for name in MODELS:
+        model = build_model(Recipe(model=name, width=0.125, bn_momentum=0.25))
+        norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+        assert norms or name in ("three_conv", "vision_transformer"), f"{name} must have batch norms, or be listed here"
+        assert {norm.momentum for norm in norms} <= {0.25}
 
 
 # The published networks
