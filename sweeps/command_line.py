@@ -1,24 +1,43 @@
-"""Command lines that answer a wrong argument with one line."""
+"""Command lines that report a wrong argument in one line."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-FAILED = 1  # exit code for a command that was right, but could not be carried out
-USAGE = 2  # exit code for arguments that cannot be
+from cifar_core.errors import UserError
+
+FAILED = 1  # exit code of a valid command that failed
+USAGE = 2  # exit code for invalid arguments
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` that leaves out the usage, in which its error would drown."""
+    """An `ArgumentParser` that reports an error without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
+def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, stopped: str) -> int:
+    """Run a command and return its exit code.
+
+    A `UserError` is reported in one line, with exit code 2. Ctrl-C prints the line `stopped`, with exit code 130.
+    """
+    try:
+        return command()
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
 def number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[float]) -> Callable[[str], float]:
-    """An argument type for numbers that must keep `rule`."""
+    """Return an argument type for numbers for which `holds` is true; `rule` words that for people."""
 
     def parse(text: str) -> float:
         try:

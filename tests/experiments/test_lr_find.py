@@ -13,12 +13,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from PIL import Image
 
 from cifar_core.data import synthetic_splits
 from cifar_core.lr_finder import RangeTest, RangeTestError
 from cifar_core.recipe import Recipe
 from experiments import lr_find
+from experiments.systems import range_test
 from sweeps.store import Store
 
 RECIPE = Recipe(model="three_conv", width=0.25, batch_size=16, learning_rate="range-test")
@@ -67,10 +67,9 @@ def test_a_suggestion_its_curve_and_a_run(store: Store, capsys: pytest.CaptureFi
     assert said.err == ""
     assert [line.split()[0] for line in plan] == ["recipe", "range", "device"]
     assert plan[1].endswith("60 steps from 0.001 to 10")
-    picture = store.root / "reports" / "range-tests" / "mine.png"
+    picture = store.root / "reports" / "range-tests" / "mine.html"
     assert curve == f"curve: {picture}"
-    with Image.open(picture) as image:
-        assert image.format == "PNG"
+    assert "suggested: " in picture.read_text()
 
     found = runs(store)
     assert states(store) == ("complete", "finished")
@@ -88,18 +87,18 @@ def test_a_suggestion_its_curve_and_a_run(store: Store, capsys: pytest.CaptureFi
     assert float(rows[0]["learning_rate"]) == pytest.approx(1e-3)
     assert suggestion in [float(row["learning_rate"]) for row in rows]
     assert all(float(row["smoothed_loss_nats"]) > 0 for row in rows)
-    assert (folder / "range_test" / "curve.png").read_bytes() == picture.read_bytes()
+    assert (folder / "range_test" / "curve.html").read_bytes() == picture.read_bytes()
     assert Recipe.from_toml((folder / "recipe.toml").read_text()) == RECIPE
 
 
 def test_each_call_is_a_run_and_the_picture_goes_where_it_is_wanted(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lr_find, "range_test", lambda *_, **__: RangeTest((0.01, 0.1, 1.0), (2.3, 2.0, 2.5), 0.1))
-    out = tmp_path / "new" / "curve.png"
+    monkeypatch.setattr(range_test, "range_test", lambda *_, **__: RangeTest((0.01, 0.1, 1.0), (2.3, 2.0, 2.5), 0.1))
+    out = tmp_path / "new" / "curve.html"
     assert call(store, "--out", str(out)) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == ["suggested learning rate: 0.1", f"curve: {out}"]
-    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "suggested: 0.1" in out.read_text()
     assert not (store.root / "reports").exists()
 
 
@@ -114,7 +113,7 @@ def test_no_rate_is_one_line_and_a_failed_run(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reason = "a range test must see the loss fall, but it rose from 0.01 to 10"
-    monkeypatch.setattr(lr_find, "range_test", raising(RangeTestError(reason)))
+    monkeypatch.setattr(range_test, "range_test", raising(RangeTestError(reason)))
     assert call(store) == 2
     assert capsys.readouterr().err == f"lr_find.py: error: {reason}\n"
     assert states(store) == ("failed", "failed")
@@ -122,7 +121,7 @@ def test_no_rate_is_one_line_and_a_failed_run(
 
 
 def test_ctrl_c(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(lr_find, "range_test", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(range_test, "range_test", raising(KeyboardInterrupt()))
     assert call(store) == 130
     assert capsys.readouterr().err == "stopped; nothing was suggested\n"
     assert states(store) == ("interrupted", "interrupted")
@@ -137,6 +136,7 @@ def test_ctrl_c(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         ("five_conv --low 0", "argument --low: must be a number above 0, but got '0'"),
         ("five_conv --high inf", "argument --high: must be a number above 0, but got 'inf'"),
         ("five_conv --steps 21", "argument --steps: must be a whole number of at least 22, but got '21'"),
+        ("five_conv --out curve.png", "--out must be the name of an HTML file, but got curve.png"),
         ("five_conv --steps x", "argument --steps: must be a whole number of at least 22, but got 'x'"),
     ],
 )
@@ -159,13 +159,13 @@ def test_as_few_steps_as_it_takes(store: Store) -> None:
     assert "must take" not in runs(store)["range-test"].data.tags.get("reason", "")
 
 
-@pytest.mark.parametrize("out", ["file/curve.png", "folder"])
+@pytest.mark.parametrize("out", ["file/curve.html", "folder.html"])
 def test_a_picture_that_cannot_be_written_is_said_before_the_test(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(lr_find, "range_test", raising(AssertionError("this was to be refused before")))
+    (tmp_path / "folder.html").mkdir()
+    monkeypatch.setattr(range_test, "range_test", raising(AssertionError("this was to be refused before")))
     assert call(store, "--out", str(tmp_path / out)) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -1,0 +1,340 @@
+"""Reproduction of a published system: train it, log it to MLflow, and write a result file.
+
+The file is written at each point of the curve and a checkpoint after it, so that an interrupted run resumes there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import torch
+
+from cifar_core.budget import step_flops
+from cifar_core.checkpoint import Checkpoints, save_state
+from cifar_core.data import DATA_SHA256, Split, Splits, fixed_split, hold_out
+from cifar_core.errors import UserError
+from cifar_core.evaluation.metrics import Predictions
+from cifar_core.hardware import Hardware
+from cifar_core.lr_finder import settle
+from cifar_core.models import parameter_count
+from cifar_core.recipe import FIXED_SPLIT, Recipe
+from cifar_core.training import EvalSchedule, Progress, TrainState, predict, total_steps, train
+from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result, write_result
+from experiments.systems.range_test import log_range_test
+from sweeps.console import SweepConsole, percent
+from sweeps.executors.protocol import Outcome
+from sweeps.executors.protocol import Point as RunPoint
+from sweeps.store import SYSTEMS_EXPERIMENT, Store
+from sweeps.tracking import artifacts
+from sweeps.tracking.provenance import provenance
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+
+# Fractions of an epoch: its end, and its first 250 batches of 128, whose mean loss one published curve shows.
+_LOSSES = (250 * 128 / 50_000, 1.0)
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM; everything trained so far is kept."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal = signal_number
+
+
+class Diverged(Exception):
+    """A loss that is no longer finite; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Data, hardware and outputs that all runs of one command share."""
+
+    everything: Split  # the 50,000 training images
+    test: Split
+    hardware: Hardware
+    store: Store
+    tracker: MlflowTracker
+    results: Path
+    console: SweepConsole
+
+
+def open_tracker(store: Store, hardware: Hardware, say: Callable[[str], None]) -> MlflowTracker:
+    """Open the MLflow experiment of all reproductions."""
+    tracker = MlflowTracker(store, SYSTEMS_EXPERIMENT, source="experiments/reproduce.py", say=say)
+    tags = {"stage": "reproductions", **provenance(hardware, torch.get_num_threads())}
+    tracker.open_study(RunLabel(key="study", name=SYSTEMS_EXPERIMENT, tags=tags, params={}))
+    return tracker
+
+
+def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context) -> None:
+    """Train `recipe` for `epochs` of its epochs (default: all), and resume where an earlier call ended.
+
+    Raises:
+        UserError: a range test found no rate, a batch did not fit into memory, or MLflow does not answer.
+        Diverged: a loss was no longer finite.
+        Stopped: SIGINT or SIGTERM; a later call resumes.
+    """
+    run = _Run(name, recipe, context)
+    goal = run.steps if epochs is None else min(run.steps, round(epochs / recipe.epochs * run.steps))
+    if run.recall() and run.step >= goal and run.tested is not None:
+        run.say(f"nothing is left to do, {run.path} reaches to epoch {run.epochs}")
+        return
+    run.begin()
+    try:
+        state = run.train(goal)
+        run.test(state)
+    except Stopped:
+        context.tracker.end(run.key, "interrupted", reason="stopped by the user", metrics=run.costs())
+        raise
+    except (UserError, Diverged) as error:
+        context.tracker.end(run.key, "failed", reason=str(error), metrics=run.costs())
+        raise
+    if state.step == state.total_steps:
+        run.checkpoints.clear()
+    else:
+        run.say(f"{run.epochs} of {recipe.epochs:g} epochs are done; without --epochs the same command resumes")
+
+
+class _Run:
+    """One reproduction: its files and its progress."""
+
+    def __init__(self, name: str, recipe: Recipe, context: Context) -> None:
+        self.name, self.recipe, self.context = name, recipe, context
+        self.key = f"{quote(name, safe='')}-seed{recipe.seed}-{_digest(recipe)}"
+        self.path = context.results / f"{name}-seed{recipe.seed}.json"
+        self.checkpoints = Checkpoints(context.store.checkpoints(SYSTEMS_EXPERIMENT, self.key))
+        self.data = _split(recipe, context)
+        self.watched: Literal["test", "validation"] = "test" if recipe.val_fraction == 0 else "validation"
+        self.steps = total_steps(recipe, len(self.data.train))  # of the whole schedule
+        self.tags = provenance(context.hardware, torch.get_num_threads())
+        self.run_id = ""  # in MLflow, once it has begun
+        self.curve: list[Point] = []
+        self.tested: Tested | None = None
+        self.learning_rate_found: float | None = None
+        self.wall_seconds = 0.0
+        self.validation_seconds = 0.0
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} seed {self.recipe.seed}"
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps up to the last point of the curve."""
+        return self.curve[-1].step if self.curve else 0
+
+    @property
+    def epoch(self) -> float:
+        return self.curve[-1].epoch if self.curve else 0.0
+
+    @property
+    def epochs(self) -> str:
+        """Epochs done, for people: whole steps may add up to 14.0006 instead of 14."""
+        return f"{round(self.epoch, 2):g}"
+
+    @property
+    def training_flops(self) -> float:
+        return float(step_flops(self.recipe)) * self.step
+
+    def say(self, line: str) -> None:
+        self.context.console.say(f"{self.title}: {line}")
+
+    def recall(self) -> bool:
+        """Load the result file of an earlier call; return false if there is none of this run."""
+        if not self.path.exists():
+            return False
+        try:
+            stored = read_result(self.path)
+            is_ours = Recipe.from_dict(stored.recipe) == self.recipe
+        except UserError:
+            is_ours = False
+        if not is_ours:
+            self.say(f"{self.path} does not hold this run, and will be replaced")
+            return False
+        self.curve, self.tested = list(stored.curve), stored.test
+        self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
+        return True
+
+    def begin(self) -> None:
+        """Begin the run in MLflow.
+
+        Raises:
+            StoreError: MLflow does not answer, but the result file needs the run's id.
+        """
+        params = {
+            **self.recipe.to_dict(),
+            "parameters": parameter_count(self.recipe.model, self.recipe.width),
+            "flops_per_image": step_flops(self.recipe) / self.recipe.batch_size,
+        }
+        tags = {"stage": "reproduction", "system": self.name, **self.tags}
+        files = {"recipe.toml": self.recipe.to_toml().encode()}
+        self.context.tracker.begin(RunLabel(key=self.key, name=self.title, tags=tags, params=params, files=files))
+        self.run_id = self.context.tracker.run_id(self.key)
+
+    def train(self, goal: int) -> TrainState:
+        """Train up to the first point of the curve at or after step `goal`.
+
+        Raises:
+            UserError, Diverged, Stopped: as for `reproduce`.
+        """
+        tracker = self.context.tracker
+        state = self._resume()
+        is_new = state is None
+        if state is None:
+            self.curve, self.wall_seconds = [], 0.0
+            recipe, found = settle(self.recipe, self.data, self.context.hardware)
+            if found is not None:
+                self.say(f"the range test suggests a peak learning rate of {found.suggestion:.3g}")
+                self.learning_rate_found = found.suggestion
+                log_range_test(tracker, self.key, found)
+            state = TrainState.create(recipe, self.data, self.context.hardware)
+        if state.step >= goal:  # stopped between the last step and the test
+            return state
+        before, started = self.wall_seconds, time.perf_counter()
+        for progress in train(state, self.data, _schedule(self.recipe, len(self.data.val))):
+            validation = progress.validation
+            if not math.isfinite(progress.train_loss) or not (validation is None or math.isfinite(validation.loss)):
+                raise Diverged(f"a loss must stay finite, but that of {self.title} did not, up to step {progress.step}")
+            tracker.point(self.key, RunPoint.of(progress), met="test" if self.watched == "test" else "val")
+            self.curve.append(Point.of(progress))
+            self.wall_seconds = before + time.perf_counter() - started
+            self.validation_seconds = progress.validation_seconds
+            self.tested = None
+            if validation is not None and self.watched == "test":
+                self._record_evaluation()
+            # The file is written first, so that every checkpoint has its points in the file.
+            write_result(self.path, self.result())
+            if is_new:
+                self.checkpoints.clear()  # later ones of an earlier run would count as the newest
+                is_new = False
+            self.checkpoints.save(state)
+            if validation is not None:
+                self._report(progress, validation)
+            if progress.step >= goal:
+                break
+        return state
+
+    def test(self, state: TrainState) -> None:
+        """Evaluate the weights that the recipe keeps on the test set, and end the run."""
+        recipe, tracker, hardware = self.recipe, self.context.tracker, self.context.hardware
+        save_state(state, self.context.store.weights(SYSTEMS_EXPERIMENT, self.key))
+        if state.best:  # also after a part of the schedule
+            state.model.load_state_dict(state.best)
+        self._record_evaluation()
+        predictions = predict(state.model, self.context.test, hardware, recipe.normalisation)
+        files = artifacts.of_training(recipe, state.model, self.data.train)
+        validation = None
+        if self.watched == "validation":
+            kept = predict(state.model, self.data.val, hardware, recipe.normalisation)
+            validation = Outcome.of(kept, files | artifacts.of_predictions(self.data.val, kept))
+            files = {}
+        outcome = Outcome.of(predictions, files | artifacts.of_test(self.context.test, predictions))
+        tracker.tested(self.key, outcome, {"epochs_run": self.epochs})
+        tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())
+        self.tested = Tested.of(predictions)
+        write_result(self.path, self.result())
+        self.say(f"{percent(predictions.accuracy, 2)} of the test set after epoch {self.epochs}; {self.path}")
+
+    def result(self) -> Result:
+        """Return the result so far; the curve must have a point."""
+        return Result(
+            name=self.name,
+            seed=self.recipe.seed,
+            recipe=self.recipe.to_dict(),
+            learning_rate_found=self.learning_rate_found,
+            epochs_planned=self.recipe.epochs,
+            epochs_run=self.epoch,
+            watched=self.watched,
+            curve=tuple(self.curve),
+            test=self.tested,
+            kept="best" if self.recipe.keep_best else "last",
+            train_seconds=self.curve[-1].train_seconds,
+            wall_seconds=self.wall_seconds,
+            training_flops=self.training_flops,
+            hardware=Machine(
+                device=self.tags["device"],
+                processor=self.tags["cpu"],
+                precision=self.tags["precision"],
+                threads=int(self.tags["threads"]),
+            ),
+            versions=Versions(python=platform.python_version(), torch=self.tags["torch"]),
+            commit=self.tags["git_commit"],
+            data_sha256=DATA_SHA256,
+            run_id=self.run_id,
+            date=datetime.datetime.now(datetime.UTC).date(),
+        )
+
+    def costs(self) -> Mapping[str, float]:
+        if not self.curve:
+            return {}
+        last = self.curve[-1]
+        return {
+            "cost/seconds": last.train_seconds + self.validation_seconds,
+            "cost/training_flops": self.training_flops,
+            "cost/epochs": last.epoch,
+            "cost/images_per_second": last.step * self.recipe.batch_size / last.train_seconds,
+        }
+
+    def _resume(self) -> TrainState | None:
+        """Load the newest checkpoint, and cut the curve to its step; None if either is missing."""
+        recipe = self.recipe
+        if self.learning_rate_found is not None:
+            recipe = replace(recipe, learning_rate=self.learning_rate_found)
+        state = self.checkpoints.load(recipe, self.data, self.context.hardware, self.context.console.say)
+        if state is None:
+            return None
+        if not any(point.step == state.step for point in self.curve):
+            self.say(f"starts again, as {self.path} does not hold its points up to step {state.step}")
+            return None
+        self.curve = [point for point in self.curve if point.step <= state.step]
+        self.validation_seconds = state.validation_seconds
+        self.say(f"resumes after epoch {self.epochs}")
+        return state
+
+    def _record_evaluation(self) -> None:
+        self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
+
+    def _report(self, progress: Progress, validation: Predictions) -> None:
+        each = (progress.train_seconds + progress.validation_seconds) / progress.epoch
+        self.say(
+            f"epoch {progress.epoch:.0f} of {self.recipe.epochs:g}, training loss {progress.train_loss:.3f}, "
+            f"{self.watched} {percent(validation.accuracy, 2)}, {each:.1f} s per epoch"
+        )
+
+
+def _split(recipe: Recipe, context: Context) -> Splits:
+    """Return the images to train on, and those to evaluate after each epoch: without a validation split, the test set.
+
+    The test set then gives the curve that was published; nothing is chosen by it.
+    """
+    if recipe.val_fraction == 0:
+        return Splits(train=context.everything, val=context.test)
+    if recipe.val_fraction == FIXED_SPLIT:
+        return fixed_split(context.everything)
+    return hold_out(context.everything, recipe.val_fraction, recipe.seed)
+
+
+def _schedule(recipe: Recipe, images: int) -> EvalSchedule:
+    whole = int(recipe.epochs)
+    ends = [epoch / recipe.epochs for epoch in range(1, whole + 1)]
+    if whole < recipe.epochs:
+        ends.append(1.0)
+    losses = sorted({min(1.0, (epoch + part) / recipe.epochs) for epoch in range(len(ends)) for part in _LOSSES})
+    return EvalSchedule(tuple(losses), tuple(ends), (images,) * len(ends))
+
+
+def _digest(recipe: Recipe) -> str:
+    """Hash the fields that differ from their defaults, so that a new field of recipes changes no hash."""
+    plain = Recipe().to_dict()
+    chosen = {name: value for name, value in recipe.to_dict().items() if value != plain[name]}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]

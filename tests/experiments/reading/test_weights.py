@@ -1,0 +1,55 @@
+"""Runs by id or name; tests/experiments/test_predict.py loads their networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.reading.weights import KnownRun, RunNameError, find_run
+
+RUNS = (
+    KnownRun("abcd1111", "first", "a study", Path("none")),
+    KnownRun("abcd2222", "second", "a study", Path("none")),
+    KnownRun("ef013333", "abcd", "systems", Path("none")),
+    KnownRun("ef01", "abcd1111", "systems", Path("none")),
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "run"),
+    [
+        ("abcd1111", "abcd1111"),
+        ("abcd2", "abcd2222"),
+        ("second", "abcd2222"),
+        ("ef01", "ef01"),
+        ("ef013", "ef013333"),
+    ],
+)
+def test_by_id_by_its_beginning_and_by_name(wanted: str, run: str) -> None:
+    assert find_run(wanted, RUNS).run_id == run
+
+
+@pytest.mark.parametrize("wanted", ["abc", "ef0", "", "firs", "xyzt", "abcd11111"])
+def test_none(wanted: str) -> None:
+    with pytest.raises(RunNameError) as error:
+        find_run(wanted, RUNS)
+    assert str(error.value) == (
+        f"RUN must be a run's id, at least 4 of its first letters, or its name, but no run is {wanted!r}; "
+        "no run has kept its weights yet; confirmed runs, reproductions and trials with --keep-weights do"
+    )
+
+
+def test_several() -> None:
+    with pytest.raises(RunNameError) as error:
+        find_run("abcd", RUNS)
+    assert str(error.value) == (
+        "RUN must be one run, but 'abcd' may be abcd1111 (first in a study), abcd2222 (second in a study), "
+        "ef013333 (abcd in systems)"
+    )
+
+
+def test_many() -> None:
+    runs = [KnownRun(f"{number:08}", "same", "s", Path("none")) for number in range(8)]
+    with pytest.raises(RunNameError, match=r"may be 00000000 \(same in s\), (.*), 3 more$"):
+        find_run("same", runs)
