@@ -1,4 +1,4 @@
-"""The best recipes of a search, trained again at a larger budget; the champion among them; and its test."""
+"""The confirmation: train the best recipes again at a larger budget, and test the champion among them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch
-from sweeps.executors.protocol import Job
-from sweeps.plan import CONFIRM_VALIDATIONS
-from sweeps.runs import RunMaker, SweepRun
+from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
+from sweeps.planning.plan import CONFIRM_VALIDATIONS
+from sweeps.progress import StageProgress, SweepRun
+from sweeps.stage import Stage, Sweep
 from sweeps.study import derive_seed
-from sweeps.tracking.tracker import RunLabel, Tracker
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """A recipe that was trained again: with which runs, and how well they did on the validation images."""
+    """A recipe that was trained again, with the validation accuracies of its confirmation runs."""
 
     recipe: Recipe
     source: int  # number of the search trial
@@ -33,67 +31,56 @@ class Confirmed:
         return fmean(self.accuracies)
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """What the search's outcome leaves to be done; what the tracker knows as complete is not done again."""
+class Confirmation(Stage):
+    """Runs of the best recipes with fresh seeds, each with the key `confirm-TRIAL-SEED`."""
 
-    study: optuna.Study
-    maker: RunMaker
-    tracker: Tracker
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__(sweep)
+        self._todo = list(self._unfinished())
+        flops_each = fmean(run.flops for run in self._todo) if self._todo else 0.0
+        sweep.progress.stage = StageProgress("confirm", len(self._todo), flops_each)
 
     def runs(self) -> Iterator[SweepRun]:
-        """The runs that are still to be done, first seeds of all candidates first."""
-        for seed in range(self.maker.plan.preset.seeds):
-            for trial in self._candidates():
-                key = _key(trial, seed)
-                weights = self.maker.store.weights(self.maker.plan.study, key)
-                state = self.tracker.state(key)
-                if state in ("pruned", "failed") or (state == "complete" and weights.exists()):
-                    continue
-                tags = {"stage": "confirm", "trial": key, "source_trial": str(trial.number), "seed": str(seed)}
-                title = f"confirm {trial.number}/{seed}"
-                run = self.maker.make(key, title, self._recipe(trial, seed), CONFIRM_VALIDATIONS, tags)
-                run.job = replace(run.job, weights=weights)
-                yield run
+        """Yield the runs that are still to do, first seeds of all candidates first."""
+        yield from self._todo
 
     def champion(self) -> Confirmed | None:
-        """The recipe with the best mean validation accuracy; None where no run is complete."""
+        """Return the recipe with the best mean validation accuracy; None if no run is complete."""
         confirmed = [result for trial in self._candidates() if (result := self._confirmed(trial)) is not None]
         return max(confirmed, key=lambda result: result.accuracy, default=None)
 
-    def tests(self, champion: Confirmed) -> Iterator[SweepRun]:
-        """The champion's runs that have not met the test set; each of them does once."""
-        for key in champion.keys:
-            if self.tracker.metric(key, "test/accuracy") is not None:
-                continue
-            weights = self.maker.store.weights(self.maker.plan.study, key)
-            label = RunLabel(key=key, name=f"test of {key}", tags={}, params={})
-            job = Job(key=key, recipe=champion.recipe, watch=Watch((), (), ()), weights=weights, open_test_set=True)
-            yield SweepRun(label.name, label, champion.recipe, job, flops=0.0)
-
-    def test_accuracy(self, champion: Confirmed) -> float:
-        """Mean over the champion's runs."""
-        values = [self.tracker.metric(key, "test/accuracy") for key in champion.keys]
-        return fmean(value for value in values if value is not None)
-
     def total(self, metric: str) -> float:
-        """Sum of a metric over all complete runs."""
-        keys = [_key(trial, seed) for trial in self._candidates() for seed in range(self.maker.plan.preset.seeds)]
-        return sum(self.tracker.metric(key, metric) or 0.0 for key in keys)
+        """Return the sum of a metric over all complete runs."""
+        keys = [_key(trial, seed) for trial in self._candidates() for seed in range(self.sweep.plan.preset.seeds)]
+        return sum(self.sweep.tracker.metric(key, metric) or 0.0 for key in keys)
+
+    def _unfinished(self) -> Iterator[SweepRun]:
+        sweep = self.sweep
+        for seed in range(sweep.plan.preset.seeds):
+            for trial in self._candidates():
+                key = _key(trial, seed)
+                state = sweep.tracker.state(key)
+                kept = sweep.store.weights(sweep.plan.study, key).exists()
+                if state in ("pruned", "failed") or (state == "complete" and kept):
+                    continue
+                tags = {"stage": "confirm", "trial": key, "source_trial": str(trial.number), "seed": str(seed)}
+                title, recipe = f"confirm {trial.number}/{seed}", self._recipe(trial, seed)
+                yield sweep.train_run(key, title, recipe, CONFIRM_VALIDATIONS, tags, keep_weights=True)
 
     def _candidates(self) -> list[FrozenTrial]:
-        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        return ranked[: self.maker.plan.preset.recipes]
+        return ranked[: self.sweep.plan.preset.recipes]
 
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
+        plan = self.sweep.plan
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
-        fresh = replace(recipe, seed=derive_seed(self.maker.plan.seed, trial.number, seed + 1))
-        return self.maker.plan.preset.confirm.prolong(fresh, self.maker.train_images)
+        fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
+        return plan.preset.confirm.extend(fresh, self.sweep.train_images)
 
     def _confirmed(self, trial: FrozenTrial) -> Confirmed | None:
-        keys = [_key(trial, seed) for seed in range(self.maker.plan.preset.seeds)]
-        found = {key: value for key in keys if (value := self.tracker.metric(key, "val/accuracy")) is not None}
+        keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
+        found = {key: value for key in keys if (value := self.sweep.tracker.metric(key, "val/accuracy")) is not None}
         if not found:
             return None
         return Confirmed(
@@ -103,6 +90,45 @@ class Confirmation:
             keys=tuple(found),
             accuracies=tuple(found.values()),
         )
+
+
+class ChampionTest(Stage):
+    """Evaluation of each of the champion's runs on the sealed test set, once."""
+
+    def __init__(self, sweep: Sweep, champion: Confirmed) -> None:
+        super().__init__(sweep)
+        self._champion = champion
+        sweep.progress.stage = StageProgress("test", len(champion.keys))
+
+    def runs(self) -> Iterator[SweepRun]:
+        """Yield the champion's runs that have no test accuracy yet."""
+        for key in self._champion.keys:
+            if self.sweep.tracker.metric(key, "test/accuracy") is None:
+                weights = self.sweep.store.weights(self.sweep.plan.study, key)
+                yield SweepRun(f"test of {key}", EvaluateJob(key=key, recipe=self._champion.recipe, weights=weights))
+
+    def accuracy(self) -> float:
+        """Return the mean test accuracy of the champion's runs."""
+        values = [self.sweep.tracker.metric(key, "test/accuracy") for key in self._champion.keys]
+        return fmean(value for value in values if value is not None)
+
+    def start(self, run: SweepRun) -> None:
+        """Log the network, and record the evaluation before it happens."""
+        weights = self.sweep.store.weights(self.sweep.plan.study, run.key)
+        self.sweep.tracker.log_model(run.key, run.job.recipe, weights)
+        self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
+
+    def finish(self, run: SweepRun, outcome: Outcome) -> None:
+        """Record the test accuracy."""
+        self.sweep.tracker.tested(run.key, outcome, {"champion": "true"})
+        self.sweep.progress.stage.count("complete")
+
+    def fail(self, run: SweepRun, event: Failed) -> None:
+        """Raise: a network that trained must also evaluate."""
+        raise RuntimeError(f"the {run.title} failed: {event.reason}\n{event.details}")
+
+    def interrupt(self, run: SweepRun) -> None:
+        """The next sweep evaluates again; the run itself is complete."""
 
 
 def _key(trial: FrozenTrial, seed: int) -> str:

@@ -1,26 +1,64 @@
-"""How far a sweep has come: what has ended in which way, and when the rest will have."""
+"""Progress of a sweep and of its runs, with an estimate of the time left."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
-from sweeps.console import SweepView, best_trial
-from sweeps.runs import SweepRun
+from sweeps.executors.protocol import Job, Point
 
-_SPEED_SECONDS = 15.0  # after which the speed so far says something about the time left
+_SPEED_SECONDS = 15.0  # after which the speed so far predicts the time left
 
 
 @dataclass(slots=True)
-class Stage:
-    """A stage of the sweep: how many of its runs have ended, and what is still to come."""
+class SweepRun:
+    """A run that the coordinator carries out, over all its attempts."""
 
-    name: str
-    total: int
-    flops_each: float  # training FLOPs that a run takes on average, pruned ones included
-    flops_after: float = 0.0  # of the stages after it
+    title: str  # "trial 7" or "confirm 1/2"
+    job: Job
+    flops: float = 0.0  # training FLOPs of the whole run
+    tags: Mapping[str, str] = field(default_factory=dict)
+    attempt: int = 1
+    furthest: int = 0  # step of the last validation of any attempt
+    deaths: int = 0  # of workers since then
+    point: Point | None = None
+    accuracy: float | None = None  # of the last validation
+    started: float = 0.0  # time.monotonic()
+
+    @property
+    def key(self) -> str:
+        return self.job.key
+
+    @property
+    def spent(self) -> float:
+        """Training FLOPs so far."""
+        return self.flops * self.point.fraction if self.point else 0.0
+
+    def costs(self) -> dict[str, float]:
+        """Return the costs so far as MLflow metrics."""
+        if self.point is None:
+            return {}
+        seconds = self.point.train_seconds + self.point.validation_seconds
+        images = self.point.step * self.job.recipe.batch_size
+        return {
+            "cost/seconds": seconds,
+            "cost/training_flops": self.spent,
+            "cost/epochs": self.point.epoch,
+            "cost/images_per_second": images / self.point.train_seconds,
+            "cost/validation_share": self.point.validation_seconds / seconds,
+        }
+
+
+@dataclass(slots=True)
+class StageProgress:
+    """Runs of a stage that have ended, and those still to come."""
+
+    name: str  # "search", "confirm" or "test"
+    total: int = 0  # runs of this stage
+    flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
+    flops_after: float = 0.0  # of the later stages
     complete: int = 0
     pruned: int = 0
     failed: int = 0
@@ -30,52 +68,58 @@ class Stage:
         return self.complete + self.pruned + self.failed
 
     def count(self, state: str) -> None:
+        """Count a run that has ended in `state`."""
         setattr(self, state, getattr(self, state) + 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepView:
+    """Snapshot of a sweep, for the terminal."""
+
+    study: str
+    stage: StageProgress
+    running: tuple[SweepRun, ...]
+    best: str | None  # the best trial so far, as `console.best_trial` words it
+    began: float  # time.monotonic()
+    at: float  # likewise, the time of this snapshot
+    seconds_left: float | None  # of the whole sweep; None until there is a basis for an estimate
 
 
 @dataclass(slots=True)
 class Progress:
-    """The sweep since this process began."""
+    """Progress of the sweep since this process started."""
 
-    stage: Stage = field(default_factory=lambda: Stage("search", total=0, flops_each=0.0))
-    best: str | None = None  # trial, in words
+    stage: StageProgress = field(default_factory=lambda: StageProgress("search"))
+    best: str | None = None  # the best trial, as `console.best_trial` words it
     best_accuracy: float = -math.inf
     began: float = field(default_factory=time.monotonic)
     started: int = 0  # runs
-    told: int = 0  # trials that ended
-    spent: float = 0.0  # training FLOPs of runs that ended
+    trials: int = 0  # that have ended
+    spent: float = 0.0  # training FLOPs of runs that have ended
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def completed(self, trial: int, accuracy: float, model: str) -> None:
-        """A trial has come to its end with this validation accuracy."""
-        if accuracy > self.best_accuracy:
-            self.best_accuracy = accuracy
-            self.best = best_trial(accuracy, trial, model)
-
-    def told_one(self) -> None:
-        """A trial has ended; what trials took so far says what the next ones will."""
-        self.told += 1
-        self.stage.flops_each = self.spent / self.told
+    def count_trial(self) -> None:
+        """Count a search trial that has ended; the mean cost so far predicts that of the next ones."""
+        self.trials += 1
+        self.stage.flops_each = self.spent / self.trials
 
     def view(self, study: str, running: Collection[SweepRun]) -> SweepView:
+        """Return a snapshot."""
         return SweepView(
             study=study,
-            stage=self.stage.name,
-            total=self.stage.total,
-            complete=self.stage.complete,
-            pruned=self.stage.pruned,
-            failed=self.stage.failed,
-            running=tuple(run.view() for run in running),
+            stage=replace(self.stage),
+            running=tuple(running),
             best=self.best,
+            began=self.began,
+            at=time.monotonic(),
             seconds_left=self._seconds_left(running),
-            seconds=self.seconds,
         )
 
     def _seconds_left(self, running: Collection[SweepRun]) -> float | None:
-        """From the compute that is left and the speed so far, once there is one."""
+        """Divide the remaining compute by the speed so far."""
         stage, seconds = self.stage, self.seconds
         spent = self.spent + sum(run.spent for run in running)
         if not spent or seconds < _SPEED_SECONDS:

@@ -1,4 +1,4 @@
-"""The command line of a sweep: arguments in, exit code out.
+"""Command line of a sweep.
 
 python sweeps/run_study.py --trials 50
 """
@@ -18,66 +18,60 @@ from types import FrameType
 
 import torch
 
-from cifar_core.budget import Budget, BudgetError
-from cifar_core.data import DataError, load_train_val
+from cifar_core.budget import Budget
+from cifar_core.data import load_train_val
 from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.errors import UserError
 from cifar_core.evaluation import pictures
-from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
-from cifar_core.memory import release
-from cifar_core.recipe import Recipe, RecipeError
+from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
+from cifar_core.memory import release_memory
+from cifar_core.recipe import Recipe
 from cifar_core.recipes import expand, read_recipe
-from sweeps.checks.status import load_study, read_status
+from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
 from sweeps.console import SweepConsole, percent
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
+from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
-from sweeps.lock import LeaseError, hold, holder
-from sweeps.plan import Plan, measure_speed, narrowed, steps_paid
-from sweeps.presets import PRESETS, Preset, fixed_epochs
-from sweeps.search_space import SPACES, SearchSpace, comparable
-from sweeps.store import DEFAULT_STORE, Store, StoreError, folder_name
-from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, check_opens, open_study
+from sweeps.lock import LockError, acquire, holder
+from sweeps.planning.plan import Plan, affordable_steps, measure_speed, shrink_to_budget
+from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
+from sweeps.planning.search_space import SPACES, SearchSpace, comparable
+from sweeps.stage import Sweep
+from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
+from sweeps.study import PRUNERS, SAMPLERS, load_study, open_storage, open_study, started_trials
 from sweeps.tracking.mlflow_client import check_answers
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
 
-_TAKEN = ("systems", "range-tests")  # experiments of reproduce.py and lr_find.py
 _STUDY_LETTERS = 200  # of 255 that a file system allows
-_STOP_FLUSH_SECONDS = 2.0  # for MLflow to take the rest once a stop was asked for
+_STOP_FLUSH_SECONDS = 2.0  # for MLflow to answer after a stop
 
 
-class UsageError(Exception):
-    """Arguments that cannot be; the message is one line."""
+class UsageError(UserError):
+    """Invalid arguments."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for arguments that cannot be, 130 or 143 when interrupted.
+    """Run the command and return its exit code.
 
-    1 stands for a store that took no more, or an MLflow that lacks something at the end.
+    0: success. 1: the store accepted no more writes, or MLflow lacks something at the end. 2: an error that the user
+    can mend. 130 or 143: interrupted.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         return _run(options)
-    except (
-        UsageError,
-        RecipeError,
-        BudgetError,
-        HardwareError,
-        StudyError,
-        StoreError,
-        LeaseError,
-        DataError,
-    ) as error:
+    except StoreLostError as error:
+        print(f"{parser.prog}: error: {error}; mend that, and the same command resumes the sweep", file=sys.stderr)
+        return FAILED
+    except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
-    except StoreLostError as error:
-        print(f"{parser.prog}: error: {error}; once that is mended, the same command goes on", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:  # before the first trial; later the sweep ends in good order
-        print("stopped before the first trial; the same command begins again", file=sys.stderr)
+    except KeyboardInterrupt:  # before the first trial; later the coordinator handles it
+        print("stopped before the first trial; the same command starts again", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
@@ -85,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="run_study.py",
         description="Search for the best CIFAR-10 classifier at equal compute per trial, confirm the best few "
-        "with more compute, and test the champion once. The same command after an interruption goes on.",
+        "with more compute, and test the champion once. After an interruption the same command resumes the sweep.",
         epilog="Browse the runs with `make ui`. Write the report again with `python experiments/compare.py`.",
     )
     search = parser.add_argument_group("the search")
@@ -99,9 +93,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--epochs",
         type=_epochs,
         metavar="N",
-        help="train every run for N epochs instead, at any cost",
+        help="train every run for N epochs instead of a compute budget",
     )
-    search.add_argument("--seed", type=_seed, default=0, metavar="N", help="of everything (default: %(default)s)")
+    search.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="seed of the whole sweep (default: %(default)s)"
+    )
     search.add_argument("--sampler", choices=sorted(SAMPLERS), default="tpe", help="default: %(default)s")
     search.add_argument("--pruner", choices=sorted(PRUNERS), default="halving", help="default: %(default)s")
     search.add_argument(
@@ -109,51 +105,49 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="RECIPE",
-        help="recipes to try before others: names in cifar_core/recipes, 'systems' for the five published ones, or "
-        "files in TOML (default: 'systems' with --space systems, else none)",
+        help="recipes to try first: names in cifar_core/recipes, 'systems' for the five published ones, or "
+        "TOML files (default: 'systems' with --space systems, else none)",
     )
     search.add_argument(
-        "--timeout", type=_positive_float, metavar="SECONDS", help="begin no further trial after that time"
+        "--timeout", type=_positive_float, metavar="SECONDS", help="start no further trial after that time"
     )
-    search.add_argument("--no-confirm", action="store_true", help="stop after the search; no test either")
+    search.add_argument("--no-confirm", action="store_true", help="stop after the search, without a test")
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     machine.add_argument(
         "--workers",
         type=positive_int,
         metavar="N",
-        help="runs side by side (default: one per CPU core or GPU)",
+        help="number of parallel runs (default: one per CPU core or GPU)",
     )
-    machine.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
+    machine.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
     keep = parser.add_argument_group("where results go")
     look = keep.add_mutually_exclusive_group()
-    look.add_argument("--status", action="store_true", help="tell how far the study has come, and change nothing")
-    look.add_argument("--replay", action="store_true", help="send MLflow what it missed while it did not answer")
-    look.add_argument(
-        "--verify", action="store_true", help="check databases, agreement and hashes; exit 1 on a finding"
-    )
-    keep.add_argument("--study", metavar="NAME", help="name of the study (default: made from preset, space and seed)")
+    look.add_argument("--status", action="store_true", help="print the status of the study, and change nothing")
+    look.add_argument("--replay", action="store_true", help="send MLflow the entries that it missed")
+    look.add_argument("--verify", action="store_true", help="check the store for faults; exit 1 if there are any")
+    keep.add_argument("--study", metavar="NAME", help="name of the study (default: from preset, space and seed)")
     keep.add_argument(
         "--store",
         type=Path,
         default=DEFAULT_STORE,
         metavar="DIR",
-        help="folder for everything (default: mlruns)",
+        help="folder for all results (default: mlruns)",
     )
     keep.add_argument(
         "--keep-weights",
         action="store_true",
-        help="keep the weights of every complete trial, not only of confirmed runs",
+        help="keep the weights of every complete trial, not only those of confirmation runs",
     )
-    keep.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
-    keep.add_argument("--storage", metavar="URL", help="an Optuna storage in place of the store's database")
+    keep.add_argument("--tracking-uri", metavar="URI", help="an MLflow server instead of the database in the store")
+    keep.add_argument("--storage", metavar="URL", help="an Optuna storage instead of the database in the store")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
-    for asked, answer in ((options.status, _tell_status), (options.verify, _verify), (options.replay, _replay)):
+    for asked, answer in ((options.status, _print_status), (options.verify, _verify), (options.replay, _replay)):
         if asked:
             return answer(store, _study_name(options, _preset(options, hardware)[0]))
     workers, threads = _share_cores(options.workers, hardware)
@@ -166,46 +160,45 @@ def _run(options: argparse.Namespace) -> int:
     if options.tracking_uri is not None:
         check_answers(options.tracking_uri)
     if options.storage is not None:
-        check_opens(options.storage)
+        open_storage(options.storage)
     store.create()
-    with hold(store.lease(plan.study), plan.study), SweepConsole() as console:
+    with acquire(store.lock(plan.study), plan.study), SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
         data = load_train_val(data_dir)
         train_images, val_images, samples = len(data.train), len(data.val), pictures.samples(data.train)
-        del data  # the workers have their own
-        release()
-        study = open_study(plan, store.storage_url, recipes)
-        console.plan(plan.rows(max(0, plan.trials - begun(study))))
+        del data  # each worker loads its own
+        release_memory()
+        storage = open_storage(store.storage_url)
+        study = open_study(plan, storage, recipes)
+        console.plan(plan.rows(max(0, plan.trials - started_trials(study))))
         for note in notes:
             console.say(note)
         tracker = MlflowTracker(store, plan.study, say=console.say)
-        stopper = _Stopper()  # not before: a download ends at once
-        executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data_dir=data_dir)
+        sweep = Sweep(
+            plan=plan,
+            study=study,
+            storage=storage,
+            train_images=train_images,
+            val_images=val_images,
+            tracker=tracker,
+            store=store,
+            console=console,
+            tags=_tags(plan),
+        )
+        stopper = _Stopper()  # not earlier, so that Ctrl-C ends a download at once
+        executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data=DataSource.cifar10(data_dir))
         summary = None
         try:
             with contextlib.closing(executor), contextlib.suppress(Interrupted):
-                summary = Coordinator(
-                    plan=plan,
-                    study=study,
-                    train_images=train_images,
-                    val_images=val_images,
-                    samples=samples,
-                    executor=executor,
-                    tracker=tracker,
-                    store=store,
-                    console=console,
-                    tags=_tags(plan),
-                    stop=stopper.asked,
-                ).run()
+                summary = Coordinator(sweep, executor, samples, stopper.asked).run()
         finally:
-            stopped = (_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
-            lacking = tracker.close() if summary else tracker.close(*stopped)
+            lacking = tracker.close() if summary else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
             if lacking:
                 console.say(_lacking(store, plan.study, lacking))
     if summary is None:
-        print("stopped; the same command goes on from here")
+        print("stopped; the same command resumes the sweep")
         return 128 + stopper.signal
-    _tell(summary, plan)
+    _print_summary(summary, plan)
     return FAILED if lacking else _report(plan, store)
 
 
@@ -215,26 +208,27 @@ def _lacking(store: Store, study: str, entries: int) -> str:
         given += ["--tracking-uri", store.tracking_uri]
     command = shlex.join(["python", "sweeps/run_study.py", *given, "--replay"])
     what = "1 entry" if entries == 1 else f"{entries} entries"
-    return f"MLflow lacks {what}, kept in {store.journals(study)}; once it answers, this sends them: {command}"
+    return f"MLflow lacks {what}, kept in {store.queues(study)}; once it answers, this command sends them: {command}"
 
 
 def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budget) -> tuple[list[Recipe], list[str]]:
-    """The recipes as a trial's budget can pay for them, and a line for each that was narrowed for that.
+    """Return the recipes, and a line for each whose width was reduced to the budget of a trial.
 
-    Only one that came with its group is.
+    Only recipes of a group are reduced, not those that the user named.
 
     Raises:
-        BudgetError: the budget does not pay for two steps of one of them.
+        BudgetError: the budget does not cover two steps of one of them.
     """
     recipes, notes = [], []
     for name, recipe in wanted.items():
-        tried = recipe if name in given else narrowed(recipe, budget)
+        tried = recipe if name in given else shrink_to_budget(recipe, budget)
         budget.apply(tried, 45_000)
         recipes.append(tried)
         if tried is not recipe:
             notes.append(
-                f"{name} is tried at width {tried.width:g}: a trial pays for {steps_paid(budget, recipe):.3g} training "
-                f"steps at width {recipe.width:g}, but for {steps_paid(budget, tried):.3g} at this one"
+                f"{name} is tried at width {tried.width:g}: the budget of a trial covers "
+                f"{affordable_steps(budget, recipe):.3g} training steps at width {recipe.width:g}, but "
+                f"{affordable_steps(budget, tried):.3g} at this one"
             )
     return recipes, notes
 
@@ -276,8 +270,9 @@ def _study_name(options: argparse.Namespace, preset_name: str) -> str:
     if options.study is None:
         return "-".join([preset_name, options.space, *([f"seed{options.seed}"] if options.seed else [])])
     name: str = options.study
-    if name in _TAKEN:
-        raise UsageError(f"--study must not be one of {', '.join(_TAKEN)}, which other commands use, but got {name!r}")
+    if name in RESERVED_STUDIES:
+        reserved = ", ".join(RESERVED_STUDIES)
+        raise UsageError(f"--study must not be one of {reserved}, which other commands use, but got {name!r}")
     if not name.strip() or "/" in name or "\\" in name or name.startswith("."):
         raise UsageError(f"--study must be a name without slashes that does not begin with a dot, but got {name!r}")
     if len(folder_name(name)) > _STUDY_LETTERS:
@@ -288,7 +283,7 @@ def _study_name(options: argparse.Namespace, preset_name: str) -> str:
 
 
 def _share_cores(workers: int | None, hardware: Hardware) -> tuple[int, int]:
-    """Workers, and threads of each: one thread each on a CPU unless fewer workers than cores were asked for."""
+    """Return the number of workers and the threads of each: on a CPU one thread, unless there are fewer workers."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if hardware.device.type == "cpu":
         workers = workers or cores
@@ -308,22 +303,22 @@ def _tags(plan: Plan) -> dict[str, str]:
     }
 
 
-def _tell_status(store: Store, study: str) -> int:
+def _print_status(store: Store, study: str) -> int:
     with SweepConsole() as console:
         console.plan(read_status(store, study).rows())
     return 0
 
 
 def _verify(store: Store, study: str) -> int:
-    """Print what is wrong with the store; returns the exit code, 1 where anything is.
+    """Print the faults of the store; return the exit code, 1 if there are any.
 
     Raises:
-        LeaseError: the study is being run, so that its databases differ from moment to moment.
+        LockError: the study is running, so its databases may differ at any moment.
     """
-    if (who := holder(store.lease(study))) is not None:
-        raise LeaseError(f"study {study!r} is being run by {who}; it can be checked once that has ended")
+    if (who := holder(store.lock(study))) is not None:
+        raise LockError(f"study {study!r} is being run by {who}; check it once that has ended")
     found = 0
-    for finding in findings(store, study):  # printed at once: a damaged database can end the check
+    for finding in findings(store, study):  # printed at once, because a damaged database can end the check
         print(finding, flush=True)
         found += 1
     if found:
@@ -334,27 +329,27 @@ def _verify(store: Store, study: str) -> int:
 
 
 def _replay(store: Store, study: str) -> int:
-    """Send MLflow what it missed.
+    """Send MLflow the entries that it missed; return the exit code.
 
     Raises:
-        LeaseError: the study is being run, and sends it itself.
-        StoreError: the store holds no such study, or MLflow does not answer.
+        LockError: the study is running, and sends them itself.
+        StoreError: the store has no such study, or MLflow does not answer.
     """
-    if not (entries := waiting(store.journals(study))):
+    if not (entries := waiting(store.queues(study))):
         load_study(store, study)
         print(f"nothing waits for MLflow in study {study}")
         return 0
-    with hold(store.lease(study), study):
+    with acquire(store.lock(study), study):
         tracker = MlflowTracker(store, study, say=print)
         tracker.open()
         refused = tracker.close()
-    print(f"MLflow has got {entries - refused} of {entries} {'entry' if entries == 1 else 'entries'} that waited")
+    print(f"MLflow has received {entries - refused} of {entries} {'entry' if entries == 1 else 'entries'}")
     return FAILED if refused else 0
 
 
-def _tell(summary: Summary, plan: Plan) -> None:
+def _print_summary(summary: Summary, plan: Plan) -> None:
     if summary.nothing_left:
-        print(f"Nothing is left to do: study {plan.study} has its {plan.trials} trials. More: --trials N")
+        print(f"Nothing is left to do: study {plan.study} has its {plan.trials} trials. For more: --trials N")
     counts = f"{summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed"
     print(f"Search: {counts}; pruning saved {percent(summary.saved, 0)} of the compute of full trials")
     champion = summary.champion
@@ -366,7 +361,7 @@ def _tell(summary: Summary, plan: Plan) -> None:
 
 
 def _report(plan: Plan, store: Store) -> int:
-    """Write the report; returns the exit code."""
+    """Write the report; return the exit code."""
     arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
     done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
     if store.root == DEFAULT_STORE:
@@ -377,7 +372,7 @@ def _report(plan: Plan, store: Store) -> int:
 
 
 class _Stopper:
-    """Turns the first SIGINT or SIGTERM into a request; a second one ends the process at once."""
+    """Turns the first SIGINT or SIGTERM into a request; a second one exits at once."""
 
     def __init__(self) -> None:
         self.signal = 0

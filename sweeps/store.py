@@ -1,4 +1,4 @@
-"""The store: one folder with both databases, artifacts, weights and reports."""
+"""Store of a sweep: one folder with both databases, artifacts, weights and reports."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from cifar_core.errors import UserError
+
 _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
-_ROOM = 64_000_000  # bytes; a sweep that begins with less soon ends
+_ROOM = 64_000_000  # bytes that a sweep needs to get anywhere
 DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 
+# MLflow experiments of other commands, whose names no study may have.
+SYSTEMS_EXPERIMENT = "systems"
+RANGE_TESTS_EXPERIMENT = "range-tests"
+RESERVED_STUDIES = (SYSTEMS_EXPERIMENT, RANGE_TESTS_EXPERIMENT)
 
-class StoreError(Exception):
-    """A store that cannot be used; the message is one line."""
+
+class StoreError(UserError):
+    """A store that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where a sweep keeps everything; servers may take the place of either database."""
+    """Locations of everything that a sweep keeps; a server can replace either database."""
 
     root: Path
     tracking_uri: str
@@ -30,7 +37,7 @@ class Store:
 
     @classmethod
     def locate(cls, root: Path, *, tracking_uri: str | None = None, storage_url: str | None = None) -> Store:
-        """The store in the folder `root`, without touching it."""
+        """Return the store in the folder `root`, without touching it."""
         root = root.absolute()
         return cls(
             root=root,
@@ -39,10 +46,10 @@ class Store:
         )
 
     def create(self) -> None:
-        """Make the folder, and set its SQLite files to write-ahead logging, which lasts.
+        """Create the folder, and set its SQLite files to write-ahead logging.
 
         Raises:
-            StoreError: the folder cannot be made or written to, or has no room.
+            StoreError: the folder cannot be created or written to, or has no room.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -58,20 +65,21 @@ class Store:
             )
 
     def check(self) -> None:
-        """
+        """Check that the SQLite files exist, as a client would quietly create empty ones.
+
         Raises:
-            StoreError: one of its SQLite files is not there; a client would quietly make an empty one.
+            StoreError: one of them does not.
         """
         for path in self.databases():
             if not path.is_file():
                 raise StoreError(f"a store must hold {path.name}, but there is no {path}")
 
     def databases(self) -> list[Path]:
-        """Those of the two databases that are files."""
+        """Return the databases that are files."""
         return [path for url in (self.tracking_uri, self.storage_url) if (path := self._local(url)) is not None]
 
     def artifacts(self, study: str) -> str | None:
-        """Artifact location for the experiment `study`; None leaves it to a tracking server."""
+        """Return the artifact location of the experiment `study`; None leaves it to a tracking server."""
         if self._local(self.tracking_uri) is None:
             return None
         return (self.root / "artifacts" / folder_name(study)).as_uri()
@@ -82,22 +90,28 @@ class Store:
     def checkpoints(self, study: str, key: str) -> Path:
         return self.root / "checkpoints" / folder_name(study) / key
 
-    def journals(self, study: str) -> Path:
+    def queues(self, study: str) -> Path:
+        """Return the folder of the queues of MLflow writes."""
         return self.root / "journals" / folder_name(study)
 
-    def lease(self, study: str) -> Path:
+    def lock(self, study: str) -> Path:
         return self.root / "leases" / f"{folder_name(study)}.lock"
 
     def report(self, study: str) -> Path:
         return self.root / "reports" / folder_name(study)
 
-    def record_test_look(self, *, study: str, key: str) -> None:
-        """Add a line to `test_looks.jsonl` before run `key` meets the sealed test set: every look is counted."""
-        look = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "study": study, "key": key}
-        path = self.root / "test_looks.jsonl"
+    @property
+    def test_set_evaluations(self) -> Path:
+        """File with one line for each evaluation on the sealed test set."""
+        return self.root / "test_looks.jsonl"
+
+    def record_test_set_evaluation(self, *, study: str, key: str) -> None:
+        """Add a line to the record of test set evaluations, before run `key` is evaluated."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "study": study, "key": key}
+        path = self.test_set_evaluations
         torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         with path.open("a", encoding="utf-8") as file:
-            file.write("\n" * torn + json.dumps(look) + "\n")
+            file.write("\n" * torn + json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -110,14 +124,14 @@ class Store:
 
 
 def folder_name(study: str) -> str:
-    """A name for a study's folders; without %, which MLflow takes out of the path of a model that it loads."""
+    """Return the name of a study's folders; it has no %, which MLflow unquotes in the path of a model."""
     return quote(study, safe="").replace("%", "=")
 
 
 def _sqlite_url(path: Path) -> str:
     plain = str(path)
-    quoted = plain.replace("%", "%25").replace("?", "%3F")  # they have a meaning of their own in a database URL
-    # MLflow makes the folder that a URL with the short name shows, quotes and all.
+    quoted = plain.replace("%", "%25").replace("?", "%3F")  # special characters of a database URL
+    # For a URL with the short prefix MLflow would create a folder with the quoted name.
     return (_SQLITE if quoted == plain else _SQLITE_LONG) + quoted
 
 

@@ -1,4 +1,4 @@
-"""The Optuna study behind a sweep: samplers and pruners by name, and what makes it the same study again."""
+"""Optuna study of a sweep: samplers and pruners by name, and opening a study again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from cifar_core.errors import first_line
+from cifar_core.errors import UserError, first_line
 from cifar_core.recipe import Recipe
-from sweeps.plan import Plan
-
-# What Optuna says of a storage that it cannot open; a RuntimeError is for tables that are not its own.
-UNOPENED = (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError)
+from sweeps.planning.plan import Plan
+from sweeps.store import Store, StoreError
 
 _MANY_OBJECTS = 100_000
 
@@ -31,8 +30,8 @@ SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
     }
 )
 
-# A trial reports in eighths of its budget. Successive halving by 4 judges it after 1/8 and after 1/2: only the best
-# quarter of those that came so far goes on.
+# A trial reports in eighths of its budget. Successive halving with a factor of 4 judges it after 1/8 and after 1/2:
+# only the best quarter of the trials that have got there continues.
 PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
     {
         "halving": lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=4),
@@ -43,55 +42,86 @@ PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
 )
 
 
-class StudyError(ValueError):
-    """A study that cannot be continued as asked; the message is one line."""
+class StudyError(UserError):
+    """A study that cannot be opened or resumed as asked."""
 
 
-def open_study(plan: Plan, storage_url: str, enqueue: Sequence[Recipe] = ()) -> optuna.Study:
-    """The study of `plan`; `enqueue` is tried next, and after it the starting points where the study is new.
+def open_storage(url: str) -> BaseStorage:
+    """Open an Optuna storage.
 
     Raises:
-        StudyError: the study was begun with settings that cannot change.
+        StudyError: there can be no such storage.
+    """
+    with _opening(url):
+        return RDBStorage(url)
+
+
+def open_study(plan: Plan, storage: BaseStorage, enqueue: Sequence[Recipe] = ()) -> optuna.Study:
+    """Create or resume the study of `plan`; `enqueue` is tried next, followed by a new study's starting points.
+
+    Raises:
+        StudyError: the study was started with other settings.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with _opening(storage_url), _uncollected():
-        study = optuna.create_study(
-            study_name=plan.study, storage=storage_url, direction="maximize", load_if_exists=True
-        )
-        study.get_trials(deepcopy=False)  # which it keeps
-    check_settings(plan, study.user_attrs)
-    # Numbered by how far the study has come, so that a resumed study does not draw the same points again.
+    with _without_garbage_collection():
+        study = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize", load_if_exists=True)
+        study.get_trials(deepcopy=False)  # fills the cache
+    _check_settings(plan, study.user_attrs)
+    # The number of trials makes another seed, so that a resumed study does not draw the same points again.
     study.sampler = SAMPLERS[plan.sampler](derive_seed(plan.seed, len(study.get_trials(deepcopy=False))))
     study.pruner = PRUNERS[plan.pruner]()
-    asked_before = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
+    enqueued = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
     for recipe in enqueue:
-        if recipe.to_dict() not in asked_before:  # the same command again finishes the study, and adds nothing to it
+        if recipe.to_dict() not in enqueued:  # the same command again finishes the study and adds nothing to it
             study.enqueue_trial(
                 plan.space.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False
             )
     if not study.user_attrs:
         for start in plan.space.starts:
-            study.enqueue_trial(dict(start), skip_if_exists=True)  # a crash may have come after some
-        for name, value in settings(plan).items():
+            study.enqueue_trial(dict(start), skip_if_exists=True)  # an earlier process may have crashed between two
+        for name, value in _settings(plan).items():
             study.set_user_attr(name, value)
     return study
 
 
-def check_opens(storage_url: str) -> None:
-    """
+def load_study(store: Store, name: str) -> optuna.Study:
+    """Load a study for reading.
+
     Raises:
-        StudyError: there can be no such Optuna storage.
+        StoreError: the store has no such study, or cannot be read.
+        StudyError: the Optuna storage cannot be opened.
     """
-    with _opening(storage_url):
-        optuna.storages.get_storage(storage_url)
+    store.check()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with _opening(store.storage_url):
+        try:
+            return optuna.load_study(study_name=name, storage=store.storage_url)
+        except KeyError as error:
+            names = ", ".join(sorted(optuna.get_all_study_names(store.storage_url))) or "none"
+            raise StoreError(f"--study must be one that the store holds ({names}), but got {name!r}") from error
+
+
+def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tuple[Trial, Mapping[int, float]]]:
+    """Yield the trials that an earlier process left running, and the values that they have reported, by step."""
+    study_id = storage.get_study_id_from_name(study.study_name)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        yield Trial(study, trial_id), trial.intermediate_values
+
+
+def started_trials(study: optuna.Study) -> int:
+    """Return the number of trials that have started, ended ones included."""
+    return sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+
+
+def derive_seed(*numbers: int) -> int:
+    """Return a seed in [0, 2**32) that differs for different numbers, up to zeros at the end."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """For loading thousands of trials: their millions of objects are not looked through for garbage again and again.
-
-    Nor are they later, with each collection of a sweep.
-    """
+def _without_garbage_collection() -> Iterator[None]:
+    """Context for loading thousands of trials: no collection walks through their millions of objects, now or later."""
     enabled, before = gc.isenabled(), len(gc.get_objects())
     gc.disable()
     try:
@@ -107,34 +137,19 @@ def _uncollected() -> Iterator[None]:
 def _opening(storage_url: str) -> Iterator[None]:
     try:
         yield
-    except UNOPENED as error:
+    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:  # RuntimeError: foreign tables
         raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {first_line(error)}") from error
 
 
-def settings(plan: Plan) -> dict[str, str]:
-    """What cannot change within a study, as its trials would no longer compare."""
+def _settings(plan: Plan) -> dict[str, str]:
+    """Settings that cannot change within a study, because its trials would no longer compare."""
     return {"space": plan.space_name, "preset": plan.preset_name, "seed": str(plan.seed)}
 
 
-def check_settings(plan: Plan, stored: Mapping[str, object]) -> None:
-    """
-    Raises:
-        StudyError: the stored study was begun otherwise.
-    """
-    for name, value in settings(plan).items():
+def _check_settings(plan: Plan, stored: Mapping[str, object]) -> None:
+    for name, value in _settings(plan).items():
         if name in stored and stored[name] != value:
             raise StudyError(
-                f"study {plan.study!r} was begun with {name} {stored[name]}, but got {name} {value}; "
+                f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; "
                 f"give it another name with --study"
             )
-
-
-def begun(study: optuna.Study) -> int:
-    """Trials that were ever begun; those that wait in the queue are not counted."""
-    trials = study.get_trials(deepcopy=False)
-    return sum(trial.state != TrialState.WAITING for trial in trials)
-
-
-def derive_seed(*numbers: int) -> int:
-    """A seed in [0, 2**32); other numbers give another one, up to zeros at the end."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -66,7 +66,7 @@ def interrupt(store: Path) -> None:
     said = "".join(lines) + rest
     assert code == 130, said
     assert seconds < 10, said
-    assert "stopped; the same command goes on from here" in said.splitlines()[-2:]
+    assert "stopped; the same command resumes the sweep" in said.splitlines()[-2:]
     assert "Traceback" not in said
 
 
@@ -196,7 +196,7 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
 
     assert not list((store / "checkpoints").rglob("*.safetensors")), "checkpoints of runs that have ended"
     told = subprocess.check_output([*command(store, TRIALS), "--status"], cwd=ROOT, text=True)
-    assert f"trials    3 begun: {complete} complete" in re.sub(" {4,}", "    ", told)
+    assert f"trials    3 started: {complete} complete" in re.sub(" {4,}", "    ", told)
     assert f"test          {100 * accuracy:.2f} %" in told
 
     again = run(store)

@@ -30,12 +30,13 @@ from cifar_core.training import total_steps
 from experiments.benchmarks.report import fill
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
-from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
-from sweeps.plan import EIGHTHS, Plan
-from sweeps.presets import Preset
-from sweeps.search_space import SPACES
+from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed, TrainJob
+from sweeps.planning.plan import EIGHTHS, Plan
+from sweeps.planning.presets import Preset
+from sweeps.planning.search_space import SPACES
+from sweeps.stage import Sweep
 from sweeps.store import Store
-from sweeps.study import SAMPLERS, open_study
+from sweeps.study import SAMPLERS, open_storage, open_study
 from sweeps.tracking.tracker import MlflowTracker
 
 _WARM_UP, _TRIALS = 10, 40
@@ -144,20 +145,21 @@ class _NoOpSweep:
             starts: gets the moment of each trial's start.
         """
         plan, executor = self.plan(trials), _NoOpExecutor(starts if starts is not None else [])
-        tracker, study = MlflowTracker(self.store, plan.study), open_study(plan, self.store.storage_url, [])
+        storage = open_storage(self.store.storage_url)
+        tracker, study = MlflowTracker(self.store, plan.study), open_study(plan, storage)
         with SweepConsole(file=io.StringIO()) as console:
-            Coordinator(
+            sweep = Sweep(
                 plan=plan,
                 study=study,
+                storage=storage,
                 train_images=_TRAIN_IMAGES,
                 val_images=5_000,
-                samples=bytes(30_000),
-                executor=executor,
                 tracker=tracker,
                 store=self.store,
                 console=console,
                 tags={},
-            ).run()
+            )
+            Coordinator(sweep, executor, samples=bytes(30_000)).run()
         if tracker.close(60):
             raise RuntimeError("MLflow must get everything")
         return _Ran(study, executor.points)
@@ -165,7 +167,7 @@ class _NoOpSweep:
     def fill(self, trials: int) -> None:
         """Give the study complete trials, as Optuna and MLflow keep them."""
         fill(self.store, trials, "bench")
-        study = open_study(self.plan(trials), self.store.storage_url, [])
+        study = open_study(self.plan(trials), open_storage(self.store.storage_url))
         sampler = optuna.samplers.RandomSampler(seed=0)
         source = optuna.create_study(sampler=sampler)
         for number in range(trials):
@@ -234,6 +236,7 @@ class _NoOpExecutor:
 
     def start(self, job: Job) -> None:
         self._starts.append(time.perf_counter())
+        assert isinstance(job, TrainJob)
         self._left[job.key] = deque(self._train(job))
         self.points = len(self._left[job.key]) - 1
 
@@ -257,10 +260,10 @@ class _NoOpExecutor:
     def close(self) -> None:
         self._left.clear()
 
-    def _train(self, job: Job) -> Iterator[Event]:
+    def _train(self, job: TrainJob) -> Iterator[Event]:
         steps = total_steps(job.recipe, _TRAIN_IMAGES)
-        shown = {max(1, round(fraction * steps)) for fraction in job.watch.losses}
-        validated = {max(1, round(fraction * steps)) for fraction in job.watch.validations}
+        shown = {max(1, round(fraction * steps)) for fraction in job.schedule.losses}
+        validated = {max(1, round(fraction * steps)) for fraction in job.schedule.validations}
         for step in sorted(shown | validated):
             accuracy = _ACCURACIES.get(round(step / steps * EIGHTHS), 0.6) if step in validated else None
             yield Progressed(

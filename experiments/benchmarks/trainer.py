@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from optuna.trial import FixedTrial
 
-from cifar_core.budget import affordable_watch, step_flops
+from cifar_core.budget import affordable_eval_schedule, step_flops
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Split, Splits, load_train_val
 from cifar_core.data.download import default_data_dir, ensure_cifar10
@@ -33,15 +33,15 @@ from cifar_core.hardware import DEVICES, Hardware, HardwareError, set_up_cpu
 from cifar_core.memory import keep_freed_memory
 from cifar_core.models import winograd
 from cifar_core.recipe import Recipe
-from cifar_core.training import TrainState, Watch, evenly, normalise, train
+from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
 from experiments.benchmarks.platform_bench import bench_overhead, bench_resume
 from sweeps.command_line import USAGE, OneLineParser, positive_int
 from sweeps.console import SweepConsole
-from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed
-from sweeps.executors.worker import Contact, carry_out
-from sweeps.plan import LOSS_POINTS, SEARCH_VALIDATIONS
-from sweeps.presets import PRESETS
-from sweeps.search_space import SPACES
+from sweeps.executors.protocol import Event, Finished, Outcome, Point, Progressed, TrainJob
+from sweeps.executors.worker import Channel, run_job
+from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
+from sweeps.planning.presets import PRESETS
+from sweeps.planning.search_space import SPACES
 from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
@@ -62,7 +62,7 @@ def bench_trainer(data: Splits, hardware: Hardware) -> Iterator[str]:
         bare = _bare_loop(recipe, data, hardware, _STEPS)
         ratios: list[float] = []
         before = 0.0
-        for progress in train(state, data, Watch(evenly(_ROUNDS + 1), (), ())):
+        for progress in train(state, data, EvalSchedule(evenly(_ROUNDS + 1), (), ())):
             trained, before = progress.train_seconds - before, progress.train_seconds
             ratio = trained / bare()
             if progress.step > _STEPS:  # the first round sets up kernels
@@ -165,7 +165,7 @@ def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
 def _saving_seconds(recipe: Recipe, data: Splits, hardware: Hardware, folder: Path) -> float:
     """What a checkpoint takes, synced to the disk."""
     state = TrainState.create(recipe, data, hardware)
-    next(train(state, data, Watch((1 / state.total_steps,), (), ())))  # after a step there is an optimiser state
+    next(train(state, data, EvalSchedule((1 / state.total_steps,), (), ())))  # after a step there is an optimiser state
     times = []
     for _ in range(3):
         started = time.perf_counter()
@@ -188,14 +188,14 @@ class _Trial:
     outcome: Outcome | None = None
 
     def shares(self, data: Splits, hardware: Hardware) -> str:
-        watch = affordable_watch(
+        watch = affordable_eval_schedule(
             self.recipe, len(data.train), len(data.val), losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
         )
         label = RunLabel(key="trial", name="trial", tags={}, params=self.recipe.to_dict())
         with self._clock("logging"):
             self.tracker.begin(label)
-        job = Job(key="trial", recipe=self.recipe, watch=watch)
-        carry_out(job, data, default_data_dir(), hardware, Contact(self._receive, lambda: True))
+        job = TrainJob(key="trial", recipe=self.recipe, schedule=watch)
+        run_job(job, data, lambda: data.val, hardware, Channel(self._receive, lambda: True))
         assert self.point is not None
         assert self.outcome is not None
         with self._clock("logging"):

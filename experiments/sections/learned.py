@@ -15,7 +15,7 @@ from optuna.importance import get_param_importances
 from optuna.trial import create_trial
 
 from experiments.reading.studies import Study
-from sweeps.search_space import OPTIMIZER_SCALES
+from sweeps.planning.search_space import OPTIMIZER_SCALES
 
 FEW_TRIALS = 10  # complete ones, below which nothing is said of what mattered, or of whether the search levelled off
 SLICES = 4  # parameters that are drawn

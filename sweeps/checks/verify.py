@@ -1,4 +1,4 @@
-"""Whether a study's store is whole: both databases, their agreement trial by trial, and every state's hash."""
+"""Consistency check of a store: both databases, their agreement on each trial, and the hashes of all weights."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_core.checkpoint import CheckpointError, verified
-from sweeps.checks.status import load_study, mlflow_client, runs_of
-from sweeps.plan import EIGHTHS
+from cifar_core.checkpoint import CheckpointError, read_state_file
+from sweeps.planning.plan import EIGHTHS
+from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
+from sweeps.study import load_study
+from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.mlflow_queue import waiting
-
-_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 def findings(store: Store, study: str) -> Iterator[str]:
-    """What is wrong with the study, one line each; a study that is being run must not be asked.
+    """Yield the faults of a study, one line each. The study must not be running.
 
     Raises:
-        StoreError: the store holds no such study, or is too damaged to be read on.
+        StoreError: the store has no such study, or MLflow does not answer.
+        StudyError: the Optuna storage is too damaged to be opened.
     """
     yield from _databases(store)
     trials = load_study(store, study).get_trials(deepcopy=False)
-    client = mlflow_client(store)
+    client = connect(store.tracking_uri)
     runs = runs_of(client, study)
     yield from _agreement(client, trials, runs)
     yield from _files(store, study, runs)
-    yield from _looks(store, study, runs)
-    yield from _journals(store, study)
+    yield from _test_set_evaluations(store, study, runs)
+    yield from _queues(store, study)
 
 
 def _databases(store: Store) -> Iterator[str]:
@@ -50,27 +51,27 @@ def _databases(store: Store) -> Iterator[str]:
 
 
 def _agreement(client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run]) -> Iterator[str]:
-    """Optuna and MLflow must say the same of each trial, and have no point twice."""
+    """Optuna and MLflow must agree on each trial, and have no point twice."""
     keys = Counter(run.data.tags.get("key", "without a key") for run in runs)
     yield from (
         f"MLflow: there must be one run {key}, but there are {count}" for key, count in keys.items() if count > 1
     )
     by_key = {run.data.tags.get("key", ""): run for run in runs}
-    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-    strange = {key for key in by_key if key.startswith("trial-")} - {f"trial-{trial.number}" for trial in begun}
-    yield from (f"MLflow has a run {key}, but Optuna no such trial" for key in sorted(strange))
-    for trial in begun:
+    started = [trial for trial in trials if trial.state != TrialState.WAITING]
+    strange = {key for key in by_key if key.startswith("trial-")} - {f"trial-{trial.number}" for trial in started}
+    yield from (f"MLflow has a run {key}, but Optuna has no such trial" for key in sorted(strange))
+    for trial in started:
         run = by_key.get(f"trial-{trial.number}")
         if run is not None:
             yield from _trial(client, trial, run)
-        elif trial.state in _STATES:
+        elif trial.state in STATE_OF_TRIAL:
             yield f"trial {trial.number}: Optuna says {trial.state.name}, but MLflow has no run of it"
 
 
 def _trial(client: MlflowClient, trial: FrozenTrial, run: Run) -> Iterator[str]:
     name, state = f"trial {trial.number}", run.data.tags.get("state")
-    if trial.state in _STATES and state != _STATES[trial.state]:
-        yield f"{name}: MLflow must say {_STATES[trial.state]}, as Optuna does, but says {state}"
+    if trial.state in STATE_OF_TRIAL and state != STATE_OF_TRIAL[trial.state]:
+        yield f"{name}: MLflow must say {STATE_OF_TRIAL[trial.state]}, as Optuna does, but says {state}"
     histories = {key: client.get_metric_history(run.info.run_id, key) for key in ("train/loss", "val/accuracy")}
     for key, history in histories.items():
         steps = [metric.step for metric in history]
@@ -87,43 +88,43 @@ def _trial(client: MlflowClient, trial: FrozenTrial, run: Run) -> Iterator[str]:
 
 
 def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
-    """Checkpoints belong to runs that go on, and every state is the one that was written."""
-    ended = {run.data.tags.get("key") for run in runs if run.data.tags.get("state") in _STATES.values()}
+    """Only unfinished runs may have checkpoints, and every file must match its hash."""
+    ended = {run.data.tags.get("key") for run in runs if run.data.tags.get("state") in STATE_OF_TRIAL.values()}
     folders = sorted(store.checkpoints(study, "x").parent.glob("*"))
     for folder in folders:
         if folder.name in ended:
-            yield f"{folder}: checkpoints must go with the end of their run, but these are left"
+            yield f"{folder}: a run that has ended must have no checkpoints"
     states = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
     for path in [*states, *sorted(store.weights(study, "x").parent.glob("*.safetensors"))]:
         try:
-            verified(path)
+            read_state_file(path)
         except CheckpointError as error:
             yield str(error)
 
 
-def _looks(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
-    """Every look at the test set is on record."""
-    path = store.root / "test_looks.jsonl"
+def _test_set_evaluations(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
+    """Every evaluation on the test set must be on record."""
+    path = store.test_set_evaluations
     recorded: set[tuple[str, str]] = set()
     for number, line in enumerate(_lines(path), start=1):
         try:
-            look = json.loads(line)
-            recorded.add((look["study"], look["key"]))
+            fields = json.loads(line)
+            recorded.add((fields["study"], fields["key"]))
         except (ValueError, KeyError, TypeError):
-            yield f"{path}: line {number} must be a look at the test set, but is {line[:40]!r}"
+            yield f"{path}: line {number} must record a test set evaluation, but is {line[:40]!r}"
     for run in runs:
         key = run.data.tags.get("key", "")
         if "test/accuracy" in run.data.metrics and (study, key) not in recorded:
-            yield f"{key}: a look at the test set must be on record, but {path} has none of it"
+            yield f"{key}: its test set evaluation must be on record, but {path} lacks it"
 
 
-def _journals(store: Store, study: str) -> Iterator[str]:
-    """MLflow has got everything."""
-    folder = store.journals(study)
+def _queues(store: Store, study: str) -> Iterator[str]:
+    """MLflow must have received everything."""
+    folder = store.queues(study)
     if entries := waiting(folder):
-        yield f"{folder}: MLflow must have got everything, but lacks {entries} of what is here; --replay sends it"
+        yield f"{folder}: MLflow lacks {entries} of the entries here; --replay sends them"
     for path in sorted(folder.glob("*.refused")):
-        yield f"{path}: MLflow must have got everything, but refused this"
+        yield f"{path}: MLflow has refused this"
 
 
 def _lines(path: Path) -> list[str]:

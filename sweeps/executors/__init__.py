@@ -1,1 +1,1 @@
-"""Where training runs: one protocol, and the ways to carry it out."""
+"""Executors: the protocol, and worker processes on this machine."""

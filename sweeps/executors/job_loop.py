@@ -1,72 +1,81 @@
-"""One job after another, as they come through the pipe to the coordinator."""
+"""A worker's side of the pipe to the coordinator: one job after another."""
 
 from __future__ import annotations
 
 import enum
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from cifar_core.data import Splits, load_train_val
+from cifar_core.data import Split, Splits, load_test, load_train_val
 from cifar_core.hardware import Hardware, set_up_cpu
-from sweeps.executors.protocol import Job
-from sweeps.executors.worker import Contact, carry_out
+from sweeps.executors.protocol import EvaluateJob, TrainJob
+from sweeps.executors.worker import Channel, run_job
 
 
-class Order(enum.Enum):
-    """What a worker hears of while it carries out a job. The first two answer a run that waits at a validation."""
+class Command(enum.Enum):
+    """Messages to a worker during a job. The first two answer a run that waits at a validation."""
 
     GO_ON = enum.auto()
     END = enum.auto()
-    PAUSE = enum.auto()  # may come at any time, also when the run has just ended
+    PAUSE = enum.auto()  # may come at any time, even when the run has just ended
 
 
 @dataclass(frozen=True, slots=True)
-class Equipment:
-    """What a worker has for all its jobs; the first thing that comes through its pipe."""
+class DataSource:
+    """Loaders of the data set. A worker calls them, so they must pickle."""
 
-    data_dir: Path
+    train_val: Callable[[], Splits]
+    test: Callable[[], Split]  # called for a test of the champion only
+
+    @classmethod
+    def cifar10(cls, directory: Path) -> DataSource:
+        """CIFAR-10 from the files in `directory`."""
+        return cls(functools.partial(load_train_val, directory), functools.partial(load_test, directory))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Configuration of a worker for all its jobs; the first message through its pipe."""
+
+    data: DataSource
     hardware: Hardware
     threads: int
 
 
-def work(pipe: Connection) -> None:
-    """Get ready, then carry out jobs until the other end of `pipe` is closed."""
+def serve(pipe: Connection) -> None:
+    """Receive a `WorkerConfig`, then run jobs until the other end of `pipe` is closed."""
     try:
-        equipment: Equipment = pipe.recv()
-    except EOFError:
-        return
-    set_up_cpu(equipment.threads)
-    serve(pipe, load_train_val(equipment.data_dir), equipment.data_dir, equipment.hardware)
-
-
-def serve(pipe: Connection, data: Splits, data_dir: Path, hardware: Hardware) -> None:
-    """Carry out one job after another; returns once the other end of `pipe` is closed."""
-    try:
+        config: WorkerConfig = pipe.recv()
+        set_up_cpu(config.threads)
+        data = config.data.train_val()
         while True:
             job = pipe.recv()
-            if isinstance(job, Job):  # or an order for a run that had just ended
-                orders = _Orders(pipe)
-                carry_out(job, data, data_dir, hardware, Contact(pipe.send, orders.go_on, orders.pause))
+            if isinstance(job, TrainJob | EvaluateJob):  # and not a command to a run that had just ended
+                commands = _Commands(pipe)
+                channel = Channel(pipe.send, commands.go_on, commands.pause)
+                run_job(job, data, config.data.test, config.hardware, channel)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
-class _Orders:
-    """Orders for one job. All that was sent before the job has been read by then, so that none is another's."""
+class _Commands:
+    """Commands to one job. Everything sent before the job has been read by then, so none belongs to another job."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._pausing = False
 
     def go_on(self) -> bool:
-        """Waits for the answer to a validation; a pause that comes in its place is told at the next `pause`."""
-        order = self._pipe.recv()
-        self._pausing = order is Order.PAUSE
-        return order is not Order.END
+        """Wait for the answer to a validation; if a pause comes in its place, the next `pause` returns true."""
+        command = self._pipe.recv()
+        self._pausing = command is Command.PAUSE
+        return command is not Command.END
 
     def pause(self) -> bool:
-        """Whether to pause. Nothing else can come between steps, as answers come to questions only."""
+        """Return true if the run shall pause. Only a pause can arrive between steps: answers follow questions."""
         if not self._pausing and self._pipe.poll():
-            self._pausing = self._pipe.recv() is Order.PAUSE
+            self._pausing = self._pipe.recv() is Command.PAUSE
         return self._pausing

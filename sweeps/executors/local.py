@@ -1,4 +1,4 @@
-"""Worker processes on this machine, spawned once and fed one job after another."""
+"""Executor with worker processes on this machine, which live on from job to job."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import torch
 
 import sweeps
 from cifar_core.hardware import Hardware
-from sweeps.executors.job_loop import Equipment, Order
+from sweeps.executors.job_loop import Command, DataSource, WorkerConfig
 from sweeps.executors.protocol import Ending, Event, Failed, Job
 
-# A program of its own: forked torch threads deadlock, CUDA cannot fork, and `multiprocessing` would import the
-# coordinator's main module first, for seconds in which a worker would not notice that the coordinator is gone.
+# A separate program: forked torch threads deadlock, CUDA cannot fork, and `multiprocessing` would first import the
+# coordinator's main module, which takes seconds in which a worker would not notice that the coordinator is gone.
 _COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "sweeps.executors.worker_process")
 _PACKAGES = str(Path(sweeps.__file__).parents[1])  # where `sweeps` and `cifar_core` are imported from
 _CLOSE_SECONDS = 5.0
@@ -34,18 +34,17 @@ class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
     job: Job | None = None
-    pausing: bool = False  # its job was asked to pause
+    pausing: bool = False  # its job has been asked to pause
 
 
 class LocalExecutor:
-    """`workers` processes that share out the devices: GPUs in turn, or the cores of a CPU."""
+    """Executor over `workers` processes, which share the GPUs in turn, or the cores of a CPU."""
 
-    def __init__(self, *, workers: int, threads: int, hardware: Hardware, data_dir: Path) -> None:
-        self._threads, self._data_dir = threads, data_dir
-        self._hardware = [_share(hardware, number) for number in range(workers)]
+    def __init__(self, *, workers: int, threads: int, hardware: Hardware, data: DataSource) -> None:
+        self._configs = [WorkerConfig(data, _share(hardware, number), threads) for number in range(workers)]
         self._workers = [self._spawn(number) for number in range(workers)]
         self._ended: deque[Event] = deque()
-        self._idle_deaths = 0  # of workers without a job, since one last did anything
+        self._idle_deaths = 0  # of workers without a job, since the last event of any worker
 
     @property
     def free(self) -> int:
@@ -57,7 +56,7 @@ class LocalExecutor:
         try:
             worker.pipe.send(job)
         except (BrokenPipeError, ConnectionResetError):
-            self._bury(worker)
+            self._replace_dead(worker)
 
     def events(self, timeout: float) -> list[Event]:
         if not self._ended:
@@ -69,9 +68,9 @@ class LocalExecutor:
     def reply(self, key: str, *, go_on: bool) -> None:
         worker = next(worker for worker in self._workers if worker.job is not None and worker.job.key == key)
         if not worker.pausing:
-            _send(worker, Order.GO_ON if go_on else Order.END)
+            _send(worker, Command.GO_ON if go_on else Command.END)
         elif not go_on:
-            _wait_for_the_end(worker)
+            _wait_for_ending(worker)
         if not go_on:
             worker.job = None
 
@@ -79,7 +78,7 @@ class LocalExecutor:
         for worker in self._workers:
             if worker.job is not None and not worker.pausing:
                 worker.pausing = True
-                _send(worker, Order.PAUSE)
+                _send(worker, Command.PAUSE)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -91,7 +90,7 @@ class LocalExecutor:
     def _spawn(self, number: int) -> _Worker:
         ours, theirs = Pipe()
         path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
-        with theirs, _ctrl_c_blocked():  # closed then, so that the worker's death ends the pipe
+        with theirs, _ctrl_c_blocked():  # closed here, so that the death of the worker ends the pipe
             process = subprocess.Popen(
                 [*_COMMAND, str(os.getpid()), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -99,7 +98,7 @@ class LocalExecutor:
                 env={**os.environ, "PYTHONPATH": path},
             )
         worker = _Worker(process, ours)
-        _send(worker, Equipment(self._data_dir, self._hardware[number], self._threads))
+        _send(worker, self._configs[number])
         return worker
 
     def _listen(self, timeout: float) -> None:
@@ -109,18 +108,18 @@ class LocalExecutor:
             try:
                 event: Event = worker.pipe.recv()
             except (EOFError, ConnectionResetError):
-                self._bury(worker)
+                self._replace_dead(worker)
                 continue
             self._idle_deaths = 0
             if isinstance(event, Ending):
                 worker.job = None
             self._ended.append(event)
 
-    def _bury(self, worker: _Worker) -> None:
+    def _replace_dead(self, worker: _Worker) -> None:
         """Replace a worker that died, and report the job that died with it, if any.
 
         Raises:
-            RuntimeError: workers die again and again without a job, so that no other would do better.
+            RuntimeError: several workers in a row died without a job.
         """
         _wait_for(worker.process)
         worker.pipe.close()
@@ -130,18 +129,18 @@ class LocalExecutor:
         else:
             self._idle_deaths += 1
         if self._idle_deaths > _IDLE_DEATHS:
-            raise RuntimeError(f"a worker must get ready to train, but {self._idle_deaths} in a row died: {cause}")
+            raise RuntimeError(f"workers must start, but {self._idle_deaths} in a row died: {cause}")
         number = self._workers.index(worker)
         self._workers[number] = self._spawn(number)
 
 
-def _send(worker: _Worker, what: Equipment | Order) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is an event of its own
-        worker.pipe.send(what)
+def _send(worker: _Worker, message: WorkerConfig | Command) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is a separate event
+        worker.pipe.send(message)
 
 
-def _wait_for_the_end(worker: _Worker) -> None:
-    """Until the worker has answered to a pause: before that it may still be writing what nobody needs any more."""
+def _wait_for_ending(worker: _Worker) -> None:
+    """Wait for the answer to a pause: until then the worker may be writing a checkpoint."""
     with contextlib.suppress(EOFError, ConnectionResetError):
         while worker.pipe.poll(_CLOSE_SECONDS):
             if isinstance(worker.pipe.recv(), Ending):
@@ -157,9 +156,9 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """Processes started here never see Ctrl-C, which reaches the whole group; the coordinator decides.
+    """Context in which started processes ignore Ctrl-C, which reaches the whole group: the coordinator decides.
 
-    They inherit the blocked signal, so that it holds from their first moment on, while they still import.
+    They inherit the blocked signal, so it is blocked from their start on.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,4 +1,4 @@
-"""What the coordinator and an executor say to each other."""
+"""Messages between the coordinator and an executor: jobs, and the events of their runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ from typing import Protocol
 
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipe import Recipe
-from cifar_core.training import Progress, Watch
+from cifar_core.training import EvalSchedule, Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """One training run to carry out."""
+class TrainJob:
+    """Train a network."""
 
     key: str  # names the run in every event about it
     recipe: Recipe
-    watch: Watch
-    weights: Path | None = None  # where to keep the final weights, if anywhere
-    checkpoints: Path | None = None  # folder of the run's checkpoints; the newest that serves is gone on from
-    recorded: int | None = None  # step of the last point on record, if known: a state beyond the next would lose it
-    open_test_set: bool = False  # meet the sealed test set instead of training: load `weights` and evaluate
+    schedule: EvalSchedule
+    weights: Path | None = None  # file to keep the final weights in
+    checkpoints: Path | None = None  # folder of the run's checkpoints; the run resumes from the newest usable one
+    recorded: int | None = None  # step of the last point on record, if known: resume from no state beyond the next one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateJob:
+    """Evaluate a trained network on the sealed test set."""
+
+    key: str  # of the run that trained it
+    recipe: Recipe
+    weights: Path
+
+
+Job = TrainJob | EvaluateJob
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +53,7 @@ class Point:
 
     @classmethod
     def of(cls, progress: Progress) -> Point:
-        """`progress` without the predictions."""
+        """Return `progress` without the predictions."""
         validation = progress.validation
         return cls(
             step=progress.step,
@@ -60,7 +71,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What is left of a run at its end: of its last validation, or of the test set."""
+    """Result of a run: of its last validation, or of the test set."""
 
     loss: float
     accuracy: float
@@ -83,15 +94,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A new point. Where it holds a validation, the run waits for `Executor.reply`."""
+    """A new point. If it holds a validation, the run waits for `Executor.reply`."""
 
     key: str
     point: Point
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """Something that people may want to know, such as a checkpoint that is damaged; the run goes on."""
+class Log:
+    """A line for people, such as a warning about a damaged checkpoint; the run continues."""
 
     key: str
     line: str
@@ -99,6 +110,8 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """The run has reached its end."""
+
     key: str
     outcome: Outcome
 
@@ -115,7 +128,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """The training loss is no longer finite, and the run has ended."""
+    """The run ended because its training loss was no longer finite."""
 
     key: str
     reason: str  # one line
@@ -123,24 +136,24 @@ class Diverged:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The run has ended as `Executor.pause` asked, and goes on from a checkpoint if it has a folder of them."""
+    """The run ended because of `Executor.pause`; it can resume from a checkpoint if it has a folder of them."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
-class Unkept:
-    """The run has ended because its state could not be written: its older checkpoints are untouched.
+class CheckpointWriteFailed:
+    """The run ended because it could not write its state; its older checkpoints are untouched.
 
-    That is the fault of the disk, not of the run, which goes on from these once there is room.
+    The disk is at fault, not the run, which can resume from its checkpoints once there is room.
     """
 
     key: str
-    reason: str  # one line: the file, and what the system said
+    reason: str  # one line: the file, and the system's message
 
 
-Ending = Finished | Failed | Diverged | Paused | Unkept
-Event = Progressed | Noted | Ending
+Ending = Finished | Failed | Diverged | Paused | CheckpointWriteFailed
+Event = Progressed | Log | Ending
 
 
 class Executor(Protocol):
@@ -148,27 +161,27 @@ class Executor(Protocol):
 
     @property
     def free(self) -> int:
-        """Jobs that can be started now."""
+        """Number of jobs that can be started now."""
 
     def start(self, job: Job) -> None:
-        """Begin `job` on a free worker."""
+        """Start `job` on a free worker."""
 
     def events(self, timeout: float) -> list[Event]:
-        """What happened since the last call; waits up to `timeout` seconds for something to happen."""
+        """Return the events since the last call; wait up to `timeout` seconds for one."""
 
     def reply(self, key: str, *, go_on: bool) -> None:
-        """Answer a run that waits at a validation; a run that shall not go on ends without another event.
+        """Answer a run that waits at a validation. After a "no" it ends without another event.
 
-        By the return of a "no", the run writes no more.
+        A run that is told "no" writes nothing after this call returns.
         """
 
     def pause(self) -> None:
-        """Ask every run to keep its state and end, after the step that it is at.
+        """Ask every training run to save its state and end after its current step.
 
-        Each answers `Paused`, unless it ends in another way first; points on their way come before that. A run that
-        waits for `reply` answers too: it may still be replied to, but need not be. One that meets the test set
-        finishes. Asking again changes nothing.
+        Each answers `Paused`, unless it ends in another way first; points on their way arrive before that. A run that
+        waits for `reply` answers too; a reply is then allowed, but not needed. An evaluation on the test set runs to
+        its end. Further calls change nothing.
         """
 
     def close(self) -> None:
-        """End all workers at once, whatever they do; returns within a few seconds."""
+        """Kill all workers, whatever they do; return within a few seconds."""

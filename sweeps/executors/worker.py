@@ -1,4 +1,4 @@
-"""One job, carried out where the worker is: train, validate, draw, and say what happened."""
+"""One job on a worker: train, validate, draw pictures, and send events."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_core.checkpoint import Checkpoints, load_weights, save_state
-from cifar_core.data import Split, Splits, load_test
+from cifar_core.data import Split, Splits
 from cifar_core.errors import OutOfMemory, first_line
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.hardware import Hardware
-from cifar_core.memory import ran_out, release
+from cifar_core.memory import is_out_of_memory, release_memory
 from cifar_core.training import TrainState, predict, total_steps, train
 from sweeps.executors.protocol import (
+    CheckpointWriteFailed,
     Diverged,
     Ending,
+    EvaluateJob,
     Event,
     Failed,
     Finished,
     Job,
-    Noted,
+    Log,
     Outcome,
     Paused,
     Point,
     Progressed,
-    Unkept,
+    TrainJob,
 )
 from sweeps.tracking import artifacts
 
 
-class _NotWritten(Exception):
+class _WriteFailed(Exception):
     """The run's state could not be written; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contact:
-    """How a job and its coordinator talk.
+class Channel:
+    """Connection of a job to the coordinator.
 
     Args:
-        send: gets what happens.
+        send: receives events.
         go_on: asked after each validation but the last; waits for the answer.
         pause: asked between steps; answers at once.
     """
@@ -53,58 +55,55 @@ class Contact:
     pause: Callable[[], bool] = lambda: False
 
 
-def carry_out(job: Job, data: Splits, data_dir: Path, hardware: Hardware, contact: Contact) -> None:
-    """Carry out `job`, sending events.
+def run_job(job: Job, data: Splits, load_test: Callable[[], Split], hardware: Hardware, channel: Channel) -> None:
+    """Run `job` to its end and send its events.
 
-    Every error becomes a `Failed` or `Unkept` event, so the worker lives on.
+    Every error becomes an event, so that the worker lives on; only the end of the coordinator raises.
     """
-    ending = _ending(job, data, data_dir, hardware, contact)
-    if isinstance(ending, Failed):
-        release()
-    if ending is not None:
-        contact.send(ending)
-
-
-def _ending(job: Job, data: Splits, data_dir: Path, hardware: Hardware, contact: Contact) -> Ending | None:
-    """How `job` ends: every way but the coordinator's death is an event, or None where it knows by itself."""
+    ending: Ending | None
     try:
-        if job.open_test_set:
-            return Finished(job.key, _test(job, load_test(data_dir), hardware))
-        return _train(job, data, hardware, contact)
+        if isinstance(job, EvaluateJob):
+            ending = Finished(job.key, _evaluate(job, load_test(), hardware))
+        else:
+            ending = _train(job, data, hardware, channel)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         raise
-    except _NotWritten as error:
-        return Unkept(job.key, str(error))
+    except _WriteFailed as error:
+        ending = CheckpointWriteFailed(job.key, str(error))
     except Exception as error:
-        return Failed(job.key, _reason(error), traceback.format_exc())
+        ending = Failed(job.key, _reason(error), traceback.format_exc())
+    if isinstance(ending, Failed):
+        release_memory()
+    if ending is not None:
+        channel.send(ending)
 
 
-def _train(job: Job, data: Splits, hardware: Hardware, contact: Contact) -> Ending | None:
-    """Train from where the run stands; None if the coordinator ended it."""
-    if contact.pause():
+def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) -> Ending | None:
+    """Train from the newest usable checkpoint; return None if the coordinator ended the run."""
+    if channel.pause():
         return Paused(job.key)
     checkpoints = Checkpoints(job.checkpoints) if job.checkpoints is not None else None
-    state = _resume(job, checkpoints, data, hardware, contact) if checkpoints is not None else None
+    state = _resume(job, checkpoints, data, hardware, channel) if checkpoints is not None else None
     if state is None:
         state = TrainState.create(job.recipe, data, hardware)
     last: Predictions | None = None
-    for progress in train(state, data, job.watch, contact.pause):
+    for progress in train(state, data, job.schedule, channel.pause):
         if not math.isfinite(progress.train_loss):
             return Diverged(job.key, f"training loss was {progress.train_loss} at step {progress.step}")
-        contact.send(Progressed(job.key, Point.of(progress)))
+        channel.send(Progressed(job.key, Point.of(progress)))
         last = progress.validation
         if last is None or state.step == state.total_steps:
             continue
-        if not contact.go_on():
+        if not channel.go_on():
             return None
-        if checkpoints is not None and not contact.pause():
-            _save(checkpoints, state)  # not before the answer: by then the points so far are on record
+        if checkpoints is not None and not channel.pause():
+            _save(checkpoints, state)  # after the answer, because then the points so far are on record
     if state.step < state.total_steps:
         if checkpoints is not None:
             _save(checkpoints, state)
         return Paused(job.key)
     if last is None:
-        raise RuntimeError("a watch must validate at the end of training")
+        raise RuntimeError("an evaluation schedule must validate at the end of training")
     if job.weights is not None:
         with _writing("the weights", job.weights):
             save_state(state, job.weights)
@@ -113,19 +112,17 @@ def _train(job: Job, data: Splits, hardware: Hardware, contact: Contact) -> Endi
 
 
 def _resume(
-    job: Job, checkpoints: Checkpoints, data: Splits, hardware: Hardware, contact: Contact
+    job: TrainJob, checkpoints: Checkpoints, data: Splits, hardware: Hardware, channel: Channel
 ) -> TrainState | None:
-    """The newest state that is good and leaves out no point that is still to be put on record, if there is one."""
+    """Load the newest intact state from which no unrecorded point would be skipped, if there is one."""
     beyond = None
     if job.recorded is not None:
-        steps = job.watch.steps(total_steps(job.recipe, len(data.train)))
+        steps = job.schedule.steps(total_steps(job.recipe, len(data.train)))
         beyond = next((step for step in steps if step > job.recorded), None)
-    return checkpoints.load(job.recipe, data, hardware, lambda line: contact.send(Noted(job.key, line)), before=beyond)
+    return checkpoints.load(job.recipe, data, hardware, lambda line: channel.send(Log(job.key, line)), before=beyond)
 
 
-def _test(job: Job, test: Split, hardware: Hardware) -> Outcome:
-    if job.weights is None:
-        raise RuntimeError("a test needs weights")
+def _evaluate(job: EvaluateJob, test: Split, hardware: Hardware) -> Outcome:
     model = hardware.place(load_weights(job.recipe, job.weights))
     predictions = predict(model, test, hardware, job.recipe.normalisation)
     timings = time_serving(model, test, hardware, job.recipe.normalisation)
@@ -142,12 +139,12 @@ def _writing(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _NotWritten(f"{path}: {what} must be writable, but got: {error.strerror or error}") from error
+        raise _WriteFailed(f"{path}: {what} must be writable, but got: {error.strerror or error}") from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OutOfMemory):
         return str(error)
-    if ran_out(error):
+    if is_out_of_memory(error):
         return f"out of memory: {first_line(error)}"
     return f"{type(error).__name__}: {error}".splitlines()[0]

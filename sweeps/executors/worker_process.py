@@ -1,7 +1,7 @@
-"""A worker process from its first moment on: python -m sweeps.executors.worker_process COORDINATOR PIPE
+"""A worker process: python -m sweeps.executors.worker_process COORDINATOR PIPE
 
-COORDINATOR is the process that it belongs to, PIPE an open file descriptor. What takes seconds to import comes later
-than the watch over the coordinator, so that no worker outlives it.
+COORDINATOR is the parent's process id, PIPE an open file descriptor. The slow imports come after the start of the
+thread that watches the coordinator, so that no worker outlives it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
-_LOOK_SECONDS = 0.5
+_CHECK_SECONDS = 0.5
 
 
 def main() -> None:
+    """Serve the coordinator that the command line names."""
     coordinator, pipe = map(int, sys.argv[1:])
-    threading.Thread(target=_end_with, args=(coordinator,), daemon=True).start()
-    from sweeps.executors.job_loop import work
+    threading.Thread(target=_exit_with, args=(coordinator,), daemon=True).start()
+    from sweeps.executors.job_loop import serve
 
-    work(Connection(pipe))
+    serve(Connection(pipe))
 
 
-def _end_with(coordinator: int) -> None:
-    """At once, whatever else is going on here: nobody is left to hear of it."""
+def _exit_with(coordinator: int) -> None:
+    """Exit at once when the coordinator is gone, whatever the other threads do."""
     while os.getppid() == coordinator:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_CHECK_SECONDS)
     os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""The runs of one MLflow experiment: what they are told is there once, however often it is told."""
+"""Reading and writing MLflow runs. Writing the same entry again changes nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import json
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a tool run at work does not phone home
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -33,11 +32,11 @@ from cifar_core.data import CLASSES, DATA_SHA256
 from cifar_core.data.download import ARCHIVE_URL
 from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
+from sweeps.states import STATUS_OF_STATE
 from sweeps.store import StoreError
 from sweeps.tracking.mlflow_queue import Entry
 
-# MLflow and the migrations beneath it announce their own steps; a sweep has its own to announce, and says itself when
-# a store does not answer.
+# Silence what MLflow and its migrations log about their own steps; `answering` reports a store that does not answer.
 for _name, _level in (
     ("mlflow", logging.WARNING),
     ("mlflow.store.db.utils", logging.CRITICAL),
@@ -46,58 +45,47 @@ for _name, _level in (
 ):
     logging.getLogger(_name).setLevel(_level)
 
-STUDY_KEY = "study"  # of the study's own run, the parent of the others
+STUDY_KEY = "study"  # key of the parent run
 
-_METRICS = 800  # in a call: MLflow takes 1,000 metrics, params and tags
+_METRICS = 800  # per call: MLflow accepts 1,000 metrics, params and tags
 _KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
-_STATUS = {
-    "running": "RUNNING",
-    "complete": "FINISHED",
-    "finished": "FINISHED",
-    "pruned": "KILLED",
-    "interrupted": "KILLED",
-    "failed": "FAILED",
-}
 
 
-class MlflowRuns:
-    """One experiment, and in it a parent run with a nested run for every other key."""
+class MlflowExperiment:
+    """An experiment with a parent run, and a nested run for every other key; it is created if there is none.
 
-    def __init__(self, tracking_uri: str, *, source: str) -> None:
+    Args:
+        artifact_location: of a new experiment; None leaves it to the server.
+        source: script that MLflow shows as the source of the runs.
+
+    Raises:
+        MlflowException, SQLAlchemyError, OSError: the store does not answer; as in every method.
+    """
+
+    def __init__(self, tracking_uri: str, name: str, artifact_location: str | None, *, source: str) -> None:
         self._uri, self._source = tracking_uri, source
-        self._experiment = ""
+        self._client = MlflowClient(tracking_uri)
+        found = self._client.get_experiment_by_name(name)
+        self._experiment: str = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(name, artifact_location, tags={"mlflow.experimentKind": _KIND})
+        )
         self._ids: dict[str, str] = {}
-        self._created: set[str] = set()  # keys of runs that were not there before
+        self._created: set[str] = set()  # keys of runs that this process created
         self._last: dict[tuple[str, str], int] = {}  # step of the last point, by run and metric
 
-    def open(self, experiment: str, artifact_location: str | None) -> None:
-        """Find the experiment, or make it.
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Write `entries`, grouped by run, in few calls.
 
         Raises:
-            StoreError: MLflow does not know such a store, or cannot reach it.
+            MlflowException, SQLAlchemyError, OSError: the store does not answer, or refuses.
+            CheckpointError: the weights of a network are missing or damaged.
         """
-        with answering(self._uri):
-            self._client = MlflowClient(self._uri)
-            found = self._client.get_experiment_by_name(experiment)
-            self._experiment = (
-                found.experiment_id
-                if found
-                else self._client.create_experiment(
-                    experiment, artifact_location=artifact_location, tags={"mlflow.experimentKind": _KIND}
-                )
-            )
+        for _, some in itertools.groupby(entries, _ends_study):  # the study ends after the last of its runs
+            self._write_runs(some)
 
-    def tell(self, entries: Sequence[Entry]) -> None:
-        """Bring runs to what `entries` say; those of one run are told together, in as few calls as they allow.
-
-        Raises:
-            MlflowException, SQLAlchemyError, OSError: the store cannot be reached, or refuses.
-            CheckpointError: the weights of a network to be kept are not there.
-        """
-        for _, some in itertools.groupby(entries, _ends_study):  # no study ends before the last of its runs
-            self._tell_together(some)
-
-    def _tell_together(self, entries: Iterable[Entry]) -> None:
+    def _write_runs(self, entries: Iterable[Entry]) -> None:
         of_runs: dict[str, list[list[Entry]]] = {}
         for entry in entries:
             attempts = of_runs.setdefault(entry.key, [])
@@ -106,27 +94,27 @@ class MlflowRuns:
             attempts[-1].append(entry)
         for attempts in of_runs.values():
             for attempt in attempts:
-                self._tell(attempt)
+                self._write_run(attempt)
 
-    def _tell(self, entries: Sequence[Entry]) -> None:
-        """Tell a run what it has to be told, from its beginning on or from anywhere within."""
+    def _write_run(self, entries: Sequence[Entry]) -> None:
+        """Write entries of one attempt of one run; its first entry starts it, if it is among them."""
         first, tags, params = entries[0], dict[str, str](), dict[str, str]()
         if first.name is not None:
-            run_id, params = self._begin(first)
+            run_id, params = self._start(first)
         else:
             run_id = self.id_of(first.key)
         for entry in entries if first.name is None else entries[1:]:
             tags |= entry.tags
         self._log(run_id, entries, params, tags)
-        self._keep_files(run_id, {path: content for entry in entries for path, content in entry.files.items()})
+        self._log_files(run_id, {path: content for entry in entries for path, content in entry.files.items()})
         for entry in entries:
             if entry.recipe is not None and entry.weights is not None:
-                self._keep_model(run_id, Recipe.from_dict(entry.recipe), Path(entry.weights))
+                self._log_model(run_id, Recipe.from_dict(entry.recipe), Path(entry.weights))
         if ends := [entry for entry in entries if entry.state is not None]:
-            self._client.set_terminated(run_id, _STATUS[str(ends[-1].state)], end_time=ends[-1].at)
+            self._client.set_terminated(run_id, STATUS_OF_STATE[str(ends[-1].state)], end_time=ends[-1].at)
 
     def _log(self, run_id: str, entries: Sequence[Entry], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """All of it but points that the run already has: an attempt repeats those before it."""
+        """Log everything but the points that the run already has: an attempt repeats points of the one before it."""
         last: dict[tuple[str, str], int] = {}
         metrics = []
         for entry in entries:
@@ -149,14 +137,14 @@ class MlflowRuns:
     def id_of(self, key: str) -> str:
         """
         Raises:
-            MlflowException: there is no run of this key.
+            MlflowException: there is no run with this key.
         """
         if (run_id := self._find(key)) is None:
-            raise MlflowException.invalid_parameter_value(f"a run must have begun, but there is none of key {key!r}")
+            raise MlflowException.invalid_parameter_value(f"there is no run with key {key!r}")
         return run_id
 
     def recorded(self, key: str, metric: str) -> int:
-        """The last step of a metric of the run of this key, 0 for none."""
+        """Return the last step of a metric of the run with this key, 0 if there is none."""
         return max(
             (
                 point.step
@@ -167,7 +155,7 @@ class MlflowRuns:
         )
 
     def stored(self, filter_string: str) -> list[Run]:
-        """The experiment's runs that match."""
+        """Return the runs of the experiment that match."""
         return every_run(self._client, [self._experiment], filter_string)
 
     def _find(self, key: str) -> str | None:
@@ -178,8 +166,8 @@ class MlflowRuns:
             self._ids[key] = found[0].info.run_id
         return self._ids[key]
 
-    def _begin(self, entry: Entry) -> tuple[str, dict[str, str]]:
-        """The run of this key, new or open again, and which of its params it still lacks."""
+    def _start(self, entry: Entry) -> tuple[str, dict[str, str]]:
+        """Create or reopen the run; return its id and the params that it lacks."""
         parent = {MLFLOW_PARENT_RUN_ID: self.id_of(STUDY_KEY)} if entry.key != STUDY_KEY else {}
         if (run_id := self._find(entry.key)) is None:
             source = {MLFLOW_SOURCE_NAME: self._source, MLFLOW_GIT_COMMIT: entry.tags.get("git_commit", "unknown")}
@@ -191,12 +179,12 @@ class MlflowRuns:
             run = self._client.get_run(run_id)
             self._client.update_run(run_id, status="RUNNING")
             if "reason" in run.data.tags:
-                self._client.delete_tag(run_id, "reason")  # of an end that was none
+                self._client.delete_tag(run_id, "reason")  # the run has not ended after all
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
         if not run.inputs or not run.inputs.dataset_inputs:
             dataset = Dataset("CIFAR-10", DATA_SHA256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
             self._client.log_inputs(run_id, [DatasetInput(dataset)])
-        # A crash may have come between one call and the next.
+        # A crash between two calls may have left some out.
         return run_id, {name: value for name, value in entry.params.items() if name not in run.data.params}
 
     def _last_step(self, key: str, run_id: str, metric: str) -> int:
@@ -205,7 +193,7 @@ class MlflowRuns:
             self._last[key, metric] = max((point.step for point in history), default=0)
         return self._last[key, metric]
 
-    def _keep_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+    def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         if not files:
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -217,8 +205,8 @@ class MlflowRuns:
                 path.write_bytes(content)
             self._client.log_artifacts(run_id, folder)
 
-    def _keep_model(self, run_id: str, recipe: Recipe, weights: Path) -> None:
-        """Log the network as an exported program, unless the run has one."""
+    def _log_model(self, run_id: str, recipe: Recipe, weights: Path) -> None:
+        """Log the network as an exported program, unless the run has one already."""
         outputs = self._client.get_run(run_id).outputs
         if outputs is not None and outputs.model_outputs:
             return
@@ -245,7 +233,7 @@ def _ends_study(entry: Entry) -> bool:
 
 
 def every_run(client: MlflowClient, experiments: Sequence[str], filter_string: str = "") -> list[Run]:
-    """The runs of these experiments, by id, that match; MLflow gives them out a page at a time."""
+    """Return all matching runs of these experiments, given by id."""
     runs: list[Run] = []
     token: str | None = None
     while experiments:
@@ -259,7 +247,8 @@ def every_run(client: MlflowClient, experiments: Sequence[str], filter_string: s
 
 @contextlib.contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """
+    """Context for calls of MLflow.
+
     Raises:
         StoreError: MLflow does not know such a store, or cannot reach it.
     """
@@ -269,8 +258,19 @@ def answering(uri: str) -> Iterator[None]:
         raise StoreError(f"the MLflow store must answer, but {uri} gave: {first_line(error)}") from error
 
 
-def check_answers(uri: str) -> None:
+def connect(uri: str) -> MlflowClient:
+    """Return a client of the MLflow store at `uri`.
+
+    Raises:
+        StoreError: MLflow does not know such a store, or cannot reach it.
     """
+    with answering(uri):
+        return MlflowClient(uri)
+
+
+def check_answers(uri: str) -> None:
+    """Check that there is an MLflow store at `uri`.
+
     Raises:
         StoreError: MLflow does not know such a store, or cannot reach it.
     """
@@ -278,6 +278,12 @@ def check_answers(uri: str) -> None:
         MlflowClient(uri).search_experiments(max_results=1)
 
 
-def now() -> int:
-    """Milliseconds since 1970 in UTC, as MLflow counts time."""
-    return time.time_ns() // 1_000_000
+def runs_of(client: MlflowClient, study: str) -> list[Run]:
+    """Return every run of a study, its own included; an empty list if MLflow does not know it.
+
+    Raises:
+        StoreError: MLflow does not answer.
+    """
+    with answering(client.tracking_uri):
+        experiment = client.get_experiment_by_name(study)
+        return every_run(client, [experiment.experiment_id]) if experiment is not None else []

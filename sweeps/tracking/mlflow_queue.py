@@ -1,7 +1,7 @@
-"""What MLflow is to be told, kept on disk until it has been: a line an entry, with a checksum.
+"""On-disk queue of MLflow writes: one line per entry, with a checksum.
 
-An entry is complete in itself, and telling it twice changes nothing. So the file need not know how much of it was
-told: whatever it still holds after a crash is told again.
+Writing an entry to MLflow twice changes nothing. So the file does not record what has been sent: after a crash
+everything that it still holds is sent again.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ SUFFIX = ".jsonl"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """Something that one run is told."""
+    """A write to one run."""
 
     key: str  # of the run
     at: int  # milliseconds since 1970 in UTC
-    name: str | None = None  # where the run begins, or begins again
+    name: str | None = None  # of the run, in the first entry of an attempt
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    step: int = 0  # of the metrics; above 0 they are points of curves, each step of which is told once
+    step: int = 0  # of the metrics; above 0 they are points of curves, of which each step is written once
     files: Mapping[str, bytes] = field(default_factory=dict)  # artifacts by path
-    recipe: Mapping[str, Any] | None = None  # of the network that is to be kept with the run
+    recipe: Mapping[str, Any] | None = None  # of a network to log with the run
     weights: str | None = None  # file of its weights
     state: str | None = None  # how the run ended
 
 
-class TakenError(Exception):
-    """Another process writes to the journal."""
+class QueueInUseError(Exception):
+    """Another process has the queue open."""
 
 
-class Journal:
-    """The entries in the file `path`, oldest first. Threads may share it; processes may not.
+class MlflowQueue:
+    """Queue of entries in the file `path`, oldest first. Threads may share it; processes may not.
 
-    A last line that was cut off by a crash was never acknowledged, and is dropped.
+    If a crash cut off the last line, that entry was never acknowledged, and is dropped.
 
     Raises:
-        TakenError: another process has it open.
-        StoreError: a line before the last is not as it was written, or there can be no such file.
+        QueueInUseError: another process has it open.
+        StoreError: a line before the last is damaged, or the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,10 +64,10 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._file)
-            raise TakenError(str(path)) from error
+            raise QueueInUseError(str(path)) from error
         except OSError as error:
-            raise StoreError(f"the journal {path} must be a file to write to, but: {error.strerror}") from error
-        self._lengths = self._read_lengths()  # of the lines that are still to be told
+            raise StoreError(f"the MLflow queue {path} must be a writable file, but: {error.strerror}") from error
+        self._lengths = self._read_lengths()  # of the lines that have not been sent
         self._begin = 0
         self._end = sum(self._lengths)
         os.ftruncate(self._file, self._end)
@@ -76,10 +76,10 @@ class Journal:
         return len(self._lengths)
 
     def append(self, entry: Entry, *, sync: bool) -> None:
-        """Add an entry; with `sync` it outlasts the machine, else only this process.
+        """Add an entry. With `sync` it survives a crash of the machine, else only of this process.
 
         Raises:
-            StoreError: there is no room for it; the file is as it was.
+            StoreError: the disk has no room for it; the file is unchanged.
         """
         line = _line(entry)
         with self._lock:
@@ -89,20 +89,20 @@ class Journal:
                     os.fsync(self._file)
             except OSError as error:
                 os.ftruncate(self._file, self._end)
-                raise StoreError(f"{self.path} must have room for what is learned, but: {error.strerror}") from error
+                raise StoreError(f"{self.path} must have room for another entry, but: {error.strerror}") from error
             self._lengths.append(len(line))
             self._end += len(line)
 
     def first(self, count: int = 1) -> list[Entry]:
-        """Up to `count` of the oldest entries that were not forgotten."""
+        """Return up to `count` of the oldest entries."""
         with self._lock:
             lengths = list(itertools.islice(self._lengths, count))
             content = os.pread(self._file, sum(lengths), self._begin)
         starts = itertools.accumulate(lengths, initial=0)
         return [_entry(content[start : start + length]) for start, length in zip(starts, lengths, strict=False)]
 
-    def forget(self, count: int) -> None:
-        """The oldest `count` entries have been told."""
+    def remove(self, count: int) -> None:
+        """Remove the oldest `count` entries, which have been sent."""
         with self._lock:
             self._begin += sum(self._lengths.popleft() for _ in range(count))
             if not self._lengths:
@@ -110,7 +110,7 @@ class Journal:
                 self._begin = self._end = 0
 
     def close(self) -> None:
-        """Let go of the file, which is removed where it holds nothing."""
+        """Close the file, and delete it if it is empty."""
         with self._lock:
             if not self._lengths:
                 self.path.unlink(missing_ok=True)
@@ -125,15 +125,14 @@ class Journal:
             except ValueError as error:
                 if number < len(lines):
                     raise StoreError(
-                        f"{self.path}: line {number} must be as it was written, but {error}; move the file away to "
-                        "go on without what it holds"
+                        f"{self.path}: line {number} is damaged ({error}); move the file away to continue without it"
                     ) from error
                 lines.pop()
         return deque(len(line) for line in lines)
 
 
 def waiting(folder: Path) -> int:
-    """How many entries the journals in `folder` hold; leaves them as they are."""
+    """Return the number of entries in the queues in `folder`, without changing them."""
     return sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{SUFFIX}"))
 
 
@@ -147,11 +146,11 @@ def _line(entry: Entry) -> bytes:
 def _entry(line: bytes) -> Entry:
     """
     Raises:
-        ValueError: the line is not one that `_line` wrote.
+        ValueError: `_line` did not write this line.
     """
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     if not line.endswith(b"\n"):
-        raise ValueError("it was cut off")
+        raise ValueError("it is cut off")
     if checksum != b"%08x" % zlib.crc32(text):
         raise ValueError("its checksum differs")
     fields = json.loads(text)

@@ -12,35 +12,29 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from sweeps.console import (
-    RunningTrial,
-    SweepConsole,
-    SweepView,
-    _live_view,
-    clock_time,
-    status_line,
-    time_left,
-)
+from cifar_core.recipe import Recipe
+from cifar_core.training import EvalSchedule
+from sweeps.console import SweepConsole, _live_view, clock_time, status_line, time_left
+from sweeps.executors.protocol import TrainJob
+from sweeps.progress import StageProgress, SweepRun, SweepView
+from tests.sweeps.support import point
 
-TRIAL = RunningTrial(
-    label="confirm 1/2",
-    model="vision_transformer",
-    epoch=10.26,
-    epochs=12.4,
-    accuracy=0.6131,
-    seconds=72,
-)
+
+def run(title: str, model: str, accuracy: float | None, began: float = 1120.0) -> SweepRun:
+    job = TrainJob(key=title, recipe=Recipe(model=model, epochs=12.4), schedule=EvalSchedule((), (), ()))
+    return SweepRun(title, job, point=point(1, epoch=10.26), accuracy=accuracy, started=began)
+
+
+TRIAL = run("confirm 1/2", "vision_transformer", 0.6131)
+STAGE = StageProgress("search", total=50, complete=4, pruned=7, failed=1)
 VIEW = SweepView(
     study="first-study",
-    stage="search",
-    total=50,
-    complete=4,
-    pruned=7,
-    failed=1,
-    running=(replace(TRIAL, label="trial 13", model="five_conv", accuracy=None), TRIAL),
+    stage=STAGE,
+    running=(run("trial 13", "five_conv", None), TRIAL),
     best="62.4 % validation accuracy, trial 12, fast_resnet",
+    began=1000.0,
+    at=1192.0,
     seconds_left=540,
-    seconds=192,
 )
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -49,7 +43,7 @@ class Clock:
     """Seconds that pass when a test says so."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = VIEW.at
 
     def __call__(self) -> float:
         return self.now
@@ -76,7 +70,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def picture(view: SweepView, width: int, age: float = 0.0, room: int = 10) -> list[str]:
     """Lines of the live view as a terminal of `width` columns shows them, without colours."""
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(_live_view(view, age, room))
+    Console(file=file, width=width, color_system=None).print(_live_view(view, view.at + age, room))
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -122,7 +116,7 @@ class TestWords:
         )
 
     def test_status_line_leaves_out_what_is_not_known(self) -> None:
-        view = replace(VIEW, best=None, seconds_left=None, running=(), complete=0, pruned=0, failed=0, seconds=3)
+        view = replace(VIEW, stage=StageProgress("search", 50), best=None, seconds_left=None, running=(), at=1003.0)
         assert status_line(view) == "[    3s] search: 0/50 done (0 pruned, 0 failed), 0 running"
 
 
@@ -140,7 +134,8 @@ class TestPicture:
 
     @pytest.mark.parametrize("width", [60, 80, 120])
     def test_never_wraps(self, width: int) -> None:
-        view = replace(VIEW, study="a-very-long-name-" * 9, best="99.9 % of everything " * 9, total=1000, complete=900)
+        stage = replace(STAGE, total=1000, complete=900)
+        view = replace(VIEW, study="a-very-long-name-" * 9, best="99.9 % of everything " * 9, stage=stage)
         lines = picture(view, width)
         assert len(lines) == len(picture(VIEW, 80))
         assert max(map(cell_len, lines)) <= width
@@ -148,7 +143,7 @@ class TestPicture:
         assert lines[2].startswith("search  ━")
         assert lines[2].endswith("  908/1000 done, 7 pruned, 1 failed")
 
-    def test_times_go_on_between_two_updates(self) -> None:
+    def test_times_advance_between_two_updates(self) -> None:
         text = "\n".join(picture(VIEW, 80, age=60))
         assert "4m12s, about 8 min left" in text
         assert text.count("2m12s") == 2
@@ -159,12 +154,12 @@ class TestPicture:
         assert lines[-1] == "and 6 more"
 
     def test_before_the_first_trial(self) -> None:
-        lines = picture(replace(VIEW, total=0, running=(), best=None, seconds_left=None), 60)
+        lines = picture(replace(VIEW, stage=StageProgress("search"), running=(), best=None, seconds_left=None), 60)
         assert lines[1].endswith(" 3m12s")
         assert lines[3:] == ["best: none yet"]
 
     def test_names_are_shown_as_they_are(self) -> None:
-        trial = replace(TRIAL, model="[red]:car:")
+        trial = run("trial 1", "[red]:car:", None)
         text = "\n".join(picture(replace(VIEW, study="[bold]x", running=(trial,)), 80))
         assert "[bold]x" in text
         assert "[red]:car:" in text
@@ -175,20 +170,20 @@ class TestPlainLines:
         with SweepConsole(file=log, clock=clock) as console:
             for second in range(70):
                 clock.now = 1000.0 + second
-                console.update(replace(VIEW, seconds=second))
+                console.update(replace(VIEW, at=clock.now))
         times = [line[:8] for line in log.getvalue().splitlines()]
         assert times == ["[    0s]", "[   30s]", "[ 1m00s]", "[ 1m09s]"]
 
     def test_a_new_stage_is_told_at_once(self, log: io.StringIO, clock: Clock) -> None:
         with SweepConsole(file=log, clock=clock) as console:
             console.update(VIEW)
-            console.update(replace(VIEW, stage="confirm"))
+            console.update(replace(VIEW, stage=StageProgress("confirm")))
         assert [line.split()[2] for line in log.getvalue().splitlines()] == ["search:", "confirm:"]
 
     def test_the_last_state_is_told_also_after_an_error(self, log: io.StringIO, clock: Clock) -> None:
         with contextlib.suppress(KeyboardInterrupt), SweepConsole(file=log, clock=clock) as console:
             console.update(VIEW)
-            console.update(replace(VIEW, complete=5))
+            console.update(replace(VIEW, stage=replace(STAGE, complete=5)))
             raise KeyboardInterrupt
         assert [line.split()[3] for line in log.getvalue().splitlines()] == ["12/50", "13/50"]
 
@@ -237,7 +232,7 @@ class TestLiveView:
     def test_the_last_state_stays_and_the_cursor_comes_back(self, log: io.StringIO, clock: Clock) -> None:
         with SweepConsole(file=log, force_terminal=True, clock=clock) as console:
             console.update(VIEW)
-            console.update(replace(VIEW, complete=42))
+            console.update(replace(VIEW, stage=replace(STAGE, complete=42)))
         after = log.getvalue().rpartition("50/50 done")[2]
         assert SHOW_CURSOR in after
         assert "\x1b[2K" not in after, "the view must not be erased"

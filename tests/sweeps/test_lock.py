@@ -1,4 +1,4 @@
-"""One coordinator a study, whatever becomes of it."""
+"""One coordinator per study, however it ends."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.lock import LeaseError, hold, holder
+from sweeps.lock import LockError, acquire, holder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from sweeps.lock import hold
-with hold(Path(sys.argv[1]), "s"):
+from sweeps.lock import acquire
+with acquire(Path(sys.argv[1]), "s"):
     print("held", flush=True)
     time.sleep(50)
 """
@@ -27,7 +27,7 @@ with hold(Path(sys.argv[1]), "s"):
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "leases" / "s.lock"
+    return tmp_path / "locks" / "s.lock"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def other(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_one_is_told_who_holds_it(path: Path, other: subprocess.Popen[str]) -> None:
-    with pytest.raises(LeaseError) as error, hold(path, "s"):
+    with pytest.raises(LockError) as error, acquire(path, "s"):
         pass
     who = rf"process {other.pid} on {re.escape(socket.gethostname())} since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
     assert re.fullmatch(rf"study 's' is being run by {who}; wait for it, or stop it", str(error.value))
@@ -55,7 +55,7 @@ def test_one_that_died_is_taken_over_at_once(path: Path, other: subprocess.Popen
     other.send_signal(number)
     other.wait()
     assert holder(path) is None
-    with hold(path, "s"):
+    with acquire(path, "s"):
         told = holder(path)
     assert told is not None
     assert told.startswith(f"process {os.getpid()} on ")
@@ -63,14 +63,14 @@ def test_one_that_died_is_taken_over_at_once(path: Path, other: subprocess.Popen
 
 def test_one_that_is_stopped_still_holds_it(path: Path, other: subprocess.Popen[str]) -> None:
     other.send_signal(signal.SIGSTOP)
-    with pytest.raises(LeaseError, match=f"process {other.pid} "), hold(path, "s"):
+    with pytest.raises(LockError, match=f"process {other.pid} "), acquire(path, "s"):
         pass
     other.send_signal(signal.SIGCONT)
 
 
-def test_it_can_be_held_again_and_again(path: Path) -> None:
+def test_it_can_be_acquired_again_and_again(path: Path) -> None:
     for _ in range(3):
-        with hold(path, "s"), pytest.raises(LeaseError), hold(path, "s"):
+        with acquire(path, "s"), pytest.raises(LockError), acquire(path, "s"):
             pass
     assert holder(path) is None
 

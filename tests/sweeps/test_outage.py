@@ -1,4 +1,4 @@
-"""A real MLflow server that is killed, frozen and started again while runs are told to it."""
+"""A real MLflow server that is killed, frozen and started again while a run is recorded."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.executors.protocol import Outcome, Point
 from sweeps.store import Store
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.sweeps.support import STUDY, outcome, point
 
-STUDY = RunLabel(key="study", name="s", tags={"stage": "study"}, params={})
 TRIAL = RunLabel(key="trial-0", name="t", tags={"stage": "search"}, params={"model": "five_conv"}, files={"r": b"r"})
-OUTCOME = Outcome(
-    loss=0.5, accuracy=0.8, class_accuracy=(0.8,) * 10, images=100, group_accuracy={}, files={"confusion.json": b"{}"}
-)
 
 
 @dataclass
@@ -47,17 +43,9 @@ class Server:
 
     def start(self) -> None:
         where = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--port", str(self.port)]
-        where += ["--artifacts-destination", str(self.folder / "artifacts")]
+        where += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                *where,
-                "--artifacts-destination",
-                str(self.folder / "artifacts"),
-            ],
+            [sys.executable, "-m", "mlflow", "server", *where],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -95,20 +83,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.signal(signal.SIGKILL)
 
 
-def point(step: int) -> Point:
-    return Point(
-        step=step,
-        fraction=step / 40,
-        epoch=1.0,
-        train_loss=1 / step,
-        train_accuracy=0.5,
-        learning_rate=0.1,
-        train_seconds=1.0,
-        validation_seconds=0.1,
-        val_accuracy=0.5 if step % 10 == 0 else None,
-    )
-
-
 @pytest.mark.end_to_end
 @pytest.mark.timeout(240)
 def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: Server, tmp_path: Path) -> None:
@@ -123,7 +97,7 @@ def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: Server
         nonlocal longest
         for step in steps:
             started = time.monotonic()
-            tracker.point(TRIAL.key, point(step))
+            tracker.point(TRIAL.key, point(step, 0.5 if step % 10 == 0 else None, steps=40))
             longest = max(longest, time.monotonic() - started)
 
     tell(range(1, 11))
@@ -134,17 +108,17 @@ def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: Server
     tell(range(21, 31))
     server.signal(signal.SIGKILL)
     tell(range(31, 36))
-    assert tracker.close(1) > 0, "still gone at the end: the journal keeps the rest"
+    assert tracker.close(1) > 0, "still gone at the end: the queue keeps the rest"
     assert any(line.startswith("MLflow does not answer (") for line in said)
-    assert waiting(store.journals("s")) > 0
+    assert waiting(store.queues("s")) > 0
 
     server.start()
     tracker = MlflowTracker(store, "s", say=said.append)
     tracker.open_study(STUDY)
     tracker.begin(TRIAL)
-    tell(range(31, 41))  # as an attempt that goes on from a checkpoint repeats some
-    tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
+    tell(range(31, 41))  # an attempt that resumes from a checkpoint repeats some
+    tracker.end(TRIAL.key, "complete", outcome=outcome(0.8, files={"confusion.json": b"{}"}))
     assert tracker.close(60) == 0
-    assert waiting(store.journals("s")) == 0
+    assert waiting(store.queues("s")) == 0
     assert server.steps(TRIAL.key) == list(range(1, 41))
     assert longest < 1, "nothing waits for the server"

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -18,19 +17,21 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from cifar_core.budget import Budget
-from cifar_core.data import Splits, synthetic_splits
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps import run_study
-from sweeps.checks.status import mlflow_client, runs_of
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
-from sweeps.plan import Plan
-from sweeps.presets import PRESETS
+from sweeps.planning.plan import Plan
+from sweeps.planning.presets import PRESETS
+from sweeps.planning.search_space import SPACES, comparable
 from sweeps.run_study import build_parser, main
-from sweeps.search_space import SPACES, comparable
+from sweeps.stage import Sweep
 from sweeps.store import Store
+from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.mlflow_queue import Entry
-from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from sweeps.tracking.tracker import MlflowTracker
+from tests.sweeps.small_data import small_splits
+from tests.sweeps.support import STUDY
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -71,21 +72,21 @@ class StubExecutor:
 class StubCoordinator:
     """Takes note of what it gets, and does what a test says in place of a sweep."""
 
-    got: dict[str, Any]
+    got: Sweep
     does: Callable[[StubCoordinator], Summary]
 
-    def __init__(self, **arguments: Any) -> None:
-        self.arguments = arguments
-        StubCoordinator.got = arguments
+    def __init__(self, sweep: Sweep, executor: object, samples: bytes, stop: Callable[[], bool]) -> None:
+        self.sweep, self.stop = sweep, stop
+        StubCoordinator.got = sweep
 
     def run(self) -> Summary:
         return StubCoordinator.does(self)
 
 
 def interrupted(coordinator: StubCoordinator, number: signal.Signals = signal.SIGINT) -> Summary:
-    assert not coordinator.arguments["stop"]()
+    assert not coordinator.stop()
     os.kill(os.getpid(), number)
-    while not coordinator.arguments["stop"]():
+    while not coordinator.stop():
         time.sleep(0.01)
     raise Interrupted
 
@@ -93,7 +94,7 @@ def interrupted(coordinator: StubCoordinator, number: signal.Signals = signal.SI
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch) -> type[StubCoordinator]:
     """The command with everything that takes time left out; a sweep is interrupted at once."""
-    data: Splits = synthetic_splits(torch.Generator().manual_seed(0), train=20, val=10)
+    data = small_splits(20, 10)
     monkeypatch.setattr(run_study, "ensure_cifar10", lambda directory, progress: None)
     monkeypatch.setattr(run_study, "load_train_val", lambda directory: data)
     monkeypatch.setattr(run_study, "LocalExecutor", StubExecutor)
@@ -222,7 +223,7 @@ class TestRecipesThatCannotBe:
     def test_more_than_the_budget_pays_for(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         said = self.refused(capsys, tmp_path, "batch_size = 50000\nwidth = 2.0", "--preset", "smoke")
         assert re.fullmatch(
-            r"a budget must pay for two training steps, but 3e\+12 FLOPs pay for \d\.\d\d of fast_resnet "
+            r"a budget must cover two training steps, but 3e\+12 FLOPs cover \d\.\d\d of fast_resnet "
             r"at batch size 50000",
             said,
         )
@@ -234,7 +235,7 @@ class TestRecipesThatCannotBe:
         store = tmp_path / "store"
         arguments = ("--device", "cpu", "--space", "systems", "--enqueue", *names)
         assert refused(capsys, "--store", str(store), *arguments) == (
-            "a budget must pay for two training steps, but 1.1e+13 FLOPs pay for 1.57 of dynamic_conv at batch size 128"
+            "a budget must cover two training steps, but 1.1e+13 FLOPs cover 1.57 of dynamic_conv at batch size 128"
         )
         assert not store.exists()
 
@@ -245,7 +246,7 @@ class TestRecipesThatCannotBe:
         monkeypatch.setattr(run_study, "PRESETS", {**PRESETS, "smoke": tiny})
         said = refused(capsys, "--store", str(tmp_path / "store"), "--preset", "smoke", "--enqueue", "systems")
         assert said == (
-            "a budget must pay for two training steps, but 1e+11 FLOPs pay for 0.88 of dynamic_conv at batch size 128"
+            "a budget must cover two training steps, but 1e+11 FLOPs cover 0.88 of dynamic_conv at batch size 128"
         )
 
 
@@ -262,7 +263,7 @@ class TestStoresThatCannotBe:
         assert main((*arguments, "--preset", "smoke")) == 130
         capsys.readouterr()
         assert refused(capsys, *arguments, "--preset", "quick") == (
-            "study 's' was begun with preset smoke, but got preset quick; give it another name with --study"
+            "study 's' was started with preset smoke, but got preset quick; give it another name with --study"
         )
         assert len(optuna.get_all_study_names(f"sqlite:///{tmp_path}/optuna.db")) == 1
 
@@ -307,8 +308,7 @@ class TestHelp:
 class TestPlanOfTheArguments:
     def plan(self, stubs: type[StubCoordinator], tmp_path: Path, *arguments: str) -> Plan:
         assert main(("--store", str(tmp_path / "store"), "--device", "cpu", *arguments)) == 130
-        plan: Plan = stubs.got["plan"]
-        return plan
+        return stubs.got.plan
 
     def test_defaults(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
         plan = self.plan(stubs, tmp_path)
@@ -340,8 +340,7 @@ class TestPlanOfTheArguments:
         assert self.enqueued(stubs) == recipes
 
     def enqueued(self, stubs: type[StubCoordinator]) -> list[Recipe]:
-        study: optuna.Study = stubs.got["study"]
-        asked = [trial.user_attrs.get("enqueued_recipe") for trial in study.trials]
+        asked = [trial.user_attrs.get("enqueued_recipe") for trial in stubs.got.study.trials]
         return [Recipe.from_dict(values) for values in asked if values]
 
     def test_the_space_of_the_systems_begins_with_the_systems(
@@ -380,8 +379,8 @@ class TestPlanOfTheArguments:
         assert replace(tried["dynamic_conv"], width=1.0) == comparable(read_recipe("dynamic_conv"))
         lines = [line for line in capsys.readouterr().out.splitlines() if "is tried at" in line]
         assert lines == [
-            "dynamic_conv is tried at width 0.5: a trial pays for 1.57 training steps at width 1, but for 6.25 at this "
-            "one"
+            "dynamic_conv is tried at width 0.5: the budget of a trial covers 1.57 training steps at width 1, but 6.25 "
+            "at this one"
         ]
 
     def test_a_number_of_epochs_pays_for_any_width(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
@@ -390,13 +389,13 @@ class TestPlanOfTheArguments:
 
     def test_runs_are_tagged_with_what_decides_their_bits(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
         self.plan(stubs, tmp_path)
-        tags = stubs.got["tags"]
+        tags = stubs.got.tags
         assert tags["threads"] == "1"
         assert tags["device"] == "cpu"
         assert tags["torch"] == torch.__version__
         assert len(tags["data_sha256"]) == 64
         assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", tags["git_commit"])
-        assert all(isinstance(value, str) and value for value in tags.values())
+        assert all(tags.values())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -409,7 +408,7 @@ def test_a_signal_is_a_request_and_says_how_to_go_on(
 ) -> None:
     stubs.does = lambda coordinator: interrupted(coordinator, number)
     assert main(("--store", str(tmp_path))) == code
-    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command resumes the sweep"
     assert StubExecutor.closed == 1
 
 
@@ -454,10 +453,10 @@ def lacking(stubs: type[StubCoordinator], store: Store, monkeypatch: pytest.Monk
     monkeypatch.setattr(MlflowTracker, "close", functools.partialmethod(MlflowTracker.close, 0.1, 0.1))
 
     def finished(coordinator: StubCoordinator) -> Summary:
-        tracker = coordinator.arguments["tracker"]
-        tracker.open_study(RunLabel(key="study", name="s", tags={"stage": "study"}, params={}))
+        tracker = coordinator.sweep.tracker
+        tracker.open_study(STUDY)
         tracker.run_id("study")  # which waits until MLflow has got everything
-        tracker._outbox._tell = deaf
+        vars(tracker)["_sender"]._write = deaf
         tracker.end_study("finished", {"study/seconds": 3.0})
         return Summary(complete=1)
 
@@ -471,13 +470,13 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     store = Store.locate(tmp_path / "store")
     assert lacking(stubs, store, monkeypatch) == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert f"MLflow lacks 1 entry, kept in {store.root}/journals/s; once it answers, this sends them:" in said
+    assert f"MLflow lacks 1 entry, kept in {store.root}/journals/s; once it answers, this command sends them:" in said
     assert f"python sweeps/run_study.py --study s --store {store.root} --replay" in said
 
     again = ("--study", "s", "--store", str(store.root), "--replay")
     assert main(again) == 0
-    assert capsys.readouterr().out == "MLflow has got 1 of 1 entry that waited\n"
-    [run] = runs_of(mlflow_client(store), "s")
+    assert capsys.readouterr().out == "MLflow has received 1 of 1 entry\n"
+    [run] = runs_of(connect(store.tracking_uri), "s")
     assert (run.data.tags["state"], run.data.metrics["study/seconds"]) == ("finished", 3.0)
     assert main(again) == 0
     assert capsys.readouterr().out == "nothing waits for MLflow in study s\n"
@@ -494,6 +493,6 @@ def test_a_store_that_takes_no_more(
     stubs.does = full
     assert main(("--store", str(tmp_path))) == 1
     assert capsys.readouterr().err == (
-        "run_study.py: error: the disk is full; once that is mended, the same command goes on\n"
+        "run_study.py: error: the disk is full; mend that, and the same command resumes the sweep\n"
     )
     assert StubExecutor.closed == 1

@@ -96,23 +96,23 @@ def test_any_letters_in_folder_and_study(tmp_path: Path, folder: str) -> None:
     assert len(list((store.root / "artifacts").rglob("artifacts"))) == 1
 
 
-def test_looks_at_the_test_set_are_lines_that_add_up(tmp_path: Path) -> None:
+def test_evaluations_on_the_test_set_are_lines_that_add_up(tmp_path: Path) -> None:
     store = Store.locate(tmp_path)
-    store.record_test_look(study=STUDY, key="confirm-0-0")
-    store.record_test_look(study="b", key="confirm-1-0")
-    looks = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
-    times = [datetime.fromisoformat(look.pop("time")) for look in looks]
+    store.record_test_set_evaluation(study=STUDY, key="confirm-0-0")
+    store.record_test_set_evaluation(study="b", key="confirm-1-0")
+    lines = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
+    times = [datetime.fromisoformat(line.pop("time")) for line in lines]
     assert all(time.utcoffset() is not None for time in times)
-    assert looks == [
+    assert lines == [
         {"study": STUDY, "key": "confirm-0-0"},
         {"study": "b", "key": "confirm-1-0"},
     ]
 
 
-def test_a_look_after_one_that_was_cut_off_is_a_line_of_its_own(tmp_path: Path) -> None:
+def test_an_evaluation_after_one_that_was_cut_off_is_a_line_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "test_looks.jsonl"
     path.write_text('{"time": "2026-11-')
-    Store.locate(tmp_path).record_test_look(study=STUDY, key="confirm-0-0")
+    Store.locate(tmp_path).record_test_set_evaluation(study=STUDY, key="confirm-0-0")
     assert json.loads(path.read_text().splitlines()[1])["key"] == "confirm-0-0"
 
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-import torch
+from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
-from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
-from sweeps.plan import EIGHTHS, SEARCH_VALIDATIONS, Plan
-from sweeps.presets import PRESETS
-from sweeps.search_space import SPACES
+from sweeps.planning.plan import EIGHTHS, SEARCH_VALIDATIONS, Plan
+from sweeps.planning.search_space import SPACES
 from sweeps.store import Store
-from sweeps.study import PRUNERS, SAMPLERS, StudyError, begun, derive_seed, open_study
+from sweeps.study import (
+    PRUNERS,
+    SAMPLERS,
+    StudyError,
+    derive_seed,
+    load_study,
+    open_storage,
+    open_study,
+    started_trials,
+    unfinished_trials,
+)
+from tests.sweeps import support
 
 JUDGED = (1, 2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
 START = dict(SPACES["fast"].starts[0])
@@ -34,26 +44,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return store.storage_url
 
 
+@pytest.fixture(scope="module")
+def storage(url: str) -> BaseStorage:
+    return open_storage(url)
+
+
 @pytest.fixture
 def plan() -> Plan:
-    return Plan(
-        study=next(names),
-        trials=10,
-        space_name="fast",
-        space=SPACES["fast"],
-        preset_name="smoke",
-        preset=PRESETS["smoke"],
-        seed=0,
-        sampler="random",
-        pruner="halving",
-        timeout=None,
-        confirm=True,
-        hardware=Hardware(torch.device("cpu"), bf16=False),
-        workers=1,
-        threads=1,
-        base=Recipe(),
-        flops_per_second=1e12,
-    )
+    return support.plan(study=next(names), pruner="halving")
 
 
 def draw(study: optuna.Study, plan: Plan, count: int) -> list[dict[str, Any]]:
@@ -75,59 +73,59 @@ class TestSettings:
         ],
     )
     def test_a_study_cannot_go_on_otherwise(
-        self, url: str, plan: Plan, change: dict[str, Any], was: str, got: str
+        self, storage: BaseStorage, plan: Plan, change: dict[str, Any], was: str, got: str
     ) -> None:
-        open_study(plan, url)
+        open_study(plan, storage)
         with pytest.raises(StudyError) as error:
-            open_study(replace(plan, **change), url)
+            open_study(replace(plan, **change), storage)
         assert str(error.value) == (
-            f"study {plan.study!r} was begun with {was}, but got {got}; give it another name with --study"
+            f"study {plan.study!r} was started with {was}, but got {got}; give it another name with --study"
         )
 
-    def test_what_does_not_make_trials_incomparable_may_change(self, url: str, plan: Plan) -> None:
-        first = open_study(plan, url)
+    def test_what_does_not_make_trials_incomparable_may_change(self, storage: BaseStorage, plan: Plan) -> None:
+        first = open_study(plan, storage)
         other = replace(plan, trials=99, sampler="tpe", pruner="none", workers=2, threads=4, confirm=False)
-        assert open_study(other, url)._study_id == first._study_id
+        assert open_study(other, storage)._study_id == first._study_id
 
-    def test_the_best_is_the_highest(self, url: str, plan: Plan) -> None:
-        assert open_study(plan, url).direction.name == "MAXIMIZE"
+    def test_the_best_is_the_highest(self, storage: BaseStorage, plan: Plan) -> None:
+        assert open_study(plan, storage).direction.name == "MAXIMIZE"
 
 
 class TestQueue:
-    def test_a_new_study_begins_with_the_known_good_points(self, url: str, plan: Plan) -> None:
-        study = open_study(plan, url)
-        assert begun(study) == 0
+    def test_a_new_study_begins_with_the_known_good_points(self, storage: BaseStorage, plan: Plan) -> None:
+        study = open_study(plan, storage)
+        assert started_trials(study) == 0
         assert draw(study, plan, 1) == [START]
-        assert begun(study) == 1
+        assert started_trials(study) == 1
 
-    def test_a_resumed_study_keeps_its_queue_and_adds_no_starts(self, url: str, plan: Plan) -> None:
-        open_study(plan, url)
-        study = open_study(plan, url)
+    def test_a_resumed_study_keeps_its_queue_and_adds_no_starts(self, storage: BaseStorage, plan: Plan) -> None:
+        open_study(plan, storage)
+        study = open_study(plan, storage)
         assert [trial.state for trial in study.trials] == [TrialState.WAITING]
         first, second = draw(study, plan, 2)
         assert first == START
         assert second != START
-        assert len(open_study(plan, url).trials) == 2
+        assert len(open_study(plan, storage).trials) == 2
 
-    def test_an_enqueued_recipe_is_kept_to_the_last_digit(self, url: str, plan: Plan) -> None:
+    def test_an_enqueued_recipe_is_kept_to_the_last_digit(self, storage: BaseStorage, plan: Plan) -> None:
         recipe = Recipe(model="five_conv", learning_rate=0.1 + 0.2, weight_decay=1 / 3, cutout=9, seed=2**62 + 1)
-        study = open_study(plan, url, [recipe])
+        study = open_study(plan, storage, [recipe])
         waiting = study.trials[0]
         assert waiting.state == TrialState.WAITING
         assert Recipe.from_dict(waiting.user_attrs["enqueued_recipe"]) == recipe
         assert draw(study, plan, 2) == [plan.space.nearest(recipe), START]
 
-    def test_enqueued_recipes_are_tried_before_others_also_in_a_study_that_has_begun(
-        self, url: str, plan: Plan
+    def test_enqueued_recipes_are_tried_before_others_also_in_a_study_that_has_started_trials(
+        self, storage: BaseStorage, plan: Plan
     ) -> None:
-        draw(open_study(plan, url), plan, 3)
+        draw(open_study(plan, storage), plan, 3)
         recipes = [Recipe(cutout=4), Recipe(cutout=8)]
-        assert draw(open_study(plan, url, recipes), plan, 2) == [plan.space.nearest(recipe) for recipe in recipes]
+        assert draw(open_study(plan, storage, recipes), plan, 2) == [plan.space.nearest(recipe) for recipe in recipes]
 
-    def test_the_same_command_again_does_not_enqueue_a_recipe_again(self, url: str, plan: Plan) -> None:
+    def test_the_same_command_again_does_not_enqueue_a_recipe_again(self, storage: BaseStorage, plan: Plan) -> None:
         recipes = [Recipe(cutout=4), Recipe(cutout=4)]  # twice on purpose: that is what was asked
-        draw(open_study(plan, url, recipes), plan, 1)
-        study = open_study(plan, url, [*recipes, Recipe(cutout=8)])
+        draw(open_study(plan, storage, recipes), plan, 1)
+        study = open_study(plan, storage, [*recipes, Recipe(cutout=8)])
         waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
         asked = [trial.user_attrs.get("enqueued_recipe", {"cutout": "start"})["cutout"] for trial in waiting]
         assert asked == [4, "start", 8]
@@ -135,17 +133,19 @@ class TestQueue:
 
 class TestSamplers:
     @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_a_resumed_study_does_not_draw_the_same_points_again(self, url: str, plan: Plan, sampler: str) -> None:
+    def test_a_resumed_study_does_not_draw_the_same_points_again(
+        self, storage: BaseStorage, plan: Plan, sampler: str
+    ) -> None:
         plan = replace(plan, sampler=sampler)
-        drawn = [params for _ in range(3) for params in draw(open_study(plan, url), plan, 4)]
+        drawn = [params for _ in range(3) for params in draw(open_study(plan, storage), plan, 4)]
         rates = [params["learning_rate_multiple"] for params in drawn]
         assert len(set(rates)) == len(rates)
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_the_seed_decides_what_is_drawn(self, url: str, plan: Plan, sampler: str) -> None:
+    def test_the_seed_decides_what_is_drawn(self, storage: BaseStorage, plan: Plan, sampler: str) -> None:
         def drawn(seed: int) -> list[dict[str, Any]]:
             one = replace(plan, study=next(names), sampler=sampler, seed=seed)
-            return draw(open_study(one, url), one, 4)
+            return draw(open_study(one, storage), one, 4)
 
         assert drawn(1) == drawn(1)
         assert drawn(1) != drawn(2)
@@ -193,8 +193,10 @@ class TestPruners:
         assert [self.run(study, (-k, -k, -k, -k)) for k in range(12)] == [None] * 12
 
     @pytest.mark.parametrize("pruner", PRUNERS)
-    def test_a_study_with_any_pruner_and_sampler_can_be_asked(self, url: str, plan: Plan, pruner: str) -> None:
-        study = open_study(replace(plan, pruner=pruner, sampler="tpe"), url)
+    def test_a_study_with_any_pruner_and_sampler_can_be_asked(
+        self, storage: BaseStorage, plan: Plan, pruner: str
+    ) -> None:
+        study = open_study(replace(plan, pruner=pruner, sampler="tpe"), storage)
         pruned_at = {self.run(study, (-k, -k, -k, -k)) for k in range(6)}
         assert pruned_at <= {None, *JUDGED}
 
@@ -203,11 +205,21 @@ def test_trials_report_where_pruners_judge() -> None:
     assert tuple(fraction * EIGHTHS for fraction in SEARCH_VALIDATIONS) == (*JUDGED, EIGHTHS)
 
 
-def test_a_storage_that_is_none(plan: Plan) -> None:
-    with pytest.raises(StudyError, match=r"^the Optuna storage must open, but nonsense gave: [^\n]*$"):
-        open_study(plan, "nonsense")
-    with pytest.raises(StudyError, match=r"^the Optuna storage must open, but sqlite:////no/where/o.db gave: [^\n]*$"):
-        open_study(plan, "sqlite:////no/where/o.db")
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/where/o.db"])
+def test_a_storage_that_is_none(url: str) -> None:
+    with pytest.raises(StudyError, match=rf"^the Optuna storage must open, but {url} gave: [^\n]*$"):
+        open_storage(url)
+
+
+def test_a_trial_that_a_process_left_is_the_same_trial_in_the_next(url: str, plan: Plan) -> None:
+    left = open_study(plan, open_storage(url)).ask()
+    left.report(0.5, 1)
+    storage = open_storage(url)
+    [(trial, values)] = unfinished_trials(open_study(plan, storage), storage)
+    assert (trial.number, values) == (left.number, {1: 0.5})
+    trial.set_user_attr("reason", "resumed")
+    [stored] = load_study(Store.locate(Path(url.removeprefix("sqlite:///")).parent), plan.study).get_trials()[:1]
+    assert stored.user_attrs == {"reason": "resumed"}
 
 
 def test_seeds_differ_for_studies_trials_and_confirmation_runs() -> None:

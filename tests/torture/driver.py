@@ -275,7 +275,7 @@ def outages(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Tortu
                 process.wait()
             torture.trials += 4
         torture.finish()
-        # Gone at the end: the journal stays, and --replay sends it.
+        # Gone at the end: the queue stays, and --replay sends it.
         torture.trials += 2
         with torture.sweep() as process:
             torture.wait_for_points(process, 1)
@@ -286,8 +286,8 @@ def outages(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Tortu
             raise AssertionError(f"an MLflow that is gone at the end must give exit code 1, but: {said}")
         server.start()
         replayed = subprocess.run([*torture.command(), "--replay"], cwd=ROOT, capture_output=True, text=True)
-        if replayed.returncode or not re.search(r"MLflow has got [1-9]", replayed.stdout):
-            raise AssertionError(f"--replay must send the journal, but: {replayed.stdout}{replayed.stderr}")
+        if replayed.returncode or not re.search(r"MLflow has received [1-9]", replayed.stdout):
+            raise AssertionError(f"--replay must send the queue, but: {replayed.stdout}{replayed.stderr}")
         torture.injected["MLflow server gone at the end, then --replay"] += 1
         torture.finish()
         torture.judged = torture.judge()

@@ -5,35 +5,36 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from cifar_core.data import Splits
+from cifar_core.data import Split, Splits
 from cifar_core.hardware import Hardware
 from sweeps.executors import job_loop, worker_process
 from sweeps.executors.protocol import Event, Job, Point, Progressed
-from sweeps.executors.worker import Contact, carry_out
+from sweeps.executors.worker import Channel, run_job
 
 
 def main() -> None:
     truth = Path(sys.argv.pop(1))
 
-    def witnessed(job: Job, data: Splits, data_dir: Path, hardware: Hardware, contact: Contact) -> None:
+    def witnessed(job: Job, data: Splits, load_test: Callable[[], Split], hardware: Hardware, channel: Channel) -> None:
         last: list[Point] = []
 
-        def noted(event: Event) -> None:
+        def send(event: Event) -> None:
             if isinstance(event, Progressed):
                 last[:] = [event.point]
-            contact.send(event)
+            channel.send(event)
 
-        def answered() -> bool:
-            answer = contact.go_on()
-            if answer and not contact.pause():
+        def go_on() -> bool:
+            answer = channel.go_on()
+            if answer and not channel.pause():
                 _write(truth, job.key, last[0])
             return answer
 
-        carry_out(job, data, data_dir, hardware, Contact(noted, answered, contact.pause))
+        run_job(job, data, load_test, hardware, Channel(send, go_on, channel.pause))
 
-    vars(job_loop)["carry_out"] = witnessed
+    vars(job_loop)["run_job"] = witnessed
     worker_process.main()
 
 

@@ -1,4 +1,4 @@
-"""How far a study has come: what is told, and that nothing is changed by asking."""
+"""The status of a study: its text, and that reading it changes nothing."""
 
 from __future__ import annotations
 
@@ -12,21 +12,16 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from sweeps.checks.status import read_status
-from sweeps.executors.protocol import Outcome
-from sweeps.lock import hold
+from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_queue import Entry, Journal
+from sweeps.study import StudyError
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.sweeps.support import STUDY, outcome
 
 
 def label(key: str, stage: str) -> RunLabel:
     return RunLabel(key=key, name=key, tags={"stage": stage}, params={})
-
-
-def outcome(accuracy: float) -> Outcome:
-    return Outcome(
-        loss=1.0, accuracy=accuracy, class_accuracy=(accuracy,) * 10, images=100, group_accuracy={}, files={}
-    )
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +48,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     study.enqueue_trial({"x": 0.1})
     optuna.create_study(study_name="empty", storage=store.storage_url)
     tracker = MlflowTracker(store, "s")
-    tracker.open_study(replace(label("study", "study"), name="s"))
+    tracker.open_study(STUDY)
     for key, ended in {"confirm-1-0": True, "confirm-0-0": False}.items():
         tracker.begin(label(key, "confirm"))
         if ended:
             tracker.end(key, "complete", outcome=outcome(0.8))
             tracker.tested(key, outcome(0.7925))
     assert tracker.close() == 0
-    journal = Journal(store.journals("s") / "1.jsonl")
-    journal.append(Entry(key="trial-4", at=0), sync=False)
-    journal.close()
+    queue = MlflowQueue(store.queues("s") / "1.jsonl")
+    queue.append(Entry(key="trial-4", at=0), sync=False)
+    queue.close()
     folder = store.checkpoints("s", "trial-4")
     folder.mkdir(parents=True)
     (folder / "step-000000001.safetensors").write_bytes(b"")
@@ -72,19 +67,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_what_is_told(store: Store) -> None:
     assert read_status(store, "s").rows() == {
         "study": "s",
-        "state": "not running",
+        "state": "interrupted; the same command resumes it",
         "settings": "space full, preset smoke, seed 0",
-        "trials": "5 begun: 2 complete, 1 pruned, 1 failed, 1 cut off, to be gone on with, 1 queued",
+        "trials": "5 started: 2 complete, 1 pruned, 1 failed, 1 interrupted, 1 queued",
         "best": "60.0 % validation accuracy, trial 1, net1",
         "confirmation": "1 complete, 1 running",
         "test": "79.25 %",
         "checkpoints": "of trial-4",
-        "journal": "1 entry waits for MLflow",
+        "queue": "1 entry waits for MLflow",
     }
 
 
 def test_who_is_running_it(store: Store) -> None:
-    with hold(store.lease("s"), "s"):
+    with acquire(store.lock("s"), "s"):
         rows = read_status(store, "s").rows()
     assert rows["state"].startswith("run by process ")
     assert ", 1 running, 1 queued" in rows["trials"]
@@ -119,7 +114,7 @@ def test_no_such_study(store: Store) -> None:
 
 
 def test_a_storage_that_does_not_open(store: Store) -> None:
-    with pytest.raises(StoreError, match=r"^the Optuna storage must open, but bogus://x gave: Can't load plugin"):
+    with pytest.raises(StudyError, match=r"^the Optuna storage must open, but bogus://x gave: Can't load plugin"):
         read_status(replace(store, storage_url="bogus://x"), "s")
 
 

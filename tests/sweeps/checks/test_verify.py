@@ -11,38 +11,22 @@ from pathlib import Path
 
 import optuna
 import pytest
-import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState, create_trial
 
 from cifar_core.checkpoint import save_state
-from cifar_core.data import synthetic_splits
-from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.checks.verify import findings
-from sweeps.executors.protocol import Outcome, Point
 from sweeps.run_study import main
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_queue import Entry, Journal
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.sweeps.small_data import CPU, small_splits
+from tests.sweeps.support import STUDY, outcome, point, record
 
-OUTCOME = Outcome(loss=1.0, accuracy=0.5, class_accuracy=(0.5,) * 10, images=100, group_accuracy={}, files={})
-
-
-def point(step: int) -> Point:
-    return Point(
-        step=step,
-        fraction=step / 8,
-        epoch=step / 4,
-        train_loss=1 / step,
-        train_accuracy=0.5,
-        learning_rate=0.1,
-        train_seconds=1.0,
-        validation_seconds=0.1,
-        val_loss=1.0,
-        val_accuracy=step / 16,
-    )
+OUTCOME = outcome(0.5)
+CURVE = [point(step, step / 16) for step in (1, 4, 8)]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +36,11 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.create()
     study = optuna.create_study(study_name="s", storage=store.storage_url, direction="maximize")
     tracker = MlflowTracker(store, "s")
-    tracker.open_study(RunLabel(key="study", name="s", tags={"stage": "study"}, params={}))
+    tracker.open_study(STUDY)
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
     for number, (state, ended) in enumerate(states.items()):
         tracker.begin(RunLabel(key=f"trial-{number}", name="t", tags={"stage": "search"}, params={}))
-        for step in (1, 4, 8):
-            tracker.point(f"trial-{number}", point(step))
+        record(tracker, f"trial-{number}", CURVE)
         tracker.end(f"trial-{number}", state, outcome=OUTCOME if state == "complete" else None)
         values = {step: step / 16 for step in (1, 4, 8)}
         study.add_trial(create_trial(state=ended, value=0.5, intermediate_values=values))
@@ -65,11 +48,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker.begin(RunLabel(key="trial-2", name="t", tags={"stage": "search"}, params={}))
     tracker.begin(RunLabel(key="confirm-0-0", name="c", tags={"stage": "confirm"}, params={}))
     tracker.end("confirm-0-0", "complete", outcome=OUTCOME)
-    store.record_test_look(study="s", key="confirm-0-0")
+    store.record_test_set_evaluation(study="s", key="confirm-0-0")
     tracker.tested("confirm-0-0", OUTCOME)
     assert tracker.close() == 0
-    data = synthetic_splits(torch.Generator().manual_seed(0), 16, 8)
-    state_ = TrainState.create(Recipe(width=0.125), data, Hardware(torch.device("cpu"), bf16=False))
+    state_ = TrainState.create(Recipe(width=0.125), small_splits(16, 8), CPU)
     save_state(state_, store.checkpoints("s", "trial-2") / "step-000000004.safetensors")
     save_state(state_, store.weights("s", "confirm-0-0"))
     return store.root
@@ -100,13 +82,9 @@ def optuna_table(store: Store, statement: str) -> None:
 
 
 def written(path: Path, entry: Entry) -> None:
-    journal = Journal(path)
-    journal.append(entry, sync=True)
-    journal.close()
-
-
-def double_a_point(store: Store) -> None:
-    MlflowClient(store.tracking_uri).log_metric(run_id(store, "trial-1"), "train/loss", 3.0, step=4)
+    queue = MlflowQueue(path)
+    queue.append(entry, sync=True)
+    queue.close()
 
 
 def spoil_weights(store: Store) -> None:
@@ -133,7 +111,7 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
         ),
         (
             lambda store: MlflowClient(store.tracking_uri).set_tag(run_id(store, "trial-2"), "key", "trial-7"),
-            "MLflow has a run trial-7, but Optuna no such trial",
+            "MLflow has a run trial-7, but Optuna has no such trial",
         ),
         (
             lambda store: MlflowClient(store.tracking_uri).set_tag(run_id(store, "trial-2"), "key", "trial-1"),
@@ -158,23 +136,23 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
         (spoil_weights, r".*confirm-0-0\.safetensors: SHA-256 must be [0-9a-f]{64}, but got [0-9a-f]{64}"),
         (
             lambda store: shutil.copytree(store.checkpoints("s", "trial-2"), store.checkpoints("s", "trial-1")),
-            r".*checkpoints/s/trial-1: checkpoints must go with the end of their run, but these are left",
+            r".*checkpoints/s/trial-1: a run that has ended must have no checkpoints",
         ),
         (
             lambda store: (store.root / "test_looks.jsonl").write_text(""),
-            r"confirm-0-0: a look at the test set must be on record, but .*test_looks\.jsonl has none of it",
+            r"confirm-0-0: its test set evaluation must be on record, but .*test_looks\.jsonl lacks it",
         ),
         (
-            lambda store: written(store.journals("s") / "1.jsonl", Entry(key="trial-0", at=0)),
-            r".*journals/s: MLflow must have got everything, but lacks 1 of what is here; --replay sends it",
+            lambda store: written(store.queues("s") / "1.jsonl", Entry(key="trial-0", at=0)),
+            r".*journals/s: MLflow lacks 1 of the entries here; --replay sends them",
         ),
         (
-            lambda store: written(store.journals("s") / "1.refused", Entry(key="trial-0", at=0)),
-            r".*journals/s/1\.refused: MLflow must have got everything, but refused this",
+            lambda store: written(store.queues("s") / "1.refused", Entry(key="trial-0", at=0)),
+            r".*journals/s/1\.refused: MLflow has refused this",
         ),
         (
             lambda store: (store.root / "test_looks.jsonl").write_text("{torn"),
-            r".*test_looks\.jsonl: line 1 must be a look at the test set, but is '\{torn'",
+            r".*test_looks\.jsonl: line 1 must record a test set evaluation, but is '\{torn'",
         ),
     ],
 )

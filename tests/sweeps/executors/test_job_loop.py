@@ -1,7 +1,8 @@
-"""A worker's end of its pipe: answers, pauses and jobs are not mistaken for one another, in whatever order."""
+"""A worker's side of the pipe: no answer, pause or job is mistaken for another, in whatever order they come."""
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -10,34 +11,28 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-import torch
 
-from cifar_core.data import Splits, synthetic_splits
-from cifar_core.hardware import Hardware
+from cifar_core.data import DataError
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch, evenly
-from sweeps.executors.job_loop import Order, serve
-from sweeps.executors.protocol import Ending, Event, Failed, Finished, Job, Paused, Progressed
+from cifar_core.training import EvalSchedule, evenly
+from sweeps.executors.job_loop import Command, DataSource, WorkerConfig, serve
+from sweeps.executors.protocol import Ending, EvaluateJob, Event, Failed, Finished, Paused, Progressed, TrainJob
+from tests.sweeps.small_data import CPU, small_splits, small_test
 
-CPU = Hardware(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=1.0, batch_size=25)
 # Eight steps; the answers are awaited at the second and the fourth.
-FIRST = Job(key="first", recipe=RECIPE, watch=Watch(evenly(8), (0.25, 0.5, 1.0), (20, 20, 20)))
+FIRST = TrainJob(key="first", recipe=RECIPE, schedule=EvalSchedule(evenly(8), (0.25, 0.5, 1.0), (20, 20, 20)))
 SECOND = replace(FIRST, key="second")
-ENDLESS = replace(FIRST, recipe=replace(RECIPE, epochs=10_000.0), watch=Watch(evenly(80_000), (1.0,), (20,)))
-
-
-@pytest.fixture(scope="module")
-def data() -> Splits:
-    return synthetic_splits(torch.Generator().manual_seed(0), train=200, val=20)
+ENDLESS = replace(FIRST, recipe=replace(RECIPE, epochs=10_000.0), schedule=EvalSchedule(evenly(80_000), (1.0,), (20,)))
 
 
 @pytest.fixture
-def pipe(data: Splits) -> Iterator[Connection]:
+def pipe() -> Iterator[Connection]:
     """To a worker that serves in a thread of this process."""
     ours, theirs = multiprocessing.Pipe()
-    thread = threading.Thread(target=serve, args=(theirs, data, Path("/nowhere"), CPU))
+    thread = threading.Thread(target=serve, args=(theirs,))
     thread.start()
+    ours.send(WorkerConfig(DataSource(functools.partial(small_splits, val=20), small_test), CPU, threads=1))
     yield ours
     ours.close()
     thread.join(30)
@@ -65,7 +60,7 @@ def silent(pipe: Connection) -> bool:
 def test_between_steps(pipe: Connection) -> None:
     pipe.send(ENDLESS)
     hear(pipe, until=3)
-    pipe.send(Order.PAUSE)
+    pipe.send(Command.PAUSE)
     *points, last = hear(pipe, until=Paused)
     assert last == Paused("first")
     assert len(points) < 1_000
@@ -75,33 +70,33 @@ def test_between_steps(pipe: Connection) -> None:
 def test_in_place_of_an_answer(pipe: Connection) -> None:
     pipe.send(FIRST)
     hear(pipe, until=2)
-    pipe.send(Order.PAUSE)
+    pipe.send(Command.PAUSE)
     assert hear(pipe, until=Paused) == [Paused("first")]
 
 
 def test_right_after_an_answer(pipe: Connection) -> None:
     pipe.send(FIRST)
     hear(pipe, until=2)
-    pipe.send(Order.GO_ON)
-    pipe.send(Order.PAUSE)
+    pipe.send(Command.GO_ON)
+    pipe.send(Command.PAUSE)
     *points, last = hear(pipe, until=Paused)
     assert last == Paused("first")
     assert [event.point.step for event in points if isinstance(event, Progressed)] in ([], [3])
 
 
-@pytest.mark.parametrize("late", [Order.GO_ON, Order.END, Order.PAUSE])
-def test_an_order_that_comes_too_late_is_not_taken_for_one_to_the_next_run(pipe: Connection, late: Order) -> None:
+@pytest.mark.parametrize("late", [Command.GO_ON, Command.END, Command.PAUSE])
+def test_a_command_that_comes_too_late_is_not_taken_for_one_to_the_next_run(pipe: Connection, late: Command) -> None:
     pipe.send(FIRST)
     hear(pipe, until=2)
-    pipe.send(Order.PAUSE)
+    pipe.send(Command.PAUSE)
     pipe.send(late)
     pipe.send(SECOND)
     assert hear(pipe, until=Paused) == [Paused("first")]
     assert {event.key for event in hear(pipe, until=2)} == {"second"}
     assert silent(pipe), "the second run must wait for an answer of its own"
-    pipe.send(Order.GO_ON)
+    pipe.send(Command.GO_ON)
     hear(pipe, until=4)
-    pipe.send(Order.GO_ON)
+    pipe.send(Command.GO_ON)
     assert isinstance(hear(pipe, until=Finished)[-1], Finished)
 
 
@@ -111,16 +106,16 @@ def test_a_pause_that_comes_when_the_run_has_just_ended(pipe: Connection) -> Non
         if job is FIRST:
             for step in (2, 4):
                 hear(pipe, until=step)
-                pipe.send(Order.GO_ON)
+                pipe.send(Command.GO_ON)
         assert hear(pipe, until=Finished if job is FIRST else Failed)
-        pipe.send(Order.PAUSE)
-        pipe.send(Order.PAUSE)
+        pipe.send(Command.PAUSE)
+        pipe.send(Command.PAUSE)
 
 
 def test_a_pause_with_the_job(pipe: Connection) -> None:
     """It has not begun, or is at its first step: both are well."""
     pipe.send(ENDLESS)
-    pipe.send(Order.PAUSE)
+    pipe.send(Command.PAUSE)
     *points, last = hear(pipe, until=Paused)
     assert last == Paused("first")
     assert len(points) <= 1
@@ -130,3 +125,23 @@ def test_a_coordinator_that_is_gone_ends_a_run_between_two_steps(pipe: Connectio
     pipe.send(ENDLESS)
     hear(pipe, until=1)
     # The fixture closes the pipe now, and waits for the worker's end.
+
+
+def test_a_test_of_the_champion_without_weights(pipe: Connection, tmp_path: Path) -> None:
+    pipe.send(EvaluateJob(key="test", recipe=RECIPE, weights=tmp_path / "none"))
+    [failed] = hear(pipe, until=Failed)
+    assert isinstance(failed, Failed)
+    assert failed.reason.startswith("CheckpointError: ")
+
+
+def test_data_that_are_not_there_end_the_worker(tmp_path: Path) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.send(WorkerConfig(DataSource.cifar10(tmp_path), CPU, threads=1))
+    with pytest.raises(DataError, match="No such file"):
+        serve(theirs)
+
+
+def test_a_coordinator_that_is_gone_before_the_first_message_ends_the_worker() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    serve(theirs)

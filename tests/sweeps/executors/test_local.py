@@ -12,67 +12,63 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data.download import default_data_dir, ensure_cifar10
-from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch, evenly
+from cifar_core.training import EvalSchedule, evenly
+from sweeps.executors import local
+from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
-from sweeps.executors.protocol import Event, Failed, Finished, Job, Paused, Progressed
+from sweeps.executors.protocol import Event, Failed, Finished, Paused, Progressed, TrainJob
+from tests.sweeps.small_data import CPU, SYNTHETIC
 
-RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=0.01, batch_size=50)
-STEPS = 9
-JOB = Job(key="trial-0", recipe=RECIPE, watch=Watch(evenly(3), (0.5, 1.0), (100, 100)))
+RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.25, batch_size=50)  # nine steps
+JOB = TrainJob(key="trial-0", recipe=RECIPE, schedule=EvalSchedule(evenly(3), (0.5, 1.0), (100, 100)))
 
 # A run that goes on for minutes, with a point every few steps.
-LONG = replace(JOB, recipe=replace(RECIPE, epochs=100.0), watch=Watch(evenly(10_000), (1.0,), (100,)))
+LONG = replace(JOB, recipe=replace(RECIPE, epochs=10_000.0), schedule=EvalSchedule(evenly(10_000), (1.0,), (100,)))
 
-# What a sweep is to its workers: started, said which they are, and then gone without a word. One of them trains.
+# The coordinator of two workers, of which one trains; it dies without a word.
 PARENT = """
-import sys, time
-from pathlib import Path
-from cifar_core.hardware import Hardware
+import functools, sys, time
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch, evenly
+from cifar_core.training import EvalSchedule, evenly
+from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
-from sweeps.executors.protocol import Job
+from sweeps.executors.protocol import TrainJob
+from tests.sweeps.small_data import CPU, SYNTHETIC
 
 if __name__ == "__main__":
-    executor = LocalExecutor(workers=2, threads=1, hardware=Hardware.detect("cpu"), data_dir=Path(sys.argv[1]))
+    data = DataSource(functools.partial(time.sleep, 60), SYNTHETIC.test) if sys.argv[1] == "loading" else SYNTHETIC
+    executor = LocalExecutor(workers=2, threads=1, hardware=CPU, data=data)
     print(*(worker.process.pid for worker in executor._workers), flush=True)
-    recipe = Recipe(model="fast_resnet", width=0.125, epochs=100.0, batch_size=50)
-    executor.start(Job(key="trial-0", recipe=recipe, watch=Watch(evenly(10_000), (1.0,), (100,))))
-    while sys.argv[2] == "training" and not executor.events(0.2):
+    recipe = Recipe(model="fast_resnet", width=0.125, epochs=10_000.0, batch_size=50)
+    executor.start(TrainJob(key="trial-0", recipe=recipe, schedule=EvalSchedule(evenly(10_000), (1.0,), (100,))))
+    while sys.argv[1] == "training" and not executor.events(0.2):
         pass
     print("ready", flush=True)
     time.sleep(60)
 """
 
 
+def start(workers: int = 1, data: DataSource = SYNTHETIC) -> LocalExecutor:
+    return LocalExecutor(workers=workers, threads=1, hardware=CPU, data=data)
+
+
 @pytest.fixture(scope="module")
-def data_dir() -> Path:
-    """The real data, fetched if it is not there."""
-    directory = default_data_dir()
-    ensure_cifar10(directory, lambda what, done, total: None)
-    return directory
-
-
-@pytest.fixture
-def executor(data_dir: Path) -> Iterator[LocalExecutor]:
-    cpu = Hardware(torch.device("cpu"), bf16=False)
-    executor = LocalExecutor(workers=1, threads=1, hardware=cpu, data_dir=data_dir)
+def shared() -> Iterator[LocalExecutor]:
+    """One worker for several tests, as it takes seconds to start; each leaves it free."""
+    executor = start()
     yield executor
     executor.close()
 
 
-def test_workers_that_cannot_get_ready_are_not_replaced_for_ever(tmp_path: Path) -> None:
-    cpu = Hardware(torch.device("cpu"), bf16=False)
-    executor = LocalExecutor(workers=1, threads=1, hardware=cpu, data_dir=tmp_path / "no data")
-    rule = r"^a worker must get ready to train, but 6 in a row died: exit code 1$"
+def test_workers_that_do_not_start_are_not_replaced_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
+    executor = start()
     try:
-        with pytest.raises(RuntimeError, match=rule):
+        with pytest.raises(RuntimeError, match=r"^workers must start, but 6 in a row died: exit code 1$"):
             events_until(executor, lambda event: False)
     finally:
         executor.close()
@@ -113,96 +109,117 @@ def is_gone(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] == "Z"
 
 
-@pytest.mark.real_data
 @pytest.mark.timeout(300)
-def test_one_worker_through_jobs_and_deaths(executor: LocalExecutor) -> None:
-    """In one go, because a worker needs some seconds to start."""
-    assert executor.free == 1
-    executor.start(JOB)
-    assert executor.free == 0
-    first = events_until(executor, waits)
+def test_one_worker_takes_one_job_after_another(shared: LocalExecutor) -> None:
+    assert shared.free == 1
+    shared.start(JOB)
+    assert shared.free == 0
+    first = events_until(shared, waits)
     assert [event.key for event in first] == ["trial-0"] * len(first)
     [worker] = workers()
-    executor.reply("trial-0", go_on=True)
-    *_, last = events_until(executor, lambda event: isinstance(event, Finished))
+    shared.reply("trial-0", go_on=True)
+    *_, last = events_until(shared, lambda event: isinstance(event, Finished))
     assert isinstance(last, Finished)
     assert last.outcome.images == 100
-    assert executor.free == 1
+    assert shared.free == 1
 
-    # A run that shall not go on ends without another event, and its worker takes the next one.
-    executor.start(replace(JOB, key="trial-1"))
-    events_until(executor, waits)
-    executor.reply("trial-1", go_on=False)
-    assert executor.free == 1
+    # A run that is told "no" ends without another event, and its worker takes the next one.
+    shared.start(replace(JOB, key="trial-1"))
+    events_until(shared, waits)
+    shared.reply("trial-1", go_on=False)
+    assert shared.free == 1
 
     # An error is an event; the worker lives on.
-    executor.start(replace(JOB, key="trial-2", recipe=replace(RECIPE, model="nonsense")))
-    [failed] = events_until(executor, lambda event: True)
+    shared.start(replace(JOB, key="trial-2", recipe=replace(RECIPE, model="nonsense")))
+    [failed] = events_until(shared, lambda event: True)
     assert isinstance(failed, Failed)
     assert (failed.key, failed.worker_died) == ("trial-2", False)
     assert failed.reason.startswith("RecipeError: unknown model 'nonsense'")
     assert list(workers()) == [worker], "one worker did it all"
 
-    # A killed worker is reported and replaced.
-    executor.start(replace(JOB, key="trial-3", recipe=replace(RECIPE, epochs=1000.0)))
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_stopped_for_a_while_resumes(shared: LocalExecutor) -> None:
+    shared.start(LONG)
+    events_until(shared, lambda event: True)
+    [worker] = workers()
+    os.kill(worker, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while shared.events(1.0):
+        assert time.monotonic() < deadline, "it was not stopped"
+    os.kill(worker, signal.SIGCONT)
+    assert isinstance(events_until(shared, lambda event: True)[-1], Progressed)
+    shared.pause()
+    assert events_until(shared, lambda event: isinstance(event, Paused))[-1] == Paused("trial-0")
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_killed_is_reported_and_replaced(shared: LocalExecutor) -> None:
+    shared.start(replace(LONG, key="trial-3"))
+    [worker] = workers()
     os.kill(worker, signal.SIGKILL)
-    died = events_until(executor, lambda event: isinstance(event, Failed))[-1]
+    died = events_until(shared, lambda event: isinstance(event, Failed))[-1]
     assert died == Failed("trial-3", "worker died: killed by SIGKILL", "", worker_died=True)
-    assert executor.free == 1
-    executor.start(replace(JOB, key="trial-4"))
-    events_until(executor, waits)
+    assert shared.free == 1
+    shared.start(replace(JOB, key="trial-4"))
+    events_until(shared, waits)
     [fresh] = workers()
     assert fresh != worker
 
-    # One that is killed while it waits for a no had nothing more to say.
+    # One that is killed while it waits for a "no" has no more to report.
     os.kill(fresh, signal.SIGKILL)
     while not is_gone(fresh):
         time.sleep(0.01)
-    executor.reply("trial-4", go_on=False)
-    assert executor.free == 1
-    assert executor.events(0.5) == []
-    executor.start(replace(JOB, key="trial-5"))
-    assert {event.key for event in events_until(executor, waits)} == {"trial-5"}
+    shared.reply("trial-4", go_on=False)
+    assert shared.free == 1
+    assert shared.events(0.5) == []
+    shared.start(replace(JOB, key="trial-5"))
+    assert {event.key for event in events_until(shared, waits)} == {"trial-5"}
 
     began = time.monotonic()
-    executor.close()
+    shared.close()
     assert time.monotonic() - began < 5
     assert workers() == {}
 
 
 @pytest.mark.real_data
 @pytest.mark.timeout(300)
-def test_ctrl_c_is_for_the_coordinator(executor: LocalExecutor, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> None:
     """A terminal sends it to every process of the group, at any moment: here while the worker still starts."""
-    [worker] = workers()
-    for _ in range(20):
+    ensure_cifar10(default_data_dir(), lambda what, done, total: None)
+    executor = start(data=DataSource.cifar10(default_data_dir()))
+    try:
+        [worker] = workers()
+        for _ in range(20):
+            os.kill(worker, signal.SIGINT)
+            time.sleep(0.1)
+        executor.start(replace(JOB, recipe=replace(RECIPE, epochs=0.01)))
+        assert not any(isinstance(event, Failed) for event in events_until(executor, lambda event: True))
+        events_until(executor, waits)
         os.kill(worker, signal.SIGINT)
-        time.sleep(0.1)
-    executor.start(JOB)
-    assert not any(isinstance(event, Failed) for event in events_until(executor, lambda event: True))
-    events_until(executor, waits)
-    os.kill(worker, signal.SIGINT)
-    executor.reply("trial-0", go_on=True)
-    events_until(executor, lambda event: isinstance(event, Finished))
-    assert list(workers()) == [worker]
-    assert "Traceback" not in capfd.readouterr().err
+        executor.reply("trial-0", go_on=True)
+        events_until(executor, lambda event: isinstance(event, Finished))
+        assert list(workers()) == [worker]
+        assert "Traceback" not in capfd.readouterr().err
+    finally:
+        executor.close()
 
 
-@pytest.mark.real_data
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("when", ["starting", "loading the data", "training"])
-def test_workers_end_with_their_parent(data_dir: Path, tmp_path: Path, when: str) -> None:
+@pytest.mark.parametrize("when", ["loading", "training"])
+def test_workers_end_with_their_parent(tmp_path: Path, when: str) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    command = [sys.executable, str(script), str(data_dir), when]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    command = [sys.executable, str(script), when]
+    root = str(Path(__file__).parents[3])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}) as parent:
         try:
             assert parent.stdout is not None
             pids = [int(pid) for pid in parent.stdout.readline().split()]
             assert len(pids) == 2
             assert parent.stdout.readline() == "ready\n"
-            if when == "loading the data":
-                time.sleep(5)  # one may still be starting, or through with it: it must not matter
+            if when == "loading":
+                time.sleep(3)  # one may still be starting: it must not matter
             assert not any(is_gone(pid) for pid in pids)
         finally:
             parent.kill()
@@ -212,12 +229,10 @@ def test_workers_end_with_their_parent(data_dir: Path, tmp_path: Path, when: str
         time.sleep(0.05)
 
 
-@pytest.mark.real_data
 @pytest.mark.timeout(300)
-def test_pause(data_dir: Path, tmp_path: Path) -> None:
-    """Two workers: what they do when they are asked to pause, and what they go on with."""
-    cpu = Hardware(torch.device("cpu"), bf16=False)
-    executor = LocalExecutor(workers=2, threads=1, hardware=cpu, data_dir=data_dir)
+def test_pause(tmp_path: Path) -> None:
+    """Two workers pause, and resume from there."""
+    executor = start(workers=2)
     try:
         # One trains, the other waits for an answer that comes once it has been asked to pause.
         executor.start(replace(LONG, key="trains", checkpoints=tmp_path / "trains"))
@@ -235,7 +250,7 @@ def test_pause(data_dir: Path, tmp_path: Path) -> None:
         assert executor.events(0.3) == []
         assert len(list((tmp_path / "waits").glob("*.safetensors"))) == 1
 
-        # Both go on from there, with the points that are still to come.
+        # Both resume from there, with the points that are still to come.
         steps = [event.point.step for event in seen if isinstance(event, Progressed) and event.key == "trains"]
         executor.start(replace(LONG, key="trains", checkpoints=tmp_path / "trains"))
         executor.start(replace(JOB, key="waits", checkpoints=tmp_path / "waits"))
@@ -257,19 +272,3 @@ def test_pause(data_dir: Path, tmp_path: Path) -> None:
         assert "given up" not in {event.key for event in events}
     finally:
         executor.close()
-
-
-@pytest.mark.real_data
-@pytest.mark.timeout(300)
-def test_a_worker_that_is_stopped_for_a_while_goes_on(executor: LocalExecutor) -> None:
-    executor.start(LONG)
-    events_until(executor, lambda event: True)
-    [worker] = workers()
-    os.kill(worker, signal.SIGSTOP)
-    deadline = time.monotonic() + 10
-    while executor.events(1.0):
-        assert time.monotonic() < deadline, "it was not stopped"
-    os.kill(worker, signal.SIGCONT)
-    assert isinstance(events_until(executor, lambda event: True)[-1], Progressed)
-    executor.pause()
-    assert events_until(executor, lambda event: isinstance(event, Paused))[-1] == Paused("trial-0")

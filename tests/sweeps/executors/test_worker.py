@@ -10,10 +10,11 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,32 +22,32 @@ import torch
 from PIL import Image
 
 from cifar_core.checkpoint import load_weights
-from cifar_core.data import CLASSES, Splits, synthetic_splits
-from cifar_core.hardware import Hardware
+from cifar_core.data import CLASSES, Split, Splits
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch, evenly, predict
+from cifar_core.training import EvalSchedule, evenly, predict
 from sweeps.executors import worker
 from sweeps.executors.protocol import (
+    CheckpointWriteFailed,
     Diverged,
+    EvaluateJob,
     Event,
     Failed,
     Finished,
     Job,
-    Noted,
+    Log,
     Outcome,
     Paused,
     Point,
     Progressed,
-    Unkept,
+    TrainJob,
 )
-from sweeps.executors.worker import Contact
+from sweeps.executors.worker import Channel, run_job
+from tests.sweeps.small_data import CPU, small_splits
 
-CPU = Hardware(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.0, batch_size=25, learning_rate=0.5, color_jitter=0.2)
 STEPS = 16
-WATCH = Watch(losses=evenly(8), validations=(0.25, 0.5, 1.0), validation_images=(20, 20, 100))
-JOB = Job(key="trial-3", recipe=RECIPE, watch=WATCH)
-NOWHERE = Path("/nowhere")
+SCHEDULE = EvalSchedule(losses=evenly(8), validations=(0.25, 0.5, 1.0), validation_images=(20, 20, 100))
+JOB = TrainJob(key="trial-3", recipe=RECIPE, schedule=SCHEDULE)
 
 # One worker's jobs on a machine with little memory: a large batch, a large batch to validate, and then a small run.
 SMALL_MEMORY = """
@@ -57,9 +58,9 @@ import torch
 from cifar_core.data import synthetic_splits
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
-from cifar_core.training import Watch
-from sweeps.executors.protocol import Failed, Finished, Job
-from sweeps.executors.worker import Contact, carry_out
+from cifar_core.training import EvalSchedule
+from sweeps.executors.protocol import Failed, Finished, TrainJob
+from sweeps.executors.worker import Channel, run_job
 
 def tell(event):
     if isinstance(event, Failed):
@@ -77,14 +78,14 @@ for recipe in (
     replace(small, width=2.0, batch_size=2, epochs=0.03),
     small,
 ):
-    job = Job(key="trial-0", recipe=recipe, watch=Watch((), (1.0,), (500,)))
-    carry_out(job, data, Path(), Hardware(torch.device("cpu"), bf16=False), Contact(tell, lambda: True))
+    job = TrainJob(key="trial-0", recipe=recipe, schedule=EvalSchedule((), (1.0,), (500,)))
+    run_job(job, data, lambda: data.val, Hardware(torch.device("cpu"), bf16=False), Channel(tell, lambda: True))
 """
 
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    return synthetic_splits(torch.Generator().manual_seed(0), train=200, val=100)
+    return small_splits()
 
 
 def carry_out(
@@ -93,8 +94,18 @@ def carry_out(
     """All events of `job`; `answers` are given in turn, and one question too many is an error."""
     events: list[Event] = []
     left = list(answers)
-    worker.carry_out(job, data, NOWHERE, CPU, Contact(events.append, lambda: left.pop(0), pause))
+    carry_out_with(job, data, Channel(events.append, lambda: left.pop(0), pause))
     return events
+
+
+def carry_out_with(job: Job, data: Splits, channel: Channel) -> None:
+    """Run `job`; a test of the champion meets the validation images."""
+
+    def test_set() -> Split:
+        assert isinstance(job, EvaluateJob), "the test set was opened"
+        return data.val
+
+    run_job(job, data, test_set, CPU, channel)
 
 
 def points(events: list[Event]) -> list[Point]:
@@ -108,11 +119,31 @@ def same_weights(*files: Path) -> bool:
     return all(torch.equal(value, other[name]) for other in others for name, value in first.items())
 
 
+def job_in(folder: Path) -> TrainJob:
+    return replace(JOB, checkpoints=folder / "checkpoints", weights=folder / "weights.safetensors")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that nothing disturbed."""
+
+    folder: Path
+    events: list[Event]
+
+    @property
+    def outcome(self) -> Outcome:
+        return finished(self.events)
+
+
 @pytest.fixture(scope="module")
-def outcome(data: Splits) -> Outcome:
-    last = carry_out(JOB, data)[-1]
-    assert isinstance(last, Finished)
-    return last.outcome
+def whole(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    return Whole(folder, carry_out(job_in(folder), data))
+
+
+def finished(events: list[Event]) -> Outcome:
+    assert isinstance(events[-1], Finished)
+    return events[-1].outcome
 
 
 def failure(events: list[Event]) -> Failed:
@@ -121,8 +152,8 @@ def failure(events: list[Event]) -> Failed:
 
 
 class TestTraining:
-    def test_points_then_the_outcome(self, data: Splits) -> None:
-        *points, last = carry_out(JOB, data)
+    def test_points_then_the_outcome(self, whole: Whole) -> None:
+        *points, last = whole.events
         assert {event.key for event in (*points, last)} == {"trial-3"}
         assert all(isinstance(event, Progressed) for event in points)
         curve = [event.point for event in points if isinstance(event, Progressed)]
@@ -140,12 +171,9 @@ class TestTraining:
         assert last.outcome.images == 100
         assert len(last.outcome.class_accuracy) == len(CLASSES)
 
-    def test_watching_less_changes_nothing_of_what_is_learned(self, data: Splits) -> None:
-        often = carry_out(JOB, data)[-1]
-        seldom = carry_out(replace(JOB, watch=Watch(evenly(1), (1.0,), (100,))), data)[-1]
-        assert isinstance(often, Finished)
-        assert isinstance(seldom, Finished)
-        assert seldom.outcome.loss == often.outcome.loss
+    def test_watching_less_changes_nothing_of_what_is_learned(self, data: Splits, whole: Whole) -> None:
+        seldom = carry_out(replace(JOB, schedule=EvalSchedule(evenly(1), (1.0,), (100,))), data)
+        assert finished(seldom).loss == whole.outcome.loss
 
     @pytest.mark.parametrize(("answers", "steps"), [((False,), 4), ((True, False), 8)])
     def test_a_no_ends_the_run_without_another_event(self, data: Splits, answers: tuple[bool, ...], steps: int) -> None:
@@ -154,22 +182,17 @@ class TestTraining:
         assert last.point.step == steps
         assert last.point.val_accuracy is not None
 
-    def test_nobody_is_asked_after_the_last_validation(self, data: Splits) -> None:
-        assert isinstance(carry_out(JOB, data, (True, True))[-1], Finished)
-
     def test_a_run_of_one_step(self, data: Splits) -> None:
         *_, point, last = carry_out(replace(JOB, recipe=replace(RECIPE, epochs=0.01)), data, ())
         assert isinstance(point, Progressed)
         assert (point.point.step, point.point.fraction) == (1, 1.0)
         assert isinstance(last, Finished)
 
-    def test_weights_are_those_of_the_end(self, data: Splits, tmp_path: Path) -> None:
-        path = tmp_path / "study" / "confirm-3-0.safetensors"
-        last = carry_out(replace(JOB, weights=path), data)[-1]
-        assert isinstance(last, Finished)
+    def test_weights_are_those_of_the_end(self, data: Splits, whole: Whole) -> None:
+        path = whole.folder / "weights.safetensors"
         again = predict(CPU.place(load_weights(RECIPE, path)), data.val, CPU)
-        assert again.loss == last.outcome.loss
-        assert sorted(file.name for file in path.parent.iterdir()) == [path.name, path.name + ".sha256"]
+        assert again.loss == whole.outcome.loss
+        assert sorted(file.name for file in path.parent.glob("weights*")) == [path.name, path.name + ".sha256"]
 
     def test_a_pruned_run_leaves_no_weights(self, data: Splits, tmp_path: Path) -> None:
         carry_out(replace(JOB, weights=tmp_path / "w.safetensors"), data, (False,))
@@ -188,66 +211,55 @@ def contents(folder: Path) -> dict[Path, bytes]:
 class TestCheckpoints:
     """A run that is cut off goes on from its last checkpoint."""
 
-    def job(self, folder: Path) -> Job:
-        return replace(JOB, checkpoints=folder / "checkpoints", weights=folder / "weights.safetensors")
-
-    @pytest.mark.parametrize(("at", "goes_on_after"), [(2, 0), (6, 4), (8, 4), (10, 8), (16, 8)])
-    def test_to_the_same_bits(self, data: Splits, tmp_path: Path, at: int, goes_on_after: int) -> None:
-        undisturbed = carry_out(self.job(tmp_path / "whole"), data)
-
+    @pytest.mark.parametrize(("at", "resumes_after"), [(2, 0), (6, 4), (8, 4), (10, 8), (16, 8)])
+    def test_to_the_same_bits(self, data: Splits, whole: Whole, tmp_path: Path, at: int, resumes_after: int) -> None:
         def cut_off(event: Event) -> None:
             if isinstance(event, Progressed) and event.point.step == at:
                 raise EOFError
 
-        job = self.job(tmp_path / "cut")
+        job = job_in(tmp_path)
         with pytest.raises(EOFError):
-            worker.carry_out(job, data, NOWHERE, CPU, Contact(cut_off, lambda: True))
+            carry_out_with(job, data, Channel(cut_off, lambda: True))
         rest = carry_out(job, data)
         steps = [event.point.step for event in rest if isinstance(event, Progressed)]
-        assert steps == list(range(goes_on_after + 2, STEPS + 1, 2))
-        assert isinstance(rest[-1], Finished)
-        assert isinstance(undisturbed[-1], Finished)
-        assert rest[-1].outcome.files == undisturbed[-1].outcome.files
-        assert rest[-1].outcome.loss == undisturbed[-1].outcome.loss
-        assert same_weights(*(tmp_path / name / "weights.safetensors" for name in ("whole", "cut")))
+        assert steps == list(range(resumes_after + 2, STEPS + 1, 2))
+        assert finished(rest).files == whole.outcome.files
+        assert finished(rest).loss == whole.outcome.loss
+        assert same_weights(*(folder / "weights.safetensors" for folder in (whole.folder, tmp_path)))
 
     def test_none_where_a_run_was_told_to_stop(self, data: Splits, tmp_path: Path) -> None:
-        carry_out(self.job(tmp_path), data, (False,))
+        carry_out(job_in(tmp_path), data, (False,))
         assert not (tmp_path / "checkpoints").exists()
 
-    def test_the_last_two_lie_in_the_folder(self, data: Splits, tmp_path: Path) -> None:
-        carry_out(self.job(tmp_path), data)
-        assert states_in(tmp_path / "checkpoints") == [4, 8]
+    def test_the_last_two_lie_in_the_folder(self, whole: Whole) -> None:
+        assert states_in(whole.folder / "checkpoints") == [4, 8]
 
-    def test_a_damaged_one_is_noted_and_passed_over(self, data: Splits, tmp_path: Path) -> None:
-        job = self.job(tmp_path)
-        undisturbed = carry_out(job, data)
+    def test_a_damaged_one_is_noted_and_passed_over(self, data: Splits, whole: Whole, tmp_path: Path) -> None:
+        shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)
         newest = tmp_path / "checkpoints" / "step-000000008.safetensors"
         newest.write_bytes(newest.read_bytes()[:-1])
-        noted, *rest = carry_out(job, data)
-        assert isinstance(noted, Noted)
+        noted, *rest = carry_out(job_in(tmp_path), data)
+        assert isinstance(noted, Log)
         assert noted.key == "trial-3"
         assert noted.line.startswith(f"{newest}: SHA-256 must be ")
-        assert points(rest) == points(undisturbed)[2:]
+        assert points(rest) == points(whole.events)[2:]
 
-    @pytest.mark.parametrize(("recorded", "goes_on_after"), [(None, 8), (8, 8), (7, 4), (4, 4), (3, 0), (0, 0)])
+    @pytest.mark.parametrize(("recorded", "resumes_after"), [(None, 8), (8, 8), (7, 4), (4, 4), (3, 0), (0, 0)])
     def test_none_is_used_that_would_leave_out_a_point(
-        self, data: Splits, tmp_path: Path, recorded: int | None, goes_on_after: int
+        self, data: Splits, whole: Whole, tmp_path: Path, recorded: int | None, resumes_after: int
     ) -> None:
         """A coordinator may die between a checkpoint and the record of the points that came before it."""
-        job = self.job(tmp_path)
-        undisturbed = carry_out(job, data)
-        rest = carry_out(replace(job, recorded=recorded), data)
-        assert points(rest) == [point for point in points(undisturbed) if point.step > goes_on_after]
+        shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)
+        rest = carry_out(replace(job_in(tmp_path), recorded=recorded), data)
+        assert points(rest) == [point for point in points(whole.events) if point.step > resumes_after]
 
 
 class TestPause:
     """A run that is paused at any step goes on to the same bits and the same later points."""
 
     @pytest.mark.parametrize("every", [1, 3, 5, 15])
-    def test_again_and_again(self, data: Splits, tmp_path: Path, every: int) -> None:
-        whole = carry_out(replace(JOB, weights=tmp_path / "whole"), data)
-        job = replace(JOB, checkpoints=tmp_path / "checkpoints", weights=tmp_path / "paused")
+    def test_again_and_again(self, data: Splits, whole: Whole, tmp_path: Path, every: int) -> None:
+        job = job_in(tmp_path)
         shown: list[Point] = []
         reached = [0]
         while True:
@@ -260,11 +272,9 @@ class TestPause:
             assert reached[-1] < newest <= reached[-1] + every
             reached.append(newest)
         assert len(reached) > 1
-        assert shown == points(whole)
-        assert isinstance(events[-1], Finished)
-        assert isinstance(whole[-1], Finished)
-        assert events[-1].outcome == whole[-1].outcome
-        assert same_weights(tmp_path / "whole", tmp_path / "paused")
+        assert shown == points(whole.events)
+        assert finished(events) == whole.outcome
+        assert same_weights(*(folder / "weights.safetensors" for folder in (whole.folder, tmp_path)))
 
     def test_before_it_begins(self, data: Splits, tmp_path: Path) -> None:
         assert carry_out(replace(JOB, checkpoints=tmp_path / "c"), data, pause=lambda: True) == [Paused("trial-3")]
@@ -277,7 +287,7 @@ class TestPause:
         assert events[-1] == Paused("trial-3")
         assert list(tmp_path.iterdir()) == []
 
-    def test_while_it_waits_for_an_answer(self, data: Splits, tmp_path: Path) -> None:
+    def test_while_it_waits_for_an_answer(self, data: Splits, whole: Whole, tmp_path: Path) -> None:
         events: list[Event] = []
 
         def waits() -> bool:
@@ -285,12 +295,10 @@ class TestPause:
             return isinstance(last, Progressed) and last.point.step == 4
 
         job = replace(JOB, checkpoints=tmp_path / "c")
-        worker.carry_out(
-            job, data, NOWHERE, CPU, Contact(events.append, lambda: True, lambda: bool(events) and waits())
-        )
+        carry_out_with(job, data, Channel(events.append, lambda: True, lambda: bool(events) and waits()))
         assert events[-1] == Paused("trial-3")
         assert states_in(tmp_path / "c") == [4]
-        assert points(events) + points(carry_out(job, data)) == points(carry_out(JOB, data))
+        assert points(events) + points(carry_out(job, data)) == points(whole.events)
 
     def test_not_after_the_last_step(self, data: Splits) -> None:
         asked = itertools.count()
@@ -315,7 +323,7 @@ class TestDisk:
         yield folder
         subprocess.run(["umount", str(folder)], check=True)
 
-    def carry_out(self, job: Job, data: Splits, fault: Callable[[], None], at: int) -> list[Event]:
+    def carry_out(self, job: TrainJob, data: Splits, fault: Callable[[], None], at: int) -> list[Event]:
         """All events of `job`, with `fault` at the point of step `at`."""
         events: list[Event] = []
 
@@ -324,12 +332,12 @@ class TestDisk:
             if isinstance(event, Progressed) and event.point.step == at:
                 fault()
 
-        worker.carry_out(job, data, NOWHERE, CPU, Contact(send, lambda: True))
+        carry_out_with(job, data, Channel(send, lambda: True))
         return events
 
     @pytest.mark.parametrize("at", [4, 8, 16])
     @pytest.mark.parametrize("fault", ["full", "read-only"])
-    def test_the_run_ends_and_goes_on_later(self, data: Splits, disk: Path, fault: str, at: int) -> None:
+    def test_the_run_ends_and_resumes_later(self, data: Splits, whole: Whole, disk: Path, fault: str, at: int) -> None:
         job = replace(JOB, checkpoints=disk / "checkpoints", weights=disk / "weights")
         found: list[dict[Path, bytes]] = []
 
@@ -348,14 +356,13 @@ class TestDisk:
         if at == 4 and fault == "read-only":  # the folder itself could not be made
             assert not (disk / "checkpoints").exists()
         said = {"full": "No space left on device", "read-only": "Read-only file system"}[fault]
-        assert events[-1] == Unkept("trial-3", f"{path}: {kept} must be writable, but got: {said}")
+        assert events[-1] == CheckpointWriteFailed("trial-3", f"{path}: {kept} must be writable, but got: {said}")
         assert found == [contents(disk)], "nothing is lost, and nothing is left lying"
 
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         (disk / "filler").unlink(missing_ok=True)
         rest = carry_out(job, data)
-        undisturbed = carry_out(JOB, data)
-        assert points(events)[: {4: 0, 8: 2, 16: 4}[at]] + points(rest) == points(undisturbed)
+        assert points(events)[: {4: 0, 8: 2, 16: 4}[at]] + points(rest) == points(whole.events)
         assert isinstance(rest[-1], Finished)
 
     def test_a_folder_that_is_not_ours(self, data: Splits, tmp_path: Path) -> None:
@@ -364,7 +371,9 @@ class TestDisk:
         (tmp_path / "c").mkdir(mode=0o500)
         *_, last = carry_out(replace(JOB, checkpoints=tmp_path / "c"), data)
         path = tmp_path / "c" / "step-000000004.safetensors"
-        assert last == Unkept("trial-3", f"{path}: a checkpoint must be writable, but got: Permission denied")
+        assert last == CheckpointWriteFailed(
+            "trial-3", f"{path}: a checkpoint must be writable, but got: Permission denied"
+        )
 
     def test_files_that_may_not_be_as_large(self, data: Splits, tmp_path: Path) -> None:
         job = replace(JOB, checkpoints=tmp_path / "c")
@@ -375,7 +384,9 @@ class TestDisk:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         path = tmp_path / "c" / "step-000000004.safetensors"
-        assert last == Unkept("trial-3", f"{path}: a checkpoint must be writable, but got: File too large")
+        assert last == CheckpointWriteFailed(
+            "trial-3", f"{path}: a checkpoint must be writable, but got: File too large"
+        )
         assert list((tmp_path / "c").iterdir()) == []
 
 
@@ -398,8 +409,8 @@ class TestMemory:
 
 
 class TestArtifacts:
-    def test_names_and_sizes(self, outcome: Outcome) -> None:
-        assert set(outcome.files) == {
+    def test_names_and_sizes(self, whole: Whole) -> None:
+        assert set(whole.outcome.files) == {
             "confusion.json",
             "pictures/augmented.png",
             "pictures/confusion.png",
@@ -409,16 +420,17 @@ class TestArtifacts:
             "weakness.md",
         }
         # Noise is the hardest thing to compress: real images take less.
-        assert sum(map(len, outcome.files.values())) < 300_000
+        assert sum(map(len, whole.outcome.files.values())) < 300_000
 
-    def test_pictures_can_be_opened(self, outcome: Outcome) -> None:
-        for name, content in outcome.files.items():
+    def test_pictures_can_be_opened(self, whole: Whole) -> None:
+        for name, content in whole.outcome.files.items():
             if name.endswith(".png"):
                 with Image.open(io.BytesIO(content)) as picture:
                     picture.verify()
                     assert picture.width > 200
 
-    def test_confusion_counts_every_validation_image(self, outcome: Outcome, data: Splits) -> None:
+    def test_confusion_counts_every_validation_image(self, whole: Whole, data: Splits) -> None:
+        outcome = whole.outcome
         confusion = json.loads(outcome.files["confusion.json"])
         assert confusion["classes"] == list(CLASSES)
         rows = [sum(row) for row in confusion["matrix"]]
@@ -461,8 +473,8 @@ class TestErrors:
         assert not any(isinstance(event, Finished | Failed) for event in events)
 
     def test_a_watch_that_never_validates(self, data: Splits) -> None:
-        event = failure(carry_out(replace(JOB, watch=Watch(evenly(4), (), ())), data))
-        assert event.reason == "RuntimeError: a watch must validate at the end of training"
+        event = failure(carry_out(replace(JOB, schedule=EvalSchedule(evenly(4), (), ())), data))
+        assert event.reason == "RuntimeError: an evaluation schedule must validate at the end of training"
 
     @pytest.mark.parametrize("error", [BrokenPipeError, EOFError])
     def test_a_coordinator_that_is_gone_ends_the_worker(self, data: Splits, error: type[Exception]) -> None:
@@ -470,19 +482,16 @@ class TestErrors:
             raise error
 
         with pytest.raises(error):
-            worker.carry_out(JOB, data, NOWHERE, CPU, Contact(gone, lambda: True))
+            carry_out_with(JOB, data, Channel(gone, lambda: True))
 
 
 class TestTestSet:
     @pytest.fixture
-    def job(self, data: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-        """A test of a trained network, on a test set of synthetic images."""
-        path = tmp_path / "w.safetensors"
-        carry_out(replace(JOB, weights=path), data)
-        monkeypatch.setattr(worker, "load_test", lambda directory: data.val)
-        return Job(key="confirm-3-0", recipe=RECIPE, watch=Watch((), (), ()), weights=path, open_test_set=True)
+    def job(self, whole: Whole) -> EvaluateJob:
+        """A test of a trained network."""
+        return EvaluateJob(key="confirm-3-0", recipe=RECIPE, weights=whole.folder / "weights.safetensors")
 
-    def test_one_event_with_everything_in_a_folder_of_its_own(self, data: Splits, job: Job) -> None:
+    def test_one_event_with_everything_in_a_folder_of_its_own(self, data: Splits, job: EvaluateJob) -> None:
         [event] = carry_out(job, data, ())
         assert isinstance(event, Finished)
         outcome = event.outcome
@@ -513,19 +522,10 @@ class TestTestSet:
         assert alone["images"] == 1
         assert 0 < alone["seconds"] <= alone["slow_seconds"]
 
-    def test_the_test_set_stays_closed_while_training(self, data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-        def opened(directory: Path) -> None:
-            raise AssertionError("the test set was opened")
-
-        monkeypatch.setattr(worker, "load_test", opened)
-        assert isinstance(carry_out(JOB, data)[-1], Finished)
-
-    def test_damaged_weights(self, data: Splits, job: Job) -> None:
-        assert job.weights is not None
-        content = bytearray(job.weights.read_bytes())
+    def test_damaged_weights(self, data: Splits, job: EvaluateJob, tmp_path: Path) -> None:
+        shutil.copytree(job.weights.parent, tmp_path, dirs_exist_ok=True)
+        path = tmp_path / job.weights.name
+        content = bytearray(path.read_bytes())
         content[-1] ^= 1
-        job.weights.write_bytes(content)
-        assert "CheckpointError" in failure(carry_out(job, data, ())).reason
-
-    def test_no_weights(self, data: Splits, job: Job) -> None:
-        assert failure(carry_out(replace(job, weights=None), data, ())).reason == "RuntimeError: a test needs weights"
+        path.write_bytes(content)
+        assert "CheckpointError" in failure(carry_out(replace(job, weights=path), data, ())).reason

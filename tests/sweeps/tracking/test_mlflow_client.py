@@ -1,4 +1,4 @@
-"""What runs are told comes out the same, told together or one by one."""
+"""Entries give the same runs, written together or one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowRuns
+from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment
 from sweeps.tracking.mlflow_queue import Entry
 
 KEYS = (STUDY_KEY, "trial-0", "trial-1")
@@ -56,10 +56,9 @@ def told(draw: st.DrawFn) -> list[Entry]:
 
 def record(store: Path, experiment: str, batches: Sequence[Sequence[Entry]]) -> dict[str, Any]:
     """What MLflow knows at the end, by run."""
-    runs = MlflowRuns(f"sqlite:///{store}/mlflow.db", source="test")
-    runs.open(experiment, (store / experiment).as_uri())
+    runs = MlflowExperiment(f"sqlite:///{store}/mlflow.db", experiment, (store / experiment).as_uri(), source="test")
     for batch in batches:
-        runs.tell(batch)
+        runs.write(batch)
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     known = {}
     for run in runs.stored(""):

@@ -1,4 +1,4 @@
-"""A journal gives back what was written to it, in its order, whatever happened to its last line."""
+"""A queue gives back what was written to it, in its order, whatever happened to its last line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweeps.store import StoreError
-from sweeps.tracking.mlflow_queue import Entry, Journal, TakenError, waiting
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, QueueInUseError, waiting
 
 texts = st.text(max_size=8)
 entries = st.builds(
@@ -38,20 +38,20 @@ FIRST, SECOND = (
 
 def content(path: Path) -> list[Entry]:
     """What a new process finds, taken out one by one."""
-    journal = Journal(path)
+    queue = MlflowQueue(path)
     found = []
-    while some := journal.first(2):
+    while some := queue.first(2):
         found += some
-        journal.forget(len(some))
-    journal.close()
+        queue.remove(len(some))
+    queue.close()
     return found
 
 
 def written(path: Path, *told: Entry) -> Path:
-    journal = Journal(path)
+    queue = MlflowQueue(path)
     for entry in told:
-        journal.append(entry, sync=True)
-    journal.close()
+        queue.append(entry, sync=True)
+    queue.close()
     return path
 
 
@@ -63,7 +63,7 @@ def test_what_was_written_is_there_but_for_a_line_that_was_cut_off(tmp_path: Pat
         last = len(path.read_bytes().splitlines(keepends=True)[-1])
         os.truncate(path, path.stat().st_size - min(cut, last))
     assert content(path) == (told if not cut else told[:-1])
-    assert not path.exists(), "a journal that holds nothing is no file"
+    assert not path.exists(), "a queue that holds nothing is no file"
 
 
 def test_what_is_no_number_comes_back(tmp_path: Path) -> None:
@@ -74,18 +74,18 @@ def test_what_is_no_number_comes_back(tmp_path: Path) -> None:
 
 def test_entries_are_taken_while_others_come(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    journal = Journal(path)
-    journal.append(FIRST, sync=False)
-    journal.append(SECOND, sync=False)
-    assert (len(journal), journal.first(), waiting(tmp_path)) == (2, [FIRST], 2)
-    journal.forget(1)
-    journal.append(FIRST, sync=True)
-    assert (len(journal), journal.first(5)) == (2, [SECOND, FIRST])
-    journal.forget(1)
-    journal.forget(1)
-    assert (len(journal), journal.first(), path.stat().st_size) == (0, [], 0)
-    journal.append(SECOND, sync=True)
-    journal.close()
+    queue = MlflowQueue(path)
+    queue.append(FIRST, sync=False)
+    queue.append(SECOND, sync=False)
+    assert (len(queue), queue.first(), waiting(tmp_path)) == (2, [FIRST], 2)
+    queue.remove(1)
+    queue.append(FIRST, sync=True)
+    assert (len(queue), queue.first(5)) == (2, [SECOND, FIRST])
+    queue.remove(1)
+    queue.remove(1)
+    assert (len(queue), queue.first(), path.stat().st_size) == (0, [], 0)
+    queue.append(SECOND, sync=True)
+    queue.close()
     assert content(path) == [SECOND]
 
 
@@ -93,48 +93,46 @@ def test_a_line_that_was_changed(tmp_path: Path) -> None:
     path = written(tmp_path / "j.jsonl", FIRST, SECOND)
     path.write_bytes(path.read_bytes().replace(b"0.1", b"0.7", 1))
     before = path.read_bytes()
-    with pytest.raises(
-        StoreError, match=r"j\.jsonl: line 1 must be as it was written, but its checksum differs; move the file away"
-    ):
-        Journal(path)
+    with pytest.raises(StoreError, match=r"j\.jsonl: line 1 is damaged \(its checksum differs\); move the file away"):
+        MlflowQueue(path)
     assert path.read_bytes() == before
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    journal = Journal(path)
-    journal.append(FIRST, sync=True)
-    with pytest.raises(TakenError):
-        Journal(path)
-    journal.close()
+    queue = MlflowQueue(path)
+    queue.append(FIRST, sync=True)
+    with pytest.raises(QueueInUseError):
+        MlflowQueue(path)
+    queue.close()
     assert content(path) == [FIRST]
 
 
 def test_no_folder_for_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StoreError, match=r"the journal .*/file/j\.jsonl must be a file to write to, but: File exists"):
-        Journal(tmp_path / "file" / "j.jsonl")
+    with pytest.raises(StoreError, match=r"^the MLflow queue .*/j\.jsonl must be a writable file, but: File exists$"):
+        MlflowQueue(tmp_path / "file" / "j.jsonl")
 
 
 FILL = """
 import resource, signal, sys
 from pathlib import Path
-from sweeps.tracking.mlflow_queue import Entry, Journal
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue
 from sweeps.store import StoreError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-journal = Journal(Path(sys.argv[1]))
-journal.append(Entry(key="short", at=1), sync=True)
+queue = MlflowQueue(Path(sys.argv[1]))
+queue.append(Entry(key="short", at=1), sync=True)
 try:
-    journal.append(Entry(key="long", at=2, files={"f": b"x" * 5000}), sync=True)
+    queue.append(Entry(key="long", at=2, files={"f": b"x" * 5000}), sync=True)
 except StoreError as error:
     print(error)
-journal.append(Entry(key="short again", at=3), sync=True)
+queue.append(Entry(key="short again", at=3), sync=True)
 """
 
 
 def test_no_room_for_an_entry(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     said = subprocess.run([sys.executable, "-c", FILL, str(path)], capture_output=True, text=True, check=True).stdout
-    assert said == f"{path} must have room for what is learned, but: File too large\n"
+    assert said == f"{path} must have room for another entry, but: File too large\n"
     assert [entry.key for entry in content(path)] == ["short", "short again"]

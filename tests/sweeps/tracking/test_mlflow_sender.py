@@ -1,4 +1,4 @@
-"""An outbox sends in order and once, through outages, refusals and the end of its process."""
+"""The sender sends in order and once, through outages, refusals and the end of its process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from sweeps.store import StoreError
-from sweeps.tracking import mlflow_sender as outbox
-from sweeps.tracking.mlflow_queue import Entry, Journal, waiting
-from sweeps.tracking.mlflow_sender import Outbox
+from sweeps.tracking import mlflow_sender
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, waiting
+from sweeps.tracking.mlflow_sender import MlflowSender
 
 
 class Server:
@@ -25,7 +25,7 @@ class Server:
         self.fault: Callable[[Entry], Exception | None] = lambda entry: None
         self.said: list[str] = []
 
-    def tell(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[Entry]) -> None:
         if self.down:
             raise MlflowException("API request failed\nwith a long story")
         for entry in entries:
@@ -33,69 +33,69 @@ class Server:
                 raise error
         self.taken += [entry.at for entry in entries]
 
-    def open(self, folder: Path) -> Outbox:
-        return Outbox(folder, self.tell, self.said.append)
+    def open(self, folder: Path) -> MlflowSender:
+        return MlflowSender(folder, self.write, self.said.append)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(outbox, "_PAUSES", (0.01,))
+    monkeypatch.setattr(mlflow_sender, "_PAUSES", (0.01,))
     return Server()
 
 
-def put(box: Outbox, *numbers: int) -> None:
+def put(sender: MlflowSender, *numbers: int) -> None:
     for number in numbers:
-        box.put(Entry(key=f"trial-{number}", at=number), sync=True)
+        sender.put(Entry(key=f"trial-{number}", at=number), sync=True)
 
 
 def test_everything_is_sent_in_its_order(server: Server, tmp_path: Path) -> None:
-    box = server.open(tmp_path / "journals")
-    put(box, *range(100))
-    assert box.close(10, 10) == 0
+    sender = server.open(tmp_path / "queues")
+    put(sender, *range(100))
+    assert sender.close(10, 10) == 0
     assert server.taken == list(range(100))
-    assert list((tmp_path / "journals").iterdir()) == []
+    assert list((tmp_path / "queues").iterdir()) == []
     assert server.said == []
 
 
 def test_nothing_waits_for_a_server_that_is_gone(server: Server, tmp_path: Path) -> None:
-    box = server.open(tmp_path)
+    sender = server.open(tmp_path)
     server.down = True
     started = time.monotonic()
-    put(box, 0, 1, 2)
+    put(sender, 0, 1, 2)
     assert time.monotonic() - started < 1
-    assert not box.flush(0.05, 0.05)
+    assert not sender.flush(0.05, 0.05)
     server.down = False
-    put(box, 3)
-    assert box.flush(10, 10)
+    put(sender, 3)
+    assert sender.flush(10, 10)
     assert server.taken == [0, 1, 2, 3]
     assert server.said[0] == (
-        "MLflow does not answer (API request failed); the sweep goes on, and what it learns is kept"
+        "MLflow does not answer (API request failed); the sweep continues, and its results wait on disk"
     )
-    assert server.said[1].startswith("MLflow answers again, and gets the ")
+    assert server.said[1].startswith("MLflow answers again; sending the ")
     assert len(server.said) == 2
-    assert box.close(10, 10) == 0
+    assert sender.close(10, 10) == 0
 
 
 def test_what_was_not_sent_is_kept_for_the_next_process(server: Server, tmp_path: Path) -> None:
-    box = server.open(tmp_path)
-    put(box, 0)
-    assert box.flush(10, 10)
+    sender = server.open(tmp_path)
+    put(sender, 0)
+    assert sender.flush(10, 10)
     server.down = True
-    put(box, 1, 2)
-    assert box.close(0.05, 0.05) == 2
+    put(sender, 1, 2)
+    assert sender.close(0.05, 0.05) == 2
     assert waiting(tmp_path) == 2
     with pytest.raises(MlflowException):
         server.open(tmp_path)
     assert waiting(tmp_path) == 2
     server.down = False
-    box = server.open(tmp_path)
-    put(box, 3)
-    assert box.close(10, 10) == 0
+    sender = server.open(tmp_path)
+    put(sender, 3)
+    assert sender.close(10, 10) == 0
     assert server.taken == [0, 1, 2, 3]
 
 
 def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: Path) -> None:
-    box = server.open(tmp_path)
+    sender = server.open(tmp_path)
     hanging, answer = threading.Event(), threading.Event()
 
     def hang(entry: Entry) -> None:
@@ -103,10 +103,10 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: 
         answer.wait(30)
 
     server.fault = hang
-    put(box, 0)
+    put(sender, 0)
     assert hanging.wait(10)
     started = time.monotonic()
-    assert box.close(0.1, 0.1) == 1
+    assert sender.close(0.1, 0.1) == 1
     assert time.monotonic() - started < 5
     answer.set()
 
@@ -114,16 +114,16 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: 
 @pytest.mark.parametrize(("patience", "left"), [(10, 0), (0.1, 1)])
 def test_a_network_gets_longer(server: Server, tmp_path: Path, patience: float, left: int) -> None:
     server.fault = lambda entry: time.sleep(1)
-    box = server.open(tmp_path)
-    box.put(Entry(key="confirm-0-0", at=0, recipe={"model": "five_conv"}, weights="file"), sync=True)
-    assert box.close(0.1, patience) == left
+    sender = server.open(tmp_path)
+    sender.put(Entry(key="confirm-0-0", at=0, recipe={"model": "five_conv"}, weights="file"), sync=True)
+    assert sender.close(0.1, patience) == left
 
 
-def test_journals_of_running_processes_are_theirs(server: Server, tmp_path: Path) -> None:
-    other = Journal(tmp_path / "1.jsonl")
+def test_queues_of_running_processes_are_theirs(server: Server, tmp_path: Path) -> None:
+    other = MlflowQueue(tmp_path / "1.jsonl")
     other.append(Entry(key="other", at=7), sync=True)
-    box = server.open(tmp_path)
-    assert box.close(10, 10) == 0
+    sender = server.open(tmp_path)
+    assert sender.close(10, 10) == 0
     assert server.taken == []
     other.close()
     assert server.open(tmp_path).close(10, 10) == 0
@@ -135,29 +135,29 @@ def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
         return MlflowException.invalid_parameter_value("no such run") if entry.at == 1 else None
 
     server.fault = fault
-    box = server.open(tmp_path)
-    put(box, 0, 1, 2)
-    assert box.close(10, 10) == 1
+    sender = server.open(tmp_path)
+    put(sender, 0, 1, 2)
+    assert sender.close(10, 10) == 1
     assert server.taken == [0, 2]
     [path] = tmp_path.iterdir()
     assert path.suffix == ".refused"
-    refused = Journal(path)
+    refused = MlflowQueue(path)
     assert refused.first() == [Entry(key="trial-1", at=1)]
     refused.close()
-    assert server.said == [f"MLflow refuses what trial-1 has to say (no such run); it is kept in {path}"]
+    assert server.said == [f"MLflow refuses an entry of trial-1 (no such run); it is kept in {path}"]
 
 
 def test_an_error_of_ours_comes_out(server: Server, tmp_path: Path) -> None:
     server.fault = lambda entry: TypeError("ours")
-    box = server.open(tmp_path)
-    put(box, 0)
+    sender = server.open(tmp_path)
+    put(sender, 0)
     with pytest.raises(TypeError, match="ours"):
-        box.flush(10, 10)
+        sender.flush(10, 10)
     with pytest.raises(TypeError, match="ours"):
-        put(box, 1)
+        put(sender, 1)
 
 
-def test_a_journal_that_is_damaged(server: Server, tmp_path: Path) -> None:
+def test_a_queue_that_is_damaged(server: Server, tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_text("nothing\nlike it\n")
-    with pytest.raises(StoreError, match=r"1\.jsonl: line 1 must be as it was written"):
+    with pytest.raises(StoreError, match=r"1\.jsonl: line 1 is damaged"):
         server.open(tmp_path)

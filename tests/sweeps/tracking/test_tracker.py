@@ -1,10 +1,9 @@
-"""One contract for every tracker, and what only MLflow can show: nesting, states, artifacts, models."""
+"""The record of a study in MLflow: points, states, nesting, artifacts and models, whatever interrupts it."""
 
 from __future__ import annotations
 
 import shutil
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +16,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from cifar_core.checkpoint import save_state
-from cifar_core.data import CLASSES, synthetic_splits
-from cifar_core.hardware import Hardware
+from cifar_core.data import CLASSES
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
-from sweeps.executors.protocol import Outcome, Point
+from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_queue import SUFFIX, Entry, Journal, waiting
-from sweeps.tracking.tracker import MemoryTracker, MlflowTracker, RunLabel, Tracker
+from sweeps.tracking.mlflow_queue import SUFFIX, Entry, MlflowQueue, waiting
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.sweeps.small_data import CPU, small_splits
+from tests.sweeps.support import point, record
 
 STUDY = RunLabel(
     key="study",
@@ -58,21 +58,6 @@ TEST_OUTCOME = Outcome(
 )
 
 
-def point(step: int, val_accuracy: float | None = None) -> Point:
-    return Point(
-        step=step,
-        fraction=step / 8,
-        epoch=step / 4,
-        train_loss=2.0 / step,
-        train_accuracy=step / 10,
-        learning_rate=0.1 * step,
-        train_seconds=float(step),
-        validation_seconds=0.1,
-        val_loss=None if val_accuracy is None else 1.0,
-        val_accuracy=val_accuracy,
-    )
-
-
 CURVE = [point(1), point(2, 0.3), point(3), point(4, 0.6), point(8, 0.8)]
 
 
@@ -91,40 +76,9 @@ class Record:
     files: dict[str, bytes]
 
 
-class Backend(ABC):
-    @abstractmethod
-    def open(self) -> Tracker:
-        """A tracker as a new process would have it."""
+class Mlflow:
+    """A store, and one process after another that records in it."""
 
-    @abstractmethod
-    def read(self, key: str) -> Record:
-        """The run of this key; there must be one only."""
-
-
-class Memory(Backend):
-    def __init__(self) -> None:
-        self.tracker = MemoryTracker()
-
-    def open(self) -> Tracker:
-        return self.tracker
-
-    def read(self, key: str) -> Record:
-        run = self.tracker.study if key == "study" else self.tracker.runs[key]
-        assert run is not None
-        return Record(
-            name=run.label.name,
-            state=run.state,
-            reason=run.reason or None,
-            tags=dict(run.label.tags),
-            params={name: str(value) for name, value in run.label.params.items()},
-            steps=[point.step for point in run.points],
-            validated=[point.step for point in run.points if point.val_accuracy is not None],
-            metrics=run.metrics,
-            files={**run.label.files, **run.files},
-        )
-
-
-class Mlflow(Backend):
     def __init__(self, folder: Path) -> None:
         self.store = Store.locate(folder)
         self.artifacts = folder / "artifacts" / "a=20study"
@@ -182,147 +136,134 @@ def store(empty_database: Path, tmp_path: Path) -> Mlflow:
     return Mlflow(tmp_path)
 
 
-@pytest.fixture(params=["memory", "mlflow"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    if request.param == "memory":
-        return Memory()
-    backend: Backend = request.getfixturevalue("store")
-    return backend
-
-
 @pytest.fixture
-def tracker(backend: Backend) -> Tracker:
-    tracker = backend.open()
+def tracker(store: Mlflow) -> MlflowTracker:
+    tracker = store.open()
     tracker.open_study(STUDY)
     return tracker
 
 
-def record(tracker: Tracker, points: list[Point]) -> None:
-    for each in points:
-        tracker.point(TRIAL.key, each)
-
-
-class TestContract:
-    def test_a_complete_run(self, backend: Backend, tracker: Tracker) -> None:
+class TestRecord:
+    def test_a_complete_run(self, store: Mlflow, tracker: MlflowTracker) -> None:
         tracker.begin(TRIAL)
-        record(tracker, CURVE)
+        record(tracker, TRIAL.key, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 12.5})
-        run = backend.read(TRIAL.key)
+        run = store.read(TRIAL.key)
         assert (run.name, run.state, run.reason) == ("trial 0 five_conv", "complete", None)
         assert run.tags.items() >= TRIAL.tags.items()
         assert run.params == {"model": "five_conv", "learning_rate": "0.1", "flip": "True"}
         assert run.steps == [1, 2, 3, 4, 8]
         assert run.validated == [2, 4, 8]
         assert run.files == {**TRIAL.files, **OUTCOME.files}
-        last = {"train/loss": 0.25, "train/accuracy": 0.8, "lr": 0.8, "val/loss": 1.0, "val/accuracy": 0.8}
+        last = {"train/loss": 0.25, "train/accuracy": 0.5, "lr": 0.8, "val/loss": 1.0, "val/accuracy": 0.8}
         by_class = {f"val_class/{name}": 0.8 for name in CLASSES[2:-1]}
         by_class |= {"val_class/airplane": 0.9, "val_class/automobile": 0.7}
         by_class |= {"val_group/animals": 0.75}
         assert run.metrics == pytest.approx(last | by_class | {"cost/seconds": 12.5})
 
-    def test_what_was_watched_names_the_curves(self, backend: Backend, tracker: Tracker) -> None:
+    def test_what_was_watched_names_the_curves(self, store: Mlflow, tracker: MlflowTracker) -> None:
         tracker.begin(TRIAL)
         for each in CURVE:
             tracker.point(TRIAL.key, each, met="test")
-        metrics = backend.read(TRIAL.key).metrics
+        metrics = store.read(TRIAL.key).metrics
         assert {"test/loss", "test/accuracy"} < set(metrics)
         assert not {"val/loss", "val/accuracy"} & set(metrics)
 
-    def test_files_and_figures_can_be_attached(self, backend: Backend, tracker: Tracker) -> None:
+    def test_files_and_figures_can_be_attached(self, store: Mlflow, tracker: MlflowTracker) -> None:
         tracker.begin(TRIAL)
         tracker.attach(TRIAL.key, {"range_test/curve.csv": b"1,2"}, {"range_test/suggestion": 0.5})
-        run = backend.read(TRIAL.key)
+        run = store.read(TRIAL.key)
         assert run.files == {**TRIAL.files, "range_test/curve.csv": b"1,2"}
         assert run.metrics == {"range_test/suggestion": 0.5}
 
     @pytest.mark.parametrize("state", ["pruned", "failed", "interrupted"])
-    def test_a_run_that_ends_early_says_why(self, backend: Backend, tracker: Tracker, state: str) -> None:
+    def test_a_run_that_ends_early_says_why(self, store: Mlflow, tracker: MlflowTracker, state: str) -> None:
         tracker.begin(TRIAL)
-        record(tracker, CURVE[:2])
+        record(tracker, TRIAL.key, CURVE[:2])
         tracker.end(TRIAL.key, state, reason="for this reason", metrics={"cost/seconds": 1.0})
-        run = backend.read(TRIAL.key)
+        run = store.read(TRIAL.key)
         assert (run.state, run.reason, run.steps) == (state, "for this reason", [1, 2])
         assert run.metrics["cost/seconds"] == 1.0
 
-    def test_a_running_run_is_there_while_it_trains(self, backend: Backend, tracker: Tracker) -> None:
+    def test_a_running_run_is_there_while_it_trains(self, store: Mlflow, tracker: MlflowTracker) -> None:
         tracker.begin(TRIAL)
-        assert backend.read(TRIAL.key).state == "running"
-        assert backend.read(TRIAL.key).files == TRIAL.files
+        assert store.read(TRIAL.key).state == "running"
+        assert store.read(TRIAL.key).files == TRIAL.files
         tracker.point(TRIAL.key, CURVE[0])
-        assert backend.read(TRIAL.key).steps == [1]
+        assert store.read(TRIAL.key).steps == [1]
 
     @pytest.mark.parametrize("new_process", [False, True])
     def test_a_run_begun_again_goes_on_without_doubled_points(
-        self, backend: Backend, tracker: Tracker, new_process: bool
+        self, store: Mlflow, tracker: MlflowTracker, new_process: bool
     ) -> None:
         tracker.begin(TRIAL)
-        record(tracker, CURVE[:3])
+        record(tracker, TRIAL.key, CURVE[:3])
         tracker.end(TRIAL.key, "interrupted", reason="the sweep was stopped", metrics={"cost/seconds": 3.0})
         if new_process:
-            tracker = backend.open()
+            tracker = store.open()
             tracker.open_study(STUDY)
         tracker.begin(replace(TRIAL, tags={**TRIAL.tags, "attempt": "2"}))
-        run = backend.read(TRIAL.key)
+        run = store.read(TRIAL.key)
         assert (run.state, run.reason, run.tags["attempt"]) == ("running", None, "2")
-        record(tracker, CURVE)
+        record(tracker, TRIAL.key, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 8.0})
-        run = backend.read(TRIAL.key)
+        run = store.read(TRIAL.key)
         assert run.steps == [1, 2, 3, 4, 8]
         assert run.validated == [2, 4, 8]
         assert (run.state, run.reason) == ("complete", None), "a reason of an end that was none would mislead"
         assert run.metrics["cost/seconds"] == 8.0
         assert run.metrics["val/accuracy"] == 0.8
 
-    def test_a_run_that_died_goes_on_too(self, backend: Backend, tracker: Tracker) -> None:
+    def test_a_run_that_died_goes_on_too(self, store: Mlflow, tracker: MlflowTracker) -> None:
         tracker.begin(TRIAL)
-        record(tracker, CURVE[:4])
-        tracker = backend.open()  # no end was written
+        record(tracker, TRIAL.key, CURVE[:4])
+        tracker = store.open()  # no end was written
         tracker.open_study(STUDY)
         tracker.begin(TRIAL)
-        record(tracker, CURVE)
-        assert backend.read(TRIAL.key).steps == [1, 2, 3, 4, 8]
+        record(tracker, TRIAL.key, CURVE)
+        assert store.read(TRIAL.key).steps == [1, 2, 3, 4, 8]
 
-    def test_metrics_are_those_of_complete_runs(self, backend: Backend, tracker: Tracker) -> None:
+    def test_metrics_are_those_of_complete_runs(self, store: Mlflow, tracker: MlflowTracker) -> None:
         assert tracker.metric(TRIAL.key, "val/accuracy") is None
         tracker.begin(TRIAL)
-        record(tracker, CURVE)
+        record(tracker, TRIAL.key, CURVE)
         assert tracker.metric(TRIAL.key, "val/accuracy") is None
         for state in ("pruned", "failed", "interrupted"):
             tracker.end(TRIAL.key, state)
             assert tracker.metric(TRIAL.key, "val/accuracy") is None
         tracker.begin(TRIAL)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 8.0})
-        tracker = backend.open()
+        tracker = store.open()
         tracker.open_study(STUDY)
         assert tracker.metric(TRIAL.key, "val/accuracy") == 0.8
         assert tracker.metric(TRIAL.key, "cost/seconds") == 8.0
         assert tracker.metric(TRIAL.key, "val_class/airplane") == 0.9
         assert tracker.metric(TRIAL.key, "test/accuracy") is None
 
-    def test_a_test_adds_to_the_run_that_was_trained(self, backend: Backend, tracker: Tracker) -> None:
+    def test_a_test_adds_to_the_run_that_was_trained(self, store: Mlflow, tracker: MlflowTracker) -> None:
         tracker.begin(TRIAL)
-        record(tracker, CURVE)
+        record(tracker, TRIAL.key, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
         tracker.tested(TRIAL.key, TEST_OUTCOME)
         assert tracker.metric(TRIAL.key, "test/accuracy") == 0.79
         assert tracker.metric(TRIAL.key, "val/accuracy") == 0.8
-        run = backend.read(TRIAL.key)
+        run = store.read(TRIAL.key)
         assert run.state == "complete"
         assert run.metrics["test/loss"] == 0.4
         assert {name for name in run.metrics if name.startswith("test_class/")} == {f"test_class/{c}" for c in CLASSES}
         assert run.files == {**TRIAL.files, **OUTCOME.files, **TEST_OUTCOME.files}
 
-    def test_the_study_has_a_run_of_its_own(self, backend: Backend, tracker: Tracker) -> None:
-        assert backend.read("study").state == "running"
+    def test_the_study_has_a_run_of_its_own(self, store: Mlflow, tracker: MlflowTracker) -> None:
+        assert store.read("study").state == "running"
         tracker.study_progress("study/best_val_accuracy", 0.5, 1)
         tracker.study_progress("study/best_val_accuracy", 0.7, 3)
         tracker.end_study("interrupted", {})
-        assert backend.read("study").state == "interrupted"
-        tracker = backend.open()
+        assert store.read("study").state == "interrupted"
+        tracker = store.open()
         tracker.open_study(STUDY)
-        assert backend.read("study").state == "running"
+        assert store.read("study").state == "running"
         tracker.end_study("finished", {"study/seconds": 60.0})
-        study = backend.read("study")
+        study = store.read("study")
         assert (study.name, study.state) == ("a study", "finished")
         assert study.metrics == {"study/best_val_accuracy": 0.7, "study/seconds": 60.0}
         assert study.params == {"trials": "3", "confirm_flops": "None"}
@@ -384,7 +325,7 @@ class TestMlflow:
         tracker.attach(TRIAL.key, {name: b"hostile"}, {})
         assert tracker.close() == 1
         assert store.said[0].startswith(
-            f"MLflow refuses what trial-0 has to say (an artifact must stay in its run, but got {name!r}"
+            f"MLflow refuses an entry of trial-0 (an artifact must stay in its run, but got {name!r}"
         )
         assert not list(store.store.root.rglob("out.txt"))
 
@@ -397,14 +338,14 @@ class TestMlflow:
     def test_artifacts_that_cannot_be_written_when_what_was_left_is_sent(self, tmp_path: Path) -> None:
         store = Store.locate(tmp_path)
         store.create()
-        left = Journal(store.journals(STUDY.name) / f"1{SUFFIX}")
+        left = MlflowQueue(store.queues(STUDY.name) / f"1{SUFFIX}")
         left.append(Entry(key="study", at=1, name=STUDY.name, files={"notes.txt": b"kept"}), sync=True)
         left.close()
         blocked = tmp_path / "artifacts"
         blocked.write_bytes(b"")
         with pytest.raises(StoreError, match=r"^the MLflow store must answer, but sqlite:[^\n]* gave: [^\n]*artifacts"):
             MlflowTracker(store, STUDY.name).open_study(STUDY)
-        assert waiting(store.journals(STUDY.name)) == 1
+        assert waiting(store.queues(STUDY.name)) == 1
 
         blocked.unlink()
         tracker = MlflowTracker(store, STUDY.name)
@@ -431,13 +372,12 @@ def test_a_kept_model_can_be_loaded_by_mlflow_alone(
     tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
     recipe = Recipe(model="fast_resnet", width=0.125)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    data = synthetic_splits(torch.Generator().manual_seed(0), 16, 8)
-    state = TrainState.create(recipe, data, Hardware(torch.device("cpu"), bf16=False))
+    state = TrainState.create(recipe, small_splits(16, 8), CPU)
     save_state(state, tmp_path / "weights.safetensors")
     with torch.no_grad():
         expected = state.model.eval()(images)
     for _ in range(2):  # as after a crash between the model and whatever says that it is there
-        tracker.keep_model(TRIAL.key, recipe, tmp_path / "weights.safetensors")
+        tracker.log_model(TRIAL.key, recipe, tmp_path / "weights.safetensors")
     assert tracker.close(60) == 0
     said = capfd.readouterr()
     assert "warn" not in (said.out + said.err).lower()

@@ -1,4 +1,4 @@
-"""How much compute a sweep spends: presets in training FLOPs."""
+"""Presets: the compute of a sweep, in training FLOPs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Preset:
     """Budgets of a sweep.
 
     Attributes:
-        trial: of each trial of the search.
-        confirm: of each run in which the best recipes are trained again.
-        recipes: how many of the best are confirmed.
-        seeds: runs of each of them, with different seeds.
+        trial: budget of each trial of the search.
+        confirm: budget of each confirmation run, which trains one of the best recipes again.
+        recipes: number of the best recipes to confirm.
+        seeds: confirmation runs of each recipe, with different seeds.
     """
 
     description: str
@@ -30,7 +30,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "smoke": Preset(
-            "does it run? seconds a trial",
+            "a first check: seconds per trial",
             trial=Budget(flops=3e12, max_epochs=5),
             confirm=Budget(flops=6e12, max_epochs=10),
             recipes=2,
@@ -51,7 +51,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             seeds=3,
         ),
         "thorough": Preset(
-            "the best answer, sized for GPUs that are left alone",
+            "the best answer, sized for GPUs that run unattended",
             trial=Budget(flops=1.5e15, max_epochs=60),
             confirm=Budget(flops=6e15, max_epochs=200),
             recipes=5,
@@ -62,6 +62,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def fixed_epochs(epochs: float) -> Preset:
-    """Every run, search or confirmation, trains for the same number of epochs, whatever that costs."""
+    """Return a preset in which every run of search and confirmation trains for the same number of epochs."""
     budget = Budget(flops=None, max_epochs=epochs)
-    return Preset(f"{epochs:g} epochs a run", trial=budget, confirm=budget, recipes=3, seeds=1)
+    return Preset(f"{epochs:g} epochs per run", trial=budget, confirm=budget, recipes=3, seeds=1)

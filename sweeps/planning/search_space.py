@@ -1,4 +1,4 @@
-"""What a sweep may vary: named search spaces, from an Optuna trial to a recipe and back."""
+"""Search spaces by name, from an Optuna trial to a recipe and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cifar_core.recipes import SYSTEMS
 
 @dataclass(frozen=True, slots=True)
 class OptimizerScale:
-    """Where an optimiser works well, so that one search range of multiples serves all of them."""
+    """Reference learning rate and decay of an optimiser; the search draws multiples of them."""
 
     learning_rate: float  # at batch size 256
     weight_decay: float
@@ -34,7 +34,7 @@ OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
     }
 )
 
-_MULTIPLES = (0.25, 4.0)  # of an optimiser's own rate and decay
+_MULTIPLES = (0.25, 4.0)  # of an optimiser's reference rate and decay
 _SMOOTHING, _TRANSLATE, _CUTOUT, _JITTER, _MIX_ALPHA = (0.0, 0.25), (0, 4), (0, 12), (0.0, 0.4), (0.1, 1.0)
 
 
@@ -42,8 +42,8 @@ _SMOOTHING, _TRANSLATE, _CUTOUT, _JITTER, _MIX_ALPHA = (0.0, 0.25), (0, 4), (0, 
 class SearchSpace:
     """Optuna parameters and their ranges.
 
-    The learning rate is drawn as a multiple of what suits the optimiser at the batch size (in proportion to its
-    square root), so that the parameters can be judged apart.
+    The learning rate is drawn as a multiple of the optimiser's reference rate, scaled with the square root of the
+    batch size, so that the importance of each parameter can be judged on its own.
     """
 
     description: str
@@ -54,7 +54,7 @@ class SearchSpace:
     starts: tuple[Mapping[str, Any], ...]  # known-good points, tried before any other
 
     def suggest(self, trial: BaseTrial, base: Recipe) -> Recipe:
-        """The recipe that `trial` stands for; what the space leaves alone comes from `base`."""
+        """Return the recipe of `trial`; values that the space does not vary come from `base`."""
         optimizer = trial.suggest_categorical("optimizer", self.optimizers)
         batch_size = trial.suggest_categorical("batch_size", self.batch_sizes)
         mix = trial.suggest_categorical("mix", MIXES)
@@ -76,12 +76,12 @@ class SearchSpace:
             cutout=trial.suggest_int("cutout", *_CUTOUT, step=4),
             color_jitter=trial.suggest_float("color_jitter", *_JITTER),
             mix=mix,
-            # Drawn for every trial: a parameter that is only sometimes there would split the history.
+            # Drawn for every trial, because a conditional parameter would split the history of the sampler.
             mix_alpha=trial.suggest_float("mix_alpha", *_MIX_ALPHA, log=True),
         )
 
     def nearest(self, recipe: Recipe) -> dict[str, Any]:
-        """The parameters of the point in this space that lies nearest to `recipe`."""
+        """Return the parameters of the point in this space that is nearest to `recipe`."""
         scale = OPTIMIZER_SCALES[recipe.optimizer]
         rate = recipe.peak_rate / _base_rate(recipe.optimizer, recipe.batch_size)
         return {
@@ -125,7 +125,7 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType(
             description="every architecture and optimiser",
             models=("fast_resnet", "five_conv", "vision_transformer", "wide_resnet"),
             optimizers=("sgd", "adamw", "muon"),
-            # Narrower networks win short trials and lose the confirmation: 86 against 84 % after 20 TFLOP, but 91.5
+            # Narrower networks win short trials but lose the confirmation: 86 against 84 % after 20 TFLOP, but 91.5
             # against 91.8 % after 160 (fast_resnet at width 0.5 and 0.75).
             widths=(0.75, 1.0),
             batch_sizes=(64, 128, 256),
@@ -140,7 +140,7 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType(
             starts=(),
         ),
         "fast": SearchSpace(
-            description="fast_resnet with Muon only: what is left is rate, regularisation and augmentation",
+            description="fast_resnet with Muon only: varies rate, regularisation and augmentation",
             models=("fast_resnet",),
             optimizers=("muon",),
             widths=(0.75, 1.5),
@@ -152,9 +152,9 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType(
 
 
 def comparable(recipe: Recipe) -> Recipe:
-    """`recipe` as a sweep can compare it with others: the same validation images and no choice among its own weights.
+    """Return `recipe` with the validation images of a sweep, a learning rate, and the weights of the last step.
 
-    A range test would cost more than a trial, so a rate that one shall find becomes what suits the optimiser.
+    A range test would cost more than a trial, so a rate to be found becomes the optimiser's reference rate.
     """
     rate = recipe.learning_rate
     if isinstance(rate, str):

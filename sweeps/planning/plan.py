@@ -1,4 +1,4 @@
-"""What a sweep is going to do, and about how long it will take on this machine."""
+"""Plan of a sweep, and an estimate of its time on this machine."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
 from cifar_core.optim import build_optimizer
 from cifar_core.recipe import Recipe
-from sweeps.presets import Preset
-from sweeps.search_space import SearchSpace
+from sweeps.planning.presets import Preset
+from sweeps.planning.search_space import SearchSpace
 
 LOSS_POINTS = 40  # of the training-loss curve of any run
 EIGHTHS = 8  # a trial reports to Optuna in eighths of its budget
 SEARCH_VALIDATIONS = tuple(k / EIGHTHS for k in (1, 2, 4, 6, 8))
 CONFIRM_VALIDATIONS = tuple(k / 16 for k in range(1, 17))
 
-SEARCH_SHARE = 0.4  # of the compute of unpruned trials that pruned ones take, before anything was measured
-_OVERHEAD = 1.15  # validation, and cores that wait for the last run of a stage
+SEARCH_SHARE = 0.4  # of the compute of unpruned trials, spent with pruning; an estimate before the first trial
+_OVERHEAD = 1.15  # for validation, and for idle cores at the end of a stage
 _START_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Everything that the user settled, and the speed that was measured."""
+    """Everything that the user chose, and the measured speed."""
 
     study: str
     trials: int
@@ -41,17 +41,17 @@ class Plan:
     seed: int
     sampler: str
     pruner: str
-    timeout: float | None  # seconds after which no further trial is begun
+    timeout: float | None  # seconds after which no further trial starts
     confirm: bool
     hardware: Hardware
     workers: int
     threads: int  # of each worker
-    base: Recipe  # what the search space leaves alone
+    base: Recipe  # values that the search space does not vary
     flops_per_second: float  # of one worker
     keep_weights: bool = False  # of every complete trial, not only of confirmed runs
 
     def params(self) -> dict[str, object]:
-        """As MLflow params of the study's own run."""
+        """Return the MLflow params of the study's own run."""
         return {
             "trials": self.trials,
             "space": self.space_name,
@@ -67,7 +67,7 @@ class Plan:
         }
 
     def rows(self, remaining: int) -> dict[str, str]:
-        """As a block of two columns for people; `remaining` trials are still to be done."""
+        """Return a table of two columns for people; `remaining` trials are still to do."""
         preset = self.preset
         rows = {
             "study": self.study,
@@ -84,18 +84,18 @@ class Plan:
         return rows
 
     def confirm_flops(self) -> float:
-        """Training FLOPs of the whole confirmation."""
+        """Return the training FLOPs of the whole confirmation."""
         if not self.confirm:
             return 0.0
         each = self.preset.confirm.flops or self._epoch_flops(self.preset.confirm.max_epochs)
         return each * self.preset.recipes * self.preset.seeds
 
     def trial_flops(self) -> float:
-        """Training FLOPs of an unpruned trial."""
+        """Return the training FLOPs of an unpruned trial."""
         return self.preset.trial.flops or self._epoch_flops(self.preset.trial.max_epochs)
 
     def estimate(self, remaining: int) -> float:
-        """Seconds that the sweep will take."""
+        """Return the seconds that the sweep will take."""
         share = SEARCH_SHARE if self.pruner != "none" else 1.0
         flops = remaining * self.trial_flops() * share + self.confirm_flops()
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.workers)
@@ -104,28 +104,28 @@ class Plan:
         return epochs * 45_000 * step_flops(self.base) / self.base.batch_size
 
 
-def narrowed(recipe: Recipe, budget: Budget) -> Recipe:
-    """`recipe`, or where `budget` pays for no two training steps of it, half as wide again and again, to an eighth."""
+def shrink_to_budget(recipe: Recipe, budget: Budget) -> Recipe:
+    """Halve the width of `recipe` until `budget` covers two training steps, down to an eighth of its width."""
     narrow = recipe
-    while steps_paid(budget, narrow) < 2 and narrow.width > recipe.width / 8:
+    while affordable_steps(budget, narrow) < 2 and narrow.width > recipe.width / 8:
         narrow = replace(narrow, width=narrow.width / 2)
     return narrow
 
 
-def steps_paid(budget: Budget, recipe: Recipe) -> float:
-    """Training steps that `budget` pays for, at most."""
+def affordable_steps(budget: Budget, recipe: Recipe) -> float:
+    """Return the number of training steps that `budget` covers."""
     return math.inf if budget.flops is None else budget.flops / step_flops(recipe)
 
 
 def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
-    """Training FLOPs a second of this process on `hardware`, from three steps on noise."""
+    """Measure the training FLOPs per second of this process on `hardware`, in three steps on noise."""
     model = hardware.place(build_model(recipe))
     optimizer = build_optimizer(model, recipe)
     images = torch.rand(recipe.batch_size, 3, 32, 32).to(hardware.device, memory_format=torch.channels_last)
     labels = torch.arange(recipe.batch_size, device=hardware.device) % CLASS_COUNT
     loss = torch.zeros(())
     for step in range(4):
-        if step == 1:  # the first step sets up kernels
+        if step == 1:  # after the first step, which sets up kernels
             loss.item()
             started = time.perf_counter()
         with hardware.autocast():

@@ -16,7 +16,7 @@ from optuna.trial import FixedTrial
 from cifar_core.models import MODELS, build_model
 from cifar_core.recipe import MIXES, OPTIMIZERS, Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
-from sweeps.search_space import OPTIMIZER_SCALES, SPACES, SearchSpace, comparable
+from sweeps.planning.search_space import OPTIMIZER_SCALES, SPACES, SearchSpace, comparable
 
 LEFT_ALONE: dict[str, Any] = {"bn_momentum": 0.3, "epochs": 3.5, "schedule": "cosine", "warmup": 0.1, "seed": 7}
 BASE = replace(Recipe(), **LEFT_ALONE)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from cifar_core.budget import Budget, step_flops
-from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
-from sweeps.plan import CONFIRM_VALIDATIONS, EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, measure_speed
-from sweeps.presets import Preset, fixed_epochs
-from sweeps.search_space import SPACES
+from sweeps.planning.plan import CONFIRM_VALIDATIONS, EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, measure_speed
+from sweeps.planning.presets import Preset, fixed_epochs
+from sweeps.planning.search_space import SPACES
+from tests.sweeps import support
+from tests.sweeps.small_data import CPU
 
 PRESET = Preset(
     "for tests",
@@ -21,12 +21,11 @@ PRESET = Preset(
     recipes=2,
     seeds=1,
 )
-CPU = Hardware(torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture
 def plan() -> Plan:
-    return Plan(
+    return support.plan(
         study="first",
         trials=50,
         space_name="full",
@@ -36,13 +35,6 @@ def plan() -> Plan:
         seed=3,
         sampler="tpe",
         pruner="halving",
-        timeout=None,
-        confirm=True,
-        hardware=CPU,
-        workers=2,
-        threads=1,
-        base=Recipe(),
-        flops_per_second=1e12,
     )
 
 

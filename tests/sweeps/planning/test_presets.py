@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import pytest
 from optuna.trial import FixedTrial
 
-from cifar_core.budget import affordable_watch, step_flops
+from cifar_core.budget import affordable_eval_schedule, step_flops
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
-from sweeps.plan import LOSS_POINTS, SEARCH_VALIDATIONS
-from sweeps.presets import PRESETS, Preset, fixed_epochs
-from sweeps.search_space import SPACES
+from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
+from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
+from sweeps.planning.search_space import SPACES
 
 TRAIN_IMAGES, VAL_IMAGES = 45_000, 5_000
 
@@ -74,7 +74,9 @@ def test_trials_are_of_equal_compute_below_the_cap(preset: Preset, paid: list[Pa
 
 def test_every_trial_is_judged_at_five_different_points(preset: Preset, paid: list[Paid]) -> None:
     for one in paid:
-        watch = affordable_watch(one.paid, TRAIN_IMAGES, VAL_IMAGES, losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS)
+        watch = affordable_eval_schedule(
+            one.paid, TRAIN_IMAGES, VAL_IMAGES, losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
+        )
         steps = {max(1, round(fraction * one.steps)) for fraction in watch.validations}
         assert len(steps) == len(SEARCH_VALIDATIONS)
         if preset is not PRESETS["smoke"]:

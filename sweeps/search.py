@@ -1,0 +1,109 @@
+"""The search: Optuna trials of equal compute, of which the pruner ends the worse ones early."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from cifar_core.recipe import Recipe
+from sweeps.console import best_trial
+from sweeps.executors.protocol import Outcome, Point
+from sweeps.planning.plan import EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, shrink_to_budget
+from sweeps.progress import StageProgress, SweepRun
+from sweeps.stage import Stage, Sweep
+from sweeps.states import TRIAL_OF_STATE
+from sweeps.study import derive_seed, started_trials, unfinished_trials
+
+
+class Search(Stage):
+    """Trials up to the planned total, each a run with the key `trial-NUMBER`."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__(sweep)
+        self._trials: dict[str, Trial] = {}  # by key
+        self._reported: dict[str, set[int]] = {}  # eighths that Optuna has, by key; also from an earlier attempt
+        plan, counts = sweep.plan, count_states(sweep.study)
+        sweep.progress.stage = StageProgress(
+            "search",
+            total=plan.trials,
+            flops_each=SEARCH_SHARE * plan.trial_flops(),
+            flops_after=plan.confirm_flops(),
+            complete=counts[TrialState.COMPLETE],
+            pruned=counts[TrialState.PRUNED],
+            failed=counts[TrialState.FAIL],
+        )
+        if counts[TrialState.COMPLETE]:
+            best = sweep.study.best_trial
+            self._note_best(best.number, sweep.study.best_value, best.user_attrs["recipe"]["model"])
+
+    def runs(self) -> Iterator[SweepRun]:
+        """Yield the trials that an earlier process left unfinished, then new ones up to the planned total."""
+        plan, progress = self.sweep.plan, self.sweep.progress
+        for trial, values in unfinished_trials(self.sweep.study, self.sweep.storage):
+            yield self._run(trial, set(values))
+        for _ in range(started_trials(self.sweep.study), plan.trials):
+            if plan.timeout is not None and progress.seconds > plan.timeout:
+                self.sweep.console.say(f"no further trials after {plan.timeout:g} s")
+                return
+            yield self._run(self.sweep.study.ask(), set())
+
+    def should_prune(self, run: SweepRun, point: Point) -> bool:
+        """Report the validation accuracy to Optuna, and ask its pruner."""
+        assert point.val_accuracy is not None
+        trial, eighth = self._trials[run.key], round(point.fraction * EIGHTHS)
+        if eighth not in self._reported[run.key]:
+            trial.report(point.val_accuracy, eighth)
+            self._reported[run.key].add(eighth)
+        return point.fraction < 1 and trial.should_prune()
+
+    def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
+        """Record the end of a trial in MLflow, then in Optuna."""
+        super().record_end(run, state, reason, outcome)
+        trial, progress = self._trials[run.key], self.sweep.progress
+        if reason:
+            trial.set_user_attr("reason", reason)
+        trial.set_user_attr("spent_flops", run.spent)
+        self.sweep.study.tell(trial, outcome.accuracy if outcome is not None else None, TRIAL_OF_STATE[state])
+        progress.count_trial()
+        if outcome is not None:
+            self._note_best(trial.number, outcome.accuracy, run.job.recipe.model)
+            self.sweep.tracker.study_progress("study/best_val_accuracy", progress.best_accuracy, progress.stage.ended)
+
+    def _run(self, trial: Trial, reported: set[int]) -> SweepRun:
+        sweep, key = self.sweep, f"trial-{trial.number}"
+        recipe = self._recipe(trial)
+        tags = {"stage": "search", "trial": str(trial.number)}
+        run = sweep.train_run(
+            key, f"trial {trial.number}", recipe, SEARCH_VALIDATIONS, tags, keep_weights=sweep.plan.keep_weights
+        )
+        self._trials[key], self._reported[key] = trial, reported
+        trial.set_user_attr("recipe", recipe.to_dict())
+        trial.set_user_attr("flops", run.flops)
+        return run
+
+    def _recipe(self, trial: Trial) -> Recipe:
+        plan = self.sweep.plan
+        recipe = plan.space.suggest(trial, replace(plan.base, seed=derive_seed(plan.seed, trial.number)))
+        if "enqueued_recipe" in trial.user_attrs:
+            recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
+        narrow = shrink_to_budget(recipe, plan.preset.trial)
+        if narrow is not recipe:
+            self.sweep.console.say(
+                f"trial {trial.number}: {recipe.model} at width {narrow.width:g}, because the budget covers fewer than "
+                f"two training steps at {recipe.width:g}"
+            )
+        return plan.preset.trial.apply(narrow, self.sweep.train_images)
+
+    def _note_best(self, trial: int, accuracy: float, model: str) -> None:
+        progress = self.sweep.progress
+        if accuracy > progress.best_accuracy:
+            progress.best_accuracy, progress.best = accuracy, best_trial(accuracy, trial, model)
+
+
+def count_states(study: optuna.Study) -> Mapping[TrialState, int]:
+    """Return the number of trials in each state."""
+    return Counter(trial.state for trial in study.get_trials(deepcopy=False))

@@ -1,0 +1,130 @@
+"""What the stages of a sweep have in common: the search, the confirmation, and the test of the champion."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import optuna
+from optuna.storages import BaseStorage
+
+from cifar_core.budget import affordable_eval_schedule, step_flops
+from cifar_core.checkpoint import Checkpoints
+from cifar_core.models import parameter_count
+from cifar_core.recipe import Recipe
+from cifar_core.training import total_steps
+from sweeps.console import SweepConsole, percent
+from sweeps.executors.protocol import Failed, Outcome, Point, TrainJob
+from sweeps.planning.plan import LOSS_POINTS, Plan
+from sweeps.progress import Progress, SweepRun
+from sweeps.store import Store
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """A planned sweep: everything that its stages share.
+
+    Args:
+        train_images, val_images: sizes of the data set's splits.
+        tags: of every run: commit, data, machine.
+    """
+
+    plan: Plan
+    study: optuna.Study
+    storage: BaseStorage
+    train_images: int
+    val_images: int
+    tracker: MlflowTracker
+    store: Store
+    console: SweepConsole
+    tags: Mapping[str, str]
+    progress: Progress = field(default_factory=Progress)
+
+    def train_run(
+        self,
+        key: str,
+        title: str,
+        recipe: Recipe,
+        validations: tuple[float, ...],
+        tags: Mapping[str, str],
+        *,
+        keep_weights: bool,
+    ) -> SweepRun:
+        """Return a training run, which resumes from its newest checkpoint if it has one."""
+        job = TrainJob(
+            key=key,
+            recipe=recipe,
+            schedule=affordable_eval_schedule(
+                recipe, self.train_images, self.val_images, losses=LOSS_POINTS, validations=validations
+            ),
+            weights=self.store.weights(self.plan.study, key) if keep_weights else None,
+            checkpoints=self.store.checkpoints(self.plan.study, key),
+        )
+        return SweepRun(title, job, float(step_flops(recipe) * total_steps(recipe, self.train_images)), tags)
+
+    def label(self, run: SweepRun) -> RunLabel:
+        """Return the label of the next attempt of a training run."""
+        recipe = run.job.recipe
+        return RunLabel(
+            key=run.key,
+            name=f"{run.title} {recipe.model}",
+            tags={"study": self.plan.study, **self.tags, "attempt": str(run.attempt), **run.tags},
+            params={
+                **recipe.to_dict(),
+                "parameters": parameter_count(recipe.model, recipe.width),
+                "trial_flops": run.flops,
+                "flops_per_image": step_flops(recipe) / recipe.batch_size,
+            },
+            files={"recipe.toml": recipe.to_toml().encode()},
+        )
+
+    def clear_checkpoints(self, key: str) -> None:
+        """Delete the checkpoints of a run that has ended."""
+        Checkpoints(self.store.checkpoints(self.plan.study, key)).clear()
+
+
+class Stage(ABC):
+    """A stage of the sweep: its runs, and how it records them. As it stands here, every run trains."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+
+    @abstractmethod
+    def runs(self) -> Iterator[SweepRun]:
+        """Yield the runs that are still to do."""
+
+    def start(self, run: SweepRun) -> None:
+        """Record that a run starts or resumes."""
+        self.sweep.tracker.begin(self.sweep.label(run))
+        if isinstance(run.job, TrainJob) and run.job.checkpoints is not None and run.job.checkpoints.exists():
+            run.job = replace(run.job, recorded=self.sweep.tracker.recorded(run.key))
+
+    def should_prune(self, run: SweepRun, point: Point) -> bool:
+        """Return true if a run shall end after this validation."""
+        return False
+
+    def finish(self, run: SweepRun, outcome: Outcome) -> None:
+        """Record a run that has reached its end."""
+        self.sweep.console.say(f"{run.title}: {percent(outcome.accuracy)} validation accuracy, {run.job.recipe.model}")
+        self.end(run, "complete", outcome=outcome)
+
+    def fail(self, run: SweepRun, event: Failed) -> None:
+        """Record a run that has ended with an error."""
+        self.sweep.console.say(f"{run.title} failed: {event.reason}")
+        self.end(run, "failed", reason=event.reason)
+
+    def interrupt(self, run: SweepRun) -> None:
+        """Record a run that the user interrupted."""
+        self.sweep.tracker.end(run.key, "interrupted", reason="the sweep was stopped", metrics=run.costs())
+
+    def end(self, run: SweepRun, state: str, *, reason: str = "", outcome: Outcome | None = None) -> None:
+        """Record the end of a run, and then delete its checkpoints: a crash before that loses nothing."""
+        self.record_end(run, state, reason, outcome)
+        self.sweep.clear_checkpoints(run.key)
+
+    def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
+        """Record the end of a run in MLflow."""
+        self.sweep.tracker.end(run.key, state, reason=reason, outcome=outcome, metrics=run.costs())
+        self.sweep.progress.stage.count(state)

@@ -1,0 +1,133 @@
+"""Read TOML and JSON files into pydantic dataclasses, with all faults of a file in one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import reprlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from cifar_core.errors import UserError, first_line
+
+# The configuration of a record that a person writes: no text for a number, no unknown fields.
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True)
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+_MOST = 10  # faults in a message
+_Record = TypeVar("_Record")
+
+
+class InvalidFileError(UserError):
+    """A file breaks a rule; the message is one line with the file, the field, the rule and the value."""
+
+
+def read_toml(path: Path, record: type[_Record], context: Mapping[str, Any] | None = None) -> _Record:
+    """Read a TOML file into a pydantic dataclass.
+
+    Args:
+        context: passed on to the validators of the dataclass.
+
+    Raises:
+        InvalidFileError: the file is not readable TOML, or breaks a rule.
+    """
+    try:
+        # As JSON, because pydantic's strict mode refuses Python's lists for tuples and dicts for dataclasses.
+        content = json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
+    except (OSError, ValueError, RecursionError) as error:  # endless numbers and brackets give no TOMLDecodeError
+        raise InvalidFileError(f"{path.name} must be a readable TOML file, but: {first_line(error)}") from error
+    return _validate(path.name, content, record, context)
+
+
+def read_json(path: Path, record: type[_Record]) -> _Record:
+    """Read a JSON file into a pydantic dataclass.
+
+    Raises:
+        InvalidFileError: the file is not readable JSON, or breaks a rule.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidFileError(f"{path.name} must be a readable JSON file, but: {error}") from error
+    return _validate(path.name, content, record, None)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the known name nearest to it, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _validate(file: str, content: str | bytes, record: type[_Record], context: Mapping[str, Any] | None) -> _Record:
+    try:
+        return TypeAdapter(record).validate_json(content, context=context)
+    except ValidationError as error:
+        errors = error.errors()
+    if errors[0]["type"] == "json_invalid":
+        raise InvalidFileError(f"{file} must be a readable JSON file, but: {errors[0]['ctx']['error']}")
+    values = from_json(content)
+    faults = [_fault(error, values, record) for error in errors[:_MOST]]
+    more = [f"and {len(errors) - _MOST} more"] if len(errors) > _MOST else []
+    raise InvalidFileError(" ".join(f"{file}: {'; '.join([*faults, *more])}".split()))  # keys may hold line breaks
+
+
+def _fault(error: ErrorDetails, values: Any, record: type) -> str:
+    entry, path = _place(error["loc"], values)
+    match error["type"]:
+        case "missing":
+            return f"{entry}field {path!r} is missing"
+        case "unexpected_keyword_argument":
+            return f"{entry}unknown field {path!r}{did_you_mean(str(error['loc'][-1]), _known(error['loc'], record))}"
+        case (
+            "value_error"
+        ):  # from a validator of ours: of a field ("must be ..."), or of a record ("field must be ...")
+            rule = str(error["ctx"]["error"])
+            return f"{entry}{path}{'' if not path else ' ' if rule.startswith('must ') else '.'}{rule}"
+    rule = re.sub(r"^\w+ should ", "must ", error["msg"])
+    return f"{entry}{path}{' ' if path else ''}{rule}, but got {reprlib.repr(error['input'])}"
+
+
+def _place(location: Sequence[int | str], values: Any) -> tuple[str, str]:
+    """The list entry and the field of an error, such as "price 'aws-h100': " and "usd"; else "", "test.accuracy"."""
+    entry = path = ""
+    for step in location:
+        try:
+            values = values[step]
+        except (KeyError, IndexError, TypeError):
+            values = None
+        if isinstance(step, str):
+            path += f".{step}" if path else step
+        elif isinstance(values, dict) and (label := values.get("key") or values.get("name")):
+            entry, path = f"{entry}{path} {label!r}: ", ""
+        else:
+            path += f"[{step}]"
+    return entry, path
+
+
+def _known(location: Sequence[int | str], record: Any) -> list[str]:
+    """The fields of the record in which an error is."""
+    for step in location[:-1]:
+        if isinstance(step, int):
+            record = get_args(record)[0]
+        else:
+            names = {_alias(record, f.name): f.name for f in fields(record)}
+            record = get_type_hints(record)[names[step]]
+        if get_origin(record) is UnionType:
+            record = get_args(record)[0]
+    return [_alias(record, f.name) for f in fields(record)]
+
+
+def _alias(record: Any, name: str) -> str:
+    return str(record.__pydantic_fields__[name].alias or name)

@@ -1,0 +1,144 @@
+"""What several tests of sweeps need: a plan, points and outcomes, and a tracker in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cifar_core.recipe import Recipe
+from sweeps.executors.protocol import Outcome, Point
+from sweeps.planning.plan import Plan
+from sweeps.planning.presets import PRESETS
+from sweeps.planning.search_space import SPACES
+from sweeps.store import Store
+from sweeps.tracking.mlflow_queue import Entry
+from sweeps.tracking.mlflow_sender import MlflowSender
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.sweeps.small_data import CPU
+
+STUDY = RunLabel(key="study", name="s", tags={"stage": "study"}, params={})
+
+
+def plan(**changes: Any) -> Plan:
+    """A plan of a small sweep on the CPU."""
+    whole = Plan(
+        study="s",
+        trials=10,
+        space_name="fast",
+        space=SPACES["fast"],
+        preset_name="smoke",
+        preset=PRESETS["smoke"],
+        seed=0,
+        sampler="random",
+        pruner="none",
+        timeout=None,
+        confirm=True,
+        hardware=CPU,
+        workers=2,
+        threads=1,
+        base=Recipe(),
+        flops_per_second=1e12,
+    )
+    return replace(whole, **changes)
+
+
+def outcome(accuracy: float = 0.5, images: int = 100, files: Mapping[str, bytes] = {}) -> Outcome:
+    return Outcome(
+        loss=1.0,
+        accuracy=accuracy,
+        class_accuracy=(accuracy,) * 10,
+        images=images,
+        group_accuracy={},
+        files=dict(files),
+    )
+
+
+def point(step: int, val_accuracy: float | None = None, *, steps: int = 8, epoch: float | None = None) -> Point:
+    """A point of a run of `steps` steps."""
+    return Point(
+        step=step,
+        fraction=step / steps,
+        epoch=2 * step / steps if epoch is None else epoch,
+        train_loss=2.0 / step,
+        train_accuracy=0.5,
+        learning_rate=0.1 * step,
+        train_seconds=step * 0.09,
+        validation_seconds=step * 0.01,
+        val_loss=None if val_accuracy is None else 1.0,
+        val_accuracy=val_accuracy,
+    )
+
+
+@dataclass(slots=True)
+class MemoryRun:
+    """A run as MLflow would have it."""
+
+    name: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    steps: list[int] = field(default_factory=list)  # of the training curve
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    model: Path | None = None
+
+    @property
+    def state(self) -> str:
+        return self.tags["state"]
+
+    @property
+    def reason(self) -> str:
+        return self.tags.get("reason", "")
+
+
+class MemoryTracker(MlflowTracker):
+    """A tracker whose entries stay in memory; it serves one process after another."""
+
+    def __init__(self) -> None:
+        super().__init__(Store.locate(Path("/nowhere")), "s")
+        self._everything: dict[str, MemoryRun] = {}
+
+    @property
+    def study(self) -> MemoryRun:
+        return self._everything["study"]
+
+    @property
+    def runs(self) -> dict[str, MemoryRun]:
+        return {key: run for key, run in self._everything.items() if key != "study"}
+
+    def open(self) -> None:
+        self._sender = _Memory(self._everything)
+
+    def recorded(self, key: str) -> int:
+        return self._step.get(key, 0)
+
+
+class _Memory(MlflowSender):
+    def __init__(self, runs: dict[str, MemoryRun]) -> None:
+        self._runs = runs
+
+    def put(self, entry: Entry, *, sync: bool) -> None:
+        run = self._runs.setdefault(entry.key, MemoryRun())
+        if entry.name is not None:
+            run.name = entry.name
+            run.tags.pop("reason", None)
+        if not entry.step or entry.step > max(run.steps, default=0) or "train/loss" not in entry.metrics:
+            run.metrics |= entry.metrics
+        if "train/loss" in entry.metrics and entry.step > max(run.steps, default=0):
+            run.steps.append(entry.step)
+        run.tags |= entry.tags
+        run.params |= entry.params
+        run.files |= entry.files
+        run.model = Path(entry.weights) if entry.weights is not None else run.model
+
+    def flush(self, seconds: float, model_seconds: float) -> bool:
+        return True
+
+    def close(self, seconds: float, model_seconds: float) -> int:
+        return 0
+
+
+def record(tracker: MlflowTracker, key: str, points: Sequence[Point]) -> None:
+    for each in points:
+        tracker.point(key, each)
