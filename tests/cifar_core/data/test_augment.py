@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +16,19 @@ from torch import Tensor
 
 from cifar_core.data import MEAN
 from cifar_core.data.augment import augment, cutout, flip, jitter, mix, translate
-from cifar_core.recipe import Recipe
+from cifar_core.recipe import CHOICES, Recipe, RecipeError
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
 
 FILL = torch.tensor([2.0, 3.0, 4.0])  # outside [0, 1], so that painted pixels are known
 PLAIN = Recipe(flip=False, translate=0, cutout=0, color_jitter=0.0, mix="none")
+
+OTHER_FIELDS = {
+    *("model", "width", "bn_momentum", "epochs", "batch_size", "val_fraction", "normalisation", "optimizer"),
+    *("learning_rate", "bias_lr_multiple", "momentum", "nesterov", "weight_decay", "decay_all", "clip_norm"),
+    *("label_smoothing", "keep_best", "schedule", "warmup", "start_factor", "end_factor", "momentum_at_peak"),
+    *("step_every", "step_factor", "schedule_per_epoch", "seed", "deterministic"),
+}
 
 SEEDS = st.integers(0, 2**32)
 
@@ -221,6 +231,28 @@ def test_augment_does_only_what_the_recipe_asks_for() -> None:
     }
     for recipe, expected in alone.values():
         assert torch.equal(augment(images, recipe, mean, seeded(3)), expected)
+
+
+@pytest.mark.parametrize("name", sorted({field.name for field in fields(Recipe)} - OTHER_FIELDS))
+def test_every_augmentation_of_a_recipe_changes_the_images(name: str) -> None:
+    everything = Recipe(flip=True, translate=4, cutout=8, color_jitter=0.4, mix="cutmix")
+
+    def changed(recipe: Recipe) -> bool:
+        parts = [
+            mix(augment(random_images(8), each, FILL, seeded(0)), torch.eye(8), each, seeded(1))
+            for each in (everything, recipe)
+        ]
+        return not all(torch.equal(one, other) for one, other in zip(*parts, strict=True))
+
+    values: tuple[Any, ...] = (*CHOICES.get(name, ()), True, False, 1, 3, 0.5, 1.0)
+    for value in values:
+        with contextlib.suppress(RecipeError):
+            if changed(replace(everything, **{name: value})):
+                return
+    pytest.fail(
+        f"no value of {name} changes the images: augment() or mix() of cifar_core/data/augment.py must apply it, or if "
+        "it is no augmentation, OTHER_FIELDS in this file must list it"
+    )
 
 
 @given(seed=SEEDS, jitter=st.floats(0, 1), pixels=st.integers(0, 16), side=st.integers(0, 32), flip=st.booleans())

@@ -1,15 +1,18 @@
+"""Benchmark of the report on a small synthetic study."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.benchmarks.report import bench_report, fill
-from experiments.reading.studies import Reader
+from experiments.benchmarks.report import bench_report
+from experiments.benchmarks.synthetic import fill_store
+from experiments.reading.studies import StudyReader
 from sweeps.store import Store
 
 
-def test_the_store_is_one_that_the_report_can_be_timed_on(tmp_path: Path) -> None:
-    fill(Store.locate(tmp_path / "mlruns"), 30)
-    study = Reader(Store.locate(tmp_path / "mlruns")).read()
+def test_report_of_a_synthetic_study_is_timed(tmp_path: Path) -> None:
+    fill_store(Store.locate(tmp_path / "mlruns"), 30)
+    study = StudyReader(Store.locate(tmp_path / "mlruns")).read()
     assert (len(study.search), len(study.champion), study.state) == (30, 2, "finished")
     assert study.search["state"].value_counts().to_dict() == {"pruned": 20, "complete": 10}
     [line] = bench_report(tmp_path / "mlruns", 30)

@@ -1,10 +1,9 @@
-"""What a trial costs when training costs nothing, and how a study of thousands of trials is gone on with."""
+"""Cost of a trial without training, and of resuming a study of thousands of trials."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,12 +21,13 @@ from optuna.pruners import NopPruner
 from optuna.trial import TrialState, create_trial
 
 from cifar_core.budget import Budget
-from cifar_core.data import Splits, load_train_val
+from cifar_core.data import load_train_val
 from cifar_core.data.download import default_data_dir
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
-from experiments.benchmarks.report import fill
+from experiments.benchmarks import peak_gigabytes
+from experiments.benchmarks.synthetic import fill_store
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed, TrainJob
@@ -40,14 +40,14 @@ from sweeps.study import SAMPLERS, open_storage, open_study
 from sweeps.tracking.tracker import MlflowTracker
 
 _WARM_UP, _TRIALS = 10, 40
-_TRAIN_IMAGES = 500  # few, so that a trial of some epochs has few steps
+_TRAIN_IMAGES = 500  # few, so that a trial has few steps
 _MANY, _ASKS = 10_000, 6
-_PICTURES = {f"pictures/{number}.png": bytes(30_000) for number in range(9)}  # about what a trial leaves
+_PICTURES = {f"pictures/{number}.png": bytes(30_000) for number in range(9)}  # about as many bytes as a trial logs
 _ACCURACIES = {1: 0.3, 2: 0.4, 4: 0.5, 6: 0.55, 8: 0.6}  # validation, by eighth of the budget
 
 
-def bench_overhead(data: Splits, hardware: Hardware) -> Iterator[str]:
-    """Wall time of a sweep whose trials train in no time, over its trials."""
+def bench_overhead(hardware: Hardware) -> Iterator[str]:
+    """Time a sweep whose trials train in no time, per trial, and the fewest calls that log the same."""
     yield "overhead: wall time per trial when training takes no time (rule: <= 100 ms)"
     with tempfile.TemporaryDirectory() as folder:
         sweep = _NoOpSweep(Path(folder), hardware)
@@ -62,20 +62,20 @@ def bench_overhead(data: Splits, hardware: Hardware) -> Iterator[str]:
         started = time.perf_counter()
         bare.run(_TRIALS)
         least = (time.perf_counter() - started) / _TRIALS
-        yield f"  {1000 * least:.0f} ms by the fewest calls of Optuna and MLflow for points, params and pictures alone"
+        yield f"  {1000 * least:.0f} ms with the fewest calls of Optuna and MLflow for points, params and pictures"
         yield f"  {each / least:.2f} times that"
 
 
-def bench_resume(data: Splits, hardware: Hardware) -> Iterator[str]:
-    """Going on with a study of 10,000 trials, in a process of its own."""
-    yield f"resume: going on with a study of {_MANY:,} trials (rules: <= 10 s and 1 GB, <= 0.3 s an ask)"
+def bench_resume(hardware: Hardware) -> Iterator[str]:
+    """Resume a study of 10,000 trials in a separate process."""
+    yield f"resume: resuming a study of {_MANY:,} trials (rules: <= 10 s and 1 GB, <= 0.3 s an ask)"
     with tempfile.TemporaryDirectory() as folder:
         _NoOpSweep(Path(folder), hardware).fill(_MANY)
-        command = [sys.executable, "-m", "experiments.benchmarks.platform_bench", folder, str(hardware.device)]
+        command = [sys.executable, "-m", "experiments.benchmarks.sweep", folder, str(hardware.device)]
         yield subprocess.run(command, check=True, capture_output=True, text=True).stdout.rstrip()
 
 
-def _go_on(folder: Path, device: str) -> str:
+def _resume(folder: Path, device: str) -> str:
     began = time.perf_counter()
     load_train_val(default_data_dir())  # as a sweep does
     sweep = _NoOpSweep(folder, Hardware.detect(device))
@@ -85,13 +85,11 @@ def _go_on(folder: Path, device: str) -> str:
     first = starts[0] - ready
     each = [later - earlier for earlier, later in itertools.pairwise(starts)]
     asks = [_seconds_to_ask(study) for _ in range(_ASKS)]
-    unit = 1 if sys.platform == "darwin" else 1024
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
     return (
         f"  {first:.1f} s until the first trial starts (data and imports, {ready - began:.1f} s more)\n"
         f"  {median(asks):.2f} s an ask of {len(study.best_params)} parameters, {max(asks):.2f} s at most\n"
         f"  {median(each):.2f} s from one trial to the next, {max(each):.2f} s at most, when training takes no time\n"
-        f"  peak {gigabytes:.2f} GB"
+        f"  peak {peak_gigabytes():.2f} GB"
     )
 
 
@@ -139,10 +137,10 @@ class _NoOpSweep:
         )
 
     def run(self, trials: int, starts: list[float] | None = None) -> _Ran:
-        """Run the sweep, until MLflow has got everything.
+        """Run the sweep until everything is in MLflow.
 
         Args:
-            starts: gets the moment of each trial's start.
+            starts: receives the start time of each trial.
         """
         plan, executor = self.plan(trials), _NoOpExecutor(starts if starts is not None else [])
         storage = open_storage(self.store.storage_url)
@@ -165,8 +163,8 @@ class _NoOpSweep:
         return _Ran(study, executor.points)
 
     def fill(self, trials: int) -> None:
-        """Give the study complete trials, as Optuna and MLflow keep them."""
-        fill(self.store, trials, "bench")
+        """Add complete trials to the study, in Optuna and in MLflow."""
+        fill_store(self.store, trials, "bench")
         study = open_study(self.plan(trials), open_storage(self.store.storage_url))
         sampler = optuna.samplers.RandomSampler(seed=0)
         source = optuna.create_study(sampler=sampler)
@@ -185,7 +183,7 @@ class _NoOpSweep:
 
 
 class _BareCalls:
-    """Points, params and pictures of a no-op trial, by the fewest calls: no journal, and a curve all at once."""
+    """The fewest calls that log a no-op trial's points, params and pictures: no queue, whole curves at once."""
 
     def __init__(self, root: Path, points: int) -> None:
         store = Store.locate(root / "store")
@@ -222,7 +220,7 @@ class _BareCalls:
 
 
 class _NoOpExecutor:
-    """Two workers whose training takes no time: points come at once, and everything is the same each time."""
+    """Two workers whose training takes no time and always gives the same points."""
 
     def __init__(self, starts: list[float]) -> None:
         self.points = 0
@@ -255,7 +253,7 @@ class _NoOpExecutor:
         self._waiting.remove(key)
 
     def pause(self) -> None:
-        raise NotImplementedError("nobody stops a benchmark in the middle")
+        raise NotImplementedError("a benchmark is never paused")
 
     def close(self) -> None:
         self._left.clear()
@@ -296,4 +294,4 @@ class _NoOpExecutor:
 
 if __name__ == "__main__":
     set_up_cpu(1)
-    print(_go_on(Path(sys.argv[1]), sys.argv[2]))
+    print(_resume(Path(sys.argv[1]), sys.argv[2]))
