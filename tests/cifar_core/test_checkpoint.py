@@ -353,15 +353,6 @@ def test_only_two_files_are_left_in_a_folder_that_is_made(tmp_path: Path) -> Non
         assert sorted(entry.name for entry in path.parent.iterdir()) == [path.name, HASH]
 
 
-def test_newer_weights_take_the_place_of_older_ones(tmp_path: Path) -> None:
-    path = tmp_path / "weights"
-    for seed in (1, 2):
-        recipe = Recipe(model="five_conv", width=0.05, seed=seed)
-        save_state(fresh(recipe), path)
-        expected, found = fresh(recipe).model.state_dict(), load_weights(recipe, path).state_dict()
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
-
-
 @given(share=st.floats(0, 1))
 def test_flipped_bit_in_the_weights(saved: Path, changed: Path, share: float) -> None:
     content = saved.read_bytes()

@@ -21,7 +21,7 @@ from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.models import MODELS, build_model
 from cifar_core.optim import schedule
-from cifar_core.recipe import OPTIMIZERS, Recipe, RecipeError
+from cifar_core.recipe import OPTIMIZERS, Recipe
 from cifar_core.training import EvalSchedule, Progress, TrainState, evenly, normalise, predict, total_steps, train
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
@@ -164,11 +164,6 @@ def test_loss_that_is_not_finite_is_told_and_not_raised(data: Splits) -> None:
     assert not math.isfinite(points[-1].train_loss)
     assert points[-1].fraction == 1.0
     assert math.isnan(validated(points[-1]).loss)
-
-
-def test_unknown_model(data: Splits) -> None:
-    with pytest.raises(RecipeError, match="unknown model 'resnet'"):
-        TrainState.create(replace(SMALL, model="resnet"), data, FP32)
 
 
 def test_gradients_are_clipped_as_a_whole(data: Splits) -> None:

@@ -6,15 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models import MODELS, build_model, count_parameters
+from cifar_core.models import MODELS, build_model, build_shapes, count_parameters
 from cifar_core.models.layers import Dropout
 from cifar_core.models.summary import model_summary
 from cifar_core.recipe import Recipe
-
-
-def without_numbers(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return build_model(Recipe(model=name))
 
 
 def parts(summary: str) -> tuple[list[list[str]], dict[str, int]]:
@@ -26,7 +21,7 @@ def parts(summary: str) -> tuple[list[list[str]], dict[str, int]]:
 
 
 def test_summary_of_three_conv() -> None:
-    assert model_summary(without_numbers("three_conv")) == (
+    assert model_summary(build_shapes("three_conv", 1.0)) == (
         "layer         kind       output        weights\n"
         "features.0    Conv3x3    16 x 32 x 32      448\n"
         "features.1    ReLU       16 x 32 x 32        0\n"
@@ -55,7 +50,7 @@ def test_summary_of_three_conv() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_lines_add_up_to_the_totals(name: str) -> None:
-    model = without_numbers(name)
+    model = build_shapes(name, 1.0)
     rows, totals = parts(model_summary(model))
     in_layers = sum(int(row[-1].replace(",", "")) for row in rows)
     assert totals["weights"] == count_parameters(model) == in_layers + totals.get("in none of these layers", 0)
@@ -67,12 +62,12 @@ def test_lines_add_up_to_the_totals(name: str) -> None:
 
 
 def test_weights_outside_the_layers_have_a_line_of_their_own() -> None:
-    _, totals = parts(model_summary(without_numbers("vision_transformer")))
+    _, totals = parts(model_summary(build_shapes("vision_transformer", 1.0)))
     assert totals["in none of these layers"] == 64 * 192  # the positions
 
 
 def test_custom_resnet_goes_through_its_layers_in_order() -> None:
-    rows, totals = parts(model_summary(without_numbers("custom_resnet")))
+    rows, totals = parts(model_summary(build_shapes("custom_resnet", 1.0)))
     shapes = [row[2] for row in rows if row[1] == "Conv3x3"]
     assert shapes == [
         "64x32x32",
