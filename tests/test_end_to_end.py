@@ -150,6 +150,7 @@ def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
 
 
 @pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.real_data
 @pytest.mark.timeout(700)
 def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:

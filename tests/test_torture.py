@@ -11,6 +11,7 @@ from tests.torture.oracle import Judgement
 
 
 @pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.real_data
 @pytest.mark.timeout(600)
 def test_kills_leave_no_trace(tmp_path: Path) -> None:

@@ -186,41 +186,18 @@ class TestArgumentsThatCannotBe:
 
 
 class TestRecipesThatCannotBe:
-    def refused(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | bytes, *more: str) -> str:
+    def refused(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, *more: str) -> str:
         recipe, store = tmp_path / "r.toml", tmp_path / "store"
-        recipe.write_bytes(content.encode() if isinstance(content, str) else content)
+        recipe.write_text(content)
         said = refused(capsys, "--store", str(store), "--enqueue", str(recipe), *more)
         assert not store.exists()
         return said.removeprefix(f"{recipe}: ")
-
-    def test_no_such_file(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        path = tmp_path / "missing.toml"
-        said = refused(capsys, "--store", str(tmp_path / "store"), "--enqueue", str(path))
-        assert said == f"a recipe file must be readable text, but {path} gave: No such file or directory"
-        assert not (tmp_path / "store").exists()
-
-    def test_a_folder(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        assert "Is a directory" in refused(capsys, "--enqueue", str(tmp_path))
-
-    def test_not_text(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        assert self.refused(capsys, tmp_path, b"\xff\xfe\x00").startswith("a recipe file must be readable text, but ")
-
-    def test_not_toml(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        assert self.refused(capsys, tmp_path, "model = five_conv").startswith("a recipe must be valid TOML, but: ")
 
     def test_an_unknown_field(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         said = self.refused(capsys, tmp_path, "learning_rat = 0.1")
         assert said == "unknown recipe field 'learning_rat': did you mean 'learning_rate'?"
 
-    def test_an_unknown_model(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        said = self.refused(capsys, tmp_path, "model = 'resnet'")
-        assert said.startswith("unknown model 'resnet'; expected one of block_cnn, custom_resnet, ")
-
-    def test_values_out_of_range(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        said = self.refused(capsys, tmp_path, "cutout = 33\nmomentum = 1")
-        assert said == "`0 <= momentum < 1` must hold, but got 1.0; `0 <= cutout <= 32` must hold, but got 33"
-
-    def test_more_than_the_budget_pays_for(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def test_more_than_the_budget_covers(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         said = self.refused(capsys, tmp_path, "batch_size = 50000\nwidth = 2.0", "--preset", "smoke")
         assert re.fullmatch(
             r"a budget must cover two training steps, but 3e\+12 FLOPs cover \d\.\d\d of fast_resnet "
@@ -229,7 +206,7 @@ class TestRecipesThatCannotBe:
         )
 
     @pytest.mark.parametrize("names", [("dynamic_conv",), ("systems", "dynamic_conv")])
-    def test_a_system_by_its_own_name_is_not_narrowed_to_the_budget(
+    def test_a_system_by_its_own_name_does_not_shrink_to_the_budget(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, names: tuple[str, ...]
     ) -> None:
         store = tmp_path / "store"
@@ -258,7 +235,7 @@ class TestStoresThatCannotBe:
         assert (tmp_path / "file").read_text() == "mine"
 
     @pytest.mark.usefixtures("stubs")
-    def test_a_study_that_was_begun_otherwise(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def test_a_study_that_was_started_otherwise(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         arguments = ("--store", str(tmp_path), "--study", "s")
         assert main((*arguments, "--preset", "smoke")) == 130
         capsys.readouterr()
@@ -306,6 +283,10 @@ class TestHelp:
 
 
 class TestPlanOfTheArguments:
+    @pytest.fixture(autouse=True)
+    def _store(self, empty_store: Callable[[Path], Store], tmp_path: Path) -> None:
+        empty_store(tmp_path / "store")
+
     def plan(self, stubs: type[StubCoordinator], tmp_path: Path, *arguments: str) -> Plan:
         assert main(("--store", str(tmp_path / "store"), "--device", "cpu", *arguments)) == 130
         return stubs.got.plan
@@ -364,7 +345,7 @@ class TestPlanOfTheArguments:
         assert self.enqueued(stubs) == []
 
     @pytest.mark.parametrize("arguments", [("--space", "systems"), ("--enqueue", "systems")])
-    def test_a_system_is_narrowed_to_what_a_trial_pays_for(
+    def test_a_system_shrinks_to_the_budget_of_a_trial(
         self,
         stubs: type[StubCoordinator],
         tmp_path: Path,
@@ -383,7 +364,7 @@ class TestPlanOfTheArguments:
             "at this one"
         ]
 
-    def test_a_number_of_epochs_pays_for_any_width(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
+    def test_a_number_of_epochs_covers_any_width(self, stubs: type[StubCoordinator], tmp_path: Path) -> None:
         self.plan(stubs, tmp_path, "--epochs", "1", "--space", "systems")
         assert {recipe.width for recipe in self.enqueued(stubs)} == {1.0}
 
@@ -399,7 +380,7 @@ class TestPlanOfTheArguments:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_a_request_and_says_how_to_go_on(
+def test_a_signal_is_a_request_and_says_how_to_resume(
     stubs: type[StubCoordinator],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

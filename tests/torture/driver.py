@@ -13,13 +13,11 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from typing import Any
 
 from sweeps.command_line import OneLineParser
 from tests.torture.oracle import Judgement, judge
+from tests.torture.server import MlflowServer
 
 ROOT = Path(__file__).parents[2]
 _OPTIONS = ("--space", "fast", "--epochs", "0.3", "--no-confirm", "--keep-weights", "--device", "cpu")
@@ -260,7 +259,7 @@ def stops(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Torture
 
 def outages(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Torture:
     """An MLflow server that is killed, stays away for a while and comes back."""
-    server = _Server(folder)
+    server = MlflowServer(folder)
     server.start()
     torture = Torture(folder / "sweep", seed, trials=trials, tracking_uri=server.uri)
     try:
@@ -270,7 +269,7 @@ def outages(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Tortu
                     torture.wait_for_points(process, 1)
                     server.kill()
                     torture.injected["MLflow server killed"] += 1
-                    torture.wait_for_points(process, 2)  # training goes on meanwhile
+                    torture.wait_for_points(process, 2)  # training continues meanwhile
                     server.start()
                 process.wait()
             torture.trials += 4
@@ -297,7 +296,7 @@ def outages(folder: Path, seed: int, *, each: int = 3, trials: int = 8) -> Tortu
 
 
 def full_disk(folder: Path, seed: int, *, each: int = 3, trials: int = 6) -> Torture:
-    """A tmpfs that is filled up while the sweep runs: one line and exit code 1, and with room it goes on."""
+    """A tmpfs that is filled up while the sweep runs: one line and exit code 1; with room again it resumes."""
     torture = Torture(folder, seed, trials=trials)
     torture.store.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700m", "torture", str(torture.store)])
@@ -352,36 +351,6 @@ PHASES: dict[str, Callable[..., Torture]] = {
     "full_disk": full_disk,
     "crowd": crowd,
 }
-
-
-class _Server:
-    """An MLflow server over a database and a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self._port}"
-        self._command = [
-            *(sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"),
-        ]
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        for _ in range(1200):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                return
-            time.sleep(0.1)
-        raise AssertionError("the server must answer within two minutes")
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 def main() -> int:

@@ -23,6 +23,8 @@ from sweeps.executors.local import LocalExecutor
 from sweeps.executors.protocol import Event, Failed, Finished, Paused, Progressed, TrainJob
 from tests.sweeps.small_data import CPU, SYNTHETIC
 
+pytestmark = pytest.mark.slow  # every worker takes seconds to start
+
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.25, batch_size=50)  # nine steps
 JOB = TrainJob(key="trial-0", recipe=RECIPE, schedule=EvalSchedule(evenly(3), (0.5, 1.0), (100, 100)))
 

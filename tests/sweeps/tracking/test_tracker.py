@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,9 +78,9 @@ class Record:
 class Mlflow:
     """A store, and one process after another that records in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.store = Store.locate(folder)
-        self.artifacts = folder / "artifacts" / "a=20study"
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.artifacts = store.root / "artifacts" / "a=20study"
         self.client = MlflowClient(self.store.tracking_uri)
         self.said: list[str] = []
         self.tracker: MlflowTracker | None = None
@@ -122,18 +121,9 @@ class Mlflow:
         )
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables; making them takes seconds, so it is done once and copied."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def store(empty_database: Path, tmp_path: Path) -> Mlflow:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return Mlflow(tmp_path)
+def store(empty_store: Callable[[Path], Store], tmp_path: Path) -> Mlflow:
+    return Mlflow(empty_store(tmp_path / "store"))
 
 
 @pytest.fixture
