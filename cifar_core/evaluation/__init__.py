@@ -1,1 +1,1 @@
-"""What a trained network gets right, how sure it is, how fast it answers."""
+"""Evaluation of trained networks: metrics, pictures and latency."""

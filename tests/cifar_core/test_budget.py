@@ -1,4 +1,4 @@
-"""Budgets: the counted cost of a step against hand counts, and what a budget buys."""
+"""Budgets: FLOPs of a step against hand counts, and the epochs that a budget buys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NARROW = Recipe(model="fast_resnet", width=0.25, batch_size=64, optimizer="sgd")
 
 
 def multiply_adds(recipe: Recipe) -> list[int]:
-    """Of each convolution and linear layer for one image, in the order of the network, from the shapes it meets."""
+    """Count the multiply-adds of each convolution and linear layer for one image, from the shapes."""
     counts: list[int] = []
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Weights in files: the same network comes back, and nothing else ever does."""
+"""Checkpoints: training resumes with the same bits, and damaged files are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HASH = "weights.safetensors.sha256"
 HALTED_DATA = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=16)
 HALTED = EvalSchedule(evenly(3), (0.5, 1.0), (16, 16))
 
-SAVES_FOR_EVER = """
+SAVE_IN_A_LOOP = """
 import sys
 from pathlib import Path
 import torch
@@ -64,7 +64,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file with the weights of a small network; only to be read."""
+    """File with the state of a small network; read only."""
     path = tmp_path_factory.mktemp("saved") / "weights.safetensors"
     save_state(fresh(SMALL), path)
     return path
@@ -72,7 +72,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for a spoilt copy of `saved`, which every test writes whole."""
+    """Folder for a damaged copy of `saved`, which each test writes anew."""
     return tmp_path_factory.mktemp("changed")
 
 
@@ -81,7 +81,7 @@ def fresh(recipe: Recipe) -> TrainState:
 
 
 def refusal(path: Path) -> str:
-    """The message of the CheckpointError that must come; one line."""
+    """Return the message of the CheckpointError, which has one line."""
     with pytest.raises(CheckpointError) as error:
         load_weights(SMALL, path)
     message = str(error.value)
@@ -90,7 +90,7 @@ def refusal(path: Path) -> str:
 
 
 def spoil(saved: Path, folder: Path, weights: bytes | None = None, digest: bytes | None = None) -> Path:
-    """A copy of `saved` with other bytes in one of its two files."""
+    """Copy `saved` with other bytes in one of its two files."""
     path = folder / saved.name
     path.write_bytes(saved.read_bytes() if weights is None else weights)
     (folder / HASH).write_bytes(saved.with_name(HASH).read_bytes() if digest is None else digest)
@@ -123,7 +123,7 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("hardware", [Hardware(torch.device("cpu"), bf16=False), Hardware.detect("cpu")])
-def test_a_saved_state_goes_on_to_the_same_bits(tmp_path: Path, hardware: Hardware, optimizer: str) -> None:
+def test_a_saved_state_resumes_with_the_same_bits(tmp_path: Path, hardware: Hardware, optimizer: str) -> None:
     data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=32)
     recipe = Recipe(
         model="five_conv",
@@ -195,7 +195,7 @@ def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
 
 @functools.cache
 def undisturbed(recipe: Recipe, hardware: Hardware) -> tuple[TrainState, list[tuple[object, ...]]]:
-    """The state after a whole run that nobody stops, and what its points show."""
+    """State and points of an uninterrupted run."""
     state = TrainState.create(recipe, HALTED_DATA, hardware)
     return state, [shown(point) for point in train(state, HALTED_DATA, HALTED)]
 
@@ -205,13 +205,13 @@ def has_come_to(state: TrainState, step: int) -> bool:
 
 
 def shown(point: Progress) -> tuple[object, ...]:
-    """What `point` says, without the seconds."""
+    """The values of `point` without the seconds."""
     predictions = None if point.validation is None else point.validation.probabilities.tolist()
     return (point.step, point.epoch, point.train_loss, point.train_accuracy, point.learning_rate, predictions)
 
 
 def test_a_state_of_an_earlier_version_has_no_sums(tmp_path: Path) -> None:
-    """It was saved at a point of the curve, where they are zero."""
+    """Such a state was saved at a point of the curve, where the sums are zero."""
     data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=8)
     path = tmp_path / "state"
     watch = EvalSchedule(evenly(4), (), ())
@@ -259,7 +259,7 @@ def test_weights_of_another_network(saved: Path) -> None:
 
 
 class TestCheckpoints:
-    """The last two states of a run."""
+    """Checkpoints of a run."""
 
     @pytest.fixture
     def data(self) -> Splits:
@@ -307,7 +307,7 @@ class TestCheckpoints:
         state = checkpoints.load(SMALL, data, CPU, before=before)
         assert (state and state.step) == step
 
-    def test_what_a_killed_process_left_is_removed_by_the_next(self, checkpoints: Checkpoints, data: Splits) -> None:
+    def test_remains_of_a_killed_process_are_removed(self, checkpoints: Checkpoints, data: Splits) -> None:
         before = set(checkpoints.folder.iterdir())
         for name in (".step-000000200.safetensors.123", ".step-000000200.safetensors.sha256.123"):
             (checkpoints.folder / name).write_bytes(b"half of")
@@ -316,9 +316,9 @@ class TestCheckpoints:
         assert set(checkpoints.folder.iterdir()) == before
 
     def test_a_process_that_is_killed_while_it_saves(self, tmp_path: Path, data: Splits) -> None:
-        """Wherever it is killed, a good state is there, and nothing else is left lying."""
+        """Wherever it is killed, a good state is left, and no temporary file."""
         script = tmp_path / "save.py"
-        script.write_text(SAVES_FOR_EVER)
+        script.write_text(SAVE_IN_A_LOOP)
         checkpoints = Checkpoints(tmp_path / "run")
         with subprocess.Popen([sys.executable, script, checkpoints.folder], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None

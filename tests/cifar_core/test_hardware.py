@@ -1,4 +1,4 @@
-"""Which device, which precision, and what is said of a device that is not there."""
+"""Choice of the device and its precision, and errors about absent devices."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_auto_takes_the_best(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: b
 
 
 @pytest.mark.parametrize(("set_before", "expected"), [({}, ":4096:8"), ({CUBLAS: ":16:8"}, ":16:8")])
-def test_cublas_is_told_to_be_deterministic_before_its_first_product(
+def test_cublas_is_deterministic_from_its_first_product(
     monkeypatch: pytest.MonkeyPatch, set_before: dict[str, str], expected: str
 ) -> None:
     pretend(monkeypatch, cuda=True, mps=False)

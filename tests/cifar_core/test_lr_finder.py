@@ -1,4 +1,4 @@
-"""The LR range test: what it suggests, and that it leaves training alone."""
+"""LR range test: its suggestion, and that it leaves training unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that is used again, and memory that did not suffice: one line that names the batch."""
+"""Reuse of freed memory, and the error of one line when memory runs out."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_the_batch_is_named(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")])
-def test_other_errors_stay_what_they_are(error: Exception) -> None:
+def test_other_errors_are_not_changed(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, oom_context(512, RECIPE):
         raise error
     assert raised.value is error
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep their ways")
-def test_freed_memory_is_used_again_until_it_is_released() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_reused_until_it_is_released() -> None:
     program = """
 import resource
 import torch
@@ -54,7 +54,7 @@ def resident():  # in MB
 for keep in (lambda: None, keep_freed_memory):
     keep()
     faults = []
-    for _ in range(10):  # the first ones find their places
+    for _ in range(10):  # the first ones find free blocks
         torch.zeros(10_000_000)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
     before = resident()

@@ -1,4 +1,4 @@
-"""Optimisers: which weight gets which rate and decay. Schedules: their shape."""
+"""Optimisers: rate and decay of each weight. Schedules: their shape."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WARMUPS = st.floats(0, 1, exclude_max=True)
 
 
 def small_network() -> nn.Sequential:
-    """Three layers, so that there is a hidden one."""
+    """Three layers, one of them hidden."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
 def groups_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, list[dict[str, object]]]:
-    """For each weight of `model` the optimiser's groups that it is in."""
+    """Map each weight of `model` to the optimiser's groups that contain it."""
     return {
         name: [group for group in optimizer.param_groups if any(parameter is member for member in group["params"])]
         for name, parameter in model.named_parameters()

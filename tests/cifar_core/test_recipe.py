@@ -1,4 +1,4 @@
-"""Recipe: the rule of every field, what a broken one says, and the round trips through a dict and TOML."""
+"""Recipe: rules and their messages, and round trips through a dict and TOML."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ OUT_OF_RANGE: list[tuple[str, str, tuple[Any, ...]]] = [
 
 
 def refusal(values: dict[str, Any]) -> str:
-    """The message of the RecipeError that these fields must give."""
+    """Return the message of the RecipeError for these fields."""
     with pytest.raises(RecipeError) as error:
         Recipe.from_dict(values)
     message = str(error.value)
@@ -157,7 +157,7 @@ def test_int_is_taken_for_a_float_from_outside_only() -> None:
         Recipe(epochs=10)
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_together() -> None:
     assert refusal({"width": 9.0, "batch_size": 1.0, "mix": "blend", "warmup": math.nan}) == (
         "`0 < width <= 8` must hold, but got 9.0; "
         "batch_size must be of type int, but got 1.0; "

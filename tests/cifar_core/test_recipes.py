@@ -1,4 +1,4 @@
-"""Recipes by name: the shipped ones, and what is said of those that cannot be."""
+"""Recipes by name: the shipped ones, and errors about others."""
 
 from __future__ import annotations
 

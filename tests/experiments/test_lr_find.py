@@ -1,4 +1,4 @@
-"""The command for the range test, on synthetic images: what it prints, draws and records."""
+"""The range test command on synthetic images: its output, figure and run in MLflow."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def runs(store: Store) -> dict[str, Run]:
 
 
 def states(store: Store) -> tuple[str, str]:
-    """Of the range test, and of the run that it is nested in."""
+    """State of the range test, and of its parent run."""
     found = runs(store)
     return found["range-test"].data.tags["state"], found["range-tests"].data.tags["state"]
 
@@ -91,7 +91,7 @@ def test_a_suggestion_its_curve_and_a_run(store: Store, capsys: pytest.CaptureFi
     assert Recipe.from_toml((folder / "recipe.toml").read_text()) == RECIPE
 
 
-def test_each_call_is_a_run_and_the_picture_goes_where_it_is_wanted(
+def test_out_names_the_file_of_the_figure(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(range_test, "range_test", lambda *_, **__: RangeTest((0.01, 0.1, 1.0), (2.3, 2.0, 2.5), 0.1))
@@ -140,7 +140,7 @@ def test_ctrl_c(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         ("five_conv --steps x", "argument --steps: must be a whole number of at least 22, but got 'x'"),
     ],
 )
-def test_arguments_that_cannot_be(
+def test_wrong_arguments_get_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
 ) -> None:
     try:
@@ -155,17 +155,17 @@ def test_arguments_that_cannot_be(
 
 
 def test_as_few_steps_as_it_takes(store: Store) -> None:
-    call(store, "--steps", "22", "--low", "1e-4", "--high", "1e-2")  # whether or not so few find a rate
+    call(store, "--steps", "22", "--low", "1e-4", "--high", "1e-2")  # it may fail to find a rate
     assert "must take" not in runs(store)["range-test"].data.tags.get("reason", "")
 
 
 @pytest.mark.parametrize("out", ["file/curve.html", "folder.html"])
-def test_a_picture_that_cannot_be_written_is_said_before_the_test(
+def test_a_figure_that_cannot_be_written_is_refused_before_the_test(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
 ) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.html").mkdir()
-    monkeypatch.setattr(range_test, "range_test", raising(AssertionError("this was to be refused before")))
+    monkeypatch.setattr(range_test, "range_test", raising(AssertionError("the test must not begin")))
     assert call(store, "--out", str(tmp_path / out)) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -44,7 +44,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
-    """A store with a study whose one confirmed run kept its weights, and a reproduction that kept its best ones."""
+    """Store with a study whose confirmed run has weights, and a reproduction with best weights."""
     root = tmp_path_factory.mktemp("predict")
     store = Store.locate(root / "store")
     store.root.mkdir()
@@ -74,9 +74,9 @@ def _files(key: str) -> dict[str, bytes]:
     return {} if key == "trial-1" else {"recipe.toml": RECIPE.to_toml().encode()}
 
 
-class TestWhatIsSaid:
+class TestOutput:
     def expected(self, place: Place, recipe: Recipe) -> list[list[tuple[str, str]]]:
-        """Classes and percentages of each picture, by fresh weights of `recipe`, the likeliest first."""
+        """Predict with the initial weights of `recipe`: (class, percentage), the likeliest first."""
         images = torch.stack([read_image(path) for path in place.images])
         data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
         model = TrainState.create(recipe, data, CPU).model
@@ -109,7 +109,7 @@ class TestWhatIsSaid:
             assert place.main(place.ids[key][:12], str(place.images[0])) == 0
             assert str(place.images[0]) in capsys.readouterr().out
 
-    def test_columns_stand_below_each_other(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_columns_are_aligned(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
         long = place.images[0].with_name("x" * 150 + ".png")
         shutil.copyfile(place.images[0], long)
         assert place.main("confirm-1-0 three_conv", str(place.images[0]), str(long)) == 0
@@ -117,9 +117,7 @@ class TestWhatIsSaid:
         assert second.startswith(f"{long}  ")
         assert first[head.index("class") :] == second[head.index("class") :]
 
-    def test_the_best_weights_speak_where_the_run_kept_them(
-        self, place: Place, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_the_best_weights_are_used_if_kept(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
         assert place.main("three_conv-seed0 three_conv", str(place.images[0])) == 0
         [first, _] = self.expected(place, replace(RECIPE, seed=1))
         assert first[0][1] in capsys.readouterr().out.splitlines()[1]
@@ -160,7 +158,7 @@ class TestRefusals:
             rf"run '{name}' \([0-9a-f]{{32}}\) kept no weights: weights were kept by three_conv-seed0 .*", said
         )
 
-    def test_pictures_are_all_looked_at_first(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_pictures_are_read_first(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
         bad = place.images[0].with_name("bad.png")
         bad.write_text("hello")
         said = place.refused(capsys, "confirm-1-0 three_conv", str(place.images[0]), str(bad))

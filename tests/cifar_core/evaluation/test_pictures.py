@@ -1,4 +1,4 @@
-"""Pictures: valid PNG, small enough for every trial to have its own, and the right images in the right places."""
+"""Pictures: valid and small PNG, with the right images in the right places."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pixels(png: bytes) -> Tensor:
 
 
 def holds(picture: Tensor, image: Tensor, scale: int) -> bool:
-    """Whether `image`, every pixel enlarged to a square, stands somewhere in `picture`."""
+    """Return true if `picture` contains `image`, enlarged by `scale`."""
     large = image.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     _, height, width = large.shape
     corners = (picture[:, : -height + 1, : -width + 1] == large[:, :1, :1]).all(0).nonzero().tolist()
@@ -87,7 +87,7 @@ def test_grid_of_predictions_shows_the_first_images(split: Split, predictions: P
     assert not holds(picture, split.images[6], 3)
 
 
-def test_grid_of_predictions_has_twenty_unless_told() -> None:
+def test_grid_of_predictions_has_twenty_by_default() -> None:
     split = synthetic_splits(torch.Generator().manual_seed(1), train=0, val=21).val
     right = Predictions(torch.eye(10)[split.labels], split.labels)
     picture = pixels(pictures.predictions_grid(split, right))

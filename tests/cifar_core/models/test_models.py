@@ -1,4 +1,4 @@
-"""The networks: shapes, sizes, seeds, gradients, and the parts with a claim of their own."""
+"""Networks: shapes, sizes, seeds, gradients, and published figures."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def random_images(count: int) -> Tensor:
 
 
 def multiply_adds(model: nn.Module) -> float:
-    """Of one image on the meta device, in its convolutions and matrix products."""
+    """Count the multiply-adds of one image on the meta device."""
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, 3, 32, 32, device="meta"))
     return int(counter.get_total_flops()) / 2
 
 
 def narrow(name: str, seed: int = 0) -> nn.Module:
-    """The network at a quarter of its width, or an eighth of the very wide one, ready to be trained."""
+    """Build a narrow network that is ready for training."""
     width = 0.125 if name == "dynamic_conv" else 0.25
     model = build_model(Recipe(model=name, width=width, seed=seed))
     for module in model.modules():
@@ -99,7 +99,7 @@ def test_every_trainable_weight_has_a_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_image_is_judged_without_its_neighbours(name: str) -> None:
+def test_prediction_does_not_depend_on_the_batch(name: str) -> None:
     model, images = narrow(name).eval(), random_images(5)
     with torch.no_grad():
         together, alone = model(images), model(images[2:3])

@@ -1,4 +1,4 @@
-"""The summary of a network: its layers in order, its totals, and that looking changes nothing."""
+"""Summary of a network: layers in order, totals, and an unchanged network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cifar_core.recipe import Recipe
 
 
 def parts(summary: str) -> tuple[list[list[str]], dict[str, int]]:
-    """Cells of the lines of the table without its head, and the totals by label."""
+    """Parse a summary: the cells of each row, and the totals by label."""
     table, totals = summary.split("\n\n")
     rows = [line.replace(" x ", "x").split() for line in table.splitlines()[1:]]
     split = [line.rsplit(maxsplit=1) for line in totals.splitlines()]
@@ -79,7 +79,7 @@ def test_custom_resnet_goes_through_its_layers_in_order() -> None:
 
 
 class Backwards(nn.Module):
-    """Two layers that are executed in another order than they are named in, the first of them twice."""
+    """Two layers that run in another order than they are defined in, one of them twice."""
 
     def __init__(self) -> None:
         super().__init__()

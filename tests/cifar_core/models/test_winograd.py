@@ -1,4 +1,4 @@
-"""Winograd's convolution against torch's own, and where it is taken."""
+"""Winograd's convolution against torch's own, and when it is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def arguments(
     images: int, channels: int, outputs: int, height: int, width: int, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, filters, and the gradient of the output, all at random."""
+    """Random inputs, filters and output gradient."""
     generator = seeded()
     inputs = torch.randn(images, channels, height, width, generator=generator, dtype=dtype)
     weight = torch.randn(outputs, channels, 3, 3, generator=generator, dtype=dtype) / (9 * channels) ** 0.5

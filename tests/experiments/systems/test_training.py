@@ -1,4 +1,4 @@
-"""Reproducing a system on synthetic images: what is left of a run, and that a disturbed one ends like any other."""
+"""Reproductions on synthetic images: files and runs that they leave, and interruptions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CPU = Hardware.detect("cpu")
 
 @dataclass
 class Place:
-    """A folder with a recipe, a store and results; each `call` is a new process over them."""
+    """Folder with a recipe, a store and results; each `call` runs the command on them."""
 
     root: Path
 
@@ -102,7 +102,7 @@ class Place:
         return path
 
     def checkpoints(self) -> list[Path]:
-        """The newest first."""
+        """All checkpoints, newest first."""
         return sorted((self.store.root / "checkpoints").rglob("*.safetensors"), reverse=True)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -111,7 +111,7 @@ class Place:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_data() -> Iterator[None]:
-    """The command on synthetic images; the signal handlers that it takes over are given back."""
+    """Use synthetic images, and restore the signal handlers that the command replaces."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reproduce, "ensure_cifar10", lambda directory, progress: None)
@@ -132,7 +132,7 @@ def prepare(root: Path, blank: Path, recipe: Recipe) -> Place:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> dict[str, Place]:
-    """A whole run each, by what it was watched on."""
+    """A whole run for each split that can be watched."""
     places = {}
     for watched, recipe in RECIPES.items():
         places[watched] = prepare(tmp_path_factory.mktemp(watched), blank, recipe)
@@ -146,7 +146,7 @@ def place(tmp_path: Path, blank: Path) -> Place:
 
 
 def check_same(place: Place, other: Place) -> None:
-    """Both ended at the same bits, and nothing in MLflow is doubled."""
+    """Check that both runs ended with the same bits, and that MLflow has nothing twice."""
     ours, theirs = place.written(), other.written()
     for written in (ours, theirs):
         assert all(point.pop("train_seconds") > 0 for point in written["curve"])
@@ -183,9 +183,7 @@ def disturb(
 
 class TestWholeRun:
     @pytest.mark.parametrize("watched", RECIPES)
-    def test_its_file_is_one_that_the_page_of_the_systems_reads(
-        self, undisturbed: dict[str, Place], watched: str
-    ) -> None:
+    def test_result_file(self, undisturbed: dict[str, Place], watched: str) -> None:
         place = undisturbed[watched]
         [result] = load_results(place.results)
         assert (result.name, result.seed, result.watched, result.complete) == ("three_conv", 0, watched, True)
@@ -201,7 +199,7 @@ class TestWholeRun:
         assert result.learning_rate_found is None
         assert (result.hardware.device, result.hardware.threads) == ("cpu", torch.get_num_threads())
 
-    def test_mlflow_holds_the_curves_under_the_name_of_what_was_watched(self, undisturbed: dict[str, Place]) -> None:
+    def test_curves_in_mlflow_have_the_name_of_the_split(self, undisturbed: dict[str, Place]) -> None:
         place = undisturbed["validation"]
         assert place.steps("train/loss") == place.steps("lr") == [3, 4, 7, 8, 11, 12]
         assert place.steps("val/loss") == place.steps("val/accuracy") == [4, 8, 12]
@@ -217,7 +215,7 @@ class TestWholeRun:
         assert {"test_class/airplane", "test_group/animals"} <= set(place.run().data.metrics)
         assert not [name for name in place.run().data.metrics if name.startswith("val")]
 
-    def test_runs_say_what_they_are(self, undisturbed: dict[str, Place]) -> None:
+    def test_tags_and_params_of_a_run(self, undisturbed: dict[str, Place]) -> None:
         run = undisturbed["validation"].run()
         assert run.info.run_name == "three_conv seed 0"
         tags = {"stage": "reproduction", "system": "three_conv", "state": "complete", "epochs_run": "3"}
@@ -225,7 +223,7 @@ class TestWholeRun:
         assert run.data.params["model"] == "three_conv"
         assert int(run.data.params["parameters"]) > 0
 
-    def test_every_look_at_the_test_set_is_recorded(self, undisturbed: dict[str, Place]) -> None:
+    def test_every_evaluation_on_the_test_set_is_recorded(self, undisturbed: dict[str, Place]) -> None:
         for watched, count in (("validation", 1), ("test", 4)):
             place = undisturbed[watched]
             looks = place.looks()
@@ -261,7 +259,7 @@ class TestWholeRun:
                 assert said[-1] == f"three_conv seed 0: nothing is left to do, {path} reaches to epoch 3"
             assert (path.read_bytes(), place.looks()) == (before, looks)
 
-    def test_what_is_said(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_output(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
         assert place.call() == 0
         first, *lines, last = capsys.readouterr().out.splitlines()
         assert first == "  runs     three_conv seed 0"
@@ -284,7 +282,7 @@ class TestWholeRun:
 
 class TestPart:
     @pytest.mark.parametrize("watched", RECIPES)
-    def test_a_part_is_tested_and_goes_on_to_the_same_end(
+    def test_a_part_is_tested_and_resumes_to_the_same_end(
         self,
         tmp_path: Path,
         blank: Path,
@@ -336,7 +334,7 @@ class TestInterruption:
         ],
         ids=["in-an-epoch", "no-file", "no-checkpoint", "after-both", "before-the-test", "after-the-test"],
     )
-    def test_it_goes_on_to_the_same_end(
+    def test_it_resumes_to_the_same_end(
         self,
         place: Place,
         undisturbed: dict[str, Place],
@@ -389,7 +387,7 @@ class TestInterruption:
         assert ("three_conv seed 0: resumes after epoch 1.75" in said) == (bad == 1)
         check_same(place, undisturbed["validation"])
 
-    def test_without_its_file_a_run_begins_again_and_can_be_interrupted_as_before(
+    def test_without_its_file_a_run_starts_again(
         self,
         place: Place,
         undisturbed: dict[str, Place],
