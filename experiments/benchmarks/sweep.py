@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -260,9 +261,8 @@ class _NoOpExecutor:
 
     def _train(self, job: TrainJob) -> Iterator[Event]:
         steps = total_steps(job.recipe, _TRAIN_IMAGES)
-        shown = {max(1, round(fraction * steps)) for fraction in job.schedule.losses}
-        validated = {max(1, round(fraction * steps)) for fraction in job.schedule.validations}
-        for step in sorted(shown | validated):
+        validated = replace(job.schedule, losses=()).steps(steps)
+        for step in job.schedule.steps(steps):
             accuracy = _ACCURACIES.get(round(step / steps * EIGHTHS), 0.6) if step in validated else None
             yield Progressed(
                 job.key,

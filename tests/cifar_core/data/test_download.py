@@ -153,7 +153,7 @@ def check_only(home: Path, contents: Files, *also: str) -> None:
     assert {name: (home / name).read_bytes() for name in contents} == contents
 
 
-def refusal(home: Path, progress: download.Progress | None = None) -> str:
+def refusal(home: Path, progress: download.ProgressCallback | None = None) -> str:
     """Return the message of the DataError; no file may be left under a final name."""
     with pytest.raises(DataError) as error:
         ensure_cifar10(home, progress or Heard())
