@@ -1,7 +1,17 @@
 """Benchmarks of the trainer, the sweep and the report: `python -m experiments.benchmarks [NAME...]`."""
 
+import functools
 import resource
 import sys
+
+from cifar_core.data import Splits, load_train_val
+from cifar_core.data.download import default_data_dir
+
+
+@functools.cache
+def real_data() -> Splits:
+    """Load CIFAR-10 from the user's cache, once."""
+    return load_train_val(default_data_dir())
 
 
 def peak_gigabytes(who: int = resource.RUSAGE_SELF) -> float:

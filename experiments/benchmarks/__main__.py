@@ -8,7 +8,6 @@ python -m experiments.benchmarks report --runs 2000 --keep DIR
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from types import MappingProxyType
 
 import torch
 
-from cifar_core.data import Splits, load_train_val
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from experiments.benchmarks.report import bench_report
@@ -28,13 +26,17 @@ from experiments.benchmarks.trial import bench_trial
 from sweeps.command_line import OneLineParser, positive_int, run_command
 from sweeps.console import SweepConsole
 
-WITH_DATA: Mapping[str, Callable[[Splits, Hardware], Iterator[str]]] = MappingProxyType(
-    {"trainer": bench_trainer, "memory": bench_memory, "winograd": bench_winograd, "trial": bench_trial}
+BENCHMARKS: Mapping[str, Callable[[Hardware], Iterator[str]]] = MappingProxyType(
+    {
+        "trainer": bench_trainer,
+        "memory": bench_memory,
+        "winograd": bench_winograd,
+        "trial": bench_trial,
+        "overhead": bench_overhead,
+        "resume": bench_resume,
+    }
 )
-WITHOUT_DATA: Mapping[str, Callable[[Hardware], Iterator[str]]] = MappingProxyType(
-    {"overhead": bench_overhead, "resume": bench_resume}
-)
-NAMES = (*WITH_DATA, *WITHOUT_DATA, "report")
+NAMES = (*BENCHMARKS, "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,20 +66,15 @@ def _run(options: argparse.Namespace) -> int:
     set_up_cpu(options.threads)
     hardware = Hardware.detect(options.device)
     with SweepConsole() as console, tempfile.TemporaryDirectory() as scratch:
-
-        @functools.cache
-        def data() -> Splits:
-            ensure_cifar10(default_data_dir(), console.progress)
-            return load_train_val(default_data_dir())
-
         console.say(f"{hardware.describe()}, {hardware.precision}, {options.threads} thread, torch {torch.__version__}")
-        for name in options.names or NAMES:
-            if name in WITH_DATA:
-                lines = WITH_DATA[name](data(), hardware)
-            elif name in WITHOUT_DATA:
-                lines = WITHOUT_DATA[name](hardware)
-            else:
+        names = options.names or NAMES
+        if set(names) != {"report"}:
+            ensure_cifar10(default_data_dir(), console.progress)
+        for name in names:
+            if name == "report":
                 lines = bench_report(options.keep or Path(scratch, "mlruns"), options.runs)
+            else:
+                lines = BENCHMARKS[name](hardware)
             for line in lines:
                 console.say(line)
     return 0

@@ -22,12 +22,10 @@ from optuna.pruners import NopPruner
 from optuna.trial import TrialState, create_trial
 
 from cifar_core.budget import Budget
-from cifar_core.data import load_train_val
-from cifar_core.data.download import default_data_dir
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
-from experiments.benchmarks import peak_gigabytes
+from experiments.benchmarks import peak_gigabytes, real_data
 from experiments.benchmarks.synthetic import fill_store
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
@@ -78,7 +76,7 @@ def bench_resume(hardware: Hardware) -> Iterator[str]:
 
 def _resume(folder: Path, device: str) -> str:
     began = time.perf_counter()
-    load_train_val(default_data_dir())  # as a sweep does
+    real_data()  # as a sweep does
     sweep = _NoOpSweep(folder, Hardware.detect(device))
     ready = time.perf_counter()
     starts: list[float] = []

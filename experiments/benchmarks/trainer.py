@@ -21,7 +21,7 @@ from cifar_core.memory import keep_freed_memory
 from cifar_core.models import winograd
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
-from experiments.benchmarks import peak_gigabytes
+from experiments.benchmarks import peak_gigabytes, real_data
 from sweeps.planning.search_space import SPACES
 
 _ROUNDS = 8
@@ -32,8 +32,9 @@ _LARGE_BATCH = 512
 _AUGMENTED = Recipe(optimizer="muon", learning_rate=0.1, momentum=0.6, cutout=8, color_jitter=0.2, mix="cutmix")
 
 
-def bench_trainer(data: Splits, hardware: Hardware) -> Iterator[str]:
+def bench_trainer(hardware: Hardware) -> Iterator[str]:
     """Compare the trainer, with all augmentations, with a bare forward-backward-step loop, in turns."""
+    data = real_data()
     yield "trainer: time of a step over that of a bare loop on the same network and resident batches (rule: <= 1.05)"
     for model in SPACES["full"].models:
         recipe = replace(_AUGMENTED, model=model, batch_size=256, epochs=(_ROUNDS + 1) * _STEPS * 256 / len(data.train))
@@ -72,8 +73,9 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware, steps: int) -> 
     return run
 
 
-def bench_memory(data: Splits, hardware: Hardware) -> Iterator[str]:
+def bench_memory(hardware: Hardware) -> Iterator[str]:
     """Compare bare loops that reuse freed memory, as training does, with bare loops that return it, in turns."""
+    data = real_data()
     yield f"memory: time of a step that reuses freed memory over one that returns it, batch {_LARGE_BATCH}"
     if hardware.device.type != "cpu":
         yield "  for a CPU only"
@@ -104,8 +106,9 @@ def _loop_alone(recipe: Recipe, batch: Split, hardware: Hardware, threads: int, 
     return run(), peak_gigabytes()
 
 
-def bench_winograd(data: Splits, hardware: Hardware) -> Iterator[str]:
+def bench_winograd(hardware: Hardware) -> Iterator[str]:
     """Compare bare loops with and without Winograd's algorithm for wide convolutions, in turns."""
+    data = real_data()
     yield "winograd: time of a step with wide 3x3 convolutions by Winograd's algorithm over that without, batch 256"
     if hardware.device.type != "cpu" or hardware.bf16:
         yield "  for a CPU in fp32 only"

@@ -18,6 +18,7 @@ from cifar_core.data import Splits
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
+from experiments.benchmarks import real_data
 from sweeps.executors.protocol import Event, Finished, Outcome, Point, Progressed, TrainJob
 from sweeps.executors.worker import Channel, run_job
 from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
@@ -27,8 +28,9 @@ from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 
-def bench_trial(data: Splits, hardware: Hardware) -> Iterator[str]:
+def bench_trial(hardware: Hardware) -> Iterator[str]:
     """Shares of a trial of the preset `quick` that are not training."""
+    data = real_data()
     yield (
         "trial: shares of an unpruned trial's time (rules: validation <= 10 %, logging <= 1 %, pictures <= 3 %, "
         "checkpoints <= 1 %)"
