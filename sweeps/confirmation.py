@@ -22,7 +22,6 @@ class Confirmed:
 
     recipe: Recipe
     source: int  # number of the search trial
-    search_accuracy: float
     keys: tuple[str, ...]
     accuracies: tuple[float, ...]
 
@@ -86,7 +85,6 @@ class Confirmation(Stage):
         return Confirmed(
             recipe=self._recipe(trial, 0),
             source=trial.number,
-            search_accuracy=trial.value or 0.0,
             keys=tuple(found),
             accuracies=tuple(found.values()),
         )

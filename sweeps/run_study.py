@@ -41,7 +41,7 @@ from sweeps.planning.search_space import SPACES, SearchSpace, comparable
 from sweeps.stage import Sweep
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
 from sweeps.study import PRUNERS, SAMPLERS, load_study, open_storage, open_study, started_trials
-from sweeps.tracking.mlflow_client import check_answers
+from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
@@ -158,7 +158,7 @@ def _run(options: argparse.Namespace) -> int:
     recipes, notes = _affordable(wanted, given, plan.preset.trial)
     data_dir = options.data or default_data_dir()
     if options.tracking_uri is not None:
-        check_answers(options.tracking_uri)
+        connect(options.tracking_uri)
     if options.storage is not None:
         open_storage(options.storage)
     store.create()

@@ -1,4 +1,4 @@
-"""What the stages of a sweep have in common: the search, the confirmation, and the test of the champion."""
+"""Base of the three stages of a sweep: the search, the confirmation, and the test of the champion."""
 
 from __future__ import annotations
 

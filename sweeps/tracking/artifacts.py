@@ -1,4 +1,4 @@
-"""What a run leaves besides its curves: tables, texts and pictures, as bytes by artifact path."""
+"""Artifacts of a run: tables, texts and pictures, as bytes by artifact path."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SHOWN = 16  # images in the picture of augmented training images
 
 
 def of_training(recipe: Recipe, model: nn.Module, train: Split) -> dict[str, bytes]:
-    """The network layer by layer, and what its training images look like."""
+    """Return the network layer by layer, and a picture of augmented training images."""
     return {"summary.txt": model_summary(model).encode(), "pictures/augmented.png": _augmented(recipe, train)}
 
 
 def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
-    """Where `predictions` of `split` go wrong."""
+    """Return the mistakes of `predictions` on `split`: confusion matrix, weakness report and pictures."""
     matrix = predictions.confusion()
     return {
         "confusion.json": json.dumps({"classes": CLASSES, "matrix": matrix.tolist()}).encode(),
@@ -41,7 +41,7 @@ def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
 
 
 def of_test(test: Split, predictions: Predictions) -> dict[str, bytes]:
-    """The same of the test set, and each single prediction."""
+    """Return the same for the test set, and each single prediction."""
     files = of_predictions(test, predictions)
     files["pictures/prediction.png"] = pictures.one_prediction(test, predictions, 0)
     files["prediction.json"] = json.dumps(_describe(predictions, 0)).encode()
@@ -50,12 +50,12 @@ def of_test(test: Split, predictions: Predictions) -> dict[str, bytes]:
 
 
 def of_serving(timings: Sequence[Timing]) -> dict[str, bytes]:
-    """How fast the network labels images, by batch."""
+    """Return the time to label images, by batch size."""
     return {"test/serving.json": json.dumps([asdict(timing) for timing in timings]).encode()}
 
 
 def _augmented(recipe: Recipe, train: Split) -> bytes:
-    """A picture of the first training images as the network meets them; drawn apart from the run's randomness."""
+    """Picture of the first training images, augmented with a generator of its own, so that the run is unchanged."""
     images = train.images[:_SHOWN].float() / 255
     generator = torch.Generator().manual_seed(recipe.seed)
     return pictures.unlabelled(augment(images, recipe, torch.tensor(MEAN), generator))

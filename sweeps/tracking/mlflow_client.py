@@ -135,7 +135,8 @@ class MlflowExperiment:
         self._last |= {where: step for where, step in last.items() if step}
 
     def id_of(self, key: str) -> str:
-        """
+        """Return the id of the run with this key.
+
         Raises:
             MlflowException: there is no run with this key.
         """
@@ -259,23 +260,15 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client of the MLflow store at `uri`.
+    """Return a client of the MLflow store at `uri`, once it has answered.
 
     Raises:
         StoreError: MLflow does not know such a store, or cannot reach it.
     """
     with answering(uri):
-        return MlflowClient(uri)
-
-
-def check_answers(uri: str) -> None:
-    """Check that there is an MLflow store at `uri`.
-
-    Raises:
-        StoreError: MLflow does not know such a store, or cannot reach it.
-    """
-    with answering(uri):
-        MlflowClient(uri).search_experiments(max_results=1)
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+        return client
 
 
 def runs_of(client: MlflowClient, study: str) -> list[Run]:

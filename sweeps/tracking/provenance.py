@@ -1,4 +1,4 @@
-"""Where a run comes from: code, data, machine and versions, as MLflow tags."""
+"""Provenance of a run: code, data, machine and versions, as MLflow tags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance(hardware: Hardware, threads: int) -> dict[str, str]:
-    """Tags of every run; `threads` are those of the process that trains."""
+    """Return the tags of every run; `threads` are those of a worker."""
     return {
         "git_commit": commit(),
         "data_sha256": DATA_SHA256,
@@ -27,7 +27,7 @@ def provenance(hardware: Hardware, threads: int) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of this code, marked where the working tree differs from it."""
+    """Return the commit of this code, marked as dirty if the working tree differs from it."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -1,4 +1,4 @@
-"""Where a network is weak, in words: which group, which classes, and what they are taken for."""
+"""Report on the weakest group and classes of a network, and on the classes that it confuses."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from itertools import combinations
 from cifar_core.data import CLASSES
 from cifar_core.evaluation.metrics import ANIMALS, VEHICLES, Predictions
 
-_NAMED = 3  # of equals, before the rest is only counted
+_NAMED = 3  # names in a list; the others are counted
 
 
 def weakness_report(predictions: Predictions) -> str:
-    """Markdown: the weaker group, the classes from the weakest to the strongest, and what is confused most.
+    """Return Markdown: the weaker group, the classes from the weakest to the strongest, and the worst confusion.
 
-    Equals are called equals. Classes without images come last in the table.
+    Ties are named as such. Classes without images come last in the table.
     """
     if not len(predictions):
         return "There are no images to judge.\n"
     confusion: list[list[int]] = predictions.confusion().tolist()
     accuracies = predictions.class_accuracy()
-    judged = [label for label in range(len(CLASSES)) if not math.isnan(accuracies[label])]
-    order = sorted(judged, key=accuracies.__getitem__)
-    order += [label for label in range(len(CLASSES)) if label not in judged]
+    present = [label for label in range(len(CLASSES)) if not math.isnan(accuracies[label])]
+    order = sorted(present, key=accuracies.__getitem__)
+    order += [label for label in range(len(CLASSES)) if label not in present]
     return "\n".join(
         [
             _groups(predictions, confusion),
@@ -32,7 +32,7 @@ def weakness_report(predictions: Predictions) -> str:
             "| --- | --- | ---: | ---: | --- |",
             *(_row(label, confusion[label], accuracies[label]) for label in order),
             "",
-            f"{_weakest(accuracies, judged)} {_most_confused(confusion)}",
+            f"{_weakest(accuracies, present)} {_most_confused(confusion)}",
             "",
         ]
     )
@@ -71,14 +71,14 @@ def _row(label: int, counts: list[int], accuracy: float) -> str:
     return f"| {name} | {group} | {percent} | {counts[label]:,} / {sum(counts):,} | {confused} |"
 
 
-def _weakest(accuracies: list[float], judged: list[int]) -> str:
-    lowest = min(accuracies[label] for label in judged)
-    names = [CLASSES[label] for label in judged if accuracies[label] == lowest]
+def _weakest(accuracies: list[float], present: list[int]) -> str:
+    lowest = min(accuracies[label] for label in present)
+    names = [CLASSES[label] for label in present if accuracies[label] == lowest]
     percent = f"{_percent(lowest)} %"
-    if len(judged) == 1:
+    if len(present) == 1:
         return f"The only class with images is {names[0]}, with an accuracy of {percent};"
-    if len(names) == len(judged):
-        which = "All classes" if len(judged) == len(CLASSES) else f"The {len(judged)} classes with images"
+    if len(names) == len(present):
+        which = "All classes" if len(present) == len(CLASSES) else f"The {len(present)} classes with images"
         return f"{which} are equally strong, with an accuracy of {percent};"
     if len(names) == 1:
         return f"The weakest class is {names[0]}, with an accuracy of {percent};"
@@ -117,7 +117,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"; of more than `_NAMED` the others are counted."""
+    """Return "a", "a and b", or "a, b and c"; names beyond `_NAMED` are only counted."""
     shown = list(names[:_NAMED])
     if len(names) > _NAMED:
         shown.append(f"{len(names) - _NAMED} more")

@@ -601,7 +601,6 @@ class TestConfirmation:
         assert summary.champion.source == 2
         assert summary.champion.keys == ("confirm-2-0", "confirm-2-1")
         assert summary.champion.accuracy == pytest.approx(0.82)
-        assert summary.champion.search_accuracy == even("trial-2")
         assert summary.test_accuracy == pytest.approx(0.81)
         assert sweep.tested == ["confirm-2-0", "confirm-2-1"]
 
