@@ -10,19 +10,23 @@ PY     := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install study ui report bench lint test torture clean
+.PHONY: help install study ui report bench format lint check test test-long coverage torture clean
 
 help:
 	@echo 'make study    set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
 	@echo '              options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
 	@echo 'make ui       browse the runs of mlruns/ with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
 	@echo 'make report   write the build-vs-buy report again'
-	@echo 'make test     set up, lint, and run the tests'
-	@echo 'make torture  kill, stop and starve sweeps for about an hour, and print what an oracle found (ARGS=kills: one phase)'
-	@echo 'make lint     ruff and mypy'
-	@echo 'make bench    how close training comes to a bare loop'
+	@echo 'make bench    time the trainer against a bare loop, and more (ARGS=--help)'
 	@echo 'make install  only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer)'
 	@echo 'make clean    remove .venv and caches; mlruns/ and the data set stay'
+	@echo 'For developers:'
+	@echo 'make format   ruff: sort imports, format'
+	@echo 'make check    ruff, mypy and the quick tests, in about a minute'
+	@echo 'make test     ruff, mypy and all tests but the long ones (ARGS="-k console": some)'
+	@echo 'make test-long  whole sweeps from end to end, a short torture'
+	@echo 'make coverage all of these, with the share of lines that they run'
+	@echo 'make torture  kill, stop and starve sweeps for about an hour; an oracle compares what is left (ARGS=kills: one phase)'
 
 # The stamp is touched last, so a set-up that was cut short is done again, and a finished one is not.
 install: .venv/installed
@@ -50,15 +54,30 @@ report: install
 	@$(PY) experiments/compare.py $(ARGS)
 
 bench: install
-	@$(PY) -m experiments.benchmarks.trainer $(ARGS)
+	@$(PY) -m experiments.benchmarks $(ARGS)
+
+format: install
+	@$(PY) -m ruff check --fix --select I .
+	@$(PY) -m ruff format .
 
 lint: install
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+check: lint
+	@$(PYTEST) -m 'not slow and not long' $(ARGS)
+
 test: lint
-	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) -m 'not long' $(ARGS)
+
+test-long: install
+	@$(PYTEST) -m long $(ARGS)
+
+coverage: install
+	@$(PYTEST) --cov=cifar_core --cov=sweeps --cov=experiments --cov-report=term:skip-covered $(ARGS)
 
 torture: install
 	@OMP_NUM_THREADS=1 $(PY) -m tests.torture.driver $(ARGS)

@@ -1,11 +1,12 @@
-"""The build-vs-buy report of a study, from what its runs left in MLflow.
+"""Write the build-vs-buy report of a study, the page of the published systems, or runs side by side.
 
     python experiments/compare.py [--store DIR] [--tracking-uri URI] [--study NAME] [--scenario FILE] [--results DIR]
                                   [--out DIR]
+    python experiments/compare.py systems
+    python experiments/compare.py --runs A B ... [--baseline X]
 
-writes report.html (one file, opens offline), report.md with its pictures and report.json with every number, see
-`report.py`. The same store, scenario and results give the same bytes. `compare.py systems` writes systems.html and
-systems.md, see `systems_page.py`; `compare.py --runs A B ...` writes runs.html and runs.md, see `runs_page.py`.
+Each writes an HTML file that opens offline and a Markdown file; the report has its numbers as JSON too. The same input
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +20,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_core.recipe import RecipeError
+from cifar_core.errors import UserError
 from experiments.comparison.page import show, write_runs
-from experiments.comparison.selection import LETTERS, RunsError
-from experiments.reading.published import PublishedError
-from experiments.reading.results import RESULTS, ResultError
-from experiments.reading.scenario import DEFAULT_SCENARIO, ScenarioError
+from experiments.comparison.selection import LETTERS
+from experiments.reading.results import RESULTS
+from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
 from experiments.systems.page import write_systems
 from sweeps.command_line import USAGE, OneLineParser
-from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.store import DEFAULT_STORE, Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results=options.results,
                 scenario=options.scenario or DEFAULT_SCENARIO,
             )
-    except (StoreError, PublishedError, ScenarioError, ResultError, RecipeError, RunsError) as error:
+    except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
     print(f"Report: {paths.html}")

@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from experiments.decision.measures import Measures, measure
-from experiments.decision.sensitivity import flip_sentences, swings
-from experiments.decision.verdict import decide
-from experiments.pages import text as words
+from experiments.decision.facts import Facts, answer_of, decided_by, gather, rules_of
+from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
 from experiments.pages.page import References, ReportPaths, render_page, write_files
-from experiments.reading.published import DEFAULT_PATH, Dated, Published, load_published
-from experiments.reading.results import RESULTS, load_recipes, load_results
-from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
-from experiments.reading.studies import Reader, Study
-from experiments.sections import captions, cost_sentences
-from experiments.sections.heads import heads_of, pruning_sentence
-from experiments.sections.report_numbers import numbers_json
-from experiments.sections.report_pictures import draw
-from experiments.systems import sentences as system_sentences
-from experiments.systems.reproduction import System, side_by_side
+from experiments.pages.text import CitedText
+from experiments.reading.published import DEFAULT_PATH, load_published
+from experiments.reading.results import RESULTS, load_results
+from experiments.reading.scenario import DEFAULT_SCENARIO, Dated, load_scenario
+from experiments.reading.studies import StudyReader
+from experiments.sections import (
+    accuracy,
+    calibration,
+    classes,
+    examples,
+    importance,
+    money,
+    recommendation,
+    reproduction,
+    search,
+    selection,
+    sensitivity,
+    systems,
+    training,
+    verdict,
+)
 from sweeps.store import DEFAULT_STORE, Store
 
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
+SCHEMA = 1
+
+SECTIONS: Mapping[str, Callable[[Facts], Section]] = MappingProxyType(
+    {
+        "verdict": verdict.section,
+        "sensitivity": sensitivity.section,
+        "money": money.section,
+        "accuracy": accuracy.section,
+        "selection": selection.section,
+        "classes": classes.section,
+        "calibration": calibration.section,
+        "examples": examples.section,
+        "training": training.section,
+        "search": search.section,
+        "importance": importance.section,
+        "systems": systems.section,
+        "reproduction": reproduction.section,
+    }
+)
+"""The sections of the report, in order. The recommendation, which collects from all of them, follows the second."""
 
 
 def write_report(
@@ -38,166 +68,116 @@ def write_report(
     results: Path = RESULTS,
     scenario: Path = DEFAULT_SCENARIO,
 ) -> ReportPaths:
-    """Write report.html, report.md, report.json and the pictures, by default to reports/<study>/ in the store.
+    """Write report.html, report.md and report.json, by default to reports/<study>/ in the store.
 
-    They are logged to the study's own run too. Without a name, the most recent study is reported. Nothing is written
-    if anything is wrong with the input.
+    The files are logged to the study's own run too. Nothing is written if anything is wrong with the input.
 
     Args:
+        study: by default the most recent one.
         results: the folder that `reproduce.py` writes to; it may be empty or missing.
 
     Raises:
-        StoreError: there is no such store or study.
-        PublishedError: the published figures break a rule.
-        ScenarioError: the scenario does.
-        ResultError: a result of a reproduction does.
+        UserError: there is no such store or study, or a file of figures, scenario or results breaks a rule.
     """
-    outside = load_published(published)
-    assumed = load_scenario(outside, scenario)
-    systems = side_by_side(outside, load_results(results), load_recipes())
+    figures = load_published(published)
+    assumed = load_scenario(figures.prices, scenario)
+    reproduced = load_results(results)
     place = Store.locate(store, tracking_uri=tracking_uri)
-    reader = Reader(place)
-    read = reader.read(study)
-    out = out or place.report(read.name)
-    files = render(read, outside, assumed, systems)
+    reader = StudyReader(place)
+    facts = gather(reader.read(study), figures, assumed, reproduced)
+    files = render(facts)
+    out = out or place.report(facts.study.name)
     write_files(out, files)
     return ReportPaths(
         html=out / "report.html",
         markdown=out / "report.md",
         numbers=out / "report.json",
-        not_logged=reader.log(read.run_id, out, sorted(files), ARTIFACTS),
+        not_logged=reader.log(facts.run_id, out, sorted(files), ARTIFACTS),
     )
 
 
-def render(study: Study, published: Published, scenario: Scenario, systems: Sequence[System]) -> dict[str, bytes]:
-    """The report's files by name; a pure function of the study, the outside figures and the scenario.
-
-    Raises:
-        ScenarioError: the scenario prices another device than the study's.
-    """
-    m = measure(study, published, scenario)
-    moved = swings(m)
-    pictures = draw(study, m, moved)
-    references = references_of(study, m, systems)
-    verdict = decide(m)
-    context: dict[str, Any] = {
-        "m": m,
-        "study": study,
-        "verdict": verdict,
-        "heads": heads_of(m),
-        "flips": flip_sentences(m, moved),
-        "bill": cost_sentences.bill(m),
-        "scenario_rows": scenario_rows(m),
-        "looks": captions.looks_sentence(m),
-        "pruning": pruning_sentence(m),
-        "systems": systems,
-        "said": system_sentences,
-        "candidates": candidates(study),
-        "facts_of_runs": facts_of_runs(study),
-        "commands": commands(study, scenario),
-    }
-    files = render_page("report", context, pictures, references)
-    numbers = numbers_json(study, m, verdict, moved, systems, pictures)
-    return {**files, "report.json": numbers}
+def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SECTIONS) -> dict[str, bytes]:
+    """The report's files by name: a pure function of the facts."""
+    sections = [build(facts) for build in builders.values()]
+    study = facts.study
+    times = f"{study.start:%Y-%m-%d %H:%M} to {study.end:%Y-%m-%d %H:%M} UTC"
+    page = Page(
+        name="report",
+        title=f"Build or buy: {study.name}",
+        heading="Build or buy: an image classifier for CIFAR-10",
+        subject=CitedText(f"Study {study.name}, {times}", (f"run/{study.run_id}",)),
+        state="" if study.state == "finished" else f"This study is {study.state}: the report covers its runs so far.",
+        sections=[*sections[:2], recommendation.section(facts, sections), *sections[2:]],
+        footer="Accuracies are shares of images labelled right; losses are mean nats an image. A dagger (†) marks "
+        "figures that were more than a year old when the study ended, a double dagger (‡) figures whose source gives "
+        f"no date; the study ended on {facts.as_of}. Prices are in US dollars.",
+    )
+    files = render_page(page, references_of(facts))
+    return {**files, "report.json": numbers_json(facts, page.sections)}
 
 
-def references_of(study: Study, m: Measures, systems: Sequence[System]) -> References:
-    """All sources in the order of their file; the study and its subject lead the list of runs."""
-    published = m.published
-    entries: dict[str, Dated] = {"bar": m.bar}
+def references_of(facts: Facts) -> References:
+    """All published figures in the order of their file; the study and the network it is about lead the list of runs."""
+    study, published = facts.study, facts.published
+    entries: dict[str, Dated] = {"bar": facts.bar}
     entries |= {a.key: a for a in published.accuracies} | {"fresh": published.fresh_test_set}
     entries |= {p.key: p for p in published.prices}
-    if m.cost.machine is not None:
-        entries.setdefault(m.cost.machine.key, m.cost.machine)
-    entries["scenario"] = m.scenario.entry
-    what = {study.run_id: "the study", **system_sentences.what_runs_are(systems)}
+    if facts.cost.machine is not None:
+        entries.setdefault(facts.cost.machine.key, facts.cost.machine)
+    entries["scenario"] = facts.scenario.entry
+    what = {study.run_id: "the study"}
+    what |= {r.run_id: f"{r.name}, seed {r.seed}, reproduced" for r in facts.results}
     for row in study.attempts.to_dict("records"):
-        stage = "search trial" if row["tags.stage"] == "search" else "confirmation of trial"
-        number = row["trial"] if stage == "search trial" else row["source_trial"]
-        seed = f", seed {row['seed']:g}" if stage != "search trial" and row["seed"] == row["seed"] else ""
-        what[row["run_id"]] = f"{stage} {number:g}{seed}, {row['state']}"
-    subject = m.subject_runs
-    return References(entries, m.as_of, what, together=subject, cited=(m.run_id, *subject))
+        if row["tags.stage"] == "search":
+            what[row["run_id"]] = f"search trial {row['trial']:g}, {row['state']}"
+        else:
+            seed = f", seed {row['seed']:g}" if row["seed"] == row["seed"] else ""
+            what[row["run_id"]] = f"confirmation of trial {row['source_trial']:g}{seed}, {row['state']}"
+    subject = facts.subject_runs
+    return References(entries, facts.as_of, what, together=subject, cited=(study.run_id, *subject))
 
 
-def scenario_rows(m: Measures) -> list[tuple[str, str]]:
-    """The scenario for people, as label and value."""
-    s = m.scenario
-    machine = m.cost.machine
-    waits = "none: images can wait, and compute is paid by the second"
-    rows = [
-        ("Images a month", words.count(s.images_per_month)),
-        ("Accuracy bar", f"{words.short_percent(s.accuracy_bar)} of the test images"),
-        ("Latency bar", words.duration(s.latency_bar_ms / 1000) if s.latency_bar_ms is not None else waits),
-        ("Horizon", words.years(s.horizon_years)),
-        ("People, to build", f"{s.engineering_hours:g} h at {words.rate(s.hourly_rate)}: {words.total(s.people_usd)}"),
-        ("Retraining", f"{words.times(s.retraining_per_year)} a year"),
-        ("Compute", f"{machine.name}, {words.rate(machine.usd)} an hour" if machine else "no price for this device"),
-    ]
-    for vendor in s.vendors:
-        parts = [f"training {words.money(vendor.training.least_purchase)} at least"]
-        if vendor.per_call:
-            parts.append(f"{words.money(vendor.per_call.usd)} for 1,000 images")
-        if vendor.endpoint:
-            hours = vendor.endpoint_hours_per_month
-            parts.append(f"{words.rate(vendor.endpoint.usd)} an hour, kept ready {hours:g} h a month")
-        rows.append((vendor.name, "; ".join(parts)))
-    return rows
-
-
-def candidates(study: Study) -> list[dict[str, Any]]:
-    """The recipes that were trained again: the champion, then by mean validation accuracy."""
-    rows = []
-    for source, runs in study.confirm.groupby("source_trial", sort=True):
-        known = runs[runs["state"] == "complete"]
-        accuracies = known["metrics.val/accuracy"].dropna()
-        rows.append(
-            {
-                "trial": int(source),
-                "model": next((v for v in runs["params.model"] if v is not None), "unknown"),
-                "complete": len(known),
-                "runs": len(runs),
-                "run_ids": list(runs["run_id"]),
-                "accuracy": float(accuracies.mean()) if len(accuracies) else None,
-                "champion": bool((known["tags.champion"] == "true").any()),
-            }
-        )
-    return sorted(rows, key=lambda row: (not row["champion"], -(row["accuracy"] or 0), row["trial"]))
-
-
-def facts_of_runs(study: Study) -> dict[str, str]:
-    """What is needed to do it again, as label -> value."""
-    tags, subject = study.tags, study.subject
-    seeds = [str(seed) for seed in subject["params.seed"] if seed is not None] if "params.seed" in subject else []
-    facts = {
-        "Commit": tags.get("git_commit"),
-        "Data (SHA-256)": tags.get("data_sha256"),
-        "Study seed": study.params.get("seed") or tags.get("seed"),
-        "Run seeds": words.listed(seeds) or None,
-        "Device, precision": ", ".join(v for k in ("device", "precision") if (v := tags.get(k))) or None,
-        "Processor": tags.get("cpu"),
-        "Workers x threads": f"{tags['workers']} x {tags['threads']}"
-        if {"workers", "threads"} <= tags.keys()
-        else None,
-        "torch": tags.get("torch"),
+def numbers_json(facts: Facts, sections: Sequence[Section]) -> bytes:
+    """report.json: the verdict, every number with its unit and sources, and the series of every figure."""
+    study, rules = facts.study, rules_of(facts)
+    lead = next((block for section in sections for block in section.blocks if isinstance(block, Lead)), None)
+    pictures = [picture for section in sections for picture in section.pictures]
+    document = {
+        "schema": SCHEMA,
+        "study": {
+            "name": study.name,
+            "run": study.run_id,
+            "state": study.state,
+            "as_of": facts.as_of.isoformat(),
+        },
+        "verdict": {
+            "answer": answer_of(facts),
+            "because": _cited(lead.because) if lead else None,
+            "facts": [_cited(text) for _, text in lead.facts] if lead else [],
+            "rules": [{"if": r.condition, "then": r.answer, "holds": r.holds} for r in rules],
+            "decided_by": decided_by(rules) + 1,
+        },
+        "numbers": {
+            number.name: {"value": _finite(number.value), "unit": number.unit, "from": list(number.sources)}
+            for section in sections
+            for number in section.numbers
+        },
+        "figures": {picture.name: _picture(picture) for picture in pictures},
     }
-    return {label: value or "not recorded" for label, value in facts.items()}
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def commands(study: Study, scenario: Scenario) -> str:
-    """The command lines that run the study and write this report again."""
-    commit = study.tags.get("git_commit")
-    given = {"study": study.name, **study.params}
-    if given.get("preset", "").startswith("epochs-"):  # how a sweep with --epochs names its budget
-        given["epochs"] = given.pop("preset").removeprefix("epochs-")
-    names = ("study", "trials", "preset", "epochs", "space", "seed")
-    options = [(f"--{name}", given[name]) for name in names if name in given]
-    sweep = " ".join(f"{option} {shlex.quote(value)}" for option, value in options)
-    lines = [f"git checkout {commit}"] if commit and re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
-    ours = scenario.file == DEFAULT_SCENARIO.name
-    given_scenario = "" if ours else f" --scenario {shlex.quote(scenario.file)}"
-    lines += [
-        f"python sweeps/run_study.py {sweep}",
-        f"python experiments/compare.py --study {shlex.quote(study.name)}{given_scenario}",
-    ]
-    return "\n".join(lines)
+def _picture(picture: Figure | Photo) -> dict[str, Any]:
+    series = []
+    for trace in picture.figure.data if isinstance(picture, Figure) else ():
+        drawn = trace.to_plotly_json()
+        series.append({key: drawn[key] for key in ("name", "x", "y", "z", "base") if drawn.get(key) is not None})
+    return {"title": picture.title, "caption": _cited(picture.caption), "series": series}
+
+
+def _cited(text: CitedText) -> dict[str, Any]:
+    return {"text": text.text, "from": list(text.sources)}
+
+
+def _finite(value: float | str | None) -> float | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,13 +13,15 @@ from scipy.special import stdtrit
 
 VAL_IMAGES = 5000
 TEST_IMAGES = 10_000
+SIGNIFICANCE_LEVEL = 0.05
+EXACT_BELOW = 25  # discordant images: with fewer, McNemar's test is exact
 
 _Z = 1.96
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean accuracy over runs with its 95 % interval, all as shares in [0, 1]."""
+    """A mean accuracy over runs with its 95 % interval, as shares in [0, 1]."""
 
     mean: float
     low: float
@@ -29,12 +31,7 @@ class Estimate:
 
 
 def estimate(runs: pd.DataFrame, column: str, images: int) -> Estimate | None:
-    """The mean of an accuracy over runs with a 95 % interval, or None without runs.
-
-    The interval joins two doubts: other seeds (Student's t over the runs, nothing where there is one run) and
-    other images (Wilson, 1927; the runs share their images, so more runs do not make it smaller). The two
-    half-widths are added in squares, on each side (Zou & Donner, 2008).
-    """
+    """Estimate an accuracy from a column of runs; None if no run has it. See `mean_accuracy`."""
     known = runs[runs[column].notna()]
     if not len(known):
         return None
@@ -42,7 +39,12 @@ def estimate(runs: pd.DataFrame, column: str, images: int) -> Estimate | None:
 
 
 def mean_accuracy(values: Sequence[float], run_ids: tuple[str, ...], images: int) -> Estimate:
-    """What `estimate` says, of accuracies that are at hand; at least one."""
+    """Estimate an accuracy from one value or more.
+
+    The interval combines seed variance (Student's t over the runs; none for a single run) and sampling error of the
+    images (Wilson, 1927; the runs share their images, so more runs do not reduce it). The half-widths of each side
+    are added in squares (Zou & Donner, 2008).
+    """
     mean = statistics.fmean(values)
     low, high = wilson(mean, images)
     seeds = 0.0
@@ -58,24 +60,23 @@ def mean_accuracy(values: Sequence[float], run_ids: tuple[str, ...], images: int
     )
 
 
+def published_estimate(accuracy: float) -> Estimate:
+    """Estimate of a published accuracy. Its interval lacks seed variance, which is not published."""
+    return Estimate(accuracy, *wilson(accuracy, TEST_IMAGES), (), TEST_IMAGES)
+
+
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of `count` independent cases."""
+    """The 95 % score interval of a share of `count` independent cases (Wilson, 1927)."""
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def against(ours: Estimate, published: float, images: int = TEST_IMAGES) -> str:
-    """ "higher", "lower" or "level": ours against a published accuracy on as many images.
+def difference_interval(one: Estimate, other: Estimate) -> tuple[float, float]:
+    """The 95 % interval of `one` minus `other`, as shares (Zou & Donner, 2008).
 
-    Level means that the difference is within what chance explains (95 %).
+    Assumes that the two are independent, so it is too wide for two networks on the same images.
     """
-    low, high = difference(ours, published, images)
-    return "higher" if low > 0 else "lower" if high < 0 else "level"
-
-
-def apart(one: Estimate, other: Estimate) -> tuple[float, float]:
-    """The 95 % interval of one accuracy less another on other images, as shares."""
     gap = one.mean - other.mean
     return (
         gap - math.hypot(one.mean - one.low, other.high - other.mean),
@@ -83,33 +84,21 @@ def apart(one: Estimate, other: Estimate) -> tuple[float, float]:
     )
 
 
-def difference(ours: Estimate, published: float, images: int = TEST_IMAGES) -> tuple[float, float]:
-    """The 95 % interval of ours less a published accuracy, as shares.
-
-    It joins our interval with that of the published figure over its test images, in squares on each side. What
-    other seeds would have done to the published figure is not known and not in it.
-    """
-    gap = ours.mean - published
-    low, high = wilson(published, images)
-    return (
-        gap - math.hypot(ours.mean - ours.low, high - published),
-        gap + math.hypot(ours.high - ours.mean, published - low),
-    )
-
-
-LEVEL = 0.05
-FEW = 25  # discordant images: below it, the exact test
+def against_published(ours: Estimate, published: float) -> str:
+    """Compare an accuracy with a published one: "higher", "lower" or "not_significant" (at 5 %)."""
+    low, high = difference_interval(ours, published_estimate(published))
+    return "higher" if low > 0 else "lower" if high < 0 else "not_significant"
 
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Two networks on the same images: how many each was right about, and the two-sided p of that happening by chance.
+    """McNemar's test of two networks on the same images: numbers of images, and the two-sided p.
 
-    Only images that one alone is right about (discordant ones) bear on the difference.
+    Only discordant images, on which a single network is right, bear on the difference.
     """
 
     both: int
-    first: int  # the first alone is right
+    first: int  # only the first is right
     second: int
     neither: int
     p: float
@@ -121,12 +110,12 @@ class McNemar:
 
     @property
     def difference(self) -> float:
-        """Accuracy of the second less that of the first."""
+        """Accuracy of the second minus that of the first."""
         return (self.second - self.first) / self.images
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """McNemar's test (1947) on whether two networks were right, image by image; at least one image.
+    """McNemar's test (1947) of whether two networks are right, image by image.
 
     With fewer than 25 discordant images it is the exact binomial test, else chi-squared with one degree of freedom and
     Edwards' continuity correction (1948).
@@ -138,7 +127,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
         raise ValueError(f"both must judge the same images, at least one, but got {len(first)} and {len(second)}")
     pairs = list(zip(first, second, strict=True))
     a, b = pairs.count((True, False)), pairs.count((False, True))
-    exact = a + b < FEW
+    exact = a + b < EXACT_BELOW
     if a + b == 0:
         p = 1.0
     elif exact:
@@ -149,30 +138,18 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     return McNemar(both=both, first=a, second=b, neither=len(pairs) - both - a - b, p=p, exact=exact)
 
 
-def holm(values: Sequence[float]) -> tuple[float, ...]:
-    """The p of each of several tests, raised so that one false alarm among all of them stays at 5 % (Holm, 1979)."""
-    adjusted = [0.0] * len(values)
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Adjust the p of several tests, so that the chance of any false alarm stays at 5 % (Holm, 1979)."""
+    adjusted = [0.0] * len(p_values)
     highest = 0.0
-    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return tuple(adjusted)
 
 
-def gap_interval(ours: Estimate, theirs: Estimate) -> tuple[float, float]:
-    """The 95 % interval of ours less theirs, as shares: both intervals joined in squares (Zou & Donner, 2008).
-
-    It takes the two for independent, so where both met the same images it is wider than it need be.
-    """
-    gap = ours.mean - theirs.mean
-    return (
-        gap - math.hypot(ours.mean - ours.low, theirs.high - theirs.mean),
-        gap + math.hypot(ours.high - ours.mean, theirs.mean - theirs.low),
-    )
-
-
 def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The two-sided p of Welch's t-test (1947); None where a side has one value, or no side any spread."""
+    """The two-sided p of Welch's t-test (1947); None if a group has one value or neither has any spread."""
     if min(len(first), len(second)) < 2 or not (statistics.stdev(first) or statistics.stdev(second)):
         return None
     return float(stats.ttest_ind(first, second, equal_var=False).pvalue)

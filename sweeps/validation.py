@@ -8,10 +8,8 @@ import re
 import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -26,7 +24,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 
-_MOST = 10  # faults in a message
+_MOST = 10  # faults or names in a message
 _Record = TypeVar("_Record")
 
 
@@ -65,9 +63,15 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name: the known name nearest to it, or all of them."""
+    """The end of a message about an unknown name: the known name nearest to it, or those that are known."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {shortened(known) or 'none'}"
+
+
+def shortened(items: Sequence[str], separator: str = ", ") -> str:
+    """Join the first ten items, and count the others."""
+    more = [f"and {len(items) - _MOST} more"] if len(items) > _MOST else []
+    return separator.join([*items[:_MOST], *more])
 
 
 def _validate(file: str, content: str | bytes, record: type[_Record], context: Mapping[str, Any] | None) -> _Record:
@@ -78,9 +82,8 @@ def _validate(file: str, content: str | bytes, record: type[_Record], context: M
     if errors[0]["type"] == "json_invalid":
         raise InvalidFileError(f"{file} must be a readable JSON file, but: {errors[0]['ctx']['error']}")
     values = from_json(content)
-    faults = [_fault(error, values, record) for error in errors[:_MOST]]
-    more = [f"and {len(errors) - _MOST} more"] if len(errors) > _MOST else []
-    raise InvalidFileError(" ".join(f"{file}: {'; '.join([*faults, *more])}".split()))  # keys may hold line breaks
+    faults = shortened([_fault(error, values, record) for error in errors], "; ")
+    raise InvalidFileError(" ".join(f"{file}: {faults}".split()))  # keys may hold line breaks
 
 
 def _fault(error: ErrorDetails, values: Any, record: type) -> str:
@@ -90,9 +93,7 @@ def _fault(error: ErrorDetails, values: Any, record: type) -> str:
             return f"{entry}field {path!r} is missing"
         case "unexpected_keyword_argument":
             return f"{entry}unknown field {path!r}{did_you_mean(str(error['loc'][-1]), _known(error['loc'], record))}"
-        case (
-            "value_error"
-        ):  # from a validator of ours: of a field ("must be ..."), or of a record ("field must be ...")
+        case "value_error":  # from our validators: of a field ("must be ..."), or of a record ("field must be ...")
             rule = str(error["ctx"]["error"])
             return f"{entry}{path}{'' if not path else ' ' if rule.startswith('must ') else '.'}{rule}"
     rule = re.sub(r"^\w+ should ", "must ", error["msg"])
@@ -116,18 +117,13 @@ def _place(location: Sequence[int | str], values: Any) -> tuple[str, str]:
     return entry, path
 
 
-def _known(location: Sequence[int | str], record: Any) -> list[str]:
+def _known(location: Sequence[int | str], record: type) -> list[str]:
     """The fields of the record in which an error is."""
+    schema = TypeAdapter(record).json_schema()
+    part = schema
     for step in location[:-1]:
-        if isinstance(step, int):
-            record = get_args(record)[0]
-        else:
-            names = {_alias(record, f.name): f.name for f in fields(record)}
-            record = get_type_hints(record)[names[step]]
-        if get_origin(record) is UnionType:
-            record = get_args(record)[0]
-    return [_alias(record, f.name) for f in fields(record)]
-
-
-def _alias(record: Any, name: str) -> str:
-    return str(record.__pydantic_fields__[name].alias or name)
+        part = part["items"] if isinstance(step, int) else part["properties"][step]
+        part = part.get("anyOf", [part])[0]  # an optional record
+        if "$ref" in part:
+            part = schema["$defs"][part["$ref"].removeprefix("#/$defs/")]
+    return list(part["properties"])

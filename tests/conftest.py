@@ -15,7 +15,6 @@ STORE = os.path.join(os.path.realpath(Path(__file__).parents[1]), "mlruns")
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "1"
-os.environ["MPLBACKEND"] = "Agg"
 # Where MLflow goes when a test forgets to name a store, and what child processes inherit.
 _nowhere = tempfile.TemporaryDirectory(prefix="cifar-sweeps-tests-")
 os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{_nowhere.name}/mlflow.db"

@@ -1,15 +1,18 @@
-"""Imports run experiments -> sweeps -> cifar_core, never backwards, and the core stands alone."""
+"""The shape of the house: imports run downwards, chains of them are short, and no folder is crowded."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LONGEST_CHAIN = 6  # modules of experiments/ that import one another, from a command down
+LARGEST_FOLDER = 14  # modules, `__init__.py` aside
 FORBIDDEN = {
     "cifar_core": {"optuna", "mlflow", "pandas", "plotly", "sweeps", "experiments"},
     "sweeps": {"pandas", "plotly", "experiments"},
@@ -42,12 +45,41 @@ def test_module_says_what_it_is_and_imports_only_downwards(path: Path) -> None:
     assert not wrong, f"{path} must not import {', '.join(sorted(wrong))}"
 
 
+def test_import_chains_within_experiments_are_short() -> None:
+    imports = {_name(path): _imported_modules(path) for path in MODULES if path.parts[0] == "experiments"}
+
+    def chain(module: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
+        assert module not in above, f"imports must not run in a circle: {' -> '.join([*above, module])}"
+        below = [chain(name, (*above, module)) for name in sorted(imports[module] & imports.keys() - {module})]
+        return (module, *max(below, key=len, default=()))
+
+    longest = max(map(chain, imports), key=len)
+    assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = Counter(path.parent for path in MODULES if path.name != "__init__.py")
+    crowded = [f"{folder}: {count}" for folder, count in folders.items() if count > LARGEST_FOLDER]
+    assert not crowded, f"cut these folders by subject: {', '.join(crowded)}"
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imported_modules(path: Path) -> set[str]:
+    """The modules that a module imports, as `a.b` and, of `from a.b import c`, as `a.b.c` too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return names
+
+
 def test_core_loads_without_sweep_and_plot_libraries() -> None:
-    names = [
-        ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-        for path in MODULES
-        if path.parts[0] == "cifar_core"
-    ]
+    names = [_name(path) for path in MODULES if path.parts[0] == "cifar_core"]
     script = (
         "import importlib, sys\n"
         f"for name in {names!r}: importlib.import_module(name)\n"

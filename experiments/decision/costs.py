@@ -1,4 +1,4 @@
-"""What building took and costs, and what a vendor would: US dollars, from measured seconds and dated prices.
+"""The cost of building and the cost of buying, in US dollars, from measured seconds and dated prices.
 
 Pure functions of a `Study` and a `Scenario`. None means: not measured, or no price.
 """
@@ -8,63 +8,82 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from experiments.reading.published import Price, Published
-from experiments.reading.scenario import HOURS_A_MONTH, Scenario, ScenarioError, Vendor
-from experiments.reading.studies import Study
+from experiments.reading.scenario import HOURS_A_MONTH, Price, Scenario, Vendor
+from experiments.reading.study import Study
+from sweeps.validation import InvalidFileError
 
 SECONDS_A_MONTH = 3600 * HOURS_A_MONTH
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a network labels images.
+    """The speed at which a network labels images.
 
     Attributes:
-        latency: seconds from one image to its answer.
-        per_second: images a second, one after the other.
-        batch: images of a large batch.
-        per_second_batched: images a second in large batches.
-        bounded: nothing of this was timed; these are bounds from the speed of training, which does more work for an
-            image: no answer takes longer than a step on a batch, and no batch goes slower than in training.
+        bounded: inference was not timed. The speed is then a bound from training, which does more work for an image:
+            a label takes no longer than a training step on a batch, and batches are no slower than in training.
     """
 
-    latency: float
-    slow: float | None  # seconds within which 95 % of single images were answered
-    per_second: float
-    batch: int
-    per_second_batched: float
+    latency: float  # seconds to label one image
+    p95: float | None  # seconds within which 95 % of single images were labelled
+    batch: int  # images in a large batch
+    per_second_batched: float  # images in large batches
     bounded: bool
     runs: tuple[str, ...]
 
     @property
+    def per_second(self) -> float:
+        """Images a second, one after the other."""
+        return 1 / self.latency
+
+    @property
     def worst(self) -> float:
-        """Seconds to hold against a latency bar."""
-        return self.latency if self.slow is None else self.slow
+        """The seconds to compare with a latency bar."""
+        return self.latency if self.p95 is None else self.p95
+
+    def faster(self, factor: float) -> Speed:
+        """The speed of a network that is faster by a factor."""
+        p95, batched = self.p95 and self.p95 / factor, self.per_second_batched * factor
+        return replace(self, latency=self.latency / factor, p95=p95, per_second_batched=batched)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What was spent on a study and on its subject's runs, and what that costs at the price of `machine`."""
+    """The time and compute of a study and of its subject's runs, and their cost at the price of `machine`."""
 
     device: str
     processor: str  # that the seconds were measured on; "" where it was not recorded
     machine: Price | None
-    machines: int  # how many of them the study would fill
-    run_machines: int  # and one of its runs
+    machines: int  # that the study would fill
+    run_machines: int  # that one run would fill
     seconds: float | None  # wall time of the whole study
-    estimated: bool  # seconds come from adding up the runs, as the study did not end
-    flops: float | None  # training FLOPs of search and confirmation
+    estimated: bool  # `seconds` is a sum over the runs, because the study did not end
+    flops: float | None  # of training, in search and confirmation
     retrain_seconds: float | None  # mean over the runs of the recipe
     retrain_flops: float | None
-    training_per_second: float | None  # images, while training
+    training_per_second: float | None  # images
     speed: Speed | None
-    runs: tuple[str, ...]  # that retraining and labelling were measured on
+
+    @property
+    def machine_sources(self) -> tuple[str, ...]:
+        return (f"source/{self.machine.key}",) if self.machine else ()
+
+    @property
+    def missing(self) -> str:
+        """The reason why building has no cost; "" where it has one."""
+        if self.machine is None:
+            return f"no price is listed for compute on {self.device!r}" if self.device else "no device was recorded"
+        if self.seconds is None:
+            return "the duration of the study was not recorded"
+        if self.retrain_seconds is None:
+            return "no run of the recipe has finished"
+        return "" if self.speed else "the speed of the network was not recorded"
 
     @property
     def hourly(self) -> float | None:
-        """Of the machines that one run needs."""
+        """An hour of the machines that one run needs."""
         return None if self.machine is None else self.machine.usd * self.run_machines
 
     @property
@@ -89,7 +108,7 @@ class Cost:
 
     @property
     def month_usd(self) -> float | None:
-        """One machine kept on."""
+        """A month of the machines that one run needs."""
         return self._of_seconds(SECONDS_A_MONTH)
 
     def _of_seconds(self, seconds: float | None) -> float | None:
@@ -97,8 +116,8 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
-    """What one way to labelled images costs: at once, and each month; US dollars."""
+class Option:
+    """The cost of building, or of buying from one vendor, in US dollars."""
 
     name: str
     people: float
@@ -108,38 +127,49 @@ class Way:
     vendor: Vendor | None = None  # None: building
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources of the vendor's prices."""
+        return tuple(f"source/{price.key}" for price in self.vendor.prices) if self.vendor else ()
+
+    @property
     def once(self) -> float:
+        """Paid before the first month."""
         return self.people + self.training
 
     @property
     def month(self) -> float:
+        """Paid each month."""
         return self.retraining + self.serving
 
     def total(self, months: float) -> float:
         return self.once + months * self.month
 
 
-def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
-    """
+def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
+    """The cost of a study.
+
+    Args:
+        machine: the published machine with the study's device; the scenario's machine takes its place.
+
     Raises:
-        ScenarioError: the scenario's compute is of another device than the study's.
+        InvalidFileError: the scenario's machine has another device than the study's.
     """
     subject = study.subject
     device = study.tags.get("device", "").partition(":")[0]
-    machine = scenario.compute or published.compute(device)
+    machine = scenario.compute or machine
     if machine is not None and machine.device and device and machine.device != device:
-        raise ScenarioError(
+        raise InvalidFileError(
             f"{scenario.file}: compute must be a machine with {device}, as study {study.name!r} ran on it, but "
             f"{machine.key!r} is one with {machine.device}"
         )
-    workers, threads = _whole(study.tags.get("workers")), _whole(study.tags.get("threads"))
-    seconds = study.metrics.get("study/seconds")
-    estimated = seconds is None
-    if seconds is None:
+    workers, threads = _count(study.tags.get("workers")), _count(study.tags.get("threads"))
+    recorded = seconds = study.metrics.get("study/seconds")
+    if recorded is None:
         spent = float(study.attempts["metrics.cost/seconds"].sum())
         seconds = spent / workers if spent > 0 else None
-    run_threads = max((_whole(t) for t in subject["tags.threads"]), default=1)
+    run_threads = max((_count(t) for t in subject["tags.threads"]), default=1)
     flops = [v for k in ("study/search_flops", "study/confirm_flops") if (v := study.metrics.get(k)) is not None]
+    flops = flops or _known(study.attempts["metrics.cost/training_flops"])
     return Cost(
         device=device,
         processor=study.tags.get("cpu", ""),
@@ -147,26 +177,27 @@ def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
         machines=_machines(machine, device, workers * threads),
         run_machines=_machines(machine, device, run_threads),
         seconds=seconds,
-        estimated=estimated,
-        flops=sum(flops) if flops else _sum(study.attempts["metrics.cost/training_flops"]),
+        estimated=recorded is None,
+        flops=sum(flops) if flops else None,
         retrain_seconds=_mean(subject["metrics.cost/seconds"]),
         retrain_flops=_mean(subject["metrics.cost/training_flops"]),
         training_per_second=_mean(subject["metrics.cost/images_per_second"]),
         speed=_speed(study),
-        runs=tuple(subject["run_id"]),
     )
 
 
-def build(cost: Cost, scenario: Scenario) -> Way | None:
-    """Building under the scenario; None where a part of its cost is not known.
+def build(cost: Cost, scenario: Scenario) -> Option | None:
+    """The cost of building under the scenario; None where a part of it is unknown.
 
-    With a latency bar, machines are kept on that keep up with the images one by one; without one, compute is paid by
-    the second of large batches.
+    With a latency bar, as many machines run all month as the images need one by one. Without one, compute in large
+    batches is paid by the second.
     """
-    serving = serving_usd(cost, scenario)
-    if cost.study_usd is None or cost.retrain_usd is None or serving is None:
+    if cost.machine is None or cost.study_usd is None or cost.retrain_usd is None or cost.per_1000_usd is None:
         return None
-    return Way(
+    serving = cost.per_1000_usd * scenario.images_per_month / 1000
+    if scenario.latency_bar_ms is not None:
+        serving = machines_on(cost, scenario) * cost.machine.usd * HOURS_A_MONTH
+    return Option(
         name="build",
         people=scenario.people_usd,
         training=cost.study_usd,
@@ -175,15 +206,16 @@ def build(cost: Cost, scenario: Scenario) -> Way | None:
     )
 
 
-def buy(vendor: Vendor, scenario: Scenario) -> Way:
-    """A vendor under the scenario: each training is the least that it sells, and one endpoint carries all images.
+def buy(vendor: Vendor, scenario: Scenario) -> Option:
+    """The cost of buying from a vendor under the scenario.
 
-    Both lean towards buying: how many hours this data needs, and how much a node carries, is not published.
+    Each training is the least that the vendor sells, and one endpoint serves all images. Both favour buying: vendors
+    publish neither the hours that this data needs nor the load that an endpoint can take.
     """
     calls = vendor.per_call.usd * scenario.images_per_month / 1000 if vendor.per_call else 0.0
     idle = vendor.endpoint.usd * vendor.endpoint_hours_per_month if vendor.endpoint else 0.0
     each = vendor.training.least_purchase
-    return Way(
+    return Option(
         name=vendor.name,
         people=0.0,
         training=each,
@@ -193,55 +225,51 @@ def buy(vendor: Vendor, scenario: Scenario) -> Way:
     )
 
 
-def cheapest(scenario: Scenario) -> Way:
+def vendors(scenario: Scenario) -> list[Option]:
+    """All vendors of the scenario, the cheapest over the horizon first."""
+    options = [buy(vendor, scenario) for vendor in scenario.vendors]
+    return sorted(options, key=lambda option: (option.total(scenario.months), option.name))
+
+
+def cheapest(scenario: Scenario) -> Option:
     """The vendor that costs least over the horizon."""
-    ways = [buy(vendor, scenario) for vendor in scenario.vendors]
-    return min(ways, key=lambda way: (way.total(scenario.months), way.name))
+    return vendors(scenario)[0]
 
 
 def machines_on(cost: Cost, scenario: Scenario) -> int:
-    """Machines that are kept on to label a month's images one by one as they come."""
-    return max(1, math.ceil(scenario.images_per_month / _carried(cost))) * cost.run_machines
-
-
-def serving_usd(cost: Cost, scenario: Scenario) -> float | None:
-    """A month's labelling of our own."""
-    if cost.per_1000_usd is None or cost.month_usd is None or cost.machine is None:
-        return None
-    if scenario.latency_bar_ms is None:
-        return cost.per_1000_usd * scenario.images_per_month / 1000
-    return machines_on(cost, scenario) * cost.machine.usd * HOURS_A_MONTH
+    """Machines that must run all month to label its images one by one."""
+    return max(1, math.ceil(scenario.images_per_month / _capacity(cost))) * cost.run_machines
 
 
 def break_even(cost: Cost, vendor: Vendor, scenario: Scenario) -> float | None:
-    """The least images a month at which building costs no more than the vendor over the horizon; None: at none.
+    """The smallest number of images a month at which building costs no more than the vendor over the horizon.
 
-    0 means: at any volume that one machine carries.
+    None: there is none. 0: at any number that one machine can label.
     """
     ours, theirs = build(cost, scenario), buy(vendor, scenario)
     if ours is None:
         return None
     months = scenario.months
     call = vendor.per_call.usd / 1000 if vendor.per_call else 0.0
-    # What building costs more than the vendor before the first image is labelled.
+    # The cost of building less the cost of the vendor, both without any image.
     ahead = (ours.once + months * ours.retraining) - (theirs.total(months) - months * call * scenario.images_per_month)
     if scenario.latency_bar_ms is None:
         assert cost.per_1000_usd is not None
         return _least(ahead, months * (call - cost.per_1000_usd / 1000))
     assert cost.hourly is not None
-    machine, carried = months * cost.hourly * HOURS_A_MONTH, _carried(cost)
-    # With n machines on, building breaks even at (ahead + n * machine) / (months * call) images, if they carry these.
+    machine, capacity = months * cost.hourly * HOURS_A_MONTH, _capacity(cost)
+    # With n machines, building breaks even at (ahead + n * machine) / (months * call) images, if they can label these.
     if ahead + machine <= 0:
         return 0.0
-    gained = months * call * carried - machine
+    gained = months * call * capacity - machine
     if gained <= 0:
         return None
     n = max(1, math.ceil(ahead / gained))
     return (ahead + n * machine) / (months * call)
 
 
-def payback_months(ours: Way, theirs: Way) -> float | None:
-    """Months until what building costs at once has come back; None: never. 0: at once."""
+def payback_months(ours: Option, theirs: Option) -> float | None:
+    """Months after which building has cost no more than buying; None: never."""
     return _least(ours.once - theirs.once, theirs.month - ours.month)
 
 
@@ -252,8 +280,8 @@ def _least(ahead: float, gained: float) -> float | None:
     return ahead / gained if gained > 0 else None
 
 
-def _carried(cost: Cost) -> float:
-    """Images a month that one run's machines label one by one."""
+def _capacity(cost: Cost) -> float:
+    """Images a month that the machines of one run can label one by one."""
     assert cost.speed
     return cost.speed.per_second * SECONDS_A_MONTH
 
@@ -264,16 +292,14 @@ def _machines(machine: Price | None, device: str, threads: int) -> int:
 
 
 def _speed(study: Study) -> Speed | None:
-    """What was timed where the champion met the test set, else bounds from its training."""
-    timed = study.exhibits.serving
+    """The speed as timed when the champion was tested, else bounds from its training."""
+    timed = study.artifacts.serving
     if timed:
         single = [batches[0] for batches in timed.values()]
         large = [batches[-1] for batches in timed.values()]
-        latency = statistics.fmean(b.seconds for b in single)
         return Speed(
-            latency=latency,
-            slow=statistics.fmean(b.slow_seconds for b in single),
-            per_second=1 / latency,
+            latency=statistics.fmean(b.seconds for b in single),
+            p95=statistics.fmean(b.slow_seconds for b in single),
             batch=large[0].images,
             per_second_batched=statistics.fmean(b.images / b.seconds for b in large),
             bounded=False,
@@ -284,19 +310,17 @@ def _speed(study: Study) -> Speed | None:
     sizes = [int(float(v)) for v in subject.get("params.batch_size", []) if v is not None]
     if rate is None or not sizes:
         return None
-    latency = max(sizes) / rate
-    return Speed(latency, None, 1 / latency, max(sizes), rate, bounded=True, runs=tuple(subject["run_id"]))
+    return Speed(max(sizes) / rate, None, max(sizes), rate, bounded=True, runs=tuple(subject["run_id"]))
 
 
-def _mean(column: Iterable[float]) -> float | None:
-    known = [float(v) for v in column if v == v]
+def _mean(values: Iterable[float]) -> float | None:
+    known = _known(values)
     return statistics.fmean(known) if known else None
 
 
-def _sum(column: Iterable[float]) -> float | None:
-    known = [float(v) for v in column if v == v]
-    return sum(known) if known else None
+def _known(values: Iterable[float]) -> list[float]:
+    return [float(v) for v in values if v == v]
 
 
-def _whole(text: str | None) -> int:
+def _count(text: str | None) -> int:
     return int(text) if text and text.isdigit() and int(text) > 0 else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from experiments.pages import plots
 from experiments.pages.text import CitedText
+from experiments.stats import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,18 @@ class Number:
     value: float | int | str | None
     unit: str  # share | seconds | FLOPs | USD | ...
     sources: tuple[str, ...]
+
+
+def numbers_of(name: str, record: object | None, sources: tuple[str, ...], **units: str) -> Iterator[Number]:
+    """Fields of a record as numbers `<name>.<field>`, all None without a record; `units` names the fields."""
+    for part, unit in units.items():
+        yield Number(f"{name}.{part}", None if record is None else getattr(record, part), unit, sources)
+
+
+def estimate_numbers(name: str, estimate: Estimate, sources: tuple[str, ...]) -> Iterator[Number]:
+    """The numbers of an accuracy with its interval, under names that start with `name`."""
+    yield from numbers_of(name, estimate, sources, mean="share", low="share", high="share", images="images a run")
+    yield Number(f"{name}.runs", len(estimate.run_ids), "runs", sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +99,6 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table: its title, and whether it holds numbers (set to the right)."""
-
-    title: str
-    number: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """A row of a table.
 
@@ -104,34 +109,45 @@ class Row:
     cells: tuple[Cell, ...]
     style: str = ""
 
+    @classmethod
+    def of(cls, *cells: Cell | str, style: str = "") -> Row:
+        """A row of cells, some of which are plain text."""
+        return cls(tuple(Cell(c) if isinstance(c, str) else c for c in cells), style)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table.
 
     Attributes:
+        titles: of the columns.
+        numbers: indices of the columns that hold numbers, which are set to the right.
         style: "cards" (on a phone, a card a row), "cards tight" (a line a row), "cards sides" (narrow columns of
             numbers), "rules", or "" (a table that fits a phone as it is).
     """
 
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    titles: Sequence[str]
+    rows: Sequence[Row]
+    numbers: Container[int] = ()
     style: str = "cards"
+
+    @classmethod
+    def of_numbers(cls, titles: Sequence[str], rows: Iterable[tuple[str, Sequence[Cell]]]) -> Table:
+        """A table whose columns hold numbers, the first excepted. Each row is its title and the other cells."""
+        return cls(titles, [Row.of(title, *cells) for title, cells in rows], range(1, len(titles)), "cards sides")
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Labels and values in two columns, without a head."""
+    """Labels and values in two columns, without a head; with a title, they open with a click on it."""
 
     rows: tuple[tuple[Cell, Cell], ...]
+    title: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class Folded:
-    """A block that opens with a click on its title."""
-
-    title: str
-    block: Pairs
+    @classmethod
+    def of(cls, values: Mapping[str, Cell | str], title: str = "") -> Pairs:
+        """Values by their labels."""
+        return cls(tuple((Cell(label), Cell(v) if isinstance(v, str) else v) for label, v in values.items()), title)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,32 +192,7 @@ class SideBySide:
     figures: tuple[Figure, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """The list of all published figures that the page may cite."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunsCited:
-    """The list of the runs that the page cites. It must be the last block, as those after it are not in it."""
-
-
-Block = (
-    CitedText
-    | Heading
-    | Missing
-    | Code
-    | Lead
-    | Bullets
-    | Table
-    | Pairs
-    | Folded
-    | Figure
-    | Photo
-    | SideBySide
-    | Sources
-    | RunsCited
-)
+Block = CitedText | Heading | Missing | Code | Lead | Bullets | Table | Pairs | Figure | Photo | SideBySide
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +224,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A whole page.
+    """A whole page. It ends with the list of all its published figures and of the runs that it cites.
 
     Attributes:
         name: of its files, without the ending.

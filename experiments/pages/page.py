@@ -1,10 +1,8 @@
-"""What the report and the page of the systems share: pictures, references, and turning templates into files."""
+"""Render pages to HTML and Markdown, and write them."""
 
 from __future__ import annotations
 
-import base64
 import datetime
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import plotly.graph_objects as go
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from cifar_core.files import write_atomically
 from experiments.pages import plots
-from experiments.pages import text as words
-from experiments.pages.text import CitedText
-from experiments.reading.published import Accuracy, Bar, Dated, FreshTestSet, Price
+from experiments.pages.blocks import Figure, Page, Photo
+from experiments.reading.scenario import Dated
 from sweeps.store import StoreError
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -27,48 +24,28 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 @dataclass(frozen=True, slots=True)
 class ReportPaths:
-    """Where a page was written to."""
+    """The files of a page.
+
+    Attributes:
+        numbers: every number of it, as JSON.
+        not_logged: why it is not in MLflow as well, if it should be.
+    """
 
     html: Path
     markdown: Path
-    numbers: Path | None = None  # every number of it, as JSON
-    not_logged: str = ""  # why it is not in MLflow as well, if it should be
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure or a photograph of a page, with its caption; photographs have no plotly figure."""
-
-    name: str
-    title: str
-    caption: CitedText
-    png: bytes
-    figure: go.Figure | None = None
-
-    @property
-    def legend(self) -> list[tuple[str, str, str]]:
-        """(name, colour, shape) of the figure's marks; one kind of mark needs no legend."""
-        marks = plots.legend(self.figure) if self.figure is not None else []
-        return marks if len(marks) > 1 else []
-
-    @property
-    def file(self) -> str:
-        return f"figures/{self.name}.png"
-
-    @property
-    def data_uri(self) -> str:
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+    numbers: Path | None = None
+    not_logged: str = ""
 
 
 class References:
-    """Numbers the outside sources, keeps the runs that were cited, and prints the traces of a sentence.
+    """Numbers the published figures, lists the runs that a page cites, and renders the sources of a text.
 
     Args:
         entries: published figures by key, in the order of their numbers.
         as_of: the day that their age is counted from.
-        what: run id -> what that run is.
+        what: run id -> a description of that run.
         together: runs that are named by the first of them where they are cited as one.
-        cited: runs that are listed in any case, before those that a sentence cites.
+        cited: runs that are listed in any case, before those that a text cites.
     """
 
     def __init__(
@@ -80,109 +57,62 @@ class References:
         together: Sequence[str] = (),
         cited: Sequence[str] = (),
     ) -> None:
+        self.entries = entries
+        self.as_of = as_of
         self._numbers = {key: number for number, key in enumerate(entries, start=1)}
-        self._marks = {
-            key: {"": "", "undated": "\N{DOUBLE DAGGER}"}.get(e.age(as_of), "\N{DAGGER}") for key, e in entries.items()
-        }
-        self.sources = [
-            {
-                "number": self._numbers[key],
-                "mark": self._marks[key],
-                "what": getattr(
-                    entry,
-                    "name",
-                    {"bar": "The bar", "fresh": "Fresh test images", "scenario": "The scenario"}.get(key, key),
-                ),
-                "figure": figure_of(entry),
-                "note": getattr(entry, "note", ""),
-                "source": entry.source,
-                "date": entry.when,
-                "age": entry.age(as_of),
-            }
-            for key, entry in entries.items()
-        ]
         self._what = what
         self._together = list(together)
         self._cited: dict[str, None] = dict.fromkeys(cited)
 
-    def number(self, key: str) -> str:
-        """A source's number in the list, with its mark of age."""
-        return f"{self._numbers[key]}{self._marks[key]}"
-
-    def plain(self, key: str) -> int:
-        """A source's number in the list."""
+    def number(self, key: str) -> int:
+        """The number of a published figure in the list."""
         return self._numbers[key]
 
-    def html(self, sentence: CitedText) -> Markup:
-        runs, sources = self._split(sentence)
-        link = Markup('<a href="#run-{0}" title="{1}">{0}</a>{2}')
-        links = [link.format(short, whole, more) for short, whole, more in self._short(runs)]
-        links += [Markup('<a href="#source-{}">[{}]</a>').format(self._numbers[k], self.number(k)) for k in sources]
-        cite = Markup(' <span class="cite">{}</span>').format(Markup(" ").join(links)) if links else Markup("")
-        return Markup(escape(sentence.text).replace(" %", "\N{NO-BREAK SPACE}%")) + cite
+    def mark(self, key: str) -> str:
+        """Its number, with a dagger where it was old and a double dagger where it is undated."""
+        marks = {"": "", "undated": "\N{DOUBLE DAGGER}"}
+        return f"{self._numbers[key]}{marks.get(self.entries[key].age(self.as_of), chr(0x2020))}"
 
-    def markdown(self, sentence: CitedText) -> str:
-        runs, sources = self._split(sentence)
-        marks = [f"`{short}`{more}" for short, _, more in self._short(runs)]
-        marks += [f"[{self.number(key)}]" for key in sources]
-        return f"{sentence.text} <sub>{' '.join(marks)}</sub>" if marks else sentence.text
+    def split(self, sources: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
+        """(short id, whole ids, "+n") of the runs among `sources`, and the keys of the published figures, by number.
 
-    def _short(self, runs: list[str]) -> list[tuple[str, str, str]]:
-        """(short id, whole ids, "+n") of runs."""
-        if len(runs) > 1 and runs == self._together:
-            return [(runs[0][:8], " ".join(runs), f" +{len(runs) - 1}")]
-        return [(run_id[:8], run_id, "") for run_id in runs]
-
-    def cite_run(self, run_id: str) -> str:
-        """A run's short id; the run will be in the list."""
-        self._cited[run_id] = None
-        return run_id[:8]
-
-    def runs(self) -> list[dict[str, str]]:
-        """The runs cited so far: short id, whole id, and what they are."""
-        return [{"short": r[:8], "id": r, "what": self._what.get(r, "a run")} for r in self._cited]
-
-    def _split(self, sentence: CitedText) -> tuple[list[str], list[str]]:
-        runs = list(dict.fromkeys(t.removeprefix("run/") for t in sentence.sources if t.startswith("run/")))
-        sources = [t.removeprefix("source/") for t in sentence.sources if t.startswith("source/")]
+        The runs are in the list of cited runs from now on.
+        """
+        runs = list(dict.fromkeys(s.removeprefix("run/") for s in sources if s.startswith("run/")))
+        keys = {s.removeprefix("source/") for s in sources if s.startswith("source/")}
         self._cited |= dict.fromkeys(runs)
-        return runs, sorted(dict.fromkeys(sources), key=self._numbers.__getitem__)
+        if len(runs) > 1 and runs == self._together:
+            short = [(runs[0][:8], " ".join(runs), f" +{len(runs) - 1}")]
+        else:
+            short = [(run_id[:8], run_id, "") for run_id in runs]
+        return short, sorted(keys, key=self._numbers.__getitem__)
+
+    def runs(self) -> list[tuple[str, str]]:
+        """(id, description) of the runs cited so far."""
+        return [(run_id, self._what.get(run_id, "a run")) for run_id in self._cited]
 
 
-def figure_of(entry: Dated) -> str:
-    """A published figure with its unit."""
-    match entry:
-        case Accuracy(accuracy=low) if entry.best > low:
-            return f"{100 * low:.1f} to {100 * entry.best:.1f} %"
-        case Accuracy():
-            return entry.stated
-        case Price(role="prediction"):
-            return f"{words.money(entry.usd)} per 1,000 images"
-        case Price():
-            return f"{words.rate(entry.usd)} an hour"
-        case Bar():
-            return words.short_percent(entry.target)
-        case FreshTestSet(points_lower=(low, high)):
-            return f"{low:g} to {high:g} points lower"
-    return ""
+def render_page(page: Page, references: References) -> dict[str, bytes]:
+    """The files of a page by name: `name`.html, `name`.md and the photos that the latter shows.
 
-
-def render_page(
-    name: str, context: Mapping[str, Any], pictures: Mapping[str, Picture], references: References
-) -> dict[str, bytes]:
-    """`name`.html, `name`.md and the pictures by file name, from the templates `name`.html.j2 and `name`.md.j2."""
-    shared = {**context, "pictures": pictures, "references": references, "figure_of": figure_of, "words": words}
-    html = _environment(references.html, autoescape=True).get_template(f"{name}.html.j2")
-    markdown = _environment(references.markdown, autoescape=False).get_template(f"{name}.md.j2")
-    drawn = ",".join(f'"{p.name}":{p.figure.to_json()}' for p in pictures.values() if p.figure is not None)
+    Both come from the template `page.j2`, with the macros of their format.
+    """
+    pictures = [picture for section in page.sections for picture in section.pictures]
+    figures = [p for p in pictures if isinstance(p, Figure)]
+    drawn = ",".join(f'"{f.name}":{f.figure.to_json()}' for f in figures)
+    html = _environment(_html, references, autoescape=True).get_template("base.html.j2")
     text = html.render(
-        shared,
-        plotly_js=Markup(get_plotlyjs()),
+        page=page,
+        format="html",
+        references=references,
+        plotly_js=Markup(get_plotlyjs()) if figures else "",
         figures_json=Markup(f"{{{drawn}}}".replace("</", "<\\/")),
         tones={"ink": plots.INK, "muted": plots.MUTED, "grid": plots.GRID},
     )
-    files = {f"{name}.html": text.encode(), f"{name}.md": _tidy(markdown.render(shared)).encode()}
-    return files | {picture.file: picture.png for picture in pictures.values()}
+    markdown = _environment(_markdown, references, autoescape=False).get_template("page.j2")
+    plain = markdown.render(page=page, format="md", references=references)
+    files = {f"{page.name}.html": text.encode(), f"{page.name}.md": _tidy(plain).encode()}
+    return files | {photo.file: photo.png for photo in pictures if isinstance(photo, Photo)}
 
 
 def write_files(out: Path, files: Mapping[str, bytes]) -> None:
@@ -193,12 +123,34 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> None:
     """
     try:
         for name, content in files.items():
-            _write(out / name, content)
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / name, content)
     except OSError as error:
         raise StoreError(f"--out must be a folder that can be written to, but: {error}") from error
 
 
-def _environment(cite: Callable[[CitedText], str], *, autoescape: bool) -> jinja2.Environment:
+def _html(text: str, sources: Sequence[str], references: References) -> Markup:
+    """Escaped text, code between backticks, and links to the sources."""
+    runs, keys = references.split(sources)
+    links = [Markup('<a href="#run-{0}" title="{1}">{0}</a>{2}').format(*run) for run in runs]
+    links += [Markup('<a href="#source-{}">[{}]</a>').format(references.number(k), references.mark(k)) for k in keys]
+    cite = Markup('<span class="cite">{}</span>').format(Markup(" ").join(links)) if links else Markup("")
+    together = re.sub(
+        r"(?<=\bp) < | (?=%)", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text
+    )  # no break in them
+    coded = Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(together))))
+    return coded + (" " if coded and cite else "") + cite
+
+
+def _markdown(text: str, sources: Sequence[str], references: References) -> str:
+    runs, keys = references.split(sources)
+    marks = [f"`{short}`{more}" for short, _, more in runs] + [f"[{references.mark(key)}]" for key in keys]
+    return f"{text} <sub>{' '.join(marks)}</sub>" if text and marks else text or " ".join(marks)
+
+
+def _environment(
+    cite: Callable[[str, Sequence[str], References], str], references: References, *, autoescape: bool
+) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=autoescape,
@@ -207,26 +159,17 @@ def _environment(cite: Callable[[CitedText], str], *, autoescape: bool) -> jinja
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cite"] = cite
-    environment.filters["in_table"] = _in_table
+
+    def cited(value: Any) -> str:
+        """A text with its sources: a `CitedText`, a `Cell` or a string."""
+        return cite(value, (), references) if isinstance(value, str) else cite(value.text, value.sources, references)
+
+    environment.filters["cite"] = cited
+    environment.filters["kind"] = lambda block: type(block).__name__
+    environment.filters["in_table"] = lambda text: text.replace("|", "\\|")  # a bar would end the cell
     return environment
-
-
-def _in_table(text: str) -> str:
-    """For a Markdown table, in which a bar would end the cell."""
-    return text.replace("|", "\\|")
 
 
 def _tidy(text: str) -> str:
     """Markdown without the runs of blank lines that a template leaves."""
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(content)
-        os.replace(scratch, path)  # a reader sees the old report or the new one, never half of one
-    finally:
-        scratch.unlink(missing_ok=True)

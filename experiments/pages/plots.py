@@ -6,20 +6,30 @@ read on light and on dark paper; a page that knows which it is replaces them by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 # Legends are for the page to set (see `legend`): plotly's own does not wrap well, and moves the plot about.
 
 INK, MUTED, GRID = "#6f757c", "#858b92", "#b4b9be"
 BLUE, RUST, GREEN = "#3b7dab", "#c4673a", "#5b9168"
+PALETTE = (BLUE, RUST, GREEN, "#8a6bb1", "#a98a2c", "#3a9898", "#bb5c86", "#7d848b")
 SPLIT_COLOURS: Mapping[str, str] = MappingProxyType({"training": BLUE, "validation": GREEN, "test": RUST})
 
 
-def canvas(*, height: int, left: int = 56, top: int = 10, bottom: int = 48) -> go.Figure:
+def canvas(
+    *, height: int, left: int = 56, top: int = 10, bottom: int = 48, rows: int = 1, columns: int = 1, **spacing: Any
+) -> go.Figure:
+    """An empty figure in the style of the pages.
+
+    Args:
+        spacing: further arguments of `plotly.subplots.make_subplots`, for a figure with several panels.
+    """
+    figure = make_subplots(rows, columns, **spacing)
     axis = {
         "gridcolor": GRID,
         "gridwidth": 0.5,
@@ -31,25 +41,104 @@ def canvas(*, height: int, left: int = 56, top: int = 10, bottom: int = 48) -> g
         "fixedrange": True,  # a finger that scrolls the page must not zoom the figure
         "title": {"standoff": 8},
     }
-    return go.Figure(
-        layout={
-            "template": None,
-            "height": height,
-            "margin": {"l": left, "r": 14, "t": top, "b": bottom},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {
-                "family": "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
-                "size": 12,
-                "color": INK,
-            },
-            "showlegend": False,
-            "hoverlabel": {"font": {"size": 12}},
-            "xaxis": axis,
-            "yaxis": axis,
-            "dragmode": False,
-        }
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
+    family = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
+    return figure.update_layout(
+        height=height,
+        margin={"l": left, "r": 14, "t": top, "b": bottom},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": family, "size": 12, "color": INK},
+        showlegend=False,
+        hoverlabel={"font": {"size": 12}},
+        dragmode=False,
     )
+
+
+def add_line(
+    figure: go.Figure,
+    x: Iterable[float],
+    y: Iterable[float],
+    *,
+    name: str,
+    colour: str,
+    width: float = 2,
+    dash: str = "solid",
+    shape: str = "linear",
+    hover: str = "",
+    **style: Any,
+) -> None:
+    """Add a line; a single point, which no line can show, is a mark.
+
+    Args:
+        dash: "solid", "dash" or "dot".
+        shape: "linear", or "hv" for steps.
+        hover: the label at a point, such as "step %{x}: %{y:.1f} %"; "": none.
+        style: further properties of plotly's scatter, such as `opacity`, `legendgroup`, or `row` and `col` of a panel.
+    """
+    xs = list(x)
+    figure.add_scatter(
+        x=xs,
+        y=list(y),
+        mode="lines" if len(xs) > 1 else "markers",
+        name=name,
+        line={"color": colour, "width": width, "dash": dash, "shape": shape},
+        marker={"size": 8, "color": colour, **mark("circle")},
+        **_hover(hover),
+        **style,
+    )
+
+
+def add_points(
+    figure: go.Figure,
+    x: Iterable[Any],
+    y: Iterable[Any],
+    *,
+    name: str,
+    colour: str,
+    symbol: str = "circle",
+    size: float | Sequence[float] = 9,
+    opacity: float = 1,
+    hover: str = "",
+    **style: Any,
+) -> None:
+    """Add marks.
+
+    Args:
+        symbol: one of those that `legend` knows, such as "circle" or "circle-open".
+        size: in pixels; of all marks or of each.
+        hover: the label at a mark, such as "%{customdata}: %{y:.1f} %"; "": none.
+        style: further properties of plotly's scatter, such as `customdata`, `error_x`, or `text` for labels.
+    """
+    figure.add_scatter(
+        x=list(x),
+        y=list(y),
+        mode="markers+text" if "text" in style else "markers",
+        name=name,
+        marker={"size": size, "color": colour, "opacity": opacity, **mark(symbol)},
+        **_hover(hover),
+        **style,
+    )
+
+
+def label(text: str, x: Any, y: Any, *, colour: str = INK, size: float = 11, **place: Any) -> dict[str, Any]:
+    """An annotation without an arrow. Set all of a figure at once: one by one, plotly copies those before each time.
+
+    Args:
+        place: further properties of plotly's annotations, such as `xref`, `xanchor` or `yshift`.
+    """
+    return {"text": text, "x": x, "y": y, "font": {"color": colour, "size": size}, "showarrow": False, **place}
+
+
+def segment(x0: float, x1: float, y0: float, y1: float, *, colour: str = GRID, width: float = 2) -> dict[str, Any]:
+    """A line between two places, below all marks; a shape of a figure's layout."""
+    line = {"color": colour, "width": width}
+    return {"type": "line", "x0": x0, "x1": x1, "y0": y0, "y1": y1, "line": line, "layer": "below"}
+
+
+def _hover(text: str) -> dict[str, str]:
+    return {"hovertemplate": f"{text}<extra></extra>"} if text else {"hoverinfo": "skip"}
 
 
 def mark(symbol: str) -> dict[str, Any]:
@@ -59,6 +148,18 @@ def mark(symbol: str) -> dict[str, Any]:
 
 def pc(share: float) -> float:
     return round(100 * share, 4)
+
+
+def error_bars(means: Sequence[float], lows: Sequence[float], highs: Sequence[float], **style: Any) -> dict[str, Any]:
+    """Intervals around means, all as shares, in percent."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [pc(high - mean) for mean, high in zip(means, highs, strict=True)],
+        "arrayminus": [pc(mean - low) for mean, low in zip(means, lows, strict=True)],
+        "thickness": 1.5,
+        **style,
+    }
 
 
 def legend(figure: go.Figure) -> list[tuple[str, str, str]]:

@@ -52,8 +52,16 @@ def signed(share: float, digits: int = 2) -> str:
     return text[1:] if float(text) == 0 else text
 
 
-def span(estimate: Estimate) -> str:
-    return f"{100 * estimate.low:.2f} to {percent(estimate.high)}"
+def probability(p: float) -> str:
+    """
+    >>> probability(0.0312), probability(1e-9), probability(1.0)
+    ('p = 0.031', 'p < 0.001', 'p = 1.000')
+    """
+    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+
+
+def span(estimate: Estimate, digits: int = 2) -> str:
+    return f"{100 * estimate.low:.{digits}f} to {percent(estimate.high, digits)}"
 
 
 def money(usd: float) -> str:

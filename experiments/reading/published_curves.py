@@ -1,27 +1,30 @@
-"""The published curves of the systems, in the units of this project: epochs, mean nats an image, shares, seconds.
+"""Load the published curves of the systems, in epochs, mean nats per image, shares and seconds.
 
-The files in `curves/` hold what was printed. `_COLUMNS` is the one place where that is converted.
+The files in `data/curves/` have the figures as printed; `_COLUMNS` converts them.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from experiments.reading.published import PublishedError
+import pandas as pd
+
+from cifar_core.errors import first_line
+from sweeps.validation import InvalidFileError
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "data" / "curves"
 
-# Of three_conv, printed losses are sums over the images of a split, divided by all 50,000: 80 % of them train, 20 %
-# validate. Of custom_resnet, the printed test loss is the mean times the 20 test batches, divided by 10,000 images,
-# and its training loss is left out, being that of the last batch alone. Shares come from percent or from counts.
+# quantity: (column as published, divisor that converts it to our unit), of each system.
+# three_conv printed sums over the images of a split, divided by all 50,000; 80 % of them train, 20 % validate.
+# custom_resnet printed the mean test loss times its 20 test batches, divided by 10,000 images; its training loss is
+# left out, because it is that of the last batch alone. Shares come from percent or from counts.
 _COLUMNS: Mapping[str, Mapping[str, tuple[str, float]]] = MappingProxyType(
     {
-        # name: quantity: (column as published, what it is divided by to come to the unit of this project)
         "five_conv": {"train_loss": ("train_loss_first_250_batches", 1.0)},
         "three_conv": {
             "train_loss": ("train_loss_as_printed", 0.8),
@@ -44,30 +47,35 @@ _COLUMNS: Mapping[str, Mapping[str, tuple[str, float]]] = MappingProxyType(
 )
 _CLASSES = ("three_conv",)  # systems with a published accuracy for each class
 
-# The loss of five_conv is the mean over the first 250 batches of 128 images of an epoch, so that of epoch n belongs
-# where those batches end.
+# The loss of five_conv is the mean over the first 250 batches of 128 images of an epoch, so it belongs where those
+# batches end.
 FIRST_BATCHES = 250 * 128 / 50_000  # of an epoch
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values at rising epochs."""
+    """A quantity at rising epochs."""
 
     epochs: tuple[float, ...]
     values: tuple[float, ...]
 
     def at(self, epoch: float) -> float | None:
-        """The value at that epoch, or None where there is none; nothing is read between two."""
+        """The value at that epoch, or None; there is no interpolation."""
         return next((v for e, v in zip(self.epochs, self.values, strict=True) if abs(e - epoch) < 1e-6), None)
+
+    @property
+    def highest(self) -> tuple[float, float]:
+        """(epoch, value) of the highest value, the first of equals."""
+        return max(zip(self.epochs, self.values, strict=True), key=lambda point: point[1])
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedCurves:
-    """What was published of a system by epoch and by class; empty where there is nothing.
+    """Published figures of a system by epoch and by class, possibly none.
 
     Attributes:
-        series: train_, val_ or test_accuracy (shares), train_, val_ or test_loss (mean nats an image), and seconds.
-        classes: share of each class's test images that were labelled right.
+        series: train_, val_ or test_accuracy (shares), train_, val_ or test_loss (mean nats per image), and seconds.
+        classes: test accuracy of each class, as a share.
     """
 
     series: Mapping[str, Series]
@@ -75,68 +83,47 @@ class PublishedCurves:
 
     @property
     def best(self) -> tuple[float, float] | None:
-        """(epoch, share) of the highest test accuracy of any epoch, the first of equals."""
+        """(epoch, share) of the highest test accuracy."""
         tested = self.series.get("test_accuracy")
-        if tested is None:
-            return None
-        best = max(tested.values)
-        return tested.epochs[tested.values.index(best)], best
+        return None if tested is None else tested.highest
 
     @property
     def seconds(self) -> float | None:
-        """Mean seconds an epoch."""
+        """Mean seconds per epoch."""
         timed = self.series.get("seconds")
-        return None if timed is None else math.fsum(timed.values) / len(timed.values)
+        return None if timed is None else statistics.fmean(timed.values)
 
 
 def load_curves(name: str, folder: Path = DEFAULT_FOLDER) -> PublishedCurves:
-    """The published curves of a system, empty where none were published.
+    """Load the published curves of a system, empty if none were published.
 
     Raises:
-        PublishedError: a file is missing, or holds something else than numbers in the columns that it must have.
+        InvalidFileError: a file or a column is missing, or has something else than numbers > 0.
     """
-    columns = _COLUMNS.get(name)
     series: dict[str, Series] = {}
-    if columns:
-        table = _read(folder / f"{name}.csv", ("epoch", *(column for column, _ in columns.values())))
-        shift = FIRST_BATCHES - 1 if name == "five_conv" else 0.0
-        epochs = tuple(row["epoch"] + shift for row in table)
-        for quantity, (column, divisor) in columns.items():
-            series[quantity] = Series(epochs, tuple(row[column] / divisor for row in table))
     classes: dict[str, float] = {}
+    if columns := _COLUMNS.get(name):
+        table = _numbers(folder / f"{name}.csv", ["epoch", *(column for column, _ in columns.values())])
+        epochs = tuple(table["epoch"] + (FIRST_BATCHES - 1 if name == "five_conv" else 0))
+        series = {quantity: Series(epochs, tuple(table[c] / divisor)) for quantity, (c, divisor) in columns.items()}
     if name in _CLASSES:
-        path = folder / f"{name}_classes.csv"
-        counts = _read(path, ("correct", "total"))
-        classes = {label: row["correct"] / row["total"] for label, row in zip(_labels(path), counts, strict=True)}
-    return PublishedCurves(MappingProxyType(series), MappingProxyType(classes))
+        table = _numbers(folder / f"{name}_classes.csv", ["correct", "total"])
+        classes = dict(zip(table["class"], table["correct"] / table["total"], strict=True))
+    return PublishedCurves(series, classes)
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, float]]:
-    """The rows of a table as numbers, in the columns asked for."""
-    rows = _rows(path)
-    missing = [column for column in columns if not rows or column not in rows[0]]
-    if missing:
-        raise PublishedError(f"{path.name}: column {missing[0]!r} must be there, but is missing")
-    return [{column: _number(path, column, row[column]) for column in columns} for row in rows]
-
-
-def _labels(path: Path) -> list[str]:
-    return [row["class"] for row in _rows(path)]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
+def _numbers(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Load a CSV file of text; convert these columns to numbers."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PublishedError(f"{path.name} must be a readable CSV file, but: {error}") from error
-
-
-def _number(path: Path, column: str, text: str | None) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise PublishedError(f"{path.name}: {column} > 0 must hold, but got {text!r}")
-    return value
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InvalidFileError(f"{path.name} must be a readable CSV file, but: {first_line(error)}") from error
+    for column in columns:
+        if column not in table:
+            raise InvalidFileError(f"{path.name}: column {column!r} is missing")
+        numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+        valid = numbers.between(0, math.inf, inclusive="neither")
+        if not valid.all():
+            raise InvalidFileError(f"{path.name}: {column} > 0 must hold, but got {table[column][~valid].iloc[0]!r}")
+        table[column] = numbers
+    return table

@@ -1,57 +1,50 @@
-"""What is kept of a run: of one in MLflow with its artifacts, and of one in the result file of a reproduction."""
+"""Load a run from MLflow or from the result file of a reproduction."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from experiments.comparison.differences import ImageAnswers, TrainedRun
 from experiments.reading.results import Result
-from experiments.reading.studies import Reader
+from experiments.reading.run_table import state_of
+from experiments.reading.studies import LARGEST, StudyReader
+from experiments.reading.study import SPLITS, TrainedRun
 
-_CURVES = tuple(f"{split}/{what}" for split in ("train", "val", "test") for what in ("loss", "accuracy"))
+_CURVES = tuple(f"{split}/{metric}" for split in SPLITS for metric in ("loss", "accuracy"))
 _CONDITIONS = ("git_commit", "data_sha256", "device", "cpu", "precision", "threads", "torch")
-_FOLDERS = (("val", ""), ("test", "test/"))  # of artifacts, by split
-_STATES = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}  # of runs without the tag
+_FOLDERS = {"val": "", "test": "test/"}  # of artifacts, by split
 
 
-def of_mlflow(run: Run, study: str, client: MlflowClient, reader: Reader) -> TrainedRun:
-    """A run of MLflow, with its curves and, where they are stored, its answers to the test images."""
+def from_mlflow(run: Run, study: str, reader: StudyReader) -> TrainedRun:
+    """Load a run from MLflow, with its curves and any stored answers to the test images."""
     tags, metrics, run_id = run.data.tags, run.data.metrics, run.info.run_id
-    curves = {key: points for key in _CURVES if (points := _curve(client, run_id, key))}
-    steps, epochs = max((points[-1][0] for points in curves.values()), default=0), metrics.get("cost/epochs")
     return TrainedRun(
         run_id=run_id,
-        what=_what(tags, run.data.params, study) or run.info.run_name or "a run",
-        state=tags.get("state", _STATES.get(run.info.status, "running")),
+        description=_describe(tags, run.data.params, study) or run.info.run_name or "a run",
+        state=state_of(run),
         date=datetime.fromtimestamp(run.info.start_time / 1000, UTC).date(),
         params=dict(run.data.params),
         conditions={name: tags[name] for name in _CONDITIONS if name in tags},
-        metrics={key: value for key, value in metrics.items() if abs(value) < 1e300},
-        curves=curves,
-        steps_an_epoch=steps / epochs if steps and epochs else None,
+        metrics={key: value for key, value in metrics.items() if abs(value) < LARGEST},
+        curves={key: points for key in _CURVES if (points := reader.curve(run_id, key))},
         images=_images(reader, run_id),
-        answers=_answers(reader, run_id),
+        answers=reader.answers(run_id),
     )
 
 
-def of_result(result: Result, reader: Reader | None) -> TrainedRun:
-    """A run of `reproduce.py`; its answers to single images are in the store, where there is one that has the run."""
-    test, watched = result.test, {"validation": "val", "test": "test"}[result.watched]
+def from_result(result: Result, reader: StudyReader | None) -> TrainedRun:
+    """Convert a result of `reproduce.py`. Answers to single images come from the store, if it has the run."""
+    test, watched = result.test, "val" if result.watched == "validation" else "test"
     series = {
         "train/loss": [(p.step, p.train_loss) for p in result.curve],
         "train/accuracy": [(p.step, p.train_accuracy) for p in result.curve],
         f"{watched}/loss": [(p.step, p.watched_loss) for p in result.curve if p.watched_loss is not None],
         f"{watched}/accuracy": [(p.step, p.watched_accuracy) for p in result.curve if p.watched_accuracy is not None],
     }
-    metrics = {key: points[-1][1] for key, points in series.items() if points}
+    curves = {key: tuple(points) for key, points in series.items() if points}
+    metrics = {key: points[-1][1] for key, points in curves.items()}
     if test is not None:
         metrics |= {"test/accuracy": test.accuracy, "test/loss": test.loss}
         metrics |= {f"test_class/{name}": value for name, value in test.class_accuracy.items()}
@@ -62,61 +55,38 @@ def of_result(result: Result, reader: Reader | None) -> TrainedRun:
         "cost/epochs": result.epochs_run,
         "cost/images_per_second": steps * float(result.recipe["batch_size"]) / result.train_seconds,
     }
-    conditions = {
-        "git_commit": result.commit,
-        "data_sha256": result.data_sha256,
-        "device": result.device,
-        "cpu": result.processor,
-        "precision": result.precision,
-        "threads": str(result.threads),
-        "torch": result.torch,
-    }
-    images = _images(reader, result.run_id) if reader is not None else {}
+    hardware = result.hardware
+    images = {} if reader is None else _images(reader, result.run_id)
     return TrainedRun(
         run_id=result.run_id,
-        what=f"reproduction of {result.name}, seed {result.seed}",
+        description=f"reproduction of {result.name}, seed {result.seed}",
         state="complete" if test is not None else "interrupted",
         date=result.date,
         params={name: str(value) for name, value in result.recipe.items()},
-        conditions=conditions,
+        conditions={
+            "git_commit": result.commit,
+            "data_sha256": result.data_sha256,
+            "device": hardware.device,
+            "cpu": hardware.processor,
+            "precision": hardware.precision,
+            "threads": str(hardware.threads),
+            "torch": result.versions.torch,
+        },
         metrics=metrics,
-        curves={key: tuple(points) for key, points in series.items() if points},
-        steps_an_epoch=steps / result.epochs_run if steps else None,
+        curves=curves,
         images=images | ({} if test is None else {"test": test.images}),
-        answers=_answers(reader, result.run_id) if reader is not None else None,
+        answers=None if reader is None else reader.answers(result.run_id),
     )
 
 
-def _curve(client: MlflowClient, run_id: str, key: str) -> tuple[tuple[int, float], ...]:
-    """A resumed run may have told a step twice, where the later word counts; infinity is kept as 1.8e308."""
-    history = client.get_metric_history(run_id, key)
-    return tuple(sorted({p.step: p.value for p in history if abs(p.value) < 1e300}.items()))
+def _images(reader: StudyReader, run_id: str) -> dict[str, int]:
+    matrices = {
+        split: reader.json(run_id, f"{folder}confusion.json").get("matrix") for split, folder in _FOLDERS.items()
+    }
+    return {split: sum(map(sum, matrix)) for split, matrix in matrices.items() if matrix is not None}
 
 
-def _images(reader: Reader, run_id: str) -> dict[str, int]:
-    found = {split: _json(reader, run_id, f"{folder}confusion.json") for split, folder in _FOLDERS}
-    return {split: sum(map(sum, known["matrix"])) for split, known in found.items() if "matrix" in known}
-
-
-def _json(reader: Reader, run_id: str, path: str) -> Mapping[str, Any]:
-    try:
-        content = json.loads(reader.artifact(run_id, path) or b"null")
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _answers(reader: Reader, run_id: str) -> ImageAnswers | None:
-    content = reader.artifact(run_id, "test/predictions.csv") or b""
-    try:
-        rows = list(csv.DictReader(io.StringIO(content.decode())))
-        rows.sort(key=lambda row: int(row["index"]))
-        return ImageAnswers(tuple(r["true"] for r in rows), tuple(r["predicted"] for r in rows)) if rows else None
-    except (KeyError, TypeError, ValueError):
-        return None  # damaged: as good as not stored
-
-
-def _what(tags: Mapping[str, str], params: Mapping[str, str], study: str) -> str:
+def _describe(tags: Mapping[str, str], params: Mapping[str, str], study: str) -> str:
     match tags.get("stage"):
         case "search":
             return f"trial {tags.get('trial')} of {study}"

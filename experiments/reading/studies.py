@@ -1,27 +1,17 @@
-"""The MLflow store of a sweep, read into tidy DataFrames: one row a run, one row a point of a curve."""
+"""Load studies from the MLflow store of a sweep."""
 
 from __future__ import annotations
 
-import io
+import csv
 import json
-import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-# Before mlflow is imported: a report phones nobody, draws no progress bars, and leaves a dead server soon.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -29,101 +19,29 @@ from mlflow.exceptions import MlflowException
 
 from cifar_core.errors import first_line
 from cifar_core.evaluation.serving import Timing
-from experiments.reading import run_table as run_tables
-from experiments.reading.run_table import STATES, time_of
+from experiments.reading import run_table
+from experiments.reading.run_table import state_of, time_of
+from experiments.reading.study import (
+    ImageAnswers,
+    Study,
+    StudyArtifacts,
+    TestSetEvaluations,
+    champion_runs,
+    subject_runs,
+)
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_client import every_run
+from sweeps.tracking.mlflow_client import answering, every_run
 
-CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy", "lr")
-
-
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """The record of every time that the sealed test set was used."""
-
-    recorded: bool  # the record is there
-    study: int = 0  # looks of this study
-    store: int = 0  # looks of all studies in the store
-    unreadable: int = 0  # lines that could not be read, such as one cut off by a crash
+LARGEST = 1e300  # MLflow keeps infinity as 1.8e308
+_CURVES = ("lr", "train/accuracy", "train/loss", "val/accuracy", "val/loss")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """What a run said of each test image: the probability (N,) of its answer, and whether that was right (N,)."""
+class StudyReader:
+    """Loads studies from the databases and files of a store.
 
-    probability: npt.NDArray[np.float64]
-    right: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exhibits:
-    """What the report shows of the runs it is about; None or empty where the store does not have it."""
-
-    samples: bytes | None  # PNG: training images with labels
-    mistakes: bytes | None  # PNG: most confident mistakes
-    mistakes_run: str
-    prediction_picture: bytes | None  # PNG: one test image
-    prediction: Mapping[str, Any] | None  # {"index", "true", "predicted", "probability"}
-    prediction_run: str
-    confusions: Mapping[str, Sequence[Sequence[int]]]  # run id -> counts, rows = true class
-    classes: tuple[str, ...]  # in the order of the confusion matrices
-    validation_images: int | None  # that the first run was validated on at its end
-    recipe: str | None  # TOML
-    model_uris: Mapping[str, str]  # run id -> models:/...
-    answers: Mapping[str, Answers] = field(default_factory=dict)  # run id -> the test images one by one
-    serving: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)  # run id -> smallest batch first
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Study:
-    """One study as its runs left it in MLflow.
-
-    `search` and `confirm` have one row a run (the last attempt of a trial), `attempts` every run. Columns:
-    run_id, state, start, end (UTC) and, as in MLflow, `metrics.<name>` (float), `params.<name>` and
-    `tags.<name>` (text; None where a run has none), and trial, attempt, source_trial, seed as numbers.
-    `curves` has columns run_id, key, step, value for the runs in `subject`.
-    """
-
-    name: str
-    run_id: str
-    state: str  # running | finished | interrupted
-    start: datetime
-    end: datetime  # of the parent run, or of the last run that ended
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    attempts: pd.DataFrame
-    search: pd.DataFrame
-    confirm: pd.DataFrame
-    curves: pd.DataFrame
-    looks: Looks
-    exhibits: Exhibits
-
-    @property
-    def champion(self) -> pd.DataFrame:
-        """The complete runs of the champion's recipe, by seed; empty where none was chosen."""
-        return champion_runs(self.confirm)
-
-    @property
-    def subject(self) -> pd.DataFrame:
-        """The runs that the report is about: the champion's, else the best complete search trial, or none."""
-        return subject_runs(self.search, self.confirm)
-
-
-def champion_runs(confirm: pd.DataFrame) -> pd.DataFrame:
-    return confirm[(confirm["tags.champion"] == "true") & (confirm["state"] == "complete")]
-
-
-def subject_runs(search: pd.DataFrame, confirm: pd.DataFrame) -> pd.DataFrame:
-    champion = champion_runs(confirm)
-    if len(champion):
-        return champion
-    complete = search[(search["state"] == "complete") & search["metrics.val/accuracy"].notna()]
-    return complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable").head(1)
-
-
-class Reader:
-    """Reads studies from the databases and files of a store.
+    Attributes:
+        client: reads the store's runs.
+        experiments: name by id.
 
     Raises:
         StoreError: there is no such store, or its server does not answer.
@@ -131,164 +49,151 @@ class Reader:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.tracking_uri = store.tracking_uri
-        # MLflow would quietly create a database that is not there.
-        for path in store.databases():
-            if path.name == "mlflow.db":
-                _check_database(path)
-        try:
-            self._client = MlflowClient(tracking_uri=self.tracking_uri)
-            self._experiments = {e.experiment_id: e.name for e in self._client.search_experiments()}
-            self._parents = every_run(self._client, list(self._experiments), "tags.stage = 'study'")
-        except Exception as error:  # sqlalchemy's, requests' and MLflow's own share no base class
-            raise StoreError(
-                f"{self.tracking_uri} must be a readable MLflow store, but: {first_line(error)}"
-            ) from error
+        # MLflow creates a missing database without a word.
+        self._database = next((path for path in store.databases() if path.name == "mlflow.db"), None)
+        if self._database is not None:
+            _check_database(self._database)
+        with answering(store.tracking_uri):
+            self.client = MlflowClient(tracking_uri=store.tracking_uri)
+            self.experiments = {e.experiment_id: e.name for e in self.client.search_experiments()}
+            parents = every_run(self.client, list(self.experiments), "tags.stage = 'study'")
+        self._parents: dict[str, Run] = {}  # the most recent first
+        for run in sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id), reverse=True):
+            self._parents.setdefault(self.experiments[run.info.experiment_id], run)
 
     def studies(self) -> list[str]:
-        """The names of the studies in the store, the most recent first."""
-        parents = sorted(self._parents, key=lambda r: (r.info.start_time, r.info.run_id), reverse=True)
-        return list(dict.fromkeys(self._experiments[run.info.experiment_id] for run in parents))
+        """Names of the studies in the store, the most recent first."""
+        return list(self._parents)
 
     def read(self, name: str | None = None) -> Study:
-        """The study of that name, or the most recent one.
+        """Load the study of that name, or the most recent one.
 
         Raises:
             StoreError: there is no such study, or none at all.
         """
-        names = self.studies()
-        if not names:
-            raise StoreError(f"a store must hold at least one study, but {self.tracking_uri} holds none")
-        if name is not None and name not in names:
-            raise StoreError(f"--study must be one of {', '.join(names)}, but got {name!r}")
-        name = name or names[0]
-        parent = max(
-            (run for run in self._parents if self._experiments[run.info.experiment_id] == name),
-            key=lambda r: (r.info.start_time, r.info.run_id),
-        )
+        if not self._parents:
+            raise StoreError(f"a store must hold at least one study, but {self._store.tracking_uri} holds none")
+        if name is None:
+            name = next(iter(self._parents))
+        elif name not in self._parents:
+            raise StoreError(f"--study must be one of {', '.join(self._parents)}, but got {name!r}")
+        parent = self._parents[name]
         attempts = self._attempts(parent)
         search = attempts[attempts["tags.stage"] == "search"].drop_duplicates("trial", keep="last")
         search = search.reset_index(drop=True)
         confirm = attempts[attempts["tags.stage"] == "confirm"].drop_duplicates(["source_trial", "seed"], keep="last")
         confirm = confirm.sort_values(["source_trial", "seed"], kind="stable").reset_index(drop=True)
-        subject = subject_runs(search, confirm)
-        ends = [when for when in (time_of(parent.info.end_time), *attempts["end"]) if isinstance(when, datetime)]
+        run_ids = list(subject_runs(search, confirm)["run_id"])
         start = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC)
         return Study(
             name=name,
             run_id=parent.info.run_id,
-            state=parent.data.tags.get("state", STATES.get(parent.info.status, "running")),
+            state="finished" if (state := state_of(parent)) == "complete" else state,
             start=start,
-            end=time_of(parent.info.end_time) or max(ends, default=start),
+            end=time_of(parent.info.end_time) or max(attempts["end"].dropna(), default=start),
             tags={k: v for k, v in parent.data.tags.items() if not k.startswith("mlflow.")},
             params=dict(parent.data.params),
             metrics=dict(parent.data.metrics),
             attempts=attempts,
             search=search,
             confirm=confirm,
-            curves=self._curves(list(subject["run_id"])),
-            looks=read_looks(self._store.root / "test_looks.jsonl", name),
-            exhibits=self._exhibits(parent.info.run_id, subject, is_champion=len(champion_runs(confirm)) > 0),
+            curves=self._curves(run_ids),
+            test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
+            artifacts=self._artifacts(parent.info.run_id, run_ids, is_champion=len(champion_runs(confirm)) > 0),
         )
 
     def log(self, run_id: str, folder: Path, names: Sequence[str], under: str) -> str:
-        """Log files of a folder to a run, in the place of those of the same names.
+        """Log files of a folder to a run, replacing those of the same names.
 
         Returns:
-            Why that could not be done, on one line; empty where it was.
+            Why that failed, on one line; empty if it did not.
         """
         try:
             for name in names:
-                self._client.log_artifact(run_id, str(folder / name), str(PurePosixPath(under, name).parent))
-        except Exception as error:  # a store that can only be read, a full disk, a server that went away
+                self.client.log_artifact(run_id, str(folder / name), str(PurePosixPath(under, name).parent))
+        except Exception as error:  # a read-only store, a full disk, a server that is down
             return first_line(error)
         return ""
 
     def artifact(self, run_id: str, path: str) -> bytes | None:
-        """The bytes of a run's artifact, or None where it has none."""
+        """Load a run's artifact; None if it has none."""
         with TemporaryDirectory() as scratch:
             try:
-                return Path(self._client.download_artifacts(run_id, path, scratch)).read_bytes()
+                return Path(self.client.download_artifacts(run_id, path, scratch)).read_bytes()
             except (MlflowException, OSError):
                 return None
 
+    def json(self, run_id: str, path: str) -> dict[str, Any]:
+        """Load a run's artifact that is a JSON object; empty if it is missing or damaged."""
+        try:
+            content = json.loads(self.artifact(run_id, path) or b"null")
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def answers(self, run_id: str) -> ImageAnswers | None:
+        """Load a run's predictions of the test images; None if they are missing or damaged."""
+        try:
+            content = (self.artifact(run_id, "test/predictions.csv") or b"").decode()
+            rows = sorted(csv.DictReader(content.splitlines()), key=lambda row: int(row["index"]))
+            true, predicted = (tuple(row[name] for row in rows) for name in ("true", "predicted"))
+            return ImageAnswers(true, predicted, tuple(float(row["probability"]) for row in rows)) if rows else None
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def curve(self, run_id: str, key: str) -> tuple[tuple[int, float], ...]:
+        """Load a metric as (step, value), by step and without infinite values."""
+        # A resumed run may have logged a step twice; the later value counts.
+        history = self.client.get_metric_history(run_id, key)
+        return tuple(sorted({p.step: p.value for p in history if abs(p.value) < LARGEST}.items()))
+
     def _attempts(self, parent: Run) -> pd.DataFrame:
         """Every run of a study."""
-        files = [path for path in self._store.databases() if path.name == "mlflow.db"]
-        if files:
+        if self._database is not None:
             with suppress(sqlite3.Error):
-                return run_tables.of_sqlite(files[0], parent.info.run_id)
+                return run_table.from_sqlite(self._database, parent.info.run_id)
         where = f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
-        return run_tables.of_runs(every_run(self._client, [parent.info.experiment_id], where))
+        return run_table.from_runs(every_run(self.client, [parent.info.experiment_id], where))
 
     def _curves(self, run_ids: Sequence[str]) -> pd.DataFrame:
-        rows = [
-            (run_id, key, point.step, point.value)
-            for run_id in run_ids
-            for key in CURVES
-            for point in self._client.get_metric_history(run_id, key)
-        ]
-        curves = pd.DataFrame(rows, columns=["run_id", "key", "step", "value"])
-        curves = curves[curves["value"].abs() < 1e300]  # MLflow keeps infinity as 1.8e308
-        # A run that was resumed may have told a step twice: the later word counts.
-        curves = curves.drop_duplicates(["run_id", "key", "step"], keep="last")
-        place = {run_id: number for number, run_id in enumerate(run_ids)}  # the first run is drawn strong
-        curves = curves.assign(place=curves["run_id"].map(place))
-        curves = curves.sort_values(["place", "key", "step"], kind="stable").drop(columns="place")
-        return curves.reset_index(drop=True)
+        """The curves of these runs, in their order; see `Study` for the columns."""
+        rows = [(run_id, key, *point) for run_id in run_ids for key in _CURVES for point in self.curve(run_id, key)]
+        return pd.DataFrame(rows, columns=["run_id", "key", "step", "value"])
 
-    def _exhibits(self, parent: str, subject: pd.DataFrame, *, is_champion: bool) -> Exhibits:
-        run_ids = list(subject["run_id"])
-        # The champion is shown on the test set, any other run on the validation set.
-        folder, mistakes = ("test/", "test/mistakes.png") if is_champion else ("", "pictures/mistakes.png")
-        validated = (self._json(run_ids[0], "confusion.json") or {}) if run_ids else {}
-        matrices = {run_id: self._json(run_id, f"{folder}confusion.json") for run_id in run_ids}
-        confusions = {run_id: m for run_id, m in matrices.items() if m and {"classes", "matrix"} <= m.keys()}
+    def _artifacts(self, parent: str, run_ids: Sequence[str], *, is_champion: bool) -> StudyArtifacts:
+        # Of the champion the report shows the test set, of any other run the validation set.
+        confusion, mistakes = "confusion.json", "pictures/mistakes.png"
+        validated = self.json(run_ids[0], confusion).get("matrix") if run_ids else None
+        if is_champion:
+            confusion, mistakes = "test/confusion.json", "test/mistakes.png"
+        confusions = {r: m for r in run_ids if {"classes", "matrix"} <= (m := self.json(r, confusion)).keys()}
         recipe = next((text for r in run_ids if (text := self.artifact(r, "recipe.toml"))), None)
-        shown, picture = self._first(run_ids, "test/prediction.png")
-        prediction = self._json(shown, "test/prediction.json") if shown else None
-        mistakes_run, mistakes_picture = self._first(run_ids, mistakes)
-        return Exhibits(
-            samples=self._first([parent], "pictures/samples.png")[1],
+        shown, picture = self._first_picture(run_ids, "test/prediction.png")
+        prediction = self.json(shown, "test/prediction.json") if shown else None
+        mistakes_run, mistakes_picture = self._first_picture(run_ids, mistakes)
+        return StudyArtifacts(
+            samples=self._first_picture([parent], "pictures/samples.png")[1],
             mistakes=mistakes_picture,
             mistakes_run=mistakes_run,
             prediction_picture=picture if prediction else None,
-            prediction=prediction,
+            prediction=prediction or None,
             prediction_run=shown,
             confusions={run_id: m["matrix"] for run_id, m in confusions.items()},
             classes=tuple(next(iter(confusions.values()))["classes"]) if confusions else (),
-            validation_images=sum(map(sum, validated["matrix"])) if validated.get("matrix") else None,
+            validation_images=sum(map(sum, validated)) if validated else None,
             recipe=recipe.decode() if recipe else None,
             model_uris=self._model_uris(run_ids),
-            answers={r: known for r in run_ids if is_champion and (known := self._answers(r)) is not None},
+            answers={r: known for r in run_ids if is_champion and (known := self.answers(r)) is not None},
             serving={r: found for r in run_ids if is_champion and (found := self._serving(r))},
         )
 
-    def _first(self, run_ids: Sequence[str], path: str) -> tuple[str, bytes | None]:
+    def _first_picture(self, run_ids: Sequence[str], path: str) -> tuple[str, bytes | None]:
         """The first of the runs that has this picture, and the picture."""
         for run_id in run_ids:
             picture = self.artifact(run_id, path)
             if picture and picture.startswith(b"\x89PNG"):
                 return run_id, picture
         return "", None
-
-    def _json(self, run_id: str, path: str) -> dict[str, Any] | None:
-        try:
-            content = json.loads(self.artifact(run_id, path) or b"null")
-        except ValueError:
-            return None
-        return content if isinstance(content, dict) else None
-
-    def _answers(self, run_id: str) -> Answers | None:
-        content = self.artifact(run_id, "test/predictions.csv")
-        if content is None:
-            return None
-        try:
-            rows = pd.read_csv(io.BytesIO(content))
-            right = (rows["true"] == rows["predicted"]).to_numpy()
-            return Answers(rows["probability"].to_numpy(dtype=float), right)
-        except (ValueError, KeyError):
-            return None
 
     def _serving(self, run_id: str) -> tuple[Timing, ...]:
         try:
@@ -298,27 +203,22 @@ class Reader:
         return tuple(sorted(timings, key=lambda timing: timing.images))
 
     def _model_uris(self, run_ids: Sequence[str]) -> dict[str, str]:
-        outputs = {run_id: self._client.get_run(run_id).outputs for run_id in run_ids}
-        return {
-            run_id: f"models:/{out.model_outputs[0].model_id}"
-            for run_id, out in outputs.items()
-            if out is not None and out.model_outputs
-        }
+        outputs = {run_id: self.client.get_run(run_id).outputs for run_id in run_ids}
+        models = {run_id: out.model_outputs for run_id, out in outputs.items() if out is not None}
+        return {run_id: f"models:/{logged[0].model_id}" for run_id, logged in models.items() if logged}
 
 
-def read_looks(path: Path, study: str) -> Looks:
-    """Count the lines of the record of test looks (one JSON object a line)."""
+def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
+    """Count the lines of the record of test set evaluations (one JSON object a line)."""
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError:
-        return Looks(recorded=False)
+        return TestSetEvaluations(recorded=False)
     studies: list[str] = []
     for line in lines:
-        try:
+        with suppress(ValueError, TypeError, KeyError):
             studies.append(json.loads(line)["study"])
-        except (ValueError, TypeError, KeyError):
-            continue
-    return Looks(True, studies.count(study), len(studies), len(lines) - len(studies))
+    return TestSetEvaluations(True, studies.count(study), len(studies), len(lines) - len(studies))
 
 
 def _check_database(path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow import MlflowClient
 from torch import nn
 
 from cifar_core.checkpoint import load_weights
@@ -14,14 +13,14 @@ from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_client import answering, every_run
+from sweeps.tracking.mlflow_client import STUDY_KEY, answering, every_run
+from sweeps.validation import shortened
 
 LETTERS = 4  # at least, of the beginning of an id
-_LISTED = 5  # runs in a message
 
 
 class RunNameError(UserError):
-    """A name that is of no run, of several, or of a run without weights."""
+    """A name of no run, of several runs, or of a run without weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def load_network(wanted: str, store: Store) -> tuple[nn.Module, Recipe]:
         CheckpointError: the weights are damaged.
     """
     reader = StudyReader(store)
-    runs = _known_runs(store)
+    runs = _known_runs(reader, store)
     run = find_run(wanted, runs)
     if not run.kept:
         raise RunNameError(f"run {run.name!r} ({run.run_id}) kept no weights: {_those_with_weights(runs)}")
@@ -73,35 +72,25 @@ def find_run(wanted: str, runs: Sequence[KnownRun]) -> KnownRun:
             f"{_those_with_weights(runs)}"
         )
     if len(found) > 1:
-        several = _shortened([f"{run.run_id} ({run.name} in {run.experiment})" for run in found])
+        several = shortened([f"{run.run_id} ({run.name} in {run.experiment})" for run in found])
         raise RunNameError(f"RUN must be one run, but {wanted!r} may be {several}")
     return found[0]
 
 
-def _known_runs(store: Store) -> list[KnownRun]:
+def _known_runs(reader: StudyReader, store: Store) -> list[KnownRun]:
     """Return all runs of the store, the most recent first."""
     with answering(store.tracking_uri):
-        client = MlflowClient(store.tracking_uri)
-        names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-        runs = every_run(client, list(names))
-    return [
-        KnownRun(
-            run_id=run.info.run_id,
-            name=run.info.run_name or "",
-            experiment=names[run.info.experiment_id],
-            weights=store.weights(names[run.info.experiment_id], run.data.tags.get("key", "study")),
-        )
-        for run in runs
-    ]
+        runs = every_run(reader.client, list(reader.experiments))
+    known = []
+    for run in runs:
+        experiment = reader.experiments[run.info.experiment_id]
+        weights = store.weights(experiment, run.data.tags.get("key", STUDY_KEY))
+        known.append(KnownRun(run.info.run_id, run.info.run_name or "", experiment, weights))
+    return known
 
 
 def _those_with_weights(runs: Sequence[KnownRun]) -> str:
     kept = [f"{run.name} ({run.run_id[:8]})" for run in runs if run.kept]
     if not kept:
         return "no run has kept its weights yet; confirmed runs, reproductions and trials with --keep-weights do"
-    return f"weights were kept by {_shortened(kept)}"
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = [f"{len(names) - _LISTED} more"] if len(names) > _LISTED else []
-    return ", ".join([*names[:_LISTED], *more])
+    return f"weights were kept by {shortened(kept)}"

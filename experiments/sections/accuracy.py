@@ -1,209 +1,282 @@
-"""The subject's accuracy in detail: classes, groups of classes, confusions, calibration, and what selection did."""
+"""Accuracy of the report: the network beside published figures and the accuracy bar."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-import pandas as pd
-import torch
+import plotly.graph_objects as go
 
-from cifar_core.evaluation.metrics import ANIMALS, VEHICLES, Reliability, reliability
-from experiments.reading.studies import Study, champion_runs
-from experiments.stats import Estimate, estimate, mean_accuracy
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Cell, Figure, Number, Row, Section, Table, estimate_numbers, numbers_of
+from experiments.pages.plots import BLUE, INK, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
+from experiments.pages.text import CitedText, percent, plural, points, run, runs, short_percent, span
+from experiments.reading.published import Accuracy, Bar
+from experiments.stats import Estimate, against_published, wilson
 
-_GROUPS = {"animals": ANIMALS, "vehicles": VEHICLES}
+_REWORK = "needs work on architecture, loss and optimiser"
 
 
-@dataclass(frozen=True, slots=True)
-class ClassAccuracy:
-    """Accuracy within one class, as means over runs; the interval is that of the split that is shown."""
-
-    name: str
-    validation: float | None
-    test: float | None
-    low: float | None = None
-    high: float | None = None
-    images: int | None = None  # of this class, in each run
-
-    @property
-    def shown(self) -> float:
-        """Test accuracy, or validation accuracy where there is none; NaN where neither was measured."""
-        return next((v for v in (self.test, self.validation) if v is not None), math.nan)
-
-    @property
-    def group(self) -> str:
-        return "animal" if self.name in ANIMALS else "vehicle" if self.name in VEHICLES else "other"
-
-
-@dataclass(frozen=True, slots=True)
-class Confusion:
-    """How often images of a class (row) were called another (column), as shares of the row, over all runs."""
-
-    classes: tuple[str, ...]
-    shares: tuple[tuple[float, ...], ...]
-    run_ids: tuple[str, ...]
-    images: int  # in each run
-    split: str  # test | validation
-
-    def worst_pair(self) -> tuple[str, str, float] | None:
-        """(true class, called class, share of the true class) of the most frequent confusion."""
-        pairs = [
-            (-share, self.classes[i], self.classes[j])
-            for i, row in enumerate(self.shares)
-            for j, share in enumerate(row)
-            if i != j and share > 0
-        ]
-        if not pairs:
-            return None
-        share, true, called = min(pairs)
-        return true, called, -share
-
-    def weakest_pair(self) -> tuple[str, str, float] | None:
-        """(class, class, mean of the shares called each other) of the two that are told apart worst."""
-        pairs = [
-            (-(self.shares[i][j] + self.shares[j][i]) / 2, self.classes[i], self.classes[j])
-            for i, j in combinations(range(len(self.classes)), 2)
-        ]
-        share, one, other = min(pairs, default=(0.0, "", ""))
-        return (one, other, -share) if share < 0 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Whether the probabilities of the champion's answers mean what they say, on the test images of all its runs."""
-
-    reliability: Reliability
-    images: int  # in each run
-    runs: tuple[str, ...]
-
-    @property
-    def surer_than_right(self) -> float:
-        """Share of answers in bins that are surer than right."""
-        bins = self.reliability
-        rows = zip(bins.counts, bins.confidence, bins.accuracy, strict=True)
-        return sum(n for n, sure, right in rows if n and sure > right) / sum(bins.counts)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What became of the search's best trial when it was trained again."""
-
-    trial: int
-    searched: float  # its validation accuracy in the search: the best of all complete trials
-    search_run: str
-    trials: int  # complete ones that it is the best of
-    confirmed: Estimate | None  # validation accuracy of its new runs; None: it was not trained again
-    search_flops: float | None
-    confirm_flops: float | None
-
-    @property
-    def same_compute(self) -> bool:
-        """The new runs had as much compute, within a tenth, so that what changed is luck."""
-        if not self.search_flops or not self.confirm_flops:
-            return False
-        return abs(self.confirm_flops / self.search_flops - 1) < 0.1
-
-
-def classes_of(
-    subject: pd.DataFrame, confusion: Confusion | None, counts: Mapping[str, int]
-) -> tuple[ClassAccuracy, ...]:
-    """The classes, weakest first; `counts` are the images of each in the split that is shown."""
-    columns = {split: f"metrics.{key}_class/" for split, key in (("validation", "val"), ("test", "test"))}
-    means: dict[str, dict[str, float]] = {
-        split: {
-            c.removeprefix(prefix): statistics.fmean(known)
-            for c in subject
-            if c.startswith(prefix) and (known := [float(v) for v in subject[c].dropna()])
-        }
-        for split, prefix in columns.items()
-    }
-    rows = []
-    for name in sorted({name for split in means.values() for name in split}):
-        split = "test" if name in means["test"] else "validation"
-        images = counts.get(name)
-        of_split = confusion is not None and confusion.split == split
-        found = estimate(subject, columns[split] + name, images) if images and of_split else None
-        rows.append(
-            ClassAccuracy(
-                name,
-                means["validation"].get(name),
-                means["test"].get(name),
-                found.low if found else None,
-                found.high if found else None,
-                images if found else None,
-            )
+def section(facts: Facts) -> Section:
+    """Test accuracy beside the published figures, against the bar, and how often the test set was used."""
+    test = facts.test
+    target, start, rework = _levels(facts.bar)
+    levels = f"{target} is the target; over {start} is a start; under {rework} {_REWORK}"
+    same = "All of these are accuracies on the same 10,000 test images."
+    if test:
+        count = len(test.run_ids)
+        interval = "combines seed variance with" if count > 1 else "covers"
+        same += (
+            f" Ours is the mean of {count} {plural(count, 'run')} of the champion; its 95 % interval {interval} the "
+            f"sampling error of {test.images:,} test images."
         )
-    return tuple(sorted(rows, key=lambda row: (row.shown, row.name)))
-
-
-def groups_of(study: Study) -> dict[str, Estimate]:
-    """Accuracy on animals and on vehicles, on the images of the confusion matrices."""
-    matrices = _square(study)
-    found = {}
-    for group, names in _GROUPS.items():
-        rows = [i for i, name in enumerate(study.exhibits.classes) if name in names]
-        images = [int(m[rows].sum()) for m in matrices.values()]
-        if rows and matrices and all(images):
-            shares = [float(m[rows, rows].sum() / count) for m, count in zip(matrices.values(), images, strict=True)]
-            found[group] = mean_accuracy(shares, tuple(matrices), images[0])
-    return found
-
-
-def confusion_of(study: Study) -> tuple[Confusion | None, dict[str, int]]:
-    """Confusions over all runs, and the images of each class in one run."""
-    matrices = _square(study)
-    classes = study.exhibits.classes
-    if not matrices:
-        return None, {}
-    counts = np.sum(list(matrices.values()), axis=0).astype(float)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    confusion = Confusion(
-        classes=classes,
-        shares=tuple(tuple(float(v) for v in row) for row in shares),
-        run_ids=tuple(matrices),
-        images=round(float(counts.sum()) / len(matrices)),
-        split="test" if len(champion_runs(study.confirm)) else "validation",
-    )
-    each = counts.sum(axis=1) / len(matrices)
-    return confusion, {name: round(float(n)) for name, n in zip(classes, each, strict=True)}
-
-
-def calibration_of(study: Study) -> Calibration | None:
-    answers = study.exhibits.answers
-    if not answers:
-        return None
-    probability = torch.from_numpy(np.concatenate([a.probability for a in answers.values()]))
-    right = torch.from_numpy(np.concatenate([a.right for a in answers.values()]))
-    return Calibration(reliability(probability, right), len(right) // len(answers), tuple(answers))
-
-
-def selection_of(study: Study, images: int) -> Selection | None:
-    """None where no trial is complete."""
-    complete = study.search[(study.search["state"] == "complete") & study.search["metrics.val/accuracy"].notna()]
-    best = complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable").head(1)
-    if not len(best):
-        return None
-    row = best.iloc[0]
-    again = study.confirm[(study.confirm["source_trial"] == row["trial"]) & (study.confirm["state"] == "complete")]
-    flops = again["metrics.cost/training_flops"].dropna()
-    own = row["metrics.cost/training_flops"]
-    return Selection(
-        trial=int(row["trial"]),
-        searched=float(row["metrics.val/accuracy"]),
-        search_run=str(row["run_id"]),
-        trials=len(complete),
-        confirmed=estimate(again, "metrics.val/accuracy", images),
-        search_flops=None if math.isnan(own) else float(own),
-        confirm_flops=float(flops.mean()) if len(flops) else None,
+    return Section(
+        "Accuracy beside published figures",
+        (
+            _figure(facts),
+            CitedText(f"The bar: {levels}.", ("source/bar",)),
+            _table(facts),
+            CitedText(same),
+            evaluations_sentence(facts),
+        ),
+        {"performance": tuple(_performance(facts)), "learning": validation_against_test(facts)},
+        tuple(_numbers(facts)),
     )
 
 
-def _square(study: Study) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
-    matrices: Mapping[str, Sequence[Sequence[int]]] = study.exhibits.confusions
-    size = len(study.exhibits.classes)
-    return {r: np.asarray(m, dtype=np.int64) for r, m in matrices.items() if np.shape(m) == (size, size)}
+def bar_sentence(facts: Facts) -> CitedText:
+    """Test accuracy against the published bar: target, start, rework."""
+    bar, test = facts.bar, facts.test
+    target, start, rework = _levels(bar)
+    if test is None:
+        if facts.validation is None:
+            return CitedText("No trial has finished, so performance cannot be judged yet.", run(facts.run_id))
+        text = (
+            "Accuracy on unseen images is not known yet. On the validation images the network reaches "
+            f"{percent(facts.validation.mean)}; trials were selected on these images, so the figure flatters."
+        )
+        return CitedText(text, runs(facts.validation))
+    ours, interval = f"At {percent(test.mean)} the network", f"95 % interval, {span(test)},"
+    if test.low >= bar.target:
+        text = f"{ours} clears the {target} target; the whole {interval} does."
+    elif test.mean >= bar.target:
+        text = f"{ours} meets the {target} target, but its {interval} reaches below."
+    elif test.high >= bar.target:
+        text = f"{ours} misses the {target} target, though its {interval} reaches it."
+    elif test.mean > bar.start:
+        text = f"{ours} misses the {target} target; being over {start}, it is a start."
+    elif test.mean >= bar.rework:
+        text = f"{ours} misses the {target} target, and is not over the {start} that counts as a start."
+    else:
+        text = f"{ours} misses the {target} target; being under {rework}, it {_REWORK}."
+    return CitedText(text, (*runs(test), "source/bar"))
+
+
+def _levels(bar: Bar) -> tuple[str, str, str]:
+    return short_percent(bar.target), short_percent(bar.start), short_percent(bar.rework)
+
+
+def evaluations_sentence(facts: Facts) -> CitedText:
+    """How often the sealed test set was evaluated."""
+    used, tested = facts.study.test_set_evaluations, len(facts.test.run_ids) if facts.test else 0
+    if not used.recorded:
+        if facts.test is None:
+            return CitedText("The test set was not used, as far as this store knows.", run(facts.run_id))
+        text = f"{tested} {plural(tested, 'run')} used the test set, but this store has no record of its use."
+        return CitedText(text, runs(facts.test))
+    times = f"{used.study} {plural(used.study, 'time')}"
+    text = f"The sealed test set was used {times} for this study, {used.store} in all studies of this store"
+    if used.study < tested:
+        text += f"; {tested} runs carry a test accuracy, so the record is incomplete"
+    if used.unreadable:
+        text += f"; {used.unreadable} {plural(used.unreadable, 'line')} of the record could not be read"
+    return CitedText(f"{text}.", run(facts.run_id))
+
+
+def validation_against_test(facts: Facts) -> tuple[CitedText, ...]:
+    """Validation accuracy against test accuracy, beyond chance or not."""
+    test, validation = facts.test, facts.validation
+    if validation is None:
+        return ()
+    if test is None:
+        text = "How far validation accuracy can be trusted cannot be said before a test."
+        return (CitedText(text, runs(validation)),)
+    gap = validation.mean - test.mean
+    low, high = wilson(validation.mean, validation.images)
+    noise = math.hypot(high - low, test.high - test.low) / 2
+    if abs(gap) <= noise:
+        text = (
+            f"Validation ({percent(validation.mean)}) and test accuracy ({percent(test.mean)}) agree within chance, so "
+            "validation was a fair guide to choose by."
+        )
+    elif gap > 0:
+        text = (
+            f"Validation accuracy ({percent(validation.mean)}) flattered the champion: on the test images it is "
+            f"{points(gap)} lower, more than chance explains."
+        )
+    else:
+        text = (
+            f"Test accuracy ({percent(test.mean)}) is {points(-gap)} above validation accuracy "
+            f"({percent(validation.mean)}), more than chance explains: the splits differ in difficulty."
+        )
+    return (CitedText(text, runs(test)),)
+
+
+def _performance(facts: Facts) -> Iterator[CitedText]:
+    yield bar_sentence(facts)
+    if facts.test is None:
+        return
+    published = facts.published
+    if five_conv := next((a for a in published.group("system") if a.key == "five_conv"), None):
+        yield _comparison(facts.test, five_conv, "the published five_conv network")
+    if same := [a for a in published.group("benchmark") if a.same_data]:
+        best = max(same, key=lambda a: a.best)
+        name = best.name[:1].lower() + best.name[1:]
+        yield _comparison(facts.test, best, name, ", the best benchmark trained on CIFAR-10 alone")
+    public = max(published.group("public"), key=lambda a: a.best, default=None)
+    if public and against_published(facts.test, public.best) == "lower":
+        more = "" if public.same_data else " after training on more images"
+        note = f" ({public.note})" if public.note else ""
+        text = (
+            f"A public network reaches more: {public.name}, reported at {percent(public.best, 1)} on the same test "
+            f"images{more}, {points(public.best - facts.test.mean)} more{note}."
+        )
+        yield CitedText(text, (f"source/{public.key}", *runs(facts.test)))
+    text = (
+        "The accuracy of the scenario's vendors on these images is not published, so the bar is what accuracy is "
+        "compared with."
+    )
+    yield CitedText(text, tuple(f"source/{v.training.key}" for v in facts.scenario.vendors))
+    yield fresh_sentence(facts, facts.test)
+
+
+def fresh_sentence(facts: Facts, test: Estimate) -> CitedText:
+    """The accuracy to expect on images collected anew, against the bar."""
+    fresh, target = facts.published.fresh_test_set.points_lower, facts.bar.target
+    low, high = (test.mean - p / 100 for p in reversed(fresh))
+    clears = "still at or above" if low >= target else "below" if high < target else "on both sides of"
+    text = (
+        f"On images collected anew, networks lost {fresh[0]:g} to {fresh[1]:g} points; that would leave "
+        f"{percent(low, 1)} to {percent(high, 1)}, {clears} the bar."
+    )
+    return CitedText(text, ("source/fresh", *runs(test)))
+
+
+def _comparison(ours: Estimate, theirs: Accuracy, name: str, what: str = "") -> CitedText:
+    gap = ours.mean - theirs.accuracy
+    opening = {
+        "higher": f"It is {points(gap)} more accurate than {name}",
+        "lower": f"It is {points(-gap)} less accurate than {name}",
+        "not_significant": f"It cannot be told from {name}",
+    }[against_published(ours, theirs.accuracy)]
+    same = "same test images" + ("" if theirs.same_data else ", but trained on more")
+    return CitedText(f"{opening} ({theirs.stated}; {same}){what}.", (*runs(ours), f"source/{theirs.key}"))
+
+
+def _name(facts: Facts) -> str:
+    return f"this study ({facts.model})" if facts.model else "this study"
+
+
+def _figure(facts: Facts) -> Figure:
+    shown = [*facts.published.group("benchmark"), *facts.published.group("system")]
+    text, sources = "Filled marks were trained on CIFAR-10 alone, open ones on more images.", run()
+    if facts.test is None:
+        text += " This study has no test accuracy to put beside them."
+    else:
+        above = sum(a.accuracy > facts.test.mean for a in shown)
+        place = f"{above} of the {len(shown)} published figures shown lie above ours"
+        text += f" {place if above else 'None of them lies above ours'}; the bar through ours is its 95 % interval."
+        sources = runs(facts.test)
+    figure = benchmarks(shown, facts.test, _name(facts), facts.bar)
+    return Figure("benchmarks", "Test accuracy", CitedText(text, (*sources, "source/bar")), figure)
+
+
+def benchmarks(published: Sequence[Accuracy], ours: Estimate | None, own_name: str, bar: Bar) -> go.Figure:
+    """Accuracies one below the other, the best on top: published ones and, with its interval, ours."""
+    # Short names: on a narrow screen, that of a low accuracy would run into its figure.
+    rows: list[tuple[float, str, str, bool, int, Estimate | None]] = [
+        (a.accuracy, a.name.removesuffix(", as published"), a.date[:4], a.same_data, a.decimals, None)
+        for a in published
+    ]
+    rows += [(ours.mean, own_name, "", True, 2, ours)] if ours else []
+    rows.sort(key=lambda row: row[:2])
+    lowest = min(40, 10 * math.floor(10 * min((row[0] for row in rows), default=1)))  # where the axis begins
+    levels = [(100 * bar.rework, MUTED, 1.0), (100 * bar.start, MUTED, 1.0), (100 * bar.target, RUST, 1.5)]
+    figure = canvas(height=62 + 46 * len(rows), left=6, top=26)
+    target = f"{short_percent(bar.target)} target"
+    shapes, labels = [], [label(target, 100 * bar.target, 1, colour=RUST, yref="paper", yanchor="bottom")]
+    for y, (share, name, year, same_data, digits, own) in enumerate(rows):
+        shapes += [segment(x, x, y - 0.15, y + 0.1, colour=colour, width=width) for x, colour, width in levels]
+        shapes.append(segment(lowest, 100 * share, y, y, width=1))
+        when = f"  <span style='font-size:11px'>{year}</span>" if year else ""
+        title, ink, colour = (f"<b>{name}</b>", RUST, RUST) if own else (f"{name}{when}", INK, BLUE)
+        labels.append(label(title, 0, y, colour=ink, size=13, xref="paper", xanchor="left", yshift=13))
+        add_points(
+            figure,
+            [pc(share)],
+            [y],
+            name=name,
+            colour=colour,
+            symbol="circle" if same_data else "circle-open",
+            size=11,
+            error_x=error_bars([own.mean], [own.low], [own.high], width=5) if own else None,
+            text=[f"{100 * share:.{digits}f}"],
+            textposition="top center",
+            textfont={"color": colour, "size": 12},
+            hover=f"{name}: %{{x:.2f}} %",
+            showlegend=False,
+        )
+    figure.update_layout(shapes=shapes, annotations=labels)
+    ticks = sorted({*range(lowest, 41, 10), 60, 80, 90, 100, *(round(level, 2) for level, _, _ in levels)})
+    figure.update_xaxes(title="test accuracy (%)", range=[lowest, 102], tickvals=ticks, showgrid=False)
+    figure.update_yaxes(visible=False, range=[-0.6, len(rows) - 0.2])
+    return figure
+
+
+def _table(facts: Facts) -> Table:
+    test = facts.test
+    ours = Row.of(
+        Cell(_name(facts), note=f"{facts.parameters:,} weights" if facts.parameters else ""),
+        Cell(percent(test.mean), note=span(test)) if test else "not measured",
+        Cell("CIFAR-10 alone, without its validation images", style="plain"),
+        Cell("", sources=runs(test) if test else run(*facts.subject_runs)),
+        style="ours",
+    )
+    theirs = (
+        Row.of(
+            Cell(a.name, note=a.note),
+            a.figure,
+            "CIFAR-10 alone" if a.same_data else "more images",
+            Cell(a.source, sources=(f"source/{a.key}",)),
+        )
+        for a in sorted(facts.published.accuracies, key=lambda a: a.best, reverse=True)
+    )
+    return Table(("System", "Test accuracy", "Trained on", "Source"), (ours, *theirs), numbers=(1,))
+
+
+def _numbers(facts: Facts) -> Iterator[Number]:
+    test, validation, study = facts.test, facts.validation, run(facts.run_id)
+    for name, estimate in (("test", test), ("validation", validation)):
+        if estimate:
+            yield from estimate_numbers(f"accuracy.{name}", estimate, runs(estimate))
+        else:
+            yield Number(f"accuracy.{name}.mean", None, "share", study)
+    if test and validation:
+        gap = validation.mean - test.mean
+        yield Number("accuracy.validation_less_test", gap, "share", (*runs(test), *runs(validation)))
+    yield Number("model.parameters", facts.parameters, "weights", run(*facts.subject_runs))
+    used = facts.study.test_set_evaluations
+    yield from numbers_of("looks", used if used.recorded else None, study, study="looks", store="looks")
+    yield from numbers_of("bar", facts.bar, ("source/bar",), target="share", start="share", rework="share")
+    for a in facts.published.accuracies:
+        source = (f"source/{a.key}",)
+        yield Number(f"published.{a.key}", a.accuracy, "share of test images", source)
+        if a.best > a.accuracy:
+            yield Number(f"published.{a.key}.best", a.best, "share of test images", source)
+        if not math.isnan(a.training_flops):
+            yield Number(f"published.{a.key}.flops", a.training_flops, "FLOPs", source)
+    for name, value in zip(("least", "most"), facts.published.fresh_test_set.points_lower, strict=True):
+        yield Number(f"fresh.points_lower.{name}", value, "points", ("source/fresh",))
+        if test:
+            left = test.mean - value / 100
+            yield Number(f"fresh.accuracy_less_{name}", left, "share", ("source/fresh", *runs(test)))

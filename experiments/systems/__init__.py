@@ -1,1 +1,1 @@
-"""The page of the published systems."""
+"""The published systems: training them again, and the page that compares the results."""

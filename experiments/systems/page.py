@@ -5,54 +5,261 @@ python experiments/compare.py systems [--results DIR] [--store DIR] [--out DIR]
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from experiments.pages.page import Picture, References, ReportPaths, render_page, write_files
-from experiments.reading.published import DEFAULT_PATH, load_published
-from experiments.reading.results import RESULTS, ResultError, load_recipes, load_results
-from experiments.sections import figures, static_figures
-from experiments.systems import sentences as system_sentences
-from experiments.systems.reproduction import System, newest, side_by_side
+from experiments.pages.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Figure,
+    Heading,
+    Lead,
+    Missing,
+    Page,
+    Row,
+    Section,
+    Table,
+)
+from experiments.pages.page import References, ReportPaths, render_page, write_files
+from experiments.pages.text import CitedText, count_word, listed, percent, plural, points, run, signed, span
+from experiments.reading.published import load_published
+from experiments.reading.results import RESULTS, Result, departures, load_results
+from experiments.sections.systems import (
+    NOTHING,
+    epoch_of_loss,
+    epochs,
+    gap_cell,
+    losses,
+    second,
+    seconds,
+    sentence,
+    systems_table,
+)
+from experiments.systems.overlay import overlay
+from experiments.systems.reproduction import System, best_epoch, load_systems
+from sweeps.validation import InvalidFileError
+
+_COLUMNS = ("Published", "Reproduced", "Difference")
 
 
-def write_systems(results: Path = RESULTS, *, out: Path, published: Path = DEFAULT_PATH) -> ReportPaths:
-    """Write systems.html, systems.md and its pictures into a folder.
+def write_systems(results: Path = RESULTS, *, out: Path) -> ReportPaths:
+    """Write systems.html and systems.md into a folder.
 
     Raises:
-        ResultError: there is no result, or one breaks a rule.
-        PublishedError: the published figures do.
+        InvalidFileError: there is no result, or one breaks a rule.
         StoreError: the folder cannot be written to.
     """
-    outside = load_published(published)
     runs = load_results(results)
     if not runs:
-        raise ResultError(f"no results in {results}: python experiments/reproduce.py NAME makes some")
-    write_files(out, render(side_by_side(outside, runs, load_recipes())))
+        raise InvalidFileError(f"no results in {results}: python experiments/reproduce.py NAME makes some")
+    write_files(out, render(load_systems(load_published(), runs)))
     return ReportPaths(html=out / "systems.html", markdown=out / "systems.md")
 
 
 def render(systems: Sequence[System]) -> dict[str, bytes]:
-    """The page's files by name; a pure function of the systems, at least one of which has a run."""
-    date = newest(systems)
-    assert date is not None
-    what = system_sentences.what_runs_are(systems)
-    references = References({s.name: s.published for s in systems}, date, what, cited=tuple(what))
-    context: dict[str, Any] = {"systems": systems, "date": date, "said": system_sentences}
-    return render_page("systems", context, draw(systems), references)
+    """The page's files by name: a pure function of the systems, at least one of which has a run."""
+    runs = [r for s in systems for r in s.runs]
+    newest = max(r.date for r in runs)
+    commands = "python experiments/reproduce.py NAME --seeds 3\npython experiments/compare.py systems"
+    page = Page(
+        name="systems",
+        title="The published systems, reproduced",
+        heading="The published systems, reproduced",
+        subject=CitedText(f"CIFAR-10, newest run of {newest}"),
+        sections=(
+            _summary(systems),
+            *(_section(s) for s in systems),
+            Section("How to reproduce them", (Code(commands),)),
+        ),
+        footer="Accuracies are shares of images labelled right; losses are mean nats an image. A double dagger (‡) "
+        "marks figures whose source gives no date.",
+    )
+    what = {r.run_id: f"reproduction of {r.name}, seed {r.seed}, {epochs([r])} epochs" for r in runs}
+    return render_page(page, References({s.name: s.published for s in systems}, newest, what, cited=tuple(what)))
 
 
-def draw(systems: Sequence[System]) -> dict[str, Picture]:
-    """The curves of each system that has come to the end of an epoch, by its name."""
-    return {
-        s.name: Picture(
-            name=s.name,
-            title=f"{s.name}: ours over the published curves",
-            caption=system_sentences.sights(s),
-            png=static_figures.overlay(s.overlay),
-            figure=figures.overlay(s.overlay),
+def headline(systems: Sequence[System]) -> CitedText:
+    """The number of systems with a complete schedule, and how they compare with the published figures."""
+    complete = [s for s in systems if s.complete]
+    short = [s.name for s in complete if not s.within_tolerance]
+    all_systems = f"of the {count_word(len(systems))} published systems"
+    if not complete:
+        return CitedText(f"None {all_systems} has been run to the end of its schedule yet.")
+    one = len(complete) == 1
+    text = f"{count_word(len(complete)).capitalize()} {all_systems} "
+    text += "was run to the end of its schedule; " if one else "were run to the end of their schedules; "
+    if short:
+        text += f"{listed(short)} {'is' if len(short) == 1 else 'are'} more than a point below the published accuracy."
+    else:
+        text += f"{complete[0].name if one else 'each'} is within a point of its published accuracy, or above."
+    return CitedText(text)
+
+
+def _summary(systems: Sequence[System]) -> Section:
+    note = (
+        "Accuracies are on the 10,000 test images. A system counts as reproduced within a point of its published "
+        "accuracy, or above it. Intervals are 95 %: of ours over images and seeds, of a difference over the images of "
+        "the published figure as well. A schedule that was cut short is compared at the same epoch, where the "
+        "published curve has one, and never beyond it."
+    )
+    question = "Do the published systems come out as published when they are trained again?"
+    return Section("", (Lead(question, headline(systems)), systems_table(systems), CitedText(note)))
+
+
+def _section(system: System) -> Section:
+    blocks: list[Block] = [sentence(system)]
+    if system.runs:
+        blocks += [_quantities(system), _curves(system)]
+        if system.classes:
+            blocks += [Heading("Accuracy by class, differences in points"), _animals(system), _classes(system)]
+        blocks += [Heading("Runs"), _runs(system.runs)]
+    return Section(system.name, (*blocks, Heading("Caveats"), Bullets(tuple(_caveats(system)))))
+
+
+def _quantities(system: System) -> Table:
+    """A row for each quantity that can be compared."""
+    met, compared, curves = system.common_epoch, system.compared, system.curves
+    ours = Cell(percent(system.accuracy.mean), span(system.accuracy)) if system.accuracy else "not measured"
+    rows = [Row.of("Test accuracy at the end", system.published.stated, ours, gap_cell(system.gap))]
+    if curves.best is not None or system.best is not None:
+        theirs = Cell(percent(curves.best[1]), f"epoch {curves.best[0]:g}") if curves.best else "not published"
+        ours = Cell(percent(system.best.mean), _best_epochs(system)) if system.best else "not measured"
+        rows.append(Row.of("Best test accuracy of any epoch", theirs, ours, gap_cell(system.best_gap)))
+    if met is not None and met.quantity == "test_accuracy" and not system.complete:
+        title = f"Test accuracy at epoch {met.epoch:g}"
+        rows.append(Row.of(title, percent(met.published), percent(met.ours), gap_cell(met.gap)))
+    elif met is not None and met.quantity == "train_loss":
+        title = f"Training loss, first 250 batches of epoch {epoch_of_loss(met)}"
+        rows.append(_loss_row(title, met.published, met.ours))
+    tested = [r.test.loss for r in system.complete if r.test is not None]
+    if tested and (lost := curves.series.get("test_loss")) is not None:
+        rows.append(_loss_row("Test loss at the end, nats an image", lost.values[-1], statistics.fmean(tested)))
+    timed = "not published" if curves.seconds is None else second(curves.seconds)
+    rows.append(Row.of("Training seconds an epoch", timed, seconds(compared) or "not measured", NOTHING))
+    rows.append(Row.of("Epochs run, of those planned", system.published.epochs, epochs(compared), NOTHING))
+    return Table(("", *_COLUMNS), rows, numbers=(1, 2, 3))
+
+
+def _loss_row(title: str, published: float, ours: float) -> Row:
+    return Row.of(title, f"{published:.3f}", f"{ours:.3f}", f"{ours - published:+.3f}")
+
+
+def _best_epochs(system: System) -> str:
+    """The epochs at which the complete runs had their highest test accuracy."""
+    found = [f"{best[0]:g}" for r in system.complete if (best := best_epoch(r)) is not None]
+    return f"{plural(len(found), 'epoch')} {listed(found)}"
+
+
+def _curves(system: System) -> Figure | Missing:
+    figure = overlay(system)
+    if figure is None:
+        return Missing("No run of the shipped recipe has completed an epoch, so there are no curves yet.")
+    return Figure(system.name, f"{system.name}: ours over the published curves", _caption(system), figure)
+
+
+def _caption(system: System) -> CitedText:
+    text = "Ours is solid, what was published is dashed"
+    text += "; the first seed is strong, the others are faint" if len(system.matching) > 1 else ""
+    met = system.common_epoch
+    if met is not None and met.quantity == "train_loss":
+        text += f": {losses(met)}"
+    elif met is not None:
+        text += (
+            f": at epoch {met.epoch:g} test accuracy is {percent(met.ours)} for ours and {percent(met.published)} "
+            "as published"
         )
-        for s in systems
-        if s.overlay.accuracies or s.overlay.losses
-    }
+    elif (theirs := system.curves.series.get("val_loss")) is not None and (ours := _lowest(system)) is not None:
+        text += (
+            f": validation loss is {ours:.2f} nats an image where ours is lowest, {min(theirs.values):.2f} where the "
+            "published one is"
+        )
+    elif not system.curves.series:
+        text += f": only the accuracy at the end was published, {system.published.stated}"
+    return CitedText(f"{text}.", system.sources)
+
+
+def _lowest(system: System) -> float | None:
+    """The lowest validation loss of each compared run, averaged."""
+    lows = [min((p.watched_loss for p in r.curve if p.watched_loss is not None), default=None) for r in system.compared]
+    known = [low for low in lows if low is not None]
+    return statistics.fmean(known) if known and len(known) == len(lows) else None
+
+
+def _animals(system: System) -> CitedText:
+    """Animals against vehicles: the weakness of its network, as the published analysis has it."""
+    rows = {row.name: row for row in system.classes}
+    animals, vehicles = rows["animals"], rows["vehicles"]
+    theirs = points(vehicles.published - animals.published)
+    text = f"The published network is right {theirs} less often on animals than on vehicles"
+    if animals.ours is None or vehicles.ours is None:
+        return CitedText(f"{text}; ours has not been run to the end of its schedule.", system.sources)
+    gap = vehicles.ours - animals.ours
+    return CitedText(f"{text}, ours {points(gap) if gap > 0 else 'is not'}.", system.sources)
+
+
+def _classes(system: System) -> Table:
+    rows = [
+        Row.of(
+            row.name,
+            percent(row.published, 1),
+            "not measured" if row.ours is None else percent(row.ours, 1),
+            "" if row.gap is None else signed(row.gap, 1),
+            style="sum" if row.group else "",
+        )
+        for row in system.classes
+    ]
+    return Table(("Class", *_COLUMNS), rows, numbers=(1, 2, 3), style="")
+
+
+def _runs(results: Sequence[Result]) -> Table:
+    titles = ("Seed", "Test accuracy", "Test loss", "Epochs", "Seconds an epoch", "Peak rate", "Run", "Date, commit")
+    rows = [
+        Row.of(
+            str(r.seed),
+            percent(r.test.accuracy) if r.test else "not tested yet",
+            f"{r.test.loss:.3f}" if r.test else NOTHING,
+            epochs([r]),
+            second(r.seconds_an_epoch),
+            _peak_rate(r),
+            Cell("", sources=run(r.run_id)),
+            f"{r.date}, `{r.commit[:8]}`{' (dirty)' if r.commit.endswith('-dirty') else ''}",
+        )
+        for r in results
+    ]
+    return Table(titles, rows, numbers=range(6))
+
+
+def _peak_rate(result: Result) -> str:
+    """The learning rate of the recipe, or the one that a range test found."""
+    if result.learning_rate_found is not None:
+        return f"{result.learning_rate_found:.3g} (found)"
+    rate = result.recipe.get("learning_rate")
+    return f"{rate:g}" if isinstance(rate, int | float) else NOTHING
+
+
+def _caveats(system: System) -> Iterator[CitedText]:
+    """Limits of the comparison, and the runs that it leaves out."""
+    for text in system.published.caveats:
+        yield CitedText(text, (f"source/{system.name}",))
+    for r in system.runs:
+        if other := departures(r, system.recipe):
+            text = f"was trained by another recipe than the shipped one ({listed(other)})"
+        elif system.complete and not r.complete:
+            text = "has not come to the end of its schedule"
+        else:
+            continue
+        yield CitedText(f"Seed {r.seed} {text}: not counted.", run(r.run_id))
+    if not (compared := system.compared):
+        return
+    ids = run(*(r.run_id for r in compared))
+    if "test_accuracy" in system.curves.series and any(r.watched != "test" for r in compared):
+        yield CitedText("Our curve by epoch is of validation images, the published one of the test images.", ids)
+    if any(r.kept == "best" for r in compared):
+        yield CitedText("The weights tested are those of the lowest validation loss.", ids)
+    machines = listed(list(dict.fromkeys(r.machine for r in compared)))
+    text = f"Ours ran on {machines}; hardware and precision of the published run are not known"
+    text += ", so seconds an epoch compare machines as well as code" if system.curves.seconds is not None else ""
+    yield CitedText(f"{text}. Our seconds are of training alone, without validation.", ids)

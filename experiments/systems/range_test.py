@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+import pandas as pd
 import torch
 
 from cifar_core.data import Splits
 from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import RangeTest, RangeTestError, range_test
 from cifar_core.recipe import Recipe
-from experiments.pages.plots import BLUE, RUST, canvas
+from experiments.pages.plots import BLUE, RUST, add_line, canvas, label
 from sweeps.store import RANGE_TESTS_EXPERIMENT, Store
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -76,34 +75,24 @@ def run_range_test(
 
 def log_range_test(tracker: MlflowTracker, key: str, found: RangeTest) -> None:
     """Log the suggestion, the curve and its figure to the run `key`."""
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(["learning_rate", "smoothed_loss_nats"])
-    writer.writerows(zip(found.rates, found.losses, strict=True))
-    files = {"range_test/curve.csv": table.getvalue().encode(), "range_test/curve.html": draw(found)}
+    table = pd.DataFrame({"learning_rate": found.rates, "smoothed_loss_nats": found.losses})
+    files = {"range_test/curve.csv": table.to_csv(index=False).encode(), "range_test/curve.html": draw(found)}
     tracker.attach(key, files, {"range_test/suggestion": found.suggestion})
 
 
 def draw(found: RangeTest) -> bytes:
     """Draw the curve with the suggestion marked, as an HTML file that opens offline."""
     figure = canvas(height=460, top=70)
-    hover = "learning rate %{x:.3g}<br>loss %{y:.3f}<extra></extra>"
-    figure.add_scatter(x=found.rates, y=found.losses, mode="lines", line={"color": BLUE}, hovertemplate=hover)
+    hover = "learning rate %{x:.3g}<br>loss %{y:.3f}"
+    add_line(figure, found.rates, found.losses, name="loss", colour=BLUE, hover=hover)
     figure.add_vline(x=found.suggestion, line={"color": RUST, "dash": "dash", "width": 1.5})
-    # On a logarithmic axis an annotation has the logarithm of its place.
-    figure.add_annotation(
-        x=math.log10(found.suggestion),
-        y=1,
-        yref="paper",
-        yanchor="bottom",
-        text=f"suggested: {found.suggestion:.3g}",
-        font={"color": RUST},
-        showarrow=False,
-    )
+    place = math.log10(found.suggestion)  # an annotation of a logarithmic axis has the logarithm of its place
+    text = f"suggested: {found.suggestion:.3g}"
     figure.update_layout(
-        title={"text": "LR range test: the loss falls fastest at the mark"},
-        xaxis={"type": "log", "dtick": 1, "title": {"text": "learning rate (log scale)"}},
-        yaxis={"title": {"text": "training loss, smoothed (nats per image)"}},
+        title="LR range test: the loss falls fastest at the mark",
+        annotations=[label(text, place, 1, colour=RUST, size=12, yref="paper", yanchor="bottom")],
     )
+    figure.update_xaxes(type="log", dtick=1, title="learning rate (log scale)")
+    figure.update_yaxes(title="training loss, smoothed (nats per image)")
     page: str = figure.to_html(include_plotlyjs=True, div_id="range-test", config={"displayModeBar": False})
     return page.encode()

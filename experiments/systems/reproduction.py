@@ -1,42 +1,39 @@
-"""The published systems beside their reproductions, as numbers.
+"""The published systems and their reproductions, as numbers.
 
 Pure functions of result files, shipped recipes and published figures. None means: not measured, or not published.
-What a run has not reached is never extrapolated: a schedule that was cut short is held against the published curve at
-the same epoch, and nothing is said of its end.
+Nothing is extrapolated: a schedule that was cut short is compared with the published curve at the same epoch.
 """
 
 from __future__ import annotations
 
-import datetime
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 from cifar_core.evaluation.metrics import ANIMALS, VEHICLES
 from cifar_core.recipes import SYSTEMS
-from experiments.reading.published import Accuracy, Published, PublishedError
+from experiments.reading.published import Accuracy, Published
 from experiments.reading.published_curves import FIRST_BATCHES, PublishedCurves, Series, load_curves
-from experiments.reading.results import Result, departures
-from experiments.stats import TEST_IMAGES, Estimate, difference, mean_accuracy
+from experiments.reading.results import Result, departures, load_recipes
+from experiments.stats import TEST_IMAGES, Estimate, difference_interval, mean_accuracy, published_estimate
+from sweeps.validation import InvalidFileError
 
-NEAR = 0.01  # up to a point below the published accuracy counts as reproduced, and so does all above it
-_NEXT_TO = 0.2  # epochs: a point of a curve this near to a whole epoch is the end of that epoch
-_SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
+TOLERANCE = 0.01  # up to a point below the published accuracy counts as reproduced, and so does all above it
+_AROUND = 0.2  # epochs: a point of a curve this near to a whole epoch is the end of that epoch
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Ours less what was published, with its 95 % interval where it can be had."""
+    """Ours minus the published figure, with the 95 % interval where it is known."""
 
     mean: float
     interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class CommonEpoch:
     """Ours and the published curve at the last epoch that both have."""
 
     quantity: str  # test_accuracy | train_loss
@@ -47,40 +44,17 @@ class Meeting:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassRow:
+class ClassComparison:
     """Test accuracy in one class or group of classes."""
 
     name: str
     published: float
-    ours: float | None  # mean over whole runs
+    ours: float | None  # mean over complete runs
     group: bool = False
 
     @property
     def gap(self) -> float | None:
         return None if self.ours is None else self.ours - self.published
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A curve to be drawn; an end is one point, a level is what was published for the end."""
-
-    split: str  # training | validation | test
-    kind: str  # ours | end | published | level
-    series: Series
-    seed: int | None = None
-
-    @property
-    def name(self) -> str:
-        whose = "ours" if self.kind in ("ours", "end") else "published"
-        return f"{self.split}{' at the end' if self.kind in ('end', 'level') else ''}, {whose}"
-
-
-@dataclass(frozen=True, slots=True)
-class Overlay:
-    """Our curves and the published ones by epoch; nothing where no run has come to the end of an epoch."""
-
-    accuracies: tuple[Line, ...]  # shares
-    losses: tuple[Line, ...]  # mean nats an image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,117 +68,97 @@ class System:
     runs: tuple[Result, ...]  # by seed
 
     @property
-    def faithful(self) -> tuple[Result, ...]:
+    def matching(self) -> tuple[Result, ...]:
         """The runs of the shipped recipe; a narrower network, say, is another system."""
         return tuple(r for r in self.runs if not departures(r, self.recipe))
 
     @property
-    def whole(self) -> tuple[Result, ...]:
-        """Those of them whose schedule was run to its end."""
-        return tuple(r for r in self.faithful if r.whole)
+    def complete(self) -> tuple[Result, ...]:
+        """The matching runs whose schedule has ended."""
+        return tuple(r for r in self.matching if r.complete)
 
     @property
-    def judged(self) -> tuple[Result, ...]:
-        """The runs that are compared: the whole ones or, where there is none, all of the shipped recipe."""
-        return self.whole or self.faithful
+    def compared(self) -> tuple[Result, ...]:
+        """The runs that are compared: the complete ones or, if there are none, all matching ones."""
+        return self.complete or self.matching
 
     @property
     def accuracy(self) -> Estimate | None:
         """Test accuracy at the end of the schedule."""
-        return _mean([(r, r.test.accuracy) for r in self.whole if r.test is not None])
+        return _mean([(r, r.test.accuracy) for r in self.complete if r.test is not None])
 
     @property
     def gap(self) -> Gap | None:
         return _gap(self.accuracy, self.published.accuracy)
 
     @property
-    def near(self) -> bool:
-        """A whole run is there, and its accuracy is within a point of the published one or above."""
-        return self.gap is not None and self.gap.mean >= -NEAR - 1e-9
+    def within_tolerance(self) -> bool:
+        """There is a complete run, and the accuracy is within a point of the published one or above."""
+        return self.gap is not None and self.gap.mean >= -TOLERANCE - 1e-9
 
     @property
     def best(self) -> Estimate | None:
-        """The highest test accuracy of any epoch, of whole runs that were watched on the test images."""
-        known = [(r, best[1]) for r in self.whole if (best := best_epoch(r)) is not None]
-        return _mean(known) if len(known) == len(self.whole) else None
+        """The highest test accuracy of any epoch, if all complete runs were evaluated on the test images by epoch."""
+        known = [(r, best[1]) for r in self.complete if (best := best_epoch(r)) is not None]
+        return _mean(known) if len(known) == len(self.complete) else None
 
     @property
     def best_gap(self) -> Gap | None:
         return None if self.curves.best is None else _gap(self.best, self.curves.best[1])
 
     @property
-    def meeting(self) -> Meeting | None:
-        """The last epoch at which all judged runs and the published curve have the same quantity."""
+    def common_epoch(self) -> CommonEpoch | None:
+        """The last epoch at which all compared runs and the published curve have the same quantity."""
         quantity = "test_accuracy" if "test_accuracy" in self.curves.series else "train_loss"
         theirs = self.curves.series.get(quantity)
-        # The log of three_conv goes on from an earlier run: its epochs are no epochs of ours.
-        if theirs is None or not self.judged or self.name == "three_conv":
+        # The log of three_conv continues an earlier run, so its epochs are not the same as ours.
+        if theirs is None or not self.compared or self.name == "three_conv":
             return None
-        ours = [our_series(r).get(quantity, Series((), ())) for r in self.judged]
+        ours = [our_series(r).get(quantity, Series((), ())) for r in self.compared]
         for epoch, value in zip(reversed(theirs.epochs), reversed(theirs.values), strict=True):
             found = [v for series in ours if (v := series.at(epoch)) is not None]
             if len(found) == len(ours):
                 mean = statistics.fmean(found)
                 gap = Gap(mean - value)
                 if quantity == "test_accuracy":
-                    gap = _gap(_mean(list(zip(self.judged, found, strict=True))), value) or gap
-                return Meeting(quantity, epoch, mean, value, gap)
+                    gap = _gap(_mean(list(zip(self.compared, found, strict=True))), value) or gap
+                return CommonEpoch(quantity, epoch, mean, value, gap)
         return None
 
     @property
-    def classes(self) -> tuple[ClassRow, ...]:
+    def classes(self) -> tuple[ClassComparison, ...]:
         """Each class that has a published accuracy, the weakest published one first, then animals and vehicles."""
         published = self.curves.classes
         if not published:
             return ()
-        tests = [r.test.class_accuracy for r in self.whole if r.test is not None]
-        ours = {name: statistics.fmean(test[name] for test in tests) for name in published} if tests else {}
-        rows = [
-            ClassRow(name, published[name], ours.get(name)) for name in sorted(published, key=published.__getitem__)
-        ]
-        for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
-            own = statistics.fmean(ours[name] for name in names) if ours else None
-            rows.append(ClassRow(group, statistics.fmean(published[name] for name in names), own, group=True))
-        return tuple(rows)
+        tests = [r.test.class_accuracy for r in self.complete if r.test is not None]
+        members = {name: (name,) for name in sorted(published, key=published.__getitem__)}
+        return tuple(
+            ClassComparison(
+                label,
+                statistics.fmean(published[name] for name in names),
+                statistics.fmean(test[name] for test in tests for name in names) if tests else None,
+                group=len(names) > 1,
+            )
+            for label, names in (members | {"animals": ANIMALS, "vehicles": VEHICLES}).items()
+        )
 
     @property
-    def overlay(self) -> Overlay:
-        return Overlay(accuracies=self._lines("accuracy"), losses=self._lines("loss"))
-
-    def _lines(self, what: str) -> tuple[Line, ...]:
-        lines = [
-            Line(word, "ours", series, r.seed)
-            for split, word in _SPLITS.items()
-            for r in self.faithful
-            if (series := our_series(r).get(f"{split}_{what}")) is not None and not _is_end(r, split)
-        ]
-        if not lines:
-            return ()
-        end = max(epoch for line in lines for epoch in line.series.epochs)
-        if what == "accuracy":
-            for r in self.faithful:
-                if r.test is not None and r.watched != "test":
-                    lines.append(Line("test", "end", Series((r.epochs_run,), (r.test.accuracy,)), r.seed))
-            if "test_accuracy" not in self.curves.series:
-                level = self.published.accuracy
-                lines.append(Line("test", "level", Series((0.0, end), (level, level))))
-        for split, word in _SPLITS.items():
-            if (published := self.curves.series.get(f"{split}_{what}")) is not None:
-                lines.append(Line(word, "published", published))
-        return tuple(lines)
+    def sources(self) -> tuple[str, ...]:
+        """The runs that are compared (if there are none, all) and the published figure, as sources of a text."""
+        return (*(f"run/{r.run_id}" for r in self.compared or self.runs), f"source/{self.name}")
 
 
-def side_by_side(
-    published: Published, results: Sequence[Result], recipes: Mapping[str, Mapping[str, Any]]
-) -> tuple[System, ...]:
-    """Every published system with its runs, and the shipped recipe that they should have.
+def load_systems(published: Published, results: Sequence[Result]) -> tuple[System, ...]:
+    """Every published system with its runs, its published curves, and its shipped recipe.
 
     Raises:
-        PublishedError: a system has no published accuracy, or its published curves break a rule.
+        InvalidFileError: a system has no published accuracy, or its published curves break a rule.
     """
     figures = {a.key: a for a in published.group("system")}
     if missing := [name for name in SYSTEMS if name not in figures]:
-        raise PublishedError(f"an accuracy {missing[0]!r} of group system must be there, but is missing")
+        raise InvalidFileError(f"an accuracy {missing[0]!r} of group system must be there, but is missing")
+    recipes = load_recipes()
     return tuple(
         System(
             name=name,
@@ -217,89 +171,72 @@ def side_by_side(
     )
 
 
-def newest(systems: Sequence[System]) -> datetime.date | None:
-    """The day of the newest run."""
-    return max((r.date for s in systems for r in s.runs), default=None)
-
-
 def our_series(result: Result) -> Mapping[str, Series]:
-    """A run's curves at whole epochs, in the quantities of `PublishedCurves.series`.
+    """The curves of a run at whole epochs, in the quantities of `PublishedCurves.series`.
 
-    Losses of points between epochs are joined to the mean over the epoch; that of five_conv stays the one of the
-    first batches, as it was published. A run that was not watched on the test images has one point of test accuracy,
-    at its end, unless it kept other weights than the last.
+    Training losses are means over the epoch; that of five_conv is over its first batches, as it was published. A run
+    that was not evaluated on the test images by epoch has one point of test accuracy, at its end, unless the tested
+    weights are not the last ones.
     """
     ends = _ends(result)
     losses = _first_batches(result) if result.name == "five_conv" else _epoch_means(result, ends, "train_loss")
-    split = {"validation": "val", "test": "test"}[result.watched]
+    split = "val" if result.watched == "validation" else "test"
     series = {
         "train_loss": losses,
         "train_accuracy": _epoch_means(result, ends, "train_accuracy"),
-        f"{split}_loss": _at_ends(result, ends, "watched_loss"),
-        f"{split}_accuracy": _at_ends(result, ends, "watched_accuracy"),
+        f"{split}_loss": _values_at(result, ends, "watched_loss"),
+        f"{split}_accuracy": _values_at(result, ends, "watched_accuracy"),
     }
     last = round(result.epochs_run)
-    if split == "val" and result.test is not None and result.kept == "last" and _near(result.epochs_run, last):
+    if split == "val" and result.test is not None and result.kept == "last" and _is_end(result.epochs_run, last):
         series["test_accuracy"] = Series((float(last),), (result.test.accuracy,))
     return {quantity: s for quantity, s in series.items() if s.epochs}
 
 
 def best_epoch(result: Result) -> tuple[float, float] | None:
-    """(epoch, share) of the highest test accuracy, the first of equals; None where no curve of it was kept."""
-    tested = our_series(result).get("test_accuracy")
-    if tested is None or result.watched != "test":
-        return None
-    best = max(tested.values)
-    return tested.epochs[tested.values.index(best)], best
+    """(epoch, share) of the highest test accuracy; None if the run was not evaluated on the test images by epoch."""
+    tested = our_series(result).get("test_accuracy") if result.watched == "test" else None
+    return None if tested is None else tested.highest
 
 
-def _is_end(result: Result, split: str) -> bool:
-    return split == "test" and result.watched != "test"
-
-
-def _near(epoch: float, whole: int) -> bool:
-    return whole > 0 and abs(epoch - whole) < _NEXT_TO
+def _is_end(epoch: float, whole: int) -> bool:
+    return whole > 0 and abs(epoch - whole) < _AROUND
 
 
 def _ends(result: Result) -> dict[int, int]:
-    """The index of the point at the end of each whole epoch."""
-    ends: dict[int, int] = {}
+    """The index of the point at the end of each whole epoch: the nearest one."""
+    near: dict[int, list[int]] = {}
     for index, point in enumerate(result.curve):
         whole = round(point.epoch)
-        known = ends.get(whole)
-        if _near(point.epoch, whole) and (
-            known is None or abs(point.epoch - whole) < abs(result.curve[known].epoch - whole)
-        ):
-            ends[whole] = index
-    return ends
+        if _is_end(point.epoch, whole):
+            near.setdefault(whole, []).append(index)
+    return {n: min(found, key=lambda index: abs(result.curve[index].epoch - n)) for n, found in near.items()}
 
 
-def _at_ends(result: Result, ends: Mapping[int, int], attribute: str) -> Series:
+def _values_at(result: Result, ends: Mapping[int, int], attribute: str) -> Series:
     known = {n: v for n, index in ends.items() if (v := getattr(result.curve[index], attribute)) is not None}
     return Series(tuple(map(float, known)), tuple(known.values()))
 
 
 def _epoch_means(result: Result, ends: Mapping[int, int], attribute: str) -> Series:
-    """Means over whole epochs of what the points hold since the point before, weighted by the steps between."""
-    steps = [0, *(point.step for point in result.curve)]
-    weights = [after - before for before, after in pairwise(steps)]
+    """Means over whole epochs of the points, weighted by the steps since the previous point."""
+    weights = [after - before for before, after in pairwise([0, *(point.step for point in result.curve)])]
     values = [getattr(point, attribute) for point in result.curve]
-    starts = {0: -1, **ends}
     means = {}
-    for whole, index in ends.items():
-        if whole - 1 in starts:
-            part = slice(starts[whole - 1] + 1, index + 1)
+    for (before, start), (whole, end) in pairwise([(0, -1), *ends.items()]):
+        if whole == before + 1:
+            part = slice(start + 1, end + 1)
             means[float(whole)] = statistics.fmean(values[part], weights[part])
     return Series(tuple(means), tuple(means.values()))
 
 
 def _first_batches(result: Result) -> Series:
-    """The loss of five_conv over the first batches of each epoch: at points that follow right after a whole epoch."""
+    """The loss of five_conv over the first batches of each epoch, from the points right after a whole epoch."""
     found = {}
     begun = 0.0
     for point in result.curve:
         whole = round(begun)
-        if abs(begun - whole) < _NEXT_TO and abs(point.epoch - whole - FIRST_BATCHES) < _NEXT_TO / 2:
+        if abs(begun - whole) < _AROUND and abs(point.epoch - whole - FIRST_BATCHES) < _AROUND / 2:
             found[whole + FIRST_BATCHES] = point.train_loss
         begun = point.epoch
     return Series(tuple(found), tuple(found.values()))
@@ -313,4 +250,6 @@ def _mean(known: Sequence[tuple[Result, float]]) -> Estimate | None:
 
 
 def _gap(ours: Estimate | None, published: float) -> Gap | None:
-    return None if ours is None else Gap(ours.mean - published, difference(ours, published))
+    if ours is None:
+        return None
+    return Gap(ours.mean - published, difference_interval(ours, published_estimate(published)))

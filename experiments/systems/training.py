@@ -12,7 +12,8 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -110,6 +111,7 @@ class _Run:
 
     def __init__(self, name: str, recipe: Recipe, context: Context) -> None:
         self.name, self.recipe, self.context = name, recipe, context
+        self.title = f"{name} seed {recipe.seed}"
         self.key = f"{quote(name, safe='')}-seed{recipe.seed}-{_digest(recipe)}"
         self.path = context.results / f"{name}-seed{recipe.seed}.json"
         self.checkpoints = Checkpoints(context.store.checkpoints(SYSTEMS_EXPERIMENT, self.key))
@@ -123,10 +125,6 @@ class _Run:
         self.learning_rate_found: float | None = None
         self.wall_seconds = 0.0
         self.validation_seconds = 0.0
-
-    @property
-    def title(self) -> str:
-        return f"{self.name} seed {self.recipe.seed}"
 
     @property
     def step(self) -> int:
@@ -153,17 +151,14 @@ class _Run:
         """Load the result file of an earlier call; return false if there is none of this run."""
         if not self.path.exists():
             return False
-        try:
+        with suppress(UserError):
             stored = read_result(self.path)
-            is_ours = Recipe.from_dict(stored.recipe) == self.recipe
-        except UserError:
-            is_ours = False
-        if not is_ours:
-            self.say(f"{self.path} does not hold this run, and will be replaced")
-            return False
-        self.curve, self.tested = list(stored.curve), stored.test
-        self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
-        return True
+            if Recipe.from_dict(stored.recipe) == self.recipe:
+                self.curve, self.tested = list(stored.curve), stored.test
+                self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
+                return True
+        self.say(f"{self.path} does not hold this run, and will be replaced")
+        return False
 
     def begin(self) -> None:
         """Begin the run in MLflow.
@@ -205,13 +200,14 @@ class _Run:
             validation = progress.validation
             if not math.isfinite(progress.train_loss) or not (validation is None or math.isfinite(validation.loss)):
                 raise Diverged(f"a loss must stay finite, but that of {self.title} did not, up to step {progress.step}")
-            tracker.point(self.key, RunPoint.of(progress), met="test" if self.watched == "test" else "val")
-            self.curve.append(Point.of(progress))
+            point = RunPoint.of(progress)
+            tracker.point(self.key, point, met="test" if self.watched == "test" else "val")
+            self.curve.append(Point(**asdict(point)))
             self.wall_seconds = before + time.perf_counter() - started
             self.validation_seconds = progress.validation_seconds
             self.tested = None
             if validation is not None and self.watched == "test":
-                self._record_evaluation()
+                self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
             # The file is written first, so that every checkpoint has its points in the file.
             write_result(self.path, self.result())
             if is_new:
@@ -230,7 +226,7 @@ class _Run:
         save_state(state, self.context.store.weights(SYSTEMS_EXPERIMENT, self.key))
         if state.best:  # also after a part of the schedule
             state.model.load_state_dict(state.best)
-        self._record_evaluation()
+        self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
         predictions = predict(state.model, self.context.test, hardware, recipe.normalisation)
         files = artifacts.of_training(recipe, state.model, self.data.train)
         validation = None
@@ -287,9 +283,8 @@ class _Run:
 
     def _resume(self) -> TrainState | None:
         """Load the newest checkpoint, and cut the curve to its step; None if either is missing."""
-        recipe = self.recipe
-        if self.learning_rate_found is not None:
-            recipe = replace(recipe, learning_rate=self.learning_rate_found)
+        found = self.learning_rate_found
+        recipe = self.recipe if found is None else replace(self.recipe, learning_rate=found)
         state = self.checkpoints.load(recipe, self.data, self.context.hardware, self.context.console.say)
         if state is None:
             return None
@@ -300,9 +295,6 @@ class _Run:
         self.validation_seconds = state.validation_seconds
         self.say(f"resumes after epoch {self.epochs}")
         return state
-
-    def _record_evaluation(self) -> None:
-        self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
 
     def _report(self, progress: Progress, validation: Predictions) -> None:
         each = (progress.train_seconds + progress.validation_seconds) / progress.epoch
@@ -325,12 +317,11 @@ def _split(recipe: Recipe, context: Context) -> Splits:
 
 
 def _schedule(recipe: Recipe, images: int) -> EvalSchedule:
-    whole = int(recipe.epochs)
-    ends = [epoch / recipe.epochs for epoch in range(1, whole + 1)]
-    if whole < recipe.epochs:
-        ends.append(1.0)
-    losses = sorted({min(1.0, (epoch + part) / recipe.epochs) for epoch in range(len(ends)) for part in _LOSSES})
-    return EvalSchedule(tuple(losses), tuple(ends), (images,) * len(ends))
+    """Validate on all `images` after each epoch; the last one may be cut short."""
+    passes = range(math.ceil(recipe.epochs))
+    ends = tuple(min(1.0, (epoch + 1) / recipe.epochs) for epoch in passes)
+    losses = sorted({min(1.0, (epoch + part) / recipe.epochs) for epoch in passes for part in _LOSSES})
+    return EvalSchedule(tuple(losses), ends, (images,) * len(ends))
 
 
 def _digest(recipe: Recipe) -> str:

@@ -4,52 +4,25 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from experiments.comparison.page import write_runs
-from experiments.pages.page import ReportPaths
-from experiments.report import write_report
-from experiments.systems.page import write_systems
-
-if TYPE_CHECKING:
-    from tests.experiments.conftest import Fake
+from tests.experiments.conftest import Pages
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the path: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the path: apt-get install chromium"),
+]
 
 PHONE, DESK, PAPER = 390, 1280, 673  # pixels; A4 less the margins of the style sheet
 SMALLEST = 11  # pixels of a letter's height
 CONTRAST, MARK_CONTRAST = 4.5, 3.0  # WCAG 2.2, 1.4.3 of text, and 1.4.11 of marks, whose colours some labels have
-
-
-def _report(study: str) -> Callable[[Fake, Path], ReportPaths]:
-    return lambda store, out: write_report(study, store=store.folder, results=out / "none", out=out)
-
-
-def _systems(store: Fake, out: Path) -> ReportPaths:
-    return write_systems(out=out)
-
-
-def _runs(baseline: str | None, *names: str) -> Callable[[Fake, Path], ReportPaths]:
-    return lambda store, out: write_runs(names, baseline, store=store.place, out=out)[1]
-
-
-# A page that is new in the project comes in here.
-PAGES: Mapping[str, Callable[[Fake, Path], ReportPaths]] = MappingProxyType(
-    {
-        "report": _report("demo"),
-        "report of half a study": _report("interrupted"),
-        "systems": _systems,
-        "runs": _runs("demo", "unconfirmed", "demo/trial-0", "demo/trial-1", "five_conv-seed0"),
-    }
-)
 
 
 @dataclass(slots=True)
@@ -157,28 +130,23 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture(scope="module", params=PAGES)
-def visit(
-    request: pytest.FixtureRequest, browser: Browser, store: Fake, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Visit]:
-    paths = PAGES[request.param](store, tmp_path_factory.mktemp("page"))
-    found = Visit.to(browser, paths.html)
+@pytest.fixture(scope="module", params=["demo", "interrupted", "systems", "all kinds of runs"])
+def visit(request: pytest.FixtureRequest, browser: Browser, pages: Pages) -> Iterator[Visit]:
+    page = pages(request.param)
+    found = Visit.to(browser, page.folder / f"{page.name}.html")
     yield found
     found.page.close()
 
 
-def test_nothing_is_complained_of_and_nothing_loaded_from_elsewhere(visit: Visit) -> None:
-    assert visit.complaints == []
-    assert visit.requests
-    assert visit.from_elsewhere == []
-
-
-def test_every_figure_is_drawn(visit: Visit) -> None:
+def test_the_page_is_drawn_without_complaint_and_loads_nothing_from_elsewhere(visit: Visit) -> None:
     visit.show(DESK)
     assert visit.ask("() => document.querySelectorAll('.plot').length") > 0
     assert visit.ask(_EMPTY_FIGURES) == []
-    pictures = "() => [...document.images].filter((image) => !image.naturalWidth).length"
-    assert visit.ask(pictures) == 0
+    assert visit.ask("() => [...document.images].filter((image) => !image.naturalWidth).length") == 0
+    assert visit.ask(_SCROLLED) == []
+    assert visit.complaints == []
+    assert visit.requests
+    assert visit.from_elsewhere == []
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
@@ -189,11 +157,6 @@ def test_the_page_fits_the_screen_and_is_large_enough_to_read(visit: Visit, widt
     texts = visit.ask(_TEXTS)
     assert len(texts) > 50
     assert [text for text in texts if text["size"] < SMALLEST - 0.01] == []
-
-
-def test_no_table_needs_scrolling_on_a_desk(visit: Visit) -> None:
-    visit.show(DESK)
-    assert visit.ask(_SCROLLED) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,9 @@ from cifar_core.recipe import Recipe
 from experiments import lr_find
 from experiments.systems import range_test
 from sweeps.store import Store
+from tests.experiments.conftest import Refused
+from tests.experiments.fake_store import Fake
+from tests.experiments.support import known
 
 RECIPE = Recipe(model="three_conv", width=0.25, batch_size=16, learning_rate="range-test")
 
@@ -33,24 +34,22 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path, blank: Path) -> Store:
-    store = Store.locate(tmp_path / "store")
-    store.root.mkdir()
-    shutil.copyfile(blank, store.root / "mlflow.db")
     (tmp_path / "mine.toml").write_text(RECIPE.to_toml())
-    return store
+    return Fake(tmp_path / "store", blank).place
+
+
+def command(store: Store, *arguments: str) -> list[str]:
+    return [str(store.root.with_name("mine.toml")), "--store", str(store.root), "--device", "cpu", *arguments]
 
 
 def call(store: Store, *arguments: str) -> int:
-    recipe = store.root.with_name("mine.toml")
-    return lr_find.main([str(recipe), "--store", str(store.root), "--device", "cpu", *arguments])
+    return lr_find.main(command(store, *arguments))
 
 
 def runs(store: Store) -> dict[str, Run]:
     """The runs in MLflow by their stage."""
     client = MlflowClient(store.tracking_uri)
-    experiment = client.get_experiment_by_name("range-tests")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])
+    found = client.search_runs([known(client.get_experiment_by_name("range-tests")).experiment_id])
     return {run.data.tags["stage"]: run for run in found}
 
 
@@ -140,17 +139,8 @@ def test_ctrl_c(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         ("five_conv --steps x", "argument --steps: must be a whole number of at least 22, but got 'x'"),
     ],
 )
-def test_wrong_arguments_get_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
-) -> None:
-    try:
-        code: object = lr_find.main([*arguments.split(), "--store", str(tmp_path / "store")])
-    except SystemExit as ended:
-        code = ended.code
-    said = capsys.readouterr()
-    assert (code, said.out) == (2, "")
-    [line] = said.err.splitlines()
-    assert line.removesuffix(" (--help lists the options)") == f"lr_find.py: error: {message}"
+def test_wrong_arguments_get_one_line(tmp_path: Path, refused: Refused, arguments: str, message: str) -> None:
+    assert refused(lr_find.main, *arguments.split(), "--store", str(tmp_path / "store")) == message
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
@@ -161,12 +151,10 @@ def test_as_few_steps_as_it_takes(store: Store) -> None:
 
 @pytest.mark.parametrize("out", ["file/curve.html", "folder.html"])
 def test_a_figure_that_cannot_be_written_is_refused_before_the_test(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, out: str
 ) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.html").mkdir()
     monkeypatch.setattr(range_test, "range_test", raising(AssertionError("the test must not begin")))
-    assert call(store, "--out", str(tmp_path / out)) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert re.fullmatch(r"lr_find\.py: error: --out must be a file that can be written, but: [^\n]*\n", said.err)
+    message = refused(lr_find.main, *command(store, "--out", str(tmp_path / out)))
+    assert message.startswith("--out must be a file that can be written, but: ")

@@ -20,6 +20,8 @@ from cifar_core.training import TrainState, predict
 from experiments import predict as command
 from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.experiments.conftest import Refused
+from tests.experiments.fake_store import Fake
 
 CPU = Hardware.detect("cpu")
 RECIPE = Recipe(model="three_conv", width=0.25, normalisation="half")
@@ -31,32 +33,36 @@ class Place:
     ids: dict[str, str]  # of runs by key
     images: list[Path]
 
-    def main(self, *arguments: str) -> int:
-        return command.main(["--store", str(self.store.root), "--device", "cpu", *arguments])
+    def arguments(self, run: str, *others: str) -> list[str]:
+        """Arguments that predict the first picture."""
+        return [run, str(self.images[0]), *others, "--store", str(self.store.root), "--device", "cpu"]
 
-    def refused(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-        assert self.main(*arguments) == 2
+    def printed(self, capsys: pytest.CaptureFixture[str], run: str, *others: str) -> list[str]:
+        """Lines of a call that succeeds."""
+        assert command.main(self.arguments(run, *others)) == 0
         said = capsys.readouterr()
-        assert said.out == ""
-        [line] = said.err.splitlines()
-        return line.removeprefix("predict.py: error: ")
+        assert said.err == ""
+        return said.out.splitlines()
+
+    def copy(self, folder: Path) -> Place:
+        shutil.copytree(self.store.root, folder / "store")
+        return replace(self, store=Store.locate(folder / "store"))
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
     """Store with a study whose confirmed run has weights, and a reproduction with best weights."""
     root = tmp_path_factory.mktemp("predict")
-    store = Store.locate(root / "store")
-    store.root.mkdir()
-    shutil.copyfile(blank, store.root / "mlflow.db")
+    store = Fake(root / "store", blank).place
     data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
     ids = {}
     for study, keys in (("a study", ("trial-0", "trial-1", "confirm-1-0")), ("systems", ("three_conv-seed0",))):
         tracker = MlflowTracker(store, study)
         tracker.open_study(RunLabel(key="study", name=study, tags={}, params={}))
         for key in keys:
-            name = {"trial-0": "twins", "trial-1": "twins"}.get(key, f"{key} three_conv")
-            tracker.begin(RunLabel(key=key, name=name, tags={}, params={}, files=_files(key)))
+            name = "twins" if key.startswith("trial") else f"{key} three_conv"
+            files = {} if key == "trial-1" else {"recipe.toml": RECIPE.to_toml().encode()}
+            tracker.begin(RunLabel(key=key, name=name, tags={}, params={}, files=files))
             tracker.end(key, "complete")
             ids[key] = tracker.run_id(key)
     for key, study in (("confirm-1-0", "a study"), ("three_conv-seed0", "systems")):
@@ -70,129 +76,114 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
     return Place(store, ids, images)
 
 
-def _files(key: str) -> dict[str, bytes]:
-    return {} if key == "trial-1" else {"recipe.toml": RECIPE.to_toml().encode()}
+def expected(place: Place, recipe: Recipe) -> list[list[tuple[str, str]]]:
+    """Predict with the initial weights of `recipe`: (class, percentage), the likeliest first."""
+    images = torch.stack([read_image(path) for path in place.images])
+    data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
+    model = TrainState.create(recipe, data, CPU).model
+    found = predict(model, Split(images, torch.zeros(2, dtype=torch.long)), CPU, "half").probabilities
+    order = found.argsort(1, descending=True)
+    return [
+        [(CLASSES[index], f"{100 * row[index]:.1f} %") for index in indices.tolist()]
+        for row, indices in zip(found, order, strict=True)
+    ]
 
 
-class TestOutput:
-    def expected(self, place: Place, recipe: Recipe) -> list[list[tuple[str, str]]]:
-        """Predict with the initial weights of `recipe`: (class, percentage), the likeliest first."""
-        images = torch.stack([read_image(path) for path in place.images])
-        data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
-        model = TrainState.create(recipe, data, CPU).model
-        found = predict(model, Split(images, torch.zeros(2, dtype=torch.long)), CPU, "half").probabilities
-        order = found.argsort(1, descending=True)
-        return [
-            [(CLASSES[index], f"{100 * row[index]:.1f} %") for index in indices.tolist()]
-            for row, indices in zip(found, order, strict=True)
-        ]
-
-    def test_a_line_for_each_picture_and_a_warning(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        assert place.main(place.ids["confirm-1-0"], *map(str, place.images)) == 0
-        said = capsys.readouterr()
-        assert said.err == ""
-        head, *lines, last = said.out.splitlines()
-        assert head.split() == ["picture", "class", "probability", "next"]
-        for path, line, likely in zip(place.images, lines, self.expected(place, RECIPE), strict=True):
-            (name, share), (second, second_share), (third, third_share) = likely[:3]
-            assert line.startswith(f"{path}  ")
-            assert line.removeprefix(str(path)).split() == (
-                f"{name} {share} {second} {second_share}, {third} {third_share}".split()
-            )
-        assert last == (
-            "It knows only these classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, "
-            "truck. A picture of anything else gets one of them too."
-        )
-
-    def test_beginnings_are_found_in_every_experiment(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        for key in ("confirm-1-0", "three_conv-seed0"):
-            assert place.main(place.ids[key][:12], str(place.images[0])) == 0
-            assert str(place.images[0]) in capsys.readouterr().out
-
-    def test_columns_are_aligned(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        long = place.images[0].with_name("x" * 150 + ".png")
-        shutil.copyfile(place.images[0], long)
-        assert place.main("confirm-1-0 three_conv", str(place.images[0]), str(long)) == 0
-        head, first, second, _ = capsys.readouterr().out.splitlines()
-        assert second.startswith(f"{long}  ")
-        assert first[head.index("class") :] == second[head.index("class") :]
-
-    def test_the_best_weights_are_used_if_kept(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        assert place.main("three_conv-seed0 three_conv", str(place.images[0])) == 0
-        [first, _] = self.expected(place, replace(RECIPE, seed=1))
-        assert first[0][1] in capsys.readouterr().out.splitlines()[1]
-        best = load_weights(RECIPE, place.store.weights("systems", "three_conv-seed0")).state_dict()
-        last = load_weights(RECIPE, place.store.weights("a study", "confirm-1-0")).state_dict()
-        assert not all(torch.equal(best[name], last[name]) for name in best)
-
-    @pytest.mark.parametrize(("top", "commas"), [(1, 0), (2, 0), (10, 8)])
-    def test_as_many_classes_as_asked_for(
-        self, place: Place, capsys: pytest.CaptureFixture[str], top: int, commas: int
-    ) -> None:
-        assert place.main("confirm-1-0 three_conv", str(place.images[0]), "--top", str(top)) == 0
-        head, line, _ = capsys.readouterr().out.splitlines()
-        assert ("next" in head) == (top > 1)
-        assert line.count(",") == commas
-        assert sum(name in line for name in CLASSES) >= top
+def test_a_line_for_each_picture_and_a_warning(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *lines, last = place.printed(capsys, place.ids["confirm-1-0"], str(place.images[1]))
+    assert head.split() == ["picture", "class", "probability", "next"]
+    for path, line, likely in zip(place.images, lines, expected(place, RECIPE), strict=True):
+        (name, share), (second, second_share), (third, third_share) = likely[:3]
+        assert line.startswith(f"{path}  ")
+        words = f"{name} {share} {second} {second_share}, {third} {third_share}".split()
+        assert line.removeprefix(str(path)).split() == words
+    assert last == (
+        "It knows only these classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, "
+        "truck. A picture of anything else gets one of them too."
+    )
 
 
-class TestRefusals:
-    def test_several_runs_of_a_name(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        said = place.refused(capsys, "twins", str(place.images[0]))
-        assert said.startswith("RUN must be one run, but 'twins' may be ")
-        assert all(f"{place.ids[key]} (twins in a study)" in said for key in ("trial-0", "trial-1"))
+@pytest.mark.parametrize("key", ["confirm-1-0", "three_conv-seed0"])
+def test_beginnings_are_found_in_every_experiment(place: Place, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    assert str(place.images[0]) in place.printed(capsys, place.ids[key][:12])[1]
 
-    def test_an_unknown_run_names_those_that_would_do(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        said = place.refused(capsys, "nope", str(place.images[0]))
-        assert said == (
-            "RUN must be a run's id, at least 4 of its first letters, or its name, but no run is 'nope'; weights were "
-            f"kept by three_conv-seed0 three_conv ({place.ids['three_conv-seed0'][:8]}), "
-            f"confirm-1-0 three_conv ({place.ids['confirm-1-0'][:8]})"
-        )
 
-    @pytest.mark.parametrize("wanted", ["trial-0", "a study"])
-    def test_a_run_without_weights(self, place: Place, capsys: pytest.CaptureFixture[str], wanted: str) -> None:
-        said = place.refused(capsys, place.ids.get(wanted, wanted), str(place.images[0]))
-        name = {"trial-0": "twins"}.get(wanted, wanted)
-        assert re.fullmatch(
-            rf"run '{name}' \([0-9a-f]{{32}}\) kept no weights: weights were kept by three_conv-seed0 .*", said
-        )
+def test_columns_are_aligned(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    long = place.images[0].with_name("x" * 150 + ".png")
+    shutil.copyfile(place.images[0], long)
+    head, first, second, _ = place.printed(capsys, "confirm-1-0 three_conv", str(long))
+    assert second.startswith(f"{long}  ")
+    assert first[head.index("class") :] == second[head.index("class") :]
 
-    def test_pictures_are_read_first(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        bad = place.images[0].with_name("bad.png")
-        bad.write_text("hello")
-        said = place.refused(capsys, "confirm-1-0 three_conv", str(place.images[0]), str(bad))
-        assert said == f"{bad}: this must be a readable picture, but got: no known image format"
 
-    def test_damaged_weights(self, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        shutil.copytree(place.store.root, tmp_path / "store")
-        copy = replace(place, store=Store.locate(tmp_path / "store"))
-        path = copy.store.weights("a study", "confirm-1-0")
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
-        said = copy.refused(capsys, "confirm-1-0 three_conv", str(place.images[0]))
-        assert re.fullmatch(rf"{path}: SHA-256 must be [0-9a-f]{{64}}, but got [0-9a-f]{{64}}", said)
+def test_the_best_weights_are_used_if_kept(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    [first, _] = expected(place, replace(RECIPE, seed=1))
+    assert first[0][1] in place.printed(capsys, "three_conv-seed0 three_conv")[1]
+    best = load_weights(RECIPE, place.store.weights("systems", "three_conv-seed0")).state_dict()
+    last = load_weights(RECIPE, place.store.weights("a study", "confirm-1-0")).state_dict()
+    assert not all(torch.equal(best[name], last[name]) for name in best)
 
-    def test_a_lost_recipe(self, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        shutil.copytree(place.store.root, tmp_path / "store")
-        copy = replace(place, store=Store.locate(tmp_path / "store"))
-        weights = copy.store.weights("a study", "confirm-1-0")
-        for path in (weights, weights.with_name(f"{weights.name}.sha256")):
-            shutil.copyfile(path, path.with_name(path.name.replace("confirm-1-0", "trial-1")))
-        said = copy.refused(capsys, place.ids["trial-1"], str(place.images[0]))
-        assert said == f"a run must have the artifact recipe.toml, but {place.ids['trial-1']} has none"
 
-    def test_no_store(self, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        copy = replace(place, store=Store.locate(tmp_path / "none"))
-        said = copy.refused(capsys, "a run", str(place.images[0]))
-        assert said == f"a store must hold mlflow.db, but there is no {tmp_path}/none/mlflow.db"
-        assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(("top", "commas"), [(1, 0), (2, 0), (10, 8)])
+def test_as_many_classes_as_asked_for(place: Place, capsys: pytest.CaptureFixture[str], top: int, commas: int) -> None:
+    head, line, _ = place.printed(capsys, "confirm-1-0 three_conv", "--top", str(top))
+    assert ("next" in head) == (top > 1)
+    assert line.count(",") == commas
+    assert sum(name in line for name in CLASSES) >= top
 
-    @pytest.mark.parametrize("top", ["0", "11", "x", "2.5"])
-    def test_too_many_classes(self, capsys: pytest.CaptureFixture[str], top: str) -> None:
-        with pytest.raises(SystemExit) as ended:
-            command.main(["run", "a.png", "--top", top])
-        assert ended.value.code == 2
-        assert capsys.readouterr().err == (
-            f"predict.py: error: argument --top: must be a whole number from 1 to 10, but got {top!r} "
-            "(--help lists the options)\n"
-        )
+
+def test_several_runs_of_a_name(place: Place, refused: Refused) -> None:
+    said = refused(command.main, *place.arguments("twins"))
+    assert said.startswith("RUN must be one run, but 'twins' may be ")
+    assert all(f"{place.ids[key]} (twins in a study)" in said for key in ("trial-0", "trial-1"))
+
+
+def test_an_unknown_run_names_those_that_would_do(place: Place, refused: Refused) -> None:
+    assert refused(command.main, *place.arguments("nope")) == (
+        "RUN must be a run's id, at least 4 of its first letters, or its name, but no run is 'nope'; weights were "
+        f"kept by three_conv-seed0 three_conv ({place.ids['three_conv-seed0'][:8]}), "
+        f"confirm-1-0 three_conv ({place.ids['confirm-1-0'][:8]})"
+    )
+
+
+@pytest.mark.parametrize(("wanted", "name"), [("trial-0", "twins"), ("a study", "a study")])
+def test_a_run_without_weights(place: Place, refused: Refused, wanted: str, name: str) -> None:
+    said = refused(command.main, *place.arguments(place.ids.get(wanted, wanted)))
+    rule = rf"run '{name}' \([0-9a-f]{{32}}\) kept no weights: weights were kept by three_conv-seed0 .*"
+    assert re.fullmatch(rule, said)
+
+
+def test_pictures_are_read_first(place: Place, refused: Refused) -> None:
+    bad = place.images[0].with_name("bad.png")
+    bad.write_text("hello")
+    said = refused(command.main, *place.arguments("confirm-1-0 three_conv", str(bad)))
+    assert said == f"{bad}: this must be a readable picture, but got: no known image format"
+
+
+def test_damaged_weights(place: Place, tmp_path: Path, refused: Refused) -> None:
+    copy = place.copy(tmp_path)
+    path = copy.store.weights("a study", "confirm-1-0")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    said = refused(command.main, *copy.arguments("confirm-1-0 three_conv"))
+    assert re.fullmatch(rf"{path}: SHA-256 must be [0-9a-f]{{64}}, but got [0-9a-f]{{64}}", said)
+
+
+def test_a_lost_recipe(place: Place, tmp_path: Path, refused: Refused) -> None:
+    copy = place.copy(tmp_path)
+    weights = copy.store.weights("a study", "confirm-1-0")
+    for path in (weights, weights.with_name(f"{weights.name}.sha256")):
+        shutil.copyfile(path, path.with_name(path.name.replace("confirm-1-0", "trial-1")))
+    said = refused(command.main, *copy.arguments(place.ids["trial-1"]))
+    assert said == f"a run must have the artifact recipe.toml, but {place.ids['trial-1']} has none"
+
+
+def test_no_store(place: Place, tmp_path: Path, refused: Refused) -> None:
+    said = refused(command.main, *replace(place, store=Store.locate(tmp_path / "none")).arguments("a run"))
+    assert said == f"a store must hold mlflow.db, but there is no {tmp_path}/none/mlflow.db"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("top", ["0", "11", "x", "2.5"])
+def test_too_many_classes(refused: Refused, top: str) -> None:
+    said = refused(command.main, "run", "a.png", "--top", top)
+    assert said == f"argument --top: must be a whole number from 1 to 10, but got {top!r}"

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 import optuna
 import pytest
 
-from experiments.reading.studies import Reader
+from experiments.reading.studies import StudyReader
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
@@ -136,6 +136,6 @@ def test_any_letters_in_the_path_of_a_store_and_in_the_name_of_a_study(tmp_path:
     [picture] = store.root.rglob("x.png")
     assert picture.read_bytes() == b"picture"
     assert picture.is_relative_to(store.root / "artifacts")
-    read = Reader(store)
+    read = StudyReader(store)
     assert read.studies() == [STUDY]
     assert read.artifact(run_id, "pictures/x.png") == b"picture"

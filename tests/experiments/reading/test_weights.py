@@ -18,13 +18,7 @@ RUNS = (
 
 @pytest.mark.parametrize(
     ("wanted", "run"),
-    [
-        ("abcd1111", "abcd1111"),
-        ("abcd2", "abcd2222"),
-        ("second", "abcd2222"),
-        ("ef01", "ef01"),
-        ("ef013", "ef013333"),
-    ],
+    [("abcd1111",) * 2, ("abcd2", "abcd2222"), ("second", "abcd2222"), ("ef01", "ef01"), ("ef013", "ef013333")],
 )
 def test_by_id_by_its_beginning_and_by_name(wanted: str, run: str) -> None:
     assert find_run(wanted, RUNS).run_id == run
@@ -50,6 +44,6 @@ def test_several() -> None:
 
 
 def test_many() -> None:
-    runs = [KnownRun(f"{number:08}", "same", "s", Path("none")) for number in range(8)]
-    with pytest.raises(RunNameError, match=r"may be 00000000 \(same in s\), (.*), 3 more$"):
+    runs = [KnownRun(f"{number:08}", "same", "s", Path("none")) for number in range(13)]
+    with pytest.raises(RunNameError, match=r"may be 00000000 \(same in s\), (.*), and 3 more$"):
         find_run("same", runs)

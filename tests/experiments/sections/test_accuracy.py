@@ -1,85 +1,89 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
 import pytest
 
-from experiments.reading.studies import Reader, Study
-from experiments.sections.accuracy import Confusion, calibration_of, classes_of, confusion_of, groups_of, selection_of
-from experiments.stats import wilson
-
-if TYPE_CHECKING:
-    from tests.experiments.conftest import Fake
-
-
-@pytest.fixture(scope="module")
-def study(store: Fake) -> Study:
-    return Reader(store.place).read("demo")
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Figure
+from experiments.reading.study import TestSetEvaluations as Evaluations
+from experiments.sections.accuracy import evaluations_sentence, section
+from tests.experiments.support import figures, said, with_study, with_test
 
 
-def test_the_worst_pair_is_off_the_diagonal() -> None:
-    shares = ((0.8, 0.2, 0.0), (0.3, 0.7, 0.0), (0.0, 0.0, 1.0))
-    assert Confusion(("a", "b", "c"), shares, ("r",), 30, "test").worst_pair() == ("b", "a", 0.3)
-    perfect = ((1.0, 0.0), (0.0, 1.0))
-    assert Confusion(("a", "b"), perfect, ("r",), 20, "test").worst_pair() is None
+def benchmarks(facts: Facts) -> Figure:
+    return figures(section(facts))["benchmarks"]
 
 
-def test_the_weakest_pair_counts_both_directions() -> None:
-    shares = ((0.8, 0.2, 0.0), (0.0, 0.9, 0.1), (0.0, 0.15, 0.85))
-    pair = Confusion(("a", "b", "c"), shares, ("r",), 30, "test").weakest_pair()
-    assert pair is not None
-    assert pair[:2] == ("b", "c")
-    assert pair[2] == pytest.approx(0.125)
-    perfect = ((1.0, 0.0), (0.0, 1.0))
-    assert Confusion(("a", "b"), perfect, ("r",), 20, "test").weakest_pair() is None
+@pytest.mark.parametrize(
+    ("mean", "half", "words"),
+    [
+        (0.71, 0.01, "clears the 70 % target; the whole 95 % interval"),
+        (0.70, 0.01, "meets the 70 % target, but its 95 % interval"),
+        (0.6999, 0.01, "misses the 70 % target, though its 95 % interval"),
+        (0.6, 0.01, "being over 50 %, it is a start"),
+        (0.5001, 0.01, "being over 50 %, it is a start"),
+        (0.50, 0.01, "is not over the 50 % that counts as a start"),
+        (0.45, 0.01, "is not over the 50 % that counts as a start"),
+        (0.4499, 0.01, "needs work on architecture, loss and optimiser"),
+        (0.90, 0.001, "5.48 points more accurate than the published five_conv network (84.52 %"),
+        (0.846, 0.001, "cannot be told from the published five_conv network"),
+        (0.80, 0.001, "4.52 points less accurate than the published five_conv network"),
+        (0.801, 0.001, "still at or above the bar"),
+        (0.79, 0.001, "on both sides of the bar"),
+        (0.739, 0.001, "below the bar"),
+        (0.98, 0.001, "A public network reaches more"),
+        (0.989, 0.001, ""),
+    ],
+)
+def test_test_accuracy_is_compared_with_bar_and_published_figures(
+    demo: Facts, mean: float, half: float, words: str
+) -> None:
+    text = said(section(with_test(demo, mean, half)), "performance")
+    assert words in text
+    assert ("A public network reaches more" in text) == (mean < 0.989)
 
 
-def test_a_class_of_one_run_has_the_wilson_interval_of_its_images(study: Study) -> None:
-    confusion, counts = confusion_of(study)
-    assert counts["cat"] == 1000
-    one = classes_of(study.champion.head(1), confusion, counts)
-    cat = next(row for row in one if row.name == "cat")
-    assert cat.test is not None
-    assert (cat.low, cat.high) == pytest.approx(wilson(cat.test, 1000))
-    both = next(row for row in classes_of(study.champion, confusion, counts) if row.name == "cat")
-    assert both.low is not None
-    assert cat.low is not None
-    assert both.low < cat.low  # other seeds are a doubt of their own
+def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(unconfirmed: Facts) -> None:
+    made = section(unconfirmed)
+    (sentence,) = made.recommendation["performance"]
+    assert "is not known yet" in sentence.text
+    assert "the figure flatters" in sentence.text
+    assert "cannot be said before a test" in said(made, "learning")
 
 
-def test_a_class_whose_images_are_not_known_has_no_interval(study: Study) -> None:
-    rows = classes_of(study.champion, None, {})
-    assert {(row.low, row.high, row.images) for row in rows} == {(None, None, None)}
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [(0.927, "agree within chance"), (0.90, "flattered the champion"), (0.95, "the splits differ in difficulty")],
+)
+def test_validation_is_judged_by_the_test(demo: Facts, test: float, words: str) -> None:
+    assert words in said(section(with_test(demo, test)), "learning")
 
 
-def test_groups_are_counted_over_their_images(study: Study) -> None:
-    found = groups_of(study)
-    confusion, _ = confusion_of(study)
-    assert confusion is not None
-    right = {name: confusion.shares[i][i] for i, name in enumerate(confusion.classes)}
-    assert found["vehicles"].mean == pytest.approx(
-        sum(right[n] for n in ("airplane", "automobile", "ship", "truck")) / 4
-    )
-    assert (found["animals"].images, found["vehicles"].images) == (6000, 4000)
+@pytest.mark.parametrize(
+    ("used", "words"),
+    [
+        (Evaluations(True, 2, 5, 0), "was used 2 times for this study, 5 in all studies"),
+        (Evaluations(True, 1, 1, 0), "1 time for this study"),
+        (Evaluations(True, 1, 1, 0), "2 runs carry a test accuracy, so the record is incomplete"),
+        (Evaluations(True, 2, 2, 1), "1 line of the record could not be read"),
+        (Evaluations(False), "2 runs used the test set, but this store has no record"),
+    ],
+)
+def test_evaluations_of_the_test_set_are_printed(demo: Facts, used: Evaluations, words: str) -> None:
+    assert words in evaluations_sentence(with_study(demo, test_set_evaluations=used)).text
 
 
-def test_calibration_is_of_all_answers_of_the_champion(study: Study) -> None:
-    found = calibration_of(study)
-    assert found is not None
-    assert sum(found.reliability.counts) == 20_000
-    assert found.images == 10_000
-    assert calibration_of(replace(study, exhibits=replace(study.exhibits, answers={}))) is None
+def test_benchmarks_are_ordered_on_an_axis_that_holds_ours_with_its_interval(demo: Facts) -> None:
+    assert benchmarks(with_test(demo, 0.386)).figure.layout.xaxis.range[0] == 30
+    assert benchmarks(demo).figure.layout.xaxis.range[0] == 40
+    traces = benchmarks(demo).figure.data
+    values = [trace.x[0] for trace in traces]
+    assert values == sorted(values)
+    assert [trace.x[0] for trace in traces if trace.error_x.array] == [pytest.approx(92.3)]
+    hollow = {trace.x[0] for trace in traces if trace.marker.symbol == "circle-open"}
+    assert hollow == {78.9, 98.5, 99.0}  # trained on more than CIFAR-10
 
 
-def test_the_best_trial_is_followed_to_its_new_runs(study: Study) -> None:
-    found = selection_of(study, 5000)
-    assert found is not None
-    assert (found.trial, found.searched, found.trials) == (3, 0.84, 2)
-    assert found.confirmed is not None
-    assert found.confirmed.mean == pytest.approx(0.927)
-    assert found.same_compute
-    alone = selection_of(replace(study, confirm=study.confirm.head(0)), 5000)
-    assert alone is not None
-    assert alone.confirmed is None
-    assert selection_of(replace(study, search=study.search.head(0)), 5000) is None
+def test_without_a_test_accuracy_the_benchmarks_stand_alone(demo: Facts, unconfirmed: Facts) -> None:
+    alone = benchmarks(unconfirmed)
+    assert len(alone.figure.data) == len(benchmarks(demo).figure.data) - 1
+    assert "no test accuracy" in alone.caption.text

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import json
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from experiments import reproduce
 from experiments.reading.results import load_results
 from experiments.systems import training as systems_training
 from sweeps.store import Store
+from tests.experiments.fake_store import Fake
+from tests.experiments.support import known
 
 # 64 images to train on and 16 for validation: 4 steps an epoch, and points of the loss after 3 of them.
 WATCHING_VALIDATION = Recipe(
@@ -42,6 +46,7 @@ WATCHING_VALIDATION = Recipe(
     keep_best=True,
 )
 WATCHING_TEST = replace(WATCHING_VALIDATION, val_fraction=0.0, keep_best=False, batch_size=20)
+RANGE_TEST = replace(WATCHING_VALIDATION, learning_rate="range-test")
 RECIPES = {"validation": WATCHING_VALIDATION, "test": WATCHING_TEST}
 IMAGES: Splits = synthetic_splits(torch.Generator().manual_seed(0), train=80, val=40)
 CPU = Hardware.detect("cpu")
@@ -52,6 +57,7 @@ class Place:
     """Folder with a recipe, a store and results; each `call` runs the command on them."""
 
     root: Path
+    said: list[str] = field(default_factory=list)  # lines that the last call printed
 
     @property
     def recipe(self) -> Path:
@@ -71,7 +77,26 @@ class Place:
 
     def call(self, *arguments: str) -> int:
         folders = ("--store", str(self.store.root), "--results", str(self.results))
-        return reproduce.main([str(self.recipe), *folders, "--device", "cpu", *arguments])
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            code = reproduce.main([str(self.recipe), *folders, "--device", "cpu", *arguments])
+        self.said = printed.getvalue().splitlines()
+        return code
+
+    def interrupt(
+        self, target: object, name: str, call: int, *arguments: str, number: signal.Signals = signal.SIGINT
+    ) -> int:
+        """Run the command, and send it a signal when `name` is called for the `call`th time."""
+        original: Callable[..., Any] = getattr(target, name)
+        calls = itertools.count(1)
+
+        def disturbed(*given: Any, **options: Any) -> Any:
+            if next(calls) == call:
+                os.kill(os.getpid(), number)
+            return original(*given, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(target, name, disturbed)
+            return self.call(*arguments)
 
     def written(self, seed: int = 0) -> Any:
         return json.loads((self.results / f"three_conv-seed{seed}.json").read_text())
@@ -82,8 +107,7 @@ class Place:
         return run
 
     def runs(self, stage: str) -> list[Run]:
-        experiment = self.client.get_experiment_by_name("systems")
-        assert experiment is not None
+        experiment = known(self.client.get_experiment_by_name("systems"))
         return list(self.client.search_runs([experiment.experiment_id], f"tags.stage = '{stage}'"))
 
     def steps(self, metric: str) -> list[int]:
@@ -124,8 +148,7 @@ def small_data() -> Iterator[None]:
 
 def prepare(root: Path, blank: Path, recipe: Recipe) -> Place:
     place = Place(root)
-    (root / "store").mkdir(parents=True)
-    shutil.copyfile(blank, root / "store" / "mlflow.db")
+    Fake(root / "store", blank)
     place.recipe.write_text(recipe.to_toml())
     return place
 
@@ -164,260 +187,194 @@ def check_same(place: Place, other: Place) -> None:
     assert parent.data.tags["state"] == "finished"
 
 
-def disturb(
-    patch: pytest.MonkeyPatch, target: object, name: str, call: int, number: signal.Signals = signal.SIGINT
+@pytest.mark.parametrize("watched", RECIPES)
+def test_result_file_and_output(undisturbed: dict[str, Place], watched: str) -> None:
+    place = undisturbed[watched]
+    [result] = load_results(place.results)
+    assert (result.name, result.seed, result.watched, result.complete) == ("three_conv", 0, watched, True)
+    assert result.recipe == RECIPES[watched].to_dict()
+    assert result.kept == ("best" if watched == "validation" else "last")
+    assert result.epochs_run == result.epochs_planned == 3
+    assert [point.step for point in result.curve] == [3, 4, 7, 8, 11, 12]
+    assert [point.watched_loss is None for point in result.curve] == [True, False] * 3
+    tested = known(result.test)
+    assert (tested.images, list(tested.class_accuracy)) == (40, sorted(CLASSES))
+    assert result.run_id == place.run().info.run_id
+    assert result.learning_rate_found is None
+    assert (result.hardware.device, result.hardware.threads) == ("cpu", torch.get_num_threads())
+    looks = {(look["study"], look["key"]) for look in place.looks()}
+    assert looks == {("systems", place.run().data.tags["key"])}
+    assert len(place.looks()) == (1 if watched == "validation" else 4)
+    first, *lines, last = place.said
+    assert first == "  runs     three_conv seed 0"
+    epochs = [line.partition(",")[0] for line in lines if ": epoch " in line]
+    assert epochs == [f"three_conv seed 0: epoch {epoch} of 3" for epoch in (1, 2, 3)]
+    path = place.results / "three_conv-seed0.json"
+    assert last == f"three_conv seed 0: {100 * tested.accuracy:.2f} % of the test set after epoch 3; {path}"
+
+
+def test_curves_in_mlflow_have_the_name_of_the_split(undisturbed: dict[str, Place]) -> None:
+    place = undisturbed["validation"]
+    run = place.run()
+    assert run.info.run_name == "three_conv seed 0"
+    tags = {"stage": "reproduction", "system": "three_conv", "state": "complete", "epochs_run": "3"}
+    assert run.data.tags.items() >= tags.items()
+    assert run.data.params["model"] == "three_conv"
+    assert int(run.data.params["parameters"]) > 0
+    assert place.steps("train/loss") == place.steps("lr") == [3, 4, 7, 8, 11, 12]
+    assert place.steps("val/loss") == place.steps("val/accuracy") == [4, 8, 12]
+    assert place.steps("test/accuracy") == [12]
+    metrics = run.data.metrics
+    assert {f"test_class/{name}" for name in CLASSES} <= set(metrics)
+    assert {"val_class/cat", "val_group/animals", "test_group/vehicles"} <= set(metrics)
+    assert metrics["cost/epochs"] == 3
+    assert metrics["cost/training_flops"] == place.written()["training_flops"] > 0
+
+    place = undisturbed["test"]
+    assert place.steps("test/loss") == place.steps("test/accuracy") == [4, 8, 12]
+    assert {"test_class/airplane", "test_group/animals"} <= set(place.run().data.metrics)
+    assert not [name for name in place.run().data.metrics if name.startswith("val")]
+
+
+def test_files_of_a_run(undisturbed: dict[str, Place]) -> None:
+    always = {"recipe.toml", "summary.txt", "pictures/augmented.png"}
+    shown = {"confusion.json", "weakness.md", "confusion.png", "mistakes.png", "predictions.png"}
+    tested = {f"test/{name}" for name in (*shown, "prediction.png", "prediction.json", "predictions.csv")}
+    validated = {f"pictures/{name}" if name.endswith(".png") else name for name in shown}
+    assert undisturbed["test"].files() == always | tested
+    assert undisturbed["validation"].files() == always | tested | validated
+    folder = Path(undisturbed["validation"].run().info.artifact_uri.removeprefix("file://"))
+    assert Recipe.from_toml((folder / "recipe.toml").read_text()) == WATCHING_VALIDATION
+    place = undisturbed["validation"]
+    assert [path.name for path in place.results.iterdir()] == ["three_conv-seed0.json"]
+    assert place.checkpoints() == []
+    assert place.weights().exists()
+
+
+def test_the_same_again_does_nothing(undisturbed: dict[str, Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems_training, "train", None)
+    for watched in RECIPES:
+        place = replace(undisturbed[watched])
+        path = place.results / "three_conv-seed0.json"
+        before, looks = path.read_bytes(), place.looks()
+        for arguments in ((), ("--epochs", "2"), ("--epochs", "100")):
+            assert place.call(*arguments) == 0
+            assert place.said[-1] == f"three_conv seed 0: nothing is left to do, {path} reaches to epoch 3"
+        assert (path.read_bytes(), place.looks()) == (before, looks)
+
+
+def test_seeds_are_runs_of_their_own(place: Place) -> None:
+    assert place.call("--seeds", "2", "--epochs", "1") == 0
+    first, second = place.written(0), place.written(1)
+    assert (first["seed"], second["seed"]) == (first["recipe"]["seed"], second["recipe"]["seed"]) == (0, 1)
+    assert first["run_id"] != second["run_id"]
+    assert first["curve"][0]["train_loss"] != second["curve"][0]["train_loss"]
+    assert len(load_results(place.results)) == 2
+
+
+@pytest.mark.parametrize("watched", RECIPES)
+def test_a_part_is_tested_and_resumes_to_the_same_end(
+    tmp_path: Path, blank: Path, undisturbed: dict[str, Place], watched: str
 ) -> None:
-    """Send this process a signal when `name` is called for the `call`th time."""
-    original: Callable[..., Any] = getattr(target, name)
-    calls = 0
+    place = prepare(tmp_path, blank, RECIPES[watched])
+    assert place.call("--epochs", "1") == 0
+    assert place.said[-1] == "three_conv seed 0: 1 of 3 epochs are done; without --epochs the same command resumes"
+    [result] = load_results(place.results)
+    assert (result.epochs_run, result.epochs_planned, result.complete) == (1, 3, False)
+    assert known(result.test).images == 40
+    assert [point.step for point in result.curve] == [3, 4]
+    assert place.run().data.tags["epochs_run"] == "1"
+    assert len(place.checkpoints()) == 2
 
-    def disturbed(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), number)
-        return original(*arguments, **options)
-
-    patch.setattr(target, name, disturbed)
-
-
-class TestWholeRun:
-    @pytest.mark.parametrize("watched", RECIPES)
-    def test_result_file(self, undisturbed: dict[str, Place], watched: str) -> None:
-        place = undisturbed[watched]
-        [result] = load_results(place.results)
-        assert (result.name, result.seed, result.watched, result.complete) == ("three_conv", 0, watched, True)
-        assert result.recipe == RECIPES[watched].to_dict()
-        assert result.kept == ("best" if watched == "validation" else "last")
-        assert result.epochs_run == result.epochs_planned == 3
-        assert [point.step for point in result.curve] == [3, 4, 7, 8, 11, 12]
-        assert [point.watched_loss is None for point in result.curve] == [True, False] * 3
-        assert result.test is not None
-        assert result.test.images == 40
-        assert list(result.test.class_accuracy) == sorted(CLASSES)
-        assert result.run_id == place.run().info.run_id
-        assert result.learning_rate_found is None
-        assert (result.hardware.device, result.hardware.threads) == ("cpu", torch.get_num_threads())
-
-    def test_curves_in_mlflow_have_the_name_of_the_split(self, undisturbed: dict[str, Place]) -> None:
-        place = undisturbed["validation"]
-        assert place.steps("train/loss") == place.steps("lr") == [3, 4, 7, 8, 11, 12]
-        assert place.steps("val/loss") == place.steps("val/accuracy") == [4, 8, 12]
-        assert place.steps("test/accuracy") == [12]
-        metrics = place.run().data.metrics
-        assert {f"test_class/{name}" for name in CLASSES} <= set(metrics)
-        assert {"val_class/cat", "val_group/animals", "test_group/vehicles"} <= set(metrics)
-        assert metrics["cost/epochs"] == 3
-        assert metrics["cost/training_flops"] == place.written()["training_flops"] > 0
-
-        place = undisturbed["test"]
-        assert place.steps("test/loss") == place.steps("test/accuracy") == [4, 8, 12]
-        assert {"test_class/airplane", "test_group/animals"} <= set(place.run().data.metrics)
-        assert not [name for name in place.run().data.metrics if name.startswith("val")]
-
-    def test_tags_and_params_of_a_run(self, undisturbed: dict[str, Place]) -> None:
-        run = undisturbed["validation"].run()
-        assert run.info.run_name == "three_conv seed 0"
-        tags = {"stage": "reproduction", "system": "three_conv", "state": "complete", "epochs_run": "3"}
-        assert run.data.tags.items() >= tags.items()
-        assert run.data.params["model"] == "three_conv"
-        assert int(run.data.params["parameters"]) > 0
-
-    def test_every_evaluation_on_the_test_set_is_recorded(self, undisturbed: dict[str, Place]) -> None:
-        for watched, count in (("validation", 1), ("test", 4)):
-            place = undisturbed[watched]
-            looks = place.looks()
-            assert len(looks) == count
-            assert {(look["study"], look["key"]) for look in looks} == {("systems", place.run().data.tags["key"])}
-
-    def test_files_of_a_run(self, undisturbed: dict[str, Place]) -> None:
-        always = {"recipe.toml", "summary.txt", "pictures/augmented.png"}
-        shown = {"confusion.json", "weakness.md", "confusion.png", "mistakes.png", "predictions.png"}
-        tested = {f"test/{name}" for name in (*shown, "prediction.png", "prediction.json", "predictions.csv")}
-        validated = {f"pictures/{name}" if name.endswith(".png") else name for name in shown}
-        assert undisturbed["test"].files() == always | tested
-        assert undisturbed["validation"].files() == always | tested | validated
-        folder = Path(undisturbed["validation"].run().info.artifact_uri.removeprefix("file://"))
-        assert Recipe.from_toml((folder / "recipe.toml").read_text()) == WATCHING_VALIDATION
-
-    def test_nothing_is_left_but_results_and_weights(self, undisturbed: dict[str, Place]) -> None:
-        place = undisturbed["validation"]
-        assert [path.name for path in place.results.iterdir()] == ["three_conv-seed0.json"]
-        assert place.checkpoints() == []
-        assert place.weights().exists()
-
-    def test_the_same_again_does_nothing(
-        self, undisturbed: dict[str, Place], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(systems_training, "train", None)
-        for place in undisturbed.values():
-            path = place.results / "three_conv-seed0.json"
-            before, looks = path.read_bytes(), place.looks()
-            for arguments in ((), ("--epochs", "2"), ("--epochs", "100")):
-                assert place.call(*arguments) == 0
-                said = capsys.readouterr().out.splitlines()
-                assert said[-1] == f"three_conv seed 0: nothing is left to do, {path} reaches to epoch 3"
-            assert (path.read_bytes(), place.looks()) == (before, looks)
-
-    def test_output(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        assert place.call() == 0
-        first, *lines, last = capsys.readouterr().out.splitlines()
-        assert first == "  runs     three_conv seed 0"
-        epochs = [line for line in lines if ": epoch " in line]
-        assert [line.split(",")[0] for line in epochs] == [
-            f"three_conv seed 0: epoch {epoch} of 3" for epoch in (1, 2, 3)
-        ]
-        accuracy = place.written()["test"]["accuracy"]
-        path = place.results / "three_conv-seed0.json"
-        assert last == f"three_conv seed 0: {100 * accuracy:.2f} % of the test set after epoch 3; {path}"
-
-    def test_seeds_are_runs_of_their_own(self, place: Place) -> None:
-        assert place.call("--seeds", "2", "--epochs", "1") == 0
-        first, second = place.written(0), place.written(1)
-        assert (first["seed"], second["seed"]) == (first["recipe"]["seed"], second["recipe"]["seed"]) == (0, 1)
-        assert first["run_id"] != second["run_id"]
-        assert first["curve"][0]["train_loss"] != second["curve"][0]["train_loss"]
-        assert len(load_results(place.results)) == 2
+    assert place.call("--epochs", "1") == 0
+    assert "nothing is left to do" in place.said[-1]
+    assert place.call("--epochs", "1.5") == 0
+    assert place.written()["epochs_run"] == 1.75
+    assert place.call() == 0
+    assert "three_conv seed 0: resumes after epoch 1.75" in place.said
+    check_same(place, undisturbed[watched])
 
 
-class TestPart:
-    @pytest.mark.parametrize("watched", RECIPES)
-    def test_a_part_is_tested_and_resumes_to_the_same_end(
-        self,
-        tmp_path: Path,
-        blank: Path,
-        undisturbed: dict[str, Place],
-        capsys: pytest.CaptureFixture[str],
-        watched: str,
-    ) -> None:
-        place = prepare(tmp_path, blank, RECIPES[watched])
-        assert place.call("--epochs", "1") == 0
-        said = capsys.readouterr().out.splitlines()
-        assert said[-1] == "three_conv seed 0: 1 of 3 epochs are done; without --epochs the same command resumes"
-        [result] = load_results(place.results)
-        assert (result.epochs_run, result.epochs_planned, result.complete) == (1, 3, False)
-        assert result.test is not None
-        assert [point.step for point in result.curve] == [3, 4]
-        assert place.run().data.tags["epochs_run"] == "1"
-        assert len(place.checkpoints()) == 2
-
-        assert place.call("--epochs", "1") == 0
-        assert "nothing is left to do" in capsys.readouterr().out
-        assert place.call("--epochs", "1.5") == 0
-        assert place.written()["epochs_run"] == 1.75
-        assert place.call() == 0
-        assert "three_conv seed 0: resumes after epoch 1.75" in capsys.readouterr().out.splitlines()
-        check_same(place, undisturbed[watched])
-
-    def test_epochs_that_are_no_whole_steps(self, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-        # 6.4 steps of 20 images: an epoch ends after the third, and training after the sixth.
-        place.recipe.write_text(replace(WATCHING_VALIDATION, batch_size=20, epochs=2.0).to_toml())
-        assert place.call("--epochs", "1") == 0
-        assert place.written()["epochs_run"] == 3 * 20 / 64
-        assert place.call() == 0
-        assert place.written()["epochs_run"] == 6 * 20 / 64
-        assert place.checkpoints() == []
-        assert place.call() == 0
-        assert "nothing is left to do" in capsys.readouterr().out.splitlines()[-1]
+def test_epochs_that_are_no_whole_steps(place: Place) -> None:
+    # 6.4 steps of 20 images: an epoch ends after the third, and training after the sixth.
+    place.recipe.write_text(replace(WATCHING_VALIDATION, batch_size=20, epochs=2.0).to_toml())
+    assert place.call("--epochs", "1") == 0
+    assert place.written()["epochs_run"] == 3 * 20 / 64
+    assert place.call() == 0
+    assert place.written()["epochs_run"] == 6 * 20 / 64
+    assert place.checkpoints() == []
+    assert place.call() == 0
+    assert "nothing is left to do" in place.said[-1]
 
 
-class TestInterruption:
-    @pytest.mark.parametrize(
-        ("target", "name", "call"),
-        [
-            (training, "train_step", 6),
-            (systems_training, "write_result", 3),
-            (Checkpoints, "save", 4),
-            (systems_training._Run, "_report", 2),
-            (systems_training, "predict", 1),
-            (systems_training, "write_result", 7),
-        ],
-        ids=["in-an-epoch", "no-file", "no-checkpoint", "after-both", "before-the-test", "after-the-test"],
-    )
-    def test_it_resumes_to_the_same_end(
-        self,
-        place: Place,
-        undisturbed: dict[str, Place],
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-        target: object,
-        name: str,
-        call: int,
-    ) -> None:
-        with monkeypatch.context() as patch:
-            disturb(patch, target, name, call)
-            assert place.call() == 130
-        assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command resumes here"
-        tags = place.run().data.tags
-        assert (tags["state"], tags["reason"]) == ("interrupted", "stopped by the user")
-        assert place.run().info.status == "KILLED"
-        [parent] = place.runs("reproductions")
-        assert parent.data.tags["state"] == "interrupted"
-        assert load_results(place.results)[0].test is None
-        assert place.call() == 0
-        check_same(place, undisturbed["validation"])
+@pytest.mark.parametrize(
+    ("target", "name", "call", "number"),
+    [
+        (training, "train_step", 6, signal.SIGINT),
+        (systems_training, "write_result", 3, signal.SIGINT),
+        (Checkpoints, "save", 4, signal.SIGINT),
+        (systems_training._Run, "_report", 2, signal.SIGTERM),
+        (systems_training, "predict", 1, signal.SIGINT),
+        (systems_training, "write_result", 7, signal.SIGINT),
+    ],
+    ids=["in-an-epoch", "no-file", "no-checkpoint", "after-both", "before-the-test", "after-the-test"],
+)
+def test_it_resumes_to_the_same_end(
+    place: Place, undisturbed: dict[str, Place], target: object, name: str, call: int, number: signal.Signals
+) -> None:
+    assert place.interrupt(target, name, call, number=number) == 128 + number
+    assert place.said[-1] == "stopped; the same command resumes here"
+    tags = place.run().data.tags
+    assert (tags["state"], tags["reason"]) == ("interrupted", "stopped by the user")
+    assert place.run().info.status == "KILLED"
+    [parent] = place.runs("reproductions")
+    assert parent.data.tags["state"] == "interrupted"
+    assert load_results(place.results)[0].test is None
+    assert place.call() == 0
+    check_same(place, undisturbed["validation"])
 
-    def test_the_signal_decides_the_exit_code(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-        disturb(monkeypatch, systems_training._Run, "_report", 1, signal.SIGTERM)
-        assert place.call() == 143
 
-    def test_a_part_that_was_stopped_before_its_test_is_not_trained_further(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with monkeypatch.context() as patch:
-            disturb(patch, systems_training, "predict", 1)
-            assert place.call("--epochs", "1") == 130
-        assert place.call("--epochs", "1") == 0
-        assert place.written()["epochs_run"] == 1
-        assert place.written()["test"] is not None
+def test_a_part_that_was_stopped_before_its_test_is_not_trained_further(place: Place) -> None:
+    assert place.interrupt(systems_training, "predict", 1, "--epochs", "1") == 130
+    assert place.call("--epochs", "1") == 0
+    assert place.written()["epochs_run"] == 1
+    assert place.written()["test"] is not None
 
-    @pytest.mark.parametrize("bad", [1, 2])
-    def test_bad_checkpoints_are_passed_over(
-        self, place: Place, undisturbed: dict[str, Place], capsys: pytest.CaptureFixture[str], bad: int
-    ) -> None:
-        assert place.call("--epochs", "2") == 0
-        newest = place.checkpoints()
-        assert [path.stem for path in newest] == ["step-000000008", "step-000000007"]
-        for path in newest[:bad]:
-            path.write_bytes(path.read_bytes()[:-1] + b"?")
-        capsys.readouterr()
-        assert place.call() == 0
-        said = capsys.readouterr().out
-        assert f"{newest[0]}: SHA-256 must be " in said
-        assert ("three_conv seed 0: resumes after epoch 1.75" in said) == (bad == 1)
-        check_same(place, undisturbed["validation"])
 
-    def test_without_its_file_a_run_starts_again(
-        self,
-        place: Place,
-        undisturbed: dict[str, Place],
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        assert place.call("--epochs", "2") == 0
-        path = place.results / "three_conv-seed0.json"
-        path.unlink()
-        with monkeypatch.context() as patch:
-            disturb(patch, systems_training._Run, "_report", 1)
-            assert place.call() == 130
-        line = f"three_conv seed 0: starts again, as {path} does not hold its points up to step 8"
-        assert line in capsys.readouterr().out.splitlines()
-        assert place.call() == 0
-        assert "three_conv seed 0: resumes after epoch 1" in capsys.readouterr().out.splitlines()
-        check_same(place, undisturbed["validation"])
+@pytest.mark.parametrize("bad", [1, 2])
+def test_bad_checkpoints_are_passed_over(place: Place, undisturbed: dict[str, Place], bad: int) -> None:
+    assert place.call("--epochs", "2") == 0
+    newest = place.checkpoints()
+    assert [path.stem for path in newest] == ["step-000000008", "step-000000007"]
+    for path in newest[:bad]:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert place.call() == 0
+    assert any(line.startswith(f"{newest[0]}: SHA-256 must be ") for line in place.said)
+    assert ("three_conv seed 0: resumes after epoch 1.75" in place.said) == (bad == 1)
+    check_same(place, undisturbed["validation"])
 
-    @pytest.mark.parametrize("content", [None, '{"schema": 2}'])
-    def test_a_file_of_something_else_is_replaced(
-        self, place: Place, undisturbed: dict[str, Place], capsys: pytest.CaptureFixture[str], content: str | None
-    ) -> None:
-        path = place.results / "three_conv-seed0.json"
-        place.results.mkdir()
-        other = undisturbed["test"].results / path.name
-        path.write_text(other.read_text() if content is None else content)
-        assert place.call("--epochs", "1") == 0
-        said = capsys.readouterr().out.splitlines()
-        assert f"three_conv seed 0: {path} does not hold this run, and will be replaced" in said
-        assert place.written()["recipe"] == WATCHING_VALIDATION.to_dict()
+
+def test_without_its_file_a_run_starts_again(place: Place, undisturbed: dict[str, Place]) -> None:
+    assert place.call("--epochs", "2") == 0
+    path = place.results / "three_conv-seed0.json"
+    path.unlink()
+    assert place.interrupt(systems_training._Run, "_report", 1) == 130
+    line = f"three_conv seed 0: starts again, as {path} does not hold its points up to step 8"
+    assert line in place.said
+    assert place.call() == 0
+    assert "three_conv seed 0: resumes after epoch 1" in place.said
+    check_same(place, undisturbed["validation"])
+
+
+@pytest.mark.parametrize("content", [None, '{"schema": 2}'])
+def test_a_file_of_something_else_is_replaced(place: Place, undisturbed: dict[str, Place], content: str | None) -> None:
+    path = place.results / "three_conv-seed0.json"
+    place.results.mkdir()
+    other = undisturbed["test"].results / path.name
+    path.write_text(other.read_text() if content is None else content)
+    assert place.call("--epochs", "1") == 0
+    assert f"three_conv seed 0: {path} does not hold this run, and will be replaced" in place.said
+    assert place.written()["recipe"] == WATCHING_VALIDATION.to_dict()
 
 
 def test_the_best_weights_are_tested_and_found_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,42 +399,34 @@ def test_the_best_weights_are_tested_and_found_again(place: Place, monkeypatch: 
     assert losses[0] not in losses[1:], "the last weights are others"
 
 
-class TestRangeTest:
-    RECIPE = replace(WATCHING_VALIDATION, learning_rate="range-test")
+def test_the_rate_that_it_finds_is_kept_over_an_interruption(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.recipe.write_text(RANGE_TEST.to_toml())
+    assert place.interrupt(systems_training._Run, "_report", 1) == 130
+    found = place.written()["learning_rate_found"]
+    assert f"three_conv seed 0: the range test suggests a peak learning rate of {found:.3g}" in place.said
+    monkeypatch.setattr(systems_training, "settle", None)
+    assert place.call() == 0
+    [result] = load_results(place.results)
+    assert result.learning_rate_found == found
+    assert result.recipe["learning_rate"] == "range-test"
+    assert {point.learning_rate for point in result.curve} == {found}
+    assert place.run().data.metrics["range_test/suggestion"] == found
+    assert {"range_test/curve.csv", "range_test/curve.html"} <= place.files()
 
-    def test_the_rate_that_it_finds_is_kept_over_an_interruption(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        place.recipe.write_text(self.RECIPE.to_toml())
-        with monkeypatch.context() as patch:
-            disturb(patch, systems_training._Run, "_report", 1)
-            assert place.call() == 130
-        found = place.written()["learning_rate_found"]
-        assert f"three_conv seed 0: the range test suggests a peak learning rate of {found:.3g}" in (
-            capsys.readouterr().out.splitlines()
-        )
-        monkeypatch.setattr(systems_training, "settle", None)
-        assert place.call() == 0
-        [result] = load_results(place.results)
-        assert result.learning_rate_found == found
-        assert result.recipe["learning_rate"] == "range-test"
-        assert {point.learning_rate for point in result.curve} == {found}
-        assert place.run().data.metrics["range_test/suggestion"] == found
-        assert {"range_test/curve.csv", "range_test/curve.html"} <= place.files()
 
-    def test_one_that_finds_none_ends_the_command(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        def none(*_: object) -> None:
-            raise RangeTestError("a range test must see the loss fall, but it rose from 0.01 to 10")
+def test_one_that_finds_none_ends_the_command(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> None:
+        raise RangeTestError("a range test must see the loss fall, but it rose from 0.01 to 10")
 
-        monkeypatch.setattr(systems_training, "settle", none)
-        place.recipe.write_text(self.RECIPE.to_toml())
-        assert place.call() == 2
-        reason = "a range test must see the loss fall, but it rose from 0.01 to 10"
-        assert capsys.readouterr().err == f"reproduce.py: error: {reason}\n"
-        assert place.run().data.tags.items() >= {"state": "failed", "reason": reason}.items()
-        assert not list(place.results.iterdir())
+    monkeypatch.setattr(systems_training, "settle", none)
+    place.recipe.write_text(RANGE_TEST.to_toml())
+    assert place.call() == 2
+    reason = "a range test must see the loss fall, but it rose from 0.01 to 10"
+    assert capsys.readouterr().err == f"reproduce.py: error: {reason}\n"
+    assert place.run().data.tags.items() >= {"state": "failed", "reason": reason}.items()
+    assert not list(place.results.iterdir())
 
 
 def test_a_run_that_diverges_has_failed(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,196 @@
+"""The outcome: how the groups differ from the reference in all metrics, and image by image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from experiments.comparison.differences import (
+    METRICS,
+    ComparedMetric,
+    Comparison,
+    Difference,
+    Group,
+    NotPaired,
+    compare,
+    image_by_image,
+    regressions,
+)
+from experiments.pages.blocks import Block, Bullets, Cell, Heading, Lead, Row, Section, Table
+from experiments.pages.plots import PALETTE
+from experiments.pages.text import CitedText, listed, probability, run, signed, span
+from experiments.reading.study import SPLITS, TrainedRun
+
+RULES = (
+    "Several runs of a group are averaged. Intervals are 95 % intervals over images and seeds. If two groups are "
+    "single runs with stored answers, their test accuracies are compared with McNemar's test on the same images. Other "
+    "accuracies are compared by the 95 % interval of their difference, losses with Welch's t-test over seeds. Times "
+    "and images a second differ if they are more than 10 % apart, and are compared on the same hardware only; compute "
+    "differs if it is more than 1 % apart. Each comparison has a significance level of 5 % of its own, so about one in "
+    "twenty is significant by chance. A comparison of single runs is about these trained networks, not about their "
+    "recipes: other seeds may give another result."
+)
+
+
+def lead(comparison: Comparison) -> Section:
+    """The answer in a sentence, and the groups."""
+    question = "How do these runs differ, by more than chance?"
+    if comparison.baseline:
+        question = f"Is anything worse than {comparison.reference.name}?"
+    rows = [
+        Row.of(Cell(group.name, colour=colour), _description(group), Cell("", sources=run(*group.run_ids)))
+        for group, colour in zip(comparison.groups, PALETTE, strict=False)
+    ]
+    groups = Table(("Group", "Description", "Runs"), rows, numbers=())
+    return Section("", (Lead(question, headline(comparison)), groups))
+
+
+def metrics(comparison: Comparison) -> Section:
+    caveats = tuple(caveat for group in comparison.groups for caveat in _caveats(group))
+    heads = (Heading("Caveats"), Bullets(caveats)) if caveats else ()
+    table = Table.of_numbers(("", *comparison.titles), metric_rows(comparison))
+    return Section("Results", (table, CitedText(RULES), *heads))
+
+
+def images(comparison: Comparison) -> Section:
+    """McNemar's test of each group against the reference, image by image."""
+    name = comparison.reference.name
+    intro = (
+        f"McNemar's test against {name} on the same test images. It only uses images that one of the two gets right "
+        "and the other wrong."
+    )
+    titles = ("Group", f"Only {name} right", "Only this group right", "Both", "Neither", "Difference, points", "Test")
+    rows = [(group.name, _image_cells(group, comparison.reference)) for group in comparison.others]
+    blocks: list[Block] = [CitedText(intro), Table.of_numbers(titles, rows)]
+    several = [f"run {g.counted[0].run_id[:8]} for {g.name}" for g in comparison.groups if len(g.counted) > 1]
+    if several:
+        blocks.append(CitedText(f"Of a group of several runs the test takes the first: {listed(several)}."))
+    return Section("Image by image", tuple(blocks))
+
+
+def headline(comparison: Comparison) -> CitedText:
+    """The regressions against the baseline; without a baseline, how accuracies differ from the first group's."""
+    return CitedText((_regressions if comparison.baseline else _accuracies)(comparison), comparison.sources)
+
+
+def metric_rows(comparison: Comparison) -> list[tuple[str, list[Cell]]]:
+    """(title, a cell for each group) of every metric that a group has."""
+    shown = [metric for metric in METRICS if any(group.values(metric.key) for group in comparison.groups)]
+    return [(metric.title, [_cell(metric, group, comparison) for group in comparison.groups]) for metric in shown]
+
+
+def _description(group: Group) -> str:
+    """Its description, the number of its runs, and the states of those that are not complete."""
+    count = f", {len(group.runs)} runs" if len(group.runs) > 1 else ""
+    states = _unfinished_states(group)
+    return f"{group.description}{count}" + (f"; {states}" if states else "")
+
+
+def _unfinished_states(group: Group) -> str:
+    return listed(sorted({r.state for r in group.runs} - {"complete"}))
+
+
+def _cell(metric: ComparedMetric, group: Group, comparison: Comparison) -> Cell:
+    value = group.mean(metric.key)
+    if value is None:
+        return Cell("not measured")
+    interval = group.estimate(metric.key) if metric.key.endswith("accuracy") else None
+    difference = compare(metric, group, comparison.reference) if group is not comparison.reference else None
+    return Cell(
+        metric.text(value),
+        note=span(interval) if interval else "",
+        judged=_judged(metric, difference, comparison.baseline) if difference else "",
+        worse=comparison.baseline and difference is not None and difference.outcome == "worse",
+    )
+
+
+def _judged(metric: ComparedMetric, difference: Difference, baseline: bool) -> str:
+    if difference.outcome == "unknown":
+        return f"not judged: {difference.reason}"
+    words = {
+        "better": "better",
+        "worse": "regression" if baseline else "worse",
+        "not significant": "no difference that counts" if metric.tolerance else "no significant difference",
+    }
+    because = f" ({difference.test}, {probability(difference.p)})" if difference.p is not None else ""
+    if difference.interval:
+        because = f" ({signed(difference.interval[0])} to {signed(difference.interval[1])})"
+    return f"{words[difference.outcome]}: {_shown(metric, difference)}{because}"
+
+
+def _shown(metric: ComparedMetric, difference: Difference) -> str:
+    if difference.value is None:
+        return ""
+    if metric.tolerance is not None:
+        return f"{signed(difference.value, 1)} %"
+    return f"{signed(difference.value)} points" if metric.key.endswith("accuracy") else f"{difference.value:+.3f}"
+
+
+def _regressions(comparison: Comparison) -> str:
+    name = comparison.reference.name
+    found = {g.name: [_in_a_sentence(m.title) for m in regressions(comparison, g)] for g in comparison.others}
+    worse = [f"{group} in {listed(titles)}" for group, titles in found.items() if titles]
+    if not worse:
+        return f"No regression against {name}: nothing that can be judged is worse."
+    clean = [group for group, titles in found.items() if not titles]
+    text = f"Regressions against {name}: {'; '.join(worse)}."
+    return text + (f" None found in {listed(clean)}." if clean else "")
+
+
+def _in_a_sentence(title: str) -> str:
+    return title[0].lower() + title[1:].removesuffix(", nats")
+
+
+def _accuracies(comparison: Comparison) -> str:
+    name = comparison.reference.name
+    words = {
+        "better": "is better than",
+        "worse": "is worse than",
+        "not significant": "is not significantly different from",
+    }
+    for split in ("test", "val"):
+        metric = next(m for m in METRICS if m.key == f"{split}/accuracy")
+        found = {group.name: compare(metric, group, comparison.reference) for group in comparison.others}
+        known = {n: d for n, d in found.items() if d is not None and d.outcome != "unknown"}
+        if known:
+            told = listed([f"{n} {words[d.outcome]} {name} ({_shown(metric, d)})" for n, d in known.items()])
+            missing = [n for n in found if n not in known]
+            text = f"On the {SPLITS[split]} images {told}."
+            return text + (f" {listed(missing)} cannot be compared on them." if missing else "")
+    return f"No accuracy of {name} can be compared with another yet."
+
+
+def _image_cells(group: Group, reference: Group) -> list[Cell]:
+    try:
+        test = image_by_image(group, reference)
+    except NotPaired as reason:
+        return [Cell(f"Answers to single images: {reason}.", style="missing", span=6)]
+    counts = [f"{count:,}" for count in (test.first, test.second, test.both, test.neither)]
+    kind = "exact" if test.exact else "chi-squared"
+    return [Cell(text) for text in (*counts, signed(test.difference), f"{kind}, {probability(test.p)}")]
+
+
+def _caveats(group: Group) -> Iterator[CitedText]:
+    kept = [r for r in group.runs if r.params.get("keep_best") == "True"]
+    short = [r for r in group.complete if _epochs(r) < 0.99 * float(r.params.get("epochs", 0))]
+    unfinished = [r for r in group.runs if r.state != "complete"]
+    if kept:
+        text = f"{group.name} was tested with its best weights; its validation figures are of the last epoch."
+        yield _cited(text, kept)
+    if short:
+        planned = float(short[0].params["epochs"])
+        yield _cited(f"{group.name} ran {_epochs(short[0]):.4g} of {planned:g} planned epochs.", short)
+    if unfinished and group.complete:
+        counted = f"{len(group.complete)} of {len(group.runs)}"
+        yield _cited(f"Only the complete runs of {group.name} count ({counted}).", unfinished)
+    elif unfinished:
+        states = _unfinished_states(group)
+        yield _cited(f"{group.name} is {states}: its latest figures are shown but not compared.", unfinished)
+
+
+def _cited(text: str, runs: Sequence[TrainedRun]) -> CitedText:
+    return CitedText(text, run(*(r.run_id for r in runs)))
+
+
+def _epochs(r: TrainedRun) -> float:
+    return r.metrics.get("cost/epochs", math.inf)

@@ -1,0 +1,130 @@
+"""Records of a study and of single runs, as they were read."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+
+from cifar_core.evaluation.serving import Timing
+
+# The splits in words, by their names in metrics.
+SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
+
+
+@dataclass(frozen=True, slots=True)
+class TestSetEvaluations:
+    """Counts of evaluations on the test set, from `test_looks.jsonl`."""
+
+    recorded: bool  # the file exists
+    study: int = 0  # evaluations of this study
+    store: int = 0  # evaluations of all studies in the store
+    unreadable: int = 0  # damaged lines, such as one that a crash cut short
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswers:
+    """A run's predictions of the test images, in the order of the test set."""
+
+    true: tuple[str, ...]
+    predicted: tuple[str, ...]
+    probability: tuple[float, ...]  # of the predicted class
+
+    @property
+    def right(self) -> tuple[bool, ...]:
+        return tuple(t == p for t, p in zip(self.true, self.predicted, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedRun:
+    """A single run. Metrics, parameters and conditions have the names that they have in MLflow."""
+
+    run_id: str
+    description: str
+    state: str  # complete | pruned | failed | running | interrupted
+    date: datetime.date
+    params: Mapping[str, str]
+    conditions: Mapping[str, str]  # commit, data, hardware, versions
+    metrics: Mapping[str, float]
+    curves: Mapping[str, tuple[tuple[int, float], ...]]  # metric -> (optimiser step, value), by step
+    images: Mapping[str, int]  # val | test -> number of images behind the final accuracy, where known
+    answers: ImageAnswers | None
+
+    @property
+    def steps_an_epoch(self) -> float | None:
+        """Optimiser steps an epoch; None without curves or epochs."""
+        epochs = self.metrics.get("cost/epochs")
+        return max(points[-1][0] for points in self.curves.values()) / epochs if self.curves and epochs else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyArtifacts:
+    """Artifacts of the runs that the report is about; None or empty where the store lacks them."""
+
+    samples: bytes | None  # PNG: training images with labels
+    mistakes: bytes | None  # PNG: most confident mistakes
+    mistakes_run: str
+    prediction_picture: bytes | None  # PNG: one test image
+    prediction: Mapping[str, Any] | None  # {"index", "true", "predicted", "probability"}
+    prediction_run: str
+    confusions: Mapping[str, Sequence[Sequence[int]]]  # run id -> counts, rows = true class
+    classes: tuple[str, ...]  # in the order of the confusion matrices
+    validation_images: int | None  # of the first run's final validation
+    recipe: str | None  # TOML
+    model_uris: Mapping[str, str]  # run id -> models:/...
+    answers: Mapping[str, ImageAnswers]  # by run id
+    serving: Mapping[str, tuple[Timing, ...]]  # run id -> timings, smallest batch first
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A study, read from MLflow.
+
+    `search` and `confirm` have one row for each run (the last attempt of a trial), `attempts` has all runs. Columns:
+    run_id, state, start, end (UTC); `metrics.<name>` (float), `params.<name>` and `tags.<name>` (text or None) as in
+    MLflow; and trial, attempt, source_trial and seed as numbers.
+    `curves` has columns run_id, key, step, value, for the runs in `subject`.
+    """
+
+    name: str
+    run_id: str
+    state: str  # running | finished | interrupted
+    start: datetime.datetime
+    end: datetime.datetime  # of the parent run, else of the last run that ended
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    attempts: pd.DataFrame
+    search: pd.DataFrame
+    confirm: pd.DataFrame
+    curves: pd.DataFrame
+    test_set_evaluations: TestSetEvaluations
+    artifacts: StudyArtifacts
+
+    @property
+    def champion(self) -> pd.DataFrame:
+        """The complete runs of the champion's recipe by seed; empty if there is no champion."""
+        return champion_runs(self.confirm)
+
+    @property
+    def subject(self) -> pd.DataFrame:
+        """The runs that the report is about: the champion's, else the best complete search trial, if any."""
+        return subject_runs(self.search, self.confirm)
+
+
+def champion_runs(confirm: pd.DataFrame) -> pd.DataFrame:
+    """See `Study.champion`."""
+    return confirm[(confirm["tags.champion"] == "true") & (confirm["state"] == "complete")]
+
+
+def subject_runs(search: pd.DataFrame, confirm: pd.DataFrame) -> pd.DataFrame:
+    """See `Study.subject`."""
+    champion = champion_runs(confirm)
+    if len(champion):
+        return champion
+    complete = search[(search["state"] == "complete") & search["metrics.val/accuracy"].notna()]
+    return complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable").head(1)

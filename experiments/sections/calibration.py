@@ -1,0 +1,115 @@
+"""Calibration of the report: predicted probabilities against the share of right predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+
+from cifar_core.evaluation.metrics import Reliability, reliability
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Figure, Missing, Number, Section, numbers_of
+from experiments.pages.plots import MUTED, RUST, add_line, add_points, canvas, pc
+from experiments.pages.text import CitedText, percent, run
+from experiments.reading.study import Study
+from experiments.stats import wilson
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Calibration of the champion, over the test predictions of all its runs."""
+
+    reliability: Reliability
+    images: int  # in each run
+    run_ids: tuple[str, ...]
+
+    @property
+    def overconfident(self) -> float:
+        """Share of predictions in bins whose mean probability is above their accuracy."""
+        over = sum(n for sure, right, n in _bins(self.reliability) if n and sure > right)
+        return over / sum(self.reliability.counts)
+
+
+def calibration_of(study: Study) -> Calibration | None:
+    """The calibration of a study's champion, or None where it kept no predictions."""
+    answers = study.artifacts.answers
+    if not answers:
+        return None
+    probability = torch.from_numpy(np.concatenate([a.probability for a in answers.values()]))
+    right = torch.from_numpy(np.concatenate([a.right for a in answers.values()]))
+    return Calibration(reliability(probability, right), len(right) // len(answers), tuple(answers))
+
+
+def section(facts: Facts) -> Section:
+    """Reliability diagram and expected calibration error."""
+    found = calibration_of(facts.study)
+    if found is None:
+        missing = (
+            "How far its probabilities can be trusted cannot be said: no single predictions on the test set were kept."
+        )
+        return Section("Calibration", (Missing(missing),))
+    figure = Figure("reliability", "Reliability diagram", _caption(found), _diagram(found.reliability))
+    return Section("Calibration", (figure,), {"learning": (sentence(found),)}, tuple(_numbers(found)))
+
+
+def sentence(found: Calibration) -> CitedText:
+    """Mean probability against accuracy, beyond chance or not."""
+    sure, right = found.reliability.mean_confidence, found.reliability.mean_accuracy
+    low, high = wilson(right, found.images)
+    error = f"expected calibration error {percent(found.reliability.ece, 1)}"
+    if low <= sure <= high:
+        text = f"On average it is as sure ({percent(sure, 1)}) as it is right ({percent(right, 1)}); {error}."
+    else:
+        side = "surer" if sure > right else "less sure"
+        text = f"It is {side} than it should be: {percent(sure, 1)} on average, and right {percent(right, 1)}; {error}."
+    return CitedText(text, run(*found.run_ids))
+
+
+def _caption(found: Calibration) -> CitedText:
+    text = (
+        f"{percent(found.overconfident, 0)} of the test predictions lie in bins under the line, where the network is "
+        f"surer than right; the mean distance, by predictions, is {percent(found.reliability.ece, 1)}."
+    )
+    return CitedText(text, run(*found.run_ids))
+
+
+def _diagram(bins: Reliability) -> go.Figure:
+    """Share of right predictions by their mean probability, in bins; on the diagonal, the two agree."""
+    figure = canvas(height=340)
+    filled = [(pc(sure), pc(right), n) for sure, right, n in _bins(bins) if n]
+    sure, right, counts = zip(*filled, strict=True)
+    low = 5 * math.floor(min(*sure, *right) / 5)
+    add_line(figure, [low, 100], [low, 100], name="as sure as right", colour=MUTED, width=1, dash="dot")
+    add_points(
+        figure,
+        sure,
+        right,
+        name="predictions, area by how many",
+        colour=RUST,
+        size=[round(6 + 20 * math.sqrt(n / max(counts)), 2) for n in counts],
+        opacity=0.85,
+        customdata=counts,
+        hover="sure %{x:.1f} %, right %{y:.1f} %<br>%{customdata:,} predictions",
+    )
+    figure.update_xaxes(title="mean probability of the predicted class (%)", range=[low - 2, 102])
+    figure.update_yaxes(title="right (%)", range=[low - 4, 104])
+    return figure
+
+
+def _numbers(found: Calibration) -> Iterator[Number]:
+    sources, units = run(*found.run_ids), {"ece": "share", "mean_confidence": "share", "mean_accuracy": "share"}
+    yield from numbers_of("calibration", found.reliability, sources, **units)
+    yield Number("calibration.surer_than_right", found.overconfident, "share", sources)
+    for i, (sure, right, n) in enumerate(_bins(found.reliability)):
+        yield Number(f"calibration.bin{i}.answers", n, "answers", sources)
+        yield Number(f"calibration.bin{i}.confidence", sure, "share", sources)
+        yield Number(f"calibration.bin{i}.accuracy", right, "share", sources)
+
+
+def _bins(found: Reliability) -> Iterator[tuple[float, float, int]]:
+    """(mean probability, accuracy, predictions) of each bin."""
+    return zip(found.confidence, found.accuracy, found.counts, strict=True)

@@ -1,0 +1,343 @@
+"""Classes of the report: accuracy by class and by group of classes, and the confusion matrix."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from cifar_core.evaluation.metrics import ANIMALS, VEHICLES
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Block, Figure, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
+from experiments.pages.plots import BLUE, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
+from experiments.pages.text import CitedText, percent, points, run, runs, short_percent, span
+from experiments.reading.published import Bar
+from experiments.reading.study import Study
+from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
+
+UNEVEN = 0.10  # a gap between the best and the weakest class from which classes are called uneven
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAccuracy:
+    """Accuracy within one class, as means over runs.
+
+    Attributes:
+        interval: of the accuracy that is shown, on the images of the class.
+    """
+
+    name: str
+    validation: float | None
+    test: float | None
+    interval: Estimate | None = None
+
+    @property
+    def shown(self) -> float:
+        """Test accuracy, or validation accuracy where there is none; NaN where neither was measured."""
+        return next((v for v in (self.test, self.validation) if v is not None), math.nan)
+
+    @property
+    def group(self) -> str:
+        return "animal" if self.name in ANIMALS else "vehicle" if self.name in VEHICLES else "other"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({percent(self.shown, 1)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Shares of the images of each class (row) that were predicted as each class (column), over all runs."""
+
+    classes: tuple[str, ...]
+    shares: tuple[tuple[float, ...], ...]
+    run_ids: tuple[str, ...]
+    split: str  # test | validation
+    counts: tuple[int, ...]  # images of each class, in each run
+    images: int  # in each run
+
+    def weakest_pair(self) -> tuple[str, str, float] | None:
+        """(class, class, mean of the shares predicted as each other) of the two that are most often confused."""
+        pairs = [
+            (-(self.shares[i][j] + self.shares[j][i]) / 2, self.classes[i], self.classes[j])
+            for i, j in combinations(range(len(self.classes)), 2)
+        ]
+        share, one, other = min(pairs, default=(0.0, "", ""))
+        return (one, other, -share) if share < 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResults:
+    """All results by class.
+
+    Attributes:
+        rows: weakest class first.
+        split: test or validation; `rows` are sorted by it.
+        groups: accuracy on "animals" and "vehicles", on the images of the confusion matrices.
+        run_ids: the runs that `rows` are the means of.
+    """
+
+    rows: tuple[ClassAccuracy, ...]
+    split: str
+    groups: Mapping[str, Estimate]
+    confusion: Confusion | None
+    run_ids: tuple[str, ...]
+
+    @property
+    def lowest(self) -> float:
+        """The lowest accuracy of a class on either split."""
+        return min(v for row in self.rows for v in (row.validation, row.test) if v is not None)
+
+
+def class_results(study: Study) -> ClassResults:
+    """The results by class of the runs that the report is about."""
+    confusion = confusion_of(study)
+    rows = class_accuracies(study.subject, confusion)
+    split = "test" if any(row.test is not None for row in rows) else "validation"
+    return ClassResults(rows, split, groups_of(study), confusion, tuple(study.subject["run_id"]))
+
+
+def class_accuracies(subject: pd.DataFrame, confusion: Confusion | None) -> tuple[ClassAccuracy, ...]:
+    """The classes, weakest first; those of the split of `confusion` have an interval."""
+    counts = dict(zip(confusion.classes, confusion.counts, strict=True)) if confusion else {}
+    means = {c: statistics.fmean(known) for c in subject if "_class/" in c and len(known := subject[c].dropna())}
+    rows = []
+    for name in {column.partition("/")[2] for column in means}:
+        columns = {"validation": f"metrics.val_class/{name}", "test": f"metrics.test_class/{name}"}
+        validation, test = (means.get(column) for column in columns.values())
+        images = counts.get(name) if confusion and confusion.split == ("validation" if test is None else "test") else 0
+        interval = estimate(subject, columns[confusion.split], images) if confusion and images else None
+        rows.append(ClassAccuracy(name, validation, test, interval))
+    return tuple(sorted(rows, key=lambda row: (row.shown, row.name)))
+
+
+def groups_of(study: Study) -> dict[str, Estimate]:
+    """Accuracy on animals and on vehicles, on the images of the confusion matrices."""
+    matrices = _matrices(study)
+    found = {}
+    for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
+        rows = [i for i, name in enumerate(study.artifacts.classes) if name in names]
+        images = [int(m[rows].sum()) for m in matrices.values()]
+        if rows and matrices and all(images):
+            shares = [float(m[rows, rows].sum() / count) for m, count in zip(matrices.values(), images, strict=True)]
+            found[group] = mean_accuracy(shares, tuple(matrices), images[0])
+    return found
+
+
+def confusion_of(study: Study) -> Confusion | None:
+    """The confusion matrix over all runs, or None without any."""
+    matrices = _matrices(study)
+    if not matrices:
+        return None
+    counts = np.sum(list(matrices.values()), axis=0).astype(float)
+    of_class = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(of_class, 1)
+    return Confusion(
+        classes=study.artifacts.classes,
+        shares=tuple(tuple(float(v) for v in row) for row in shares),
+        run_ids=tuple(matrices),
+        split="test" if len(study.champion) else "validation",
+        counts=tuple(round(float(n) / len(matrices)) for n in of_class[:, 0]),
+        images=round(float(counts.sum()) / len(matrices)),
+    )
+
+
+def section(facts: Facts) -> Section:
+    """Strong and weak classes, and which are taken for which."""
+    found = class_results(facts.study)
+    blocks: list[Block] = [Missing("Accuracy by class was not measured yet.")]
+    if len(found.rows) > 1:
+        figure = _class_figure(found, facts.bar)
+        blocks = [Figure("classes", "Accuracy by class", _class_caption(found, facts.bar), figure)]
+    if found.rows:
+        seeds = ", joined with the spread over seeds" if len(found.run_ids) > 1 else ""
+        text = f"Intervals are for the {found.split} images (Wilson, 1927{seeds}); classes from the weakest on."
+        blocks += [_table(found), CitedText(text)]
+    learning: tuple[CitedText, ...] = ()
+    if found.confusion:
+        learning = (weakest_pair(found.confusion),)
+        text = f"Percent of each true class; rows add up to 100, blank is under 0.5. {learning[0].text}"
+        caption = CitedText(text, learning[0].sources)
+        blocks.append(Figure("confusion", "Confusion matrix", caption, _confusion_figure(found.confusion)))
+    else:
+        blocks.append(Missing("There is no confusion matrix yet."))
+    recommendation = {
+        "performance": (*weakest_class(found, facts.bar), *weaker_group(found)),
+        "customisation": evenness(found),
+        "learning": learning,
+    }
+    return Section("Classes", tuple(blocks), recommendation, tuple(_numbers(found)))
+
+
+def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
+    """The weakest class on the test images against the accuracy bar."""
+    tested = [row for row in found.rows if row.test is not None]
+    if not tested:
+        return ()
+    weakest = min(tested, key=lambda row: (row.shown, row.name))
+    known = weakest.interval
+    low, high = (known.low, known.high) if known else (weakest.shown, weakest.shown)
+    clears = "by itself cannot be told from the bar"
+    if low >= bar.target or high < bar.target:
+        clears = "by itself clears the bar too" if low >= bar.target else "by itself misses the bar"
+    interval = f" (95 % interval {span(known, 1)})" if known else ""
+    text = (
+        f"The weakest class, {weakest.name}, is right {percent(weakest.shown, 1)} of the time{interval} and {clears}."
+    )
+    return (CitedText(text, (*run(*found.run_ids), "source/bar")),)
+
+
+def weaker_group(found: ClassResults) -> tuple[CitedText, ...]:
+    """Animals against vehicles, beyond chance or not; of tested classes."""
+    if found.split != "test" or found.groups.keys() != {"animals", "vehicles"}:
+        return ()
+    animals, vehicles = found.groups["animals"], found.groups["vehicles"]
+    low, high = difference_interval(animals, vehicles)
+    both = f"animals {percent(animals.mean, 1)}, vehicles {percent(vehicles.mean, 1)}"
+    if low <= 0 <= high:
+        text = f"Animals and vehicles do not differ in accuracy beyond chance: {both}."
+    else:
+        weaker = "Animals" if high < 0 else "Vehicles"
+        text = f"{weaker} are the weaker group, by {points(abs(animals.mean - vehicles.mean))}: {both}."
+    return (CitedText(text, runs(animals)),)
+
+
+def evenness(found: ClassResults) -> tuple[CitedText, ...]:
+    """The gap between the weakest and the strongest class."""
+    if len(found.rows) < 2:
+        return ()
+    weakest, strongest = found.rows[0], found.rows[-1]
+    gap = strongest.shown - weakest.shown
+    if round(gap, 9) >= UNEVEN:
+        text = f"uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}. Only with a "
+        text += "training of one's own can one work on that."
+    else:
+        text = f"even on the {found.split} images: {weakest} lies only {points(gap)} under {strongest}, so no class "
+        text += "needs special treatment."
+    return (CitedText(f"Classes are {text}", run(*found.run_ids)),)
+
+
+def weakest_pair(matrix: Confusion) -> CitedText:
+    """The two classes that are most often confused with each other."""
+    text = f"No image of the {matrix.split} set is taken for another class."
+    if pair := matrix.weakest_pair():
+        text = (
+            f"The weakest pair is {pair[0]} and {pair[1]}: {percent(pair[2], 1)} of the images of the two in the "
+            f"{matrix.split} set are taken for the other."
+        )
+    return CitedText(text, run(*matrix.run_ids))
+
+
+def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
+    both = any(row.test is not None for row in found.rows) and any(row.validation is not None for row in found.rows)
+    text = f"Sorted by {found.split} accuracy, the weakest class at the bottom"
+    text += "; a line joins validation and test." if both else "."
+    if found.lowest < bar.target:
+        text += f" The dotted line is the target of {short_percent(bar.target)}."
+    return CitedText(text, run(*found.run_ids))
+
+
+def _class_figure(found: ClassResults, bar: Bar) -> go.Figure:
+    """Accuracy of each class on validation and test images, the weakest at the bottom."""
+    rows = found.rows
+    figure = canvas(height=72 + 27 * len(rows), left=82)
+    intervals = [row.interval for row in rows if row.interval]
+    for split, colour, symbol in (("validation", BLUE, "circle-open"), ("test", RUST, "circle")):
+        values = [getattr(row, split) for row in rows]
+        name, bars = split, None
+        if split == found.split and len(intervals) == len(rows):
+            lows, highs = [i.low for i in intervals], [i.high for i in intervals]
+            name, bars = f"{split} with 95 % interval", error_bars(values, lows, highs, width=0, color=colour)
+        if any(v is not None for v in values):
+            add_points(
+                figure,
+                [None if v is None else pc(v) for v in values],
+                [row.name for row in rows],
+                name=name,
+                colour=colour,
+                symbol=symbol,
+                size=10,
+                error_x=bars,
+                hover=f"%{{y}}, {split}: %{{x:.1f}} %",
+            )
+    figure.layout.shapes = [
+        segment(100 * row.validation, 100 * row.test, y, y)
+        for y, row in enumerate(rows)
+        if row.validation is not None and row.test is not None
+    ]
+    if found.lowest < bar.target:
+        figure.add_vline(x=100 * bar.target, line={"color": MUTED, "width": 1, "dash": "dot"})
+    figure.update_xaxes(title="accuracy (%)")
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
+def _table(found: ClassResults) -> Table:
+    tested = found.confusion is not None and found.confusion.split == "test"
+    titles, rows = ("Class", "Group", "Validation", "Test", "95 % interval"), []
+    for row in found.rows:
+        values = ("not measured" if v is None else percent(v, 1) for v in (row.validation, row.test))
+        rows.append(Row.of(row.name, row.group, *values, span(row.interval, 1) if row.interval else "not known"))
+    for name, group in found.groups.items():
+        mean = percent(group.mean, 1)
+        means = ("", mean) if tested else (mean, "")
+        rows.append(Row.of(f"all {name}", "", *means, span(group), style="sum"))
+    return Table(titles, rows, numbers=(2, 3, 4), style="cards tight")
+
+
+def _confusion_figure(matrix: Confusion) -> go.Figure:
+    """Percent of each class (row) predicted as each class; colour shows errors only."""
+    percents = [[100 * v for v in row] for row in matrix.shares]
+    errors = [[None if i == j else round(v, 3) for j, v in enumerate(row)] for i, row in enumerate(percents)]
+    figure = canvas(height=470, left=100, bottom=92)
+    figure.add_heatmap(
+        z=errors,
+        x=list(matrix.classes),
+        y=list(matrix.classes),
+        colorscale=[[0, "rgba(196,103,58,0)"], [1, "rgba(196,103,58,0.85)"]],
+        zmin=0,
+        showscale=False,
+        hovertemplate="%{y} taken for %{x}: %{z:.1f} %<extra></extra>",
+        hoverongaps=False,
+        xgap=1,
+        ygap=1,
+    )
+    figure.layout.annotations = [
+        label(f"<b>{whole}</b>" if i == j else str(whole), matrix.classes[j], matrix.classes[i])
+        for i, row in enumerate(percents)
+        for j, value in enumerate(row)
+        if (whole := int(value + 0.5)) or i == j
+    ]
+    figure.update_xaxes(title="taken for", tickangle=-45, showgrid=False)
+    figure.update_yaxes(title="true class", autorange="reversed", showgrid=False)
+    return figure
+
+
+def _numbers(found: ClassResults) -> Iterator[Number]:
+    sources = run(*found.run_ids)
+    for row in found.rows:
+        name = f"class.{row.name}"
+        yield from numbers_of(name, row, sources, validation="share", test="share")
+        yield from numbers_of(name, row.interval, sources, low="share", high="share", images="images a run")
+    for name, group in found.groups.items():
+        yield from estimate_numbers(f"group.{name}", group, runs(group))
+    if found.confusion:
+        matrix, sources = found.confusion, run(*found.confusion.run_ids)
+        yield Number("confusion.images", matrix.images, "images a run", sources)
+        for true, shares in zip(matrix.classes, matrix.shares, strict=True):
+            for predicted, share in zip(matrix.classes, shares, strict=True):
+                yield Number(f"confusion.{true}.{predicted}", share, "share of the true class", sources)
+        if pair := matrix.weakest_pair():
+            yield Number("confusion.weakest_pair.share", pair[2], f"share of {pair[0]} and {pair[1]}", sources)
+
+
+def _matrices(study: Study) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
+    """The confusion matrices (classes, classes) by run."""
+    size = len(study.artifacts.classes)
+    matrices = study.artifacts.confusions.items()
+    return {run_id: np.asarray(m, dtype=np.int64) for run_id, m in matrices if np.shape(m) == (size, size)}

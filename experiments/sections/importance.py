@@ -1,0 +1,256 @@
+"""Parameter importance of the report: which parameters of the search mattered, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+import pandas as pd
+import plotly.graph_objects as go
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import get_param_importances
+from optuna.trial import FixedTrial, create_trial
+
+from cifar_core.recipe import Recipe
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Figure, Missing, Number, Section
+from experiments.pages.plots import BLUE, add_points, canvas, pc
+from experiments.pages.text import CitedText, listed, percent, plural, run
+from experiments.stats import holm
+from sweeps.planning.search_space import OPTIMIZER_SCALES, SPACES
+
+FEW_TRIALS = 10  # complete ones, below which nothing is said of what mattered
+SLICES = 4  # parameters that are drawn
+BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
+SIGNIFICANCE = 0.05
+USUAL = " / usual"  # ends the name of a parameter that is drawn as a multiple of what suits the optimiser
+_SHUFFLES = 999
+_TENTHS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Importances:
+    """How much of the difference between good and other trials each parameter explains.
+
+    PED-ANOVA (Watanabe et al., 2023) as Optuna has it, on the complete trials.
+
+    Attributes:
+        shares: (parameter, share), the greatest first; they add up to 1. Empty where `missing` says why.
+        significant: parameters in which the best tenth of the trials differs from the others by more than chance.
+    """
+
+    shares: tuple[tuple[str, float], ...]
+    trials: int
+    missing: str = ""
+    significant: tuple[str, ...] = ()
+
+
+def search_parameters() -> Mapping[str, BaseDistribution]:
+    """The distributions of all parameters that the search spaces vary, by field of the recipe.
+
+    `USUAL` is added to a field that is drawn as a multiple, such as "learning_rate / usual".
+    """
+    found: dict[str, BaseDistribution] = {}
+    for space in SPACES.values():
+        trial = FixedTrial(space.nearest(Recipe()))
+        space.suggest(trial, Recipe())
+        found |= {
+            name if hasattr(Recipe(), name) else name.removesuffix("_multiple") + USUAL: distribution
+            for name, distribution in trial.distributions.items()
+        }
+    return found
+
+
+def varied(search: pd.DataFrame) -> pd.DataFrame:
+    """The complete trials: trial, accuracy, and each parameter of the search that differs among them."""
+    complete = search[(search["state"] == "complete") & search["metrics.val/accuracy"].notna()]
+    table = pd.DataFrame({"trial": complete["trial"].astype(int), "accuracy": complete["metrics.val/accuracy"]})
+    for name in search_parameters():
+        field = name.removesuffix(USUAL)
+        if f"params.{field}" in complete and complete[f"params.{field}"].notna().all():
+            column = _typed(complete[f"params.{field}"]) if name == field else _multiples(complete, field)
+            if column.nunique() > 1:
+                table[name] = column
+    return table.reset_index(drop=True)
+
+
+def importances_of(table: pd.DataFrame) -> Importances:
+    """The importances of the parameters in a table that `varied` gives."""
+    names, trials = list(table.columns[2:]), len(table)
+    if trials < FEW_TRIALS:
+        few = f"{trials} complete {plural(trials, 'trial')}: fewer than the {FEW_TRIALS} that it takes to say what "
+        return Importances((), trials, f"{few}mattered")
+    if not names or table["accuracy"].nunique() == 1:
+        return Importances((), trials, "the complete trials do not differ in their parameters or their accuracy")
+    space = {name: _distribution(table[name]) for name in names}
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        study.add_trials(
+            create_trial(params={name: row[name] for name in names}, distributions=space, value=row["accuracy"])
+            for row in table.to_dict("records")
+        )
+        shares = get_param_importances(study, normalize=True)
+    finally:
+        optuna.logging.set_verbosity(before)
+    if not all(math.isfinite(v) for v in shares.values()) or not sum(shares.values()) > 0:
+        return Importances((), trials, "the best of the complete trials do not differ from the others")
+    ranked = sorted(((name, float(share)) for name, share in shares.items()), key=lambda item: (-item[1], item[0]))
+    return Importances(tuple(ranked), trials, significant=_significant(table, names))
+
+
+def section(facts: Facts) -> Section:
+    """Importance of each parameter, and the trials by the most important ones."""
+    table = varied(facts.study.search)
+    found = importances_of(table)
+    title, numbers = "Which parameters mattered", tuple(_numbers(facts, found))
+    if found.missing:
+        missing = Missing(f"Which parameters mattered cannot be said: {found.missing}.")
+        return Section(title, (missing,), numbers=numbers)
+    caption, figure = _importances_caption(facts, found), _importances_figure(found)
+    importances = Figure("importances", "Importance of the parameters", caption, figure)
+    first = [name for name, _ in found.shares[:SLICES]]
+    caption, figure = _slices_caption(facts, table, first[0]), _slices_figure(table, first)
+    slices = Figure("slices", "By the most important parameters", caption, figure)
+    return Section(title, (importances, slices), numbers=numbers)
+
+
+def _importances_caption(facts: Facts, found: Importances) -> CitedText:
+    name, share = found.shares[0]
+    if found.significant:
+        chance = f"the best tenth differs from the others by more than chance in {listed(found.significant)}"
+    else:
+        chance = "but in none of them does the best tenth differ from the others by more than chance"
+    text = (
+        f"{name} has the largest part, {percent(share, 0)} of what all explain; {chance}. Judged by the {found.trials} "
+        "complete trials alone (PED-ANOVA), as pruned ones were not trained to the end."
+    )
+    return CitedText(text, run(facts.run_id))
+
+
+def _importances_figure(found: Importances) -> go.Figure:
+    """The importance of each parameter, the greatest on top."""
+    names, shares = zip(*reversed(found.shares), strict=True)
+    figure = canvas(height=70 + 24 * len(names), left=24 + 7 * max(map(len, names)))
+    figure.add_bar(
+        x=[pc(share) for share in shares],
+        y=list(names),
+        orientation="h",
+        marker={"color": BLUE},
+        name="importance",
+        hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
+    )
+    figure.update_xaxes(title="importance (%)", rangemode="tozero")
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
+def _slices_caption(facts: Facts, table: pd.DataFrame, name: str) -> CitedText:
+    best = table.loc[table["accuracy"].idxmax()]
+    value = best[name] if isinstance(best[name], str) else f"{best[name]:.3g}"
+    text = (
+        f"Each point is a complete trial; the best, trial {int(best['trial'])}, has {name} {value}. Trials differ in "
+        "all parameters at once, so a slope here need not be that parameter's doing."
+    )
+    return CitedText(text, run(facts.run_id))
+
+
+def _slices_figure(table: pd.DataFrame, names: Sequence[str]) -> go.Figure:
+    """Validation accuracy of complete trials by one parameter a panel, the most important first."""
+    rows = (len(names) + 1) // 2
+    panels: list[dict[str, str] | None] = [{} if i < len(names) else None for i in range(2 * rows)]
+    grid = [panels[2 * row : 2 * row + 2] for row in range(rows)]
+    spacing: dict[str, Any] = {"horizontal_spacing": 0.06, "vertical_spacing": 0.2, "shared_yaxes": "all"}
+    figure = canvas(height=30 + 225 * rows, rows=rows, columns=2, specs=grid, **spacing)
+    for index, name in enumerate(names):
+        at: dict[str, Any] = {"row": index // 2 + 1, "col": index % 2 + 1}
+        numeric = table[name].dtype == np.float64
+        scale = "category" if not numeric else "log" if _is_log(table[name]) else "linear"
+        add_points(
+            figure,
+            [round(v, 6) if numeric else v for v in table[name].tolist()],
+            map(pc, table["accuracy"]),
+            name=name,
+            colour=BLUE,
+            size=8,
+            opacity=0.7,
+            customdata=table["trial"].tolist(),
+            showlegend=False,
+            hover=f"trial %{{customdata}}<br>{name} %{{x}}: %{{y:.1f}} %",
+            **at,
+        )
+        title = {"text": name, "font": {"size": 11}}
+        figure.update_xaxes(title=title, type=scale, categoryorder="category ascending", nticks=5, **at)
+    figure.update_yaxes(title="validation accuracy (%)", col=1)
+    return figure
+
+
+def _multiples(complete: pd.DataFrame, field: str) -> pd.Series:  # type: ignore[type-arg, unused-ignore]
+    """Rate or decay over what suits the optimiser (at the batch size), as search spaces draw it."""
+    usual = complete.get("params.optimizer", pd.Series(None, complete.index))
+    usual = usual.map({key: getattr(scale, field) for key, scale in OPTIMIZER_SCALES.items()}).astype(float)
+    if field == "learning_rate" and "params.batch_size" in complete:
+        usual = usual * np.sqrt(pd.to_numeric(complete["params.batch_size"], errors="coerce").astype(float) / 256)
+    values = pd.to_numeric(complete[f"params.{field}"], errors="coerce").astype(float)
+    return (values / usual).round(6).fillna(0.0)
+
+
+def _typed(texts: pd.Series) -> pd.Series:  # type: ignore[type-arg, unused-ignore]
+    numbers = pd.to_numeric(texts, errors="coerce")
+    return numbers.astype(float) if numbers.notna().all() else texts.astype(str)
+
+
+def _distribution(column: pd.Series) -> BaseDistribution:  # type: ignore[type-arg, unused-ignore]
+    if column.dtype == np.float64:
+        return FloatDistribution(float(column.min()), float(column.max()), log=_is_log(column))
+    return CategoricalDistribution(sorted(set(column)))
+
+
+def _is_log(column: pd.Series) -> bool:  # type: ignore[type-arg, unused-ignore]
+    """True for a parameter that the search draws evenly in its logarithm."""
+    return getattr(search_parameters().get(str(column.name)), "log", False) and float(column.min()) > 0
+
+
+def _significant(table: pd.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
+    """The parameters in which the best tenth of the trials differs from the others by more than chance.
+
+    A permutation test of chi-square over the values, numbers in tenths of the trials; 5 % over all parameters
+    (Holm, 1979).
+    """
+    best = max(2, round(len(table) * BEST))
+    top = np.zeros(len(table))
+    top[table["accuracy"].rank(method="first").to_numpy() > len(table) - best] = 1
+    draw = np.random.default_rng(0)
+    order = draw.random((_SHUFFLES, len(table))).argpartition(best, axis=1)[:, :best]  # the best, if chance chose them
+    chances = []
+    for name in names:
+        codes = _codes(table[name])
+        expected = np.bincount(codes) * best / len(table)
+        shuffled = np.stack([(codes[order] == code).sum(axis=1) for code in range(len(expected))], axis=1)
+        ours = np.bincount(codes, weights=top, minlength=len(expected))
+        by_chance = ((shuffled - expected) ** 2 / expected).sum(axis=1)
+        beyond = (by_chance >= ((ours - expected) ** 2 / expected).sum() - 1e-9).sum()
+        chances.append((1 + int(beyond)) / (1 + _SHUFFLES))
+    ranked = sorted(zip(holm(chances), chances, names, strict=True))
+    return tuple(name for adjusted, _, name in ranked if adjusted <= SIGNIFICANCE)
+
+
+def _codes(column: pd.Series) -> npt.NDArray[np.int64]:  # type: ignore[type-arg, unused-ignore]
+    """Values as numbers from 0 on; many different ones in tenths of the trials."""
+    if column.dtype == np.float64 and column.nunique() > _TENTHS:
+        column = pd.qcut(column, _TENTHS, labels=False, duplicates="drop")
+    codes: npt.NDArray[np.int64] = pd.factorize(column, sort=True)[0].astype(np.int64)
+    return codes
+
+
+def _numbers(facts: Facts, found: Importances) -> Iterator[Number]:
+    parent = run(facts.run_id)
+    for parameter, share in found.shares:
+        yield Number(f"importance.{parameter}", share, "share", parent)
+    yield Number("importance.trials", found.trials, "trials", parent)

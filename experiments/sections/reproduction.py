@@ -1,0 +1,65 @@
+"""Reproduction of the study: the weights, the facts of its runs, the commands and the recipe."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Block, Cell, Code, Heading, Missing, Pairs, Section
+from experiments.pages.text import CitedText, listed, run
+from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario
+from experiments.reading.study import Study
+
+
+def section(facts: Facts) -> Section:
+    study = facts.study
+    recipe, uris = study.artifacts.recipe, study.artifacts.model_uris
+    blocks: list[Block] = [Missing("No weights were logged as a model.")]
+    if uris:
+        text = "The weights are in MLflow; pass one of these addresses to `mlflow.pytorch.load_model`."
+        pairs = ((Cell("", sources=run(run_id)), Cell(uri, style="hash")) for run_id, uri in uris.items())
+        blocks = [CitedText(text), Pairs(tuple(pairs))]
+    blocks += [
+        _facts_of_runs(study),
+        Heading("The whole study"),
+        Code(commands(study, facts.scenario)),
+        Heading(f"The recipe of the {facts.subject}"),
+        Code(recipe.strip()) if recipe else Missing("No recipe was kept."),
+    ]
+    return Section("The weights, and how to reproduce the study", tuple(blocks))
+
+
+def commands(study: Study, scenario: Scenario) -> str:
+    """The command lines that run the study and write its report again."""
+    commit = study.tags.get("git_commit", "")
+    given = {"study": study.name, **study.params}
+    if given.get("preset", "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
+        given["epochs"] = given.pop("preset").removeprefix("epochs-")
+    names = ("study", "trials", "preset", "epochs", "space", "seed")
+    options = " ".join(f"--{name} {shlex.quote(given[name])}" for name in names if name in given)
+    own = "" if scenario.file == DEFAULT_SCENARIO.name else f" --scenario {shlex.quote(scenario.file)}"
+    lines = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
+    lines += [
+        f"python sweeps/run_study.py {options}",
+        f"python experiments/compare.py --study {shlex.quote(study.name)}{own}",
+    ]
+    return "\n".join(lines)
+
+
+def _facts_of_runs(study: Study) -> Pairs:
+    tags, subject = study.tags, study.subject
+    seeds = [str(seed) for seed in subject["params.seed"] if seed is not None] if "params.seed" in subject else []
+    parallel = f"{tags['workers']} x {tags['threads']}" if {"workers", "threads"} <= tags.keys() else None
+    rows = {
+        "Commit": tags.get("git_commit"),
+        "Data (SHA-256)": tags.get("data_sha256"),
+        "Study seed": study.params.get("seed") or tags.get("seed"),
+        "Run seeds": listed(seeds),
+        "Device, precision": ", ".join(tags[key] for key in ("device", "precision") if tags.get(key)),
+        "Processor": tags.get("cpu"),
+        "Workers x threads": parallel,
+        "torch": tags.get("torch"),
+    }
+    hashes = ("Commit", "Data (SHA-256)")
+    return Pairs.of({k: Cell(v or "not recorded", style="hash" if k in hashes else "") for k, v in rows.items()})

@@ -1,0 +1,162 @@
+"""Selection of the champion: the candidates, and search accuracy against retraining."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
+from experiments.pages.text import CitedText, flops, percent, plural, points, run, runs
+from experiments.reading.study import Study
+from experiments.stats import Estimate, estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A recipe of the search that was trained again."""
+
+    trial: int
+    model: str
+    complete: int  # runs
+    run_ids: tuple[str, ...]
+    accuracy: float | None  # mean validation accuracy of its complete runs
+    champion: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionBias:
+    """Search accuracy of the best trial against retraining."""
+
+    trial: int
+    searched: float  # its validation accuracy in the search: the best of all complete trials
+    search_run: str
+    trials: int  # complete ones that it is the best of
+    confirmed: Estimate | None  # validation accuracy of its new runs; None: it was not trained again
+    search_flops: float | None
+    confirm_flops: float | None
+
+    @property
+    def same_compute(self) -> bool:
+        """The new runs had the same compute, within a tenth, so that luck explains the change."""
+        if not self.search_flops or not self.confirm_flops:
+            return False
+        return abs(self.confirm_flops / self.search_flops - 1) < 0.1
+
+
+def candidates_of(study: Study) -> tuple[Candidate, ...]:
+    """The recipes that were trained again: the champion, then by mean validation accuracy."""
+    found = []
+    for source, again in study.confirm.groupby("source_trial", sort=True):
+        complete = again[again["state"] == "complete"]
+        known = complete["metrics.val/accuracy"].dropna()
+        found.append(
+            Candidate(
+                trial=int(source),
+                model=next((v for v in again["params.model"] if v is not None), "unknown"),
+                complete=len(complete),
+                run_ids=tuple(again["run_id"]),
+                accuracy=float(known.mean()) if len(known) else None,
+                champion=bool((complete["tags.champion"] == "true").any()),
+            )
+        )
+    return tuple(sorted(found, key=lambda c: (not c.champion, -(c.accuracy or 0), c.trial)))
+
+
+def selection_bias(study: Study, images: int) -> SelectionBias | None:
+    """The selection bias on that many validation images; None where no trial is complete."""
+    complete = study.search[(study.search["state"] == "complete") & study.search["metrics.val/accuracy"].notna()]
+    best = complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable").head(1)
+    if not len(best):
+        return None
+    row = best.iloc[0]
+    again = study.confirm[(study.confirm["source_trial"] == row["trial"]) & (study.confirm["state"] == "complete")]
+    compute = again["metrics.cost/training_flops"].dropna()
+    own = row["metrics.cost/training_flops"]
+    return SelectionBias(
+        trial=int(row["trial"]),
+        searched=float(row["metrics.val/accuracy"]),
+        search_run=str(row["run_id"]),
+        trials=len(complete),
+        confirmed=estimate(again, "metrics.val/accuracy", images),
+        search_flops=None if math.isnan(own) else float(own),
+        confirm_flops=float(compute.mean()) if len(compute) else None,
+    )
+
+
+def section(facts: Facts) -> Section:
+    """The candidates, and what choosing the best did to its accuracy."""
+    candidates = candidates_of(facts.study)
+    bias = selection_bias(facts.study, facts.validation_images)
+    missing = "No trial is complete, so there is no network to show."
+    if facts.subject_runs:
+        missing = "No recipe was confirmed. The report is about the best complete trial, judged on validation images."
+    blocks: tuple[Block, ...] = (Missing(missing),)
+    if candidates:
+        text = "The best recipes of the search were trained again. "
+        text += "The one with the highest mean validation accuracy is the champion."
+        text += "" if facts.has_champion else " That choice has not been made yet."
+        blocks = (CitedText(text), _table(candidates))
+    return Section(
+        "How the champion was chosen",
+        blocks,
+        {"learning": (bias_sentence(bias),)} if bias else {},
+        tuple(_numbers(candidates, bias)),
+    )
+
+
+def bias_sentence(bias: SelectionBias) -> CitedText:
+    """The best validation accuracy of the search, against the same recipe trained from new seeds."""
+    accuracy = f"{percent(bias.searched)} validation accuracy (trial {bias.trial})"
+    best = f"The best of {bias.trials} complete {plural(bias.trials, 'trial')} had {accuracy}"
+    if bias.confirmed is None:
+        text = f"{best}. It was not trained again, so how much of that is luck cannot be said."
+        return CitedText(text, run(bias.search_run))
+    change = bias.confirmed.mean - bias.searched
+    again = f"{best}; trained again from new seeds, its recipe reached {percent(bias.confirmed.mean)}"
+    if bias.same_compute:
+        judged = f"choosing the best {'flattered it' if change < 0 else 'did not flatter it'}"
+        text = f"more than chance explains: {judged}"
+        if bias.confirmed.low <= bias.searched <= bias.confirmed.high:
+            text = "within chance: choosing the best did not flatter it noticeably"
+        text = f"{again} with the same compute, {points(abs(change))} {'less' if change < 0 else 'more'}, {text}."
+    elif bias.search_flops and bias.confirm_flops:
+        text = (
+            f"{again} with {bias.confirm_flops / bias.search_flops:.3g} times the compute ({flops(bias.confirm_flops)} "
+            f"against {flops(bias.search_flops)}), so selection bias cannot be told from the effect of more training."
+        )
+    else:
+        text = f"{again}; how the compute of the two compares was not recorded."
+    return CitedText(text, _sources(bias))
+
+
+def _table(candidates: Sequence[Candidate]) -> Table:
+    titles = ("Recipe of", "Architecture", "Runs complete", "Validation accuracy", "Runs")
+    rows = [
+        Row.of(
+            f"trial {c.trial}{', champion' if c.champion else ''}",
+            c.model,
+            f"{c.complete} of {len(c.run_ids)}",
+            "none yet" if c.accuracy is None else percent(c.accuracy),
+            Cell("", sources=run(*c.run_ids)),
+            style="ours" if c.champion else "",
+        )
+        for c in candidates
+    ]
+    return Table(titles, rows, numbers=(2, 3))
+
+
+def _numbers(candidates: Sequence[Candidate], bias: SelectionBias | None) -> Iterator[Number]:
+    if bias:
+        sources = _sources(bias)
+        units = {"trial": "trial number", "searched": "share", "search_flops": "FLOPs", "confirm_flops": "FLOPs"}
+        yield from numbers_of("selection", bias, sources, **units)
+        if bias.confirmed:
+            yield from estimate_numbers("selection.confirmed", bias.confirmed, sources)
+    for c in candidates:
+        yield Number(f"confirmed.trial{c.trial}.validation", c.accuracy, "share", run(*c.run_ids))
+
+
+def _sources(bias: SelectionBias) -> tuple[str, ...]:
+    return (*run(bias.search_run), *(runs(bias.confirmed) if bias.confirmed else ()))

@@ -1,0 +1,257 @@
+"""Sensitivity of the decision: each assumption is changed alone, until the answer changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import plotly.graph_objects as go
+
+from experiments.decision.costs import build, cheapest
+from experiments.decision.facts import Facts, answer_of
+from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
+from experiments.pages.plots import BLUE, MUTED, RUST, canvas, label
+from experiments.pages.text import CitedText, count, duration, percent, rate, run, runs, times, total, years
+from experiments.reading.scenario import Price, Vendor
+
+FACTOR = 2.0  # the figure divides and multiplies each assumption by this
+REACH = 10.0  # flips are searched up to this factor, down and up
+_STEPS = 60  # of that search
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """An assumption of the decision.
+
+    Attributes:
+        show: formats a value with its unit.
+        scaled: returns the facts with the assumption multiplied by a factor.
+    """
+
+    name: str
+    value: float
+    show: Callable[[float], str]
+    scaled: Callable[[float], Facts]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityResult:
+    """The effect of one assumption on the answer, and on the US dollars that building saves over the horizon."""
+
+    name: str
+    value: str
+    low: float  # saved with the assumption divided by FACTOR
+    high: float  # saved with it multiplied by FACTOR
+    flip: str  # the nearest value at which the answer changes; "" where there is none within REACH
+    factor: float  # flip / value; NaN where there is none
+    becomes: str  # the answer beyond `flip`
+    sources: tuple[str, ...]
+
+    @property
+    def side(self) -> str:
+        """The side of `flip` on which the answer is another."""
+        return "below" if self.factor < 1 else "above"
+
+
+def section(facts: Facts) -> Section:
+    results, gain = sensitivity(facts), saved(facts)
+    drawn: Block = Missing("There is no figure of the assumptions while a cost of building is unknown.")
+    if results and gain is not None:
+        drawn = Figure("tornado", "What moves the decision", _caption(facts, results), tornado(results, gain))
+    return Section(
+        "What would change the answer",
+        (Bullets(_flips(facts, results)), drawn),
+        numbers=tuple(_numbers(facts, results)),
+    )
+
+
+def saved(facts: Facts) -> float | None:
+    """The US dollars that building saves against the cheapest vendor over the horizon; negative: it costs more."""
+    ours, months = build(facts.cost, facts.scenario), facts.scenario.months
+    return None if ours is None else cheapest(facts.scenario).total(months) - ours.total(months)
+
+
+def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:
+    """The effect of each assumption, the largest first; empty where a cost is unknown."""
+    if saved(facts) is None:
+        return ()
+    results = []
+    for assumption in assumptions(facts):
+        low, high = (saved(assumption.scaled(factor)) for factor in (1 / FACTOR, FACTOR))
+        assert low is not None
+        assert high is not None
+        factor, becomes = _nearest_flip(assumption, answer_of(facts))
+        value, flip = assumption.show(assumption.value), assumption.show(assumption.value * factor) if becomes else ""
+        results.append(SensitivityResult(assumption.name, value, low, high, flip, factor, becomes, assumption.sources))
+    return tuple(sorted(results, key=lambda r: (-abs(r.high - r.low), r.name)))
+
+
+def assumptions(facts: Facts) -> tuple[Assumption, ...]:
+    """The assumptions behind the costs of building and buying, apart from those that are 0."""
+    s, cost, speed = facts.scenario, facts.cost, facts.cost.speed
+    assert cost.machine
+    assert speed
+
+    def scenario(field: str, most: float = math.inf) -> Callable[[float], Facts]:
+        return lambda f: replace(facts, scenario=replace(s, **{field: min(most, getattr(s, field) * f)}))
+
+    def vendors(change: Callable[[Vendor, float], Vendor]) -> Callable[[float], Facts]:
+        return lambda f: replace(facts, scenario=replace(s, vendors=tuple(change(v, f) for v in s.vendors)))
+
+    def machine(factor: float) -> Facts:
+        return replace(facts, cost=replace(cost, machine=_scaled(cost.machine, factor)))
+
+    def faster(factor: float) -> Facts:
+        return replace(facts, cost=replace(cost, speed=speed.faster(factor)))
+
+    def hourly(usd: float) -> str:
+        return f"{rate(float(f'{usd:.3g}'))} an hour"
+
+    def share(value: float) -> str:
+        return percent(value, 0)
+
+    own, prices = ("source/scenario",), tuple(f"source/{p.key}" for v in s.vendors for p in v.prices)
+    rows = (
+        Assumption("images a month", s.images_per_month, count, scenario("images_per_month"), own),
+        Assumption("horizon", s.horizon_years, years, scenario("horizon_years", most=100.0), own),
+        Assumption("cost of people", s.people_usd, total, scenario("engineering_hours"), own),
+        Assumption("retraining a year", s.retraining_per_year, times, scenario("retraining_per_year"), own),
+        Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
+        Assumption("vendors' labelling prices", 1.0, share, vendors(_scaled_labelling), prices),
+        Assumption("vendors' training prices", 1.0, share, vendors(_scaled_training), prices),
+        Assumption("our labelling speed", 1.0, share, faster, run(*speed.runs)),
+    )
+    return tuple(row for row in rows if row.value > 0)
+
+
+def tornado(results: Sequence[SensitivityResult], saved: float) -> go.Figure:
+    """What building saves with each assumption halved and doubled, the largest effect on top."""
+    rows = list(reversed(results))
+    figure = canvas(height=80 + 52 * len(rows), left=10, top=26)
+    for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
+        texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
+        figure.add_bar(
+            x=[round(gain - saved, 2) for gain in gains],
+            y=list(range(len(rows))),
+            base=round(saved, 2),
+            orientation="h",
+            width=0.36,
+            name=name,
+            marker={"color": colour},
+            customdata=[[r.name, text] for r, text in zip(rows, texts, strict=True)],
+            hovertemplate=f"%{{customdata[0]}} {name}: building saves %{{customdata[1]}}<extra></extra>",
+        )
+    flips = [f"{r.becomes.lower()} {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
+    figure.layout.annotations = [
+        label(f"<b>{r.name}</b>: {flip}", 0, y, size=11.5, xref="paper", xanchor="left", yshift=18)
+        for y, (r, flip) in enumerate(zip(rows, flips, strict=True))
+    ]
+    figure.add_vline(x=0, line={"color": MUTED, "width": 1.5})
+    figure.add_vline(x=round(saved, 2), line={"color": MUTED, "width": 1, "dash": "dot"})
+    figure.update_xaxes(title="saved by building over the horizon (US dollars)", tickformat=",.0f", nticks=6)
+    figure.update_yaxes(visible=False, range=[-0.6, len(rows) - 0.2])
+    figure.update_layout(barmode="overlay")
+    return figure
+
+
+def _caption(facts: Facts, results: Sequence[SensitivityResult]) -> CitedText:
+    text = "Each bar halves or doubles one assumption; right of 0, building costs less than the cheapest vendor. "
+    flips = _by_distance(results)
+    if flips:
+        near = flips[0]
+        text += f'The nearest flip: "{near.becomes}", with {near.name} {near.side} {near.flip} instead of {near.value}.'
+    else:
+        text += "None of them alone changes the answer within a factor of ten."
+    return CitedText(text, facts.cost_sources)
+
+
+def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedText, ...]:
+    """The changes of each assumption that change the answer, the nearest first, then the assumptions without one."""
+    texts = [_accuracy_flip(facts), *_latency_flip(facts)]
+    if not results:
+        unknown = "While a cost of building is unknown, so is the effect of prices and volumes."
+        return (*texts, CitedText(unknown, run(facts.run_id)))
+    for result in _by_distance(results):
+        at = f"{result.side} {result.flip} ({result.factor:.2g} times)"
+        name = result.name[:1].upper() + result.name[1:]
+        texts.append(CitedText(f'{name}: {result.value}; {at} the answer becomes "{result.becomes}".', result.sources))
+    fixed = [r for r in results if not r.becomes]
+    if fixed:
+        names = "; ".join(r.name for r in fixed)
+        text = f"Changed alone, between a tenth and ten times their value, these do not change the answer: {names}."
+        texts.append(CitedText(text, tuple(dict.fromkeys(source for r in fixed for source in r.sources))))
+    return tuple(texts)
+
+
+def _accuracy_flip(facts: Facts) -> CitedText:
+    test, target = facts.test, facts.bar.target
+    if test is None:
+        return CitedText("A test accuracy: without one, costs do not count.", run(facts.run_id))
+    only = "" if test.low >= target else "only "
+    text = f"Accuracy bar: {percent(target, 1)}; it is cleared {only}up to {percent(test.low, 1)}, where the interval"
+    return CitedText(f"{text} of the test accuracy begins.", (*runs(test), "source/bar"))
+
+
+def _latency_flip(facts: Facts) -> list[CitedText]:
+    bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
+    if bar is None or speed is None:
+        return []
+    which = "the longest that an answer can take" if speed.bounded else "within which 95 % of the answers come"
+    text = f"Latency bar: {duration(bar / 1000)}; it is kept down to {duration(speed.worst)}, {which}."
+    return [CitedText(text, (*run(*speed.runs), "source/scenario"))]
+
+
+def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Number]:
+    yield Number("sensitivity.saved", saved(facts), "USD over the horizon", facts.cost_sources)
+    for result in results:
+        name, over = f"sensitivity.{result.name.replace(' ', '_')}", "USD over the horizon"
+        sources = (*facts.cost_sources, *result.sources)
+        yield Number(f"{name}.value", result.value, "text", sources)
+        yield Number(f"{name}.saved_if_halved", result.low, over, sources)
+        yield Number(f"{name}.saved_if_doubled", result.high, over, sources)
+        yield Number(f"{name}.flip_factor", result.factor, "times the value", sources)
+        yield Number(f"{name}.flips_at", result.flip or None, "text", sources)
+        yield Number(f"{name}.becomes", result.becomes or None, "text", sources)
+
+
+def _by_distance(results: Sequence[SensitivityResult]) -> list[SensitivityResult]:
+    """The results that change the answer, the smallest change first."""
+    return sorted((r for r in results if r.becomes), key=lambda r: abs(math.log(r.factor)))
+
+
+def _nearest_flip(assumption: Assumption, answer: str) -> tuple[float, str]:
+    """The factor nearest to 1 at which the answer changes, and the answer there; NaN and "" where there is none."""
+    for step in range(1, _STEPS + 1):
+        flips = [
+            _bisect(assumption, answer, end ** ((step - 1) / _STEPS), end ** (step / _STEPS))
+            for end in (1 / REACH, REACH)
+            if answer_of(assumption.scaled(end ** (step / _STEPS))) != answer
+        ]
+        if flips:
+            return min(flips, key=lambda flip: abs(math.log(flip[0])))
+    return math.nan, ""
+
+
+def _bisect(assumption: Assumption, answer: str, same: float, other: float) -> tuple[float, str]:
+    """The flip between a factor that keeps the answer and one that changes it."""
+    for _ in range(30):
+        middle = math.sqrt(same * other)
+        if answer_of(assumption.scaled(middle)) == answer:
+            same = middle
+        else:
+            other = middle
+    return other, answer_of(assumption.scaled(other))
+
+
+def _scaled(price: Price | None, factor: float) -> Price | None:
+    return replace(price, usd=price.usd * factor) if price else None
+
+
+def _scaled_labelling(vendor: Vendor, factor: float) -> Vendor:
+    return replace(vendor, per_call=_scaled(vendor.per_call, factor), endpoint=_scaled(vendor.endpoint, factor))
+
+
+def _scaled_training(vendor: Vendor, factor: float) -> Vendor:
+    return replace(vendor, training=replace(vendor.training, usd=vendor.training.usd * factor))

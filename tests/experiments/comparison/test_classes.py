@@ -1,0 +1,37 @@
+"""Accuracies by class on the split that all groups have."""
+
+from __future__ import annotations
+
+import re
+
+from experiments.comparison import classes
+from experiments.comparison.classes import compare_classes
+from experiments.pages.blocks import Figure, Missing
+from tests.experiments.comparison.conftest import Chosen
+
+
+def test_classes_are_compared_on_the_best_split_that_all_groups_have(chosen: Chosen) -> None:
+    tested, mixed, several = (compare_classes(chosen("good", other)) for other in ("bad", "searched", "twice"))
+    assert tested is not None
+    assert mixed is not None
+    assert several is not None
+    assert (tested.split, len(tested.accuracies), tested.accuracies.index[0]) == ("test", 10, "cat")
+    assert tested.p["good"].isna().all()
+    assert tested.p["bad"].notna().all()
+    assert (mixed.split, mixed.p.notna().any(axis=None)) == ("val", False)
+    assert not several.p.notna().any(axis=None)
+
+
+def test_a_group_without_classes_leaves_none_to_compare(chosen: Chosen) -> None:
+    blocks = classes.section(chosen("good", "good/trial-1")).blocks
+    assert blocks == (Missing("The groups have no accuracies by class on the same split."),)
+
+
+def test_the_caption_names_the_largest_difference(chosen: Chosen) -> None:
+    figure = classes.section(chosen("good", "bad")).blocks[0]
+    assert isinstance(figure, Figure)
+    assert re.fullmatch(
+        r"On the test images bad differs most from good in \w+: 12\.00 points below it; 10 of 10 such differences are "
+        r"significant\.",
+        figure.caption.text,
+    )

@@ -1,0 +1,18 @@
+"""Curves of all runs on the same axes."""
+
+from __future__ import annotations
+
+from experiments.comparison.curves import caption, draw_curves
+from tests.experiments.comparison.conftest import Chosen
+
+
+def test_the_caption_ranks_curves_on_the_same_images_only(chosen: Chosen) -> None:
+    text = caption(chosen("good", "bad"), "accuracy").text
+    assert text == "Solid: validation images; dotted: training batches. good ends highest, at 92.40 %."
+    assert "cannot be compared by these curves" in caption(chosen("good", "five_conv-seed0"), "loss").text
+
+
+def test_every_run_has_a_curve_of_training_and_one_of_validation(chosen: Chosen) -> None:
+    figure = draw_curves(chosen("good", "twice"), "loss")
+    assert [trace.name for trace in figure.data] == ["good"] * 2 + ["twice"] * 4
+    assert figure.layout.xaxis.title.text == "epoch"

@@ -1,0 +1,55 @@
+"""The answer in a sentence, caveats, and McNemar's test image by image."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.comparison import outcome
+from experiments.pages.blocks import Bullets, Table
+from experiments.pages.text import CitedText
+from tests.experiments.comparison.conftest import Chosen
+from tests.experiments.comparison.test_differences import scaled
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [
+        (2, "Regressions against good: level in time to train."),
+        (0.5, "No regression against good: nothing that can be judged is worse."),
+    ],
+)
+def test_regressions_name_the_metrics(chosen: Chosen, factor: float, text: str) -> None:
+    comparison = scaled(chosen("good", "level", baseline="good"), "cost/seconds", factor)
+    assert outcome.headline(comparison).text == text
+
+
+def test_without_a_baseline_the_headline_compares_accuracies(chosen: Chosen) -> None:
+    told = outcome.headline(chosen("good", "bad", "level", "searched")).text
+    assert told == (
+        "On the test images bad is worse than good (-12.00 points) and level is not significantly different from good "
+        "(0.00 points). searched cannot be compared on them."
+    )
+    told = outcome.headline(chosen("good/trial-1", "bad")).text
+    assert told == "No accuracy of good/trial-1 can be compared with another yet."
+
+
+def test_groups_say_what_they_are_and_which_runs_are_not_complete(chosen: Chosen) -> None:
+    comparison = chosen("twice", "good/trial-1")
+    table = next(block for block in outcome.lead(comparison).blocks if isinstance(block, Table))
+    assert [row.cells[1].text for row in table.rows] == ["champion of the study, 2 runs", "trial 1 of good; pruned"]
+    caveats = next(block for block in outcome.metrics(comparison).blocks if isinstance(block, Bullets))
+    assert [item.text for item in caveats.items] == [
+        "good/trial-1 is pruned: its latest figures are shown but not compared."
+    ]
+
+
+def test_each_group_has_a_row_or_a_reason(chosen: Chosen) -> None:
+    comparison = chosen("good", "bad", "searched", "twice")
+    _, table, note = outcome.images(comparison).blocks
+    assert isinstance(table, Table)
+    assert [cell.text for cell in table.rows[0].cells] == [
+        *("bad", "120", "0", "800", "80", "-12.00", "chi-squared, p < 0.001"),
+    ]
+    assert table.rows[1].cells[1].text == "Answers to single images: not stored for searched."
+    first = comparison.groups[3].run_ids[0][:8]
+    assert note == CitedText(f"Of a group of several runs the test takes the first: run {first} for twice.")

@@ -1,0 +1,88 @@
+"""The comparison page through `compare.py --runs`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import compare
+from experiments.reading.results import load_results, write_result
+from tests.experiments.conftest import Pages, Refused
+from tests.experiments.fake_store import Fake, Trial
+from tests.experiments.support import known, write_page
+
+
+def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
+    five, three = (next(r for r in load_results() if r.name == name) for name in ("five_conv", "three_conv"))
+    half = replace(five, epochs_run=20.0, curve=tuple(p for p in five.curve if p.epoch <= 20))
+    (tmp_path / "results").mkdir()
+    for result in (half, three):
+        write_result(tmp_path / "results" / f"{result.name}-seed0.json", result)
+    places = ["--store", str(tmp_path / "nowhere"), "--results", str(tmp_path / "results"), "--out", str(tmp_path)]
+    assert compare.main(["--runs", "five_conv-seed0", "three_conv-seed0", *places]) == 0
+    text = (tmp_path / "runs.md").read_text()
+    worse = 100 * (known(three.test).accuracy - known(five.test).accuracy)
+    assert f"three_conv-seed0 is worse than five_conv-seed0 ({worse:.2f} points)" in text
+    assert "Answers to single images: not stored for five_conv-seed0." in text
+    assert "five_conv-seed0 ran 20 of 40 planned epochs." in text
+    assert "three_conv-seed0 was tested with its best weights" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--runs good", "--runs must name 2 to 8 runs or studies, but got 1"),
+        (f"--runs {' '.join(f'good/trial-{n}' for n in range(9))}", "must name 2 to 8 runs or studies, but got 9"),
+        ("--runs good --baseline good", "--runs must name 2 to 8 runs or studies, but got 1, the baseline"),
+        ("--runs good godo", r"must name a study, .*, but got 'godo'; did you mean 'good'\?"),
+        ("--runs good xyz", r"but got 'xyz'; known: good, level, bad, twice, again, searched"),
+        ("--runs good good/trail-2", r"but got 'good/trail-2'; did you mean 'good/trial-2'\?"),
+        ("--runs good abcde", r"a run's id \(6 or more letters of it\), but got 'abcde'"),
+        ("--runs good bad --baseline none", "but got 'none'; known: good, "),
+        ("--runs good bad good", "a run must be given once, but 'good' and 'good' both hold "),
+        ("--runs twice twice/confirm-2-1", "but 'twice' and 'twice/confirm-2-1' both hold "),
+        ("--runs good bad/o'clock", r"""but got "bad/o'clock"; known: bad/confirm-2-0, bad/trial-0"""),
+        ("--runs good bad --study good", "--runs makes a page of its own, and cannot go with --study"),
+        (
+            "systems --runs good bad",
+            "--runs makes a page of its own, and cannot go with --study, --scenario or systems",
+        ),
+        ("--baseline good", "--baseline goes with --runs"),
+        ("--runs", "argument --runs: expected at least one argument"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    rivals: Fake, tmp_path: Path, refused: Refused, arguments: str, message: str
+) -> None:
+    places = ("--store", str(rivals.folder), "--results", str(tmp_path / "none"), "--out", str(tmp_path / "out"))
+    assert re.search(message, refused(compare.main, *arguments.split(), *places))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_regressions_are_marked(pages: Pages) -> None:
+    page = pages("runs")
+    told = "Regressions against good: bad in validation accuracy and test accuracy. None found in level and twice."
+    assert all(told in " ".join(text.split()) for text in (page.printed, page.html, page.markdown))
+    assert f"Report: {page.folder / 'runs.html'}" in page.printed
+    assert page.html.count('<small class="worse">') == 2 + 10  # accuracies, and by class
+    assert "**regression: -12.00 points (McNemar, p < 0.001)**" in page.markdown
+    assert all({trace["name"] for trace in f["data"]} == {"bad", "good", "level", "twice"} for f in page.drawn.values())
+
+
+def test_without_a_baseline_nothing_is_called_a_regression(rivals: Fake, tmp_path: Path) -> None:
+    text = write_page(rivals, tmp_path, "--runs", "good", "bad").markdown
+    assert "On the test images bad is worse than good (-12.00 points)." in text
+    assert "regression" not in text
+    assert "| bad | 120 | 0 | 800 | 80 | -12.00 | chi-squared, p < 0.001 |" in text
+    assert "python experiments/compare.py --runs good bad\n" in text
+
+
+def test_the_page_goes_into_the_store_by_default(fresh_store: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    fresh_store.add(trials=(Trial(), Trial()), champion=())
+    arguments = ["--runs", "demo", "demo/trial-1", "--store", str(fresh_store.folder), "--results", "none"]
+    assert compare.main(arguments) == 0
+    assert (fresh_store.folder / "reports" / "runs" / "runs.html").is_file()
+    assert "demo/trial-1" in capsys.readouterr().out

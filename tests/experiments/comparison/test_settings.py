@@ -1,0 +1,43 @@
+"""Parameters and conditions in which groups differ."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.comparison.differences import CONDITIONS, PARAMETERS, Comparison
+from experiments.comparison.settings import compare_settings, shown
+from tests.experiments.comparison.conftest import Chosen
+from tests.experiments.comparison.test_differences import with_run
+
+
+def test_only_parameters_that_differ_are_listed(chosen: Chosen) -> None:
+    comparison = chosen("good/trial-0", "twice")
+    different, common, partial = compare_settings(comparison, PARAMETERS)
+    assert different.T.to_dict("list") == {"model": ["five_conv", "fast_resnet"], "seed": ["0", "0, 1"]}
+    assert {"width", "batch_size", "learning_rate"} <= set(common.index)
+    assert partial.empty
+    assert compare_settings(comparison, CONDITIONS)[0].empty
+
+
+def test_parameters_that_some_groups_did_not_record_are_named(pair: Comparison) -> None:
+    params = pair.groups[1].runs[0].params
+    changed = with_run(pair, params={k: v for k, v in params.items() if k != "width"})
+    assert list(compare_settings(changed, PARAMETERS)[2].index) == ["width"]
+
+
+def test_conditions_that_differ_are_listed(pair: Comparison) -> None:
+    moved = with_run(pair, conditions={**pair.groups[1].runs[0].conditions, "threads": "8"})
+    assert compare_settings(moved, CONDITIONS)[0].T.to_dict("list") == {"threads": ["1", "8"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("git_commit", "0f" * 20 + "-dirty", "0f0f0f0f-dirty"),
+        ("learning_rate", "0.3213508006975254", "0.321351"),
+        ("seed", "0, 1", "0, 1"),
+        ("torch", None, "not recorded"),
+    ],
+)
+def test_long_values_are_shortened(name: str, value: str | None, text: str) -> None:
+    assert shown(name, value) == text

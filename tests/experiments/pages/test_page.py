@@ -1,0 +1,80 @@
+"""Rules that every page keeps in HTML and Markdown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.comparison.page import write_runs
+from tests.experiments.conftest import COMMANDS, Pages
+from tests.experiments.fake_store import Fake, Trial
+from tests.experiments.support import prose, tables_are_even, write_page
+
+FIGURES = {
+    "demo": [
+        "tornado", "cost_curves", "benchmarks", "classes", "confusion", "reliability",
+        "losses", "accuracies", "learning_rate", "history", "architectures", "front",
+    ],
+    "systems": ["five_conv", "three_conv", "block_cnn", "dynamic_conv", "custom_resnet"],
+    "runs": ["classes", "loss_curves", "accuracy_curves"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_page_stands_alone_and_its_links_lead_somewhere(pages: Pages, name: str) -> None:
+    page = pages(name)
+    assert set(re.findall(r'(?:src|href)="([a-z]+:)', page.prose)) <= {"data:"}
+    assert "url(" not in page.prose
+    assert "<script src" not in page.html
+    assert '<link rel="stylesheet' not in page.html
+    links = set(re.findall(r'href="#([\w-]+)"', page.prose))
+    assert links
+    assert links <= set(re.findall(r'id="([\w-]+)"', page.prose))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_plotly_is_embedded_once_and_every_figure_has_its_place(pages: Pages, name: str) -> None:
+    page = pages(name)
+    assert page.html.count("plotly.js v") == 1
+    assert re.findall(r'id="plot-(\w+)"', page.html) == FIGURES[name]
+    assert list(page.drawn) == FIGURES[name]
+    assert re.findall(rf"\[Open the figure\]\({page.name}\.html#figure-(\w+)\)", page.markdown) == FIGURES[name]
+    assert all(f'id="figure-{figure}"' in page.prose for figure in FIGURES[name])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_rows_of_markdown_tables_have_as_many_cells_as_their_heads(pages: Pages, name: str) -> None:
+    tables_are_even(pages(name).markdown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_input_gives_the_same_bytes(
+    pages: Pages, request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    page = pages(name)
+    write_page(request.getfixturevalue("rivals" if name == "runs" else "store"), tmp_path, *COMMANDS[name])
+    one, two = ({p.relative_to(out): p.read_bytes() for p in out.rglob("*.*")} for out in (page.folder, tmp_path))
+    assert one == two
+
+
+def test_photos_lie_beside_the_markdown(pages: Pages) -> None:
+    page = pages("demo")
+    photos = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.markdown)
+    assert photos == [f"figures/{name}.png" for name in ("samples", "prediction", "mistakes")]
+    assert all((page.folder / photo).read_bytes().startswith(b"\x89PNG") for photo in photos)
+
+
+def test_names_cannot_break_the_page(fresh_store: Fake, tmp_path: Path) -> None:
+    for name in ("<b>x</b>", "a/b", "c|d"):
+        fresh_store.add(name=name, trials=(Trial(),), champion=())
+    arguments = ["<b>x</b>", "a/b/trial-0", "c|d"]
+    _, paths = write_runs(arguments, None, store=fresh_store.place, results=tmp_path, out=tmp_path)
+    html, markdown = paths.html.read_text(), paths.markdown.read_text()
+    assert "&lt;b&gt;x&lt;/b&gt;" in html
+    assert "<b>x</b>" not in prose(html)
+    assert "| c\\|d |" in markdown
+    assert "'c|d'" in markdown  # in the command, which is no table
+    tables_are_even(markdown)

@@ -1,0 +1,31 @@
+"""Runs from MLflow and from result files as the same record."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.reading.results import load_results
+from experiments.reading.runs import from_mlflow, from_result
+from experiments.reading.studies import StudyReader
+from tests.experiments.fake_store import Fake, Trial
+
+
+def test_a_result_of_a_reproduction_has_what_a_run_has() -> None:
+    result = next(r for r in load_results() if (r.name, r.seed) == ("three_conv", 0))
+    found = from_result(result, None)
+    assert result.test is not None
+    assert found.metrics["test/accuracy"] == result.test.accuracy
+    assert found.metrics["test_class/cat"] == result.test.class_accuracy["cat"]
+    assert found.curves["val/loss"][-1] == (result.curve[-1].step, result.curve[-1].watched_loss)
+    assert found.steps_an_epoch == pytest.approx(2000)
+    assert found.answers is None
+
+
+def test_damaged_answers_are_as_good_as_none(fresh_store: Fake) -> None:
+    fresh_store.add(trials=(Trial(),), champion=(0.9,))
+    reader = StudyReader(fresh_store.place)
+    run_id = str(reader.read().subject["run_id"].iloc[0])
+    fresh_store.put(run_id, {"test/predictions.csv": b"index,true\n0,\xff", "confusion.json": b"{"})
+    found = from_mlflow(reader.client.get_run(run_id), "demo", reader)
+    assert found.answers is None
+    assert found.images == {"test": 10_000}

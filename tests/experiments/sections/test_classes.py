@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Missing
+from experiments.sections import classes
+from experiments.sections.classes import ClassAccuracy, ClassResults, Confusion, section
+from experiments.stats import Estimate, wilson
+from tests.experiments.support import figures, known, with_artifacts
+
+
+@pytest.fixture
+def found(demo: Facts) -> ClassResults:
+    return classes.class_results(demo.study)
+
+
+def matrix(*shares: tuple[float, ...]) -> Confusion:
+    names = ("a", "b", "c")[: len(shares)]
+    return Confusion(names, shares, ("r",), "test", (10,) * len(shares), 10 * len(shares))
+
+
+def with_weakest(found: ClassResults, accuracy: float, low: float | None = None, high: float = 0) -> ClassResults:
+    interval = None if low is None else Estimate(accuracy, low, high, ("r",), 1000)
+    return replace(found, rows=(ClassAccuracy("cat", None, accuracy, interval), ClassAccuracy("ship", None, 0.9)))
+
+
+def test_the_weakest_pair_counts_both_directions() -> None:
+    confused = matrix((0.8, 0.2, 0.0), (0.0, 0.9, 0.1), (0.0, 0.15, 0.85))
+    pair = known(confused.weakest_pair())
+    assert pair[:2] == ("b", "c")
+    assert pair[2] == pytest.approx(0.125)
+    assert "The weakest pair is b and c: 12.5 %" in classes.weakest_pair(confused).text
+    perfect = matrix((1.0, 0.0), (0.0, 1.0))
+    assert perfect.weakest_pair() is None
+    assert classes.weakest_pair(perfect).text == "No image of the test set is taken for another class."
+
+
+def test_a_class_of_one_run_has_the_wilson_interval_of_its_images(demo: Facts) -> None:
+    confusion = known(classes.confusion_of(demo.study))
+    champion = demo.study.champion
+    one, both = (classes.class_accuracies(runs, confusion)[0] for runs in (champion.head(1), champion))
+    assert one.name == both.name == "cat"
+    interval = known(one.interval)
+    assert (interval.low, interval.high) == pytest.approx(wilson(known(one.test), 1000))
+    assert known(both.interval).low < interval.low  # seed variance widens the interval
+    assert all(row.interval is None for row in classes.class_accuracies(champion, None))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "low", "high", "words"),
+    [
+        (0.7, None, 0, "clears the bar too"),
+        (0.699, None, 0, "misses the bar"),
+        (0.7, 0.71, 0.75, "clears the bar too"),
+        (0.7, 0.6, 0.8, "cannot be told"),
+        (0.7, 0.5, 0.69, "(95 % interval 50.0 to 69.0 %) and by itself misses the bar"),
+    ],
+)
+def test_the_weakest_class_needs_its_interval_to_clear_the_bar(
+    demo: Facts, found: ClassResults, accuracy: float, low: float | None, high: float, words: str
+) -> None:
+    (sentence,) = classes.weakest_class(with_weakest(found, accuracy, low, high), demo.bar)
+    assert sentence.text.startswith(f"The weakest class, cat, is right {100 * accuracy:.1f} % of the time")
+    assert words in sentence.text
+
+
+@pytest.mark.parametrize(("weakest", "words"), [(0.80, "Classes are uneven"), (0.801, "Classes are even")])
+def test_classes_are_uneven_from_ten_points(found: ClassResults, weakest: float, words: str) -> None:
+    (sentence,) = classes.evenness(with_weakest(found, weakest))
+    assert words in sentence.text
+
+
+def test_a_group_is_weaker_only_beyond_chance(found: ClassResults) -> None:
+    animals, vehicles = found.groups["animals"], found.groups["vehicles"]
+    for groups, words in (
+        ({"animals": animals, "vehicles": vehicles}, "Animals are the weaker group, by"),
+        ({"animals": vehicles, "vehicles": animals}, "Vehicles are the weaker group, by"),
+        ({"animals": animals, "vehicles": animals}, "Animals and vehicles do not differ in accuracy beyond chance"),
+    ):
+        (sentence,) = classes.weaker_group(replace(found, groups=groups))
+        assert words in sentence.text
+
+
+def test_the_confusion_figure_colours_errors_only(demo: Facts) -> None:
+    figure = figures(section(demo))["confusion"]
+    assert all(figure.figure.data[0].z[i][i] is None for i in range(10))
+    bold = [a.text for a in figure.figure.layout.annotations if a.text.startswith("<b>")]
+    assert len(bold) == 10
+
+
+def test_without_a_champion_the_classes_are_those_of_the_validation_images(demo: Facts, unconfirmed: Facts) -> None:
+    tested, validated = (figures(section(facts))["classes"] for facts in (demo, unconfirmed))
+    assert [mark.name for mark in tested.figure.data] == ["validation", "test with 95 % interval"]
+    assert [mark.name for mark in validated.figure.data] == ["validation with 95 % interval"]
+    unkept = section(with_artifacts(demo, confusions={}))
+    assert unkept.blocks[-1] == Missing("There is no confusion matrix yet.")
+    made = section(unconfirmed)
+    assert made.recommendation["performance"] == ()
+    assert "on the validation images" in made.recommendation["customisation"][0].text

@@ -1,0 +1,123 @@
+"""Sentences, tables and numbers about costs, on both sides of the rule that picks each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.decision.facts import Facts, gather
+from experiments.pages.blocks import Figure, Missing, Table
+from experiments.sections.money import section
+from tests.experiments.support import said, with_artifacts, with_scenario
+
+
+def text(facts: Facts, head: str = "cost") -> str:
+    return said(section(facts), head)
+
+
+def tables(facts: Facts) -> list[list[list[str]]]:
+    """The cells of the table of what was spent, and of the table of options."""
+    found = [block for block in section(facts).blocks if isinstance(block, Table)]
+    return [[[cell.text for cell in row.cells] for row in table.rows] for table in found]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "21 min 30 s of wall time and 1.01 PFLOP of training, $0.029 at $0.0816 an hour for AWS m7g.large (2 vCPU), "
+        "assumed to be as fast as the processor of 2 cores of the study.",
+        "People cost $9,600 (120 h at $80.00), which the scenario assumes and nobody measured.",
+        "Energy was not measured",
+        "one image is labelled in 4 ms (95 % of them within 6 ms); batches of 256 at 1,600 images a second",
+        "Vendors priced by the image, for 1,000: Azure Custom Vision $2.00.",
+        "so 1 machine kept on for 250,000 images a month: $59.57 a month, used or idle",
+        "Against Azure Custom Vision, the cheapest vendor, building has paid back what it costs at the start after "
+        "21.6 months.",
+        "Break-even with Azure Custom Vision: 161,000 images a month; above, building costs less over 3 years. "
+        "The scenario has 155 % of that.",
+        "Break-even with Google Vertex AutoML: building costs no more at any volume that one machine can label",
+    ],
+)
+def test_costs_are_stated(demo: Facts, words: str) -> None:
+    assert words in text(demo)
+
+
+def test_a_speed_that_was_not_timed_is_bounded(demo: Facts) -> None:
+    stated = text(gather(with_artifacts(demo, serving={}).study, demo.published, demo.scenario))
+    assert "the speed of labelling was not measured" in stated
+    assert "so an answer takes at most 656 ms" in stated
+    assert "at most $0.015 for 1,000 images one by one and at most $0.000029 in batches" in stated
+
+
+def test_the_scenario_picks_the_sentence(demo: Facts) -> None:
+    waits = text(with_scenario(demo, latency_bar_ms=None))
+    assert "The scenario lets images wait" in waits
+    assert "kept on for" not in waits
+    assert "building never pays back what it costs at the start" in text(with_scenario(demo, images_per_month=1000))
+    assert "building costs no more from the first day" in text(with_scenario(demo, engineering_hours=0))
+    assert "building costs more at any volume over 3 years" in text(with_scenario(demo, engineering_hours=1000))
+    assert "No vendor is priced by the image" in text(with_scenario(demo, vendors=demo.scenario.vendors[1:]))
+
+
+def test_unknown_costs_are_stated(empty: Facts) -> None:
+    stated = text(empty)
+    assert "The duration of the study was not recorded, so building has no price yet." in stated
+    assert "no run of the recipe has finished" in stated
+    assert "no network was timed" in stated
+    assert "The cost of building and its break-even are not known yet: the duration of the study was not" in stated
+    spent, options = tables(empty)
+    assert [row[4] for row in spent] == ["no price", "no price"]
+    assert [(row[0], row[-1]) for row in options] == [
+        ("Azure Custom Vision", ""), ("Google Vertex AutoML", ""), ("AWS Rekognition Custom Labels", ""),
+    ]  # fmt: skip
+    (missing,) = (block for block in section(empty).blocks if isinstance(block, Missing))
+    assert missing.text == "The cost of building is not known yet: the duration of the study was not recorded."
+    assert "Vendors only: the duration of the study" in section(empty).pictures[0].caption.text
+
+
+def test_the_tables_have_building_first_and_then_the_cheapest_vendor(demo: Facts) -> None:
+    spent, options = tables(demo)
+    assert [(row[0], row[-2], row[-1]) for row in options] == [
+        ("building", "$11,745", ""),
+        ("Azure Custom Vision", "$18,130", "161,000"),
+        ("Google Vertex AutoML", "$36,495", "any"),
+        ("AWS Rekognition Custom Labels", "$105,133", "any"),
+    ]
+    assert spent[0] == ["the whole study", "21 min 30 s", "1.01 PFLOP", "not measured", "$0.029", ""]
+    assert [row[3] for row in spent] == ["not measured"] * 4
+
+
+def test_the_figure_has_a_line_for_each_option(demo: Facts) -> None:
+    (figure,) = section(demo).pictures
+    assert isinstance(figure, Figure)
+    names = ["build, $11,745", "Azure Custom Vision, $18,130", "Google Vertex AutoML, $36,495"]
+    assert [trace.name for trace in figure.figure.data][:3] == names
+    assert figure.figure.data[0].y == pytest.approx((9600.03, 11744.54))
+    for changes, words in (
+        ({}, "building has paid back what it costs at the start after 21.6 months."),
+        ({"engineering_hours": 0}, "building costs no more from the first day."),
+        ({"images_per_month": 1000}, "building never pays back what it costs at the start"),
+    ):
+        assert words in section(with_scenario(demo, **changes)).pictures[0].caption.text
+
+
+def test_vendors_take_their_colours_in_turn(demo: Facts) -> None:
+    again = tuple(replace(v, name=f"{v.name} again") for v in demo.scenario.vendors)
+    (figure,) = section(with_scenario(demo, vendors=(*demo.scenario.vendors, *again))).pictures
+    assert isinstance(figure, Figure)
+    colours = [trace.line.color for trace in figure.figure.data]
+    assert len(set(colours[:5])) == 5
+    assert colours[5:] == colours[1:3]
+
+
+def test_a_vendor_that_retires_within_the_horizon_is_named(demo: Facts) -> None:
+    assert "Azure Custom Vision ends its service on 2028-09-25" in text(demo, "customisation")
+    assert "ends its service" not in text(with_scenario(demo, horizon_years=1), "customisation")
+
+
+def test_services_that_can_be_trained_are_named(demo: Facts) -> None:
+    stated = text(demo, "customisation")
+    custom = "AWS Rekognition Custom Labels, Azure Custom Vision and Google Vertex AutoML image"
+    assert f"Of the services priced here, {custom} can be trained on these ten classes; " in stated
+    assert "; AWS Rekognition and Google Vision labels return labels of their own." in stated

@@ -1,0 +1,104 @@
+"""Facts with changes, and the parts of a section or a page that tests look at."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from experiments import compare
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Figure, Section
+from experiments.stats import Estimate
+from tests.experiments.fake_store import Fake
+
+T = TypeVar("T")
+
+
+def known(value: T | None) -> T:
+    """`value`, which must not be None."""
+    assert value is not None
+    return value
+
+
+def with_study(facts: Facts, **changes: Any) -> Facts:
+    return replace(facts, study=replace(facts.study, **changes))
+
+
+def with_artifacts(facts: Facts, **changes: Any) -> Facts:
+    return with_study(facts, artifacts=replace(facts.study.artifacts, **changes))
+
+
+def with_scenario(facts: Facts, **changes: Any) -> Facts:
+    return replace(facts, scenario=replace(facts.scenario, **changes))
+
+
+def with_cost(facts: Facts, **changes: Any) -> Facts:
+    return replace(facts, cost=replace(facts.cost, **changes))
+
+
+def with_test(facts: Facts, mean: float, half: float = 0.001) -> Facts:
+    """`facts` with another test accuracy, and half the width of its interval."""
+    return replace(facts, test=Estimate(mean, mean - half, mean + half, ("r" * 32,), 10_000))
+
+
+def said(section: Section, head: str) -> str:
+    """The sentences of a section under a head of the recommendation."""
+    return " ".join(text.text for text in section.recommendation[head])
+
+
+def figures(section: Section) -> dict[str, Figure]:
+    return {picture.name: picture for picture in section.pictures if isinstance(picture, Figure)}
+
+
+@dataclass(frozen=True)
+class WrittenPage:
+    """The files of a page that `compare.py` wrote, and what it printed."""
+
+    folder: Path
+    name: str
+    printed: str
+
+    @cached_property
+    def html(self) -> str:
+        return (self.folder / f"{self.name}.html").read_text()
+
+    @cached_property
+    def markdown(self) -> str:
+        return (self.folder / f"{self.name}.md").read_text()
+
+    @cached_property
+    def prose(self) -> str:
+        return prose(self.html)
+
+    @cached_property
+    def drawn(self) -> dict[str, Any]:
+        """The plotly figures of the page by name."""
+        return dict(json.JSONDecoder().raw_decode(self.html[self.html.index("const figures = ") + 16 :])[0])
+
+
+def write_page(store: Fake, out: Path, *arguments: str) -> WrittenPage:
+    """Run `compare.py` with these arguments."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert compare.main([*arguments, "--store", str(store.folder), "--out", str(out)]) == 0
+    return WrittenPage(out, next(out.glob("*.html")).stem, printed.getvalue())
+
+
+def prose(html: str) -> str:
+    """A page without its scripts and pictures, in one kind of space."""
+    text = re.sub(r'<script>.*?</script>|src="data:[^"]*"', "", html, flags=re.DOTALL)
+    return text.replace("\N{NO-BREAK SPACE}", " ").replace("&#34;", '"')
+
+
+def tables_are_even(markdown: str) -> None:
+    """Check that every row of a table has as many cells as the one above it."""
+    rows = [(line, len(re.findall(r"(?<!\\)\|", line))) for line in markdown.splitlines()]
+    for (above, bars_above), (below, bars_below) in itertools.pairwise(rows):
+        if above.startswith("|") and below.startswith("|"):
+            assert bars_below == bars_above, below

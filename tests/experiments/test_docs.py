@@ -1,0 +1,84 @@
+"""The guides say what the code does: presets, spaces, scenario fields, rules, commands and their options."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from cifar_core.models import MODELS
+from experiments.decision.facts import rules_of
+from experiments.reading.scenario import Scenario, Vendor
+from experiments.report import SECTIONS
+from sweeps.planning.presets import PRESETS
+from sweeps.planning.search_space import SPACES
+from tests.experiments.fake_store import Fake
+
+ROOT = Path(__file__).parents[2]
+GUIDES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SCRIPTS = ("sweeps/run_study.py", *(f"experiments/{n}.py" for n in ("compare", "reproduce", "lr_find", "predict")))
+
+
+def guide(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_table_of_presets_has_the_budgets_of_the_code(name: str) -> None:
+    preset = PRESETS[name]
+    trial, confirm = (f"{budget.flops / 1e12:,.0f} TFLOP" for budget in (preset.trial, preset.confirm) if budget.flops)
+    seeds = f" x {preset.seeds} seeds" if preset.seeds > 1 else ""
+    row = next(line for line in guide("sweeps.md").splitlines() if line.startswith(f"| `{name}`"))
+    assert f"| {trial} | best {preset.recipes} recipes{seeds}, {confirm} each |" in row
+
+
+def test_the_guide_names_every_space_with_its_architectures() -> None:
+    text = guide("sweeps.md")
+    for name, space in SPACES.items():
+        assert f"`--space {name}`" in text, f"docs/sweeps.md must describe --space {name}"
+        if name != "systems":  # docs/systems.md has these
+            assert all(f"`{model}`" in text for model in space.models), f"docs/sweeps.md must name those of {name}"
+    assert set(MODELS) == {model for space in SPACES.values() for model in space.models}, (
+        "every architecture must be in a search space: add the new one to sweeps/search_space.py"
+    )
+
+
+def test_the_guide_has_every_field_of_a_scenario() -> None:
+    fields = {field.name for field in dataclasses.fields(Scenario)} - {"file", "vendors"}
+    fields |= {field.name for field in dataclasses.fields(Vendor)} - {"name"}
+    text = guide("report.md")
+    assert not {name for name in fields if f"`{name}`" not in text}
+
+
+def test_the_guide_has_the_rules_of_the_verdict(store: Fake) -> None:
+    rules = rules_of(store.facts("demo"))
+    text = " ".join(guide("report.md").split())
+    for number, rule in enumerate(rules, start=1):
+        assert f"{number}. {rule.condition}: {rule.answer.lower()}." in text, f"docs/report.md, rule {number}"
+
+
+def test_the_guide_shows_every_section_of_the_report() -> None:
+    text = guide("architecture.md")
+    assert not [name for name in SECTIONS if f"`{name}`" not in text]
+
+
+def test_the_guide_of_the_house_names_modules_that_exist() -> None:
+    for path in re.findall(r"`((?:cifar_core|sweeps|experiments|tests)/[\w/]*\.?\w*)`", guide("architecture.md")):
+        assert (ROOT / path).exists(), f"docs/architecture.md names {path}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_guides_give_options_that_a_command_has(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module(script.removesuffix(".py").replace("/", ".")).main(["--help"])
+    known = set(re.findall(r"--[a-z][\w-]+", capsys.readouterr().out))
+    used = {
+        option
+        for path in GUIDES
+        for command in re.findall(rf"python {script}([^\n`#]*)", path.read_text(encoding="utf-8"))
+        for option in re.findall(r"--[a-z][\w-]+", command)
+    }
+    assert used <= known
