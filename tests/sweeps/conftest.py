@@ -1,4 +1,4 @@
-"""Databases with empty tables, which take seconds to create: made once, and copied."""
+"""Databases with empty tables, which take seconds to create and so are copied, and a scripted sweep."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from cifar_core.data import Splits
 from sweeps.store import Store
 from sweeps.study import open_storage
+from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, Study
+from tests.sweeps.small_data import small_splits
+from tests.sweeps.support import plan
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,14 @@ def empty_store(empty_databases: Path) -> Callable[[Path], Store]:
         return Store.locate(folder)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_data() -> Splits:
+    return small_splits(TRAIN_IMAGES, 64)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, small_data: Splits) -> Study:
+    small = plan(study="a study", trials=4, space_name="tiny", space=SPACE, preset_name="tiny", preset=PRESET)
+    return Study(tmp_path / "store", small_data, small)

@@ -1,0 +1,248 @@
+"""A sweep over a scripted executor, for tests of the coordinator and of its stages."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from cifar_core.budget import Budget
+from cifar_core.checkpoint import load_weights, save_state
+from cifar_core.data import Splits
+from cifar_core.training import TrainState, total_steps
+from sweeps.console import SweepConsole
+from sweeps.coordinator import Coordinator, Interrupted, Summary
+from sweeps.executors.protocol import (
+    EvaluateJob,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Log,
+    Paused,
+    Progressed,
+    TrainJob,
+)
+from sweeps.planning.plan import Plan
+from sweeps.planning.presets import Preset
+from sweeps.planning.search_space import SPACES
+from sweeps.stage import Sweep
+from sweeps.store import Store
+from sweeps.study import PRUNERS
+from tests.sweeps.small_data import CPU, small_splits
+from tests.sweeps.support import MemoryRun, MemoryTracker, outcome, point
+
+TRAIN_IMAGES = 256
+SPACE = replace(SPACES["fast"], optimizers=("sgd",), widths=(0.25, 0.5), batch_sizes=(8,), starts=())
+PRESET = Preset(
+    "tiny", trial=Budget(flops=None, max_epochs=1), confirm=Budget(flops=None, max_epochs=2), recipes=2, seeds=2
+)
+
+# The final validation accuracy of a run, by its key.
+Script = Callable[[str], float]
+# What happens to a run in place of its last point, by its key and how often it was started before.
+Fault = Callable[[str, int], Event | None]
+
+
+def even(key: str) -> float:
+    """Trials get better with their number; confirmation does not change their order, and seeds hardly differ."""
+    stage, number, *seed = key.split("-")
+    return 0.3 + int(number) / 100 + (0.2 + int(seed[0]) / 1000 if stage == "confirm" else 0.0)
+
+
+def no_fault(key: str, starts: int) -> None:
+    return None
+
+
+def died(key: str) -> Failed:
+    return Failed(key, "worker died: killed by SIGKILL", "", worker_died=True)
+
+
+class ScriptedExecutor:
+    """Two workers that train in no time: points come one at a time, and validations wait for an answer."""
+
+    def __init__(self, sweep: Study) -> None:
+        self.script, self.fault, self.starts = sweep.script, sweep.fault, sweep.starts
+        self.dies_at, self.notes = sweep.dies_at, sweep.notes
+        self.jobs: list[Job] = []
+        self.tested: list[str] = []
+        self._left: dict[str, deque[Event]] = {}
+        self._waiting: set[str] = set()
+
+    @property
+    def free(self) -> int:
+        return 2 - len(self._left)
+
+    def start(self, job: Job) -> None:
+        assert self.free
+        assert job.key not in self._left, "a run must not be started twice at the same time"
+        self.jobs.append(job)
+        self._left[job.key] = deque(self._train(job) if isinstance(job, TrainJob) else self._test(job))
+        self.starts[job.key] += isinstance(job, TrainJob)
+
+    def events(self, timeout: float) -> list[Event]:
+        happened = []
+        for key in [key for key in self._left if key not in self._waiting]:
+            event = self._left[key].popleft()
+            happened.append(event)
+            if isinstance(event, Log):
+                continue
+            if not isinstance(event, Progressed):
+                del self._left[key]
+            elif event.point.val_accuracy is not None and event.point.fraction < 1:
+                self._waiting.add(key)
+        return happened
+
+    def reply(self, key: str, *, go_on: bool) -> None:
+        self._waiting.discard(key)
+        if not go_on:
+            del self._left[key]
+
+    def pause(self) -> None:
+        for key in self._left:
+            self._left[key] = deque([Paused(key)])
+        self._waiting.clear()
+
+    def close(self) -> None:
+        self._left.clear()
+
+    def _train(self, job: TrainJob) -> Iterator[Event]:
+        accuracy, steps = self.script(job.key), total_steps(job.recipe, TRAIN_IMAGES)
+
+        def step_at(fraction: float) -> int:
+            return max(1, round(fraction * steps))
+
+        validated = {step_at(fraction) for fraction in job.schedule.validations}
+        shown = {step_at(fraction) for fraction in job.schedule.losses}
+        fault = self.fault(job.key, self.starts[job.key])
+        last = self.dies_at(job.key, self.starts[job.key])
+        if job.key in self.notes:
+            yield Log(job.key, self.notes[job.key])
+        for step in sorted(validated | shown):
+            if fault is not None and step == steps:
+                yield fault
+                return
+            if last is not None and step > sorted(validated)[last - 1]:
+                yield died(job.key)
+                return
+            reached = accuracy * (step / steps) ** 0.1 if step in validated else None
+            epoch = step * job.recipe.batch_size / TRAIN_IMAGES
+            yield Progressed(job.key, point(step, reached, steps=steps, epoch=epoch))
+        if job.weights is not None:
+            save_state(TrainState.create(job.recipe, small_splits(16, 8), CPU), job.weights)
+        yield Finished(job.key, outcome(accuracy, images=64))
+
+    def _test(self, job: EvaluateJob) -> Iterator[Event]:
+        fault = self.fault(f"test-{job.key}", self.starts[f"test-{job.key}"])
+        self.starts[f"test-{job.key}"] += 1
+        if fault is not None:
+            yield replace(fault, key=job.key)
+            return
+        load_weights(job.recipe, job.weights)
+        self.tested.append(job.key)
+        yield Finished(job.key, outcome(self.script(job.key) - 0.01, images=10_000))
+
+
+@dataclass
+class Study:
+    """A study, a tracker and a store that last; each `run` is a new process over them."""
+
+    root: Path
+    data: Splits
+    plan: Plan
+    script: Script = even
+    fault: Fault = no_fault
+    dies_at: Callable[[str, int], int | None] = lambda key, starts: None  # number of the last validation
+    notes: dict[str, str] = field(default_factory=dict)
+    tracker: MemoryTracker = field(default_factory=MemoryTracker)
+    log: io.StringIO = field(default_factory=io.StringIO)
+    starts: Counter[str] = field(default_factory=Counter)
+    tested: list[str] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)  # of the last run
+
+    def __post_init__(self) -> None:
+        self.store = Store.locate(self.root)
+        self.root.mkdir()
+        self.storage = InMemoryStorage()
+        self.study = optuna.create_study(
+            storage=self.storage,
+            direction="maximize",
+            sampler=RandomSampler(seed=0),
+            pruner=PRUNERS[self.plan.pruner](),
+        )
+
+    def run(self, stop: Callable[[], bool] = lambda: False, **changes: object) -> Summary:
+        executor = ScriptedExecutor(self)
+        plan = replace(self.plan, **changes)  # type: ignore[arg-type]
+        try:
+            with SweepConsole(file=self.log) as console:
+                sweep = Sweep(
+                    plan=plan,
+                    study=self.study,
+                    storage=self.storage,
+                    train_images=len(self.data.train),
+                    val_images=len(self.data.val),
+                    tracker=self.tracker,
+                    store=self.store,
+                    console=console,
+                    tags={"git_commit": "abc"},
+                )
+                return Coordinator(sweep, executor, b"samples", stop).run()
+        finally:
+            self.jobs = executor.jobs
+            self.tested += executor.tested
+
+    def stopped_after(self, polls: int, **changes: object) -> bool:
+        """Run until stop was asked for `polls` times; true if the sweep was interrupted by that."""
+        asked = itertools.count(1)
+        try:
+            self.run(stop=lambda: next(asked) >= polls, **changes)
+        except Interrupted:
+            return True
+        return False
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials()
+
+    def states(self) -> dict[TrialState, int]:
+        return dict(Counter(trial.state for trial in self.trials))
+
+    def runs(self, stage: str) -> dict[str, MemoryRun]:
+        return {key: run for key, run in self.tracker.runs.items() if run.tags["stage"] == stage}
+
+    def recorded_tests(self) -> list[dict[str, object]]:
+        path = self.root / "test_looks.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def pruning(sweep: Study) -> Study:
+    """The same sweep with successive halving; trial 0 is the best, so that many of the others are pruned."""
+    sweep.plan = replace(sweep.plan, pruner="halving")
+    sweep.study.pruner = PRUNERS["halving"]()
+    sweep.script = lambda key: 0.9 - int(key.split("-")[1]) / 100
+    return sweep
+
+
+def check_whole(sweep: Study, trials: int = 4) -> None:
+    """The sweep is at its end as if nothing had ever happened to it."""
+    assert sweep.states() == {TrialState.COMPLETE: trials}
+    best = [f"confirm-{trial}-{seed}" for trial in (trials - 1, trials - 2) for seed in (0, 1)]
+    assert set(sweep.tracker.runs) == {f"trial-{number}" for number in range(trials)} | set(best)
+    for key, run in sweep.tracker.runs.items():
+        assert (run.state, run.reason) == ("complete", ""), key
+        assert run.steps == sorted(set(run.steps)), f"{key} has doubled points"
+        assert len(run.steps) >= 20
+        assert run.metrics["cost/epochs"] == (1 if key.startswith("trial") else 2)
+    assert sweep.tested == best[:2], "only the champion's runs meet the test set, and each only once"
+    assert [line["key"] for line in sweep.recorded_tests()] == best[:2]
+    assert sweep.tracker.study.state == "finished"

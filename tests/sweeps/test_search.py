@@ -1,0 +1,160 @@
+"""The search: trials in Optuna and MLflow, enqueued recipes, budgets and pruning."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+
+from cifar_core.budget import Budget, step_flops
+from cifar_core.recipe import Recipe
+from sweeps.coordinator import Summary
+from sweeps.executors.protocol import (
+    Diverged,
+)
+from tests.sweeps.scripted import (
+    PRESET,
+    SPACE,
+    TRAIN_IMAGES,
+    Study,
+    check_whole,
+    even,
+    pruning,
+)
+
+
+class TestSearch:
+    def test_a_whole_sweep(self, sweep: Study) -> None:
+        summary = sweep.run()
+        check_whole(sweep)
+        assert (summary.complete, summary.pruned, summary.failed) == (4, 0, 0)
+        assert not summary.nothing_left
+        assert [trial.value for trial in sweep.trials] == [even(f"trial-{number}") for number in range(4)]
+        for number, trial in enumerate(sweep.trials):
+            run = sweep.tracker.runs[f"trial-{number}"]
+            recipe = Recipe.from_dict(trial.user_attrs["recipe"])
+            assert recipe.epochs == 1
+            assert run.params.items() >= {name: str(value) for name, value in recipe.to_dict().items()}.items()
+            assert run.tags == {
+                "state": "complete",
+                "key": f"trial-{number}",
+                "stage": "search",
+                "study": "a study",
+                "trial": str(number),
+                "attempt": "1",
+                "git_commit": "abc",
+            }
+            assert Recipe.from_toml(run.files["recipe.toml"].decode()) == recipe
+            assert sorted(trial.intermediate_values) == [1, 2, 4, 6, 8]
+            assert run.metrics["cost/epochs"] == 1
+            assert str(run.metrics["cost/training_flops"]) == run.params["trial_flops"]
+            assert run.metrics["cost/validation_share"] == pytest.approx(0.1)
+
+    def test_trials_have_different_seeds(self, sweep: Study) -> None:
+        sweep.run(confirm=False)
+        assert len({job.recipe.seed for job in sweep.jobs}) == 4
+
+    def test_the_same_again_does_nothing(self, sweep: Study) -> None:
+        first = sweep.run()
+        again = sweep.run()
+        assert sweep.jobs == []
+        assert again.nothing_left
+        assert again.champion == first.champion
+        assert again.test_accuracy == first.test_accuracy
+        assert again.saved == first.saved
+        check_whole(sweep)
+
+    def test_trials_is_a_total(self, sweep: Study) -> None:
+        sweep.run(trials=3, confirm=False)
+        assert sweep.run(trials=2, confirm=False).nothing_left
+        sweep.run(trials=5, confirm=False)
+        assert len(sweep.jobs) == 2
+        assert sweep.states() == {TrialState.COMPLETE: 5}
+
+    def test_the_best_so_far_is_told(self, sweep: Study) -> None:
+        sweep.run()
+        assert sweep.tracker.study.metrics["study/best_val_accuracy"] == even("trial-3")
+        assert re.search(r"best 33\.0 ?% validation accuracy, trial 3, fast_resnet", sweep.log.getvalue())
+
+    def test_the_best_of_an_earlier_process_is_told_until_a_better_one_comes(self, sweep: Study) -> None:
+        sweep.run(trials=3, confirm=False)
+        sweep.script = lambda key: 0.1
+        sweep.log.truncate(0)
+        sweep.run(trials=5, confirm=False)
+        assert sweep.tracker.study.metrics["study/best_val_accuracy"] == even("trial-2")
+        assert re.search(r"best 32\.0 ?% validation accuracy, trial 2, fast_resnet", sweep.log.getvalue())
+
+    def test_an_enqueued_recipe_is_trained_as_it_is(self, sweep: Study) -> None:
+        recipe = Recipe(model="five_conv", width=0.125, batch_size=16, learning_rate=0.1 + 0.2, cutout=9)
+        sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
+        sweep.run(trials=1, confirm=False)
+        assert sweep.jobs[0].recipe == replace(recipe, epochs=1.0)
+        assert "trial 0, five_conv" in sweep.log.getvalue(), (
+            "the network that was trained, not the nearest in the space"
+        )
+
+    def test_a_trial_that_the_budget_cannot_pay_for_is_narrowed(self, sweep: Study) -> None:
+        recipe = Recipe(model="five_conv", width=0.5, batch_size=16)
+        budget = Budget(flops=1.5 * step_flops(recipe), max_epochs=1)
+        sweep.plan = replace(sweep.plan, preset=replace(PRESET, trial=budget))
+        sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
+        sweep.run(trials=1, confirm=False)
+        narrow = replace(recipe, width=0.25)
+        assert sweep.jobs[0].recipe == budget.apply(narrow, TRAIN_IMAGES)
+        assert Recipe.from_dict(sweep.trials[0].user_attrs["recipe"]) == sweep.jobs[0].recipe
+        line = "trial 0: five_conv at width 0.25, because the budget covers fewer than two training steps at 0.5"
+        assert line in sweep.log.getvalue().splitlines()
+
+    def test_no_further_trials_after_the_time_is_over(self, sweep: Study) -> None:
+        sweep.run(timeout=1e-9)
+        assert "no further trials after 1e-09 s" in sweep.log.getvalue()
+        assert sweep.trials == []
+        summary = sweep.run(timeout=3600.0)
+        assert summary.complete == 4
+
+
+class TestPruning:
+    def test_pruned_trials_say_where_and_why(self, sweep: Study) -> None:
+        summary = pruning(sweep).run(trials=8, confirm=False)
+        pruned = [trial for trial in sweep.trials if trial.state == TrialState.PRUNED]
+        assert (summary.complete, summary.pruned) == (8 - len(pruned), len(pruned))
+        assert len(pruned) >= 4
+        for trial in pruned:
+            run = sweep.tracker.runs[f"trial-{trial.number}"]
+            assert run.state == "pruned"
+            assert run.reason == trial.user_attrs["reason"]
+            fraction, accuracy = run.metrics["cost/epochs"], run.metrics["val/accuracy"]
+            assert fraction in (0.125, 0.5)
+            assert run.reason == (
+                f"pruned by halving at {100 * fraction:.0f} % of its budget with {100 * accuracy:.1f} % "
+                f"validation accuracy"
+            )
+            assert trial.user_attrs["spent_flops"] == fraction * trial.user_attrs["flops"]
+            assert run.metrics["cost/training_flops"] == trial.user_attrs["spent_flops"]
+
+    def test_what_was_saved(self, sweep: Study) -> None:
+        summary = pruning(sweep).run(trials=8, confirm=False)
+        full = sum(trial.user_attrs["flops"] for trial in sweep.trials)
+        spent = sum(
+            trial.user_attrs["flops"] * sweep.tracker.runs[f"trial-{trial.number}"].metrics["cost/epochs"]
+            for trial in sweep.trials
+        )
+        assert summary.full_flops == pytest.approx(full)
+        assert summary.saved == pytest.approx(1 - spent / full)
+        assert 0.4 < summary.saved < 1
+        assert sweep.tracker.study.metrics["study/saved_fraction"] == summary.saved
+
+    def test_nothing_is_saved_where_nothing_is_pruned(self, sweep: Study) -> None:
+        assert sweep.run(confirm=False).saved == 0
+        assert Summary().saved == 0
+
+    def test_a_diverged_trial_is_pruned_so_that_the_sampler_learns_of_it(self, sweep: Study) -> None:
+        reason = "training loss was nan at step 4"
+        sweep.fault = lambda key, starts: Diverged(key, reason) if key == "trial-1" else None
+        summary = sweep.run(confirm=False)
+        assert sweep.trials[1].state == TrialState.PRUNED
+        assert sweep.trials[1].user_attrs["reason"] == reason
+        assert (sweep.tracker.runs["trial-1"].state, sweep.tracker.runs["trial-1"].reason) == ("pruned", reason)
+        assert (summary.complete, summary.pruned) == (3, 1)
