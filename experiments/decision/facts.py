@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from experiments.decision.costs import Cost, build, cheapest, cost_of
+from experiments.decision.costs import Cost, Option, build, cheapest, cost_of
 from experiments.pages.text import percent, short_percent, years
 from experiments.reading.published import Accuracy, Bar, Published
 from experiments.reading.results import Result
@@ -70,6 +70,16 @@ class Facts:
         return (f"run/{self.run_id}", *self.cost.machine_sources, "source/scenario")
 
     @property
+    def building(self) -> Option | None:
+        """The cost of building; None where a part of it is unknown."""
+        return build(self.cost, self.scenario)
+
+    @property
+    def cheapest(self) -> Option:
+        """The vendor that costs least over the horizon."""
+        return cheapest(self.scenario)
+
+    @property
     def model(self) -> str | None:
         return _first(self.study.subject, "params.model")
 
@@ -117,7 +127,7 @@ def rules_of(facts: Facts) -> tuple[Rule, ...]:
     """The rules, in order: test accuracy, accuracy bar, latency bar, then the costs over the horizon."""
     test, target, close = facts.test, facts.bar.target, f"{percent(CLOSE, 0)} of the dearer"
     bar, over = short_percent(target), f"over {years(facts.scenario.horizon_years)}"
-    ours, theirs = build(facts.cost, facts.scenario), cheapest(facts.scenario).total(facts.scenario.months)
+    ours, theirs = facts.building, facts.cheapest.total(facts.scenario.months)
     cost = theirs if ours is None else ours.total(facts.scenario.months)  # the fifth rule is for an unknown cost
     gap, near = cost - theirs, CLOSE * max(cost, theirs)
     below, not_above = test is not None and test.high < target, test is not None and test.low < target

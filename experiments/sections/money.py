@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 
 import plotly.graph_objects as go
 
-from experiments.decision.costs import Option, break_even, build, buy, cheapest, machines_on, payback_months, vendors
+from experiments.decision.costs import Option, break_even, buy, machines_on, payback_months, vendors
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import (
     Block,
@@ -46,17 +46,17 @@ VENDOR_COLOURS = (BLUE, GREEN, "#8a6fb0", MUTED)  # in the order of the scenario
 
 
 def section(facts: Facts) -> Section:
-    scenario, ours = facts.scenario, build(facts.cost, facts.scenario)
+    scenario, ours = facts.scenario, facts.building
     options = [*([ours] if ours else []), *(buy(vendor, scenario) for vendor in scenario.vendors)]
-    file = f"These are assumptions, from `{scenario.file}`: copy it, change them, and pass it with `--scenario`."
+    assumed = f"These are assumptions, from `{scenario.file}`: copy it, change them, and pass it with `--scenario`."
     blocks: list[Block] = [
         Heading("The scenario"),
         _scenario(facts),
-        CitedText(file),
+        CitedText(assumed),
         Heading("What was spent"),
         _spent_table(facts),
         Heading(f"Building and buying over {years(scenario.horizon_years)}"),
-        _options_table(facts, ours),
+        _options_table(facts),
     ]
     if ours is None:
         blocks.append(Missing(f"The cost of building is not known yet: {facts.cost.missing}."))
@@ -65,15 +65,14 @@ def section(facts: Facts) -> Section:
         "best: the least training that each sells, one endpoint for all images, and no hours of people. Neither "
         "includes storage and traffic."
     )
-    curves = cost_curves(options, scenario.months)
     blocks += [
         CitedText(text, (*facts.cost_sources, *_sources(options))),
-        Figure("cost_curves", "Cost over the horizon", _caption(facts, ours), curves),
+        Figure("cost_curves", "Cost over the horizon", _caption(facts), cost_curves(options, scenario.months)),
     ]
     even = (_break_even(facts, option) for option in options if ours and option.vendor)
-    sentences = (_study(facts), _retraining(facts), _serving(facts), _kept_on(facts), *_horizon(facts, ours), *even)
+    sentences = (_study(facts), _retraining(facts), _serving(facts), _kept_on(facts), *_horizon(facts), *even)
     recommendation = {"cost": sentences, "customisation": (*_retirements(facts, options), *_trainable(facts))}
-    numbers = (*_cost_numbers(facts), *_option_numbers(facts, options, ours), *_assumed_numbers(facts))
+    numbers = (*_cost_numbers(facts), *_option_numbers(facts, options), *_assumed_numbers(facts))
     return Section("The money", tuple(blocks), recommendation, numbers)
 
 
@@ -92,17 +91,17 @@ def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
     return figure
 
 
-def _caption(facts: Facts, ours: Option | None) -> CitedText:
-    if ours is None:
+def _caption(facts: Facts) -> CitedText:
+    if facts.building is None:
         text = f"Vendors only: {facts.cost.missing}, so building has no line."
-        return CitedText(text, (*facts.cost_sources, *cheapest(facts.scenario).sources))
-    payback = _payback(facts, ours)
+        return CitedText(text, (*facts.cost_sources, *facts.cheapest.sources))
+    payback = _payback(facts, facts.building)
     return replace(payback, text=f"Lines start at what is paid at once. {payback.text}")
 
 
 def _payback(facts: Facts, ours: Option) -> CitedText:
     """The time after which building has paid back what it costs at the start."""
-    theirs = cheapest(facts.scenario)
+    theirs = facts.cheapest
     months = payback_months(ours, theirs)
     text = f"Against {theirs.name}, the cheapest vendor, building "
     if months is None:
@@ -165,8 +164,8 @@ def _spent_table(facts: Facts) -> Table:
     return Table(titles, rows, numbers=range(1, 5), style="cards tight")
 
 
-def _options_table(facts: Facts, ours: Option | None) -> Table:
-    months, rows = facts.scenario.months, []
+def _options_table(facts: Facts) -> Table:
+    ours, months, rows = facts.building, facts.scenario.months, []
     for option in [*([ours] if ours else []), *vendors(facts.scenario)]:
         least = break_even(facts.cost, option.vendor, facts.scenario) if option.vendor else None
         volume = "none" if least is None else "any" if least == 0 else count(least)
@@ -274,10 +273,10 @@ def _kept_on(facts: Facts) -> CitedText:
     return CitedText(text, (*run(*cost.speed.runs), *cost.machine_sources, "source/scenario", *sources))
 
 
-def _horizon(facts: Facts, ours: Option | None) -> list[CitedText]:
+def _horizon(facts: Facts) -> list[CitedText]:
     """The totals over the horizon, and when building has paid back what it costs at the start."""
     scenario, horizon = facts.scenario, f"Over {years(facts.scenario.horizon_years)}"
-    months, bought = scenario.months, vendors(scenario)
+    ours, months, bought = facts.building, scenario.months, vendors(scenario)
     totals = "; ".join(f"{option.name} {total(option.total(months))}" for option in bought)
     if ours is None:
         text = f"{horizon}: {totals}. The cost of building and its break-even are not known yet: {facts.cost.missing}."
@@ -361,8 +360,8 @@ def _cost_numbers(facts: Facts) -> Iterator[Number]:
         yield Number("serving.machine_month", cost.month_usd, "USD", machine)
 
 
-def _option_numbers(facts: Facts, options: Sequence[Option], ours: Option | None) -> Iterator[Number]:
-    scenario, months = facts.scenario, facts.scenario.months
+def _option_numbers(facts: Facts, options: Sequence[Option]) -> Iterator[Number]:
+    ours, scenario, months = facts.building, facts.scenario, facts.scenario.months
     for option in options:
         vendor = option.vendor
         name = f"buy.{vendor.training.key.removesuffix('-training')}" if vendor else "build"
@@ -381,7 +380,7 @@ def _option_numbers(facts: Facts, options: Sequence[Option], ours: Option | None
             yield Number(f"{name}.break_even", volume, "images a month", both)
             yield Number(f"{name}.scenario_over_break_even", share, "share", both)
     if ours:
-        yield Number("payback.months", payback_months(ours, cheapest(scenario)), "months", facts.cost_sources)
+        yield Number("payback.months", payback_months(ours, facts.cheapest), "months", facts.cost_sources)
         yield Number("build.people_share", ours.people / ours.total(months), "share", facts.cost_sources)
 
 

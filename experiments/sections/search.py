@@ -168,7 +168,7 @@ def _architectures_sentence(facts: Facts, found: Sequence[Architecture]) -> Cite
     text = (
         f"Of the {count_word(len(found))} architectures with a complete trial, the best trials lie "
         f"{points(best.best - worst.best)} of validation accuracy apart, from {worst.name} ({percent(worst.best, 1)}) "
-        f"to {best.name} ({percent(best.best, 1)}, {tried}). Each had its own number of trials, so part of that is luck."
+        f"to {best.name} ({percent(best.best, 1)}, {tried}). Each had its own number of trials: part of that is luck."
     )
     return CitedText(text, run(best.run_id, worst.run_id))
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
-from experiments.decision.costs import build, cheapest
 from experiments.decision.facts import Facts, answer_of
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, RUST, canvas, label
@@ -69,8 +68,8 @@ def section(facts: Facts) -> Section:
 
 def saved(facts: Facts) -> float | None:
     """The US dollars that building saves against the cheapest vendor over the horizon; negative: it costs more."""
-    ours, months = build(facts.cost, facts.scenario), facts.scenario.months
-    return None if ours is None else cheapest(facts.scenario).total(months) - ours.total(months)
+    ours, months = facts.building, facts.scenario.months
+    return None if ours is None else facts.cheapest.total(months) - ours.total(months)
 
 
 def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:

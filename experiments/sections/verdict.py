@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from experiments.decision.costs import build, cheapest
 from experiments.decision.facts import Facts, answer_of, decided_by, reaching, rules_of
 from experiments.pages.blocks import Lead, Section
 from experiments.pages.text import CitedText, duration, percent, points, run, runs, short_percent, span, total, years
@@ -21,7 +20,7 @@ def section(facts: Facts) -> Section:
 def _because(facts: Facts) -> CitedText:
     """The reason of the rule that decides."""
     rule = decided_by(rules_of(facts))
-    bar, theirs, other = short_percent(facts.bar.target), cheapest(facts.scenario), reaching(facts)
+    bar, theirs, other = short_percent(facts.bar.target), facts.cheapest, reaching(facts)
     clears, vendor = f"The network clears the {bar} bar", f"{theirs.name}, the cheapest vendor of the scenario"
     named = f"{other.name} ({percent(other.accuracy, 1)})" if other else ""
     over = f"over {years(facts.scenario.horizon_years)}"
@@ -77,7 +76,7 @@ def _accuracy(facts: Facts) -> CitedText:
 
 
 def _money(facts: Facts) -> CitedText:
-    ours, theirs = build(facts.cost, facts.scenario), cheapest(facts.scenario)
+    ours, theirs = facts.building, facts.cheapest
     months, horizon = facts.scenario.months, years(facts.scenario.horizon_years)
     buying = f"{theirs.name} {total(theirs.total(months))}"
     if ours is None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from experiments import compare
+from experiments.decision.facts import Facts
 from experiments.pages.text import money, rate, total
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.studies import StudyReader
@@ -19,7 +20,7 @@ from experiments.report import SECTIONS, write_report
 from experiments.sections.recommendation import HEADS
 from tests.experiments.conftest import Pages, Refused
 from tests.experiments.fake_store import Fake, Trial
-from tests.experiments.support import WrittenPage, tables_are_even
+from tests.experiments.support import WrittenPage, tables_are_even, write_page
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,8 @@ def document(report: WrittenPage) -> Any:
     return json.loads((report.folder / "report.json").read_text())
 
 
-def test_both_formats_have_every_section_and_head_and_the_answer_first(store: Fake, report: WrittenPage) -> None:
-    facts = store.facts("demo")
-    titles = [build(facts).title for build in SECTIONS.values()]
+def test_both_formats_have_every_section_and_head_and_the_answer_first(demo: Facts, report: WrittenPage) -> None:
+    titles = [build(demo).title for build in SECTIONS.values()]
     for text in (report.prose, report.markdown):
         assert all(title in text for title in [*titles, *HEADS.values(), "Sources and runs"])
         answer, accuracy = text.index("Build."), text.index("Test accuracy is 92.30")
@@ -162,13 +162,14 @@ def test_the_json_names_where_each_number_comes_from(document: Any) -> None:
     assert document["figures"]["tornado"]["series"][0]["name"] == "halved"
 
 
-def test_the_files_lie_in_mlflow(store: Fake, report: WrittenPage, document: Any) -> None:
-    parent = document["study"]["run"]
-    logged = {file.path for file in store.client.list_artifacts(parent, "report")}
+def test_the_files_lie_in_mlflow(fresh_store: Fake, tmp_path: Path) -> None:
+    parent = fresh_store.add()
+    out = write_page(fresh_store, tmp_path / "out").folder
+    logged = {file.path for file in fresh_store.client.list_artifacts(parent, "report")}
     assert logged == {"report/report.html", "report/report.md", "report/report.json", "report/figures"}
-    for path in report.folder.rglob("*.*"):
-        name = path.relative_to(report.folder)
-        assert path.read_bytes() == StudyReader(store.place).artifact(parent, f"report/{name}")
+    reader = StudyReader(fresh_store.place)
+    for path in out.rglob("*.*"):
+        assert path.read_bytes() == reader.artifact(parent, f"report/{path.relative_to(out)}")
 
 
 def test_a_store_that_cannot_be_written_to_gets_its_report_all_the_same(

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from cifar_core.models import MODELS
-from experiments.decision.facts import rules_of
+from experiments.decision.facts import Facts, rules_of
 from experiments.reading.scenario import Scenario, Vendor
 from experiments.report import SECTIONS
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import SPACES
-from tests.experiments.fake_store import Fake
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -53,8 +52,8 @@ def test_the_guide_has_every_field_of_a_scenario() -> None:
     assert not {name for name in fields if f"`{name}`" not in text}
 
 
-def test_the_guide_has_the_rules_of_the_verdict(store: Fake) -> None:
-    rules = rules_of(store.facts("demo"))
+def test_the_guide_has_the_rules_of_the_verdict(demo: Facts) -> None:
+    rules = rules_of(demo)
     text = " ".join(guide("report.md").split())
     for number, rule in enumerate(rules, start=1):
         assert f"{number}. {rule.condition}: {rule.answer.lower()}." in text, f"docs/report.md, rule {number}"

@@ -9,7 +9,6 @@ from experiments.pages.blocks import Figure, Number, Row, Section, Table
 from experiments.pages.plots import canvas
 from experiments.pages.text import CitedText
 from experiments.report import SECTIONS, render
-from tests.experiments.fake_store import Fake
 
 
 def toy_section(facts: Facts) -> Section:
@@ -25,25 +24,24 @@ def toy_section(facts: Facts) -> Section:
     )
 
 
-def test_a_section_takes_one_module_and_one_entry_of_the_table(store: Fake) -> None:
-    facts = store.facts("demo")
-    files = render(facts, {**SECTIONS, "toys": toy_section})
+def test_a_section_takes_one_module_and_one_entry_of_the_table(demo: Facts) -> None:
+    files = render(demo, {**SECTIONS, "toys": toy_section})
     html, markdown = files["report.html"].decode(), files["report.md"].decode()
     document = json.loads(files["report.json"])
     for page in (html, markdown):
         assert "Toys are cheap." in page
         assert "Toys teach." in page
         assert "Prices rise." in page
-    assert f'<a href="#run-{facts.run_id[:8]}"' in html
+    assert f'<a href="#run-{demo.run_id[:8]}"' in html
     assert 'id="plot-toys"' in html
     assert "| ball | $3 |" in markdown
     assert "(report.html#figure-toys)" in markdown
-    assert document["numbers"]["toys.price"] == {"value": 3, "unit": "USD", "from": [f"run/{facts.run_id}"]}
+    assert document["numbers"]["toys.price"] == {"value": 3, "unit": "USD", "from": [f"run/{demo.run_id}"]}
     assert document["figures"]["toys"]["series"] == [{"name": "price", "x": [1, 2], "y": [3, 4]}]
 
 
-def test_no_two_sections_give_a_number_or_a_figure_of_the_same_name(store: Fake) -> None:
-    sections = [build(store.facts("demo")) for build in SECTIONS.values()]
+def test_no_two_sections_give_a_number_or_a_figure_of_the_same_name(demo: Facts) -> None:
+    sections = [build(demo) for build in SECTIONS.values()]
     for names in (
         [number.name for section in sections for number in section.numbers],
         [picture.name for section in sections for picture in section.pictures],

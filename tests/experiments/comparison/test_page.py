@@ -14,6 +14,8 @@ from tests.experiments.conftest import Pages, Refused
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import known, write_page
 
+NINE = " ".join(f"{study}/trial-{number}" for study in ("good", "level", "bad") for number in range(3))
+
 
 def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
     five, three = (next(r for r in load_results() if r.name == name) for name in ("five_conv", "three_conv"))
@@ -35,7 +37,10 @@ def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ("--runs good", "--runs must name 2 to 8 runs or studies, but got 1"),
-        (f"--runs {' '.join(f'good/trial-{n}' for n in range(9))}", "must name 2 to 8 runs or studies, but got 9"),
+        (
+            f"--runs {' '.join(f'{study}/trial-{n}' for study in ('good', 'bad', 'level') for n in range(3))}",
+            "but got 9",
+        ),
         ("--runs good --baseline good", "--runs must name 2 to 8 runs or studies, but got 1, the baseline"),
         ("--runs good godo", r"must name a study, .*, but got 'godo'; did you mean 'good'\?"),
         ("--runs good xyz", r"but got 'xyz'; known: good, level, bad, twice, again, searched"),

@@ -33,6 +33,8 @@ from sweeps.store import Store
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
 
+pytestmark = pytest.mark.slow
+
 # 64 images to train on and 16 for validation: 4 steps an epoch, and points of the loss after 3 of them.
 WATCHING_VALIDATION = Recipe(
     model="three_conv",
