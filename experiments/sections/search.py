@@ -62,8 +62,7 @@ def best_so_far(search: pd.DataFrame) -> pd.DataFrame:
     """
     known = search[search["metrics.val/accuracy"].notna() & search["trial"].notna()].sort_values("trial")
     frame = _short(known).reset_index(drop=True)
-    frame["best"] = frame["accuracy"].where(frame["state"] == "complete").cummax().ffill()
-    return frame
+    return frame.assign(best=frame["accuracy"].where(frame["state"] == "complete").cummax().ffill())
 
 
 def architectures_of(study: Study) -> tuple[Architecture, ...]:
@@ -307,7 +306,8 @@ def _pflop(compute: float) -> float:
 
 def _short(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with short names of columns, and whole numbers of trials."""
-    return runs.rename(columns=_SHORT).fillna({"model": "unknown"}).astype({"trial": int})
+    short = runs.rename(columns=_SHORT).fillna({"model": "unknown"}).astype({"trial": int})
+    return short.copy()  # in one block: pandas warns of a column that is added to hundreds of single ones
 
 
 def _best(complete: pd.DataFrame) -> pd.Series:  # type: ignore[type-arg, unused-ignore]
