@@ -53,7 +53,11 @@ def _blocks(comparison: Comparison, of: Callable[[TrainedRun], Mapping[str, str]
     different, common, partial = compare_settings(comparison, of)
     blocks: list[Block] = [Missing(f"No recorded {noun} differs.")]
     if len(different):
-        rows = [(_TITLES.get(n, n), [Cell(shown(n, value)) for value in row]) for n, row in different.iterrows()]
+        values = different.to_numpy().tolist()  # iterrows() would make NaN of None
+        rows = [
+            (_TITLES.get(name, name), [Cell(shown(name, value)) for value in row])
+            for name, row in zip(different.index, values, strict=True)
+        ]
         blocks = [Table.of_numbers(("", *comparison.titles), rows)]
     if len(common):
         values = {_TITLES.get(n, n): Cell(value, style="hash") for n, value in common.iloc[:, 0].items()}

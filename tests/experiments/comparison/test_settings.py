@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.comparison.differences import CONDITIONS, PARAMETERS, Comparison
-from experiments.comparison.settings import compare_settings, shown
+from experiments.comparison.settings import compare_settings, section, shown
+from experiments.pages.blocks import Table
 from tests.experiments.comparison.conftest import Chosen
 from tests.experiments.comparison.test_differences import with_run
 
@@ -23,6 +26,17 @@ def test_parameters_that_some_groups_did_not_record_are_named(pair: Comparison) 
     params = pair.groups[1].runs[0].params
     changed = with_run(pair, params={k: v for k, v in params.items() if k != "width"})
     assert list(compare_settings(changed, PARAMETERS)[2].index) == ["width"]
+
+
+def test_a_setting_that_one_of_three_groups_lacks_is_shown_as_not_recorded(chosen: Chosen) -> None:
+    comparison = chosen("good", "level", "good/trial-0")
+    params = {"level": {"width": "2.0"}, "good/trial-0": {}}
+    groups = tuple(
+        replace(group, runs=(replace(group.runs[0], params=params.get(group.name, {"width": "1.0"})),))
+        for group in comparison.groups
+    )
+    tables = [block for block in section(replace(comparison, groups=groups)).blocks if isinstance(block, Table)]
+    assert [cell.text for cell in tables[0].rows[0].cells] == ["width", "1.0", "2.0", "not recorded"]
 
 
 def test_conditions_that_differ_are_listed(pair: Comparison) -> None:
