@@ -21,10 +21,6 @@ _LAST_VALIDATION_SHARE = 0.6  # of all validation images that the run can afford
 _BACKWARD = 2  # a backward pass costs two forward passes
 
 
-class BudgetError(UserError):
-    """A budget that does not cover two training steps."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
     """Length of a run: training FLOPs with a cap in epochs, or a fixed number of epochs."""
@@ -36,13 +32,13 @@ class Budget:
         """Return `recipe` with the epochs that this budget buys on `train_images` images.
 
         Raises:
-            BudgetError: the budget does not cover two steps.
+            UserError: the budget does not cover two steps.
         """
         if self.flops is None:
             return replace(recipe, epochs=float(self.max_epochs))
         steps = self.flops / step_flops(recipe)
         if steps < 2:
-            raise BudgetError(
+            raise UserError(
                 f"a budget must cover two training steps, but {self.flops:.3g} FLOPs cover {steps:.2f} of "
                 f"{recipe.model} at batch size {recipe.batch_size}"
             )
@@ -56,7 +52,7 @@ class Budget:
         dataset size", 2024).
 
         Raises:
-            BudgetError: as for `apply`.
+            UserError: as for `apply`.
         """
         longer = self.apply(recipe, train_images)
         return replace(longer, weight_decay=recipe.weight_decay * recipe.epochs / longer.epochs)
@@ -67,30 +63,21 @@ def step_flops(recipe: Recipe) -> int:
 
     They are counted by definition, so they are the same on every machine: a faster algorithm saves time, not FLOPs.
     """
-    of_two_images = _two_image_flops(recipe.model, recipe.width)
-    return recipe.batch_size * of_two_images // 2 + _update_flops(recipe.model, recipe.width, recipe.optimizer)
+    of_two_images, of_update = _flops(recipe.model, recipe.width, recipe.optimizer)
+    return recipe.batch_size * of_two_images // 2 + of_update
 
 
 @functools.cache
-def _two_image_flops(model_name: str, width: float) -> int:
-    """FLOPs of forward and backward on two images, as batch norm cannot train on one."""
-    model = build_shapes(model_name, width)
-    images, labels = torch.empty(2, 3, 32, 32, device="meta"), torch.zeros(2, dtype=torch.long, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(model(images), labels).backward()
-    return int(counter.get_total_flops())
-
-
-@functools.cache
-def _update_flops(model_name: str, width: float, optimizer_name: str) -> int:
-    """FLOPs of an optimiser step."""
+def _flops(model_name: str, width: float, optimizer_name: str) -> tuple[int, int]:
+    """FLOPs of forward and backward on two images, as batch norm cannot train on one, and of an optimiser step."""
     model = build_shapes(model_name, width)
     optimizer = build_optimizer(model, Recipe(model=model_name, width=width, optimizer=optimizer_name))
-    for weights in model.parameters():
-        weights.grad = torch.empty_like(weights)
-    with FlopCounterMode(display=False) as counter:
+    images, labels = torch.empty(2, 3, 32, 32, device="meta"), torch.zeros(2, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False) as training:
+        F.cross_entropy(model(images), labels).backward()
+    with FlopCounterMode(display=False) as update:
         optimizer.step()
-    return int(counter.get_total_flops())
+    return training.get_total_flops(), update.get_total_flops()
 
 
 def affordable_eval_schedule(

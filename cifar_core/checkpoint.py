@@ -197,10 +197,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _restore_optimizer(optimizer: Optimizer, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    fresh = optimizer.state_dict()["param_groups"]
+    # JSON has no tuples; those that change in training are set before each step.
     groups = [
-        {name: _like(new.get(name), value) for name, value in stored.items()}
-        for new, stored in zip(fresh, facts["optimizer_groups"], strict=True)
+        stored | {name: value for name, value in new.items() if isinstance(value, list | tuple)}
+        for new, stored in zip(optimizer.state_dict()["param_groups"], facts["optimizer_groups"], strict=True)
     ]
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Any]] = {
@@ -213,14 +213,6 @@ def _restore_optimizer(optimizer: Optimizer, facts: dict[str, Any], tensors: dic
         same = tensor.shape == weight.shape
         state[int(index)][key] = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor) if same else tensor
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _like(fresh: Any, stored: Any) -> Any:
-    """Convert lists in `stored` back to tuples where `fresh` has tuples."""
-    if not isinstance(fresh, list | tuple):
-        return stored
-    items = [_like(fresh[0], item) for item in stored] if fresh else stored
-    return tuple(items) if isinstance(fresh, tuple) else items
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

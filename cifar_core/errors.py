@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """An error that the user can mend; the message is one line."""
@@ -9,6 +12,12 @@ class UserError(Exception):
 
 class OutOfMemory(UserError):
     """A batch that did not fit into the memory of its device."""
+
+
+def suggest_name(name: str, known: Sequence[str], otherwise: str) -> str:
+    """Return a question with the known name that is nearest to `name`, or `otherwise` if none is near."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def first_line(error: BaseException) -> str:

@@ -19,10 +19,6 @@ from cifar_core.memory import keep_freed_memory
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-class HardwareError(UserError):
-    """An unknown device, or one that this machine lacks."""
-
-
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """A device and the precision of its matrix products; weights are always fp32."""
@@ -35,15 +31,15 @@ class Hardware:
         """Return the named device, or the best one for "auto", in bf16 if it computes in bf16 natively.
 
         Raises:
-            HardwareError: unknown name, or no such device on this machine.
+            UserError: unknown name, or no such device on this machine.
         """
         if name not in DEVICES:
-            raise HardwareError(f"device must be one of {', '.join(DEVICES)}, but got {name!r}")
+            raise UserError(f"device must be one of {', '.join(DEVICES)}, but got {name!r}")
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         chosen = next(kind for kind, present in here.items() if present) if name == "auto" else name
         if not here[chosen]:
             present = ", ".join(kind for kind, is_here in here.items() if is_here)
-            raise HardwareError(f"device {name!r} is not on this machine; it has {present}")
+            raise UserError(f"device {name!r} is not on this machine; it has {present}")
         if chosen == "cuda":
             # torch needs it for `kernels(deterministic=True)`, and reads it once, at the first matrix product.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import tomli_w
 
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, suggest_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon", "ranger")
 MIXES = ("none", "mixup", "cutmix")
@@ -89,7 +88,7 @@ class Recipe:
     deterministic: bool = False  # use only deterministic kernels, also on a GPU
 
     def __post_init__(self) -> None:
-        faults = [fault for f in fields(self) if (fault := _fault(f.name, getattr(self, f.name)))]
+        faults = [fault for name in _TYPES if (fault := _fault(name, getattr(self, name)))]
         if not faults and self.keep_best and self.val_fraction == 0:
             faults = ["keep_best needs validation images: `val_fraction > 0` must hold, but got 0.0"]
         if faults:
@@ -116,9 +115,10 @@ class Recipe:
         Raises:
             RecipeError: an unknown field, a wrong type, or a value out of range.
         """
-        known = [f.name for f in fields(cls)]
-        faults = [_unknown_field(name, known) for name in values if name not in known]
-        given = {name: _widen(name, values[name]) for name in known if name in values}
+        fields_are = f"the fields are {', '.join(_TYPES)}"
+        unknown = [name for name in values if name not in _TYPES]
+        faults = [f"unknown recipe field {name!r}: {suggest_name(name, list(_TYPES), fields_are)}" for name in unknown]
+        given = {name: _widen(name, values[name]) for name in _TYPES if name in values}
         faults += [fault for name, value in given.items() if (fault := _fault(name, value))]
         if faults:
             raise RecipeError("; ".join(faults))
@@ -141,8 +141,7 @@ class Recipe:
         return cls.from_dict(values)
 
 
-_FLOATS = frozenset(f.name for f in fields(Recipe) if str(f.type).startswith("float"))
-_TYPES: Mapping[str, type] = MappingProxyType({"str": str, "int": int, "float": float, "bool": bool})
+_TYPES: Mapping[str, type] = MappingProxyType(get_type_hints(Recipe) | {"learning_rate": float})
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
@@ -174,7 +173,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
 
 def _widen(name: str, value: Any) -> Any:
     """Convert an int to float where the field is a float (`epochs = 10` in a TOML file)."""
-    if name not in _FLOATS or type(value) is not int:
+    if _TYPES[name] is not float or type(value) is not int:
         return value
     try:
         return float(value)
@@ -186,9 +185,8 @@ def _fault(name: str, value: Any) -> str | None:
     """Return the rule that `value` breaks as a sentence, if it breaks one."""
     if name == "learning_rate" and isinstance(value, str):
         return None if value == RANGE_TEST else f"learning_rate must be a number or {RANGE_TEST!r}, but got {value!r}"
-    expected = float if name in _FLOATS else _TYPES[str(Recipe.__dataclass_fields__[name].type)]
-    if type(value) is not expected:
-        return f"{name} must be of type {expected.__name__}, but got {value!r}"
+    if type(value) is not _TYPES[name]:
+        return f"{name} must be of type {_TYPES[name].__name__}, but got {value!r}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{name} must be finite, but got {value!r}"
     if name in CHOICES and value not in CHOICES[name]:
@@ -196,9 +194,3 @@ def _fault(name: str, value: Any) -> str | None:
     if name in _RULES and not _RULES[name][0](value):
         return f"`{_RULES[name][1]}` must hold, but got {value!r}"
     return None
-
-
-def _unknown_field(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(known)}"
-    return f"unknown recipe field {name!r}: {hint}"

@@ -217,7 +217,7 @@ def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budg
     Only recipes of a group are reduced, not those that the user named.
 
     Raises:
-        BudgetError: the budget does not cover two steps of one of them.
+        UserError: the budget does not cover two steps of one of them.
     """
     recipes, notes = [], []
     for name, recipe in wanted.items():

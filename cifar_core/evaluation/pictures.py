@@ -30,9 +30,8 @@ _INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#c62828", "#ffffff"
 
 def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
     """Draw the first images of `split` with their classes."""
-    count = min(rows * columns, len(split))
-    captions = [(CLASSES[int(label)], _INK) for label in split.labels[:count]]
-    return _grid(split.images[:count], captions, columns)
+    images, labels = split.images[: rows * columns], split.labels[: rows * columns]
+    return _grid(images, [(CLASSES[label], _INK) for label in labels.tolist()], columns)
 
 
 def unlabelled(images: Tensor, columns: int = 8) -> bytes:
@@ -44,21 +43,17 @@ def unlabelled(images: Tensor, columns: int = 8) -> bytes:
 
 def confident_mistakes(split: Split, predictions: Predictions, rows: int = 3, columns: int = 6) -> bytes:
     """Draw the most confident wrong predictions, each titled "predicted (true)"."""
-    indices = predictions.confident_mistakes(rows * columns)
-    captions = [_caption(predictions, int(index)) for index in indices]
-    return _grid(split.images[indices], captions, columns)
+    return _predicted(split, predictions, predictions.confident_mistakes(rows * columns), columns)
 
 
 def predictions_grid(split: Split, predictions: Predictions, rows: int = 4, columns: int = 5) -> bytes:
     """Draw the first images of `split`, each titled "predicted (true)" in green if right and red if wrong."""
-    count = min(rows * columns, len(split))
-    captions = [_caption(predictions, index) for index in range(count)]
-    return _grid(split.images[:count], captions, columns)
+    return _predicted(split, predictions, torch.arange(min(rows * columns, len(split))), columns)
 
 
 def one_prediction(split: Split, predictions: Predictions, index: int) -> bytes:
     """Draw image `index`, titled as in `predictions_grid`."""
-    return _grid(split.images[index : index + 1], [_caption(predictions, index)], 1, scale=6)
+    return _predicted(split, predictions, torch.tensor([index]), 1, scale=6)
 
 
 def confusion(matrix: Tensor) -> bytes:
@@ -87,9 +82,14 @@ def confusion(matrix: Tensor) -> bytes:
     return _png(picture)
 
 
-def _caption(predictions: Predictions, index: int) -> tuple[str, str]:
-    predicted, true = int(predictions.classes[index]), int(predictions.labels[index])
-    return f"{CLASSES[predicted]} ({CLASSES[true]})", _RIGHT if predicted == true else _WRONG
+def _predicted(split: Split, predictions: Predictions, indices: Tensor, columns: int, *, scale: int = _SCALE) -> bytes:
+    captions = [
+        (f"{CLASSES[predicted]} ({CLASSES[true]})", _RIGHT if predicted == true else _WRONG)
+        for predicted, true in zip(
+            predictions.classes[indices].tolist(), predictions.labels[indices].tolist(), strict=True
+        )
+    ]
+    return _grid(split.images[indices], captions, columns, scale=scale)
 
 
 def _grid(images: Tensor, captions: Sequence[tuple[str, str]], columns: int, *, scale: int = _SCALE) -> bytes:

@@ -9,12 +9,10 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models.block_cnn import BlockCnn
 from cifar_core.models.custom_resnet import CustomResnet
 from cifar_core.models.dynamic_conv import DynamicConv
 from cifar_core.models.fast_resnet import FastResNet
-from cifar_core.models.five_conv import FiveConv
-from cifar_core.models.three_conv import ThreeConv
+from cifar_core.models.plain import BlockCnn, FiveConv, ThreeConv
 from cifar_core.models.vision_transformer import VisionTransformer
 from cifar_core.models.wide_resnet import WideResNet
 from cifar_core.recipe import Recipe, RecipeError
@@ -68,14 +66,9 @@ def build_shapes(model_name: str, width: float) -> nn.Module:
 
 @functools.cache
 def parameter_count(model_name: str, width: float) -> int:
-    """Return the number of weights of a network, trained or frozen.
+    """Return the number of weights of a network, trained or frozen, without buffers such as running statistics.
 
     Raises:
         RecipeError: unknown model.
     """
-    return count_parameters(build_shapes(model_name, width))
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of weights, trained or frozen, without buffers such as running statistics."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(weights.numel() for weights in build_shapes(model_name, width).parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -20,33 +21,30 @@ def model_summary(model: nn.Module) -> str:
     `model` takes images (N, 3, 32, 32); it is not changed, and only shapes are computed.
     """
     shapes = copy.deepcopy(model).to("meta").eval()
-    layers: list[tuple[str, str, str, int]] = []
+    layers = [_HEAD]
     listed: set[nn.Parameter] = set()
 
-    def follow(name: str, layer: nn.Module) -> None:
-        def note(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
-            new = [parameter for parameter in layer.parameters() if parameter not in listed]
-            listed.update(new)
-            layers.append((name, type(layer).__name__, " x ".join(map(str, output.shape[1:])), _weights(new)))
-
-        layer.register_forward_hook(note)
+    def note(name: str, layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        new = set(layer.parameters()) - listed
+        listed.update(new)
+        layers.append((name, type(layer).__name__, " x ".join(map(str, output.shape[1:])), f"{_weights(new):,}"))
 
     for name, module in shapes.named_modules():
         if not list(module.children()):
-            follow(name, module)
+            module.register_forward_hook(functools.partial(note, name))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shapes(torch.zeros(1, 3, 32, 32, device="meta"))
 
     total = _weights(model.parameters())
     elsewhere = total - _weights(listed)
-    totals = [
-        ("weights", total),
-        *([("  in none of these layers", elsewhere)] if elsewhere else []),
-        ("  trained", _weights(parameter for parameter in model.parameters() if parameter.requires_grad)),
-        ("multiply-adds an image", counter.get_total_flops() // 2),
-    ]
-    table = _aligned([_HEAD, *((name, kind, size, f"{weights:,}") for name, kind, size, weights in layers)])
-    return "\n".join([*table, "", *_aligned([(label, f"{number:,}") for label, number in totals])]) + "\n"
+    totals = {
+        "weights": total,
+        **({"  in none of these layers": elsewhere} if elsewhere else {}),
+        "  trained": _weights(parameter for parameter in model.parameters() if parameter.requires_grad),
+        "multiply-adds an image": counter.get_total_flops() // 2,
+    }
+    lines = [*_aligned(layers), "", *_aligned([(label, f"{number:,}") for label, number in totals.items()])]
+    return "\n".join(lines) + "\n"
 
 
 def _weights(parameters: Iterable[nn.Parameter]) -> int:

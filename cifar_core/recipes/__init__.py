@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
+from cifar_core.errors import suggest_name
 from cifar_core.models import build_shapes
 from cifar_core.recipe import Recipe, RecipeError
 
@@ -13,17 +13,12 @@ _LARGEST = 100_000  # bytes; limit for a recipe file
 SYSTEMS = ("five_conv", "three_conv", "block_cnn", "dynamic_conv", "custom_resnet")  # the published ones
 
 
-def named(folder: Path = FOLDER) -> list[str]:
-    """Return the names of all recipes in `folder`."""
-    return sorted(path.stem for path in folder.glob("*.toml"))
-
-
 def expand(names: list[str], group: str) -> list[str]:
     """Replace `group` in `names` by the five published systems; each name stays once, in order."""
     return list(dict.fromkeys(name for given in names for name in (SYSTEMS if given == group else (given,))))
 
 
-def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
+def read_recipe(name: str) -> Recipe:
     """Read a recipe by name, or by path if `name` has a slash or ends in ".toml".
 
     Raises:
@@ -31,13 +26,11 @@ def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
     """
     if "/" in name or "\\" in name or name.endswith(".toml"):
         path = Path(name)
-    elif name in named(folder):
-        path = folder / f"{name}.toml"
+    elif name in SYSTEMS:
+        path = FOLDER / f"{name}.toml"
     else:
-        close = difflib.get_close_matches(name, named(folder), n=1)
-        known = ", ".join(named(folder))
-        hint = f"did you mean {close[0]!r}?" if close else f"the recipes are {known}; a file's name ends in .toml"
-        raise RecipeError(f"unknown recipe {name!r}: {hint}")
+        recipes_are = f"the recipes are {', '.join(sorted(SYSTEMS))}; a file's name ends in .toml"
+        raise RecipeError(f"unknown recipe {name!r}: {suggest_name(name, SYSTEMS, recipes_are)}")
     try:
         with path.open("rb") as file:  # a limit, as the path may be of any file
             content = file.read(_LARGEST + 1)

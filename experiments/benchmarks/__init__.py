@@ -3,6 +3,8 @@
 import functools
 import resource
 import sys
+import time
+from collections.abc import Callable
 
 from cifar_core.data import Splits, load_train_val
 from cifar_core.data.download import default_data_dir
@@ -18,3 +20,10 @@ def peak_gigabytes(who: int = resource.RUSAGE_SELF) -> float:
     """Return the peak memory of this process, or of its largest child (`RUSAGE_CHILDREN`), in GB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(who).ru_maxrss * unit / 1e9
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Time one call of `action`."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -71,11 +72,8 @@ def _run(options: argparse.Namespace) -> int:
         if set(names) != {"report"}:
             ensure_cifar10(default_data_dir(), console.progress)
         for name in names:
-            if name == "report":
-                lines = bench_report(options.keep or Path(scratch, "mlruns"), options.runs)
-            else:
-                lines = BENCHMARKS[name](hardware)
-            for line in lines:
+            report = partial(bench_report, options.keep or Path(scratch, "mlruns"), options.runs)
+            for line in report() if name == "report" else BENCHMARKS[name](hardware):
                 console.say(line)
     return 0
 

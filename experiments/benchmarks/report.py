@@ -5,11 +5,10 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.benchmarks import peak_gigabytes
+from experiments.benchmarks import peak_gigabytes, seconds
 from experiments.benchmarks.synthetic import fill_store
 from sweeps.store import Store
 
@@ -20,9 +19,7 @@ def bench_report(folder: Path, runs: int) -> Iterator[str]:
     if not (folder / "mlflow.db").exists():
         fill_store(store, runs)
     script = Path(__file__).parents[1] / "compare.py"
-    started = time.perf_counter()
     command = [sys.executable, str(script), "--store", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - started
-    took = f"{seconds:.1f} s, at most {peak_gigabytes(resource.RUSAGE_CHILDREN):.2f} GB"
+    taken = seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+    took = f"{taken:.1f} s, at most {peak_gigabytes(resource.RUSAGE_CHILDREN):.2f} GB"
     yield f"report of a study with {runs:,} trials: {took} (rule: <= 10 s, <= 1 GB)"

@@ -9,11 +9,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import optuna
 from mlflow import MlflowClient
@@ -22,10 +21,11 @@ from optuna.pruners import NopPruner
 from optuna.trial import TrialState, create_trial
 
 from cifar_core.budget import Budget
+from cifar_core.files import write_atomically
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
-from experiments.benchmarks import peak_gigabytes, real_data
+from experiments.benchmarks import peak_gigabytes, real_data, seconds
 from experiments.benchmarks.synthetic import fill_store
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
@@ -52,15 +52,13 @@ def bench_overhead(hardware: Hardware) -> Iterator[str]:
         sweep = _NoOpSweep(Path(folder), hardware)
         sweep.run(_WARM_UP)
         started = time.perf_counter()
-        points = sweep.run(_WARM_UP + _TRIALS).points
+        _, executor = sweep.run(_WARM_UP + _TRIALS)
         each = (time.perf_counter() - started) / _TRIALS
-        yield f"  {1000 * each:.0f} ms a trial over {_TRIALS} trials of {points} points, all in MLflow"
+        yield f"  {1000 * each:.0f} ms a trial over {_TRIALS} trials of {executor.points} points, all in MLflow"
     with tempfile.TemporaryDirectory() as folder:
-        bare = _BareCalls(Path(folder), points)
-        bare.run(_WARM_UP)
-        started = time.perf_counter()
-        bare.run(_TRIALS)
-        least = (time.perf_counter() - started) / _TRIALS
+        log_trials = _bare_calls(Path(folder), executor.points)
+        log_trials(_WARM_UP)
+        least = seconds(lambda: log_trials(_TRIALS)) / _TRIALS
         yield f"  {1000 * least:.0f} ms with the fewest calls of Optuna and MLflow for points, params and pictures"
         yield f"  {each / least:.2f} times that"
 
@@ -79,10 +77,9 @@ def _resume(folder: Path, device: str) -> str:
     real_data()  # as a sweep does
     sweep = _NoOpSweep(folder, Hardware.detect(device))
     ready = time.perf_counter()
-    starts: list[float] = []
-    study = sweep.run(_MANY + _ASKS, starts).study
-    first = starts[0] - ready
-    each = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    study, executor = sweep.run(_MANY + _ASKS)
+    first = executor.starts[0] - ready
+    each = [later - earlier for earlier, later in itertools.pairwise(executor.starts)]
     asks = [_seconds_to_ask(study) for _ in range(_ASKS)]
     return (
         f"  {first:.1f} s until the first trial starts (data and imports, {ready - began:.1f} s more)\n"
@@ -99,11 +96,6 @@ def _seconds_to_ask(study: optuna.Study) -> float:
     seconds = time.perf_counter() - started
     study.tell(trial, state=TrialState.FAIL)
     return seconds
-
-
-class _Ran(NamedTuple):
-    study: optuna.Study
-    points: int  # of the curve of a trial
 
 
 class _NoOpSweep:
@@ -135,13 +127,9 @@ class _NoOpSweep:
             flops_per_second=1e12,
         )
 
-    def run(self, trials: int, starts: list[float] | None = None) -> _Ran:
-        """Run the sweep until everything is in MLflow.
-
-        Args:
-            starts: receives the start time of each trial.
-        """
-        plan, executor = self.plan(trials), _NoOpExecutor(starts if starts is not None else [])
+    def run(self, trials: int) -> tuple[optuna.Study, _NoOpExecutor]:
+        """Run the sweep until everything is in MLflow."""
+        plan, executor = self.plan(trials), _NoOpExecutor()
         storage = open_storage(self.store.storage_url)
         tracker, study = MlflowTracker(self.store, plan.study), open_study(plan, storage)
         with SweepConsole(file=io.StringIO()) as console:
@@ -159,7 +147,7 @@ class _NoOpSweep:
             Coordinator(sweep, executor, samples=bytes(30_000)).run()
         if tracker.close(60):
             raise RuntimeError("MLflow must get everything")
-        return _Ran(study, executor.points)
+        return study, executor
 
     def fill(self, trials: int) -> None:
         """Add complete trials to the study, in Optuna and in MLflow."""
@@ -181,49 +169,43 @@ class _NoOpSweep:
             )
 
 
-class _BareCalls:
-    """The fewest calls that log a no-op trial's points, params and pictures: no queue, whole curves at once."""
+def _bare_calls(root: Path, points: int) -> Callable[[int], None]:
+    """Return a function that logs no-op trials with the fewest calls: no queue, and whole curves at once."""
+    store = Store.locate(root / "store")
+    store.create()
+    study = optuna.create_study(
+        storage=store.storage_url, direction="maximize", sampler=SAMPLERS["tpe"](0), pruner=NopPruner()
+    )
+    client = MlflowClient(store.tracking_uri)
+    experiment = client.create_experiment("bare", artifact_location=store.artifacts("bare"))
+    for name, content in _PICTURES.items():
+        write_atomically(root / "files" / name, content)
+    metrics = [
+        Metric(name, 0.5, 0, step) for step in range(1, points + 1) for name in ("train/loss", "train/accuracy", "lr")
+    ] + [Metric(name, 0.5, 0, step) for step in _ACCURACIES for name in ("val/loss", "val/accuracy")]
 
-    def __init__(self, root: Path, points: int) -> None:
-        store = Store.locate(root / "store")
-        store.create()
-        self._study = optuna.create_study(
-            storage=store.storage_url, direction="maximize", sampler=SAMPLERS["tpe"](0), pruner=NopPruner()
-        )
-        self._client = MlflowClient(store.tracking_uri)
-        self._experiment = self._client.create_experiment("bare", artifact_location=store.artifacts("bare"))
-        self._points = points
-        self._files = root / "files"
-        for name, content in _PICTURES.items():
-            path = self._files / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-
-    def run(self, trials: int) -> None:
+    def run(trials: int) -> None:
         for _ in range(trials):
-            trial = self._study.ask()
+            trial = study.ask()
             recipe = SPACES["full"].suggest(trial, Recipe())
             for eighth, accuracy in _ACCURACIES.items():
                 trial.report(accuracy, eighth)
-            run_id = self._client.create_run(self._experiment).info.run_id
-            metrics = [
-                Metric(name, 0.5, 0, step)
-                for step in range(1, self._points + 1)
-                for name in ("train/loss", "train/accuracy", "lr")
-            ] + [Metric(name, 0.5, 0, step) for step in _ACCURACIES for name in ("val/loss", "val/accuracy")]
+            run_id = client.create_run(experiment).info.run_id
             params = [Param(name, str(value)) for name, value in recipe.to_dict().items()]
-            self._client.log_batch(run_id, metrics, params)
-            self._client.log_artifacts(run_id, str(self._files))
-            self._client.set_terminated(run_id)
-            self._study.tell(trial, _ACCURACIES[8])
+            client.log_batch(run_id, metrics, params)
+            client.log_artifacts(run_id, str(root / "files"))
+            client.set_terminated(run_id)
+            study.tell(trial, _ACCURACIES[8])
+
+    return run
 
 
 class _NoOpExecutor:
     """Two workers whose training takes no time and always gives the same points."""
 
-    def __init__(self, starts: list[float]) -> None:
-        self.points = 0
-        self._starts = starts
+    def __init__(self) -> None:
+        self.points = 0  # of the curve of a trial
+        self.starts: list[float] = []  # time of the start of each trial
         self._left: dict[str, deque[Event]] = {}
         self._waiting: set[str] = set()
 
@@ -232,7 +214,7 @@ class _NoOpExecutor:
         return 2 - len(self._left)
 
     def start(self, job: Job) -> None:
-        self._starts.append(time.perf_counter())
+        self.starts.append(time.perf_counter())
         assert isinstance(job, TrainJob)
         self._left[job.key] = deque(self._train(job))
         self.points = len(self._left[job.key]) - 1

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import random
 import sqlite3
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from mlflow import MlflowClient
 
-from cifar_core.data import CLASSES
+from cifar_core.data import CLASSES, Split
+from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipe import Recipe
 from sweeps.planning.search_space import SPACES
 from sweeps.store import Store
+from sweeps.tracking import artifacts
 
 _START = 1_795_000_000_000  # milliseconds
 _POINTS = 5  # of each curve
@@ -116,15 +119,12 @@ def _insert(
 
 def _files(folder: Path, draw: random.Random) -> None:
     """Write confusion matrices and single predictions of a champion's run."""
-    rows = [(i, CLASSES[i % 10], CLASSES[i % 10 if draw.random() < 0.9 else draw.randrange(10)]) for i in range(10_000)]
-    lines = [f"{i},{true},{predicted},{draw.uniform(0.5, 1):.4f}" for i, true, predicted in rows]
-    matrix = [[sum(t == true and p == other for _, t, p in rows) for other in CLASSES] for true in CLASSES]
-    confusion = json.dumps({"classes": CLASSES, "matrix": matrix})
-    for name, text in {
-        "confusion.json": confusion,
-        "test/confusion.json": confusion,
-        "test/predictions.csv": "\n".join(["index,true,predicted,probability", *lines, ""]),
-        "recipe.toml": Recipe().to_toml(),
-    }.items():
+    generator = torch.Generator().manual_seed(draw.getrandbits(32))
+    labels = torch.arange(10_000) % len(CLASSES)
+    scores = torch.randn(10_000, len(CLASSES), generator=generator) + 3 * F.one_hot(labels, len(CLASSES))
+    split = Split(torch.zeros(10_000, 3, 32, 32, dtype=torch.uint8), labels)
+    predictions = Predictions(scores.softmax(1), labels)
+    files = artifacts.of_predictions(split, predictions) | artifacts.of_test(split, predictions)
+    for name, content in {**files, "recipe.toml": Recipe().to_toml().encode()}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_bytes(content)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -18,8 +18,8 @@ from cifar_core.data import Splits
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
-from experiments.benchmarks import real_data
-from sweeps.executors.protocol import Event, Finished, Outcome, Point, Progressed, TrainJob
+from experiments.benchmarks import real_data, seconds
+from sweeps.executors.protocol import Event, Finished, Progressed, TrainJob
 from sweeps.executors.worker import Channel, run_job
 from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
 from sweeps.planning.presets import PRESETS
@@ -45,7 +45,7 @@ def bench_trial(hardware: Hardware) -> Iterator[str]:
             tracker = MlflowTracker(store, "bench")
             tracker.open_study(RunLabel(key="study", name="bench", tags={}, params={}))
             saving = _saving_seconds(recipe, data, hardware, store.checkpoints("bench", "trial"))
-            yield _Trial(recipe, tracker, saving * (len(SEARCH_VALIDATIONS) - 1)).shares(data, hardware)
+            yield _shares(recipe, tracker, saving * (len(SEARCH_VALIDATIONS) - 1), data, hardware)
             tracker.close()
 
 
@@ -53,63 +53,35 @@ def _saving_seconds(recipe: Recipe, data: Splits, hardware: Hardware, folder: Pa
     """Median time to save a checkpoint, synced to the disk."""
     state = TrainState.create(recipe, data, hardware)
     next(train(state, data, EvalSchedule((1 / state.total_steps,), (), ())))  # the optimiser has a state after one step
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        Checkpoints(folder).save(state)
-        times.append(time.perf_counter() - started)
-    return median(times)
+    return median(seconds(lambda: Checkpoints(folder).save(state)) for _ in range(3))
 
 
-@dataclass(slots=True)
-class _Trial:
-    """A trial in this process that times everything but training."""
+def _shares(recipe: Recipe, tracker: MlflowTracker, saving: float, data: Splits, hardware: Hardware) -> str:
+    """Run a trial in this process, and time everything but training; its checkpoints take `saving` seconds."""
+    received: list[tuple[Event, float, float]] = []  # with the seconds to log it, and the time when that was done
 
-    recipe: Recipe
-    tracker: MlflowTracker
-    saving: float  # seconds for all its checkpoints
-    logging: float = 0.0  # seconds
-    drawing: float = 0.0
-    point: Point | None = None
-    point_at: float = 0.0
-    outcome: Outcome | None = None
+    def receive(event: Event) -> None:
+        taken = seconds(lambda: tracker.point(event.key, event.point)) if isinstance(event, Progressed) else 0.0
+        received.append((event, taken, time.perf_counter()))
 
-    def shares(self, data: Splits, hardware: Hardware) -> str:
-        schedule = affordable_eval_schedule(
-            self.recipe, len(data.train), len(data.val), losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
-        )
-        label = RunLabel(key="trial", name="trial", tags={}, params=self.recipe.to_dict())
-        with self._clock("logging"):
-            self.tracker.begin(label)
-        job = TrainJob(key="trial", recipe=self.recipe, schedule=schedule)
-        run_job(job, data, lambda: data.val, hardware, Channel(self._receive, lambda: True))
-        assert self.point is not None
-        assert self.outcome is not None
-        with self._clock("logging"):
-            self.tracker.end("trial", "complete", outcome=replace(self.outcome, files={}))
-        with self._clock("drawing"):
-            self.tracker.end("trial", "complete", outcome=self.outcome)
-        seconds = self.point.train_seconds + self.point.validation_seconds
-        kilobytes = sum(map(len, self.outcome.files.values())) / 1000
-        return (
-            f"  {self.recipe.model:20} {seconds:6.1f} s: validation {self.point.validation_seconds / seconds:.1%}, "
-            f"logging {self.logging / seconds:.2%}, pictures {self.drawing / seconds:.2%} ({kilobytes:.0f} kB), "
-            f"checkpoints {self.saving / seconds:.2%}"
-        )
-
-    def _receive(self, event: Event) -> None:
-        if isinstance(event, Progressed):
-            with self._clock("logging"):
-                self.tracker.point(event.key, event.point)
-            self.point, self.point_at = event.point, time.perf_counter()
-        elif isinstance(event, Finished):
-            self.drawing += time.perf_counter() - self.point_at
-            self.outcome = event.outcome
-        else:
-            raise RuntimeError(f"the trial ended with {event}")
-
-    @contextlib.contextmanager
-    def _clock(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        setattr(self, what, getattr(self, what) + time.perf_counter() - started)
+    schedule = affordable_eval_schedule(
+        recipe, len(data.train), len(data.val), losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
+    )
+    label = RunLabel(key="trial", name="trial", tags={}, params=recipe.to_dict())
+    logging = seconds(lambda: tracker.begin(label))
+    job = TrainJob(key="trial", recipe=recipe, schedule=schedule)
+    run_job(job, data, lambda: data.val, hardware, Channel(receive, lambda: True))
+    *_, (last, _, began), (ending, _, ended) = received
+    if not isinstance(last, Progressed) or not isinstance(ending, Finished):
+        raise RuntimeError(f"the trial ended with {ending}")
+    end = partial(tracker.end, "trial", "complete")
+    logging += sum(taken for _, taken, _ in received)
+    logging += seconds(lambda: end(outcome=replace(ending.outcome, files={})))
+    drawing = ended - began + seconds(lambda: end(outcome=ending.outcome))
+    whole = last.point.train_seconds + last.point.validation_seconds
+    kilobytes = sum(map(len, ending.outcome.files.values())) / 1000
+    return (
+        f"  {recipe.model:20} {whole:6.1f} s: validation {last.point.validation_seconds / whole:.1%}, "
+        f"logging {logging / whole:.2%}, pictures {drawing / whole:.2%} ({kilobytes:.0f} kB), "
+        f"checkpoints {saving / whole:.2%}"
+    )

@@ -19,10 +19,6 @@ from sweeps.validation import shortened
 LETTERS = 4  # at least, of the beginning of an id
 
 
-class RunNameError(UserError):
-    """A name of no run, of several runs, or of a run without weights."""
-
-
 @dataclass(frozen=True, slots=True)
 class KnownRun:
     """A run of the store, and the file of its weights if it kept them."""
@@ -41,7 +37,7 @@ def load_network(wanted: str, store: Store) -> tuple[nn.Module, Recipe]:
     """Load the network of the run `wanted` on the CPU, and its recipe.
 
     Raises:
-        RunNameError: no run of this name, several, or one without weights.
+        UserError: no run of this name, several, or one without weights.
         StoreError: the store cannot be read, or lacks the recipe.
         CheckpointError: the weights are damaged.
     """
@@ -49,7 +45,7 @@ def load_network(wanted: str, store: Store) -> tuple[nn.Module, Recipe]:
     runs = _known_runs(reader, store)
     run = find_run(wanted, runs)
     if not run.kept:
-        raise RunNameError(f"run {run.name!r} ({run.run_id}) kept no weights: {_those_with_weights(runs)}")
+        raise UserError(f"run {run.name!r} ({run.run_id}) kept no weights: {_those_with_weights(runs)}")
     text = reader.artifact(run.run_id, "recipe.toml")
     if text is None:
         raise StoreError(f"a run must have the artifact recipe.toml, but {run.run_id} has none")
@@ -61,19 +57,19 @@ def find_run(wanted: str, runs: Sequence[KnownRun]) -> KnownRun:
     """Return the run with this id or name, or the only one whose id begins with it.
 
     Raises:
-        RunNameError: there is none, or more than one.
+        UserError: there is none, or more than one.
     """
     found = [run for run in runs if run.run_id == wanted] or [
         run for run in runs if run.name == wanted or (len(wanted) >= LETTERS and run.run_id.startswith(wanted))
     ]
     if not found:
-        raise RunNameError(
+        raise UserError(
             f"RUN must be a run's id, at least {LETTERS} of its first letters, or its name, but no run is {wanted!r}; "
             f"{_those_with_weights(runs)}"
         )
     if len(found) > 1:
         several = shortened([f"{run.run_id} ({run.name} in {run.experiment})" for run in found])
-        raise RunNameError(f"RUN must be one run, but {wanted!r} may be {several}")
+        raise UserError(f"RUN must be one run, but {wanted!r} may be {several}")
     return found[0]
 
 

@@ -44,8 +44,9 @@ def of_test(test: Split, predictions: Predictions) -> dict[str, bytes]:
     """Return the same for the test set, and each single prediction."""
     files = of_predictions(test, predictions)
     files["pictures/prediction.png"] = pictures.one_prediction(test, predictions, 0)
-    files["prediction.json"] = json.dumps(_describe(predictions, 0)).encode()
-    files["predictions.csv"] = _table(predictions)
+    rows = _rows(predictions)
+    files["prediction.json"] = json.dumps(rows[0]).encode()
+    files["predictions.csv"] = _table(rows)
     return {f"test/{name.rpartition('/')[2]}": content for name, content in files.items()}
 
 
@@ -61,19 +62,18 @@ def _augmented(recipe: Recipe, train: Split) -> bytes:
     return pictures.unlabelled(augment(images, recipe, torch.tensor(MEAN), generator))
 
 
-def _describe(predictions: Predictions, index: int) -> dict[str, object]:
-    predicted = int(predictions.classes[index])
-    return {
-        "index": index,
-        "true": CLASSES[int(predictions.labels[index])],
-        "predicted": CLASSES[predicted],
-        "probability": round(predictions.probabilities[index, predicted].item(), 4),
-    }
+def _rows(predictions: Predictions) -> list[dict[str, object]]:
+    best = predictions.probabilities.max(1)
+    answers = zip(predictions.labels.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
+    return [
+        {"index": index, "true": CLASSES[true], "predicted": CLASSES[predicted], "probability": round(probability, 4)}
+        for index, (true, predicted, probability) in enumerate(answers)
+    ]
 
 
-def _table(predictions: Predictions) -> bytes:
+def _table(rows: Sequence[dict[str, object]]) -> bytes:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ["index", "true", "predicted", "probability"])
+    writer = csv.DictWriter(buffer, list(rows[0]))
     writer.writeheader()
-    writer.writerows(_describe(predictions, index) for index in range(len(predictions)))
+    writer.writerows(rows)
     return buffer.getvalue().encode()

@@ -10,11 +10,12 @@ from cifar_core.files import write_atomically
 
 
 def test_text_and_bytes_in_a_folder_that_is_new(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file"
+    path = tmp_path / "a" / "new" / "file"
     write_atomically(path, "caf\N{LATIN SMALL LETTER E WITH ACUTE}")
     assert path.read_bytes() == b"caf\xc3\xa9"
     write_atomically(path, b"\xff")
     assert path.read_bytes() == b"\xff"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_old_content_stays_and_no_temporary_file_when_writing_fails(

@@ -41,6 +41,7 @@ def test_other_errors_are_not_changed(error: Exception) -> None:
     assert raised.value is error
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_freed_memory_is_reused_until_it_is_released() -> None:
     program = """

@@ -12,7 +12,6 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from cifar_core.data import synthetic_splits
 from cifar_core.lr_finder import RangeTest, RangeTestError
 from cifar_core.recipe import Recipe
 from experiments import lr_find
@@ -21,6 +20,7 @@ from sweeps.store import Store
 from tests.experiments.conftest import Refused
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
+from tests.synthetic import synthetic_splits
 
 RECIPE = Recipe(model="three_conv", width=0.25, batch_size=16, learning_rate="range-test")
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cifar_core.checkpoint import load_weights, save_state
-from cifar_core.data import CLASSES, Split, synthetic_splits
+from cifar_core.data import CLASSES, Split
 from cifar_core.data.image_file import read_image
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
@@ -22,6 +22,7 @@ from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.experiments.conftest import Refused
 from tests.experiments.fake_store import Fake
+from tests.synthetic import synthetic_splits
 
 CPU = Hardware.detect("cpu")
 RECIPE = Recipe(model="three_conv", width=0.25, normalisation="half")

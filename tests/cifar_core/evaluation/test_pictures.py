@@ -13,22 +13,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cifar_core.data import Split, synthetic_splits
+from cifar_core.data import Split
 from cifar_core.evaluation import pictures
 from cifar_core.evaluation.metrics import Predictions
+from tests.cifar_core.support import seeded, synthetic
 
+Draw = Callable[[Split, Predictions], bytes]
 GREEN, RED = (26, 127, 55), (198, 40, 40)
 
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    return synthetic_splits(torch.Generator().manual_seed(0), train=0, val=60).val
+    return synthetic(0, 60).val
 
 
 @pytest.fixture(scope="module")
 def predictions(split: Split) -> Predictions:
     """Half of them right."""
-    logits = torch.randn(len(split), 10, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(len(split), 10, generator=seeded())
     logits[torch.arange(30), split.labels[:30]] += 10
     return Predictions(logits.softmax(1), split.labels)
 
@@ -55,7 +57,7 @@ def has_colour(picture: Tensor, colour: tuple[int, int, int]) -> bool:
 
 def test_artifacts_of_a_trial_fit_in_300_kb() -> None:
     # Noise is the worst case for PNG.
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     noise = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
     split = Split(noise, torch.arange(32) % 10)
     wrong = Predictions(torch.rand(32, 10, generator=generator).softmax(1), (torch.arange(32) + 5) % 10)
@@ -67,10 +69,18 @@ def test_artifacts_of_a_trial_fit_in_300_kb() -> None:
     assert sum(map(len, parts)) < 300_000
 
 
-def test_samples_are_the_first_images(split: Split) -> None:
-    picture = pixels(pictures.samples(split, rows=2, columns=3))
-    assert all(holds(picture, image, 3) for image in split.images[:6])
-    assert not holds(picture, split.images[6], 3)
+@pytest.mark.parametrize(
+    ("draw", "count"),
+    [
+        (lambda split, _: pictures.samples(split, rows=2, columns=3), 6),
+        (lambda split, predictions: pictures.predictions_grid(split, predictions, rows=2, columns=3), 6),
+        (lambda split, predictions: pictures.predictions_grid(split, predictions), 20),
+    ],
+    ids=["samples", "predictions", "predictions-by-default"],
+)
+def test_first_images_are_shown(split: Split, predictions: Predictions, draw: Draw, count: int) -> None:
+    picture = pixels(draw(split, predictions))
+    assert [holds(picture, image, 3) for image in split.images[: count + 1]] == [True] * count + [False]
 
 
 def test_mistakes_are_the_most_confident_ones(split: Split, predictions: Predictions) -> None:
@@ -79,19 +89,6 @@ def test_mistakes_are_the_most_confident_ones(split: Split, predictions: Predict
     assert [holds(picture, split.images[index], 3) for index in shown] == [True] * 4 + [False]
     assert has_colour(picture, RED)
     assert not has_colour(picture, GREEN)
-
-
-def test_grid_of_predictions_shows_the_first_images(split: Split, predictions: Predictions) -> None:
-    picture = pixels(pictures.predictions_grid(split, predictions, rows=2, columns=3))
-    assert all(holds(picture, image, 3) for image in split.images[:6])
-    assert not holds(picture, split.images[6], 3)
-
-
-def test_grid_of_predictions_has_twenty_by_default() -> None:
-    split = synthetic_splits(torch.Generator().manual_seed(1), train=0, val=21).val
-    right = Predictions(torch.eye(10)[split.labels], split.labels)
-    picture = pixels(pictures.predictions_grid(split, right))
-    assert [holds(picture, image, 3) for image in split.images] == [True] * 20 + [False]
 
 
 def test_grid_of_predictions_is_green_where_right_and_red_where_wrong(split: Split) -> None:
@@ -143,18 +140,10 @@ def test_confusion_shades_the_cell_of_true_row_and_predicted_column() -> None:
 
 
 @pytest.mark.parametrize(
-    "draw",
-    [
-        lambda split, predictions: pictures.samples(split),
-        lambda split, predictions: pictures.confident_mistakes(split, predictions),
-        lambda split, predictions: pictures.predictions_grid(split, predictions),
-    ],
-    ids=["samples", "mistakes", "predictions"],
+    "draw", [lambda split, _: pictures.samples(split), pictures.confident_mistakes, pictures.predictions_grid]
 )
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_images_still_make_a_picture(
-    split: Split, draw: Callable[[Split, Predictions], bytes], count: int
-) -> None:
+def test_too_few_images_still_make_a_picture(split: Split, draw: Draw, count: int) -> None:
     wrong = Predictions(torch.eye(10)[(split.labels[:count] + 1) % 10], split.labels[:count])
     picture = pixels(draw(split.head(count), wrong))
     assert all(holds(picture, image, 3) for image in split.images[:count])

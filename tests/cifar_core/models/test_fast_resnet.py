@@ -6,19 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar_core.data import synthetic_splits
 from cifar_core.models import build_model
 from cifar_core.models.fast_resnet import FastResNet
 from cifar_core.recipe import Recipe
 from cifar_core.training import normalise
+from tests.cifar_core.support import identical, synthetic
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
 
 
 def whitened(seed: int = 0) -> tuple[FastResNet, Tensor]:
-    examples = normalise(
-        synthetic_splits(torch.Generator().manual_seed(0), train=200, val=0).train.images.float() / 255
-    )
+    examples = normalise(synthetic(200, 0).train.images.float() / 255)
     model = build_model(Recipe(model="fast_resnet", width=0.25, seed=seed), examples)
     assert isinstance(model, FastResNet)
     return model, examples
@@ -48,5 +46,4 @@ def test_examples_change_nothing_else() -> None:
     changed = [key for key, value in model.state_dict().items() if not torch.equal(value, plain[key])]
     assert changed == ["whitening.weight"]
     recipe = Recipe(model="wide_resnet", width=0.25)
-    with_examples, without = build_model(recipe, examples).state_dict(), build_model(recipe).state_dict()
-    assert all(torch.equal(with_examples[key], without[key]) for key in without)
+    assert identical(build_model(recipe, examples).state_dict(), build_model(recipe).state_dict())

@@ -8,12 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_core.models.layers import Dropout, channels
+from tests.cifar_core.support import seeded
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @given(base=st.integers(1, 64).map(lambda k: 8 * k), width=st.floats(0, 8, exclude_min=True))
@@ -31,7 +28,7 @@ def test_dropout_needs_its_generator() -> None:
 
 
 def test_dropout_is_identity_outside_training_and_without_probability() -> None:
-    inputs = torch.randn(5, 7, generator=seeded(0))
+    inputs = torch.randn(5, 7, generator=seeded())
     assert torch.equal(Dropout(0.5).eval()(inputs), inputs)
     assert torch.equal(Dropout(0.0).train()(inputs), inputs)
 
@@ -39,7 +36,7 @@ def test_dropout_is_identity_outside_training_and_without_probability() -> None:
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.8])
 def test_dropout_keeps_the_expectation(probability: float) -> None:
     dropout = Dropout(probability)
-    dropout.generator = seeded(0)
+    dropout.generator = seeded()
     result = dropout(torch.ones(100_000))
     kept = result != 0
     assert kept.float().mean() == pytest.approx(1 - probability, abs=0.01)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from unittest.mock import Mock
+
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifar_core.hardware import Hardware
 from cifar_core.models import winograd
 from cifar_core.models.layers import Conv3x3
 from cifar_core.models.winograd import convolve, is_faster
-
-CPU = torch.device("cpu")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.cifar_core.support import FP32, seeded
 
 
 def arguments(
@@ -32,6 +30,18 @@ def arguments(
     return inputs.requires_grad_(), weight.requires_grad_(), gradient
 
 
+def torchs(inputs: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(inputs, weight, padding=1)
+
+
+def results(
+    convolution: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, weight: Tensor, gradient: Tensor
+) -> tuple[Tensor, ...]:
+    """Return the output and the gradients of inputs and weight."""
+    output = convolution(inputs, weight)
+    return output, *torch.autograd.grad(output, (inputs, weight), gradient)
+
+
 @given(
     images=st.integers(1, 4),
     channels=st.integers(1, 4),
@@ -39,43 +49,19 @@ def arguments(
     height=st.integers(1, 11),
     width=st.integers(1, 11),
 )
+@example(images=600, channels=2, outputs=3, height=4, width=5)  # more tiles than are transformed at once
 def test_output_and_gradients_are_those_of_the_definition(
     images: int, channels: int, outputs: int, height: int, width: int
 ) -> None:
-    inputs, weight, gradient = arguments(images, channels, outputs, height, width)
-    ours, torchs = convolve(inputs, weight), F.conv2d(inputs, weight, padding=1)
-    torch.testing.assert_close(ours, torchs, rtol=1e-9, atol=1e-9)
-    for one, other in zip(
-        torch.autograd.grad(ours, (inputs, weight), gradient),
-        torch.autograd.grad(torchs, (inputs, weight), gradient),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-
-
-def test_more_tiles_than_are_transformed_at_once() -> None:
-    inputs, weight, gradient = arguments(600, 2, 3, 4, 5)
-    ours, torchs = convolve(inputs, weight), F.conv2d(inputs, weight, padding=1)
-    torch.testing.assert_close(ours, torchs)
-    [of_ours] = torch.autograd.grad(ours, weight, gradient)
-    [of_torchs] = torch.autograd.grad(torchs, weight, gradient)
-    torch.testing.assert_close(of_ours, of_torchs)
+    given = arguments(images, channels, outputs, height, width)
+    torch.testing.assert_close(results(convolve, *given), results(torchs, *given), rtol=1e-9, atol=1e-9)
 
 
 def test_rounding_errors_in_fp32_are_a_few_millionths() -> None:
-    inputs, weight, gradient = arguments(8, 512, 512, 8, 8, torch.float32)
-    ours = convolve(inputs, weight)
-    exact_inputs, exact_weight = (tensor.detach().double().requires_grad_() for tensor in (inputs, weight))
-    exact = F.conv2d(exact_inputs, exact_weight, padding=1)
-    pairs = [
-        (ours, exact),
-        *zip(
-            torch.autograd.grad(ours, (inputs, weight), gradient),
-            torch.autograd.grad(exact, (exact_inputs, exact_weight), gradient.double()),
-            strict=True,
-        ),
-    ]
-    for one, other in pairs:
+    given = arguments(8, 512, 512, 8, 8, torch.float32)
+    inputs, weight, gradient = (tensor.detach().double() for tensor in given)
+    exact = results(torchs, inputs.requires_grad_(), weight.requires_grad_(), gradient)
+    for one, other in zip(results(convolve, *given), exact, strict=True):
         assert (one - other).norm() < 1e-5 * other.norm()
 
 
@@ -93,20 +79,15 @@ def test_channels_come_out_last_in_memory(layout: torch.memory_format) -> None:
     output = convolve(laid_out, weight)
     output.backward(gradient)
     assert output.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(output, F.conv2d(inputs, weight, padding=1))
+    torch.testing.assert_close(output, torchs(inputs, weight))
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_the_same_bits_every_time(deterministic: bool) -> None:
-    inputs, weight, gradient = arguments(16, 64, 128, 7, 7, torch.float32)
-
-    def numbers() -> tuple[Tensor, ...]:
-        output = convolve(inputs, weight)
-        return output, *torch.autograd.grad(output, (inputs, weight), gradient)
-
-    first = numbers()
-    with Hardware(CPU, bf16=False).kernels(deterministic=deterministic):
-        assert all(torch.equal(one, other) for one, other in zip(first, numbers(), strict=True))
+    given = arguments(16, 64, 128, 7, 7, torch.float32)
+    first = results(convolve, *given)
+    with FP32.kernels(deterministic=deterministic):
+        assert all(torch.equal(one, other) for one, other in zip(first, results(convolve, *given), strict=True))
 
 
 def of_shape(images: int, channels: int, outputs: int, size: int) -> tuple[Tensor, Tensor]:
@@ -133,7 +114,7 @@ def test_taken_by_cpus_in_fp32_only() -> None:
     assert is_faster(inputs, weight)
     assert not is_faster(inputs.to("meta"), weight.to("meta"))
     assert not is_faster(inputs.double(), weight.double())
-    with Hardware(CPU, bf16=True).autocast():
+    with replace(FP32, bf16=True).autocast():
         assert not is_faster(inputs, weight)
 
 
@@ -142,12 +123,7 @@ def test_taken_by_cpus_in_fp32_only() -> None:
 def test_layer_computes_what_torchs_computes(
     bias: bool, channels: int, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[Tensor] = []
-
-    def watched(inputs: Tensor, weight: Tensor) -> Tensor:
-        calls.append(inputs)
-        return convolve(inputs, weight)
-
+    watched = Mock(side_effect=convolve)
     monkeypatch.setattr(winograd, "convolve", watched)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -156,7 +132,7 @@ def test_layer_computes_what_torchs_computes(
     inputs = torch.randn(16, channels, 8, 8, generator=seeded())
     expected = F.conv2d(inputs, layer.weight, layer.bias, padding=1)
     torch.testing.assert_close(layer(inputs), expected, atol=1e-4, rtol=0)
-    assert len(calls) == taken
+    assert watched.call_count == taken
 
 
 def test_exported_layer_takes_batches_of_any_size() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reading.weights import KnownRun, RunNameError, find_run
+from cifar_core.errors import UserError
+from experiments.reading.weights import KnownRun, find_run
 
 RUNS = (
     KnownRun("abcd1111", "first", "a study", Path("none")),
@@ -26,7 +27,7 @@ def test_by_id_by_its_beginning_and_by_name(wanted: str, run: str) -> None:
 
 @pytest.mark.parametrize("wanted", ["abc", "ef0", "", "firs", "xyzt", "abcd11111"])
 def test_none(wanted: str) -> None:
-    with pytest.raises(RunNameError) as error:
+    with pytest.raises(UserError) as error:
         find_run(wanted, RUNS)
     assert str(error.value) == (
         f"RUN must be a run's id, at least 4 of its first letters, or its name, but no run is {wanted!r}; "
@@ -35,7 +36,7 @@ def test_none(wanted: str) -> None:
 
 
 def test_several() -> None:
-    with pytest.raises(RunNameError) as error:
+    with pytest.raises(UserError) as error:
         find_run("abcd", RUNS)
     assert str(error.value) == (
         "RUN must be one run, but 'abcd' may be abcd1111 (first in a study), abcd2222 (second in a study), "
@@ -45,5 +46,5 @@ def test_several() -> None:
 
 def test_many() -> None:
     runs = [KnownRun(f"{number:08}", "same", "s", Path("none")) for number in range(13)]
-    with pytest.raises(RunNameError, match=r"may be 00000000 \(same in s\), (.*), and 3 more$"):
+    with pytest.raises(UserError, match=r"may be 00000000 \(same in s\), (.*), and 3 more$"):
         find_run("same", runs)

@@ -20,7 +20,7 @@ from mlflow.entities import Run
 
 from cifar_core import training
 from cifar_core.checkpoint import Checkpoints, load_weights
-from cifar_core.data import CLASSES, Split, Splits, hold_out, synthetic_splits
+from cifar_core.data import CLASSES, Split, Splits, hold_out
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import RangeTestError
@@ -32,6 +32,7 @@ from experiments.systems import training as systems_training
 from sweeps.store import Store
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
+from tests.synthetic import synthetic_splits
 
 pytestmark = pytest.mark.slow
 
