@@ -13,20 +13,20 @@ export MLFLOW_DISABLE_TELEMETRY := true
 .PHONY: help install study ui report bench format lint check test test-long coverage torture clean
 
 help:
-	@echo 'make study    set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
-	@echo '              options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
-	@echo 'make ui       browse the runs of mlruns/ with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
-	@echo 'make report   write the build-vs-buy report again'
-	@echo 'make bench    time the trainer against a bare loop, and more (ARGS=--help)'
-	@echo 'make install  only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer)'
-	@echo 'make clean    remove .venv and caches; mlruns/ and the data set stay'
+	@echo 'make study      set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
+	@echo '                options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
+	@echo 'make ui         browse the runs of mlruns/ with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
+	@echo 'make report     write the build-vs-buy report again'
+	@echo 'make bench      time the trainer against a bare loop, and more (ARGS=--help)'
+	@echo 'make install    only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer)'
+	@echo 'make clean      remove .venv and caches; mlruns/ and the data set stay'
 	@echo 'For developers:'
-	@echo 'make format   ruff: sort imports, format'
-	@echo 'make check    ruff, mypy and the quick tests, in about a minute'
-	@echo 'make test     ruff, mypy and all tests but the long ones (ARGS="-k console": some)'
+	@echo 'make format     ruff: sort imports, format'
+	@echo 'make check      ruff, mypy and the quick tests, in about a minute'
+	@echo 'make test       ruff, mypy and all tests but the long ones (ARGS="-k console": some)'
 	@echo 'make test-long  whole sweeps from end to end, a short torture'
-	@echo 'make coverage all of these, with the share of lines that they run'
-	@echo 'make torture  kill, stop and starve sweeps for about an hour; an oracle compares what is left (ARGS=kills: one phase)'
+	@echo 'make coverage   all of these, with the share of lines that they run'
+	@echo 'make torture    kill, stop and starve sweeps for about an hour; an oracle compares what is left (ARGS=kills: one phase)'
 
 # The stamp is touched last, so a set-up that was cut short is done again, and a finished one is not.
 install: .venv/installed
@@ -83,5 +83,5 @@ torture: install
 	@OMP_NUM_THREADS=1 $(PY) -m tests.torture.driver $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 	find cifar_core sweeps experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -47,7 +47,7 @@ sys.addaudithook(_keep_store_clean)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest come first, so that nothing waits for them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("long", "slow")))
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ from tests.torture.driver import kills, main
 from tests.torture.oracle import Judgement
 
 
-@pytest.mark.end_to_end
 @pytest.mark.long
 @pytest.mark.real_data
 @pytest.mark.timeout(600)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from experiments.benchmarks.report import bench_report
 from experiments.benchmarks.synthetic import fill_store
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)  # a whole report in a process of its own
 def test_report_of_a_synthetic_study_is_timed(tmp_path: Path) -> None:
     fill_store(Store.locate(tmp_path / "mlruns"), 30)
     study = StudyReader(Store.locate(tmp_path / "mlruns")).read()
