@@ -22,20 +22,17 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from cifar_core.data import CLASSES
+from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
+from sweeps.tracking.mlflow_client import connect, runs_of
 
 ROOT = Path(__file__).parents[1]
 TRIALS = 3
 KB = 1000
-STATUS = {
-    TrialState.COMPLETE: ("complete", "FINISHED"),
-    TrialState.PRUNED: ("pruned", "KILLED"),
-    TrialState.FAIL: ("failed", "FAILED"),
-}
 
 
 def command(store: Path, trials: int) -> list[str]:
-    script = [sys.executable, "sweeps/run_study.py"]
-    return [*script, "--trials", str(trials), "--preset", "smoke", "--device", "cpu", "--store", str(store)]
+    options = ["--trials", str(trials), "--preset", "smoke", "--device", "cpu", "--store", str(store)]
+    return [sys.executable, "sweeps/run_study.py", *options]
 
 
 def interrupt(store: Path) -> None:
@@ -57,15 +54,12 @@ def interrupt(store: Path) -> None:
                 break
         os.killpg(process.pid, signal.SIGINT)
         asked = time.monotonic()
-        rest = process.stdout.read()
-        code = process.wait(60)
-        seconds = time.monotonic() - asked
+        said = "".join(lines) + process.stdout.read()
+        assert process.wait(60) == 130, said
+        assert time.monotonic() - asked < 10, said
     finally:
         process.kill()
         process.stdout.close()
-    said = "".join(lines) + rest
-    assert code == 130, said
-    assert seconds < 10, said
     assert "stopped; the same command resumes the sweep" in said.splitlines()[-2:]
     assert "Traceback" not in said
 
@@ -95,20 +89,17 @@ def looks(store: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (store / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def check_search(
-    client: MlflowClient, trials: list[optuna.trial.FrozenTrial], runs: dict[str, Run], store: Path
-) -> None:
+def check_search(trials: list[optuna.trial.FrozenTrial], runs: dict[str, Run], store: Path) -> None:
     for trial in trials:
         run = runs[f"trial-{trial.number}"]
-        state, status = STATUS[trial.state]
-        assert (run.data.tags["state"], run.info.status) == (state, status)
-        assert "stopped" not in run.data.tags.get("reason", "")
-        assert (state == "complete") == ("reason" not in run.data.tags)
-        assert run.data.tags["stage"] == "search"
+        state, tags = STATE_OF_TRIAL[trial.state], run.data.tags
+        assert (tags["state"], run.info.status) == (state, STATUS_OF_STATE[state])
+        assert "stopped" not in tags.get("reason", "")
+        assert (state == "complete") == ("reason" not in tags)
+        assert (tags["stage"], tags["threads"]) == ("search", "1")
+        assert tags["git_commit"]
         assert run.data.params["model"] == trial.user_attrs["recipe"]["model"]
         assert "recipe.toml" in files(run, store)
-        assert run.data.tags["git_commit"]
-        assert run.data.tags["threads"] == "1"
 
 
 def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
@@ -119,21 +110,12 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
     assert 0.05 < run.data.metrics["val/accuracy"] < 1
     assert 0 < run.data.metrics["cost/validation_share"] < 0.3
     left = {name: path for name, path in files(run, store).items() if not name.startswith("test/")}
-    assert set(left) == {
-        "recipe.toml",
-        "confusion.json",
-        "pictures/augmented.png",
-        "pictures/confusion.png",
-        "pictures/mistakes.png",
-        "pictures/predictions.png",
-        "summary.txt",
-        "weakness.md",
-    }
+    pictures = {f"pictures/{name}.png" for name in ("augmented", "confusion", "mistakes", "predictions")}
+    assert set(left) == {"recipe.toml", "confusion.json", "summary.txt", "weakness.md"} | pictures
     assert sum(path.stat().st_size for path in left.values()) <= 300 * KB
-    for name, path in left.items():
-        if name.endswith(".png"):
-            with Image.open(path) as picture:
-                picture.verify()
+    for name in pictures:
+        with Image.open(left[name]) as picture:
+            picture.verify()
 
 
 def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
@@ -149,7 +131,6 @@ def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
         assert model(torch.zeros(3, 3, 32, 32)).shape == (3, 10)
 
 
-@pytest.mark.end_to_end
 @pytest.mark.long
 @pytest.mark.real_data
 @pytest.mark.timeout(700)
@@ -163,16 +144,14 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     trials = optuna.load_study(study_name="smoke-full", storage=storage).get_trials()
     states = Counter(trial.state for trial in trials)
     assert sum(states.values()) == TRIALS
-    assert set(states) <= set(STATUS), "no trial is left running or waiting"
+    assert set(states) <= set(STATE_OF_TRIAL), "no trial is left running or waiting"
     assert states[TrialState.COMPLETE] >= 1
     assert states[TrialState.FAIL] == 0
     complete, pruned = states[TrialState.COMPLETE], states[TrialState.PRUNED]
     assert f"Search: {complete} complete, {pruned} pruned, 0 failed; pruning saved " in said
 
-    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-    experiment = client.get_experiment_by_name("smoke-full")
-    assert experiment is not None
-    runs = {run.data.tags["key"]: run for run in client.search_runs([experiment.experiment_id])}
+    client = connect(f"sqlite:///{store}/mlflow.db")
+    runs = {run.data.tags["key"]: run for run in runs_of(client, "smoke-full")}
     study = runs.pop("study")
     assert (study.info.status, study.data.tags["state"]) == ("FINISHED", "finished")
     assert 0 <= study.data.metrics["study/saved_fraction"] < 1
@@ -180,7 +159,7 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     confirmations = {key for key in runs if key.startswith("confirm-")}
     assert set(runs) - confirmations == {f"trial-{number}" for number in range(TRIALS)}
     assert len(confirmations) == min(2, complete)
-    check_search(client, trials, runs, store)
+    check_search(trials, runs, store)
     for one in runs.values():
         if one.data.tags["state"] == "complete":
             check_complete(client, one, store)
@@ -203,4 +182,4 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     again = run(store)
     assert "Nothing is left to do: study smoke-full has its 3 trials." in again
     assert looks(store) == [look]
-    assert len(client.search_runs([experiment.experiment_id])) == 1 + len(runs)
+    assert len(runs_of(client, "smoke-full")) == 1 + len(runs)

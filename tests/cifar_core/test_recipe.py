@@ -59,12 +59,8 @@ def test_fields_that_are_left_out_have_their_defaults() -> None:
 def test_range_of_a_number(rule: str) -> None:
     [name] = re.findall("[a-z_]+", rule)
     for limit in map(eval, re.findall(r"[0-9.*]+", rule)):
-        steps = (-1, 0, 1)
-        if name in FLOATS:
-            values: list[Any] = [math.nextafter(limit, limit + step) for step in steps]
-        else:
-            values = [limit + step for step in steps]
-        for value in values:
+        for step in (-1, 0, 1):
+            value: Any = math.nextafter(limit, limit + step) if name in FLOATS else limit + step
             if eval(rule, {name: value}):
                 assert getattr(Recipe.from_dict({name: value}), name) == value
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -21,17 +22,7 @@ from cifar_core.data import Splits
 from cifar_core.training import TrainState, total_steps
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, Interrupted, Summary
-from sweeps.executors.protocol import (
-    EvaluateJob,
-    Event,
-    Failed,
-    Finished,
-    Job,
-    Log,
-    Paused,
-    Progressed,
-    TrainJob,
-)
+from sweeps.executors.protocol import EvaluateJob, Event, Failed, Finished, Job, Log, Paused, Progressed, TrainJob
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SPACES
@@ -39,7 +30,7 @@ from sweeps.stage import Sweep
 from sweeps.store import Store
 from sweeps.study import PRUNERS
 from tests.sweeps.small_data import CPU, small_splits
-from tests.sweeps.support import MemoryRun, MemoryTracker, outcome, point
+from tests.sweeps.support import MemoryTracker, outcome, point
 
 TRAIN_IMAGES = 256
 SPACE = replace(SPACES["fast"], optimizers=("sgd",), widths=(0.25, 0.5), batch_sizes=(8,), starts=())
@@ -71,8 +62,7 @@ class ScriptedExecutor:
     """Two workers that train in no time: points come one at a time, and validations wait for an answer."""
 
     def __init__(self, sweep: Study) -> None:
-        self.script, self.fault, self.starts = sweep.script, sweep.fault, sweep.starts
-        self.dies_at, self.notes = sweep.dies_at, sweep.notes
+        self.sweep = sweep
         self.jobs: list[Job] = []
         self.tested: list[str] = []
         self._left: dict[str, deque[Event]] = {}
@@ -87,7 +77,7 @@ class ScriptedExecutor:
         assert job.key not in self._left, "a run must not be started twice at the same time"
         self.jobs.append(job)
         self._left[job.key] = deque(self._train(job) if isinstance(job, TrainJob) else self._test(job))
-        self.starts[job.key] += isinstance(job, TrainJob)
+        self.sweep.starts[job.key] += isinstance(job, TrainJob)
 
     def events(self, timeout: float) -> list[Event]:
         happened = []
@@ -116,17 +106,17 @@ class ScriptedExecutor:
         self._left.clear()
 
     def _train(self, job: TrainJob) -> Iterator[Event]:
-        accuracy, steps = self.script(job.key), total_steps(job.recipe, TRAIN_IMAGES)
+        accuracy, steps = self.sweep.script(job.key), total_steps(job.recipe, TRAIN_IMAGES)
 
         def step_at(fraction: float) -> int:
             return max(1, round(fraction * steps))
 
         validated = {step_at(fraction) for fraction in job.schedule.validations}
         shown = {step_at(fraction) for fraction in job.schedule.losses}
-        fault = self.fault(job.key, self.starts[job.key])
-        last = self.dies_at(job.key, self.starts[job.key])
-        if job.key in self.notes:
-            yield Log(job.key, self.notes[job.key])
+        fault = self.sweep.fault(job.key, self.sweep.starts[job.key])
+        last = self.sweep.dies_at(job.key, self.sweep.starts[job.key])
+        if job.key in self.sweep.notes:
+            yield Log(job.key, self.sweep.notes[job.key])
         for step in sorted(validated | shown):
             if fault is not None and step == steps:
                 yield fault
@@ -142,14 +132,14 @@ class ScriptedExecutor:
         yield Finished(job.key, outcome(accuracy, images=64))
 
     def _test(self, job: EvaluateJob) -> Iterator[Event]:
-        fault = self.fault(f"test-{job.key}", self.starts[f"test-{job.key}"])
-        self.starts[f"test-{job.key}"] += 1
+        fault = self.sweep.fault(f"test-{job.key}", self.sweep.starts[f"test-{job.key}"])
+        self.sweep.starts[f"test-{job.key}"] += 1
         if fault is not None:
             yield replace(fault, key=job.key)
             return
         load_weights(job.recipe, job.weights)
         self.tested.append(job.key)
-        yield Finished(job.key, outcome(self.script(job.key) - 0.01, images=10_000))
+        yield Finished(job.key, outcome(self.sweep.script(job.key) - 0.01, images=10_000))
 
 
 @dataclass
@@ -204,11 +194,10 @@ class Study:
     def stopped_after(self, polls: int, **changes: object) -> bool:
         """Run until stop was asked for `polls` times; true if the sweep was interrupted by that."""
         asked = itertools.count(1)
-        try:
+        with contextlib.suppress(Interrupted):
             self.run(stop=lambda: next(asked) >= polls, **changes)
-        except Interrupted:
-            return True
-        return False
+            return False
+        return True
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -216,9 +205,6 @@ class Study:
 
     def states(self) -> dict[TrialState, int]:
         return dict(Counter(trial.state for trial in self.trials))
-
-    def runs(self, stage: str) -> dict[str, MemoryRun]:
-        return {key: run for key, run in self.tracker.runs.items() if run.tags["stage"] == stage}
 
     def recorded_tests(self) -> list[dict[str, object]]:
         path = self.root / "test_looks.jsonl"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import resource
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import SPACES
 from sweeps.store import Store
-from sweeps.tracking.mlflow_queue import Entry
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue
 from sweeps.tracking.mlflow_sender import MlflowSender
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.small_data import CPU
@@ -142,3 +144,33 @@ class _Memory(MlflowSender):
 def record(tracker: MlflowTracker, key: str, points: Sequence[Point]) -> None:
     for each in points:
         tracker.point(key, each)
+
+
+def write_queue(path: Path, *entries: Entry) -> Path:
+    """Write a queue as a process that has ended leaves it."""
+    queue = MlflowQueue(path)
+    for entry in entries:
+        queue.append(entry, sync=True)
+    queue.close()
+    return path
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Context in which no file can grow beyond `size` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)

@@ -11,34 +11,22 @@ from optuna.trial import TrialState
 
 from sweeps import coordinator
 from sweeps.coordinator import Interrupted, StoreLostError
-from sweeps.executors.protocol import (
-    CheckpointWriteFailed,
-    Diverged,
-    Event,
-    Failed,
-    TrainJob,
-)
-from tests.sweeps.scripted import (
-    ScriptedExecutor,
-    Study,
-    check_whole,
-    died,
-    pruning,
-)
-
-ENDED_BY_STOP = "the sweep was stopped"
+from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, Failed, TrainJob
+from tests.sweeps.scripted import ScriptedExecutor, Study, check_whole, died, pruning
 
 
 class TestFailures:
     def test_a_failed_trial_does_not_end_the_sweep(self, sweep: Study) -> None:
+        sweep.notes = {"trial-2": "step-000000004.safetensors: SHA-256 must be a, but got b"}
         sweep.fault = lambda key, starts: Failed(key, "RuntimeError: broken", "...") if key == "trial-1" else None
         summary = sweep.run(confirm=False)
         assert sweep.states() == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}
         assert sweep.trials[1].user_attrs["reason"] == "RuntimeError: broken"
-        assert sweep.tracker.runs["trial-1"].state == "failed"
-        assert sweep.tracker.runs["trial-1"].reason == "RuntimeError: broken"
+        failed = sweep.tracker.runs["trial-1"]
+        assert (failed.state, failed.reason) == ("failed", "RuntimeError: broken")
         assert (summary.complete, summary.failed) == (3, 1)
         assert "trial 1 failed: RuntimeError: broken" in sweep.log.getvalue()
+        assert "trial 2: step-000000004.safetensors: SHA-256 must be a, but got b" in sweep.log.getvalue()
         assert sweep.starts["trial-1"] == 1, "an error in the run itself would only come again"
         assert sweep.run(confirm=False).nothing_left, "a failed trial is one of the total"
 
@@ -86,23 +74,20 @@ class TestFailures:
         sweep.run()
         check_whole(sweep)
 
-    def test_what_a_worker_notes_is_said(self, sweep: Study) -> None:
-        sweep.notes = {"trial-2": "step-000000004.safetensors: SHA-256 must be a, but got b"}
-        sweep.run(confirm=False)
-        assert "trial 2: step-000000004.safetensors: SHA-256 must be a, but got b" in sweep.log.getvalue()
-
-    def test_without_a_complete_trial_there_is_no_champion(self, sweep: Study) -> None:
-        sweep.fault = lambda key, starts: Failed(key, "RuntimeError: broken", "...")
+    @pytest.mark.parametrize(
+        ("stage", "complete", "message"),
+        [
+            ("trial", 0, "no trial was completed, so there is nothing to confirm"),
+            ("confirm", 4, "no confirmation run was completed, so there is no champion"),
+        ],
+    )
+    def test_without_a_complete_run_there_is_no_champion(
+        self, sweep: Study, stage: str, complete: int, message: str
+    ) -> None:
+        sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key.startswith(stage) else None
         summary = sweep.run()
-        assert (summary.failed, summary.champion, summary.test_accuracy) == (4, None, None)
-        assert "no trial was completed, so there is nothing to confirm" in sweep.log.getvalue()
-        assert sweep.recorded_tests() == []
-
-    def test_without_a_complete_confirmation_there_is_no_champion(self, sweep: Study) -> None:
-        sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key.startswith("confirm") else None
-        summary = sweep.run()
-        assert (summary.complete, summary.champion) == (4, None)
-        assert "no confirmation run was completed, so there is no champion" in sweep.log.getvalue()
+        assert (summary.complete, summary.champion, summary.test_accuracy) == (complete, None, None)
+        assert message in sweep.log.getvalue()
         assert sweep.recorded_tests() == []
 
 
@@ -111,12 +96,13 @@ class TestInterruption:
     def test_stop_and_go_on(self, sweep: Study, polls: int) -> None:
         assert sweep.stopped_after(polls)
         assert sweep.tracker.study.state == "interrupted"
-        unfinished = {key for key, run in sweep.tracker.runs.items() if run.state != "complete"}
+        unfinished = [run for run in sweep.tracker.runs.values() if run.state != "complete"]
         assert len(unfinished) <= 2
-        for key in unfinished:
-            assert (sweep.tracker.runs[key].state, sweep.tracker.runs[key].reason) == ("interrupted", ENDED_BY_STOP)
+        assert {(run.state, run.reason) for run in unfinished} <= {("interrupted", "the sweep was stopped")}
+        seconds = sweep.study.user_attrs["seconds"]
         sweep.run()
         check_whole(sweep)
+        assert sweep.study.user_attrs["seconds"] > seconds > 0, "the wall time of all processes"
 
     def test_stop_again_and_again(self, sweep: Study) -> None:
         interruptions = 0
@@ -166,20 +152,9 @@ class TestInterruption:
     def test_a_run_that_was_to_be_started_again_is_not_left_running(self, sweep: Study) -> None:
         """As when the whole process group is asked to end: workers die, and then the coordinator is to stop."""
         deaths = itertools.count()
-
-        def everybody_dies(key: str, starts: int) -> Event | None:
-            return died(key) if starts == 0 and next(deaths) < 2 else None
-
-        sweep.fault = everybody_dies
+        sweep.fault = lambda key, starts: died(key) if starts == 0 and next(deaths) < 2 else None
         with pytest.raises(Interrupted):
             sweep.run(stop=lambda: "it resumes from its last" in sweep.log.getvalue())
         assert {run.state for run in sweep.tracker.runs.values()} == {"interrupted"}
         sweep.run()
         check_whole(sweep)
-
-    def test_wall_time_of_all_processes_is_added_up(self, sweep: Study) -> None:
-        assert sweep.stopped_after(20)
-        first = sweep.study.user_attrs["seconds"]
-        assert first > 0
-        sweep.run()
-        assert sweep.study.user_attrs["seconds"] > first

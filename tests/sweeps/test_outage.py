@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from sweeps.store import Store
+from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import STUDY, outcome, point
@@ -20,10 +20,8 @@ TRIAL = RunLabel(key="trial-0", name="t", tags={"stage": "search"}, params={"mod
 
 
 def steps(uri: str, key: str) -> list[int]:
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("s")
-    assert experiment is not None
-    [run] = client.search_runs([experiment.experiment_id], f"tags.key = '{key}'")
+    client = connect(uri)
+    [run] = [run for run in runs_of(client, "s") if run.data.tags["key"] == key]
     return [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
 
 
@@ -37,7 +35,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowSe
     server.kill()
 
 
-@pytest.mark.end_to_end
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: MlflowServer, tmp_path: Path) -> None:

@@ -10,19 +10,8 @@ from optuna.trial import TrialState
 
 from cifar_core.budget import Budget, step_flops
 from cifar_core.recipe import Recipe
-from sweeps.coordinator import Summary
-from sweeps.executors.protocol import (
-    Diverged,
-)
-from tests.sweeps.scripted import (
-    PRESET,
-    SPACE,
-    TRAIN_IMAGES,
-    Study,
-    check_whole,
-    even,
-    pruning,
-)
+from sweeps.executors.protocol import Diverged
+from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, Study, check_whole, even, pruning
 
 
 class TestSearch:
@@ -30,7 +19,9 @@ class TestSearch:
         summary = sweep.run()
         check_whole(sweep)
         assert (summary.complete, summary.pruned, summary.failed) == (4, 0, 0)
-        assert not summary.nothing_left
+        assert (summary.nothing_left, summary.saved) == (False, 0)
+        assert sweep.tracker.study.metrics["study/best_val_accuracy"] == even("trial-3")
+        assert re.search(r"best 33\.0 ?% validation accuracy, trial 3, fast_resnet", sweep.log.getvalue())
         assert [trial.value for trial in sweep.trials] == [even(f"trial-{number}") for number in range(4)]
         for number, trial in enumerate(sweep.trials):
             run = sweep.tracker.runs[f"trial-{number}"]
@@ -52,18 +43,10 @@ class TestSearch:
             assert str(run.metrics["cost/training_flops"]) == run.params["trial_flops"]
             assert run.metrics["cost/validation_share"] == pytest.approx(0.1)
 
-    def test_trials_have_different_seeds(self, sweep: Study) -> None:
-        sweep.run(confirm=False)
-        assert len({job.recipe.seed for job in sweep.jobs}) == 4
-
     def test_the_same_again_does_nothing(self, sweep: Study) -> None:
         first = sweep.run()
-        again = sweep.run()
+        assert sweep.run() == replace(first, nothing_left=True)
         assert sweep.jobs == []
-        assert again.nothing_left
-        assert again.champion == first.champion
-        assert again.test_accuracy == first.test_accuracy
-        assert again.saved == first.saved
         check_whole(sweep)
 
     def test_trials_is_a_total(self, sweep: Study) -> None:
@@ -72,11 +55,6 @@ class TestSearch:
         sweep.run(trials=5, confirm=False)
         assert len(sweep.jobs) == 2
         assert sweep.states() == {TrialState.COMPLETE: 5}
-
-    def test_the_best_so_far_is_told(self, sweep: Study) -> None:
-        sweep.run()
-        assert sweep.tracker.study.metrics["study/best_val_accuracy"] == even("trial-3")
-        assert re.search(r"best 33\.0 ?% validation accuracy, trial 3, fast_resnet", sweep.log.getvalue())
 
     def test_the_best_of_an_earlier_process_is_told_until_a_better_one_comes(self, sweep: Study) -> None:
         sweep.run(trials=3, confirm=False)
@@ -91,9 +69,7 @@ class TestSearch:
         sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
         sweep.run(trials=1, confirm=False)
         assert sweep.jobs[0].recipe == replace(recipe, epochs=1.0)
-        assert "trial 0, five_conv" in sweep.log.getvalue(), (
-            "the network that was trained, not the nearest in the space"
-        )
+        assert "trial 0, five_conv" in sweep.log.getvalue(), "the one that was trained, not the nearest in the space"
 
     def test_a_trial_that_the_budget_cannot_pay_for_is_narrowed(self, sweep: Study) -> None:
         recipe = Recipe(model="five_conv", width=0.5, batch_size=16)
@@ -108,47 +84,35 @@ class TestSearch:
         assert line in sweep.log.getvalue().splitlines()
 
     def test_no_further_trials_after_the_time_is_over(self, sweep: Study) -> None:
-        sweep.run(timeout=1e-9)
+        assert sweep.run(timeout=1e-9).saved == 0
         assert "no further trials after 1e-09 s" in sweep.log.getvalue()
         assert sweep.trials == []
-        summary = sweep.run(timeout=3600.0)
-        assert summary.complete == 4
+        assert sweep.run(timeout=3600.0).complete == 4
 
 
 class TestPruning:
-    def test_pruned_trials_say_where_and_why(self, sweep: Study) -> None:
+    def test_pruned_trials_say_where_and_why_and_what_was_saved(self, sweep: Study) -> None:
         summary = pruning(sweep).run(trials=8, confirm=False)
-        pruned = [trial for trial in sweep.trials if trial.state == TrialState.PRUNED]
-        assert (summary.complete, summary.pruned) == (8 - len(pruned), len(pruned))
-        assert len(pruned) >= 4
-        for trial in pruned:
+        pruned = sweep.states()[TrialState.PRUNED]
+        assert (summary.complete, summary.pruned) == (8 - pruned, pruned)
+        assert pruned >= 4
+        full = spent = 0.0
+        for trial in sweep.trials:
             run = sweep.tracker.runs[f"trial-{trial.number}"]
-            assert run.state == "pruned"
-            assert run.reason == trial.user_attrs["reason"]
-            fraction, accuracy = run.metrics["cost/epochs"], run.metrics["val/accuracy"]
-            assert fraction in (0.125, 0.5)
-            assert run.reason == (
-                f"pruned by halving at {100 * fraction:.0f} % of its budget with {100 * accuracy:.1f} % "
-                f"validation accuracy"
-            )
-            assert trial.user_attrs["spent_flops"] == fraction * trial.user_attrs["flops"]
+            fraction, accuracy = run.metrics["cost/epochs"], 100 * run.metrics["val/accuracy"]
+            full += trial.user_attrs["flops"]
+            spent += fraction * trial.user_attrs["flops"]
             assert run.metrics["cost/training_flops"] == trial.user_attrs["spent_flops"]
-
-    def test_what_was_saved(self, sweep: Study) -> None:
-        summary = pruning(sweep).run(trials=8, confirm=False)
-        full = sum(trial.user_attrs["flops"] for trial in sweep.trials)
-        spent = sum(
-            trial.user_attrs["flops"] * sweep.tracker.runs[f"trial-{trial.number}"].metrics["cost/epochs"]
-            for trial in sweep.trials
-        )
+            assert trial.user_attrs["spent_flops"] == fraction * trial.user_attrs["flops"]
+            if trial.state == TrialState.PRUNED:
+                at = f"{100 * fraction:.0f} % of its budget with {accuracy:.1f} % validation accuracy"
+                assert fraction in (0.125, 0.5)
+                assert (run.state, run.reason) == ("pruned", f"pruned by halving at {at}")
+                assert trial.user_attrs["reason"] == run.reason
         assert summary.full_flops == pytest.approx(full)
         assert summary.saved == pytest.approx(1 - spent / full)
         assert 0.4 < summary.saved < 1
         assert sweep.tracker.study.metrics["study/saved_fraction"] == summary.saved
-
-    def test_nothing_is_saved_where_nothing_is_pruned(self, sweep: Study) -> None:
-        assert sweep.run(confirm=False).saved == 0
-        assert Summary().saved == 0
 
     def test_a_diverged_trial_is_pruned_so_that_the_sampler_learns_of_it(self, sweep: Study) -> None:
         reason = "training loss was nan at step 4"

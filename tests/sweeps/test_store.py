@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from datetime import datetime
@@ -19,26 +20,21 @@ STUDY = "100 % größe #1?"
 
 
 def journal_mode(path: Path) -> str:
-    connection = sqlite3.connect(path)
-    try:
-        mode: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
-        return mode
-    finally:
-        connection.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
-def test_locating_a_store_touches_nothing(tmp_path: Path) -> None:
-    store = Store.locate(tmp_path / "new")
+def test_locating_a_store_makes_it_absolute_and_touches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store.locate(Path("new"))
+    assert store == Store.locate(tmp_path / "new")
+    assert store.root == tmp_path / "new"
     assert store.tracking_uri == f"sqlite:///{tmp_path}/new/mlflow.db"
     assert store.storage_url == f"sqlite:///{tmp_path}/new/optuna.db"
     assert list(tmp_path.iterdir()) == []
     assert DEFAULT_STORE.name == "mlruns"
-
-
-def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Store.locate(Path("here")).root == tmp_path / "here"
-    assert Store.locate(Path("here")).tracking_uri == f"sqlite:///{tmp_path}/here/mlflow.db"
 
 
 def test_both_databases_are_in_write_ahead_mode_for_good(tmp_path: Path) -> None:
@@ -60,14 +56,13 @@ def test_servers_take_the_place_of_databases(tmp_path: Path) -> None:
 
 def test_each_study_has_folders_of_its_own_below_the_store(tmp_path: Path) -> None:
     store = Store.locate(tmp_path)
-    places = [
-        (store.weights(name, "confirm-1-0").parent, store.report(name))
-        for name in (STUDY, "100 %25 größe #1?", "a", "A")
-    ]
-    assert len({weights for weights, _ in places}) == len({report for _, report in places}) == len(places)
-    for weights, report in places:
-        assert weights.parent == tmp_path / "weights"
-        assert report.parent == tmp_path / "reports"
+    names = (STUDY, "100 %25 größe #1?", "a", "A")
+    for kind, places in {
+        "weights": {store.weights(name, "confirm-1-0").parent for name in names},
+        "reports": {store.report(name) for name in names},
+    }.items():
+        assert len(places) == len(names)
+        assert {place.parent for place in places} == {tmp_path / kind}
     assert store.weights("a", "confirm-1-0") == tmp_path / "weights" / "a" / "confirm-1-0.safetensors"
     location = store.artifacts(STUDY)
     assert location is not None
@@ -75,46 +70,32 @@ def test_each_study_has_folders_of_its_own_below_the_store(tmp_path: Path) -> No
     assert Path(unquote(urlparse(location).path)).parent == tmp_path / "artifacts"
 
 
-def test_evaluations_on_the_test_set_are_lines_that_add_up(tmp_path: Path) -> None:
-    store = Store.locate(tmp_path)
+def test_evaluations_on_the_test_set_are_lines_that_add_up_also_after_one_that_was_cut_off(tmp_path: Path) -> None:
+    store, path = Store.locate(tmp_path), tmp_path / "test_looks.jsonl"
+    path.write_text('{"time": "2026-11-')
     store.record_test_set_evaluation(study=STUDY, key="confirm-0-0")
     store.record_test_set_evaluation(study="b", key="confirm-1-0")
-    lines = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     times = [datetime.fromisoformat(line.pop("time")) for line in lines]
     assert all(time.utcoffset() is not None for time in times)
-    assert lines == [
-        {"study": STUDY, "key": "confirm-0-0"},
-        {"study": "b", "key": "confirm-1-0"},
-    ]
+    assert lines == [{"study": STUDY, "key": "confirm-0-0"}, {"study": "b", "key": "confirm-1-0"}]
 
 
-def test_an_evaluation_after_one_that_was_cut_off_is_a_line_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "test_looks.jsonl"
-    path.write_text('{"time": "2026-11-')
-    Store.locate(tmp_path).record_test_set_evaluation(study=STUDY, key="confirm-0-0")
-    assert json.loads(path.read_text().splitlines()[1])["key"] == "confirm-0-0"
-
-
-class TestUnusable:
-    def test_a_file_in_its_place(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("mine")
-        with pytest.raises(StoreError, match=r"^the store .*/file must be a folder to write to, but: .*exists.*$"):
-            Store.locate(tmp_path / "file").create()
-        assert (tmp_path / "file").read_text() == "mine"
-
-    def test_below_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        with pytest.raises(StoreError, match=r"must be a folder to write to, but: .*Not a directory"):
-            Store.locate(tmp_path / "file" / "store").create()
-
-    def test_a_folder_that_nobody_may_write_to(self) -> None:
-        with pytest.raises(StoreError, match="must be a folder to write to, but: "):
-            Store.locate(Path("/proc/self")).create()
-
-    def test_a_database_that_is_none(self, tmp_path: Path) -> None:
-        (tmp_path / "mlflow.db").write_bytes(b"no database at all, but long enough to look like one " * 100)
-        with pytest.raises(StoreError, match=r"must be a folder to write to, but: .*not a database"):
-            Store.locate(tmp_path).create()
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("{tmp_path}/file", ".*exists"),
+        ("{tmp_path}/file/store", ".*Not a directory"),
+        ("/proc/self", ""),  # where nobody may write
+        ("{tmp_path}", ".*not a database"),
+    ],
+)
+def test_what_cannot_be_a_store(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "mlflow.db").write_bytes(b"no database at all, but long enough to look like one " * 100)
+    with pytest.raises(StoreError, match=rf"^the store .* must be a folder to write to, but: {reason}"):
+        Store.locate(Path(place.format(tmp_path=tmp_path))).create()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["what?", "50%20", "größe #1&c=2", "%s"])

@@ -85,27 +85,23 @@ class TestSettings:
     def test_what_does_not_make_trials_incomparable_may_change(self, storage: BaseStorage, plan: Plan) -> None:
         first = open_study(plan, storage)
         other = replace(plan, trials=99, sampler="tpe", pruner="none", workers=2, threads=4, confirm=False)
-        assert open_study(other, storage)._study_id == first._study_id
-
-    def test_the_best_is_the_highest(self, storage: BaseStorage, plan: Plan) -> None:
-        assert open_study(plan, storage).direction.name == "MAXIMIZE"
+        again = open_study(other, storage)
+        assert (again._study_id, again.direction.name) == (first._study_id, "MAXIMIZE")
 
 
 class TestQueue:
-    def test_a_new_study_begins_with_the_known_good_points(self, storage: BaseStorage, plan: Plan) -> None:
-        study = open_study(plan, storage)
-        assert started_trials(study) == 0
-        assert draw(study, plan, 1) == [START]
-        assert started_trials(study) == 1
-
-    def test_a_resumed_study_keeps_its_queue_and_adds_no_starts(self, storage: BaseStorage, plan: Plan) -> None:
-        open_study(plan, storage)
+    @pytest.mark.parametrize("resumed", [False, True])
+    def test_a_study_begins_with_the_known_good_points_once(
+        self, storage: BaseStorage, plan: Plan, resumed: bool
+    ) -> None:
+        if resumed:
+            open_study(plan, storage)
         study = open_study(plan, storage)
         assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+        assert started_trials(study) == 0
         first, second = draw(study, plan, 2)
-        assert first == START
-        assert second != START
-        assert len(open_study(plan, storage).trials) == 2
+        assert first == START != second
+        assert started_trials(study) == len(open_study(plan, storage).trials) == 2
 
     def test_an_enqueued_recipe_is_kept_to_the_last_digit(self, storage: BaseStorage, plan: Plan) -> None:
         recipe = Recipe(model="five_conv", learning_rate=0.1 + 0.2, weight_decay=1 / 3, cutout=9, seed=2**62 + 1)
@@ -133,22 +129,17 @@ class TestQueue:
 
 class TestSamplers:
     @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_a_resumed_study_does_not_draw_the_same_points_again(
+    def test_the_seed_decides_what_is_drawn_and_a_resumed_study_draws_other_points(
         self, storage: BaseStorage, plan: Plan, sampler: str
     ) -> None:
-        plan = replace(plan, sampler=sampler)
-        drawn = [params for _ in range(3) for params in draw(open_study(plan, storage), plan, 4)]
-        rates = [params["learning_rate_multiple"] for params in drawn]
-        assert len(set(rates)) == len(rates)
-
-    @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_the_seed_decides_what_is_drawn(self, storage: BaseStorage, plan: Plan, sampler: str) -> None:
         def drawn(seed: int) -> list[dict[str, Any]]:
             one = replace(plan, study=next(names), sampler=sampler, seed=seed)
-            return draw(open_study(one, storage), one, 4)
+            return [params for _ in range(3) for params in draw(open_study(one, storage), one, 4)]
 
-        assert drawn(1) == drawn(1)
-        assert drawn(1) != drawn(2)
+        first = drawn(1)
+        assert first == drawn(1)
+        assert first[:4] != drawn(2)[:4]
+        assert len({params["learning_rate_multiple"] for params in first}) == len(first)
 
 
 class TestPruners:
@@ -184,13 +175,10 @@ class TestPruners:
         assert 0.05 < len(passed) / len(values) < 0.15, "a quarter of a quarter, and some early ones"
         assert max(values) in passed
 
-    def test_a_median_waits_for_four_trials(self) -> None:
-        study = optuna.create_study(direction="maximize", pruner=PRUNERS["median"]())
-        assert [self.run(study, (0.5 - k / 10, 0.5, 0.5, 0.5)) for k in range(6)] == [None] * 4 + [1, 1]
-
-    def test_none_never_prunes(self) -> None:
-        study = optuna.create_study(direction="maximize", pruner=PRUNERS["none"]())
-        assert [self.run(study, (-k, -k, -k, -k)) for k in range(12)] == [None] * 12
+    @pytest.mark.parametrize(("pruner", "pruned"), [("median", [None] * 4 + [1, 1]), ("none", [None] * 6)])
+    def test_a_median_waits_for_four_trials_and_none_never_prunes(self, pruner: str, pruned: list[int | None]) -> None:
+        study = optuna.create_study(direction="maximize", pruner=PRUNERS[pruner]())
+        assert [self.run(study, (-k, -k, -k, -k)) for k in range(6)] == pruned
 
     @pytest.mark.parametrize("pruner", PRUNERS)
     def test_a_study_with_any_pruner_and_sampler_can_be_asked(

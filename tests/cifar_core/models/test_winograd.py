@@ -53,15 +53,15 @@ def results(
 def test_output_and_gradients_are_those_of_the_definition(
     images: int, channels: int, outputs: int, height: int, width: int
 ) -> None:
-    given = arguments(images, channels, outputs, height, width)
-    torch.testing.assert_close(results(convolve, *given), results(torchs, *given), rtol=1e-9, atol=1e-9)
+    tensors = arguments(images, channels, outputs, height, width)
+    torch.testing.assert_close(results(convolve, *tensors), results(torchs, *tensors), rtol=1e-9, atol=1e-9)
 
 
 def test_rounding_errors_in_fp32_are_a_few_millionths() -> None:
-    given = arguments(8, 512, 512, 8, 8, torch.float32)
-    inputs, weight, gradient = (tensor.detach().double() for tensor in given)
+    tensors = arguments(8, 512, 512, 8, 8, torch.float32)
+    inputs, weight, gradient = (tensor.detach().double() for tensor in tensors)
     exact = results(torchs, inputs.requires_grad_(), weight.requires_grad_(), gradient)
-    for one, other in zip(results(convolve, *given), exact, strict=True):
+    for one, other in zip(results(convolve, *tensors), exact, strict=True):
         assert (one - other).norm() < 1e-5 * other.norm()
 
 
@@ -84,10 +84,10 @@ def test_channels_come_out_last_in_memory(layout: torch.memory_format) -> None:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_the_same_bits_every_time(deterministic: bool) -> None:
-    given = arguments(16, 64, 128, 7, 7, torch.float32)
-    first = results(convolve, *given)
+    tensors = arguments(16, 64, 128, 7, 7, torch.float32)
+    first = results(convolve, *tensors)
     with FP32.kernels(deterministic=deterministic):
-        assert all(torch.equal(one, other) for one, other in zip(first, results(convolve, *given), strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(first, results(convolve, *tensors), strict=True))
 
 
 def of_shape(images: int, channels: int, outputs: int, size: int) -> tuple[Tensor, Tensor]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from sweeps.checks.status import read_status
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.study import StudyError
-from sweeps.tracking.mlflow_queue import Entry, MlflowQueue
+from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
-from tests.sweeps.support import STUDY, outcome
-
-
-def label(key: str, stage: str) -> RunLabel:
-    return RunLabel(key=key, name=key, tags={"stage": stage}, params={})
+from tests.sweeps.support import STUDY, contents, outcome, write_queue
 
 
 @pytest.fixture(scope="module")
@@ -35,29 +30,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     states = (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     for number, state in enumerate(states):
         accuracy = 0.5 + number / 10 if state == TrialState.COMPLETE else None
-        study.add_trial(
-            create_trial(
-                state=state,
-                value=accuracy,
-                params={"x": 0.5},
-                distributions={"x": FloatDistribution(0, 1)},
-                user_attrs={"recipe": {"model": f"net{number}"}},
-            )
-        )
+        study.add_trial(create_trial(state=state, value=accuracy, user_attrs={"recipe": {"model": f"net{number}"}}))
     study.ask()
     study.enqueue_trial({"x": 0.1})
     optuna.create_study(study_name="empty", storage=store.storage_url)
     tracker = MlflowTracker(store, "s")
     tracker.open_study(STUDY)
-    for key, ended in {"confirm-1-0": True, "confirm-0-0": False}.items():
-        tracker.begin(label(key, "confirm"))
-        if ended:
-            tracker.end(key, "complete", outcome=outcome(0.8))
-            tracker.tested(key, outcome(0.7925))
+    for key in ("confirm-1-0", "confirm-0-0"):
+        tracker.begin(RunLabel(key=key, name=key, tags={"stage": "confirm"}, params={}))
+    tracker.end("confirm-1-0", "complete", outcome=outcome(0.8))
+    tracker.tested("confirm-1-0", outcome(0.7925))
     assert tracker.close() == 0
-    queue = MlflowQueue(store.queues("s") / "1.jsonl")
-    queue.append(Entry(key="trial-4", at=0), sync=False)
-    queue.close()
+    write_queue(store.queues("s") / "1.jsonl", Entry(key="trial-4", at=0))
     folder = store.checkpoints("s", "trial-4")
     folder.mkdir(parents=True)
     (folder / "step-000000001.safetensors").write_bytes(b"")
@@ -95,32 +79,25 @@ def test_a_study_without_trials(store: Store) -> None:
 
 
 def test_asking_changes_nothing(store: Store) -> None:
-    def contents() -> dict[Path, str]:
-        return {
-            path.relative_to(store.root): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(store.root.rglob("*"))
-            if path.is_file() and not path.name.endswith(("-wal", "-shm"))
-        }
+    def unchanged() -> dict[Path, bytes]:
+        return {path: data for path, data in contents(store.root).items() if not path.name.endswith(("-wal", "-shm"))}
 
-    before = contents()
+    before = unchanged()
     read_status(store, "s")
-    assert contents() == before
+    assert unchanged() == before
 
 
-def test_no_such_study(store: Store) -> None:
-    with pytest.raises(StoreError) as error:
-        read_status(store, "t")
-    assert str(error.value) == "--study must be one that the store holds (empty, s), but got 't'"
-
-
-def test_a_storage_that_does_not_open(store: Store) -> None:
-    with pytest.raises(StudyError, match=r"^the Optuna storage must open, but bogus://x gave: Can't load plugin"):
-        read_status(replace(store, storage_url="bogus://x"), "s")
-
-
-def test_an_mlflow_that_does_not_answer(store: Store) -> None:
-    with pytest.raises(StoreError, match=r"^the MLflow store must answer, but bogus://x gave: "):
-        read_status(replace(store, tracking_uri="bogus://x"), "s")
+@pytest.mark.parametrize(
+    ("study", "change", "error"),
+    [
+        ("t", {}, r"--study must be one that the store holds \(empty, s\), but got 't'$"),
+        ("s", {"storage_url": "bogus://x"}, "the Optuna storage must open, but bogus://x gave: Can't load plugin"),
+        ("s", {"tracking_uri": "bogus://x"}, "the MLflow store must answer, but bogus://x gave: "),
+    ],
+)
+def test_what_cannot_be_read(store: Store, study: str, change: dict[str, Any], error: str) -> None:
+    with pytest.raises((StoreError, StudyError), match=f"^{error}"):
+        read_status(replace(store, **change), study)
 
 
 def test_no_such_store(tmp_path: Path) -> None:

@@ -53,35 +53,24 @@ def hear(pipe: Connection, *, until: int | type[Event]) -> list[Event]:
         assert not isinstance(event, Ending), event
 
 
-def silent(pipe: Connection) -> bool:
-    return not pipe.poll(0.5)
-
-
-def test_between_steps(pipe: Connection) -> None:
-    pipe.send(ENDLESS)
-    hear(pipe, until=3)
-    pipe.send(Command.PAUSE)
+@pytest.mark.parametrize(
+    ("job", "step", "commands", "most"),
+    [
+        (ENDLESS, 3, [Command.PAUSE], 1_000),  # between steps
+        (ENDLESS, 0, [Command.PAUSE], 1),  # with the job: it has not begun, or is at its first step
+        (FIRST, 2, [Command.GO_ON, Command.PAUSE], 1),  # right after an answer
+    ],
+)
+def test_pause(pipe: Connection, job: TrainJob, step: int, commands: list[Command], most: int) -> None:
+    pipe.send(job)
+    if step:
+        hear(pipe, until=step)
+    for command in commands:
+        pipe.send(command)
     *points, last = hear(pipe, until=Paused)
     assert last == Paused("first")
-    assert len(points) < 1_000
-    assert silent(pipe)
-
-
-def test_in_place_of_an_answer(pipe: Connection) -> None:
-    pipe.send(FIRST)
-    hear(pipe, until=2)
-    pipe.send(Command.PAUSE)
-    assert hear(pipe, until=Paused) == [Paused("first")]
-
-
-def test_right_after_an_answer(pipe: Connection) -> None:
-    pipe.send(FIRST)
-    hear(pipe, until=2)
-    pipe.send(Command.GO_ON)
-    pipe.send(Command.PAUSE)
-    *points, last = hear(pipe, until=Paused)
-    assert last == Paused("first")
-    assert [event.point.step for event in points if isinstance(event, Progressed)] in ([], [3])
+    assert len(points) <= most
+    assert not pipe.poll(0.5)
 
 
 @pytest.mark.parametrize("late", [Command.GO_ON, Command.END, Command.PAUSE])
@@ -93,7 +82,7 @@ def test_a_command_that_comes_too_late_is_not_taken_for_one_to_the_next_run(pipe
     pipe.send(SECOND)
     assert hear(pipe, until=Paused) == [Paused("first")]
     assert {event.key for event in hear(pipe, until=2)} == {"second"}
-    assert silent(pipe), "the second run must wait for an answer of its own"
+    assert not pipe.poll(0.5), "the second run must wait for an answer of its own"
     pipe.send(Command.GO_ON)
     hear(pipe, until=4)
     pipe.send(Command.GO_ON)
@@ -110,15 +99,6 @@ def test_a_pause_that_comes_when_the_run_has_just_ended(pipe: Connection) -> Non
         assert hear(pipe, until=Finished if job is FIRST else Failed)
         pipe.send(Command.PAUSE)
         pipe.send(Command.PAUSE)
-
-
-def test_a_pause_with_the_job(pipe: Connection) -> None:
-    """It has not begun, or is at its first step: both are well."""
-    pipe.send(ENDLESS)
-    pipe.send(Command.PAUSE)
-    *points, last = hear(pipe, until=Paused)
-    assert last == Paused("first")
-    assert len(points) <= 1
 
 
 def test_a_coordinator_that_is_gone_ends_a_run_between_two_steps(pipe: Connection) -> None:

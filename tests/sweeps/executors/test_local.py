@@ -34,23 +34,18 @@ LONG = replace(JOB, recipe=replace(RECIPE, epochs=10_000.0), schedule=EvalSchedu
 # The coordinator of two workers, of which one trains; it dies without a word.
 PARENT = """
 import functools, sys, time
-from cifar_core.recipe import Recipe
-from cifar_core.training import EvalSchedule, evenly
 from sweeps.executors.job_loop import DataSource
-from sweeps.executors.local import LocalExecutor
-from sweeps.executors.protocol import TrainJob
-from tests.sweeps.small_data import CPU, SYNTHETIC
+from tests.sweeps.executors.test_local import LONG, start
+from tests.sweeps.small_data import SYNTHETIC
 
-if __name__ == "__main__":
-    data = DataSource(functools.partial(time.sleep, 60), SYNTHETIC.test) if sys.argv[1] == "loading" else SYNTHETIC
-    executor = LocalExecutor(workers=2, threads=1, hardware=CPU, data=data)
-    print(*(worker.process.pid for worker in executor._workers), flush=True)
-    recipe = Recipe(model="fast_resnet", width=0.125, epochs=10_000.0, batch_size=50)
-    executor.start(TrainJob(key="trial-0", recipe=recipe, schedule=EvalSchedule(evenly(10_000), (1.0,), (100,))))
-    while sys.argv[1] == "training" and not executor.events(0.2):
-        pass
-    print("ready", flush=True)
-    time.sleep(60)
+data = DataSource(functools.partial(time.sleep, 60), SYNTHETIC.test) if sys.argv[1] == "loading" else SYNTHETIC
+executor = start(workers=2, data=data)
+print(*(worker.process.pid for worker in executor._workers), flush=True)
+executor.start(LONG)
+while sys.argv[1] == "training" and not executor.events(0.2):
+    pass
+print("ready", flush=True)
+time.sleep(60)
 """
 
 
@@ -90,20 +85,15 @@ def waits(event: Event) -> bool:
     return isinstance(event, Progressed) and event.point.val_accuracy is not None
 
 
-def workers() -> dict[int, str]:
-    """Processes below this one that run a worker, with their states."""
-    found = {}
-    for line in subprocess.check_output(
-        ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "pid=,stat=,args="], text=True
-    ).splitlines():
-        pid, state, command = line.split(maxsplit=2)
-        if "worker_process" in command:
-            found[int(pid)] = state
-    return found
+def workers() -> list[int]:
+    """Child processes that run a worker."""
+    command = ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "pid=,args="]
+    lines = subprocess.check_output(command, text=True).splitlines()
+    return [int(line.split()[0]) for line in lines if "worker_process" in line]
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, be it that nobody has collected it yet."""
+    """True for a process that has ended, also if its parent has not collected it yet."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -137,7 +127,7 @@ def test_one_worker_takes_one_job_after_another(shared: LocalExecutor) -> None:
     assert isinstance(failed, Failed)
     assert (failed.key, failed.worker_died) == ("trial-2", False)
     assert failed.reason.startswith("RecipeError: unknown model 'nonsense'")
-    assert list(workers()) == [worker], "one worker did it all"
+    assert workers() == [worker], "one worker did it all"
 
 
 @pytest.mark.timeout(300)
@@ -181,7 +171,7 @@ def test_a_worker_that_is_killed_is_reported_and_replaced(shared: LocalExecutor)
     began = time.monotonic()
     shared.close()
     assert time.monotonic() - began < 5
-    assert workers() == {}
+    assert workers() == []
 
 
 @pytest.mark.real_data
@@ -201,7 +191,7 @@ def test_ctrl_c_is_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> Non
         os.kill(worker, signal.SIGINT)
         executor.reply("trial-0", go_on=True)
         events_until(executor, lambda event: isinstance(event, Finished))
-        assert list(workers()) == [worker]
+        assert workers() == [worker]
         assert "Traceback" not in capfd.readouterr().err
     finally:
         executor.close()
@@ -209,12 +199,9 @@ def test_ctrl_c_is_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("when", ["loading", "training"])
-def test_workers_end_with_their_parent(tmp_path: Path, when: str) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    command = [sys.executable, str(script), when]
-    root = str(Path(__file__).parents[3])
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}) as parent:
+def test_workers_end_with_their_parent(when: str) -> None:
+    command = [sys.executable, "-c", PARENT, when]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as parent:
         try:
             assert parent.stdout is not None
             pids = [int(pid) for pid in parent.stdout.readline().split()]

@@ -7,19 +7,18 @@ import csv
 import io
 import itertools
 import json
-import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import torch
-from PIL import Image
 
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import CLASSES, Split, Splits
@@ -43,6 +42,7 @@ from sweeps.executors.protocol import (
 )
 from sweeps.executors.worker import Channel, run_job
 from tests.sweeps.small_data import CPU, small_splits
+from tests.sweeps.support import contents, file_size_limit, flip_bit
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.0, batch_size=25, learning_rate=0.5, color_jitter=0.2)
 STEPS = 16
@@ -55,12 +55,12 @@ import resource
 from dataclasses import replace
 from pathlib import Path
 import torch
-from cifar_core.data import synthetic_splits
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule
 from sweeps.executors.protocol import Failed, Finished, TrainJob
 from sweeps.executors.worker import Channel, run_job
+from tests.synthetic import synthetic_splits
 
 def tell(event):
     if isinstance(event, Failed):
@@ -108,37 +108,37 @@ def carry_out_with(job: Job, data: Splits, channel: Channel) -> None:
     run_job(job, data, test_set, CPU, channel)
 
 
+def curve(events: list[Event]) -> list[Point]:
+    return [event.point for event in events if isinstance(event, Progressed)]
+
+
 def points(events: list[Event]) -> list[Point]:
-    """What is shown of a run, without the seconds, which differ from time to time."""
-    shown = [event.point for event in events if isinstance(event, Progressed)]
-    return [replace(point, train_seconds=0.0, validation_seconds=0.0) for point in shown]
+    """The points of a run without the seconds, which differ from time to time."""
+    return [replace(point, train_seconds=0.0, validation_seconds=0.0) for point in curve(events)]
 
 
-def same_weights(*files: Path) -> bool:
-    first, *others = (load_weights(RECIPE, path).state_dict() for path in files)
-    return all(torch.equal(value, other[name]) for other in others for name, value in first.items())
+def same_weights(*folders: Path) -> bool:
+    one, other = (load_weights(RECIPE, folder / "weights.safetensors").state_dict() for folder in folders)
+    return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def job_in(folder: Path) -> TrainJob:
     return replace(JOB, checkpoints=folder / "checkpoints", weights=folder / "weights.safetensors")
 
 
-@dataclass(frozen=True)
-class Whole:
+class Whole(NamedTuple):
     """A run that nothing disturbed."""
 
     folder: Path
     events: list[Event]
-
-    @property
-    def outcome(self) -> Outcome:
-        return finished(self.events)
+    outcome: Outcome
 
 
 @pytest.fixture(scope="module")
 def whole(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
-    return Whole(folder, carry_out(job_in(folder), data))
+    events = carry_out(job_in(folder), data)
+    return Whole(folder, events, finished(events))
 
 
 def finished(events: list[Event]) -> Outcome:
@@ -153,23 +153,19 @@ def failure(events: list[Event]) -> Failed:
 
 class TestTraining:
     def test_points_then_the_outcome(self, whole: Whole) -> None:
-        *points, last = whole.events
-        assert {event.key for event in (*points, last)} == {"trial-3"}
-        assert all(isinstance(event, Progressed) for event in points)
-        curve = [event.point for event in points if isinstance(event, Progressed)]
-        assert [point.step for point in curve] == list(range(2, STEPS + 1, 2))
-        assert [point.step for point in curve if point.val_accuracy is not None] == [4, 8, 16]
-        assert [point.fraction for point in curve] == [step / STEPS for step in range(2, STEPS + 1, 2)]
-        assert curve[-1].epoch == 2.0
-        assert all((point.val_loss is None) == (point.val_accuracy is None) for point in curve)
-        seconds = [point.train_seconds for point in curve]
+        assert {event.key for event in whole.events} == {"trial-3"}
+        shown, outcome = curve(whole.events), whole.outcome
+        assert len(shown) == len(whole.events) - 1
+        steps = range(2, STEPS + 1, 2)
+        assert [(point.step, point.fraction) for point in shown] == [(step, step / STEPS) for step in steps]
+        assert [point.step for point in shown if point.val_accuracy is not None] == [4, 8, 16]
+        assert [point.step for point in shown if point.val_loss is not None] == [4, 8, 16]
+        seconds = [point.train_seconds for point in shown]
         assert seconds[0] > 0
         assert seconds == sorted(seconds)
-        assert isinstance(last, Finished)
-        assert last.outcome.accuracy == curve[-1].val_accuracy
-        assert last.outcome.loss == curve[-1].val_loss
-        assert last.outcome.images == 100
-        assert len(last.outcome.class_accuracy) == len(CLASSES)
+        assert shown[-1].epoch == 2.0
+        assert (outcome.accuracy, outcome.loss) == (shown[-1].val_accuracy, shown[-1].val_loss)
+        assert (outcome.images, len(outcome.class_accuracy)) == (100, len(CLASSES))
 
     def test_watching_less_changes_nothing_of_what_is_learned(self, data: Splits, whole: Whole) -> None:
         seldom = carry_out(replace(JOB, schedule=EvalSchedule(evenly(1), (1.0,), (100,))), data)
@@ -183,10 +179,9 @@ class TestTraining:
         assert last.point.val_accuracy is not None
 
     def test_a_run_of_one_step(self, data: Splits) -> None:
-        *_, point, last = carry_out(replace(JOB, recipe=replace(RECIPE, epochs=0.01)), data, ())
-        assert isinstance(point, Progressed)
-        assert (point.point.step, point.point.fraction) == (1, 1.0)
-        assert isinstance(last, Finished)
+        events = carry_out(replace(JOB, recipe=replace(RECIPE, epochs=0.01)), data, ())
+        assert finished(events).accuracy >= 0
+        assert (curve(events)[-1].step, curve(events)[-1].fraction) == (1, 1.0)
 
     def test_weights_are_those_of_the_end(self, data: Splits, whole: Whole) -> None:
         path = whole.folder / "weights.safetensors"
@@ -194,18 +189,14 @@ class TestTraining:
         assert again.loss == whole.outcome.loss
         assert sorted(file.name for file in path.parent.glob("weights*")) == [path.name, path.name + ".sha256"]
 
-    def test_a_pruned_run_leaves_no_weights(self, data: Splits, tmp_path: Path) -> None:
-        carry_out(replace(JOB, weights=tmp_path / "w.safetensors"), data, (False,))
+    def test_a_pruned_run_leaves_no_weights_and_no_checkpoints(self, data: Splits, tmp_path: Path) -> None:
+        carry_out(job_in(tmp_path), data, (False,))
         assert list(tmp_path.iterdir()) == []
 
 
 def states_in(folder: Path) -> list[int]:
-    """The steps of the checkpoints there, rising."""
+    """The steps of the checkpoints in `folder`, rising."""
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("*.safetensors"))
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 class TestCheckpoints:
@@ -221,15 +212,9 @@ class TestCheckpoints:
         with pytest.raises(EOFError):
             carry_out_with(job, data, Channel(cut_off, lambda: True))
         rest = carry_out(job, data)
-        steps = [event.point.step for event in rest if isinstance(event, Progressed)]
-        assert steps == list(range(resumes_after + 2, STEPS + 1, 2))
-        assert finished(rest).files == whole.outcome.files
-        assert finished(rest).loss == whole.outcome.loss
-        assert same_weights(*(folder / "weights.safetensors" for folder in (whole.folder, tmp_path)))
-
-    def test_none_where_a_run_was_told_to_stop(self, data: Splits, tmp_path: Path) -> None:
-        carry_out(job_in(tmp_path), data, (False,))
-        assert not (tmp_path / "checkpoints").exists()
+        assert [point.step for point in curve(rest)] == list(range(resumes_after + 2, STEPS + 1, 2))
+        assert finished(rest) == whole.outcome
+        assert same_weights(whole.folder, tmp_path)
 
     def test_the_last_two_lie_in_the_folder(self, whole: Whole) -> None:
         assert states_in(whole.folder / "checkpoints") == [4, 8]
@@ -274,7 +259,7 @@ class TestPause:
         assert len(reached) > 1
         assert shown == points(whole.events)
         assert finished(events) == whole.outcome
-        assert same_weights(*(folder / "weights.safetensors" for folder in (whole.folder, tmp_path)))
+        assert same_weights(whole.folder, tmp_path)
 
     def test_before_it_begins(self, data: Splits, tmp_path: Path) -> None:
         assert carry_out(replace(JOB, checkpoints=tmp_path / "c"), data, pause=lambda: True) == [Paused("trial-3")]
@@ -283,19 +268,15 @@ class TestPause:
     def test_without_checkpoints_it_just_ends(self, data: Splits, tmp_path: Path) -> None:
         asked = itertools.count()
         events = carry_out(replace(JOB, weights=tmp_path / "w"), data, pause=lambda: next(asked) >= 3)
-        assert [point.step for point in points(events)] == [2]
+        assert [point.step for point in curve(events)] == [2]
         assert events[-1] == Paused("trial-3")
         assert list(tmp_path.iterdir()) == []
 
     def test_while_it_waits_for_an_answer(self, data: Splits, whole: Whole, tmp_path: Path) -> None:
         events: list[Event] = []
-
-        def waits() -> bool:
-            last = events[-1]
-            return isinstance(last, Progressed) and last.point.step == 4
-
         job = replace(JOB, checkpoints=tmp_path / "c")
-        carry_out_with(job, data, Channel(events.append, lambda: True, lambda: bool(events) and waits()))
+        waits = Channel(events.append, lambda: True, lambda: bool(events) and curve(events)[-1].step == 4)
+        carry_out_with(job, data, waits)
         assert events[-1] == Paused("trial-3")
         assert states_in(tmp_path / "c") == [4]
         assert points(events) + points(carry_out(job, data)) == points(whole.events)
@@ -315,33 +296,24 @@ class TestDisk:
         """A disk of one megabyte."""
         folder = tmp_path / "disk"
         folder.mkdir()
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, text=True
-        )
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+        mounted = subprocess.run(mount, capture_output=True, text=True)
         if mounted.returncode:
             pytest.skip(f"a disk that can be filled must be mounted, but {mounted.stderr.strip()}")
         yield folder
         subprocess.run(["umount", str(folder)], check=True)
 
-    def carry_out(self, job: TrainJob, data: Splits, fault: Callable[[], None], at: int) -> list[Event]:
-        """All events of `job`, with `fault` at the point of step `at`."""
-        events: list[Event] = []
-
-        def send(event: Event) -> None:
-            events.append(event)
-            if isinstance(event, Progressed) and event.point.step == at:
-                fault()
-
-        carry_out_with(job, data, Channel(send, lambda: True))
-        return events
-
     @pytest.mark.parametrize("at", [4, 8, 16])
     @pytest.mark.parametrize("fault", ["full", "read-only"])
     def test_the_run_ends_and_resumes_later(self, data: Splits, whole: Whole, disk: Path, fault: str, at: int) -> None:
         job = replace(JOB, checkpoints=disk / "checkpoints", weights=disk / "weights")
+        events: list[Event] = []
         found: list[dict[Path, bytes]] = []
 
-        def spoil() -> None:
+        def send(event: Event) -> None:
+            events.append(event)
+            if not (isinstance(event, Progressed) and event.point.step == at):
+                return
             if fault == "read-only":
                 subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
             else:
@@ -350,7 +322,7 @@ class TestDisk:
                         filler.write(bytes(4096))
             found.append(contents(disk))
 
-        events = self.carry_out(job, data, spoil, at)
+        carry_out_with(job, data, Channel(send, lambda: True))
         kept = {4: "a checkpoint", 8: "a checkpoint", 16: "the weights"}[at]
         path = disk / "weights" if at == 16 else disk / "checkpoints" / f"step-{at:09d}.safetensors"
         if at == 4 and fault == "read-only":  # the folder itself could not be made
@@ -365,38 +337,20 @@ class TestDisk:
         assert points(events)[: {4: 0, 8: 2, 16: 4}[at]] + points(rest) == points(whole.events)
         assert isinstance(rest[-1], Finished)
 
-    def test_a_folder_that_is_not_ours(self, data: Splits, tmp_path: Path) -> None:
-        if os.geteuid() == 0:
-            pytest.skip("the superuser may write everywhere")
-        (tmp_path / "c").mkdir(mode=0o500)
-        *_, last = carry_out(replace(JOB, checkpoints=tmp_path / "c"), data)
-        path = tmp_path / "c" / "step-000000004.safetensors"
-        assert last == CheckpointWriteFailed(
-            "trial-3", f"{path}: a checkpoint must be writable, but got: Permission denied"
-        )
-
     def test_files_that_may_not_be_as_large(self, data: Splits, tmp_path: Path) -> None:
-        job = replace(JOB, checkpoints=tmp_path / "c")
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-        try:
-            *_, last = carry_out(job, data)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        path = tmp_path / "c" / "step-000000004.safetensors"
-        assert last == CheckpointWriteFailed(
-            "trial-3", f"{path}: a checkpoint must be writable, but got: File too large"
-        )
-        assert list((tmp_path / "c").iterdir()) == []
+        with file_size_limit(10_000):
+            *_, last = carry_out(replace(JOB, checkpoints=tmp_path), data)
+        said = f"{tmp_path}/step-000000004.safetensors: a checkpoint must be writable, but got: File too large"
+        assert last == CheckpointWriteFailed("trial-3", said)
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestMemory:
-    def test_the_batch_that_did_not_fit_is_named_and_the_worker_lives_on(self, tmp_path: Path) -> None:
+    def test_the_batch_that_did_not_fit_is_named_and_the_worker_lives_on(self) -> None:
         """In a process of its own, which may not grow by more than 300 MB."""
-        script = tmp_path / "small_memory.py"
-        script.write_text(SMALL_MEMORY)
-        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-        first, second, third = done.stdout.splitlines()
+        here = Path(__file__).parents[3]  # for `tests.synthetic`
+        said = subprocess.check_output([sys.executable, "-c", SMALL_MEMORY], cwd=here, text=True)
+        first, second, third = said.splitlines()
         assert re.fullmatch(
             r"out of memory: a batch of 2048 images did not fit beside the network \(custom_resnet, width 1\): "
             r".*DefaultCPUAllocator: can't allocate memory: you tried to allocate \d+ bytes\..*",
@@ -422,21 +376,10 @@ class TestArtifacts:
         # Noise is the hardest thing to compress: real images take less.
         assert sum(map(len, whole.outcome.files.values())) < 300_000
 
-    def test_pictures_can_be_opened(self, whole: Whole) -> None:
-        for name, content in whole.outcome.files.items():
-            if name.endswith(".png"):
-                with Image.open(io.BytesIO(content)) as picture:
-                    picture.verify()
-                    assert picture.width > 200
-
     def test_confusion_counts_every_validation_image(self, whole: Whole, data: Splits) -> None:
-        outcome = whole.outcome
-        confusion = json.loads(outcome.files["confusion.json"])
-        assert confusion["classes"] == list(CLASSES)
-        rows = [sum(row) for row in confusion["matrix"]]
-        assert rows == data.val.labels.bincount(minlength=10).tolist()
-        right = sum(row[k] for k, row in enumerate(confusion["matrix"]))
-        assert right / outcome.images == pytest.approx(outcome.accuracy)
+        matrix = torch.tensor(json.loads(whole.outcome.files["confusion.json"])["matrix"])
+        assert matrix.sum(1).tolist() == data.val.labels.bincount(minlength=10).tolist()
+        assert matrix.trace() / 100 == pytest.approx(whole.outcome.accuracy)
 
 
 class TestErrors:
@@ -449,21 +392,20 @@ class TestErrors:
         assert event.details.startswith("Traceback")
         assert "build_model" in event.details
 
-    def test_only_the_first_line_of_an_error_is_its_reason(self, data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(*_: object) -> None:
-            raise RuntimeError("no such kernel\nand much more")
-
-        monkeypatch.setattr(worker, "train", broken)
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (RuntimeError("no such kernel\nand much more"), "RuntimeError: no such kernel"),
+            (MemoryError(), "out of memory: MemoryError"),
+        ],
+    )
+    def test_only_the_first_line_of_an_error_is_its_reason(
+        self, data: Splits, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    ) -> None:
+        monkeypatch.setattr(worker, "train", Mock(side_effect=error))
         event = failure(carry_out(JOB, data))
-        assert event.reason == "RuntimeError: no such kernel"
-        assert "and much more" in event.details
-
-    def test_an_error_without_words(self, data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(*_: object) -> None:
-            raise MemoryError
-
-        monkeypatch.setattr(worker, "train", broken)
-        assert failure(carry_out(JOB, data)).reason == "out of memory: MemoryError"
+        assert event.reason == reason
+        assert str(error) in event.details
 
     def test_an_infinite_rate_diverges(self, data: Splits) -> None:
         events = carry_out(replace(JOB, recipe=replace(RECIPE, learning_rate=1e30, warmup=0.0)), data)
@@ -478,11 +420,8 @@ class TestErrors:
 
     @pytest.mark.parametrize("error", [BrokenPipeError, EOFError])
     def test_a_coordinator_that_is_gone_ends_the_worker(self, data: Splits, error: type[Exception]) -> None:
-        def gone(event: Event) -> None:
-            raise error
-
         with pytest.raises(error):
-            carry_out_with(JOB, data, Channel(gone, lambda: True))
+            carry_out_with(JOB, data, Channel(Mock(side_effect=error), lambda: True))
 
 
 class TestTestSet:
@@ -492,32 +431,16 @@ class TestTestSet:
         return EvaluateJob(key="confirm-3-0", recipe=RECIPE, weights=whole.folder / "weights.safetensors")
 
     def test_one_event_with_everything_in_a_folder_of_its_own(self, data: Splits, job: EvaluateJob) -> None:
-        [event] = carry_out(job, data, ())
-        assert isinstance(event, Finished)
-        outcome = event.outcome
-        assert outcome.images == 100
-        assert set(outcome.files) == {
-            f"test/{name}"
-            for name in (
-                "confusion.json",
-                "confusion.png",
-                "mistakes.png",
-                "prediction.json",
-                "prediction.png",
-                "predictions.csv",
-                "predictions.png",
-                "serving.json",
-                "weakness.md",
-            )
-        }
+        [event] = events = carry_out(job, data, ())
+        outcome = finished(events)
+        assert (event.key, outcome.images) == ("confirm-3-0", 100)
+        tables = {"confusion.json", "prediction.json", "predictions.csv", "serving.json", "weakness.md"}
+        pictures = {"confusion.png", "mistakes.png", "prediction.png", "predictions.png"}
+        assert set(outcome.files) == {f"test/{name}" for name in tables | pictures}
         rows = list(csv.DictReader(io.StringIO(outcome.files["test/predictions.csv"].decode())))
-        assert [int(row["index"]) for row in rows] == list(range(100))
         assert [row["true"] for row in rows] == [CLASSES[label] for label in data.val.labels]
         right = sum(row["true"] == row["predicted"] for row in rows)
         assert right / 100 == pytest.approx(outcome.accuracy)
-        one = json.loads(outcome.files["test/prediction.json"])
-        assert {name: str(value) for name, value in one.items()} == rows[0]
-        assert 0.1 <= one["probability"] <= 1
         [alone] = json.loads(outcome.files["test/serving.json"])  # 100 images make no large batch
         assert alone["images"] == 1
         assert 0 < alone["seconds"] <= alone["slow_seconds"]
@@ -525,7 +448,5 @@ class TestTestSet:
     def test_damaged_weights(self, data: Splits, job: EvaluateJob, tmp_path: Path) -> None:
         shutil.copytree(job.weights.parent, tmp_path, dirs_exist_ok=True)
         path = tmp_path / job.weights.name
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
+        flip_bit(path)
         assert "CheckpointError" in failure(carry_out(replace(job, weights=path), data, ())).reason

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from cifar_core.budget import Budget, step_flops
 from cifar_core.recipe import Recipe
-from sweeps.planning.plan import CONFIRM_VALIDATIONS, EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, measure_speed
+from sweeps.planning.plan import CONFIRM_VALIDATIONS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, measure_speed
 from sweeps.planning.presets import Preset, fixed_epochs
 from sweeps.planning.search_space import SPACES
 from tests.sweeps import support
 from tests.sweeps.small_data import CPU
 
-PRESET = Preset(
-    "for tests",
-    trial=Budget(flops=16e12, max_epochs=10),
-    confirm=Budget(flops=160e12, max_epochs=50),
-    recipes=2,
-    seeds=1,
-)
+TRIAL, CONFIRM = Budget(flops=16e12, max_epochs=10), Budget(flops=160e12, max_epochs=50)
+PRESET = Preset("for tests", trial=TRIAL, confirm=CONFIRM, recipes=2, seeds=1)
 
 
 @pytest.fixture
@@ -28,42 +24,42 @@ def plan() -> Plan:
     return support.plan(
         study="first",
         trials=50,
+        seed=3,
+        sampler="tpe",
+        pruner="halving",
         space_name="full",
         space=SPACES["full"],
         preset_name="tiny",
         preset=PRESET,
-        seed=3,
-        sampler="tpe",
-        pruner="halving",
     )
 
 
 class TestRows:
     def test_everything_that_a_user_settled_is_announced(self, plan: Plan) -> None:
-        rows = plan.rows(50)
-        assert rows["study"] == "first"
-        assert rows["device"].endswith(", fp32, 2 workers x 1 thread")
-        assert rows["trials"] == "50"
-        assert rows["space"] == "full: every architecture and optimiser"
-        assert rows["each trial"] == "16 TFLOP, at most 10 epochs"
-        assert rows["pruning"] == "halving"
-        assert rows["confirmation"] == "best 2 recipes x 1 seed, 160 TFLOP, at most 50 epochs each"
-        assert rows["estimate"].startswith("about ")
-        assert not any("\n" in text for text in rows.values())
+        minutes = round(plan.estimate(50) / 60)
+        assert plan.rows(50) == {
+            "study": "first",
+            "device": f"{CPU.describe()}, fp32, 2 workers x 1 thread",
+            "trials": "50",
+            "space": "full: every architecture and optimiser",
+            "each trial": "16 TFLOP, at most 10 epochs",
+            "pruning": "halving",
+            "confirmation": "best 2 recipes x 1 seed, 160 TFLOP, at most 50 epochs each",
+            "estimate": f"about {minutes} min at the speed just measured",
+        }
 
-    def test_a_resumed_study_says_what_is_left(self, plan: Plan) -> None:
-        assert plan.rows(7)["trials"] == "50, 7 of them to do"
-
-    def test_without_confirmation_there_is_no_row_for_it(self, plan: Plan) -> None:
-        assert "confirmation" not in replace(plan, confirm=False).rows(50)
-
-    def test_fixed_epochs(self, plan: Plan) -> None:
-        rows = replace(plan, preset=fixed_epochs(2.5)).rows(50)
-        assert rows["each trial"] == "2.5 epochs"
-        assert rows["confirmation"] == "best 3 recipes x 1 seed, 2.5 epochs each"
-
-    def test_one_worker_with_all_threads(self, plan: Plan) -> None:
-        assert replace(plan, workers=1, threads=8).rows(50)["device"].endswith(", 1 worker x 8 threads")
+    @pytest.mark.parametrize(
+        ("change", "row", "text"),
+        [
+            ({"preset": fixed_epochs(2.5)}, "each trial", "2.5 epochs"),
+            ({"preset": fixed_epochs(2.5)}, "confirmation", "best 3 recipes x 1 seed, 2.5 epochs each"),
+            ({"confirm": False}, "confirmation", None),
+            ({"workers": 1, "threads": 8}, "device", f"{CPU.describe()}, fp32, 1 worker x 8 threads"),
+            ({"trials": 57}, "trials", "57, 50 of them to do"),
+        ],
+    )
+    def test_what_differs(self, plan: Plan, change: dict[str, Any], row: str, text: str | None) -> None:
+        assert replace(plan, **change).rows(50).get(row) == text
 
 
 class TestEstimate:
@@ -71,18 +67,14 @@ class TestEstimate:
         seconds = (50 * SEARCH_SHARE * 16e12 + 2 * 160e12) / (2 * 1e12)
         assert seconds < plan.estimate(50) < 1.3 * seconds + 30
 
-    def test_without_pruning_every_trial_costs_the_whole(self, plan: Plan) -> None:
+    def test_what_changes_it(self, plan: Plan) -> None:
+        assert plan.estimate(10) < plan.estimate(50), "what is done is not counted"
+        assert replace(plan, workers=8).estimate(50) < plan.estimate(50) / 3
         alone = replace(plan, confirm=False)
+        assert alone.estimate(0) < plan.estimate(0)
+        assert alone.confirm_flops() == 0
         pruned, whole = alone.estimate(1000), replace(alone, pruner="none").estimate(1000)
         assert whole / pruned == pytest.approx(1 / SEARCH_SHARE, rel=0.01)
-
-    def test_what_is_done_is_not_counted(self, plan: Plan) -> None:
-        assert plan.estimate(10) < plan.estimate(50)
-        assert plan.estimate(0) > replace(plan, confirm=False).estimate(0)
-        assert replace(plan, confirm=False).confirm_flops() == 0
-
-    def test_more_workers_take_less_time(self, plan: Plan) -> None:
-        assert replace(plan, workers=8).estimate(50) < plan.estimate(50) / 3
 
     def test_fixed_epochs_are_costed_by_the_base_recipe(self, plan: Plan) -> None:
         by_epochs = replace(plan, preset=fixed_epochs(2.0))
@@ -112,7 +104,6 @@ def test_runs_are_judged_at_rising_points_up_to_the_end() -> None:
         assert list(validations) == sorted(set(validations))
         assert validations[0] > 0
         assert validations[-1] == 1
-    assert all(fraction * EIGHTHS == int(fraction * EIGHTHS) for fraction in SEARCH_VALIDATIONS)
 
 
 def test_speed_is_measured_in_flops_a_second() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from optuna.trial import FixedTrial
@@ -17,27 +17,11 @@ from sweeps.planning.search_space import SPACES
 TRAIN_IMAGES, VAL_IMAGES = 45_000, 5_000
 
 
-@dataclass(frozen=True)
-class Paid:
-    """A recipe, what a step of it costs, and the same with the epochs that a budget pays for."""
-
-    recipe: Recipe
-    flops: int
-    paid: Recipe
-
-    @property
-    def steps(self) -> int:
-        return total_steps(self.paid, TRAIN_IMAGES)
-
-
 @pytest.fixture(scope="module")
 def extremes() -> dict[Recipe, int]:
     """FLOPs of a step of the smallest and the largest network of each family, at the smallest and largest batch."""
     recipes = {
-        space.suggest(
-            FixedTrial({**space.starts[0], "model": model, "width": width, "batch_size": batch}),
-            Recipe(),
-        )
+        space.suggest(FixedTrial({**space.starts[0], "model": model, "width": width, "batch_size": batch}), Recipe())
         for space in (SPACES["full"], SPACES["fast"])  # those of `systems` are narrowed to what a trial pays for
         for model in space.models
         for width in space.widths
@@ -46,41 +30,28 @@ def extremes() -> dict[Recipe, int]:
     return {recipe: step_flops(recipe) for recipe in recipes}
 
 
-@pytest.fixture(scope="module", params=PRESETS)
-def preset(request: pytest.FixtureRequest) -> Preset:
-    return PRESETS[request.param]
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_draw_gets_equal_compute_and_is_judged_at_five_points(
+    preset: Preset, extremes: dict[Recipe, int]
+) -> None:
+    budget = preset.trial
+    assert budget.flops is not None
+    for recipe, flops in extremes.items():
+        paid = budget.apply(recipe, TRAIN_IMAGES)
+        steps = total_steps(paid, TRAIN_IMAGES)
+        assert steps >= 2
+        assert steps * flops <= budget.flops * 1.001
+        assert paid.epochs <= budget.max_epochs
+        assert paid.epochs == budget.max_epochs or (steps + 1.001) * flops > budget.flops
+        assert replace(paid, epochs=recipe.epochs) == recipe
 
-
-@pytest.fixture(scope="module")
-def paid(preset: Preset, extremes: dict[Recipe, int]) -> list[Paid]:
-    return [Paid(recipe, flops, preset.trial.apply(recipe, TRAIN_IMAGES)) for recipe, flops in extremes.items()]
-
-
-def test_every_draw_can_be_paid_for_and_none_costs_more(preset: Preset, paid: list[Paid]) -> None:
-    assert preset.trial.flops is not None
-    for one in paid:
-        assert one.steps >= 2
-        assert one.steps * one.flops <= preset.trial.flops * 1.001
-        assert one.paid.epochs <= preset.trial.max_epochs
-        assert replace(one.paid, epochs=one.recipe.epochs) == one.recipe
-
-
-def test_trials_are_of_equal_compute_below_the_cap(preset: Preset, paid: list[Paid]) -> None:
-    assert preset.trial.flops is not None
-    for one in paid:
-        if one.paid.epochs < preset.trial.max_epochs:
-            assert (one.steps + 1.001) * one.flops > preset.trial.flops
-
-
-def test_every_trial_is_judged_at_five_different_points(preset: Preset, paid: list[Paid]) -> None:
-    for one in paid:
-        watch = affordable_eval_schedule(
-            one.paid, TRAIN_IMAGES, VAL_IMAGES, losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
+        schedule = affordable_eval_schedule(
+            paid, TRAIN_IMAGES, VAL_IMAGES, losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
         )
-        steps = {max(1, round(fraction * one.steps)) for fraction in watch.validations}
-        assert len(steps) == len(SEARCH_VALIDATIONS)
+        judged = {max(1, round(fraction * steps)) for fraction in schedule.validations}
+        assert len(judged) == len(SEARCH_VALIDATIONS)
         if preset is not PRESETS["smoke"]:
-            assert min(watch.validation_images) >= 100, "too few images to tell a good trial from a bad one"
+            assert min(schedule.validation_images) >= 100, "too few images to tell a good trial from a bad one"
 
 
 def test_presets_rise_and_the_confirmation_has_more_to_spend() -> None:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_core.data import CLASSES, Split, synthetic_splits
+from cifar_core.data import CLASSES, Split
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe
 from sweeps.tracking import artifacts
+from tests.synthetic import synthetic_splits
 
 RECIPE = Recipe(model="three_conv", width=0.25, translate=4, cutout=8, color_jitter=0.4, seed=3)
 
@@ -45,50 +46,39 @@ def pictures(files: Mapping[str, bytes]) -> set[str]:
 
 
 class TestOfTraining:
-    def test_the_network_and_its_images(self, split: Split) -> None:
-        files = artifacts.of_training(RECIPE, build_model(RECIPE), split)
+    @pytest.mark.parametrize("images", [40, 3], ids=["", "fewer than the picture has room for"])
+    def test_the_network_and_its_images(self, split: Split, images: int) -> None:
+        files = artifacts.of_training(RECIPE, build_model(RECIPE), split.head(images))
         assert set(files) == {"summary.txt", "pictures/augmented.png"}
         assert pictures(files) == {"pictures/augmented.png"}
         assert files["summary.txt"].decode().startswith("layer")
 
-    def test_the_same_seed_gives_the_same_picture_and_draws_from_nobody(self, split: Split) -> None:
-        before = torch.get_rng_state()
+    def test_the_same_seed_gives_the_same_picture_and_changes_nothing(self, split: Split) -> None:
+        model = build_model(RECIPE).train()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        generator = torch.get_rng_state()
         first, again, other = (
-            artifacts.of_training(recipe, build_model(recipe), split)["pictures/augmented.png"]
+            artifacts.of_training(recipe, model, split)["pictures/augmented.png"]
             for recipe in (RECIPE, RECIPE, replace(RECIPE, seed=4))
         )
         assert first == again != other
-        assert torch.equal(torch.get_rng_state(), before)
-
-    def test_the_network_is_left_as_it_is(self, split: Split) -> None:
-        model = build_model(RECIPE).train()
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        artifacts.of_training(RECIPE, model, split)
+        assert torch.equal(torch.get_rng_state(), generator)
         assert model.training
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
-    def test_fewer_images_than_the_picture_has_room_for(self, split: Split) -> None:
-        assert pictures(artifacts.of_training(RECIPE, build_model(RECIPE), split.head(3)))
-
 
 class TestOfPredictions:
-    def test_names(self, split: Split, predictions: Predictions) -> None:
+    def test_names_and_contents(self, split: Split, predictions: Predictions) -> None:
         files = artifacts.of_predictions(split, predictions)
         shown = {f"pictures/{name}.png" for name in ("confusion", "mistakes", "predictions")}
         assert set(files) == shown | {"confusion.json", "weakness.md"}
         assert pictures(files) == shown
-
-    def test_confusion(self, split: Split, predictions: Predictions) -> None:
-        content = json.loads(artifacts.of_predictions(split, predictions)["confusion.json"])
-        assert content["classes"] == list(CLASSES)
-        assert content["matrix"] == predictions.confusion().tolist()
+        content = json.loads(files["confusion.json"])
+        assert content == {"classes": list(CLASSES), "matrix": predictions.confusion().tolist()}
         assert sum(map(sum, content["matrix"])) == 40
         assert sum(content["matrix"][k][k] for k in range(10)) == 30
-
-    def test_the_weakest_class_is_named(self, split: Split, predictions: Predictions) -> None:
-        text = artifacts.of_predictions(split, predictions)["weakness.md"].decode()
         accuracies = predictions.class_accuracy()
-        assert CLASSES[accuracies.index(min(accuracies))] in text
+        assert CLASSES[accuracies.index(min(accuracies))] in files["weakness.md"].decode()
 
     def test_nothing_wrong_and_a_class_without_images(self, split: Split) -> None:
         some = Split(split.images[split.labels != 3], split.labels[split.labels != 3])
@@ -97,23 +87,16 @@ class TestOfPredictions:
         assert len(pictures(files)) == 3
 
 
-class TestOfTest:
-    def test_the_same_in_a_folder_of_its_own_and_each_single_prediction(
-        self, split: Split, predictions: Predictions
-    ) -> None:
-        files = artifacts.of_test(split, predictions)
-        validated = artifacts.of_predictions(split, predictions)
-        for name, content in validated.items():
-            assert files[f"test/{name.rpartition('/')[2]}"] == content
-        more = set(files) - {f"test/{name.rpartition('/')[2]}" for name in validated}
-        assert more == {"test/prediction.png", "test/prediction.json", "test/predictions.csv"}
-
-    def test_predictions_in_the_order_of_the_images(self, split: Split, predictions: Predictions) -> None:
-        files = artifacts.of_test(split, predictions)
-        rows = list(csv.DictReader(io.StringIO(files["test/predictions.csv"].decode())))
-        assert [int(row["index"]) for row in rows] == list(range(40))
-        assert [row["true"] for row in rows] == [CLASSES[label] for label in split.labels]
-        assert [row["predicted"] for row in rows] == [CLASSES[index] for index in predictions.classes]
-        assert {row["probability"] for row in rows} == {"0.55"}
-        first = json.loads(files["test/prediction.json"])
-        assert first == {**rows[0], "index": 0, "probability": 0.55}
+def test_of_test(split: Split, predictions: Predictions) -> None:
+    """The same in a folder of its own, and each single prediction in the order of the images."""
+    files = artifacts.of_test(split, predictions)
+    validated = artifacts.of_predictions(split, predictions)
+    same = {f"test/{name.rpartition('/')[2]}": content for name, content in validated.items()}
+    assert files.items() >= same.items()
+    assert set(files) - set(same) == {"test/prediction.png", "test/prediction.json", "test/predictions.csv"}
+    rows = list(csv.DictReader(io.StringIO(files["test/predictions.csv"].decode())))
+    assert [int(row["index"]) for row in rows] == list(range(40))
+    assert [row["true"] for row in rows] == [CLASSES[label] for label in split.labels]
+    assert [row["predicted"] for row in rows] == [CLASSES[index] for index in predictions.classes]
+    assert {row["probability"] for row in rows} == {"0.55"}
+    assert json.loads(files["test/prediction.json"]) == {**rows[0], "index": 0, "probability": 0.55}

@@ -62,17 +62,11 @@ def record(store: Path, experiment: str, batches: Sequence[Sequence[Entry]]) -> 
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     known = {}
     for run in runs.stored(""):
-        histories = {
-            name: sorted(
-                (point.step, point.timestamp, point.value) for point in client.get_metric_history(run.info.run_id, name)
-            )
-            for name in run.data.metrics
-        }
-        files = sorted(
-            path.relative_to(store / experiment / run.info.run_id).as_posix() + path.read_text()
-            for path in (store / experiment / run.info.run_id).rglob("*")
-            if path.is_file()
-        )
+        points = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        histories = {name: sorted((p.step, p.timestamp, p.value) for p in curve) for name, curve in points.items()}
+        folder = store / experiment / run.info.run_id
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        files = {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
         tags = {name: value for name, value in run.data.tags.items() if name != "mlflow.parentRunId"}
         known[run.data.tags["key"]] = (run.info.status, run.info.end_time, run.data.params, tags, histories, files)
     return known
@@ -99,9 +93,8 @@ def test_telling_it_again_changes_nothing(store: Path) -> None:
 
 
 def test_more_at_once_than_mlflow_takes_in_a_call(store: Path) -> None:
-    points = [
-        Entry(key=STUDY_KEY, at=step, metrics={"loss": 1 / step, "rate": 0.5}, step=step) for step in range(1, 901)
-    ]
+    metrics = {step: {"loss": 1 / step, "rate": 0.5} for step in range(1, 901)}
+    points = [Entry(key=STUDY_KEY, at=step, metrics=values, step=step) for step, values in metrics.items()]
     known = record(store, "many", [[beginning(STUDY_KEY, 1), *points]])
     assert known[STUDY_KEY][4]["loss"] == [(step, step, 1 / step) for step in range(1, 901)]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 
 from sweeps.store import StoreError
 from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, QueueInUseError, waiting
+from tests.sweeps.support import file_size_limit, write_queue
 
 texts = st.text(max_size=8)
 entries = st.builds(
@@ -30,10 +29,8 @@ entries = st.builds(
     weights=st.none() | texts,
     state=st.none() | texts,
 )
-FIRST, SECOND = (
-    Entry(key="trial-0", at=1, step=5, metrics={"lr": 0.1}),
-    Entry(key="trial-1", at=2, files={"a": b"\0\n"}),
-)
+FIRST = Entry(key="trial-0", at=1, step=5, metrics={"lr": 0.1})
+SECOND = Entry(key="trial-1", at=2, files={"a": b"\0\n"})
 
 
 def content(path: Path) -> list[Entry]:
@@ -47,18 +44,10 @@ def content(path: Path) -> list[Entry]:
     return found
 
 
-def written(path: Path, *told: Entry) -> Path:
-    queue = MlflowQueue(path)
-    for entry in told:
-        queue.append(entry, sync=True)
-    queue.close()
-    return path
-
-
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(told=st.lists(entries, max_size=4), cut=st.integers(0, 40))
 def test_what_was_written_is_there_but_for_a_line_that_was_cut_off(tmp_path: Path, told: list[Entry], cut: int) -> None:
-    path = written(tmp_path / "j.jsonl", *told)
+    path = write_queue(tmp_path / "j.jsonl", *told)
     if told:
         last = len(path.read_bytes().splitlines(keepends=True)[-1])
         os.truncate(path, path.stat().st_size - min(cut, last))
@@ -67,7 +56,7 @@ def test_what_was_written_is_there_but_for_a_line_that_was_cut_off(tmp_path: Pat
 
 
 def test_what_is_no_number_comes_back(tmp_path: Path) -> None:
-    [entry] = content(written(tmp_path / "j.jsonl", Entry(key="k", at=0, metrics={"a": math.nan, "b": math.inf})))
+    [entry] = content(write_queue(tmp_path / "j.jsonl", Entry(key="k", at=0, metrics={"a": math.nan, "b": math.inf})))
     assert math.isnan(entry.metrics["a"])
     assert entry.metrics["b"] == math.inf
 
@@ -90,7 +79,7 @@ def test_entries_are_taken_while_others_come(tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_changed(tmp_path: Path) -> None:
-    path = written(tmp_path / "j.jsonl", FIRST, SECOND)
+    path = write_queue(tmp_path / "j.jsonl", FIRST, SECOND)
     path.write_bytes(path.read_bytes().replace(b"0.1", b"0.7", 1))
     before = path.read_bytes()
     with pytest.raises(StoreError, match=r"j\.jsonl: line 1 is damaged \(its checksum differs\); move the file away"):
@@ -114,25 +103,12 @@ def test_no_folder_for_it(tmp_path: Path) -> None:
         MlflowQueue(tmp_path / "file" / "j.jsonl")
 
 
-FILL = """
-import resource, signal, sys
-from pathlib import Path
-from sweeps.tracking.mlflow_queue import Entry, MlflowQueue
-from sweeps.store import StoreError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-queue = MlflowQueue(Path(sys.argv[1]))
-queue.append(Entry(key="short", at=1), sync=True)
-try:
-    queue.append(Entry(key="long", at=2, files={"f": b"x" * 5000}), sync=True)
-except StoreError as error:
-    print(error)
-queue.append(Entry(key="short again", at=3), sync=True)
-"""
-
-
 def test_no_room_for_an_entry(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    said = subprocess.run([sys.executable, "-c", FILL, str(path)], capture_output=True, text=True, check=True).stdout
-    assert said == f"{path} must have room for another entry, but: File too large\n"
-    assert [entry.key for entry in content(path)] == ["short", "short again"]
+    queue = MlflowQueue(tmp_path / "j.jsonl")
+    queue.append(FIRST, sync=True)
+    with file_size_limit(1000), pytest.raises(StoreError) as error:
+        queue.append(Entry(key="long", at=2, files={"f": b"x" * 5000}), sync=True)
+    assert str(error.value) == f"{queue.path} must have room for another entry, but: File too large"
+    queue.append(SECOND, sync=True)
+    queue.close()
+    assert content(queue.path) == [FIRST, SECOND]

@@ -131,10 +131,8 @@ def test_queues_of_running_processes_are_theirs(server: Server, tmp_path: Path) 
 
 
 def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
-    def fault(entry: Entry) -> Exception | None:
-        return MlflowException.invalid_parameter_value("no such run") if entry.at == 1 else None
-
-    server.fault = fault
+    refusal = MlflowException.invalid_parameter_value("no such run")
+    server.fault = lambda entry: refusal if entry.at == 1 else None
     sender = server.open(tmp_path)
     put(sender, 0, 1, 2)
     assert sender.close(10, 10) == 1

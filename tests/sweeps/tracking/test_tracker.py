@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -20,10 +20,10 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_queue import SUFFIX, Entry, MlflowQueue, waiting
+from sweeps.tracking.mlflow_queue import Entry, waiting
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.small_data import CPU, small_splits
-from tests.sweeps.support import point, record
+from tests.sweeps.support import outcome, point, record, write_queue
 
 STUDY = RunLabel(
     key="study",
@@ -47,32 +47,8 @@ OUTCOME = Outcome(
     group_accuracy={"animals": 0.75, "vehicles": float("nan")},
     files={"confusion.json": b"{}", "pictures/mistakes.png": b"mistakes"},
 )
-TEST_OUTCOME = Outcome(
-    loss=0.4,
-    accuracy=0.79,
-    class_accuracy=(0.79,) * 10,
-    images=10_000,
-    group_accuracy={"animals": 0.7, "vehicles": 0.9},
-    files={"test/predictions.csv": b"index,true"},
-)
-
-
+TEST_OUTCOME = outcome(0.79, 10_000, {"test/predictions.csv": b"index,true"})
 CURVE = [point(1), point(2, 0.3), point(3), point(4, 0.6), point(8, 0.8)]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What can be read back of a run, in the words of MLflow."""
-
-    name: str
-    state: str
-    reason: str | None
-    tags: dict[str, str]
-    params: dict[str, str]
-    steps: list[int]  # of the training-loss curve
-    validated: list[int]  # steps of the validation curve
-    metrics: dict[str, float]
-    files: dict[str, bytes]
 
 
 class Mlflow:
@@ -89,36 +65,27 @@ class Mlflow:
         if self.tracker is not None:
             self.tracker.close()
         self.tracker = MlflowTracker(self.store, STUDY.name, say=self.said.append)
+        self.tracker.open_study(STUDY)
         return self.tracker
 
-    def run(self, key: str) -> Run:
+    def run(self, key: str = TRIAL.key) -> Run:
         assert self.tracker is not None
-        self.tracker.run_id("study")  # which waits until MLflow has got everything
-        experiment = self.client.get_experiment_by_name(STUDY.name)
-        assert experiment is not None
-        found: list[Run] = self.client.search_runs([experiment.experiment_id], f"tags.key = '{key}'")
-        assert len(found) == 1, "the same key is the same run"
-        return found[0]
+        run_id = self.tracker.run_id("study")  # which waits until MLflow has received everything
+        experiments = [self.client.get_run(run_id).info.experiment_id]
+        [run] = self.client.search_runs(experiments, f"tags.key = '{key}'")  # the same key is the same run
+        return run
 
-    def history(self, key: str, name: str) -> list[int]:
-        return [metric.step for metric in self.client.get_metric_history(self.run(key).info.run_id, name)]
-
-    def read(self, key: str) -> Record:
+    def state(self, key: str = TRIAL.key) -> tuple[str, str, str | None]:
+        """The status and the tags `state` and `reason` of a run."""
         run = self.run(key)
-        folder = self.artifacts / run.info.run_id / "artifacts"
-        return Record(
-            name=run.info.run_name,
-            state=run.data.tags["state"],
-            reason=run.data.tags.get("reason"),
-            tags=run.data.tags,
-            params=run.data.params,
-            steps=self.history(key, "train/loss"),
-            validated=self.history(key, "val/accuracy"),
-            metrics=run.data.metrics,
-            files={
-                path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-            },
-        )
+        return run.info.status, run.data.tags["state"], run.data.tags.get("reason")
+
+    def steps(self, name: str) -> list[int]:
+        return [metric.step for metric in self.client.get_metric_history(self.run().info.run_id, name)]
+
+    def files(self, key: str = TRIAL.key) -> dict[str, bytes]:
+        folder = self.artifacts / self.run(key).info.run_id / "artifacts"
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -128,94 +95,79 @@ def store(empty_store: Callable[[Path], Store], tmp_path: Path) -> Mlflow:
 
 @pytest.fixture
 def tracker(store: Mlflow) -> MlflowTracker:
+    """A tracker with a run that has begun."""
     tracker = store.open()
-    tracker.open_study(STUDY)
+    tracker.begin(TRIAL)
     return tracker
 
 
 class TestRecord:
     def test_a_complete_run(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        tracker.begin(TRIAL)
+        assert store.state() == ("RUNNING", "running", None)
+        assert store.files() == TRIAL.files, "they are there while it trains"
+        tracker.point(TRIAL.key, CURVE[0])
+        assert store.steps("train/loss") == [1]
         record(tracker, TRIAL.key, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 12.5})
-        run = store.read(TRIAL.key)
-        assert (run.name, run.state, run.reason) == ("trial 0 five_conv", "complete", None)
-        assert run.tags.items() >= TRIAL.tags.items()
-        assert run.params == {"model": "five_conv", "learning_rate": "0.1", "flip": "True"}
-        assert run.steps == [1, 2, 3, 4, 8]
-        assert run.validated == [2, 4, 8]
-        assert run.files == {**TRIAL.files, **OUTCOME.files}
+        run = store.run()
+        assert run.info.run_name == "trial 0 five_conv"
+        assert store.state() == ("FINISHED", "complete", None)
+        assert run.data.tags.items() >= TRIAL.tags.items()
+        assert run.data.params == {"model": "five_conv", "learning_rate": "0.1", "flip": "True"}
+        assert store.steps("train/loss") == [1, 2, 3, 4, 8]
+        assert store.steps("val/accuracy") == [2, 4, 8]
+        assert store.files() == {**TRIAL.files, **OUTCOME.files}
         last = {"train/loss": 0.25, "train/accuracy": 0.5, "lr": 0.8, "val/loss": 1.0, "val/accuracy": 0.8}
         by_class = {f"val_class/{name}": 0.8 for name in CLASSES[2:-1]}
         by_class |= {"val_class/airplane": 0.9, "val_class/automobile": 0.7}
         by_class |= {"val_group/animals": 0.75}
-        assert run.metrics == pytest.approx(last | by_class | {"cost/seconds": 12.5})
+        assert run.data.metrics == pytest.approx(last | by_class | {"cost/seconds": 12.5})
 
     def test_what_was_watched_names_the_curves(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        tracker.begin(TRIAL)
         for each in CURVE:
             tracker.point(TRIAL.key, each, met="test")
-        metrics = store.read(TRIAL.key).metrics
+        metrics = store.run().data.metrics
         assert {"test/loss", "test/accuracy"} < set(metrics)
         assert not {"val/loss", "val/accuracy"} & set(metrics)
 
     def test_files_and_figures_can_be_attached(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        tracker.begin(TRIAL)
         tracker.attach(TRIAL.key, {"range_test/curve.csv": b"1,2"}, {"range_test/suggestion": 0.5})
-        run = store.read(TRIAL.key)
-        assert run.files == {**TRIAL.files, "range_test/curve.csv": b"1,2"}
-        assert run.metrics == {"range_test/suggestion": 0.5}
+        assert store.files() == {**TRIAL.files, "range_test/curve.csv": b"1,2"}
+        assert store.run().data.metrics == {"range_test/suggestion": 0.5}
 
-    @pytest.mark.parametrize("state", ["pruned", "failed", "interrupted"])
-    def test_a_run_that_ends_early_says_why(self, store: Mlflow, tracker: MlflowTracker, state: str) -> None:
-        tracker.begin(TRIAL)
+    @pytest.mark.parametrize(("state", "status"), [("pruned", "KILLED"), ("failed", "FAILED")])
+    def test_a_run_that_ends_early_says_why(
+        self, store: Mlflow, tracker: MlflowTracker, state: str, status: str
+    ) -> None:
         record(tracker, TRIAL.key, CURVE[:2])
         tracker.end(TRIAL.key, state, reason="for this reason", metrics={"cost/seconds": 1.0})
-        run = store.read(TRIAL.key)
-        assert (run.state, run.reason, run.steps) == (state, "for this reason", [1, 2])
-        assert run.metrics["cost/seconds"] == 1.0
+        assert store.state() == (status, state, "for this reason")
+        assert store.steps("train/loss") == [1, 2]
+        assert store.run().data.metrics["cost/seconds"] == 1.0
 
-    def test_a_running_run_is_there_while_it_trains(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        tracker.begin(TRIAL)
-        assert store.read(TRIAL.key).state == "running"
-        assert store.read(TRIAL.key).files == TRIAL.files
-        tracker.point(TRIAL.key, CURVE[0])
-        assert store.read(TRIAL.key).steps == [1]
-
-    @pytest.mark.parametrize("new_process", [False, True])
-    def test_a_run_begun_again_goes_on_without_doubled_points(
-        self, store: Mlflow, tracker: MlflowTracker, new_process: bool
+    @pytest.mark.parametrize(("ended", "new_process"), [(True, False), (True, True), (False, True)])
+    def test_a_run_begun_again_resumes_without_doubled_points(
+        self, store: Mlflow, tracker: MlflowTracker, ended: bool, new_process: bool
     ) -> None:
-        tracker.begin(TRIAL)
-        record(tracker, TRIAL.key, CURVE[:3])
-        tracker.end(TRIAL.key, "interrupted", reason="the sweep was stopped", metrics={"cost/seconds": 3.0})
+        record(tracker, TRIAL.key, CURVE[:4])
+        if ended:
+            tracker.end(TRIAL.key, "interrupted", reason="the sweep was stopped", metrics={"cost/seconds": 3.0})
+            assert store.state() == ("KILLED", "interrupted", "the sweep was stopped")
         if new_process:
             tracker = store.open()
-            tracker.open_study(STUDY)
         tracker.begin(replace(TRIAL, tags={**TRIAL.tags, "attempt": "2"}))
-        run = store.read(TRIAL.key)
-        assert (run.state, run.reason, run.tags["attempt"]) == ("running", None, "2")
+        assert store.state() == ("RUNNING", "running", None), "a reason of an end that was none would mislead"
+        assert store.run().data.tags["attempt"] == "2"
         record(tracker, TRIAL.key, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 8.0})
-        run = store.read(TRIAL.key)
-        assert run.steps == [1, 2, 3, 4, 8]
-        assert run.validated == [2, 4, 8]
-        assert (run.state, run.reason) == ("complete", None), "a reason of an end that was none would mislead"
-        assert run.metrics["cost/seconds"] == 8.0
-        assert run.metrics["val/accuracy"] == 0.8
-
-    def test_a_run_that_died_goes_on_too(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        tracker.begin(TRIAL)
-        record(tracker, TRIAL.key, CURVE[:4])
-        tracker = store.open()  # no end was written
-        tracker.open_study(STUDY)
-        tracker.begin(TRIAL)
-        record(tracker, TRIAL.key, CURVE)
-        assert store.read(TRIAL.key).steps == [1, 2, 3, 4, 8]
+        assert store.steps("train/loss") == [1, 2, 3, 4, 8]
+        assert store.steps("val/accuracy") == [2, 4, 8]
+        assert store.state() == ("FINISHED", "complete", None)
+        metrics = store.run().data.metrics
+        assert (metrics["cost/seconds"], metrics["val/accuracy"]) == (8.0, 0.8)
 
     def test_metrics_are_those_of_complete_runs(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        assert tracker.metric(TRIAL.key, "val/accuracy") is None
-        tracker.begin(TRIAL)
+        assert tracker.metric("trial-9", "val/accuracy") is None
         record(tracker, TRIAL.key, CURVE)
         assert tracker.metric(TRIAL.key, "val/accuracy") is None
         for state in ("pruned", "failed", "interrupted"):
@@ -224,70 +176,46 @@ class TestRecord:
         tracker.begin(TRIAL)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 8.0})
         tracker = store.open()
-        tracker.open_study(STUDY)
-        assert tracker.metric(TRIAL.key, "val/accuracy") == 0.8
-        assert tracker.metric(TRIAL.key, "cost/seconds") == 8.0
-        assert tracker.metric(TRIAL.key, "val_class/airplane") == 0.9
-        assert tracker.metric(TRIAL.key, "test/accuracy") is None
+        names = ("val/accuracy", "cost/seconds", "val_class/airplane", "test/accuracy")
+        assert [tracker.metric(TRIAL.key, name) for name in names] == [0.8, 8.0, 0.9, None]
 
     def test_a_test_adds_to_the_run_that_was_trained(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        tracker.begin(TRIAL)
         record(tracker, TRIAL.key, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
-        tracker.tested(TRIAL.key, TEST_OUTCOME)
+        tracker.tested(TRIAL.key, TEST_OUTCOME, {"champion": "true"})
         assert tracker.metric(TRIAL.key, "test/accuracy") == 0.79
         assert tracker.metric(TRIAL.key, "val/accuracy") == 0.8
-        run = store.read(TRIAL.key)
-        assert run.state == "complete"
-        assert run.metrics["test/loss"] == 0.4
-        assert {name for name in run.metrics if name.startswith("test_class/")} == {f"test_class/{c}" for c in CLASSES}
-        assert run.files == {**TRIAL.files, **OUTCOME.files, **TEST_OUTCOME.files}
+        run = store.run()
+        assert tracker.run_id(TRIAL.key) == run.info.run_id
+        assert (run.data.tags["state"], run.data.tags["champion"]) == ("complete", "true")
+        assert run.data.metrics["test/loss"] == 1.0
+        assert {name for name in run.data.metrics if "test_class" in name} == {f"test_class/{c}" for c in CLASSES}
+        assert store.files() == {**TRIAL.files, **OUTCOME.files, **TEST_OUTCOME.files}
 
-    def test_the_study_has_a_run_of_its_own(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        assert store.read("study").state == "running"
+    def test_the_study_has_a_run_of_its_own(self, store: Mlflow) -> None:
+        tracker = store.open()
+        assert store.state("study") == ("RUNNING", "running", None)
         tracker.study_progress("study/best_val_accuracy", 0.5, 1)
         tracker.study_progress("study/best_val_accuracy", 0.7, 3)
         tracker.end_study("interrupted", {})
-        assert store.read("study").state == "interrupted"
+        assert store.state("study") == ("KILLED", "interrupted", None)
         tracker = store.open()
-        tracker.open_study(STUDY)
-        assert store.read("study").state == "running"
+        assert store.state("study") == ("RUNNING", "running", None)
         tracker.end_study("finished", {"study/seconds": 60.0})
-        study = store.read("study")
-        assert (study.name, study.state) == ("a study", "finished")
-        assert study.metrics == {"study/best_val_accuracy": 0.7, "study/seconds": 60.0}
-        assert study.params == {"trials": "3", "confirm_flops": "None"}
-        assert study.files == STUDY.files
+        assert store.state("study") == ("FINISHED", "finished", None)
+        study = store.run("study")
+        assert study.info.run_name == "a study"
+        assert study.data.metrics == {"study/best_val_accuracy": 0.7, "study/seconds": 60.0}
+        assert study.data.params == {"trials": "3", "confirm_flops": "None"}
+        assert store.files("study") == STUDY.files
 
 
 class TestMlflow:
-    @pytest.mark.parametrize(
-        ("state", "status"),
-        [("complete", "FINISHED"), ("pruned", "KILLED"), ("failed", "FAILED"), ("interrupted", "KILLED")],
-    )
-    def test_states_in_words_of_mlflow(self, store: Mlflow, state: str, status: str) -> None:
-        tracker = store.open()
-        tracker.open_study(STUDY)
-        tracker.begin(TRIAL)
-        assert store.run(TRIAL.key).info.status == "RUNNING"
-        tracker.end(TRIAL.key, state)
-        assert store.run(TRIAL.key).info.status == status
-        tracker.begin(TRIAL)
-        assert store.run(TRIAL.key).info.status == "RUNNING"
-
-    def test_training_runs_are_nested_in_the_run_of_the_study(self, store: Mlflow) -> None:
-        tracker = store.open()
-        tracker.open_study(STUDY)
-        tracker.begin(TRIAL)
-        study, trial = store.run("study"), store.run(TRIAL.key)
-        assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
+    def test_training_runs_are_nested_in_the_run_of_the_study(self, store: Mlflow, tracker: MlflowTracker) -> None:
+        study = store.run("study")
+        assert store.run().data.tags["mlflow.parentRunId"] == study.info.run_id
         assert "mlflow.parentRunId" not in study.data.tags
-        assert study.info.status == "RUNNING"
-        tracker.end_study("finished", {})
-        assert store.run("study").info.status == "FINISHED"
-        again = store.open()
-        again.open_study(STUDY)
-        again.begin(replace(TRIAL, key="trial-1"))
+        store.open().begin(replace(TRIAL, key="trial-1"))
         assert store.run("trial-1").data.tags["mlflow.parentRunId"] == study.info.run_id
 
     def test_each_study_is_an_experiment(self, store: Mlflow) -> None:
@@ -298,25 +226,12 @@ class TestMlflow:
         names = {experiment.name for experiment in store.client.search_experiments()}
         assert names == {"Default", "a study", "50 % größe"}
 
-    def test_the_champion_is_marked(self, store: Mlflow) -> None:
-        tracker = store.open()
-        tracker.open_study(STUDY)
-        tracker.begin(TRIAL)
-        tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
-        tracker.tested(TRIAL.key, TEST_OUTCOME, {"champion": "true"})
-        assert tracker.run_id(TRIAL.key) == store.run(TRIAL.key).info.run_id
-        assert store.run(TRIAL.key).data.tags["champion"] == "true"
-
     @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/out.txt"])
-    def test_artifacts_stay_in_their_run(self, store: Mlflow, name: str) -> None:
-        tracker = store.open()
-        tracker.open_study(STUDY)
-        tracker.begin(TRIAL)
+    def test_artifacts_stay_in_their_run(self, store: Mlflow, tracker: MlflowTracker, name: str) -> None:
         tracker.attach(TRIAL.key, {name: b"hostile"}, {})
         assert tracker.close() == 1
-        assert store.said[0].startswith(
-            f"MLflow refuses an entry of trial-0 (an artifact must stay in its run, but got {name!r}"
-        )
+        refused = f"MLflow refuses an entry of trial-0 (an artifact must stay in its run, but got {name!r}"
+        assert store.said[0].startswith(refused)
         assert not list(store.store.root.rglob("out.txt"))
 
     def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -328,9 +243,8 @@ class TestMlflow:
     def test_artifacts_that_cannot_be_written_when_what_was_left_is_sent(self, tmp_path: Path) -> None:
         store = Store.locate(tmp_path)
         store.create()
-        left = MlflowQueue(store.queues(STUDY.name) / f"1{SUFFIX}")
-        left.append(Entry(key="study", at=1, name=STUDY.name, files={"notes.txt": b"kept"}), sync=True)
-        left.close()
+        left = Entry(key="study", at=1, name=STUDY.name, files={"notes.txt": b"kept"})
+        write_queue(store.queues(STUDY.name) / "1.jsonl", left)
         blocked = tmp_path / "artifacts"
         blocked.write_bytes(b"")
         with pytest.raises(StoreError, match=r"^the MLflow store must answer, but sqlite:[^\n]* gave: [^\n]*artifacts"):
@@ -354,11 +268,8 @@ def active_uri() -> Iterator[None]:
 
 @pytest.mark.usefixtures("active_uri")
 def test_a_kept_model_can_be_loaded_by_mlflow_alone(
-    store: Mlflow, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    store: Mlflow, tracker: MlflowTracker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = store.open()
-    tracker.open_study(STUDY)
-    tracker.begin(TRIAL)
     tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
     recipe = Recipe(model="fast_resnet", width=0.125)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -372,9 +283,8 @@ def test_a_kept_model_can_be_loaded_by_mlflow_alone(
     said = capfd.readouterr()
     assert "warn" not in (said.out + said.err).lower()
 
-    run = store.run(TRIAL.key)
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["state"] == "complete"
+    run = store.run()
+    assert store.state() == ("FINISHED", "complete", None)
     [kept] = store.client.search_logged_models([run.info.experiment_id])
     assert kept.source_run_id == run.info.run_id
     info = mlflow.models.get_model_info(kept.model_uri)
