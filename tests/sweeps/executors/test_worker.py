@@ -180,7 +180,7 @@ class TestTraining:
 
     def test_a_run_of_one_step(self, data: Splits) -> None:
         events = carry_out(replace(JOB, recipe=replace(RECIPE, epochs=0.01)), data, ())
-        assert finished(events).accuracy >= 0
+        finished(events)
         assert (curve(events)[-1].step, curve(events)[-1].fraction) == (1, 1.0)
 
     def test_weights_are_those_of_the_end(self, data: Splits, whole: Whole) -> None:
