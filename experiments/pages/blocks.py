@@ -1,4 +1,4 @@
-"""What a page is made of: sections of blocks, each with the sources of its numbers."""
+"""Parts of a page: sections of blocks, each with the sources of its numbers."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Photo:
 
     @property
     def file(self) -> str:
-        """Where the picture lies beside the Markdown page."""
+        """Path of the picture beside the Markdown page."""
         return f"figures/{self.name}.png"
 
     @property

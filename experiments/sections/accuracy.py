@@ -77,7 +77,7 @@ def _levels(bar: Bar) -> tuple[str, str, str]:
 
 
 def evaluations_sentence(facts: Facts) -> CitedText:
-    """How often the sealed test set was evaluated."""
+    """Count of evaluations on the sealed test set."""
     used, tested = facts.study.test_set_evaluations, len(facts.test.run_ids) if facts.test else 0
     if not used.recorded:
         if facts.test is None:

@@ -24,7 +24,7 @@ from experiments.pages.text import CitedText, listed, percent, plural, run
 from experiments.stats import holm
 from sweeps.planning.search_space import OPTIMIZER_SCALES, SPACES
 
-FEW_TRIALS = 10  # complete ones, below which nothing is said of what mattered
+FEW_TRIALS = 10  # complete ones, below which importances are not computed
 SLICES = 4  # parameters that are drawn
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
 SIGNIFICANCE = 0.05
@@ -35,7 +35,7 @@ _TENTHS = 10
 
 @dataclass(frozen=True, slots=True)
 class Importances:
-    """How much of the difference between good and other trials each parameter explains.
+    """Share of the difference between good and other trials that each parameter explains.
 
     PED-ANOVA (Watanabe et al., 2023) as Optuna has it, on the complete trials.
 
