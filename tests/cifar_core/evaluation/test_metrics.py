@@ -75,7 +75,11 @@ def test_confident_mistakes_are_mistakes_in_falling_confidence(seed: int, count:
 
 
 def test_equally_confident_mistakes_come_in_the_order_of_the_images() -> None:
-    assert sure([(1, 2, 0.5), (4, 4, 0.9), (2, 1, 0.5), (0, 3, 0.5)]).confident_mistakes(2).tolist() == [0, 2]
+    assert sure([(1, 2, 0.5), (4, 4, 0.9), *[(2, 1, 0.5)] * 100]).confident_mistakes(50).tolist() == [0, *range(2, 51)]
+
+
+def test_limits_belong_to_the_lower_bin() -> None:
+    assert reliability(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([True] * 3), bins=2).counts == (2, 1)
 
 
 def test_reliability_of_six_answers() -> None:
