@@ -55,13 +55,13 @@ class TestConfirmation:
         assert summary.champion is not None
         assert summary.champion.keys == ("confirm-3-1",)
         assert sweep.tested == ["confirm-3-1"]
+        assert sweep.run().nothing_left, "a run that has failed is not repeated"
 
     def test_lost_weights_are_made_again(self, sweep: Study) -> None:
         sweep.run()
         sweep.store.weights("a study", "confirm-3-0").unlink()
-        summary = sweep.run()
+        assert not sweep.run().nothing_left
         assert [job.key for job in sweep.jobs] == ["confirm-3-0"]
-        assert not summary.nothing_left
         check_whole(sweep)
 
     def test_more_trials_later_make_a_new_confirmation(self, sweep: Study) -> None:

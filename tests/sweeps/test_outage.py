@@ -19,12 +19,6 @@ from tests.torture.server import MlflowServer
 TRIAL = RunLabel(key="trial-0", name="t", tags={"stage": "search"}, params={"model": "five_conv"}, files={"r": b"r"})
 
 
-def steps(uri: str, key: str) -> list[int]:
-    client = connect(uri)
-    [run] = [run for run in runs_of(client, "s") if run.data.tags["key"] == key]
-    return [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -72,5 +66,7 @@ def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: Mlflow
     tracker.end(TRIAL.key, "complete", outcome=outcome(0.8, files={"confusion.json": b"{}"}))
     assert tracker.close(60) == 0
     assert waiting(store.queues("s")) == 0
-    assert steps(server.uri, TRIAL.key) == list(range(1, 41))
+    client = connect(server.uri)
+    [run] = [run for run in runs_of(client, "s") if run.data.tags["key"] == TRIAL.key]
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 41))
     assert longest < 1, "nothing waits for the server"

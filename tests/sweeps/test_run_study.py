@@ -263,8 +263,8 @@ class TestPlanOfTheArguments:
         plan = plan_of()
         assert (plan.trials, plan.study, plan.preset_name, plan.space_name) == (50, "quick-full", "quick", "full")
         assert (plan.workers, plan.threads) == (CORES, 1)
-        assert (plan.sampler, plan.pruner, plan.seed) == ("tpe", "halving", 0)
-        assert (plan.confirm, plan.timeout, plan.keep_weights) == (True, None, False)
+        assert (plan.sampler, plan.pruner, plan.seed, plan.timeout) == ("tpe", "halving", 0, None)
+        assert (plan.confirm, plan.keep_weights) == (True, False)
         assert self.enqueued() == []
         tags = StubCoordinator.got.tags  # what decides the bits of a run
         assert (tags["threads"], tags["device"], tags["torch"]) == ("1", "cpu", torch.__version__)

@@ -58,15 +58,13 @@ import torch
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule
-from sweeps.executors.protocol import Failed, Finished, TrainJob
+from sweeps.executors.protocol import Progressed, TrainJob
 from sweeps.executors.worker import Channel, run_job
 from tests.synthetic import synthetic_splits
 
 def tell(event):
-    if isinstance(event, Failed):
-        print(event.reason)
-    elif isinstance(event, Finished):
-        print("Finished")
+    if not isinstance(event, Progressed):
+        print(getattr(event, "reason", "Finished"))
 
 torch.set_num_threads(1)
 data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=500)
