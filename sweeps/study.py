@@ -78,7 +78,8 @@ def open_study(plan: Plan, storage: BaseStorage, enqueue: Sequence[Recipe] = ())
             )
     if not study.user_attrs:
         for start in plan.space.starts:
-            study.enqueue_trial(dict(start), skip_if_exists=True)  # an earlier process may have crashed between two
+            # An earlier process may have crashed between two.
+            study.enqueue_trial(plan.space.nearest(start), skip_if_exists=True)
         for name, value in _settings(plan).items():
             study.set_user_attr(name, value)
     return study

@@ -36,8 +36,8 @@ def bench_trial(hardware: Hardware) -> Iterator[str]:
         "checkpoints <= 1 %)"
     )
     space, preset = SPACES["full"], PRESETS["quick"]
-    for model in SPACES["full"].models:
-        recipe = space.suggest(FixedTrial({**space.starts[0], "model": model}), Recipe())
+    for model in space.models:
+        recipe = space.suggest(FixedTrial({**space.nearest(space.starts[0]), "model": model}), Recipe())
         recipe = preset.trial.apply(recipe, len(data.train))
         with tempfile.TemporaryDirectory() as folder:
             store = Store.locate(Path(folder))

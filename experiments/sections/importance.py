@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import get_param_importances
-from optuna.trial import FixedTrial, create_trial
+from optuna.trial import create_trial
 
 from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
@@ -55,15 +55,11 @@ def search_parameters() -> Mapping[str, BaseDistribution]:
 
     `USUAL` is added to a field that is drawn as a multiple, such as "learning_rate / usual".
     """
-    found: dict[str, BaseDistribution] = {}
-    for space in SPACES.values():
-        trial = FixedTrial(space.nearest(Recipe()))
-        space.suggest(trial, Recipe())
-        found |= {
-            name if hasattr(Recipe(), name) else name.removesuffix("_multiple") + USUAL: distribution
-            for name, distribution in trial.distributions.items()
-        }
-    return found
+    return {
+        name if hasattr(Recipe(), name) else name.removesuffix("_multiple") + USUAL: distribution
+        for space in SPACES.values()
+        for name, distribution in space.parameters.items()
+    }
 
 
 def varied(search: pd.DataFrame) -> pd.DataFrame:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
 from cifar_core.recipe import FIXED_SPLIT, MIXES, Recipe
@@ -34,118 +35,98 @@ OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
     }
 )
 
-_MULTIPLES = (0.25, 4.0)  # of an optimiser's reference rate and decay
-_SMOOTHING, _TRANSLATE, _CUTOUT, _JITTER, _MIX_ALPHA = (0.0, 0.25), (0, 4), (0, 12), (0.0, 0.4), (0.1, 1.0)
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """Optuna parameters and their ranges.
+    """Optuna parameters and their ranges, in the order in which a trial draws them.
 
     The learning rate is drawn as a multiple of the optimiser's reference rate, scaled with the square root of the
     batch size, so that the importance of each parameter can be judged on its own.
     """
 
     description: str
-    models: tuple[str, ...]
-    optimizers: tuple[str, ...]
-    widths: tuple[float, float]
-    batch_sizes: tuple[int, ...]
-    starts: tuple[Mapping[str, Any], ...]  # known-good points, tried before any other
+    parameters: Mapping[str, Distribution]  # by field of the recipe, or "learning_rate_multiple" and the like
+    starts: tuple[Recipe, ...] = ()  # known to be good, tried before any other
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(map(str, cast(CategoricalDistribution, self.parameters["model"]).choices))
 
     def suggest(self, trial: BaseTrial, base: Recipe) -> Recipe:
         """Return the recipe of `trial`; values that the space does not vary come from `base`."""
-        optimizer = trial.suggest_categorical("optimizer", self.optimizers)
-        batch_size = trial.suggest_categorical("batch_size", self.batch_sizes)
-        mix = trial.suggest_categorical("mix", MIXES)
-        scale = OPTIMIZER_SCALES[optimizer]
+        drawn = {name: _draw(trial, name, distribution) for name, distribution in self.parameters.items()}
+        scale = OPTIMIZER_SCALES[drawn["optimizer"]]
+        rate = _base_rate(drawn["optimizer"], drawn["batch_size"]) * drawn.pop("learning_rate_multiple")
+        decay = scale.weight_decay * drawn.pop("weight_decay_multiple")
         return replace(
             base,
-            model=trial.suggest_categorical("model", self.models),
-            width=trial.suggest_float("width", *self.widths, step=0.25),
-            batch_size=batch_size,
-            optimizer=optimizer,
-            learning_rate=_base_rate(optimizer, batch_size)
-            * trial.suggest_float("learning_rate_multiple", *_MULTIPLES, log=True),
-            bias_lr_multiple=scale.bias_lr_multiple,
+            learning_rate=rate,
+            weight_decay=decay,
             momentum=scale.momentum,
-            weight_decay=scale.weight_decay * trial.suggest_float("weight_decay_multiple", *_MULTIPLES, log=True),
-            label_smoothing=trial.suggest_float("label_smoothing", *_SMOOTHING),
-            flip=trial.suggest_categorical("flip", (True, False)),
-            translate=trial.suggest_int("translate", *_TRANSLATE),
-            cutout=trial.suggest_int("cutout", *_CUTOUT, step=4),
-            color_jitter=trial.suggest_float("color_jitter", *_JITTER),
-            mix=mix,
-            # Drawn for every trial, because a conditional parameter would split the history of the sampler.
-            mix_alpha=trial.suggest_float("mix_alpha", *_MIX_ALPHA, log=True),
+            bias_lr_multiple=scale.bias_lr_multiple,
+            **drawn,
         )
 
     def nearest(self, recipe: Recipe) -> dict[str, Any]:
         """Return the parameters of the point in this space that is nearest to `recipe`."""
-        scale = OPTIMIZER_SCALES[recipe.optimizer]
-        rate = recipe.peak_rate / _base_rate(recipe.optimizer, recipe.batch_size)
-        return {
-            "model": recipe.model if recipe.model in self.models else self.models[0],
-            "width": round(_clip(recipe.width, self.widths) * 4) / 4,
-            "batch_size": min(self.batch_sizes, key=lambda size: abs(math.log(size / recipe.batch_size))),
-            "optimizer": recipe.optimizer if recipe.optimizer in self.optimizers else self.optimizers[0],
-            "learning_rate_multiple": _clip(rate, _MULTIPLES),
-            "weight_decay_multiple": _clip(recipe.weight_decay / scale.weight_decay, _MULTIPLES),
-            "label_smoothing": _clip(recipe.label_smoothing, _SMOOTHING),
-            "flip": recipe.flip,
-            "translate": int(_clip(recipe.translate, _TRANSLATE)),
-            "cutout": round(_clip(recipe.cutout, _CUTOUT) / 4) * 4,
-            "color_jitter": _clip(recipe.color_jitter, _JITTER),
-            "mix": recipe.mix,
-            "mix_alpha": _clip(recipe.mix_alpha, _MIX_ALPHA),
+        rate = _base_rate(recipe.optimizer, recipe.batch_size)
+        wanted = {
+            **recipe.to_dict(),
+            "learning_rate_multiple": recipe.peak_rate / rate,
+            "weight_decay_multiple": recipe.weight_decay / OPTIMIZER_SCALES[recipe.optimizer].weight_decay,
         }
+        return {name: _nearest(wanted[name], distribution) for name, distribution in self.parameters.items()}
 
 
-_START: Mapping[str, Any] = MappingProxyType(
+_MULTIPLE = FloatDistribution(0.25, 4.0, log=True)  # of an optimiser's reference rate or decay
+
+_FULL: Mapping[str, Distribution] = MappingProxyType(
     {
-        "model": "fast_resnet",
-        "width": 0.75,
-        "batch_size": 256,
-        "optimizer": "muon",
-        "learning_rate_multiple": 1.0,
-        "weight_decay_multiple": 1.0,
-        "label_smoothing": 0.1,
-        "flip": True,
-        "translate": 2,
-        "cutout": 0,
-        "color_jitter": 0.0,
-        "mix": "none",
-        "mix_alpha": 0.2,
+        "optimizer": CategoricalDistribution(("sgd", "adamw", "muon")),
+        "batch_size": CategoricalDistribution((64, 128, 256)),
+        "mix": CategoricalDistribution(MIXES),
+        "model": CategoricalDistribution(("fast_resnet", "five_conv", "vision_transformer", "wide_resnet")),
+        # Narrower networks win short trials but lose the confirmation: 86 against 84 % after 20 TFLOP, but 91.5
+        # against 91.8 % after 160 (fast_resnet at width 0.5 and 0.75).
+        "width": FloatDistribution(0.75, 1.0, step=0.25),
+        "learning_rate_multiple": _MULTIPLE,
+        "weight_decay_multiple": _MULTIPLE,
+        "label_smoothing": FloatDistribution(0.0, 0.25),
+        "flip": CategoricalDistribution((True, False)),
+        "translate": IntDistribution(0, 4),
+        "cutout": IntDistribution(0, 12, step=4),
+        "color_jitter": FloatDistribution(0.0, 0.4),
+        # Drawn for every trial, because a conditional parameter would split the history of the sampler.
+        "mix_alpha": FloatDistribution(0.1, 1.0, log=True),
     }
 )
 
+_START = Recipe(width=0.75, batch_size=256, optimizer="muon", learning_rate=0.2, weight_decay=0.02, label_smoothing=0.1)
+
 SPACES: Mapping[str, SearchSpace] = MappingProxyType(
     {
-        "full": SearchSpace(
-            description="every architecture and optimiser",
-            models=("fast_resnet", "five_conv", "vision_transformer", "wide_resnet"),
-            optimizers=("sgd", "adamw", "muon"),
-            # Narrower networks win short trials but lose the confirmation: 86 against 84 % after 20 TFLOP, but 91.5
-            # against 91.8 % after 160 (fast_resnet at width 0.5 and 0.75).
-            widths=(0.75, 1.0),
-            batch_sizes=(64, 128, 256),
-            starts=(_START,),
-        ),
+        "full": SearchSpace("every architecture and optimiser", _FULL, (_START,)),
         "systems": SearchSpace(
-            description="the five published systems and their optimisers; enqueues the systems themselves",
-            models=SYSTEMS,
-            optimizers=("sgd", "adam", "ranger"),
-            widths=(0.25, 1.0),
-            batch_sizes=(32, 64, 128, 256),
-            starts=(),
+            "the five published systems and their optimisers; enqueues the systems themselves",
+            {
+                **_FULL,
+                "optimizer": CategoricalDistribution(("sgd", "adam", "ranger")),
+                "batch_size": CategoricalDistribution((32, 64, 128, 256)),
+                "model": CategoricalDistribution(SYSTEMS),
+                "width": FloatDistribution(0.25, 1.0, step=0.25),
+            },
         ),
         "fast": SearchSpace(
-            description="fast_resnet with Muon only: varies rate, regularisation and augmentation",
-            models=("fast_resnet",),
-            optimizers=("muon",),
-            widths=(0.75, 1.5),
-            batch_sizes=(64, 128, 256),
-            starts=(_START,),
+            "fast_resnet with Muon only: varies rate, regularisation and augmentation",
+            {
+                **_FULL,
+                "optimizer": CategoricalDistribution(("muon",)),
+                "model": CategoricalDistribution(("fast_resnet",)),
+                "width": FloatDistribution(0.75, 1.5, step=0.25),
+            },
+            (_START,),
         ),
     }
 )
@@ -166,5 +147,20 @@ def _base_rate(optimizer: str, batch_size: int) -> float:
     return OPTIMIZER_SCALES[optimizer].learning_rate * math.sqrt(batch_size / 256)
 
 
-def _clip(value: float, bounds: tuple[float, float]) -> float:
-    return min(max(value, bounds[0]), bounds[1])
+def _draw(trial: BaseTrial, name: str, distribution: Distribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _nearest(wanted: Any, distribution: Distribution) -> Any:
+    """Return the value nearest to `wanted`; numbers to choose from are compared by their ratio."""
+    if isinstance(distribution, CategoricalDistribution):
+        choices: Sequence[Any] = distribution.choices
+        if wanted not in choices and type(wanted) is int:
+            return min(choices, key=lambda choice: abs(math.log(choice / wanted)))
+        return wanted if wanted in choices else choices[0]
+    clipped = min(max(wanted, distribution.low), distribution.high)
+    return round(clipped / distribution.step) * distribution.step if distribution.step else clipped

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -25,7 +26,7 @@ from sweeps.coordinator import Coordinator, Interrupted, Summary
 from sweeps.executors.protocol import EvaluateJob, Event, Failed, Finished, Job, Log, Paused, Progressed, TrainJob
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import Preset
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.search_space import SPACES, SearchSpace
 from sweeps.stage import Sweep
 from sweeps.store import Store
 from sweeps.study import PRUNERS
@@ -33,7 +34,15 @@ from tests.sweeps.small_data import CPU, small_splits
 from tests.sweeps.support import MemoryTracker, outcome, point
 
 TRAIN_IMAGES = 256
-SPACE = replace(SPACES["fast"], optimizers=("sgd",), widths=(0.25, 0.5), batch_sizes=(8,), starts=())
+SPACE = SearchSpace(
+    "for tests",
+    {
+        **SPACES["fast"].parameters,
+        "optimizer": CategoricalDistribution(("sgd",)),
+        "batch_size": CategoricalDistribution((8,)),
+        "width": FloatDistribution(0.25, 0.5, step=0.25),
+    },
+)
 PRESET = Preset(
     "tiny", trial=Budget(flops=None, max_epochs=1), confirm=Budget(flops=None, max_epochs=2), recipes=2, seeds=2
 )

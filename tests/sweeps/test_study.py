@@ -32,7 +32,7 @@ from sweeps.study import (
 from tests.sweeps import support
 
 JUDGED = (1, 2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
-START = dict(SPACES["fast"].starts[0])
+START = SPACES["fast"].nearest(SPACES["fast"].starts[0])
 names = (f"study {number}" for number in itertools.count())
 
 

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from optuna.distributions import FloatDistribution
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
 from experiments.sections import importance
 from experiments.sections.importance import FEW_TRIALS, importances_of, search_parameters, section, varied
+from sweeps.planning.search_space import SearchSpace
 from tests.experiments.support import figures, with_study
 
 
@@ -105,10 +106,7 @@ def test_a_parameter_that_a_search_space_adds_is_among_those_varied(
     demo: Facts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert {"model", "flip", "learning_rate / usual"} <= set(search_parameters())
-    toy = SimpleNamespace(
-        nearest=lambda recipe: {"bn_momentum": recipe.bn_momentum},
-        suggest=lambda trial, recipe: trial.suggest_float("bn_momentum", 0.1, 0.9, log=True),
-    )
+    toy = SearchSpace("toy", {"bn_momentum": FloatDistribution(0.1, 0.9, log=True)})
     monkeypatch.setattr(importance, "SPACES", {"toy": toy})
     search = demo.study.search
     search = search.assign(**{"params.bn_momentum": [str(0.1 * (n + 1)) for n in range(len(search))]})

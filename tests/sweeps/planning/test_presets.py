@@ -21,11 +21,12 @@ TRAIN_IMAGES, VAL_IMAGES = 45_000, 5_000
 def extremes() -> dict[Recipe, int]:
     """FLOPs of a step of the smallest and the largest network of each family, at the smallest and largest batch."""
     recipes = {
-        space.suggest(FixedTrial({**space.starts[0], "model": model, "width": width, "batch_size": batch}), Recipe())
+        space.suggest(FixedTrial(space.nearest(replace(start, model=model, width=width, batch_size=batch))), Recipe())
         for space in (SPACES["full"], SPACES["fast"])  # those of `systems` are narrowed to what a trial pays for
+        for start in space.starts
         for model in space.models
-        for width in space.widths
-        for batch in (min(space.batch_sizes), max(space.batch_sizes))
+        for width in (0.01, 8.0)  # the nearest in the space are its bounds
+        for batch in (2, 50_000)
     }
     return {recipe: step_flops(recipe) for recipe in recipes}
 
