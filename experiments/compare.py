@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--runs makes a page of its own, and cannot go with --study, --scenario or systems")
     if options.baseline is not None and not options.runs:
         parser.error("--baseline goes with --runs")
+    not_logged = ""
     try:
         if options.what:
             paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             compared, paths = write_runs(options.runs, options.baseline, store=place, results=options.results, out=out)
             show(compared)
         else:
-            paths = write_report(
+            paths, not_logged = write_report(
                 options.study,
                 store=options.store,
                 tracking_uri=options.tracking_uri,
@@ -104,12 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE
-    print(f"Report: {paths.html}")
-    print(f"        {paths.markdown}")
-    if paths.numbers:
-        print(f"        {paths.numbers}")
-    if paths.not_logged:
-        print(f"It is not in MLflow: {paths.not_logged}", file=sys.stderr)
+    print("Report:", "\n        ".join(map(str, paths)))
+    if not_logged:
+        print(f"It is not in MLflow: {not_logged}", file=sys.stderr)
     return 0
 
 

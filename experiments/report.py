@@ -11,9 +11,9 @@ from typing import Any
 
 from experiments.decision.facts import Facts, answer_of, decided_by, gather, rules_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
-from experiments.pages.page import References, ReportPaths, render_page, write_files
+from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
-from experiments.reading.published import DEFAULT_PATH, load_published
+from experiments.reading.published import load_published
 from experiments.reading.results import RESULTS, load_results
 from experiments.reading.scenario import DEFAULT_SCENARIO, Dated, load_scenario
 from experiments.reading.studies import StudyReader
@@ -64,10 +64,9 @@ def write_report(
     store: Path = DEFAULT_STORE,
     tracking_uri: str | None = None,
     out: Path | None = None,
-    published: Path = DEFAULT_PATH,
     results: Path = RESULTS,
     scenario: Path = DEFAULT_SCENARIO,
-) -> ReportPaths:
+) -> tuple[list[Path], str]:
     """Write report.html, report.md and report.json, by default to reports/<study>/ in the store.
 
     The files are logged to the study's own run too. Nothing is written if anything is wrong with the input.
@@ -76,10 +75,13 @@ def write_report(
         study: by default the most recent one.
         results: the folder that `reproduce.py` writes to; it may be empty or missing.
 
+    Returns:
+        the paths of the three files, and why they are not in MLflow too; empty if they are.
+
     Raises:
         UserError: there is no such store or study, or a file of figures, scenario or results breaks a rule.
     """
-    figures = load_published(published)
+    figures = load_published()
     assumed = load_scenario(figures.prices, scenario)
     reproduced = load_results(results)
     place = Store.locate(store, tracking_uri=tracking_uri)
@@ -87,13 +89,7 @@ def write_report(
     facts = gather(reader.read(study), figures, assumed, reproduced)
     files = render(facts)
     out = out or place.report(facts.study.name)
-    write_files(out, files)
-    return ReportPaths(
-        html=out / "report.html",
-        markdown=out / "report.md",
-        numbers=out / "report.json",
-        not_logged=reader.log(facts.run_id, out, sorted(files), ARTIFACTS),
-    )
+    return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
 
 
 def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SECTIONS) -> dict[str, bytes]:
@@ -134,7 +130,7 @@ def references_of(facts: Facts) -> References:
             seed = f", seed {row['seed']:g}" if row["seed"] == row["seed"] else ""
             what[row["run_id"]] = f"confirmation of trial {row['source_trial']:g}{seed}, {row['state']}"
     subject = facts.subject_runs
-    return References(entries, facts.as_of, what, together=subject, cited=(study.run_id, *subject))
+    return References(entries, facts.as_of, what, together=subject, cited=[study.run_id, *subject])
 
 
 def numbers_json(facts: Facts, sections: Sequence[Section]) -> bytes:

@@ -16,7 +16,7 @@ from experiments.comparison import classes, curves, outcome, settings
 from experiments.comparison.differences import Comparison
 from experiments.comparison.selection import choose
 from experiments.pages.blocks import Code, Page, Section
-from experiments.pages.page import References, ReportPaths, render_page, write_files
+from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
 from experiments.reading.results import RESULTS, load_results
 from sweeps.console import answer_console
@@ -27,7 +27,7 @@ SECTIONS = (outcome.lead, outcome.metrics, outcome.images, classes.section, sett
 
 def write_runs(
     names: Sequence[str], baseline: str | None, *, store: Store, results: Path = RESULTS, out: Path
-) -> tuple[Comparison, ReportPaths]:
+) -> tuple[Comparison, list[Path]]:
     """Write runs.html and runs.md into a folder; nothing if a name is wrong.
 
     Raises:
@@ -35,8 +35,7 @@ def write_runs(
             reproduction breaks a rule, or the folder cannot be written to.
     """
     comparison = choose(names, baseline, store, load_results(results))
-    write_files(out, render(comparison, command(names, baseline)))
-    return comparison, ReportPaths(html=out / "runs.html", markdown=out / "runs.md")
+    return comparison, write_files(out, render(comparison, command(names, baseline)))
 
 
 def render(comparison: Comparison, command: str) -> dict[str, bytes]:
@@ -52,7 +51,7 @@ def render(comparison: Comparison, command: str) -> dict[str, bytes]:
         sections=[*(section(comparison) for section in SECTIONS), Section("Command", (Code(command),))],
         footer="Accuracies are shares of images labelled right; losses are mean nats an image.",
     )
-    return render_page(page, References({}, newest, what, cited=tuple(what)))
+    return render_page(page, References({}, newest, what, cited=list(what)))
 
 
 def command(names: Sequence[str], baseline: str | None) -> str:

@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +23,33 @@ from sweeps.store import StoreError
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
-@dataclass(frozen=True, slots=True)
-class ReportPaths:
-    """The files of a page.
-
-    Attributes:
-        numbers: every number of it, as JSON.
-        not_logged: why it is not in MLflow as well, if it should be.
-    """
-
-    html: Path
-    markdown: Path
-    numbers: Path | None = None
-    not_logged: str = ""
-
-
+@dataclass(frozen=True)
 class References:
     """Numbers the published figures, lists the runs that a page cites, and renders the sources of a text.
 
-    Args:
+    Attributes:
         entries: published figures by key, in the order of their numbers.
         as_of: the day that their age is counted from.
         what: run id -> a description of that run.
+        cited: runs that are listed: those given at first, then also those that a text cites.
         together: runs that are named by the first of them where they are cited as one.
-        cited: runs that are listed in any case, before those that a text cites.
     """
 
-    def __init__(
-        self,
-        entries: Mapping[str, Dated],
-        as_of: datetime.date,
-        what: Mapping[str, str],
-        *,
-        together: Sequence[str] = (),
-        cited: Sequence[str] = (),
-    ) -> None:
-        self.entries = entries
-        self.as_of = as_of
-        self._numbers = {key: number for number, key in enumerate(entries, start=1)}
-        self._what = what
-        self._together = list(together)
-        self._cited: dict[str, None] = dict.fromkeys(cited)
+    entries: Mapping[str, Dated]
+    as_of: datetime.date
+    what: Mapping[str, str]
+    cited: list[str]
+    together: Sequence[str] = ()
 
-    def number(self, key: str) -> int:
-        """The number of a published figure in the list."""
-        return self._numbers[key]
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The numbers of the published figures in the list, by key."""
+        return {key: number for number, key in enumerate(self.entries, start=1)}
 
     def mark(self, key: str) -> str:
         """Its number, with a dagger where it was old and a double dagger where it is undated."""
         marks = {"": "", "undated": "\N{DOUBLE DAGGER}"}
-        return f"{self._numbers[key]}{marks.get(self.entries[key].age(self.as_of), chr(0x2020))}"
+        return f"{self.numbers[key]}{marks.get(self.entries[key].age(self.as_of), chr(0x2020))}"
 
     def split(self, sources: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
         """(short id, whole ids, "+n") of the runs among `sources`, and the keys of the published figures, by number.
@@ -80,16 +58,16 @@ class References:
         """
         runs = list(dict.fromkeys(s.removeprefix("run/") for s in sources if s.startswith("run/")))
         keys = {s.removeprefix("source/") for s in sources if s.startswith("source/")}
-        self._cited |= dict.fromkeys(runs)
-        if len(runs) > 1 and runs == self._together:
+        self.cited.extend(run_id for run_id in runs if run_id not in self.cited)
+        if len(runs) > 1 and runs == list(self.together):
             short = [(runs[0][:8], " ".join(runs), f" +{len(runs) - 1}")]
         else:
             short = [(run_id[:8], run_id, "") for run_id in runs]
-        return short, sorted(keys, key=self._numbers.__getitem__)
+        return short, sorted(keys, key=self.numbers.__getitem__)
 
     def runs(self) -> list[tuple[str, str]]:
         """(id, description) of the runs cited so far."""
-        return [(run_id, self._what.get(run_id, "a run")) for run_id in self._cited]
+        return [(run_id, self.what.get(run_id, "a run")) for run_id in self.cited]
 
 
 def render_page(page: Page, references: References) -> dict[str, bytes]:
@@ -115,8 +93,11 @@ def render_page(page: Page, references: References) -> dict[str, bytes]:
     return files | {photo.file: photo.png for photo in pictures if isinstance(photo, Photo)}
 
 
-def write_files(out: Path, files: Mapping[str, bytes]) -> None:
+def write_files(out: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write files by name into a folder, each at once.
+
+    Returns:
+        the paths of the page's own files, without its photos.
 
     Raises:
         StoreError: the folder cannot be written to.
@@ -127,13 +108,14 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> None:
             write_atomically(out / name, content)
     except OSError as error:
         raise StoreError(f"--out must be a folder that can be written to, but: {error}") from error
+    return [out / name for name in files if "/" not in name]
 
 
 def _html(text: str, sources: Sequence[str], references: References) -> Markup:
     """Escaped text, code between backticks, and links to the sources."""
     runs, keys = references.split(sources)
     links = [Markup('<a href="#run-{0}" title="{1}">{0}</a>{2}').format(*run) for run in runs]
-    links += [Markup('<a href="#source-{}">[{}]</a>').format(references.number(k), references.mark(k)) for k in keys]
+    links += [Markup('<a href="#source-{}">[{}]</a>').format(references.numbers[k], references.mark(k)) for k in keys]
     cite = Markup('<span class="cite">{}</span>').format(Markup(" ").join(links)) if links else Markup("")
     together = re.sub(
         r"(?<=\bp) < | (?=%)", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text

@@ -23,7 +23,7 @@ from experiments.pages.blocks import (
     Section,
     Table,
 )
-from experiments.pages.page import References, ReportPaths, render_page, write_files
+from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText, count_word, listed, percent, plural, points, run, signed, span
 from experiments.reading.published import load_published
 from experiments.reading.results import RESULTS, Result, departures, load_results
@@ -45,8 +45,8 @@ from sweeps.validation import InvalidFileError
 _COLUMNS = ("Published", "Reproduced", "Difference")
 
 
-def write_systems(results: Path = RESULTS, *, out: Path) -> ReportPaths:
-    """Write systems.html and systems.md into a folder.
+def write_systems(results: Path = RESULTS, *, out: Path) -> list[Path]:
+    """Write systems.html and systems.md into a folder, and return their paths.
 
     Raises:
         InvalidFileError: there is no result, or one breaks a rule.
@@ -55,8 +55,7 @@ def write_systems(results: Path = RESULTS, *, out: Path) -> ReportPaths:
     runs = load_results(results)
     if not runs:
         raise InvalidFileError(f"no results in {results}: python experiments/reproduce.py NAME makes some")
-    write_files(out, render(load_systems(load_published(), runs)))
-    return ReportPaths(html=out / "systems.html", markdown=out / "systems.md")
+    return write_files(out, render(load_systems(load_published(), runs)))
 
 
 def render(systems: Sequence[System]) -> dict[str, bytes]:
@@ -78,7 +77,7 @@ def render(systems: Sequence[System]) -> dict[str, bytes]:
         "marks figures whose source gives no date.",
     )
     what = {r.run_id: f"reproduction of {r.name}, seed {r.seed}, {epochs([r])} epochs" for r in runs}
-    return render_page(page, References({s.name: s.published for s in systems}, newest, what, cited=tuple(what)))
+    return render_page(page, References({s.name: s.published for s in systems}, newest, what, cited=list(what)))
 
 
 def headline(systems: Sequence[System]) -> CitedText:

@@ -78,9 +78,9 @@ def test_a_study_that_is_not_whole_is_reported_as_one(pages: Pages, study: str, 
 
 def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> None:
     fresh_store.add(name="a/b <i>", trials=(Trial(state="running"),), champion=(), state="running")
-    paths = write_report(store=fresh_store.folder)
-    assert paths.html.parent == fresh_store.folder / "reports" / "a=2Fb=20=3Ci=3E"
-    text = paths.html.read_text()
+    (html, *_), _ = write_report(store=fresh_store.folder)
+    assert html.parent == fresh_store.folder / "reports" / "a=2Fb=20=3Ci=3E"
+    text = html.read_text()
     assert "No trial has finished" in text
     assert "There are no curves to show yet." in text
     assert "a/b &lt;i&gt;" in text
@@ -131,7 +131,8 @@ def test_a_scenario_of_ones_own_changes_the_answer_and_bars_in_it_break_no_table
     mine = tmp_path / "mine|ours.toml"
     text = DEFAULT_SCENARIO.read_text().replace("images_per_month = 250_000", "images_per_month = 1_000")
     mine.write_text(text.replace('name = "Azure', 'name = "A|Z, Azure'))
-    text = write_report("demo", store=store.folder, scenario=mine, out=tmp_path / "out").markdown.read_text()
+    (_, markdown, _), _ = write_report("demo", store=store.folder, scenario=mine, out=tmp_path / "out")
+    text = markdown.read_text()
     assert "## Buy." in text
     assert "| Images a month | 1,000 |" in text
     assert "python experiments/compare.py --study demo --scenario 'mine|ours.toml'\n" in text

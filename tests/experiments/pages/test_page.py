@@ -71,8 +71,8 @@ def test_names_cannot_break_the_page(fresh_store: Fake, tmp_path: Path) -> None:
     for name in ("<b>x</b>", "a/b", "c|d"):
         fresh_store.add(name=name, trials=(Trial(),), champion=())
     arguments = ["<b>x</b>", "a/b/trial-0", "c|d"]
-    _, paths = write_runs(arguments, None, store=fresh_store.place, results=tmp_path, out=tmp_path)
-    html, markdown = paths.html.read_text(), paths.markdown.read_text()
+    _, written = write_runs(arguments, None, store=fresh_store.place, results=tmp_path, out=tmp_path)
+    html, markdown = (path.read_text() for path in written)
     assert "&lt;b&gt;x&lt;/b&gt;" in html
     assert "<b>x</b>" not in prose(html)
     assert "| c\\|d |" in markdown
