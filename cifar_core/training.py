@@ -61,7 +61,10 @@ def evenly(count: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A point of a training run. Losses are means in nats since the previous point; accuracies are in [0, 1]."""
+    """A point of a training run. Losses are means in nats, of training since the previous point; accuracies in [0, 1].
+
+    `validation` is left out where a point goes to another process, but not its loss and accuracy.
+    """
 
     step: int  # optimiser steps done
     fraction: float  # of training done
@@ -71,7 +74,9 @@ class Progress:
     learning_rate: float  # of the last step
     train_seconds: float  # so far, without validation and the caller's time
     validation_seconds: float
-    validation: Predictions | None
+    validation: Predictions | None = None
+    val_loss: float | None = None  # of `validation`, as is the accuracy
+    val_accuracy: float | None = None
 
 
 @dataclass(slots=True)
@@ -189,6 +194,8 @@ def train(
                 train_seconds=state.train_seconds,
                 validation_seconds=state.validation_seconds,
                 validation=validation,
+                val_loss=validation.loss if validation else None,
+                val_accuracy=validation.accuracy if validation else None,
             )
             state.model.train()
             started = time.perf_counter()

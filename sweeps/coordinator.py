@@ -15,6 +15,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from cifar_core.errors import UserError, first_line
+from cifar_core.training import Progress
 from sweeps.confirmation import ChampionTest, Confirmation, Confirmed
 from sweeps.console import percent
 from sweeps.executors.protocol import (
@@ -25,7 +26,6 @@ from sweeps.executors.protocol import (
     Finished,
     Log,
     Paused,
-    Point,
     Progressed,
 )
 from sweeps.progress import SweepRun
@@ -240,7 +240,7 @@ class Coordinator:
         else:
             stage.fail(run, event)
 
-    def _continue_or_prune(self, stage: Stage, run: SweepRun, point: Point) -> None:
+    def _continue_or_prune(self, stage: Stage, run: SweepRun, point: Progress) -> None:
         run.point = point
         self.sweep.tracker.point(run.key, point)
         if point.val_accuracy is None:

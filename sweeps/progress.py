@@ -7,7 +7,8 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from sweeps.executors.protocol import Job, Point
+from cifar_core.training import Progress
+from sweeps.executors.protocol import Job
 
 _SPEED_SECONDS = 15.0  # after which the speed so far predicts the time left
 
@@ -23,7 +24,7 @@ class SweepRun:
     attempt: int = 1
     furthest: int = 0  # step of the last validation of any attempt
     deaths: int = 0  # of workers since then
-    point: Point | None = None
+    point: Progress | None = None
     accuracy: float | None = None  # of the last validation
     started: float = 0.0  # time.monotonic()
 
@@ -86,7 +87,7 @@ class SweepView:
 
 
 @dataclass(slots=True)
-class Progress:
+class SweepProgress:
     """Progress of the sweep since this process started."""
 
     stage: StageProgress = field(default_factory=lambda: StageProgress("search"))

@@ -10,8 +10,9 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from cifar_core.recipe import Recipe
+from cifar_core.training import Progress
 from sweeps.console import best_trial
-from sweeps.executors.protocol import Outcome, Point
+from sweeps.executors.protocol import Outcome
 from sweeps.planning.plan import EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, shrink_to_budget
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stage import Stage, Sweep
@@ -51,7 +52,7 @@ class Search(Stage):
                 return
             yield self._run(self.sweep.study.ask(), set())
 
-    def should_prune(self, run: SweepRun, point: Point) -> bool:
+    def should_prune(self, run: SweepRun, point: Progress) -> bool:
         """Report the validation accuracy to Optuna, and ask its pruner."""
         assert point.val_accuracy is not None
         trial, eighth = self._trials[run.key], round(point.fraction * EIGHTHS)

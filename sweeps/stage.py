@@ -13,11 +13,11 @@ from cifar_core.budget import affordable_eval_schedule, step_flops
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
-from cifar_core.training import total_steps
+from cifar_core.training import Progress, total_steps
 from sweeps.console import SweepConsole, percent
-from sweeps.executors.protocol import Failed, Outcome, Point, TrainJob
+from sweeps.executors.protocol import Failed, Outcome, TrainJob
 from sweeps.planning.plan import LOSS_POINTS, Plan
-from sweeps.progress import Progress, SweepRun
+from sweeps.progress import SweepProgress, SweepRun
 from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
@@ -40,7 +40,7 @@ class Sweep:
     store: Store
     console: SweepConsole
     tags: Mapping[str, str]
-    progress: Progress = field(default_factory=Progress)
+    progress: SweepProgress = field(default_factory=SweepProgress)
 
     def train_run(
         self,
@@ -101,7 +101,7 @@ class Stage(ABC):
         if isinstance(run.job, TrainJob) and run.job.checkpoints is not None and run.job.checkpoints.exists():
             run.job = replace(run.job, recorded=self.sweep.tracker.recorded(run.key))
 
-    def should_prune(self, run: SweepRun, point: Point) -> bool:
+    def should_prune(self, run: SweepRun, point: Progress) -> bool:
         """Return true if a run shall end after this validation."""
         return False
 

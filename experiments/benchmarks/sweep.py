@@ -24,12 +24,12 @@ from cifar_core.budget import Budget
 from cifar_core.files import write_atomically
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
-from cifar_core.training import total_steps
+from cifar_core.training import Progress, total_steps
 from experiments.benchmarks import peak_gigabytes, real_data, seconds
 from experiments.benchmarks.synthetic import fill_store
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
-from sweeps.executors.protocol import Event, Finished, Job, Outcome, Point, Progressed, TrainJob
+from sweeps.executors.protocol import Event, Finished, Job, Outcome, Progressed, TrainJob
 from sweeps.planning.plan import EIGHTHS, Plan
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SPACES
@@ -246,7 +246,7 @@ class _NoOpExecutor:
             accuracy = _ACCURACIES.get(round(step / steps * EIGHTHS), 0.6) if step in validated else None
             yield Progressed(
                 job.key,
-                Point(
+                Progress(
                     step=step,
                     fraction=step / steps,
                     epoch=20 * step / steps,

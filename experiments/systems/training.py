@@ -34,7 +34,6 @@ from experiments.reading.results import Machine, Point, Result, Tested, Versions
 from experiments.systems.range_test import log_range_test
 from sweeps.console import SweepConsole, percent
 from sweeps.executors.protocol import Outcome
-from sweeps.executors.protocol import Point as RunPoint
 from sweeps.store import SYSTEMS_EXPERIMENT, Store
 from sweeps.tracking import artifacts
 from sweeps.tracking.provenance import provenance
@@ -200,9 +199,8 @@ class _Run:
             validation = progress.validation
             if not math.isfinite(progress.train_loss) or not (validation is None or math.isfinite(validation.loss)):
                 raise Diverged(f"a loss must stay finite, but that of {self.title} did not, up to step {progress.step}")
-            point = RunPoint.of(progress)
-            tracker.point(self.key, point, met="test" if self.watched == "test" else "val")
-            self.curve.append(Point(**asdict(point)))
+            tracker.point(self.key, progress, met="test" if self.watched == "test" else "val")
+            self.curve.append(Point(**asdict(replace(progress, validation=None))))
             self.wall_seconds = before + time.perf_counter() - started
             self.validation_seconds = progress.validation_seconds
             self.tested = None

@@ -37,39 +37,6 @@ Job = TrainJob | EvaluateJob
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """A point of a run's curves; losses in nats per image, accuracies in [0, 1]."""
-
-    step: int
-    fraction: float
-    epoch: float
-    train_loss: float
-    train_accuracy: float
-    learning_rate: float
-    train_seconds: float
-    validation_seconds: float
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-
-    @classmethod
-    def of(cls, progress: Progress) -> Point:
-        """Return `progress` without the predictions."""
-        validation = progress.validation
-        return cls(
-            step=progress.step,
-            fraction=progress.fraction,
-            epoch=progress.epoch,
-            train_loss=progress.train_loss,
-            train_accuracy=progress.train_accuracy,
-            learning_rate=progress.learning_rate,
-            train_seconds=progress.train_seconds,
-            validation_seconds=progress.validation_seconds,
-            val_loss=validation.loss if validation else None,
-            val_accuracy=validation.accuracy if validation else None,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """Result of a run: of its last validation, or of the test set."""
 
@@ -97,7 +64,7 @@ class Progressed:
     """A new point. If it holds a validation, the run waits for `Executor.reply`."""
 
     key: str
-    point: Point
+    point: Progress  # without the predictions
 
 
 @dataclass(frozen=True, slots=True)

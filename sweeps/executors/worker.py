@@ -6,7 +6,7 @@ import contextlib
 import math
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cifar_core.checkpoint import Checkpoints, load_weights, save_state
@@ -29,7 +29,6 @@ from sweeps.executors.protocol import (
     Log,
     Outcome,
     Paused,
-    Point,
     Progressed,
     TrainJob,
 )
@@ -90,7 +89,7 @@ def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) ->
     for progress in train(state, data, job.schedule, channel.pause):
         if not math.isfinite(progress.train_loss):
             return Diverged(job.key, f"training loss was {progress.train_loss} at step {progress.step}")
-        channel.send(Progressed(job.key, Point.of(progress)))
+        channel.send(Progressed(job.key, replace(progress, validation=None)))
         last = progress.validation
         if last is None or state.step == state.total_steps:
             continue

@@ -10,7 +10,8 @@ from typing import Any
 
 from cifar_core.data import CLASSES
 from cifar_core.recipe import Recipe
-from sweeps.executors.protocol import Outcome, Point
+from cifar_core.training import Progress
+from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment, answering
 from sweeps.tracking.mlflow_queue import Entry
@@ -99,7 +100,7 @@ class MlflowTracker:
             files=label.files,
         )
 
-    def point(self, key: str, point: Point, *, met: str = "val") -> None:
+    def point(self, key: str, point: Progress, *, met: str = "val") -> None:
         """Add a point to the curves of a run; `met` names the split of its validation: val or test."""
         self._step[key] = max(point.step, self._step.get(key, 0))
         values = {

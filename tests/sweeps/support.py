@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cifar_core.recipe import Recipe
-from sweeps.executors.protocol import Outcome, Point
+from cifar_core.training import Progress
+from sweeps.executors.protocol import Outcome
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import SPACES
@@ -57,9 +58,9 @@ def outcome(accuracy: float = 0.5, images: int = 100, files: Mapping[str, bytes]
     )
 
 
-def point(step: int, val_accuracy: float | None = None, *, steps: int = 8, epoch: float | None = None) -> Point:
+def point(step: int, val_accuracy: float | None = None, *, steps: int = 8, epoch: float | None = None) -> Progress:
     """A point of a run of `steps` steps."""
-    return Point(
+    return Progress(
         step=step,
         fraction=step / steps,
         epoch=2 * step / steps if epoch is None else epoch,
@@ -141,7 +142,7 @@ class _Memory(MlflowSender):
         return 0
 
 
-def record(tracker: MlflowTracker, key: str, points: Sequence[Point]) -> None:
+def record(tracker: MlflowTracker, key: str, points: Sequence[Progress]) -> None:
     for each in points:
         tracker.point(key, each)
 

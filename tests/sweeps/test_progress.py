@@ -1,4 +1,4 @@
-"""Progress: the time left, and the costs of a run."""
+"""SweepProgress: the time left, and the costs of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule
 from sweeps.executors.protocol import TrainJob
-from sweeps.progress import Progress, StageProgress, SweepRun
+from sweeps.progress import StageProgress, SweepProgress, SweepRun
 from tests.sweeps.support import point
 
 JOB = TrainJob(key="trial-0", recipe=Recipe(batch_size=50), schedule=EvalSchedule((), (), ()))
@@ -32,26 +32,26 @@ def test_costs_so_far() -> None:
 
 def test_time_left_is_the_remaining_compute_at_the_speed_so_far() -> None:
     stage = StageProgress("search", total=10, flops_each=4e12, flops_after=10e12, complete=2, pruned=1)
-    progress = Progress(stage, began=time.monotonic() - 100, spent=8e12)
+    progress = SweepProgress(stage, began=time.monotonic() - 100, spent=8e12)
     run = SweepRun("trial 3", JOB, flops=8e12, point=point(2))  # 2 of 4 TFLOP that a run takes on average
     left = (6 * 4e12 + 2e12 + 10e12) / (10e12 / 100)
     assert progress.view("s", [run]).seconds_left == pytest.approx(left, rel=0.01)
 
 
 def test_no_estimate_at_first() -> None:
-    assert Progress(spent=1e12).view("s", []).seconds_left is None
-    assert Progress(began=time.monotonic() - 100).view("s", []).seconds_left is None
+    assert SweepProgress(spent=1e12).view("s", []).seconds_left is None
+    assert SweepProgress(began=time.monotonic() - 100).view("s", []).seconds_left is None
 
 
 def test_ended_trials_predict_the_next_ones() -> None:
-    progress = Progress(StageProgress("search", total=10, flops_each=9e12), spent=6e12)
+    progress = SweepProgress(StageProgress("search", total=10, flops_each=9e12), spent=6e12)
     progress.count_trial()
     progress.count_trial()
     assert progress.stage.flops_each == 3e12
 
 
 def test_a_view_does_not_change_with_the_sweep() -> None:
-    progress = Progress(StageProgress("search", total=10))
+    progress = SweepProgress(StageProgress("search", total=10))
     view = progress.view("s", [])
     progress.stage.count("failed")
     assert (view.stage.ended, progress.stage.ended) == (0, 1)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from cifar_core.data import Split, Splits
 from cifar_core.hardware import Hardware
+from cifar_core.training import Progress
 from sweeps.executors import job_loop, worker_process
-from sweeps.executors.protocol import Event, Job, Point, Progressed
+from sweeps.executors.protocol import Event, Job, Progressed
 from sweeps.executors.worker import Channel, run_job
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     truth = Path(sys.argv.pop(1))
 
     def witnessed(job: Job, data: Splits, load_test: Callable[[], Split], hardware: Hardware, channel: Channel) -> None:
-        last: list[Point] = []
+        last: list[Progress] = []
 
         def send(event: Event) -> None:
             if isinstance(event, Progressed):
@@ -38,7 +39,7 @@ def main() -> None:
     worker_process.main()
 
 
-def _write(truth: Path, key: str, point: Point) -> None:
+def _write(truth: Path, key: str, point: Progress) -> None:
     line = {
         "pid": os.getpid(),
         "key": key,

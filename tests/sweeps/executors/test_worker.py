@@ -23,7 +23,7 @@ import torch
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import CLASSES, Split, Splits
 from cifar_core.recipe import Recipe
-from cifar_core.training import EvalSchedule, evenly, predict
+from cifar_core.training import EvalSchedule, Progress, evenly, predict
 from sweeps.executors import worker
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
@@ -36,7 +36,6 @@ from sweeps.executors.protocol import (
     Log,
     Outcome,
     Paused,
-    Point,
     Progressed,
     TrainJob,
 )
@@ -106,11 +105,11 @@ def carry_out_with(job: Job, data: Splits, channel: Channel) -> None:
     run_job(job, data, test_set, CPU, channel)
 
 
-def curve(events: list[Event]) -> list[Point]:
+def curve(events: list[Event]) -> list[Progress]:
     return [event.point for event in events if isinstance(event, Progressed)]
 
 
-def points(events: list[Event]) -> list[Point]:
+def points(events: list[Event]) -> list[Progress]:
     """The points of a run without the seconds, which differ from time to time."""
     return [replace(point, train_seconds=0.0, validation_seconds=0.0) for point in curve(events)]
 
@@ -243,7 +242,7 @@ class TestPause:
     @pytest.mark.parametrize("every", [1, 3, 5, 15])
     def test_again_and_again(self, data: Splits, whole: Whole, tmp_path: Path, every: int) -> None:
         job = job_in(tmp_path)
-        shown: list[Point] = []
+        shown: list[Progress] = []
         reached = [0]
         while True:
             asked = itertools.count()
