@@ -305,7 +305,7 @@ def _tags(plan: Plan) -> dict[str, str]:
 
 def _print_status(store: Store, study: str) -> int:
     with SweepConsole() as console:
-        console.plan(read_status(store, study).rows())
+        console.plan(read_status(store, study))
     return 0
 
 

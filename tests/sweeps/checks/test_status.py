@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_what_is_told(store: Store) -> None:
-    assert read_status(store, "s").rows() == {
+    assert read_status(store, "s") == {
         "study": "s",
         "state": "interrupted; the same command resumes it",
         "settings": "space full, preset smoke, seed 0",
@@ -64,13 +64,13 @@ def test_what_is_told(store: Store) -> None:
 
 def test_who_is_running_it(store: Store) -> None:
     with acquire(store.lock("s"), "s"):
-        rows = read_status(store, "s").rows()
+        rows = read_status(store, "s")
     assert rows["state"].startswith("run by process ")
     assert ", 1 running, 1 queued" in rows["trials"]
 
 
 def test_a_study_without_trials(store: Store) -> None:
-    assert read_status(store, "empty").rows() == {
+    assert read_status(store, "empty") == {
         "study": "empty",
         "state": "not running",
         "settings": "none recorded",
