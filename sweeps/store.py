@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -55,7 +56,8 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             for path in self.databases():
                 if path.parent == self.root:
-                    _write_ahead(path)
+                    with contextlib.closing(sqlite3.connect(path)) as connection:
+                        connection.execute("PRAGMA journal_mode=WAL")
             free = shutil.disk_usage(self.root).free
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"the store {self.root} must be a folder to write to, but: {error}") from error
@@ -133,11 +135,3 @@ def _sqlite_url(path: Path) -> str:
     quoted = plain.replace("%", "%25").replace("?", "%3F")  # special characters of a database URL
     # For a URL with the short prefix MLflow would create a folder with the quoted name.
     return (_SQLITE if quoted == plain else _SQLITE_LONG) + quoted
-
-
-def _write_ahead(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-    finally:
-        connection.close()

@@ -70,19 +70,15 @@ class MlflowSender:
         with self._changed:
             self._flushing = True
             self._changed.notify_all()
-        try:
-            return self._wait_until_sent(seconds, model_seconds)
-        finally:
-            self._flushing = False
-
-    def _wait_until_sent(self, seconds: float, model_seconds: float) -> bool:
-        with self._changed:
-            while left := len(self._queue):
-                patience = model_seconds if self._queue.first()[0].recipe is not None else seconds
-                moved = self._changed.wait_for(functools.partial(self._moved_on, left), patience)
-                self._check()
-                if not moved:
-                    return False
+            try:
+                while left := len(self._queue):
+                    patience = model_seconds if self._queue.first()[0].recipe is not None else seconds
+                    moved = self._changed.wait_for(functools.partial(self._moved_on, left), patience)
+                    self._check()
+                    if not moved:
+                        return False
+            finally:
+                self._flushing = False
         return True
 
     def close(self, seconds: float, model_seconds: float) -> int:
@@ -110,9 +106,6 @@ class MlflowSender:
             finally:
                 left.close()
 
-    def _hurried(self) -> bool:
-        return self._closing or self._flushing or len(self._queue) >= _BATCH
-
     def _moved_on(self, left: int) -> bool:
         return len(self._queue) < left or self._broken is not None
 
@@ -125,7 +118,9 @@ class MlflowSender:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing or len(self._queue))
-                    self._changed.wait_for(self._hurried, _GATHER_SECONDS)
+                    self._changed.wait_for(
+                        lambda: self._closing or self._flushing or len(self._queue) >= _BATCH, _GATHER_SECONDS
+                    )
                     if self._closing:
                         return
                 self._send_first()
