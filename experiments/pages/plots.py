@@ -75,7 +75,7 @@ def add_line(
         dash: "solid", "dash" or "dot".
         shape: "linear", or "hv" for steps.
         hover: the label at a point, such as "step %{x}: %{y:.1f} %"; "": none.
-        style: further properties of plotly's scatter, such as `opacity`, `legendgroup`, or `row` and `col` of a panel.
+        style: further properties of plotly's scatter, such as `opacity`, or `row` and `col` of a panel.
     """
     xs = list(x)
     figure.add_scatter(

@@ -114,9 +114,6 @@ def _payback(facts: Facts, ours: Option) -> CitedText:
     return CitedText(text, (*facts.cost_sources, *theirs.sources))
 
 
-# ---------------------------------------------------------------- tables
-
-
 def _scenario(facts: Facts) -> Pairs:
     s, machine = facts.scenario, facts.cost.machine
     waits = "none: images can wait, and compute is paid by the second"
@@ -175,9 +172,6 @@ def _options_table(facts: Facts) -> Table:
         rows.append(Row.of(name, *sums, volume if ours and option.vendor else "", style=style))
     titles = ("", "People", "First training", "Retraining", "Labelling", "In all", "Break-even")
     return Table(titles, rows, numbers=range(1, 7), style="cards tight")
-
-
-# ---------------------------------------------------------------- sentences of the recommendation
 
 
 def _study(facts: Facts) -> CitedText:
@@ -332,9 +326,6 @@ def _trainable(facts: Facts) -> Iterator[CitedText]:
 
 def _sources(options: Sequence[Option]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source for option in options for source in option.sources))
-
-
-# ---------------------------------------------------------------- numbers
 
 
 def _cost_numbers(facts: Facts) -> Iterator[Number]:

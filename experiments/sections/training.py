@@ -86,7 +86,6 @@ def _add(figure: go.Figure, curves: pd.DataFrame, key: str, name: str, colour: s
             colour=colour,
             width=2 if index == 0 else 1.2,
             opacity=1 if index == 0 else 0.5,
-            legendgroup=name,
             showlegend=index == 0,
             hover=f"{name}, run {str(run_id)[:8]}<br>step %{{x}}: %{{y:.4g}}",
         )

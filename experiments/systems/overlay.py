@@ -83,7 +83,6 @@ def _add(figure: go.Figure, curve: _Curve, factor: float, row: int, *, faint: bo
         dash="solid" if ours else "dot" if curve.end else "dash",
         hover=f"{name}{f', seed {curve.seed}' if ours else ''}<br>epoch %{{x:.4g}}: %{{y:.4g}}",
         opacity=0.5 if faint else 1,
-        legendgroup=name,
         showlegend=all(trace.name != name for trace in figure.data),
         row=row,
         col=1,
