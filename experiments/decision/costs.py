@@ -231,11 +231,6 @@ def vendors(scenario: Scenario) -> list[Option]:
     return sorted(options, key=lambda option: (option.total(scenario.months), option.name))
 
 
-def cheapest(scenario: Scenario) -> Option:
-    """The vendor that costs least over the horizon."""
-    return vendors(scenario)[0]
-
-
 def machines_on(cost: Cost, scenario: Scenario) -> int:
     """Machines that must run all month to label its images one by one."""
     return max(1, math.ceil(scenario.images_per_month / _capacity(cost))) * cost.run_machines

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from experiments.decision.costs import Cost, Option, build, cheapest, cost_of
+from experiments.decision.costs import Cost, Option, build, cost_of, vendors
 from experiments.pages.text import percent, short_percent, years
 from experiments.reading.published import Accuracy, Bar, Published
 from experiments.reading.results import Result
@@ -77,7 +77,7 @@ class Facts:
     @property
     def cheapest(self) -> Option:
         """The vendor that costs least over the horizon."""
-        return cheapest(self.scenario)
+        return vendors(self.scenario)[0]
 
     @property
     def model(self) -> str | None:

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from cifar_core.data import CLASSES
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.files import write_atomically
-from cifar_core.recipes import SYSTEMS, read_recipe
+from cifar_core.recipes import SYSTEMS
 from sweeps.validation import STRICT, InvalidFileError, NonNegative, Positive, Share, Text, read_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
@@ -170,15 +170,6 @@ def load_results(folder: Path = RESULTS) -> tuple[Result, ...]:
     if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
         raise InvalidFileError(f"{folder.name}: run_id must be unique, but two files have {twice[0]!r}")
     return tuple(sorted(results, key=lambda result: (SYSTEMS.index(result.name), result.seed)))
-
-
-def load_recipes() -> Mapping[str, Mapping[str, Any]]:
-    """The fields of the shipped recipe of each published system, by name.
-
-    Raises:
-        RecipeError: a file is missing or is no valid recipe.
-    """
-    return {name: read_recipe(name).to_dict() for name in SYSTEMS}
 
 
 def departures(result: Result, recipe: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -96,7 +97,11 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
     def scenario(field: str, most: float = math.inf) -> Callable[[float], Facts]:
         return lambda f: replace(facts, scenario=replace(s, **{field: min(most, getattr(s, field) * f)}))
 
-    def vendors(change: Callable[[Vendor, float], Vendor]) -> Callable[[float], Facts]:
+    def vendors(*fields: str) -> Callable[[float], Facts]:
+        def change(v: Vendor, f: float) -> Vendor:
+            changed: dict[str, Any] = {field: _scaled(getattr(v, field), f) for field in fields}
+            return replace(v, **changed)
+
         return lambda f: replace(facts, scenario=replace(s, vendors=tuple(change(v, f) for v in s.vendors)))
 
     def machine(factor: float) -> Facts:
@@ -118,8 +123,8 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         Assumption("cost of people", s.people_usd, total, scenario("engineering_hours"), own),
         Assumption("retraining a year", s.retraining_per_year, times, scenario("retraining_per_year"), own),
         Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
-        Assumption("vendors' labelling prices", 1.0, share, vendors(_scaled_labelling), prices),
-        Assumption("vendors' training prices", 1.0, share, vendors(_scaled_training), prices),
+        Assumption("vendors' labelling prices", 1.0, share, vendors("per_call", "endpoint"), prices),
+        Assumption("vendors' training prices", 1.0, share, vendors("training"), prices),
         Assumption("our labelling speed", 1.0, share, faster, run(*speed.runs)),
     )
     return tuple(row for row in rows if row.value > 0)
@@ -246,11 +251,3 @@ def _bisect(assumption: Assumption, answer: str, same: float, other: float) -> t
 
 def _scaled(price: Price | None, factor: float) -> Price | None:
     return replace(price, usd=price.usd * factor) if price else None
-
-
-def _scaled_labelling(vendor: Vendor, factor: float) -> Vendor:
-    return replace(vendor, per_call=_scaled(vendor.per_call, factor), endpoint=_scaled(vendor.endpoint, factor))
-
-
-def _scaled_training(vendor: Vendor, factor: float) -> Vendor:
-    return replace(vendor, training=replace(vendor.training, usd=vendor.training.usd * factor))

@@ -13,10 +13,10 @@ from itertools import pairwise
 from typing import Any
 
 from cifar_core.evaluation.metrics import ANIMALS, VEHICLES
-from cifar_core.recipes import SYSTEMS
+from cifar_core.recipes import SYSTEMS, read_recipe
 from experiments.reading.published import Accuracy, Published
 from experiments.reading.published_curves import FIRST_BATCHES, PublishedCurves, Series, load_curves
-from experiments.reading.results import Result, departures, load_recipes
+from experiments.reading.results import Result, departures
 from experiments.stats import TEST_IMAGES, Estimate, difference_interval, mean_accuracy, published_estimate
 from sweeps.validation import InvalidFileError
 
@@ -158,13 +158,12 @@ def load_systems(published: Published, results: Sequence[Result]) -> tuple[Syste
     figures = {a.key: a for a in published.group("system")}
     if missing := [name for name in SYSTEMS if name not in figures]:
         raise InvalidFileError(f"an accuracy {missing[0]!r} of group system must be there, but is missing")
-    recipes = load_recipes()
     return tuple(
         System(
             name=name,
             published=figures[name],
             curves=load_curves(name),
-            recipe=recipes[name],
+            recipe=read_recipe(name).to_dict(),
             runs=tuple(r for r in results if r.name == name),
         )
         for name in SYSTEMS

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cifar_core.data import CLASSES
-from cifar_core.recipes import SYSTEMS
+from cifar_core.recipes import SYSTEMS, read_recipe
 from experiments.reading.published import load_published
-from experiments.reading.results import load_recipes, load_results
+from experiments.reading.results import load_results
 from experiments.systems.reproduction import System, load_systems
 
-RECIPES = load_recipes()
+RECIPES = {name: read_recipe(name).to_dict() for name in SYSTEMS}
 PLANNED = {name: round(recipe["epochs"]) for name, recipe in RECIPES.items()}
 
 
