@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -22,12 +22,11 @@ class Confirmed:
 
     recipe: Recipe
     source: int  # number of the search trial
-    keys: tuple[str, ...]
-    accuracies: tuple[float, ...]
+    accuracies: Mapping[str, float]  # by key of the run
 
     @property
     def accuracy(self) -> float:
-        return fmean(self.accuracies)
+        return fmean(self.accuracies.values())
 
 
 class Confirmation(Stage):
@@ -80,14 +79,7 @@ class Confirmation(Stage):
     def _confirmed(self, trial: FrozenTrial) -> Confirmed | None:
         keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
         found = {key: value for key in keys if (value := self.sweep.tracker.metric(key, "val/accuracy")) is not None}
-        if not found:
-            return None
-        return Confirmed(
-            recipe=self._recipe(trial, 0),
-            source=trial.number,
-            keys=tuple(found),
-            accuracies=tuple(found.values()),
-        )
+        return Confirmed(self._recipe(trial, 0), trial.number, found) if found else None
 
 
 class ChampionTest(Stage):
@@ -96,18 +88,18 @@ class ChampionTest(Stage):
     def __init__(self, sweep: Sweep, champion: Confirmed) -> None:
         super().__init__(sweep)
         self._champion = champion
-        sweep.progress.stage = StageProgress("test", len(champion.keys))
+        sweep.progress.stage = StageProgress("test", len(champion.accuracies))
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the champion's runs that have no test accuracy yet."""
-        for key in self._champion.keys:
+        for key in self._champion.accuracies:
             if self.sweep.tracker.metric(key, "test/accuracy") is None:
                 weights = self.sweep.store.weights(self.sweep.plan.study, key)
                 yield SweepRun(f"test of {key}", EvaluateJob(key=key, recipe=self._champion.recipe, weights=weights))
 
     def accuracy(self) -> float:
         """Return the mean test accuracy of the champion's runs."""
-        values = [self.sweep.tracker.metric(key, "test/accuracy") for key in self._champion.keys]
+        values = [self.sweep.tracker.metric(key, "test/accuracy") for key in self._champion.accuracies]
         return fmean(value for value in values if value is not None)
 
     def start(self, run: SweepRun) -> None:
@@ -119,7 +111,7 @@ class ChampionTest(Stage):
     def finish(self, run: SweepRun, outcome: Outcome) -> None:
         """Record the test accuracy."""
         self.sweep.tracker.tested(run.key, outcome, {"champion": "true"})
-        self.sweep.progress.stage.count("complete")
+        self.sweep.progress.stage.counts["complete"] += 1
 
     def fail(self, run: SweepRun, event: Failed) -> None:
         """Raise: a network that trained must also evaluate."""

@@ -178,8 +178,8 @@ def _live_view(view: SweepView, now: float, room: int) -> RenderableType:
     if view.seconds_left is not None:
         times += f", {time_left(max(0.0, view.seconds_left - (now - view.at)))}"
     counts = Text.assemble(
-        f"{stage.ended}/{stage.total} done, {stage.pruned} pruned, ",
-        (f"{stage.failed} failed", "red" if stage.failed else ""),
+        f"{stage.ended}/{stage.total} done, {stage.counts['pruned']} pruned, ",
+        (f"{stage.counts['failed']} failed", "red" if stage.counts["failed"] else ""),
     )
     parts: list[RenderableType] = [
         Text(),
@@ -237,7 +237,7 @@ def status_line(view: SweepView) -> str:
     """
     stage = view.stage
     parts = [
-        f"{stage.ended}/{stage.total} done ({stage.pruned} pruned, {stage.failed} failed)",
+        f"{stage.ended}/{stage.total} done ({stage.counts['pruned']} pruned, {stage.counts['failed']} failed)",
         f"{len(view.running)} running",
     ]
     if view.best is not None:

@@ -8,6 +8,7 @@ set). Every run has a key, by which an interrupted stage resumes where it was.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -29,9 +30,10 @@ from sweeps.executors.protocol import (
     Progressed,
 )
 from sweeps.progress import SweepRun
-from sweeps.search import Search, count_states
+from sweeps.search import Search
 from sweeps.stage import Stage, Sweep
 from sweeps.store import StoreError
+from sweeps.study import ended_trials
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel
 
@@ -52,32 +54,11 @@ class StoreLostError(UserError):
 class Summary:
     """Result of a sweep."""
 
-    complete: int = 0
-    pruned: int = 0
-    failed: int = 0
-    search_flops: float = 0.0
-    full_flops: float = 0.0
-    confirm_flops: float = 0.0
-    confirm_seconds: float = 0.0
+    trials: Counter[str]  # that have ended: complete, pruned or failed
+    metrics: dict[str, float]  # of the study's own run in MLflow, without its seconds
     champion: Confirmed | None = None
     test_accuracy: float | None = None
     nothing_left: bool = False
-
-    @property
-    def saved(self) -> float:
-        """Fraction of the compute of unpruned trials that pruning saved."""
-        return 1 - self.search_flops / self.full_flops if self.full_flops else 0.0
-
-    def metrics(self, seconds: float) -> dict[str, float]:
-        """Return the metrics of the study's own run, after `seconds` of wall time in all."""
-        return {
-            "study/seconds": seconds,
-            "study/search_flops": self.search_flops,
-            "study/full_flops": self.full_flops,
-            "study/saved_fraction": self.saved,
-            "study/confirm_flops": self.confirm_flops,
-            "study/confirm_seconds": self.confirm_seconds,
-        }
 
 
 @dataclass
@@ -110,7 +91,7 @@ class Coordinator:
             if self.sweep.plan.confirm:
                 self._confirm(summary)
             summary.nothing_left = self.sweep.progress.started == 0
-            self._close("finished", summary.metrics(self._seconds()))
+            self._close("finished", {"study/seconds": self._seconds(), **summary.metrics})
             return summary
         except Interrupted:
             self._close("interrupted", {})
@@ -138,13 +119,13 @@ class Coordinator:
     def _confirm(self, summary: Summary) -> None:
         """Confirm the best recipes, and evaluate the best of them on the test set."""
         say = self.sweep.console.say
-        if not summary.complete:
+        if not summary.trials["complete"]:
             say("no trial was completed, so there is nothing to confirm")
             return
         confirmation = Confirmation(self.sweep)
         self._drive(confirmation)
-        summary.confirm_flops = confirmation.total("cost/training_flops")
-        summary.confirm_seconds = confirmation.total("cost/seconds")
+        summary.metrics["study/confirm_flops"] = confirmation.total("cost/training_flops")
+        summary.metrics["study/confirm_seconds"] = confirmation.total("cost/seconds")
         champion = summary.champion = confirmation.champion()
         if champion is None:
             say("no confirmation run was completed, so there is no champion")
@@ -156,15 +137,18 @@ class Coordinator:
         summary.test_accuracy = test.accuracy()
 
     def _summarise_search(self) -> Summary:
-        counts = count_states(self.sweep.study)
-        ended = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return Summary(
-            complete=counts[TrialState.COMPLETE],
-            pruned=counts[TrialState.PRUNED],
-            failed=counts[TrialState.FAIL],
-            search_flops=sum(trial.user_attrs["spent_flops"] for trial in ended),
-            full_flops=sum(trial.user_attrs["flops"] for trial in ended),
-        )
+        study = self.sweep.study
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        spent = sum(trial.user_attrs["spent_flops"] for trial in ended)
+        full = sum(trial.user_attrs["flops"] for trial in ended)  # if none had been pruned
+        metrics = {
+            "study/search_flops": spent,
+            "study/full_flops": full,
+            "study/saved_fraction": 1 - spent / full if full else 0.0,
+            "study/confirm_flops": 0.0,
+            "study/confirm_seconds": 0.0,
+        }
+        return Summary(ended_trials(study), metrics)
 
     def _close(self, state: str, metrics: dict[str, float]) -> None:
         self.sweep.tracker.end_study(state, metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -60,17 +61,11 @@ class StageProgress:
     total: int = 0  # runs of this stage
     flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
     flops_after: float = 0.0  # of the later stages
-    complete: int = 0
-    pruned: int = 0
-    failed: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # of runs that have ended: complete, pruned or failed
 
     @property
     def ended(self) -> int:
-        return self.complete + self.pruned + self.failed
-
-    def count(self, state: str) -> None:
-        """Count a run that has ended in `state`."""
-        setattr(self, state, getattr(self, state) + 1)
+        return self.counts.total()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +106,7 @@ class SweepProgress:
         """Return a snapshot."""
         return SweepView(
             study=study,
-            stage=replace(self.stage),
+            stage=replace(self.stage, counts=self.stage.counts.copy()),
             running=tuple(running),
             best=self.best,
             began=self.began,

@@ -350,8 +350,9 @@ def _replay(store: Store, study: str) -> int:
 def _print_summary(summary: Summary, plan: Plan) -> None:
     if summary.nothing_left:
         print(f"Nothing is left to do: study {plan.study} has its {plan.trials} trials. For more: --trials N")
-    counts = f"{summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed"
-    print(f"Search: {counts}; pruning saved {percent(summary.saved, 0)} of the compute of full trials")
+    counts = ", ".join(f"{summary.trials[state]} {state}" for state in ("complete", "pruned", "failed"))
+    saved = percent(summary.metrics["study/saved_fraction"], 0)
+    print(f"Search: {counts}; pruning saved {saved} of the compute of full trials")
     champion = summary.champion
     if champion is not None and summary.test_accuracy is not None:
         print(

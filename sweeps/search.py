@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
-import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
@@ -17,7 +15,7 @@ from sweeps.planning.plan import EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, shri
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
-from sweeps.study import derive_seed, started_trials, unfinished_trials
+from sweeps.study import derive_seed, ended_trials, started_trials, unfinished_trials
 
 
 class Search(Stage):
@@ -27,17 +25,15 @@ class Search(Stage):
         super().__init__(sweep)
         self._trials: dict[str, Trial] = {}  # by key
         self._reported: dict[str, set[int]] = {}  # eighths that Optuna has, by key; also from an earlier attempt
-        plan, counts = sweep.plan, count_states(sweep.study)
+        plan = sweep.plan
         sweep.progress.stage = StageProgress(
             "search",
             total=plan.trials,
             flops_each=SEARCH_SHARE * plan.trial_flops(),
             flops_after=plan.confirm_flops(),
-            complete=counts[TrialState.COMPLETE],
-            pruned=counts[TrialState.PRUNED],
-            failed=counts[TrialState.FAIL],
+            counts=ended_trials(sweep.study),
         )
-        if counts[TrialState.COMPLETE]:
+        if sweep.progress.stage.counts["complete"]:
             best = sweep.study.best_trial
             self._note_best(best.number, sweep.study.best_value, best.user_attrs["recipe"]["model"])
 
@@ -103,8 +99,3 @@ class Search(Stage):
         progress = self.sweep.progress
         if accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.best = accuracy, best_trial(accuracy, trial, model)
-
-
-def count_states(study: optuna.Study) -> Mapping[TrialState, int]:
-    """Return the number of trials in each state."""
-    return Counter(trial.state for trial in study.get_trials(deepcopy=False))

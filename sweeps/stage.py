@@ -127,4 +127,4 @@ class Stage(ABC):
     def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
         """Record the end of a run in MLflow."""
         self.sweep.tracker.end(run.key, state, reason=reason, outcome=outcome, metrics=run.costs())
-        self.sweep.progress.stage.count(state)
+        self.sweep.progress.stage.counts[state] += 1

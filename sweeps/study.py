@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -19,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cifar_core.errors import UserError, first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
+from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
 
 _MANY_OBJECTS = 100_000
@@ -113,6 +115,12 @@ def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tup
 def started_trials(study: optuna.Study) -> int:
     """Return the number of trials that have started, ended ones included."""
     return sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+
+
+def ended_trials(study: optuna.Study) -> Counter[str]:
+    """Return the numbers of complete, pruned and failed trials, by these names."""
+    ended = study.get_trials(deepcopy=False, states=tuple(STATE_OF_TRIAL))
+    return Counter(STATE_OF_TRIAL[trial.state] for trial in ended)
 
 
 def derive_seed(*numbers: int) -> int:

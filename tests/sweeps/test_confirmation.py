@@ -44,7 +44,7 @@ class TestConfirmation:
         summary = sweep.run()
         assert summary.champion is not None
         assert summary.champion.source == 2
-        assert summary.champion.keys == ("confirm-2-0", "confirm-2-1")
+        assert list(summary.champion.accuracies) == ["confirm-2-0", "confirm-2-1"]
         assert summary.champion.accuracy == pytest.approx(0.82)
         assert summary.test_accuracy == pytest.approx(0.81)
         assert sweep.tested == ["confirm-2-0", "confirm-2-1"]
@@ -53,7 +53,7 @@ class TestConfirmation:
         sweep.fault = lambda key, starts: Failed(key, "broken", "") if key == "confirm-3-0" else None
         summary = sweep.run()
         assert summary.champion is not None
-        assert summary.champion.keys == ("confirm-3-1",)
+        assert list(summary.champion.accuracies) == ["confirm-3-1"]
         assert sweep.tested == ["confirm-3-1"]
         assert sweep.run().nothing_left, "a run that has failed is not repeated"
 

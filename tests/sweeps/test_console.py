@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -26,7 +27,7 @@ def run(title: str, model: str, accuracy: float | None, began: float = 1120.0) -
 
 
 TRIAL = run("confirm 1/2", "vision_transformer", 0.6131)
-STAGE = StageProgress("search", total=50, complete=4, pruned=7, failed=1)
+STAGE = StageProgress("search", total=50, counts=Counter(complete=4, pruned=7, failed=1))
 VIEW = SweepView(
     study="first-study",
     stage=STAGE,
@@ -124,7 +125,7 @@ class TestPicture:
 
     @pytest.mark.parametrize("width", [60, 80, 120])
     def test_never_wraps(self, width: int) -> None:
-        stage = replace(STAGE, total=1000, complete=900)
+        stage = replace(STAGE, total=1000, counts=STAGE.counts + Counter(complete=896))
         view = replace(VIEW, study="a-very-long-name-" * 9, best="99.9 % of everything " * 9, stage=stage)
         lines = picture(view, width)
         assert len(lines) == len(picture(VIEW, 80))
@@ -168,7 +169,7 @@ class TestPlainLines:
         with contextlib.suppress(KeyboardInterrupt), screen.lines() as console:
             console.update(VIEW)
             for complete in (0, 1, 2):
-                console.update(replace(VIEW, stage=StageProgress("confirm", 9, complete=complete)))
+                console.update(replace(VIEW, stage=StageProgress("confirm", 9, counts=Counter(complete=complete))))
             raise KeyboardInterrupt
         said = [line.split()[2:4] for line in screen.text.splitlines()]
         assert said == [["search:", "12/50"], ["confirm:", "0/9"], ["confirm:", "2/9"]]
@@ -218,7 +219,7 @@ class TestLiveView:
     def test_the_last_state_stays_and_the_cursor_comes_back(self, screen: Screen) -> None:
         with screen.live() as console:
             console.update(VIEW)
-            console.update(replace(VIEW, stage=replace(STAGE, complete=42)))
+            console.update(replace(VIEW, stage=replace(STAGE, counts=Counter(complete=42, pruned=7, failed=1))))
         after = screen.text.rpartition("50/50 done")[2]
         assert SHOW_CURSOR in after
         assert "\x1b[2K" not in after, "the view must not be erased"

@@ -24,7 +24,7 @@ class TestFailures:
         assert sweep.trials[1].user_attrs["reason"] == "RuntimeError: broken"
         failed = sweep.tracker.runs["trial-1"]
         assert (failed.state, failed.reason) == ("failed", "RuntimeError: broken")
-        assert (summary.complete, summary.failed) == (3, 1)
+        assert summary.trials == {"complete": 3, "failed": 1}
         assert "trial 1 failed: RuntimeError: broken" in sweep.log.getvalue()
         assert "trial 2: step-000000004.safetensors: SHA-256 must be a, but got b" in sweep.log.getvalue()
         assert sweep.starts["trial-1"] == 1, "an error in the run itself would only come again"
@@ -85,7 +85,7 @@ class TestFailures:
     ) -> None:
         sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key.startswith(stage) else None
         summary = sweep.run()
-        assert (summary.complete, summary.champion, summary.test_accuracy) == (complete, None, None)
+        assert (summary.trials["complete"], summary.champion, summary.test_accuracy) == (complete, None, None)
         assert message in sweep.log.getvalue()
         assert sweep.recorded_tests() == []
 

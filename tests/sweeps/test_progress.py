@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_costs_so_far() -> None:
 
 
 def test_time_left_is_the_remaining_compute_at_the_speed_so_far() -> None:
-    stage = StageProgress("search", total=10, flops_each=4e12, flops_after=10e12, complete=2, pruned=1)
+    stage = StageProgress("search", total=10, flops_each=4e12, flops_after=10e12, counts=Counter(complete=2, pruned=1))
     progress = SweepProgress(stage, began=time.monotonic() - 100, spent=8e12)
     run = SweepRun("trial 3", JOB, flops=8e12, point=point(2))  # 2 of 4 TFLOP that a run takes on average
     left = (6 * 4e12 + 2e12 + 10e12) / (10e12 / 100)
@@ -53,5 +54,5 @@ def test_ended_trials_predict_the_next_ones() -> None:
 def test_a_view_does_not_change_with_the_sweep() -> None:
     progress = SweepProgress(StageProgress("search", total=10))
     view = progress.view("s", [])
-    progress.stage.count("failed")
+    progress.stage.counts["failed"] += 1
     assert (view.stage.ended, progress.stage.ended) == (0, 1)

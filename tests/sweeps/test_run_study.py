@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -373,7 +374,7 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
         tracker.run_id("study")  # which waits until MLflow has received everything
         vars(tracker)["_sender"]._write = Mock(side_effect=MlflowException("API request failed"))
         tracker.end_study("finished", {"study/seconds": 3.0})
-        return Summary(complete=1)
+        return Summary(Counter(complete=1), {"study/saved_fraction": 0.0})
 
     stubs.does = finished
     assert main(("--store", str(store.root), "--study", "s", "--device", "cpu")) == 1
