@@ -98,7 +98,7 @@ def gather(study: Study, published: Published, scenario: Scenario, results: Sequ
     """
     confusions = study.artifacts.confusions
     tested = study.champion[study.champion["metrics.test/accuracy"].notna()]
-    counts = [sum(map(sum, matrix)) for matrix in confusions.values()] if len(study.champion) else []
+    counts = [int(matrix.sum()) for matrix in confusions.values()] if len(study.champion) else []
     test_images = round(sum(counts) / len(counts)) if counts else TEST_IMAGES
     validation_images = study.artifacts.validation_images or VAL_IMAGES
     return Facts(

@@ -80,10 +80,8 @@ def from_result(result: Result, reader: StudyReader | None) -> TrainedRun:
 
 
 def _images(reader: StudyReader, run_id: str) -> dict[str, int]:
-    matrices = {
-        split: reader.json(run_id, f"{folder}confusion.json").get("matrix") for split, folder in _FOLDERS.items()
-    }
-    return {split: sum(map(sum, matrix)) for split, matrix in matrices.items() if matrix is not None}
+    found = {split: reader.confusion(run_id, f"{folder}confusion.json") for split, folder in _FOLDERS.items()}
+    return {split: int(known[1].sum()) for split, known in found.items() if known}
 
 
 def _describe(tags: Mapping[str, str], params: Mapping[str, str], study: str) -> str:

@@ -7,11 +7,15 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.request import url2pathname
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -21,14 +25,7 @@ from cifar_core.errors import first_line
 from cifar_core.evaluation.serving import Timing
 from experiments.reading import run_table
 from experiments.reading.run_table import state_of, time_of
-from experiments.reading.study import (
-    ImageAnswers,
-    Study,
-    StudyArtifacts,
-    TestSetEvaluations,
-    champion_runs,
-    subject_runs,
-)
+from experiments.reading.study import ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering, every_run
 
@@ -83,9 +80,8 @@ class StudyReader:
         search = search.reset_index(drop=True)
         confirm = attempts[attempts["tags.stage"] == "confirm"].drop_duplicates(["source_trial", "seed"], keep="last")
         confirm = confirm.sort_values(["source_trial", "seed"], kind="stable").reset_index(drop=True)
-        run_ids = list(subject_runs(search, confirm)["run_id"])
         start = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC)
-        return Study(
+        study = Study(
             name=name,
             run_id=parent.info.run_id,
             state="finished" if (state := state_of(parent)) == "complete" else state,
@@ -97,10 +93,11 @@ class StudyReader:
             attempts=attempts,
             search=search,
             confirm=confirm,
-            curves=self._curves(run_ids),
             test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
-            artifacts=self._artifacts(parent.info.run_id, run_ids, is_champion=len(champion_runs(confirm)) > 0),
         )
+        run_ids = list(study.subject["run_id"])
+        artifacts = self._artifacts(study.run_id, run_ids, is_champion=len(study.champion) > 0)
+        return replace(study, curves=self._curves(run_ids), artifacts=artifacts)
 
     def log(self, run_id: str, folder: Path, names: Sequence[str], under: str) -> str:
         """Log files of a folder to a run, replacing those of the same names.
@@ -117,11 +114,14 @@ class StudyReader:
 
     def artifact(self, run_id: str, path: str) -> bytes | None:
         """Load a run's artifact; None if it has none."""
-        with TemporaryDirectory() as scratch:
-            try:
+        try:
+            root = str(self.client.get_run(run_id).info.artifact_uri)
+            if root.startswith("file:///"):  # without the copy that MLflow makes
+                return Path(url2pathname(root.removeprefix("file://")), path).read_bytes()
+            with TemporaryDirectory() as scratch:
                 return Path(self.client.download_artifacts(run_id, path, scratch)).read_bytes()
-            except (MlflowException, OSError):
-                return None
+        except (MlflowException, OSError):
+            return None
 
     def json(self, run_id: str, path: str) -> dict[str, Any]:
         """Load a run's artifact that is a JSON object; empty if it is missing or damaged."""
@@ -130,6 +130,15 @@ class StudyReader:
         except ValueError:
             return {}
         return content if isinstance(content, dict) else {}
+
+    def confusion(self, run_id: str, path: str) -> tuple[tuple[str, ...], npt.NDArray[np.int64]] | None:
+        """Load the classes and the counts of a run's confusion matrix; None if it is missing or damaged."""
+        try:
+            content = self.json(run_id, path)
+            classes, counts = tuple(content["classes"]), np.array(content["matrix"], dtype=np.int64)
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (classes, counts) if counts.shape == (len(classes), len(classes)) else None
 
     def answers(self, run_id: str) -> ImageAnswers | None:
         """Load a run's predictions of the test images; None if they are missing or damaged."""
@@ -163,10 +172,11 @@ class StudyReader:
     def _artifacts(self, parent: str, run_ids: Sequence[str], *, is_champion: bool) -> StudyArtifacts:
         # Of the champion the report shows the test set, of any other run the validation set.
         confusion, mistakes = "confusion.json", "pictures/mistakes.png"
-        validated = self.json(run_ids[0], confusion).get("matrix") if run_ids else None
+        validated = self.confusion(run_ids[0], confusion) if run_ids else None
         if is_champion:
             confusion, mistakes = "test/confusion.json", "test/mistakes.png"
-        confusions = {r: m for r in run_ids if {"classes", "matrix"} <= (m := self.json(r, confusion)).keys()}
+        confusions = {r: read for r in run_ids if (read := self.confusion(r, confusion))}
+        classes = next((names for names, _ in confusions.values()), ())
         recipe = next((text for r in run_ids if (text := self.artifact(r, "recipe.toml"))), None)
         shown, picture = self._first_picture(run_ids, "test/prediction.png")
         prediction = self.json(shown, "test/prediction.json") if shown else None
@@ -178,9 +188,9 @@ class StudyReader:
             prediction_picture=picture if prediction else None,
             prediction=prediction or None,
             prediction_run=shown,
-            confusions={run_id: m["matrix"] for run_id, m in confusions.items()},
-            classes=tuple(next(iter(confusions.values()))["classes"]) if confusions else (),
-            validation_images=sum(map(sum, validated)) if validated else None,
+            confusions={run_id: counts for run_id, (names, counts) in confusions.items() if names == classes},
+            classes=classes,
+            validation_images=int(validated[1].sum()) if validated else None,
             recipe=recipe.decode() if recipe else None,
             model_uris=self._model_uris(run_ids),
             answers={r: known for r in run_ids if is_champion and (known := self.answers(r)) is not None},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from cifar_core.evaluation.serving import Timing
@@ -65,19 +67,19 @@ class TrainedRun:
 class StudyArtifacts:
     """Artifacts of the runs that the report is about; None or empty where the store lacks them."""
 
-    samples: bytes | None  # PNG: training images with labels
-    mistakes: bytes | None  # PNG: most confident mistakes
-    mistakes_run: str
-    prediction_picture: bytes | None  # PNG: one test image
-    prediction: Mapping[str, Any] | None  # {"index", "true", "predicted", "probability"}
-    prediction_run: str
-    confusions: Mapping[str, Sequence[Sequence[int]]]  # run id -> counts, rows = true class
-    classes: tuple[str, ...]  # in the order of the confusion matrices
-    validation_images: int | None  # of the first run's final validation
-    recipe: str | None  # TOML
-    model_uris: Mapping[str, str]  # run id -> models:/...
-    answers: Mapping[str, ImageAnswers]  # by run id
-    serving: Mapping[str, tuple[Timing, ...]]  # run id -> timings, smallest batch first
+    samples: bytes | None = None  # PNG: training images with labels
+    mistakes: bytes | None = None  # PNG: most confident mistakes
+    mistakes_run: str = ""
+    prediction_picture: bytes | None = None  # PNG: one test image
+    prediction: Mapping[str, Any] | None = None  # {"index", "true", "predicted", "probability"}
+    prediction_run: str = ""
+    confusions: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # run id -> counts, rows = true class
+    classes: tuple[str, ...] = ()  # in the order of the confusion matrices
+    validation_images: int | None = None  # of the first run's final validation
+    recipe: str | None = None  # TOML
+    model_uris: Mapping[str, str] = field(default_factory=dict)  # run id -> models:/...
+    answers: Mapping[str, ImageAnswers] = field(default_factory=dict)  # by run id
+    serving: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)  # run id -> timings, smallest batch first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,30 +103,22 @@ class Study:
     attempts: pd.DataFrame
     search: pd.DataFrame
     confirm: pd.DataFrame
-    curves: pd.DataFrame
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     test_set_evaluations: TestSetEvaluations
-    artifacts: StudyArtifacts
+    artifacts: StudyArtifacts = StudyArtifacts()
 
     @property
     def champion(self) -> pd.DataFrame:
         """The complete runs of the champion's recipe by seed; empty if there is no champion."""
-        return champion_runs(self.confirm)
+        return self.confirm[(self.confirm["tags.champion"] == "true") & (self.confirm["state"] == "complete")]
+
+    @property
+    def complete_trials(self) -> pd.DataFrame:
+        """The complete trials of the search that have a validation accuracy, the best first."""
+        complete = self.search[(self.search["state"] == "complete") & self.search["metrics.val/accuracy"].notna()]
+        return complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable")
 
     @property
     def subject(self) -> pd.DataFrame:
         """The runs that the report is about: the champion's, else the best complete search trial, if any."""
-        return subject_runs(self.search, self.confirm)
-
-
-def champion_runs(confirm: pd.DataFrame) -> pd.DataFrame:
-    """See `Study.champion`."""
-    return confirm[(confirm["tags.champion"] == "true") & (confirm["state"] == "complete")]
-
-
-def subject_runs(search: pd.DataFrame, confirm: pd.DataFrame) -> pd.DataFrame:
-    """See `Study.subject`."""
-    champion = champion_runs(confirm)
-    if len(champion):
-        return champion
-    complete = search[(search["state"] == "complete") & search["metrics.val/accuracy"].notna()]
-    return complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable").head(1)
+        return champion if len(champion := self.champion) else self.complete_trials.head(1)

@@ -118,7 +118,7 @@ def class_accuracies(subject: pd.DataFrame, confusion: Confusion | None) -> tupl
 
 def groups_of(study: Study) -> dict[str, Estimate]:
     """Accuracy on animals and on vehicles, on the images of the confusion matrices."""
-    matrices = _matrices(study)
+    matrices = study.artifacts.confusions
     found = {}
     for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
         rows = [i for i, name in enumerate(study.artifacts.classes) if name in names]
@@ -131,7 +131,7 @@ def groups_of(study: Study) -> dict[str, Estimate]:
 
 def confusion_of(study: Study) -> Confusion | None:
     """The confusion matrix over all runs, or None without any."""
-    matrices = _matrices(study)
+    matrices = study.artifacts.confusions
     if not matrices:
         return None
     counts = np.sum(list(matrices.values()), axis=0).astype(float)
@@ -334,10 +334,3 @@ def _numbers(found: ClassResults) -> Iterator[Number]:
                 yield Number(f"confusion.{true}.{predicted}", share, "share of the true class", sources)
         if pair := matrix.weakest_pair():
             yield Number("confusion.weakest_pair.share", pair[2], f"share of {pair[0]} and {pair[1]}", sources)
-
-
-def _matrices(study: Study) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
-    """The confusion matrices (classes, classes) by run."""
-    size = len(study.artifacts.classes)
-    matrices = study.artifacts.confusions.items()
-    return {run_id: np.asarray(m, dtype=np.int64) for run_id, m in matrices if np.shape(m) == (size, size)}

@@ -66,11 +66,10 @@ def candidates_of(study: Study) -> tuple[Candidate, ...]:
 
 def selection_bias(study: Study, images: int) -> SelectionBias | None:
     """The selection bias on that many validation images; None where no trial is complete."""
-    complete = study.search[(study.search["state"] == "complete") & study.search["metrics.val/accuracy"].notna()]
-    best = complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable").head(1)
-    if not len(best):
+    complete = study.complete_trials
+    if not len(complete):
         return None
-    row = best.iloc[0]
+    row = complete.iloc[0]
     again = study.confirm[(study.confirm["source_trial"] == row["trial"]) & (study.confirm["state"] == "complete")]
     compute = again["metrics.cost/training_flops"].dropna()
     own = row["metrics.cost/training_flops"]

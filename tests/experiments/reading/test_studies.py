@@ -53,12 +53,22 @@ def test_missing_and_broken_artifacts_are_none(fresh_store: Fake) -> None:
     reader = StudyReader(fresh_store.place)
     run = reader.read().champion["run_id"].iloc[0]
     root = Path(fresh_store.client.get_run(run).info.artifact_uri.removeprefix("file://"))
-    (root / "test" / "confusion.json").write_text("{")
+    (root / "test" / "confusion.json").write_text('{"classes": ["cat"], "matrix": [[1, 2]]}')
     (root / "test" / "mistakes.png").write_bytes(b"not a picture")
     shown = reader.read().artifacts
     assert [shown.samples, shown.prediction, shown.prediction_picture, shown.recipe] == [None] * 4
     assert shown.confusions == {}
     assert shown.mistakes_run != run  # the other run still has one
+
+
+def test_artifacts_are_read_from_a_folder_of_any_name_and_through_mlflow(fresh_store: Fake) -> None:
+    for location in ((fresh_store.folder / "a b#%41").as_uri(), str(fresh_store.folder / "no uri")):
+        experiment = fresh_store.client.create_experiment(location, artifact_location=location)
+        run = fresh_store.client.create_run(experiment).info.run_id
+        fresh_store.client.log_text(run, location, "test/text.txt")
+        reader = StudyReader(fresh_store.place)
+        assert reader.artifact(run, "test/text.txt") == location.encode()
+        assert reader.artifact(run, "test") is reader.artifact(run, "none") is None
 
 
 def test_test_set_evaluations_are_counted_and_damaged_lines_reported(tmp_path: Path) -> None:
