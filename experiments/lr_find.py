@@ -8,18 +8,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
-from cifar_core.data import load_train_val
+import torch
+
+from cifar_core.data import Splits, load_train_val
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
-from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTestError
+from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
+from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
-from experiments.systems.range_test import draw, run_range_test
+from experiments.systems.range_test import draw, log_range_test
 from sweeps.command_line import FAILED, OneLineParser, number, run_command
 from sweeps.console import SweepConsole
 from sweeps.store import DEFAULT_STORE, RANGE_TESTS_EXPERIMENT, Store, StoreError
+from sweeps.tracking.provenance import provenance
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,8 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri)
     data_dir = options.data or default_data_dir()
-    name = Path(options.recipe).stem
-    out = options.out or store.report(RANGE_TESTS_EXPERIMENT) / f"{name}.html"
+    out = options.out or store.report(RANGE_TESTS_EXPERIMENT) / f"{Path(options.recipe).stem}.html"
     _check_out(out)
     store.create()
     with SweepConsole() as console:
@@ -72,8 +78,7 @@ def _run(options: argparse.Namespace) -> int:
             }
         )
         data = load_train_val(data_dir)
-        ends = {"low": options.low, "high": options.high, "steps": options.steps}
-        found, lacking = run_range_test(name, recipe, data, hardware, store, **ends, say=console.say)
+        found, lacking = _run_range_test(options, recipe, data, hardware, store, console)
     print(f"suggested learning rate: {found.suggestion:.3g}")
     try:
         write_atomically(out, draw(found))
@@ -83,6 +88,51 @@ def _run(options: argparse.Namespace) -> int:
     if lacking:
         print(f"MLflow lacks {lacking} entries; the next range test sends them once it answers", file=sys.stderr)
     return FAILED if lacking else 0
+
+
+def _run_range_test(
+    options: argparse.Namespace, recipe: Recipe, data: Splits, hardware: Hardware, store: Store, console: SweepConsole
+) -> tuple[RangeTest, int]:
+    """Run the range test of a recipe and log it to MLflow.
+
+    Returns:
+        the range test, and the number of entries that MLflow still lacks.
+
+    Raises:
+        RangeTestError: the test found no rate.
+        StoreError: another process holds the store's range tests.
+    """
+    name, ends = Path(options.recipe).stem, {"low": options.low, "high": options.high, "steps": options.steps}
+    tracker = MlflowTracker(store, RANGE_TESTS_EXPERIMENT, source="experiments/lr_find.py", say=console.say)
+    tags = provenance(hardware, torch.get_num_threads())
+    parent = RunLabel(key="study", name=RANGE_TESTS_EXPERIMENT, tags={"stage": "range-tests", **tags}, params={})
+    tracker.open_study(parent)
+    key = f"{quote(name, safe='')}-{datetime.now(UTC).isoformat(timespec='seconds')}"
+    tracker.begin(
+        RunLabel(
+            key=key,
+            name=f"range test of {name}",
+            tags={"stage": "range-test", **tags},
+            params={**recipe.to_dict(), **ends},
+            files={"recipe.toml": recipe.to_toml().encode()},
+        )
+    )
+    state, reason = "failed", ""
+    try:
+        found = range_test(recipe, data, hardware, **ends)
+        log_range_test(tracker, key, found)
+        state = "complete"
+    except RangeTestError as error:
+        reason = str(error)
+        raise
+    except KeyboardInterrupt:
+        state, reason = "interrupted", "stopped by the user"
+        raise
+    finally:
+        tracker.end(key, state, reason=reason)
+        tracker.end_study("finished" if state == "complete" else state, {})
+        lacking = tracker.close()
+    return found, lacking
 
 
 def _check_out(out: Path) -> None:

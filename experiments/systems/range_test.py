@@ -1,76 +1,14 @@
-"""LR range test as a run in MLflow, and its curve as CSV and as an interactive figure."""
+"""The curve of an LR range test, as CSV in MLflow and as an interactive figure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from datetime import UTC, datetime
-from urllib.parse import quote
 
 import pandas as pd
-import torch
 
-from cifar_core.data import Splits
-from cifar_core.hardware import Hardware
-from cifar_core.lr_finder import RangeTest, RangeTestError, range_test
-from cifar_core.recipe import Recipe
+from cifar_core.lr_finder import RangeTest
 from experiments.pages.plots import BLUE, RUST, add_line, canvas, label
-from sweeps.store import RANGE_TESTS_EXPERIMENT, Store
-from sweeps.tracking.provenance import provenance
-from sweeps.tracking.tracker import MlflowTracker, RunLabel
-
-
-def run_range_test(
-    name: str,
-    recipe: Recipe,
-    data: Splits,
-    hardware: Hardware,
-    store: Store,
-    *,
-    low: float,
-    high: float,
-    steps: int,
-    say: Callable[[str], None],
-) -> tuple[RangeTest, int]:
-    """Run the range test of a recipe and log it to MLflow.
-
-    Returns:
-        the range test, and the number of entries that MLflow still lacks.
-
-    Raises:
-        RangeTestError: the test found no rate.
-        StoreError: another process holds the store's range tests.
-    """
-    tracker = MlflowTracker(store, RANGE_TESTS_EXPERIMENT, source="experiments/lr_find.py", say=say)
-    tags = provenance(hardware, torch.get_num_threads())
-    parent = RunLabel(key="study", name=RANGE_TESTS_EXPERIMENT, tags={"stage": "range-tests", **tags}, params={})
-    tracker.open_study(parent)
-    key = f"{quote(name, safe='')}-{datetime.now(UTC).isoformat(timespec='seconds')}"
-    tracker.begin(
-        RunLabel(
-            key=key,
-            name=f"range test of {name}",
-            tags={"stage": "range-test", **tags},
-            params={**recipe.to_dict(), "low": low, "high": high, "steps": steps},
-            files={"recipe.toml": recipe.to_toml().encode()},
-        )
-    )
-    state, reason = "failed", ""
-    try:
-        found = range_test(recipe, data, hardware, low=low, high=high, steps=steps)
-        log_range_test(tracker, key, found)
-        state = "complete"
-    except RangeTestError as error:
-        reason = str(error)
-        raise
-    except KeyboardInterrupt:
-        state, reason = "interrupted", "stopped by the user"
-        raise
-    finally:
-        tracker.end(key, state, reason=reason)
-        tracker.end_study("finished" if state == "complete" else state, {})
-        lacking = tracker.close()
-    return found, lacking
+from sweeps.tracking.tracker import MlflowTracker
 
 
 def log_range_test(tracker: MlflowTracker, key: str, found: RangeTest) -> None:

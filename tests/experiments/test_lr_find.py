@@ -15,7 +15,6 @@ from mlflow.entities import Run
 from cifar_core.lr_finder import RangeTest, RangeTestError
 from cifar_core.recipe import Recipe
 from experiments import lr_find
-from experiments.systems import range_test
 from sweeps.store import Store
 from tests.experiments.conftest import Refused
 from tests.experiments.fake_store import Fake
@@ -93,7 +92,7 @@ def test_a_suggestion_its_curve_and_a_run(store: Store, capsys: pytest.CaptureFi
 def test_out_names_the_file_of_the_figure(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(range_test, "range_test", lambda *_, **__: RangeTest((0.01, 0.1, 1.0), (2.3, 2.0, 2.5), 0.1))
+    monkeypatch.setattr(lr_find, "range_test", lambda *_, **__: RangeTest((0.01, 0.1, 1.0), (2.3, 2.0, 2.5), 0.1))
     out = tmp_path / "new" / "curve.html"
     assert call(store, "--out", str(out)) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == ["suggested learning rate: 0.1", f"curve: {out}"]
@@ -112,7 +111,7 @@ def test_no_rate_is_one_line_and_a_failed_run(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reason = "a range test must see the loss fall, but it rose from 0.01 to 10"
-    monkeypatch.setattr(range_test, "range_test", raising(RangeTestError(reason)))
+    monkeypatch.setattr(lr_find, "range_test", raising(RangeTestError(reason)))
     assert call(store) == 2
     assert capsys.readouterr().err == f"lr_find.py: error: {reason}\n"
     assert states(store) == ("failed", "failed")
@@ -120,7 +119,7 @@ def test_no_rate_is_one_line_and_a_failed_run(
 
 
 def test_ctrl_c(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(range_test, "range_test", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(lr_find, "range_test", raising(KeyboardInterrupt()))
     assert call(store) == 130
     assert capsys.readouterr().err == "stopped; nothing was suggested\n"
     assert states(store) == ("interrupted", "interrupted")
@@ -155,6 +154,6 @@ def test_a_figure_that_cannot_be_written_is_refused_before_the_test(
 ) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.html").mkdir()
-    monkeypatch.setattr(range_test, "range_test", raising(AssertionError("the test must not begin")))
+    monkeypatch.setattr(lr_find, "range_test", raising(AssertionError("the test must not begin")))
     message = refused(lr_find.main, *command(store, "--out", str(tmp_path / out)))
     assert message.startswith("--out must be a file that can be written, but: ")
