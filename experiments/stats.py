@@ -14,6 +14,7 @@ from scipy.special import stdtrit
 VAL_IMAGES = 5000
 TEST_IMAGES = 10_000
 SIGNIFICANCE_LEVEL = 0.05
+FEW_TRIALS = 10  # complete ones, below which nothing is concluded from a search
 EXACT_BELOW = 25  # discordant images: with fewer, McNemar's test is exact
 
 _Z = 1.96

@@ -21,13 +21,11 @@ from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, add_points, canvas, pc
 from experiments.pages.text import CitedText, listed, percent, plural, run
-from experiments.stats import holm
+from experiments.stats import FEW_TRIALS, SIGNIFICANCE_LEVEL, holm
 from sweeps.planning.search_space import OPTIMIZER_SCALES, SPACES
 
-FEW_TRIALS = 10  # complete ones, below which importances are not computed
 SLICES = 4  # parameters that are drawn
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
-SIGNIFICANCE = 0.05
 USUAL = " / usual"  # ends the name of a parameter that is drawn as a multiple of what suits the optimiser
 _SHUFFLES = 999
 _TENTHS = 10
@@ -234,7 +232,7 @@ def _significant(table: pd.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
         beyond = (by_chance >= ((ours - expected) ** 2 / expected).sum() - 1e-9).sum()
         chances.append((1 + int(beyond)) / (1 + _SHUFFLES))
     ranked = sorted(zip(holm(chances), chances, names, strict=True))
-    return tuple(name for adjusted, _, name in ranked if adjusted <= SIGNIFICANCE)
+    return tuple(name for adjusted, _, name in ranked if adjusted <= SIGNIFICANCE_LEVEL)
 
 
 def _codes(column: pd.Series) -> npt.NDArray[np.int64]:  # type: ignore[type-arg, unused-ignore]

@@ -16,8 +16,8 @@ from experiments.pages.plots import BLUE, GREEN, GRID, INK, MUTED, RUST, add_lin
 from experiments.pages.text import CitedText, count_word, duration, flops, percent, points, run, runs
 from experiments.reading.published import Accuracy
 from experiments.reading.study import Study
+from experiments.stats import FEW_TRIALS
 
-FEW_TRIALS = 10  # complete ones, below which nothing is said about whether the search levelled off
 LATE = 0.8  # a best trial in the last fifth of the search means that it was still finding better ones
 SAVED_AIM = 0.5  # of the training compute, by pruning
 PFLOP = 1e15

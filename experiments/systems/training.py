@@ -30,6 +30,7 @@ from cifar_core.lr_finder import settle
 from cifar_core.models import parameter_count
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import EvalSchedule, Progress, TrainState, predict, total_steps, train
+from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result, write_result
 from experiments.systems.range_test import log_range_test
 from sweeps.console import SweepConsole, percent
@@ -39,8 +40,8 @@ from sweeps.tracking import artifacts
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
-# Fractions of an epoch: its end, and its first 250 batches of 128, whose mean loss one published curve shows.
-_LOSSES = (250 * 128 / 50_000, 1.0)
+# Fractions of an epoch: its first batches, whose mean loss one published curve shows, and its end.
+_LOSSES = (FIRST_BATCHES, 1.0)
 
 
 class Stopped(Exception):

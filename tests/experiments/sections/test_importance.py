@@ -10,7 +10,8 @@ from optuna.distributions import FloatDistribution
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
 from experiments.sections import importance
-from experiments.sections.importance import FEW_TRIALS, importances_of, search_parameters, section, varied
+from experiments.sections.importance import importances_of, search_parameters, section, varied
+from experiments.stats import FEW_TRIALS
 from sweeps.planning.search_space import SearchSpace
 from tests.experiments.support import figures, with_study
 
