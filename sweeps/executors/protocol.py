@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cifar_core.data import CLASSES
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, Progress
@@ -42,21 +43,15 @@ class Outcome:
 
     loss: float
     accuracy: float
-    class_accuracy: Sequence[float]
-    images: int
-    group_accuracy: Mapping[str, float]  # of animals and vehicles
+    accuracies: Mapping[str, float]  # of each class and group of classes: "class/cat", "group/animals"
     files: dict[str, bytes]  # artifacts by path
 
     @classmethod
     def of(cls, predictions: Predictions, files: dict[str, bytes]) -> Outcome:
-        return cls(
-            loss=predictions.loss,
-            accuracy=predictions.accuracy,
-            class_accuracy=tuple(predictions.class_accuracy()),
-            images=len(predictions),
-            group_accuracy=predictions.group_accuracy(),
-            files=files,
-        )
+        classes = zip(CLASSES, predictions.class_accuracy(), strict=True)
+        accuracies = {f"class/{name}": value for name, value in classes}
+        accuracies |= {f"group/{name}": value for name, value in predictions.group_accuracy().items()}
+        return cls(loss=predictions.loss, accuracy=predictions.accuracy, accuracies=accuracies, files=files)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cifar_core.data import CLASSES
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
@@ -201,7 +201,4 @@ class MlflowTracker:
 
 def _by_class(split: str, outcome: Outcome) -> dict[str, float]:
     """Accuracies of classes and of groups of classes, without those that have no images."""
-    classes = zip(CLASSES, outcome.class_accuracy, strict=True)
-    accuracies = {f"{split}_class/{name}": value for name, value in classes}
-    accuracies |= {f"{split}_group/{name}": value for name, value in outcome.group_accuracy.items()}
-    return {name: value for name, value in accuracies.items() if value == value}
+    return {f"{split}_{name}": value for name, value in outcome.accuracies.items() if not math.isnan(value)}

@@ -138,7 +138,7 @@ class ScriptedExecutor:
             yield Progressed(job.key, point(step, reached, steps=steps, epoch=epoch))
         if job.weights is not None:
             save_state(TrainState.create(job.recipe, small_splits(16, 8), CPU), job.weights)
-        yield Finished(job.key, outcome(accuracy, images=64))
+        yield Finished(job.key, outcome(accuracy))
 
     def _test(self, job: EvaluateJob) -> Iterator[Event]:
         fault = self.sweep.fault(f"test-{job.key}", self.sweep.starts[f"test-{job.key}"])
@@ -148,7 +148,7 @@ class ScriptedExecutor:
             return
         load_weights(job.recipe, job.weights)
         self.tested.append(job.key)
-        yield Finished(job.key, outcome(self.sweep.script(job.key) - 0.01, images=10_000))
+        yield Finished(job.key, outcome(self.sweep.script(job.key) - 0.01))
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cifar_core.data import CLASSES
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
@@ -47,15 +48,9 @@ def plan(**changes: Any) -> Plan:
     return replace(whole, **changes)
 
 
-def outcome(accuracy: float = 0.5, images: int = 100, files: Mapping[str, bytes] = {}) -> Outcome:
-    return Outcome(
-        loss=1.0,
-        accuracy=accuracy,
-        class_accuracy=(accuracy,) * 10,
-        images=images,
-        group_accuracy={},
-        files=dict(files),
-    )
+def outcome(accuracy: float = 0.5, files: Mapping[str, bytes] = {}) -> Outcome:
+    accuracies = {f"class/{name}": accuracy for name in CLASSES}
+    return Outcome(loss=1.0, accuracy=accuracy, accuracies=accuracies, files=dict(files))
 
 
 def point(step: int, val_accuracy: float | None = None, *, steps: int = 8, epoch: float | None = None) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -42,12 +43,17 @@ TRIAL = RunLabel(
 OUTCOME = Outcome(
     loss=0.5,
     accuracy=0.8,
-    class_accuracy=(0.9, 0.7, *(0.8,) * 7, float("nan")),
-    images=100,
-    group_accuracy={"animals": 0.75, "vehicles": float("nan")},
+    accuracies={
+        **{f"class/{name}": 0.8 for name in CLASSES},
+        "class/airplane": 0.9,
+        "class/automobile": 0.7,
+        f"class/{CLASSES[-1]}": math.nan,
+        "group/animals": 0.75,
+        "group/vehicles": math.nan,
+    },
     files={"confusion.json": b"{}", "pictures/mistakes.png": b"mistakes"},
 )
-TEST_OUTCOME = outcome(0.79, 10_000, {"test/predictions.csv": b"index,true"})
+TEST_OUTCOME = outcome(0.79, {"test/predictions.csv": b"index,true"})
 CURVE = [point(1), point(2, 0.3), point(3), point(4, 0.6), point(8, 0.8)]
 
 
