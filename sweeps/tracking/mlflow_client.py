@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -82,19 +81,8 @@ class MlflowExperiment:
             MlflowException, SQLAlchemyError, OSError: the store does not answer, or refuses.
             CheckpointError: the weights of a network are missing or damaged.
         """
-        for _, some in itertools.groupby(entries, _ends_study):  # the study ends after the last of its runs
-            self._write_runs(some)
-
-    def _write_runs(self, entries: Iterable[Entry]) -> None:
-        of_runs: dict[str, list[list[Entry]]] = {}
-        for entry in entries:
-            attempts = of_runs.setdefault(entry.key, [])
-            if entry.name is not None or not attempts:
-                attempts.append([])
-            attempts[-1].append(entry)
-        for attempts in of_runs.values():
-            for attempt in attempts:
-                self._write_run(attempt)
+        for attempt in _attempts(entries):
+            self._write_run(attempt)
 
     def _write_run(self, entries: Sequence[Entry]) -> None:
         """Write entries of one attempt of one run; its first entry starts it, if it is among them."""
@@ -146,14 +134,8 @@ class MlflowExperiment:
 
     def recorded(self, key: str, metric: str) -> int:
         """Return the last step of a metric of the run with this key, 0 if there is none."""
-        return max(
-            (
-                point.step
-                for run in self.stored(f"tags.key = '{key}'")
-                for point in self._client.get_metric_history(run.info.run_id, metric)
-            ),
-            default=0,
-        )
+        run_id = self._find(key)
+        return self._last_step(key, run_id, metric) if run_id is not None else 0
 
     def stored(self, filter_string: str) -> list[Run]:
         """Return the runs of the experiment that match."""
@@ -229,8 +211,16 @@ class MlflowExperiment:
             )
 
 
-def _ends_study(entry: Entry) -> bool:
-    return entry.key == STUDY_KEY and entry.state is not None
+def _attempts(entries: Iterable[Entry]) -> Iterator[Sequence[Entry]]:
+    """Group `entries` by attempts of runs; the study ends after the last of its runs."""
+    attempts: dict[str, list[Entry]] = {}  # by key of the run
+    for entry in entries:
+        ends_study = entry.key == STUDY_KEY and entry.state is not None
+        if ends_study or (entry.name is not None and entry.key in attempts):
+            yield from attempts.values()
+            attempts = {}
+        attempts.setdefault(entry.key, []).append(entry)
+    yield from attempts.values()
 
 
 def every_run(client: MlflowClient, experiments: Sequence[str], filter_string: str = "") -> list[Run]:
