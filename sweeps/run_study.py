@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace) -> int:
     store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
     for asked, answer in ((options.status, _print_status), (options.verify, _verify), (options.replay, _replay)):
         if asked:
-            return answer(store, _study_name(options, _preset(options, hardware)[0]))
+            return answer(store, _study_name(options, _preset(options, hardware)))
     workers, threads = _share_cores(options.workers, hardware)
     set_up_cpu(threads)
     given = options.enqueue or (["systems"] if options.space == "systems" else [])
@@ -234,16 +234,12 @@ def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budg
 
 
 def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads: int) -> Plan:
-    space = SPACES[options.space]
-    preset_name, preset = _preset(options, hardware)
-    base = Recipe()
+    preset = _preset(options, hardware)
     probe = Recipe(batch_size=64 if hardware.device.type == "cpu" else 1024)
     return Plan(
-        study=_study_name(options, preset_name),
+        study=_study_name(options, preset),
         trials=options.trials,
-        space_name=options.space,
-        space=space,
-        preset_name=preset_name,
+        space=SPACES[options.space],
         preset=preset,
         seed=options.seed,
         sampler=options.sampler,
@@ -253,22 +249,20 @@ def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads
         hardware=hardware,
         workers=workers,
         threads=threads,
-        base=base,
         flops_per_second=measure_speed(probe, hardware),
         keep_weights=options.keep_weights,
     )
 
 
-def _preset(options: argparse.Namespace, hardware: Hardware) -> tuple[str, Preset]:
+def _preset(options: argparse.Namespace, hardware: Hardware) -> Preset:
     if options.epochs is not None:
-        return f"epochs-{options.epochs:g}", fixed_epochs(options.epochs)
-    name = options.preset or ("quick" if hardware.device.type == "cpu" else "standard")
-    return name, PRESETS[name]
+        return fixed_epochs(options.epochs)
+    return PRESETS[options.preset or ("quick" if hardware.device.type == "cpu" else "standard")]
 
 
-def _study_name(options: argparse.Namespace, preset_name: str) -> str:
+def _study_name(options: argparse.Namespace, preset: Preset) -> str:
     if options.study is None:
-        return "-".join([preset_name, options.space, *([f"seed{options.seed}"] if options.seed else [])])
+        return "-".join([preset.name, options.space, *([f"seed{options.seed}"] if options.seed else [])])
     name: str = options.study
     if name in RESERVED_STUDIES:
         reserved = ", ".join(RESERVED_STUDIES)
@@ -298,8 +292,8 @@ def _tags(plan: Plan) -> dict[str, str]:
     return {
         **provenance(plan.hardware, plan.threads),
         "workers": str(plan.workers),
-        "preset": plan.preset_name,
-        "space": plan.space_name,
+        "preset": plan.preset.name,
+        "space": plan.space.name,
     }
 
 

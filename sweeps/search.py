@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from optuna.trial import Trial
 
@@ -84,7 +83,7 @@ class Search(Stage):
 
     def _recipe(self, trial: Trial) -> Recipe:
         plan = self.sweep.plan
-        recipe = plan.space.suggest(trial, replace(plan.base, seed=derive_seed(plan.seed, trial.number)))
+        recipe = plan.space.suggest(trial, Recipe(seed=derive_seed(plan.seed, trial.number)))
         if "enqueued_recipe" in trial.user_attrs:
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
         narrow = shrink_to_budget(recipe, plan.preset.trial)

@@ -152,7 +152,7 @@ def _opening(storage_url: str) -> Iterator[None]:
 
 def _settings(plan: Plan) -> dict[str, str]:
     """Settings that cannot change within a study, because its trials would no longer compare."""
-    return {"space": plan.space_name, "preset": plan.preset_name, "seed": str(plan.seed)}
+    return {"space": plan.space.name, "preset": plan.preset.name, "seed": str(plan.seed)}
 
 
 def _check_settings(plan: Plan, stored: Mapping[str, object]) -> None:

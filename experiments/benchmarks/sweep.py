@@ -111,10 +111,8 @@ class _NoOpSweep:
         return Plan(
             study="bench",
             trials=trials,
-            space_name="full",
             space=SPACES["full"],
-            preset_name="bench",
-            preset=Preset("bench", trial=budget, confirm=budget, recipes=1, seeds=1),
+            preset=Preset("bench", "no training", trial=budget, confirm=budget, recipes=1, seeds=1),
             seed=0,
             sampler="tpe",
             pruner="none",
@@ -123,7 +121,6 @@ class _NoOpSweep:
             hardware=self.hardware,
             workers=2,
             threads=1,
-            base=Recipe(),
             flops_per_second=1e12,
         )
 

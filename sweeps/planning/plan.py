@@ -34,9 +34,7 @@ class Plan:
 
     study: str
     trials: int
-    space_name: str
     space: SearchSpace
-    preset_name: str
     preset: Preset
     seed: int
     sampler: str
@@ -46,7 +44,6 @@ class Plan:
     hardware: Hardware
     workers: int
     threads: int  # of each worker
-    base: Recipe  # values that the search space does not vary
     flops_per_second: float  # of one worker
     keep_weights: bool = False  # of every complete trial, not only of confirmed runs
 
@@ -54,8 +51,8 @@ class Plan:
         """Return the MLflow params of the study's own run."""
         return {
             "trials": self.trials,
-            "space": self.space_name,
-            "preset": self.preset_name,
+            "space": self.space.name,
+            "preset": self.preset.name,
             "seed": self.seed,
             "sampler": self.sampler,
             "pruner": self.pruner,
@@ -73,7 +70,7 @@ class Plan:
             "study": self.study,
             "device": f"{self.hardware.describe()}, {self.hardware.precision}, {_workers(self)}",
             "trials": f"{self.trials}" + ("" if remaining == self.trials else f", {remaining} of them to do"),
-            "space": f"{self.space_name}: {self.space.description}",
+            "space": f"{self.space.name}: {self.space.description}",
             "each trial": _budget(preset.trial.flops, preset.trial.max_epochs),
             "pruning": self.pruner,
         }
@@ -87,21 +84,18 @@ class Plan:
         """Return the training FLOPs of the whole confirmation."""
         if not self.confirm:
             return 0.0
-        each = self.preset.confirm.flops or self._epoch_flops(self.preset.confirm.max_epochs)
+        each = self.preset.confirm.flops or _epoch_flops(self.preset.confirm.max_epochs)
         return each * self.preset.recipes * self.preset.seeds
 
     def trial_flops(self) -> float:
         """Return the training FLOPs of an unpruned trial."""
-        return self.preset.trial.flops or self._epoch_flops(self.preset.trial.max_epochs)
+        return self.preset.trial.flops or _epoch_flops(self.preset.trial.max_epochs)
 
     def estimate(self, remaining: int) -> float:
         """Return the seconds that the sweep will take."""
         share = SEARCH_SHARE if self.pruner != "none" else 1.0
         flops = remaining * self.trial_flops() * share + self.confirm_flops()
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.workers)
-
-    def _epoch_flops(self, epochs: float) -> float:
-        return epochs * 45_000 * step_flops(self.base) / self.base.batch_size
 
 
 def shrink_to_budget(recipe: Recipe, budget: Budget) -> Recipe:
@@ -135,6 +129,11 @@ def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
         optimizer.step()
     loss.item()
     return 3 * step_flops(recipe) / (time.perf_counter() - started)
+
+
+def _epoch_flops(epochs: float) -> float:
+    """Training FLOPs of that many epochs of a plain recipe."""
+    return epochs * 45_000 * step_flops(Recipe()) / Recipe().batch_size
 
 
 def _workers(plan: Plan) -> str:

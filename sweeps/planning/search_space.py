@@ -46,6 +46,7 @@ class SearchSpace:
     batch size, so that the importance of each parameter can be judged on its own.
     """
 
+    name: str
     description: str
     parameters: Mapping[str, Distribution]  # by field of the recipe, or "learning_rate_multiple" and the like
     starts: tuple[Recipe, ...] = ()  # known to be good, tried before any other
@@ -105,31 +106,33 @@ _FULL: Mapping[str, Distribution] = MappingProxyType(
 
 _START = Recipe(width=0.75, batch_size=256, optimizer="muon", learning_rate=0.2, weight_decay=0.02, label_smoothing=0.1)
 
-SPACES: Mapping[str, SearchSpace] = MappingProxyType(
-    {
-        "full": SearchSpace("every architecture and optimiser", _FULL, (_START,)),
-        "systems": SearchSpace(
-            "the five published systems and their optimisers; enqueues the systems themselves",
-            {
-                **_FULL,
-                "optimizer": CategoricalDistribution(("sgd", "adam", "ranger")),
-                "batch_size": CategoricalDistribution((32, 64, 128, 256)),
-                "model": CategoricalDistribution(SYSTEMS),
-                "width": FloatDistribution(0.25, 1.0, step=0.25),
-            },
-        ),
-        "fast": SearchSpace(
-            "fast_resnet with Muon only: varies rate, regularisation and augmentation",
-            {
-                **_FULL,
-                "optimizer": CategoricalDistribution(("muon",)),
-                "model": CategoricalDistribution(("fast_resnet",)),
-                "width": FloatDistribution(0.75, 1.5, step=0.25),
-            },
-            (_START,),
-        ),
-    }
+_SPACES = (
+    SearchSpace("full", "every architecture and optimiser", _FULL, (_START,)),
+    SearchSpace(
+        "systems",
+        "the five published systems and their optimisers; enqueues the systems themselves",
+        {
+            **_FULL,
+            "optimizer": CategoricalDistribution(("sgd", "adam", "ranger")),
+            "batch_size": CategoricalDistribution((32, 64, 128, 256)),
+            "model": CategoricalDistribution(SYSTEMS),
+            "width": FloatDistribution(0.25, 1.0, step=0.25),
+        },
+    ),
+    SearchSpace(
+        "fast",
+        "fast_resnet with Muon only: varies rate, regularisation and augmentation",
+        {
+            **_FULL,
+            "optimizer": CategoricalDistribution(("muon",)),
+            "model": CategoricalDistribution(("fast_resnet",)),
+            "width": FloatDistribution(0.75, 1.5, step=0.25),
+        },
+        (_START,),
+    ),
 )
+
+SPACES: Mapping[str, SearchSpace] = MappingProxyType({space.name: space for space in _SPACES})
 
 
 def comparable(recipe: Recipe) -> Recipe:

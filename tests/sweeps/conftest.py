@@ -44,5 +44,5 @@ def small_data() -> Splits:
 
 @pytest.fixture
 def sweep(tmp_path: Path, small_data: Splits) -> Study:
-    small = plan(study="a study", trials=4, space_name="tiny", space=SPACE, preset_name="tiny", preset=PRESET)
+    small = plan(study="a study", trials=4, space=SPACE, preset=PRESET)
     return Study(tmp_path / "store", small_data, small)

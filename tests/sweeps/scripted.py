@@ -35,6 +35,7 @@ from tests.sweeps.support import MemoryTracker, outcome, point
 
 TRAIN_IMAGES = 256
 SPACE = SearchSpace(
+    "tiny",
     "for tests",
     {
         **SPACES["fast"].parameters,
@@ -44,7 +45,12 @@ SPACE = SearchSpace(
     },
 )
 PRESET = Preset(
-    "tiny", trial=Budget(flops=None, max_epochs=1), confirm=Budget(flops=None, max_epochs=2), recipes=2, seeds=2
+    "tiny",
+    "for tests",
+    trial=Budget(flops=None, max_epochs=1),
+    confirm=Budget(flops=None, max_epochs=2),
+    recipes=2,
+    seeds=2,
 )
 
 # The final validation accuracy of a run, by its key.

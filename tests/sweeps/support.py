@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cifar_core.data import CLASSES
-from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
 from sweeps.planning.plan import Plan
@@ -30,9 +29,7 @@ def plan(**changes: Any) -> Plan:
     whole = Plan(
         study="s",
         trials=10,
-        space_name="fast",
         space=SPACES["fast"],
-        preset_name="smoke",
         preset=PRESETS["smoke"],
         seed=0,
         sampler="random",
@@ -42,7 +39,6 @@ def plan(**changes: Any) -> Plan:
         hardware=CPU,
         workers=2,
         threads=1,
-        base=Recipe(),
         flops_per_second=1e12,
     )
     return replace(whole, **changes)

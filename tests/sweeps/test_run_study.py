@@ -262,7 +262,7 @@ class TestPlanOfTheArguments:
 
     def test_defaults(self, plan_of: Callable[..., Plan]) -> None:
         plan = plan_of()
-        assert (plan.trials, plan.study, plan.preset_name, plan.space_name) == (50, "quick-full", "quick", "full")
+        assert (plan.trials, plan.study, plan.preset.name, plan.space.name) == (50, "quick-full", "quick", "full")
         assert (plan.workers, plan.threads) == (CORES, 1)
         assert (plan.sampler, plan.pruner, plan.seed, plan.timeout) == ("tpe", "halving", 0, None)
         assert (plan.confirm, plan.keep_weights) == (True, False)

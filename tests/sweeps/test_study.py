@@ -16,6 +16,7 @@ from optuna.trial import Trial, TrialState
 
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import EIGHTHS, SEARCH_VALIDATIONS, Plan
+from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import SPACES
 from sweeps.store import Store
 from sweeps.study import (
@@ -58,7 +59,7 @@ def draw(study: optuna.Study, plan: Plan, count: int) -> list[dict[str, Any]]:
     drawn = []
     for _ in range(count):
         trial = study.ask()
-        plan.space.suggest(trial, plan.base)
+        plan.space.suggest(trial, Recipe())
         drawn.append(trial.params)
     return drawn
 
@@ -67,8 +68,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("change", "was", "got"),
         [
-            ({"preset_name": "quick"}, "preset smoke", "preset quick"),
-            ({"space_name": "full"}, "space fast", "space full"),
+            ({"preset": PRESETS["quick"]}, "preset smoke", "preset quick"),
+            ({"space": SPACES["full"]}, "space fast", "space full"),
             ({"seed": 3}, "seed 0", "seed 3"),
         ],
     )

@@ -107,7 +107,7 @@ def test_a_parameter_that_a_search_space_adds_is_among_those_varied(
     demo: Facts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert {"model", "flip", "learning_rate / usual"} <= set(search_parameters())
-    toy = SearchSpace("toy", {"bn_momentum": FloatDistribution(0.1, 0.9, log=True)})
+    toy = SearchSpace("toy", "", {"bn_momentum": FloatDistribution(0.1, 0.9, log=True)})
     monkeypatch.setattr(importance, "SPACES", {"toy": toy})
     search = demo.study.search
     search = search.assign(**{"params.bn_momentum": [str(0.1 * (n + 1)) for n in range(len(search))]})

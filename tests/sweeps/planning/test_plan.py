@@ -16,7 +16,7 @@ from tests.sweeps import support
 from tests.sweeps.small_data import CPU
 
 TRIAL, CONFIRM = Budget(flops=16e12, max_epochs=10), Budget(flops=160e12, max_epochs=50)
-PRESET = Preset("for tests", trial=TRIAL, confirm=CONFIRM, recipes=2, seeds=1)
+PRESET = Preset("tiny", "for tests", trial=TRIAL, confirm=CONFIRM, recipes=2, seeds=1)
 
 
 @pytest.fixture
@@ -27,9 +27,7 @@ def plan() -> Plan:
         seed=3,
         sampler="tpe",
         pruner="halving",
-        space_name="full",
         space=SPACES["full"],
-        preset_name="tiny",
         preset=PRESET,
     )
 
@@ -78,7 +76,7 @@ class TestEstimate:
 
     def test_fixed_epochs_are_costed_by_the_base_recipe(self, plan: Plan) -> None:
         by_epochs = replace(plan, preset=fixed_epochs(2.0))
-        an_epoch = 45_000 / plan.base.batch_size * step_flops(plan.base)
+        an_epoch = 45_000 / Recipe().batch_size * step_flops(Recipe())
         assert by_epochs.trial_flops() == pytest.approx(2 * an_epoch)
         assert by_epochs.confirm_flops() == pytest.approx(3 * 2 * an_epoch)
 
