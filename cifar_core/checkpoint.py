@@ -44,15 +44,20 @@ def save_state(state: TrainState, path: Path) -> None:
     Raises:
         OSError: writing failed, for example on a full disk; an older file there is untouched.
     """
-    optimizer = state.optimizer.state_dict()
     tensors: dict[str, Tensor] = {name: getattr(state, name) for name in ("order", *_SUMS)}
     tensors["generator"] = state.generator.get_state()
     tensors |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, values in optimizer["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if torch.is_tensor(value)}
-        numbers[str(index)] = {name: value for name, value in values.items() if not torch.is_tensor(value)}
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+    optimizers = []
+    for place, optimizer in enumerate(state.optimizers):
+        values = optimizer.state_dict()
+        numbers: dict[str, dict[str, Any]] = {}
+        for index, of_weight in values["state"].items():
+            prefix = f"optimizer{place}.{index}."
+            tensors |= {prefix + name: value for name, value in of_weight.items() if torch.is_tensor(value)}
+            numbers[str(index)] = {name: value for name, value in of_weight.items() if not torch.is_tensor(value)}
+        optimizers.append({"numbers": numbers, "groups": values["param_groups"]})
     facts = {
         "recipe": state.recipe.to_dict(),
         "step": state.step,
@@ -60,8 +65,7 @@ def save_state(state: TrainState, path: Path) -> None:
         "train_seconds": state.train_seconds,
         "validation_seconds": state.validation_seconds,
         "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,
-        "optimizer_numbers": numbers,
-        "optimizer_groups": optimizer["param_groups"],
+        "optimizers": optimizers,
     }
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = safetensors.torch.save(flat, metadata={"state": json.dumps(facts)})
@@ -78,18 +82,22 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     facts, tensors = _read(path)
     if Recipe.from_dict(facts["recipe"]) != recipe:
         raise CheckpointError(f"{path}: the recipe must be the one that is trained, but this state has another one")
+    if "optimizers" not in facts:
+        raise CheckpointError(f"{path}: training can resume from states of this version only, but this one is older")
     state = TrainState.create(recipe, data, hardware)
     state.model.load_state_dict(_under("model.", tensors))
-    _restore_optimizer(state.optimizer, facts, tensors)
+    for place, optimizer in enumerate(state.optimizers):
+        _restore_optimizer(optimizer, facts["optimizers"][place], _under(f"optimizer{place}.", tensors))
     state.generator.set_state(tensors["generator"])
     state.order = tensors["order"].to(hardware.device)
     state.step = facts["step"]
-    if "batches" in facts:  # earlier versions only saved at points of the curve, where the sums are zero
-        state.batches = facts["batches"]
-        state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
+    state.batches = facts["batches"]
+    state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
     state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
     state.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
     state.best = _under("best.", tensors)
+    for name, tensor in _under("average.", tensors).items():
+        state.average[name].copy_(tensor)
     return state
 
 
@@ -200,13 +208,11 @@ def _restore_optimizer(optimizer: Optimizer, facts: dict[str, Any], tensors: dic
     # JSON has no tuples; those that change in training are set before each step.
     groups = [
         stored | {name: value for name, value in new.items() if isinstance(value, list | tuple)}
-        for new, stored in zip(optimizer.state_dict()["param_groups"], facts["optimizer_groups"], strict=True)
+        for new, stored in zip(optimizer.state_dict()["param_groups"], facts["groups"], strict=True)
     ]
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    state: dict[int, dict[str, Any]] = {
-        int(index): dict(values) for index, values in facts["optimizer_numbers"].items()
-    }
-    for name, tensor in _under("optimizer.", tensors).items():
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in facts["numbers"].items()}
+    for name, tensor in tensors.items():
         index, _, key = name.partition(".")
         weight = weights[int(index)]
         # Keep the weight's memory layout: other strides can change the last bits of a matrix product.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from pytorch_optimizer import Muon, Ranger
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -16,54 +19,80 @@ from cifar_core.recipe import Recipe
 _MUON_TO_ADAMW = 0.05
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
-    """Build the recipe's optimiser over the trainable weights of `model`, at peak rates.
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
+    """Build the recipe's optimiser over the trainable weights of `model`, at peak rates; a second one beside Muon.
 
-    Biases and norms have their own rate (`bias_lr_multiple`) and, without `decay_all`, no weight decay. Each group
-    keeps its peak rate under the key `peak_lr`, for `set_schedule`.
+    Biases and norms have their own rate (`bias_lr_multiple`) and, without `decay_all`, no weight decay; the last
+    layer has its own rate (`head_lr_multiple`). Each group keeps its peak rate under the key `peak_lr`, and whether it
+    belongs to the first layer under `first`, for `set_schedule`.
+
+    Muon: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
     Raises:
         RecipeError: the learning rate is still "range-test".
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
-    vectors = [parameter for parameter in trainable if parameter.ndim < 2]
-    rate, decay = recipe.peak_rate, recipe.weight_decay
-    fast, vector_decay = rate * recipe.bias_lr_multiple, decay if recipe.decay_all else 0.0
-    fused = not any(parameter.is_meta for parameter in trainable)  # fused kernels reject the meta device
-    optimizer: Optimizer
-    if recipe.optimizer == "muon":
-        inner = _hidden_weights(model)
-        hidden = [parameter for parameter in matrices if id(parameter) in inner]
-        others = [parameter for parameter in matrices if id(parameter) not in inner]
-        optimizer = Muon(
-            _nonempty(
-                {"params": hidden, "use_muon": True, "lr": rate, "weight_decay": decay},
-                {"params": others, "use_muon": False, "lr": rate * _MUON_TO_ADAMW, "weight_decay": decay},
-                {"params": vectors, "use_muon": False, "lr": fast * _MUON_TO_ADAMW, "weight_decay": vector_decay},
-            ),
-            momentum=recipe.momentum,
-            ns_steps=3,
-        )
-    else:
-        groups = _nonempty(
-            {"params": matrices, "lr": rate, "weight_decay": decay},
-            {"params": vectors, "lr": fast, "weight_decay": vector_decay},
-        )
-        match recipe.optimizer:
-            case "sgd":
-                nesterov = recipe.nesterov and recipe.momentum > 0
-                optimizer = SGD(groups, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
-            case "adam":
-                optimizer = Adam(groups, betas=(recipe.momentum, 0.999), fused=fused)
-            case "ranger":
-                # Otherwise its first steps, which RAdam does not rectify, would raise the loss.
-                optimizer = Ranger(groups, betas=(recipe.momentum, 0.999), degenerated_to_sgd=True)
-            case _:
-                optimizer = AdamW(groups, betas=(recipe.momentum, 0.99), fused=fused)
+    groups = _groups(model, recipe)
+    fused = not any(parameter.is_meta for parameter in model.parameters())  # fused kernels reject the meta device
+    optimizers: list[Optimizer] = []
+    others = [group for kind, group in groups if kind != "hidden"]
+    match recipe.optimizer, recipe.aux_optimizer:
+        case "muon", "adamw":
+            optimizers.append(AdamW(others, betas=(recipe.aux_momentum, 0.95), eps=1e-10, fused=fused))
+        case "muon", _:
+            optimizers.append(SGD(others, momentum=recipe.aux_momentum, nesterov=recipe.aux_momentum > 0, fused=fused))
+        case "sgd", _:
+            nesterov = recipe.nesterov and recipe.momentum > 0
+            optimizers.append(SGD(others, momentum=recipe.momentum, nesterov=nesterov, fused=fused))
+        case "adam", _:
+            optimizers.append(Adam(others, betas=(recipe.momentum, 0.999), fused=fused))
+        case "ranger", _:
+            # Otherwise its first steps, which RAdam does not rectify, would raise the loss.
+            optimizers.append(Ranger(others, betas=(recipe.momentum, 0.999), degenerated_to_sgd=True))
+        case _:
+            optimizers.append(AdamW(others, betas=(recipe.momentum, 0.99), fused=fused))
+    if hidden := [group | {"use_muon": True} for kind, group in groups if kind == "hidden"]:
+        optimizers.append(Muon(hidden, momentum=recipe.momentum, ns_steps=3))
+        if recipe.reset_norms:
+            optimizers[-1].register_step_pre_hook(_reset_norms)
+    return optimizers
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
+    """The trainable weights by kind (hidden, head, matrix, vector) and by whether they are of the first layer."""
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    muon = recipe.optimizer == "muon"
+    hidden = {layer.weight for layer in layers[1:-1]} if muon else set()
+    first = set(layers[0].parameters())
+    rate = recipe.peak_rate
+    aux_rate = rate * _MUON_TO_ADAMW if muon and recipe.aux_optimizer == "adamw" else rate
+    settings = {
+        "hidden": (rate, 0.0 if recipe.reset_norms else recipe.weight_decay),
+        "head": (aux_rate * recipe.head_lr_multiple, recipe.weight_decay),
+        "matrix": (aux_rate, recipe.weight_decay),
+        "vector": (aux_rate * recipe.bias_lr_multiple, recipe.weight_decay if recipe.decay_all else 0.0),
+    }
+    found: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            kind = "hidden" if weight in hidden else "vector" if weight.ndim < 2 else "matrix"
+            found["head" if weight is layers[-1].weight else kind, weight in first].append(weight)
+    groups = []
+    for (kind, of_first), weights in found.items():
+        lr, decay = settings[kind]
+        if muon and recipe.aux_optimizer == "sgd" and kind != "hidden":
+            decay *= rate / lr  # of the same effect per step at every rate
+        group = {"params": weights, "lr": lr, "peak_lr": lr, "weight_decay": decay, "first": of_first}
+        groups.append((kind, group))
+    return groups
+
+
+@torch.no_grad()
+def _reset_norms(optimizer: Optimizer, *_: object) -> None:
+    """Scale each weight (C_out, ...) to the Frobenius norm sqrt(C_out)."""
     for group in optimizer.param_groups:
-        group["peak_lr"] = group["lr"]
-    return optimizer
+        weights = [weight for weight in group["params"] if weight.grad is not None]
+        for weight, norm in zip(weights, torch._foreach_norm(weights), strict=True):
+            weight.mul_(len(weight) ** 0.5 / norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +101,43 @@ class ScheduleValues:
 
     rate: float  # multiple of the peak rate
     momentum: float | None = None  # of sgd and muon, beta_1 of the others; None leaves it unchanged
+    first_rate: float | None = None  # `rate` of the first layer, if another; 0 freezes it
 
 
-def set_schedule(optimizer: Optimizer, values: ScheduleValues) -> None:
-    """Set every group's rate to a multiple of its peak, and its momentum."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * values.rate
-        if values.momentum is None:
-            continue
+def set_schedule(optimizers: Sequence[Optimizer], values: ScheduleValues) -> None:
+    """Set every group's rate to a multiple of its peak, and the momentum of the main optimiser, which is the last."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            rate = values.rate
+            if group["first"] and values.first_rate is not None:
+                rate = values.first_rate
+                for weight in group["params"]:
+                    weight.requires_grad_(rate > 0)
+            group["lr"] = group["peak_lr"] * rate
+    if values.momentum is None:
+        return
+    for group in optimizers[-1].param_groups:
         if "momentum" in group:
             group["momentum"] = values.momentum
-        elif "betas" in group and "use_muon" not in group:  # Muon's AdamW keeps its own
+        else:
             group["betas"] = (values.momentum, group["betas"][1])
 
 
 def schedule(recipe: Recipe, progress: float) -> ScheduleValues:
     """Return the values of the recipe's schedule at `progress` in [0, 1] through training.
+
+    The first layer runs through the whole schedule in `freeze_first` of training, and is frozen after it: Brock et
+    al., "FreezeOut: Accelerate Training by Progressively Freezing Layers" (2017).
+    """
+    values = _values(recipe, progress)
+    if recipe.freeze_first == 1:
+        return values
+    share = progress / recipe.freeze_first
+    return replace(values, first_rate=_values(recipe, share).rate if share < 1 else 0.0)
+
+
+def _values(recipe: Recipe, progress: float) -> ScheduleValues:
+    """The schedule of all but the first layer.
 
     One-cycle: Smith, "A disciplined approach to neural network hyper-parameters: Part 1" (2018).
     """
@@ -117,13 +167,3 @@ def _one_cycle(recipe: Recipe, progress: float) -> ScheduleValues:
         height = (1 - math.cos(math.pi * height)) / 2
     momentum = recipe.momentum + height * (recipe.momentum_at_peak - recipe.momentum)
     return ScheduleValues(foot + height * (1 - foot), momentum)
-
-
-def _nonempty(*groups: dict[str, Any]) -> list[dict[str, Any]]:
-    return [group for group in groups if group["params"]]
-
-
-def _hidden_weights(model: nn.Module) -> set[int]:
-    """Ids of the weight matrices between the first and the last layer, which Muon is made for."""
-    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    return {id(layer.weight) for layer in layers[1:-1]}

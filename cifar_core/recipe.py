@@ -22,6 +22,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "schedule": ("constant", "linear", "cosine", "step", "one-cycle-linear", "one-cycle-cosine"),
         "padding": ("reflect", "zero"),
         "mix": MIXES,
+        "aux_optimizer": ("adamw", "sgd"),
+        "average": ("none", "lookahead", "ema"),
+        "tta": ("none", "mirror", "mirror-shift"),
     }
 )
 RANGE_TEST = "range-test"
@@ -54,15 +57,22 @@ class Recipe:
     normalisation: str = "dataset"  # dataset: the data set's mean and standard deviation; half: 0.5 for both
 
     # optimiser
-    optimizer: str = "sgd"  # muon: AdamW for all but the hidden weights; ranger: RAdam with Lookahead
+    optimizer: str = "sgd"  # muon: of the hidden weights only; ranger: RAdam with Lookahead
+    aux_optimizer: str = "adamw"  # muon: of all other weights; adamw at 0.05 times the rates below, or Nesterov sgd
     learning_rate: float | str = 1.0  # peak rate of the weight matrices; "range-test" finds it
     bias_lr_multiple: float = 1.0  # rate of biases and norms, as a multiple of learning_rate
+    head_lr_multiple: float = 1.0  # rate of the last layer's weights, likewise
     momentum: float = 0.85  # of sgd and muon; beta_1 of the others
+    aux_momentum: float = 0.9  # muon: of the auxiliary sgd, or beta_1 of adamw
     nesterov: bool = True  # Nesterov momentum for sgd
     weight_decay: float = 0.0015  # decoupled; sgd and adam add it to the gradient
     decay_all: bool = False  # biases and norms decay as well
+    reset_norms: bool = False  # muon: before each step, hidden weights are scaled to the norm sqrt(C_out), not decayed
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 disables clipping
     label_smoothing: float = 0.2  # probability mass spread over all classes
+    freeze_first: float = 1.0  # fraction of training that the first layer takes part in, its schedule shortened to it
+    average: str = "none"  # of the weights: ema, evaluated in their place, or lookahead, which they restart from
+    average_decay: float = 0.95  # of this average, per step; it is reached at the end of training
     keep_best: bool = False  # keep the weights of the lowest validation loss instead of the last ones
 
     # schedule of the learning rate
@@ -77,12 +87,16 @@ class Recipe:
 
     # augmentation, drawn separately for every image
     flip: bool = True  # mirror left to right with probability 1/2
+    alternate_flip: bool = False  # flip instead a random half of the images in even passes, the others in odd ones
     translate: int = 2  # pixels; largest shift in x and y
     padding: str = "reflect"  # what fills the shifted edge: the mirrored image, or zero (black)
     cutout: int = 0  # pixels; side of a square set to the mean colour
     color_jitter: float = 0.0  # strength of changes in brightness, contrast, saturation and hue
     mix: str = "none"  # blend pairs of images and labels: mixup or cutmix
     mix_alpha: float = 0.2  # both parameters of the Beta distribution of the blend
+    tta: str = (
+        "none"  # test-time augmentation, reported beside the plain accuracy: 2 views (mirror) or 6 (mirror-shift)
+    )
 
     seed: int = 0  # of initial weights, order and augmentation
     deterministic: bool = False  # use only deterministic kernels, also on a GPU
@@ -152,11 +166,15 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
         "val_fraction": (lambda v: 0 <= v <= 0.9, "0 <= val_fraction <= 0.9"),
         "learning_rate": (lambda v: v > 0, "learning_rate > 0"),
         "bias_lr_multiple": (lambda v: v > 0, "bias_lr_multiple > 0"),
+        "head_lr_multiple": (lambda v: v > 0, "head_lr_multiple > 0"),
         "momentum": (lambda v: 0 <= v < 1, "0 <= momentum < 1"),
+        "aux_momentum": (lambda v: 0 <= v < 1, "0 <= aux_momentum < 1"),
         "weight_decay": (lambda v: v >= 0, "weight_decay >= 0"),
         "clip_norm": (lambda v: v >= 0, "clip_norm >= 0"),
         "label_smoothing": (lambda v: 0 <= v < 1, "0 <= label_smoothing < 1"),
         "warmup": (lambda v: 0 <= v < 1, "0 <= warmup < 1"),
+        "freeze_first": (lambda v: 0 < v <= 1, "0 < freeze_first <= 1"),
+        "average_decay": (lambda v: 0 <= v < 1, "0 <= average_decay < 1"),
         "start_factor": (lambda v: 0 <= v <= 1, "0 <= start_factor <= 1"),
         "end_factor": (lambda v: 0 <= v <= 1, "0 <= end_factor <= 1"),
         "momentum_at_peak": (lambda v: 0 <= v < 1, "0 <= momentum_at_peak < 1"),

@@ -10,6 +10,7 @@ state's generator, so neither reading the progress nor evaluating changes what i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cifar_core import averaging
 from cifar_core.data import MEAN, STD, Split, Splits
 from cifar_core.data.augment import augment, mix
 from cifar_core.evaluation.metrics import CLASS_COUNT, Predictions
@@ -28,10 +30,10 @@ from cifar_core.hardware import Hardware
 from cifar_core.memory import oom_context
 from cifar_core.models import build_model
 from cifar_core.models.layers import Dropout
-from cifar_core.optim import ScheduleValues, build_optimizer, schedule, set_schedule
+from cifar_core.optim import ScheduleValues, build_optimizers, schedule, set_schedule
 from cifar_core.recipe import Recipe
 
-_WHITENING_IMAGES = 2_000
+_WHITENING_IMAGES = 5_000
 _EVALUATION_BATCH = 500
 
 
@@ -86,10 +88,12 @@ class TrainState:
     recipe: Recipe
     hardware: Hardware
     model: nn.Module
-    optimizer: Optimizer
+    optimizers: list[Optimizer]
     generator: torch.Generator  # on the device; the only source of randomness
     total_steps: int
     order: Tensor  # indices of the training images left in this pass
+    mirrored: Tensor  # bool (N,): training images that alternating flips mirror in even passes; empty without
+    average: dict[str, Tensor]  # of the model's state, by name; empty if the recipe averages nothing
     loss_sum: Tensor  # scalar on the device: sum of the batches' mean losses since the last point
     right_sum: Tensor  # scalar on the device: sum of the batches' accuracies since the last point
     batches: int = 0  # since the last point
@@ -117,10 +121,12 @@ class TrainState:
             recipe=recipe,
             hardware=hardware,
             model=model,
-            optimizer=build_optimizer(model, recipe),
+            optimizers=build_optimizers(model, recipe),
             generator=generator,
             total_steps=total_steps(recipe, len(data.train)),
             order=torch.empty(0, dtype=torch.long, device=hardware.device),
+            mirrored=_random_half(len(data.train) if recipe.alternate_flip else 0, recipe.seed).to(hardware.device),
+            average={} if recipe.average == "none" else averaging.new_average(model),
             loss_sum=torch.zeros((), device=hardware.device),
             right_sum=torch.zeros((), device=hardware.device),
         )
@@ -205,6 +211,8 @@ def train(
             return
     if state.best:
         state.model.load_state_dict(state.best)
+    elif state.average:
+        averaging.copy_average(state.average, state.model)
 
 
 def train_step(state: TrainState, images: Tensor, labels: Tensor, values: ScheduleValues) -> tuple[Tensor, Tensor]:
@@ -218,36 +226,66 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
     """
     recipe, hardware = state.recipe, state.hardware
     with oom_context(recipe.batch_size, recipe):
-        set_schedule(state.optimizer, values)
+        set_schedule(state.optimizers, values)
         batch = state.next_batch(len(images))
+        mirrored = _mirrored(state, batch, len(images)) if recipe.alternate_flip else None
         mean, _ = _statistics("dataset", hardware.device)
-        inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator)
+        inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator, mirrored)
         targets = F.one_hot(labels[batch], CLASS_COUNT).float()
         inputs, targets = mix(normalise(inputs, recipe.normalisation), targets, recipe, state.generator)
         with hardware.kernels(deterministic=recipe.deterministic):
             with hardware.autocast():
                 logits = state.model(inputs.contiguous(memory_format=torch.channels_last)).float()
                 loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            state.optimizer.zero_grad(set_to_none=True)
+            state.model.zero_grad(set_to_none=True)
             loss.backward()
             if recipe.clip_norm:
                 nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
-            state.optimizer.step()
+            for optimizer in state.optimizers:
+                optimizer.step()
     state.step += 1
+    if state.average:
+        _update_average(state)
     return loss.detach(), (logits.detach().argmax(1) == targets.argmax(1)).float().mean()
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, hardware: Hardware, normalisation: str = "dataset") -> Predictions:
-    """Predict the class of each image of `split`; leaves the model in evaluation mode."""
+def predict(
+    model: nn.Module, split: Split, hardware: Hardware, normalisation: str = "dataset", *, tta: str = "none"
+) -> Predictions:
+    """Predict the class of each image of `split`; leaves the model in evaluation mode.
+
+    Args:
+        tta: test-time augmentation: "none"; "mirror" averages the logits of an image and its mirror image;
+            "mirror-shift" averages those with the mean of the image shifted by a pixel in x and y, either way, and of
+            their mirror images: six views (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+    """
     model.eval()
     parts = []
     for images in split.images.split(_EVALUATION_BATCH):
         inputs = normalise(images.to(hardware.device).float().div_(255), normalisation)
-        with hardware.autocast():
-            logits = model(inputs.contiguous(memory_format=torch.channels_last))
-        parts.append(logits.float().softmax(1).cpu())
+        logits = torch.zeros(())
+        for share, view in _views(inputs, tta):
+            with hardware.autocast():
+                logits = logits + share * model(view.contiguous(memory_format=torch.channels_last)).float()
+        parts.append(logits.softmax(1).cpu())
     return Predictions(torch.cat(parts), split.labels.cpu())
+
+
+def _views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
+    """Yield the views (N, 3, H, W) of test-time augmentation and their weights, which sum to 1."""
+    if tta == "none":
+        yield 1.0, images
+        return
+    shifted = []
+    if tta == "mirror-shift":
+        height, width = images.shape[2:]
+        framed = F.pad(images, (1, 1, 1, 1), mode="reflect")
+        shifted = [framed[:, :, :height, :width], framed[:, :, 2:, 2:]]
+    centre = 0.25 if shifted else 0.5
+    for share, view in [(centre, images), *((0.125, view) for view in shifted)]:
+        yield share, view
+        yield share, view.flip(3)
 
 
 def normalise(images: Tensor, normalisation: str = "dataset") -> Tensor:
@@ -265,13 +303,33 @@ def _statistics(normalisation: str, device: torch.device) -> tuple[Tensor, Tenso
 
 def _validate(state: TrainState, split: Split) -> Predictions:
     started = time.perf_counter()
-    with oom_context(min(len(split), _EVALUATION_BATCH), state.recipe):
+    averaged = averaging.in_place_of(state.average, state.model) if state.average else contextlib.nullcontext()
+    with averaged, oom_context(min(len(split), _EVALUATION_BATCH), state.recipe):
         predictions = predict(state.model, split, state.hardware, state.recipe.normalisation)
-    if state.recipe.keep_best and predictions.loss < state.best_loss:
-        state.best_loss = predictions.loss
-        state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.model.state_dict().items()}
+        if state.recipe.keep_best and predictions.loss < state.best_loss:
+            state.best_loss = predictions.loss
+            state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.model.state_dict().items()}
     state.validation_seconds += time.perf_counter() - started
     return predictions
+
+
+def _update_average(state: TrainState) -> None:
+    moved = averaging.update_average(
+        state.average, state.model, state.recipe.average_decay, state.step, state.total_steps
+    )
+    if moved and state.recipe.average == "lookahead":
+        averaging.copy_average(state.average, state.model)
+
+
+def _random_half(count: int, seed: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
+
+
+def _mirrored(state: TrainState, batch: Tensor, images: int) -> Tensor:
+    """Return which images of the batch are to be mirrored, bool (N,); it may span two passes."""
+    first = state.step * len(batch)
+    odd = (torch.arange(first, first + len(batch), device=batch.device) // images) % 2 == 1
+    return state.mirrored[batch] ^ odd
 
 
 def _schedule_progress(state: TrainState, images: int) -> float:

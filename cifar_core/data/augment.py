@@ -18,12 +18,18 @@ _LUMA = (0.299, 0.587, 0.114)
 _TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
-def augment(images: Tensor, recipe: Recipe, mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Apply the augmentations of `recipe` in order: jitter, flip, translate, cutout (filled with `mean`, (3,))."""
+def augment(
+    images: Tensor, recipe: Recipe, mean: Tensor, generator: torch.Generator, mirrored: Tensor | None = None
+) -> Tensor:
+    """Apply the augmentations of `recipe` in order: jitter, flip, translate, cutout (filled with `mean`, (3,)).
+
+    Args:
+        mirrored: bool (N,), the images to flip; drawn at random if not given.
+    """
     if recipe.color_jitter:
         images = jitter(images, recipe.color_jitter, generator)
     if recipe.flip:
-        images = flip(images, generator)
+        images = flip(images, _uniform(len(images), generator) < 0.5 if mirrored is None else mirrored)
     if recipe.translate:
         images = translate(images, recipe.translate, generator, padding=recipe.padding)
     if recipe.cutout:
@@ -31,9 +37,8 @@ def augment(images: Tensor, recipe: Recipe, mean: Tensor, generator: torch.Gener
     return images
 
 
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability 1/2."""
-    mirrored = _uniform(len(images), generator) < 0.5
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the images for which `mirrored` (N,) is true left to right."""
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models import winograd
+from cifar_core.models import amx, winograd
 
 
 def channels(base: int, width: float) -> int:
@@ -20,6 +20,8 @@ class Conv3x3(nn.Conv2d):
         super().__init__(inputs, outputs, 3, padding=1, bias=bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if amx.is_faster(inputs):
+            return amx.convolve(inputs, self.weight, self.bias)
         if not winograd.is_faster(inputs, self.weight):
             return super().forward(inputs)
         output = winograd.convolve(inputs, self.weight)

@@ -64,9 +64,10 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware, steps: int) -> 
         for _ in range(steps):
             with hardware.autocast():
                 loss = F.cross_entropy(state.model(images).float(), labels)
-            state.optimizer.zero_grad(set_to_none=True)
+            state.model.zero_grad(set_to_none=True)
             loss.backward()
-            state.optimizer.step()
+            for optimizer in state.optimizers:
+                optimizer.step()
         loss.item()  # waits for the device
         return time.perf_counter() - started
 

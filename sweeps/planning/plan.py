@@ -13,7 +13,7 @@ from cifar_core.budget import Budget, step_flops
 from cifar_core.evaluation.metrics import CLASS_COUNT
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
-from cifar_core.optim import build_optimizer
+from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SearchSpace
@@ -114,7 +114,7 @@ def affordable_steps(budget: Budget, recipe: Recipe) -> float:
 def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
     """Measure the training FLOPs per second of this process on `hardware`, in three steps on noise."""
     model = hardware.place(build_model(recipe))
-    optimizer = build_optimizer(model, recipe)
+    optimizers = build_optimizers(model, recipe)
     images = torch.rand(recipe.batch_size, 3, 32, 32).to(hardware.device, memory_format=torch.channels_last)
     labels = torch.arange(recipe.batch_size, device=hardware.device) % CLASS_COUNT
     loss = torch.zeros(())
@@ -124,9 +124,10 @@ def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
             started = time.perf_counter()
         with hardware.autocast():
             loss = F.cross_entropy(model(images).float(), labels)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     loss.item()
     return 3 * step_flops(recipe) / (time.perf_counter() - started)
 

@@ -9,9 +9,10 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -92,23 +93,30 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
     assert torch.equal(again.probabilities, last.validation.probabilities)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+AVERAGES: Mapping[str, Any] = {"keep_best": False, "alternate_flip": True, "freeze_first": 0.4, "aux_optimizer": "sgd"}
+
+
+@pytest.mark.parametrize(
+    "ingredients",
+    [{"optimizer": optimizer} for optimizer in OPTIMIZERS]
+    + [{"optimizer": "muon", "average": average, "reset_norms": True, **AVERAGES} for average in ("lookahead", "ema")],
+    ids=lambda ingredients: "-".join(value for value in ingredients.values() if isinstance(value, str)),
+)
 @pytest.mark.parametrize("hardware", PRECISIONS)
 def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
-    tmp_path: Path, hardware: Hardware, optimizer: str
+    tmp_path: Path, hardware: Hardware, ingredients: dict[str, Any]
 ) -> None:
     recipe = Recipe(
         model="five_conv",
         width=0.05,
         epochs=3.0,
         batch_size=24,
-        optimizer=optimizer,
         learning_rate=0.01,
         schedule="one-cycle-cosine",
         translate=4,
         cutout=8,
         mix="cutmix",
-        keep_best=True,
+        **({"keep_best": True} | ingredients),
     )
     points = EvalSchedule(evenly(3), (0.5, 1.0), (16, 16))
     whole = TrainState.create(recipe, DATA, hardware)
@@ -127,6 +135,7 @@ def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
         assert found == expected
         assert identical(state.model.state_dict(), whole.model.state_dict())
         assert identical(state.best, whole.best)
+        assert identical(state.average, whole.average)
         assert torch.equal(state.generator.get_state(), whole.generator.get_state())
 
 
@@ -140,24 +149,14 @@ def shown(point: Progress) -> tuple[object, ...]:
     return (point.step, point.epoch, point.train_loss, point.train_accuracy, point.learning_rate, predictions)
 
 
-def test_a_state_of_an_earlier_version_has_no_sums(tmp_path: Path) -> None:
-    """Such a state was saved at a point of the curve, where the sums are zero."""
-    path, points = tmp_path / "state", EvalSchedule(evenly(4), (), ())
-    recipe = replace(SMALL, epochs=4.0, batch_size=32)
-    state = TrainState.create(recipe, DATA, FP32)
-    progress = train(state, DATA, points)
-    next(progress)
-    save_state(state, path)
-    expected = [shown(point) for point in progress]
-    content = path.read_bytes()
+def test_a_state_of_an_earlier_version(saved: Path) -> None:
+    content = saved.read_bytes()
     length = int.from_bytes(content[:8], "little")
     facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
-    del facts["batches"]
-    tensors = safetensors.torch.load(content)
-    del tensors["loss_sum"], tensors["right_sum"]
-    write_state(path, safetensors.torch.save(tensors, metadata={"state": json.dumps(facts)}))
-    rest = train(load_state(recipe, path, DATA, FP32), DATA, points)
-    assert [shown(point) for point in rest] == expected
+    del facts["optimizers"]
+    write_state(saved, safetensors.torch.save(safetensors.torch.load(content), {"state": json.dumps(facts)}))
+    rule = "training can resume from states of this version only, but this one is older"
+    assert refusal(lambda: load_state(SMALL, saved, TINY_DATA, FP32), CheckpointError) == f"{saved}: {rule}"
 
 
 def test_a_state_of_another_recipe(saved: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifar_core.models import MODELS, build_model
-from cifar_core.optim import ScheduleValues, build_optimizer, schedule, set_schedule
+from cifar_core.optim import ScheduleValues, build_optimizers, schedule, set_schedule
 from cifar_core.recipe import CHOICES, OPTIMIZERS, Recipe
 from tests.cifar_core.support import identical, seeded, weights
 
@@ -30,12 +33,22 @@ def small_network() -> nn.Sequential:
         return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
-def groups_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, list[dict[str, object]]]:
-    """Map each weight of `model` to the optimiser's groups that contain it."""
+def build_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    return [group for optimizer in build_optimizers(model, recipe) for group in optimizer.param_groups]
+
+
+def groups_by_name(model: nn.Module, recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
+    """Map each weight of `model` to the optimisers' groups that contain it."""
+    groups = build_groups(model, recipe)
     return {
-        name: [group for group in optimizer.param_groups if any(parameter is member for member in group["params"])]
+        name: [group for group in groups if any(parameter is member for member in group["params"])]
         for name, parameter in model.named_parameters()
     }
+
+
+def step(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def biases_and_norms(model: nn.Module) -> set[str]:
@@ -93,12 +106,12 @@ def test_one_cycle_is_that_of_torch(kind: str) -> None:
         end_factor=4e-6,
         momentum_at_peak=0.85,
     )
-    ours, reference = build_optimizer(model, recipe), torch.optim.Adam(model.parameters())
+    [ours], reference = build_optimizers(model, recipe), torch.optim.Adam(model.parameters())
     theirs = torch.optim.lr_scheduler.OneCycleLR(
         reference, 0.5, total_steps=steps, anneal_strategy="linear" if kind == "linear" else "cos"
     )
     for step in range(steps):
-        set_schedule(ours, schedule(recipe, step / (steps - 1)))
+        set_schedule([ours], schedule(recipe, step / (steps - 1)))
         for group in ours.param_groups:
             assert group["lr"] == pytest.approx(reference.param_groups[0]["lr"], rel=0.01, abs=1e-5)
             assert group["betas"] == pytest.approx(reference.param_groups[0]["betas"], abs=1e-3)
@@ -109,13 +122,11 @@ def test_one_cycle_is_that_of_torch(kind: str) -> None:
 @pytest.mark.parametrize("name", ["sgd", "muon"])
 def test_one_cycle_moves_the_momentum(name: str) -> None:
     recipe = Recipe(optimizer=name, momentum=0.9, schedule="one-cycle-linear", warmup=0.5, momentum_at_peak=0.7)
-    optimizer = build_optimizer(small_network(), recipe)
-    set_schedule(optimizer, schedule(recipe, 0.25))
-    for group in optimizer.param_groups:
-        if group.get("use_muon", True):
-            assert group["momentum"] == pytest.approx(0.8)
-        else:  # Muon's AdamW
-            assert group["betas"] == (0.9, 0.95)
+    optimizers = build_optimizers(small_network(), recipe)
+    set_schedule(optimizers, schedule(recipe, 0.25))
+    *aux, main = optimizers
+    assert all(group["momentum"] == pytest.approx(0.8) for group in main.param_groups)
+    assert {group["betas"] for optimizer in aux for group in optimizer.param_groups} <= {(0.9, 0.95)}
 
 
 # Groups
@@ -128,11 +139,10 @@ def test_groups_of_every_network(name: str, optimizer: str) -> None:
         model=name, width=0.25, optimizer=optimizer, learning_rate=0.5, bias_lr_multiple=4.0, weight_decay=0.125
     )
     model = build_model(recipe)
-    built = build_optimizer(model, recipe)
     plain = biases_and_norms(model)
     matrix_rates: set[object] = set()
     vector_rates: set[object] = set()
-    for label, groups in groups_by_name(model, built).items():
+    for label, groups in groups_by_name(model, recipe).items():
         if not model.get_parameter(label).requires_grad:
             assert groups == [], label
             continue
@@ -160,30 +170,30 @@ def test_muon_has_the_hidden_weights(name: str, ends: set[str]) -> None:
     model = build_model(recipe)
     plain = biases_and_norms(model)
     trained = {label for label, parameter in model.named_parameters() if parameter.requires_grad}
-    groups = groups_by_name(model, build_optimizer(model, recipe))
-    with_muon = {label for label in trained if groups[label][0]["use_muon"]}
+    groups = groups_by_name(model, recipe)
+    with_muon = {label for label in trained if groups[label][0].get("use_muon")}
     assert with_muon == trained - plain - ends
     assert {groups[label][0]["lr"] for label in with_muon} == {0.5}
 
 
 def test_decay_all_decays_biases_and_norms_as_well() -> None:
     for name in OPTIMIZERS:
-        optimizer = build_optimizer(small_network(), Recipe(optimizer=name, weight_decay=0.125, decay_all=True))
-        assert {group["weight_decay"] for group in optimizer.param_groups} == {0.125}
+        groups = build_groups(small_network(), Recipe(optimizer=name, weight_decay=0.125, decay_all=True))
+        assert {group["weight_decay"] for group in groups} == {0.125}
 
 
 def test_momentum_is_that_of_the_recipe() -> None:
     model = small_network()
     for momentum in (0.0, 0.7):
         sgd, plain_sgd, adamw, muon = (
-            build_optimizer(model, Recipe(optimizer=name, momentum=momentum, nesterov=nesterov)).param_groups
+            build_groups(model, Recipe(optimizer=name, momentum=momentum, nesterov=nesterov))
             for name, nesterov in (("sgd", True), ("sgd", False), ("adamw", True), ("muon", True))
         )
         assert {group["momentum"] for group in sgd} == {momentum}
         assert {group["nesterov"] for group in sgd} == {momentum > 0}
         assert {group["nesterov"] for group in plain_sgd} == {False}
         assert {group["betas"][0] for group in adamw} == {momentum}
-        assert {group["momentum"] for group in muon if group["use_muon"]} == {momentum}
+        assert {group["momentum"] for group in muon if group.get("use_muon")} == {momentum}
 
 
 # Steps
@@ -192,12 +202,12 @@ def test_momentum_is_that_of_the_recipe() -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_one_step_lowers_the_loss(name: str) -> None:
     model = small_network()
-    optimizer = build_optimizer(model, Recipe(optimizer=name, learning_rate=RATES[name]))
+    optimizers = build_optimizers(model, Recipe(optimizer=name, learning_rate=RATES[name]))
     inputs = torch.randn(32, 4, generator=seeded())
     classes = inputs[:, :3].argmax(1)
     before = nn.functional.cross_entropy(model(inputs), classes)
     before.backward()
-    optimizer.step()
+    step(optimizers)
     assert nn.functional.cross_entropy(model(inputs), classes) < before - 0.01
 
 
@@ -206,11 +216,11 @@ def test_without_gradient_only_decay_acts_and_only_on_matrices(name: str) -> Non
     model = small_network()
     nn.init.constant_(model.get_parameter("0.bias"), 0.5)
     recipe = Recipe(optimizer=name, learning_rate=RATES[name], bias_lr_multiple=3.0, weight_decay=0.5, momentum=0.0)
-    optimizer = build_optimizer(model, recipe)
+    optimizers = build_optimizers(model, recipe)
     before = weights(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    step(optimizers)
     shrunk = {label: parameter / before[label] for label, parameter in model.named_parameters() if parameter.ndim > 1}
     assert len(shrunk) == 3
     for label, ratio in shrunk.items():
@@ -227,12 +237,69 @@ def test_without_gradient_only_decay_acts_and_only_on_matrices(name: str) -> Non
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_schedule_scales_every_peak(name: str) -> None:
     model = small_network()
-    optimizer = build_optimizer(model, Recipe(optimizer=name, bias_lr_multiple=5.0))
-    peaks = [group["lr"] for group in optimizer.param_groups]
+    optimizers = build_optimizers(model, Recipe(optimizer=name, bias_lr_multiple=5.0))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    peaks = [group["lr"] for group in groups]
     for multiple in (0.5, 0.25, 1.0, 0.0):
-        set_schedule(optimizer, ScheduleValues(multiple))
-        assert [group["lr"] for group in optimizer.param_groups] == [peak * multiple for peak in peaks]
+        set_schedule(optimizers, ScheduleValues(multiple))
+        assert [group["lr"] for group in groups] == [peak * multiple for peak in peaks]
     before = weights(model)
     model(torch.ones(2, 4)).sum().backward()
-    optimizer.step()
+    step(optimizers)
     assert identical(model.state_dict(), before)  # at rate zero
+
+
+# Ingredients of their own
+
+
+AUX_SGD = Recipe(optimizer="muon", aux_optimizer="sgd", learning_rate=0.25, momentum=0.5, aux_momentum=0.75)
+
+
+def test_auxiliary_sgd_has_rates_and_a_momentum_of_its_own_and_decays_all_alike() -> None:
+    recipe = replace(AUX_SGD, bias_lr_multiple=8.0, head_lr_multiple=4.0, weight_decay=0.5, decay_all=True)
+    groups = {name: found for name, [found] in groups_by_name(small_network(), recipe).items()}
+    rates = {"0.weight": 0.25, "3.weight": 0.25, "5.weight": 1.0, "0.bias": 2.0, "1.weight": 2.0}
+    assert {name: groups[name]["lr"] for name in rates} == rates
+    assert {name: groups[name]["momentum"] for name in rates} == dict.fromkeys(rates, 0.75) | {"3.weight": 0.5}
+    assert {group["lr"] * group["weight_decay"] for group in groups.values()} == {0.25 * 0.5}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "ranger"])
+def test_the_head_has_a_rate_of_its_own(name: str) -> None:
+    recipe = Recipe(optimizer=name, learning_rate=0.25, head_lr_multiple=4.0)
+    rates = {label: group["lr"] for label, [group] in groups_by_name(small_network(), recipe).items()}
+    assert rates == {label: 1.0 if label == "5.weight" else 0.25 for label in rates}
+
+
+def test_norms_of_hidden_weights_are_reset_before_a_step_and_they_do_not_decay() -> None:
+    model = small_network()
+    optimizers = build_optimizers(model, replace(AUX_SGD, reset_norms=True, weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = weights(model)
+    step(optimizers)
+    hidden = model.get_parameter("3.weight")
+    torch.testing.assert_close(hidden, before["3.weight"] * 8**0.5 / before["3.weight"].norm())
+    step(optimizers)
+    assert hidden.norm().item() == pytest.approx(8**0.5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_first_layer_learns_in_a_shortened_schedule_and_is_then_frozen(name: str) -> None:
+    model = small_network()
+    recipe = Recipe(optimizer=name, freeze_first=0.25, warmup=0.0, weight_decay=0.5, decay_all=True)
+    optimizers = build_optimizers(model, recipe)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for progress, first, others in ((0.125, 0.5, 0.875), (0.25, 0.0, 0.75), (0.5, 0.0, 0.5)):
+        set_schedule(optimizers, schedule(recipe, progress))
+        for group in groups:
+            of_first = any(weight is member for weight in model[0].parameters() for member in group["params"])
+            assert group["lr"] / group["peak_lr"] == pytest.approx(first if of_first else others)
+    before = weights(model)
+    model(torch.ones(2, 4)).square().sum().backward()
+    step(optimizers)
+    frozen = {label for label, weight in model.named_parameters() if torch.equal(weight, before[label])}
+    assert frozen == {"0.weight", "0.bias"}
+    assert model[0].weight.grad is None, "its gradient is not computed"
+    set_schedule(optimizers, schedule(recipe, 0.125))
+    assert model[0].weight.requires_grad

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cifar_core.averaging import in_place_of
 from cifar_core.data import MEAN, STD, Split, Splits
+from cifar_core.data import augment as augmentation
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.models import MODELS, build_model
@@ -46,8 +48,9 @@ END = EvalSchedule((), (1.0,), (10,))
 
 Undisturbed = Callable[[Recipe], dict[str, Tensor]]
 
-with_and_without_dropout = pytest.mark.parametrize(
-    "recipe", [SMALL, replace(SMALL, model="five_conv", epochs=1.0)], ids=lambda recipe: recipe.model
+AVERAGED = replace(SMALL, average="ema", alternate_flip=True, aux_optimizer="sgd", reset_norms=True, freeze_first=0.4)
+various_recipes = pytest.mark.parametrize(
+    "recipe", [SMALL, replace(SMALL, model="five_conv", epochs=1.0), AVERAGED], ids=["plain", "dropout", "averaged"]
 )
 
 
@@ -181,7 +184,7 @@ def test_only_deterministic_kernels_are_used_where_the_recipe_says_so(data: Spli
 
 
 @pytest.mark.slow
-@with_and_without_dropout
+@various_recipes
 @pytest.mark.parametrize("hardware", PRECISIONS)
 def test_seed_decides_every_bit(data: Splits, hardware: Hardware, recipe: Recipe) -> None:
     (one, points), (same, same_points) = (run(recipe, data, hardware=hardware) for _ in range(2))
@@ -192,7 +195,7 @@ def test_seed_decides_every_bit(data: Splits, hardware: Hardware, recipe: Recipe
     assert torch.equal(validated(points[-1]).probabilities, validated(same_points[-1]).probabilities)
 
 
-@with_and_without_dropout
+@various_recipes
 @pytest.mark.parametrize(
     "points",
     [
@@ -209,7 +212,7 @@ def test_eval_schedule_does_not_change_training(
     assert identical(snapshot(state), undisturbed(recipe))
 
 
-@with_and_without_dropout
+@various_recipes
 def test_state_at_a_yield_is_complete(data: Splits, undisturbed: Undisturbed, recipe: Recipe) -> None:
     state = TrainState.create(recipe, data, FP32)
     for progress in train(state, data, EvalSchedule(evenly(4), (0.5,), (10,))):
@@ -218,12 +221,65 @@ def test_state_at_a_yield_is_complete(data: Splits, undisturbed: Undisturbed, re
             break
     assert state.step == progress.step == state.total_steps // 2
     stopped = snapshot(state)
-    assert torch.equal(predict(state.model, data.val.head(10), FP32).probabilities, validated(progress).probabilities)
+    with in_place_of(state.average, state.model):
+        assert torch.equal(
+            predict(state.model, data.val.head(10), FP32).probabilities, validated(progress).probabilities
+        )
     assert identical(snapshot(state), stopped)
     assert not identical(stopped, undisturbed(recipe))  # no step is done ahead of its yield
     assert [progress.fraction for progress in train(state, data, END)] == [1.0]
     assert list(train(state, data, END)) == []
     assert identical(snapshot(state), undisturbed(recipe))
+
+
+# Alternating flips
+
+
+def test_each_image_is_mirrored_in_every_other_pass(data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(SMALL, alternate_flip=True, epochs=4.0, batch_size=48)  # batches span two passes
+    state, drawn = TrainState.create(recipe, data, FP32), []
+    flip = augmentation.flip
+
+    def spy(images: Tensor, mirrored: Tensor) -> Tensor:
+        drawn.extend(mirrored.tolist())
+        return flip(images, mirrored)
+
+    monkeypatch.setattr(augmentation, "flip", spy)
+    order: list[int] = []
+    next_batch = state.next_batch
+    monkeypatch.setattr(TrainState, "next_batch", lambda _, images: note(next_batch(images), order))
+    list(train(state, data, EvalSchedule((), (), ())))
+    passes = [dict(zip(order[i : i + 128], drawn[i : i + 128], strict=True)) for i in range(0, 4 * 128 - 48, 128)]
+    first, *others = passes
+    assert 32 < sum(first.values()) < 96
+    for number, later in enumerate(others, start=1):
+        assert all(later[image] == mirrored ^ (number % 2 == 1) for image, mirrored in first.items() if image in later)
+
+
+def note(batch: Tensor, order: list[int]) -> Tensor:
+    order.extend(batch.tolist())
+    return batch
+
+
+# Averages of the weights
+
+
+@pytest.mark.parametrize("average", ["ema", "lookahead"])
+def test_the_average_is_validated_and_kept(data: Splits, average: str) -> None:
+    recipe = replace(SMALL, average=average, average_decay=0.9)
+    state, points = run(recipe, data, EvalSchedule((), (0.5, 1.0), (128, 128)))
+    kept = predict(state.model, data.val, FP32).probabilities
+    assert torch.equal(validated(points[-1]).probabilities, kept)
+    assert identical(state.average, {name: state.model.state_dict()[name] for name in state.average})
+    plain, _ = run(SMALL, data, END)
+    assert not torch.equal(predict(plain.model, data.val, FP32).probabilities, kept)
+
+
+def test_an_average_beside_the_weights_does_not_change_what_is_learned(data: Splits) -> None:
+    states = [TrainState.create(recipe, data, FP32) for recipe in (SMALL, replace(SMALL, average="ema"))]
+    for state in states:
+        next(train(state, data, EvalSchedule((0.5,), (), ())))
+    assert identical(*(state.model.state_dict() for state in states))
 
 
 # The order of the images
@@ -336,6 +392,32 @@ def test_evaluation_keeps_the_order_over_several_batches() -> None:
     predictions = predict(Reader(), Split(images, labels), FP32)
     assert predictions.accuracy == 1.0
     assert torch.equal(predictions.labels, labels)
+
+
+class Corners(torch.nn.Module):
+    """Logits: the two upper corners of the red plane, then zeros."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.pad(images[:, 0, 0, [0, -1]], (0, 8))
+
+
+@pytest.mark.parametrize("tta", ["none", "mirror", "mirror-shift"])
+def test_views_of_test_time_augmentation(tta: str) -> None:
+    images = torch.randint(256, (20, 3, 32, 32), generator=seeded(), dtype=torch.uint8)
+    red = normalise(images.float() / 255)[:, 0]
+    corners = {
+        "none": [(1.0, red[:, 0, [0, -1]])],
+        "mirror": [(0.5, red[:, 0, [0, -1]]), (0.5, red[:, 0, [-1, 0]])],
+        "mirror-shift": [
+            *((0.25, red[:, 0, columns]) for columns in ([0, -1], [-1, 0])),
+            *((0.125, red[:, 1, columns]) for columns in ([1, -2], [-2, 1])),  # mirrored at the upper edge
+            *((0.125, red[:, 1, columns]) for columns in ([1, -2], [-2, 1])),
+        ],
+    }[tta]
+    logits = torch.stack([share * corner for share, corner in corners]).sum(0)
+    expected = torch.nn.functional.pad(logits, (0, 8)).softmax(1)
+    predictions = predict(Corners(), Split(images, torch.zeros(20, dtype=torch.long)), FP32, tta=tta)
+    torch.testing.assert_close(predictions.probabilities, expected)
 
 
 @pytest.mark.parametrize(("normalisation", "mean", "std"), [("dataset", MEAN, STD), ("half", (0.5,) * 3, (0.5,) * 3)])

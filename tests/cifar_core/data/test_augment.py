@@ -22,19 +22,21 @@ from tests.cifar_core.support import seeded
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
 
 FILL = torch.tensor([2.0, 3.0, 4.0])  # outside [0, 1], so that painted pixels are known
+FLIPPED = Recipe(flip=True, translate=0)
 PLAIN = Recipe(flip=False, translate=0, cutout=0, color_jitter=0.0, mix="none")
 
 OTHER_FIELDS = {
     *("model", "width", "bn_momentum", "epochs", "batch_size", "val_fraction", "normalisation", "optimizer"),
     *("learning_rate", "bias_lr_multiple", "momentum", "nesterov", "weight_decay", "decay_all", "clip_norm"),
     *("label_smoothing", "keep_best", "schedule", "warmup", "start_factor", "end_factor", "momentum_at_peak"),
-    *("step_every", "step_factor", "schedule_per_epoch", "seed", "deterministic"),
+    *("step_every", "step_factor", "schedule_per_epoch", "seed", "deterministic", "tta", "alternate_flip"),
+    *("aux_optimizer", "aux_momentum", "head_lr_multiple", "reset_norms", "freeze_first", "average", "average_decay"),
 }
 
 SEEDS = st.integers(0, 2**32)
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "flip": flip,
+    "flip": lambda images, generator: augment(images, FLIPPED, FILL, generator),
     "translate": lambda images, generator: translate(images, 4, generator),
     "cutout": lambda images, generator: cutout(images, 8, FILL, generator),
     "jitter": lambda images, generator: jitter(images, 0.4, generator),
@@ -70,11 +72,11 @@ def test_every_image_has_its_own_draw_from_the_generator(name: str) -> None:
 @given(seed=SEEDS)
 def test_flip_leaves_or_mirrors_each_image(seed: int) -> None:
     images = random_images(64, 6, 5, seed)
-    result = flip(images, seeded(seed))
+    result = augment(images, FLIPPED, FILL, seeded(seed))
     mirrored, kept = ((result == expected).flatten(1).all(1) for expected in (images.flip(3), images))
     assert torch.equal(mirrored, ~kept)
     assert 8 < mirrored.sum() < 56  # chances of failing: 1e-10
-    assert torch.equal(flip(result, seeded(seed)), images)
+    assert torch.equal(flip(result, mirrored), images)
 
 
 @pytest.mark.parametrize(("padding", "mode"), [("reflect", "reflect"), ("zero", "constant")])
@@ -179,7 +181,7 @@ def test_only_what_the_recipe_enables_is_applied() -> None:
         assert torch.equal(mixed, plain)
     assert torch.equal(generator.get_state(), seeded().get_state())
     alone = {
-        "flip": (Recipe(flip=True, translate=0), flip(images, seeded(3))),
+        "flip": (FLIPPED, flip(images, torch.rand(16, generator=seeded(3)) < 0.5)),
         "translate": (Recipe(flip=False, translate=3), translate(images, 3, seeded(3))),
         "cutout": (Recipe(flip=False, translate=0, cutout=7), cutout(images, 7, mean, seeded(3))),
         "jitter": (Recipe(flip=False, translate=0, color_jitter=0.2), jitter(images, 0.2, seeded(3))),
