@@ -78,6 +78,7 @@ def _imported_modules(path: Path) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_core_loads_without_sweep_and_plot_libraries() -> None:
     names = [_name(path) for path in MODULES if path.parts[0] == "cifar_core"]
     script = (

@@ -58,6 +58,7 @@ def test_step_of_vision_transformer_by_hand() -> None:
     assert step_flops(recipe) == 16 * 2 * (3 * forward - embed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_step_costs_in_proportion_to_the_batch(name: str) -> None:
     def cost(optimizer: str, batch_size: int) -> int:
@@ -73,6 +74,7 @@ def test_step_costs_in_proportion_to_the_batch(name: str) -> None:
 # What a budget buys
 
 
+@pytest.mark.slow
 @given(
     whole=st.integers(2, 10_000),
     part=st.sampled_from([0.0, 0.1, 0.9]),

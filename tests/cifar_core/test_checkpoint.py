@@ -78,6 +78,7 @@ def write_state(path: Path, content: bytes) -> None:
     path.with_name(path.name + ".sha256").write_text(hashlib.sha256(content).hexdigest())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hardware", PRECISIONS)
 @pytest.mark.parametrize("name", MODELS)
 def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware, name: str) -> None:
@@ -96,6 +97,7 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
 AVERAGES: Mapping[str, Any] = {"keep_best": False, "alternate_flip": True, "freeze_first": 0.4, "aux_optimizer": "sgd"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ingredients",
     [{"optimizer": optimizer} for optimizer in OPTIMIZERS]

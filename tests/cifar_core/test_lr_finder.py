@@ -38,6 +38,7 @@ def test_rates_rise_evenly_on_a_logarithmic_axis(found: RangeTest) -> None:
     assert found.rates[-1] <= 10.0
 
 
+@pytest.mark.slow
 def test_suggestion_trains_and_its_extremes_do_not(data: Splits, found: RangeTest) -> None:
     losses = {}
     for rate in (found.rates[0], found.suggestion, found.rates[-1]):
@@ -48,10 +49,12 @@ def test_suggestion_trains_and_its_extremes_do_not(data: Splits, found: RangeTes
     assert min(losses, key=lambda rate: losses[rate]) == found.suggestion
 
 
+@pytest.mark.slow
 def test_same_seed_same_curve(data: Splits, found: RangeTest) -> None:
     assert range_test(RECIPE, data, FP32, low=1e-5, high=10.0, steps=60) == found
 
 
+@pytest.mark.slow
 def test_rate_is_found_for_a_recipe_that_asks_for_it(data: Splits) -> None:
     assert settle(RECIPE, data, FP32) == (RECIPE, None)
     settled, found = settle(replace(RECIPE, learning_rate="range-test", model="three_conv", width=0.25), data, FP32)

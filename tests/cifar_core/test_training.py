@@ -152,6 +152,7 @@ def test_a_schedule_laid_out_in_steps_that_moves_on_once_an_epoch(data: Splits) 
     assert [point.learning_rate for point in points] == pytest.approx(rates)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept_where_the_recipe_says_so(data: Splits) -> None:
     # The rate rises all the way to a ruinous one, so that the last weights are not the best.
     recipe = replace(SMALL, optimizer="sgd", learning_rate=50.0, warmup=0.99, bn_momentum=1.0, epochs=3.0)
@@ -195,6 +196,7 @@ def test_seed_decides_every_bit(data: Splits, hardware: Hardware, recipe: Recipe
     assert torch.equal(validated(points[-1]).probabilities, validated(same_points[-1]).probabilities)
 
 
+@pytest.mark.slow
 @various_recipes
 @pytest.mark.parametrize(
     "points",
@@ -264,6 +266,7 @@ def note(batch: Tensor, order: list[int]) -> Tensor:
 # Averages of the weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["ema", "lookahead"])
 def test_the_average_is_validated_and_kept(data: Splits, average: str) -> None:
     recipe = replace(SMALL, average=average, average_decay=0.9)
@@ -351,6 +354,7 @@ def test_loss_is_the_mean_since_the_point_before(data: Splits) -> None:
     assert coarse == pytest.approx([sum(fine[k : k + 4]) / 4 for k in range(0, 16, 4)], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_time_of_the_caller_is_not_counted(data: Splits) -> None:
     state = TrainState.create(SMALL, data, FP32)
     started = time.perf_counter()

@@ -33,6 +33,7 @@ def document(report: WrittenPage) -> Any:
     return json.loads((report.folder / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_both_formats_have_every_section_and_head_and_the_answer_first(demo: Facts, report: WrittenPage) -> None:
     titles = [build(demo).title for build in SECTIONS.values()]
     for text in (report.prose, report.markdown):
@@ -76,6 +77,7 @@ def test_a_study_that_is_not_whole_is_reported_as_one(pages: Pages, study: str, 
     assert words in pages(study).markdown
 
 
+@pytest.mark.slow
 def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> None:
     fresh_store.add(name="a/b <i>", trials=(Trial(state="running"),), champion=(), state="running")
     (html, *_), _ = write_report(store=fresh_store.folder)
@@ -87,6 +89,7 @@ def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> No
     assert "a/b <i>" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -127,6 +130,7 @@ def test_the_script_runs_by_its_path_and_prints_where_the_report_is(store: Fake,
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_scenario_of_ones_own_changes_the_answer_and_bars_in_it_break_no_table(store: Fake, tmp_path: Path) -> None:
     mine = tmp_path / "mine|ours.toml"
     text = DEFAULT_SCENARIO.read_text().replace("images_per_month = 250_000", "images_per_month = 1_000")
@@ -163,6 +167,7 @@ def test_the_json_names_where_each_number_comes_from(document: Any) -> None:
     assert document["figures"]["tornado"]["series"][0]["name"] == "halved"
 
 
+@pytest.mark.slow
 def test_the_files_lie_in_mlflow(fresh_store: Fake, tmp_path: Path) -> None:
     parent = fresh_store.add()
     out = write_page(fresh_store, tmp_path / "out").folder
@@ -173,6 +178,7 @@ def test_the_files_lie_in_mlflow(fresh_store: Fake, tmp_path: Path) -> None:
         assert path.read_bytes() == reader.artifact(parent, f"report/{path.relative_to(out)}")
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_to_gets_its_report_all_the_same(
     store: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def states(store: Store) -> tuple[str, str]:
     return found["range-test"].data.tags["state"], found["range-tests"].data.tags["state"]
 
 
+@pytest.mark.slow
 def test_a_suggestion_its_curve_and_a_run(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(store, "--steps", "60", "--low", "1e-3") == 0
     said = capsys.readouterr()

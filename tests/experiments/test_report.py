@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Number, Row, Section, Table
 from experiments.pages.plots import canvas
@@ -24,6 +26,7 @@ def toy_section(facts: Facts) -> Section:
     )
 
 
+@pytest.mark.slow
 def test_a_section_takes_one_module_and_one_entry_of_the_table(demo: Facts) -> None:
     files = render(demo, {**SECTIONS, "toys": toy_section})
     html, markdown = files["report.html"].decode(), files["report.md"].decode()
@@ -40,6 +43,7 @@ def test_a_section_takes_one_module_and_one_entry_of_the_table(demo: Facts) -> N
     assert document["figures"]["toys"]["series"] == [{"name": "price", "x": [1, 2], "y": [3, 4]}]
 
 
+@pytest.mark.slow
 def test_no_two_sections_give_a_number_or_a_figure_of_the_same_name(demo: Facts) -> None:
     sections = [build(demo) for build in SECTIONS.values()]
     for names in (

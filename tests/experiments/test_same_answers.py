@@ -12,12 +12,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.experiments.conftest import Pages
 from tests.experiments.support import WrittenPage
 
 ANSWERS = Path(__file__).with_name("answers.jsonl")
 
 
+@pytest.mark.slow
 def test_compare_gives_the_same_answers_as_before(pages: Pages) -> None:
     runs = pages("runs")
     found = [

@@ -12,6 +12,7 @@ from tests.sweeps.scripted import Study, check_whole, died, even, no_fault
 
 
 class TestConfirmation:
+    @pytest.mark.slow
     def test_the_best_are_trained_again_with_more_and_other_seeds(self, sweep: Study) -> None:
         sweep.run()
         trials = {trial.number: Recipe.from_dict(trial.user_attrs["recipe"]) for trial in sweep.trials}

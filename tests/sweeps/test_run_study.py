@@ -186,6 +186,7 @@ class TestRecipesThatCannotBe:
         said = refused("--enqueue", str(recipe), "--preset", "smoke")
         assert re.fullmatch(message, said.removeprefix(f"{recipe}: "))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("names", [("dynamic_conv",), ("systems", "dynamic_conv")])
     def test_a_system_by_its_own_name_does_not_shrink_to_the_budget(
         self, refused: Refused, names: tuple[str, ...]
@@ -194,6 +195,7 @@ class TestRecipesThatCannotBe:
             "a budget must cover two training steps, but 1.1e+13 FLOPs cover 1.57 of dynamic_conv at batch size 128"
         )
 
+    @pytest.mark.slow
     def test_a_group_with_a_system_that_is_too_dear_even_when_narrow(
         self, refused: Refused, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -260,6 +262,7 @@ class TestPlanOfTheArguments:
         asked = [trial.user_attrs.get("enqueued_recipe") for trial in StubCoordinator.got.study.trials]
         return [Recipe.from_dict(values) for values in asked if values]
 
+    @pytest.mark.slow
     def test_defaults(self, plan_of: Callable[..., Plan]) -> None:
         plan = plan_of()
         assert (plan.trials, plan.study, plan.preset.name, plan.space.name) == (50, "quick-full", "quick", "full")
@@ -273,6 +276,7 @@ class TestPlanOfTheArguments:
         assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", tags["git_commit"])
         assert all(tags.values())
 
+    @pytest.mark.slow
     def test_all_of_it_otherwise(self, plan_of: Callable[..., Plan]) -> None:
         search = "--trials 7 --space fast --epochs 2.5 --seed 3 --sampler random --pruner median"
         more = "--timeout 60 --no-confirm --workers 1 --keep-weights"
@@ -283,6 +287,7 @@ class TestPlanOfTheArguments:
         assert (plan.workers, plan.threads) == (1, CORES)
         assert (plan.confirm, plan.keep_weights) == (False, True)
 
+    @pytest.mark.slow
     def test_recipes_are_enqueued_exactly(self, plan_of: Callable[..., Plan], tmp_path: Path) -> None:
         recipes = [Recipe(model="five_conv", learning_rate=0.1 + 0.2), Recipe(cutout=7)]
         paths = [tmp_path / f"{number}.toml" for number in range(2)]
@@ -291,6 +296,7 @@ class TestPlanOfTheArguments:
         plan_of("--enqueue", *map(str, paths), "--seed", "1")
         assert self.enqueued() == recipes
 
+    @pytest.mark.slow
     def test_the_space_of_the_systems_begins_with_the_systems(
         self, plan_of: Callable[..., Plan], capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -299,10 +305,12 @@ class TestPlanOfTheArguments:
             assert self.enqueued() == [comparable(read_recipe(name)) for name in SYSTEMS]
             assert "is tried at width" not in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_recipes_that_are_named_take_the_place_of_the_systems(self, plan_of: Callable[..., Plan]) -> None:
         plan_of("--space", "systems", "--enqueue", "five_conv")
         assert self.enqueued() == [comparable(read_recipe("five_conv"))]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("option", ["--space", "--enqueue"])
     def test_a_system_shrinks_to_the_budget_of_a_trial(
         self, plan_of: Callable[..., Plan], capsys: pytest.CaptureFixture[str], option: str
@@ -318,11 +326,13 @@ class TestPlanOfTheArguments:
             "at this one"
         ]
 
+    @pytest.mark.slow
     def test_a_number_of_epochs_covers_any_width(self, plan_of: Callable[..., Plan]) -> None:
         plan_of("--epochs", "1", "--space", "systems")
         assert {recipe.width for recipe in self.enqueued()} == {1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_a_request_and_says_how_to_resume(
     stubs: type[StubCoordinator],
@@ -355,6 +365,7 @@ def test_ctrl_c_ends_a_download(
     assert len(capsys.readouterr().err.splitlines()) <= 1
 
 
+@pytest.mark.slow
 def test_workers_end_also_when_something_breaks(tmp_path: Path, stubs: type[StubCoordinator]) -> None:
     stubs.does = Mock(side_effect=RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
@@ -362,6 +373,7 @@ def test_workers_end_also_when_something_breaks(tmp_path: Path, stubs: type[Stub
     stubs.executor.close.assert_called_once_with()
 
 
+@pytest.mark.slow
 def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -393,6 +405,7 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     assert "--study must be one that the store holds (s), but got 't'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_store_that_takes_no_more(
     stubs: type[StubCoordinator], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

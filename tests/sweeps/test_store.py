@@ -97,6 +97,7 @@ def test_what_cannot_be_a_store(tmp_path: Path, place: str, reason: str) -> None
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["what?", "50%20", "größe #1&c=2", "%s"])
 def test_any_letters_in_the_path_of_a_store_and_in_the_name_of_a_study(tmp_path: Path, name: str) -> None:
     store = Store.locate(tmp_path / name)

@@ -65,6 +65,7 @@ def draw(study: optuna.Study, plan: Plan, count: int) -> list[dict[str, Any]]:
 
 
 class TestSettings:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("change", "was", "got"),
         [
@@ -83,6 +84,7 @@ class TestSettings:
             f"study {plan.study!r} was started with {was}, but got {got}; give it another name with --study"
         )
 
+    @pytest.mark.slow
     def test_what_does_not_make_trials_incomparable_may_change(self, storage: BaseStorage, plan: Plan) -> None:
         first = open_study(plan, storage)
         other = replace(plan, trials=99, sampler="tpe", pruner="none", workers=2, threads=4, confirm=False)
@@ -91,6 +93,7 @@ class TestSettings:
 
 
 class TestQueue:
+    @pytest.mark.slow
     @pytest.mark.parametrize("resumed", [False, True])
     def test_a_study_begins_with_the_known_good_points_once(
         self, storage: BaseStorage, plan: Plan, resumed: bool
@@ -112,6 +115,7 @@ class TestQueue:
         assert Recipe.from_dict(waiting.user_attrs["enqueued_recipe"]) == recipe
         assert draw(study, plan, 2) == [plan.space.nearest(recipe), START]
 
+    @pytest.mark.slow
     def test_enqueued_recipes_are_tried_before_others_also_in_a_study_that_has_started_trials(
         self, storage: BaseStorage, plan: Plan
     ) -> None:
@@ -119,6 +123,7 @@ class TestQueue:
         recipes = [Recipe(cutout=4), Recipe(cutout=8)]
         assert draw(open_study(plan, storage, recipes), plan, 2) == [plan.space.nearest(recipe) for recipe in recipes]
 
+    @pytest.mark.slow
     def test_the_same_command_again_does_not_enqueue_a_recipe_again(self, storage: BaseStorage, plan: Plan) -> None:
         recipes = [Recipe(cutout=4), Recipe(cutout=4)]  # twice on purpose: that is what was asked
         draw(open_study(plan, storage, recipes), plan, 1)
@@ -129,6 +134,7 @@ class TestQueue:
 
 
 class TestSamplers:
+    @pytest.mark.slow
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_the_seed_decides_what_is_drawn_and_a_resumed_study_draws_other_points(
         self, storage: BaseStorage, plan: Plan, sampler: str
@@ -200,6 +206,7 @@ def test_a_storage_that_is_none(url: str) -> None:
         open_storage(url)
 
 
+@pytest.mark.slow
 def test_a_trial_that_a_process_left_is_the_same_trial_in_the_next(url: str, plan: Plan) -> None:
     left = open_study(plan, open_storage(url)).ask()
     left.report(0.5, 1)

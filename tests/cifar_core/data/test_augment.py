@@ -79,6 +79,7 @@ def test_flip_leaves_or_mirrors_each_image(seed: int) -> None:
     assert torch.equal(flip(result, mirrored), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("padding", "mode"), [("reflect", "reflect"), ("zero", "constant")])
 @given(seed=SEEDS, pixels=st.integers(0, 5))
 def test_translate_shifts_each_image_and_fills_the_edge(padding: str, mode: Any, seed: int, pixels: int) -> None:

@@ -175,6 +175,7 @@ def test_synthetic_images_show_their_class() -> None:
     assert (nearest == splits.val.labels).float().mean() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.timeout(600)
 def test_real_data_has_the_published_figures(real: Path) -> None:
@@ -199,6 +200,7 @@ def test_real_data_has_the_published_figures(real: Path) -> None:
         assert deviation.item() == pytest.approx(data.STD[channel], abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.timeout(600)
 def test_real_split_is_pinned(real: Path) -> None:

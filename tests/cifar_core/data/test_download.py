@@ -328,6 +328,7 @@ def test_npm_that_falls_silent_is_ended(home: Path, tmp_path: Path, monkeypatch:
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_npm_progress_follows_the_bytes(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_npm(
         tmp_path,

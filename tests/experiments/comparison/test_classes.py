@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from experiments.comparison import classes
 from experiments.comparison.classes import compare_classes
 from experiments.pages.blocks import Figure, Missing
 from tests.experiments.comparison.conftest import Chosen
 
 
+@pytest.mark.slow
 def test_classes_are_compared_on_the_best_split_that_all_groups_have(chosen: Chosen) -> None:
     tested, mixed, several = (compare_classes(chosen("good", other)) for other in ("bad", "searched", "twice"))
     assert tested is not None

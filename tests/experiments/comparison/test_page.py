@@ -67,6 +67,7 @@ def test_bad_input_is_one_line_and_exit_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_regressions_are_marked(pages: Pages) -> None:
     page = pages("runs")
     told = "Regressions against good: bad in validation accuracy and test accuracy. None found in level and twice."
@@ -85,6 +86,7 @@ def test_without_a_baseline_nothing_is_called_a_regression(rivals: Fake, tmp_pat
     assert "python experiments/compare.py --runs good bad\n" in text
 
 
+@pytest.mark.slow
 def test_the_page_goes_into_the_store_by_default(fresh_store: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     fresh_store.add(trials=(Trial(), Trial()), champion=())
     arguments = ["--runs", "demo", "demo/trial-1", "--store", str(fresh_store.folder), "--results", "none"]

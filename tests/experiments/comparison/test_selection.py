@@ -39,6 +39,7 @@ def test_the_id_of_a_study_stands_for_the_study(rivals: Fake, chosen: Chosen) ->
     assert chosen(parent, "bad").groups[0].name == "good"
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_not_among_the_runs_comes_first(chosen: Chosen) -> None:
     comparison = chosen("bad", "level", baseline="good")
     assert [group.name for group in comparison.groups] == ["good", "bad", "level"]
@@ -48,6 +49,7 @@ def test_a_baseline_that_is_not_among_the_runs_comes_first(chosen: Chosen) -> No
     assert (among.titles, chosen("bad", "good").titles) == (("bad", "good (baseline)"), ("bad", "good"))
 
 
+@pytest.mark.slow
 def test_an_ambiguous_beginning_names_what_it_may_be(fresh_store: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = iter(range(1000))
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(f"abcdef{next(ids):026x}"))
@@ -58,6 +60,7 @@ def test_an_ambiguous_beginning_names_what_it_may_be(fresh_store: Fake, monkeypa
         choose(["demo", "abcdef"], None, fresh_store.place, ())
 
 
+@pytest.mark.slow
 def test_a_study_without_a_complete_trial_is_refused(fresh_store: Fake) -> None:
     fresh_store.add(name="young", trials=(Trial(state="running"),), champion=(), state="running")
     fresh_store.add(name="old", trials=(Trial(),), champion=())

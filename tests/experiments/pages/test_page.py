@@ -22,6 +22,7 @@ FIGURES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_page_stands_alone_and_its_links_lead_somewhere(pages: Pages, name: str) -> None:
     page = pages(name)
@@ -44,6 +45,7 @@ def test_plotly_is_embedded_once_and_every_figure_has_its_place(pages: Pages, na
     assert all(f'id="figure-{figure}"' in page.prose for figure in FIGURES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_rows_of_markdown_tables_have_as_many_cells_as_their_heads(pages: Pages, name: str) -> None:
     tables_are_even(pages(name).markdown)
@@ -67,6 +69,7 @@ def test_photos_lie_beside_the_markdown(pages: Pages) -> None:
     assert all((page.folder / photo).read_bytes().startswith(b"\x89PNG") for photo in photos)
 
 
+@pytest.mark.slow
 def test_names_cannot_break_the_page(fresh_store: Fake, tmp_path: Path) -> None:
     for name in ("<b>x</b>", "a/b", "c|d"):
         fresh_store.add(name=name, trials=(Trial(),), champion=())

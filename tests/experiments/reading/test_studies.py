@@ -48,6 +48,7 @@ def test_a_server_uri_is_read_like_the_store(store: Fake, tmp_path: Path) -> Non
     assert not study.test_set_evaluations.recorded  # the record lies in the store
 
 
+@pytest.mark.slow
 def test_missing_and_broken_artifacts_are_none(fresh_store: Fake) -> None:
     fresh_store.add(omit=("pictures/samples.png", "test/prediction.json", "test/confusion.json", "recipe.toml"))
     reader = StudyReader(fresh_store.place)
@@ -95,6 +96,7 @@ def test_what_is_no_store_is_named_and_not_made(tmp_path: Path, fresh_store: Fak
         StudyReader(fresh_store.place).read()
 
 
+@pytest.mark.slow
 def test_a_file_with_other_tables_is_read_through_the_client(
     store: Fake, demo: Facts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_file_with_other_tables_is_read_through_the_client(
     pd.testing.assert_frame_equal(StudyReader(store.place).read("demo").attempts, demo.study.attempts)
 
 
+@pytest.mark.slow
 def test_a_study_without_the_tag_of_its_state_has_that_of_its_status(fresh_store: Fake) -> None:
     fresh_store.client.delete_tag(fresh_store.add(), "state")
     assert StudyReader(fresh_store.place).read().state == "finished"

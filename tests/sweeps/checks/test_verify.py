@@ -85,6 +85,7 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
     assert list(findings(store, "s")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [

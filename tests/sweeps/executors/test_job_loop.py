@@ -53,6 +53,7 @@ def hear(pipe: Connection, *, until: int | type[Event]) -> list[Event]:
         assert not isinstance(event, Ending), event
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "step", "commands", "most"),
     [
@@ -73,6 +74,7 @@ def test_pause(pipe: Connection, job: TrainJob, step: int, commands: list[Comman
     assert not pipe.poll(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [Command.GO_ON, Command.END, Command.PAUSE])
 def test_a_command_that_comes_too_late_is_not_taken_for_one_to_the_next_run(pipe: Connection, late: Command) -> None:
     pipe.send(FIRST)
@@ -89,6 +91,7 @@ def test_a_command_that_comes_too_late_is_not_taken_for_one_to_the_next_run(pipe
     assert isinstance(hear(pipe, until=Finished)[-1], Finished)
 
 
+@pytest.mark.slow
 def test_a_pause_that_comes_when_the_run_has_just_ended(pipe: Connection) -> None:
     for job in (replace(FIRST, recipe=replace(RECIPE, model="nonsense")), FIRST, FIRST):
         pipe.send(job)

@@ -164,6 +164,7 @@ class TestTraining:
         assert (outcome.accuracy, outcome.loss) == (shown[-1].val_accuracy, shown[-1].val_loss)
         assert list(outcome.accuracies) == [*(f"class/{name}" for name in CLASSES), "group/animals", "group/vehicles"]
 
+    @pytest.mark.slow
     def test_watching_less_changes_nothing_of_what_is_learned(self, data: Splits, whole: Whole) -> None:
         seldom = carry_out(replace(JOB, schedule=EvalSchedule(evenly(1), (1.0,), (100,))), data)
         assert finished(seldom).loss == whole.outcome.loss
@@ -199,6 +200,7 @@ def states_in(folder: Path) -> list[int]:
 class TestCheckpoints:
     """A run that is cut off goes on from its last checkpoint."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("at", "resumes_after"), [(2, 0), (6, 4), (8, 4), (10, 8), (16, 8)])
     def test_to_the_same_bits(self, data: Splits, whole: Whole, tmp_path: Path, at: int, resumes_after: int) -> None:
         def cut_off(event: Event) -> None:
@@ -226,6 +228,7 @@ class TestCheckpoints:
         assert noted.line.startswith(f"{newest}: SHA-256 must be ")
         assert points(rest) == points(whole.events)[2:]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("recorded", "resumes_after"), [(None, 8), (8, 8), (7, 4), (4, 4), (3, 0), (0, 0)])
     def test_none_is_used_that_would_leave_out_a_point(
         self, data: Splits, whole: Whole, tmp_path: Path, recorded: int | None, resumes_after: int
@@ -239,6 +242,7 @@ class TestCheckpoints:
 class TestPause:
     """A run that is paused at any step goes on to the same bits and the same later points."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("every", [1, 3, 5, 15])
     def test_again_and_again(self, data: Splits, whole: Whole, tmp_path: Path, every: int) -> None:
         job = job_in(tmp_path)
@@ -269,6 +273,7 @@ class TestPause:
         assert events[-1] == Paused("trial-3")
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_while_it_waits_for_an_answer(self, data: Splits, whole: Whole, tmp_path: Path) -> None:
         events: list[Event] = []
         job = replace(JOB, checkpoints=tmp_path / "c")
@@ -278,6 +283,7 @@ class TestPause:
         assert states_in(tmp_path / "c") == [4]
         assert points(events) + points(carry_out(job, data)) == points(whole.events)
 
+    @pytest.mark.slow
     def test_not_after_the_last_step(self, data: Splits) -> None:
         asked = itertools.count()
         events = carry_out(JOB, data, pause=lambda: next(asked) > 100)
@@ -300,6 +306,7 @@ class TestDisk:
         yield folder
         subprocess.run(["umount", str(folder)], check=True)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("at", [4, 8, 16])
     @pytest.mark.parametrize("fault", ["full", "read-only"])
     def test_the_run_ends_and_resumes_later(self, data: Splits, whole: Whole, disk: Path, fault: str, at: int) -> None:
@@ -343,6 +350,7 @@ class TestDisk:
 
 
 class TestMemory:
+    @pytest.mark.slow
     def test_the_batch_that_did_not_fit_is_named_and_the_worker_lives_on(self) -> None:
         """In a process of its own, which may not grow by more than 300 MB."""
         here = Path(__file__).parents[3]  # for `tests.synthetic`
@@ -380,6 +388,7 @@ class TestArtifacts:
 
 
 class TestErrors:
+    @pytest.mark.slow
     def test_an_error_is_one_line_and_its_details(self, data: Splits) -> None:
         event = failure(carry_out(replace(JOB, recipe=replace(RECIPE, model="five_convs")), data))
         assert event.key == "trial-3"
@@ -389,6 +398,7 @@ class TestErrors:
         assert event.details.startswith("Traceback")
         assert "build_model" in event.details
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("error", "reason"),
         [
@@ -411,6 +421,7 @@ class TestErrors:
         assert events[-1].reason.startswith(("training loss was nan at step ", "training loss was inf at step "))
         assert not any(isinstance(event, Finished | Failed) for event in events)
 
+    @pytest.mark.slow
     def test_a_watch_that_never_validates(self, data: Splits) -> None:
         event = failure(carry_out(replace(JOB, schedule=EvalSchedule(evenly(4), (), ())), data))
         assert event.reason == "RuntimeError: an evaluation schedule must validate at the end of training"

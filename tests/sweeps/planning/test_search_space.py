@@ -25,7 +25,8 @@ BASE = replace(Recipe(), **LEFT_ALONE)
 FIXED = {
     *("bn_momentum", "epochs", "val_fraction", "normalisation", "nesterov", "decay_all", "clip_norm", "keep_best"),
     *("schedule", "warmup", "start_factor", "end_factor", "momentum_at_peak", "step_every", "step_factor"),
-    *("schedule_per_epoch", "padding", "seed", "deterministic"),
+    *("schedule_per_epoch", "padding", "seed", "deterministic", "aux_optimizer", "aux_momentum", "head_lr_multiple"),
+    *("reset_norms", "freeze_first", "average", "average_decay", "alternate_flip", "tta"),
 }
 
 spaces = st.sampled_from(sorted(SPACES)).map(SPACES.__getitem__)
@@ -65,6 +66,7 @@ def approximately(params: dict[str, Any]) -> dict[str, Any]:
     return {name: pytest.approx(value) if type(value) is float else value for name, value in params.items()}
 
 
+@pytest.mark.slow
 @given(spaces, seeds)
 def test_every_draw_is_a_recipe_whose_network_gives_ten_logits(space: SearchSpace, seed: int) -> None:
     recipe, params = draw(space, seed)

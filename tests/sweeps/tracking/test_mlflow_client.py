@@ -72,6 +72,7 @@ def record(store: Path, experiment: str, batches: Sequence[Sequence[Entry]]) -> 
     return known
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @settings(max_examples=8, deadline=None)
 @given(entries=told(), data=st.data())

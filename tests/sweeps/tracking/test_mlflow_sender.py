@@ -94,6 +94,7 @@ def test_what_was_not_sent_is_kept_for_the_next_process(server: Server, tmp_path
     assert server.taken == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: Path) -> None:
     sender = server.open(tmp_path)
     hanging, answer = threading.Event(), threading.Event()
@@ -111,6 +112,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: 
     answer.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patience", "left"), [(10, 0), (0.1, 1)])
 def test_a_network_gets_longer(server: Server, tmp_path: Path, patience: float, left: int) -> None:
     server.fault = lambda entry: time.sleep(1)

@@ -243,6 +243,7 @@ class TestMlflow:
         with pytest.raises(StoreError, match=r"^the MLflow store must answer, but http://127.0.0.1:9 gave: [^\n]*$"):
             tracker.open_study(STUDY)
 
+    @pytest.mark.slow
     def test_artifacts_that_cannot_be_written_when_what_was_left_is_sent(self, tmp_path: Path) -> None:
         store = Store.locate(tmp_path)
         store.create()
@@ -269,6 +270,7 @@ def active_uri() -> Iterator[None]:
     mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("active_uri")
 def test_a_kept_model_can_be_loaded_by_mlflow_alone(
     store: Mlflow, tracker: MlflowTracker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
