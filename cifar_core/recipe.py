@@ -15,6 +15,7 @@ from cifar_core.errors import UserError, suggest_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon", "ranger")
 MIXES = ("none", "mixup", "cutmix")
+TTA_VIEWS: Mapping[str, int] = MappingProxyType({"none": 1, "mirror": 2, "mirror-shift": 6})  # test-time augmentation
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "normalisation": ("dataset", "half"),
@@ -24,7 +25,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mix": MIXES,
         "aux_optimizer": ("adamw", "sgd"),
         "average": ("none", "lookahead", "ema"),
-        "tta": ("none", "mirror", "mirror-shift"),
+        "tta": tuple(TTA_VIEWS),
     }
 )
 RANGE_TEST = "range-test"

@@ -272,6 +272,13 @@ def predict(
     return Predictions(torch.cat(parts), split.labels.cpu())
 
 
+def tta_accuracy(model: nn.Module, split: Split, hardware: Hardware, recipe: Recipe) -> float | None:
+    """Return the accuracy on `split` with the test-time augmentation of `recipe`, or None if it has none."""
+    if recipe.tta == "none":
+        return None
+    return predict(model, split, hardware, recipe.normalisation, tta=recipe.tta).accuracy
+
+
 def _views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
     """Yield the views (N, 3, H, W) of test-time augmentation and their weights, which sum to 1."""
     if tta == "none":

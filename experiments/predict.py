@@ -18,6 +18,7 @@ from cifar_core.data import CLASSES, Split
 from cifar_core.data.image_file import SIDE, printable, read_image
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware
+from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.weights import LETTERS, load_network
 from sweeps.command_line import OneLineParser, number, run_command
@@ -43,6 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help=f"a run's id, {LETTERS} or more of its first letters, or its name")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture file")
     parser.add_argument("--top", type=_classes, default=3, metavar="N", help="classes to name (default: %(default)s)")
+    parser.add_argument(
+        "--tta",
+        choices=TTA_VIEWS,
+        help="average the answers to an image and its mirror image, or to six views (default: as the run was tested)",
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
     parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
@@ -54,12 +60,13 @@ def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     model, recipe = load_network(options.run, Store.locate(options.store, tracking_uri=options.tracking_uri))
     unknown = torch.zeros(len(images), dtype=torch.long)
-    predictions = predict(hardware.place(model), Split(images, unknown), hardware, recipe.normalisation)
-    _print(options.images, predictions, options.top)
+    tta = options.tta or recipe.tta
+    predictions = predict(hardware.place(model), Split(images, unknown), hardware, recipe.normalisation, tta=tta)
+    _print(options.images, predictions, options.top, TTA_VIEWS[tta])
     return 0
 
 
-def _print(paths: Sequence[Path], predictions: Predictions, top: int) -> None:
+def _print(paths: Sequence[Path], predictions: Predictions, top: int, views: int) -> None:
     """Print a line for each picture, and a warning."""
     console = answer_console()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
@@ -74,6 +81,8 @@ def _print(paths: Sequence[Path], predictions: Predictions, top: int) -> None:
         following = [Text(", ".join(" ".join(each) for each in likely[1:]))] if top > 1 else []
         table.add_row(Text(printable(path)), *likely[0], *following)
     console.print(table)
+    if views > 1:
+        console.print(f"Each answer is the mean of those to {views} views of the picture (test-time augmentation).")
     console.print(
         f"It knows only these classes: {', '.join(CLASSES)}. A picture of anything else gets one of them too."
     )

@@ -97,10 +97,11 @@ class ChampionTest(Stage):
                 weights = self.sweep.store.weights(self.sweep.plan.study, key)
                 yield SweepRun(f"test of {key}", EvaluateJob(key=key, recipe=self._champion.recipe, weights=weights))
 
-    def accuracy(self) -> float:
-        """Return the mean test accuracy of the champion's runs."""
-        values = [self.sweep.tracker.metric(key, "test/accuracy") for key in self._champion.accuracies]
-        return fmean(value for value in values if value is not None)
+    def mean(self, metric: str) -> float | None:
+        """Return the mean of a metric over the champion's runs, or None if none has it."""
+        values = [self.sweep.tracker.metric(key, metric) for key in self._champion.accuracies]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
 
     def start(self, run: SweepRun) -> None:
         """Log the network, and record the evaluation before it happens."""

@@ -252,6 +252,11 @@ def percent(share: float, decimals: int = 1) -> str:
     return f"{100 * share:.{decimals}f} %"
 
 
+def with_tta(accuracy: float | None) -> str:
+    """Return ` (94.02 % with test-time augmentation)`, or nothing without an accuracy."""
+    return "" if accuracy is None else f" ({percent(accuracy, 2)} with test-time augmentation)"
+
+
 def best_trial(accuracy: float, trial: int, model: str) -> str:
     """Return `62.4 % validation accuracy, trial 12, fast_resnet`."""
     return f"{percent(accuracy)} validation accuracy, trial {trial}, {model}"

@@ -58,6 +58,7 @@ class Summary:
     metrics: dict[str, float]  # of the study's own run in MLflow, without its seconds
     champion: Confirmed | None = None
     test_accuracy: float | None = None
+    tta_accuracy: float | None = None  # the same with test-time augmentation
     nothing_left: bool = False
 
 
@@ -134,7 +135,8 @@ class Coordinator:
         say(f"champion: trial {champion.source}, {champion.recipe.model}, {accuracy}")
         test = ChampionTest(self.sweep, champion)
         self._drive(test)
-        summary.test_accuracy = test.accuracy()
+        summary.test_accuracy = test.mean("test/accuracy")
+        summary.tta_accuracy = test.mean("test/tta_accuracy")
 
     def _summarise_search(self) -> Summary:
         study = self.sweep.study

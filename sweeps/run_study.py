@@ -30,7 +30,7 @@ from cifar_core.recipes import expand, read_recipe
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
-from sweeps.console import SweepConsole, percent
+from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
@@ -351,7 +351,7 @@ def _print_summary(summary: Summary, plan: Plan) -> None:
     if champion is not None and summary.test_accuracy is not None:
         print(
             f"Champion: {champion.recipe.model} of trial {champion.source}, {percent(champion.accuracy, 2)} validation "
-            f"and {percent(summary.test_accuracy, 2)} test accuracy"
+            f"and {percent(summary.test_accuracy, 2)} test accuracy{with_tta(summary.tta_accuracy)}"
         )
 
 

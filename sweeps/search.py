@@ -83,7 +83,7 @@ class Search(Stage):
 
     def _recipe(self, trial: Trial) -> Recipe:
         plan = self.sweep.plan
-        recipe = plan.space.suggest(trial, Recipe(seed=derive_seed(plan.seed, trial.number)))
+        recipe = plan.space.suggest(trial, Recipe(seed=derive_seed(plan.seed, trial.number), tta="mirror-shift"))
         if "enqueued_recipe" in trial.user_attrs:
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
         narrow = shrink_to_budget(recipe, plan.preset.trial)

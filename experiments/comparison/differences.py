@@ -136,6 +136,7 @@ class ComparedMetric:
 METRICS = (
     ComparedMetric("val/accuracy", "Validation accuracy", 1, percent),
     ComparedMetric("test/accuracy", "Test accuracy", 1, percent),
+    ComparedMetric("test/tta_accuracy", "Test accuracy, with test-time augmentation", 1, percent),
     ComparedMetric("val/loss", "Validation loss, nats", -1, "{:.3f}".format),
     ComparedMetric("test/loss", "Test loss, nats", -1, "{:.3f}".format),
     ComparedMetric("cost/seconds", "Time to train", -1, duration, 0.1),  # the speed of a machine varies by a tenth

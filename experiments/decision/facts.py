@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from cifar_core.recipe import TTA_VIEWS
 from experiments.decision.costs import Cost, Option, build, cost_of, vendors
 from experiments.pages.text import percent, short_percent, years
 from experiments.reading.published import Accuracy, Bar, Published
@@ -27,6 +28,7 @@ class Facts:
         results: reproductions of the published systems.
         bar: the published one, with the scenario's target.
         validation, test: accuracies of the runs that the report is about.
+        augmented: test accuracy with test-time augmentation.
         validation_images: their number.
     """
 
@@ -37,6 +39,7 @@ class Facts:
     bar: Bar
     validation: Estimate | None
     test: Estimate | None
+    augmented: Estimate | None
     validation_images: int
     cost: Cost
 
@@ -84,6 +87,11 @@ class Facts:
         return _first(self.study.subject, "params.model")
 
     @property
+    def views(self) -> int | None:
+        """Number of views of each image in test-time augmentation."""
+        return TTA_VIEWS.get(_first(self.study.subject, "params.tta") or "")
+
+    @property
     def parameters(self) -> int | None:
         """Number of weights."""
         text = _first(self.study.subject, "params.parameters")
@@ -109,6 +117,7 @@ def gather(study: Study, published: Published, scenario: Scenario, results: Sequ
         bar=_bar(published.bar, scenario),
         validation=estimate(study.subject, "metrics.val/accuracy", validation_images),
         test=estimate(tested, "metrics.test/accuracy", test_images),
+        augmented=estimate(tested, "metrics.test/tta_accuracy", test_images),
         validation_images=validation_images,
         cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
     )

@@ -47,6 +47,7 @@ class Tested:
     images: Annotated[int, Field(ge=1)]
     class_accuracy: Mapping[str, Share]
     confusion: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...]  # rows: true classes, columns: predicted ones
+    tta_accuracy: Share | None = None  # with the recipe's test-time augmentation
 
     def __post_init__(self) -> None:
         if sorted(self.class_accuracy) != sorted(CLASSES):
@@ -61,13 +62,14 @@ class Tested:
             raise ValueError(f"{rule}, but got {self.accuracy}")
 
     @classmethod
-    def of(cls, predictions: Predictions) -> Tested:
+    def of(cls, predictions: Predictions, tta_accuracy: float | None) -> Tested:
         return cls(
             accuracy=predictions.accuracy,
             loss=predictions.loss,
             images=len(predictions),
             class_accuracy=dict(zip(CLASSES, predictions.class_accuracy(), strict=True)),
             confusion=tuple(tuple(row) for row in predictions.confusion().tolist()),
+            tta_accuracy=tta_accuracy,
         )
 
 

@@ -21,7 +21,7 @@ from sweeps.states import STATE_OF_STATUS
 _COLUMNS = (
     *("run_id", "status", "start_time", "end_time"),
     *(f"tags.{name}" for name in ("stage", "state", "champion", "trial", "attempt", "source_trial", "seed", "threads")),
-    *("params.model", "params.seed", "metrics.val/accuracy", "metrics.test/accuracy"),
+    *("params.model", "params.seed", "metrics.val/accuracy", "metrics.test/accuracy", "metrics.test/tta_accuracy"),
     *(f"metrics.cost/{name}" for name in ("seconds", "training_flops", "images_per_second")),
 )
 # Of the child runs of a run; MLflow's own tags are left out.

@@ -47,6 +47,7 @@ def from_result(result: Result, reader: StudyReader | None) -> TrainedRun:
     metrics = {key: points[-1][1] for key, points in curves.items()}
     if test is not None:
         metrics |= {"test/accuracy": test.accuracy, "test/loss": test.loss}
+        metrics |= {} if test.tta_accuracy is None else {"test/tta_accuracy": test.tta_accuracy}
         metrics |= {f"test_class/{name}": value for name, value in test.class_accuracy.items()}
     steps = result.curve[-1].step if result.curve else 0
     metrics |= {

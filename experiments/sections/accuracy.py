@@ -122,10 +122,23 @@ def validation_against_test(facts: Facts) -> tuple[CitedText, ...]:
     return (CitedText(text, runs(test)),)
 
 
+def augmented_sentence(facts: Facts) -> CitedText | None:
+    """Test accuracy with test-time augmentation, and what it costs; None if it was not measured."""
+    if facts.augmented is None:
+        return None
+    text = (
+        f"With test-time augmentation ({facts.views or 'several'} views of each image, at as many times the work) it "
+        f"reaches {percent(facts.augmented.mean)} ({span(facts.augmented)}); the verdict rests on the plain accuracy."
+    )
+    return CitedText(text, runs(facts.augmented))
+
+
 def _performance(facts: Facts) -> Iterator[CitedText]:
     yield bar_sentence(facts)
     if facts.test is None:
         return
+    if (augmented := augmented_sentence(facts)) is not None:
+        yield augmented
     published = facts.published
     if five_conv := next((a for a in published.group("system") if a.key == "five_conv"), None):
         yield _comparison(facts.test, five_conv, "the published five_conv network")
@@ -261,6 +274,8 @@ def _numbers(facts: Facts) -> Iterator[Number]:
             yield from estimate_numbers(f"accuracy.{name}", estimate, runs(estimate))
         else:
             yield Number(f"accuracy.{name}.mean", None, "share", study)
+    if facts.augmented:
+        yield from estimate_numbers("accuracy.test_augmented", facts.augmented, runs(facts.augmented))
     if test and validation:
         gap = validation.mean - test.mean
         yield Number("accuracy.validation_less_test", gap, "share", (*runs(test), *runs(validation)))

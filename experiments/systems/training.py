@@ -29,11 +29,11 @@ from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import settle
 from cifar_core.models import parameter_count
 from cifar_core.recipe import FIXED_SPLIT, Recipe
-from cifar_core.training import EvalSchedule, Progress, TrainState, predict, total_steps, train
+from cifar_core.training import EvalSchedule, Progress, TrainState, predict, total_steps, train, tta_accuracy
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result, write_result
 from experiments.systems.range_test import log_range_test
-from sweeps.console import SweepConsole, percent
+from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.executors.protocol import Outcome
 from sweeps.store import SYSTEMS_EXPERIMENT, Store
 from sweeps.tracking import artifacts
@@ -233,12 +233,14 @@ class _Run:
             kept = predict(state.model, self.data.val, hardware, recipe.normalisation)
             validation = Outcome.of(kept, files | artifacts.of_predictions(self.data.val, kept))
             files = {}
-        outcome = Outcome.of(predictions, files | artifacts.of_test(self.context.test, predictions))
+        augmented = tta_accuracy(state.model, self.context.test, hardware, recipe)
+        outcome = Outcome.of(predictions, files | artifacts.of_test(self.context.test, predictions), augmented)
         tracker.tested(self.key, outcome, {"epochs_run": self.epochs})
         tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())
-        self.tested = Tested.of(predictions)
+        self.tested = Tested.of(predictions, augmented)
         write_result(self.path, self.result())
-        self.say(f"{percent(predictions.accuracy, 2)} of the test set after epoch {self.epochs}; {self.path}")
+        reached = percent(predictions.accuracy, 2) + with_tta(augmented)
+        self.say(f"{reached} of the test set after epoch {self.epochs}; {self.path}")
 
     def result(self) -> Result:
         """Return the result so far; the curve must have a point."""

@@ -7,7 +7,7 @@ from collections import Counter
 import optuna
 from optuna.trial import TrialState
 
-from sweeps.console import best_trial, percent
+from sweeps.console import best_trial, percent, with_tta
 from sweeps.lock import holder
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
@@ -28,7 +28,7 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     confirmed = Counter(
         run.data.tags.get("state", "unknown") for run in runs if run.data.tags.get("stage") == "confirm"
     )
-    tested = [run.data.metrics["test/accuracy"] for run in runs if "test/accuracy" in run.data.metrics]
+    tested = [run.data.metrics for run in runs if "test/accuracy" in run.data.metrics]
     folder = store.checkpoints(study, "x").parent
     checkpoints = sorted(path.name for path in folder.glob("*") if any(path.iterdir()))
     queued = waiting(store.queues(study))
@@ -36,7 +36,7 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     if confirmed:
         rows["confirmation"] = ", ".join(f"{count} {state}" for state, count in sorted(confirmed.items()))
     if tested:
-        rows["test"] = ", ".join(percent(accuracy, 2) for accuracy in tested)
+        rows["test"] = ", ".join(percent(m["test/accuracy"], 2) + with_tta(m.get("test/tta_accuracy")) for m in tested)
     if checkpoints:
         rows["checkpoints"] = f"of {', '.join(checkpoints)}"
     if queued:

@@ -45,13 +45,20 @@ class Outcome:
     accuracy: float
     accuracies: Mapping[str, float]  # of each class and group of classes: "class/cat", "group/animals"
     files: dict[str, bytes]  # artifacts by path
+    tta_accuracy: float | None = None  # with test-time augmentation
 
     @classmethod
-    def of(cls, predictions: Predictions, files: dict[str, bytes]) -> Outcome:
+    def of(cls, predictions: Predictions, files: dict[str, bytes], tta_accuracy: float | None = None) -> Outcome:
         classes = zip(CLASSES, predictions.class_accuracy(), strict=True)
         accuracies = {f"class/{name}": value for name, value in classes}
         accuracies |= {f"group/{name}": value for name, value in predictions.group_accuracy().items()}
-        return cls(loss=predictions.loss, accuracy=predictions.accuracy, accuracies=accuracies, files=files)
+        return cls(
+            loss=predictions.loss,
+            accuracy=predictions.accuracy,
+            accuracies=accuracies,
+            files=files,
+            tta_accuracy=tta_accuracy,
+        )
 
 
 @dataclass(frozen=True, slots=True)

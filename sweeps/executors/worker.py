@@ -16,7 +16,7 @@ from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.hardware import Hardware
 from cifar_core.memory import is_out_of_memory, release_memory
-from cifar_core.training import TrainState, predict, total_steps, train
+from cifar_core.training import TrainState, predict, total_steps, train, tta_accuracy
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
     Diverged,
@@ -124,8 +124,9 @@ def _resume(
 def _evaluate(job: EvaluateJob, test: Split, hardware: Hardware) -> Outcome:
     model = hardware.place(load_weights(job.recipe, job.weights))
     predictions = predict(model, test, hardware, job.recipe.normalisation)
+    augmented = tta_accuracy(model, test, hardware, job.recipe)
     timings = time_serving(model, test, hardware, job.recipe.normalisation)
-    return Outcome.of(predictions, artifacts.of_test(test, predictions) | artifacts.of_serving(timings))
+    return Outcome.of(predictions, artifacts.of_test(test, predictions) | artifacts.of_serving(timings), augmented)
 
 
 def _save(checkpoints: Checkpoints, state: TrainState) -> None:

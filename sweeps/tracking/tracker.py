@@ -132,6 +132,8 @@ class MlflowTracker:
     def tested(self, key: str, outcome: Outcome, tags: Mapping[str, str] = {}) -> None:
         """Add a result on the test set to a run."""
         metrics = {"test/accuracy": outcome.accuracy, "test/loss": outcome.loss, **_by_class("test", outcome)}
+        if outcome.tta_accuracy is not None:
+            metrics["test/tta_accuracy"] = outcome.tta_accuracy
         self._put(key, metrics=metrics, step=self._step.get(key, 0), tags=tags, files=outcome.files)
 
     def attach(self, key: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:

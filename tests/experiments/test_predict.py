@@ -77,12 +77,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
     return Place(store, ids, images)
 
 
-def expected(place: Place, recipe: Recipe) -> list[list[tuple[str, str]]]:
+def expected(place: Place, recipe: Recipe, tta: str = "none") -> list[list[tuple[str, str]]]:
     """Predict with the initial weights of `recipe`: (class, percentage), the likeliest first."""
     images = torch.stack([read_image(path) for path in place.images])
     data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
     model = TrainState.create(recipe, data, CPU).model
-    found = predict(model, Split(images, torch.zeros(2, dtype=torch.long)), CPU, "half").probabilities
+    found = predict(model, Split(images, torch.zeros(2, dtype=torch.long)), CPU, "half", tta=tta).probabilities
     order = found.argsort(1, descending=True)
     return [
         [(CLASSES[index], f"{100 * row[index]:.1f} %") for index in indices.tolist()]
@@ -123,6 +123,17 @@ def test_the_best_weights_are_used_if_kept(place: Place, capsys: pytest.CaptureF
     best = load_weights(RECIPE, place.store.weights("systems", "three_conv-seed0")).state_dict()
     last = load_weights(RECIPE, place.store.weights("a study", "confirm-1-0")).state_dict()
     assert not all(torch.equal(best[name], last[name]) for name in best)
+
+
+@pytest.mark.parametrize(("tta", "views"), [("mirror", 2), ("mirror-shift", 6)])
+def test_answers_are_averaged_over_views(
+    place: Place, capsys: pytest.CaptureFixture[str], tta: str, views: int
+) -> None:
+    _, answer, said, _ = place.printed(capsys, place.ids["confirm-1-0"], "--tta", tta)
+    assert said == f"Each answer is the mean of those to {views} views of the picture (test-time augmentation)."
+    [[(likeliest, share), *_], _] = expected(place, RECIPE, tta)
+    assert f"{likeliest}  " in answer
+    assert share in answer
 
 
 @pytest.mark.parametrize(("top", "commas"), [(1, 0), (2, 0), (10, 8)])

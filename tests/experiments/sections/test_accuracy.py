@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.decision.facts import Facts
@@ -87,3 +89,18 @@ def test_without_a_test_accuracy_the_benchmarks_stand_alone(demo: Facts, unconfi
     alone = benchmarks(unconfirmed)
     assert len(alone.figure.data) == len(benchmarks(demo).figure.data) - 1
     assert "no test accuracy" in alone.caption.text
+
+
+def test_accuracy_with_test_time_augmentation_stands_beside_the_plain_one(demo: Facts) -> None:
+    assert demo.augmented is None
+    assert "test-time augmentation" not in said(section(demo), "performance")
+    assert demo.test is not None
+    augmented = replace(demo.test, mean=0.95, low=0.94, high=0.96)
+    study = replace(demo.study, confirm=demo.study.confirm.assign(**{"params.tta": "mirror-shift"}))
+    shown = section(replace(demo, augmented=augmented, study=study))
+    expected = (
+        "With test-time augmentation (6 views of each image, at as many times the work) it reaches 95.00 % "
+        "(94.00 to 96.00 %); the verdict rests on the plain accuracy."
+    )
+    assert expected in said(shown, "performance")
+    assert {n.name: n.value for n in shown.numbers}["accuracy.test_augmented.mean"] == 0.95

@@ -22,7 +22,7 @@ import torch
 
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import CLASSES, Split, Splits
-from cifar_core.recipe import Recipe
+from cifar_core.recipe import TTA_VIEWS, Recipe
 from cifar_core.training import EvalSchedule, Progress, evenly, predict
 from sweeps.executors import worker
 from sweeps.executors.protocol import (
@@ -452,6 +452,16 @@ class TestTestSet:
         [alone] = json.loads(outcome.files["test/serving.json"])  # 100 images make no large batch
         assert alone["images"] == 1
         assert 0 < alone["seconds"] <= alone["slow_seconds"]
+
+    @pytest.mark.parametrize("tta", TTA_VIEWS)
+    def test_the_accuracy_with_test_time_augmentation_stands_beside_the_plain_one(
+        self, data: Splits, job: EvaluateJob, tta: str
+    ) -> None:
+        augmented = finished(carry_out(replace(job, recipe=replace(RECIPE, tta=tta)), data, ()))
+        plain = finished(carry_out(job, data, ()))
+        assert (augmented.accuracy, augmented.accuracies) == (plain.accuracy, plain.accuracies)
+        expected = predict(load_weights(RECIPE, job.weights), data.val, CPU, tta=tta).accuracy
+        assert augmented.tta_accuracy == (None if tta == "none" else expected)
 
     def test_damaged_weights(self, data: Splits, job: EvaluateJob, tmp_path: Path) -> None:
         shutil.copytree(job.weights.parent, tmp_path, dirs_exist_ok=True)

@@ -192,6 +192,9 @@ class TestRecord:
         assert tracker.run_id(TRIAL.key) == run.info.run_id
         assert (run.data.tags["state"], run.data.tags["champion"]) == ("complete", "true")
         assert run.data.metrics["test/loss"] == 1.0
+        assert "test/tta_accuracy" not in run.data.metrics, "not measured"
+        tracker.tested(TRIAL.key, replace(TEST_OUTCOME, tta_accuracy=0.81))
+        assert store.run().data.metrics["test/tta_accuracy"] == 0.81
         assert {name for name in run.data.metrics if "test_class" in name} == {f"test_class/{c}" for c in CLASSES}
         assert store.files() == {**TRIAL.files, **OUTCOME.files, **TEST_OUTCOME.files}
 
