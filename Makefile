@@ -17,7 +17,7 @@ help:
 	@echo '                options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
 	@echo 'make ui         browse the runs of mlruns/ with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
 	@echo 'make report     write the build-vs-buy report again'
-	@echo 'make bench      time the trainer against a bare loop, and more (ARGS=--help)'
+	@echo 'make bench      time the trainer against a bare loop, the usual way and the ceiling, and more (ARGS=--help)'
 	@echo 'make install    only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer)'
 	@echo 'make clean      remove .venv and caches; mlruns/ and the data set stay'
 	@echo 'For developers:'

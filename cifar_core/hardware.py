@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 from collections.abc import Iterator
@@ -82,6 +83,15 @@ class Hardware:
             return torch.cuda.get_device_name(self.device)
         return _cpu_name()
 
+    def instruction_set(self) -> str:
+        """Return the widest vector instructions of a CPU that torch uses, such as "AVX512-bf16, AMX"; "" of others."""
+        if self.device.type != "cpu":
+            return ""
+        extensions = {"AVX512-bf16": _native_bf16("cpu"), "AMX": has_amx()}
+        return ", ".join(
+            [name for name, here in extensions.items() if here] or [torch.backends.cpu.get_cpu_capability()]
+        )
+
 
 def set_up_cpu(threads: int | None = None) -> None:
     """Set the number of threads (default: torch's choice), reuse freed memory, and flush denormal numbers to zero.
@@ -100,6 +110,12 @@ def _native_bf16(kind: str) -> bool:
         return torch.cuda.get_device_capability() >= (8, 0)
     # Emulated bf16 is slower than fp32, so ask for the CPU's own flag; torch has it under a private name only.
     return kind == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Return true if this CPU multiplies matrices with AMX; torch has that under a private name only."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def _cpu_name() -> str:

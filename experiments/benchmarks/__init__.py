@@ -4,10 +4,20 @@ import functools
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from cifar_core.data import Splits, load_train_val
 from cifar_core.data.download import default_data_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a benchmark's answer, for people, and its figures, for a program."""
+
+    text: str
+    subject: str = ""  # what was measured, such as the name of a network
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Run benchmarks: ratios are measured side by side in one run.
 
-python -m experiments.benchmarks                          # all of them
+python -m experiments.benchmarks                          # those of training and of a trial, in some minutes
 python -m experiments.benchmarks trainer --device cuda
 python -m experiments.benchmarks report --runs 2000 --keep DIR
 """
@@ -8,6 +8,8 @@ python -m experiments.benchmarks report --runs 2000 --keep DIR
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import os
 import sys
 import tempfile
@@ -15,39 +17,53 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.errors import UserError
+from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
+from experiments.benchmarks import Line
+from experiments.benchmarks.kernels import bench_kernels
 from experiments.benchmarks.report import bench_report
+from experiments.benchmarks.start import bench_start
 from experiments.benchmarks.sweep import bench_overhead, bench_resume
-from experiments.benchmarks.trainer import bench_memory, bench_trainer, bench_winograd
+from experiments.benchmarks.trainer import bench_algorithms, bench_memory, bench_trainer
 from experiments.benchmarks.trial import bench_trial
+from experiments.benchmarks.usual import bench_usual
 from sweeps.command_line import OneLineParser, positive_int, run_command
 from sweeps.console import SweepConsole
 
-BENCHMARKS: Mapping[str, Callable[[Hardware], Iterator[str]]] = MappingProxyType(
+BENCHMARKS: Mapping[str, Callable[[Hardware], Iterator[Line]]] = MappingProxyType(
     {
         "trainer": bench_trainer,
-        "memory": bench_memory,
-        "winograd": bench_winograd,
+        "usual": bench_usual,
         "trial": bench_trial,
+        "start": bench_start,
+        "algorithms": bench_algorithms,
+        "kernels": bench_kernels,
+        "memory": bench_memory,
         "overhead": bench_overhead,
         "resume": bench_resume,
     }
 )
+DEFAULT = ("trainer", "usual", "trial", "start")
 NAMES = (*BENCHMARKS, "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
     parser = OneLineParser(prog="benchmarks", description="Run benchmarks of the trainer, the sweep and the report.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}, or all (default: {', '.join(DEFAULT)})"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument(
         "--threads", type=positive_int, default=1, help="of a CPU (default: %(default)s, as in a sweep)"
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument(
         "--runs",
         type=positive_int,
@@ -57,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="report: keep the store there, or use the one there")
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.names if name not in NAMES]:
-        parser.error(f"NAME must be one of {', '.join(NAMES)}, but got {unknown[0]!r}")
+    if unknown := [name for name in options.names if name not in (*NAMES, "all")]:
+        parser.error(f"NAME must be one of {', '.join(NAMES)}, or all, but got {unknown[0]!r}")
     return run_command(parser, lambda: _run(options), stopped="stopped")
 
 
@@ -66,15 +82,31 @@ def _run(options: argparse.Namespace) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     set_up_cpu(options.threads)
     hardware = Hardware.detect(options.device)
+    if options.json is not None and not os.access(options.json.parent, os.W_OK):  # before minutes of measuring
+        raise UserError(f"--json must be a file in a folder that can be written to, but got {options.json}")
+    machine = {
+        "processor": hardware.describe(),
+        "instruction_set": hardware.instruction_set(),
+        "precision": hardware.precision,
+        "threads": options.threads,
+        "torch": torch.__version__,
+    }
+    figures: dict[str, dict[str, Any]] = {}
     with SweepConsole() as console, tempfile.TemporaryDirectory() as scratch:
-        console.say(f"{hardware.describe()}, {hardware.precision}, {options.threads} thread, torch {torch.__version__}")
-        names = options.names or NAMES
+        console.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items() if value))
+        names = NAMES if "all" in options.names else options.names or DEFAULT
         if set(names) != {"report"}:
             ensure_cifar10(default_data_dir(), console.progress)
         for name in names:
             report = partial(bench_report, options.keep or Path(scratch, "mlruns"), options.runs)
             for line in report() if name == "report" else BENCHMARKS[name](hardware):
-                console.say(line)
+                console.say(line.text)
+                if line.figures:
+                    figures.setdefault(name, {})[line.subject] = dict(line.figures)
+    if options.json is not None:
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        found = {"date": today, "machine": machine, "figures": figures}
+        write_atomically(options.json, json.dumps(found, indent=1).encode() + b"\n")
     return 0
 
 

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.benchmarks import peak_gigabytes, seconds
+from experiments.benchmarks import Line, peak_gigabytes, seconds
 from experiments.benchmarks.synthetic import fill_store
 from sweeps.store import Store
 
 
-def bench_report(folder: Path, runs: int) -> Iterator[str]:
+def bench_report(folder: Path, runs: int) -> Iterator[Line]:
     """Fill a store in `folder` unless there is one, and write its report in a separate process."""
     store = Store.locate(folder)
     if not (folder / "mlflow.db").exists():
@@ -21,5 +21,6 @@ def bench_report(folder: Path, runs: int) -> Iterator[str]:
     script = Path(__file__).parents[1] / "compare.py"
     command = [sys.executable, str(script), "--store", str(folder)]
     taken = seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
-    took = f"{taken:.1f} s, at most {peak_gigabytes(resource.RUSAGE_CHILDREN):.2f} GB"
-    yield f"report of a study with {runs:,} trials: {took} (rule: <= 10 s, <= 1 GB)"
+    peak = peak_gigabytes(resource.RUSAGE_CHILDREN)
+    text = f"report of a study with {runs:,} trials: {taken:.1f} s, at most {peak:.2f} GB (rule: <= 10 s, <= 1 GB)"
+    yield Line(text, f"{runs} trials", {"seconds": taken, "gigabytes": peak})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from cifar_core.files import write_atomically
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress, total_steps
-from experiments.benchmarks import peak_gigabytes, real_data, seconds
+from experiments.benchmarks import Line, peak_gigabytes, real_data, seconds
 from experiments.benchmarks.synthetic import fill_store
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
@@ -45,34 +46,44 @@ _PICTURES = {f"pictures/{number}.png": bytes(30_000) for number in range(9)}  # 
 _ACCURACIES = {1: 0.3, 2: 0.4, 4: 0.5, 6: 0.55, 8: 0.6}  # validation, by eighth of the budget
 
 
-def bench_overhead(hardware: Hardware) -> Iterator[str]:
+def bench_overhead(hardware: Hardware) -> Iterator[Line]:
     """Time a sweep whose trials train in no time, per trial, and the fewest calls that log the same."""
-    yield "overhead: wall time per trial when training takes no time (rule: <= 100 ms)"
+    yield Line("overhead: wall time per trial when training takes no time (rule: <= 100 ms)")
     with tempfile.TemporaryDirectory() as folder:
         sweep = _NoOpSweep(Path(folder), hardware)
         sweep.run(_WARM_UP)
         started = time.perf_counter()
         _, executor = sweep.run(_WARM_UP + _TRIALS)
         each = (time.perf_counter() - started) / _TRIALS
-        yield f"  {1000 * each:.0f} ms a trial over {_TRIALS} trials of {executor.points} points, all in MLflow"
+        text = f"  {1000 * each:.0f} ms a trial over {_TRIALS} trials of {executor.points} points, all in MLflow"
+        yield Line(text, "sweep", {"seconds": each})
     with tempfile.TemporaryDirectory() as folder:
         log_trials = _bare_calls(Path(folder), executor.points)
         log_trials(_WARM_UP)
         least = seconds(lambda: log_trials(_TRIALS)) / _TRIALS
-        yield f"  {1000 * least:.0f} ms with the fewest calls of Optuna and MLflow for points, params and pictures"
-        yield f"  {each / least:.2f} times that"
+        text = f"  {1000 * least:.0f} ms with the fewest calls of Optuna and MLflow for points, params and pictures"
+        yield Line(f"{text}; {each / least:.2f} times that", "fewest calls", {"seconds": least, "ratio": each / least})
 
 
-def bench_resume(hardware: Hardware) -> Iterator[str]:
+def bench_resume(hardware: Hardware) -> Iterator[Line]:
     """Resume a study of 10,000 trials in a separate process."""
-    yield f"resume: resuming a study of {_MANY:,} trials (rules: <= 10 s and 1 GB, <= 0.3 s an ask)"
+    rules = "rules: <= 10 s and 1 GB, <= 0.3 s an ask"
+    yield Line(f"resume: resuming a study of {_MANY:,} trials ({rules})")
     with tempfile.TemporaryDirectory() as folder:
         _NoOpSweep(Path(folder), hardware).fill(_MANY)
         command = [sys.executable, "-m", "experiments.benchmarks.sweep", folder, str(hardware.device)]
-        yield subprocess.run(command, check=True, capture_output=True, text=True).stdout.rstrip()
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        yield Line(
+            f"  {found['first']:.1f} s until the first trial starts (data and imports, {found['imports']:.1f} s more); "
+            f"{found['ask']:.2f} s an ask; {found['trial']:.2f} s from one trial to the next; "
+            f"peak {found['gigabytes']:.2f} GB",
+            "run_study.py",
+            found,
+        )
 
 
-def _resume(folder: Path, device: str) -> str:
+def _resume(folder: Path, device: str) -> dict[str, float]:
+    """Resume the study in `folder` in this process; medians, in seconds."""
     began = time.perf_counter()
     real_data()  # as a sweep does
     sweep = _NoOpSweep(folder, Hardware.detect(device))
@@ -81,12 +92,8 @@ def _resume(folder: Path, device: str) -> str:
     first = executor.starts[0] - ready
     each = [later - earlier for earlier, later in itertools.pairwise(executor.starts)]
     asks = [_seconds_to_ask(study) for _ in range(_ASKS)]
-    return (
-        f"  {first:.1f} s until the first trial starts (data and imports, {ready - began:.1f} s more)\n"
-        f"  {median(asks):.2f} s an ask of {len(study.best_params)} parameters, {max(asks):.2f} s at most\n"
-        f"  {median(each):.2f} s from one trial to the next, {max(each):.2f} s at most, when training takes no time\n"
-        f"  peak {peak_gigabytes():.2f} GB"
-    )
+    times = {"first": first, "imports": ready - began, "ask": median(asks), "trial": median(each)}
+    return times | {"gigabytes": peak_gigabytes()}
 
 
 def _seconds_to_ask(study: optuna.Study) -> float:
@@ -269,4 +276,4 @@ class _NoOpExecutor:
 
 if __name__ == "__main__":
     set_up_cpu(1)
-    print(_resume(Path(sys.argv[1]), sys.argv[2]))
+    print(json.dumps(_resume(Path(sys.argv[1]), sys.argv[2])))

@@ -1,4 +1,4 @@
-"""Speed of the trainer: against a bare loop, with freed memory reused, and with Winograd's algorithm."""
+"""Speed of the trainer: against a bare loop, the machine's ceiling, and without each of its own algorithms."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 
 from cifar_core.budget import step_flops
 from cifar_core.data import Split, Splits
-from cifar_core.hardware import Hardware
+from cifar_core.hardware import Hardware, has_amx
 from cifar_core.memory import keep_freed_memory
-from cifar_core.models import winograd
+from cifar_core.models import amx, winograd
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
-from experiments.benchmarks import peak_gigabytes, real_data
+from experiments.benchmarks import Line, peak_gigabytes, real_data
 from sweeps.planning.search_space import SPACES
 
 _ROUNDS = 8
@@ -30,25 +30,55 @@ _PAIRS = 2
 _TURNS = 4
 _LARGE_BATCH = 512
 _AUGMENTED = Recipe(optimizer="muon", learning_rate=0.1, momentum=0.6, cutout=8, color_jitter=0.2, mix="cutmix")
+_CONVOLUTIONS = ((64, 256, 16), (256, 256, 8), (512, 512, 8))  # input and output channels, pixels along a side
 
 
-def bench_trainer(hardware: Hardware) -> Iterator[str]:
-    """Compare the trainer, with all augmentations, with a bare forward-backward-step loop, in turns."""
+def bench_trainer(hardware: Hardware) -> Iterator[Line]:
+    """Compare the trainer, with all augmentations, with a bare forward-backward-step loop and with the ceiling."""
     data = real_data()
-    yield "trainer: time of a step over that of a bare loop on the same network and resident batches (rule: <= 1.05)"
+    yield Line(
+        "trainer: time of a step over that of a bare loop on resident batches (rule: <= 1.05), and its share of the "
+        "ceiling, the fastest convolution of this machine"
+    )
     for model in SPACES["full"].models:
         recipe = replace(_AUGMENTED, model=model, batch_size=256, epochs=(_ROUNDS + 1) * _STEPS * 256 / len(data.train))
         state = TrainState.create(recipe, data, hardware)
-        bare = _bare_loop(recipe, data, hardware, _STEPS)
-        ratios: list[float] = []
+        bare, ceiling = _bare_loop(recipe, data, hardware, _STEPS), _convolutions(hardware)
+        times, ratios, ceilings = [], [], []
         before = 0.0
         for progress in train(state, data, EvalSchedule(evenly(_ROUNDS + 1), (), ())):
             trained, before = progress.train_seconds - before, progress.train_seconds
-            ratio = trained / bare()
+            ratio, rate = trained / bare(), ceiling()
             if progress.step > _STEPS:  # the first round sets up kernels
+                times.append(trained)
                 ratios.append(ratio)
-        speed = _STEPS * step_flops(recipe) / trained / 1e12
-        yield f"  {model:20} {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), {speed:.3f} TFLOP/s"
+                ceilings.append(rate)
+        rate, best = _STEPS * step_flops(recipe) / min(times), max(ceilings)
+        figures = {"over_bare_loop": median(ratios), "share_of_ceiling": rate / best, "flops_per_second": rate}
+        spread = f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        speed = f"{rate / best:.2f} of the ceiling, {rate / 1e9:,.0f} of {best / 1e9:,.0f} GFLOP/s"
+        yield Line(f"  {model:20} {spread}; {speed}", model, figures | {"ceiling": best})
+
+
+def _convolutions(hardware: Hardware) -> Callable[[], float]:
+    """Return a function that measures the highest FLOP/s of a few wide 3x3 convolutions, forward."""
+    cases = []
+    for inputs, outputs, side in _CONVOLUTIONS:
+        images, filters = torch.randn(256, inputs, side, side), torch.randn(outputs, inputs, 3, 3)
+        dtype = torch.bfloat16 if hardware.bf16 else torch.float32
+        placed = [each.to(hardware.device, dtype, memory_format=torch.channels_last) for each in (images, filters)]
+        cases.append((2 * 256 * side * side * 9 * inputs * outputs, placed))
+
+    def measure() -> float:
+        rates = []
+        for flops, (images, filters) in cases:
+            started = time.perf_counter()
+            total = F.conv2d(images, filters, padding=1)[0, 0, 0, 0]
+            total.item()  # waits for the device
+            rates.append(flops / (time.perf_counter() - started))
+        return max(rates)
+
+    return measure
 
 
 def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware, steps: int) -> Callable[[], float]:
@@ -74,12 +104,12 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware, steps: int) -> 
     return run
 
 
-def bench_memory(hardware: Hardware) -> Iterator[str]:
+def bench_memory(hardware: Hardware) -> Iterator[Line]:
     """Compare bare loops that reuse freed memory, as training does, with bare loops that return it, in turns."""
     data = real_data()
-    yield f"memory: time of a step that reuses freed memory over one that returns it, batch {_LARGE_BATCH}"
+    yield Line(f"memory: time of a step that reuses freed memory over one that returns it, batch {_LARGE_BATCH}")
     if hardware.device.type != "cpu":
-        yield "  for a CPU only"
+        yield Line("  for a CPU only")
         return
     for model in SPACES["full"].models:
         loop = partial(
@@ -94,7 +124,8 @@ def bench_memory(hardware: Hardware) -> Iterator[str]:
             for _ in range(_PAIRS):
                 (again, most), (anew, least) = (alone.submit(loop, kept).result() for kept in (True, False))
                 ratios.append(again / anew)
-        yield f"  {model:20} {', '.join(f'{ratio:.3f}' for ratio in ratios)}; peak {most:.2f} GB over {least:.2f} GB"
+        text = f"  {model:20} {', '.join(f'{ratio:.3f}' for ratio in ratios)}; peak {most:.2f} GB over {least:.2f} GB"
+        yield Line(text, model, {"ratio": median(ratios), "gigabytes": most, "gigabytes_returned": least})
 
 
 def _loop_alone(recipe: Recipe, batch: Split, hardware: Hardware, threads: int, kept: bool) -> tuple[float, float]:
@@ -107,19 +138,22 @@ def _loop_alone(recipe: Recipe, batch: Split, hardware: Hardware, threads: int, 
     return run(), peak_gigabytes()
 
 
-def bench_winograd(hardware: Hardware) -> Iterator[str]:
-    """Compare bare loops with and without Winograd's algorithm for wide convolutions, in turns."""
+def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
+    """Compare bare loops with and without our own algorithms for 3x3 convolutions, in turns."""
     data = real_data()
-    yield "winograd: time of a step with wide 3x3 convolutions by Winograd's algorithm over that without, batch 256"
-    if hardware.device.type != "cpu" or hardware.bf16:
-        yield "  for a CPU in fp32 only"
-        return
-    for model in (*SPACES["full"].models, "custom_resnet"):
-        run = _bare_loop(Recipe(model=model, batch_size=256), data, hardware, _STEPS // 2)
-        ratios: list[float] = []
-        for _ in range(1 + _TURNS):
-            fast = run()
-            with mock.patch.object(winograd, "is_faster", return_value=False):
-                ratios.append(fast / run())
-        _, *ratios = ratios  # the first turn sets up kernels
-        yield f"  {model:20} {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    ours = (("Winograd's", winograd, not hardware.bf16), ("images side by side for AMX", amx, hardware.bf16))
+    for name, module, here in ours:
+        yield Line(f"algorithms: time of a step with {name} over that without, batch 256")
+        if hardware.device.type != "cpu" or not here or (module is amx and not has_amx()):
+            yield Line("  not used on this machine")
+            continue
+        for model in (*SPACES["full"].models, "custom_resnet"):
+            run = _bare_loop(Recipe(model=model, batch_size=256), data, hardware, _STEPS // 2)
+            ratios: list[float] = []
+            for _ in range(1 + _TURNS):
+                fast = run()
+                with mock.patch.object(module, "is_faster", return_value=False):
+                    ratios.append(fast / run())
+            _, *ratios = ratios  # the first turn sets up kernels
+            text = f"  {model:20} {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            yield Line(text, f"{model}, {name}", {"ratio": median(ratios)})

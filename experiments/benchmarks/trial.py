@@ -18,7 +18,7 @@ from cifar_core.data import Splits
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
-from experiments.benchmarks import real_data, seconds
+from experiments.benchmarks import Line, real_data, seconds
 from sweeps.executors.protocol import Event, Finished, Progressed, TrainJob
 from sweeps.executors.worker import Channel, run_job
 from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
@@ -28,10 +28,10 @@ from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 
-def bench_trial(hardware: Hardware) -> Iterator[str]:
+def bench_trial(hardware: Hardware) -> Iterator[Line]:
     """Shares of a trial of the preset `quick` that are not training."""
     data = real_data()
-    yield (
+    yield Line(
         "trial: shares of an unpruned trial's time (rules: validation <= 10 %, logging <= 1 %, pictures <= 3 %, "
         "checkpoints <= 1 %)"
     )
@@ -56,7 +56,7 @@ def _saving_seconds(recipe: Recipe, data: Splits, hardware: Hardware, folder: Pa
     return median(seconds(lambda: Checkpoints(folder).save(state)) for _ in range(3))
 
 
-def _shares(recipe: Recipe, tracker: MlflowTracker, saving: float, data: Splits, hardware: Hardware) -> str:
+def _shares(recipe: Recipe, tracker: MlflowTracker, saving: float, data: Splits, hardware: Hardware) -> Line:
     """Run a trial in this process, and time everything but training; its checkpoints take `saving` seconds."""
     received: list[tuple[Event, float, float]] = []  # with the seconds to log it, and the time when that was done
 
@@ -80,8 +80,13 @@ def _shares(recipe: Recipe, tracker: MlflowTracker, saving: float, data: Splits,
     drawing = ended - began + seconds(lambda: end(outcome=ending.outcome))
     whole = last.point.train_seconds + last.point.validation_seconds
     kilobytes = sum(map(len, ending.outcome.files.values())) / 1000
-    return (
-        f"  {recipe.model:20} {whole:6.1f} s: validation {last.point.validation_seconds / whole:.1%}, "
-        f"logging {logging / whole:.2%}, pictures {drawing / whole:.2%} ({kilobytes:.0f} kB), "
-        f"checkpoints {saving / whole:.2%}"
-    )
+    times = {
+        "validation": last.point.validation_seconds,
+        "logging": logging,
+        "pictures": drawing,
+        "checkpoints": saving,
+    }
+    shares = {name: taken / whole for name, taken in times.items()}
+    listed = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
+    text = f"  {recipe.model:20} {whole:6.1f} s: {listed}; {kilobytes:.0f} kB of pictures"
+    return Line(text, recipe.model, {"seconds": whole, **shares})

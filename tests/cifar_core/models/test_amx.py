@@ -57,7 +57,7 @@ def test_it_is_the_convolution(images: int, height: int, width: int, channels: t
 def test_it_is_taken_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch, side: int, amx_here: bool, autocast: bool, grad: bool, taken: bool
 ) -> None:
-    monkeypatch.setattr(amx, "_has_amx", lambda: amx_here)
+    monkeypatch.setattr(amx, "has_amx", lambda: amx_here)
     calls: list[Tensor] = []
     monkeypatch.setattr(amx, "convolve", lambda inputs, weight, bias: calls.append(inputs))
     layer = Conv3x3(8, 8)

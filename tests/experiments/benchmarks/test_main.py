@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from experiments.benchmarks import Line
+from experiments.benchmarks import __main__ as command
 from experiments.benchmarks.__main__ import NAMES, main
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope"], f"NAME must be one of {', '.join(NAMES)}, but got 'nope'"),
+        (["nope"], f"NAME must be one of {', '.join(NAMES)}, or all, but got 'nope'"),
         (["--threads", "0"], "argument --threads: must be a whole number of at least 1, but got '0'"),
     ],
 )
@@ -26,3 +31,20 @@ def test_absent_device_gets_one_line(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["--device", "cuda"]) == 2
     assert capsys.readouterr().err == "benchmarks: error: device 'cuda' is not on this machine; it has cpu\n"
+
+
+def test_a_file_that_cannot_be_written_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "no/such/folder/bench.json"]) == 2
+    rule = "--json must be a file in a folder that can be written to, but got no/such/folder/bench.json"
+    assert capsys.readouterr().err == f"benchmarks: error: {rule}\n"
+
+
+def test_figures_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [Line("trainer: a rule"), Line("  five_conv 1.01", "five_conv", {"over_bare_loop": 1.01})]
+    monkeypatch.setattr(command, "BENCHMARKS", {"trainer": lambda hardware: iter(lines)})
+    monkeypatch.setattr(command, "ensure_cifar10", lambda folder, progress: None)
+    path = tmp_path / "bench.json"
+    assert main(["trainer", "--device", "cpu", "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    assert written["figures"] == {"trainer": {"five_conv": {"over_bare_loop": 1.01}}}
+    assert set(written["machine"]) == {"processor", "instruction_set", "precision", "threads", "torch"}

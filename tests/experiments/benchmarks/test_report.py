@@ -20,5 +20,6 @@ def test_report_of_a_synthetic_study_is_timed(tmp_path: Path) -> None:
     assert (len(study.search), len(study.champion), study.state) == (30, 2, "finished")
     assert study.search["state"].value_counts().to_dict() == {"pruned": 20, "complete": 10}
     [line] = bench_report(tmp_path / "mlruns", 30)
-    assert line.startswith("report of a study with 30 trials: ")
-    assert line.endswith(" GB (rule: <= 10 s, <= 1 GB)")
+    assert line.text.startswith("report of a study with 30 trials: ")
+    assert line.text.endswith(" GB (rule: <= 10 s, <= 1 GB)")
+    assert set(line.figures) == {"seconds", "gigabytes"}
