@@ -20,14 +20,15 @@ def new_average(model: nn.Module) -> dict[str, Tensor]:
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, step: int, total_steps: int) -> bool:
     """Move `average` towards the state of `model` after every fifth step and the last one.
 
-    The decay rises with the cube of the progress, from 0 to `decay` per step: the average follows closely at first.
+    The decay rises with the cube of the progress, from 0 to `decay` a step: the average follows closely at first.
 
     Returns:
         true if `average` was moved.
     """
-    if step % _EVERY and step < total_steps:
+    since = step % _EVERY or _EVERY  # the update before
+    if since < _EVERY and step < total_steps:
         return False
-    weight = 1 - decay**_EVERY * (step / total_steps) ** 3
+    weight = 1 - decay**since * (step / total_steps) ** 3
     state = _state(model)
     torch._foreach_lerp_(list(average.values()), [state[name] for name in average], weight)
     return True

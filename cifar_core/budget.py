@@ -62,23 +62,26 @@ def step_flops(recipe: Recipe) -> int:
     """Return the FLOPs of a training step: matrix products and convolutions, 2 per multiply-add.
 
     They are counted by definition, so they are the same on every machine: a faster algorithm saves time, not FLOPs.
-    Steps after the first layer is frozen cost less; this is the mean over the run.
+    Steps after the first layer is frozen cost less; this is the mean over a whole run.
     """
-    learning, update = _flops(recipe.model, recipe.width, recipe.optimizer, frozen=False)
-    frozen, _ = _flops(recipe.model, recipe.width, recipe.optimizer, frozen=True)
+    learning, update = _flops(recipe.model, recipe.width, recipe.optimizer, recipe.orthogonalization, frozen=False)
+    frozen, _ = _flops(recipe.model, recipe.width, recipe.optimizer, recipe.orthogonalization, frozen=True)
     of_two_images = recipe.freeze_first * learning + (1 - recipe.freeze_first) * frozen
     return round(recipe.batch_size * of_two_images / 2) + update
 
 
 @functools.cache
-def _flops(model_name: str, width: float, optimizer_name: str, *, frozen: bool) -> tuple[int, int]:
+def _flops(
+    model_name: str, width: float, optimizer_name: str, orthogonalization: str, *, frozen: bool
+) -> tuple[int, int]:
     """FLOPs of forward and backward on two images, as batch norm cannot train on one, and of an optimiser step.
 
     Args:
         frozen: whether the first layer is.
     """
     model = build_shapes(model_name, width)
-    optimizers = build_optimizers(model, Recipe(model=model_name, width=width, optimizer=optimizer_name))
+    recipe = Recipe(model=model_name, width=width, optimizer=optimizer_name, orthogonalization=orthogonalization)
+    optimizers = build_optimizers(model, recipe)
     set_schedule(optimizers, ScheduleValues(1.0, first_rate=0.0 if frozen else 1.0))
     images, labels = torch.empty(2, 3, 32, 32, device="meta"), torch.zeros(2, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as training:

@@ -102,7 +102,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
 
 
 def load_weights(recipe: Recipe, path: Path) -> nn.Module:
-    """Load the network of `recipe` on the CPU, with the best weights in `path` or, without those, the last ones.
+    """Load the network of `recipe` on the CPU, with the weights in `path` that the recipe keeps.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds weights of another network.
@@ -110,7 +110,7 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
     _, tensors = _read(path)
     model = build_model(recipe)
     try:
-        model.load_state_dict(_under("best.", tensors) or _under("model.", tensors))
+        model.load_state_dict(_under("best.", tensors) or _under("model.", tensors) | _under("average.", tensors))
     except RuntimeError as error:
         raise CheckpointError(f"{path}: these must be weights of {recipe.model}, but others were found") from error
     return model

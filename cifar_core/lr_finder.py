@@ -52,7 +52,8 @@ def range_test(
         raise RangeTestError(f"`0 < low < high` must hold, but got {low:g} and {high:g}")
     if steps < LEAST_STEPS:
         raise RangeTestError(f"a range test must take at least {LEAST_STEPS} steps, but got {steps}")
-    state = TrainState.create(replace(recipe, learning_rate=1.0, schedule="constant", warmup=0.0), data, hardware)
+    bare = replace(recipe, learning_rate=1.0, schedule="constant", warmup=0.0, average="none", freeze_first=1.0)
+    state = TrainState.create(bare, data, hardware)
     images, labels = data.train.images.to(hardware.device), data.train.labels.to(hardware.device)
     state.model.train()
     rates: list[float] = []

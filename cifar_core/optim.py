@@ -17,16 +17,18 @@ from cifar_core.recipe import Recipe
 
 # Muon's rate is for orthogonal updates; this ratio brings AdamW, for all other weights, into its usual range.
 _MUON_TO_ADAMW = 0.05
+_COLOURS = 3
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
     """Build the recipe's optimiser over the trainable weights of `model`, at peak rates; a second one beside Muon.
 
-    Biases and norms have their own rate (`bias_lr_multiple`) and, without `decay_all`, no weight decay; the last
-    layer has its own rate (`head_lr_multiple`). Each group keeps its peak rate under the key `peak_lr`, and whether it
-    belongs to the first layer under `first`, for `set_schedule`.
+    Biases and norms have their own rate and, without `decay_all`, no weight decay. The weights of the last layer have
+    their own rate. For `set_schedule`, each group keeps its peak rate under the key `peak_lr`, and under `first`
+    whether it is of the first layer: the layers that take the three colours.
 
-    Muon: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
+    Muon: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). Polar Express: Amsel et al.,
+    "The Polar Express: Optimal matrix sign methods and their application to the Muon algorithm" (2025).
 
     Raises:
         RecipeError: the learning rate is still "range-test".
@@ -51,7 +53,9 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
         case _:
             optimizers.append(AdamW(others, betas=(recipe.momentum, 0.99), fused=fused))
     if hidden := [group | {"use_muon": True} for kind, group in groups if kind == "hidden"]:
-        optimizers.append(Muon(hidden, momentum=recipe.momentum, ns_steps=3))
+        polar = recipe.orthogonalization == "polar-express"
+        steps, coefficients = (5, "polar_express") if polar else (3, "original")
+        optimizers.append(Muon(hidden, momentum=recipe.momentum, ns_steps=steps, ns_coeffs=coefficients))
         if recipe.reset_norms:
             optimizers[-1].register_step_pre_hook(_reset_norms)
     return optimizers
@@ -60,9 +64,10 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
 def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
     """The trainable weights by kind (hidden, head, matrix, vector) and by whether they are of the first layer."""
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    head = layers[-1].weight
+    first = {weight for layer in layers if layer.weight.shape[1] == _COLOURS for weight in layer.parameters()}
     muon = recipe.optimizer == "muon"
-    hidden = {layer.weight for layer in layers[1:-1]} if muon else set()
-    first = set(layers[0].parameters())
+    hidden = {layer.weight for layer in layers} - first - {head} if muon else set()
     rate = recipe.peak_rate
     aux_rate = rate * _MUON_TO_ADAMW if muon and recipe.aux_optimizer == "adamw" else rate
     settings = {
@@ -73,14 +78,20 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]
     }
     found: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
     for weight in model.parameters():
-        if weight.requires_grad:
-            kind = "hidden" if weight in hidden else "vector" if weight.ndim < 2 else "matrix"
-            found["head" if weight is layers[-1].weight else kind, weight in first].append(weight)
+        if not weight.requires_grad:
+            continue
+        if weight in hidden:
+            kind = "hidden"
+        elif weight is head:
+            kind = "head"
+        else:
+            kind = "vector" if weight.ndim < 2 else "matrix"
+        found[kind, weight in first].append(weight)
     groups = []
     for (kind, of_first), weights in found.items():
         lr, decay = settings[kind]
         if muon and recipe.aux_optimizer == "sgd" and kind != "hidden":
-            decay *= rate / lr  # of the same effect per step at every rate
+            decay *= rate / lr  # shrinks each weight by rate * weight_decay a step, as Muon's decay does
         group = {"params": weights, "lr": lr, "peak_lr": lr, "weight_decay": decay, "first": of_first}
         groups.append((kind, group))
     return groups

@@ -23,6 +23,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "schedule": ("constant", "linear", "cosine", "step", "one-cycle-linear", "one-cycle-cosine"),
         "padding": ("reflect", "zero"),
         "mix": MIXES,
+        "orthogonalization": ("newton-schulz", "polar-express"),
         "aux_optimizer": ("adamw", "sgd"),
         "average": ("none", "lookahead", "ema"),
         "tta": tuple(TTA_VIEWS),
@@ -59,6 +60,7 @@ class Recipe:
 
     # optimiser
     optimizer: str = "sgd"  # muon: of the hidden weights only; ranger: RAdam with Lookahead
+    orthogonalization: str = "newton-schulz"  # muon: three steps of Newton-Schulz, or five of polar-express
     aux_optimizer: str = "adamw"  # muon: of all other weights; adamw at 0.05 times the rates below, or Nesterov sgd
     learning_rate: float | str = 1.0  # peak rate of the weight matrices; "range-test" finds it
     bias_lr_multiple: float = 1.0  # rate of biases and norms, as a multiple of learning_rate
@@ -66,7 +68,7 @@ class Recipe:
     momentum: float = 0.85  # of sgd and muon; beta_1 of the others
     aux_momentum: float = 0.9  # muon: of the auxiliary sgd, or beta_1 of adamw
     nesterov: bool = True  # Nesterov momentum for sgd
-    weight_decay: float = 0.0015  # decoupled; sgd and adam add it to the gradient
+    weight_decay: float = 0.0015  # decoupled; adam and sgd, but not the auxiliary sgd, add it to the gradient
     decay_all: bool = False  # biases and norms decay as well
     reset_norms: bool = False  # muon: before each step, hidden weights are scaled to the norm sqrt(C_out), not decayed
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 disables clipping
@@ -104,8 +106,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         faults = [fault for name in _TYPES if (fault := _fault(name, getattr(self, name)))]
-        if not faults and self.keep_best and self.val_fraction == 0:
-            faults = ["keep_best needs validation images: `val_fraction > 0` must hold, but got 0.0"]
+        if not faults:
+            faults = [
+                f"{name} needs {what}: `{rule}` must hold, but got {value!r}"
+                for name, what, rule, value, holds in (
+                    ("keep_best", "validation images", "val_fraction > 0", self.val_fraction, self.val_fraction > 0),
+                    ("alternate_flip", "flips", "flip = true", self.flip, self.flip),
+                    ("reset_norms", "Muon", 'optimizer = "muon"', self.optimizer, self.optimizer == "muon"),
+                )
+                if getattr(self, name) and not holds
+            ]
         if faults:
             raise RecipeError("; ".join(faults))
 

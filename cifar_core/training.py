@@ -4,8 +4,8 @@
     for progress in train(state, data, schedule):
         ...                              # record, report, save; to stop, stop iterating
 
-The state is complete at each yield, and after a step at which `stop` ended training. All randomness comes from the
-state's generator, so neither reading the progress nor evaluating changes what is learned.
+The state is complete at each yield, and after a step at which `stop` ended training. All that is drawn during training
+comes from the state's generator, so neither reading the progress nor evaluating changes what is learned.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from cifar_core.recipe import Recipe
 
 _WHITENING_IMAGES = 5_000
 _EVALUATION_BATCH = 500
+_FLIP_SEED = 0x666C6970  # keeps the alternating flips apart from the order of the images, which the seed draws as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class TrainState:
     hardware: Hardware
     model: nn.Module
     optimizers: list[Optimizer]
-    generator: torch.Generator  # on the device; the only source of randomness
+    generator: torch.Generator  # on the device; all that is drawn after the start comes from it
     total_steps: int
     order: Tensor  # indices of the training images left in this pass
     mirrored: Tensor  # bool (N,): training images that alternating flips mirror in even passes; empty without
@@ -209,6 +210,11 @@ def train(
             state.loss_sum.item()  # waits for the device
             state.train_seconds += time.perf_counter() - started
             return
+    keep_weights(state)
+
+
+def keep_weights(state: TrainState) -> None:
+    """Give the model the weights that the recipe keeps: the best ones, their average, or the last ones."""
     if state.best:
         state.model.load_state_dict(state.best)
     elif state.average:
@@ -329,7 +335,8 @@ def _update_average(state: TrainState) -> None:
 
 
 def _random_half(count: int, seed: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
+    generator = torch.Generator().manual_seed(seed ^ _FLIP_SEED)
+    return torch.rand(count, generator=generator) < 0.5
 
 
 def _mirrored(state: TrainState, batch: Tensor, images: int) -> Tensor:

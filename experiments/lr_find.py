@@ -20,7 +20,7 @@ from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
 from cifar_core.recipe import Recipe
-from cifar_core.recipes import SYSTEMS, read_recipe
+from cifar_core.recipes import NAMES, read_recipe
 from experiments.systems.range_test import draw, log_range_test
 from sweeps.command_line import FAILED, OneLineParser, number, run_command
 from sweeps.console import SweepConsole
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "fastest (Smith, 2017).",
         epilog='learning_rate = "range-test" in a recipe does this before training.',
     )
-    parser.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(SYSTEMS)}, or a recipe file (TOML)")
+    parser.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(NAMES)}, or a recipe file (TOML)")
     parser.add_argument("--low", type=_rate, default=LOW, metavar="LR", help="first rate (default: %(default)g)")
     parser.add_argument("--high", type=_rate, default=HIGH, metavar="LR", help="last rate (default: %(default)g)")
     parser.add_argument("--steps", type=_steps, default=ITERATIONS, metavar="N", help="default: %(default)s")

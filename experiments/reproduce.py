@@ -1,4 +1,4 @@
-"""Train the published systems again, log them to MLflow, and write one JSON file per run.
+"""Train the published systems and other recipes, log them to MLflow, and write one JSON file per run.
 
     python experiments/reproduce.py NAME... | all [--epochs N] [--seeds K] [--device cpu|cuda|mps]
 
@@ -20,7 +20,7 @@ from cifar_core.data import load_test, load_train
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe, RecipeError
-from cifar_core.recipes import SYSTEMS, expand, read_recipe
+from cifar_core.recipes import NAMES, expand, read_recipe
 from experiments.reading.results import RESULTS
 from experiments.systems.training import Context, Diverged, Stopped, open_tracker, reproduce
 from sweeps.command_line import FAILED, OneLineParser, number, positive_int, run_command
@@ -41,11 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="reproduce.py",
-        description="Train published systems as they were described, log to MLflow, and write one JSON file per run. "
+        description="Train published systems as they were described, or other recipes, log to MLflow, and write one "
+        "JSON file per run. "
         "The same command resumes after an interruption.",
         epilog="Compare the results with the published ones: `python experiments/compare.py systems`.",
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"{', '.join(SYSTEMS)}, all, or a TOML file")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, a TOML file, or all: the published ones"
+    )
     parser.add_argument("--epochs", type=_epochs, metavar="N", help="end after N epochs of the unchanged schedule")
     parser.add_argument("--seeds", type=positive_int, default=1, metavar="K", help="runs of each (default: 1)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")

@@ -48,10 +48,7 @@ def mean_accuracy(values: Sequence[float], run_ids: tuple[str, ...], images: int
     """
     mean = statistics.fmean(values)
     low, high = wilson(mean, images)
-    seeds = 0.0
-    if len(values) > 1:
-        t = float(stdtrit(len(values) - 1, 0.975))  # quantile of Student's t
-        seeds = t * statistics.stdev(values) / math.sqrt(len(values))
+    seeds = _half_width(values) if len(values) > 1 else 0.0
     return Estimate(
         mean,
         max(0.0, mean - math.hypot(mean - low, seeds)),
@@ -59,6 +56,19 @@ def mean_accuracy(values: Sequence[float], run_ids: tuple[str, ...], images: int
         run_ids,
         images,
     )
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean, by Student's t; of a single value, everything."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    mean, half = statistics.fmean(values), _half_width(values)
+    return mean - half, mean + half
+
+
+def _half_width(values: Sequence[float]) -> float:
+    t = float(stdtrit(len(values) - 1, 0.975))  # quantile of Student's t
+    return t * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def published_estimate(accuracy: float) -> Estimate:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from cifar_core.errors import UserError
@@ -49,6 +51,14 @@ def number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[flo
         return value
 
     return parse
+
+
+def output_file(text: str) -> Path:
+    """Argument type of a file to be written."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"must be a file in a folder that can be written to, but got {text!r}")
+    return path
 
 
 positive_int = number("must be a whole number of at least 1", lambda value: value >= 1, int)

@@ -11,6 +11,7 @@ from cifar_core.training import Progress
 from sweeps.console import best_trial
 from sweeps.executors.protocol import Outcome
 from sweeps.planning.plan import EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, shrink_to_budget
+from sweeps.planning.search_space import TTA
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
@@ -83,7 +84,7 @@ class Search(Stage):
 
     def _recipe(self, trial: Trial) -> Recipe:
         plan = self.sweep.plan
-        recipe = plan.space.suggest(trial, Recipe(seed=derive_seed(plan.seed, trial.number), tta="mirror-shift"))
+        recipe = plan.space.suggest(trial, Recipe(seed=derive_seed(plan.seed, trial.number), tta=TTA))
         if "enqueued_recipe" in trial.user_attrs:
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
         narrow = shrink_to_budget(recipe, plan.preset.trial)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cifar_core.models.custom_resnet import CustomResnet
 from cifar_core.models.dynamic_conv import DynamicConv
-from cifar_core.models.fast_resnet import FastResNet
+from cifar_core.models.fast_resnet import Airbench, FastResNet
 from cifar_core.models.plain import BlockCnn, FiveConv, ThreeConv
 from cifar_core.models.vision_transformer import VisionTransformer
 from cifar_core.models.wide_resnet import WideResNet
@@ -19,6 +19,7 @@ from cifar_core.recipe import Recipe, RecipeError
 
 MODELS: Mapping[str, Callable[[float], nn.Module]] = MappingProxyType(
     {
+        "airbench": Airbench,
         "block_cnn": BlockCnn,
         "custom_resnet": CustomResnet,
         "dynamic_conv": DynamicConv,

@@ -1,4 +1,4 @@
-"""fast_resnet: a small residual network for high accuracy at little compute."""
+"""fast_resnet and airbench: small networks for high accuracy at little compute."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class FastResNet(nn.Module):
     norm has no scale, and logits are scaled down. The second convolution of each group is residual.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, *, residual: bool = True) -> None:
         super().__init__()
         c1, c2, c3 = (channels(base, width) for base in (64, 256, 256))
         self.whitening = nn.Conv2d(3, 2 * _WHITENING, 2)
         self.whitening.weight.requires_grad = False
         self.groups = nn.Sequential(
             nn.GELU(),
-            _Group(2 * _WHITENING, c1),
-            _Group(c1, c2),
-            _Group(c2, c3),
+            _Group(2 * _WHITENING, c1, residual=residual),
+            _Group(c1, c2, residual=residual),
+            _Group(c2, c3, residual=residual),
             nn.MaxPool2d(3),
             nn.Flatten(),
         )
@@ -51,11 +51,19 @@ class FastResNet(nn.Module):
         self.whitening.weight.copy_(torch.cat([filters, -filters]))
 
 
-class _Group(nn.Module):
-    """conv, pool, norm, then a residual conv and norm: (N, C_in, H, W) -> (N, C_out, H/2, W/2)."""
+class Airbench(FastResNet):
+    """fast_resnet without residual connections: the network of the paper by Jordan."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__(width, residual=False)
+
+
+class _Group(nn.Module):
+    """conv, pool, norm, then conv and norm, residual or not: (N, C_in, H, W) -> (N, C_out, H/2, W/2)."""
+
+    def __init__(self, inputs: int, outputs: int, *, residual: bool) -> None:
         super().__init__()
+        self.residual = residual
         self.widen = Conv3x3(inputs, outputs, bias=False)
         self.pool = nn.MaxPool2d(2)
         self.norm1 = _shift_only_norm(outputs)
@@ -69,7 +77,7 @@ class _Group(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         x: Tensor = self.activation(self.norm1(self.pool(self.widen(inputs))))
         y: Tensor = self.activation(self.norm2(self.refine(x)))
-        return x + y
+        return x + y if self.residual else y
 
 
 def _shift_only_norm(features: int) -> nn.BatchNorm2d:

@@ -11,6 +11,7 @@ from cifar_core.recipe import Recipe, RecipeError
 FOLDER = Path(__file__).resolve().parent
 _LARGEST = 100_000  # bytes; limit for a recipe file
 SYSTEMS = ("five_conv", "three_conv", "block_cnn", "dynamic_conv", "custom_resnet")  # the published ones
+NAMES = (*SYSTEMS, "fast94")
 
 
 def expand(names: list[str], group: str) -> list[str]:
@@ -26,11 +27,11 @@ def read_recipe(name: str) -> Recipe:
     """
     if "/" in name or "\\" in name or name.endswith(".toml"):
         path = Path(name)
-    elif name in SYSTEMS:
+    elif name in NAMES:
         path = FOLDER / f"{name}.toml"
     else:
-        recipes_are = f"the recipes are {', '.join(sorted(SYSTEMS))}; a file's name ends in .toml"
-        raise RecipeError(f"unknown recipe {name!r}: {suggest_name(name, SYSTEMS, recipes_are)}")
+        recipes_are = f"the recipes are {', '.join(sorted(NAMES))}; a file's name ends in .toml"
+        raise RecipeError(f"unknown recipe {name!r}: {suggest_name(name, NAMES, recipes_are)}")
     try:
         with path.open("rb") as file:  # a limit, as the path may be of any file
             content = file.read(_LARGEST + 1)

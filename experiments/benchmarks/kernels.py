@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -28,8 +27,7 @@ def bench_kernels(hardware: Hardware) -> Iterator[Line]:
         return
     for model in SPACES["full"].models:
         command = [sys.executable, "-m", "experiments.benchmarks.kernels", model, str(torch.get_num_threads())]
-        environment = os.environ | {"ONEDNN_VERBOSE": "1"}
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
         spent = primitives(done.stdout)
         recipe = Recipe(model=model, batch_size=_BATCH)
         whole = sum(spent.values())
@@ -55,9 +53,12 @@ def primitives(log: str) -> dict[str, float]:
 def _train(model: str, threads: int) -> None:
     set_up_cpu(threads)
     data = real_data()
-    recipe = Recipe(model=model, batch_size=_BATCH, epochs=_STEPS * _BATCH / len(data.train))
+    recipe = Recipe(model=model, batch_size=_BATCH, epochs=(1 + _STEPS) * _BATCH / len(data.train))
     state = TrainState.create(recipe, data, Hardware.detect("cpu"))
-    list(train(state, data, EvalSchedule(evenly(1), (), ())))
+    progress = train(state, data, EvalSchedule(evenly(1 + _STEPS), (), ()))
+    next(progress)  # sets up kernels
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        list(progress)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
 from experiments.benchmarks import Line
 
@@ -25,7 +26,9 @@ def bench_start(hardware: Hardware) -> Iterator[Line]:
         options = ["--trials", "1", "--preset", "smoke", "--no-confirm", "--store", folder]
         command = [sys.executable, str(_COMMAND), *options, "--device", hardware.device.type]
         began = time.time()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"the sweep ended with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
         with contextlib.closing(sqlite3.connect(Path(folder) / "mlflow.db")) as database:
             [[milliseconds]] = database.execute(_FIRST)
     taken = milliseconds / 1000 - began

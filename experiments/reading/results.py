@@ -103,7 +103,7 @@ class Result:
     epochs_planned: Positive
     epochs_run: Positive
     watched: Literal["validation", "test"]  # the images that the curve was measured on, beside the training images
-    kept: Literal["last", "best"]  # the weights that were tested; best: of the lowest validation loss
+    kept: Literal["last", "best", "average"]  # the weights that were tested; best: of the lowest validation loss
     test: Tested | None  # None for a run that is not complete
     train_seconds: Positive
     wall_seconds: Positive

@@ -29,7 +29,16 @@ from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import settle
 from cifar_core.models import parameter_count
 from cifar_core.recipe import FIXED_SPLIT, Recipe
-from cifar_core.training import EvalSchedule, Progress, TrainState, predict, total_steps, train, tta_accuracy
+from cifar_core.training import (
+    EvalSchedule,
+    Progress,
+    TrainState,
+    keep_weights,
+    predict,
+    total_steps,
+    train,
+    tta_accuracy,
+)
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result, write_result
 from experiments.systems.range_test import log_range_test
@@ -223,8 +232,7 @@ class _Run:
         """Evaluate the weights that the recipe keeps on the test set, and end the run."""
         recipe, tracker, hardware = self.recipe, self.context.tracker, self.context.hardware
         save_state(state, self.context.store.weights(SYSTEMS_EXPERIMENT, self.key))
-        if state.best:  # also after a part of the schedule
-            state.model.load_state_dict(state.best)
+        keep_weights(state)  # also after a part of the schedule
         self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
         predictions = predict(state.model, self.context.test, hardware, recipe.normalisation)
         files = artifacts.of_training(recipe, state.model, self.data.train)
@@ -254,7 +262,7 @@ class _Run:
             watched=self.watched,
             curve=tuple(self.curve),
             test=self.tested,
-            kept="best" if self.recipe.keep_best else "last",
+            kept="best" if self.recipe.keep_best else "last" if self.recipe.average == "none" else "average",
             train_seconds=self.curve[-1].train_seconds,
             wall_seconds=self.wall_seconds,
             training_flops=self.training_flops,

@@ -35,6 +35,8 @@ OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
     }
 )
 
+TTA = "mirror-shift"  # test-time augmentation of a sweep's champion
+
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
@@ -136,14 +138,15 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType({space.name: space for spac
 
 
 def comparable(recipe: Recipe) -> Recipe:
-    """Return `recipe` with the validation images of a sweep, a learning rate, and the weights of the last step.
+    """Return `recipe` with the validation images and test-time augmentation of a sweep, a learning rate, and the
+    weights of the last step.
 
     A range test would cost more than a trial, so a rate to be found becomes the optimiser's reference rate.
     """
     rate = recipe.learning_rate
     if isinstance(rate, str):
         rate = _base_rate(recipe.optimizer, recipe.batch_size)
-    return replace(recipe, learning_rate=rate, val_fraction=FIXED_SPLIT, keep_best=False)
+    return replace(recipe, learning_rate=rate, val_fraction=FIXED_SPLIT, keep_best=False, tta=TTA)
 
 
 def _base_rate(optimizer: str, batch_size: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -50,8 +51,11 @@ def test_suggestion_trains_and_its_extremes_do_not(data: Splits, found: RangeTes
 
 
 @pytest.mark.slow
-def test_same_seed_same_curve(data: Splits, found: RangeTest) -> None:
-    assert range_test(RECIPE, data, FP32, low=1e-5, high=10.0, steps=60) == found
+@pytest.mark.parametrize("changes", [{}, {"average": "lookahead", "freeze_first": 0.5}])
+def test_same_seed_same_curve_whatever_only_a_whole_run_has(
+    data: Splits, found: RangeTest, changes: dict[str, Any]
+) -> None:
+    assert range_test(replace(RECIPE, **changes), data, FP32, low=1e-5, high=10.0, steps=60) == found
 
 
 @pytest.mark.slow

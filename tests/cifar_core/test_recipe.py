@@ -28,12 +28,22 @@ STRATEGIES = {
     "weight_decay": ANY_RATE,
     "seed": st.integers(0, 2**63 - 1),
 }
-RECIPES = st.builds(Recipe, **STRATEGIES)
+
+
+def recipe_of(values: dict[str, Any]) -> Recipe:
+    """Build a recipe without the fields that need others."""
+    values["alternate_flip"] &= values["flip"]
+    values["reset_norms"] &= values["optimizer"] == "muon"
+    return Recipe(**values)
+
+
+RECIPES = st.fixed_dictionaries(STRATEGIES).map(recipe_of)
 
 # The range of every number.
 RULES = """
 0 < width <= 8; 0 < bn_momentum <= 1; 0 < epochs <= 10000; 2 <= batch_size <= 50000; 0 <= val_fraction <= 0.9;
-learning_rate > 0; bias_lr_multiple > 0; 0 <= momentum < 1; weight_decay >= 0; clip_norm >= 0;
+learning_rate > 0; bias_lr_multiple > 0; head_lr_multiple > 0; 0 <= momentum < 1; 0 <= aux_momentum < 1;
+weight_decay >= 0; clip_norm >= 0; 0 < freeze_first <= 1; 0 <= average_decay < 1;
 0 <= label_smoothing < 1; 0 <= warmup < 1; 0 <= start_factor <= 1; 0 <= end_factor <= 1; 0 <= momentum_at_peak < 1;
 0 < step_every <= 1; 0 < step_factor <= 1; 0 <= translate <= 16; 0 <= cutout <= 32; 0 <= color_jitter <= 1;
 0.01 <= mix_alpha <= 10; 0 <= seed < 2**63
@@ -120,6 +130,11 @@ def test_int_is_taken_for_a_float_from_outside_only() -> None:
         (
             {"keep_best": True, "val_fraction": 0},
             "keep_best needs validation images: `val_fraction > 0` must hold, but got 0.0",
+        ),
+        (
+            {"alternate_flip": True, "flip": False, "reset_norms": True, "optimizer": "sgd"},
+            "alternate_flip needs flips: `flip = true` must hold, but got False; "
+            "reset_norms needs Muon: `optimizer = \"muon\"` must hold, but got 'sgd'",
         ),
         (
             {"width": 9.0, "batch_size": 1.0, "mix": "blend", "warmup": math.nan},

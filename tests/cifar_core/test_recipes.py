@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cifar_core.budget import step_flops
 from cifar_core.models import MODELS, build_model
 from cifar_core.recipe import Recipe, RecipeError
-from cifar_core.recipes import FOLDER, SYSTEMS, expand, read_recipe
+from cifar_core.recipes import FOLDER, NAMES, SYSTEMS, expand, read_recipe
+from cifar_core.training import total_steps
 from tests.cifar_core.support import refusal
 
 
@@ -18,13 +20,22 @@ def refused(name: str | Path) -> str:
 
 
 class TestShipped:
-    def test_they_are_the_published_systems(self) -> None:
-        assert sorted(path.stem for path in FOLDER.glob("*.toml")) == sorted(SYSTEMS)
+    def test_each_has_a_name(self) -> None:
+        assert sorted(path.stem for path in FOLDER.glob("*.toml")) == sorted(NAMES)
 
     @pytest.mark.parametrize("name", SYSTEMS)
-    def test_each_is_the_network_of_its_name_and_says_how_to_run_it(self, name: str) -> None:
+    def test_a_system_is_the_network_of_its_name(self, name: str) -> None:
         recipe = read_recipe(name)
         assert (recipe.model, recipe.width) == (name, 1.0)
+
+    def test_fast94_trains_on_all_images_for_at_most_0_26_petaflops(self) -> None:
+        recipe = read_recipe("fast94")
+        assert recipe.val_fraction == 0
+        assert step_flops(recipe) * total_steps(recipe, 50_000) <= 0.26e15
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_each_says_how_to_run_it(self, name: str) -> None:
+        recipe = read_recipe(name)
         assert Recipe.from_toml(recipe.to_toml()) == recipe
         with torch.device("meta"):
             assert build_model(recipe)(torch.empty(2, 3, 32, 32)).shape == (2, 10)
@@ -84,8 +95,8 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["xyz", "", "all"])
     def test_a_name_that_is_not(self, name: str) -> None:
         assert refused(name) == (
-            f"unknown recipe {name!r}: the recipes are block_cnn, custom_resnet, dynamic_conv, five_conv, three_conv; "
-            "a file's name ends in .toml"
+            f"unknown recipe {name!r}: the recipes are block_cnn, custom_resnet, dynamic_conv, fast94, five_conv, "
+            "three_conv; a file's name ends in .toml"
         )
 
     @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cifar_core.averaging import in_place_of
+from cifar_core.checkpoint import load_weights, save_state
 from cifar_core.data import MEAN, STD, Split, Splits
 from cifar_core.data import augment as augmentation
 from cifar_core.evaluation.metrics import Predictions
@@ -268,14 +270,21 @@ def note(batch: Tensor, order: list[int]) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("average", ["ema", "lookahead"])
-def test_the_average_is_validated_and_kept(data: Splits, average: str) -> None:
-    recipe = replace(SMALL, average=average, average_decay=0.9)
-    state, points = run(recipe, data, EvalSchedule((), (0.5, 1.0), (128, 128)))
-    kept = predict(state.model, data.val, FP32).probabilities
-    assert torch.equal(validated(points[-1]).probabilities, kept)
-    assert identical(state.average, {name: state.model.state_dict()[name] for name in state.average})
-    plain, _ = run(SMALL, data, END)
-    assert not torch.equal(predict(plain.model, data.val, FP32).probabilities, kept)
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_the_average_is_validated_and_kept(data: Splits, tmp_path: Path, average: str, keep_best: bool) -> None:
+    recipe = replace(SMALL, average=average, average_decay=0.9, keep_best=keep_best)
+    state = TrainState.create(recipe, data, FP32)
+    probabilities, losses = [], []
+    for progress in train(state, data, EvalSchedule((), evenly(8), (128,) * 8)):
+        probabilities.append(validated(progress).probabilities)
+        losses.append(validated(progress).loss)
+        raw = predict(state.model, data.val, FP32).probabilities
+        assert torch.equal(raw, probabilities[-1]) == (average == "lookahead" and progress.step in (10, 16))
+        save_state(state, tmp_path / "state")
+        best = losses.index(min(losses)) if keep_best else -1
+        loaded = predict(load_weights(recipe, tmp_path / "state"), data.val, FP32).probabilities
+        assert torch.equal(loaded, probabilities[best])
+    assert torch.equal(predict(state.model, data.val, FP32).probabilities, probabilities[best])
 
 
 def test_an_average_beside_the_weights_does_not_change_what_is_learned(data: Splits) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cifar_core.recipe import Recipe
+from cifar_core.recipes import NAMES
 from experiments import reproduce
 from tests.experiments.conftest import Refused
 
@@ -37,10 +38,10 @@ def test_wrong_arguments_get_the_rule_and_the_value(
     assert Path("file").read_text() == "mine"
 
 
-def test_help_names_the_systems_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_recipes_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         reproduce.main(["--help"])
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "five_conv, three_conv, block_cnn, dynamic_conv, custom_resnet, all, or a TOML file" in said
+    assert f"{', '.join(NAMES)}, a TOML file, or all: the published ones" in said
     assert all(action.help for action in reproduce.build_parser()._actions)

@@ -17,6 +17,7 @@ from experiments.stats import (
     holm,
     mcnemar,
     mean_accuracy,
+    mean_interval,
     published_estimate,
     welch,
     wilson,
@@ -39,6 +40,16 @@ def pairs(both: int, first: int, second: int, neither: int) -> tuple[list[bool],
 
 
 # ------------------------------------------------------------------ intervals
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.25], [-1.0, 0.5, 2.0, 0.125]])
+def test_interval_of_a_mean_is_that_of_scipy(values: list[float]) -> None:
+    assert mean_interval(values) == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
+
+
+def test_interval_of_a_single_value_is_endless_and_of_equal_ones_a_point() -> None:
+    assert mean_interval([0.5]) == (-math.inf, math.inf)
+    assert mean_interval([0.25, 0.25]) == (0.25, 0.25)
 
 
 def test_wilson_agrees_with_published_values() -> None:

@@ -44,23 +44,34 @@ def test_it_is_the_convolution(images: int, height: int, width: int, channels: t
 
 
 @pytest.mark.parametrize(
-    ("side", "amx_here", "autocast", "grad", "taken"),
+    ("images", "side", "amx_here", "autocast", "grad", "taken"),
     [
-        (7, True, True, True, True),
-        (8, True, True, True, True),
-        (9, True, True, True, False),
-        (7, False, True, True, False),
-        (7, True, False, True, False),
-        (7, True, True, False, False),
+        (64, 7, True, True, True, True),
+        (64, 8, True, True, True, True),
+        (64, 9, True, True, True, False),
+        (67, 7, True, True, True, False),  # a prime number, which does not divide into rows
+        (64, 7, False, True, True, False),
+        (64, 7, True, False, True, False),
+        (64, 7, True, True, False, False),
     ],
 )
 def test_it_is_taken_where_it_is_faster(
-    monkeypatch: pytest.MonkeyPatch, side: int, amx_here: bool, autocast: bool, grad: bool, taken: bool
+    monkeypatch: pytest.MonkeyPatch, images: int, side: int, amx_here: bool, autocast: bool, grad: bool, taken: bool
 ) -> None:
     monkeypatch.setattr(amx, "has_amx", lambda: amx_here)
     calls: list[Tensor] = []
     monkeypatch.setattr(amx, "convolve", lambda inputs, weight, bias: calls.append(inputs))
     layer = Conv3x3(8, 8)
     with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        layer(torch.zeros(64, 8, side, side))
+        layer(torch.zeros(images, 8, side, side))
     assert bool(calls) == taken
+
+
+def test_exported_layer_takes_batches_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amx, "has_amx", lambda: True)
+    layer, images = Conv3x3(8, 8), torch.randn(16, 8, 7, 7, generator=seeded())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        dimensions = ({0: torch.export.Dim("images")},)
+        program = torch.export.export(layer, (images,), dynamic_shapes=dimensions).module()
+        for batch in (images, images[:3]):
+            torch.testing.assert_close(program(batch), layer(batch))

@@ -25,7 +25,7 @@ from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import RangeTestError
 from cifar_core.recipe import Recipe
-from cifar_core.training import TrainState, predict
+from cifar_core.training import EvalSchedule, TrainState, predict
 from experiments import reproduce
 from experiments.reading.results import load_results
 from experiments.systems import training as systems_training
@@ -380,6 +380,20 @@ def test_a_file_of_something_else_is_replaced(place: Place, undisturbed: dict[st
     assert place.written()["recipe"] == WATCHING_VALIDATION.to_dict()
 
 
+@pytest.mark.slow
+def test_the_average_of_the_weights_is_tested(place: Place) -> None:
+    recipe = replace(WATCHING_VALIDATION, keep_best=False, average="ema")
+    place.recipe.write_text(recipe.to_toml())
+    assert place.call() == 0
+    written = place.written()
+    assert written["kept"] == "average"
+    state = TrainState.create(recipe, hold_out(IMAGES.train, 0.2, 0), CPU)
+    list(training.train(state, hold_out(IMAGES.train, 0.2, 0), EvalSchedule((), (), ())))
+    for model in (state.model, CPU.place(load_weights(recipe, place.weights()))):
+        assert predict(model, IMAGES.val, CPU).loss == written["test"]["loss"]
+
+
+@pytest.mark.slow
 def test_the_best_weights_are_tested_and_found_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     original = training._validate
 

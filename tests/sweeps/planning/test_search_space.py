@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial
 
 from cifar_core.models import MODELS, build_model
 from cifar_core.recipe import MIXES, OPTIMIZERS, Recipe
-from cifar_core.recipes import SYSTEMS, read_recipe
+from cifar_core.recipes import NAMES, SYSTEMS, read_recipe
 from sweeps.planning.search_space import OPTIMIZER_SCALES, SPACES, SearchSpace, comparable
 
 LEFT_ALONE: dict[str, Any] = {"bn_momentum": 0.3, "epochs": 3.5, "schedule": "cosine", "warmup": 0.1, "seed": 7}
@@ -26,7 +26,7 @@ FIXED = {
     *("bn_momentum", "epochs", "val_fraction", "normalisation", "nesterov", "decay_all", "clip_norm", "keep_best"),
     *("schedule", "warmup", "start_factor", "end_factor", "momentum_at_peak", "step_every", "step_factor"),
     *("schedule_per_epoch", "padding", "seed", "deterministic", "aux_optimizer", "aux_momentum", "head_lr_multiple"),
-    *("reset_norms", "freeze_first", "average", "average_decay", "alternate_flip", "tta"),
+    *("reset_norms", "freeze_first", "average", "average_decay", "alternate_flip", "tta", "orthogonalization"),
 }
 
 spaces = st.sampled_from(sorted(SPACES)).map(SPACES.__getitem__)
@@ -99,8 +99,9 @@ def test_starts_lie_in_the_space_and_every_trial_has_the_same_parameters(space: 
 
 
 def test_the_spaces_reach_everything_there_is() -> None:
-    missing = set(MODELS) - {model for space in SPACES.values() for model in space.models}
-    assert not missing, f"{missing} must be in a space of sweeps/planning/search_space.py"
+    of_recipes = {read_recipe(name).model for name in NAMES}
+    missing = set(MODELS) - of_recipes - {model for space in SPACES.values() for model in space.models}
+    assert not missing, f"{missing} must be in a space of sweeps/planning/search_space.py, or in a recipe"
     assert {draw(space, seed)[0].optimizer for space in SPACES.values() for seed in range(20)} == set(OPTIMIZERS)
     assert set(OPTIMIZER_SCALES) == set(OPTIMIZERS)
     assert len(SPACES["full"].models) >= 4
@@ -141,9 +142,9 @@ class TestSystems:
     def test_a_system_is_made_comparable_and_the_nearest_point_has_its_network_and_optimiser(self, name: str) -> None:
         system = read_recipe(name)
         recipe = comparable(system)
-        assert (recipe.val_fraction, recipe.keep_best) == (0.1, False)
+        assert (recipe.val_fraction, recipe.keep_best, recipe.tta) == (0.1, False, "mirror-shift")
         assert recipe.peak_rate > 0
-        changed = {field: getattr(system, field) for field in ("val_fraction", "keep_best", "learning_rate")}
+        changed = {field: getattr(system, field) for field in ("val_fraction", "keep_best", "learning_rate", "tta")}
         assert replace(recipe, **changed) == system, "and is otherwise the same"
         found, params = enqueue(SPACES["systems"], SPACES["systems"].nearest(recipe))
         assert params["model"] == name
