@@ -41,6 +41,8 @@ _TRAIN_IMAGES = 45_000  # of the fixed split
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "fast94": {},
+        "fast_resnet, with residual connections": {"model": "fast_resnet"},
+        "three Newton-Schulz steps": {"orthogonalization": "newton-schulz"},
         "weight decay instead of norm reset": {"reset_norms": False},
         "AdamW for head and biases": {
             "aux_optimizer": "adamw",
