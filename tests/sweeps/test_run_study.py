@@ -24,7 +24,7 @@ from sweeps import run_study
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import SPACES, comparable
+from sweeps.planning.search_space import SPACES, TTA, comparable
 from sweeps.run_study import build_parser, main
 from sweeps.stage import Sweep
 from sweeps.store import Store
@@ -289,7 +289,7 @@ class TestPlanOfTheArguments:
 
     @pytest.mark.slow
     def test_recipes_are_enqueued_exactly(self, plan_of: Callable[..., Plan], tmp_path: Path) -> None:
-        recipes = [Recipe(model="five_conv", learning_rate=0.1 + 0.2), Recipe(cutout=7)]
+        recipes = [Recipe(model="five_conv", learning_rate=0.1 + 0.2, tta=TTA), Recipe(cutout=7, tta=TTA)]
         paths = [tmp_path / f"{number}.toml" for number in range(2)]
         for path, recipe in zip(paths, recipes, strict=True):
             path.write_text(recipe.to_toml())

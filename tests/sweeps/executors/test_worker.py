@@ -393,7 +393,7 @@ class TestErrors:
         event = failure(carry_out(replace(JOB, recipe=replace(RECIPE, model="five_convs")), data))
         assert event.key == "trial-3"
         assert not event.worker_died
-        assert event.reason.startswith("RecipeError: unknown model 'five_convs'; expected one of block_cnn, ")
+        assert event.reason.startswith("RecipeError: unknown model 'five_convs'; expected one of airbench, ")
         assert "\n" not in event.reason
         assert event.details.startswith("Traceback")
         assert "build_model" in event.details
