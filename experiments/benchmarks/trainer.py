@@ -24,8 +24,8 @@ from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, tra
 from experiments.benchmarks import Line, peak_gigabytes, real_data
 from sweeps.planning.search_space import SPACES
 
-_ROUNDS = 8
-_STEPS = 4  # per round
+_ROUNDS = 6
+_STEPS = 2  # per round
 _PAIRS = 2
 _TURNS = 4
 _LARGE_BATCH = 512

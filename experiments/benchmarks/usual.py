@@ -26,7 +26,7 @@ from cifar_core.training import EvalSchedule, TrainState, train
 from experiments.benchmarks import Line, real_data
 
 _SYSTEMS = ("five_conv", "three_conv")
-_IMAGES, _WARM_UP = 12_800, 2_560  # trained on, the first of which are not timed
+_IMAGES, _WARM_UP = 5_120, 1_280  # trained on, the first of which are not timed
 _WORKERS = 2  # of the DataLoader
 
 
