@@ -78,7 +78,7 @@ class AblationRun:
 
     @property
     def is_current(self) -> bool:
-        """Whether the recipe is still the one that is measured."""
+        """True while the recipe is the one that is measured."""
         return self.variant in VARIANTS and self.recipe == _recipe(self.variant, self.seed).to_dict()
 
 
