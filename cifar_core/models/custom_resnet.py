@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Conv3x3, Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, Head, channels
 
 _DROPOUT = 0.05
 
@@ -28,7 +28,7 @@ class CustomResnet(nn.Sequential):
             nn.MaxPool2d(4),
             nn.Flatten(),
         )
-        self.head = nn.Linear(c4, 10)
+        self.head = Head(c4)
 
 
 class _Residual(nn.Module):

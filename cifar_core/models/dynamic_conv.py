@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Conv3x3, Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, Head, channels
 
 _BRANCHES = 3
 
@@ -26,7 +26,7 @@ class DynamicConv(nn.Sequential):
             nn.Flatten(),
             *_hidden_layer(size, hidden),
             *_hidden_layer(hidden, hidden),
-            nn.Linear(hidden, 10),
+            Head(hidden),
         )
 
 

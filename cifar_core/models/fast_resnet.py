@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Conv3x3, channels
+from cifar_core.models.layers import Conv3x3, Head, channels
 
 _WHITENING = 12  # independent filters: the 3 x 2 x 2 values of a patch
 
@@ -31,7 +31,7 @@ class FastResNet(nn.Module):
             nn.MaxPool2d(3),
             nn.Flatten(),
         )
-        self.head = nn.Linear(c3, 10, bias=False)
+        self.head = Head(c3, bias=False)
         nn.init.zeros_(self.whitening.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class _Group(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, residual: bool) -> None:
         super().__init__()
         self.residual = residual
-        self.widen = Conv3x3(inputs, outputs, bias=False)
+        self.widen = Conv3x3(inputs, outputs, bias=False, pooled=True)
         self.pool = nn.MaxPool2d(2)
         self.norm1 = _shift_only_norm(outputs)
         self.refine = Conv3x3(outputs, outputs, bias=False)

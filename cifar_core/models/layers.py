@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_core.models import amx, winograd
+
+_CLASSES = 10
 
 
 def channels(base: int, width: float) -> int:
@@ -14,18 +17,39 @@ def channels(base: int, width: float) -> int:
 
 
 class Conv3x3(nn.Conv2d):
-    """3x3 convolution with zero padding, by the faster algorithm: (N, C_in, H, W) -> (N, C_out, H, W)."""
+    """3x3 convolution with zero padding, by the faster algorithm: (N, C_in, H, W) -> (N, C_out, H, W).
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+    Args:
+        pooled: a 2x2 pooling follows, which drops the last row and column of an odd height and width. They may be
+            left out then: (N, C_out, H - 1, W - 1).
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, pooled: bool = False) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=bias)
+        self.pooled = pooled
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if winograd.is_faster(inputs, self.weight):
+            output = winograd.convolve(inputs, self.weight)
+            return output if self.bias is None else output + self.bias[:, None, None]
+        height, width = inputs.shape[2:]
+        padding = 1
+        if self.pooled and (height % 2 or width % 2):
+            inputs, padding = F.pad(inputs, (1, 1 - width % 2, 1, 1 - height % 2)), 0
         if amx.is_faster(inputs):
-            return amx.convolve(inputs, self.weight, self.bias)
-        if not winograd.is_faster(inputs, self.weight):
-            return super().forward(inputs)
-        output = winograd.convolve(inputs, self.weight)
-        return output if self.bias is None else output + self.bias[:, None, None]
+            return amx.convolve(inputs, self.weight, self.bias, padding)
+        return F.conv2d(inputs, self.weight, self.bias, padding=padding)
+
+
+class Head(nn.Linear):
+    """Last layer: features (N, C) to logits (N, 10), in fp32 also under autocast, because logits in bf16 have ties."""
+
+    def __init__(self, features: int, *, bias: bool = True) -> None:
+        super().__init__(features, _CLASSES, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
+            return F.linear(features.float(), self.weight, self.bias)
 
 
 class Dropout(nn.Module):

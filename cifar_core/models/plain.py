@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from cifar_core.models.layers import Conv3x3, Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, Head, channels
 
 _POOLED = (1, 3, 5)  # blocks of block_cnn that end in a max-pool, counted from 1
 
@@ -30,7 +30,7 @@ class FiveConv(nn.Sequential):
             Dropout(0.5),
             nn.Linear(2 * c4, c4),
             nn.ReLU(),
-            nn.Linear(c4, 10),
+            Head(c4),
         )
 
 
@@ -51,7 +51,7 @@ class ThreeConv(nn.Sequential):
         self.classifier = nn.Sequential()
         for inputs, outputs in ((sizes[-1] * 4 * 4, h1), (h1, h2)):
             self.classifier.extend([Dropout(0.25), nn.Linear(inputs, outputs), nn.ReLU()])
-        self.classifier.extend([Dropout(0.25), nn.Linear(h2, 10)])
+        self.classifier.extend([Dropout(0.25), Head(h2)])
 
 
 class BlockCnn(nn.Sequential):
@@ -77,7 +77,7 @@ class BlockCnn(nn.Sequential):
             nn.Linear(widths[-1], hidden),
             nn.ReLU(),
             Dropout(0.2),
-            nn.Linear(hidden, 10),
+            Head(hidden),
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cifar_core.models.layers import Head
+
 _PATCH = 4
 _HEAD = 32  # channels of an attention head
 _DEPTH = 6
@@ -24,7 +26,7 @@ class VisionTransformer(nn.Module):
         self.position = nn.Parameter(torch.randn(1, (32 // _PATCH) ** 2, size) * 0.02)
         self.blocks = nn.Sequential(*(_Block(size) for _ in range(_DEPTH)))
         self.norm = nn.LayerNorm(size)
-        self.head = nn.Linear(size, 10)
+        self.head = Head(size)
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images).flatten(2).transpose(1, 2) + self.position

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Conv3x3, channels
+from cifar_core.models.layers import Conv3x3, Head, channels
 
 
 class WideResNet(nn.Module):
@@ -20,7 +20,7 @@ class WideResNet(nn.Module):
         self.stem = Conv3x3(3, 16, bias=False)
         self.blocks = nn.Sequential(_Block(16, c1, stride=1), _Block(c1, c2, stride=2), _Block(c2, c3, stride=2))
         self.norm = nn.BatchNorm2d(c3)
-        self.head = nn.Linear(c3, 10)
+        self.head = Head(c3)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

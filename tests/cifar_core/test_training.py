@@ -157,7 +157,7 @@ def test_a_schedule_laid_out_in_steps_that_moves_on_once_an_epoch(data: Splits) 
 @pytest.mark.slow
 def test_the_best_weights_are_kept_where_the_recipe_says_so(data: Splits) -> None:
     # The rate rises all the way to a ruinous one, so that the last weights are not the best.
-    recipe = replace(SMALL, optimizer="sgd", learning_rate=50.0, warmup=0.99, bn_momentum=1.0, epochs=3.0)
+    recipe = replace(SMALL, optimizer="sgd", learning_rate=8.0, warmup=0.99, bn_momentum=1.0, epochs=3.0)
     watch = EvalSchedule((), evenly(6), (128,) * 6)
     kept, points = run(replace(recipe, keep_best=True), data, watch)
     last, _ = run(recipe, data, watch)

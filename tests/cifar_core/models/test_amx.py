@@ -26,16 +26,20 @@ def gradients(output: Tensor, *leaves: Tensor) -> list[Tensor]:
     width=st.integers(1, 9),
     channels=st.sampled_from([(8, 16), (3, 8), (16, 8)]),
     biased=st.booleans(),
+    padding=st.integers(0, 1),
 )
-def test_it_is_the_convolution(images: int, height: int, width: int, channels: tuple[int, int], biased: bool) -> None:
+def test_it_is_the_convolution(
+    images: int, height: int, width: int, channels: tuple[int, int], biased: bool, padding: int
+) -> None:
+    height, width = (side + 2 * (1 - padding) for side in (height, width))
     generator = seeded()
     inputs = torch.randn(images, channels[0], height, width, generator=generator).requires_grad_()
     weight = torch.randn(channels[1], channels[0], 3, 3, generator=generator).requires_grad_()
     bias = torch.randn(channels[1], generator=generator).requires_grad_()
     leaves = (inputs, weight, bias) if biased else (inputs, weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours = amx.convolve(inputs, weight, bias if biased else None)
-    reference = F.conv2d(inputs, weight, bias if biased else None, padding=1)
+        ours = amx.convolve(inputs, weight, bias if biased else None, padding)
+    reference = F.conv2d(inputs, weight, bias if biased else None, padding=padding)
     assert ours.dtype == torch.bfloat16
     assert (ours - reference).abs().max() <= 0.02 * reference.abs().max()
     for found, expected in zip(gradients(ours, *leaves), gradients(reference, *leaves), strict=True):
@@ -60,7 +64,7 @@ def test_it_is_taken_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(amx, "has_amx", lambda: amx_here)
     calls: list[Tensor] = []
-    monkeypatch.setattr(amx, "convolve", lambda inputs, weight, bias: calls.append(inputs))
+    monkeypatch.setattr(amx, "convolve", lambda inputs, *rest: calls.append(inputs))
     layer = Conv3x3(8, 8)
     with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         layer(torch.zeros(images, 8, side, side))

@@ -1,13 +1,14 @@
-"""Channel counts and dropout."""
+"""Channel counts, convolutions and dropout."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_core.models.layers import Dropout, channels
+from cifar_core.models.layers import Conv3x3, Dropout, channels
 from tests.cifar_core.support import seeded
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
@@ -50,3 +51,24 @@ def test_dropout_follows_its_generator() -> None:
     dropout.generator = seeded(1)
     assert torch.equal(dropout(inputs), first)
     assert not torch.equal(second, first)
+
+
+@pytest.mark.parametrize("side", [3, 6, 7, 15])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_pooled_convolution_gives_what_pooling_keeps(side: int, precision: torch.dtype) -> None:
+    with torch.random.fork_rng():
+        pooled, plain = Conv3x3(64, 128, pooled=True), Conv3x3(64, 128)
+    pooled.load_state_dict(plain.state_dict())
+    images = torch.randn(64, 64, side, side, generator=seeded()).requires_grad_()
+    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        found, expected = (F.max_pool2d(layer(images).float(), 2) for layer in (pooled, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    slopes = torch.linspace(-1, 1, found.numel()).view_as(found)
+    for ours, theirs in zip(
+        *(
+            torch.autograd.grad((x * slopes).sum(), (images, *layer.parameters()))
+            for x, layer in ((found, pooled), (expected, plain))
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
