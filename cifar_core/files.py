@@ -1,10 +1,31 @@
-"""Atomic writes: after a crash, a file holds either its old content or all of its new content."""
+"""Small text files that people write, and atomic writes: after a crash, a file holds all of its old or new content."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from cifar_core.errors import UserError
+
+_LARGEST = 100_000  # bytes of a file that a person writes
+
+
+def read_small_text(path: Path, kind: str) -> str:
+    """Read a UTF-8 text file; `kind` names it in messages, such as "recipe".
+
+    Raises:
+        UserError: it cannot be read, is not text, or has more than 100,000 bytes.
+    """
+    try:
+        with path.open("rb") as file:  # a limit, as the path may be of any file
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise UserError(f"a {kind} file must have at most {_LARGEST:,} bytes, but {path} has more")
+        return content.decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null character in the path
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"a {kind} file must be readable text, but {path} gave: {cause}") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -105,16 +105,12 @@ class Recipe:
     deterministic: bool = False  # use only deterministic kernels, also on a GPU
 
     def __post_init__(self) -> None:
-        faults = [fault for name in _TYPES if (fault := _fault(name, getattr(self, name)))]
+        faults = [fault for name in FIELD_TYPES if (fault := field_fault(name, getattr(self, name)))]
         if not faults:
             faults = [
                 f"{name} needs {what}: `{rule}` must hold, but got {value!r}"
-                for name, what, rule, value, holds in (
-                    ("keep_best", "validation images", "val_fraction > 0", self.val_fraction, self.val_fraction > 0),
-                    ("alternate_flip", "flips", "flip = true", self.flip, self.flip),
-                    ("reset_norms", "Muon", 'optimizer = "muon"', self.optimizer, self.optimizer == "muon"),
-                )
-                if getattr(self, name) and not holds
+                for name, what, rule, other, holds in _NEEDS
+                if getattr(self, name) and not holds(value := getattr(self, other))
             ]
         if faults:
             raise RecipeError("; ".join(faults))
@@ -140,11 +136,13 @@ class Recipe:
         Raises:
             RecipeError: an unknown field, a wrong type, or a value out of range.
         """
-        fields_are = f"the fields are {', '.join(_TYPES)}"
-        unknown = [name for name in values if name not in _TYPES]
-        faults = [f"unknown recipe field {name!r}: {suggest_name(name, list(_TYPES), fields_are)}" for name in unknown]
-        given = {name: _widen(name, values[name]) for name in _TYPES if name in values}
-        faults += [fault for name, value in given.items() if (fault := _fault(name, value))]
+        fields_are = f"the fields are {', '.join(FIELD_TYPES)}"
+        unknown = [name for name in values if name not in FIELD_TYPES]
+        faults = [
+            f"unknown recipe field {name!r}: {suggest_name(name, list(FIELD_TYPES), fields_are)}" for name in unknown
+        ]
+        given = {name: widen(name, values[name]) for name in FIELD_TYPES if name in values}
+        faults += [fault for name, value in given.items() if (fault := field_fault(name, value))]
         if faults:
             raise RecipeError("; ".join(faults))
         return cls(**given)
@@ -166,7 +164,15 @@ class Recipe:
         return cls.from_dict(values)
 
 
-_TYPES: Mapping[str, type] = MappingProxyType(get_type_hints(Recipe) | {"learning_rate": float})
+FIELD_TYPES: Mapping[str, type] = MappingProxyType(get_type_hints(Recipe) | {"learning_rate": float})
+
+# Switches, and what they need of another field.
+_NEEDS: tuple[tuple[str, str, str, str, Callable[[Any], bool]], ...] = (
+    ("keep_best", "validation images", "val_fraction > 0", "val_fraction", lambda v: v > 0),
+    ("alternate_flip", "flips", "flip = true", "flip", lambda v: v),
+    ("reset_norms", "Muon", 'optimizer = "muon"', "optimizer", lambda v: v == "muon"),
+)
+LINKED_FIELDS = frozenset(field for switch, _, _, other, _ in _NEEDS for field in (switch, other))  # judged together
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
@@ -200,9 +206,9 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
 )
 
 
-def _widen(name: str, value: Any) -> Any:
+def widen(name: str, value: Any) -> Any:
     """Convert an int to float where the field is a float (`epochs = 10` in a TOML file)."""
-    if _TYPES[name] is not float or type(value) is not int:
+    if FIELD_TYPES[name] is not float or type(value) is not int:
         return value
     try:
         return float(value)
@@ -210,12 +216,12 @@ def _widen(name: str, value: Any) -> Any:
         return math.inf if value > 0 else -math.inf
 
 
-def _fault(name: str, value: Any) -> str | None:
-    """Return the rule that `value` breaks as a sentence, if it breaks one."""
+def field_fault(name: str, value: Any) -> str | None:
+    """Return the rule that `value` breaks as the field `name`, as a sentence, if it breaks one."""
     if name == "learning_rate" and isinstance(value, str):
         return None if value == RANGE_TEST else f"learning_rate must be a number or {RANGE_TEST!r}, but got {value!r}"
-    if type(value) is not _TYPES[name]:
-        return f"{name} must be of type {_TYPES[name].__name__}, but got {value!r}"
+    if type(value) is not FIELD_TYPES[name]:
+        return f"{name} must be of type {FIELD_TYPES[name].__name__}, but got {value!r}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{name} must be finite, but got {value!r}"
     if name in CHOICES and value not in CHOICES[name]:

@@ -103,7 +103,7 @@ class Coordinator:
     def _open(self) -> None:
         sweep, plan = self.sweep, self.sweep.plan
         tags = {"stage": "study", "study": plan.study, **sweep.tags}
-        files = {"pictures/samples.png": self.samples}
+        files = {"pictures/samples.png": self.samples, "space.toml": plan.space.text.encode()}
         sweep.tracker.open_study(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
         for key in list(self._ended_runs()):
             sweep.clear_checkpoints(key)

@@ -37,7 +37,9 @@ from sweeps.executors.local import LocalExecutor
 from sweeps.lock import LockError, acquire, holder
 from sweeps.planning.plan import Plan, affordable_steps, measure_speed, shrink_to_budget
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
-from sweeps.planning.search_space import SPACES, SearchSpace, comparable
+from sweeps.planning.search_space import SearchSpace, comparable
+from sweeps.planning.space_file import SPACES, read_space
+from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.stage import Sweep
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
 from sweeps.study import PRUNERS, SAMPLERS, load_study, open_storage, open_study, started_trials
@@ -86,7 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--trials", type=positive_int, default=50, metavar="N", help="trials in total (default: %(default)s)"
     )
-    search.add_argument("--space", choices=sorted(SPACES), default="full", help=_listing(SPACES, "full"))
+    search.add_argument(
+        "--space",
+        default="full",
+        metavar="NAME|FILE.toml",
+        help=f"{_listing(SPACES, 'full')}; or a file of your own (docs/sweeps.md)",
+    )
     length = search.add_mutually_exclusive_group()
     length.add_argument("--preset", choices=list(PRESETS), help=_listing(PRESETS, "quick on a CPU, standard on a GPU"))
     length.add_argument(
@@ -106,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="RECIPE",
         help="recipes to try first: names in cifar_core/recipes, 'systems' for the five published ones, or "
-        "TOML files (default: 'systems' with --space systems, else none)",
+        "TOML files (default: those that the space names)",
     )
     search.add_argument(
         "--timeout", type=_positive_float, metavar="SECONDS", help="start no further trial after that time"
@@ -146,15 +153,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
+    space = read_space(options.space)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
     for asked, answer in ((options.status, _print_status), (options.verify, _verify), (options.replay, _replay)):
         if asked:
-            return answer(store, _study_name(options, _preset(options, hardware)))
+            return answer(store, _study_name(options, _preset(options, hardware), space))
     workers, threads = _share_cores(options.workers, hardware)
     set_up_cpu(threads)
-    given = options.enqueue or (["systems"] if options.space == "systems" else [])
-    wanted = {name: comparable(read_recipe(name)) for name in expand(given, "systems")}
-    plan = _plan(options, hardware, workers, threads)
+    given = options.enqueue or list(space.enqueue)
+    wanted = {name: comparable(read_recipe(name)) for name in expand(given, SYSTEMS_GROUP)}
+    plan = _plan(options, hardware, space, workers, threads)
     recipes, notes = _affordable(wanted, given, plan.preset.trial)
     data_dir = options.data or default_data_dir()
     if options.tracking_uri is not None:
@@ -233,13 +241,13 @@ def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budg
     return recipes, notes
 
 
-def _plan(options: argparse.Namespace, hardware: Hardware, workers: int, threads: int) -> Plan:
+def _plan(options: argparse.Namespace, hardware: Hardware, space: SearchSpace, workers: int, threads: int) -> Plan:
     preset = _preset(options, hardware)
     probe = Recipe(batch_size=64 if hardware.device.type == "cpu" else 1024)
     return Plan(
-        study=_study_name(options, preset),
+        study=_study_name(options, preset, space),
         trials=options.trials,
-        space=SPACES[options.space],
+        space=space,
         preset=preset,
         seed=options.seed,
         sampler=options.sampler,
@@ -260,10 +268,9 @@ def _preset(options: argparse.Namespace, hardware: Hardware) -> Preset:
     return PRESETS[options.preset or ("quick" if hardware.device.type == "cpu" else "standard")]
 
 
-def _study_name(options: argparse.Namespace, preset: Preset) -> str:
-    if options.study is None:
-        return "-".join([preset.name, options.space, *([f"seed{options.seed}"] if options.seed else [])])
-    name: str = options.study
+def _study_name(options: argparse.Namespace, preset: Preset, space: SearchSpace) -> str:
+    seed = [f"seed{options.seed}"] if options.seed else []
+    name: str = "-".join([preset.name, space.name, *seed]) if options.study is None else options.study
     if name in RESERVED_STUDIES:
         reserved = ", ".join(RESERVED_STUDIES)
         raise UsageError(f"--study must not be one of {reserved}, which other commands use, but got {name!r}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import optuna
@@ -22,8 +24,11 @@ from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
+from sweeps.validation import shortened
 
 _MANY_OBJECTS = 100_000
+_CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
+_ANOTHER_NAME = "give it another name with --study"
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
     {
@@ -81,8 +86,9 @@ def open_study(plan: Plan, storage: BaseStorage, enqueue: Sequence[Recipe] = ())
     if not study.user_attrs:
         for start in plan.space.starts:
             # An earlier process may have crashed between two.
-            study.enqueue_trial(plan.space.nearest(start), skip_if_exists=True)
-        for name, value in _settings(plan).items():
+            study.enqueue_trial(start, skip_if_exists=True)
+    for name, value in _settings(plan).items():
+        if name not in study.user_attrs:
             study.set_user_attr(name, value)
     return study
 
@@ -150,15 +156,42 @@ def _opening(storage_url: str) -> Iterator[None]:
         raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {first_line(error)}") from error
 
 
-def _settings(plan: Plan) -> dict[str, str]:
+def _settings(plan: Plan) -> dict[str, object]:
     """Settings that cannot change within a study, because its trials would no longer compare."""
-    return {"space": plan.space.name, "preset": plan.preset.name, "seed": str(plan.seed)}
+    space = {_CONTENT: plan.space.content(), "space_hash": plan.space.hash, "space": plan.space.name}
+    return {**space, "preset": plan.preset.name, "seed": str(plan.seed)}
 
 
-def _check_settings(plan: Plan, stored: Mapping[str, object]) -> None:
-    for name, value in _settings(plan).items():
+def _check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
+    for name in ("space", "preset", "seed"):
+        value = _settings(plan)[name]
         if name in stored and stored[name] != value:
             raise StudyError(
-                f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; "
-                f"give it another name with --study"
+                f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; {_ANOTHER_NAME}"
             )
+    if "space" in stored and _CONTENT not in stored:
+        raise StudyError(
+            f"study {plan.study!r} was started by an earlier version, which did not record its space; {_ANOTHER_NAME}"
+        )
+    changes = list(_changes(stored[_CONTENT], plan.space.content())) if _CONTENT in stored else []
+    if changes:
+        raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {_ANOTHER_NAME}")
+
+
+def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """Yield what differs between the contents of two spaces, as the end of "was started ..."."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*before, *(name for name in now if name not in before)]:
+            inner = f"{place}.{name}" if place else name
+            if name not in now:
+                yield f"with {inner}{_given(before[name])}, which the space no longer has"
+            elif name not in before:
+                yield f"without {inner}{_given(now[name])}, which the space now has"
+            else:
+                yield from _changes(before[name], now[name], inner)
+    elif before != now:
+        yield f"with {place} = {json.dumps(before)}, but the space now has {json.dumps(now)}"
+
+
+def _given(value: Any) -> str:
+    return "" if isinstance(value, dict) else f" = {json.dumps(value)}"

@@ -41,11 +41,24 @@ def read_toml(path: Path, record: type[_Record], context: Mapping[str, Any] | No
         InvalidFileError: the file is not readable TOML, or breaks a rule.
     """
     try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _unreadable_toml(path.name, error) from error
+    return parse_toml(path.name, text, record, context)
+
+
+def parse_toml(file: str, text: str, record: type[_Record], context: Mapping[str, Any] | None = None) -> _Record:
+    """Read the text of a TOML file into a pydantic dataclass; see `read_toml`.
+
+    Raises:
+        InvalidFileError: it is not TOML, or breaks a rule.
+    """
+    try:
         # As JSON, because pydantic's strict mode refuses Python's lists for tuples and dicts for dataclasses.
-        content = json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
-    except (OSError, ValueError, RecursionError) as error:  # endless numbers and brackets give no TOMLDecodeError
-        raise InvalidFileError(f"{path.name} must be a readable TOML file, but: {first_line(error)}") from error
-    return _validate(path.name, content, record, context)
+        content = json.dumps(tomllib.loads(text), default=str)
+    except (ValueError, RecursionError) as error:  # endless numbers and brackets give no TOMLDecodeError
+        raise _unreadable_toml(file, error) from error
+    return _validate(file, content, record, context)
 
 
 def read_json(path: Path, record: type[_Record]) -> _Record:
@@ -70,6 +83,10 @@ def shortened(items: Sequence[str], separator: str = ", ") -> str:
     """Join the first ten items, and count the others."""
     more = [f"and {len(items) - _MOST} more"] if len(items) > _MOST else []
     return separator.join([*items[:_MOST], *more])
+
+
+def _unreadable_toml(file: str, error: Exception) -> InvalidFileError:
+    return InvalidFileError(f"{file} must be a readable TOML file, but: {first_line(error)}")
 
 
 def _validate(file: str, content: str | bytes, record: type[_Record], context: Mapping[str, Any] | None) -> _Record:
@@ -120,7 +137,8 @@ def _known(location: Sequence[int | str], record: type) -> list[str]:
     schema = TypeAdapter(record).json_schema()
     part = schema
     for step in location[:-1]:
-        part = part["items"] if isinstance(step, int) else part["properties"][step]
+        named = part.get("properties", {}).get(step)
+        part = part["items"] if isinstance(step, int) else named or part["additionalProperties"]
         part = part.get("anyOf", [part])[0]  # an optional record
         if "$ref" in part:
             part = schema["$defs"][part["$ref"].removeprefix("#/$defs/")]

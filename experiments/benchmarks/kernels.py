@@ -14,7 +14,7 @@ from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, train
 from experiments.benchmarks import Line, real_data
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES
 
 _BATCH, _STEPS, _SHOWN = 256, 3, 8
 

@@ -33,7 +33,7 @@ from sweeps.coordinator import Coordinator
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Progressed, TrainJob
 from sweeps.planning.plan import EIGHTHS, Plan
 from sweeps.planning.presets import Preset
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES
 from sweeps.stage import Sweep
 from sweeps.store import Store
 from sweeps.study import SAMPLERS, open_storage, open_study

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from cifar_core.data import CLASSES, Split
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipe import Recipe
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES
 from sweeps.store import Store
 from sweeps.tracking import artifacts
 

@@ -22,7 +22,7 @@ from cifar_core.models import amx, winograd
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
 from experiments.benchmarks import Line, peak_gigabytes, real_data
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES
 
 _ROUNDS = 6
 _STEPS = 2  # per round

@@ -23,7 +23,7 @@ from sweeps.executors.protocol import Event, Finished, Progressed, TrainJob
 from sweeps.executors.worker import Channel, run_job
 from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES
 from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
@@ -37,7 +37,7 @@ def bench_trial(hardware: Hardware) -> Iterator[Line]:
     )
     space, preset = SPACES["full"], PRESETS["quick"]
     for model in space.models:
-        recipe = space.suggest(FixedTrial({**space.nearest(space.starts[0]), "model": model}), Recipe())
+        recipe = space.suggest(FixedTrial({**space.starts[0], "model": model}), Recipe())
         recipe = preset.trial.apply(recipe, len(data.train))
         with tempfile.TemporaryDirectory() as folder:
             store = Store.locate(Path(folder))

@@ -178,6 +178,7 @@ class StudyReader:
         confusions = {r: read for r in run_ids if (read := self.confusion(r, confusion))}
         classes = next((names for names, _ in confusions.values()), ())
         recipe = next((text for r in run_ids if (text := self.artifact(r, "recipe.toml"))), None)
+        space = self.artifact(parent, "space.toml")
         shown, picture = self._first_picture(run_ids, "test/prediction.png")
         prediction = self.json(shown, "test/prediction.json") if shown else None
         mistakes_run, mistakes_picture = self._first_picture(run_ids, mistakes)
@@ -192,6 +193,7 @@ class StudyReader:
             classes=classes,
             validation_images=int(validated[1].sum()) if validated else None,
             recipe=recipe.decode() if recipe else None,
+            space=space.decode(errors="replace") if space else None,
             model_uris=self._model_uris(run_ids),
             answers={r: known for r in run_ids if is_champion and (known := self.answers(r)) is not None},
             serving={r: found for r in run_ids if is_champion and (found := self._serving(r))},

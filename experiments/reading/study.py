@@ -77,6 +77,7 @@ class StudyArtifacts:
     classes: tuple[str, ...] = ()  # in the order of the confusion matrices
     validation_images: int | None = None  # of the first run's final validation
     recipe: str | None = None  # TOML
+    space: str | None = None  # TOML: the search space of the study
     model_uris: Mapping[str, str] = field(default_factory=dict)  # run id -> models:/...
     answers: Mapping[str, ImageAnswers] = field(default_factory=dict)  # by run id
     serving: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)  # run id -> timings, smallest batch first

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +18,21 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import get_param_importances
-from optuna.trial import create_trial
+from optuna.trial import FrozenTrial, create_trial
 
-from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, add_points, canvas, pc
 from experiments.pages.text import CitedText, listed, percent, plural, run
 from experiments.stats import FEW_TRIALS, SIGNIFICANCE_LEVEL, holm
-from sweeps.planning.search_space import OPTIMIZER_SCALES, SPACES
+from sweeps.planning.search_space import MULTIPLES, OPTIMIZER_SCALES, Parameter
+from sweeps.planning.space_file import SPACES, parse_space
+from sweeps.validation import InvalidFileError
 
 SLICES = 4  # parameters that are drawn
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
 USUAL = " / usual"  # ends the name of a parameter that is drawn as a multiple of what suits the optimiser
+TRIALS_PER_PARAMETER = 3  # complete ones, below which importances are not stated
 _SHUFFLES = 999
 _TENTHS = 10
 
@@ -40,69 +46,89 @@ class Importances:
     Attributes:
         shares: (parameter, share), the greatest first; they add up to 1. Empty where `missing` says why.
         significant: parameters in which the best tenth of the trials differs from the others by more than chance.
+        left_out: parameters that too few trials have, because of their conditions.
     """
 
     shares: tuple[tuple[str, float], ...]
     trials: int
     missing: str = ""
     significant: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
-def search_parameters() -> Mapping[str, BaseDistribution]:
-    """The distributions of all parameters that the search spaces vary, by field of the recipe.
+def search_parameters(space: str | None = None) -> Mapping[str, Parameter]:
+    """The parameters that the search varied, by field of the recipe.
 
     `USUAL` is added to a field that is drawn as a multiple, such as "learning_rate / usual".
+
+    Args:
+        space: file of the search space. Without one that can be read, the parameters are those of all built-in spaces.
     """
-    return {
-        name if hasattr(Recipe(), name) else name.removesuffix("_multiple") + USUAL: distribution
-        for space in SPACES.values()
-        for name, distribution in space.parameters.items()
-    }
+    spaces = list(SPACES.values())
+    if space is not None:
+        with contextlib.suppress(InvalidFileError):  # of another version
+            spaces = [parse_space(Path("space.toml"), space)]
+    return {_label(name): parameter for each in spaces for name, parameter in each.parameters.items()}
 
 
-def varied(search: pd.DataFrame) -> pd.DataFrame:
-    """The complete trials: trial, accuracy, and each parameter of the search that differs among them."""
+def varied(search: pd.DataFrame, parameters: Mapping[str, Parameter]) -> pd.DataFrame:
+    """The complete trials: trial, accuracy, and each parameter of the search that differs among them.
+
+    A trial has no value (NaN) of a parameter whose condition does not hold in it.
+    """
     complete = search[(search["state"] == "complete") & search["metrics.val/accuracy"].notna()]
     table = pd.DataFrame({"trial": complete["trial"].astype(int), "accuracy": complete["metrics.val/accuracy"]})
-    for name in search_parameters():
+    values: dict[str, Any] = {}  # by parameter; also of those that do not differ, as conditions may name them
+    for name, parameter in parameters.items():
         field = name.removesuffix(USUAL)
         if f"params.{field}" in complete and complete[f"params.{field}"].notna().all():
             column = _typed(complete[f"params.{field}"]) if name == field else _multiples(complete, field)
+            for other, allowed in parameter.when.items():
+                if (label := _label(other)) in values:
+                    column = column.where(_among(values[label], allowed))
+            values[name] = column
             if column.nunique() > 1:
                 table[name] = column
     return table.reset_index(drop=True)
 
 
-def importances_of(table: pd.DataFrame) -> Importances:
-    """The importances of the parameters in a table that `varied` gives."""
-    names, trials = list(table.columns[2:]), len(table)
-    if trials < FEW_TRIALS:
-        few = f"{trials} complete {plural(trials, 'trial')}: fewer than the {FEW_TRIALS} that it takes to say what "
-        return Importances((), trials, f"{few}mattered")
+def importances_of(table: pd.DataFrame, parameters: Mapping[str, Parameter]) -> Importances:
+    """The importances of the parameters in a table that `varied` gives.
+
+    They are stated from three complete trials for each parameter that varies, and from ten; a parameter that fewer
+    than ten trials have is left out.
+    """
+    trials = len(table)
+    names = [name for name in table.columns[2:] if table[name].count() >= min(FEW_TRIALS, trials)]
+    left_out = tuple(name for name in table.columns[2:] if name not in names)
+    needed = max(FEW_TRIALS, TRIALS_PER_PARAMETER * len(names))
+    if trials < needed:
+        few = f"{trials} complete {plural(trials, 'trial')} {'is' if trials == 1 else 'are'} too few to tell"
+        rule = f"{TRIALS_PER_PARAMETER} for each parameter that varies, and at least {FEW_TRIALS}: here {needed}"
+        return Importances((), trials, f"{few}; it takes {rule}")
     if not names or table["accuracy"].nunique() == 1:
         return Importances((), trials, "the complete trials do not differ in their parameters or their accuracy")
-    space = {name: _distribution(table[name]) for name in names}
+    space = {name: _distribution(table[name].dropna(), parameters) for name in names}
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-        study.add_trials(
-            create_trial(params={name: row[name] for name in names}, distributions=space, value=row["accuracy"])
-            for row in table.to_dict("records")
-        )
-        shares = get_param_importances(study, normalize=True)
+        study.add_trials(_trial(row, space) for row in table.to_dict("records"))
+        with warnings.catch_warnings(action="ignore"):  # of a condition that holds in all trials but one
+            shares = get_param_importances(study, normalize=True)
     finally:
         optuna.logging.set_verbosity(before)
     if not all(math.isfinite(v) for v in shares.values()) or not sum(shares.values()) > 0:
         return Importances((), trials, "the best of the complete trials do not differ from the others")
     ranked = sorted(((name, float(share)) for name, share in shares.items()), key=lambda item: (-item[1], item[0]))
-    return Importances(tuple(ranked), trials, significant=_significant(table, names))
+    return Importances(tuple(ranked), trials, significant=_significant(table, names), left_out=left_out)
 
 
 def section(facts: Facts) -> Section:
     """Importance of each parameter, and the trials by the most important ones."""
-    table = varied(facts.study.search)
-    found = importances_of(table)
+    parameters = search_parameters(facts.study.artifacts.space)
+    table = varied(facts.study.search, parameters)
+    found = importances_of(table, parameters)
     title, numbers = "Which parameters mattered", tuple(_numbers(facts, found))
     if found.missing:
         missing = Missing(f"Which parameters mattered cannot be said: {found.missing}.")
@@ -110,7 +136,7 @@ def section(facts: Facts) -> Section:
     caption, figure = _importances_caption(facts, found), _importances_figure(found)
     importances = Figure("importances", "Importance of the parameters", caption, figure)
     first = [name for name, _ in found.shares[:SLICES]]
-    caption, figure = _slices_caption(facts, table, first[0]), _slices_figure(table, first)
+    caption, figure = _slices_caption(facts, table, first[0]), _slices_figure(table, first, parameters)
     slices = Figure("slices", "By the most important parameters", caption, figure)
     return Section(title, (importances, slices), numbers=numbers)
 
@@ -125,6 +151,8 @@ def _importances_caption(facts: Facts, found: Importances) -> CitedText:
         f"{name} has the largest part, {percent(share, 0)} of what all explain; {chance}. Judged by the {found.trials} "
         "complete trials alone (PED-ANOVA), as pruned ones were not trained to the end."
     )
+    if found.left_out:
+        text += f" Fewer than {FEW_TRIALS} of them have {listed(found.left_out)}: too few trials to tell."
     return CitedText(text, run(facts.run_id))
 
 
@@ -148,14 +176,15 @@ def _importances_figure(found: Importances) -> go.Figure:
 def _slices_caption(facts: Facts, table: pd.DataFrame, name: str) -> CitedText:
     best = table.loc[table["accuracy"].idxmax()]
     value = best[name] if isinstance(best[name], str) else f"{best[name]:.3g}"
+    has = f"has no {name}" if pd.isna(best[name]) else f"has {name} {value}"
     text = (
-        f"Each point is a complete trial; the best, trial {int(best['trial'])}, has {name} {value}. Trials differ in "
+        f"Each point is a complete trial; the best, trial {int(best['trial'])}, {has}. Trials differ in "
         "all parameters at once, so a slope here need not be that parameter's doing."
     )
     return CitedText(text, run(facts.run_id))
 
 
-def _slices_figure(table: pd.DataFrame, names: Sequence[str]) -> go.Figure:
+def _slices_figure(table: pd.DataFrame, names: Sequence[str], parameters: Mapping[str, Parameter]) -> go.Figure:
     """Validation accuracy of complete trials by one parameter a panel, the most important first."""
     rows = (len(names) + 1) // 2
     panels: list[dict[str, str] | None] = [{} if i < len(names) else None for i in range(2 * rows)]
@@ -164,17 +193,18 @@ def _slices_figure(table: pd.DataFrame, names: Sequence[str]) -> go.Figure:
     figure = canvas(height=30 + 225 * rows, rows=rows, columns=2, specs=grid, **spacing)
     for index, name in enumerate(names):
         at: dict[str, Any] = {"row": index // 2 + 1, "col": index % 2 + 1}
-        numeric = table[name].dtype == np.float64
-        scale = "category" if not numeric else "log" if _is_log(table[name]) else "linear"
+        having = table[table[name].notna()]
+        numeric = having[name].dtype == np.float64
+        scale = "category" if not numeric else "log" if _is_log(having[name], parameters) else "linear"
         add_points(
             figure,
-            [round(v, 6) if numeric else v for v in table[name].tolist()],
-            map(pc, table["accuracy"]),
+            [round(v, 6) if numeric else v for v in having[name].tolist()],
+            map(pc, having["accuracy"]),
             name=name,
             colour=BLUE,
             size=8,
             opacity=0.7,
-            customdata=table["trial"].tolist(),
+            customdata=having["trial"].tolist(),
             showlegend=False,
             hover=f"trial %{{customdata}}<br>{name} %{{x}}: %{{y:.1f}} %",
             **at,
@@ -200,15 +230,36 @@ def _typed(texts: pd.Series) -> pd.Series:  # type: ignore[type-arg, unused-igno
     return numbers.astype(float) if numbers.notna().all() else texts.astype(str)
 
 
-def _distribution(column: pd.Series) -> BaseDistribution:  # type: ignore[type-arg, unused-ignore]
+def _label(name: str) -> str:
+    """The name in the report of a parameter of a search space."""
+    return f"{MULTIPLES[name]}{USUAL}" if name in MULTIPLES else name
+
+
+def _among(column: pd.Series, allowed: Sequence[Any]) -> Any:  # type: ignore[type-arg, unused-ignore]
+    """Where a column, as `varied` has it, has one of these values of a search space."""
     if column.dtype == np.float64:
-        return FloatDistribution(float(column.min()), float(column.max()), log=_is_log(column))
+        return column.round(6).isin([round(float(value), 6) for value in allowed])
+    return column.isin([str(value) for value in allowed])
+
+
+def _trial(row: Mapping[Hashable, Any], space: Mapping[str, BaseDistribution]) -> FrozenTrial:
+    params = {name: row[name] for name in space if not pd.isna(row[name])}
+    return create_trial(params=params, distributions={name: space[name] for name in params}, value=row["accuracy"])
+
+
+def _distribution(
+    column: pd.Series,  # type: ignore[type-arg, unused-ignore]
+    parameters: Mapping[str, Parameter],
+) -> BaseDistribution:
+    if column.dtype == np.float64:
+        return FloatDistribution(float(column.min()), float(column.max()), log=_is_log(column, parameters))
     return CategoricalDistribution(sorted(set(column)))
 
 
-def _is_log(column: pd.Series) -> bool:  # type: ignore[type-arg, unused-ignore]
+def _is_log(column: pd.Series, parameters: Mapping[str, Parameter]) -> bool:  # type: ignore[type-arg, unused-ignore]
     """True for a parameter that the search draws evenly in its logarithm."""
-    return getattr(search_parameters().get(str(column.name)), "log", False) and float(column.min()) > 0
+    parameter = parameters.get(str(column.name))
+    return getattr(parameter and parameter.distribution, "log", False) and float(column.min()) > 0
 
 
 def _significant(table: pd.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
@@ -217,22 +268,31 @@ def _significant(table: pd.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
     A permutation test of chi-square over the values, numbers in tenths of the trials; 5 % over all parameters
     (Holm, 1979).
     """
-    best = max(2, round(len(table) * BEST))
-    top = np.zeros(len(table))
-    top[table["accuracy"].rank(method="first").to_numpy() > len(table) - best] = 1
-    draw = np.random.default_rng(0)
-    order = draw.random((_SHUFFLES, len(table))).argpartition(best, axis=1)[:, :best]  # the best, if chance chose them
-    chances = []
-    for name in names:
-        codes = _codes(table[name])
-        expected = np.bincount(codes) * best / len(table)
-        shuffled = np.stack([(codes[order] == code).sum(axis=1) for code in range(len(expected))], axis=1)
-        ours = np.bincount(codes, weights=top, minlength=len(expected))
-        by_chance = ((shuffled - expected) ** 2 / expected).sum(axis=1)
-        beyond = (by_chance >= ((ours - expected) ** 2 / expected).sum() - 1e-9).sum()
-        chances.append((1 + int(beyond)) / (1 + _SHUFFLES))
+    chances = [_by_chance(table[table[name].notna()], name) for name in names]
     ranked = sorted(zip(holm(chances), chances, names, strict=True))
     return tuple(name for adjusted, _, name in ranked if adjusted <= SIGNIFICANCE_LEVEL)
+
+
+def _by_chance(having: pd.DataFrame, name: str) -> float:
+    """The chance that the best tenth of these trials, which have the parameter, would differ as much by chance."""
+    best, order = _shuffled(len(having))
+    top = np.zeros(len(having))
+    top[having["accuracy"].rank(method="first").to_numpy() > len(having) - best] = 1
+    codes = _codes(having[name])
+    expected = np.bincount(codes) * best / len(having)
+    shuffled = np.stack([(codes[order] == code).sum(axis=1) for code in range(len(expected))], axis=1)
+    ours = np.bincount(codes, weights=top, minlength=len(expected))
+    by_chance = ((shuffled - expected) ** 2 / expected).sum(axis=1)
+    beyond = (by_chance >= ((ours - expected) ** 2 / expected).sum() - 1e-9).sum()
+    return (1 + int(beyond)) / (1 + _SHUFFLES)
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(trials: int) -> tuple[int, npt.NDArray[np.int64]]:
+    """The number of the best among so many trials, and which they are if chance chooses them, for each shuffle."""
+    best = max(2, round(trials * BEST))
+    draw = np.random.default_rng(0)
+    return best, draw.random((_SHUFFLES, trials)).argpartition(best, axis=1)[:, :best].copy()
 
 
 def _codes(column: pd.Series) -> npt.NDArray[np.int64]:  # type: ignore[type-arg, unused-ignore]

@@ -52,6 +52,7 @@ class Plan:
         return {
             "trials": self.trials,
             "space": self.space.name,
+            "space_hash": self.space.hash,
             "preset": self.preset.name,
             "seed": self.seed,
             "sampler": self.sampler,

@@ -1,18 +1,19 @@
-"""Search spaces by name, from an Optuna trial to a recipe and back."""
+"""Search spaces: from an Optuna trial to a recipe and back."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
-from cifar_core.recipe import FIXED_SPLIT, MIXES, Recipe
-from cifar_core.recipes import SYSTEMS
+from cifar_core.recipe import FIXED_SPLIT, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,104 +38,165 @@ OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
 
 TTA = "mirror-shift"  # test-time augmentation of a sweep's champion
 
+MULTIPLE = "_multiple"  # ends the name of a parameter that is a multiple of the optimiser's reference value
+MULTIPLES: Mapping[str, str] = MappingProxyType({f + MULTIPLE: f for f in ("learning_rate", "weight_decay")})
+
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+Condition = Mapping[str, tuple[Any, ...]]  # the values that other parameters must have; empty: always true
 
 
 @dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of the search: a field of the recipe, or a multiple of the optimiser's reference value.
+
+    Attributes:
+        when: the parameter exists only in trials where this holds.
+        start: known-good value.
+    """
+
+    distribution: Distribution
+    when: Condition = field(default_factory=dict)
+    start: Any = None
+
+    def content(self) -> dict[str, Any]:
+        """Return the entry of a space file that means the same."""
+        drawn = self.distribution
+        entry: dict[str, Any]
+        if isinstance(drawn, CategoricalDistribution):
+            entry = {"choices": list(drawn.choices)}
+        else:
+            entry = {"low": drawn.low, "high": drawn.high}
+            if drawn.log:
+                entry["log"] = True
+            elif drawn.step is not None:
+                entry["step"] = drawn.step
+        if self.start is not None:
+            entry["start"] = self.start
+        return entry | ({"when": _listed(self.when)} if self.when else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Values that every trial has in which `when` holds."""
+
+    values: Mapping[str, Any]
+    when: Condition = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace:
-    """Optuna parameters and their ranges, in the order in which a trial draws them.
+    """Parameters in the order in which a trial draws them, and values that are held.
 
     The learning rate is drawn as a multiple of the optimiser's reference rate, scaled with the square root of the
     batch size, so that the importance of each parameter can be judged on its own.
+
+    Attributes:
+        parameters: by field of the recipe, or "learning_rate_multiple" and the like.
+        holds: a later one overrides an earlier one.
+        enqueue: recipes that are tried first unless the user names others.
+        text: of the file.
     """
 
     name: str
     description: str
-    parameters: Mapping[str, Distribution]  # by field of the recipe, or "learning_rate_multiple" and the like
-    starts: tuple[Recipe, ...] = ()  # known to be good, tried before any other
+    parameters: Mapping[str, Parameter]
+    holds: tuple[Hold, ...] = ()
+    enqueue: tuple[str, ...] = ()
+    text: str = field(default="", compare=False, repr=False)
 
     @property
     def models(self) -> tuple[str, ...]:
-        return tuple(map(str, cast(CategoricalDistribution, self.parameters["model"]).choices))
+        """The models that this space can draw; empty if it does not vary them."""
+        return self.choices("model")
+
+    @property
+    def starts(self) -> tuple[dict[str, Any], ...]:
+        """Known-good points, to be tried before any other: one for each model, or only that of the model's `start`."""
+        start = {name: parameter.start for name, parameter in self.parameters.items()}
+        if all(value is None for value in start.values()):
+            return ()
+        each = [{**start, "model": model} for model in self.models] if start.get("model", "") is None else [start]
+        return tuple(self.point_of(values.__getitem__) for values in each)
 
     def suggest(self, trial: BaseTrial, base: Recipe) -> Recipe:
-        """Return the recipe of `trial`; values that the space does not vary come from `base`."""
-        drawn = {name: _draw(trial, name, distribution) for name, distribution in self.parameters.items()}
-        scale = OPTIMIZER_SCALES[drawn["optimizer"]]
-        rate = _base_rate(drawn["optimizer"], drawn["batch_size"]) * drawn.pop("learning_rate_multiple")
-        decay = scale.weight_decay * drawn.pop("weight_decay_multiple")
-        return replace(
-            base,
-            learning_rate=rate,
-            weight_decay=decay,
-            momentum=scale.momentum,
-            bias_lr_multiple=scale.bias_lr_multiple,
-            **drawn,
-        )
+        """Return the recipe of `trial`; values that the space neither varies nor holds come from `base`."""
+        return self.recipe(self.point_of(lambda name: _draw(trial, name, self.parameters[name].distribution)), base)
+
+    def recipe(self, point: Mapping[str, Any], base: Recipe) -> Recipe:
+        """Return the recipe of a point of this space.
+
+        Raises:
+            RecipeError: the point breaks a rule of the recipe.
+        """
+        values = {**self.held(point), **point}
+        optimizer, batch_size = values.get("optimizer", base.optimizer), values.get("batch_size", base.batch_size)
+        scale = OPTIMIZER_SCALES[optimizer]
+        usual = {
+            "learning_rate": _base_rate(optimizer, batch_size) * values.pop("learning_rate_multiple", 1.0),
+            "weight_decay": scale.weight_decay * values.pop("weight_decay_multiple", 1.0),
+            "momentum": scale.momentum,
+            "bias_lr_multiple": scale.bias_lr_multiple,
+        }
+        return replace(base, **{**usual, **values})
+
+    def held(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that are held at a point."""
+        return {name: v for hold in self.holds if is_true(hold.when, point) for name, v in hold.values.items()}
 
     def nearest(self, recipe: Recipe) -> dict[str, Any]:
-        """Return the parameters of the point in this space that is nearest to `recipe`."""
+        """Return the point in this space that is nearest to `recipe`, without parameters that do not exist there."""
         rate = _base_rate(recipe.optimizer, recipe.batch_size)
         wanted = {
             **recipe.to_dict(),
             "learning_rate_multiple": recipe.peak_rate / rate,
             "weight_decay_multiple": recipe.weight_decay / OPTIMIZER_SCALES[recipe.optimizer].weight_decay,
         }
-        return {name: _nearest(wanted[name], distribution) for name, distribution in self.parameters.items()}
+        return self.point_of(lambda name: _nearest(wanted[name], self.parameters[name].distribution))
+
+    def point_of(self, value: Callable[[str], Any]) -> dict[str, Any]:
+        """Return a point: `value` is asked for each parameter that exists there, one after another."""
+        point: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
+            if is_true(parameter.when, point):
+                point[name] = value(name)
+        return point
+
+    def combinations(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield each combination of these parameters, which have choices; those that do not exist in it are left out.
+
+        Args:
+            names: in the order of `parameters`, with all that their own conditions name.
+        """
+        if not names:
+            yield {}
+            return
+        last = names[-1]
+        for point in self.combinations(names[:-1]):
+            if is_true(self.parameters[last].when, point):
+                yield from ({**point, last: choice} for choice in self.choices(last))
+            else:
+                yield point
+
+    def content(self) -> dict[str, Any]:
+        """Return all that decides what a trial draws, as a space file has it and as JSON can hold it."""
+        parameters = {name: parameter.content() for name, parameter in self.parameters.items()}
+        holds = [{**hold.values, **({"when": _listed(hold.when)} if hold.when else {})} for hold in self.holds]
+        return {"parameters": parameters, "hold": holds}
+
+    @property
+    def hash(self) -> str:
+        """The first twelve hexadecimal digits of the SHA-256 of `content`."""
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def choices(self, name: str) -> tuple[Any, ...]:
+        """Return the choices of a parameter; empty for a range, and where there is no such parameter."""
+        distribution = self.parameters[name].distribution if name in self.parameters else None
+        return tuple(distribution.choices) if isinstance(distribution, CategoricalDistribution) else ()
 
 
-_MULTIPLE = FloatDistribution(0.25, 4.0, log=True)  # of an optimiser's reference rate or decay
-
-_FULL: Mapping[str, Distribution] = MappingProxyType(
-    {
-        "optimizer": CategoricalDistribution(("sgd", "adamw", "muon")),
-        "batch_size": CategoricalDistribution((64, 128, 256)),
-        "mix": CategoricalDistribution(MIXES),
-        "model": CategoricalDistribution(("fast_resnet", "five_conv", "vision_transformer", "wide_resnet")),
-        # Narrower networks win short trials but lose the confirmation: 86 against 84 % after 20 TFLOP, but 91.5
-        # against 91.8 % after 160 (fast_resnet at width 0.5 and 0.75).
-        "width": FloatDistribution(0.75, 1.0, step=0.25),
-        "learning_rate_multiple": _MULTIPLE,
-        "weight_decay_multiple": _MULTIPLE,
-        "label_smoothing": FloatDistribution(0.0, 0.25),
-        "flip": CategoricalDistribution((True, False)),
-        "translate": IntDistribution(0, 4),
-        "cutout": IntDistribution(0, 12, step=4),
-        "color_jitter": FloatDistribution(0.0, 0.4),
-        # Drawn for every trial, because a conditional parameter would split the history of the sampler.
-        "mix_alpha": FloatDistribution(0.1, 1.0, log=True),
-    }
-)
-
-_START = Recipe(width=0.75, batch_size=256, optimizer="muon", learning_rate=0.2, weight_decay=0.02, label_smoothing=0.1)
-
-_SPACES = (
-    SearchSpace("full", "every architecture and optimiser", _FULL, (_START,)),
-    SearchSpace(
-        "systems",
-        "the five published systems and their optimisers; enqueues the systems themselves",
-        {
-            **_FULL,
-            "optimizer": CategoricalDistribution(("sgd", "adam", "ranger")),
-            "batch_size": CategoricalDistribution((32, 64, 128, 256)),
-            "model": CategoricalDistribution(SYSTEMS),
-            "width": FloatDistribution(0.25, 1.0, step=0.25),
-        },
-    ),
-    SearchSpace(
-        "fast",
-        "fast_resnet with Muon only: varies rate, regularisation and augmentation",
-        {
-            **_FULL,
-            "optimizer": CategoricalDistribution(("muon",)),
-            "model": CategoricalDistribution(("fast_resnet",)),
-            "width": FloatDistribution(0.75, 1.5, step=0.25),
-        },
-        (_START,),
-    ),
-)
-
-SPACES: Mapping[str, SearchSpace] = MappingProxyType({space.name: space for space in _SPACES})
+def is_true(condition: Condition, point: Mapping[str, Any]) -> bool:
+    """Whether a condition holds at a point; one on a parameter that does not exist there does not."""
+    return all(name in point and point[name] in values for name, values in condition.items())
 
 
 def comparable(recipe: Recipe) -> Recipe:
@@ -156,17 +218,26 @@ def _base_rate(optimizer: str, batch_size: int) -> float:
 def _draw(trial: BaseTrial, name: str, distribution: Distribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
+    low, high, log = distribution.low, distribution.high, distribution.log
     if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
-    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        return trial.suggest_int(name, int(low), int(high), step=distribution.step, log=log)
+    return trial.suggest_float(name, low, high, step=distribution.step, log=log)
 
 
 def _nearest(wanted: Any, distribution: Distribution) -> Any:
-    """Return the value nearest to `wanted`; numbers to choose from are compared by their ratio."""
+    """Return the value nearest to `wanted`; positive numbers to choose from are compared by their ratio."""
     if isinstance(distribution, CategoricalDistribution):
         choices: Sequence[Any] = distribution.choices
-        if wanted not in choices and type(wanted) is int:
-            return min(choices, key=lambda choice: abs(math.log(choice / wanted)))
-        return wanted if wanted in choices else choices[0]
-    clipped = min(max(wanted, distribution.low), distribution.high)
-    return round(clipped / distribution.step) * distribution.step if distribution.step else clipped
+        if wanted in choices or type(wanted) not in (int, float):
+            return wanted if wanted in choices else choices[0]
+        scale = math.log if min(wanted, *choices) > 0 else float
+        return min(choices, key=lambda choice: abs(scale(choice) - scale(wanted)))
+    low, high = distribution.low, distribution.high
+    clipped = min(max(wanted, low), high)
+    if not distribution.step or distribution.log:
+        return clipped
+    return min(low + round((clipped - low) / distribution.step) * distribution.step, high)
+
+
+def _listed(condition: Condition) -> dict[str, list[Any]]:
+    return {name: list(values) for name, values in condition.items()}

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from cifar_core.recipe import Recipe
+from cifar_core.recipes import read_recipe
 from experiments.decision.facts import Facts, rules_of
 from experiments.reading.scenario import Scenario, Vendor
 from experiments.report import SECTIONS
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES, read_space
+from sweeps.planning.space_rules import SET_BY_SWEEP
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -39,6 +42,16 @@ def test_the_guide_names_every_space_with_its_architectures() -> None:
         assert f"`--space {name}`" in text, f"docs/sweeps.md must describe --space {name}"
         if name != "systems":  # docs/systems.md has these
             assert all(f"`{model}`" in text for model in space.models), f"docs/sweeps.md must name those of {name}"
+
+
+def test_the_example_of_a_space_is_one(tmp_path: Path) -> None:
+    [example] = re.findall(r"```toml\n(.*?)```", guide("sweeps.md"), re.DOTALL)
+    (tmp_path / "my_space.toml").write_text(example)
+    space = read_space(str(tmp_path / "my_space.toml"))
+    assert [start["model"] for start in space.starts] == ["airbench", "five_conv"]
+    assert all(space.recipe(start, Recipe()).reset_norms for start in space.starts)
+    assert all(read_recipe(name) for name in space.enqueue)
+    assert [name for name in SET_BY_SWEEP if f"`{name}`" not in guide("sweeps.md")] == []
 
 
 def test_the_guide_has_every_field_of_a_scenario() -> None:

@@ -26,7 +26,8 @@ from sweeps.coordinator import Coordinator, Interrupted, Summary
 from sweeps.executors.protocol import EvaluateJob, Event, Failed, Finished, Job, Log, Paused, Progressed, TrainJob
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import Preset
-from sweeps.planning.search_space import SPACES, SearchSpace
+from sweeps.planning.search_space import Parameter
+from sweeps.planning.space_file import SPACES
 from sweeps.stage import Sweep
 from sweeps.store import Store
 from sweeps.study import PRUNERS
@@ -34,14 +35,15 @@ from tests.sweeps.small_data import CPU, small_splits
 from tests.sweeps.support import MemoryTracker, outcome, point
 
 TRAIN_IMAGES = 256
-SPACE = SearchSpace(
-    "tiny",
-    "for tests",
-    {
-        **SPACES["fast"].parameters,
-        "optimizer": CategoricalDistribution(("sgd",)),
-        "batch_size": CategoricalDistribution((8,)),
-        "width": FloatDistribution(0.25, 0.5, step=0.25),
+SPACE = replace(
+    SPACES["fast"],
+    name="tiny",
+    description="for tests",
+    parameters={
+        **{name: replace(parameter, start=None) for name, parameter in SPACES["fast"].parameters.items()},
+        "optimizer": Parameter(CategoricalDistribution(("sgd",))),
+        "batch_size": Parameter(CategoricalDistribution((8,))),
+        "width": Parameter(FloatDistribution(0.25, 0.5, step=0.25)),
     },
 )
 PRESET = Preset(

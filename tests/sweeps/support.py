@@ -14,7 +14,7 @@ from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES
 from sweeps.store import Store
 from sweeps.tracking.mlflow_queue import Entry, MlflowQueue
 from sweeps.tracking.mlflow_sender import MlflowSender

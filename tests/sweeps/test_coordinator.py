@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from sweeps import coordinator
 from sweeps.coordinator import Interrupted, StoreLostError
 from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, Failed, TrainJob
-from tests.sweeps.scripted import ScriptedExecutor, Study, check_whole, died, pruning
+from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
 
 
 class TestFailures:
@@ -29,6 +29,11 @@ class TestFailures:
         assert "trial 2: step-000000004.safetensors: SHA-256 must be a, but got b" in sweep.log.getvalue()
         assert sweep.starts["trial-1"] == 1, "an error in the run itself would only come again"
         assert sweep.run(confirm=False).nothing_left, "a failed trial is one of the total"
+
+    def test_the_study_keeps_the_file_of_its_space(self, sweep: Study) -> None:
+        sweep.run(confirm=False)
+        assert sweep.tracker.study.files["space.toml"] == SPACE.text.encode()
+        assert sweep.tracker.study.params["space_hash"] == SPACE.hash
 
     def test_a_run_whose_worker_died_is_started_again(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: died(key) if key in ("trial-1", "confirm-3-0") and starts < 2 else None

@@ -24,7 +24,8 @@ from sweeps import run_study
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import SPACES, TTA, comparable
+from sweeps.planning.search_space import TTA, comparable
+from sweeps.planning.space_file import SPACES
 from sweeps.run_study import build_parser, main
 from sweeps.stage import Sweep
 from sweeps.store import Store
@@ -145,7 +146,6 @@ class TestArgumentsThatCannotBe:
         ("option", "names"),
         [
             ("preset", "smoke, quick, standard, thorough"),
-            ("space", "fast, full, systems"),
             ("sampler", "random, tpe"),
             ("pruner", "halving, hyperband, median, none"),
             ("device", "auto, cpu, cuda, mps"),
@@ -154,6 +154,31 @@ class TestArgumentsThatCannotBe:
     def test_an_unknown_name_and_those_that_there_are(self, refused: Refused, option: str, names: str) -> None:
         said = refused(f"--{option}", "nope").replace("'", "")  # newer versions of Python leave out the quotes
         assert said == f"argument --{option}: invalid choice: nope (choose from {names})"
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("ful", "unknown space 'ful': did you mean 'full'?"),
+            ("x", "unknown space 'x': the spaces are fast, full, systems; a file's name ends in .toml"),
+            ("no.toml", "a space file must be readable text, but no.toml gave: No such file or directory"),
+        ],
+    )
+    def test_a_space_that_does_not_exist(self, refused: Refused, name: str, message: str) -> None:
+        assert refused("--space", name) == message
+
+    def test_a_space_that_breaks_rules(self, refused: Refused, tmp_path: Path) -> None:
+        space = tmp_path / "mine.toml"
+        space.write_text('description = "d"\n[parameters.widht]\nlow = 1.0\nhigh = 2.0')
+        assert (
+            refused("--space", str(space)) == f"{space}: parameters: unknown parameter 'widht': did you mean 'width'?"
+        )
+
+    def test_a_space_whose_name_makes_no_study(self, refused: Refused, tmp_path: Path) -> None:
+        space = tmp_path / f"{'ü' * 100}.toml"
+        space.write_text(SPACES["fast"].text)
+        assert refused("--space", str(space), "--preset", "smoke") == (
+            f"--study must be a name of at most 200 letters once quoted for a folder, but got 'smoke-{space.stem}'"
+        )
 
     @pytest.mark.parametrize("name", ["", " ", "a/b", "..", "ü" * 100])
     def test_a_name_that_no_study_can_have(self, refused: Refused, name: str) -> None:
@@ -304,6 +329,18 @@ class TestPlanOfTheArguments:
             assert plan_of("--space", "systems", "--preset", "standard").study == "standard-systems"
             assert self.enqueued() == [comparable(read_recipe(name)) for name in SYSTEMS]
             assert "is tried at width" not in capsys.readouterr().out
+
+    @pytest.mark.slow
+    def test_a_space_from_a_file_names_the_study_and_the_recipes_to_try(
+        self, plan_of: Callable[..., Plan], tmp_path: Path
+    ) -> None:
+        (tmp_path / "r.toml").write_text(Recipe(cutout=7, tta=TTA).to_toml())
+        space = tmp_path / "mine.toml"
+        space.write_text('enqueue = ["five_conv", "./r.toml"]\n' + SPACES["fast"].text)
+        plan = plan_of("--space", str(space))
+        assert (plan.study, plan.space.name, plan.space.text) == ("quick-mine", "mine", space.read_text())
+        assert plan.params()["space_hash"] == plan.space.hash == SPACES["fast"].hash
+        assert self.enqueued() == [comparable(read_recipe("five_conv")), Recipe(cutout=7, tta=TTA)]
 
     @pytest.mark.slow
     def test_recipes_that_are_named_take_the_place_of_the_systems(self, plan_of: Callable[..., Plan]) -> None:

@@ -17,7 +17,7 @@ from optuna.trial import Trial, TrialState
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import EIGHTHS, SEARCH_VALIDATIONS, Plan
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.store import Store
 from sweeps.study import (
     PRUNERS,
@@ -33,7 +33,7 @@ from sweeps.study import (
 from tests.sweeps import support
 
 JUDGED = (1, 2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
-START = SPACES["fast"].nearest(SPACES["fast"].starts[0])
+START = SPACES["fast"].starts[0]
 names = (f"study {number}" for number in itertools.count())
 
 
@@ -83,6 +83,54 @@ class TestSettings:
         assert str(error.value) == (
             f"study {plan.study!r} was started with {was}, but got {got}; give it another name with --study"
         )
+
+    def test_a_study_cannot_go_on_in_a_space_that_changed(self, storage: BaseStorage, plan: Plan) -> None:
+        text = plan.space.text
+        changed = text.replace("high = 1.5", "high = 2.0").replace("[64, 128, 256]", "[128, 64, 256]")
+        changed = changed.replace("[parameters.cutout]", "[parameters.clip_norm]").replace("high = 12", "high = 8")
+        changed = changed.replace("[parameters.color_jitter]", "[[hold]]\nnesterov = false\n[parameters.color_jitter]")
+        assert open_study(plan, storage).user_attrs["space_hash"] == plan.space.hash
+        other = replace(plan, space=parse_space(Path("fast.toml"), changed))
+        with pytest.raises(StudyError) as error:
+            open_study(other, storage)
+        assert str(error.value) == (
+            f"study {plan.study!r} was started with parameters.batch_size.choices = [64, 128, 256], but the space now "
+            "has [128, 64, 256]; with parameters.width.high = 1.5, but the space now has 2.0; with parameters.cutout, "
+            "which the space no longer has; without parameters.clip_norm, which the space now has; with hold = [], but "
+            'the space now has [{"nesterov": false}]; give it another name with --study'
+        )
+
+    def test_comments_description_and_the_order_of_tables_may_change(self, storage: BaseStorage, plan: Plan) -> None:
+        open_study(plan, storage)
+        [head, first, *tables] = plan.space.text.split("\n\n")[1:]
+        shuffled = "\n".join(["# mine", head.replace("fast_resnet", "my"), *tables[::-1][1:], first, tables[-1]])
+        same = parse_space(Path("fast.toml"), shuffled)
+        assert list(same.parameters) != list(plan.space.parameters)
+        open_study(replace(plan, space=same), storage)
+
+    def test_a_study_of_an_earlier_version_is_refused(self, storage: BaseStorage, plan: Plan) -> None:
+        earlier = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize")
+        for name, value in {"space": "fast", "preset": "smoke", "seed": "0"}.items():
+            earlier.set_user_attr(name, value)
+        with pytest.raises(StudyError) as error:
+            open_study(plan, storage)
+        assert str(error.value) == (
+            f"study {plan.study!r} was started by an earlier version, which did not record its space; "
+            "give it another name with --study"
+        )
+
+    @pytest.mark.parametrize("recorded", range(5))
+    def test_settings_that_a_crash_cut_short_are_completed(
+        self, storage: BaseStorage, plan: Plan, recorded: int
+    ) -> None:
+        settings = open_study(plan, storage).user_attrs
+        cut = replace(plan, study=next(names))
+        crashed = optuna.create_study(study_name=cut.study, storage=storage, direction="maximize")
+        for name in ("space_content", "space_hash", "space", "preset", "seed")[:recorded]:
+            crashed.set_user_attr(name, settings[name])
+        assert open_study(cut, storage).user_attrs == settings
+        with pytest.raises(StudyError, match="was started with seed 0, but got seed 1"):
+            open_study(replace(cut, seed=1), storage)
 
     @pytest.mark.slow
     def test_what_does_not_make_trials_incomparable_may_change(self, storage: BaseStorage, plan: Plan) -> None:

@@ -49,6 +49,15 @@ def test_a_server_uri_is_read_like_the_store(store: Fake, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_the_space_of_a_study_is_read(fresh_store: Fake) -> None:
+    fresh_store.add()
+    reader = StudyReader(fresh_store.place)
+    run = fresh_store.client.get_run(reader.read().run_id)
+    Path(run.info.artifact_uri.removeprefix("file://"), "space.toml").write_text('description = "d"')
+    assert reader.read().artifacts.space == 'description = "d"'
+
+
+@pytest.mark.slow
 def test_missing_and_broken_artifacts_are_none(fresh_store: Fake) -> None:
     fresh_store.add(omit=("pictures/samples.png", "test/prediction.json", "test/confusion.json", "recipe.toml"))
     reader = StudyReader(fresh_store.place)
@@ -57,7 +66,7 @@ def test_missing_and_broken_artifacts_are_none(fresh_store: Fake) -> None:
     (root / "test" / "confusion.json").write_text('{"classes": ["cat"], "matrix": [[1, 2]]}')
     (root / "test" / "mistakes.png").write_bytes(b"not a picture")
     shown = reader.read().artifacts
-    assert [shown.samples, shown.prediction, shown.prediction_picture, shown.recipe] == [None] * 4
+    assert [shown.samples, shown.prediction, shown.prediction_picture, shown.recipe, shown.space] == [None] * 5
     assert shown.confusions == {}
     assert shown.mistakes_run != run  # the other run still has one
 

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from optuna.distributions import FloatDistribution
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
 from experiments.sections import importance
 from experiments.sections.importance import importances_of, search_parameters, section, varied
 from experiments.stats import FEW_TRIALS
-from sweeps.planning.search_space import SearchSpace
 from tests.experiments.support import figures, with_study
+
+PARAMETERS = search_parameters()
 
 
 def table(trials: int = 60) -> pd.DataFrame:
@@ -27,6 +28,13 @@ def table(trials: int = 60) -> pd.DataFrame:
     )
 
 
+def wide(trials: int) -> pd.DataFrame:
+    """Trials in which ten parameters vary."""
+    draw = np.random.default_rng(0)
+    columns = {f"p{number}": draw.uniform(size=trials) for number in range(10)}
+    return pd.DataFrame({"trial": range(trials), "accuracy": draw.uniform(size=trials), **columns})
+
+
 @pytest.fixture
 def many(demo: Facts) -> Facts:
     """`demo` with 60 complete trials that have the parameters of `table`."""
@@ -38,41 +46,46 @@ def many(demo: Facts) -> Facts:
 
 
 def test_the_parameter_that_decides_is_the_most_important_and_shares_add_up() -> None:
-    found = importances_of(table())
+    found = importances_of(table(), PARAMETERS)
     assert found.shares[0][0] == "mix_alpha"
     assert sum(share for _, share in found.shares) == pytest.approx(1)
     assert found.trials == 60
-    assert found == importances_of(table())
+    assert found == importances_of(table(), PARAMETERS)
 
 
 def test_only_what_is_beyond_chance_is_called_so() -> None:
-    assert importances_of(table(200)).significant == ("mix_alpha",)
+    assert importances_of(table(200), PARAMETERS).significant == ("mix_alpha",)
     noise = table(200).assign(accuracy=np.random.default_rng(1).uniform(size=200))
-    assert importances_of(noise).significant == ()
+    assert importances_of(noise, PARAMETERS).significant == ()
     by_model = table(200)
     by_model["accuracy"] = by_model["accuracy"] + 0.5 * (by_model["model"] == "a")
-    assert "model" in importances_of(by_model).significant
+    assert "model" in importances_of(by_model, PARAMETERS).significant
 
 
 @pytest.mark.parametrize(
     ("trials", "words"),
     [
-        (table(FEW_TRIALS - 1), "9 complete trials: fewer than the 10"),
-        (table(1), "1 complete trial: fewer"),
+        (table(FEW_TRIALS - 1), "9 complete trials are too few to tell; it takes 3 for each"),
+        (table(1), "1 complete trial is too few to tell; it takes 3 "),
+        (
+            wide(29),
+            "29 complete trials are too few to tell; it takes 3 for each parameter that varies, and at least 10: "
+            "here 30",
+        ),
         (table().assign(accuracy=0.5), "do not differ"),
         (table()[["trial", "accuracy"]], "do not differ"),
     ],
 )
 def test_why_there_are_no_importances_is_said(trials: pd.DataFrame, words: str) -> None:
-    found = importances_of(trials)
+    found = importances_of(trials, PARAMETERS)
     assert found.shares == ()
     assert words in found.missing
 
 
 def test_a_study_with_few_trials_has_a_number_but_no_figure(demo: Facts) -> None:
     made = section(demo)
-    missing = "Which parameters mattered cannot be said: 2 complete trials: fewer than the 10 that it takes to say what"
-    assert made.blocks == (Missing(f"{missing} mattered."),)
+    missing = "Which parameters mattered cannot be said: 2 complete trials are too few to tell; it takes 3 for each"
+    assert made.blocks == (Missing(f"{missing} parameter that varies, and at least 10: here 10."),)
     assert [(number.name, number.value) for number in made.numbers] == [("importance.trials", 2)]
 
 
@@ -94,21 +107,69 @@ def test_trials_are_drawn_by_the_most_important_parameters_in_order(many: Facts)
 
 def test_only_what_differs_among_complete_trials_was_varied(demo: Facts) -> None:
     search = demo.study.search
-    assert list(varied(search)) == ["trial", "accuracy", "model"]
+    assert list(varied(search, PARAMETERS)) == ["trial", "accuracy", "model"]
     by_rate = search.assign(**{"params.learning_rate": [str(2.0**n) for n in range(len(search))]})
-    trials = varied(by_rate)
+    trials = varied(by_rate, PARAMETERS)
     # SGD's usual rate is 0.5 at batch size 256, so 0.5 * sqrt(2) at 512.
     assert trials["learning_rate / usual"].tolist() == pytest.approx(
         [1 / (0.5 * math.sqrt(2)), 8 / (0.5 * math.sqrt(2))]
     )
 
 
-def test_a_parameter_that_a_search_space_adds_is_among_those_varied(
-    demo: Facts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert {"model", "flip", "learning_rate / usual"} <= set(search_parameters())
-    toy = SearchSpace("toy", "", {"bn_momentum": FloatDistribution(0.1, 0.9, log=True)})
-    monkeypatch.setattr(importance, "SPACES", {"toy": toy})
-    search = demo.study.search
-    search = search.assign(**{"params.bn_momentum": [str(0.1 * (n + 1)) for n in range(len(search))]})
-    assert list(varied(search)) == ["trial", "accuracy", "bn_momentum"]
+def test_the_parameters_are_those_of_the_space_that_the_study_recorded(many: Facts) -> None:
+    assert {"model", "flip", "learning_rate / usual"} <= set(PARAMETERS)
+    search = many.study.search
+    search = search.assign(**{"params.bn_momentum": [str(0.1 + 0.01 * n) for n in range(len(search))]})
+    toy = """
+    description = "toy"
+    [parameters.bn_momentum]
+    low = 0.1
+    high = 0.9
+    """
+    parameters = search_parameters(toy)
+    assert list(varied(search, parameters)) == ["trial", "accuracy", "bn_momentum"]
+    artifacts = replace(many.study.artifacts, space=toy)
+    bars = figures(section(with_study(many, search=search, artifacts=artifacts)))["importances"]
+    assert list(bars.figure.data[0].y) == ["bn_momentum"]
+    assert search_parameters("damaged [") == PARAMETERS
+
+
+class TestConditionalParameters:
+    """`mix_alpha` does nothing in a trial that does not mix."""
+
+    def with_mix(self, many: Facts, mixing: int) -> Facts:
+        search = many.study.search
+        mix = ["mixup" if n < mixing else "none" for n in range(len(search))]
+        return with_study(many, search=search.assign(**{"params.mix": mix}))
+
+    def test_a_trial_without_it_has_no_value_of_it(self, many: Facts) -> None:
+        trials = varied(self.with_mix(many, 20).study.search, PARAMETERS)
+        assert trials["mix_alpha"].notna().tolist() == [True] * 20 + [False] * 40
+        assert trials["width"].notna().all()
+
+    def test_it_is_never_important_where_it_does_nothing(self, many: Facts) -> None:
+        assert "mix_alpha" not in varied(self.with_mix(many, 0).study.search, PARAMETERS)
+        assert "mix_alpha" not in varied(self.with_mix(many, 1).study.search, PARAMETERS)
+
+    def test_it_is_judged_by_the_trials_that_have_it(self, many: Facts) -> None:
+        facts = self.with_mix(many, 40)
+        found = importances_of(varied(facts.study.search, PARAMETERS), PARAMETERS)
+        assert {name for name, _ in found.shares} == {"mix", "mix_alpha", "model", "width"}
+        assert sum(share for _, share in found.shares) == pytest.approx(1)
+        assert found.left_out == ()
+        slices = figures(section(facts))["slices"].figure
+        assert {trace.name: len(trace.x) for trace in slices.data}["mix_alpha"] == 40
+
+    def test_it_is_left_out_where_too_few_trials_have_it(self, many: Facts) -> None:
+        facts = self.with_mix(many, 9)
+        bars = figures(section(facts))["importances"]
+        assert "mix_alpha" not in bars.figure.data[0].y
+        assert bars.caption.text.endswith(" Fewer than 10 of them have mix_alpha: too few trials to tell.")
+
+    def test_the_best_trial_may_lack_it(self, many: Facts) -> None:
+        facts = self.with_mix(many, 40)
+        search = facts.study.search.copy()
+        search.loc[50, "metrics.val/accuracy"] = 0.99
+        trials = varied(search, PARAMETERS)
+        text = importance._slices_caption(facts, trials, "mix_alpha").text
+        assert "the best, trial 50, has no mix_alpha." in text

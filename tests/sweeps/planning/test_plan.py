@@ -11,7 +11,7 @@ from cifar_core.budget import Budget, step_flops
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import CONFIRM_VALIDATIONS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, measure_speed
 from sweeps.planning.presets import Preset, fixed_epochs
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES
 from tests.sweeps import support
 from tests.sweeps.small_data import CPU
 
@@ -85,6 +85,7 @@ def test_params_for_mlflow(plan: Plan) -> None:
     assert plan.params() == {
         "trials": 50,
         "space": "full",
+        "space_hash": SPACES["full"].hash,
         "preset": "tiny",
         "seed": 3,
         "sampler": "tpe",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from optuna.trial import FixedTrial
 
 from cifar_core.budget import affordable_eval_schedule, step_flops
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
 from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
-from sweeps.planning.search_space import SPACES
+from sweeps.planning.space_file import SPACES
 
 TRAIN_IMAGES, VAL_IMAGES = 45_000, 5_000
 
@@ -21,7 +20,9 @@ TRAIN_IMAGES, VAL_IMAGES = 45_000, 5_000
 def extremes() -> dict[Recipe, int]:
     """FLOPs of a step of the smallest and the largest network of each family, at the smallest and largest batch."""
     recipes = {
-        space.suggest(FixedTrial(space.nearest(replace(start, model=model, width=width, batch_size=batch))), Recipe())
+        space.recipe(
+            space.nearest(replace(space.recipe(start, Recipe()), model=model, width=width, batch_size=batch)), Recipe()
+        )
         for space in (SPACES["full"], SPACES["fast"])  # those of `systems` are narrowed to what a trial pays for
         for start in space.starts
         for model in space.models

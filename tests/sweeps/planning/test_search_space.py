@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import tomli_w
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.samplers import RandomSampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FixedTrial
 
 from cifar_core.models import MODELS, build_model
 from cifar_core.recipe import MIXES, OPTIMIZERS, Recipe
 from cifar_core.recipes import NAMES, SYSTEMS, read_recipe
-from sweeps.planning.search_space import OPTIMIZER_SCALES, SPACES, SearchSpace, comparable
+from sweeps.planning.search_space import OPTIMIZER_SCALES, SearchSpace, comparable
+from sweeps.planning.space_file import SPACES, parse_space
 
 LEFT_ALONE: dict[str, Any] = {"bn_momentum": 0.3, "epochs": 3.5, "schedule": "cosine", "warmup": 0.1, "seed": 7}
 BASE = replace(Recipe(), **LEFT_ALONE)
@@ -88,20 +93,21 @@ def test_the_nearest_point_to_any_recipe_lies_in_the_space(space: SearchSpace, r
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-def test_starts_lie_in_the_space_and_every_trial_has_the_same_parameters(space: SearchSpace) -> None:
-    assert space.starts or space is SPACES["systems"], "which begins with the systems themselves"
+def test_starts_lie_in_the_space_and_only_conditional_parameters_can_lack(space: SearchSpace) -> None:
+    assert space.starts or space.enqueue, "known-good points come first"
     for start in space.starts:
-        recipe, params = enqueue(space, space.nearest(start))
-        fields = ["learning_rate", "weight_decay", *(name for name in params if hasattr(start, name))]
-        assert {name: getattr(recipe, name) for name in fields} == {name: getattr(start, name) for name in fields}
-    names = {tuple(sorted(draw(space, seed)[1])) for seed in range(20)}
-    assert len(names) == 1, "a parameter that only some trials have would split the sampler's history"
+        recipe, params = enqueue(space, start)
+        assert params == start
+        assert space.nearest(recipe) == approximately(start)
+    for seed in range(20):
+        params = draw(space, seed)[1]
+        assert list(params) == [name for name in space.parameters if name != "mix_alpha" or params["mix"] != "none"]
 
 
 def test_the_spaces_reach_everything_there_is() -> None:
     of_recipes = {read_recipe(name).model for name in NAMES}
     missing = set(MODELS) - of_recipes - {model for space in SPACES.values() for model in space.models}
-    assert not missing, f"{missing} must be in a space of sweeps/planning/search_space.py, or in a recipe"
+    assert not missing, f"{missing} must be in a space of sweeps/spaces, or in a recipe"
     assert {draw(space, seed)[0].optimizer for space in SPACES.values() for seed in range(20)} == set(OPTIMIZERS)
     assert set(OPTIMIZER_SCALES) == set(OPTIMIZERS)
     assert len(SPACES["full"].models) >= 4
@@ -112,14 +118,11 @@ def test_every_field_of_a_recipe_is_varied_or_fixed() -> None:
     recipes = [draw(space, seed)[0].to_dict() for space in SPACES.values() for seed in range(20)]
     varied = {name for name in recipes[0] if len({recipe[name] for recipe in recipes}) > 1}
     for name in set(recipes[0]) - varied - FIXED:
-        pytest.fail(
-            f"no space varies {name}: `_FULL` of sweeps/planning/search_space.py must name it, or FIXED in "
-            "this file must list it"
-        )
+        pytest.fail(f"no space varies {name}: a file in sweeps/spaces must name it, or FIXED in this file must list it")
 
 
 def test_the_rate_grows_with_the_square_root_of_the_batch() -> None:
-    start = SPACES["full"].nearest(SPACES["full"].starts[0])
+    [start] = SPACES["full"].starts
     small, large = (
         SPACES["full"].suggest(FixedTrial({**start, "batch_size": size}), BASE).learning_rate for size in (64, 256)
     )
@@ -133,6 +136,117 @@ def test_a_recipe_outside_of_the_space_is_clipped_to_it() -> None:
     clipped = {"model": "fast_resnet", "optimizer": "muon", "width": 1.5, "batch_size": 256}
     clipped |= {"learning_rate_multiple": 4.0, "weight_decay_multiple": 0.25, "cutout": 8, "color_jitter": 0.4}
     assert SPACES["fast"].nearest(far).items() >= clipped.items()
+
+
+CONDITIONAL = parse_space(
+    Path("conditional.toml"),
+    """
+    description = "conditions on conditions, held fields and every kind of parameter"
+    [[hold]]
+    label_smoothing = 0.3
+    flip = false
+    [[hold]]
+    when = { optimizer = "muon" }
+    label_smoothing = 0.1
+    reset_norms = true
+    momentum = 0.7
+    [[hold]]
+    when = { optimizer = ["sgd", "adam"], mix = "mixup" }
+    learning_rate = 0.125
+    [parameters.optimizer]
+    choices = ["muon", "sgd", "adam"]
+    start = "sgd"
+    [parameters.model]
+    choices = ["fast_resnet", "five_conv"]
+    [parameters.learning_rate_multiple]
+    low = 0.5
+    high = 2
+    log = true
+    start = 2
+    when = { optimizer = "muon" }
+    [parameters.weight_decay]
+    low = 0
+    high = 0.3
+    step = 0.1
+    start = 0.1
+    [parameters.mix]
+    choices = ["none", "mixup"]
+    when = { optimizer = ["sgd", "adam"] }
+    start = "mixup"
+    [parameters.mix_alpha]
+    choices = [0.5, 1]
+    when = { mix = "mixup" }
+    start = 1
+    [parameters.translate]
+    low = 1
+    high = 9
+    step = 4
+    start = 5
+    [parameters.cutout]
+    low = 1
+    high = 16
+    log = true
+    start = 4
+    """,
+)
+
+
+class TestConditions:
+    """A space in which parameters and held fields have conditions."""
+
+    @given(seeds)
+    def test_a_draw_has_the_parameters_whose_conditions_hold_and_the_held_values(self, seed: int) -> None:
+        recipe, params = draw(CONDITIONAL, seed)
+        muon, mixes = params["optimizer"] == "muon", params.get("mix") == "mixup"
+        absent = {"mix", "mix_alpha"} if muon else {"learning_rate_multiple", *(() if mixes else ("mix_alpha",))}
+        assert list(params) == [name for name in CONDITIONAL.parameters if name not in absent]
+        assert (recipe.flip, recipe.label_smoothing, recipe.reset_norms) == (False, 0.1 if muon else 0.3, muon)
+        scale = OPTIMIZER_SCALES[recipe.optimizer]
+        assert recipe.momentum == (0.7 if muon else scale.momentum)
+        usual = scale.learning_rate * math.sqrt(BASE.batch_size / 256)
+        multiple = params.get("learning_rate_multiple", 1.0)
+        assert recipe.learning_rate == (0.125 if mixes else pytest.approx(usual * multiple))
+        assert 0 <= recipe.weight_decay <= 0.3
+        assert recipe.translate in (1, 5, 9)
+        assert 1 <= recipe.cutout <= 16
+        assert CONDITIONAL.nearest(recipe) == approximately(params)
+
+    @given(recipes)
+    def test_the_nearest_point_has_only_what_exists_there(self, recipe: Recipe) -> None:
+        nearest = CONDITIONAL.nearest(recipe)
+        found, params = enqueue(CONDITIONAL, nearest)
+        assert params == nearest
+        assert CONDITIONAL.nearest(found) == approximately(nearest)
+
+    def test_there_is_a_start_for_each_model(self) -> None:
+        common = {
+            "optimizer": "sgd",
+            "weight_decay": 0.1,
+            "mix": "mixup",
+            "mix_alpha": 1.0,
+            "translate": 5,
+            "cutout": 4,
+        }
+        assert CONDITIONAL.starts == ({**common, "model": "fast_resnet"}, {**common, "model": "five_conv"})
+
+    def test_the_sampler_works_with_them(self) -> None:
+        study = optuna.create_study(sampler=TPESampler(seed=0, n_startup_trials=4), direction="maximize")
+        for _ in range(30):
+            trial = study.ask()
+            recipe = CONDITIONAL.suggest(trial, BASE)
+            study.tell(trial, recipe.mix_alpha if recipe.mix == "mixup" else 0.0)
+        assert study.best_params["mix_alpha"] == 1.0
+
+
+def test_the_content_is_that_of_the_file() -> None:
+    content = CONDITIONAL.content()
+    assert json.loads(json.dumps(content)) == content
+    assert content["parameters"]["weight_decay"] == {"low": 0.0, "high": 0.3, "step": 0.1, "start": 0.1}
+    assert content["parameters"]["mix_alpha"] == {"choices": [0.5, 1.0], "start": 1.0, "when": {"mix": ["mixup"]}}
+    assert content["hold"][2] == {"learning_rate": 0.125, "when": {"optimizer": ["sgd", "adam"], "mix": ["mixup"]}}
+    again = parse_space(Path("again.toml"), tomli_w.dumps({"description": "another", **content}))
+    assert (again.hash, again.content()) == (CONDITIONAL.hash, content)
+    assert len({space.hash for space in (*SPACES.values(), CONDITIONAL)}) == 4
 
 
 class TestSystems:
