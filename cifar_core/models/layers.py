@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models import amx, winograd
+from cifar_core.models import amx, fused, winograd
 
 
 def channels(base: int, width: float) -> int:
@@ -26,6 +26,13 @@ class Conv3x3(nn.Conv2d):
             return super().forward(inputs)
         output = winograd.convolve(inputs, self.weight)
         return output if self.bias is None else output + self.bias[:, None, None]
+
+
+class GELU(nn.GELU):
+    """The exact GELU, by the faster algorithm."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return fused.gelu(inputs) if fused.is_faster(inputs) else super().forward(inputs)
 
 
 class Dropout(nn.Module):
