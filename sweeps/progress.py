@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from cifar_core.training import Progress
-from sweeps.executors.protocol import Job
+from sweeps.executors.protocol import Job, TrainJob
 
+_WEIGHT = 10  # trials that the expected cost of a trial weighs as much as
 _SPEED_SECONDS = 15.0  # after which the speed so far predicts the time left
 
 
@@ -32,6 +33,10 @@ class SweepRun:
     @property
     def key(self) -> str:
         return self.job.key
+
+    @property
+    def validates(self) -> bool:
+        return isinstance(self.job, TrainJob) and len(self.job.schedule.validations) > 0
 
     @property
     def spent(self) -> float:
@@ -57,7 +62,7 @@ class SweepRun:
 class StageProgress:
     """Runs of a stage that have ended, and those still to come."""
 
-    name: str  # "search", "confirm" or "test"
+    name: str  # "search", "confirm", "final" or "test"
     total: int = 0  # runs of this stage
     flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
     flops_after: float = 0.0  # of the later stages
@@ -97,10 +102,13 @@ class SweepProgress:
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def count_trial(self) -> None:
-        """Count a search trial that has ended; the mean cost so far predicts that of the next ones."""
+    def count_trial(self, expected: float) -> None:
+        """Count a search trial that has ended, to predict the cost of the next ones.
+
+        The first trials of each network train to the end, so `expected` training FLOPs weigh as much as ten of them.
+        """
         self.trials += 1
-        self.stage.flops_each = self.spent / self.trials
+        self.stage.flops_each = (_WEIGHT * expected + self.spent) / (_WEIGHT + self.trials)
 
     def view(self, study: str, running: Collection[SweepRun]) -> SweepView:
         """Return a snapshot."""

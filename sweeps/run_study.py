@@ -35,14 +35,17 @@ from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
 from sweeps.lock import LockError, acquire, holder
+from sweeps.notice import Notice
 from sweeps.planning.plan import Plan, affordable_steps, measure_speed, shrink_to_budget
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace, comparable
 from sweeps.planning.space_file import SPACES, read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
-from sweeps.stage import Sweep
+from sweeps.pruners import PRUNERS
+from sweeps.stages.confirmation import Gain
+from sweeps.stages.stage import Sweep
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
-from sweeps.study import PRUNERS, SAMPLERS, load_study, open_storage, open_study, started_trials
+from sweeps.study import SAMPLERS, load_study, open_storage, open_study, started_trials
 from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.tracking.provenance import ROOT, provenance
@@ -118,6 +121,15 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--timeout", type=_positive_float, metavar="SECONDS", help="start no further trial after that time"
     )
+    search.add_argument(
+        "--patience",
+        type=positive_int,
+        metavar="N",
+        help="start no further trial once N trials in a row were not better",
+    )
+    search.add_argument(
+        "--no-starts", action="store_true", help="do not begin with the recipes that the space knows to be good"
+    )
     search.add_argument("--no-confirm", action="store_true", help="stop after the search, without a test")
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
@@ -146,6 +158,13 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep the weights of every complete trial, not only those of confirmation runs",
     )
+    keep.add_argument(
+        "--notify",
+        metavar="COMMAND",
+        help="run this shell command at the end or on a failure, with SWEEP_STATE (finished, interrupted or failed), "
+        "SWEEP_STUDY, SWEEP_STORE and, once known, SWEEP_VAL_ACCURACY, SWEEP_TEST_ACCURACY and SWEEP_TTA_ACCURACY in "
+        "its environment",
+    )
     keep.add_argument("--tracking-uri", metavar="URI", help="an MLflow server instead of the database in the store")
     keep.add_argument("--storage", metavar="URL", help="an Optuna storage instead of the database in the store")
     return parser
@@ -170,7 +189,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.storage is not None:
         open_storage(options.storage)
     store.create()
-    with acquire(store.lock(plan.study), plan.study), SweepConsole() as console:
+    notice = Notice(options.notify, plan.study, store.root)
+    with acquire(store.lock(plan.study), plan.study), notice.of_failure(), SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
         data = load_train_val(data_dir)
         train_images, val_images, samples = len(data.train), len(data.val), pictures.samples(data.train)
@@ -205,9 +225,12 @@ def _run(options: argparse.Namespace) -> int:
                 console.say(_lacking(store, plan.study, lacking))
     if summary is None:
         print("stopped; the same command resumes the sweep")
+        notice.send("interrupted")
         return 128 + stopper.signal
     _print_summary(summary, plan)
-    return FAILED if lacking else _report(plan, store)
+    code = FAILED if lacking else _report(plan, store)
+    notice.send("finished" if code == 0 else "failed", summary)
+    return code
 
 
 def _lacking(store: Store, study: str, entries: int) -> str:
@@ -253,7 +276,9 @@ def _plan(options: argparse.Namespace, hardware: Hardware, space: SearchSpace, w
         sampler=options.sampler,
         pruner=options.pruner,
         timeout=options.timeout,
+        patience=options.patience,
         confirm=not options.no_confirm,
+        starts=not options.no_starts,
         hardware=hardware,
         workers=workers,
         threads=threads,
@@ -269,8 +294,8 @@ def _preset(options: argparse.Namespace, hardware: Hardware) -> Preset:
 
 
 def _study_name(options: argparse.Namespace, preset: Preset, space: SearchSpace) -> str:
-    seed = [f"seed{options.seed}"] if options.seed else []
-    name: str = "-".join([preset.name, space.name, *seed]) if options.study is None else options.study
+    seed, starts = [f"seed{options.seed}"] * (options.seed != 0), ["nostarts"] * options.no_starts
+    name: str = "-".join([preset.name, space.name, *seed, *starts]) if options.study is None else options.study
     if name in RESERVED_STUDIES:
         reserved = ", ".join(RESERVED_STUDIES)
         raise UsageError(f"--study must not be one of {reserved}, which other commands use, but got {name!r}")
@@ -354,12 +379,24 @@ def _print_summary(summary: Summary, plan: Plan) -> None:
     counts = ", ".join(f"{summary.trials[state]} {state}" for state in ("complete", "pruned", "failed"))
     saved = percent(summary.metrics["study/saved_fraction"], 0)
     print(f"Search: {counts}; pruning saved {saved} of the compute of full trials")
+    if summary.gain is not None:
+        print(f"The search added {_gain(summary.gain)}")
     champion = summary.champion
-    if champion is not None and summary.test_accuracy is not None:
+    if champion is not None:
         print(
             f"Champion: {champion.recipe.model} of trial {champion.source}, {percent(champion.accuracy, 2)} validation "
-            f"and {percent(summary.test_accuracy, 2)} test accuracy{with_tta(summary.tta_accuracy)}"
+            "accuracy when it was confirmed"
         )
+    if summary.test_accuracy is not None:
+        accuracy = f"{percent(summary.test_accuracy, 2)} test accuracy{with_tta(summary.tta_accuracy)}"
+        print(f"Trained on all images it has {accuracy}")
+
+
+def _gain(gain: Gain) -> str:
+    """Return `+0.31 points to its starting recipe (95 % interval -0.52 to +1.14), within chance: it stays`."""
+    interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
+    judged = ", within chance: it stays" if gain.low <= 0 <= gain.high else ""
+    return f"{100 * gain.mean:+.2f} points to its starting recipe ({interval}){judged}"
 
 
 def _report(plan: Plan, store: Store) -> int:

@@ -121,7 +121,9 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
 def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
     assert {f"test_class/{name}" for name in CLASSES} <= set(champion.data.metrics)
     assert 0.2 < champion.data.metrics["test/accuracy"] < 1
-    assert champion.data.metrics["test/accuracy"] == pytest.approx(champion.data.metrics["val/accuracy"], abs=0.1)
+    assert champion.data.metrics["test/tta_accuracy"] == pytest.approx(champion.data.metrics["test/accuracy"], abs=0.1)
+    assert champion.data.params["val_fraction"] == "0.0"
+    assert not {name for name in champion.data.metrics if name.startswith("val")}
     [kept] = client.search_logged_models([champion.info.experiment_id])
     assert kept.source_run_id == champion.info.run_id
     location = Path(kept.artifact_location.removeprefix("file://").replace("%20", " "))
@@ -157,16 +159,18 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     assert 0 <= study.data.metrics["study/saved_fraction"] < 1
     assert all(run.data.tags["mlflow.parentRunId"] == study.info.run_id for run in runs.values())
     confirmations = {key for key in runs if key.startswith("confirm-")}
-    assert set(runs) - confirmations == {f"trial-{number}" for number in range(TRIALS)}
-    assert len(confirmations) == min(2, complete)
+    [final] = {key for key in runs if key.startswith("final-")}
+    assert set(runs) - confirmations - {final} == {f"trial-{number}" for number in range(TRIALS)}
+    assert "confirm-0-0" in confirmations, "the starting recipe, however it fared"
+    assert len(confirmations) == 1 + any(trial.state == TrialState.COMPLETE for trial in trials[1:])
     check_search(trials, runs, store)
     for one in runs.values():
-        if one.data.tags["state"] == "complete":
+        if one.data.tags["state"] == "complete" and one.data.tags["stage"] != "final":
             check_complete(client, one, store)
 
     tested = [one for one in runs.values() if "test/accuracy" in one.data.metrics]
     best = max(confirmations, key=lambda key: runs[key].data.metrics["val/accuracy"])
-    assert [one.data.tags["key"] for one in tested] == [best]
+    assert [one.data.tags["key"] for one in tested] == [final] == [best.replace("confirm", "final")]
     assert tested[0].data.tags["champion"] == "true"
     check_champion(client, tested[0], store)
     [look] = looks(store)

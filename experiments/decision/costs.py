@@ -168,7 +168,11 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
         spent = float(study.attempts["metrics.cost/seconds"].sum())
         seconds = spent / workers if spent > 0 else None
     run_threads = max((_count(t) for t in subject["tags.threads"]), default=1)
-    flops = [v for k in ("study/search_flops", "study/confirm_flops") if (v := study.metrics.get(k)) is not None]
+    flops = [
+        v
+        for k in ("study/search_flops", "study/confirm_flops", "study/final_flops")
+        if (v := study.metrics.get(k)) is not None
+    ]
     flops = flops or _known(study.attempts["metrics.cost/training_flops"])
     return Cost(
         device=device,

@@ -115,7 +115,7 @@ def gather(study: Study, published: Published, scenario: Scenario, results: Sequ
         scenario=scenario,
         results=tuple(results),
         bar=_bar(published.bar, scenario),
-        validation=estimate(study.subject, "metrics.val/accuracy", validation_images),
+        validation=estimate(study.validated, "metrics.val/accuracy", validation_images),
         test=estimate(tested, "metrics.test/accuracy", test_images),
         augmented=estimate(tested, "metrics.test/tta_accuracy", test_images),
         validation_images=validation_images,

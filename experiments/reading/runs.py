@@ -91,6 +91,8 @@ def _describe(tags: Mapping[str, str], params: Mapping[str, str], study: str) ->
             return f"trial {tags.get('trial')} of {study}"
         case "confirm":
             return f"confirmation of trial {tags.get('source_trial')} of {study}, seed {tags.get('seed')}"
+        case "final":
+            return f"final of trial {tags.get('source_trial')} of {study}, seed {tags.get('seed')}"
         case "reproduction":
             return f"reproduction of {tags.get('system')}, seed {params.get('seed')}"
     return ""

@@ -78,8 +78,7 @@ class StudyReader:
         attempts = self._attempts(parent)
         search = attempts[attempts["tags.stage"] == "search"].drop_duplicates("trial", keep="last")
         search = search.reset_index(drop=True)
-        confirm = attempts[attempts["tags.stage"] == "confirm"].drop_duplicates(["source_trial", "seed"], keep="last")
-        confirm = confirm.sort_values(["source_trial", "seed"], kind="stable").reset_index(drop=True)
+        confirm, final = (_last_attempts(attempts, stage) for stage in ("confirm", "final"))
         start = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC)
         study = Study(
             name=name,
@@ -93,6 +92,7 @@ class StudyReader:
             attempts=attempts,
             search=search,
             confirm=confirm,
+            final=final,
             test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
         )
         run_ids = list(study.subject["run_id"])
@@ -231,6 +231,12 @@ def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
         with suppress(ValueError, TypeError, KeyError):
             studies.append(json.loads(line)["study"])
     return TestSetEvaluations(True, studies.count(study), len(studies), len(lines) - len(studies))
+
+
+def _last_attempts(attempts: pd.DataFrame, stage: str) -> pd.DataFrame:
+    """The last attempt of each run of a stage that trains recipes of the search again."""
+    last = attempts[attempts["tags.stage"] == stage].drop_duplicates(["source_trial", "seed"], keep="last")
+    return last.sort_values(["source_trial", "seed"], kind="stable").reset_index(drop=True)
 
 
 def _check_database(path: Path) -> None:

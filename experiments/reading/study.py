@@ -87,7 +87,7 @@ class StudyArtifacts:
 class Study:
     """A study, read from MLflow.
 
-    `search` and `confirm` have one row for each run (the last attempt of a trial), `attempts` has all runs. Columns:
+    `search`, `confirm` and `final` have one row for each run (the last attempt), `attempts` has all runs. Columns:
     run_id, state, start, end (UTC); `metrics.<name>` (float), `params.<name>` and `tags.<name>` (text or None) as in
     MLflow; and trial, attempt, source_trial and seed as numbers.
     `curves` has columns run_id, key, step, value, for the runs in `subject`.
@@ -104,14 +104,27 @@ class Study:
     attempts: pd.DataFrame
     search: pd.DataFrame
     confirm: pd.DataFrame
+    final: pd.DataFrame
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     test_set_evaluations: TestSetEvaluations
     artifacts: StudyArtifacts = StudyArtifacts()
 
     @property
     def champion(self) -> pd.DataFrame:
-        """The complete runs of the champion's recipe by seed; empty if there is no champion."""
-        return self.confirm[(self.confirm["tags.champion"] == "true") & (self.confirm["state"] == "complete")]
+        """The complete final runs of the champion by seed; empty if there is no champion.
+
+        A study of a version without finals has tested its confirmation runs.
+        """
+        runs = self.final if len(self.final) else self.confirm
+        return runs[(runs["tags.champion"] == "true") & (runs["state"] == "complete")]
+
+    @property
+    def validated(self) -> pd.DataFrame:
+        """The runs on whose validation accuracy `subject` was chosen."""
+        if not len(self.final) or not len(self.champion):
+            return self.subject
+        chosen = self.confirm["source_trial"].isin(self.champion["source_trial"])
+        return self.confirm[chosen & (self.confirm["state"] == "complete")]
 
     @property
     def complete_trials(self) -> pd.DataFrame:

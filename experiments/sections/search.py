@@ -11,18 +11,23 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
-from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Pairs, Section, numbers_of
+from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Pairs, Row, Section, Table, numbers_of
 from experiments.pages.plots import BLUE, GREEN, GRID, INK, MUTED, RUST, add_line, add_points, canvas, pc
 from experiments.pages.text import CitedText, count_word, duration, flops, percent, points, run, runs
 from experiments.reading.published import Accuracy
 from experiments.reading.study import Study
-from experiments.stats import FEW_TRIALS
+from experiments.stats import FEW_TRIALS, VAL_IMAGES, wilson
 
 LATE = 0.8  # a best trial in the last fifth of the search means that it was still finding better ones
 SAVED_AIM = 0.5  # of the training compute, by pruning
 PFLOP = 1e15
 BEYOND = 4.0  # systems of unknown compute stand to the right of all others by this factor
-_SHORT = {"metrics.val/accuracy": "accuracy", "metrics.cost/training_flops": "flops", "params.model": "model"}
+_SHORT = {
+    "metrics.val/accuracy": "accuracy",
+    "metrics.cost/training_flops": "flops",
+    "metrics.cost/seconds": "seconds",
+    "params.model": "model",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +36,12 @@ class Architecture:
 
     name: str
     best: float  # validation accuracy of its best complete trial
+    low: float  # 95 % interval of that, over images
+    high: float
     run_id: str  # of that trial
     complete: int
     tried: int
+    seconds: float | None  # of training that trial, validation included
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +51,12 @@ class ParetoFront:
     Attributes:
         runs: the columns of `Study.search` and `stage`, with short names for accuracy (validation), flops and model.
         best: (FLOPs, accuracy) of each complete run that no other beats with less compute.
+        champion_flops: mean training FLOPs of the champion's runs.
     """
 
     runs: pd.DataFrame
     best: tuple[tuple[float, float], ...]
-
-    @property
-    def champion_flops(self) -> float | None:
-        """Mean training FLOPs of the champion's runs."""
-        own = self.runs[self.runs["tags.champion"] == "true"]["flops"]
-        return float(own.mean()) if len(own) else None
+    champion_flops: float | None
 
 
 def best_so_far(search: pd.DataFrame) -> pd.DataFrame:
@@ -71,8 +75,18 @@ def architectures_of(study: Study) -> tuple[Architecture, ...]:
     complete = trials[trials["state"] == "complete"]
     finished, tried = complete["model"].value_counts(), study.search["params.model"].value_counts()
     best = complete.loc[complete.groupby("model")["accuracy"].idxmax()]
+    given = study.params.get("trial_images", "")
+    images = int(given) if given.isdigit() else VAL_IMAGES
     return tuple(
-        Architecture(str(t.model), float(t.accuracy), str(t.run_id), int(finished[t.model]), int(tried[t.model]))
+        Architecture(
+            str(t.model),
+            float(t.accuracy),
+            *wilson(float(t.accuracy), images),
+            str(t.run_id),
+            int(finished[t.model]),
+            int(tried[t.model]),
+            None if math.isnan(t.seconds) else float(t.seconds),
+        )
         for t in best.sort_values(["accuracy", "model"], ascending=[False, True]).itertuples()
         if t.model in tried
     )
@@ -86,7 +100,9 @@ def pareto_front(study: Study) -> ParetoFront:
     runs = _short(every[known])
     complete = runs[runs["state"] == "complete"].sort_values(["flops", "accuracy"], ascending=[True, False])
     best = complete[complete["accuracy"] > complete["accuracy"].cummax().shift(fill_value=-1.0)]
-    return ParetoFront(runs, tuple(zip(best["flops"].tolist(), best["accuracy"].tolist(), strict=True)))
+    own = study.champion["metrics.cost/training_flops"].dropna()
+    champion_flops = float(own.mean()) if len(own) else None
+    return ParetoFront(runs, tuple(zip(best["flops"].tolist(), best["accuracy"].tolist(), strict=True)), champion_flops)
 
 
 def section(facts: Facts) -> Section:
@@ -99,6 +115,8 @@ def section(facts: Facts) -> Section:
         caption = replace(progress, text=f"{progress.text} Open marks are trials that were stopped early.")
         blocks.append(Figure("history", "Best so far", caption, _history_figure(trials)))
         blocks.append(Figure("architectures", "Accuracy by architecture", choice, _architectures_figure(trials, found)))
+    if len(found) > 1:
+        blocks.append(_architectures_table(found))
     if len(front.runs):
         caption, figure = _front_caption(facts, front), _front_figure(facts, front)
         blocks.append(Figure("front", "Accuracy against compute", caption, figure))
@@ -133,13 +151,15 @@ def _planned(study: Study) -> int | None:
 
 def _summary(facts: Facts) -> Pairs:
     counts, planned = _counts(facts.study), _planned(facts.study)
-    spent, full, again = (facts.study.metrics.get(f"study/{part}_flops") for part in ("search", "full", "confirm"))
+    parts = ("search", "full", "confirm", "final")
+    spent, full, again, final = (facts.study.metrics.get(f"study/{part}_flops") for part in parts)
     trials = ", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "unfinished")
     compute = "not recorded"
     if spent is not None:
         compute = f"{flops(spent)} spent on the search"
         compute += f", of {flops(full)} that full trials would have taken" if full else ""
         compute += f"; {flops(again)} on confirming" if again else ""
+        compute += f"; {flops(final)} on the final" if final else ""
     wall = "not recorded" if facts.cost.seconds is None else duration(facts.cost.seconds)
     if facts.cost.seconds is not None and facts.cost.estimated:
         wall = f"about {wall}, added up over its runs, as the study has not ended"
@@ -170,6 +190,18 @@ def _architectures_sentence(facts: Facts, found: Sequence[Architecture]) -> Cite
         f"to {best.name} ({percent(best.best, 1)}, {tried}). Each had its own number of trials: part of that is luck."
     )
     return CitedText(text, run(best.run_id, worst.run_id))
+
+
+def _architectures_table(found: Sequence[Architecture]) -> Table:
+    """The architectures by their best trials, with the interval of each and its measured time."""
+    columns = ("Architecture", "Trials", "Complete", "Best at equal compute", "95 % interval", "Training time", "Run")
+    rows = []
+    for one in found:
+        interval = f"{percent(one.low, 1)} to {percent(one.high, 1)}"
+        time = "not recorded" if one.seconds is None else duration(one.seconds)
+        cells = (one.name, str(one.tried), str(one.complete), percent(one.best, 1), interval, time)
+        rows.append(Row.of(*cells, Cell("", sources=run(one.run_id))))
+    return Table(columns, rows, numbers=(1, 2, 3, 5))
 
 
 def _progress_sentence(facts: Facts, complete: pd.DataFrame) -> CitedText:
@@ -319,7 +351,7 @@ def _numbers(facts: Facts, complete: pd.DataFrame, found: Sequence[Architecture]
     parent, metrics = run(facts.run_id), facts.study.metrics
     for state, count in {"planned": _planned(facts.study), **_counts(facts.study)}.items():
         yield Number(f"search.{state}", count, "trials", parent)
-    for name in ("search_flops", "full_flops", "confirm_flops"):
+    for name in ("search_flops", "full_flops", "confirm_flops", "final_flops"):
         yield Number(f"search.{name}", metrics.get(f"study/{name}"), "FLOPs", parent)
     yield Number("search.saved_fraction", metrics.get("study/saved_fraction"), "share", parent)
     best, number, first, last, source = None, None, None, None, run()
@@ -331,6 +363,7 @@ def _numbers(facts: Facts, complete: pd.DataFrame, found: Sequence[Architecture]
     yield Number("search.best_trial", number, "trial number", source)
     yield Number("search.first", first, "share", parent)
     yield Number("search.last_trial", last, "trial number", parent)
-    units = {"best": "share", "complete": "trials", "tried": "trials"}
+    units = {"best": "share", "low": "share", "high": "share", "complete": "trials", "tried": "trials"}
+    units["seconds"] = "seconds"
     for architecture in found:
         yield from numbers_of(f"architecture.{architecture.name}", architecture, run(architecture.run_id), **units)

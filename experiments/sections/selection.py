@@ -23,6 +23,7 @@ class Candidate:
     run_ids: tuple[str, ...]
     accuracy: float | None  # mean validation accuracy of its complete runs
     champion: bool
+    baseline: bool  # the recipe that the search began with
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class SelectionBias:
 
 def candidates_of(study: Study) -> tuple[Candidate, ...]:
     """The recipes that were trained again: the champion, then by mean validation accuracy."""
-    found = []
+    found, chosen = [], set(study.champion["source_trial"])
     for source, again in study.confirm.groupby("source_trial", sort=True):
         complete = again[again["state"] == "complete"]
         known = complete["metrics.val/accuracy"].dropna()
@@ -58,7 +59,8 @@ def candidates_of(study: Study) -> tuple[Candidate, ...]:
                 complete=len(complete),
                 run_ids=tuple(again["run_id"]),
                 accuracy=float(known.mean()) if len(known) else None,
-                champion=bool((complete["tags.champion"] == "true").any()),
+                champion=source in chosen,
+                baseline=bool((again["tags.baseline"] == "true").any()),
             )
         )
     return tuple(sorted(found, key=lambda c: (not c.champion, -(c.accuracy or 0), c.trial)))
@@ -93,16 +95,39 @@ def section(facts: Facts) -> Section:
         missing = "No recipe was confirmed. The report is about the best complete trial, judged on validation images."
     blocks: tuple[Block, ...] = (Missing(missing),)
     if candidates:
-        text = "The best recipes of the search were trained again. "
-        text += "The one with the highest mean validation accuracy is the champion."
+        baseline = any(candidate.baseline for candidate in candidates)
+        text = f"The best recipes of the search{', and the one that it began with,' if baseline else ''} were trained "
+        text += "again. The one with the highest mean validation accuracy is the champion"
+        text += ", unless its lead on the starting recipe is within chance." if baseline else "."
+        text += " Its recipe was then trained on all training images." if len(facts.study.final) else ""
         text += "" if facts.has_champion else " That choice has not been made yet."
         blocks = (CitedText(text), _table(candidates))
+    gain = gain_sentence(facts.study)
+    if gain is not None:
+        blocks = (*blocks, gain)
+    learning = (*((gain,) if gain else ()), *((bias_sentence(bias),) if bias else ()))
     return Section(
         "How the champion was chosen",
         blocks,
-        {"learning": (bias_sentence(bias),)} if bias else {},
-        tuple(_numbers(candidates, bias)),
+        {"learning": learning} if learning else {},
+        tuple(_numbers(facts.study, candidates, bias)),
     )
+
+
+def gain_sentence(study: Study) -> CitedText | None:
+    """What the search added to the recipe that it began with; None where that is not known."""
+    mean, low, high = (study.metrics.get(f"study/search_gain{end}") for end in ("", "_low", "_high"))
+    if mean is None or low is None or high is None:
+        return None
+    text = f"The search added {100 * mean:+.2f} points of validation accuracy to the recipe that it began with "
+    text += f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}), both trained again in the same way: "
+    if low > 0:
+        text += "more than chance explains."
+    elif high < 0:
+        text += "less than chance explains, so the champion is the recipe that it began with."
+    else:
+        text += "within chance, so the recipe that it began with stays the champion."
+    return CitedText(text, run(study.run_id))
 
 
 def bias_sentence(bias: SelectionBias) -> CitedText:
@@ -134,7 +159,7 @@ def _table(candidates: Sequence[Candidate]) -> Table:
     titles = ("Recipe of", "Architecture", "Runs complete", "Validation accuracy", "Runs")
     rows = [
         Row.of(
-            f"trial {c.trial}{', champion' if c.champion else ''}",
+            f"trial {c.trial}{', where the search began' if c.baseline else ''}{', champion' if c.champion else ''}",
             c.model,
             f"{c.complete} of {len(c.run_ids)}",
             "none yet" if c.accuracy is None else percent(c.accuracy),
@@ -146,7 +171,10 @@ def _table(candidates: Sequence[Candidate]) -> Table:
     return Table(titles, rows, numbers=(2, 3))
 
 
-def _numbers(candidates: Sequence[Candidate], bias: SelectionBias | None) -> Iterator[Number]:
+def _numbers(study: Study, candidates: Sequence[Candidate], bias: SelectionBias | None) -> Iterator[Number]:
+    for end in ("", "_low", "_high"):
+        if (gain := study.metrics.get(f"study/search_gain{end}")) is not None:
+            yield Number(f"selection.search_gain{end}", gain, "share", run(study.run_id))
     if bias:
         sources = _sources(bias)
         units = {"trial": "trial number", "searched": "share", "search_flops": "FLOPs", "confirm_flops": "FLOPs"}

@@ -44,6 +44,8 @@ def _caption(facts: Facts, first: pd.DataFrame, key: str) -> CitedText:
     """The last training and validation values of "loss" or "accuracy"."""
     curves = [first[first["key"] == f"{split}/{key}"]["value"] for split in ("train", "val")]
     text = f"One of the two {'losses' if key == 'loss' else 'accuracies'} was not recorded."
+    if len(facts.study.final):
+        text = "On training images alone: the final trains on all images, so that none are left to validate on."
     if all(map(len, curves)):
         train, val = (float(curve.iloc[-1]) for curve in curves)
         side = "above" if val >= train else "below"

@@ -33,11 +33,11 @@ from cifar_core.training import (
     EvalSchedule,
     Progress,
     TrainState,
+    evaluate,
     keep_weights,
     predict,
     total_steps,
     train,
-    tta_accuracy,
 )
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result, write_result
@@ -234,14 +234,13 @@ class _Run:
         save_state(state, self.context.store.weights(SYSTEMS_EXPERIMENT, self.key))
         keep_weights(state)  # also after a part of the schedule
         self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
-        predictions = predict(state.model, self.context.test, hardware, recipe.normalisation)
+        predictions, augmented = evaluate(state.model, self.context.test, hardware, recipe)
         files = artifacts.of_training(recipe, state.model, self.data.train)
         validation = None
         if self.watched == "validation":
             kept = predict(state.model, self.data.val, hardware, recipe.normalisation)
             validation = Outcome.of(kept, files | artifacts.of_predictions(self.data.val, kept))
             files = {}
-        augmented = tta_accuracy(state.model, self.context.test, hardware, recipe)
         outcome = Outcome.of(predictions, files | artifacts.of_test(self.context.test, predictions), augmented)
         tracker.tested(self.key, outcome, {"epochs_run": self.epochs})
         tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())

@@ -81,6 +81,14 @@ def unconfirmed(store: Fake) -> Facts:
 
 
 @pytest.fixture(scope="session")
+def finals(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Facts:
+    """A finished study whose champion was trained once more, on all images."""
+    made = Fake(tmp_path_factory.mktemp("finals") / "mlruns", blank)
+    made.add(final=True)
+    return made.facts()
+
+
+@pytest.fixture(scope="session")
 def empty(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Facts:
     """A study that was interrupted before its first run ended."""
     made = Fake(tmp_path_factory.mktemp("empty") / "mlruns", blank)

@@ -30,10 +30,12 @@ def guide(name: str) -> str:
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_table_of_presets_has_the_budgets_of_the_code(name: str) -> None:
     preset = PRESETS[name]
-    trial, confirm = (f"{budget.flops / 1e12:,.0f} TFLOP" for budget in (preset.trial, preset.confirm) if budget.flops)
+    budgets = (preset.trial, preset.confirm, preset.final)
+    trial, confirm, final = (f"{budget.flops / 1e12:,.0f} TFLOP" for budget in budgets if budget.flops)
+    final = f"{preset.finals} x {final}" if preset.finals > 1 else final
     seeds = f" x {preset.seeds} seeds" if preset.seeds > 1 else ""
     row = next(line for line in guide("sweeps.md").splitlines() if line.startswith(f"| `{name}`"))
-    assert f"| {trial} | best {preset.recipes} recipes{seeds}, {confirm} each |" in row
+    assert f"| {trial} | best {preset.recipes} and the starting recipe{seeds}, {confirm} each | {final} |" in row
 
 
 def test_the_guide_names_every_space_with_its_architectures() -> None:

@@ -46,9 +46,11 @@ def test_no_estimate_at_first() -> None:
 
 def test_ended_trials_predict_the_next_ones() -> None:
     progress = SweepProgress(StageProgress("search", total=10, flops_each=9e12), spent=6e12)
-    progress.count_trial()
-    progress.count_trial()
-    assert progress.stage.flops_each == 3e12
+    progress.count_trial(9e12)
+    assert progress.stage.flops_each == pytest.approx((10 * 9e12 + 6e12) / 11), "what was expected weighs as ten trials"
+    progress.trials, progress.spent = 9_989, 9_990 * 3e12
+    progress.count_trial(9e12)
+    assert progress.stage.flops_each == pytest.approx(3e12, rel=0.01)
 
 
 def test_a_view_does_not_change_with_the_sweep() -> None:

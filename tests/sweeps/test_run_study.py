@@ -27,7 +27,7 @@ from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import TTA, comparable
 from sweeps.planning.space_file import SPACES
 from sweeps.run_study import build_parser, main
-from sweeps.stage import Sweep
+from sweeps.stages.stage import Sweep
 from sweeps.store import Store
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
@@ -134,6 +134,7 @@ class TestArgumentsThatCannotBe:
             ("trials", "0 -3 x 2.5", "a whole number of at least 1"),
             ("workers", "0", "a whole number of at least 1"),
             ("timeout", "inf", "a number above 0"),
+            ("patience", "0", "a whole number of at least 1"),
             ("seed", "-1 4294967296", "a whole number in [0, 2**32)"),
             ("epochs", "0 -1 nan 20000 x", "a number above 0 and at most 10000"),
         ],
@@ -217,7 +218,7 @@ class TestRecipesThatCannotBe:
         self, refused: Refused, names: tuple[str, ...]
     ) -> None:
         assert refused("--device", "cpu", "--space", "systems", "--enqueue", *names) == (
-            "a budget must cover two training steps, but 1.1e+13 FLOPs cover 1.57 of dynamic_conv at batch size 128"
+            "a budget must cover two training steps, but 1.2e+13 FLOPs cover 1.71 of dynamic_conv at batch size 128"
         )
 
     @pytest.mark.slow
@@ -261,7 +262,9 @@ class TestHelp:
         said = capsys.readouterr().out
         options = [option for action in build_parser()._actions for option in action.option_strings]
         expected = (
-            "--trials --space --preset --epochs --seed --sampler --pruner --enqueue --timeout --no-confirm --device "
+            "--trials --space --preset --epochs --seed --sampler --pruner --enqueue --timeout --patience "
+            "--no-starts --no-confirm --device "
+            "--notify "
             "--workers --data --study --store --keep-weights --tracking-uri --storage --status --verify --replay"
         )
         assert set(expected.split()) <= set(options)
@@ -304,13 +307,14 @@ class TestPlanOfTheArguments:
     @pytest.mark.slow
     def test_all_of_it_otherwise(self, plan_of: Callable[..., Plan]) -> None:
         search = "--trials 7 --space fast --epochs 2.5 --seed 3 --sampler random --pruner median"
-        more = "--timeout 60 --no-confirm --workers 1 --keep-weights"
+        more = "--timeout 60 --patience 9 --no-starts --no-confirm --workers 1 --keep-weights"
         plan = plan_of(*search.split(), *more.split())
-        assert (plan.trials, plan.study, plan.space) == (7, "epochs-2.5-fast-seed3", SPACES["fast"])
+        assert (plan.trials, plan.study, plan.space) == (7, "epochs-2.5-fast-seed3-nostarts", SPACES["fast"])
         assert plan.preset.trial.max_epochs == plan.preset.confirm.max_epochs == 2.5
         assert (plan.sampler, plan.pruner, plan.seed, plan.timeout) == ("random", "median", 3, 60.0)
         assert (plan.workers, plan.threads) == (1, CORES)
         assert (plan.confirm, plan.keep_weights) == (False, True)
+        assert (plan.patience, plan.starts) == (9, False)
 
     @pytest.mark.slow
     def test_recipes_are_enqueued_exactly(self, plan_of: Callable[..., Plan], tmp_path: Path) -> None:
@@ -359,7 +363,7 @@ class TestPlanOfTheArguments:
         assert replace(tried["dynamic_conv"], width=1.0) == comparable(read_recipe("dynamic_conv"))
         lines = [line for line in capsys.readouterr().out.splitlines() if "is tried at" in line]
         assert lines == [
-            "dynamic_conv is tried at width 0.5: the budget of a trial covers 1.57 training steps at width 1, but 6.25 "
+            "dynamic_conv is tried at width 0.5: the budget of a trial covers 1.71 training steps at width 1, but 6.81 "
             "at this one"
         ]
 

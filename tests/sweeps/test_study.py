@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from cifar_core.recipe import Recipe
-from sweeps.planning.plan import EIGHTHS, SEARCH_VALIDATIONS, Plan
+from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.store import Store
 from sweeps.study import (
-    PRUNERS,
+    BASELINE,
     SAMPLERS,
     StudyError,
+    ask,
     derive_seed,
     load_study,
     open_storage,
@@ -32,7 +32,6 @@ from sweeps.study import (
 )
 from tests.sweeps import support
 
-JUDGED = (1, 2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
 START = SPACES["fast"].starts[0]
 names = (f"study {number}" for number in itertools.count())
 
@@ -53,6 +52,12 @@ def storage(url: str) -> BaseStorage:
 @pytest.fixture
 def plan() -> Plan:
     return support.plan(study=next(names), pruner="halving")
+
+
+def draw_one(study: optuna.Study, plan: Plan) -> dict[str, Any]:
+    trial = ask(study, plan)
+    plan.space.suggest(trial, Recipe())
+    return trial.params
 
 
 def draw(study: optuna.Study, plan: Plan, count: int) -> list[dict[str, Any]]:
@@ -86,24 +91,29 @@ class TestSettings:
 
     def test_a_study_cannot_go_on_in_a_space_that_changed(self, storage: BaseStorage, plan: Plan) -> None:
         text = plan.space.text
-        changed = text.replace("high = 1.5", "high = 2.0").replace("[64, 128, 256]", "[128, 64, 256]")
-        changed = changed.replace("[parameters.cutout]", "[parameters.clip_norm]").replace("high = 12", "high = 8")
-        changed = changed.replace("[parameters.color_jitter]", "[[hold]]\nnesterov = false\n[parameters.color_jitter]")
+        changed = text.replace("high = 4.0", "high = 5.0").replace("[128, 256, 512]", "[256, 128, 512]")
+        changed = changed.replace("[parameters.cutout]", "[parameters.clip_norm]").replace("freeze_first = 0.4", "")
         assert open_study(plan, storage).user_attrs["space_hash"] == plan.space.hash
         other = replace(plan, space=parse_space(Path("fast.toml"), changed))
         with pytest.raises(StudyError) as error:
             open_study(other, storage)
-        assert str(error.value) == (
-            f"study {plan.study!r} was started with parameters.batch_size.choices = [64, 128, 256], but the space now "
-            "has [128, 64, 256]; with parameters.width.high = 1.5, but the space now has 2.0; with parameters.cutout, "
-            "which the space no longer has; without parameters.clip_norm, which the space now has; with hold = [], but "
-            'the space now has [{"nesterov": false}]; give it another name with --study'
+        said = str(error.value)
+        assert said.startswith(
+            f"study {plan.study!r} was started with parameters.batch_size.choices = [128, 256, 512], but the space now "
+            "has [256, 128, 512]; with parameters.learning_rate_multiple.high = 4.0, but the space now has 5.0; "
+            "with parameters.cutout, which the space no longer has; without parameters.clip_norm, which the space now "
+            "has; with hold = ["
         )
+        assert said.endswith("; give it another name with --study")
 
     def test_comments_description_and_the_order_of_tables_may_change(self, storage: BaseStorage, plan: Plan) -> None:
         open_study(plan, storage)
-        [head, first, *tables] = plan.space.text.split("\n\n")[1:]
-        shuffled = "\n".join(["# mine", head.replace("fast_resnet", "my"), *tables[::-1][1:], first, tables[-1]])
+        head, *tables = plan.space.text.split("\n\n")[1:]
+        holds = [table for table in tables if "[[hold]]" in table]
+        others = [table for table in tables if "[[hold]]" not in table]
+        [mixing] = [table for table in others if "[parameters.mix]" in table]
+        others.remove(mixing)
+        shuffled = "\n".join(["# mine", head.replace("airbench", "my"), *holds, mixing, *others[::-1]])
         same = parse_space(Path("fast.toml"), shuffled)
         assert list(same.parameters) != list(plan.space.parameters)
         open_study(replace(plan, space=same), storage)
@@ -149,11 +159,23 @@ class TestQueue:
         if resumed:
             open_study(plan, storage)
         study = open_study(plan, storage)
-        assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+        starts = plan.space.starts
+        assert [trial.user_attrs for trial in study.trials] == [{BASELINE: True}, {}]
         assert started_trials(study) == 0
-        first, second = draw(study, plan, 2)
-        assert first == START != second
-        assert started_trials(study) == len(open_study(plan, storage).trials) == 2
+        *first, other = draw(study, plan, 3)
+        assert tuple(first) == starts
+        assert other not in starts
+        assert started_trials(study) == len(open_study(plan, storage).trials) == 3
+
+    def test_half_of_the_trials_are_shared_out_among_the_models(self, storage: BaseStorage, plan: Plan) -> None:
+        study = open_study(replace(plan, trials=12), storage)
+        study.sampler = RandomSampler(seed=1)  # which alone gives another order
+        models = [draw_one(study, replace(plan, trials=12))["model"] for _ in range(12)]
+        assert models[:6] == ["airbench", "fast_resnet"] * 3, "starting points included"
+        assert models[6:] != ["airbench", "fast_resnet"] * 3
+
+    def test_without_starts_nothing_waits(self, storage: BaseStorage, plan: Plan) -> None:
+        assert not open_study(replace(plan, starts=False), storage).trials
 
     def test_an_enqueued_recipe_is_kept_to_the_last_digit(self, storage: BaseStorage, plan: Plan) -> None:
         recipe = Recipe(model="five_conv", learning_rate=0.1 + 0.2, weight_decay=1 / 3, cutout=9, seed=2**62 + 1)
@@ -178,7 +200,7 @@ class TestQueue:
         study = open_study(plan, storage, [*recipes, Recipe(cutout=8)])
         waiting = [trial for trial in study.trials if trial.state == TrialState.WAITING]
         asked = [trial.user_attrs.get("enqueued_recipe", {"cutout": "start"})["cutout"] for trial in waiting]
-        assert asked == [4, "start", 8]
+        assert asked == [4, "start", "start", 8]
 
 
 class TestSamplers:
@@ -194,58 +216,8 @@ class TestSamplers:
         first = drawn(1)
         assert first == drawn(1)
         assert first[:4] != drawn(2)[:4]
-        assert len({params["learning_rate_multiple"] for params in first}) == len(first)
-
-
-class TestPruners:
-    def run(self, study: optuna.Study, values: Sequence[float]) -> int | None:
-        """Where a trial with these accuracies, one at each place of judgement, was pruned."""
-        trial: Trial = study.ask()
-        for eighth, value in zip(JUDGED, values, strict=True):
-            trial.report(value, eighth)
-            if trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
-                return eighth
-        study.tell(trial, values[-1])
-        return None
-
-    def test_halving_judges_at_an_eighth_and_at_the_half_only(self) -> None:
-        study = optuna.create_study(direction="maximize", pruner=PRUNERS["halving"]())
-        assert [self.run(study, (0.5, 0.6, 0.7, 0.8)) for _ in range(9)] == [None] * 9
-        assert self.run(study, (0.4, 0.6, 0.7, 0.8)) == 1
-        assert self.run(study, (0.6, 0.7, 0.6, 0.8)) == 4
-        assert self.run(study, (0.6, 0.1, 0.8, 0.1)) is None
-
-    def test_halving_lets_the_best_pass_however_many_they_are(self) -> None:
-        study = optuna.create_study(direction="maximize", pruner=PRUNERS["halving"]())
-        rising = [self.run(study, (k / 100, k / 100, k / 100, k / 100)) for k in range(30)]
-        assert rising == [None] * 30, "each was the best so far"
-        falling = [self.run(study, (-k / 100, 0, 0, 0)) for k in range(30)]
-        assert falling == [1] * 30
-
-    def test_halving_lets_a_quarter_pass(self) -> None:
-        study = optuna.create_study(direction="maximize", pruner=PRUNERS["halving"]())
-        values = np.random.default_rng(0).permutation(400) / 400
-        passed = [value for value in values if self.run(study, (value,) * 4) is None]
-        assert 0.05 < len(passed) / len(values) < 0.15, "a quarter of a quarter, and some early ones"
-        assert max(values) in passed
-
-    @pytest.mark.parametrize(("pruner", "pruned"), [("median", [None] * 4 + [1, 1]), ("none", [None] * 6)])
-    def test_a_median_waits_for_four_trials_and_none_never_prunes(self, pruner: str, pruned: list[int | None]) -> None:
-        study = optuna.create_study(direction="maximize", pruner=PRUNERS[pruner]())
-        assert [self.run(study, (-k, -k, -k, -k)) for k in range(6)] == pruned
-
-    @pytest.mark.parametrize("pruner", PRUNERS)
-    def test_a_study_with_any_pruner_and_sampler_can_be_asked(
-        self, storage: BaseStorage, plan: Plan, pruner: str
-    ) -> None:
-        study = open_study(replace(plan, pruner=pruner, sampler="tpe"), storage)
-        pruned_at = {self.run(study, (-k, -k, -k, -k)) for k in range(6)}
-        assert pruned_at <= {None, *JUDGED}
-
-
-def test_trials_report_where_pruners_judge() -> None:
-    assert tuple(fraction * EIGHTHS for fraction in SEARCH_VALIDATIONS) == (*JUDGED, EIGHTHS)
+        rates = [params["learning_rate_multiple"] for params in first]
+        assert len(set(rates)) == len(rates) - 1, "those of the two starting points are equal"
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/where/o.db"])
@@ -263,7 +235,7 @@ def test_a_trial_that_a_process_left_is_the_same_trial_in_the_next(url: str, pla
     assert (trial.number, values) == (left.number, {1: 0.5})
     trial.set_user_attr("reason", "resumed")
     [stored] = load_study(Store.locate(Path(url.removeprefix("sqlite:///")).parent), plan.study).get_trials()[:1]
-    assert stored.user_attrs == {"reason": "resumed"}
+    assert stored.user_attrs == {BASELINE: True, "reason": "resumed"}
 
 
 def test_seeds_differ_for_studies_trials_and_confirmation_runs() -> None:

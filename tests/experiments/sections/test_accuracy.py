@@ -7,7 +7,7 @@ import pytest
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure
 from experiments.reading.study import TestSetEvaluations as Evaluations
-from experiments.sections.accuracy import evaluations_sentence, section
+from experiments.sections.accuracy import evaluations_sentence, section, validation_against_test
 from tests.experiments.support import figures, said, with_study, with_test
 
 
@@ -104,3 +104,12 @@ def test_accuracy_with_test_time_augmentation_stands_beside_the_plain_one(demo: 
     )
     assert expected in said(shown, "performance")
     assert {n.name: n.value for n in shown.numbers}["accuracy.test_augmented.mean"] == 0.95
+
+
+def test_a_final_is_not_compared_with_the_shorter_runs_that_it_was_chosen_by(finals: Facts) -> None:
+    assert list(finals.study.validated["source_trial"]) == [3, 3]
+    (sentence,) = validation_against_test(finals)
+    assert sentence.text == (
+        "On the validation images its recipe reached 92.70 % when it was chosen. The final was trained longer, on all "
+        "images, and reaches 92.30 % of the test images."
+    )

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.decision.facts import Facts
-from experiments.pages.blocks import Missing, Pairs
+from experiments.pages.blocks import Missing, Pairs, Table
 from experiments.sections.search import architectures_of, best_so_far, pareto_front, section
 from tests.experiments.support import figures, said, with_cost, with_study
 
@@ -99,6 +99,19 @@ def test_architectures_are_ranked_by_their_best_trial(demo: Facts) -> None:
     figure = figures(section(facts))["architectures"]
     assert "from b (70.0 %) to a (90.0 %, tried in 2 of 5 trials)" in figure.caption.text
     assert list(figure.figure.layout.yaxis.categoryarray) == ["b", "c", "a"]
+
+
+def test_architectures_stand_in_a_table_with_intervals_and_times(demo: Facts) -> None:
+    facts = with_trials(demo, [0.5, 0.9, 0.7], ["b", "a", "b"])
+    facts = with_study(facts, params={**facts.study.params, "trial_images": "1000"})
+    [table] = [block for block in section(facts).blocks if isinstance(block, Table)]
+    rows = [[cell.text for cell in row.cells] for row in table.rows]
+    assert [row[:5] for row in rows] == [
+        ["a", "1", "1", "90.0 %", "88.0 % to 91.7 %"],
+        ["b", "2", "2", "70.0 %", "67.1 % to 72.8 %"],
+    ]
+    alone = with_trials(demo, [0.5, 0.9], ["a", "a"])
+    assert not [block for block in section(alone).blocks if isinstance(block, Table)]
 
 
 def test_a_pruned_trial_is_drawn_hollow_and_never_the_best(demo: Facts) -> None:

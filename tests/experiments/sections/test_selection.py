@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
-from experiments.sections.selection import bias_sentence, candidates_of, section, selection_bias
+from experiments.pages.text import CitedText
+from experiments.sections.selection import bias_sentence, candidates_of, gain_sentence, section, selection_bias
 from tests.experiments.support import known, with_study
 
 
@@ -33,6 +36,46 @@ def test_selection_bias_needs_the_same_compute_and_more_than_chance(demo: Facts)
 def test_candidates_are_the_recipes_that_were_trained_again(demo: Facts) -> None:
     (row,) = candidates_of(demo.study)
     assert (row.trial, row.complete, len(row.run_ids), row.champion) == (3, 2, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (
+            (0.0031, -0.002, 0.0082),
+            "+0.31 points of validation accuracy to the recipe that it began with (95 % interval ",
+        ),
+        (
+            (0.0031, -0.002, 0.0082),
+            "-0.20 to +0.82), both trained again in the same way: within chance, so the recipe ",
+        ),
+        ((0.02, 0.01, 0.03), "more than chance explains."),
+        ((-0.02, -0.03, -0.01), "less than chance explains, so the champion is the recipe that it began with."),
+    ],
+)
+def test_what_the_search_added(demo: Facts, gain: tuple[float, float, float], words: str) -> None:
+    names = ("study/search_gain", "study/search_gain_low", "study/search_gain_high")
+    facts = with_study(demo, metrics={**demo.study.metrics, **dict(zip(names, gain, strict=True))})
+    made = section(facts)
+    assert words in known(gain_sentence(facts.study)).text
+    assert known(gain_sentence(facts.study)) in made.blocks
+    assert made.recommendation["learning"][0] == gain_sentence(facts.study)
+    assert [n.value for n in made.numbers if n.name.startswith("selection.search_gain")] == list(gain)
+
+
+def test_without_a_gain_nothing_is_said_of_it(demo: Facts) -> None:
+    assert gain_sentence(demo.study) is None
+
+
+def test_the_final_makes_its_recipe_the_champion(finals: Facts) -> None:
+    (row,) = candidates_of(finals.study)
+    assert (row.trial, row.champion, row.baseline) == (3, True, False)
+    text = section(finals).blocks[0]
+    assert isinstance(text, CitedText)
+    assert text.text.endswith("is the champion. Its recipe was then trained on all training images.")
+    confirm = finals.study.confirm.assign(**{"tags.baseline": "true"})
+    (row,) = candidates_of(with_study(finals, confirm=confirm).study)
+    assert row.baseline
 
 
 def test_without_candidates_the_section_says_why(unconfirmed: Facts) -> None:

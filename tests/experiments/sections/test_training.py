@@ -26,3 +26,8 @@ def test_a_curve_that_was_not_recorded_is_said(demo: Facts) -> None:
     assert made.pictures[0].caption.text == "One of the two losses was not recorded."
     none = section(with_study(demo, curves=curves.head(0)))
     assert none.blocks == (Missing("There are no curves to show yet."),)
+
+
+def test_a_final_has_no_validation_curve(finals: Facts) -> None:
+    said = [figure.caption.text for figure in section(finals).pictures if isinstance(figure, Figure)]
+    assert "On training images alone: the final trains on all images, so that none are left to validate on." in said

@@ -15,6 +15,7 @@ import pytest
 from cifar_core.data import DataError
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
+from sweeps.executors import job_loop
 from sweeps.executors.job_loop import Command, DataSource, WorkerConfig, serve
 from sweeps.executors.protocol import Ending, EvaluateJob, Event, Failed, Finished, Paused, Progressed, TrainJob
 from tests.sweeps.small_data import CPU, small_splits, small_test
@@ -102,6 +103,17 @@ def test_a_pause_that_comes_when_the_run_has_just_ended(pipe: Connection) -> Non
         assert hear(pipe, until=Finished if job is FIRST else Failed)
         pipe.send(Command.PAUSE)
         pipe.send(Command.PAUSE)
+
+
+def test_a_run_may_have_a_number_of_threads_of_its_own(pipe: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(job_loop, "set_up_cpu", asked.append)
+    for job in (replace(FIRST, threads=2), FIRST):
+        pipe.send(job)
+        hear(pipe, until=1)
+        pipe.send(Command.PAUSE)
+        hear(pipe, until=Paused)
+    assert asked[-2:] == [2, 1]
 
 
 def test_a_coordinator_that_is_gone_ends_a_run_between_two_steps(pipe: Connection) -> None:

@@ -23,7 +23,7 @@ import torch
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import CLASSES, Split, Splits
 from cifar_core.recipe import TTA_VIEWS, Recipe
-from cifar_core.training import EvalSchedule, Progress, evenly, predict
+from cifar_core.training import EvalSchedule, Progress, evenly, predict, total_steps
 from sweeps.executors import worker
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
@@ -123,6 +123,28 @@ def job_in(folder: Path) -> TrainJob:
     return replace(JOB, checkpoints=folder / "checkpoints", weights=folder / "weights.safetensors")
 
 
+def test_a_run_on_all_images_validates_on_none_and_resumes_from_any_point(data: Splits, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, val_fraction=0.0)
+    job = replace(JOB, recipe=recipe, schedule=EvalSchedule((0.25, 0.5, 1.0), (), ()))
+    jobs = [replace(job, checkpoints=tmp_path / n / "c", weights=tmp_path / n / "weights.safetensors") for n in "ab"]
+    whole = carry_out(jobs[0], data, answers=())
+    assert whole[-1] == Finished(job.key, None)
+    assert [point.val_accuracy for point in curve(whole)] == [None] * 3
+    steps = total_steps(recipe, len(data.train) + len(data.val))
+    assert [point.step for point in curve(whole)] == [max(1, round(f * steps)) for f in (0.25, 0.5, 1.0)]
+
+    def die_at_the_half(event: Event) -> None:
+        if isinstance(event, Progressed) and event.point.fraction >= 0.5:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        carry_out_with(jobs[1], data, Channel(die_at_the_half, lambda: True))
+    resumed = carry_out(jobs[1], data, answers=())
+    assert points(resumed) == points(whole)[1:], "from the checkpoint at the first point"
+    one, other = (load_weights(recipe, one.weights).state_dict() for one in jobs if one.weights)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 class Whole(NamedTuple):
     """A run that nothing disturbed."""
 
@@ -140,6 +162,7 @@ def whole(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 def finished(events: list[Event]) -> Outcome:
     assert isinstance(events[-1], Finished)
+    assert events[-1].outcome is not None
     return events[-1].outcome
 
 

@@ -10,12 +10,13 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.console import best_trial
 from sweeps.executors.protocol import Outcome
-from sweeps.planning.plan import EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, shrink_to_budget
+from sweeps.planning.plan import SEARCH_SHARE, shrink_to_budget
+from sweeps.planning.presets import EIGHTHS
 from sweeps.planning.search_space import TTA
 from sweeps.progress import StageProgress, SweepRun
-from sweeps.stage import Stage, Sweep
+from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
-from sweeps.study import derive_seed, ended_trials, started_trials, unfinished_trials
+from sweeps.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
 
 
 class Search(Stage):
@@ -30,7 +31,7 @@ class Search(Stage):
             "search",
             total=plan.trials,
             flops_each=SEARCH_SHARE * plan.trial_flops(),
-            flops_after=plan.confirm_flops(),
+            flops_after=plan.flops_after_search(),
             counts=ended_trials(sweep.study),
         )
         if sweep.progress.stage.counts["complete"]:
@@ -46,7 +47,14 @@ class Search(Stage):
             if plan.timeout is not None and progress.seconds > plan.timeout:
                 self.sweep.console.say(f"no further trials after {plan.timeout:g} s")
                 return
-            yield self._run(self.sweep.study.ask(), set())
+            if plan.patience is not None and (waited := trials_since_best(self.sweep.study)) >= plan.patience:
+                left = plan.trials - started_trials(self.sweep.study)
+                self.sweep.console.say(
+                    f"no further trials: the last {waited} that ended were not better than the best; {left} of "
+                    f"{plan.trials} are left out"
+                )
+                return
+            yield self._run(ask(self.sweep.study, plan), set())
 
     def should_prune(self, run: SweepRun, point: Progress) -> bool:
         """Report the validation accuracy to Optuna, and ask its pruner."""
@@ -65,7 +73,7 @@ class Search(Stage):
             trial.set_user_attr("reason", reason)
         trial.set_user_attr("spent_flops", run.spent)
         self.sweep.study.tell(trial, outcome.accuracy if outcome is not None else None, TRIAL_OF_STATE[state])
-        progress.count_trial()
+        progress.count_trial(SEARCH_SHARE * self.sweep.plan.trial_flops())
         if outcome is not None:
             self._note_best(trial.number, outcome.accuracy, run.job.recipe.model)
             self.sweep.tracker.study_progress("study/best_val_accuracy", progress.best_accuracy, progress.stage.ended)
@@ -73,9 +81,9 @@ class Search(Stage):
     def _run(self, trial: Trial, reported: set[int]) -> SweepRun:
         sweep, key = self.sweep, f"trial-{trial.number}"
         recipe = self._recipe(trial)
-        tags = {"stage": "search", "trial": str(trial.number)}
+        tags, validations = {"stage": "search", "trial": str(trial.number)}, sweep.plan.preset.trial_validations()
         run = sweep.train_run(
-            key, f"trial {trial.number}", recipe, SEARCH_VALIDATIONS, tags, keep_weights=sweep.plan.keep_weights
+            key, f"trial {trial.number}", recipe, validations, tags, keep_weights=sweep.plan.keep_weights
         )
         self._trials[key], self._reported[key] = trial, reported
         trial.set_user_attr("recipe", recipe.to_dict())

@@ -1,0 +1,126 @@
+"""What short trials can rank: accuracy after a short run against accuracy after a long one, by group of parameters.
+
+python -m experiments.benchmarks.ranking [--lengths trial confirmation] [--results FILE]
+
+Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start. Runs
+that the file holds already are not repeated. Accuracies are of the validation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from cifar_core.budget import Budget
+from cifar_core.recipe import Recipe
+from experiments.benchmarks import training_runs
+from experiments.benchmarks.training_runs import TRAIN_IMAGES, TrainingRun
+from sweeps.planning.presets import PRESETS
+from sweeps.planning.space_file import SPACES
+
+RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
+RECIPES = 5  # of each group
+
+# Budgets of the preset `quick`; the last is four times the confirmation, near the final.
+LENGTHS: Mapping[str, Budget] = MappingProxyType(
+    {
+        "trial": PRESETS["quick"].trial,
+        "confirmation": PRESETS["quick"].confirm,
+        "long": Budget(flops=240e12, max_epochs=100),
+    }
+)
+
+# What a group draws: parameters of the space, or fields of the recipe that the space holds.
+GROUPS: Mapping[str, Callable[[np.random.Generator], dict[str, Any]]] = MappingProxyType(
+    {
+        "rate and batch size": lambda draw: {
+            "learning_rate_multiple": float(4 ** draw.uniform(-1, 1)),
+            "batch_size": int(draw.choice([128, 256, 512])),
+        },
+        "width": lambda draw: {"width": float(draw.choice([0.5, 0.75, 1.0, 1.25, 1.5]))},
+        "regularisation": lambda draw: {"label_smoothing": float(draw.uniform(0, 0.3))},
+        "augmentation": lambda draw: {
+            "translate": int(draw.integers(0, 5)),
+            "cutout": int(draw.choice([0, 4, 8, 12])),
+            "alternate_flip": bool(draw.integers(2)),
+            "mix": str(draw.choice(["none", "mixup", "cutmix"])),
+        },
+        "architecture and optimiser": lambda draw: {
+            "model": str(draw.choice(SPACES["full"].models)),
+            "optimizer": str(draw.choice(["sgd", "adamw", "muon"])),
+        },
+    }
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+
+    def add_lengths(parser: argparse.ArgumentParser) -> None:
+        chosen = ["trial", "confirmation"]
+        help_ = f"lengths to train for (default: {' '.join(chosen)})"
+        parser.add_argument("--lengths", nargs="+", choices=list(LENGTHS), default=chosen, metavar="LENGTH", help=help_)
+
+    def wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
+        lengths = [length for length in LENGTHS if length in options.lengths]
+        return [(_name(group, n, length), recipe_of(group, n, length)) for length in lengths for group, n in _numbers()]
+
+    description = "Measure which parameters a short training can rank."
+    return training_runs.command("ranking", description, RESULTS, wanted, table, arguments, add_lengths)
+
+
+def recipe_of(group: str, number: int, length: str) -> Recipe:
+    """Return a recipe of a group: the same parameters for each length, with other seeds."""
+    drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]))
+    space = SPACES["full"]
+    values = {"mix_alpha": Recipe().mix_alpha, "weight_decay_multiple": 1.0, **space.starts[0], **drawn}
+    recipe = space.recipe(space.point_of(values.__getitem__), Recipe(seed=100 * list(LENGTHS).index(length) + number))
+    fields = {name: value for name, value in drawn.items() if name not in space.parameters}
+    trial = LENGTHS["trial"].apply(replace(recipe, **fields), TRAIN_IMAGES)
+    return trial if length == "trial" else LENGTHS[length].extend(trial, TRAIN_IMAGES)
+
+
+def table(runs: Sequence[TrainingRun]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: Spearman's rank correlations by group, and over all recipes."""
+    yield "| parameters | recipes | a quarter of a trial with its end | trial with confirmation | trial with long run |"
+    yield "| --- | --- | --- | --- | --- |"
+    found = {run.name: run for run in runs}
+    for group in (*GROUPS, "all"):
+        own = [(g, n) for g, n in _numbers() if group in (g, "all")]
+        ends, early = _values(found, own, "trial", "accuracy"), _values(found, own, "trial", "early")
+        cells = [_correlation(early, ends)]
+        cells += [_correlation(ends, _values(found, own, length, "accuracy")) for length in ("confirmation", "long")]
+        yield f"| {group} | {len(own)} | {' | '.join(cells)} |"
+
+
+def _values(found: Mapping[str, TrainingRun], own: Sequence[tuple[str, int]], length: str, field: str) -> list[float]:
+    """Accuracies of these recipes; NaN of those that were not trained to this length."""
+    runs = (found.get(_name(group, number, length)) for group, number in own)
+    return [float(getattr(run, field)) if run else float("nan") for run in runs]
+
+
+def _correlation(one: Sequence[float], other: Sequence[float]) -> str:
+    pairs = np.array([pair for pair in zip(one, other, strict=True) if not np.isnan(pair).any()])
+    if len(pairs) < 3 or len(set(pairs[:, 0])) < 2 or len(set(pairs[:, 1])) < 2:
+        return "not measured"
+    return f"{stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic:+.2f}"
+
+
+def _numbers() -> list[tuple[str, int]]:
+    return [(group, number) for group in GROUPS for number in range(RECIPES)]
+
+
+def _name(group: str, number: int, length: str) -> str:
+    return f"{group} {number}, {length}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

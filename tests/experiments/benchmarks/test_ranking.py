@@ -1,0 +1,47 @@
+"""What short trials rank: the recipes, and the correlations."""
+
+from __future__ import annotations
+
+import pytest
+
+from cifar_core.budget import step_flops
+from cifar_core.training import total_steps
+from experiments.benchmarks.ranking import GROUPS, LENGTHS, RECIPES, recipe_of, table
+from experiments.benchmarks.training_runs import TrainingRun
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_varies_its_own_parameters_and_keeps_them_for_each_length(group: str) -> None:
+    lengths = {length: [recipe_of(group, number, length) for number in range(RECIPES)] for length in LENGTHS}
+    length_of_run = {"epochs", "seed", "weight_decay"}
+    for short, long in zip(lengths["trial"], lengths["long"], strict=True):
+        other = {name for name, value in short.to_dict().items() if long.to_dict()[name] != value}
+        assert other <= length_of_run
+        assert total_steps(long, 45_000) * step_flops(long) == pytest.approx(240e12, rel=0.01)
+    varied = {
+        name
+        for recipe in lengths["trial"]
+        for name, value in recipe.to_dict().items()
+        if lengths["trial"][0].to_dict()[name] != value
+    }
+    assert varied - {"epochs", "seed"}
+
+
+def test_correlations_are_of_ranks() -> None:
+    def run(group: str, number: int, length: str, early: float, accuracy: float) -> TrainingRun:
+        return TrainingRun(
+            name=f"{group} {number}, {length}",
+            recipe=recipe_of(group, number, length).to_dict(),
+            early=early,
+            accuracy=accuracy,
+            tta_accuracy=None,
+            seconds=1.0,
+            machine="m",
+        )
+
+    runs = [run("width", n, "trial", 0.2 - n / 100, 0.5 + n**2 / 100) for n in range(5)]
+    runs += [run("width", n, "confirmation", 0.2, 0.8 + n / 100) for n in range(5)]
+    rows = {row.split(" | ")[0]: row for row in table(runs)}
+    assert rows["| width"] == "| width | 5 | -1.00 | +1.00 | not measured |"
+    assert rows["| augmentation"] == "| augmentation | 5 | not measured | not measured | not measured |"
+    assert rows["| all"].startswith("| all | 25 | -1.00 | +1.00 |")

@@ -1,0 +1,58 @@
+"""Training runs in a file: what it holds is not trained again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from experiments.benchmarks import training_runs
+from experiments.benchmarks.training_runs import TrainingRun, load, measure
+from tests.sweeps.small_data import CPU, small_splits
+
+RECIPE = Recipe(model="fast_resnet", width=0.125, batch_size=32, epochs=1.0, tta="mirror")
+
+
+def test_a_run_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_runs, "real_data", small_splits)
+    run = measure("mine", RECIPE, CPU)
+    assert (run.name, run.recipe) == ("mine", RECIPE.to_dict())
+    assert 0 <= run.early <= 1
+    assert 0 <= run.accuracy <= 1
+    assert run.tta_accuracy is not None
+    assert run.seconds > 0
+
+
+def test_runs_of_the_file_are_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[str] = []
+
+    def pretend(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
+        measured.append(name)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
+        return TrainingRun(name=name, recipe=recipe.to_dict(), **fields)  # type: ignore[arg-type]
+
+    def call(recipes: list[Recipe]) -> int:
+        wanted = [(str(number), recipe) for number, recipe in enumerate(recipes)]
+        arguments = ["--device", "cpu", "--results", str(tmp_path / "runs.json")]
+        return training_runs.command(
+            "try", "", tmp_path, lambda _: wanted, lambda r: map(str, map(len, [r])), arguments
+        )
+
+    monkeypatch.setattr(training_runs, "measure", pretend)
+    monkeypatch.setattr(training_runs, "ensure_cifar10", lambda folder, progress: None)
+    recipes = [replace(RECIPE, seed=seed) for seed in range(4)]
+    assert call(recipes) == 130
+    assert [run.name for run in load(tmp_path / "runs.json")] == measured[:2] == ["0", "1"]
+    assert call(recipes) == 0
+    assert measured[3:] == ["2", "3"]
+    recipes[1] = replace(RECIPE, cutout=4)
+    assert call(recipes) == 0
+    assert measured[5:] == ["1"], "the run of another recipe under its name does not count"
+    assert capsys.readouterr().out.splitlines()[-1] == "4"

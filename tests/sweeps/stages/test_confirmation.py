@@ -1,0 +1,200 @@
+"""The confirmation of the best recipes, the final, and the test of the champion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cifar_core.recipe import Recipe
+from sweeps.executors.protocol import Diverged, Failed, TrainJob
+from sweeps.pruners import PRUNERS
+from sweeps.study import BASELINE
+from tests.sweeps.scripted import SPACE, Study, check_whole, died, even, no_fault
+
+
+class TestConfirmation:
+    @pytest.mark.slow
+    def test_the_best_are_trained_again_with_more_and_other_seeds(self, sweep: Study) -> None:
+        sweep.run()
+        trials = {trial.number: Recipe.from_dict(trial.user_attrs["recipe"]) for trial in sweep.trials}
+        jobs = {job.key: job for job in sweep.jobs if job.key.startswith("confirm") and isinstance(job, TrainJob)}
+        assert list(jobs) == ["confirm-3-0", "confirm-2-0", "confirm-3-1", "confirm-2-1"], "first seeds first"
+        seeds = {job.recipe.seed for job in jobs.values()} | {recipe.seed for recipe in trials.values()}
+        assert len(seeds) == 8
+        for key, job in jobs.items():
+            _, number, seed = key.split("-")
+            source = trials[int(number)]
+            assert job.recipe.weight_decay == pytest.approx(source.weight_decay / 2), "the run is twice as long"
+            same = replace(source, epochs=2.0, seed=job.recipe.seed)
+            assert replace(job.recipe, weight_decay=source.weight_decay) == same
+            assert job.weights == sweep.root / "weights" / "a=20study" / f"{key}.safetensors"
+            assert job.weights.exists()
+            tags = {"stage": "confirm", "source_trial": number, "seed": seed}
+            assert sweep.tracker.runs[key].tags.items() >= tags.items()
+
+    def test_complete_search_runs_leave_weights_if_asked_to(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key == "trial-1" else None
+        sweep.run(confirm=False, keep_weights=True)
+        kept = {path.stem for path in (sweep.root / "weights" / "a=20study").glob("*.safetensors")}
+        assert kept == {"trial-0", "trial-2", "trial-3"}
+        for job in sweep.jobs:
+            assert job.weights == sweep.store.weights("a study", job.key)
+
+    def test_the_champion_is_best_on_average_in_the_confirmation(self, sweep: Study) -> None:
+        accuracy = {"confirm-3-0": 0.90, "confirm-3-1": 0.70, "confirm-2-0": 0.80, "confirm-2-1": 0.84}
+        accuracy |= {"final-2-0": 0.80, "final-2-1": 0.84}
+        sweep.script = lambda key: accuracy.get(key, even(key))
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert summary.champion.source == 2
+        assert list(summary.champion.accuracies) == ["confirm-2-0", "confirm-2-1"]
+        assert summary.champion.accuracy == pytest.approx(0.82)
+        assert summary.test_accuracy == pytest.approx(0.81)
+        assert sweep.tested == ["final-2-0", "final-2-1"]
+
+    def test_a_champion_may_lack_a_run(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "broken", "") if key == "confirm-3-0" else None
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert list(summary.champion.accuracies) == ["confirm-3-1"]
+        assert sweep.tested == ["final-3-0", "final-3-1"]
+        assert sweep.run().nothing_left, "a run that has failed is not repeated"
+
+    @pytest.mark.parametrize("key", ["confirm-3-0", "final-3-0"])
+    def test_lost_weights_are_made_again(self, sweep: Study, key: str) -> None:
+        sweep.run()
+        sweep.store.weights("a study", key).unlink()
+        assert not sweep.run().nothing_left
+        assert [job.key for job in sweep.jobs] == [key]
+        check_whole(sweep)
+
+    def test_more_trials_later_make_a_new_confirmation(self, sweep: Study) -> None:
+        sweep.run()
+        summary = sweep.run(trials=5)
+        assert [job.key for job in sweep.jobs if isinstance(job, TrainJob)] == [
+            "trial-4",
+            "confirm-4-0",
+            "confirm-4-1",
+            "final-4-0",
+            "final-4-1",
+        ]
+        assert summary.champion is not None
+        assert summary.champion.source == 4
+        assert sweep.tested == ["final-3-0", "final-3-1", "final-4-0", "final-4-1"]
+        assert len(sweep.recorded_tests()) == 4
+
+
+class TestBaseline:
+    @pytest.fixture
+    def sweep(self, sweep: Study) -> Study:
+        """Trial 0 is the starting recipe, and the worst."""
+        point = SPACE.nearest(Recipe(optimizer="sgd", batch_size=8, width=0.25))
+        sweep.study.enqueue_trial(point, user_attrs={BASELINE: True})
+        return sweep
+
+    def test_it_is_confirmed_beside_the_best(self, sweep: Study) -> None:
+        summary = sweep.run()
+        confirmed = [job.key for job in sweep.jobs if job.key.startswith("confirm")]
+        assert confirmed == [f"confirm-{trial}-{seed}" for seed in (0, 1) for trial in (0, 3, 2)]
+        assert sweep.tracker.runs["confirm-0-0"].tags["baseline"] == "true"
+        assert "baseline" not in sweep.tracker.runs["confirm-3-0"].tags
+        gain = summary.gain
+        assert gain is not None
+        assert gain.mean == pytest.approx(0.03)
+        # On 64 images with two accuracies near one half, the standard error is some 0.09.
+        assert gain.mean - gain.low == gain.high - gain.mean == pytest.approx(1.96 * 0.0883, rel=0.02)
+        assert sweep.tracker.study.metrics["study/search_gain"] == gain.mean
+        assert summary.champion is not None
+        assert summary.champion.baseline, "a lead within chance is not followed"
+
+    def test_a_lead_beyond_chance_is_followed(self, sweep: Study) -> None:
+        sweep.script = lambda key: even(key) + (0.3 if key.startswith("confirm-3") else 0.0)
+        summary = sweep.run()
+        assert summary.gain is not None
+        assert summary.gain.low > 0
+        assert summary.champion is not None
+        assert (summary.champion.source, summary.champion.baseline) == (3, False)
+
+    def test_it_is_confirmed_although_it_was_pruned(self, sweep: Study) -> None:
+        sweep.plan = replace(sweep.plan, pruner="halving")
+        sweep.study.pruner = PRUNERS["median"]()
+        sweep.script = lambda key: 0.1 if key == "trial-0" else even(key)
+        sweep.run(trials=4)
+        assert "confirm-0-0" in sweep.tracker.runs
+
+    def test_it_can_be_the_champion(self, sweep: Study) -> None:
+        sweep.script = lambda key: even(key) + (0.1 if key.startswith("confirm-0") else 0.0)
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert (summary.champion.source, summary.champion.baseline) == (0, True)
+        assert summary.gain is not None
+        assert summary.gain.mean == pytest.approx(-0.07)
+
+    def test_without_one_there_is_no_gain(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "broken", "") if key.startswith("confirm-0") else None
+        assert sweep.run().gain is None
+
+
+class TestFinal:
+    def test_it_trains_on_all_images_with_all_threads(self, sweep: Study) -> None:
+        sweep.plan = replace(sweep.plan, preset=replace(sweep.plan.preset, finals=1), threads=3)
+        sweep.run()
+        [job] = [job for job in sweep.jobs if job.key.startswith("final") and isinstance(job, TrainJob)]
+        assert job.recipe.val_fraction == 0
+        assert job.schedule.validations == ()
+        assert job.threads == 6
+        tags = {"stage": "final", "champion": "true", "source_trial": "3", "threads": "6"}
+        assert sweep.tracker.runs["final-3-0"].tags.items() >= tags.items()
+        assert sweep.tracker.runs["final-3-0"].metrics["cost/epochs"] == 4
+
+    @pytest.mark.parametrize(("runs", "together", "threads"), [(1, 1, 6), (2, 2, 3), (3, 1, 6), (4, 2, 3)])
+    def test_long_runs_leave_no_core_idle(self, sweep: Study, runs: int, together: int, threads: int) -> None:
+        sweep.plan = replace(sweep.plan, preset=replace(sweep.plan.preset, recipes=1, seeds=1, finals=runs), threads=3)
+        sweep.run()
+        jobs = [job for job in sweep.jobs if job.key.startswith("final") and isinstance(job, TrainJob)]
+        assert [job.threads for job in jobs] == [threads] * runs
+        assert sweep.together["final"] == together
+
+    def test_one_that_fails_leaves_the_test_set_closed(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "broken", "") if key.startswith("final") else None
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert summary.test_accuracy is None
+        assert not (sweep.root / "test_looks.jsonl").exists()
+        assert "no final run was completed, so there is nothing to test" in sweep.log.getvalue()
+
+
+class TestTestSet:
+    def test_only_the_champion_has_test_figures_and_a_model(self, sweep: Study) -> None:
+        sweep.run()
+        champions = ["final-3-0", "final-3-1"]
+        assert [(line["study"], line["key"]) for line in sweep.recorded_tests()] == [("a study", k) for k in champions]
+        assert {key for key, run in sweep.tracker.runs.items() if "test/accuracy" in run.metrics} == set(champions)
+        models = {key: run.model for key, run in sweep.tracker.runs.items() if run.model is not None}
+        assert models == {key: sweep.store.weights("a study", key) for key in champions}
+
+    def test_without_confirmation_it_stays_closed(self, sweep: Study) -> None:
+        summary = sweep.run(confirm=False)
+        assert (summary.champion, summary.test_accuracy) == (None, None)
+        assert {job.key.split("-")[0] for job in sweep.jobs} == {"trial"}
+        assert not (sweep.root / "test_looks.jsonl").exists()
+        assert not (sweep.root / "weights").exists(), "search runs leave none"
+        sweep.run()
+        check_whole(sweep)
+
+    def test_a_worker_that_dies_in_a_test_may_have_looked(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: died(key) if key == "test-final-3-0" and starts == 0 else None
+        sweep.run()
+        assert sorted(sweep.tested) == ["final-3-0", "final-3-1"]
+        recorded = sorted(str(line["key"]) for line in sweep.recorded_tests())
+        assert recorded == ["final-3-0", "final-3-0", "final-3-1"]
+
+    def test_a_test_that_fails_is_an_error(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "DataError: no file", "...") if key.startswith("test") else None
+        with pytest.raises(RuntimeError, match="test of final-3-0 failed: DataError: no file"):
+            sweep.run()
+        assert [line["key"] for line in sweep.recorded_tests()] == ["final-3-0", "final-3-1"]
+        sweep.fault = no_fault
+        sweep.run()
+        assert sweep.tested == ["final-3-0", "final-3-1"]

@@ -1,0 +1,54 @@
+"""The command that hears of the end of a sweep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cifar_core.recipe import Recipe
+from sweeps.coordinator import Summary
+from sweeps.notice import Notice
+from sweeps.stages.confirmation import Confirmed
+
+
+def told(path: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in path.read_text().splitlines())
+
+
+def notice(folder: Path, command: str | None = None) -> Notice:
+    return Notice(command or f"env | grep ^SWEEP_ > {folder / 'told'}", "my study", folder)
+
+
+def test_it_gets_the_result(tmp_path: Path) -> None:
+    champion = Confirmed(Recipe(), 7, {"confirm-7-0": 0.9, "confirm-7-1": 0.91}, baseline=False)
+    summary = Summary(Counter(), {}, champion=champion, test_accuracy=0.9335, tta_accuracy=0.9412)
+    notice(tmp_path).send("finished", summary)
+    assert told(tmp_path / "told") == {
+        "SWEEP_STATE": "finished",
+        "SWEEP_STUDY": "my study",
+        "SWEEP_STORE": str(tmp_path),
+        "SWEEP_VAL_ACCURACY": "0.9050",
+        "SWEEP_TEST_ACCURACY": "0.9335",
+        "SWEEP_TTA_ACCURACY": "0.9412",
+    }
+
+
+def test_it_gets_only_what_is_known(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="broken"), notice(tmp_path).of_failure():
+        raise ValueError("broken")
+    assert set(told(tmp_path / "told")) == {"SWEEP_STATE", "SWEEP_STUDY", "SWEEP_STORE"}
+    assert told(tmp_path / "told")["SWEEP_STATE"] == "failed"
+
+
+def test_it_hears_nothing_of_what_goes_well(tmp_path: Path) -> None:
+    with notice(tmp_path).of_failure():
+        pass
+    Notice(None, "s", tmp_path).send("finished")
+    assert not (tmp_path / "told").exists()
+
+
+def test_a_command_that_fails_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    notice(tmp_path, "exit 3").send("interrupted")
+    assert capfd.readouterr().err == "the command of --notify ended with exit code 3: exit 3\n"

@@ -1,0 +1,79 @@
+"""Pruners: where they judge, how many trials pass, and among which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sweeps.planning.presets import EIGHTHS, PRESETS
+from sweeps.pruners import PRUNERS
+
+JUDGED = (2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
+
+
+def study_with(pruner: str) -> optuna.Study:
+    return optuna.create_study(direction="maximize", pruner=PRUNERS[pruner]())
+
+
+def run(study: optuna.Study, values: Sequence[float], model: str = "airbench") -> int | None:
+    """Where a trial with these accuracies, one at each place of judgement, was pruned."""
+    study.enqueue_trial({"model": model})
+    trial = study.ask()
+    trial.suggest_categorical("model", ["airbench", "five_conv"])
+    for eighth, value in zip(JUDGED, values, strict=True):
+        trial.report(value, eighth)
+        if trial.should_prune():
+            study.tell(trial, state=TrialState.PRUNED)
+            return eighth
+    study.tell(trial, values[-1])
+    return None
+
+
+def test_halving_judges_at_a_quarter_only() -> None:
+    study = study_with("halving")
+    assert [run(study, (0.5, 0.6, 0.7)) for _ in range(9)] == [None] * 9
+    assert run(study, (0.4, 0.6, 0.7)) == 2
+    assert run(study, (0.6, 0.1, 0.1)) is None
+
+
+def test_halving_lets_the_best_pass_however_many_they_are() -> None:
+    study = study_with("halving")
+    assert [run(study, (k / 100, k / 100, k / 100)) for k in range(30)] == [None] * 30, "each was the best so far"
+    assert [run(study, (-k / 100, 0, 0)) for k in range(30)] == [2] * 30
+
+
+def test_halving_lets_a_quarter_pass() -> None:
+    study = study_with("halving")
+    values = np.random.default_rng(0).permutation(200) / 200
+    passed = [value for value in values if run(study, (value,) * 3) is None]
+    assert 0.2 < len(passed) / len(values) < 0.35, "a quarter, and some early ones"
+    assert max(values) in passed
+
+
+@pytest.mark.parametrize("pruner", ["halving", "median"])
+def test_trials_compete_with_those_of_their_own_network(pruner: str) -> None:
+    study = study_with(pruner)
+    assert [run(study, (0.8, 0.8, 0.8)) for _ in range(8)] == [None] * 8
+    assert run(study, (0.3, 0.3, 0.3), "five_conv") is None, "the first of its network, so it trains to the end"
+    assert run(study, (0.5, 0.5, 0.5), "airbench") == 2
+    assert run(study, (0.4, 0.4, 0.4), "five_conv") is None
+
+
+@pytest.mark.parametrize(("pruner", "pruned"), [("median", [None] * 4 + [2, 2]), ("none", [None] * 6)])
+def test_a_median_waits_for_four_trials_and_none_never_prunes(pruner: str, pruned: list[int | None]) -> None:
+    study = study_with(pruner)
+    assert [run(study, (-k, -k, -k)) for k in range(6)] == pruned
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_any_pruner_can_be_asked(pruner: str) -> None:
+    study = study_with(pruner)
+    assert {run(study, (-k, -k, -k)) for k in range(6)} <= {None, *JUDGED}
+
+
+def test_trials_report_where_pruners_judge() -> None:
+    assert tuple(fraction * EIGHTHS for fraction in PRESETS["quick"].trial_validations()) == (*JUDGED, EIGHTHS)
