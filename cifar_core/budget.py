@@ -10,15 +10,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.errors import UserError
-from cifar_core.evaluation.metrics import CLASS_COUNT
 from cifar_core.models import build_shapes
 from cifar_core.optim import ScheduleValues, build_optimizers, set_schedule
 from cifar_core.recipe import Recipe
-from cifar_core.training import EvalSchedule, evenly, total_steps
-
-_VALIDATION_SHARE = 0.07  # of a run's training FLOPs
-_LAST_VALIDATION_SHARE = 0.6  # of all validation images that the run can afford
-_BACKWARD = 2  # a backward pass costs two forward passes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,16 +39,18 @@ class Budget:
         return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
 
     def extend(self, recipe: Recipe, train_images: int) -> Recipe:
-        """`apply` for a recipe that was tuned at another length: rescale its weight decay.
+        """`apply` for a recipe that was tuned at another length: rescale its weight decay, unless norms are reset.
 
         The effect of decay over a whole run is proportional to rate times decay times steps, so a run of n times the
         length needs 1/n of the decay (Wang & Aitchison, "How to set AdamW's weight decay as you scale model and
-        dataset size", 2024).
+        dataset size", 2024). Where norms are reset, only biases and the head decay, and settle within a few steps.
 
         Raises:
             UserError: as for `apply`.
         """
         longer = self.apply(recipe, train_images)
+        if recipe.reset_norms:
+            return longer
         return replace(longer, weight_decay=recipe.weight_decay * recipe.epochs / longer.epochs)
 
 
@@ -90,19 +86,3 @@ def _flops(
         for optimizer in optimizers:
             optimizer.step()
     return training.get_total_flops(), update.get_total_flops()
-
-
-def affordable_eval_schedule(
-    recipe: Recipe, train_images: int, val_images: int, *, losses: int, validations: tuple[float, ...]
-) -> EvalSchedule:
-    """Return a schedule whose validations cost at most 7 % of the run's training FLOPs.
-
-    The last validation covers all `val_images` if the run can afford it; the earlier ones share the rest evenly. The
-    validation split is ordered so that its first n images are balanced over the classes for any n.
-    """
-    trained = total_steps(recipe, train_images) * recipe.batch_size
-    affordable = _VALIDATION_SHARE * (1 + _BACKWARD) * trained
-    last = min(val_images, max(CLASS_COUNT, int(_LAST_VALIDATION_SHARE * affordable)))
-    each = int((affordable - last) / max(1, len(validations) - 1))
-    each = min(val_images, max(CLASS_COUNT, each))
-    return EvalSchedule(evenly(losses), validations, (*(each for _ in validations[:-1]), last))

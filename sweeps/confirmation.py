@@ -1,7 +1,8 @@
-"""The confirmation: train the best recipes again at a larger budget, and test the champion among them."""
+"""The confirmation: train the best recipes, and the starting one, again at a larger budget."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -9,11 +10,13 @@ from statistics import fmean
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.recipe import Recipe
-from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
-from sweeps.planning.plan import CONFIRM_VALIDATIONS
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stage import Stage, Sweep
-from sweeps.study import derive_seed
+from sweeps.study import BASELINE, derive_seed
+
+_VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images
+_SEED_DEVIATION = 0.0015  # of the accuracy between seeds, measured on fast_resnet
+_Z = 1.96  # of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +26,36 @@ class Confirmed:
     recipe: Recipe
     source: int  # number of the search trial
     accuracies: Mapping[str, float]  # by key of the run
+    baseline: bool  # the recipe that the search began with
 
     @property
     def accuracy(self) -> float:
         return fmean(self.accuracies.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What the search added: the best recipe that it found, minus the starting recipe, in validation accuracy."""
+
+    mean: float
+    low: float  # 95 % interval
+    high: float
+
+    def metrics(self) -> dict[str, float]:
+        """Return it as metrics of the study's run."""
+        return {"study/search_gain": self.mean, "study/search_gain_low": self.low, "study/search_gain_high": self.high}
+
+
 class Confirmation(Stage):
-    """Runs of the best recipes with fresh seeds, each with the key `confirm-TRIAL-SEED`."""
+    """Runs of the candidates with fresh seeds, each with the key `confirm-TRIAL-SEED`."""
 
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep)
         self._todo = list(self._unfinished())
         flops_each = fmean(run.flops for run in self._todo) if self._todo else 0.0
-        sweep.progress.stage = StageProgress("confirm", len(self._todo), flops_each)
+        sweep.progress.stage = StageProgress(
+            "confirm", len(self._todo), flops_each, flops_after=sweep.plan.final_flops()
+        )
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the runs that are still to do, first seeds of all candidates first."""
@@ -44,8 +63,25 @@ class Confirmation(Stage):
 
     def champion(self) -> Confirmed | None:
         """Return the recipe with the best mean validation accuracy; None if no run is complete."""
-        confirmed = [result for trial in self._candidates() if (result := self._confirmed(trial)) is not None]
-        return max(confirmed, key=lambda result: result.accuracy, default=None)
+        return max(self._results(), key=lambda result: result.accuracy, default=None)
+
+    def gain(self) -> Gain | None:
+        """Return what the search added to the recipe that it began with; None if either has no complete run.
+
+        The interval adds the sampling error of the images and the deviation between seeds. It takes the two accuracies
+        for independent, so it is a little too wide.
+        """
+        baseline = next((result for result in self._results() if result.baseline), None)
+        others = (result for result in self._results() if not result.baseline)
+        best = max(others, key=lambda result: result.accuracy, default=None)
+        if baseline is None or best is None:
+            return None
+        variance = sum(
+            r.accuracy * (1 - r.accuracy) / self.sweep.val_images + _SEED_DEVIATION**2 / len(r.accuracies)
+            for r in (baseline, best)
+        )
+        mean, half = best.accuracy - baseline.accuracy, _Z * math.sqrt(variance)
+        return Gain(mean, mean - half, mean + half)
 
     def total(self, metric: str) -> float:
         """Return the sum of a metric over all complete runs."""
@@ -53,8 +89,9 @@ class Confirmation(Stage):
         return sum(self.sweep.tracker.metric(key, metric) or 0.0 for key in keys)
 
     def _unfinished(self) -> Iterator[SweepRun]:
-        sweep = self.sweep
-        for seed in range(sweep.plan.preset.seeds):
+        sweep, preset = self.sweep, self.sweep.plan.preset
+        validations = {k / _VALIDATIONS: preset.rung_images for k in range(1, _VALIDATIONS)} | {1.0: sweep.val_images}
+        for seed in range(preset.seeds):
             for trial in self._candidates():
                 key = _key(trial, seed)
                 state = sweep.tracker.state(key)
@@ -62,13 +99,17 @@ class Confirmation(Stage):
                 if state in ("pruned", "failed") or (state == "complete" and kept):
                     continue
                 tags = {"stage": "confirm", "trial": key, "source_trial": str(trial.number), "seed": str(seed)}
+                tags |= {"baseline": "true"} if BASELINE in trial.user_attrs else {}
                 title, recipe = f"confirm {trial.number}/{seed}", self._recipe(trial, seed)
-                yield sweep.train_run(key, title, recipe, CONFIRM_VALIDATIONS, tags, keep_weights=True)
+                yield sweep.train_run(key, title, recipe, validations, tags, keep_weights=True)
 
     def _candidates(self) -> list[FrozenTrial]:
-        complete = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        """Return the best complete trials, and the one of the starting recipe however it ended."""
+        trials = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        return ranked[: self.sweep.plan.preset.recipes]
+        best = [trial for trial in ranked if BASELINE not in trial.user_attrs][: self.sweep.plan.preset.recipes]
+        return [trial for trial in trials if BASELINE in trial.user_attrs] + best
 
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         plan = self.sweep.plan
@@ -76,50 +117,12 @@ class Confirmation(Stage):
         fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
         return plan.preset.confirm.extend(fresh, self.sweep.train_images)
 
-    def _confirmed(self, trial: FrozenTrial) -> Confirmed | None:
-        keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
-        found = {key: value for key in keys if (value := self.sweep.tracker.metric(key, "val/accuracy")) is not None}
-        return Confirmed(self._recipe(trial, 0), trial.number, found) if found else None
-
-
-class ChampionTest(Stage):
-    """Evaluation of each of the champion's runs on the sealed test set, once."""
-
-    def __init__(self, sweep: Sweep, champion: Confirmed) -> None:
-        super().__init__(sweep)
-        self._champion = champion
-        sweep.progress.stage = StageProgress("test", len(champion.accuracies))
-
-    def runs(self) -> Iterator[SweepRun]:
-        """Yield the champion's runs that have no test accuracy yet."""
-        for key in self._champion.accuracies:
-            if self.sweep.tracker.metric(key, "test/accuracy") is None:
-                weights = self.sweep.store.weights(self.sweep.plan.study, key)
-                yield SweepRun(f"test of {key}", EvaluateJob(key=key, recipe=self._champion.recipe, weights=weights))
-
-    def mean(self, metric: str) -> float | None:
-        """Return the mean of a metric over the champion's runs, or None if none has it."""
-        values = [self.sweep.tracker.metric(key, metric) for key in self._champion.accuracies]
-        known = [value for value in values if value is not None]
-        return fmean(known) if known else None
-
-    def start(self, run: SweepRun) -> None:
-        """Log the network, and record the evaluation before it happens."""
-        weights = self.sweep.store.weights(self.sweep.plan.study, run.key)
-        self.sweep.tracker.log_model(run.key, run.job.recipe, weights)
-        self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
-
-    def finish(self, run: SweepRun, outcome: Outcome) -> None:
-        """Record the test accuracy."""
-        self.sweep.tracker.tested(run.key, outcome, {"champion": "true"})
-        self.sweep.progress.stage.counts["complete"] += 1
-
-    def fail(self, run: SweepRun, event: Failed) -> None:
-        """Raise: a network that trained must also evaluate."""
-        raise RuntimeError(f"the {run.title} failed: {event.reason}\n{event.details}")
-
-    def interrupt(self, run: SweepRun) -> None:
-        """The next sweep evaluates again; the run itself is complete."""
+    def _results(self) -> Iterator[Confirmed]:
+        for trial in self._candidates():
+            keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
+            known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
+            if known:
+                yield Confirmed(self._recipe(trial, 0), trial.number, known, BASELINE in trial.user_attrs)
 
 
 def _key(trial: FrozenTrial, seed: int) -> str:

@@ -1,8 +1,9 @@
 """The coordinator: one process that drives the stages of a sweep and records all results.
 
-A sweep has three stages: the search (Optuna trials of equal compute, pruned by successive halving), the confirmation
-(the best recipes, trained again at a larger budget) and the test (the champion alone is evaluated on the sealed test
-set). Every run has a key, by which an interrupted stage resumes where it was.
+A sweep has four stages. Search: Optuna trials of equal compute, pruned by successive halving. Confirmation: the best
+recipes and the starting one, trained again at a larger budget. Final: the best of these, the champion, is trained on
+all training images. Test: the final networks alone meet the sealed test set. Every run has a key, by which an
+interrupted stage resumes where it was.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 
 from cifar_core.errors import UserError, first_line
 from cifar_core.training import Progress
-from sweeps.confirmation import ChampionTest, Confirmation, Confirmed
+from sweeps.confirmation import Confirmation, Confirmed, Gain
 from sweeps.console import percent
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
@@ -29,6 +30,7 @@ from sweeps.executors.protocol import (
     Paused,
     Progressed,
 )
+from sweeps.final import ChampionTest, Final
 from sweeps.progress import SweepRun
 from sweeps.search import Search
 from sweeps.stage import Stage, Sweep
@@ -57,6 +59,7 @@ class Summary:
     trials: Counter[str]  # that have ended: complete, pruned or failed
     metrics: dict[str, float]  # of the study's own run in MLflow, without its seconds
     champion: Confirmed | None = None
+    gain: Gain | None = None
     test_accuracy: float | None = None
     tta_accuracy: float | None = None  # the same with test-time augmentation
     nothing_left: bool = False
@@ -118,7 +121,7 @@ class Coordinator:
                 yield folder.name
 
     def _confirm(self, summary: Summary) -> None:
-        """Confirm the best recipes, and evaluate the best of them on the test set."""
+        """Confirm the best recipes, train the best of them on all images, and evaluate it on the test set."""
         say = self.sweep.console.say
         if not summary.trials["complete"]:
             say("no trial was completed, so there is nothing to confirm")
@@ -128,12 +131,22 @@ class Coordinator:
         summary.metrics["study/confirm_flops"] = confirmation.total("cost/training_flops")
         summary.metrics["study/confirm_seconds"] = confirmation.total("cost/seconds")
         champion = summary.champion = confirmation.champion()
+        gain = summary.gain = confirmation.gain()
+        if gain is not None:
+            summary.metrics |= gain.metrics()
         if champion is None:
             say("no confirmation run was completed, so there is no champion")
             return
         accuracy = f"{percent(champion.accuracy, 2)} validation accuracy"
         say(f"champion: trial {champion.source}, {champion.recipe.model}, {accuracy}")
-        test = ChampionTest(self.sweep, champion)
+        final = Final(self.sweep, champion)
+        self._drive(final)
+        summary.metrics["study/final_flops"] = final.total("cost/training_flops")
+        summary.metrics["study/final_seconds"] = final.total("cost/seconds")
+        if not final.trained:
+            say("no final run was completed, so there is nothing to test")
+            return
+        test = ChampionTest(self.sweep, champion, final.trained)
         self._drive(test)
         summary.test_accuracy = test.mean("test/accuracy")
         summary.tta_accuracy = test.mean("test/tta_accuracy")
@@ -229,11 +242,12 @@ class Coordinator:
     def _continue_or_prune(self, stage: Stage, run: SweepRun, point: Progress) -> None:
         run.point = point
         self.sweep.tracker.point(run.key, point)
+        judged = point.val_accuracy is not None
+        if point.step > run.furthest and (judged or not run.validates):
+            run.furthest, run.deaths = point.step, 0
         if point.val_accuracy is None:
             return
         run.accuracy = point.val_accuracy
-        if point.step > run.furthest:
-            run.furthest, run.deaths = point.step, 0
         pruned = stage.should_prune(run, point)
         if point.fraction == 1:
             return

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from cifar_core.training import Progress
-from sweeps.executors.protocol import Job
+from sweeps.executors.protocol import Job, TrainJob
 
 _SPEED_SECONDS = 15.0  # after which the speed so far predicts the time left
 
@@ -32,6 +32,10 @@ class SweepRun:
     @property
     def key(self) -> str:
         return self.job.key
+
+    @property
+    def validates(self) -> bool:
+        return isinstance(self.job, TrainJob) and len(self.job.schedule.validations) > 0
 
     @property
     def spent(self) -> float:
@@ -57,7 +61,7 @@ class SweepRun:
 class StageProgress:
     """Runs of a stage that have ended, and those still to come."""
 
-    name: str  # "search", "confirm" or "test"
+    name: str  # "search", "confirm", "final" or "test"
     total: int = 0  # runs of this stage
     flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
     flops_after: float = 0.0  # of the later stages

@@ -30,6 +30,7 @@ from cifar_core.recipes import expand, read_recipe
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
+from sweeps.confirmation import Gain
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.job_loop import DataSource
@@ -40,9 +41,10 @@ from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace, comparable
 from sweeps.planning.space_file import SPACES, read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
+from sweeps.pruners import PRUNERS
 from sweeps.stage import Sweep
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
-from sweeps.study import PRUNERS, SAMPLERS, load_study, open_storage, open_study, started_trials
+from sweeps.study import SAMPLERS, load_study, open_storage, open_study, started_trials
 from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.tracking.provenance import ROOT, provenance
@@ -117,6 +119,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     search.add_argument(
         "--timeout", type=_positive_float, metavar="SECONDS", help="start no further trial after that time"
+    )
+    search.add_argument(
+        "--no-starts", action="store_true", help="do not begin with the recipes that the space knows to be good"
     )
     search.add_argument("--no-confirm", action="store_true", help="stop after the search, without a test")
     machine = parser.add_argument_group("the machine")
@@ -254,6 +259,7 @@ def _plan(options: argparse.Namespace, hardware: Hardware, space: SearchSpace, w
         pruner=options.pruner,
         timeout=options.timeout,
         confirm=not options.no_confirm,
+        starts=not options.no_starts,
         hardware=hardware,
         workers=workers,
         threads=threads,
@@ -269,8 +275,8 @@ def _preset(options: argparse.Namespace, hardware: Hardware) -> Preset:
 
 
 def _study_name(options: argparse.Namespace, preset: Preset, space: SearchSpace) -> str:
-    seed = [f"seed{options.seed}"] if options.seed else []
-    name: str = "-".join([preset.name, space.name, *seed]) if options.study is None else options.study
+    seed, starts = [f"seed{options.seed}"] * (options.seed != 0), ["nostarts"] * options.no_starts
+    name: str = "-".join([preset.name, space.name, *seed, *starts]) if options.study is None else options.study
     if name in RESERVED_STUDIES:
         reserved = ", ".join(RESERVED_STUDIES)
         raise UsageError(f"--study must not be one of {reserved}, which other commands use, but got {name!r}")
@@ -354,12 +360,24 @@ def _print_summary(summary: Summary, plan: Plan) -> None:
     counts = ", ".join(f"{summary.trials[state]} {state}" for state in ("complete", "pruned", "failed"))
     saved = percent(summary.metrics["study/saved_fraction"], 0)
     print(f"Search: {counts}; pruning saved {saved} of the compute of full trials")
+    if summary.gain is not None:
+        print(f"The search added {_gain(summary.gain)}")
     champion = summary.champion
-    if champion is not None and summary.test_accuracy is not None:
+    if champion is not None:
         print(
             f"Champion: {champion.recipe.model} of trial {champion.source}, {percent(champion.accuracy, 2)} validation "
-            f"and {percent(summary.test_accuracy, 2)} test accuracy{with_tta(summary.tta_accuracy)}"
+            "accuracy when it was confirmed"
         )
+    if summary.test_accuracy is not None:
+        accuracy = f"{percent(summary.test_accuracy, 2)} test accuracy{with_tta(summary.tta_accuracy)}"
+        print(f"Trained on all images it has {accuracy}")
+
+
+def _gain(gain: Gain) -> str:
+    """Return `+0.31 points to its starting recipe (95 % interval -0.52 to +1.14), within chance`."""
+    interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
+    judged = ", within chance" if gain.low <= 0 <= gain.high else ""
+    return f"{100 * gain.mean:+.2f} points to its starting recipe ({interval}){judged}"
 
 
 def _report(plan: Plan, store: Store) -> int:

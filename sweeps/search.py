@@ -10,7 +10,8 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.console import best_trial
 from sweeps.executors.protocol import Outcome
-from sweeps.planning.plan import EIGHTHS, SEARCH_SHARE, SEARCH_VALIDATIONS, shrink_to_budget
+from sweeps.planning.plan import SEARCH_SHARE, shrink_to_budget
+from sweeps.planning.presets import EIGHTHS
 from sweeps.planning.search_space import TTA
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stage import Stage, Sweep
@@ -30,7 +31,7 @@ class Search(Stage):
             "search",
             total=plan.trials,
             flops_each=SEARCH_SHARE * plan.trial_flops(),
-            flops_after=plan.confirm_flops(),
+            flops_after=plan.flops_after_search(),
             counts=ended_trials(sweep.study),
         )
         if sweep.progress.stage.counts["complete"]:
@@ -73,9 +74,9 @@ class Search(Stage):
     def _run(self, trial: Trial, reported: set[int]) -> SweepRun:
         sweep, key = self.sweep, f"trial-{trial.number}"
         recipe = self._recipe(trial)
-        tags = {"stage": "search", "trial": str(trial.number)}
+        tags, validations = {"stage": "search", "trial": str(trial.number)}, sweep.plan.preset.trial_validations()
         run = sweep.train_run(
-            key, f"trial {trial.number}", recipe, SEARCH_VALIDATIONS, tags, keep_weights=sweep.plan.keep_weights
+            key, f"trial {trial.number}", recipe, validations, tags, keep_weights=sweep.plan.keep_weights
         )
         self._trials[key], self._reported[key] = trial, reported
         trial.set_user_attr("recipe", recipe.to_dict())

@@ -1,4 +1,4 @@
-"""Base of the three stages of a sweep: the search, the confirmation, and the test of the champion."""
+"""Base of the stages of a sweep: the search, the confirmation, the final, and the test of the champion."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 import optuna
 from optuna.storages import BaseStorage
 
-from cifar_core.budget import affordable_eval_schedule, step_flops
+from cifar_core.budget import step_flops
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress, total_steps
 from sweeps.console import SweepConsole, percent
 from sweeps.executors.protocol import Failed, Outcome, TrainJob
-from sweeps.planning.plan import LOSS_POINTS, Plan
+from sweeps.planning.plan import Plan, eval_schedule
 from sweeps.progress import SweepProgress, SweepRun
 from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -47,22 +47,28 @@ class Sweep:
         key: str,
         title: str,
         recipe: Recipe,
-        validations: tuple[float, ...],
+        validations: Mapping[float, int],
         tags: Mapping[str, str],
         *,
         keep_weights: bool,
+        threads: int | None = None,
     ) -> SweepRun:
-        """Return a training run, which resumes from its newest checkpoint if it has one."""
+        """Return a training run, which resumes from its newest checkpoint if it has one.
+
+        Args:
+            validations: number of validation images by fraction of the run.
+            threads: on a CPU, in place of the workers' own number.
+        """
         job = TrainJob(
             key=key,
             recipe=recipe,
-            schedule=affordable_eval_schedule(
-                recipe, self.train_images, self.val_images, losses=LOSS_POINTS, validations=validations
-            ),
+            schedule=eval_schedule(validations, self.val_images),
             weights=self.store.weights(self.plan.study, key) if keep_weights else None,
             checkpoints=self.store.checkpoints(self.plan.study, key),
+            threads=threads,
         )
-        return SweepRun(title, job, float(step_flops(recipe) * total_steps(recipe, self.train_images)), tags)
+        images = self.train_images + (self.val_images if recipe.val_fraction == 0 else 0)
+        return SweepRun(title, job, float(step_flops(recipe) * total_steps(recipe, images)), tags)
 
     def label(self, run: SweepRun) -> RunLabel:
         """Return the label of the next attempt of a training run."""
@@ -105,9 +111,10 @@ class Stage(ABC):
         """Return true if a run shall end after this validation."""
         return False
 
-    def finish(self, run: SweepRun, outcome: Outcome) -> None:
+    def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record a run that has reached its end."""
-        self.sweep.console.say(f"{run.title}: {percent(outcome.accuracy)} validation accuracy, {run.job.recipe.model}")
+        reached = f"{percent(outcome.accuracy)} validation accuracy" if outcome else "trained on all images"
+        self.sweep.console.say(f"{run.title}: {reached}, {run.job.recipe.model}")
         self.end(run, "complete", outcome=outcome)
 
     def fail(self, run: SweepRun, event: Failed) -> None:

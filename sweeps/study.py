@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import Trial, TrialState
@@ -22,29 +21,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from cifar_core.errors import UserError, first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
+from sweeps.pruners import PRUNERS
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
 from sweeps.validation import shortened
 
+BASELINE = "baseline"  # user attribute of the first trial, if it is a known-good recipe
 _MANY_OBJECTS = 100_000
 _CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
+_HEARING = "hearing"  # attribute of a trial whose model was fixed beforehand: its number among those of its model
+_HEARING_SHARE = 0.5  # of the trials, shared out equally among the models; the sampler chooses those of the others
 _ANOTHER_NAME = "give it another name with --study"
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
     {
         "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=8),
         "random": lambda seed: RandomSampler(seed=seed),
-    }
-)
-
-# A trial reports in eighths of its budget. Successive halving with a factor of 4 judges it after 1/8 and after 1/2:
-# only the best quarter of the trials that have got there continues.
-PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
-    {
-        "halving": lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=4),
-        "hyperband": lambda: HyperbandPruner(min_resource=1, max_resource=8, reduction_factor=4),
-        "median": lambda: MedianPruner(n_startup_trials=4),
-        "none": NopPruner,
     }
 )
 
@@ -84,13 +76,30 @@ def open_study(plan: Plan, storage: BaseStorage, enqueue: Sequence[Recipe] = ())
                 plan.space.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False
             )
     if not study.user_attrs:
-        for start in plan.space.starts:
+        for number, start in enumerate(plan.space.starts if plan.starts else ()):
             # An earlier process may have crashed between two.
-            study.enqueue_trial(start, skip_if_exists=True)
+            attributes = {BASELINE: True} if number == 0 else {}
+            study.enqueue_trial(start, user_attrs=attributes, skip_if_exists=True)
+        _hear_each_model(study, plan)
     for name, value in _settings(plan).items():
         if name not in study.user_attrs:
             study.set_user_attr(name, value)
     return study
+
+
+def _hear_each_model(study: optuna.Study, plan: Plan) -> None:
+    """Enqueue trials of each model in turn, whose other parameters the sampler draws."""
+    models = plan.space.models
+    if len(models) < 2:
+        return
+    heard = [trial for trial in study.get_trials(deepcopy=False) if _HEARING in trial.user_attrs]
+    enqueued = {(trial.user_attrs[_HEARING], trial.system_attrs["fixed_params"]["model"]) for trial in heard}
+    started = {str(start["model"]) for start in plan.space.starts} if plan.starts else set()
+    for number in range(int(plan.trials * _HEARING_SHARE / len(models))):
+        for model in models:
+            # The starting point of a model is the first of its trials. An earlier process may have crashed between two.
+            if (number > 0 or model not in started) and (number, model) not in enqueued:
+                study.enqueue_trial({"model": model}, user_attrs={_HEARING: number})
 
 
 def load_study(store: Store, name: str) -> optuna.Study:
@@ -159,11 +168,11 @@ def _opening(storage_url: str) -> Iterator[None]:
 def _settings(plan: Plan) -> dict[str, object]:
     """Settings that cannot change within a study, because its trials would no longer compare."""
     space = {_CONTENT: plan.space.content(), "space_hash": plan.space.hash, "space": plan.space.name}
-    return {**space, "preset": plan.preset.name, "seed": str(plan.seed)}
+    return {**space, "preset": plan.preset.name, "seed": str(plan.seed), "starts": "yes" if plan.starts else "no"}
 
 
 def _check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
-    for name in ("space", "preset", "seed"):
+    for name in ("space", "preset", "seed", "starts"):
         value = _settings(plan)[name]
         if name in stored and stored[name] != value:
             raise StudyError(

@@ -78,6 +78,10 @@ class Splits:
     train: Split
     val: Split
 
+    def everything(self) -> Split:
+        """Return the images of both."""
+        return Split(torch.cat([self.train.images, self.val.images]), torch.cat([self.train.labels, self.val.labels]))
+
 
 def load_train_val(directory: Path) -> Splits:
     """Load 45,000 training images in the order of the files, and 5,000 validation images with alternating classes.

@@ -21,7 +21,6 @@ from mlflow.entities import Metric, Param
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState, create_trial
 
-from cifar_core.budget import Budget
 from cifar_core.files import write_atomically
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
@@ -31,8 +30,8 @@ from experiments.benchmarks.synthetic import fill_store
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Progressed, TrainJob
-from sweeps.planning.plan import EIGHTHS, Plan
-from sweeps.planning.presets import Preset
+from sweeps.planning.plan import Plan
+from sweeps.planning.presets import EIGHTHS, fixed_epochs
 from sweeps.planning.space_file import SPACES
 from sweeps.stage import Sweep
 from sweeps.store import Store
@@ -114,17 +113,17 @@ class _NoOpSweep:
         self.store.create()
 
     def plan(self, trials: int) -> Plan:
-        budget = Budget(flops=1e15, max_epochs=20)
         return Plan(
             study="bench",
             trials=trials,
             space=SPACES["full"],
-            preset=Preset("bench", "no training", trial=budget, confirm=budget, recipes=1, seeds=1),
+            preset=fixed_epochs(20),
             seed=0,
             sampler="tpe",
             pruner="none",
             timeout=None,
             confirm=False,
+            starts=True,
             hardware=self.hardware,
             workers=2,
             threads=1,

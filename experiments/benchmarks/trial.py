@@ -12,7 +12,6 @@ from statistics import median
 
 from optuna.trial import FixedTrial
 
-from cifar_core.budget import affordable_eval_schedule
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Splits
 from cifar_core.hardware import Hardware
@@ -21,7 +20,7 @@ from cifar_core.training import EvalSchedule, TrainState, train
 from experiments.benchmarks import Line, real_data, seconds
 from sweeps.executors.protocol import Event, Finished, Progressed, TrainJob
 from sweeps.executors.worker import Channel, run_job
-from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
+from sweeps.planning.plan import eval_schedule
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
 from sweeps.store import Store
@@ -45,7 +44,7 @@ def bench_trial(hardware: Hardware) -> Iterator[Line]:
             tracker = MlflowTracker(store, "bench")
             tracker.open_study(RunLabel(key="study", name="bench", tags={}, params={}))
             saving = _saving_seconds(recipe, data, hardware, store.checkpoints("bench", "trial"))
-            yield _shares(recipe, tracker, saving * (len(SEARCH_VALIDATIONS) - 1), data, hardware)
+            yield _shares(recipe, tracker, saving * (len(preset.trial_validations()) - 1), data, hardware)
             tracker.close()
 
 
@@ -64,22 +63,20 @@ def _shares(recipe: Recipe, tracker: MlflowTracker, saving: float, data: Splits,
         taken = seconds(lambda: tracker.point(event.key, event.point)) if isinstance(event, Progressed) else 0.0
         received.append((event, taken, time.perf_counter()))
 
-    schedule = affordable_eval_schedule(
-        recipe, len(data.train), len(data.val), losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
-    )
+    schedule = eval_schedule(PRESETS["quick"].trial_validations(), len(data.val))
     label = RunLabel(key="trial", name="trial", tags={}, params=recipe.to_dict())
     logging = seconds(lambda: tracker.begin(label))
     job = TrainJob(key="trial", recipe=recipe, schedule=schedule)
     run_job(job, data, lambda: data.val, hardware, Channel(receive, lambda: True))
     *_, (last, _, began), (ending, _, ended) = received
-    if not isinstance(last, Progressed) or not isinstance(ending, Finished):
+    if not isinstance(last, Progressed) or not isinstance(ending, Finished) or ending.outcome is None:
         raise RuntimeError(f"the trial ended with {ending}")
-    end = partial(tracker.end, "trial", "complete")
+    outcome, end = ending.outcome, partial(tracker.end, "trial", "complete")
     logging += sum(taken for _, taken, _ in received)
-    logging += seconds(lambda: end(outcome=replace(ending.outcome, files={})))
-    drawing = ended - began + seconds(lambda: end(outcome=ending.outcome))
+    logging += seconds(lambda: end(outcome=replace(outcome, files={})))
+    drawing = ended - began + seconds(lambda: end(outcome=outcome))
     whole = last.point.train_seconds + last.point.validation_seconds
-    kilobytes = sum(map(len, ending.outcome.files.values())) / 1000
+    kilobytes = sum(map(len, outcome.files.values())) / 1000
     times = {
         "validation": last.point.validation_seconds,
         "logging": logging,

@@ -25,16 +25,16 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     """
     stored = load_study(store, study)
     runs = runs_of(connect(store.tracking_uri), study)
-    confirmed = Counter(
-        run.data.tags.get("state", "unknown") for run in runs if run.data.tags.get("stage") == "confirm"
-    )
     tested = [run.data.metrics for run in runs if "test/accuracy" in run.data.metrics]
     folder = store.checkpoints(study, "x").parent
     checkpoints = sorted(path.name for path in folder.glob("*") if any(path.iterdir()))
     queued = waiting(store.queues(study))
     rows = {"study": study, **_search(stored, holder(store.lock(study)))}
-    if confirmed:
-        rows["confirmation"] = ", ".join(f"{count} {state}" for state, count in sorted(confirmed.items()))
+    for name, stage in (("confirmation", "confirm"), ("final", "final")):
+        own = [run for run in runs if run.data.tags.get("stage") == stage]
+        states = Counter(run.data.tags.get("state", "unknown") for run in own)
+        if states:
+            rows[name] = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     if tested:
         rows["test"] = ", ".join(percent(m["test/accuracy"], 2) + with_tta(m.get("test/tta_accuracy")) for m in tested)
     if checkpoints:

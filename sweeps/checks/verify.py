@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
-from sweeps.planning.plan import EIGHTHS
+from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
 from sweeps.study import load_study

@@ -54,6 +54,7 @@ def serve(pipe: Connection) -> None:
         while True:
             job = pipe.recv()
             if isinstance(job, TrainJob | EvaluateJob):  # and not a command to a run that had just ended
+                set_up_cpu((job.threads if isinstance(job, TrainJob) else None) or config.threads)
                 commands = _Commands(pipe)
                 channel = Channel(pipe.send, commands.go_on, commands.pause)
                 run_job(job, data, config.data.test, config.hardware, channel)

@@ -22,6 +22,7 @@ class TrainJob:
     schedule: EvalSchedule
     weights: Path | None = None  # file to keep the final weights in
     checkpoints: Path | None = None  # folder of the run's checkpoints; the run resumes from the newest usable one
+    threads: int | None = None  # on a CPU, in place of the worker's own number
     recorded: int | None = None  # step of the last point on record, if known: resume from no state beyond the next one
 
 
@@ -82,7 +83,7 @@ class Finished:
     """The run has reached its end."""
 
     key: str
-    outcome: Outcome
+    outcome: Outcome | None  # None: a run on all training images, which validates on none
 
 
 @dataclass(frozen=True, slots=True)

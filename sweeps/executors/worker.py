@@ -81,6 +81,8 @@ def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) ->
     """Train from the newest usable checkpoint; return None if the coordinator ended the run."""
     if channel.pause():
         return Paused(job.key)
+    if job.recipe.val_fraction == 0:
+        data = Splits(train=data.everything(), val=data.val.head(0))
     checkpoints = Checkpoints(job.checkpoints) if job.checkpoints is not None else None
     state = _resume(job, checkpoints, data, hardware, channel) if checkpoints is not None else None
     if state is None:
@@ -91,9 +93,9 @@ def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) ->
             return Diverged(job.key, f"training loss was {progress.train_loss} at step {progress.step}")
         channel.send(Progressed(job.key, replace(progress, validation=None)))
         last = progress.validation
-        if last is None or state.step == state.total_steps:
+        if state.step == state.total_steps or (last is None and job.schedule.validations):
             continue
-        if not channel.go_on():
+        if last is not None and not channel.go_on():
             return None
         if checkpoints is not None and not channel.pause():
             _save(checkpoints, state)  # after the answer, because then the points so far are on record
@@ -101,11 +103,11 @@ def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) ->
         if checkpoints is not None:
             _save(checkpoints, state)
         return Paused(job.key)
-    if last is None:
-        raise RuntimeError("an evaluation schedule must validate at the end of training")
     if job.weights is not None:
         with _writing("the weights", job.weights):
             save_state(state, job.weights)
+    if last is None:
+        return Finished(job.key, None)
     files = artifacts.of_training(job.recipe, state.model, data.train)
     return Finished(job.key, Outcome.of(last, files | artifacts.of_predictions(data.val.head(len(last)), last)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,15 +16,12 @@ from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
+from cifar_core.training import EvalSchedule, evenly
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SearchSpace
 
 LOSS_POINTS = 40  # of the training-loss curve of any run
-EIGHTHS = 8  # a trial reports to Optuna in eighths of its budget
-SEARCH_VALIDATIONS = tuple(k / EIGHTHS for k in (1, 2, 4, 6, 8))
-CONFIRM_VALIDATIONS = tuple(k / 16 for k in range(1, 17))
-
-SEARCH_SHARE = 0.4  # of the compute of unpruned trials, spent with pruning; an estimate before the first trial
+SEARCH_SHARE = 0.45  # of the compute of unpruned trials, spent with pruning; an estimate before the first trial
 _OVERHEAD = 1.15  # for validation, and for idle cores at the end of a stage
 _START_SECONDS = 10.0
 
@@ -41,6 +39,7 @@ class Plan:
     pruner: str
     timeout: float | None  # seconds after which no further trial starts
     confirm: bool
+    starts: bool  # try the known-good points of the space first
     hardware: Hardware
     workers: int
     threads: int  # of each worker
@@ -62,6 +61,11 @@ class Plan:
             "confirm_flops": self.preset.confirm.flops,
             "confirm_recipes": self.preset.recipes,
             "confirm_seeds": self.preset.seeds,
+            "final_flops": self.preset.final.flops,
+            "final_seeds": self.preset.finals,
+            "rung_images": self.preset.rung_images,
+            "trial_images": self.preset.trial_images,
+            "starts": self.starts,
         }
 
     def rows(self, remaining: int) -> dict[str, str]:
@@ -73,30 +77,55 @@ class Plan:
             "trials": f"{self.trials}" + ("" if remaining == self.trials else f", {remaining} of them to do"),
             "space": f"{self.space.name}: {self.space.description}",
             "each trial": _budget(preset.trial.flops, preset.trial.max_epochs),
-            "pruning": self.pruner,
+            "pruning": f"{self.pruner}, judged on {preset.rung_images:,} images, at the end on {preset.trial_images:,}",
         }
         if self.confirm:
-            runs = f"best {preset.recipes} recipes x {preset.seeds} seed{'s' if preset.seeds > 1 else ''}"
+            recipes = f"best {preset.recipes} recipes{' and the starting one' if self.has_baseline else ''}"
+            runs = f"{recipes} x {preset.seeds} seed{'s' if preset.seeds > 1 else ''}"
             rows["confirmation"] = f"{runs}, {_budget(preset.confirm.flops, preset.confirm.max_epochs)} each"
+            runs = "once" if preset.finals == 1 else f"{preset.finals} times"
+            final = _budget(preset.final.flops, preset.final.max_epochs)
+            rows["final"] = f"the best of them {runs} on all training images, {final}"
         rows["estimate"] = f"about {max(1, round(self.estimate(remaining) / 60))} min at the speed just measured"
         return rows
 
+    @property
+    def has_baseline(self) -> bool:
+        """True if the search begins with a known-good recipe, which is confirmed in any case."""
+        return self.starts and bool(self.space.starts)
+
     def confirm_flops(self) -> float:
         """Return the training FLOPs of the whole confirmation."""
-        if not self.confirm:
-            return 0.0
-        each = self.preset.confirm.flops or _epoch_flops(self.preset.confirm.max_epochs)
-        return each * self.preset.recipes * self.preset.seeds
+        return _flops(self.preset.confirm) * (self.preset.recipes + self.has_baseline) * self.preset.seeds
+
+    def final_flops(self) -> float:
+        """Return the training FLOPs of all final runs."""
+        return _flops(self.preset.final) * self.preset.finals
+
+    def flops_after_search(self) -> float:
+        """Return the training FLOPs of confirmation and final."""
+        return self.confirm_flops() + self.final_flops() if self.confirm else 0.0
 
     def trial_flops(self) -> float:
         """Return the training FLOPs of an unpruned trial."""
-        return self.preset.trial.flops or _epoch_flops(self.preset.trial.max_epochs)
+        return _flops(self.preset.trial)
 
     def estimate(self, remaining: int) -> float:
         """Return the seconds that the sweep will take."""
         share = SEARCH_SHARE if self.pruner != "none" else 1.0
-        flops = remaining * self.trial_flops() * share + self.confirm_flops()
+        flops = remaining * self.trial_flops() * share + self.flops_after_search()
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.workers)
+
+
+def eval_schedule(validations: Mapping[float, int], val_images: int) -> EvalSchedule:
+    """Return the points of a run.
+
+    Args:
+        validations: number of validation images by fraction of the run.
+        val_images: number of those that there are.
+    """
+    counts = tuple(min(val_images, count) for count in validations.values())
+    return EvalSchedule(evenly(LOSS_POINTS), tuple(validations), counts)
 
 
 def shrink_to_budget(recipe: Recipe, budget: Budget) -> Recipe:
@@ -133,9 +162,9 @@ def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
     return 3 * step_flops(recipe) / (time.perf_counter() - started)
 
 
-def _epoch_flops(epochs: float) -> float:
-    """Training FLOPs of that many epochs of a plain recipe."""
-    return epochs * 45_000 * step_flops(Recipe()) / Recipe().batch_size
+def _flops(budget: Budget) -> float:
+    """Training FLOPs of a budget; those of a plain recipe where it is in epochs."""
+    return budget.flops or budget.max_epochs * 45_000 * step_flops(Recipe()) / Recipe().batch_size
 
 
 def _workers(plan: Plan) -> str:

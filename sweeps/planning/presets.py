@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 from cifar_core.budget import Budget
 
+EIGHTHS = 8  # a trial reports to Optuna in eighths of its budget
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -16,17 +18,28 @@ class Preset:
     Attributes:
         name: of the option --preset, or of a fixed number of epochs.
         trial: budget of each trial of the search.
+        rung_images, trial_images: validation images before a trial's end and at its end, the same for every network.
         confirm: budget of each confirmation run, which trains one of the best recipes again.
-        recipes: number of the best recipes to confirm.
+        recipes: number of the best recipes to confirm, beside the starting recipe.
         seeds: confirmation runs of each recipe, with different seeds.
+        final: budget of each final run, which trains the champion's recipe on all training images.
+        finals: final runs, with different seeds.
     """
 
     name: str
     description: str
     trial: Budget
+    rung_images: int
+    trial_images: int
     confirm: Budget
     recipes: int
     seeds: int
+    final: Budget
+    finals: int
+
+    def trial_validations(self) -> dict[float, int]:
+        """Return the number of validation images by fraction of a trial. Halving judges it after the first."""
+        return {eighths / EIGHTHS: self.rung_images for eighths in (2, 4, 6)} | {1.0: self.trial_images}
 
 
 _PRESETS = (
@@ -34,33 +47,49 @@ _PRESETS = (
         "smoke",
         "a first check: seconds per trial",
         trial=Budget(flops=3e12, max_epochs=5),
+        rung_images=300,
+        trial_images=1000,
         confirm=Budget(flops=6e12, max_epochs=10),
-        recipes=2,
+        recipes=1,
         seeds=1,
+        final=Budget(flops=12e12, max_epochs=20),
+        finals=1,
     ),
     Preset(
         "quick",
         "an answer from two CPU cores in half an hour (bf16) to an hour and a quarter (fp32)",
-        trial=Budget(flops=11e12, max_epochs=10),
-        confirm=Budget(flops=240e12, max_epochs=50),
+        trial=Budget(flops=12e12, max_epochs=10),
+        rung_images=1000,
+        trial_images=3000,
+        confirm=Budget(flops=60e12, max_epochs=50),
         recipes=2,
         seeds=1,
+        final=Budget(flops=300e12, max_epochs=100),
+        finals=1,
     ),
     Preset(
         "standard",
         "a good answer, sized for one GPU",
         trial=Budget(flops=0.35e15, max_epochs=30),
-        confirm=Budget(flops=1.5e15, max_epochs=100),
+        rung_images=5000,
+        trial_images=5000,
+        confirm=Budget(flops=1e15, max_epochs=100),
         recipes=3,
-        seeds=3,
+        seeds=2,
+        final=Budget(flops=1.5e15, max_epochs=100),
+        finals=3,
     ),
     Preset(
         "thorough",
         "the best answer, sized for GPUs that run unattended",
         trial=Budget(flops=1.5e15, max_epochs=60),
-        confirm=Budget(flops=6e15, max_epochs=200),
+        rung_images=5000,
+        trial_images=5000,
+        confirm=Budget(flops=3e15, max_epochs=100),
         recipes=5,
-        seeds=5,
+        seeds=3,
+        final=Budget(flops=6e15, max_epochs=200),
+        finals=5,
     ),
 )
 
@@ -70,4 +99,15 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset
 def fixed_epochs(epochs: float) -> Preset:
     """Return a preset in which every run of search and confirmation trains for the same number of epochs."""
     budget = Budget(flops=None, max_epochs=epochs)
-    return Preset(f"epochs-{epochs:g}", f"{epochs:g} epochs per run", trial=budget, confirm=budget, recipes=3, seeds=1)
+    return Preset(
+        f"epochs-{epochs:g}",
+        f"{epochs:g} epochs per run",
+        trial=budget,
+        rung_images=2000,
+        trial_images=5000,
+        confirm=budget,
+        recipes=3,
+        seeds=1,
+        final=budget,
+        finals=1,
+    )

@@ -35,6 +35,9 @@ OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
         "ranger": OptimizerScale(4e-3, 0.01, 0.95, 1.0),
     }
 )
+# Of muon with `reset_norms`, as in the recipe fast94. Only biases and the head decay there, so fast that the product of
+# rate and decay has to be held: the decay is that of batch size 256.
+_RESET_SCALE = OptimizerScale(0.075, 2e-6 * 256 / 0.075, 0.6, 1.0)
 
 TTA = "mirror-shift"  # test-time augmentation of a sweep's champion
 
@@ -129,11 +132,12 @@ class SearchSpace:
             RecipeError: the point breaks a rule of the recipe.
         """
         values = {**self.held(point), **point}
-        optimizer, batch_size = values.get("optimizer", base.optimizer), values.get("batch_size", base.batch_size)
-        scale = OPTIMIZER_SCALES[optimizer]
+        batch_size = values.get("batch_size", base.batch_size)
+        scale = _scale(values.get("optimizer", base.optimizer), values.get("reset_norms", base.reset_norms))
+        rate = values.get("learning_rate", _base_rate(scale, batch_size) * values.pop("learning_rate_multiple", 1.0))
         usual = {
-            "learning_rate": _base_rate(optimizer, batch_size) * values.pop("learning_rate_multiple", 1.0),
-            "weight_decay": scale.weight_decay * values.pop("weight_decay_multiple", 1.0),
+            "learning_rate": rate,
+            "weight_decay": _base_decay(scale, batch_size, rate) * values.pop("weight_decay_multiple", 1.0),
             "momentum": scale.momentum,
             "bias_lr_multiple": scale.bias_lr_multiple,
         }
@@ -145,11 +149,11 @@ class SearchSpace:
 
     def nearest(self, recipe: Recipe) -> dict[str, Any]:
         """Return the point in this space that is nearest to `recipe`, without parameters that do not exist there."""
-        rate = _base_rate(recipe.optimizer, recipe.batch_size)
+        scale = _scale(recipe.optimizer, recipe.reset_norms)
         wanted = {
             **recipe.to_dict(),
-            "learning_rate_multiple": recipe.peak_rate / rate,
-            "weight_decay_multiple": recipe.weight_decay / OPTIMIZER_SCALES[recipe.optimizer].weight_decay,
+            "learning_rate_multiple": recipe.peak_rate / _base_rate(scale, recipe.batch_size),
+            "weight_decay_multiple": recipe.weight_decay / _base_decay(scale, recipe.batch_size, recipe.peak_rate),
         }
         return self.point_of(lambda name: _nearest(wanted[name], self.parameters[name].distribution))
 
@@ -207,12 +211,22 @@ def comparable(recipe: Recipe) -> Recipe:
     """
     rate = recipe.learning_rate
     if isinstance(rate, str):
-        rate = _base_rate(recipe.optimizer, recipe.batch_size)
+        rate = _base_rate(_scale(recipe.optimizer, recipe.reset_norms), recipe.batch_size)
     return replace(recipe, learning_rate=rate, val_fraction=FIXED_SPLIT, keep_best=False, tta=TTA)
 
 
-def _base_rate(optimizer: str, batch_size: int) -> float:
-    return OPTIMIZER_SCALES[optimizer].learning_rate * math.sqrt(batch_size / 256)
+def _scale(optimizer: str, reset_norms: bool) -> OptimizerScale:
+    return _RESET_SCALE if reset_norms else OPTIMIZER_SCALES[optimizer]
+
+
+def _base_rate(scale: OptimizerScale, batch_size: int) -> float:
+    return scale.learning_rate * math.sqrt(batch_size / 256)
+
+
+def _base_decay(scale: OptimizerScale, batch_size: int, rate: float) -> float:
+    if scale is not _RESET_SCALE:
+        return scale.weight_decay
+    return scale.weight_decay * scale.learning_rate / rate * batch_size / 256
 
 
 def _draw(trial: BaseTrial, name: str, distribution: Distribution) -> Any:

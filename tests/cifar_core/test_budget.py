@@ -8,10 +8,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from cifar_core.budget import Budget, affordable_eval_schedule, step_flops
+from cifar_core.budget import Budget, step_flops
 from cifar_core.models import MODELS, build_shapes
 from cifar_core.recipe import OPTIMIZERS, Recipe
-from cifar_core.training import evenly, total_steps
+from cifar_core.training import total_steps
 from tests.cifar_core.support import multiply_adds, refusal
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
@@ -114,45 +114,6 @@ def test_budget_that_pays_for_less_than_two_steps() -> None:
     assert message == f"a budget must cover two training steps, but {covered}"
     bought = Budget(flops=4 / 3 * flops, max_epochs=10.0).apply(NARROW, 45_000)
     assert total_steps(bought, 45_000) == 2
-
-
-# Validation that a run can afford
-
-
-@given(
-    epochs=st.floats(0.001, 100),
-    batch_size=st.integers(2, 2_000),
-    train_images=st.integers(10, 50_000),
-    val_images=st.integers(1, 10_000),
-    fractions=st.lists(st.floats(0.01, 0.99), max_size=12),
-)
-def test_validation_costs_at_most_7_percent_of_training(
-    epochs: float, batch_size: int, train_images: int, val_images: int, fractions: list[float]
-) -> None:
-    recipe = Recipe(epochs=epochs, batch_size=batch_size)
-    validations = (*sorted(fractions), 1.0)
-    watch = affordable_eval_schedule(recipe, train_images, val_images, losses=20, validations=validations)
-    assert watch.losses == evenly(20)
-    assert watch.validations == validations
-    assert len(watch.validation_images) == len(validations)
-    *others, last = watch.validation_images
-    assert 0 < last <= val_images
-    assert all(0 < count <= last for count in others)
-    assert len(set(others)) <= 1
-
-    # An image costs a forward pass in validation and three in training.
-    affordable = 0.07 * 3 * total_steps(recipe, train_images) * batch_size
-    assert sum(watch.validation_images) <= affordable + 10 * len(validations)  # ten images at least, one a class
-    if affordable >= 25 * len(validations):
-        assert sum(watch.validation_images) <= affordable * (1 + 1e-12)
-    if affordable >= 2 * val_images and last == val_images and val_images >= 10:
-        shared = min(affordable - last, len(others) * val_images)
-        assert sum(others) > shared - len(others) - 1  # nothing but the rounding is left
-
-
-def test_long_run_affords_all_validation_images() -> None:
-    watch = affordable_eval_schedule(Recipe(epochs=20.0), 45_000, 5_000, losses=1, validations=(0.5, 1.0))
-    assert watch.validation_images == (5_000, 5_000)
 
 
 @pytest.mark.parametrize("flops", [1e12, 40e12])

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from cifar_core.data import Splits
 from sweeps.store import Store
 from sweeps.study import open_storage
-from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, Study
+from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, VAL_IMAGES, Study
 from tests.sweeps.small_data import small_splits
 from tests.sweeps.support import plan
 
@@ -39,7 +39,7 @@ def empty_store(empty_databases: Path) -> Callable[[Path], Store]:
 
 @pytest.fixture(scope="session")
 def small_data() -> Splits:
-    return small_splits(TRAIN_IMAGES, 64)
+    return small_splits(TRAIN_IMAGES, VAL_IMAGES)
 
 
 @pytest.fixture

@@ -28,19 +28,21 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import Parameter
 from sweeps.planning.space_file import SPACES
+from sweeps.pruners import PRUNERS
 from sweeps.stage import Sweep
 from sweeps.store import Store
-from sweeps.study import PRUNERS
 from tests.sweeps.small_data import CPU, small_splits
 from tests.sweeps.support import MemoryTracker, outcome, point
 
-TRAIN_IMAGES = 256
+TRAIN_IMAGES, VAL_IMAGES = 256, 64
 SPACE = replace(
     SPACES["fast"],
     name="tiny",
     description="for tests",
+    holds=(),
     parameters={
         **{name: replace(parameter, start=None) for name, parameter in SPACES["fast"].parameters.items()},
+        "model": Parameter(CategoricalDistribution(("fast_resnet",))),
         "optimizer": Parameter(CategoricalDistribution(("sgd",))),
         "batch_size": Parameter(CategoricalDistribution((8,))),
         "width": Parameter(FloatDistribution(0.25, 0.5, step=0.25)),
@@ -50,9 +52,13 @@ PRESET = Preset(
     "tiny",
     "for tests",
     trial=Budget(flops=None, max_epochs=1),
+    rung_images=64,
+    trial_images=128,
     confirm=Budget(flops=None, max_epochs=2),
     recipes=2,
     seeds=2,
+    final=Budget(flops=None, max_epochs=4),
+    finals=2,
 )
 
 # The final validation accuracy of a run, by its key.
@@ -64,7 +70,8 @@ Fault = Callable[[str, int], Event | None]
 def even(key: str) -> float:
     """Trials get better with their number; confirmation does not change their order, and seeds hardly differ."""
     stage, number, *seed = key.split("-")
-    return 0.3 + int(number) / 100 + (0.2 + int(seed[0]) / 1000 if stage == "confirm" else 0.0)
+    more = {"trial": 0.0, "confirm": 0.2, "final": 0.3}[stage]
+    return more + 0.3 + int(number) / 100 + (int(seed[0]) / 1000 if seed else 0.0)
 
 
 def no_fault(key: str, starts: int) -> None:
@@ -122,8 +129,11 @@ class ScriptedExecutor:
     def close(self) -> None:
         self._left.clear()
 
+    def _images(self, job: TrainJob) -> int:
+        return TRAIN_IMAGES + (VAL_IMAGES if job.recipe.val_fraction == 0 else 0)
+
     def _train(self, job: TrainJob) -> Iterator[Event]:
-        accuracy, steps = self.sweep.script(job.key), total_steps(job.recipe, TRAIN_IMAGES)
+        accuracy, steps = self.sweep.script(job.key), total_steps(job.recipe, self._images(job))
 
         def step_at(fraction: float) -> int:
             return max(1, round(fraction * steps))
@@ -142,11 +152,11 @@ class ScriptedExecutor:
                 yield died(job.key)
                 return
             reached = accuracy * (step / steps) ** 0.1 if step in validated else None
-            epoch = step * job.recipe.batch_size / TRAIN_IMAGES
+            epoch = step * job.recipe.batch_size / self._images(job)
             yield Progressed(job.key, point(step, reached, steps=steps, epoch=epoch))
         if job.weights is not None:
             save_state(TrainState.create(job.recipe, small_splits(16, 8), CPU), job.weights)
-        yield Finished(job.key, outcome(accuracy))
+        yield Finished(job.key, outcome(accuracy) if validated else None)
 
     def _test(self, job: EvaluateJob) -> Iterator[Event]:
         fault = self.sweep.fault(f"test-{job.key}", self.sweep.starts[f"test-{job.key}"])
@@ -240,12 +250,13 @@ def check_whole(sweep: Study, trials: int = 4) -> None:
     """The sweep is at its end as if nothing had ever happened to it."""
     assert sweep.states() == {TrialState.COMPLETE: trials}
     best = [f"confirm-{trial}-{seed}" for trial in (trials - 1, trials - 2) for seed in (0, 1)]
-    assert set(sweep.tracker.runs) == {f"trial-{number}" for number in range(trials)} | set(best)
+    finals = [f"final-{trials - 1}-{seed}" for seed in (0, 1)]
+    assert set(sweep.tracker.runs) == {f"trial-{number}" for number in range(trials)} | {*best, *finals}
     for key, run in sweep.tracker.runs.items():
         assert (run.state, run.reason) == ("complete", ""), key
         assert run.steps == sorted(set(run.steps)), f"{key} has doubled points"
         assert len(run.steps) >= 20
-        assert run.metrics["cost/epochs"] == (1 if key.startswith("trial") else 2)
-    assert sweep.tested == best[:2], "only the champion's runs meet the test set, and each only once"
-    assert [line["key"] for line in sweep.recorded_tests()] == best[:2]
+        assert run.metrics["cost/epochs"] == {"trial": 1, "confirm": 2, "final": 4}[key.split("-")[0]]
+    assert sweep.tested == finals, "only the champion's final runs meet the test set, and each only once"
+    assert [line["key"] for line in sweep.recorded_tests()] == finals
     assert sweep.tracker.study.state == "finished"

@@ -36,6 +36,7 @@ def plan(**changes: Any) -> Plan:
         pruner="none",
         timeout=None,
         confirm=True,
+        starts=True,
         hardware=CPU,
         workers=2,
         threads=1,

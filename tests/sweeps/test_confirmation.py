@@ -1,4 +1,4 @@
-"""The confirmation of the best recipes, and the test of the champion."""
+"""The confirmation of the best recipes, the final, and the test of the champion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Diverged, Failed, TrainJob
-from tests.sweeps.scripted import Study, check_whole, died, even, no_fault
+from sweeps.pruners import PRUNERS
+from sweeps.study import BASELINE
+from tests.sweeps.scripted import SPACE, Study, check_whole, died, even, no_fault
 
 
 class TestConfirmation:
@@ -41,6 +43,7 @@ class TestConfirmation:
 
     def test_the_champion_is_best_on_average_in_the_confirmation(self, sweep: Study) -> None:
         accuracy = {"confirm-3-0": 0.90, "confirm-3-1": 0.70, "confirm-2-0": 0.80, "confirm-2-1": 0.84}
+        accuracy |= {"final-2-0": 0.80, "final-2-1": 0.84}
         sweep.script = lambda key: accuracy.get(key, even(key))
         summary = sweep.run()
         assert summary.champion is not None
@@ -48,37 +51,106 @@ class TestConfirmation:
         assert list(summary.champion.accuracies) == ["confirm-2-0", "confirm-2-1"]
         assert summary.champion.accuracy == pytest.approx(0.82)
         assert summary.test_accuracy == pytest.approx(0.81)
-        assert sweep.tested == ["confirm-2-0", "confirm-2-1"]
+        assert sweep.tested == ["final-2-0", "final-2-1"]
 
     def test_a_champion_may_lack_a_run(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: Failed(key, "broken", "") if key == "confirm-3-0" else None
         summary = sweep.run()
         assert summary.champion is not None
         assert list(summary.champion.accuracies) == ["confirm-3-1"]
-        assert sweep.tested == ["confirm-3-1"]
+        assert sweep.tested == ["final-3-0", "final-3-1"]
         assert sweep.run().nothing_left, "a run that has failed is not repeated"
 
-    def test_lost_weights_are_made_again(self, sweep: Study) -> None:
+    @pytest.mark.parametrize("key", ["confirm-3-0", "final-3-0"])
+    def test_lost_weights_are_made_again(self, sweep: Study, key: str) -> None:
         sweep.run()
-        sweep.store.weights("a study", "confirm-3-0").unlink()
+        sweep.store.weights("a study", key).unlink()
         assert not sweep.run().nothing_left
-        assert [job.key for job in sweep.jobs] == ["confirm-3-0"]
+        assert [job.key for job in sweep.jobs] == [key]
         check_whole(sweep)
 
     def test_more_trials_later_make_a_new_confirmation(self, sweep: Study) -> None:
         sweep.run()
         summary = sweep.run(trials=5)
-        assert [job.key for job in sweep.jobs if isinstance(job, TrainJob)] == ["trial-4", "confirm-4-0", "confirm-4-1"]
+        assert [job.key for job in sweep.jobs if isinstance(job, TrainJob)] == [
+            "trial-4",
+            "confirm-4-0",
+            "confirm-4-1",
+            "final-4-0",
+            "final-4-1",
+        ]
         assert summary.champion is not None
         assert summary.champion.source == 4
-        assert sweep.tested == ["confirm-3-0", "confirm-3-1", "confirm-4-0", "confirm-4-1"]
+        assert sweep.tested == ["final-3-0", "final-3-1", "final-4-0", "final-4-1"]
         assert len(sweep.recorded_tests()) == 4
+
+
+class TestBaseline:
+    @pytest.fixture
+    def sweep(self, sweep: Study) -> Study:
+        """Trial 0 is the starting recipe, and the worst."""
+        point = SPACE.nearest(Recipe(optimizer="sgd", batch_size=8, width=0.25))
+        sweep.study.enqueue_trial(point, user_attrs={BASELINE: True})
+        return sweep
+
+    def test_it_is_confirmed_beside_the_best(self, sweep: Study) -> None:
+        summary = sweep.run()
+        confirmed = [job.key for job in sweep.jobs if job.key.startswith("confirm")]
+        assert confirmed == [f"confirm-{trial}-{seed}" for seed in (0, 1) for trial in (0, 3, 2)]
+        assert sweep.tracker.runs["confirm-0-0"].tags["baseline"] == "true"
+        assert "baseline" not in sweep.tracker.runs["confirm-3-0"].tags
+        gain = summary.gain
+        assert gain is not None
+        assert gain.mean == pytest.approx(0.03)
+        # On 64 images with two accuracies near one half, the standard error is some 0.09.
+        assert gain.mean - gain.low == gain.high - gain.mean == pytest.approx(1.96 * 0.0883, rel=0.02)
+        assert sweep.tracker.study.metrics["study/search_gain"] == gain.mean
+
+    def test_it_is_confirmed_although_it_was_pruned(self, sweep: Study) -> None:
+        sweep.plan = replace(sweep.plan, pruner="halving")
+        sweep.study.pruner = PRUNERS["median"]()
+        sweep.script = lambda key: 0.1 if key == "trial-0" else even(key)
+        sweep.run(trials=4)
+        assert "confirm-0-0" in sweep.tracker.runs
+
+    def test_it_can_be_the_champion(self, sweep: Study) -> None:
+        sweep.script = lambda key: even(key) + (0.1 if key.startswith("confirm-0") else 0.0)
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert (summary.champion.source, summary.champion.baseline) == (0, True)
+        assert summary.gain is not None
+        assert summary.gain.mean == pytest.approx(-0.07)
+
+    def test_without_one_there_is_no_gain(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "broken", "") if key.startswith("confirm-0") else None
+        assert sweep.run().gain is None
+
+
+class TestFinal:
+    def test_it_trains_on_all_images_with_all_threads(self, sweep: Study) -> None:
+        sweep.plan = replace(sweep.plan, preset=replace(sweep.plan.preset, finals=1), threads=3)
+        sweep.run()
+        [job] = [job for job in sweep.jobs if job.key.startswith("final") and isinstance(job, TrainJob)]
+        assert job.recipe.val_fraction == 0
+        assert job.schedule.validations == ()
+        assert job.threads == 6
+        tags = {"stage": "final", "champion": "true", "source_trial": "3", "threads": "6"}
+        assert sweep.tracker.runs["final-3-0"].tags.items() >= tags.items()
+        assert sweep.tracker.runs["final-3-0"].metrics["cost/epochs"] == 4
+
+    def test_one_that_fails_leaves_the_test_set_closed(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "broken", "") if key.startswith("final") else None
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert summary.test_accuracy is None
+        assert not (sweep.root / "test_looks.jsonl").exists()
+        assert "no final run was completed, so there is nothing to test" in sweep.log.getvalue()
 
 
 class TestTestSet:
     def test_only_the_champion_has_test_figures_and_a_model(self, sweep: Study) -> None:
         sweep.run()
-        champions = ["confirm-3-0", "confirm-3-1"]
+        champions = ["final-3-0", "final-3-1"]
         assert [(line["study"], line["key"]) for line in sweep.recorded_tests()] == [("a study", k) for k in champions]
         assert {key for key, run in sweep.tracker.runs.items() if "test/accuracy" in run.metrics} == set(champions)
         models = {key: run.model for key, run in sweep.tracker.runs.items() if run.model is not None}
@@ -94,17 +166,17 @@ class TestTestSet:
         check_whole(sweep)
 
     def test_a_worker_that_dies_in_a_test_may_have_looked(self, sweep: Study) -> None:
-        sweep.fault = lambda key, starts: died(key) if key == "test-confirm-3-0" and starts == 0 else None
+        sweep.fault = lambda key, starts: died(key) if key == "test-final-3-0" and starts == 0 else None
         sweep.run()
-        assert sorted(sweep.tested) == ["confirm-3-0", "confirm-3-1"]
+        assert sorted(sweep.tested) == ["final-3-0", "final-3-1"]
         recorded = sorted(str(line["key"]) for line in sweep.recorded_tests())
-        assert recorded == ["confirm-3-0", "confirm-3-0", "confirm-3-1"]
+        assert recorded == ["final-3-0", "final-3-0", "final-3-1"]
 
     def test_a_test_that_fails_is_an_error(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: Failed(key, "DataError: no file", "...") if key.startswith("test") else None
-        with pytest.raises(RuntimeError, match="test of confirm-3-0 failed: DataError: no file"):
+        with pytest.raises(RuntimeError, match="test of final-3-0 failed: DataError: no file"):
             sweep.run()
-        assert [line["key"] for line in sweep.recorded_tests()] == ["confirm-3-0", "confirm-3-1"]
+        assert [line["key"] for line in sweep.recorded_tests()] == ["final-3-0", "final-3-1"]
         sweep.fault = no_fault
         sweep.run()
-        assert sweep.tested == ["confirm-3-0", "confirm-3-1"]
+        assert sweep.tested == ["final-3-0", "final-3-1"]

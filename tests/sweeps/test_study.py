@@ -15,12 +15,12 @@ from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
 from cifar_core.recipe import Recipe
-from sweeps.planning.plan import EIGHTHS, SEARCH_VALIDATIONS, Plan
-from sweeps.planning.presets import PRESETS
+from sweeps.planning.plan import Plan
+from sweeps.planning.presets import EIGHTHS, PRESETS
 from sweeps.planning.space_file import SPACES, parse_space
+from sweeps.pruners import PRUNERS
 from sweeps.store import Store
 from sweeps.study import (
-    PRUNERS,
     SAMPLERS,
     StudyError,
     derive_seed,
@@ -245,7 +245,7 @@ class TestPruners:
 
 
 def test_trials_report_where_pruners_judge() -> None:
-    assert tuple(fraction * EIGHTHS for fraction in SEARCH_VALIDATIONS) == (*JUDGED, EIGHTHS)
+    assert tuple(fraction * EIGHTHS for fraction in PRESETS["quick"].trial_validations()) == (*JUDGED, EIGHTHS)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/where/o.db"])

@@ -16,14 +16,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from optuna.trial import TrialState
 
-from cifar_core.budget import affordable_eval_schedule
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import load_train_val
 from cifar_core.data.download import default_data_dir
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, train
-from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
+from sweeps.planning.plan import eval_schedule
+from sweeps.planning.presets import fixed_epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,7 @@ def undisturbed(recipe: Recipe) -> tuple[str, dict[int, float]]:
     """Digest of the weights, and the training-loss curve by step, of this recipe when nobody disturbs it."""
     set_up_cpu(1)
     data, hardware = load_train_val(default_data_dir()), Hardware.detect("cpu")
-    schedule = affordable_eval_schedule(
-        recipe, len(data.train), len(data.val), losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
-    )
+    schedule = eval_schedule(fixed_epochs(recipe.epochs).trial_validations(), len(data.val))
     state = TrainState.create(recipe, data, hardware)
     curve = {progress.step: progress.train_loss for progress in train(state, data, schedule)}
     return digest(state.model.state_dict()), curve

@@ -140,6 +140,7 @@ def whole(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 def finished(events: list[Event]) -> Outcome:
     assert isinstance(events[-1], Finished)
+    assert events[-1].outcome is not None
     return events[-1].outcome
 
 

@@ -9,14 +9,28 @@ import pytest
 
 from cifar_core.budget import Budget, step_flops
 from cifar_core.recipe import Recipe
-from sweeps.planning.plan import CONFIRM_VALIDATIONS, SEARCH_SHARE, SEARCH_VALIDATIONS, Plan, measure_speed
+from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule, measure_speed
 from sweeps.planning.presets import Preset, fixed_epochs
 from sweeps.planning.space_file import SPACES
 from tests.sweeps import support
 from tests.sweeps.small_data import CPU
 
 TRIAL, CONFIRM = Budget(flops=16e12, max_epochs=10), Budget(flops=160e12, max_epochs=50)
-PRESET = Preset("tiny", "for tests", trial=TRIAL, confirm=CONFIRM, recipes=2, seeds=1)
+FINAL = Budget(flops=320e12, max_epochs=100)
+PRESET = Preset(
+    "tiny",
+    "for tests",
+    trial=TRIAL,
+    rung_images=1000,
+    trial_images=3000,
+    confirm=CONFIRM,
+    recipes=2,
+    seeds=1,
+    final=FINAL,
+    finals=1,
+)
+
+FINAL_RUNS = "the best of them 3 times on all training images, 320 TFLOP, at most 100 epochs"
 
 
 @pytest.fixture
@@ -41,8 +55,9 @@ class TestRows:
             "trials": "50",
             "space": "full: every architecture and optimiser",
             "each trial": "16 TFLOP, at most 10 epochs",
-            "pruning": "halving",
-            "confirmation": "best 2 recipes x 1 seed, 160 TFLOP, at most 50 epochs each",
+            "pruning": "halving, judged on 1,000 images, at the end on 3,000",
+            "confirmation": "best 2 recipes and the starting one x 1 seed, 160 TFLOP, at most 50 epochs each",
+            "final": "the best of them once on all training images, 320 TFLOP, at most 100 epochs",
             "estimate": f"about {minutes} min at the speed just measured",
         }
 
@@ -50,7 +65,14 @@ class TestRows:
         ("change", "row", "text"),
         [
             ({"preset": fixed_epochs(2.5)}, "each trial", "2.5 epochs"),
-            ({"preset": fixed_epochs(2.5)}, "confirmation", "best 3 recipes x 1 seed, 2.5 epochs each"),
+            (
+                {"preset": fixed_epochs(2.5)},
+                "confirmation",
+                "best 3 recipes and the starting one x 1 seed, 2.5 epochs each",
+            ),
+            ({"starts": False}, "confirmation", "best 2 recipes x 1 seed, 160 TFLOP, at most 50 epochs each"),
+            ({"preset": replace(PRESET, finals=3)}, "final", FINAL_RUNS),
+            ({"confirm": False}, "final", None),
             ({"confirm": False}, "confirmation", None),
             ({"workers": 1, "threads": 8}, "device", f"{CPU.describe()}, fp32, 1 worker x 8 threads"),
             ({"trials": 57}, "trials", "57, 50 of them to do"),
@@ -62,7 +84,7 @@ class TestRows:
 
 class TestEstimate:
     def test_compute_over_speed_and_some_more(self, plan: Plan) -> None:
-        seconds = (50 * SEARCH_SHARE * 16e12 + 2 * 160e12) / (2 * 1e12)
+        seconds = (50 * SEARCH_SHARE * 16e12 + 3 * 160e12 + 320e12) / (2 * 1e12)
         assert seconds < plan.estimate(50) < 1.3 * seconds + 30
 
     def test_what_changes_it(self, plan: Plan) -> None:
@@ -70,7 +92,7 @@ class TestEstimate:
         assert replace(plan, workers=8).estimate(50) < plan.estimate(50) / 3
         alone = replace(plan, confirm=False)
         assert alone.estimate(0) < plan.estimate(0)
-        assert alone.confirm_flops() == 0
+        assert alone.flops_after_search() == 0
         pruned, whole = alone.estimate(1000), replace(alone, pruner="none").estimate(1000)
         assert whole / pruned == pytest.approx(1 / SEARCH_SHARE, rel=0.01)
 
@@ -78,7 +100,8 @@ class TestEstimate:
         by_epochs = replace(plan, preset=fixed_epochs(2.0))
         an_epoch = 45_000 / Recipe().batch_size * step_flops(Recipe())
         assert by_epochs.trial_flops() == pytest.approx(2 * an_epoch)
-        assert by_epochs.confirm_flops() == pytest.approx(3 * 2 * an_epoch)
+        assert by_epochs.confirm_flops() == pytest.approx(4 * 2 * an_epoch)
+        assert by_epochs.final_flops() == pytest.approx(2 * an_epoch)
 
 
 def test_params_for_mlflow(plan: Plan) -> None:
@@ -95,14 +118,18 @@ def test_params_for_mlflow(plan: Plan) -> None:
         "confirm_flops": 160e12,
         "confirm_recipes": 2,
         "confirm_seeds": 1,
+        "final_flops": 320e12,
+        "final_seeds": 1,
+        "rung_images": 1000,
+        "trial_images": 3000,
+        "starts": True,
     }
 
 
 def test_runs_are_judged_at_rising_points_up_to_the_end() -> None:
-    for validations in (SEARCH_VALIDATIONS, CONFIRM_VALIDATIONS):
-        assert list(validations) == sorted(set(validations))
-        assert validations[0] > 0
-        assert validations[-1] == 1
+    schedule = eval_schedule(PRESET.trial_validations(), 2000)
+    assert schedule.validations == (0.25, 0.5, 0.75, 1.0)
+    assert schedule.validation_images == (1000, 1000, 1000, 2000), "no more than there are"
 
 
 def test_speed_is_measured_in_flops_a_second() -> None:

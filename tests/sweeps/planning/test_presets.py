@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from cifar_core.budget import affordable_eval_schedule, step_flops
+from cifar_core.budget import step_flops
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
-from sweeps.planning.plan import LOSS_POINTS, SEARCH_VALIDATIONS
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.space_file import SPACES
 
-TRAIN_IMAGES, VAL_IMAGES = 45_000, 5_000
+TRAIN_IMAGES = 45_000
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def extremes() -> dict[Recipe, int]:
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_every_draw_gets_equal_compute_and_is_judged_at_five_points(
+def test_every_draw_gets_equal_compute_and_is_judged_at_four_points(
     preset: Preset, extremes: dict[Recipe, int]
 ) -> None:
     budget = preset.trial
@@ -47,13 +46,8 @@ def test_every_draw_gets_equal_compute_and_is_judged_at_five_points(
         assert paid.epochs == budget.max_epochs or (steps + 1.001) * flops > budget.flops
         assert replace(paid, epochs=recipe.epochs) == recipe
 
-        schedule = affordable_eval_schedule(
-            paid, TRAIN_IMAGES, VAL_IMAGES, losses=LOSS_POINTS, validations=SEARCH_VALIDATIONS
-        )
-        judged = {max(1, round(fraction * steps)) for fraction in schedule.validations}
-        assert len(judged) == len(SEARCH_VALIDATIONS)
-        if preset is not PRESETS["smoke"]:
-            assert min(schedule.validation_images) >= 100, "too few images to tell a good trial from a bad one"
+        fractions = preset.trial_validations()
+        assert len({max(1, round(fraction * steps)) for fraction in fractions}) == len(fractions)
 
 
 def test_presets_rise_and_the_confirmation_has_more_to_spend() -> None:
@@ -64,6 +58,8 @@ def test_presets_rise_and_the_confirmation_has_more_to_spend() -> None:
         assert (preset.confirm.flops or 0) > (preset.trial.flops or 0)
         assert preset.confirm.max_epochs > preset.trial.max_epochs
         assert preset.recipes >= 1
+        assert (preset.final.flops or 0) > (preset.confirm.flops or 0)
+        assert preset.rung_images <= preset.trial_images
         assert preset.seeds >= 1
 
 

@@ -1,0 +1,99 @@
+"""The final: train the champion's recipe on all training images, and test the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from sweeps.confirmation import Confirmed
+from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
+from sweeps.progress import StageProgress, SweepRun
+from sweeps.stage import Stage, Sweep
+from sweeps.study import derive_seed
+
+
+class Final(Stage):
+    """Runs of the champion's recipe on all training images, each with the key `final-TRIAL-SEED`."""
+
+    def __init__(self, sweep: Sweep, champion: Confirmed) -> None:
+        super().__init__(sweep)
+        self._champion = champion
+        self._todo = list(self._unfinished())
+        flops_each = fmean(run.flops for run in self._todo) if self._todo else 0.0
+        sweep.progress.stage = StageProgress("final", len(self._todo), flops_each)
+
+    def runs(self) -> Iterator[SweepRun]:
+        """Yield the runs that are still to do."""
+        yield from self._todo
+
+    @property
+    def trained(self) -> list[str]:
+        """The keys of the complete runs."""
+        return [key for key in self._keys() if self.sweep.tracker.state(key) == "complete"]
+
+    def total(self, metric: str) -> float:
+        """Return the sum of a metric over all complete runs."""
+        return sum(self.sweep.tracker.metric(key, metric) or 0.0 for key in self._keys())
+
+    def _keys(self) -> list[str]:
+        return [f"final-{self._champion.source}-{seed}" for seed in range(self.sweep.plan.preset.finals)]
+
+    def _unfinished(self) -> Iterator[SweepRun]:
+        sweep, plan = self.sweep, self.sweep.plan
+        threads = max(1, plan.workers * plan.threads // min(plan.workers, plan.preset.finals))
+        for seed, key in enumerate(self._keys()):
+            state, kept = sweep.tracker.state(key), sweep.store.weights(plan.study, key).exists()
+            if state in ("pruned", "failed") or (state == "complete" and kept):
+                continue
+            recipe = replace(
+                self._champion.recipe,
+                seed=derive_seed(plan.seed, self._champion.source, plan.preset.seeds + seed + 1),
+                val_fraction=0.0,
+            )
+            recipe = plan.preset.final.extend(recipe, sweep.train_images + sweep.val_images)
+            tags = {"stage": "final", "trial": key, "source_trial": str(self._champion.source), "seed": str(seed)}
+            tags |= {"threads": str(threads), "champion": "true"}
+            title = f"final {self._champion.source}/{seed}"
+            yield sweep.train_run(key, title, recipe, {}, tags, keep_weights=True, threads=threads)
+
+
+class ChampionTest(Stage):
+    """Evaluation of each final network on the sealed test set, once."""
+
+    def __init__(self, sweep: Sweep, champion: Confirmed, keys: Sequence[str]) -> None:
+        super().__init__(sweep)
+        self._champion, self._keys = champion, keys
+        sweep.progress.stage = StageProgress("test", len(keys))
+
+    def runs(self) -> Iterator[SweepRun]:
+        """Yield the final runs that have no test accuracy yet."""
+        for key in self._keys:
+            if self.sweep.tracker.metric(key, "test/accuracy") is None:
+                weights = self.sweep.store.weights(self.sweep.plan.study, key)
+                yield SweepRun(f"test of {key}", EvaluateJob(key=key, recipe=self._champion.recipe, weights=weights))
+
+    def mean(self, metric: str) -> float | None:
+        """Return the mean of a metric over the final runs, or None if none has it."""
+        values = [self.sweep.tracker.metric(key, metric) for key in self._keys]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
+
+    def start(self, run: SweepRun) -> None:
+        """Log the network, and record the evaluation before it happens."""
+        weights = self.sweep.store.weights(self.sweep.plan.study, run.key)
+        self.sweep.tracker.log_model(run.key, run.job.recipe, weights)
+        self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
+
+    def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
+        """Record the test accuracy."""
+        assert outcome is not None
+        self.sweep.tracker.tested(run.key, outcome)
+        self.sweep.progress.stage.counts["complete"] += 1
+
+    def fail(self, run: SweepRun, event: Failed) -> None:
+        """Raise: a network that trained must also evaluate."""
+        raise RuntimeError(f"the {run.title} failed: {event.reason}\n{event.details}")
+
+    def interrupt(self, run: SweepRun) -> None:
+        """The next sweep evaluates again; the run itself is complete."""

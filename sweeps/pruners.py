@@ -1,0 +1,52 @@
+"""Pruners by name, and pruning among trials of the same network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+
+class SameModelPruner(BasePruner):
+    """Prunes by the rule of another pruner, which sees only trials of the same network.
+
+    Networks learn at different speeds, so that the first points of a slow one say little beside those of a fast one. So
+    the best trial of each network trains to the end.
+    """
+
+    def __init__(self, rule: BasePruner) -> None:
+        self._rule = rule
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Return true if `trial` shall end."""
+        return self._rule.prune(cast(Study, _TrialsOfModel(study, trial.params.get("model"))), trial)
+
+
+class _TrialsOfModel:
+    """A study that shows only the trials of one model."""
+
+    def __init__(self, study: Study, model: object) -> None:
+        self._study, self._model = study, model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(self, deepcopy: bool = True, states: Collection[TrialState] | None = None) -> list[FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=deepcopy, states=tuple(states) if states is not None else None)
+        return [trial for trial in trials if trial.params.get("model") == self._model]
+
+
+# A trial reports in eighths of its budget. Successive halving judges it after a quarter: only the best quarter of the
+# trials of its model that have got there continues.
+PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
+    {
+        "halving": lambda: SameModelPruner(SuccessiveHalvingPruner(min_resource=2, reduction_factor=4)),
+        "hyperband": lambda: HyperbandPruner(min_resource=2, max_resource=8, reduction_factor=4),
+        "median": lambda: SameModelPruner(MedianPruner(n_startup_trials=4)),
+        "none": NopPruner,
+    }
+)
