@@ -28,6 +28,13 @@ def read_small_text(path: Path, kind: str) -> str:
         raise UserError(f"a {kind} file must be readable text, but {path} gave: {cause}") from error
 
 
+def cache_folder() -> Path:
+    """Return the user's folder for files that can be made again: `cifar-sweeps` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    # The XDG specification says to ignore relative values.
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (configured if configured.is_absolute() else Path.home() / ".cache") / "cifar-sweeps"
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace a file's content atomically and durably; missing folders are created. Text is encoded as UTF-8.
 

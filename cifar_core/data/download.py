@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from cifar_core.data import FILE_BYTES, FILE_SHA256, IMAGES_PER_FILE, TEST_FILE, TRAIN_FILES, DataError
-from cifar_core.files import sync_folder, write_atomically
+from cifar_core.files import cache_folder, sync_folder, write_atomically
 
 ProgressCallback = Callable[[str, int, int | None], None]
 """Callback for progress: a description, bytes done, and total bytes (None if unknown)."""
@@ -51,10 +51,7 @@ STAGING_MAX_AGE_SECONDS = 24 * 3600.0
 
 def default_data_dir() -> Path:
     """Return the default folder of the data set: `cifar-sweeps/cifar-10` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    # The XDG specification says to ignore relative values.
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    cache = configured if configured.is_absolute() else Path.home() / ".cache"
-    return cache / "cifar-sweeps" / "cifar-10"
+    return cache_folder() / "cifar-10"
 
 
 def ensure_cifar10(directory: Path, progress: ProgressCallback) -> None:

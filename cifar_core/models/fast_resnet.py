@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Conv3x3, Head, channels
+from cifar_core.models.fused import norm_gelu
+from cifar_core.models.layers import GELU, Conv3x3, Head, channels
 
 _WHITENING = 12  # independent filters: the 3 x 2 x 2 values of a patch
 
@@ -24,7 +25,7 @@ class FastResNet(nn.Module):
         self.whitening = nn.Conv2d(3, 2 * _WHITENING, 2)
         self.whitening.weight.requires_grad = False
         self.groups = nn.Sequential(
-            nn.GELU(),
+            GELU(),
             _Group(2 * _WHITENING, c1, residual=residual),
             _Group(c1, c2, residual=residual),
             _Group(c2, c3, residual=residual),
@@ -69,14 +70,14 @@ class _Group(nn.Module):
         self.norm1 = _shift_only_norm(outputs)
         self.refine = Conv3x3(outputs, outputs, bias=False)
         self.norm2 = _shift_only_norm(outputs)
-        self.activation = nn.GELU()
+        self.activation = GELU()
         # The convolutions start as identities on their first channels (Zagoruyko & Komodakis, DiracNets, 2017).
         for convolution in (self.widen, self.refine):
             nn.init.dirac_(convolution.weight[: convolution.in_channels].data)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x: Tensor = self.activation(self.norm1(self.pool(self.widen(inputs))))
-        y: Tensor = self.activation(self.norm2(self.refine(x)))
+        x = norm_gelu(self.widen(inputs), self.norm1, self.activation, self.pool)
+        y = norm_gelu(self.refine(x), self.norm2, self.activation)
         return x + y if self.residual else y
 
 

@@ -18,7 +18,7 @@ from cifar_core.budget import step_flops
 from cifar_core.data import Split, Splits
 from cifar_core.hardware import Hardware, has_amx
 from cifar_core.memory import keep_freed_memory
-from cifar_core.models import amx, winograd
+from cifar_core.models import amx, fused, winograd
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
 from experiments.benchmarks import Line, peak_gigabytes, real_data
@@ -142,15 +142,19 @@ def _loop_alone(recipe: Recipe, batch: Split, hardware: Hardware, threads: int, 
 
 
 def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
-    """Compare bare loops with and without our own algorithms for 3x3 convolutions, in turns."""
+    """Compare bare loops with and without our own algorithms, in turns."""
     data = real_data()
-    ours = (("Winograd's", winograd, not hardware.bf16), ("images side by side for AMX", amx, hardware.bf16))
+    ours = (
+        ("Winograd's", winograd, not hardware.bf16),
+        ("images side by side for AMX", amx, hardware.bf16 and has_amx()),
+        ("pool, norm and GELU in one", fused, hardware.bf16 and fused.is_available()),
+    )
     for name, module, here in ours:
         yield Line(f"algorithms: time of a step with {name} over that without, batch 256")
-        if hardware.device.type != "cpu" or not here or (module is amx and not has_amx()):
+        if hardware.device.type != "cpu" or not here:
             yield Line("  not used on this machine")
             continue
-        for model in (*SPACES["full"].models, "custom_resnet"):
+        for model in ("airbench", *SPACES["full"].models, "custom_resnet"):
             run = _bare_loop(Recipe(model=model, batch_size=256), data, hardware, _STEPS // 2)
             ratios: list[float] = []
             for _ in range(1 + _TURNS):

@@ -1,0 +1,163 @@
+"""Optional 2x2 max-pool, batch norm and GELU in one operation, to train on CPUs in bf16.
+
+torch's own operations go through memory one after the other, and its pool keeps an index of eight bytes for each
+pixel. `fused.c` needs two passes forward and two backward, and keeps one byte.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from cifar_core.models import native
+
+_MOST_CHANNELS = 1024  # `WIDEST` in fused.c
+_VECTOR = 16  # channels; others would be computed one by one
+_CHUNKS = 64  # of a batch, which threads take in turns
+
+
+def gelu(inputs: Tensor) -> Tensor:
+    """Return the GELU of bf16 images (N, C, H, W) for which `is_faster` is true."""
+    return _Gelu.apply(inputs)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def norm_gelu(inputs: Tensor, norm: nn.BatchNorm2d, activation: nn.GELU, pool: nn.MaxPool2d | None = None) -> Tensor:
+    """Return `activation(norm(pool(inputs)))` of (N, C, H, W), by the faster kernels.
+
+    `activation` is the exact GELU; `pool`, if any, takes 2x2 pixels.
+    """
+    if not is_faster(inputs) or not _fits(inputs, norm, 1 if pool is None else 2):
+        return activation(norm(inputs if pool is None else pool(inputs)))  # type: ignore[no-any-return]
+    output, mean, variance = _NormGelu.apply(inputs, norm.weight, norm.bias, norm.eps, pool is not None)  # type: ignore[no-untyped-call]
+    _update_statistics(norm, mean, variance, output.numel() // output.shape[1])
+    return output  # type: ignore[no-any-return]
+
+
+def is_available() -> bool:
+    """Return true if the kernels can be used on this machine; compiles them at the first call."""
+    return _functions() is not None
+
+
+def is_faster(inputs: Tensor) -> bool:
+    """Return true if the kernels are there for `inputs` (N, C, H, W), and for training."""
+    if inputs.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if inputs.dtype != torch.bfloat16 or not inputs.is_contiguous(memory_format=torch.channels_last):
+        return False
+    return is_available()
+
+
+def _fits(inputs: Tensor, norm: nn.BatchNorm2d, side: int) -> bool:
+    """Return true if `norm` trains in the usual way, on more than one value per channel."""
+    images, channels, height, width = inputs.shape
+    if channels > _MOST_CHANNELS or channels % _VECTOR or images * (height // side) * (width // side) < 2:
+        return False
+    usual = norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None
+    return usual and norm.weight.dtype == torch.float32
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs)
+        output = torch.empty_like(inputs)
+        _call("gelu_forward", inputs.shape, inputs, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (inputs,) = ctx.saved_tensors
+        of_inputs = torch.empty_like(inputs)
+        _call("gelu_backward", inputs.shape, inputs, _like_images(gradient), of_inputs)
+        return of_inputs
+
+
+class _NormGelu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float, pooled: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        images, channels, height, width = inputs.shape
+        pixels, winners = inputs, None  # of the norm; which pixel of four is the largest
+        if pooled:
+            pixels = _new_images((images, channels, height // 2, width // 2))
+            winners = torch.empty(pixels.numel(), dtype=torch.uint8)
+        output = torch.empty_like(pixels)
+        mean, variance, scale = torch.empty(3, channels).unbind()
+        statistics = (_sums(inputs.shape), mean, variance, scale)
+        _call("norm_gelu_forward", inputs.shape, epsilon, weight, bias, inputs, pixels, winners, *statistics, output)
+        ctx.save_for_backward(pixels, winners, bias, mean, variance, scale)
+        ctx.shape, ctx.epsilon = inputs.shape, epsilon
+        ctx.mark_non_differentiable(mean, variance)
+        return output, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: object) -> tuple[Tensor | None, ...]:
+        pixels, winners, bias, mean, variance, scale = ctx.saved_tensors
+        of_inputs = _new_images(ctx.shape)
+        of_pixels = of_inputs if winners is None else torch.empty_like(pixels)
+        of_weight, of_bias = torch.empty(2, len(bias)).unbind()
+        saved = (bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)
+        gradients = (_like_images(gradient), of_weight, of_bias, of_pixels, of_inputs)
+        _call("norm_gelu_backward", ctx.shape, ctx.epsilon, *saved, *gradients)
+        return of_inputs, of_weight, of_bias, None, None
+
+
+@torch.no_grad()
+def _update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+    norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
+    norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)  # type: ignore[union-attr, arg-type]
+
+
+def _new_images(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+
+
+def _like_images(gradient: Tensor) -> Tensor:
+    return gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+
+
+def _sums(shape: tuple[int, ...]) -> Tensor:
+    """Return room for two sums of each chunk and channel."""
+    return torch.empty(_chunks(shape), 2, shape[1])
+
+
+def _chunks(shape: tuple[int, ...]) -> int:
+    return min(shape[0], _CHUNKS)
+
+
+@functools.cache
+def _functions() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
+    """Return the functions of `fused.c`, and OpenMP's, which runs one of them on torch's own threads."""
+    try:
+        # Threads of our own would compete with torch's, which spin for a while after each of its operations.
+        parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError, TypeError):
+        return None
+    library = native.load(Path(__file__).with_suffix(".c"))
+    return None if library is None else (library, parallel)
+
+
+def _call(name: str, shape: tuple[int, ...], *arguments: float | Tensor | None) -> None:
+    """Call a function of `fused.c`; a number is passed as a float, a tensor (N, C, H, W) as its address."""
+    functions = _functions()
+    assert functions is not None
+    library, parallel = functions
+    images, channels, height, width = shape
+    sizes = (images, height, width, channels, _chunks(shape))
+    getattr(library, name)(parallel, torch.get_num_threads(), *map(ctypes.c_int64, sizes), *map(_argument, arguments))
+
+
+def _argument(value: float | Tensor | None) -> ctypes.c_float | ctypes.c_void_p:
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())

@@ -1,0 +1,63 @@
+"""C functions: compiled once on each machine by its C compiler, and kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cifar_core.files import cache_folder
+
+# No option that lets the compiler drop NaN or reorder sums: equal source and options give equal bits.
+_OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-march=native", "-fno-math-errno", "-fno-trapping-math")
+_X86_OPTIONS = ("-mprefer-vector-width=512",)
+_SECONDS = 60.0  # for the compiler; it needs about one
+
+
+@functools.cache
+def load(source: Path) -> ctypes.CDLL | None:
+    """Return the functions of a C file, or None if this machine cannot compile it.
+
+    Processes that start together may all compile; the last one to finish replaces the file of the others.
+    """
+    try:
+        options = [*_OPTIONS, *(_X86_OPTIONS if platform.machine() in ("x86_64", "AMD64") else ())]
+        library = cache_folder() / "native" / f"{source.stem}-{_key(source, options)}.so"
+        if not library.exists():
+            _compile(source, library, options)
+        return ctypes.CDLL(str(library))
+    except (OSError, RuntimeError, subprocess.SubprocessError):
+        return None
+
+
+def _key(source: Path, options: list[str]) -> str:
+    parts = [source.read_text(encoding="utf-8"), *options, platform.machine(), _cpu_features()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _cpu_features() -> str:
+    """Return what -march=native depends on: machines that share a home folder may differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features")
+    return "\n".join(next((line for line in lines if line.startswith(name)), "") for name in wanted)
+
+
+def _compile(source: Path, library: Path, options: list[str]) -> None:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise FileNotFoundError("no C compiler")
+    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        built = Path(folder) / library.name
+        command = [compiler, *options, "-o", str(built), str(source)]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
+        os.replace(built, library)

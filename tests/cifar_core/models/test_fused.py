@@ -1,0 +1,209 @@
+"""The fused kernels give the result of torch's own pool, batch norm and GELU but for rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cifar_core.models import fused
+from cifar_core.models.layers import GELU
+from tests.cifar_core.support import seeded
+
+needs_kernels = pytest.mark.skipif(not fused.is_available(), reason="no C compiler here, or no GCC OpenMP")
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    values = torch.randn(shape, generator=seeded(seed)) * 2 + 1
+    return values.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def norm_of(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, momentum=0.3)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 1.5, channels))
+        norm.bias.copy_(torch.linspace(-1, 1, channels))
+    return norm
+
+
+def pool_of(pooled: bool) -> nn.MaxPool2d | None:
+    return nn.MaxPool2d(2) if pooled else None
+
+
+def train(inputs: Tensor, norm: nn.BatchNorm2d, pooled: bool) -> list[Tensor]:
+    """Return the output, the gradients of inputs, weight and bias, and the running statistics."""
+    output = fused.norm_gelu(inputs, norm, GELU(), pool_of(pooled))
+    slopes = torch.linspace(-1, 1, output.numel()).bfloat16().view_as(output).to(output.dtype)
+    gradients = torch.autograd.grad(output, (inputs, norm.weight, norm.bias), slopes)
+    return [output.detach(), *gradients, norm.running_mean, norm.running_var]  # type: ignore[list-item]
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    assert found.shape == expected.shape
+    largest = expected.abs().max().item()
+    return (found.float() - expected.float()).abs().max().item() / largest if largest else found.abs().max().item()
+
+
+@needs_kernels
+@settings(max_examples=8, deadline=None)
+@given(
+    count=st.integers(1, 70),
+    height=st.integers(2, 9),
+    width=st.integers(2, 9),
+    channels=st.sampled_from([16, 48, 64]),
+    pooled=st.booleans(),
+)
+def test_it_is_pool_norm_and_gelu(count: int, height: int, width: int, channels: int, pooled: bool) -> None:
+    if pooled and count * (height // 2) * (width // 2) < 8:
+        return  # the gradient of so few is a small difference of large numbers, in torch as well
+    inputs, norm, reference = images(count, channels, height, width), norm_of(channels), norm_of(channels)
+    found = train(inputs, norm, pooled)
+    expected = train(inputs.detach().float().requires_grad_(), reference, pooled)
+    assert found[0].dtype == found[1].dtype == torch.bfloat16
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    for place, tolerance in ((0, 0.004), (1, 0.02), (2, 0.01), (3, 0.01), (4, 1e-5), (5, 1e-5)):
+        assert distance(found[place], expected[place]) <= tolerance
+    assert norm.num_batches_tracked == reference.num_batches_tracked
+
+
+@needs_kernels
+@pytest.mark.parametrize("pooled", [True, False])
+def test_it_is_as_exact_as_torch(monkeypatch: pytest.MonkeyPatch, pooled: bool) -> None:
+    inputs = images(64, 32, 11, 10)
+    expected = train(inputs.detach().double().requires_grad_(), norm_of(32).double(), pooled)
+    found = train(inputs, norm_of(32), pooled)
+    monkeypatch.setattr(fused, "is_faster", lambda inputs: False)
+    theirs = train(inputs, norm_of(32), pooled)
+    for ours, torchs, exact in zip(found, theirs, expected, strict=True):
+        assert (ours - exact).square().mean() <= 1.05 * (torchs - exact).square().mean() + 1e-13
+
+
+@needs_kernels
+@pytest.mark.parametrize("pooled", [True, False])
+def test_bits_do_not_depend_on_threads(threads: int, pooled: bool) -> None:
+    results = []
+    for count in (1, 2, 3, 1):
+        torch.set_num_threads(count)
+        results.append(train(images(70, 32, 7, 6), norm_of(32), pooled))
+    for result in results[1:]:
+        assert all(map(torch.equal, results[0], result))
+
+
+@needs_kernels
+def test_gelu_of_every_bf16_number_is_right() -> None:
+    numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    inputs = numbers[numbers.isfinite()].view(1, 1, 1, -1).contiguous(memory_format=torch.channels_last)
+    x = inputs.double()
+    share = torch.special.erfc(-x / 2**0.5) / 2
+    found = GELU()(inputs.requires_grad_())
+    assert ((found - x * share).abs() <= 2**-7.99 * (x * share).abs() + 1e-7).all()
+    (slope,) = torch.autograd.grad(found, inputs, torch.ones_like(found))
+    expected = share + x * (-x.square() / 2).exp() / (2 * torch.pi) ** 0.5
+    assert ((slope - expected).abs() <= 2**-7.99 * expected.abs() + 1e-6).all()
+
+
+@needs_kernels
+def test_nan_passes() -> None:
+    assert GELU()(torch.full((1, 1, 1, 50), float("nan"), dtype=torch.bfloat16)).isnan().all()
+    for place in range(4):
+        inputs = images(2, 16, 2, 2).detach()
+        inputs[0, 3, place // 2, place % 2] = float("nan")
+        output = fused.norm_gelu(inputs.requires_grad_(), norm_of(16), GELU(), nn.MaxPool2d(2))
+        assert output[:, 3].isnan().all()
+        assert not output[:, 4:].isnan().any()
+
+
+@needs_kernels
+def test_first_of_equal_pixels_takes_the_gradient() -> None:
+    inputs = images(8, 16, 4, 4).detach().round().requires_grad_()  # many are equal
+    (gradient, *_), expected = train(inputs, norm_of(16), True)[1:], inputs.detach().float().requires_grad_()
+    reference = train(expected, norm_of(16), True)[1]
+    assert torch.equal(gradient != 0, reference != 0)
+
+
+@needs_kernels
+def test_channel_without_variance_stays_finite() -> None:
+    norm = nn.BatchNorm2d(16, eps=1e-12)
+    output, gradient, *_ = train(torch.full((4, 16, 3, 3), 7.0, dtype=torch.bfloat16).requires_grad_(), norm, False)
+    assert not output.any()
+    assert gradient.isfinite().all()
+
+
+@needs_kernels
+def test_frozen_weight_and_gradient_in_another_layout() -> None:
+    inputs, norm, other = images(4, 16, 6, 6), norm_of(16), norm_of(16)
+    norm.weight.requires_grad = False
+    slopes = torch.randn(4, 16, 3, 3, generator=seeded()).bfloat16()
+    for each, layout in ((norm, torch.contiguous_format), (other, torch.channels_last)):
+        output = fused.norm_gelu(inputs, each, GELU(), nn.MaxPool2d(2))
+        output.backward(slopes.contiguous(memory_format=layout))
+    assert norm.weight.grad is None
+    assert norm.bias.grad is not None
+    assert other.bias.grad is not None
+    assert torch.equal(norm.bias.grad, other.bias.grad)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("case", "taken"),
+    [
+        ("bf16", True),
+        ("fp32", False),
+        ("evaluation", False),
+        ("no gradients", False),
+        ("another layout", False),
+        ("8 channels", False),
+        ("no kernels", False),
+    ],
+)
+def test_it_is_taken_where_it_fits(monkeypatch: pytest.MonkeyPatch, case: str, taken: bool) -> None:
+    calls: list[str] = []
+    call = fused._call
+
+    def record(name: str, *rest: Any) -> None:
+        calls.append(name)
+        call(name, *rest)
+
+    monkeypatch.setattr(fused, "_call", record)
+    channels = 8 if case == "8 channels" else 16
+    inputs, norm = images(4, channels, 6, 6).detach(), norm_of(channels)
+    if case == "fp32":
+        inputs = inputs.float()
+    if case == "another layout":
+        inputs = inputs.contiguous()
+    if case == "no kernels":
+        monkeypatch.setattr(fused, "_functions", lambda: None)
+    norm.train(case != "evaluation")
+    with torch.set_grad_enabled(case != "no gradients"):
+        output = fused.norm_gelu(inputs, norm, GELU(), nn.MaxPool2d(2))
+    assert ("norm_gelu_forward" in calls) == taken
+    assert output.shape == (4, channels, 3, 3)
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_exported_network_takes_batches_of_any_size() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.gelu, self.pool = norm_of(16), GELU(), nn.MaxPool2d(2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return fused.norm_gelu(inputs, self.norm, self.gelu, self.pool)
+
+    network, inputs = Network().eval(), images(4, 16, 6, 6).detach()
+    program = torch.export.export(network, (inputs,), dynamic_shapes=({0: torch.export.Dim("images")},)).module()
+    for batch in (inputs, inputs[:3]):
+        torch.testing.assert_close(program(batch), network(batch))

@@ -1,0 +1,83 @@
+"""C functions are compiled once, and anything that goes wrong means that there are none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cifar_core.models import native
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CC", raising=False)
+    path = tmp_path / "answer.c"
+    path.write_text("int answer(void) { return 42; }\n", encoding="utf-8")
+    native.load.cache_clear()
+    yield path
+    native.load.cache_clear()
+
+
+def libraries(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache/cifar-sweeps/native").glob("**/*"))
+
+
+@needs_compiler
+def test_compiled_once_and_again_after_a_change(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = native.load(source)
+    assert library is not None
+    assert library.answer() == 42
+    assert len(libraries(tmp_path)) == 1  # no temporary file is left
+    native.load.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert native.load(source) is not None
+    source.write_text("int answer(void) { return 43; }\n", encoding="utf-8")
+    native.load.cache_clear()
+    assert native.load(source) is None
+    monkeypatch.delenv("CC")
+    native.load.cache_clear()
+    library = native.load(source)
+    assert library is not None
+    assert library.answer() == 43
+
+
+@needs_compiler
+def test_none_for_a_file_that_does_not_compile(source: Path, tmp_path: Path) -> None:
+    source.write_text("int answer(void) { return }\n", encoding="utf-8")
+    assert native.load(source) is None
+    assert libraries(tmp_path) == []
+
+
+@needs_compiler
+def test_none_for_a_broken_library_or_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.load(source) is not None
+    (library,) = libraries(tmp_path)
+    folder = tmp_path / "other/cifar-sweeps/native"
+    folder.mkdir(parents=True)
+    (folder / library.name).write_bytes(b"no library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    native.load.cache_clear()
+    assert native.load(source) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(source))  # a file
+    native.load.cache_clear()
+    assert native.load(source) is None
+
+
+def test_none_without_compiler(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert native.load(source) is None
+
+
+def test_none_without_home(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert native.load(source) is None
