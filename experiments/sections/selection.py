@@ -126,7 +126,8 @@ def gain_sentence(study: Study) -> CitedText | None:
     elif high < 0:
         text += "less than chance explains, so the champion is the recipe that it began with."
     else:
-        text += "within chance, so the recipe that it began with stays the champion."
+        stays = any(candidate.baseline and candidate.champion for candidate in candidates_of(study))
+        text += "within chance, so the recipe that it began with stays." if stays else "within chance."
     return CitedText(text, run(study.run_id))
 
 

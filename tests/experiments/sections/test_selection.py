@@ -47,7 +47,7 @@ def test_candidates_are_the_recipes_that_were_trained_again(demo: Facts) -> None
         ),
         (
             (0.0031, -0.002, 0.0082),
-            "-0.20 to +0.82), both trained again in the same way: within chance, so the recipe ",
+            "-0.20 to +0.82), both trained again in the same way: within chance.",
         ),
         ((0.02, 0.01, 0.03), "more than chance explains."),
         ((-0.02, -0.03, -0.01), "less than chance explains, so the champion is the recipe that it began with."),
@@ -74,8 +74,11 @@ def test_the_final_makes_its_recipe_the_champion(finals: Facts) -> None:
     assert isinstance(text, CitedText)
     assert text.text.endswith("is the champion. Its recipe was then trained on all training images.")
     confirm = finals.study.confirm.assign(**{"tags.baseline": "true"})
-    (row,) = candidates_of(with_study(finals, confirm=confirm).study)
+    metrics = dict.fromkeys(("study/search_gain", "study/search_gain_high"), 0.01) | {"study/search_gain_low": -0.01}
+    study = with_study(finals, confirm=confirm, metrics={**finals.study.metrics, **metrics}).study
+    (row,) = candidates_of(study)
     assert row.baseline
+    assert known(gain_sentence(study)).text.endswith("within chance, so the recipe that it began with stays.")
 
 
 def test_without_candidates_the_section_says_why(unconfirmed: Facts) -> None:
