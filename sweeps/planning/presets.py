@@ -57,7 +57,7 @@ _PRESETS = (
     ),
     Preset(
         "quick",
-        "an answer from two CPU cores in half an hour (bf16) to an hour and a quarter (fp32)",
+        "an answer from two CPU cores; the plan says its time beforehand",
         trial=Budget(flops=12e12, max_epochs=10),
         rung_images=1000,
         trial_images=3000,
