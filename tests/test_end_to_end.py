@@ -145,8 +145,10 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     assert optuna.get_all_study_names(storage) == ["smoke-full"]
     trials = optuna.load_study(study_name="smoke-full", storage=storage).get_trials()
     states = Counter(trial.state for trial in trials)
+    assert states.pop(TrialState.WAITING) == 2, "starting points of the space beyond the planned trials"
+    trials = [trial for trial in trials if trial.state in states]
     assert sum(states.values()) == TRIALS
-    assert set(states) <= set(STATE_OF_TRIAL), "no trial is left running or waiting"
+    assert set(states) <= set(STATE_OF_TRIAL), "no trial is left running"
     assert states[TrialState.COMPLETE] >= 1
     assert states[TrialState.FAIL] == 0
     complete, pruned = states[TrialState.COMPLETE], states[TrialState.PRUNED]
@@ -170,7 +172,8 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
 
     tested = [one for one in runs.values() if "test/accuracy" in one.data.metrics]
     best = max(confirmations, key=lambda key: runs[key].data.metrics["val/accuracy"])
-    assert [one.data.tags["key"] for one in tested] == [final] == [best.replace("confirm", "final")]
+    chosen = best if study.data.metrics["study/search_gain_low"] > 0 else "confirm-0-0"
+    assert [one.data.tags["key"] for one in tested] == [final] == [chosen.replace("confirm", "final")]
     assert tested[0].data.tags["champion"] == "true"
     check_champion(client, tested[0], store)
     [look] = looks(store)
