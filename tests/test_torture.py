@@ -18,7 +18,7 @@ def test_kills_leave_no_trace(tmp_path: Path) -> None:
     torture.finish()
     found = torture.judge()
     assert torture.injected == {"SIGKILL of a worker": 2, "SIGKILL of the coordinator": 2}
-    assert found.acknowledged >= 4 * found.trials, "the oracle must have seen what it judges"
+    assert found.acknowledged >= 3 * found.trials, "the oracle must have seen what it judges: all but the last of four"
     assert found == Judgement(found.trials, found.acknowledged, lost=0, doubled=0, stuck=0, unequal=0)
     assert not list((torture.store / "checkpoints").rglob("*.safetensors"))
 
