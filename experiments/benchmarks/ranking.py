@@ -1,4 +1,4 @@
-"""What short trials can rank: accuracy after a short run against accuracy after a long one, by group of parameters.
+"""Rank correlation of accuracies after a short and after a long run, by group of parameters.
 
 python -m experiments.benchmarks.ranking [--lengths trial confirmation] [--results FILE]
 

@@ -115,7 +115,7 @@ def section(facts: Facts) -> Section:
 
 
 def gain_sentence(study: Study) -> CitedText | None:
-    """What the search added to the recipe that it began with; None where that is not known."""
+    """Gain of the search over the starting recipe, with its interval; None where it was not measured."""
     mean, low, high = (study.metrics.get(f"study/search_gain{end}") for end in ("", "_low", "_high"))
     if mean is None or low is None or high is None:
         return None

@@ -199,7 +199,7 @@ class SearchSpace:
 
 
 def is_true(condition: Condition, point: Mapping[str, Any]) -> bool:
-    """Whether a condition holds at a point; one on a parameter that does not exist there does not."""
+    """Return true if a condition holds at a point; one on a parameter that does not exist there does not."""
     return all(name in point and point[name] in values for name, values in condition.items())
 
 

@@ -235,7 +235,7 @@ def _hold_faults(place: str, hold: Mapping[str, Any], parameters: Mapping[str, P
 
 
 def _among(value: Any, choices: Sequence[Any]) -> bool:
-    """Whether a value is one of these; unlike in Python, true is not 1."""
+    """Return true if a value is one of these; unlike in Python, true is not 1."""
     return any(type(choice) is type(value) and choice == value for choice in choices)
 
 

@@ -35,7 +35,7 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What the search added: the best recipe that it found, minus the starting recipe, in validation accuracy."""
+    """Gain of the search: validation accuracy of the best recipe that it found, minus that of the starting recipe."""
 
     mean: float
     low: float  # 95 % interval
@@ -66,7 +66,7 @@ class Confirmation(Stage):
     def champion(self) -> Confirmed | None:
         """Return the starting recipe, unless another is better by more than chance; None if no run is complete.
 
-        Short runs favour recipes that lose in long ones, so that a lead within chance is not worth to follow. Without a
+        Short runs favour recipes that lose in long ones, so a lead within chance is not followed. Without a
         starting recipe it is the one with the best mean validation accuracy.
         """
         gain = self.gain()

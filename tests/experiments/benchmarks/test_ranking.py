@@ -1,4 +1,4 @@
-"""What short trials rank: the recipes, and the correlations."""
+"""Rank correlation of short and long runs: the recipes, and the correlations."""
 
 from __future__ import annotations
 
