@@ -236,7 +236,7 @@ def _label(name: str) -> str:
 
 
 def _among(column: pd.Series, allowed: Sequence[Any]) -> Any:  # type: ignore[type-arg, unused-ignore]
-    """Where a column, as `varied` has it, has one of these values of a search space."""
+    """Return for each row of a column of `varied` whether it has one of these values of a search space."""
     if column.dtype == np.float64:
         return column.round(6).isin([round(float(value), 6) for value in allowed])
     return column.isin([str(value) for value in allowed])

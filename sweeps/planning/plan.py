@@ -21,7 +21,7 @@ from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SearchSpace
 
 LOSS_POINTS = 40  # of the training-loss curve of any run
-SEARCH_SHARE = 0.45  # of the compute of unpruned trials, spent with pruning; an estimate before the first trial
+SEARCH_SHARE = 0.6  # of the compute of unpruned trials, spent with pruning: 0.61 in a study of 50 trials
 _OVERHEAD = 1.15  # for validation, and for idle cores at the end of a stage
 _START_SECONDS = 10.0
 

@@ -18,7 +18,7 @@ class Preset:
     Attributes:
         name: of the option --preset, or of a fixed number of epochs.
         trial: budget of each trial of the search.
-        rung_images, trial_images: validation images before a trial's end and at its end, the same for every network.
+        rung_images, trial_images: number of validation images before the end of a trial, and at its end.
         confirm: budget of each confirmation run, which trains one of the best recipes again.
         recipes: number of the best recipes to confirm, beside the starting recipe.
         seeds: confirmation runs of each recipe, with different seeds.

@@ -20,7 +20,7 @@ def study_with(pruner: str) -> optuna.Study:
 
 
 def run(study: optuna.Study, values: Sequence[float], model: str = "airbench") -> int | None:
-    """Where a trial with these accuracies, one at each place of judgement, was pruned."""
+    """Run a trial with these accuracies, and return the eighth of its budget at which it was pruned, if it was."""
     study.enqueue_trial({"model": model})
     trial = study.ask()
     trial.suggest_categorical("model", ["airbench", "five_conv"])
