@@ -246,21 +246,21 @@ static void run(struct job *job, void (*work)(struct job *, int64_t), fork_join 
         take_chunks(job);
 }
 
-void gelu_forward(fork_join parallel, int threads, int64_t images, int64_t height, int64_t width, int64_t channels,
+void gelu_forward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
                   int64_t chunks, bf16 *inputs, bf16 *outputs) {
     struct job job = {.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
                       .inputs = inputs, .outputs = outputs};
     run(&job, activate_all, parallel, threads);
 }
 
-void gelu_backward(fork_join parallel, int threads, int64_t images, int64_t height, int64_t width, int64_t channels,
+void gelu_backward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
                    int64_t chunks, bf16 *inputs, const bf16 *gradient, bf16 *of_inputs) {
     struct job job = {.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
                       .inputs = inputs, .gradient = gradient, .outputs = of_inputs};
     run(&job, undo_gelu_of_all, parallel, threads);
 }
 
-void norm_gelu_forward(fork_join parallel, int threads, int64_t images, int64_t height, int64_t width, int64_t channels,
+void norm_gelu_forward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
              int64_t chunks, float epsilon, const float *weight, const float *bias, bf16 *unpooled, bf16 *inputs,
              uint8_t *winner, float *partial, float *mean, float *variance, float *scale, bf16 *outputs) {
     struct job job = {.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
@@ -286,7 +286,7 @@ void norm_gelu_forward(fork_join parallel, int threads, int64_t images, int64_t 
     run(&job, activate, parallel, threads);
 }
 
-void norm_gelu_backward(fork_join parallel, int threads, int64_t images, int64_t height, int64_t width, int64_t channels,
+void norm_gelu_backward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
               int64_t chunks, float epsilon, const float *bias, bf16 *inputs, uint8_t *winner, float *partial,
               const float *mean, const float *variance, const float *scale, const bf16 *gradient, float *of_weight,
               float *of_bias, bf16 *slopes, bf16 *of_inputs) {

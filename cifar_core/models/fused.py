@@ -6,8 +6,6 @@ pixel. `fused.c` needs two passes forward and two backward, and keeps one byte.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from cifar_core.models import native
 
+_SOURCE = Path(__file__).with_suffix(".c")
 _MOST_CHANNELS = 1024  # `WIDEST` in fused.c
 _VECTOR = 16  # channels; others would be computed one by one
 _CHUNKS = 64  # of a batch, which threads take in turns
@@ -41,7 +40,7 @@ def norm_gelu(inputs: Tensor, norm: nn.BatchNorm2d, activation: nn.GELU, pool: n
 
 def is_available() -> bool:
     """Return true if the kernels can be used on this machine; compiles them at the first call."""
-    return _functions() is not None
+    return native.load(_SOURCE) is not None
 
 
 def is_faster(inputs: Tensor) -> bool:
@@ -135,29 +134,9 @@ def _chunks(shape: tuple[int, ...]) -> int:
     return min(shape[0], _CHUNKS)
 
 
-@functools.cache
-def _functions() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
-    """Return the functions of `fused.c`, and OpenMP's, which runs one of them on torch's own threads."""
-    try:
-        # Threads of our own would compete with torch's, which spin for a while after each of its operations.
-        parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-    except (AttributeError, OSError, TypeError):
-        return None
-    library = native.load(Path(__file__).with_suffix(".c"))
-    return None if library is None else (library, parallel)
-
-
 def _call(name: str, shape: tuple[int, ...], *arguments: float | Tensor | None) -> None:
-    """Call a function of `fused.c`; a number is passed as a float, a tensor (N, C, H, W) as its address."""
-    functions = _functions()
-    assert functions is not None
-    library, parallel = functions
+    """Call a function of `fused.c` on images of `shape` (N, C, H, W)."""
+    library = native.load(_SOURCE)
+    assert library is not None
     images, channels, height, width = shape
-    sizes = (images, height, width, channels, _chunks(shape))
-    getattr(library, name)(parallel, torch.get_num_threads(), *map(ctypes.c_int64, sizes), *map(_argument, arguments))
-
-
-def _argument(value: float | Tensor | None) -> ctypes.c_float | ctypes.c_void_p:
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return ctypes.c_void_p(None if value is None else value.data_ptr())
+    library.call(name, images, height, width, channels, _chunks(shape), *arguments)

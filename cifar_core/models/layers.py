@@ -33,11 +33,13 @@ class Conv3x3(nn.Conv2d):
             output = winograd.convolve(inputs, self.weight)
             return output if self.bias is None else output + self.bias[:, None, None]
         height, width = inputs.shape[2:]
+        if self.pooled:
+            height, width = height - height % 2, width - width % 2
+        if amx.is_faster(inputs, self.weight):
+            return amx.convolve(inputs, self.weight, self.bias, height, width)
         padding = 1
-        if self.pooled and (height % 2 or width % 2):
-            inputs, padding = F.pad(inputs, (1, 1 - width % 2, 1, 1 - height % 2)), 0
-        if amx.is_faster(inputs):
-            return amx.convolve(inputs, self.weight, self.bias, padding)
+        if (height, width) != inputs.shape[2:]:
+            inputs, padding = F.pad(inputs, (1, 1 - inputs.shape[3] % 2, 1, 1 - inputs.shape[2] % 2)), 0
         return F.conv2d(inputs, self.weight, self.bias, padding=padding)
 
 

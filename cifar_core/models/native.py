@@ -10,7 +10,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from cifar_core.files import cache_folder
 
@@ -20,9 +24,37 @@ _X86_OPTIONS = ("-mprefer-vector-width=512",)
 _SECONDS = 60.0  # for the compiler; it needs about one
 
 
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The functions of a C file, and GCC's OpenMP function that runs one of them on torch's own threads.
+
+    Threads of our own would compete with torch's, which spin for a while after each of its operations.
+    """
+
+    functions: ctypes.CDLL
+    parallel: ctypes.c_void_p
+
+    def call(self, name: str, *arguments: int | float | Tensor | None) -> None:
+        """Call `name(parallel, threads, *arguments)`.
+
+        Whole numbers are passed as int64_t, others as float, tensors as their addresses, and None as null.
+        """
+        getattr(self.functions, name)(
+            self.parallel, ctypes.c_int64(torch.get_num_threads()), *map(_argument, arguments)
+        )
+
+
+def _argument(value: int | float | Tensor | None) -> ctypes.c_int64 | ctypes.c_float | ctypes.c_void_p:
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())
+
+
 @functools.cache
-def load(source: Path) -> ctypes.CDLL | None:
-    """Return the functions of a C file, or None if this machine cannot compile it.
+def load(source: Path) -> Library | None:
+    """Return the functions of a C file, or None if this machine cannot compile it, or torch's OpenMP is not GCC's.
 
     Processes that start together may all compile; the last one to finish replaces the file of the others.
     """
@@ -31,8 +63,9 @@ def load(source: Path) -> ctypes.CDLL | None:
         library = cache_folder() / "native" / f"{source.stem}-{_key(source, options)}.so"
         if not library.exists():
             _compile(source, library, options)
-        return ctypes.CDLL(str(library))
-    except (OSError, RuntimeError, subprocess.SubprocessError):
+        parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+        return Library(ctypes.CDLL(str(library)), parallel)
+    except (AttributeError, OSError, TypeError, RuntimeError, subprocess.SubprocessError):
         return None
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from cifar_core.budget import step_flops
 from cifar_core.data import Split, Splits
-from cifar_core.hardware import Hardware, has_amx
+from cifar_core.hardware import Hardware
 from cifar_core.memory import keep_freed_memory
 from cifar_core.models import amx, fused, winograd
 from cifar_core.recipe import Recipe
@@ -146,7 +146,7 @@ def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
     data = real_data()
     ours = (
         ("Winograd's", winograd, not hardware.bf16),
-        ("images side by side for AMX", amx, hardware.bf16 and has_amx()),
+        ("convolutions of our own on AMX", amx, hardware.bf16 and amx.is_available()),
         ("pool, norm and GELU in one", fused, hardware.bf16 and fused.is_available()),
     )
     for name, module, here in ours:

@@ -32,7 +32,7 @@ def libraries(tmp_path: Path) -> list[Path]:
 def test_compiled_once_and_again_after_a_change(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = native.load(source)
     assert library is not None
-    assert library.answer() == 42
+    assert library.functions.answer() == 42
     assert len(libraries(tmp_path)) == 1  # no temporary file is left
     native.load.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
@@ -44,7 +44,7 @@ def test_compiled_once_and_again_after_a_change(source: Path, tmp_path: Path, mo
     native.load.cache_clear()
     library = native.load(source)
     assert library is not None
-    assert library.answer() == 43
+    assert library.functions.answer() == 43
 
 
 @needs_compiler

@@ -1,0 +1,519 @@
+/* 3x3 convolutions with stride 1 of bf16 images in channels-last order, on AMX, the matrix unit of Intel's processors.
+
+   A few images are copied into a row of places, with a zero before and after each of their lines: pixel (y, x) of an
+   image stands at place (y + 1) * pitch + x + 1, with pitch > width. So each tap of a filter reads the row at a fixed
+   distance from the output's own place y * pitch + x, and the zero that ends a line is the one before the next. The unit multiplies a tile of 16 places by 16 channels; outputs at
+   places between the lines are dropped. A row is kept as (channels / 32, places, 32), so that every tile of it is
+   one block of memory.
+
+   Each output, and the gradient of each weight, is summed in one order: the number of threads changes no bit of it. */
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define TILE 16         /* rows of a tile; also its columns of fp32 */
+#define DEPTH 32        /* columns of bf16 of a tile: products that one instruction adds up */
+#define TILE_BF16 512   /* numbers of a tile of bf16 */
+#define TILE_FP32 256   /* numbers of a tile of fp32 */
+#define TAPS 9
+#define ROW_BYTES 32768 /* of a row that is convolved: it stays in the first cache */
+#define ROW_PLACES 256  /* of a row whose gradient is summed: likewise */
+#define PANEL 128       /* channels of a panel of weights whose gradients stay in the second cache */
+
+/* GCC does not know that the tile instructions read memory. */
+#define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
+
+typedef uint16_t bf16;
+typedef void (*fork_join)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of GCC's OpenMP */
+
+struct job {
+    int64_t images, height, width, inputs, outputs; /* inputs, outputs: channels */
+    int64_t rows, columns;                          /* of an output image */
+    int64_t threads, next;                          /* next: image or panel that no thread has taken */
+    int64_t pitch, distance, group;                 /* places of a line and of an image, images of a row */
+    int64_t in_panel, out_panel;                    /* channels */
+    const bf16 *image, *weight, *gradient;
+    const float *bias; /* null: none */
+    bf16 *output;
+    float *of_weight;
+};
+
+static int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
+static int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
+static int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
+static __mmask16 first_16(int64_t count) { return count >= 16 ? 0xffff : count < 0 ? 0 : (1 << count) - 1; }
+static __mmask32 first_32(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
+
+static void *zeros(int64_t bytes) {
+    void *memory = aligned_alloc(64, round_up(bytes, 64));
+    if (memory == NULL)
+        abort();
+    return memset(memory, 0, round_up(bytes, 64));
+}
+
+/* Linux lets a process use the tiles once it has asked (Documentation/arch/x86/xstate.rst); 0: it may. */
+int allow_tiles(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */); }
+
+struct configuration {
+    uint8_t palette, start, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} __attribute__((aligned(64)));
+
+/* Set up the tiles; keep the configuration of another library, which may rely on it later. */
+static void use_tiles(struct configuration *before) {
+    struct configuration ours = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) {
+        ours.bytes[tile] = DEPTH * sizeof(bf16);
+        ours.rows[tile] = TILE;
+    }
+    _tile_storeconfig(before);
+    _tile_loadconfig(&ours);
+}
+
+static void restore_tiles(const struct configuration *before) {
+    if (before->palette)
+        _tile_loadconfig(before);
+    else
+        _tile_release();
+}
+
+/* Memory that comes next. It is fetched step by step while the matrix unit works. */
+struct upcoming {
+    const char *from, *to;
+    int64_t step; /* bytes */
+};
+
+static struct upcoming upcoming(const bf16 *from, int64_t numbers, int64_t steps) {
+    const int64_t bytes = larger(numbers, 0) * sizeof(bf16);
+    return (struct upcoming){(const char *)from, (const char *)from + bytes, round_up(bytes / steps + 1, 64)};
+}
+
+static inline void fetch(struct upcoming *memory) {
+    for (int64_t line = 0; line < memory->step; line += 64)
+        _mm_prefetch(memory->from + line, _MM_HINT_T1);
+    memory->from = memory->from + memory->step < memory->to ? memory->from + memory->step : memory->to;
+}
+
+/* Copy some channels of images of (height, width, pixel) into the row, whose first pixel of an image is at `row`. */
+static void fill_row(const bf16 *image, int64_t images, int64_t height, int64_t width, int64_t pixel, int64_t channels,
+                     const struct job *job, bf16 *row, int64_t places) {
+    for (int64_t i = 0; i < images; i++)
+        for (int64_t y = 0; y < height; y++)
+            for (int64_t x = 0; x < width; x++, image += pixel) {
+                bf16 *place = row + (i * job->distance + y * job->pitch + x) * DEPTH;
+                for (int64_t c = 0; c < channels; c += DEPTH, place += places * DEPTH)
+                    _mm512_store_si512(place, _mm512_maskz_loadu_epi16(first_32(channels - c), image + c));
+            }
+}
+
+/* ---- Outputs ---- */
+
+struct tile {
+    int64_t place;
+    int32_t pixel[TILE]; /* of the output image; -1: none */
+};
+
+/* Cover the outputs of an image with tiles; return their number. */
+static int64_t cover(const struct job *job, struct tile *tiles) {
+    int64_t count = 0, covered = 0;
+    for (int64_t y = 0; y < job->rows; y++)
+        for (int64_t x = 0; x < job->columns; x++) {
+            const int64_t place = y * job->pitch + x;
+            if (place < covered)
+                continue;
+            struct tile *tile = &tiles[count++];
+            tile->place = place;
+            covered = place + TILE;
+            for (int64_t i = 0; i < TILE; i++) {
+                const int64_t row = (place + i) / job->pitch, column = (place + i) % job->pitch;
+                tile->pixel[i] = row < job->rows && column < job->columns ? (int32_t)(row * job->columns + column) : -1;
+            }
+        }
+    return count;
+}
+
+/* Sums of two tiles of places and two tiles of channels, and where they belong. */
+struct block {
+    float sums[4 * TILE_FP32] __attribute__((aligned(64)));
+    const int32_t *pixels[2]; /* of each tile of places; null: there is no such tile */
+    bf16 *output[2];          /* first of the 32 channels, of the first pixel of the image */
+    __mmask32 valid;          /* channels */
+    __m512 bias[2];
+};
+
+/* Write a quarter of a tile of places. */
+static inline void write_rows(const struct block *block, int64_t quarter, int64_t outputs) {
+    const int64_t tile = quarter / 4, first = quarter % 4 * 4;
+    const float *sums = block->sums + 2 * TILE_FP32 * tile + first * TILE;
+    if (block->pixels[tile] == NULL)
+        return;
+    for (int64_t i = 0; i < 4; i++, sums += TILE) {
+        const int32_t pixel = block->pixels[tile][first + i];
+        const __m512 low = _mm512_add_ps(_mm512_load_ps(sums), block->bias[0]);
+        const __m512 high = _mm512_add_ps(_mm512_load_ps(sums + TILE_FP32), block->bias[1]);
+        if (pixel >= 0)
+            _mm512_mask_storeu_epi16(block->output[tile] + pixel * outputs, block->valid,
+                                     (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+/* Sum a block, and write the one before it, which waits for the unit no more. */
+static inline void multiply(const bf16 *const start[2], int64_t places, int64_t depths, int64_t pitch,
+                            const bf16 *weight, struct block *block, const struct block *before, int64_t outputs,
+                            struct upcoming *next) {
+    MEMORY_IS_READ;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t tap = 0; tap < TAPS; tap++) {
+        int64_t place = (tap / 3 * pitch + tap % 3) * DEPTH;
+        for (int64_t depth = 0; depth < depths; depth++, place += places * DEPTH, weight += 2 * TILE_BF16) {
+            _tile_loadd(4, start[0] + place, 64);
+            _tile_loadd(6, weight, 64);
+            _tile_loadd(7, weight + TILE_BF16, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, start[1] + place, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        if (tap < 8)
+            write_rows(before, tap, outputs);
+        fetch(next);
+    }
+    _tile_stored(0, block->sums, 64);
+    _tile_stored(1, block->sums + TILE_FP32, 64);
+    _tile_stored(2, block->sums + 2 * TILE_FP32, 64);
+    _tile_stored(3, block->sums + 3 * TILE_FP32, 64);
+}
+
+static int64_t take(struct job *job, int64_t count) { return __atomic_fetch_add(&job->next, count, __ATOMIC_RELAXED); }
+
+static void convolve_groups(void *argument) {
+    struct job *job = argument;
+    const int64_t inputs = round_up(job->inputs, DEPTH), area = job->rows * job->columns;
+    const int64_t image_size = job->height * job->width * job->inputs;
+    const int64_t places = job->group * job->distance + 3 * job->pitch + 3 * TILE;
+    struct tile *tiles = zeros((area + 1) * sizeof(struct tile));
+    const int64_t tiles_of_image = cover(job, tiles);
+    bf16 *row = zeros(places * inputs * sizeof(bf16));
+    struct block blocks[2] = {0}, *block = &blocks[0], *before = &blocks[1];
+    struct configuration configuration;
+    use_tiles(&configuration);
+    int64_t following;
+    for (int64_t first = take(job, job->group); first < job->images; first = following) {
+        const int64_t images = smaller(job->group, job->images - first), count = images * tiles_of_image;
+        following = take(job, job->group);
+        const int64_t coming = smaller(job->group, job->images - following);
+        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size,
+                                        (count + 1) / 2 * (round_up(job->outputs, DEPTH) / DEPTH) * TAPS);
+        fill_row(job->image + first * image_size, images, job->height, job->width, job->inputs, job->inputs, job,
+                 row + (job->pitch + 1) * DEPTH, places);
+        for (int64_t channel = 0; channel < job->outputs; channel += DEPTH) {
+            const bf16 *weight = job->weight + channel * TAPS * inputs;
+            for (int64_t i = 0; i < count; i += 2) {
+                const bf16 *start[2];
+                for (int64_t j = 0; j < 2; j++) { /* the last one may have no second: it is computed twice */
+                    const int64_t number = smaller(i + j, count - 1), image = number / tiles_of_image;
+                    const struct tile *tile = &tiles[number % tiles_of_image];
+                    start[j] = row + (image * job->distance + tile->place) * DEPTH;
+                    block->pixels[j] = i + j < count ? tile->pixel : NULL;
+                    block->output[j] = job->output + (first + image) * area * job->outputs + channel;
+                }
+                block->valid = first_32(job->outputs - channel);
+                for (int64_t j = 0; j < 2; j++) {
+                    const int64_t from = channel + j * TILE;
+                    block->bias[j] = job->bias ? _mm512_maskz_loadu_ps(first_16(job->outputs - from), job->bias + from)
+                                               : _mm512_setzero_ps();
+                }
+                multiply(start, places, inputs / DEPTH, job->pitch, weight, block, before, job->outputs, &next);
+                struct block *written = before;
+                before = block;
+                block = written;
+            }
+        }
+    }
+    for (int64_t quarter = 0; quarter < 8; quarter++)
+        write_rows(before, quarter, job->outputs);
+    restore_tiles(&configuration);
+    free(row);
+    free(tiles);
+}
+
+/* ---- Gradient of the weights ---- */
+
+/* Transpose 16 vectors of 16 numbers of 32 bits. */
+static inline void transpose(__m512i *v) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        v[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        v[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        v[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+/* Pairs of a place and the next, for half of 32 channels: of each eight the first four (half 0), or the others (1). */
+static inline __m512i pair(const bf16 *place, int64_t half) {
+    const __m512i one = _mm512_load_si512(place), next = _mm512_load_si512(place + DEPTH);
+    return half ? _mm512_unpackhi_epi16(one, next) : _mm512_unpacklo_epi16(one, next);
+}
+
+/* Half of the channels of the places (places, 32), as tiles (places / 32, 16, 32) whose rows are channels. */
+static void transpose_row(const bf16 *row, int64_t half, int64_t places, bf16 *tiles) {
+    for (int64_t place = 0; place < places; place += DEPTH, tiles += TILE_BF16) {
+        __m512i v[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++)
+            v[i] = pair(row + (place + 2 * i) * DEPTH, half);
+        transpose(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++)
+            _mm512_store_si512(tiles + i * DEPTH, v[i]);
+    }
+}
+
+/* Half of the channels of the places (places, 32), as pairs (2, places / 2, 16, 2) from even and from odd places on. */
+static void pair_row(const bf16 *row, int64_t half, int64_t places, bf16 *pairs) {
+    __m512i even = pair(row, half);
+    for (int64_t place = 0; place < places - 2; place += 2) {
+        const __m512i next = pair(row + (place + 2) * DEPTH, half);
+        _mm512_store_si512(pairs + place * TILE, even);
+        _mm512_store_si512(pairs + (places + place) * TILE, _mm512_shrdi_epi32(even, next, 16));
+        even = next;
+    }
+}
+
+/* Add the products of two tiles of slopes with two tiles of pairs to four tiles of sums, all along the row. */
+static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const bf16 *pairs, const bf16 *more_pairs,
+                              int64_t tiles, float *sums, float *more_sums, struct upcoming *next,
+                              struct upcoming *next_slopes) {
+    MEMORY_IS_READ;
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(1, sums + TILE_FP32, 64);
+    _tile_loadd(2, more_sums, 64);
+    _tile_loadd(3, more_sums + TILE_FP32, 64);
+    for (int64_t i = 0; i < tiles * TILE_BF16; i += TILE_BF16) {
+        _tile_loadd(4, slopes + i, 64);
+        _tile_loadd(6, pairs + i, 64);
+        _tile_loadd(7, more_pairs + i, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, more_slopes + i, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        fetch(next);
+        fetch(next_slopes);
+    }
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + TILE_FP32, 64);
+    _tile_stored(2, more_sums, 64);
+    _tile_stored(3, more_sums + TILE_FP32, 64);
+}
+
+/* Write the sums (9, outputs / 16, inputs / 16, 16, 16), whose channels are halves as in `pair`, in their order. */
+static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_from, int64_t out_from,
+                        const struct job *job) {
+    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    for (int64_t tap = 0; tap < TAPS; tap++)
+        for (int64_t tile = 0; tile < out / TILE; tile++)
+            for (int64_t row = 0; row < TILE; row++) {
+                const int64_t output = out_from + tile / 2 * DEPTH + row / 4 * 8 + tile % 2 * 4 + row % 4;
+                if (output >= job->outputs)
+                    continue;
+                for (int64_t c = 0; c < in; c += DEPTH) {
+                    const float *from = sums + ((tap * (out / TILE) + tile) * (in / TILE) + c / TILE) * TILE_FP32;
+                    const __m512 even = _mm512_load_ps(from + row * TILE), odd = _mm512_load_ps(from + TILE_FP32 + row * TILE);
+                    const int64_t input = in_from + c;
+                    float *to = job->of_weight + (output * TAPS + tap) * job->inputs + input;
+                    _mm512_mask_storeu_ps(to, first_16(job->inputs - input), _mm512_permutex2var_ps(even, low, odd));
+                    _mm512_mask_storeu_ps(to + TILE, first_16(job->inputs - input - TILE),
+                                          _mm512_permutex2var_ps(even, high, odd));
+                }
+            }
+}
+
+/* The gradient of a panel of weights: `in` input channels by `out` output channels, for all images. */
+static void sum_panel(const struct job *job, int64_t in_from, int64_t in, int64_t out_from, int64_t out) {
+    const int64_t image_size = job->height * job->width * job->inputs;
+    const int64_t slope_size = job->rows * job->columns * job->outputs;
+    const int64_t most = round_up(job->group * job->distance, DEPTH);
+    const int64_t places = round_up(most + 3 * job->pitch + 3, DEPTH);
+    const int64_t channels = smaller(in, job->inputs - in_from), slope_channels = smaller(out, job->outputs - out_from);
+    bf16 *row = zeros(places * in * sizeof(bf16)), *pairs = zeros(2 * places * in * sizeof(bf16));
+    bf16 *slope_row = zeros(most * out * sizeof(bf16)), *slopes = zeros(most * out * sizeof(bf16));
+    float *sums = zeros(TAPS * in * out * sizeof(float));
+    for (int64_t first = 0; first < job->images; first += job->group) {
+        const int64_t images = smaller(job->group, job->images - first);
+        const int64_t following = first + images, coming = smaller(job->group, job->images - following);
+        const int64_t length = round_up(images * job->distance, DEPTH);
+        const int64_t steps = in / DEPTH * (out / DEPTH) * TAPS * length / DEPTH;
+        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size, steps);
+        struct upcoming next_slopes = upcoming(job->gradient + following * slope_size, coming * slope_size, steps);
+        fill_row(job->image + first * image_size + in_from, images, job->height, job->width, job->inputs, channels, job,
+                 row + (job->pitch + 1) * DEPTH, places);
+        if (images < job->group)
+            memset(slope_row, 0, most * out * sizeof(bf16));
+        fill_row(job->gradient + first * slope_size + out_from, images, job->rows, job->columns, job->outputs,
+                 slope_channels, job, slope_row, most);
+        for (int64_t tile = 0; tile < in / TILE; tile++)
+            pair_row(row + tile / 2 * places * DEPTH, tile % 2, places, pairs + tile * 2 * places * TILE);
+        for (int64_t tile = 0; tile < out / TILE; tile++)
+            transpose_row(slope_row + tile / 2 * most * DEPTH, tile % 2, length, slopes + tile * most * TILE);
+        for (int64_t o = 0; o < out / TILE; o += 2)
+            for (int64_t i = 0; i < in / TILE; i += 2)
+                for (int64_t tap = 0; tap < TAPS; tap++) {
+                    const int64_t shift = tap / 3 * job->pitch + tap % 3;
+                    const bf16 *from = pairs + ((2 * i + shift % 2) * places + shift / 2 * 2) * TILE;
+                    float *to = sums + ((tap * (out / TILE) + o) * (in / TILE) + i) * TILE_FP32;
+                    accumulate(slopes + o * most * TILE, slopes + (o + 1) * most * TILE, from, from + 2 * places * TILE,
+                               length / DEPTH, to, to + in / TILE * TILE_FP32, &next, &next_slopes);
+                }
+    }
+    write_panel(sums, in, out, in_from, out_from, job);
+    free(row);
+    free(pairs);
+    free(slope_row);
+    free(slopes);
+    free(sums);
+}
+
+static void sum_panels(void *argument) {
+    struct job *job = argument;
+    const int64_t inputs = round_up(job->inputs, DEPTH), outputs = round_up(job->outputs, DEPTH);
+    const int64_t beside = round_up(outputs, job->out_panel) / job->out_panel;
+    const int64_t panels = round_up(inputs, job->in_panel) / job->in_panel * beside;
+    struct configuration before;
+    use_tiles(&before);
+    int64_t panel;
+    while ((panel = take(job, 1)) < panels) {
+        const int64_t in_from = panel / beside * job->in_panel, out_from = panel % beside * job->out_panel;
+        sum_panel(job, in_from, smaller(job->in_panel, inputs - in_from), out_from,
+                  smaller(job->out_panel, outputs - out_from));
+    }
+    restore_tiles(&before);
+}
+
+/* ---- Weights ---- */
+
+/* Weights (outputs, 9, inputs) as tiles (outputs / 32, 9, inputs / 32, 2, 16, 16, 2) of pairs of input channels. */
+static void pack(const float *weight, int64_t inputs, int64_t outputs, bf16 *packed) {
+    for (int64_t block = 0; block < outputs; block += DEPTH)
+        for (int64_t tap = 0; tap < TAPS; tap++)
+            for (int64_t input = 0; input < inputs; input += DEPTH)
+                for (int64_t half = 0; half < 2; half++, packed += TILE_BF16) {
+                    __m512i v[16];
+#pragma GCC unroll 16
+                    for (int64_t i = 0; i < 16; i++) {
+                        const int64_t output = block + half * TILE + i;
+                        const float *from = weight + (output * TAPS + tap) * inputs + input;
+                        const int64_t count = output < outputs ? inputs - input : 0;
+                        const __m512 low = _mm512_maskz_loadu_ps(first_16(count), from);
+                        v[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(first_16(count - TILE), from + TILE), low);
+                    }
+                    transpose(v);
+#pragma GCC unroll 16
+                    for (int64_t i = 0; i < 16; i++)
+                        _mm512_store_si512(packed + i * DEPTH, v[i]);
+                }
+}
+
+static inline __m512i widened(const float *from, int64_t count) {
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(first_16(count), from)));
+}
+
+/* The same weights for the gradient of the inputs: taps in reverse, (inputs / 32, 9, outputs / 32, 2, 16, 16, 2). */
+static void pack_reversed(const float *weight, int64_t inputs, int64_t outputs, bf16 *packed) {
+    for (int64_t block = 0; block < inputs; block += DEPTH)
+        for (int64_t tap = TAPS - 1; tap >= 0; tap--)
+            for (int64_t output = 0; output < outputs; output += DEPTH)
+                for (int64_t half = 0; half < 2; half++)
+                    for (int64_t i = output; i < output + DEPTH; i += 2, packed += DEPTH) {
+                        const int64_t input = block + half * TILE;
+                        const float *from = weight + (i * TAPS + tap) * inputs + input;
+                        const __m512i one = widened(from, i < outputs ? inputs - input : 0);
+                        const __m512i next = widened(from + TAPS * inputs, i + 1 < outputs ? inputs - input : 0);
+                        _mm512_store_si512(packed, _mm512_or_si512(one, _mm512_slli_epi32(next, 16)));
+                    }
+}
+
+/* ---- What Python calls ---- */
+
+static void run(struct job *job, void (*work)(void *), fork_join parallel) {
+    if (job->threads > 1)
+        parallel(work, job, job->threads, 0);
+    else
+        work(job);
+}
+
+static struct job new_job(int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
+                          int64_t outputs, int64_t rows, int64_t columns) {
+    struct job job = {.threads = threads, .images = images, .height = height, .width = width, .inputs = inputs,
+                      .outputs = outputs, .rows = rows, .columns = columns};
+    job.pitch = larger(width, columns) + 1;
+    job.distance = (larger(height, rows) + 1) * job.pitch;
+    return job;
+}
+
+/* image: (images, height, width, inputs), output: (images, rows, columns, outputs), the first ones of a convolution
+   with a zero around each image; weight: (outputs, 3, 3, inputs), bias: (outputs) or null. With `reversed` the images
+   are the gradient of a convolution's output, and its weight is (inputs, 3, 3, outputs). */
+void convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
+              int64_t outputs, int64_t rows, int64_t columns, int64_t reversed, const bf16 *image, const float *weight,
+              const float *bias, bf16 *output) {
+    struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
+    bf16 *packed = zeros(round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * TAPS * sizeof(bf16));
+    if (reversed)
+        pack_reversed(weight, outputs, inputs, packed);
+    else
+        pack(weight, inputs, outputs, packed);
+    job.group = larger(1, ROW_BYTES / (job.distance * round_up(inputs, DEPTH) * (int64_t)sizeof(bf16)));
+    job.image = image, job.weight = packed, job.bias = bias, job.output = output;
+    run(&job, convolve_groups, parallel);
+    free(packed);
+}
+
+/* image: (images, height, width, inputs), gradient: (images, rows, columns, outputs), of_weight: (outputs, 3, 3,
+   inputs). */
+void gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
+                        int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image, const bf16 *gradient,
+                        float *of_weight) {
+    struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
+    job.group = larger(1, ROW_PLACES / job.distance);
+    job.image = image, job.gradient = gradient, job.of_weight = of_weight;
+    job.in_panel = smaller(round_up(inputs, DEPTH), PANEL);
+    job.out_panel = smaller(round_up(outputs, DEPTH), PANEL);
+    while (round_up(inputs, job.in_panel) / job.in_panel * (round_up(outputs, job.out_panel) / job.out_panel) < threads
+           && larger(job.in_panel, job.out_panel) > DEPTH) { /* a panel for each thread */
+        int64_t *panel = job.out_panel >= job.in_panel ? &job.out_panel : &job.in_panel;
+        *panel = round_up(*panel / 2, DEPTH);
+    }
+    run(&job, sum_panels, parallel);
+}
