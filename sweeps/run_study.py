@@ -36,6 +36,7 @@ from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
 from sweeps.lock import LockError, acquire, holder
 from sweeps.notice import Notice
+from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan, affordable_steps, measure_speed, shrink_to_budget
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace, comparable
@@ -45,13 +46,14 @@ from sweeps.pruners import PRUNERS
 from sweeps.stages.confirmation import Gain
 from sweeps.stages.stage import Sweep
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
-from sweeps.study import SAMPLERS, load_study, open_storage, open_study, started_trials
+from sweeps.study import SAMPLERS, best_recipes, load_study, open_storage, open_study, started_trials
 from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
 
 _STUDY_LETTERS = 200  # of 255 that a file system allows
+_FROM = 3  # recipes of an earlier study
 _STOP_FLUSH_SECONDS = 2.0  # for MLflow to answer after a stop
 
 
@@ -108,7 +110,12 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="seed of the whole sweep (default: %(default)s)"
     )
-    search.add_argument("--sampler", choices=sorted(SAMPLERS), default="tpe", help="default: %(default)s")
+    search.add_argument(
+        "--sampler",
+        choices=sorted(SAMPLERS),
+        default="tpe",
+        help="gp and cmaes learn from complete trials alone, and cmaes draws choices at random (default: %(default)s)",
+    )
     search.add_argument("--pruner", choices=sorted(PRUNERS), default="halving", help="default: %(default)s")
     search.add_argument(
         "--enqueue",
@@ -117,6 +124,21 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="RECIPE",
         help="recipes to try first: names in cifar_core/recipes, 'systems' for the five published ones, or "
         "TOML files (default: those that the space names)",
+    )
+    search.add_argument(
+        "--from",
+        dest="source",
+        metavar="STUDY",
+        help=f"try the {_FROM} best recipes of an earlier study in the store first",
+    )
+    search.add_argument(
+        "--max-parameters", type=positive_int, metavar="N", help="train only networks of at most N weights"
+    )
+    search.add_argument(
+        "--max-latency",
+        type=_positive_float,
+        metavar="MS",
+        help="train only networks that answer for one image within so many milliseconds on this machine",
     )
     search.add_argument(
         "--timeout", type=_positive_float, metavar="SECONDS", help="start no further trial after that time"
@@ -182,6 +204,8 @@ def _run(options: argparse.Namespace) -> int:
     given = options.enqueue or list(space.enqueue)
     wanted = {name: comparable(read_recipe(name)) for name in expand(given, SYSTEMS_GROUP)}
     plan = _plan(options, hardware, space, workers, threads)
+    if options.source is not None:
+        wanted = _earlier_recipes(options.source, store, plan.study) | wanted
     recipes, notes = _affordable(wanted, given, plan.preset.trial)
     data_dir = options.data or default_data_dir()
     if options.tracking_uri is not None:
@@ -264,6 +288,20 @@ def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budg
     return recipes, notes
 
 
+def _earlier_recipes(source: str, store: Store, study: str) -> dict[str, Recipe]:
+    """Return the best recipes of the study `source`.
+
+    Raises:
+        UserError: there is no such study, it is `study` itself, or it has no complete trial.
+    """
+    if source == study:
+        raise UsageError(f"--from must name another study, but got {source!r}, which this command runs")
+    recipes = best_recipes(load_study(store, source), _FROM)
+    if not recipes:
+        raise UsageError(f"--from must name a study with a complete trial, but {source!r} has none")
+    return {f"{place} of {source}": comparable(recipe) for place, recipe in enumerate(recipes, start=1)}
+
+
 def _plan(options: argparse.Namespace, hardware: Hardware, space: SearchSpace, workers: int, threads: int) -> Plan:
     preset = _preset(options, hardware)
     probe = Recipe(batch_size=64 if hardware.device.type == "cpu" else 1024)
@@ -284,6 +322,7 @@ def _plan(options: argparse.Namespace, hardware: Hardware, space: SearchSpace, w
         threads=threads,
         flops_per_second=measure_speed(probe, hardware),
         keep_weights=options.keep_weights,
+        limits=Limits(parameters=options.max_parameters, latency=options.max_latency),
     )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.errors import UserError, first_line
@@ -28,13 +28,16 @@ from sweeps.validation import shortened
 
 BASELINE = "baseline"  # user attribute of the first trial, if it is a known-good recipe
 _MANY_OBJECTS = 100_000
+_STARTUP = 8  # random trials before a sampler learns from them
 _CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
 _ANOTHER_NAME = "give it another name with --study"
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
     {
-        "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=8),
+        "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP),
+        "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_STARTUP),
+        "cmaes": lambda seed: CmaEsSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False),
         "random": lambda seed: RandomSampler(seed=seed),
     }
 )
@@ -91,10 +94,23 @@ def ask(study: optuna.Study, plan: Plan) -> Trial:
     tried = Counter(trial.params.get("model") for trial in trials)
     models = plan.space.models
     if len(models) > 1 and not any(trial.state == TrialState.WAITING for trial in trials):
-        model = min(models, key=lambda name: tried[name])
+        allowed = {trial.params.get("model") for trial in trials if is_feasible(trial)}
+        model = min((name for name in models if not tried[name] or name in allowed), key=lambda name: tried[name])
         if tried[model] < int(plan.trials * _SHARED_OUT / len(models)):
             study.enqueue_trial({"model": model})
     return study.ask()
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Return true if the trial keeps the limits of its study."""
+    return all(excess <= 0 for excess in trial.constraints.values())
+
+
+def best_recipes(study: optuna.Study, count: int) -> list[Recipe]:
+    """Return the recipes of the best complete trials, best first."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    return [Recipe.from_dict(trial.user_attrs["recipe"]) for trial in ranked[:count]]
 
 
 def load_study(store: Store, name: str) -> optuna.Study:
@@ -172,12 +188,19 @@ def _opening(storage_url: str) -> Iterator[None]:
 
 def _settings(plan: Plan) -> dict[str, object]:
     """Settings that cannot change within a study, because its trials would no longer compare."""
-    space = {_CONTENT: plan.space.content(), "space_hash": plan.space.hash, "space": plan.space.name}
-    return {**space, "preset": plan.preset.name, "seed": str(plan.seed), "starts": "yes" if plan.starts else "no"}
+    return {
+        _CONTENT: plan.space.content(),
+        "space_hash": plan.space.hash,
+        "space": plan.space.name,
+        "preset": plan.preset.name,
+        "seed": str(plan.seed),
+        "starts": "yes" if plan.starts else "no",
+        "limits": str(plan.limits),
+    }
 
 
 def _check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
-    for name in ("space", "preset", "seed", "starts"):
+    for name in ("space", "preset", "seed", "starts", "limits"):
         value = _settings(plan)[name]
         if name in stored and stored[name] != value:
             raise StudyError(

@@ -30,6 +30,7 @@ from experiments.benchmarks.synthetic import fill_store
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator
 from sweeps.executors.protocol import Event, Finished, Job, Outcome, Progressed, TrainJob
+from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import EIGHTHS, fixed_epochs
 from sweeps.planning.space_file import SPACES
@@ -125,6 +126,7 @@ class _NoOpSweep:
             patience=None,
             confirm=False,
             starts=True,
+            limits=Limits(),
             hardware=self.hardware,
             workers=2,
             threads=1,

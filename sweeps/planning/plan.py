@@ -17,6 +17,7 @@ from cifar_core.models import build_model
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
+from sweeps.planning.limits import Limits
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SearchSpace
 
@@ -41,6 +42,7 @@ class Plan:
     patience: int | None  # trials without a better one, after which no further trial starts
     confirm: bool
     starts: bool  # try the known-good points of the space first
+    limits: Limits
     hardware: Hardware
     workers: int
     threads: int  # of each worker
@@ -67,6 +69,7 @@ class Plan:
             "rung_images": self.preset.rung_images,
             "trial_images": self.preset.trial_images,
             "starts": self.starts,
+            "limits": str(self.limits),
         }
 
     def rows(self, remaining: int) -> dict[str, str]:
@@ -87,6 +90,8 @@ class Plan:
             runs = "once" if preset.finals == 1 else f"{preset.finals} times"
             final = _budget(preset.final.flops, preset.final.max_epochs)
             rows["final"] = f"the best of them {runs} on all training images, {final}"
+        if self.limits != Limits():
+            rows["limits"] = f"{self.limits}; other networks are not trained"
         rows["estimate"] = f"about {max(1, round(self.estimate(remaining) / 60))} min at the speed just measured"
         return rows
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar_core.recipe import Recipe
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
-from sweeps.study import BASELINE, derive_seed
+from sweeps.study import BASELINE, derive_seed, is_feasible
 
 _VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images
 _SEED_DEVIATION = 0.0015  # of the accuracy between seeds, measured on fast_resnet
@@ -115,7 +115,8 @@ class Confirmation(Stage):
 
     def _candidates(self) -> list[FrozenTrial]:
         """Return the best complete trials, and the one of the starting recipe however it ended."""
-        trials = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        ended = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        trials = [trial for trial in ended if is_feasible(trial)]
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
         best = [trial for trial in ranked if BASELINE not in trial.user_attrs][: self.sweep.plan.preset.recipes]

@@ -54,7 +54,14 @@ class Search(Stage):
                     f"{plan.trials} are left out"
                 )
                 return
-            yield self._run(ask(self.sweep.study, plan), set())
+            trial = ask(self.sweep.study, plan)
+            run = self._run(trial, set())
+            if reason := self._check_limits(trial, run.job.recipe):
+                self.start(run)
+                self.sweep.console.say(f"{run.title} is not trained: {run.job.recipe.model} has {reason}")
+                self.end(run, "pruned", reason=reason)
+            else:
+                yield run
 
     def should_prune(self, run: SweepRun, point: Progress) -> bool:
         """Report the validation accuracy to Optuna, and ask its pruner."""
@@ -89,6 +96,14 @@ class Search(Stage):
         trial.set_user_attr("recipe", recipe.to_dict())
         trial.set_user_attr("flops", run.flops)
         return run
+
+    def _check_limits(self, trial: Trial, recipe: Recipe) -> str:
+        """Report to Optuna how far the network exceeds the limits; return the reason if it breaks one, else ""."""
+        limits = self.sweep.plan.limits
+        excesses = limits.excesses(recipe, self.sweep.plan.hardware)
+        for name, excess in excesses.items():
+            trial.set_constraint(name, excess)
+        return limits.broken(excesses)
 
     def _recipe(self, trial: Trial) -> Recipe:
         plan = self.sweep.plan

@@ -12,6 +12,7 @@ from typing import Any
 from cifar_core.data import CLASSES
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
+from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
@@ -38,6 +39,7 @@ def plan(**changes: Any) -> Plan:
         patience=None,
         confirm=True,
         starts=True,
+        limits=Limits(),
         hardware=CPU,
         workers=2,
         threads=1,

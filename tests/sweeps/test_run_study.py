@@ -22,6 +22,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps import run_study
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
+from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import TTA, comparable
@@ -134,6 +135,8 @@ class TestArgumentsThatCannotBe:
             ("trials", "0 -3 x 2.5", "a whole number of at least 1"),
             ("workers", "0", "a whole number of at least 1"),
             ("timeout", "inf", "a number above 0"),
+            ("max-parameters", "0 1e6", "a whole number of at least 1"),
+            ("max-latency", "0 nan", "a number above 0"),
             ("patience", "0", "a whole number of at least 1"),
             ("seed", "-1 4294967296", "a whole number in [0, 2**32)"),
             ("epochs", "0 -1 nan 20000 x", "a number above 0 and at most 10000"),
@@ -147,7 +150,7 @@ class TestArgumentsThatCannotBe:
         ("option", "names"),
         [
             ("preset", "smoke, quick, standard, thorough"),
-            ("sampler", "random, tpe"),
+            ("sampler", "cmaes, gp, random, tpe"),
             ("pruner", "halving, hyperband, median, none"),
             ("device", "auto, cpu, cuda, mps"),
         ],
@@ -263,7 +266,7 @@ class TestHelp:
         options = [option for action in build_parser()._actions for option in action.option_strings]
         expected = (
             "--trials --space --preset --epochs --seed --sampler --pruner --enqueue --timeout --patience "
-            "--no-starts --no-confirm --device "
+            "--no-starts --no-confirm --from --max-parameters --max-latency --device "
             "--notify "
             "--workers --data --study --store --keep-weights --tracking-uri --storage --status --verify --replay"
         )
@@ -308,13 +311,15 @@ class TestPlanOfTheArguments:
     def test_all_of_it_otherwise(self, plan_of: Callable[..., Plan]) -> None:
         search = "--trials 7 --space fast --epochs 2.5 --seed 3 --sampler random --pruner median"
         more = "--timeout 60 --patience 9 --no-starts --no-confirm --workers 1 --keep-weights"
-        plan = plan_of(*search.split(), *more.split())
+        limits = "--max-parameters 2000000 --max-latency 2.5"
+        plan = plan_of(*search.split(), *more.split(), *limits.split())
         assert (plan.trials, plan.study, plan.space) == (7, "epochs-2.5-fast-seed3-nostarts", SPACES["fast"])
         assert plan.preset.trial.max_epochs == plan.preset.confirm.max_epochs == 2.5
         assert (plan.sampler, plan.pruner, plan.seed, plan.timeout) == ("random", "median", 3, 60.0)
         assert (plan.workers, plan.threads) == (1, CORES)
         assert (plan.confirm, plan.keep_weights) == (False, True)
         assert (plan.patience, plan.starts) == (9, False)
+        assert plan.limits == Limits(parameters=2_000_000, latency=2.5)
 
     @pytest.mark.slow
     def test_recipes_are_enqueued_exactly(self, plan_of: Callable[..., Plan], tmp_path: Path) -> None:
@@ -324,6 +329,29 @@ class TestPlanOfTheArguments:
             path.write_text(recipe.to_toml())
         plan_of("--enqueue", *map(str, paths), "--seed", "1")
         assert self.enqueued() == recipes
+
+    @pytest.mark.slow
+    def test_from_an_earlier_study_its_best_recipes_come_first(
+        self, plan_of: Callable[..., Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        plan_of("--study", "first", "--no-starts")
+        first, recipes = StubCoordinator.got.study, [Recipe(cutout=number, tta=TTA) for number in range(5)]
+        for study, source, message in (
+            ("first", "first", "--from must name another study, but got 'first', which this command runs"),
+            ("second", "nope", "--study must be one that the store holds (first), but got 'nope'"),
+            ("second", "first", "--from must name a study with a complete trial, but 'first' has none"),
+        ):
+            with pytest.raises(AssertionError):
+                plan_of("--study", study, "--from", source)
+            assert capsys.readouterr().err == f"run_study.py: error: {message}\n"
+        for number, recipe in enumerate(recipes):
+            trial = first.ask()
+            trial.set_user_attr("recipe", replace(recipe, epochs=7.0).to_dict())
+            first.tell(trial, [0.2, 0.5, 0.4, 0.1, 0.3][number])
+        plan_of("--study", "second", "--from", "first", "--enqueue", "five_conv")
+        tried = [replace(recipe, epochs=Recipe().epochs) for recipe in self.enqueued()]
+        assert tried[:3] == [recipes[1], recipes[2], recipes[4]]
+        assert [recipe.model for recipe in tried[3:]] == ["five_conv"]
 
     @pytest.mark.slow
     def test_the_space_of_the_systems_begins_with_the_systems(

@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from cifar_core.recipe import Recipe
+from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES, parse_space
@@ -77,6 +78,7 @@ class TestSettings:
             ({"preset": PRESETS["quick"]}, "preset smoke", "preset quick"),
             ({"space": SPACES["full"]}, "space fast", "space full"),
             ({"seed": 3}, "seed 0", "seed 3"),
+            ({"limits": Limits(parameters=9)}, "limits none", "limits at most 9 weights"),
         ],
     )
     def test_a_study_cannot_go_on_otherwise(

@@ -123,6 +123,7 @@ def test_params_for_mlflow(plan: Plan) -> None:
         "rung_images": 1000,
         "trial_images": 3000,
         "starts": True,
+        "limits": "none",
     }
 
 

@@ -9,8 +9,11 @@ import pytest
 from optuna.trial import TrialState
 
 from cifar_core.budget import Budget, step_flops
+from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
-from sweeps.executors.protocol import Diverged
+from sweeps.executors.protocol import Diverged, TrainJob
+from sweeps.planning.limits import Limits
+from sweeps.study import BASELINE
 from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, Study, check_whole, even, pruning
 
 
@@ -95,6 +98,35 @@ class TestSearch:
         assert "no further trials after 1e-09 s" in sweep.log.getvalue()
         assert sweep.trials == []
         assert sweep.run(timeout=3600.0).trials["complete"] == 4
+
+
+class TestLimits:
+    def test_a_network_beyond_them_is_not_trained(self, sweep: Study) -> None:
+        allowed = parameter_count("fast_resnet", 0.25)
+        summary = sweep.run(trials=12, limits=Limits(parameters=allowed))
+        check = {trial.params["width"]: trial for trial in sweep.trials}
+        assert set(check) == {0.25, 0.5}
+        wide = [trial.number for trial in sweep.trials if trial.params["width"] == 0.5]
+        assert summary.trials == {"complete": 12 - len(wide), "pruned": len(wide)}
+        trained = {job.recipe.width for job in sweep.jobs if isinstance(job, TrainJob)}
+        assert trained == {0.25}, "nor is it confirmed"
+        reason = f"{parameter_count('fast_resnet', 0.5):,} weights where {allowed:,} are allowed"
+        run = sweep.tracker.runs[f"trial-{wide[0]}"]
+        assert (run.state, run.reason) == ("pruned", reason)
+        assert f"trial {wide[0]} is not trained: fast_resnet has {reason}" in sweep.log.getvalue().splitlines()
+        assert check[0.5].user_attrs["spent_flops"] == 0
+        assert check[0.5].constraints["parameters"] > 0, "so that Optuna's samplers learn it"
+        assert check[0.25].constraints == {"parameters": 0}
+
+    def test_a_starting_recipe_beyond_them_is_not_confirmed(self, sweep: Study) -> None:
+        sweep.study.enqueue_trial({"width": 0.5}, user_attrs={BASELINE: True})
+        summary = sweep.run(trials=6, limits=Limits(parameters=parameter_count("fast_resnet", 0.25)))
+        assert summary.gain is None
+        assert "confirm-0-0" not in sweep.tracker.runs
+
+    def test_without_any_network_within_them_there_is_no_champion(self, sweep: Study) -> None:
+        summary = sweep.run(trials=3, limits=Limits(parameters=1))
+        assert (summary.champion, summary.trials) == (None, {"pruned": 3})
 
 
 class TestPruning:
