@@ -80,6 +80,7 @@ class ClassResults:
         split: test or validation; `rows` are sorted by it.
         groups: accuracy on "animals" and "vehicles", on the images of the confusion matrices.
         run_ids: the runs that `rows` are the means of.
+        validated: those of the validation accuracies, which others are where the final trained on all images.
     """
 
     rows: tuple[ClassAccuracy, ...]
@@ -87,6 +88,7 @@ class ClassResults:
     groups: Mapping[str, Estimate]
     confusion: Confusion | None
     run_ids: tuple[str, ...]
+    validated: tuple[str, ...]
 
     @property
     def lowest(self) -> float:
@@ -97,15 +99,21 @@ class ClassResults:
 def class_results(study: Study) -> ClassResults:
     """The results by class of the runs that the report is about."""
     confusion = confusion_of(study)
-    rows = class_accuracies(study.subject, confusion)
+    rows = class_accuracies(study.subject, study.validated, confusion)
     split = "test" if any(row.test is not None for row in rows) else "validation"
-    return ClassResults(rows, split, groups_of(study), confusion, tuple(study.subject["run_id"]))
+    run_ids, validated = (tuple(runs["run_id"]) for runs in (study.subject, study.validated))
+    return ClassResults(rows, split, groups_of(study), confusion, run_ids, validated)
 
 
-def class_accuracies(subject: pd.DataFrame, confusion: Confusion | None) -> tuple[ClassAccuracy, ...]:
-    """The classes, weakest first; those of the split of `confusion` have an interval."""
+def class_accuracies(
+    subject: pd.DataFrame, validated: pd.DataFrame, confusion: Confusion | None
+) -> tuple[ClassAccuracy, ...]:
+    """The classes, weakest first; those of the split of `confusion` have an interval.
+
+    Test accuracies are those of the runs `subject`, validation accuracies those of the runs `validated`.
+    """
     counts = dict(zip(confusion.classes, confusion.counts, strict=True)) if confusion else {}
-    means = {c: statistics.fmean(known) for c in subject if "_class/" in c and len(known := subject[c].dropna())}
+    means = _means(validated, "metrics.val_class/") | _means(subject, "metrics.test_class/")
     rows = []
     for name in {column.partition("/")[2] for column in means}:
         columns = {"validation": f"metrics.val_class/{name}", "test": f"metrics.test_class/{name}"}
@@ -114,6 +122,11 @@ def class_accuracies(subject: pd.DataFrame, confusion: Confusion | None) -> tupl
         interval = estimate(subject, columns[confusion.split], images) if confusion and images else None
         rows.append(ClassAccuracy(name, validation, test, interval))
     return tuple(sorted(rows, key=lambda row: (row.shown, row.name)))
+
+
+def _means(runs: pd.DataFrame, prefix: str) -> dict[str, float]:
+    columns = (column for column in runs if column.startswith(prefix))
+    return {column: statistics.fmean(known) for column in columns if len(known := runs[column].dropna())}
 
 
 def groups_of(study: Study) -> dict[str, Estimate]:
@@ -237,9 +250,11 @@ def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
     both = any(row.test is not None for row in found.rows) and any(row.validation is not None for row in found.rows)
     text = f"Sorted by {found.split} accuracy, the weakest class at the bottom"
     text += "; a line joins validation and test." if both else "."
+    if both and set(found.validated) != set(found.run_ids):
+        text += " Validation is of the confirmation, which is shorter than the final and has fewer training images."
     if found.lowest < bar.target:
         text += f" The dotted line is the target of {short_percent(bar.target)}."
-    return CitedText(text, run(*found.run_ids))
+    return CitedText(text, run(*dict.fromkeys((*found.run_ids, *found.validated))))
 
 
 def _class_figure(found: ClassResults, bar: Bar) -> go.Figure:
@@ -322,7 +337,8 @@ def _numbers(found: ClassResults) -> Iterator[Number]:
     sources = run(*found.run_ids)
     for row in found.rows:
         name = f"class.{row.name}"
-        yield from numbers_of(name, row, sources, validation="share", test="share")
+        yield from numbers_of(name, row, run(*found.validated), validation="share")
+        yield from numbers_of(name, row, sources, test="share")
         yield from numbers_of(name, row.interval, sources, low="share", high="share", images="images a run")
     for name, group in found.groups.items():
         yield from estimate_numbers(f"group.{name}", group, runs(group))

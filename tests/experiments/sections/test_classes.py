@@ -41,12 +41,25 @@ def test_the_weakest_pair_counts_both_directions() -> None:
 def test_a_class_of_one_run_has_the_wilson_interval_of_its_images(demo: Facts) -> None:
     confusion = known(classes.confusion_of(demo.study))
     champion = demo.study.champion
-    one, both = (classes.class_accuracies(runs, confusion)[0] for runs in (champion.head(1), champion))
+    one, both = (classes.class_accuracies(runs, runs, confusion)[0] for runs in (champion.head(1), champion))
     assert one.name == both.name == "cat"
     interval = known(one.interval)
     assert (interval.low, interval.high) == pytest.approx(wilson(known(one.test), 1000))
     assert known(both.interval).low < interval.low  # seed variance widens the interval
-    assert all(row.interval is None for row in classes.class_accuracies(champion, None))
+    assert all(row.interval is None for row in classes.class_accuracies(champion, champion, None))
+
+
+def test_validation_is_of_the_confirmation_where_the_final_trained_on_all_images(finals: Facts) -> None:
+    study, found = finals.study, classes.class_results(finals.study)
+    confirmed = study.confirm[study.confirm["source_trial"].isin(study.champion["source_trial"])]
+    assert found.validated == tuple(confirmed["run_id"])
+    assert set(found.run_ids).isdisjoint(found.validated)
+    for row in found.rows:
+        assert row.validation == pytest.approx(confirmed[f"metrics.val_class/{row.name}"].mean())
+        assert row.test == pytest.approx(study.champion[f"metrics.test_class/{row.name}"].mean())
+    numbers = {number.name: number for number in section(finals).numbers}
+    assert numbers["class.cat.validation"].sources == tuple(f"run/{run_id}" for run_id in found.validated)
+    assert numbers["class.cat.test"].sources == tuple(f"run/{run_id}" for run_id in found.run_ids)
 
 
 @pytest.mark.parametrize(
