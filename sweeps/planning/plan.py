@@ -17,6 +17,7 @@ from cifar_core.models import build_model
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
+from sweeps.console import about
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SearchSpace
 
@@ -87,7 +88,7 @@ class Plan:
             runs = "once" if preset.finals == 1 else f"{preset.finals} times"
             final = _budget(preset.final.flops, preset.final.max_epochs)
             rows["final"] = f"the best of them {runs} on all training images, {final}"
-        rows["estimate"] = f"about {max(1, round(self.estimate(remaining) / 60))} min at the speed just measured"
+        rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
         return rows
 
     @property

@@ -145,19 +145,18 @@ def test_any_letters_in_the_path_of_a_store_and_in_the_name_of_a_study(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_two_first_commands_at_once_both_work(tmp_path: Path) -> None:
-    names = ("a", "b")
-    commands = [[sys.executable, "-c", FIRST, str(tmp_path / "store"), name] for name in names]
+    commands = [[sys.executable, "-c", FIRST, str(tmp_path / "store"), name] for name in ("a", "b")]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    processes = [subprocess.Popen(command, text=True, **pipes) for command in commands]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in processes:
-        _, errors = process.communicate()
-        assert (process.returncode, errors) == (0, "")
+    with contextlib.ExitStack() as stack:
+        processes: list[Any] = [stack.enter_context(subprocess.Popen(command, text=True, **pipes)) for command in commands]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in processes:
+            _, errors = process.communicate()
+            assert (process.returncode, errors) == (0, "")
     assert sorted(StudyReader(Store.locate(tmp_path / "store")).studies()) == ["a", "b"]

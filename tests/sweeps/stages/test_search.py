@@ -92,7 +92,7 @@ class TestSearch:
 
     def test_no_further_trials_after_the_time_is_over(self, sweep: Study) -> None:
         assert sweep.run(timeout=1e-9).metrics["study/saved_fraction"] == 0
-        assert "no further trials after 1e-09 s" in sweep.log.getvalue()
+        assert "no further trials: the time of --timeout (1e-09 s) is over; 4 of 4 are left out" in sweep.log.getvalue()
         assert sweep.trials == []
         assert sweep.run(timeout=3600.0).trials["complete"] == 4
 
