@@ -125,7 +125,7 @@ def _runs(options: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost terminal sends it once itself, and once by the shell
+    signal.signal(signal.SIGHUP, lambda *_: None)  # a lost terminal sends it once itself, and once by the shell
     raise Stopped(signal_number)
 
 

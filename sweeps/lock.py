@@ -64,19 +64,20 @@ def exclude_runs(path: Path, study: str) -> Iterator[None]:
 def creation_lock(database: Path) -> Iterator[None]:
     """Context for opening an SQLite database, which creates its tables if there are none; others wait meanwhile.
 
+    In a store that is only read, no file is created or changed.
+
     Raises:
         LockError: another process has held the lock for a minute, or the lock file cannot be locked.
     """
     path = database.with_name(f".{database.name}.lock")
     try:
-        file = path.open("a+", encoding="utf-8")
-    except OSError:  # whoever cannot write here creates no tables either
+        file = path.open("r+" if database.exists() else "a+", encoding="utf-8")
+    except OSError:  # it was created by an earlier version, or cannot be written by this user
         yield
         return
     with file:
         if not _locked(file, fcntl.LOCK_EX, _CREATION_SECONDS):
-            raise LockError(f"{database} is being opened by {_holder(path)}; wait for it, or stop it")
-        _sign(file)
+            raise LockError(f"{database} is being created by another process, which takes too long; stop it")
         yield
 
 

@@ -392,6 +392,7 @@ def _gain(gain: Gain) -> str:
 def _report(plan: Plan, store: Store) -> int:
     """Write the report; return the exit code."""
     arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
+    sys.stdout.flush()  # what the other process prints comes after this
     done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
     if store.root == DEFAULT_STORE:
         print("Browse all runs: make ui")

@@ -124,7 +124,7 @@ def test_a_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch
     uses = (
         (acquire(path, "s"), path),
         (exclude_runs(path, "s"), path),
-        (creation_lock(path), path.parent / ".s.lock.lock"),
+        (creation_lock(path.with_name("new.db")), path.with_name(".new.db.lock")),
     )
     for use, file in uses:
         with pytest.raises(LockError) as error, use:
@@ -157,3 +157,11 @@ def test_a_database_is_opened_by_one_process_at_a_time(tmp_path: Path) -> None:
     for process in [subprocess.Popen(command) for _ in range(4)]:
         assert process.wait() == 0
     assert (tmp_path / "log").read_text().split() == ["in", "out"] * 4
+
+
+def test_a_database_that_is_there_is_opened_without_a_new_file(tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    database.touch()
+    with creation_lock(database):
+        pass
+    assert [*tmp_path.iterdir()] == [database]

@@ -150,8 +150,9 @@ def test_two_first_commands_at_once_both_work(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", FIRST, str(tmp_path / "store"), name] for name in ("a", "b")]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with contextlib.ExitStack() as stack:
-        processes: list[Any] = [stack.enter_context(subprocess.Popen(command, text=True, **pipes)) for command in commands]
+        processes: list[Any] = [subprocess.Popen(command, text=True, **pipes) for command in commands]
         for process in processes:
+            stack.enter_context(process)
             assert process.stdout.readline() == "ready\n"
         for process in processes:
             process.stdin.write("\n")

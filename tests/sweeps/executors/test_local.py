@@ -183,7 +183,8 @@ def test_ctrl_c_is_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> Non
     try:
         [worker] = workers()
         for _ in range(20):
-            os.kill(worker, signal.SIGINT)
+            for number in (signal.SIGINT, signal.SIGHUP):
+                os.kill(worker, number)
             time.sleep(0.1)
         executor.start(replace(JOB, recipe=replace(RECIPE, epochs=0.01)))
         assert not any(isinstance(event, Failed) for event in events_until(executor, lambda event: True))
