@@ -101,11 +101,12 @@ def set_up_cpu(threads: int | None = None) -> None:
     hundredfold. Call this before any computation, because threads inherit the setting when they start.
 
     Args:
-        threads: by default torch's choice, which does not know of CPU quotas, but at most one for each usable core.
+        threads: by default torch's choice, which may exceed the quota of a container: then one for each usable core.
     """
     keep_freed_memory()
     torch.set_flush_denormal(True)
-    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
+    if threads is not None or torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(threads or usable_cores())
 
 
 def _native_bf16(kind: str) -> bool:

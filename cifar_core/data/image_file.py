@@ -43,7 +43,8 @@ def read_image(path: Path) -> Tensor:
                 _draft(file)
                 deep = ";16" in str(file.tile)
                 inverted = dict(getattr(file, "tag_v2", {})).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
-                image = _middle(ImageOps.exif_transpose(file))
+                ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
+                image = _middle(file)
         if image.mode.startswith("I") or image.mode == "F":
             image = _from_numbers(image, inverted=inverted)
         elif deep:
@@ -96,7 +97,7 @@ def _from_numbers(image: Image.Image, *, inverted: bool) -> Image.Image:
 
     White is the largest number of the smallest usual format that holds all of them, or the largest of them.
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
     least, most = float(values.min()), float(values.max())
     white = max(1.0, most) if image.mode == "F" else next((white for white in _WHITES if most <= white), most)
     if least < -0.01 * white:

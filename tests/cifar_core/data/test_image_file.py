@@ -258,9 +258,8 @@ class TestUnreadableFiles:
         assert no_picture(tmp_path / "a\nb\x1b.png").startswith(f"'{tmp_path}/a\\nb\\x1b.png': this must be ")
 
     def test_warnings_about_oddities_are_silenced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def odd(image: Image.Image) -> Image.Image:
+        def odd(image: Image.Image, *, in_place: bool) -> None:
             warnings.warn("Corrupt EXIF data", stacklevel=1)
-            return image
 
         monkeypatch.setattr("PIL.ImageOps.exif_transpose", odd)
         assert pixel(picture(tmp_path / "a.png"), 1, 1) == RED
