@@ -99,6 +99,12 @@ class TestRefusals:
             "three_conv; a file's name ends in .toml"
         )
 
+    def test_a_name_that_would_change_the_terminal(self, tmp_path: Path) -> None:
+        path = tmp_path / "a\x1b[31m.toml"
+        path.write_text("")
+        rule = "a recipe file's name must have no line breaks and control characters"
+        assert refused(path) == f"{rule}, but got {str(path)!r}"
+
     @pytest.mark.parametrize(
         ("name", "cause"),
         [
