@@ -5,6 +5,10 @@ TRIALS ?= 50
 PORT   ?= 5000
 ARGS   ?=
 
+# Without an NVIDIA driver: torch's CPU build, which is smaller by gigabytes. `TORCH_INDEX=` leaves the choice to pip.
+TORCH_INDEX ?= $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && [ ! -e /proc/driver/nvidia ] \
+	&& echo https://download.pytorch.org/whl/cpu)
+
 SHELL  := /bin/bash
 PY     := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -18,7 +22,8 @@ help:
 	@echo 'make ui         browse the runs of mlruns/ with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
 	@echo 'make report     write the build-vs-buy report again'
 	@echo 'make bench      time the trainer against a bare loop, the usual way and the ceiling, and more (ARGS=--help)'
-	@echo 'make install    only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer)'
+	@echo 'make install    only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer; TORCH_INDEX=URL: where'
+	@echo '                torch comes from, by default its CPU build on Linux without an NVIDIA driver)'
 	@echo 'make clean      remove .venv and caches; mlruns/ and the data set stay'
 	@echo 'For developers:'
 	@echo 'make format     ruff: sort imports, format'
@@ -35,20 +40,23 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Setting up .venv with $$(grep -c == constraints.txt) pinned packages; this takes a minute or two, once."
 	@$(PYTHON) -m venv .venv
+	@[ -z '$(TORCH_INDEX)' ] || $(PY) -m pip install --disable-pip-version-check -c constraints.txt --no-deps --timeout 10 --retries 0 \
+		--index-url '$(TORCH_INDEX)' torch torchvision || echo "$(TORCH_INDEX) does not have torch, or does not answer; pip takes its usual build."
 	@$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 study: install
 	@$(PY) sweeps/run_study.py --trials $(TRIALS) $(ARGS)
 
-# The allowed hosts keep other web pages that are open in the same browser from reading this server.
+# The allowed hosts keep other web pages that are open in the same browser from reading this server. Any port will do, as
+# that of a tunnel (ssh -L 8080:localhost:5000).
 ui: install
 	@test -f mlruns/mlflow.db || { echo "There are no runs in mlruns/ yet: 'make study' makes some." >&2; exit 1; }
 	@echo 'In some seconds: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C ends it)'
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false PYTHONWARNINGS=ignore $(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' \
 		--backend-store-uri "$$($(PY) -c 'from sweeps.store import DEFAULT_STORE, Store; print(Store.locate(DEFAULT_STORE).tracking_uri)')" --artifacts-destination "$$PWD/mlruns/artifacts" \
-		--allowed-hosts '127.0.0.1:$(PORT),localhost:$(PORT)' \
-		--cors-allowed-origins 'http://127.0.0.1:$(PORT),http://localhost:$(PORT)'
+		--allowed-hosts '127.0.0.1,127.0.0.1:*,localhost,localhost:*' \
+		--cors-allowed-origins 'http://127.0.0.1:*,http://localhost:*'
 
 report: install
 	@$(PY) experiments/compare.py $(ARGS)

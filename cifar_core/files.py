@@ -1,7 +1,8 @@
-"""Small text files that people write, and atomic writes: after a crash, a file holds all of its old or new content."""
+"""Text files from any editor, and atomic writes: after a crash, a file holds all of its old or new content."""
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,31 @@ from cifar_core.errors import UserError
 _LARGEST = 100_000  # bytes of a file that a person writes
 
 
+def decode_text(content: bytes) -> str:
+    """Decode a text file: UTF-8, or UTF-16 with a byte order mark, as some editors write. Lines end in a line feed.
+
+    Raises:
+        ValueError: it is neither; the message is one line.
+    """
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    if "\0" in text:
+        raise ValueError("it has null characters; save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file that a person may have edited; see `decode_text`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not text.
+    """
+    return decode_text(path.read_bytes())
+
+
 def read_small_text(path: Path, kind: str) -> str:
-    """Read a UTF-8 text file; `kind` names it in messages, such as "recipe".
+    """Read a text file of a person, as `read_text` does; `kind` names it in messages, such as "recipe".
 
     Raises:
         UserError: it cannot be read, is not text, or has more than 100,000 bytes.
@@ -22,8 +46,8 @@ def read_small_text(path: Path, kind: str) -> str:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             raise UserError(f"a {kind} file must have at most {_LARGEST:,} bytes, but {path} has more")
-        return content.decode("utf-8")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null character in the path
+        return decode_text(content)
+    except (OSError, ValueError) as error:  # ValueError: not text, or a null character in the path
         cause = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"a {kind} file must be readable text, but {path} gave: {cause}") from error
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cifar_core.errors import UserError
+from cifar_core.machine import usable_cores
 from cifar_core.memory import keep_freed_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -94,15 +95,18 @@ class Hardware:
 
 
 def set_up_cpu(threads: int | None = None) -> None:
-    """Set the number of threads (default: torch's choice), reuse freed memory, and flush denormal numbers to zero.
+    """Set the number of threads, reuse freed memory, and flush denormal numbers to zero.
 
     Denormal numbers appear when a network has become certain of every answer, and slow some processors down a
     hundredfold. Call this before any computation, because threads inherit the setting when they start.
+
+    Args:
+        threads: by default torch's choice, which may exceed the quota of a container: then one for each usable core.
     """
     keep_freed_memory()
     torch.set_flush_denormal(True)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if threads is not None or torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(threads or usable_cores())
 
 
 def _native_bf16(kind: str) -> bool:

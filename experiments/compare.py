@@ -28,6 +28,7 @@ from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
 from experiments.systems.page import write_systems
 from sweeps.command_line import USAGE, OneLineParser
+from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 
 
@@ -112,4 +113,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    protect_streams()
     raise SystemExit(main())

@@ -6,6 +6,7 @@ python experiments/lr_find.py RECIPE
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,8 +23,10 @@ from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, 
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES, read_recipe
 from experiments.systems.range_test import draw, log_range_test
-from sweeps.command_line import FAILED, OneLineParser, number, run_command
+from sweeps.command_line import FAILED, OneLineParser, number, run_command, stop_signals
 from sweeps.console import SweepConsole
+from sweeps.lock import acquire
+from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, RANGE_TESTS_EXPERIMENT, Store, StoreError
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -68,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     out = options.out or store.report(RANGE_TESTS_EXPERIMENT) / f"{Path(options.recipe).stem}.html"
     _check_out(out)
     store.create()
-    with SweepConsole() as console:
+    with acquire(store.lock(RANGE_TESTS_EXPERIMENT), RANGE_TESTS_EXPERIMENT), SweepConsole() as console:
         ensure_cifar10(data_dir, console.progress)
         console.plan(
             {
@@ -78,6 +81,8 @@ def _run(options: argparse.Namespace) -> int:
             }
         )
         data = load_train_val(data_dir)
+        for number_of_signal in stop_signals():  # each ends the test as Ctrl-C does, so that its run is ended in MLflow
+            signal.signal(number_of_signal, signal.default_int_handler)
         found, lacking = _run_range_test(options, recipe, data, hardware, store, console)
     print(f"suggested learning rate: {found.suggestion:.3g}")
     try:
@@ -100,7 +105,7 @@ def _run_range_test(
 
     Raises:
         RangeTestError: the test found no rate.
-        StoreError: another process holds the store's range tests.
+        StoreError: MLflow does not answer.
     """
     name, ends = Path(options.recipe).stem, {"low": options.low, "high": options.high, "steps": options.steps}
     tracker = MlflowTracker(store, RANGE_TESTS_EXPERIMENT, source="experiments/lr_find.py", say=console.say)
@@ -156,4 +161,5 @@ _rate = number("must be a number above 0", lambda value: 0 < value < float("inf"
 
 
 if __name__ == "__main__":
+    protect_streams()
     sys.exit(main())

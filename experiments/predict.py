@@ -13,21 +13,27 @@ from pathlib import Path
 import torch
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from cifar_core.data import CLASSES, Split
 from cifar_core.data.image_file import SIDE, printable, read_image
+from cifar_core.errors import UserError
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.weights import LETTERS, load_network
-from sweeps.command_line import OneLineParser, number, run_command
+from sweeps.command_line import FAILED, USAGE, OneLineParser, number, run_command
 from sweeps.console import answer_console, percent
+from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C.
+
+    1 means that some of the pictures cannot be read.
+    """
     parser = build_parser()
     options = parser.parse_args(arguments)
     return run_command(parser, lambda: _run(options), stopped="stopped; nothing was predicted")
@@ -56,14 +62,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    images = torch.stack([read_image(path) for path in options.images])
+    images: list[tuple[Path, Tensor]] = []
+    for path in options.images:
+        try:
+            images.append((path, read_image(path)))
+        except UserError as error:
+            print(f"predict.py: error: {error}", file=sys.stderr)
+    if not images:
+        return USAGE
     hardware = Hardware.detect(options.device)
     model, recipe = load_network(options.run, Store.locate(options.store, tracking_uri=options.tracking_uri))
-    unknown = torch.zeros(len(images), dtype=torch.long)
+    data = Split(torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long))
     tta = options.tta or recipe.tta
-    predictions = predict(hardware.place(model), Split(images, unknown), hardware, recipe.normalisation, tta=tta)
-    _print(options.images, predictions, options.top, TTA_VIEWS[tta])
-    return 0
+    predictions = predict(hardware.place(model), data, hardware, recipe.normalisation, tta=tta)
+    _print([path for path, _ in images], predictions, options.top, TTA_VIEWS[tta])
+    return 0 if len(images) == len(options.images) else FAILED
 
 
 def _print(paths: Sequence[Path], predictions: Predictions, top: int, views: int) -> None:
@@ -92,4 +105,5 @@ _classes = number(f"must be a whole number from 1 to {len(CLASSES)}", lambda val
 
 
 if __name__ == "__main__":
+    protect_streams()
     sys.exit(main())

@@ -23,13 +23,15 @@ from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.recipes import NAMES, expand, read_recipe
 from experiments.reading.results import RESULTS
 from experiments.systems.training import Context, Diverged, Stopped, open_tracker, reproduce
-from sweeps.command_line import FAILED, OneLineParser, number, positive_int, run_command
+from sweeps.command_line import FAILED, OneLineParser, number, positive_int, run_command, stop_signals
 from sweeps.console import SweepConsole
-from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.lock import acquire
+from sweeps.standard_streams import protect_streams
+from sweeps.store import DEFAULT_STORE, SYSTEMS_EXPERIMENT, Store, StoreError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 or 143 when interrupted.
+    """Run the command; returns its exit code: 0, 2 for a user's error, 129, 130 or 143 when interrupted.
 
     1 means that a run diverged, or that MLflow lacks entries.
     """
@@ -73,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise StoreError(f"--results must be a folder to write to, but: {error}") from error
     try:
-        with SweepConsole() as console:
+        with acquire(store.lock(SYSTEMS_EXPERIMENT), SYSTEMS_EXPERIMENT), SweepConsole() as console:
             ensure_cifar10(data_dir, console.progress)
             console.plan(
                 {
@@ -85,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
             tracker = open_tracker(store, hardware, console.say)
             everything, test = load_train(data_dir), load_test(data_dir)
             context = Context(everything, test, hardware, store, tracker, options.results, console)
-            for signal_number in (signal.SIGINT, signal.SIGTERM):  # not earlier, so that they end a download at once
+            for signal_number in stop_signals():  # not earlier, so that they end a download at once
                 signal.signal(signal_number, _stop)
             state = "interrupted"
             try:
@@ -123,6 +125,7 @@ def _runs(options: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGHUP, lambda *_: None)  # a lost terminal sends it once itself, and once by the shell
     raise Stopped(signal_number)
 
 
@@ -130,4 +133,5 @@ _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 <
 
 
 if __name__ == "__main__":
+    protect_streams()
     sys.exit(main())

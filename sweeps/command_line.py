@@ -38,6 +38,12 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, 
         return 128 + signal.SIGINT
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask a command to stop; SIGHUP, of a lost terminal, is one unless nohup ignores it."""
+    lost = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *lost]
+
+
 def number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[float]) -> Callable[[str], float]:
     """Return an argument type for numbers for which `holds` is true; `rule` words that for people."""
 

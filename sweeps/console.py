@@ -263,20 +263,31 @@ def best_trial(accuracy: float, trial: int, model: str) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """Return `47s`, `3m12s` or `2h05m`."""
+    """Return `47s`, `3m12s`, `2h05m` or `4d03h`."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    if whole < 100 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
 
 
 def time_left(seconds: float) -> str:
     """Return an estimate in words, in whole minutes."""
-    minutes = round(seconds / 60)
+    return f"{about(seconds)} left"
+
+
+def about(seconds: float) -> str:
+    """Return `less than 1 min`, `about 12 min`, `about 2 h 05 min`, `about 3 days` or `about 102 years`."""
+    minutes, days = round(seconds / 60), round(seconds / 86_400)
     if minutes < 1:
-        return "less than 1 min left"
+        return "less than 1 min"
     if minutes < 100:
-        return f"about {minutes} min left"
-    return f"about {minutes // 60} h {minutes % 60:02} min left"
+        return f"about {minutes} min"
+    if minutes < 48 * 60:
+        return f"about {minutes // 60} h {minutes % 60:02} min"
+    if days < 730:
+        return f"about {days} days"
+    return f"about {days / 365.25:,.0f} years"

@@ -35,7 +35,7 @@ from sweeps.stages.final import ChampionTest, Final
 from sweeps.stages.search import Search
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.store import StoreError
-from sweeps.study import ended_trials
+from sweeps.study import ended_trials, started_trials
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel
 
@@ -62,7 +62,7 @@ class Summary:
     gain: Gain | None = None
     test_accuracy: float | None = None
     tta_accuracy: float | None = None  # the same with test-time augmentation
-    nothing_left: bool = False
+    nothing_left: bool = False  # all trials and later runs had ended before
 
 
 @dataclass
@@ -94,7 +94,8 @@ class Coordinator:
             summary = self._summarise_search()
             if self.sweep.plan.confirm:
                 self._confirm(summary)
-            summary.nothing_left = self.sweep.progress.started == 0
+            complete = started_trials(self.sweep.study) >= self.sweep.plan.trials
+            summary.nothing_left = complete and self.sweep.progress.started == 0
             self._close("finished", {"study/seconds": self._seconds(), **summary.metrics})
             return summary
         except Interrupted:

@@ -16,25 +16,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-import torch
-
 from cifar_core.budget import Budget
 from cifar_core.data import load_train_val
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.errors import UserError
 from cifar_core.evaluation import pictures
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
+from cifar_core.machine import free_memory, usable_cores
 from cifar_core.memory import release_memory
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import expand, read_recipe
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
-from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int
+from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int, stop_signals
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
-from sweeps.lock import LockError, acquire, holder
+from sweeps.lock import acquire, exclude_runs
 from sweeps.notice import Notice
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan, affordable_steps, measure_speed, shrink_to_budget
@@ -42,9 +41,11 @@ from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace, comparable
 from sweeps.planning.space_file import SPACES, read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
+from sweeps.planning.workers import share_cores
 from sweeps.pruners import PRUNERS
 from sweeps.stages.confirmation import Gain
 from sweeps.stages.stage import Sweep
+from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
 from sweeps.study import SAMPLERS, best_recipes, load_study, open_storage, open_study, started_trials
 from sweeps.tracking.mlflow_client import connect
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     0: success. 1: the store accepted no more writes, or MLflow lacks something at the end. 2: an error that the user
-    can mend. 130 or 143: interrupted.
+    can mend. 129, 130 or 143: interrupted.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -159,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--workers",
         type=positive_int,
         metavar="N",
-        help="number of parallel runs (default: one per CPU core or GPU)",
+        help="number of parallel runs (default: one per CPU core or GPU, or as many as fit into memory)",
     )
     machine.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
     keep = parser.add_argument_group("where results go")
@@ -199,7 +200,7 @@ def _run(options: argparse.Namespace) -> int:
     for asked, answer in ((options.status, _print_status), (options.verify, _verify), (options.replay, _replay)):
         if asked:
             return answer(store, _study_name(options, _preset(options, hardware), space))
-    workers, threads = _share_cores(options.workers, hardware)
+    workers, threads = share_cores(options.workers, hardware.device, usable_cores(), free_memory())
     set_up_cpu(threads)
     given = options.enqueue or list(space.enqueue)
     wanted = {name: comparable(read_recipe(name)) for name in expand(given, SYSTEMS_GROUP)}
@@ -340,23 +341,13 @@ def _study_name(options: argparse.Namespace, preset: Preset, space: SearchSpace)
         raise UsageError(f"--study must not be one of {reserved}, which other commands use, but got {name!r}")
     if not name.strip() or "/" in name or "\\" in name or name.startswith("."):
         raise UsageError(f"--study must be a name without slashes that does not begin with a dot, but got {name!r}")
+    if not name.isprintable():
+        raise UsageError(f"--study must be a name without line breaks and control characters, but got {name!r}")
     if len(folder_name(name)) > _STUDY_LETTERS:
         raise UsageError(
             f"--study must be a name of at most {_STUDY_LETTERS} letters once quoted for a folder, but got {name!r}"
         )
     return name
-
-
-def _share_cores(workers: int | None, hardware: Hardware) -> tuple[int, int]:
-    """Return the number of workers and the threads of each: on a CPU one thread, unless there are fewer workers."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if hardware.device.type == "cpu":
-        workers = workers or cores
-    elif hardware.device.type == "cuda":
-        workers = workers or torch.cuda.device_count()
-    else:
-        workers = workers or 1
-    return workers, max(1, cores // workers)
 
 
 def _tags(plan: Plan) -> dict[str, str]:
@@ -380,12 +371,11 @@ def _verify(store: Store, study: str) -> int:
     Raises:
         LockError: the study is running, so its databases may differ at any moment.
     """
-    if (who := holder(store.lock(study))) is not None:
-        raise LockError(f"study {study!r} is being run by {who}; check it once that has ended")
     found = 0
-    for finding in findings(store, study):  # printed at once, because a damaged database can end the check
-        print(finding, flush=True)
-        found += 1
+    with exclude_runs(store.lock(study), study):
+        for finding in findings(store, study):  # printed at once, because a damaged database can end the check
+            print(finding, flush=True)
+            found += 1
     if found:
         print(f"{found} finding{'' if found == 1 else 's'}")
     else:
@@ -441,6 +431,7 @@ def _gain(gain: Gain) -> str:
 def _report(plan: Plan, store: Store) -> int:
     """Write the report; return the exit code."""
     arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
+    sys.stdout.flush()  # what the other process prints comes after this
     done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
     if store.root == DEFAULT_STORE:
         print("Browse all runs: make ui")
@@ -450,20 +441,20 @@ def _report(plan: Plan, store: Store) -> int:
 
 
 class _Stopper:
-    """Turns the first SIGINT or SIGTERM into a request; a second one exits at once."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a request; a second SIGINT or SIGTERM exits at once."""
 
     def __init__(self) -> None:
         self.signal = 0
-        signal.signal(signal.SIGINT, self._ask)
-        signal.signal(signal.SIGTERM, self._ask)
+        for stop in stop_signals():
+            signal.signal(stop, self._ask)
 
     def asked(self) -> bool:
         return self.signal != 0
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
+        if self.signal and number != signal.SIGHUP:  # a lost terminal sends it once itself, and once by the shell
             os._exit(128 + number)
-        self.signal = number
+        self.signal = self.signal or number
 
 
 def _listing(table: Mapping[str, Preset] | Mapping[str, SearchSpace], default: str) -> str:
@@ -477,4 +468,5 @@ _seed = number("must be a whole number in [0, 2**32)", lambda value: 0 <= value 
 
 
 if __name__ == "__main__":
+    protect_streams()
     sys.exit(main())

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cifar_core.errors import UserError
+from sweeps.lock import creation_lock
 
 _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
 _ROOM = 64_000_000  # bytes that a sweep needs to get anywhere
@@ -56,7 +57,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             for path in self.databases():
                 if path.parent == self.root:
-                    with contextlib.closing(sqlite3.connect(path)) as connection:
+                    with creation_lock(path), contextlib.closing(sqlite3.connect(path)) as connection:
                         connection.execute("PRAGMA journal_mode=WAL")
             free = shutil.disk_usage(self.root).free
         except (OSError, sqlite3.Error) as error:
@@ -123,6 +124,16 @@ class Store:
             if url.startswith(prefix):
                 return Path(unquote(url.removeprefix(prefix)))
         return None
+
+
+def opening(url: str) -> contextlib.AbstractContextManager[None]:
+    """Context for opening the database at `url`: one process at a time, as the first one creates the tables.
+
+    Raises:
+        LockError: as for `creation_lock`. Servers have locks of their own.
+    """
+    path = Store._local(url)
+    return creation_lock(path) if path is not None and path.parent.is_dir() else contextlib.nullcontext()
 
 
 def folder_name(study: str) -> str:

@@ -23,7 +23,7 @@ from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
 from sweeps.pruners import PRUNERS
 from sweeps.states import STATE_OF_TRIAL
-from sweeps.store import Store, StoreError
+from sweeps.store import Store, StoreError, opening
 from sweeps.validation import shortened
 
 BASELINE = "baseline"  # user attribute of the first trial, if it is a known-good recipe
@@ -53,7 +53,7 @@ def open_storage(url: str) -> BaseStorage:
     Raises:
         StudyError: there can be no such storage.
     """
-    with _opening(url):
+    with _opening(url), opening(url):
         return RDBStorage(url)
 
 
@@ -122,11 +122,12 @@ def load_study(store: Store, name: str) -> optuna.Study:
     """
     store.check()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(store.storage_url)
     with _opening(store.storage_url):
         try:
-            return optuna.load_study(study_name=name, storage=store.storage_url)
+            return optuna.load_study(study_name=name, storage=storage)
         except KeyError as error:
-            names = ", ".join(sorted(optuna.get_all_study_names(store.storage_url))) or "none"
+            names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
             raise StoreError(f"--study must be one that the store holds ({names}), but got {name!r}") from error
 
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from cifar_core.errors import UserError, first_line, suggest_name
+from cifar_core.files import read_text
 
 # The configuration of a record that a person writes: no text for a number, no unknown fields.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True)
@@ -41,7 +42,7 @@ def read_toml(path: Path, record: type[_Record], context: Mapping[str, Any] | No
         InvalidFileError: the file is not readable TOML, or breaks a rule.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, ValueError) as error:
         raise _unreadable_toml(path.name, error) from error
     return parse_toml(path.name, text, record, context)
@@ -68,8 +69,8 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
         InvalidFileError: the file is not readable JSON, or breaks a rule.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_text(path)
+    except (OSError, ValueError) as error:
         raise InvalidFileError(f"{path.name} must be a readable JSON file, but: {error}") from error
     return _validate(path.name, content, record, None)
 
@@ -89,7 +90,7 @@ def _unreadable_toml(file: str, error: Exception) -> InvalidFileError:
     return InvalidFileError(f"{file} must be a readable TOML file, but: {first_line(error)}")
 
 
-def _validate(file: str, content: str | bytes, record: type[_Record], context: Mapping[str, Any] | None) -> _Record:
+def _validate(file: str, content: str, record: type[_Record], context: Mapping[str, Any] | None) -> _Record:
     try:
         return TypeAdapter(record).validate_json(content, context=context)
     except ValidationError as error:

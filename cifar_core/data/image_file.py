@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cifar_core.errors import UserError, first_line
 
 SIDE = 32  # pixels
 
+_DRAFT = (16 * SIDE, 16 * SIDE)  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but not below this one
+_MOST_BYTES = 2e9  # of a decoded picture
+_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # by mode; 4 of all others
+_PROGRESSIVE_BYTES = 6  # a pixel: all of a progressive JPEG is held, in 2 bytes for each of three channels
+_WHITES = tuple(2**bits - 1 for bits in (1, 8, 10, 12, 14, 16))  # the largest numbers of usual sensors and formats
+_PHOTOMETRIC, _ZERO_IS_WHITE = 262, 0  # of TIFF
+_SRGB = ImageCms.createProfile("sRGB")
+
 
 def read_image(path: Path) -> Tensor:
     """Read an image as uint8 (3, 32, 32).
 
-    It is turned upright, put on white where it is transparent, cropped to a square around the middle, and reduced
-    without aliasing. An animation gives its first frame.
+    It is turned upright, cropped to a square around the middle, converted to sRGB if it has a colour profile, put on
+    white where it is transparent, and reduced without aliasing. An animation gives its first frame. Grey values of
+    more than 8 bits are scaled by their range.
 
     Raises:
         UserError: the file is missing, unreadable, too large, or no image.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _any_number_of_pixels():
             warnings.simplefilter("ignore")  # about harmless oddities
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image = _to_rgb(_middle(ImageOps.exif_transpose(file)))
+                _draft(file)
+                deep = ";16" in str(file.tile)
+                inverted = dict(getattr(file, "tag_v2", {})).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
+                ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
+                image = _middle(file)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = _from_numbers(image, inverted=inverted)
+        elif deep:
+            _check_depth(image)
+        image = _to_srgb(image)
     except Exception as error:  # decoders raise anything on a damaged file
         raise UserError(f"{printable(path)}: this must be a readable picture, but got: {_cause(error)}") from error
     small = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -42,6 +62,29 @@ def printable(path: Path) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+@contextlib.contextmanager
+def _any_number_of_pixels() -> Iterator[None]:
+    """Context without Pillow's limit of pixels: some phones exceed it, and what counts is the memory."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _draft(file: Image.Image) -> None:
+    """Have a JPEG reduced while it is decoded.
+
+    Raises:
+        ValueError: the picture takes too much memory nevertheless.
+    """
+    held = file.width * file.height * _PROGRESSIVE_BYTES if file.info.get("progressive") else 0
+    file.draft(None, _DRAFT)
+    needed = max(held, file.width * file.height * _PIXEL_BYTES.get(file.mode, 4))
+    if needed > _MOST_BYTES:
+        raise ValueError(f"it must take at most {_MOST_BYTES / 1e9:g} GB once decoded, but takes {needed / 1e9:.1f} GB")
+
+
 def _middle(image: Image.Image) -> Image.Image:
     """Crop to the largest square around the middle."""
     side = min(image.size)
@@ -49,13 +92,37 @@ def _middle(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits, which convert() would clip at 255
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        white = 65_535 if image.mode != "F" else max(1.0, values.max())
-        image = Image.fromarray((values.clip(0, white) / white * 255).round().astype(np.uint8))
-    elif image.has_transparency_data:
+def _from_numbers(image: Image.Image, *, inverted: bool) -> Image.Image:
+    """Convert numbers of more than 8 bits to grey values; `convert` would clip them at 255.
+
+    White is the largest number of the smallest usual format that holds all of them, or the largest of them.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+    least, most = float(values.min()), float(values.max())
+    white = max(1.0, most) if image.mode == "F" else next((white for white in _WHITES if most <= white), most)
+    if least < -0.01 * white:
+        raise ValueError(f"its numbers must be from 0 (black) up, but the least is {least:g}")
+    shares = values.clip(0, white) / white
+    return Image.fromarray(((1 - shares if inverted else shares) * 255).round().astype(np.uint8))
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Refuse colours of 16 bits of which only the lower ones are used: Pillow reads the upper 8 bits alone."""
+    if np.asarray(image.convert("RGB")).max() < 16:
+        raise ValueError("its channels of 16 bits use 12 bits at most; save it with 8 bits a channel")
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB on white, from the colour profile if there is one that can be used."""
+    if image.has_transparency_data:
         image = image.convert("RGBA")
+    elif image.mode not in ("L", "CMYK"):
+        image = image.convert("RGB")
+    if profile := image.info.get("icc_profile"):
+        with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile, or one of another kind of picture
+            mode = "RGBA" if image.mode == "RGBA" else "RGB"
+            image = ImageCms.profileToProfile(image, io.BytesIO(profile), _SRGB, outputMode=mode) or image
+    if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 

@@ -34,6 +34,7 @@ from experiments.benchmarks.trial import bench_trial
 from experiments.benchmarks.usual import bench_usual
 from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
 from sweeps.console import SweepConsole
+from sweeps.standard_streams import protect_streams
 
 BENCHMARKS: Mapping[str, Callable[[Hardware], Iterator[Line]]] = MappingProxyType(
     {
@@ -108,4 +109,5 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    protect_streams()
     sys.exit(main())

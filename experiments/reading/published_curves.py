@@ -5,6 +5,7 @@ The files in `data/curves/` have the figures as printed; `_COLUMNS` converts the
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from cifar_core.errors import first_line
+from cifar_core.files import read_text
 from sweeps.validation import InvalidFileError
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "data" / "curves"
@@ -115,7 +117,7 @@ def load_curves(name: str, folder: Path = DEFAULT_FOLDER) -> PublishedCurves:
 def _numbers(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Load a CSV file of text; convert these columns to numbers."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(io.StringIO(read_text(path)), dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"{path.name} must be a readable CSV file, but: {first_line(error)}") from error
     for column in columns:

@@ -17,17 +17,17 @@ from urllib.request import url2pathname
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from cifar_core.errors import first_line
 from cifar_core.evaluation.serving import Timing
+from cifar_core.files import read_text
 from experiments.reading import run_table
 from experiments.reading.run_table import state_of, time_of
 from experiments.reading.study import ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
-from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_client import answering, every_run
+from sweeps.store import Store, StoreError, opening
+from sweeps.tracking.mlflow_client import answering, every_run, open_client
 
 LARGEST = 1e300  # MLflow keeps infinity as 1.8e308
 _CURVES = ("lr", "train/accuracy", "train/loss", "val/accuracy", "val/loss")
@@ -49,9 +49,10 @@ class StudyReader:
         # MLflow creates a missing database without a word.
         self._database = next((path for path in store.databases() if path.name == "mlflow.db"), None)
         if self._database is not None:
-            _check_database(self._database)
+            with opening(store.tracking_uri):  # not while another process creates it
+                _check_database(self._database)
         with answering(store.tracking_uri):
-            self.client = MlflowClient(tracking_uri=store.tracking_uri)
+            self.client = open_client(store.tracking_uri)
             self.experiments = {e.experiment_id: e.name for e in self.client.search_experiments()}
             parents = every_run(self.client, list(self.experiments), "tags.stage = 'study'")
         self._parents: dict[str, Run] = {}  # the most recent first
@@ -221,11 +222,17 @@ class StudyReader:
 
 
 def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
-    """Count the lines of the record of test set evaluations (one JSON object a line)."""
+    """Count the lines of the record of test set evaluations (one JSON object a line).
+
+    Raises:
+        StoreError: the file is not text.
+    """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in read_text(path).splitlines() if line.strip()]
     except OSError:
         return TestSetEvaluations(recorded=False)
+    except ValueError as error:
+        raise StoreError(f"{path} must be a text file, but: {error}") from error
     studies: list[str] = []
     for line in lines:
         with suppress(ValueError, TypeError, KeyError):

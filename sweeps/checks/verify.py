@@ -128,4 +128,4 @@ def _queues(store: Store, study: str) -> Iterator[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []

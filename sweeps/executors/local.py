@@ -90,7 +90,7 @@ class LocalExecutor:
     def _spawn(self, number: int) -> _Worker:
         ours, theirs = Pipe()
         path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
-        with theirs, _ctrl_c_blocked():  # closed here, so that the death of the worker ends the pipe
+        with theirs, _terminal_signals_blocked():  # closed here, so that the death of the worker ends the pipe
             process = subprocess.Popen(
                 [*_COMMAND, str(os.getpid()), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -155,12 +155,13 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Context in which started processes ignore Ctrl-C, which reaches the whole group: the coordinator decides.
+def _terminal_signals_blocked() -> Iterator[None]:
+    """Context in which started processes ignore Ctrl-C and a lost terminal.
 
-    They inherit the blocked signal, so it is blocked from their start on.
+    Both reach the whole process group, but the coordinator decides. The processes inherit the blocked signals, so they
+    are blocked from their start on.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

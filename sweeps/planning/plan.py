@@ -17,6 +17,7 @@ from cifar_core.models import build_model
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
+from sweeps.console import about
 from sweeps.planning.limits import Limits
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SearchSpace
@@ -92,7 +93,7 @@ class Plan:
             rows["final"] = f"the best of them {runs} on all training images, {final}"
         if self.limits != Limits():
             rows["limits"] = f"{self.limits}; other networks are not trained"
-        rows["estimate"] = f"about {max(1, round(self.estimate(remaining) / 60))} min at the speed just measured"
+        rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
         return rows
 
     @property

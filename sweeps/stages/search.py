@@ -45,7 +45,11 @@ class Search(Stage):
             yield self._run(trial, set(values))
         for _ in range(started_trials(self.sweep.study), plan.trials):
             if plan.timeout is not None and progress.seconds > plan.timeout:
-                self.sweep.console.say(f"no further trials after {plan.timeout:g} s")
+                left = plan.trials - started_trials(self.sweep.study)
+                self.sweep.console.say(
+                    f"no further trials: the time of --timeout ({plan.timeout:g} s) is over; {left} of {plan.trials} "
+                    "are left out"
+                )
                 return
             if plan.patience is not None and (waited := trials_since_best(self.sweep.study)) >= plan.patience:
                 left = plan.trials - started_trials(self.sweep.study)

@@ -32,7 +32,7 @@ from cifar_core.data.download import ARCHIVE_URL
 from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.states import STATUS_OF_STATE
-from sweeps.store import StoreError
+from sweeps.store import StoreError, opening
 from sweeps.tracking.mlflow_queue import Entry
 
 # Silence what MLflow and its migrations log about their own steps; `answering` reports a store that does not answer.
@@ -63,7 +63,7 @@ class MlflowExperiment:
 
     def __init__(self, tracking_uri: str, name: str, artifact_location: str | None, *, source: str) -> None:
         self._uri, self._source = tracking_uri, source
-        self._client = MlflowClient(tracking_uri)
+        self._client = open_client(tracking_uri)
         found = self._client.get_experiment_by_name(name)
         self._experiment: str = (
             found.experiment_id
@@ -249,6 +249,17 @@ def answering(uri: str) -> Iterator[None]:
         raise StoreError(f"the MLflow store must answer, but {uri} gave: {first_line(error)}") from error
 
 
+def open_client(uri: str) -> MlflowClient:
+    """Return a client of the MLflow store at `uri`; the tables of a database are created by one process at a time.
+
+    Raises:
+        MlflowException, SQLAlchemyError: MLflow does not know such a store, or cannot open it.
+        LockError: as for `opening`.
+    """
+    with opening(uri):
+        return MlflowClient(uri)
+
+
 def connect(uri: str) -> MlflowClient:
     """Return a client of the MLflow store at `uri`, once it has answered.
 
@@ -256,7 +267,7 @@ def connect(uri: str) -> MlflowClient:
         StoreError: MLflow does not know such a store, or cannot reach it.
     """
     with answering(uri):
-        client = MlflowClient(uri)
+        client = open_client(uri)
         client.search_experiments(max_results=1)
         return client
 

@@ -1,4 +1,4 @@
-"""Atomic writes: the old content or the new content, and no temporary files."""
+"""Text of any editor. Atomic writes: the old content or the new content, and no temporary files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from cifar_core.files import write_atomically
+from cifar_core.errors import UserError
+from cifar_core.files import decode_text, read_small_text, write_atomically
+
+TEXT = "width = 1\n# größe\n"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("mark", "encoding"), [("", "utf-8"), ("", "utf-8-sig"), ("\ufeff", "utf-16-le"), ("\ufeff", "utf-16-be")]
+)
+def test_text_of_any_editor(mark: str, encoding: str, line_end: str) -> None:
+    assert decode_text((mark + TEXT.replace("\n", line_end)).encode(encoding)) == TEXT
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_text_without_a_mark_that_tells_its_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.toml").write_bytes(TEXT.replace("ö", "").encode(encoding))
+    with pytest.raises(UserError) as error:
+        read_small_text(tmp_path / "a.toml", "recipe")
+    said = f"a recipe file must be readable text, but {tmp_path}/a.toml gave: "
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(ValueError, match=r"^'utf-8' codec can't decode byte 0xfc in position 2: invalid start byte$"):
+        decode_text("größe".encode("latin-1")[:2] + b"\xfc")
+    with pytest.raises(ValueError, match=r"^it has null characters; save it as UTF-8$"):
+        decode_text(b"a\0")
 
 
 def test_text_and_bytes_in_a_folder_that_is_new(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ class TestRefusals:
             "three_conv; a file's name ends in .toml"
         )
 
+    def test_a_name_that_would_change_the_terminal(self, tmp_path: Path) -> None:
+        path = tmp_path / "a\x1b[31m.toml"
+        path.write_text("")
+        rule = "a recipe file's name must have no line breaks and control characters"
+        assert refused(path) == f"{rule}, but got {str(path)!r}"
+
     @pytest.mark.parametrize(
         ("name", "cause"),
         [
@@ -109,7 +115,7 @@ class TestRefusals:
         ],
     )
     def test_unreadable(self, tmp_path: Path, name: str, cause: str) -> None:
-        (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+        (tmp_path / "binary.toml").write_bytes(b"\xff\x00")
         path = tmp_path / name
         assert refused(path) == f"a recipe file must be readable text, but {path} gave: {cause}"
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from mlflow.entities import Run
 from cifar_core.lr_finder import RangeTest, RangeTestError
 from cifar_core.recipe import Recipe
 from experiments import lr_find
+from sweeps.lock import acquire
 from sweeps.store import Store
 from tests.experiments.conftest import Refused
 from tests.experiments.fake_store import Fake
@@ -22,6 +26,15 @@ from tests.experiments.support import known
 from tests.synthetic import synthetic_splits
 
 RECIPE = Recipe(model="three_conv", width=0.25, batch_size=16, learning_rate="range-test")
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """The handlers that the command replaces are given back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
@@ -119,11 +132,24 @@ def test_no_rate_is_one_line_and_a_failed_run(
     assert runs(store)["range-test"].data.tags["reason"] == reason
 
 
-def test_ctrl_c(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(lr_find, "range_test", raising(KeyboardInterrupt()))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_stops_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(lr_find, "range_test", stopped)
     assert call(store) == 130
     assert capsys.readouterr().err == "stopped; nothing was suggested\n"
     assert states(store) == ("interrupted", "interrupted")
+
+
+def test_another_range_test_in_the_store(store: Store, refused: Refused) -> None:
+    with acquire(store.lock("range-tests"), "range-tests"):
+        said = refused(lr_find.main, *command(store))
+    assert said.startswith(f"study 'range-tests' is being run by process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize(

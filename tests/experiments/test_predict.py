@@ -162,10 +162,24 @@ def test_a_run_that_cannot_be_used(place: Place, refused: Refused, wanted: str, 
     assert re.fullmatch(message % place.ids, refused(command.main, *place.arguments(place.ids.get(wanted, wanted))))
 
 
-def test_pictures_are_read_first(place: Place, refused: Refused) -> None:
-    bad = place.images[0].with_name("bad.png")
+def test_a_broken_picture_among_good_ones(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    bad, missing = (place.images[0].with_name(name) for name in ("bad.png", "missing.png"))
     bad.write_text("hello")
-    said = refused(command.main, *place.arguments("confirm-1-0 three_conv", str(bad)))
+    arguments = place.arguments("confirm-1-0 three_conv", str(bad), str(place.images[1]), str(missing))
+    assert command.main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f"predict.py: error: {bad}: this must be a readable picture, but got: no known image format",
+        f"predict.py: error: {missing}: this must be a readable picture, but got: No such file or directory",
+    ]
+    _, *answers, _ = said.out.splitlines()
+    assert [line.startswith(f"{path}  ") for path, line in zip(place.images, answers, strict=True)] == [True, True]
+
+
+def test_pictures_are_read_first(place: Place, tmp_path: Path, refused: Refused) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("hello")
+    said = refused(command.main, "no run", str(bad), "--store", str(place.store.root))
     assert said == f"{bad}: this must be a readable picture, but got: no known image format"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES
 from experiments import reproduce
+from sweeps.lock import acquire
+from sweeps.store import Store
 from tests.experiments.conftest import Refused
 
 
@@ -36,6 +39,14 @@ def test_wrong_arguments_get_the_rule_and_the_value(
     assert {path.name for path in tmp_path.iterdir()} - {"store"} == {"file", "three_conv.toml"}
     assert not Path("store").exists() or "--results" in arguments, "nothing is written"
     assert Path("file").read_text() == "mine"
+
+
+def test_another_reproduction_in_the_store(tmp_path: Path, refused: Refused) -> None:
+    store = Store.locate(tmp_path / "store")
+    with acquire(store.lock("systems"), "systems"):
+        folders = ("--store", str(store.root), "--results", str(tmp_path), "--device", "cpu")
+        said = refused(reproduce.main, *folders, "three_conv")
+    assert said.startswith(f"study 'systems' is being run by process {os.getpid()} on ")
 
 
 def test_help_names_the_recipes_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:

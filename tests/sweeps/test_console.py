@@ -86,7 +86,10 @@ def words(text: str) -> str:
 class TestWords:
     @pytest.mark.parametrize(
         ("seconds", "text"),
-        [(-1, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m00s"), (192, "3m12s"), (3599, "59m59s"), (7500, "2h05m")],
+        [
+            *((-1, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m00s"), (192, "3m12s"), (3599, "59m59s")),
+            *((7500, "2h05m"), (9e5, "10d10h")),
+        ],
     )
     def test_clock_time(self, seconds: float, text: str) -> None:
         assert clock_time(seconds) == text
@@ -96,6 +99,7 @@ class TestWords:
         [
             *((0, "less than 1 min"), (29, "less than 1 min"), (50, "about 1 min")),
             *((540, "about 9 min"), (5940, "about 99 min"), (6060, "about 1 h 41 min")),
+            *((172_000, "about 47 h 47 min"), (259_000, "about 3 days"), (3.222e9, "about 102 years")),
         ],
     )
     def test_time_left(self, seconds: float, text: str) -> None:

@@ -18,6 +18,7 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from cifar_core.budget import Budget
+from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps import run_study
@@ -35,13 +36,13 @@ from sweeps.tracking.tracker import MlflowTracker
 from tests.sweeps.small_data import small_splits
 from tests.sweeps.support import STUDY
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = usable_cores()
 
 
 @pytest.fixture(autouse=True)
 def settings_of_this_process() -> Iterator[None]:
     """Signal handlers and threads, which the command takes over, are given back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -190,6 +191,15 @@ class TestArgumentsThatCannotBe:
         if len(name) == 100:
             rule = "of at most 200 letters once quoted for a folder"
         assert refused("--study", name) == f"--study must be a name {rule}, but got {name!r}"
+
+    @pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "bell\a", "\u202eback"])
+    def test_a_name_that_would_change_the_terminal(self, refused: Refused, name: str) -> None:
+        rule = "must be a name without line breaks and control characters"
+        assert refused("--study", name) == f"--study {rule}, but got {name!r}"
+
+    def test_more_workers_than_the_machine_can_run(self, refused: Refused) -> None:
+        said = refused("--workers", "100000")
+        assert re.fullmatch(r"--workers must be at most \d+ on a machine with .*, but got 100000", said)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_a_device_that_is_not_there(self, refused: Refused) -> None:
@@ -402,7 +412,7 @@ class TestPlanOfTheArguments:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_is_a_request_and_says_how_to_resume(
     stubs: type[StubCoordinator],
     tmp_path: Path,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import optuna
@@ -17,6 +20,25 @@ from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 STUDY = "100 % größe #1?"
+
+# The first command in a store, up to a run in MLflow; it waits for a line before it touches the store.
+FIRST = """
+import sys
+from pathlib import Path
+from sweeps.store import Store
+from sweeps.study import open_storage
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+
+store, name = Store.locate(Path(sys.argv[1])), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+store.create()
+open_storage(store.storage_url)
+tracker = MlflowTracker(store, name)
+tracker.open_study(RunLabel(key="study", name=name, tags={"stage": "study"}, params={}))
+tracker.run_id("study")
+sys.exit(tracker.close())
+"""
 
 
 def journal_mode(path: Path) -> str:
@@ -120,3 +142,22 @@ def test_any_letters_in_the_path_of_a_store_and_in_the_name_of_a_study(tmp_path:
     read = StudyReader(store)
     assert read.studies() == [STUDY]
     assert read.artifact(run_id, "pictures/x.png") == b"picture"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_first_commands_at_once_both_work(tmp_path: Path) -> None:
+    commands = [[sys.executable, "-c", FIRST, str(tmp_path / "store"), name] for name in ("a", "b")]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with contextlib.ExitStack() as stack:
+        processes: list[Any] = [subprocess.Popen(command, text=True, **pipes) for command in commands]
+        for process in processes:
+            stack.enter_context(process)
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in processes:
+            _, errors = process.communicate()
+            assert (process.returncode, errors) == (0, "")
+    assert sorted(StudyReader(Store.locate(tmp_path / "store")).studies()) == ["a", "b"]

@@ -74,7 +74,15 @@ def test_all_faults_are_one_line_with_place_rule_and_value(tmp_path: Path, text:
     assert len(str(raised.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff", b"[" * 100_000, b"[1, 2", b"9" * 5000])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_other_editors(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.toml").write_text('count = 2\r\n[best]\r\nname = "Füller"\r\n', encoding=encoding, newline="")
+    (tmp_path / "a.json").write_text('{"count": 2,\r\n"best": {"name": "Füller"}}', encoding=encoding, newline="")
+    expected = Shop(count=2, best=Item(name="Füller"))
+    assert read_toml(tmp_path / "a.toml", Shop) == read_json(tmp_path / "a.json", Shop) == expected
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfea", b"[\0", b"{", b"\xff", b"[" * 100_000, b"[1, 2", b"9" * 5000])
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes | None) -> None:
     for reader, kind in ((read_toml, "TOML"), (read_json, "JSON")):
         path = tmp_path / "file"

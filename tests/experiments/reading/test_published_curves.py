@@ -33,6 +33,13 @@ def test_curves_end_where_the_stated_figures_are() -> None:
     assert sum(load_curves("three_conv").classes.values()) / 10 == pytest.approx(stated["three_conv"].accuracy)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_curves_of_another_editor(tmp_path: Path, encoding: str) -> None:
+    text = (DEFAULT_FOLDER / "five_conv.csv").read_text()
+    (tmp_path / "five_conv.csv").write_text(text, encoding=encoding, newline="\r\n")
+    assert load_curves("five_conv", tmp_path) == load_curves("five_conv")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -90,7 +90,13 @@ def test_test_set_evaluations_are_counted_and_damaged_lines_reported(tmp_path: P
         {"time": "t", "study": "demo", "key": "confirm-3-0", "images": 10_000},  # before the images are opened
     )
     path.write_text("\n".join([*map(json.dumps, lines), "[1]", '{"study": "demo"']))
-    assert count_test_set_evaluations(path, "demo") == Evaluations(recorded=True, study=2, store=3, unreadable=2)
+    expected = Evaluations(recorded=True, study=2, store=3, unreadable=2)
+    assert count_test_set_evaluations(path, "demo") == expected
+    path.write_text(path.read_text(), encoding="utf-16", newline="\r\n")  # as another editor saves it
+    assert count_test_set_evaluations(path, "demo") == expected
+    path.write_bytes(b"\xff")
+    with pytest.raises(StoreError, match=rf"^{path} must be a text file, but: 'utf-8' codec .*"):
+        count_test_set_evaluations(path, "demo")
 
 
 def test_what_is_no_store_is_named_and_not_made(tmp_path: Path, fresh_store: Fake) -> None:

@@ -139,7 +139,7 @@ class Place:
 @pytest.fixture(scope="module", autouse=True)
 def small_data() -> Iterator[None]:
     """Use synthetic images, and restore the signal handlers that the command replaces."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reproduce, "ensure_cifar10", lambda directory, progress: None)
         patch.setattr(reproduce, "load_train", lambda directory: IMAGES.train)
@@ -317,10 +317,11 @@ def test_epochs_that_are_no_whole_steps(place: Place) -> None:
         (systems_training, "write_result", 3, signal.SIGINT),
         (Checkpoints, "save", 4, signal.SIGINT),
         (systems_training._Run, "_report", 2, signal.SIGTERM),
+        (training, "train_step", 7, signal.SIGHUP),
         (systems_training, "predict", 1, signal.SIGINT),
         (systems_training, "write_result", 7, signal.SIGINT),
     ],
-    ids=["in-an-epoch", "no-file", "no-checkpoint", "after-both", "before-the-test", "after-the-test"],
+    ids=["in-an-epoch", "no-file", "no-checkpoint", "after-both", "lost-terminal", "before-the-test", "after-the-test"],
 )
 def test_it_resumes_to_the_same_end(
     place: Place, undisturbed: dict[str, Place], target: object, name: str, call: int, number: signal.Signals

@@ -176,14 +176,15 @@ def test_a_worker_that_is_killed_is_reported_and_replaced(shared: LocalExecutor)
 
 @pytest.mark.real_data
 @pytest.mark.timeout(300)
-def test_ctrl_c_is_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> None:
-    """A terminal sends it to every process of the group, at any moment: here while the worker still starts."""
+def test_ctrl_c_and_a_lost_terminal_are_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> None:
+    """A terminal sends both to every process of the group, at any moment: here while the worker still starts."""
     ensure_cifar10(default_data_dir(), lambda what, done, total: None)
     executor = start(data=DataSource.cifar10(default_data_dir()))
     try:
         [worker] = workers()
         for _ in range(20):
-            os.kill(worker, signal.SIGINT)
+            for number in (signal.SIGINT, signal.SIGHUP):
+                os.kill(worker, number)
             time.sleep(0.1)
         executor.start(replace(JOB, recipe=replace(RECIPE, epochs=0.01)))
         assert not any(isinstance(event, Failed) for event in events_until(executor, lambda event: True))

@@ -94,8 +94,9 @@ class TestSearch:
         assert sweep.run(trials=20, patience=10, confirm=False).trials["complete"] in (12, 13), "it resumes"
 
     def test_no_further_trials_after_the_time_is_over(self, sweep: Study) -> None:
-        assert sweep.run(timeout=1e-9).metrics["study/saved_fraction"] == 0
-        assert "no further trials after 1e-09 s" in sweep.log.getvalue()
+        summary = sweep.run(timeout=1e-9)
+        assert (summary.metrics["study/saved_fraction"], summary.nothing_left) == (0, False)
+        assert "no further trials: the time of --timeout (1e-09 s) is over; 4 of 4 are left out" in sweep.log.getvalue()
         assert sweep.trials == []
         assert sweep.run(timeout=3600.0).trials["complete"] == 4
 

@@ -1,0 +1,44 @@
+"""Number of workers of a sweep, and the threads of each, within the limits of the machine."""
+
+from __future__ import annotations
+
+import torch
+
+from cifar_core.errors import UserError
+
+# VmHWM in /proc/PID/status, read every 2 s on a Xeon with AMX, 2026-11-27. The two workers of `run_study.py --trials 2
+# --preset smoke`, whose networks and batches are those of the preset quick: 2.17 and 2.43 GB; its coordinator: 0.87 GB.
+# A worker after one of the smallest trainings (three_conv, width 0.125, batches of 32): 0.73 GB.
+_COORDINATOR_BYTES, _WORKER_BYTES, _LEAST_WORKER_BYTES = 0.9e9, 2.5e9, 0.7e9
+_PER_CORE = 8  # more workers on a core only hinder one another
+
+
+def share_cores(wanted: int | None, device: torch.device, cores: int, memory: int | None) -> tuple[int, int]:
+    """Return the number of workers and the threads of each.
+
+    The default is one worker for each core or GPU, or as many as the memory allows.
+
+    Args:
+        wanted: by the user; None for the default.
+        cores, memory: that this process may use; memory in bytes, None if unknown.
+
+    Raises:
+        UserError: the machine cannot run that many.
+    """
+    if wanted is None:
+        places = {"cpu": cores, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+        workers = min(places, _that_fit(memory, _WORKER_BYTES) if memory is not None else places)
+        return workers, max(1, cores // workers)
+    limits = {f"{cores} {'core' if cores == 1 else 'cores'} ({_PER_CORE} workers each)": _PER_CORE * cores}
+    if memory is not None:
+        least = f"{_LEAST_WORKER_BYTES / 1e9:g} GB a worker"
+        limits[f"{memory / 1e9:.1f} GB of free memory ({least})"] = _that_fit(memory, _LEAST_WORKER_BYTES)
+    cause = min(limits, key=lambda name: limits[name])
+    if wanted > limits[cause]:
+        raise UserError(f"--workers must be at most {limits[cause]} on a machine with {cause}, but got {wanted}")
+    return wanted, max(1, cores // wanted)
+
+
+def _that_fit(memory: int, each: float) -> int:
+    """Return the number of workers that fit beside the coordinator; one is tried in any case."""
+    return max(1, int((memory - _COORDINATOR_BYTES) // each))

@@ -1,0 +1,61 @@
+"""Standard output and error that may be closed, lose their reader or lack a character, and end no command by that."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import IO, Any
+
+_READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
+
+
+def protect_streams() -> None:
+    """Replace the standard streams of this process by such streams; called once, before anything is printed."""
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:
+            _reserve(number)
+    sys.stdout, sys.stderr = _protected(sys.stdout, "replace"), _protected(sys.stderr, "backslashreplace")
+
+
+def _reserve(number: int) -> None:
+    """Open a closed file descriptor as the null device, lest the next file takes it and gets what programs print."""
+    try:
+        os.fstat(number)
+    except OSError:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor != number:
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.set_inheritable(number, True)
+
+
+def _protected(stream: IO[str] | None, errors: str) -> IO[str]:
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Unbreakable(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors=errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+class _Unbreakable(io.FileIO):
+    """A file descriptor to write to; once a write fails, that one and all later ones are dropped."""
+
+    _lost = False
+
+    def write(self, content: Any, /) -> int:
+        if not self._lost:
+            try:
+                return super().write(content)
+            except OSError as error:
+                self._lost = True
+                if self.fileno() == 1 and error.errno not in _READER_GONE:  # a full disk, for example
+                    print(f"standard output is lost from here on: {error.strerror}", file=sys.stderr)
+        return memoryview(content).nbytes

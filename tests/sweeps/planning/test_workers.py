@@ -1,0 +1,51 @@
+"""Default number of workers, and numbers that the machine cannot run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sweeps.planning.workers import share_cores
+from tests.cifar_core.support import refusal
+
+CPU = torch.device("cpu")
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "memory", "shared"),
+    [
+        (None, 4, None, (4, 1)),
+        (None, 4, 64 * GB, (4, 1)),
+        (None, 64, 26 * GB, (10, 6)),
+        (None, 2, GB // 2, (1, 2)),  # it may just fit
+        (1, 4, 64 * GB, (1, 4)),
+        (3, 4, 64 * GB, (3, 1)),
+        (8, 2, 24 * GB, (8, 1)),
+        (1, 2, GB // 2, (1, 2)),
+    ],
+)
+def test_cores_and_memory_are_shared_out(
+    wanted: int | None, cores: int, memory: int | None, shared: tuple[int, int]
+) -> None:
+    assert share_cores(wanted, CPU, cores, memory) == shared
+
+
+def test_one_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert share_cores(None, torch.device("cuda"), 16, 64 * GB) == (4, 4)
+    assert share_cores(None, torch.device("mps"), 8, None) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "memory", "most"),
+    [
+        (100_000, 1, None, "8 on a machine with 1 core (8 workers each)"),
+        (100_000, 2, 64 * GB, "16 on a machine with 2 cores (8 workers each)"),
+        (9, 64, 7 * GB, "8 on a machine with 7.0 GB of free memory (0.7 GB a worker)"),
+        (2, 2, 0, "1 on a machine with 0.0 GB of free memory (0.7 GB a worker)"),
+    ],
+)
+def test_too_many_are_refused_with_the_cause(wanted: int, cores: int, memory: int | None, most: str) -> None:
+    said = refusal(lambda: share_cores(wanted, CPU, cores, memory))
+    assert said == f"--workers must be at most {most}, but got {wanted}"
