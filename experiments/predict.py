@@ -23,6 +23,7 @@ from cifar_core.training import predict
 from experiments.reading.weights import LETTERS, load_network
 from sweeps.command_line import OneLineParser, number, run_command
 from sweeps.console import answer_console, percent
+from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
 
 
@@ -58,7 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     images = torch.stack([read_image(path) for path in options.images])
     hardware = Hardware.detect(options.device)
-    model, recipe = load_network(options.run, Store.locate(options.store, tracking_uri=options.tracking_uri))
+    with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store:
+        model, recipe = load_network(options.run, store)
     unknown = torch.zeros(len(images), dtype=torch.long)
     tta = options.tta or recipe.tta
     predictions = predict(hardware.place(model), Split(images, unknown), hardware, recipe.normalisation, tta=tta)

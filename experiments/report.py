@@ -33,6 +33,7 @@ from experiments.sections import (
     training,
     verdict,
 )
+from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
 
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
@@ -84,12 +85,12 @@ def write_report(
     figures = load_published()
     assumed = load_scenario(figures.prices, scenario)
     reproduced = load_results(results)
-    place = Store.locate(store, tracking_uri=tracking_uri)
-    reader = StudyReader(place)
-    facts = gather(reader.read(study), figures, assumed, reproduced)
-    files = render(facts)
-    out = out or place.report(facts.study.name)
-    return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
+    with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
+        reader = StudyReader(place)
+        facts = gather(reader.read(study), figures, assumed, reproduced)
+        files = render(facts)
+        out = out or place.report(facts.study.name)
+        return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
 
 
 def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SECTIONS) -> dict[str, bytes]:
