@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.store.entities import PagedList
 from optuna.trial import TrialState, create_trial
 
 from cifar_core.recipe import Recipe
@@ -65,7 +68,9 @@ class Edited:
         self.store = Store.locate(root)
         follow_store(self.store)
         self.client = MlflowClient(self.store.tracking_uri)
-        self.experiment: str = self.client.get_experiment_by_name(NAME).experiment_id
+        experiment = self.client.get_experiment_by_name(NAME)
+        assert experiment is not None
+        self.experiment: str = experiment.experiment_id
         runs = every_run(self.client, [self.experiment])
         self.ids: dict[str, str] = {run.data.tags["key"]: run.info.run_id for run in runs}
 
@@ -80,6 +85,16 @@ class Edited:
 
     def delete_study(self) -> None:
         optuna.delete_study(study_name=NAME, storage=self.store.storage_url)
+
+    def delete_study_and_experiment(self) -> None:
+        self.delete_study()
+        self.client.delete_experiment(self.experiment)
+
+    def leave_only_a_queue(self) -> None:
+        self.delete_study()
+        for run_id in self.ids.values():
+            self.client.delete_run(run_id)
+        write_queue(self.store.queues(NAME) / "1.refused", Entry(key="trial-0", at=0))
 
     def replace_trial(self, recipe: Recipe) -> None:
         """Begin the study again, as from another optuna.db."""
@@ -111,7 +126,7 @@ BACKUP = "bring optuna.db back from a copy, or begin a study of another name wit
 REFUSED: dict[str, tuple[Edit, str]] = {
     "study deleted": (Edited.delete_study, f"Optuna has no study 'a study', but MLflow has 6 runs of it; {BACKUP}"),
     "study deleted, and the experiment": (
-        lambda edited: (edited.delete_study(), edited.client.delete_experiment(edited.experiment)),
+        Edited.delete_study_and_experiment,
         "the MLflow experiment 'a study' was deleted; --repair can restore it with its runs, or begin a study of "
         "another name with --study",
     ),
@@ -145,11 +160,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         r"the run final-0-0 in MLflow did not train the recipe of trial 0; begin .*",
     ),
     "another study's queue": (
-        lambda edited: (
-            edited.delete_study(),
-            [edited.client.delete_run(run_id) for run_id in edited.ids.values()],
-            write_queue(edited.store.queues(NAME) / "1.refused", Entry(key="trial-0", at=0)),
-        ),
+        Edited.leave_only_a_queue,
         r"Optuna has no study 'a study', but .*journals/a=20study holds 1 entries for MLflow of one; bring .*",
     ),
 }
@@ -255,9 +266,9 @@ def test_only_runs_at_stake_are_read(edited: Edited, monkeypatch: pytest.MonkeyP
     for number in range(3, 20):
         study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"recipe": RECIPES[0].to_dict()}))
         edited.client.create_run(edited.experiment, tags={"key": f"trial-{number}", "stage": "search"})
-    search, read = MlflowClient.search_runs, []
+    search, read = MlflowClient.search_runs, list[str]()
 
-    def watched(client: MlflowClient, *args: object, **options: object) -> object:
+    def watched(client: MlflowClient, *args: Any, **options: Any) -> PagedList[Run]:
         found = search(client, *args, **options)
         read.extend(run.data.tags["key"] for run in found)
         return found
