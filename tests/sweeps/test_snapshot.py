@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may write to any folder, so what the system says is changed."""
-    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(snapshot, "_writable", lambda path: False)
 
 
 def numbers(path: Path) -> list[int]:
