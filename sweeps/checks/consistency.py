@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar_core.errors import UserError
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
-from sweeps.tracking.locations import follow_store, moved_from
+from sweeps.tracking.locations import follow_store, is_new, moved_from
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.validation import shortened
@@ -101,10 +101,14 @@ def disagreements(
     yield from _moved(store, study)
     if trials is None and (entries := unsent(store.queues(study))):
         yield Finding(
-            f"Optuna has no study {study!r}, but {store.queues(study)} holds {entries} entries for MLflow of one",
+            f"Optuna has no study {study!r}, but {store.queues(study)} holds {_count(entries, 'line')} for MLflow of "
+            "one",
             blocks=True,
             advice=f"bring optuna.db back from a copy, move that folder away, or {_ANOTHER_NAME}",
         )
+    recorded = {key for name, key in recorded_evaluations(store.test_set_evaluations) if name == study}
+    if trials is None and not recorded and is_new(store):
+        return  # so the tables, which take seconds to create, are left to the sweep
     client = connect(store.tracking_uri)
     with answering(store.tracking_uri):
         experiment = client.get_experiment_by_name(study)
@@ -118,7 +122,8 @@ def disagreements(
             )
         else:
             yield from _runs(client, experiment, study, trials, thorough=thorough)
-        yield from _test_set_evaluations(client, experiment, store, study)
+        if recorded and not unsent(store.queues(study)):
+            yield from _second_looks(client, experiment, study, recorded)
 
 
 def _moved(store: Store, study: str) -> Iterator[Finding]:
@@ -144,7 +149,7 @@ def _without_experiment(client: MlflowClient, study: str, trials: Sequence[Froze
         )
     elif started := [trial for trial in trials or () if trial.state != TrialState.WAITING]:
         yield Finding(
-            f"Optuna has {len(started)} trials of it, but MLflow has no such experiment",
+            f"Optuna has {_count(len(started), 'trial')} of it, but MLflow has no such experiment",
             blocks=True,
             advice=f"bring mlflow.db back from a copy, or {_ANOTHER_NAME}",
         )
@@ -162,7 +167,7 @@ def _runs(
     if trials is None:
         if runs := every_run(client, where):
             yield Finding(
-                f"Optuna has no study {study!r}, but MLflow has {len(runs)} runs of it",
+                f"Optuna has no study {study!r}, but MLflow has {_count(len(runs), 'run')} of it",
                 blocks=True,
                 advice=f"bring optuna.db back from a copy, or {_ANOTHER_NAME}",
             )
@@ -246,13 +251,10 @@ def _stranger(key: str) -> Finding:
     )
 
 
-def _test_set_evaluations(
-    client: MlflowClient, experiment: Experiment | None, store: Store, study: str
+def _second_looks(
+    client: MlflowClient, experiment: Experiment | None, study: str, recorded: Set[str]
 ) -> Iterator[Finding]:
-    """Every evaluation on record must have its result in MLflow, or the next one is not the first."""
-    recorded = {key for name, key in recorded_evaluations(store.test_set_evaluations) if name == study}
-    if not recorded or unsent(store.queues(study)):
-        return
+    """Every evaluation on the test set must have its result in MLflow, or the next one is not the first."""
     where = [experiment.experiment_id] if experiment is not None else []
     runs = every_run(client, where, "tags.stage != 'search'", view=ViewType.ALL)
     tested = {run.data.tags.get("key") for run in runs if "test/accuracy" in run.data.metrics}
@@ -265,10 +267,22 @@ def _test_set_evaluations(
 
 def recorded_evaluations(path: Path) -> Iterator[tuple[str, str]]:
     """Yield study and key of each evaluation on record; damaged lines are left out."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            fields = json.loads(line)
-            yield fields["study"], fields["key"]
-        except (ValueError, KeyError, TypeError):
-            continue
+    yield from filter(None, map(parse_evaluation, lines_of(path)))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file; none if there is no such file."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def parse_evaluation(line: str) -> tuple[str, str] | None:
+    """Return study and key of a line of the record of test set evaluations; None if it is damaged."""
+    try:
+        fields = json.loads(line)
+        return fields["study"], fields["key"]
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, ViewType
@@ -15,7 +13,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
 from cifar_core.recipe import Recipe
-from sweeps.checks.consistency import Finding, Repair, disagreements, trial_of
+from sweeps.checks.consistency import (
+    Finding,
+    Repair,
+    disagreements,
+    lines_of,
+    parse_evaluation,
+    recorded_evaluations,
+    trial_of,
+)
 from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError
@@ -157,12 +163,9 @@ def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[Finding]:
 def _test_set_evaluations(store: Store, study: str, runs: Sequence[Run]) -> Iterator[Finding]:
     """Every evaluation on the test set must be on record."""
     path = store.test_set_evaluations
-    recorded: set[tuple[str, str]] = set()
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            fields = json.loads(line)
-            recorded.add((fields["study"], fields["key"]))
-        except (ValueError, KeyError, TypeError):
+    recorded = set(recorded_evaluations(path))
+    for number, line in enumerate(lines_of(path), start=1):
+        if parse_evaluation(line) is None:
             yield Finding(f"{path}: line {number} must record a test set evaluation, but is {line[:40]!r}")
     for run in runs:
         key = run.data.tags.get("key", "")
@@ -177,7 +180,3 @@ def _queues(store: Store, study: str) -> Iterator[Finding]:
         yield Finding(f"{folder}: MLflow lacks {entries} of the entries here; --replay sends them")
     for path in sorted(folder.glob(f"*{REFUSED}")):
         yield Finding(f"{path}: MLflow has refused this")
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

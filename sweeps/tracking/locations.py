@@ -61,6 +61,17 @@ def missing_artifacts(store: Store, run: Run) -> tuple[Path, list[str]] | None:
     return (folder, lost) if lost else None
 
 
+def is_new(store: Store) -> bool:
+    """Return true if the store's own database has no tables of MLflow yet."""
+    if not store.holds_mlflow or not (path := store.databases()[0]).is_file():
+        return store.holds_mlflow
+    try:
+        with closing(sqlite3.connect(path, _LOCK_SECONDS)) as database:
+            return not _tables(database)
+    except sqlite3.Error:
+        return False  # MLflow will say what is wrong
+
+
 def moved_from(store: Store) -> list[Path]:
     """Return the folders that the store was in when MLflow recorded locations which are out of date.
 

@@ -161,7 +161,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     ),
     "another study's queue": (
         Edited.leave_only_a_queue,
-        r"Optuna has no study 'a study', but .*journals/a=20study holds 1 entries for MLflow of one; bring .*",
+        r"Optuna has no study 'a study', but .*journals/a=20study holds 1 line for MLflow of one; bring .*",
     ),
 }
 
