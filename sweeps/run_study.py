@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     keep = parser.add_argument_group("where results go")
     look = keep.add_mutually_exclusive_group()
     look.add_argument("--status", action="store_true", help="print the status of the study, and change nothing")
-    look.add_argument("--replay", action="store_true", help="send MLflow the entries that it missed")
+    look.add_argument("--replay", action="store_true", help="send MLflow the entries that it missed or refused")
     look.add_argument("--verify", action="store_true", help="check the store for faults; exit 1 if there are any")
     look.add_argument(
         "--repair", action="store_true", help="list the faults of the store, then mend those that need no guess"

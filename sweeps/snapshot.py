@@ -34,17 +34,22 @@ def readable(store: Store) -> Iterator[Store]:
         yield store
         return
     with TemporaryDirectory(prefix="cifar-sweeps-") as folder:
-        copied = Store.locate(Path(folder))
-        for url, copy_url in ((store.tracking_uri, copied.tracking_uri), (store.storage_url, copied.storage_url)):
-            path, to = Store.local(url), Store.local(copy_url)
-            if path is not None and to is not None and path.exists():
-                _copy(path, to)
+        copies = Store.locate(Path(folder))
         yield replace(
             store,
-            tracking_uri=copied.tracking_uri if Store.local(store.tracking_uri) else store.tracking_uri,
-            storage_url=copied.storage_url if Store.local(store.storage_url) else store.storage_url,
+            tracking_uri=_copied(store.tracking_uri, copies.tracking_uri),
+            storage_url=_copied(store.storage_url, copies.storage_url),
             original=store,
         )
+
+
+def _copied(url: str, to: str) -> str:
+    """Copy the database at `url` to the new one at `to`, and return its URL; a server, or no database, stays."""
+    path, copy = Store.local(url), Store.local(to)
+    if path is None or copy is None or not path.exists():
+        return url
+    _copy(path, copy)
+    return to
 
 
 def _writable(path: Path) -> bool:

@@ -80,9 +80,10 @@ def check_before_training(
     for finding in found:
         if finding.repair is None:
             say(finding.text)
-        else:
+            continue
+        with answering(store.tracking_uri):
             finding.repair.do()
-            say(f"{finding}; mended: {finding.repair.does}")
+        say(f"{finding}; mended: {finding.repair.does}")
 
 
 def disagreements(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sweeps.checks.verify import findings
 from sweeps.store import Store
+from sweeps.tracking.mlflow_client import answering
 
 _ROUNDS = 4  # a repair can show more to be mended: an experiment first, then its runs
 
@@ -31,7 +32,8 @@ def repair(store: Store, study: str, say: Callable[[str], None]) -> int:
         if not repairs:
             break
         for each in repairs:
-            each.do()
+            with answering(store.tracking_uri):
+                each.do()
             say(f"done: {each.does}")
     say(f"{len(found)} finding{'' if len(found) == 1 else 's'} left" if found else "nothing is left to mend")
     return len(found)
