@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from experiments.reading.published import load_published
 from experiments.reading.results import RESULTS, load_results
 from experiments.reading.scenario import DEFAULT_SCENARIO, Dated, load_scenario
 from experiments.reading.studies import StudyReader
+from experiments.reading.study import Study
 from experiments.sections import (
     accuracy,
     calibration,
@@ -35,6 +36,7 @@ from experiments.sections import (
 )
 from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
+from sweeps.validation import shortened
 
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
 SCHEMA = 1
@@ -103,7 +105,7 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
         title=f"Build or buy: {study.name}",
         heading="Build or buy: an image classifier for CIFAR-10",
         subject=CitedText(f"Study {study.name}, {times}", (f"run/{study.run_id}",)),
-        state="" if study.state == "finished" else f"This study is {study.state}: the report covers its runs so far.",
+        state=" ".join(_warnings(study)),
         sections=[*sections[:2], recommendation.section(facts, sections), *sections[2:]],
         footer="Accuracies are shares of images labelled right; losses are mean nats an image. A dagger (†) marks "
         "figures that were more than a year old when the study ended, a double dagger (‡) figures whose source gives "
@@ -111,6 +113,14 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
     )
     files = render_page(page, references_of(facts))
     return {**files, "report.json": numbers_json(facts, page.sections)}
+
+
+def _warnings(study: Study) -> Iterator[str]:
+    if study.state != "finished":
+        yield f"This study is {study.state}: the report covers its runs so far."
+    if study.artifacts.missing:
+        lost = shortened(study.artifacts.missing)
+        yield f"The store has lost {lost}: what follows from them is said to be unknown, but was measured."
 
 
 def references_of(facts: Facts) -> References:

@@ -96,10 +96,9 @@ class StudyReader:
             test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
         )
         run_ids = list(study.subject["run_id"])
-        for run_id in run_ids:
-            self.require_artifacts(self.client.get_run(run_id))
+        lost = tuple(line for run_id in run_ids for line in self.require_artifacts(self.client.get_run(run_id)))
         artifacts = self._artifacts(study.run_id, run_ids, is_champion=len(study.champion) > 0)
-        return replace(study, curves=self._curves(run_ids), artifacts=artifacts)
+        return replace(study, curves=self._curves(run_ids), artifacts=replace(artifacts, missing=lost))
 
     def log(self, run_id: str, folder: Path, names: Sequence[str], under: str) -> str:
         """Log files of a folder to a run, replacing those of the same names.
@@ -117,18 +116,24 @@ class StudyReader:
             return first_line(error)
         return ""
 
-    def require_artifacts(self, run: Run) -> None:
+    def require_artifacts(self, run: Run) -> list[str]:
         """Check that the artifacts of a complete run were not lost, before anything is said to be unknown.
+
+        Returns:
+            the single files that are missing, as "recipe.toml of trial 0".
 
         Raises:
             StoreError: the whole folder is missing.
         """
-        missing = missing_artifacts(self._store, run) if state_of(run) == "complete" else None
-        if missing is not None and not missing[0].is_dir():
+        if state_of(run) != "complete" or (missing := missing_artifacts(self._store, run)) is None:
+            return []
+        folder, names = missing
+        if not folder.is_dir():
             raise StoreError(
-                f"the artifacts of {run.info.run_name} must be in {missing[0]}, but there is no such folder; bring it "
+                f"the artifacts of {run.info.run_name} must be in {folder}, but there is no such folder; bring it "
                 "back from a copy (run_study.py --verify lists all that is missing)"
             )
+        return [f"{name} of {run.info.run_name}" for name in names]
 
     def artifact(self, run_id: str, path: str) -> bytes | None:
         """Load a run's artifact; None if it has none."""

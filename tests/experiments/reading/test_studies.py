@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -141,8 +142,13 @@ def test_artifacts_of_a_moved_store_are_found(store: Fake, tmp_path: Path) -> No
 
 def test_lost_artifacts_are_not_taken_for_things_that_were_never_measured(store: Fake, tmp_path: Path) -> None:
     shutil.copytree(store.folder, tmp_path / "copy")
+    copy, champion = Store.locate(tmp_path / "copy"), StudyReader(store.place).read("demo").champion["run_id"]
+    folder = copy.root / "artifacts" / "demo" / champion.iloc[0] / "artifacts"
+    (folder / "test" / "confusion.json").unlink()
+    [missing] = StudyReader(copy).read("demo").artifacts.missing
+    assert re.fullmatch("test/confusion.json of .+", missing)
     shutil.rmtree(tmp_path / "copy" / "artifacts" / "demo")
     with pytest.raises(
         StoreError, match=rf"the artifacts of .* must be in {tmp_path}/copy/artifacts/demo/.*, but ther"
     ):
-        StudyReader(Store.locate(tmp_path / "copy")).read("demo")
+        StudyReader(copy).read("demo")

@@ -273,6 +273,18 @@ def active_uri() -> Iterator[None]:
     mlflow.set_tracking_uri(before)
 
 
+def test_an_experiment_that_was_deleted_is_refused_with_how_to_restore_it(
+    store: Mlflow, tracker: MlflowTracker
+) -> None:
+    number = store.run().info.experiment_id
+    store.client.delete_experiment(number)
+    restore = f"mlflow experiments restore --experiment-id {number}"
+    with pytest.raises(StoreError, match=rf"experiment 'a study' must not be deleted; this restores it: .*{restore}$"):
+        store.open()
+    store.client.restore_experiment(number)
+    store.open()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("active_uri")
 def test_a_kept_model_can_be_loaded_by_mlflow_alone(
