@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote
 from urllib.request import url2pathname
@@ -111,6 +111,19 @@ def follow_store(store: Store, study: str | None = None) -> list[Path]:
     except sqlite3.Error as error:
         raise StoreError(f"the locations in {path} must follow the store, but: {error}") from error
     return before
+
+
+def uri_for_mlflow(store: Store) -> str:
+    """Return the tracking URI for MLflow's own commands, which go by the recorded locations.
+
+    Those are brought up to date first, unless a process still runs a study under the old name of the store.
+
+    Raises:
+        StoreError: the database cannot be read or written.
+    """
+    with suppress(LockError):
+        follow_store(store)
+    return store.tracking_uri
 
 
 def _out_of_date(store: Store) -> dict[str, str]:

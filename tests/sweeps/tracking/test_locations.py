@@ -12,7 +12,7 @@ from mlflow.entities import Run
 
 from sweeps.lock import LockError, acquire
 from sweeps.store import Store
-from sweeps.tracking.locations import artifact_folder, follow_store, missing_artifacts, moved_from
+from sweeps.tracking.locations import artifact_folder, follow_store, missing_artifacts, moved_from, uri_for_mlflow
 from sweeps.tracking.mlflow_client import runs_of
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import STUDY, contents
@@ -119,6 +119,8 @@ def test_a_store_that_is_in_use_under_its_old_name_is_not_changed(store: Store, 
     with acquire(now.lock("another"), "another"):
         with pytest.raises(LockError, match=r"the store .*now was moved, and process \d+ .* still runs a study of it"):
             follow_store(now, NAME)
+        assert uri_for_mlflow(now) == now.tracking_uri
+        assert moved_from(now) == [store.root]
         assert follow_store(now, "another") == [store.root], "its own lock is none of these"
 
 
