@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, ViewType
@@ -26,8 +27,8 @@ from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError
 from sweeps.study import load_study, trials_of
-from sweeps.tracking.locations import missing_artifacts
-from sweeps.tracking.mlflow_client import STUDY_KEY, connect, model_exists, models_of, runs_of
+from sweeps.tracking.locations import artifact_folder, missing_artifacts
+from sweeps.tracking.mlflow_client import STUDY_KEY, connect, model_location, models_of, runs_of
 from sweeps.tracking.mlflow_queue import REFUSED, waiting
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.validation import shortened
@@ -114,24 +115,31 @@ def _set_state(client: MlflowClient, run: Run, state: str) -> None:
 def _networks(
     store: Store, study: str, client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run]
 ) -> Iterator[Finding]:
-    """A network that was logged with a run must still be there."""
-    recipes: Mapping[int, Recipe] = {
-        trial.number: Recipe.from_dict(trial.user_attrs["recipe"]) for trial in trials if "recipe" in trial.user_attrs
-    }
+    """A network that was logged with a run must still be there, with its files."""
+    recipes = {trial.number: trial.user_attrs.get("recipe") for trial in trials}
     for run in runs:
-        models, key = models_of(run), run.data.tags.get("key", "")
-        if not models or any(model_exists(client, model) for model in models):
+        if not (models := models_of(run)):
             continue
-        recipe, repair = recipes.get(trial_of(run)), None
+        known = {model: uri for model in models if (uri := model_location(client, model)) is not None}
+        folders = [artifact_folder(store, uri) for uri in known.values()]
+        if any(folder is None or folder.is_dir() for folder in folders):
+            continue
+        key, recipe, repair = run.data.tags.get("key", ""), recipes.get(trial_of(run)), None
         if recipe is not None and store.weights(study, key).exists():
-            repair = Repair(f"log the network of {key} again", partial(_log_network, store, study, key, recipe))
-        yield Finding(f"{key}: MLflow must hold its network {models[0]}, but it was deleted", repair)
+            log = partial(_log_network, store, study, key, recipe, [*known])
+            repair = Repair(f"log the network of {key} again", log)
+        lost = f"{folders[0]} is missing" if folders else "it was deleted"
+        yield Finding(f"{key}: MLflow must hold its network {models[0]}, but {lost}", repair)
 
 
-def _log_network(store: Store, study: str, key: str, recipe: Recipe) -> None:
+def _log_network(store: Store, study: str, key: str, recipe: Mapping[str, Any], empty: Sequence[str]) -> None:
+    """Log the network of a run again, in place of those whose files are missing."""
+    client = connect(store.tracking_uri)
+    for model in empty:
+        client.delete_logged_model(model)
     tracker = MlflowTracker(store, study)
     tracker.open()
-    tracker.log_model(key, recipe, store.weights(study, key))
+    tracker.log_model(key, Recipe.from_dict(recipe), store.weights(study, key))
     if lacking := tracker.close():
         raise StoreError(f"MLflow must have received the network of {key}, but lacks {lacking} entries")
 

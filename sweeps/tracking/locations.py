@@ -23,6 +23,7 @@ from sweeps.store import Store, StoreError
 
 _SCHEME = "file://"
 _STUDY = re.compile(r"(?P<root>file://.*)/artifacts/(?P<folder>[^/]+)")  # location of an experiment
+_ARTIFACTS = re.compile(r"(?P<study>file://.*/artifacts/[^/]+)(?P<rest>/(?:models/)?[^/]+/artifacts)")
 _PLACES = (  # that MLflow records locations in
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -42,12 +43,15 @@ _TRAINED, _VALIDATED, _TESTED = ("recipe.toml",), ("confusion.json",), ("test/co
 
 
 def artifact_folder(store: Store, uri: str) -> Path | None:
-    """Return the folder that a run's artifact URI stands for in this store; None if only MLflow can resolve it."""
+    """Return the folder that the artifact URI of a run or a logged network stands for in this store.
+
+    None means that only MLflow can resolve it.
+    """
     if not uri.startswith(_SCHEME):
         return None
-    study, slash, run = uri.removesuffix("/artifacts").rpartition("/")
-    moved = _moved(store, study) if store.holds_mlflow else None
-    return _path(f"{moved}{slash}{run}/artifacts" if moved is not None else uri)
+    match = _ARTIFACTS.fullmatch(uri) if store.holds_mlflow else None
+    moved = _moved(store, match["study"]) if match is not None else None
+    return _path(uri if match is None or moved is None else moved + match["rest"])
 
 
 def missing_artifacts(store: Store, run: Run) -> tuple[Path, list[str]] | None:

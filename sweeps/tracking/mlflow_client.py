@@ -205,7 +205,7 @@ class MlflowExperiment:
 
     def _log_model(self, run_id: str, recipe: Recipe, weights: Path) -> None:
         """Log the network as an exported program, unless the run has one already."""
-        if any(model_exists(self._client, model) for model in models_of(self._client.get_run(run_id))):
+        if any(model_location(self._client, model) for model in models_of(self._client.get_run(run_id))):
             return
         model = load_weights(recipe, weights).eval()
         signature = ModelSignature(
@@ -257,15 +257,14 @@ def models_of(run: Run) -> list[str]:
     return [model.model_id for model in run.outputs.model_outputs] if run.outputs is not None else []
 
 
-def model_exists(client: MlflowClient, model_id: str) -> bool:
-    """Return false for a logged network that was deleted."""
+def model_location(client: MlflowClient, model_id: str) -> str | None:
+    """Return the artifact URI of a logged network; None if it was deleted."""
     try:
-        client.get_logged_model(model_id)
+        return str(client.get_logged_model(model_id).artifact_location)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise
-    return True
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LoggedModelOutput, Run
 from mlflow.store.entities import PagedList
 from optuna.trial import TrialState, create_trial
 
@@ -21,7 +21,7 @@ from sweeps.checks.repair import repair
 from sweeps.checks.verify import findings
 from sweeps.store import Store
 from sweeps.study import open_storage, trials_of
-from sweeps.tracking.locations import follow_store
+from sweeps.tracking.locations import artifact_folder, follow_store
 from sweeps.tracking.mlflow_client import every_run
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -227,6 +227,32 @@ def test_a_second_look_at_the_test_set_is_said(edited: Edited) -> None:
     )
     assert said in edited.resume()
     assert said in map(str, findings(edited.store, NAME))
+
+
+def test_a_network_that_is_gone_is_found(edited: Edited) -> None:
+    def found() -> list[str]:
+        return [finding.text for finding in findings(edited.store, NAME)]
+
+    final = edited.ids["final-0-0"]
+    model = edited.client.create_logged_model(edited.experiment, name="n", source_run_id=final)
+    edited.client.log_outputs(final, [LoggedModelOutput(model.model_id, 0)])
+    folder = artifact_folder(edited.store, model.artifact_location)
+    assert folder is not None
+    assert found() == [f"final-0-0: MLflow must hold its network {model.model_id}, but {folder} is missing"]
+    folder.mkdir(parents=True)
+    assert found() == []
+    edited.client.delete_logged_model(model.model_id)
+    assert found() == [f"final-0-0: MLflow must hold its network {model.model_id}, but it was deleted"]
+
+
+def test_lost_artifacts_are_found(edited: Edited) -> None:
+    run = edited.client.get_run(edited.ids["confirm-1-0"])
+    folder = artifact_folder(edited.store, run.info.artifact_uri)
+    assert folder is not None
+    (folder / "recipe.toml").unlink()
+    assert [finding.text for finding in findings(edited.store, NAME)] == [
+        f"confirm-1-0: it must have the artifacts recipe.toml, but {folder} lacks them"
+    ]
 
 
 def test_repair_lists_all_and_then_mends_what_it_can(edited: Edited) -> None:

@@ -105,11 +105,14 @@ def test_models_and_versions_follow(store: Store, tmp_path: Path) -> None:
     assert model.artifact_location.startswith(store.root.as_uri())
     store.root.rename(tmp_path / "now")
     now = Store.locate(tmp_path / "now")
+    before = artifact_folder(now, model.artifact_location)
     follow_store(now)
     client = MlflowClient(now.tracking_uri)
     version = client.get_model_version("m", "1")
     assert version.source == f"{run_of(now).info.artifact_uri}/model"
-    assert client.get_logged_model(model.model_id).artifact_location.startswith(now.root.as_uri())
+    location = client.get_logged_model(model.model_id).artifact_location
+    assert location.startswith(now.root.as_uri())
+    assert artifact_folder(now, location) == before
     assert client.get_model_version_download_uri("m", "1") == version.source
 
 
