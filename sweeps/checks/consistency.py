@@ -277,7 +277,7 @@ def _count(number: int, noun: str) -> str:
 
 def lines_of(path: Path) -> list[str]:
     """Return the lines of a text file; none if there is no such file."""
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
 
 
 def parse_evaluation(line: str) -> tuple[str, str] | None:
