@@ -54,7 +54,7 @@ ui: install
 	@test -f mlruns/mlflow.db || { echo "There are no runs in mlruns/ yet: 'make study' makes some." >&2; exit 1; }
 	@echo 'In some seconds: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C ends it)'
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false PYTHONWARNINGS=ignore $(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' \
-		--backend-store-uri "$$($(PY) -c 'from sweeps.store import DEFAULT_STORE, Store; print(Store.locate(DEFAULT_STORE).tracking_uri)')" --artifacts-destination "$$PWD/mlruns/artifacts" \
+		--backend-store-uri "$$($(PY) -c 'from sweeps.store import DEFAULT_STORE, Store; from sweeps.tracking.locations import uri_for_mlflow; print(uri_for_mlflow(Store.locate(DEFAULT_STORE)))')" --artifacts-destination "$$PWD/mlruns/artifacts" \
 		--allowed-hosts '127.0.0.1,127.0.0.1:*,localhost,localhost:*' \
 		--cors-allowed-origins 'http://127.0.0.1:*,http://localhost:*'
 

@@ -25,6 +25,7 @@ from cifar_core.training import predict
 from experiments.reading.weights import LETTERS, load_network
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, run_command
 from sweeps.console import answer_console, percent
+from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 
@@ -71,7 +72,8 @@ def _run(options: argparse.Namespace) -> int:
     if not images:
         return USAGE
     hardware = Hardware.detect(options.device)
-    model, recipe = load_network(options.run, Store.locate(options.store, tracking_uri=options.tracking_uri))
+    with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store:
+        model, recipe = load_network(options.run, store)
     data = Split(torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long))
     tta = options.tta or recipe.tta
     predictions = predict(hardware.place(model), data, hardware, recipe.normalisation, tta=tta)

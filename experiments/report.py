@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from experiments.reading.published import load_published
 from experiments.reading.results import RESULTS, load_results
 from experiments.reading.scenario import DEFAULT_SCENARIO, Dated, load_scenario
 from experiments.reading.studies import StudyReader
+from experiments.reading.study import Study
 from experiments.sections import (
     accuracy,
     calibration,
@@ -33,7 +34,9 @@ from experiments.sections import (
     training,
     verdict,
 )
+from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
+from sweeps.validation import shortened
 
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
 SCHEMA = 1
@@ -84,12 +87,12 @@ def write_report(
     figures = load_published()
     assumed = load_scenario(figures.prices, scenario)
     reproduced = load_results(results)
-    place = Store.locate(store, tracking_uri=tracking_uri)
-    reader = StudyReader(place)
-    facts = gather(reader.read(study), figures, assumed, reproduced)
-    files = render(facts)
-    out = out or place.report(facts.study.name)
-    return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
+    with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
+        reader = StudyReader(place)
+        facts = gather(reader.read(study), figures, assumed, reproduced)
+        files = render(facts)
+        out = out or place.report(facts.study.name)
+        return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
 
 
 def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SECTIONS) -> dict[str, bytes]:
@@ -102,7 +105,7 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
         title=f"Build or buy: {study.name}",
         heading="Build or buy: an image classifier for CIFAR-10",
         subject=CitedText(f"Study {study.name}, {times}", (f"run/{study.run_id}",)),
-        state="" if study.state == "finished" else f"This study is {study.state}: the report covers its runs so far.",
+        state=" ".join(_warnings(study)),
         sections=[*sections[:2], recommendation.section(facts, sections), *sections[2:]],
         footer="Accuracies are shares of images labelled right; losses are mean nats an image. A dagger (†) marks "
         "figures that were more than a year old when the study ended, a double dagger (‡) figures whose source gives "
@@ -110,6 +113,14 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
     )
     files = render_page(page, references_of(facts))
     return {**files, "report.json": numbers_json(facts, page.sections)}
+
+
+def _warnings(study: Study) -> Iterator[str]:
+    if study.state != "finished":
+        yield f"This study is {study.state}: the report covers its runs so far."
+    if study.artifacts.missing:
+        lost = shortened(study.artifacts.missing)
+        yield f"The store has lost {lost}: what follows from them is said to be unknown, but was measured."
 
 
 def references_of(facts: Facts) -> References:

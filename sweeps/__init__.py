@@ -1,1 +1,9 @@
 """Sweeps over CIFAR-10 training recipes: search spaces, the coordinator, workers, tracking and the store."""
+
+import os
+
+# MLflow reads these while it is imported, by whichever module comes first.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")

@@ -26,6 +26,8 @@ from cifar_core.machine import free_memory, usable_cores
 from cifar_core.memory import release_memory
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import expand, read_recipe
+from sweeps.checks.consistency import check_before_training
+from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int, stop_signals
@@ -43,13 +45,14 @@ from sweeps.planning.space_file import SPACES, read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.planning.workers import share_cores
 from sweeps.pruners import PRUNERS
+from sweeps.snapshot import readable
 from sweeps.stages.confirmation import Gain
 from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
 from sweeps.study import SAMPLERS, best_recipes, load_study, open_storage, open_study, started_trials
 from sweeps.tracking.mlflow_client import connect
-from sweeps.tracking.mlflow_queue import waiting
+from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
 
@@ -166,8 +169,11 @@ def build_parser() -> argparse.ArgumentParser:
     keep = parser.add_argument_group("where results go")
     look = keep.add_mutually_exclusive_group()
     look.add_argument("--status", action="store_true", help="print the status of the study, and change nothing")
-    look.add_argument("--replay", action="store_true", help="send MLflow the entries that it missed")
+    look.add_argument("--replay", action="store_true", help="send MLflow the entries that it missed or refused")
     look.add_argument("--verify", action="store_true", help="check the store for faults; exit 1 if there are any")
+    look.add_argument(
+        "--repair", action="store_true", help="list the faults of the store, then mend those that need no guess"
+    )
     keep.add_argument("--study", metavar="NAME", help="name of the study (default: from preset, space and seed)")
     keep.add_argument(
         "--store",
@@ -197,7 +203,12 @@ def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     space = read_space(options.space)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
-    for asked, answer in ((options.status, _print_status), (options.verify, _verify), (options.replay, _replay)):
+    for asked, answer in (
+        (options.status, _print_status),
+        (options.verify, _verify),
+        (options.repair, _repair),
+        (options.replay, _replay),
+    ):
         if asked:
             return answer(store, _study_name(options, _preset(options, hardware), space))
     workers, threads = share_cores(options.workers, hardware.device, usable_cores(), free_memory())
@@ -222,7 +233,9 @@ def _run(options: argparse.Namespace) -> int:
         del data  # each worker loads its own
         release_memory()
         storage = open_storage(store.storage_url)
-        study = open_study(plan, storage, recipes)
+        study = open_study(
+            plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
+        )
         console.plan(plan.rows(max(0, plan.trials - started_trials(study))))
         for note in notes:
             console.say(note)
@@ -338,7 +351,7 @@ def _study_name(options: argparse.Namespace, preset: Preset, space: SearchSpace)
     name: str = "-".join([preset.name, space.name, *seed, *starts]) if options.study is None else options.study
     if name in RESERVED_STUDIES:
         reserved = ", ".join(RESERVED_STUDIES)
-        raise UsageError(f"--study must not be one of {reserved}, which other commands use, but got {name!r}")
+        raise UsageError(f"--study must not be one of {reserved}, which other commands or MLflow use, but got {name!r}")
     if not name.strip() or "/" in name or "\\" in name or name.startswith("."):
         raise UsageError(f"--study must be a name without slashes that does not begin with a dot, but got {name!r}")
     if not name.isprintable():
@@ -360,8 +373,8 @@ def _tags(plan: Plan) -> dict[str, str]:
 
 
 def _print_status(store: Store, study: str) -> int:
-    with SweepConsole() as console:
-        console.plan(read_status(store, study))
+    with readable(store) as source, SweepConsole() as console:
+        console.plan(read_status(source, study))
     return 0
 
 
@@ -371,27 +384,42 @@ def _verify(store: Store, study: str) -> int:
     Raises:
         LockError: the study is running, so its databases may differ at any moment.
     """
-    found = 0
-    with exclude_runs(store.lock(study), study):
-        for finding in findings(store, study):  # printed at once, because a damaged database can end the check
+    found = mendable = 0
+    with exclude_runs(store.lock(study), study), readable(store) as source:
+        for finding in findings(source, study):  # printed at once, because a damaged database can end the check
             print(finding, flush=True)
             found += 1
+            mendable += finding.repair is not None
     if found:
-        print(f"{found} finding{'' if found == 1 else 's'}")
+        ways = f"; --repair mends {mendable} of them" if mendable else ""
+        print(f"{found} finding{'' if found == 1 else 's'}{ways}")
     else:
         print("nothing found: databases, trials and files agree")
     return 1 if found else 0
 
 
+def _repair(store: Store, study: str) -> int:
+    """Mend the faults of the store that need no guess; return the exit code, 1 if some are left.
+
+    Raises:
+        LockError: the study is running.
+    """
+    store.check()
+    store.create()  # which says in a line that it cannot be written to
+    with acquire(store.lock(study), study):
+        return FAILED if repair(store, study, print) else 0
+
+
 def _replay(store: Store, study: str) -> int:
-    """Send MLflow the entries that it missed; return the exit code.
+    """Send MLflow the entries that it missed or refused; return the exit code.
 
     Raises:
         LockError: the study is running, and sends them itself.
         StoreError: the store has no such study, or MLflow does not answer.
     """
-    if not (entries := waiting(store.queues(study))):
-        load_study(store, study)
+    if not (entries := unsent(store.queues(study))):
+        with readable(store) as source:
+            load_study(source, study)
         print(f"nothing waits for MLflow in study {study}")
         return 0
     with acquire(store.lock(study), study):

@@ -19,10 +19,11 @@ _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
 _ROOM = 64_000_000  # bytes that a sweep needs to get anywhere
 DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 
-# MLflow experiments of other commands, whose names no study may have.
+# MLflow experiments of other commands, and of MLflow itself, whose names no study may have.
 SYSTEMS_EXPERIMENT = "systems"
 RANGE_TESTS_EXPERIMENT = "range-tests"
-RESERVED_STUDIES = (SYSTEMS_EXPERIMENT, RANGE_TESTS_EXPERIMENT)
+DEFAULT_EXPERIMENT = "Default"  # MLflow's own, whose artifacts lie in the working directory
+RESERVED_STUDIES = (SYSTEMS_EXPERIMENT, RANGE_TESTS_EXPERIMENT, DEFAULT_EXPERIMENT)
 
 
 class StoreError(UserError):
@@ -31,11 +32,16 @@ class StoreError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Locations of everything that a sweep keeps; a server can replace either database."""
+    """Locations of everything that a sweep keeps; a server can replace either database.
+
+    Args:
+        original: the store whose databases were copied for reading, if these are copies (sweeps/snapshot.py).
+    """
 
     root: Path
     tracking_uri: str
     storage_url: str
+    original: Store | None = None
 
     @classmethod
     def locate(cls, root: Path, *, tracking_uri: str | None = None, storage_url: str | None = None) -> Store:
@@ -79,11 +85,17 @@ class Store:
 
     def databases(self) -> list[Path]:
         """Return the databases that are files."""
-        return [path for url in (self.tracking_uri, self.storage_url) if (path := self._local(url)) is not None]
+        return [path for url in (self.tracking_uri, self.storage_url) if (path := self.local(url)) is not None]
+
+    @property
+    def holds_mlflow(self) -> bool:
+        """True if the folder holds MLflow's database, and with it the artifacts."""
+        path = self.local((self.original or self).tracking_uri)
+        return path is not None and path.parent == self.root
 
     def artifacts(self, study: str) -> str | None:
         """Return the artifact location of the experiment `study`; None leaves it to a tracking server."""
-        if self._local(self.tracking_uri) is None:
+        if self.local(self.tracking_uri) is None:
             return None
         return (self.root / "artifacts" / folder_name(study)).as_uri()
 
@@ -119,7 +131,8 @@ class Store:
             os.fsync(file.fileno())
 
     @staticmethod
-    def _local(url: str) -> Path | None:
+    def local(url: str) -> Path | None:
+        """Return the SQLite file of a database URL; None if it is no such file."""
         for prefix in (_SQLITE, _SQLITE_LONG):
             if url.startswith(prefix):
                 return Path(unquote(url.removeprefix(prefix)))
@@ -132,7 +145,7 @@ def opening(url: str) -> contextlib.AbstractContextManager[None]:
     Raises:
         LockError: as for `creation_lock`. Servers have locks of their own.
     """
-    path = Store._local(url)
+    path = Store.local(url)
     return creation_lock(path) if path is not None and path.parent.is_dir() else contextlib.nullcontext()
 
 

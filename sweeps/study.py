@@ -57,17 +57,31 @@ def open_storage(url: str) -> BaseStorage:
         return RDBStorage(url)
 
 
-def open_study(plan: Plan, storage: BaseStorage, enqueue: Sequence[Recipe] = ()) -> optuna.Study:
+def open_study(
+    plan: Plan,
+    storage: BaseStorage,
+    enqueue: Sequence[Recipe] = (),
+    check: Callable[[Sequence[FrozenTrial] | None], None] = lambda trials: None,
+) -> optuna.Study:
     """Create or resume the study of `plan`; `enqueue` is tried next, followed by a new study's starting points.
+
+    Args:
+        check: called with the trials of the study, or with None if there is no such study, before anything is
+            written; what it raises passes through.
 
     Raises:
         StudyError: the study was started with other settings.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    known = plan.study in optuna.get_all_study_names(storage)
+    if not known:
+        check(None)
     with _without_garbage_collection():
         study = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize", load_if_exists=True)
         study.get_trials(deepcopy=False)  # fills the cache
     _check_settings(plan, study.user_attrs)
+    if known:
+        check(study.get_trials(deepcopy=False))
     # The number of trials makes another seed, so that a resumed study does not draw the same points again.
     study.sampler = SAMPLERS[plan.sampler](derive_seed(plan.seed, len(study.get_trials(deepcopy=False))))
     study.pruner = PRUNERS[plan.pruner]()
@@ -129,6 +143,21 @@ def load_study(store: Store, name: str) -> optuna.Study:
         except KeyError as error:
             names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
             raise StoreError(f"--study must be one that the store holds ({names}), but got {name!r}") from error
+
+
+def trials_of(store: Store, name: str) -> list[FrozenTrial] | None:
+    """Return the trials of a study; None if Optuna has no such study.
+
+    Raises:
+        StoreError: the store cannot be read.
+        StudyError: the Optuna storage cannot be opened.
+    """
+    store.check()
+    storage = open_storage(store.storage_url)
+    with _opening(store.storage_url):
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
 
 
 def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tuple[Trial, Mapping[int, float]]]:

@@ -20,6 +20,7 @@ from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
 from experiments.reading.results import RESULTS, load_results
 from sweeps.console import answer_console
+from sweeps.snapshot import readable
 from sweeps.store import Store
 
 SECTIONS = (outcome.lead, outcome.metrics, outcome.images, classes.section, settings.section, curves.section)
@@ -34,7 +35,8 @@ def write_runs(
         UserError: the names do not stand for runs that can be compared, there is no such store, the result of a
             reproduction breaks a rule, or the folder cannot be written to.
     """
-    comparison = choose(names, baseline, store, load_results(results))
+    with readable(store) as source:
+        comparison = choose(names, baseline, source, load_results(results))
     return comparison, write_files(out, render(comparison, command(names, baseline)))
 
 

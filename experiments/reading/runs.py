@@ -18,7 +18,12 @@ _FOLDERS = {"val": "", "test": "test/"}  # of artifacts, by split
 
 
 def from_mlflow(run: Run, study: str, reader: StudyReader) -> TrainedRun:
-    """Load a run from MLflow, with its curves and any stored answers to the test images."""
+    """Load a run from MLflow, with its curves and any stored answers to the test images.
+
+    Raises:
+        StoreError: its artifacts are missing.
+    """
+    reader.require_artifacts(run)
     tags, metrics, run_id = run.data.tags, run.data.metrics, run.info.run_id
     return TrainedRun(
         run_id=run_id,

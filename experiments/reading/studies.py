@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.request import url2pathname
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from experiments.reading import run_table
 from experiments.reading.run_table import state_of, time_of
 from experiments.reading.study import ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
 from sweeps.store import Store, StoreError, opening
+from sweeps.tracking.locations import artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
 
 LARGEST = 1e300  # MLflow keeps infinity as 1.8e308
@@ -97,8 +97,9 @@ class StudyReader:
             test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
         )
         run_ids = list(study.subject["run_id"])
+        lost = tuple(line for run_id in run_ids for line in self.require_artifacts(self.client.get_run(run_id)))
         artifacts = self._artifacts(study.run_id, run_ids, is_champion=len(study.champion) > 0)
-        return replace(study, curves=self._curves(run_ids), artifacts=artifacts)
+        return replace(study, curves=self._curves(run_ids), artifacts=replace(artifacts, missing=lost))
 
     def log(self, run_id: str, folder: Path, names: Sequence[str], under: str) -> str:
         """Log files of a folder to a run, replacing those of the same names.
@@ -106,19 +107,41 @@ class StudyReader:
         Returns:
             Why that failed, on one line; empty if it did not.
         """
+        if self._store.original is not None:
+            return f"the store {self._store.root} cannot be written to"
         try:
+            follow_store(self._store)
             for name in names:
                 self.client.log_artifact(run_id, str(folder / name), str(PurePosixPath(under, name).parent))
         except Exception as error:  # a read-only store, a full disk, a server that is down
             return first_line(error)
         return ""
 
+    def require_artifacts(self, run: Run) -> list[str]:
+        """Check that the artifacts of a complete run were not lost, before anything is said to be unknown.
+
+        Returns:
+            the single files that are missing, as "recipe.toml of trial 0".
+
+        Raises:
+            StoreError: the whole folder is missing.
+        """
+        if state_of(run) != "complete" or (missing := missing_artifacts(self._store, run)) is None:
+            return []
+        folder, names = missing
+        if not folder.is_dir():
+            raise StoreError(
+                f"the artifacts of {run.info.run_name} must be in {folder}, but there is no such folder; bring it "
+                "back from a copy (run_study.py --verify lists all that is missing)"
+            )
+        return [f"{name} of {run.info.run_name}" for name in names]
+
     def artifact(self, run_id: str, path: str) -> bytes | None:
         """Load a run's artifact; None if it has none."""
         try:
-            root = str(self.client.get_run(run_id).info.artifact_uri)
-            if root.startswith("file:///"):  # without the copy that MLflow makes
-                return Path(url2pathname(root.removeprefix("file://")), path).read_bytes()
+            folder = artifact_folder(self._store, str(self.client.get_run(run_id).info.artifact_uri))
+            if folder is not None:
+                return (folder / path).read_bytes()
             with TemporaryDirectory() as scratch:
                 return Path(self.client.download_artifacts(run_id, path, scratch)).read_bytes()
         except (MlflowException, OSError):

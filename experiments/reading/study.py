@@ -81,6 +81,7 @@ class StudyArtifacts:
     model_uris: Mapping[str, str] = field(default_factory=dict)  # run id -> models:/...
     answers: Mapping[str, ImageAnswers] = field(default_factory=dict)  # by run id
     serving: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)  # run id -> timings, smallest batch first
+    missing: tuple[str, ...] = ()  # files that every version has logged, as "recipe.toml of trial 0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -80,7 +80,8 @@ def _known_runs(reader: StudyReader, store: Store) -> list[KnownRun]:
     known = []
     for run in runs:
         experiment = reader.experiments[run.info.experiment_id]
-        weights = store.weights(experiment, run.data.tags.get("key", STUDY_KEY))
+        study = run.data.tags.get("study", experiment)  # which keeps its name when the experiment gets another one
+        weights = store.weights(study, run.data.tags.get("key", STUDY_KEY))
         known.append(KnownRun(run.info.run_id, run.info.run_name or "", experiment, weights))
     return known
 

@@ -1,28 +1,40 @@
-"""Consistency check of a store: both databases, their agreement on each trial, and the hashes of all weights."""
+"""Check of a store: both databases, their agreement on each trial, artifacts and networks, and all hashes."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LifecycleStage, Run, ViewType
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
+from cifar_core.recipe import Recipe
+from sweeps.checks.consistency import (
+    Finding,
+    Repair,
+    disagreements,
+    lines_of,
+    parse_evaluation,
+    recorded_evaluations,
+    trial_of,
+)
 from sweeps.planning.presets import EIGHTHS
-from sweeps.states import STATE_OF_TRIAL
-from sweeps.store import Store
-from sweeps.study import load_study
-from sweeps.tracking.mlflow_client import connect, runs_of
-from sweeps.tracking.mlflow_queue import waiting
+from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
+from sweeps.store import Store, StoreError
+from sweeps.study import load_study, trials_of
+from sweeps.tracking.locations import artifact_folder, missing_artifacts
+from sweeps.tracking.mlflow_client import STUDY_KEY, connect, model_location, models_of, runs_of
+from sweeps.tracking.mlflow_queue import REFUSED, waiting
+from sweeps.tracking.tracker import MlflowTracker
+from sweeps.validation import shortened
 
 
-def findings(store: Store, study: str) -> Iterator[str]:
+def findings(store: Store, study: str) -> Iterator[Finding]:
     """Yield the faults of a study, one line each. The study must not be running.
 
     Raises:
@@ -30,16 +42,23 @@ def findings(store: Store, study: str) -> Iterator[str]:
         StudyError: the Optuna storage is too damaged to be opened.
     """
     yield from _databases(store)
-    trials = load_study(store, study).get_trials(deepcopy=False)
+    trials = trials_of(store, study)
     client = connect(store.tracking_uri)
-    runs = runs_of(client, study)
-    yield from _agreement(client, trials, runs)
+    known = runs_of(client, study, view=ViewType.ALL)
+    runs = [run for run in known if run.info.lifecycle_stage == LifecycleStage.ACTIVE]
+    if trials is None and not known:
+        load_study(store, study)  # names the studies that there are
+    yield from disagreements(store, study, trials, thorough=True)
+    if trials is not None and known:
+        yield from _agreement(client, trials, runs, {run.data.tags.get("key", "") for run in known})
+        yield from _networks(store, study, client, trials, runs)
+    yield from _artifacts(store, runs)
     yield from _files(store, study, runs)
     yield from _test_set_evaluations(store, study, runs)
     yield from _queues(store, study)
 
 
-def _databases(store: Store) -> Iterator[str]:
+def _databases(store: Store) -> Iterator[Finding]:
     for path in store.databases():
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
@@ -47,85 +66,125 @@ def _databases(store: Store) -> Iterator[str]:
         except sqlite3.Error as error:
             said = str(error)
         if said != "ok":
-            yield f"{path.name}: the integrity check must say ok, but said: {said}"
+            yield Finding(f"{path.name}: the integrity check must say ok, but said: {said}")
 
 
-def _agreement(client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run]) -> Iterator[str]:
-    """Optuna and MLflow must agree on each trial, and have no point twice."""
-    keys = Counter(run.data.tags.get("key", "without a key") for run in runs)
-    yield from (
-        f"MLflow: there must be one run {key}, but there are {count}" for key, count in keys.items() if count > 1
-    )
+def _agreement(
+    client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run], known: Set[str]
+) -> Iterator[Finding]:
+    """Optuna and MLflow must agree on each trial, and have no point twice; `known` has the keys of deleted runs too."""
     by_key = {run.data.tags.get("key", ""): run for run in runs}
-    started = [trial for trial in trials if trial.state != TrialState.WAITING]
-    strange = {key for key in by_key if key.startswith("trial-")} - {f"trial-{trial.number}" for trial in started}
-    yield from (f"MLflow has a run {key}, but Optuna has no such trial" for key in sorted(strange))
-    for trial in started:
+    for trial in trials:
         run = by_key.get(f"trial-{trial.number}")
-        if run is not None:
+        if run is not None and trial.state != TrialState.WAITING:
             yield from _trial(client, trial, run)
-        elif trial.state in STATE_OF_TRIAL:
-            yield f"trial {trial.number}: Optuna says {trial.state.name}, but MLflow has no run of it"
+        elif f"trial-{trial.number}" not in known and trial.state in STATE_OF_TRIAL:
+            yield Finding(f"trial {trial.number}: Optuna says {trial.state.name}, but MLflow has no run of it")
 
 
-def _trial(client: MlflowClient, trial: FrozenTrial, run: Run) -> Iterator[str]:
+def _trial(client: MlflowClient, trial: FrozenTrial, run: Run) -> Iterator[Finding]:
     name, state = f"trial {trial.number}", run.data.tags.get("state")
-    if trial.state in STATE_OF_TRIAL and state != STATE_OF_TRIAL[trial.state]:
-        yield f"{name}: MLflow must say {STATE_OF_TRIAL[trial.state]}, as Optuna does, but says {state}"
+    if trial.state in STATE_OF_TRIAL and state != (right := STATE_OF_TRIAL[trial.state]):
+        yield Finding(
+            f"{name}: MLflow must say {right}, as Optuna does, but says {state}",
+            Repair(f"record in MLflow that trial {trial.number} is {right}", partial(_set_state, client, run, right)),
+        )
     histories = {key: client.get_metric_history(run.info.run_id, key) for key in ("train/loss", "val/accuracy")}
     for key, history in histories.items():
         steps = [metric.step for metric in history]
         if len(set(steps)) < len(steps):
-            yield f"{name}: each point of {key} must be there once, but {len(steps) - len(set(steps))} are there again"
+            again = len(steps) - len(set(steps))
+            yield Finding(f"{name}: each point of {key} must be there once, but {again} are there again")
     seen = {metric.value for metric in histories["val/accuracy"]}
     lost = [eighth for eighth, value in trial.intermediate_values.items() if value not in seen]
     if lost:
         at = ", ".join(f"{eighth}/{EIGHTHS}" for eighth in sorted(lost))
-        yield f"{name}: MLflow must hold every accuracy that Optuna holds, but lacks those at {at} of the budget"
+        yield Finding(
+            f"{name}: MLflow must hold every accuracy that Optuna holds, but lacks those at {at} of the budget"
+        )
     last = run.data.metrics.get("val/accuracy")
     if trial.state == TrialState.COMPLETE and trial.value != last:
-        yield f"{name}: MLflow must end at {trial.value}, as Optuna does, but ends at {last}"
+        yield Finding(f"{name}: MLflow must end at {trial.value}, as Optuna does, but ends at {last}")
 
 
-def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
+def _set_state(client: MlflowClient, run: Run, state: str) -> None:
+    client.set_tag(run.info.run_id, "state", state)
+    client.set_terminated(run.info.run_id, STATUS_OF_STATE[state], end_time=run.info.end_time)
+
+
+def _networks(
+    store: Store, study: str, client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run]
+) -> Iterator[Finding]:
+    """A network that was logged with a run must still be there, with its files."""
+    recipes = {trial.number: trial.user_attrs.get("recipe") for trial in trials}
+    for run in runs:
+        if not (models := models_of(run)):
+            continue
+        known = {model: uri for model in models if (uri := model_location(client, model)) is not None}
+        folders = [artifact_folder(store, uri) for uri in known.values()]
+        if any(folder is None or folder.is_dir() for folder in folders):
+            continue
+        key, recipe, repair = run.data.tags.get("key", ""), recipes.get(trial_of(run)), None
+        if recipe is not None and store.weights(study, key).exists():
+            log = partial(_log_network, store, study, key, recipe, [*known])
+            repair = Repair(f"log the network of {key} again", log)
+        lost = f"{folders[0]} is missing" if folders else "it was deleted"
+        yield Finding(f"{key}: MLflow must hold its network {models[0]}, but {lost}", repair)
+
+
+def _log_network(store: Store, study: str, key: str, recipe: Mapping[str, Any], empty: Sequence[str]) -> None:
+    """Log the network of a run again, in place of those whose files are missing."""
+    client = connect(store.tracking_uri)
+    for model in empty:
+        client.delete_logged_model(model)
+    tracker = MlflowTracker(store, study)
+    tracker.open()
+    tracker.log_model(key, Recipe.from_dict(recipe), store.weights(study, key))
+    if lacking := tracker.close():
+        raise StoreError(f"MLflow must have received the network of {key}, but lacks {lacking} entries")
+
+
+def _artifacts(store: Store, runs: Sequence[Run]) -> Iterator[Finding]:
+    """Every run must have the artifacts that all versions log."""
+    for run in runs:
+        key = run.data.tags.get("key", run.info.run_id)
+        if key != STUDY_KEY and (missing := missing_artifacts(store, run)):
+            folder, names = missing
+            yield Finding(f"{key}: it must have the artifacts {shortened(names)}, but {folder} lacks them")
+
+
+def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[Finding]:
     """Only unfinished runs may have checkpoints, and every file must match its hash."""
     ended = {run.data.tags.get("key") for run in runs if run.data.tags.get("state") in STATE_OF_TRIAL.values()}
     folders = sorted(store.checkpoints(study, "x").parent.glob("*"))
     for folder in folders:
         if folder.name in ended:
-            yield f"{folder}: a run that has ended must have no checkpoints"
+            yield Finding(f"{folder}: a run that has ended must have no checkpoints")
     states = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
     for path in [*states, *sorted(store.weights(study, "x").parent.glob("*.safetensors"))]:
         try:
             read_state_file(path)
         except CheckpointError as error:
-            yield str(error)
+            yield Finding(str(error))
 
 
-def _test_set_evaluations(store: Store, study: str, runs: Sequence[Run]) -> Iterator[str]:
+def _test_set_evaluations(store: Store, study: str, runs: Sequence[Run]) -> Iterator[Finding]:
     """Every evaluation on the test set must be on record."""
     path = store.test_set_evaluations
-    recorded: set[tuple[str, str]] = set()
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            fields = json.loads(line)
-            recorded.add((fields["study"], fields["key"]))
-        except (ValueError, KeyError, TypeError):
-            yield f"{path}: line {number} must record a test set evaluation, but is {line[:40]!r}"
+    recorded = set(recorded_evaluations(path))
+    for number, line in enumerate(lines_of(path), start=1):
+        if parse_evaluation(line) is None:
+            yield Finding(f"{path}: line {number} must record a test set evaluation, but is {line[:40]!r}")
     for run in runs:
         key = run.data.tags.get("key", "")
         if "test/accuracy" in run.data.metrics and (study, key) not in recorded:
-            yield f"{key}: its test set evaluation must be on record, but {path} lacks it"
+            yield Finding(f"{key}: its test set evaluation must be on record, but {path} lacks it")
 
 
-def _queues(store: Store, study: str) -> Iterator[str]:
+def _queues(store: Store, study: str) -> Iterator[Finding]:
     """MLflow must have received everything."""
     folder = store.queues(study)
     if entries := waiting(folder):
-        yield f"{folder}: MLflow lacks {entries} of the entries here; --replay sends them"
-    for path in sorted(folder.glob("*.refused")):
-        yield f"{path}: MLflow has refused this"
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
+        yield Finding(f"{folder}: MLflow lacks {entries} of the entries here; --replay sends them")
+    for path in sorted(folder.glob(f"*{REFUSED}")):
+        yield Finding(f"{path}: MLflow has refused this")

@@ -5,21 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks for minutes
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 import mlflow
 import numpy as np
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -47,6 +42,7 @@ for _name, _level in (
 STUDY_KEY = "study"  # key of the parent run
 
 _METRICS = 800  # per call: MLflow accepts 1,000 metrics, params and tags
+_PARTS = 3  # of the path of weights: weights/STUDY/KEY.safetensors
 _KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
 
 
@@ -56,15 +52,25 @@ class MlflowExperiment:
     Args:
         artifact_location: of a new experiment; None leaves it to the server.
         source: script that MLflow shows as the source of the runs.
+        root: folder of the store, for the files of weights.
 
     Raises:
+        StoreError: the experiment was deleted.
         MlflowException, SQLAlchemyError, OSError: the store does not answer; as in every method.
     """
 
-    def __init__(self, tracking_uri: str, name: str, artifact_location: str | None, *, source: str) -> None:
-        self._uri, self._source = tracking_uri, source
+    def __init__(
+        self, tracking_uri: str, name: str, artifact_location: str | None, *, source: str, root: Path = Path()
+    ) -> None:
+        self._uri, self._source, self._root = tracking_uri, source, root
         self._client = open_client(tracking_uri)
         found = self._client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+            restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            raise StoreError(
+                f"the MLflow experiment {name!r} must not be deleted; this restores it: "
+                f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri)} {restore}"
+            )
         self._experiment: str = (
             found.experiment_id
             if found
@@ -97,7 +103,9 @@ class MlflowExperiment:
         self._log_files(run_id, {path: content for entry in entries for path, content in entry.files.items()})
         for entry in entries:
             if entry.recipe is not None and entry.weights is not None:
-                self._log_model(run_id, Recipe.from_dict(entry.recipe), Path(entry.weights))
+                # Its beginning is wrong once the store was moved.
+                weights = self._root.joinpath(*Path(entry.weights).parts[-_PARTS:])
+                self._log_model(run_id, Recipe.from_dict(entry.recipe), weights)
         if ends := [entry for entry in entries if entry.state is not None]:
             self._client.set_terminated(run_id, STATUS_OF_STATE[str(ends[-1].state)], end_time=ends[-1].at)
 
@@ -158,6 +166,8 @@ class MlflowExperiment:
             run = self._client.create_run(self._experiment, start_time=entry.at, tags=tags, run_name=entry.name)
             run_id = self._ids[entry.key] = str(run.info.run_id)
             self._created.add(entry.key)
+            if entry.key == STUDY_KEY:
+                self._adopt(run_id)
         else:
             run = self._client.get_run(run_id)
             self._client.update_run(run_id, status="RUNNING")
@@ -169,6 +179,11 @@ class MlflowExperiment:
             self._client.log_inputs(run_id, [DatasetInput(dataset)])
         # A crash between two calls may have left some out.
         return run_id, {name: value for name, value in entry.params.items() if name not in run.data.params}
+
+    def _adopt(self, parent: str) -> None:
+        """Nest the runs of the experiment in a new parent: the one before it is no longer there."""
+        for run in self.stored(f"tags.key != '{STUDY_KEY}'"):
+            self._client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, parent)
 
     def _last_step(self, key: str, run_id: str, metric: str) -> int:
         if (key, metric) not in self._last:
@@ -190,8 +205,7 @@ class MlflowExperiment:
 
     def _log_model(self, run_id: str, recipe: Recipe, weights: Path) -> None:
         """Log the network as an exported program, unless the run has one already."""
-        outputs = self._client.get_run(run_id).outputs
-        if outputs is not None and outputs.model_outputs:
+        if any(model_location(self._client, model) for model in models_of(self._client.get_run(run_id))):
             return
         model = load_weights(recipe, weights).eval()
         signature = ModelSignature(
@@ -223,17 +237,34 @@ def _attempts(entries: Iterable[Entry]) -> Iterator[Sequence[Entry]]:
     yield from attempts.values()
 
 
-def every_run(client: MlflowClient, experiments: Sequence[str], filter_string: str = "") -> list[Run]:
+def every_run(
+    client: MlflowClient, experiments: Sequence[str], filter_string: str = "", *, view: int = ViewType.ACTIVE_ONLY
+) -> list[Run]:
     """Return all matching runs of these experiments, given by id."""
     runs: list[Run] = []
     token: str | None = None
     while experiments:
-        page = client.search_runs(list(experiments), filter_string, page_token=token)
+        page = client.search_runs(list(experiments), filter_string, view, page_token=token)
         runs += page
         token = page.token
         if not token:
             break
     return runs
+
+
+def models_of(run: Run) -> list[str]:
+    """Return the ids of the networks that were logged with a run."""
+    return [model.model_id for model in run.outputs.model_outputs] if run.outputs is not None else []
+
+
+def model_location(client: MlflowClient, model_id: str) -> str | None:
+    """Return the artifact URI of a logged network; None if it was deleted."""
+    try:
+        return str(client.get_logged_model(model_id).artifact_location)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 @contextlib.contextmanager
@@ -272,7 +303,7 @@ def connect(uri: str) -> MlflowClient:
         return client
 
 
-def runs_of(client: MlflowClient, study: str) -> list[Run]:
+def runs_of(client: MlflowClient, study: str, *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     """Return every run of a study, its own included; an empty list if MLflow does not know it.
 
     Raises:
@@ -280,4 +311,4 @@ def runs_of(client: MlflowClient, study: str) -> list[Run]:
     """
     with answering(client.tracking_uri):
         experiment = client.get_experiment_by_name(study)
-        return every_run(client, [experiment.experiment_id]) if experiment is not None else []
+        return every_run(client, [experiment.experiment_id], view=view) if experiment is not None else []

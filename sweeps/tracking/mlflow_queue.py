@@ -22,6 +22,7 @@ from typing import Any
 from sweeps.store import StoreError
 
 SUFFIX = ".jsonl"
+REFUSED = ".refused"  # of files with entries that MLflow refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +135,11 @@ class MlflowQueue:
 def waiting(folder: Path) -> int:
     """Return the number of entries in the queues in `folder`, without changing them."""
     return sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{SUFFIX}"))
+
+
+def unsent(folder: Path) -> int:
+    """Return the number of entries in `folder` that wait for MLflow, or that it refused."""
+    return waiting(folder) + sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{REFUSED}"))
 
 
 def _line(entry: Entry) -> bytes:

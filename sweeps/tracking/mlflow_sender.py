@@ -6,6 +6,7 @@ import functools
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.checkpoint import CheckpointError
 from cifar_core.errors import first_line
-from sweeps.tracking.mlflow_queue import SUFFIX, Entry, MlflowQueue, QueueInUseError
+from sweeps.tracking.mlflow_queue import REFUSED, SUFFIX, Entry, MlflowQueue, QueueInUseError
 
 _UNREACHABLE = (MlflowException, SQLAlchemyError, RequestException, OSError)
 # Errors that no retry mends.
@@ -29,7 +30,8 @@ class MlflowSender:
     """Sends entries to MLflow in a thread; an entry that MLflow refuses is moved to a file of its own.
 
     Args:
-        folder: of the queues. Entries that an earlier process left there are sent at once.
+        folder: of the queues. Entries that an earlier process left there are sent at once, also those that were
+            refused then: what was deleted in MLflow may have been restored.
         write: writes entries to MLflow.
         say: receives a line when MLflow stops answering, answers again, or refuses an entry.
 
@@ -40,7 +42,7 @@ class MlflowSender:
 
     def __init__(self, folder: Path, write: Callable[[Sequence[Entry]], None], say: Callable[[str], None]) -> None:
         self._folder, self._write, self._say = folder, write, say
-        self._refused = 0
+        self._refused: Counter[str] = Counter()  # entries by run
         self._send_leftovers()
         self._queue = MlflowQueue(folder / f"{time.time_ns()}{SUFFIX}")
         self._changed = threading.Condition()
@@ -91,10 +93,11 @@ class MlflowSender:
         self._thread.join(1)
         if not self._thread.is_alive():  # else it waits for a server, and dies with the process
             self._queue.close()
-        return left + self._refused
+        return left + self._refused.total()
 
     def _send_leftovers(self) -> None:
-        for path in sorted(self._folder.glob(f"*{SUFFIX}")):
+        # In the order of their beginnings, so refused entries before those that came later.
+        for path in sorted(path for suffix in (REFUSED, SUFFIX) for path in self._folder.glob(f"*{suffix}")):
             try:
                 left = MlflowQueue(path)
             except QueueInUseError:
@@ -166,12 +169,16 @@ class MlflowSender:
                 self._write_or_set_aside([entry])
 
     def _set_aside(self, entry: Entry, error: Exception) -> None:
-        path = self._folder / f"{time.time_ns()}.refused"
+        path = self._folder / f"{time.time_ns()}{REFUSED}"
         refused = MlflowQueue(path)
         refused.append(entry, sync=True)
         refused.close()
-        self._refused += 1
-        self._say(f"MLflow refuses an entry of {entry.key} ({first_line(error)}); it is kept in {path}")
+        self._refused[entry.key] += 1
+        if self._refused[entry.key] == 1:
+            self._say(
+                f"MLflow refuses an entry of {entry.key} ({first_line(error)}); it and what else is refused of "
+                f"{entry.key} is kept in {self._folder}"
+            )
 
 
 def _batch(entries: Sequence[Entry]) -> Sequence[Entry]:

@@ -13,6 +13,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
+from sweeps.tracking.locations import follow_store
 from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment, answering
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.mlflow_sender import MlflowSender
@@ -77,12 +78,19 @@ class MlflowTracker:
         """Open the experiment, send what an earlier process left, and read the runs that are not search trials.
 
         Raises:
-            StoreError: MLflow does not know such a store, or does not answer; or a queue of an earlier process is
-                damaged.
+            StoreError: MLflow does not know such a store, or does not answer; the experiment was deleted; or a queue
+                of an earlier process is damaged.
+            LockError: the store was moved, and another process still runs a study of it.
         """
+        for folder in follow_store(self._store, self._study):
+            self._say(f"the store was in {folder} before; MLflow now looks for its artifacts in {self._store.root}")
         with answering(self._store.tracking_uri):
             self._experiment = MlflowExperiment(
-                self._store.tracking_uri, self._study, self._store.artifacts(self._study), source=self._source
+                self._store.tracking_uri,
+                self._study,
+                self._store.artifacts(self._study),
+                source=self._source,
+                root=self._store.root,
             )
             self._sender = MlflowSender(self._store.queues(self._study), self._experiment.write, self._say)
             for run in self._experiment.stored("tags.stage != 'search'"):
@@ -141,7 +149,7 @@ class MlflowTracker:
         self._put(key, metrics=metrics, files=files)
 
     def log_model(self, key: str, recipe: Recipe, weights: Path) -> None:
-        """Log the network with the weights in that file to the run, as an exported program."""
+        """Log the network with the weights in that file of the store to the run, as an exported program."""
         self._put(key, recipe=recipe.to_dict(), weights=str(weights))
 
     def study_progress(self, name: str, value: float, step: int) -> None:

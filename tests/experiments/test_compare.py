@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,12 @@ from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.studies import StudyReader
 from experiments.report import SECTIONS, write_report
 from experiments.sections.recommendation import HEADS
+from sweeps import snapshot
 from tests.experiments.conftest import Pages, Refused
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import WrittenPage, tables_are_even, write_page
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +194,37 @@ def test_a_store_that_cannot_be_written_to_gets_its_report_all_the_same(
     assert compare.main(["--store", str(store.folder), "--study", "interrupted", "--out", str(out)]) == 0
     assert (out / "report.html").exists()
     assert capsys.readouterr().err == "It is not in MLflow: read-only\n"
+
+
+@pytest.mark.slow
+def test_a_store_of_another_user_is_read_and_left_as_it_is(
+    store: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(store.folder, tmp_path / "store")
+    before = {path: path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    monkeypatch.setattr(snapshot, "_writable", lambda path: False)
+    out = tmp_path / "out"
+    assert compare.main(["--store", str(tmp_path / "store"), "--study", "demo", "--out", str(out)]) == 0
+    assert capsys.readouterr().err == f"It is not in MLflow: the store {tmp_path}/store cannot be written to\n"
+    runs = ["--runs", "demo/trial-0", "demo/trial-3"]
+    assert compare.main(["--store", str(tmp_path / "store"), *runs, "--out", str(out)]) == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_the_report_of_a_copy_is_the_same_and_lies_in_the_copy(store: Fake, tmp_path: Path) -> None:
+    for name in ("first", "copy"):
+        shutil.copytree(store.folder if name == "first" else tmp_path / "first", tmp_path / name)
+        # Another process each time, as MLflow remembers in a process where the artifacts of a run are.
+        command = [sys.executable, "experiments/compare.py", "--study", "demo", "--store", str(tmp_path / name)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        artifacts = sorted((tmp_path / name / "artifacts").rglob("report.html"))
+        assert [path.read_bytes() for path in artifacts] == [
+            (tmp_path / name / "reports/demo/report.html").read_bytes()
+        ]
+        if name == "first":
+            before = {path: path.stat().st_mtime_ns for path in (tmp_path / name).rglob("*") if path.is_file()}
+    for report in ("report.html", "report.json"):
+        first, copy = (tmp_path / name / "reports" / "demo" / report for name in ("first", "copy"))
+        assert first.read_bytes() == copy.read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*") if path.is_file()} == before

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from PIL import Image
 
 from cifar_core.checkpoint import load_weights, save_state
@@ -18,6 +19,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, predict
 from experiments import predict as command
+from sweeps import snapshot
 from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.experiments.conftest import Refused
@@ -63,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
         for key in keys:
             name = "twins" if key.startswith("trial") else f"{key} three_conv"
             files = {} if key == "trial-1" else {"recipe.toml": RECIPE.to_toml().encode()}
-            tracker.begin(RunLabel(key=key, name=name, tags={}, params={}, files=files))
+            tracker.begin(RunLabel(key=key, name=name, tags={"study": study}, params={}, files=files))
             tracker.end(key, "complete")
             ids[key] = tracker.run_id(key)
     for key, study in (("confirm-1-0", "a study"), ("three_conv-seed0", "systems")):
@@ -198,6 +200,23 @@ def test_a_lost_recipe(place: Place, tmp_path: Path, refused: Refused) -> None:
         shutil.copyfile(path, path.with_name(path.name.replace("confirm-1-0", "trial-1")))
     said = refused(command.main, *copy.arguments(place.ids["trial-1"]))
     assert said == f"a run must have the artifact recipe.toml, but {place.ids['trial-1']} has none"
+
+
+def test_a_store_of_another_user(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = place.copy(tmp_path)
+    monkeypatch.setattr(snapshot, "_writable", lambda path: False)
+    assert copy.printed(capsys, "confirm-1-0 three_conv")[1:2] == place.printed(capsys, "confirm-1-0 three_conv")[1:2]
+
+
+def test_an_experiment_that_was_renamed(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = place.copy(tmp_path)
+    client = MlflowClient(copy.store.tracking_uri)
+    experiment = client.get_experiment_by_name("a study")
+    assert experiment is not None
+    client.rename_experiment(experiment.experiment_id, "a nicer name")
+    assert copy.printed(capsys, "confirm-1-0 three_conv")[1].startswith(str(copy.images[0]))
 
 
 def test_no_store(place: Place, tmp_path: Path, refused: Refused) -> None:

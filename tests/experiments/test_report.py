@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,18 @@ def test_a_section_takes_one_module_and_one_entry_of_the_table(demo: Facts) -> N
     assert "(report.html#figure-toys)" in markdown
     assert document["numbers"]["toys.price"] == {"value": 3, "unit": "USD", "from": [f"run/{demo.run_id}"]}
     assert document["figures"]["toys"]["series"] == [{"name": "price", "x": [1, 2], "y": [3, 4]}]
+
+
+@pytest.mark.slow
+def test_lost_artifacts_are_named_at_the_top(demo: Facts) -> None:
+    lost = replace(demo.study.artifacts, missing=("test/confusion.json of final 0/0",))
+    markdown = render(replace(demo, study=replace(demo.study, artifacts=lost)))["report.md"].decode()
+    said = (
+        "The store has lost test/confusion.json of final 0/0: what follows from them is said to be unknown, but was "
+        "measured."
+    )
+    assert said in markdown.partition("\n## ")[0]
+    assert said not in render(demo)["report.md"].decode()
 
 
 @pytest.mark.slow

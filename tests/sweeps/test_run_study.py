@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import optuna
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
@@ -125,6 +126,12 @@ class TestArgumentsThatCannotBe:
         [
             ("--preset smoke --epochs 2", "argument --epochs: not allowed with argument --preset"),
             ("--nonsense", "unrecognized arguments: --nonsense"),
+            (
+                "--study Default",
+                "--study must not be one of systems, range-tests, Default, which other commands or MLflow use, but got "
+                "'Default'",
+            ),
+            ("--verify --repair", "argument --repair: not allowed with argument --verify"),
         ],
     )
     def test_what_the_parser_refuses(self, refused: Refused, arguments: str, message: str) -> None:
@@ -482,6 +489,31 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     assert capsys.readouterr().out == "nothing waits for MLflow in study s\n"
     assert main(("--study", "t", *again[2:])) == 2
     assert "--study must be one that the store holds (s), but got 't'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_that_only_mlflow_knows_is_refused_before_anything_is_trained(
+    stubs: type[StubCoordinator], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubs.does = Mock(side_effect=AssertionError("nothing may be trained"))
+    store = Store.locate(tmp_path / "store")
+    store.create()
+    tracker = MlflowTracker(store, "s")
+    tracker.open_study(STUDY)
+    assert tracker.close() == 0
+    arguments = ("--study", "s", "--store", str(store.root), "--device", "cpu")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "run_study.py: error: study 's' cannot be trained: Optuna has no study 's', but MLflow has 1 run of it; bring "
+        "optuna.db back from a copy, or begin a study of another name with --study\n"
+    )
+    assert optuna.get_all_study_names(store.storage_url) == []
+    for asked in ("--verify", "--repair"):
+        assert main((*arguments, asked)) == 1
+        assert "Optuna has no study 's'" in capsys.readouterr().out
+    connect(store.tracking_uri).delete_experiment(runs_of(connect(store.tracking_uri), "s")[0].info.experiment_id)
+    assert main((*arguments, "--repair")) == 1
+    assert "done: restore it with its runs" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.command_line import OneLineParser
+from tests.torture.edits import EDITS, Edit, fingerprint
 from tests.torture.oracle import Judgement, judge
 from tests.torture.server import MlflowServer
 
@@ -196,6 +197,34 @@ class Torture:
             raise AssertionError(f"{number.name} must end it with {128 + number}, but it was {process.returncode}")
         self.injected[number.name] += 1
 
+    def resume(self, said: str) -> None:
+        """Run the sweep for a moment; it must say what matches `said`."""
+        before = len(self.log)
+        with self.sweep() as process:
+            self.wait_for_points(process, 1)
+            if process.poll() is None:
+                self.stop(process, signal.SIGINT)
+            else:
+                self.trials += 2
+        told = "".join(self.log[before:])
+        if "Traceback" in told or not re.search(said, told):
+            raise AssertionError(f"the sweep must say {said!r}, but said: {told}")
+
+    def expect_refusal(self, edit: Edit) -> None:
+        """A sweep must be refused without training anything; then the store is mended."""
+        before, points = len(self.log), len(self.acknowledged())
+        with self.sweep() as process:
+            process.wait()
+        told = "".join(self.log[before:])
+        if process.returncode != 2 or not re.search(edit.said, told) or len(self.acknowledged()) != points:
+            raise AssertionError(f"the sweep must be refused with {edit.said!r}, but: {process.returncode} {told}")
+        if edit.mend is not None:
+            edit.mend(self.store)
+            return
+        repaired = subprocess.run([*self.command(), "--repair"], cwd=ROOT, capture_output=True, text=True)
+        if repaired.returncode or "nothing is left to mend" not in repaired.stdout:
+            raise AssertionError(f"--repair must mend it, but: {repaired.stdout}{repaired.stderr}")
+
     def judge(self) -> Judgement:
         return judge(self.store, "torture", self.truth, self.tracking_uri)
 
@@ -344,12 +373,33 @@ def crowd(folder: Path, seed: int, *, seconds: float = 600, trials: int = 16) ->
     return torture
 
 
+def edited(folder: Path, seed: int, *, each: int = 1, trials: int = 4) -> Torture:
+    """A store that is edited by hand between sweeps: each edit must be mended or refused, in a line."""
+    torture = Torture(folder, seed, trials=trials)
+    torture.resume("")
+    edits = [*EDITS.items()] * each
+    torture.random.shuffle(edits)
+    for name, edit in edits:
+        old, store = torture.store, edit.do(torture.store, torture.random)
+        torture.store, original = store, fingerprint(old) if old.exists() and old != store else None
+        if edit.refused:
+            torture.expect_refusal(edit)
+            torture.resume("")
+        else:
+            torture.resume(edit.said)
+        if original is not None and fingerprint(old) != original:
+            raise AssertionError(f"a copy must never write into the original, but {old} has changed")
+        torture.injected[name] += 1
+    return torture
+
+
 PHASES: dict[str, Callable[..., Torture]] = {
     "kills": kills,
     "stops": stops,
     "outages": outages,
     "full_disk": full_disk,
     "crowd": crowd,
+    "edited": edited,
 }
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -133,3 +135,26 @@ def test_a_deleted_run_is_not_read(fresh_store: Fake) -> None:
     reader = StudyReader(fresh_store.place)
     fresh_store.client.delete_run(str(reader.read().search["run_id"].iloc[0]))
     assert list(reader.read().search["trial"]) == [1, 2]
+
+
+def test_artifacts_of_a_moved_store_are_found(store: Fake, tmp_path: Path) -> None:
+    shutil.copytree(store.folder, tmp_path / "moved")
+    moved = StudyReader(Store.locate(tmp_path / "moved"))
+    for path in (tmp_path / "moved").rglob("recipe.toml"):
+        path.write_text("model = 'moved'")
+    assert moved.read("demo").artifacts.recipe == "model = 'moved'"
+    assert moved.read("demo").artifacts.serving == StudyReader(store.place).read("demo").artifacts.serving
+
+
+def test_lost_artifacts_are_not_taken_for_things_that_were_never_measured(store: Fake, tmp_path: Path) -> None:
+    shutil.copytree(store.folder, tmp_path / "copy")
+    copy, champion = Store.locate(tmp_path / "copy"), StudyReader(store.place).read("demo").champion["run_id"]
+    folder = copy.root / "artifacts" / "demo" / champion.iloc[0] / "artifacts"
+    (folder / "test" / "confusion.json").unlink()
+    [missing] = StudyReader(copy).read("demo").artifacts.missing
+    assert re.fullmatch("test/confusion.json of .+", missing)
+    shutil.rmtree(tmp_path / "copy" / "artifacts" / "demo")
+    with pytest.raises(
+        StoreError, match=rf"the artifacts of .* must be in {tmp_path}/copy/artifacts/demo/.*, but ther"
+    ):
+        StudyReader(copy).read("demo")

@@ -22,6 +22,7 @@ from sweeps.checks.verify import findings
 from sweeps.run_study import main
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
+from sweeps.tracking.locations import follow_store
 from sweeps.tracking.mlflow_client import runs_of
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -63,7 +64,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(good: Path, tmp_path: Path) -> Store:
     shutil.copytree(good, tmp_path / "store")
-    return Store.locate(tmp_path / "store")
+    store = Store.locate(tmp_path / "store")
+    follow_store(store)
+    return store
 
 
 def in_mlflow(store: Store, call: Callable[..., object], key: str, *arguments: object) -> None:
@@ -95,7 +98,7 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
         ),
         (
             lambda store: in_mlflow(store, MlflowClient.delete_run, "trial-1"),
-            "trial 1: Optuna says PRUNED, but MLflow has no run of it",
+            "the run trial-1 was deleted in MLflow",
         ),
         (
             lambda store: in_mlflow(store, MlflowClient.set_tag, "trial-2", "key", "trial-7"),
@@ -147,7 +150,7 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
 )
 def test_each_fault_is_found(store: Store, spoil: Callable[[Store], object], found: str) -> None:
     spoil(store)
-    lines = list(findings(store, "s"))
+    lines = list(map(str, findings(store, "s")))
     assert any(re.fullmatch(found, line) for line in lines), lines
     assert all("\n" not in line for line in lines)
 
@@ -159,7 +162,7 @@ def test_a_damaged_database(store: Store) -> None:
     content[8192:12288] = b"\xff" * 4096
     path.write_bytes(content)
     first = next(findings(store, "s"))
-    assert first.startswith("optuna.db: the integrity check must say ok, but said: ")
+    assert first.text.startswith("optuna.db: the integrity check must say ok, but said: ")
 
 
 def test_what_was_found_is_told_before_a_database_that_cannot_be_read(

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from sweeps.store import StoreError
 from sweeps.tracking import mlflow_sender
-from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, waiting
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, unsent, waiting
 from sweeps.tracking.mlflow_sender import MlflowSender
 
 
@@ -144,7 +144,27 @@ def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
     refused = MlflowQueue(path)
     assert refused.first() == [Entry(key="trial-1", at=1)]
     refused.close()
-    assert server.said == [f"MLflow refuses an entry of trial-1 (no such run); it is kept in {path}"]
+    assert server.said == [
+        "MLflow refuses an entry of trial-1 (no such run); it and what else is refused of trial-1 is kept in "
+        f"{tmp_path}"
+    ]
+
+
+def test_what_was_refused_is_sent_again_by_the_next_process(server: Server, tmp_path: Path) -> None:
+    refusal = MlflowException.invalid_parameter_value("the run was deleted")
+    server.fault = lambda entry: refusal if entry.at in (1, 2) else None
+    sender = server.open(tmp_path)
+    for at in (1, 2):
+        sender.put(Entry(key="trial-1", at=at), sync=True)
+    assert sender.close(10, 10) == 2
+    assert len(server.said) == 1, "one line a run"
+    assert (waiting(tmp_path), unsent(tmp_path)) == (0, 2)
+    assert server.open(tmp_path).close(10, 10) == 2, "still refused"
+    assert unsent(tmp_path) == 2
+    server.fault = lambda entry: None
+    assert server.open(tmp_path).close(10, 10) == 0
+    assert server.taken == [1, 2]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_ours_comes_out(server: Server, tmp_path: Path) -> None:

@@ -273,20 +273,33 @@ def active_uri() -> Iterator[None]:
     mlflow.set_tracking_uri(before)
 
 
+def test_an_experiment_that_was_deleted_is_refused_with_how_to_restore_it(
+    store: Mlflow, tracker: MlflowTracker
+) -> None:
+    number = store.run().info.experiment_id
+    store.client.delete_experiment(number)
+    restore = f"mlflow experiments restore --experiment-id {number}"
+    with pytest.raises(StoreError, match=rf"experiment 'a study' must not be deleted; this restores it: .*{restore}$"):
+        store.open()
+    store.client.restore_experiment(number)
+    store.open()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("active_uri")
 def test_a_kept_model_can_be_loaded_by_mlflow_alone(
-    store: Mlflow, tracker: MlflowTracker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    store: Mlflow, tracker: MlflowTracker, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
     recipe = Recipe(model="fast_resnet", width=0.125)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     state = TrainState.create(recipe, small_splits(16, 8), CPU)
-    save_state(state, tmp_path / "weights.safetensors")
+    weights = store.store.weights(STUDY.name, TRIAL.key)
+    save_state(state, weights)
     with torch.no_grad():
         expected = state.model.eval()(images)
     for _ in range(2):  # as after a crash between the model and whatever says that it is there
-        tracker.log_model(TRIAL.key, recipe, tmp_path / "weights.safetensors")
+        tracker.log_model(TRIAL.key, recipe, weights)
     assert tracker.close(60) == 0
     said = capfd.readouterr()
     assert "warn" not in (said.out + said.err).lower()
