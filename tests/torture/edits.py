@@ -1,4 +1,4 @@
-"""What people do to a store by hand between two sweeps, and what the next sweep must say of it."""
+"""Edits of a store by hand between two sweeps, each with what the next sweep must say."""
 
 from __future__ import annotations
 

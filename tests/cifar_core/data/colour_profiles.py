@@ -1,4 +1,4 @@
-"""Colour profiles of well-known spaces, and what their colours are in sRGB, by the textbook."""
+"""Colour profiles of well-known spaces, and their colours in sRGB by definition."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def profile(name: str) -> bytes:
 
 
 def in_srgb(name: str, colour: tuple[int, ...]) -> tuple[int, ...]:
-    """What a colour of that space is in sRGB, clipped, by the textbook."""
+    """Convert a colour of that space to sRGB, clipped, by its definition."""
     linear = (np.array(colour) / 255) ** PROFILES[name][1]
     seen = np.clip(np.linalg.solve(matrix("sRGB"), matrix(name) @ linear), 0, 1)
     coded = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)

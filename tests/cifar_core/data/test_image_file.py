@@ -153,7 +153,7 @@ def tiff(path: Path, tags: dict[int, int], content: bytes) -> Path:
 
 class TestLargePictures:
     def test_a_photo_of_a_phone_is_reduced_while_it_is_decoded(self, tmp_path: Path) -> None:
-        """Of 200 megapixels, more than Pillow opens by itself."""
+        """A picture of 200 megapixels, more than Pillow opens by itself."""
         path = picture(tmp_path / "a.jpg", (16_320, 12_240), (100,), "L")
         before = Image.MAX_IMAGE_PIXELS
         assert pixel(path, 16, 16) == (100, 100, 100)
