@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 import numpy as np
 from mlflow import MlflowClient
@@ -201,7 +202,7 @@ class Fake:
 
     def put(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Write artifacts of a run, by name."""
-        root = Path(self.client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+        root = Path(url2pathname(self.client.get_run(run_id).info.artifact_uri.removeprefix("file://")))
         for name, content in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content)

@@ -218,7 +218,7 @@ def test_the_report_of_a_copy_is_the_same_and_lies_in_the_copy(store: Fake, tmp_
         # Another process each time, as MLflow remembers in a process where the artifacts of a run are.
         command = [sys.executable, "experiments/compare.py", "--study", "demo", "--store", str(tmp_path / name)]
         subprocess.run(command, cwd=ROOT, check=True)
-        artifacts = sorted((tmp_path / name / "artifacts").rglob("report.html"))
+        artifacts = sorted((tmp_path / name / "artifacts" / "demo").rglob("report.html"))
         assert [path.read_bytes() for path in artifacts] == [
             (tmp_path / name / "reports/demo/report.html").read_bytes()
         ]
