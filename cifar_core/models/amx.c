@@ -36,6 +36,7 @@ struct job {
     int64_t threads, next;                          /* next: image or panel that no thread has taken */
     int64_t pitch, distance, group;                 /* places of a line and of an image, images of a row */
     int64_t in_panel, out_panel;                    /* channels */
+    int out_of_memory;                              /* the result is not complete */
     const bf16 *image, *weight, *gradient;
     const float *bias; /* null: none */
     bf16 *output;
@@ -48,11 +49,10 @@ static int64_t larger(int64_t one, int64_t other) { return one > other ? one : o
 static __mmask16 first_16(int64_t count) { return count >= 16 ? 0xffff : count < 0 ? 0 : (1 << count) - 1; }
 static __mmask32 first_32(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
 
+/* Null if there is no memory. */
 static void *zeros(int64_t bytes) {
     void *memory = aligned_alloc(64, round_up(bytes, 64));
-    if (memory == NULL)
-        abort();
-    return memset(memory, 0, round_up(bytes, 64));
+    return memory == NULL ? NULL : memset(memory, 0, round_up(bytes, 64));
 }
 
 /* Linux lets a process use the tiles once it has asked (Documentation/arch/x86/xstate.rst); 0: it may. */
@@ -195,14 +195,10 @@ static inline void multiply(const bf16 *const start[2], int64_t places, int64_t 
 
 static int64_t take(struct job *job, int64_t count) { return __atomic_fetch_add(&job->next, count, __ATOMIC_RELAXED); }
 
-static void convolve_groups(void *argument) {
-    struct job *job = argument;
+static void convolve_with(struct job *job, struct tile *tiles, bf16 *row, int64_t places) {
     const int64_t inputs = round_up(job->inputs, DEPTH), area = job->rows * job->columns;
     const int64_t image_size = job->height * job->width * job->inputs;
-    const int64_t places = job->group * job->distance + 3 * job->pitch + 3 * TILE;
-    struct tile *tiles = zeros((area + 1) * sizeof(struct tile));
     const int64_t tiles_of_image = cover(job, tiles);
-    bf16 *row = zeros(places * inputs * sizeof(bf16));
     struct block blocks[2] = {0}, *block = &blocks[0], *before = &blocks[1];
     struct configuration configuration;
     use_tiles(&configuration);
@@ -242,6 +238,17 @@ static void convolve_groups(void *argument) {
     for (int64_t quarter = 0; quarter < 8; quarter++)
         write_rows(before, quarter, job->outputs);
     restore_tiles(&configuration);
+}
+
+static void convolve_groups(void *argument) {
+    struct job *job = argument;
+    const int64_t places = job->group * job->distance + 3 * job->pitch + 3 * TILE;
+    struct tile *tiles = zeros((job->rows * job->columns + 1) * sizeof(struct tile));
+    bf16 *row = zeros(places * round_up(job->inputs, DEPTH) * sizeof(bf16));
+    if (tiles != NULL && row != NULL)
+        convolve_with(job, tiles, row, places);
+    else
+        job->out_of_memory = 1;
     free(row);
     free(tiles);
 }
@@ -361,7 +368,7 @@ static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_f
 }
 
 /* The gradient of a panel of weights: `in` input channels by `out` output channels, for all images. */
-static void sum_panel(const struct job *job, int64_t in_from, int64_t in, int64_t out_from, int64_t out) {
+static void sum_panel(struct job *job, int64_t in_from, int64_t in, int64_t out_from, int64_t out) {
     const int64_t image_size = job->height * job->width * job->inputs;
     const int64_t slope_size = job->rows * job->columns * job->outputs;
     const int64_t most = round_up(job->group * job->distance, DEPTH);
@@ -370,6 +377,10 @@ static void sum_panel(const struct job *job, int64_t in_from, int64_t in, int64_
     bf16 *row = zeros(places * in * sizeof(bf16)), *pairs = zeros(2 * places * in * sizeof(bf16));
     bf16 *slope_row = zeros(most * out * sizeof(bf16)), *slopes = zeros(most * out * sizeof(bf16));
     float *sums = zeros(TAPS * in * out * sizeof(float));
+    if (row == NULL || pairs == NULL || slope_row == NULL || slopes == NULL || sums == NULL) {
+        job->out_of_memory = 1;
+        goto end;
+    }
     for (int64_t first = 0; first < job->images; first += job->group) {
         const int64_t images = smaller(job->group, job->images - first);
         const int64_t following = first + images, coming = smaller(job->group, job->images - following);
@@ -398,6 +409,7 @@ static void sum_panel(const struct job *job, int64_t in_from, int64_t in, int64_
                 }
     }
     write_panel(sums, in, out, in_from, out_from, job);
+end:
     free(row);
     free(pairs);
     free(slope_row);
@@ -464,7 +476,7 @@ static void pack_reversed(const float *weight, int64_t inputs, int64_t outputs, 
                     }
 }
 
-/* ---- What Python calls ---- */
+/* ---- What Python calls: 0, or 1 if there is too little memory ---- */
 
 static void run(struct job *job, void (*work)(void *), fork_join parallel) {
     if (job->threads > 1)
@@ -485,11 +497,13 @@ static struct job new_job(int64_t threads, int64_t images, int64_t height, int64
 /* image: (images, height, width, inputs), output: (images, rows, columns, outputs), the first ones of a convolution
    with a zero around each image; weight: (outputs, 3, 3, inputs), bias: (outputs) or null. With `reversed` the images
    are the gradient of a convolution's output, and its weight is (inputs, 3, 3, outputs). */
-void convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
+int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
               int64_t outputs, int64_t rows, int64_t columns, int64_t reversed, const bf16 *image, const float *weight,
               const float *bias, bf16 *output) {
     struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
     bf16 *packed = zeros(round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * TAPS * sizeof(bf16));
+    if (packed == NULL)
+        return 1;
     if (reversed)
         pack_reversed(weight, outputs, inputs, packed);
     else
@@ -498,11 +512,12 @@ void convolve(fork_join parallel, int64_t threads, int64_t images, int64_t heigh
     job.image = image, job.weight = packed, job.bias = bias, job.output = output;
     run(&job, convolve_groups, parallel);
     free(packed);
+    return job.out_of_memory;
 }
 
 /* image: (images, height, width, inputs), gradient: (images, rows, columns, outputs), of_weight: (outputs, 3, 3,
    inputs). */
-void gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
+int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
                         int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image, const bf16 *gradient,
                         float *of_weight) {
     struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
@@ -516,4 +531,5 @@ void gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int
         *panel = round_up(*panel / 2, DEPTH);
     }
     run(&job, sum_panels, parallel);
+    return job.out_of_memory;
 }

@@ -78,12 +78,17 @@ def _images(images: Tensor) -> Tensor:
 
 
 def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor | None) -> None:
-    """Call a function of `amx.c` that convolves images of the shape of `images` to those of `outputs`."""
+    """Call a function of `amx.c` that convolves images of the shape of `images` to those of `outputs`.
+
+    Raises:
+        MemoryError: there is too little memory for its buffers.
+    """
     library = _library()
     assert library is not None
     count, channels, height, width = images.shape
     _, out_channels, rows, columns = outputs.shape
-    library.call(name, count, height, width, channels, out_channels, rows, columns, *arguments)
+    if library.call(name, count, height, width, channels, out_channels, rows, columns, *arguments):
+        raise MemoryError("a convolution found no memory for its buffers")
 
 
 @functools.cache

@@ -34,14 +34,13 @@ class Library:
     functions: ctypes.CDLL
     parallel: ctypes.c_void_p
 
-    def call(self, name: str, *arguments: int | float | Tensor | None) -> None:
-        """Call `name(parallel, threads, *arguments)`.
+    def call(self, name: str, *arguments: int | float | Tensor | None) -> int:
+        """Call `name(parallel, threads, *arguments)`; returns its result, of no meaning if it has none.
 
         Whole numbers are passed as int64_t, others as float, tensors as their addresses, and None as null.
         """
-        getattr(self.functions, name)(
-            self.parallel, ctypes.c_int64(torch.get_num_threads()), *map(_argument, arguments)
-        )
+        threads = ctypes.c_int64(torch.get_num_threads())
+        return int(getattr(self.functions, name)(self.parallel, threads, *map(_argument, arguments)))
 
 
 def _argument(value: int | float | Tensor | None) -> ctypes.c_int64 | ctypes.c_float | ctypes.c_void_p:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifar_core.models import amx
+from cifar_core.models import amx, native
 from cifar_core.models.layers import Conv3x3
 from tests.cifar_core.support import seeded
 
@@ -100,6 +100,13 @@ def test_no_gradient_is_computed_that_nobody_asked_for() -> None:
     output = amx.convolve(inputs, weight.detach(), None, 5, 5)
     assert len(torch.autograd.grad(output.sum(), [inputs])) == 1
     assert not amx.convolve(inputs.detach(), weight.detach(), None, 5, 5).requires_grad
+
+
+@needs_amx
+def test_without_memory_for_its_buffers_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.Library, "call", lambda self, *arguments: 1)  # as the C functions do then
+    with pytest.raises(MemoryError, match=r"^a convolution found no memory for its buffers$"):
+        ours(leaves(2, (32, 32), 4, 4))
 
 
 @needs_amx
