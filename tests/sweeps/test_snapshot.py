@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_a_copy_is_whole_while_a_process_writes(store: Store, read_only: None) -
                     writer.execute("INSERT INTO t VALUES (?)", (number,))
                     writer.execute("INSERT INTO twin VALUES (?, ?)", (number, "x" * 3000))
                 number += 1
+                time.sleep(0.005)  # so that a copy fits between two checkpoints, also on a busy machine
 
     thread = threading.Thread(target=write)
     thread.start()
