@@ -49,7 +49,7 @@ _PRESETS = (
         trial=Budget(flops=2e12, max_epochs=5),
         rung_images=300,
         trial_images=1000,
-        confirm=Budget(flops=4e12, max_epochs=10),
+        confirm=Budget(flops=6e12, max_epochs=10),
         recipes=1,
         seeds=1,
         final=Budget(flops=8e12, max_epochs=20),
