@@ -46,7 +46,7 @@ _PRESETS = (
     Preset(
         "smoke",
         "a first check: seconds per trial",
-        trial=Budget(flops=2e12, max_epochs=5),
+        trial=Budget(flops=3e12, max_epochs=5),
         rung_images=300,
         trial_images=1000,
         confirm=Budget(flops=6e12, max_epochs=10),

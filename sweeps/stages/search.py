@@ -42,7 +42,7 @@ class Search(Stage):
         """Yield the trials that an earlier process left unfinished, then new ones up to the planned total."""
         plan, progress = self.sweep.plan, self.sweep.progress
         for trial, values in unfinished_trials(self.sweep.study, self.sweep.storage):
-            yield self._run(trial, set(values))
+            yield from self._within_limits(trial, set(values))
         for _ in range(started_trials(self.sweep.study), plan.trials):
             if plan.timeout is not None and progress.seconds > plan.timeout:
                 left = plan.trials - started_trials(self.sweep.study)
@@ -58,14 +58,7 @@ class Search(Stage):
                     f"{plan.trials} are left out"
                 )
                 return
-            trial = ask(self.sweep.study, plan)
-            run = self._run(trial, set())
-            if reason := self._check_limits(trial, run.job.recipe):
-                self.start(run)
-                self.sweep.console.say(f"{run.title} is not trained: {run.job.recipe.model} has {reason}")
-                self.end(run, "pruned", reason=reason)
-            else:
-                yield run
+            yield from self._within_limits(ask(self.sweep.study, plan), set())
 
     def should_prune(self, run: SweepRun, point: Progress) -> bool:
         """Report the validation accuracy to Optuna, and ask its pruner."""
@@ -101,13 +94,20 @@ class Search(Stage):
         trial.set_user_attr("flops", run.flops)
         return run
 
-    def _check_limits(self, trial: Trial, recipe: Recipe) -> str:
-        """Report to Optuna how far the network exceeds the limits; return the reason if it breaks one, else ""."""
-        limits = self.sweep.plan.limits
-        excesses = limits.excesses(recipe, self.sweep.plan.hardware)
-        for name, excess in excesses.items():
-            trial.set_constraint(name, excess)
-        return limits.broken(excesses)
+    def _within_limits(self, trial: Trial, reported: set[int]) -> Iterator[SweepRun]:
+        """Yield the run of a trial; or end the trial, and tell Optuna by how much, if its network breaks a limit."""
+        run, limits = self._run(trial, reported), self.sweep.plan.limits
+        told = trial.constraints  # by an earlier process
+        excesses = {**limits.excesses(run.job.recipe, self.sweep.plan.hardware), **told}
+        for name in excesses.keys() - told.keys():
+            trial.set_constraint(name, excesses[name])
+        reason = limits.broken(excesses)
+        if not reason:
+            yield run
+            return
+        self.start(run)
+        self.sweep.console.say(f"{run.title} is not trained: {run.job.recipe.model} has {reason}")
+        self.end(run, "pruned", reason=reason)
 
     def _recipe(self, trial: Trial) -> Recipe:
         plan = self.sweep.plan

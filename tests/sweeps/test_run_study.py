@@ -221,7 +221,7 @@ class TestRecipesThatCannotBe:
             ("learning_rat = 0.1", r"unknown recipe field 'learning_rat': did you mean 'learning_rate'\?"),
             (
                 "batch_size = 50000\nwidth = 2.0",
-                r"a budget must cover two training steps, but 2e\+12 FLOPs cover \d\.\d\d of fast_resnet "
+                r"a budget must cover two training steps, but 3e\+12 FLOPs cover \d\.\d\d of fast_resnet "
                 r"at batch size 50000",
             ),
         ],

@@ -119,6 +119,15 @@ class TestLimits:
         assert check[0.5].constraints["parameters"] > 0, "so that Optuna's samplers learn it"
         assert check[0.25].constraints == {"parameters": 0}
 
+    def test_a_trial_beyond_them_that_a_crash_left_is_not_trained_either(self, sweep: Study) -> None:
+        sweep.study.enqueue_trial({"width": 0.5})
+        trial = sweep.study.ask()
+        trial.set_constraint("parameters", 0.5)
+        summary = sweep.run(trials=1, confirm=False, limits=Limits(parameters=1000))
+        assert summary.trials == {"pruned": 1}
+        assert sweep.jobs == []
+        assert sweep.tracker.runs["trial-0"].reason == "1,500 weights where 1,000 are allowed"
+
     def test_a_starting_recipe_beyond_them_is_not_confirmed(self, sweep: Study) -> None:
         sweep.study.enqueue_trial({"width": 0.5}, user_attrs={BASELINE: True})
         summary = sweep.run(trials=6, limits=Limits(parameters=parameter_count("fast_resnet", 0.25)))
