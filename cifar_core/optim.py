@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pytorch_optimizer import Muon, Ranger
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -48,11 +47,15 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
         case "adam", _:
             optimizers.append(Adam(others, betas=(recipe.momentum, 0.999), fused=fused))
         case "ranger", _:
+            from pytorch_optimizer import Ranger  # its import takes more than a second
+
             # Otherwise its first steps, which RAdam does not rectify, would raise the loss.
             optimizers.append(Ranger(others, betas=(recipe.momentum, 0.999), degenerated_to_sgd=True))
         case _:
             optimizers.append(AdamW(others, betas=(recipe.momentum, 0.99), fused=fused))
     if hidden := [group | {"use_muon": True} for kind, group in groups if kind == "hidden"]:
+        from pytorch_optimizer import Muon
+
         polar = recipe.orthogonalization == "polar-express"
         steps, coefficients = (5, "polar_express") if polar else (3, "original")
         optimizers.append(Muon(hidden, momentum=recipe.momentum, ns_steps=steps, ns_coeffs=coefficients))

@@ -111,7 +111,7 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
     assert 0 < run.data.metrics["cost/validation_share"] < 0.3
     left = {name: path for name, path in files(run, store).items() if not name.startswith("test/")}
     pictures = {f"pictures/{name}.png" for name in ("augmented", "confusion", "mistakes", "predictions")}
-    assert set(left) == {"recipe.toml", "confusion.json", "summary.txt", "weakness.md"} | pictures
+    assert set(left) == {"recipe.toml", "confusion.json", "predictions.csv", "summary.txt", "weakness.md"} | pictures
     assert sum(path.stat().st_size for path in left.values()) <= 300 * KB
     for name in pictures:
         with Image.open(left[name]) as picture:

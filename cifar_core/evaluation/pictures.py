@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 
@@ -11,16 +12,6 @@ from torch import Tensor
 
 from cifar_core.data import CLASSES, Split
 from cifar_core.evaluation.metrics import Predictions
-
-try:
-    import torchvision
-except RuntimeError:
-    # The published wheel is built for CUDA. With a CPU build of torch its compiled part does not load, and the import
-    # fails for lack of two operators; once they are declared, all of its Python code works.
-    _OPERATORS = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
 
 _SCALE = 3  # screen pixels per image pixel
 _CAPTION = 20  # screen pixels
@@ -36,7 +27,7 @@ def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
 
 def unlabelled(images: Tensor, columns: int = 8) -> bytes:
     """Draw images (N, 3, H, W) in [0, 1] without captions, for example an augmented batch before normalisation."""
-    grid = torchvision.utils.make_grid(images.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
+    grid = _make_grid(images.clamp(0, 1), columns)
     picture = Image.fromarray((grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
     return _png(picture.resize((picture.width * _SCALE, picture.height * _SCALE), Image.Resampling.NEAREST))
 
@@ -111,6 +102,27 @@ def _grid(images: Tensor, captions: Sequence[tuple[str, str]], columns: int, *, 
         text, colour = captions[position]
         draw.text((left + width * scale / 2, top + height * scale + 4), text, colour, font, "ma")
     return _png(picture)
+
+
+def _make_grid(images: Tensor, columns: int) -> Tensor:
+    """Call torchvision's function, imported here because that takes a second."""
+    try:
+        from torchvision.utils import make_grid
+    except RuntimeError:
+        # The published wheel is built for CUDA. With a CPU build of torch its compiled part does not load, and the
+        # import fails for lack of two operators; once they are declared, all of its Python code works.
+        _declare_operators()
+        from torchvision.utils import make_grid
+    grid: Tensor = make_grid(images, nrow=columns, padding=2, pad_value=1.0)
+    return grid
+
+
+@functools.cache  # the operators go when the library does
+def _declare_operators() -> torch.library.Library:
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
 
 
 def _png(picture: Image.Image) -> bytes:

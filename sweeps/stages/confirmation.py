@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import NormalDist, fmean
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.recipe import Recipe
+from sweeps.executors.protocol import Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.study import BASELINE, derive_seed, is_feasible
+from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 
 _VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images
 _SEED_DEVIATION = 0.0015  # of the accuracy between seeds, measured on fast_resnet
-_Z = 1.96  # of a 95 % interval
+_LEVEL = 0.05  # of the interval of the gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Confirmation(Stage):
         super().__init__(sweep)
         runs = max(1, len(self._candidates()) * sweep.plan.preset.seeds)
         self.at_once, self._threads = sweep.side_by_side(runs), sweep.threads_of_each(runs)
+        self._predictions: dict[str, bytes] = {}  # of runs that ended in this process
         self._todo = list(self._unfinished())
         flops_each = fmean(run.flops for run in self._todo) if self._todo else 0.0
         sweep.progress.stage = StageProgress(
@@ -62,6 +66,12 @@ class Confirmation(Stage):
     def runs(self) -> Iterator[SweepRun]:
         """Yield the runs that are still to do, first seeds of all candidates first."""
         yield from self._todo
+
+    def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
+        """Record a run that has reached its end, and keep its predictions for the comparison."""
+        if outcome is not None and PREDICTIONS in outcome.files:
+            self._predictions[run.key] = outcome.files[PREDICTIONS]
+        super().finish(run, outcome)
 
     def champion(self) -> Confirmed | None:
         """Return the starting recipe, unless another is better by more than chance; None if no run is complete.
@@ -77,20 +87,38 @@ class Confirmation(Stage):
     def gain(self) -> Gain | None:
         """Return what the search added to the recipe that it began with; None if either has no complete run.
 
-        The interval adds the sampling error of the images and the deviation between seeds. It takes the two accuracies
-        for independent, so it is a little too wide.
+        The interval combines the sampling error of the images, of which each is answered by both recipes, and the
+        deviation between seeds. It holds for the best of several recipes (Bonferroni's correction).
         """
         baseline = next((result for result in self._results() if result.baseline), None)
-        others = (result for result in self._results() if not result.baseline)
+        others = [result for result in self._results() if not result.baseline]
         best = max(others, key=lambda result: result.accuracy, default=None)
         if baseline is None or best is None:
             return None
-        variance = sum(
-            r.accuracy * (1 - r.accuracy) / self.sweep.val_images + _SEED_DEVIATION**2 / len(r.accuracies)
-            for r in (baseline, best)
-        )
-        mean, half = best.accuracy - baseline.accuracy, _Z * math.sqrt(variance)
+        variance = self._images_variance(baseline, best)
+        variance += sum(_SEED_DEVIATION**2 / len(result.accuracies) for result in (baseline, best))
+        z = NormalDist().inv_cdf(1 - _LEVEL / 2 / len(others))
+        mean, half = best.accuracy - baseline.accuracy, z * math.sqrt(variance)
         return Gain(mean, mean - half, mean + half)
+
+    def _images_variance(self, *results: Confirmed) -> float:
+        """Variance of the difference of two accuracies over samples of images.
+
+        Without the predictions, as of runs of earlier versions, it takes the two for independent, which is too much.
+        """
+        answers = [self._answers(result) for result in results]
+        if any(each is None for each in answers):
+            return sum(result.accuracy * (1 - result.accuracy) / self.sweep.val_images for result in results)
+        one, other = (np.mean(each, axis=0) for each in answers if each is not None)
+        return float(np.var(other - one, ddof=1) / len(one))
+
+    def _answers(self, result: Confirmed) -> list[list[bool]] | None:
+        """Right answers by run and validation image; None if those of a run are missing."""
+        files = [
+            self._predictions.get(key) or self.sweep.tracker.artifact(key, PREDICTIONS) for key in result.accuracies
+        ]
+        known = [right_answers(content) for content in files if content]
+        return known if len(known) == len(files) else None
 
     def total(self, metric: str) -> float:
         """Return the sum of a metric over all complete runs."""

@@ -20,6 +20,7 @@ from cifar_core.models.summary import model_summary
 from cifar_core.recipe import Recipe
 from sweeps.tracking.weakness import weakness_report
 
+PREDICTIONS = "predictions.csv"
 _SHOWN = 16  # images in the picture of augmented training images
 
 
@@ -29,7 +30,7 @@ def of_training(recipe: Recipe, model: nn.Module, train: Split) -> dict[str, byt
 
 
 def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
-    """Return the mistakes of `predictions` on `split`: confusion matrix, weakness report and pictures."""
+    """Return each of the `predictions` on `split`, and their mistakes: confusion matrix, weakness report, pictures."""
     matrix = predictions.confusion()
     return {
         "confusion.json": json.dumps({"classes": CLASSES, "matrix": matrix.tolist()}).encode(),
@@ -37,22 +38,26 @@ def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
         "pictures/confusion.png": pictures.confusion(matrix),
         "pictures/mistakes.png": pictures.confident_mistakes(split, predictions),
         "pictures/predictions.png": pictures.predictions_grid(split, predictions),
+        PREDICTIONS: _table(_rows(predictions)),
     }
 
 
 def of_test(test: Split, predictions: Predictions) -> dict[str, bytes]:
-    """Return the same for the test set, and each single prediction."""
+    """Return the same for the test set, and the first prediction by itself."""
     files = of_predictions(test, predictions)
     files["pictures/prediction.png"] = pictures.one_prediction(test, predictions, 0)
-    rows = _rows(predictions)
-    files["prediction.json"] = json.dumps(rows[0]).encode()
-    files["predictions.csv"] = _table(rows)
+    files["prediction.json"] = json.dumps(_rows(predictions)[0]).encode()
     return {f"test/{name.rpartition('/')[2]}": content for name, content in files.items()}
 
 
 def of_serving(timings: Sequence[Timing]) -> dict[str, bytes]:
     """Return the time to label images, by batch size."""
     return {"test/serving.json": json.dumps([asdict(timing) for timing in timings]).encode()}
+
+
+def right_answers(predictions: bytes) -> list[bool]:
+    """Return which images of the file `PREDICTIONS` were labelled correctly, in the order of the split."""
+    return [row["true"] == row["predicted"] for row in csv.DictReader(io.StringIO(predictions.decode()))]
 
 
 def _augmented(recipe: Recipe, train: Split) -> bytes:

@@ -145,6 +145,12 @@ class MlflowExperiment:
         run_id = self._find(key)
         return self._last_step(key, run_id, metric) if run_id is not None else 0
 
+    def artifact(self, key: str, path: str) -> bytes | None:
+        """Return an artifact of the run with this key; None if there is none."""
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(MlflowException, OSError):
+            return Path(self._client.download_artifacts(self.id_of(key), path, folder)).read_bytes()
+        return None
+
     def stored(self, filter_string: str) -> list[Run]:
         """Return the runs of the experiment that match."""
         return every_run(self._client, [self._experiment], filter_string)

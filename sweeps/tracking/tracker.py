@@ -192,6 +192,10 @@ class MlflowTracker:
         """Return the last value of a metric of a complete run, None if there is none."""
         return self._known[key].metrics.get(name) if self.state(key) == "complete" else None
 
+    def artifact(self, key: str, path: str) -> bytes | None:
+        """Return an artifact of a run; None if MLflow has not received it."""
+        return self._experiment.artifact(key, path)
+
     def close(self, seconds: float = FLUSH_SECONDS, model_seconds: float = MODEL_SECONDS) -> int:
         """Wait until MLflow has received everything, or nothing for so long; return the number of entries it lacks."""
         return self._sender.close(seconds, model_seconds) if self._sender is not None else 0

@@ -158,7 +158,7 @@ class ScriptedExecutor:
             yield Progressed(job.key, point(step, reached, steps=steps, epoch=epoch))
         if job.weights is not None:
             save_state(TrainState.create(job.recipe, small_splits(16, 8), CPU), job.weights)
-        yield Finished(job.key, outcome(accuracy) if validated else None)
+        yield Finished(job.key, outcome(accuracy, self.sweep.files.get(job.key, {})) if validated else None)
 
     def _test(self, job: EvaluateJob) -> Iterator[Event]:
         fault = self.sweep.fault(f"test-{job.key}", self.sweep.starts[f"test-{job.key}"])
@@ -182,6 +182,7 @@ class Study:
     fault: Fault = no_fault
     dies_at: Callable[[str, int], int | None] = lambda key, starts: None  # number of the last validation
     notes: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # artifacts of a run at its end, by its key
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
     log: io.StringIO = field(default_factory=io.StringIO)
     starts: Counter[str] = field(default_factory=Counter)

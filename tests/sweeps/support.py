@@ -111,6 +111,9 @@ class MemoryTracker(MlflowTracker):
     def recorded(self, key: str) -> int:
         return self._step.get(key, 0)
 
+    def artifact(self, key: str, path: str) -> bytes | None:
+        return self._everything[key].files.get(path)
+
 
 class _Memory(MlflowSender):
     def __init__(self, runs: dict[str, MemoryRun]) -> None:

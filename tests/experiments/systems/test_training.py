@@ -241,8 +241,8 @@ def test_curves_in_mlflow_have_the_name_of_the_split(undisturbed: dict[str, Plac
 
 def test_files_of_a_run(undisturbed: dict[str, Place]) -> None:
     always = {"recipe.toml", "summary.txt", "pictures/augmented.png"}
-    shown = {"confusion.json", "weakness.md", "confusion.png", "mistakes.png", "predictions.png"}
-    tested = {f"test/{name}" for name in (*shown, "prediction.png", "prediction.json", "predictions.csv")}
+    shown = {"confusion.json", "weakness.md", "confusion.png", "mistakes.png", "predictions.csv", "predictions.png"}
+    tested = {f"test/{name}" for name in (*shown, "prediction.png", "prediction.json")}
     validated = {f"pictures/{name}" if name.endswith(".png") else name for name in shown}
     assert undisturbed["test"].files() == always | tested
     assert undisturbed["validation"].files() == always | tested | validated

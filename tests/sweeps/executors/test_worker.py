@@ -401,6 +401,7 @@ class TestArtifacts:
             "pictures/confusion.png",
             "pictures/mistakes.png",
             "pictures/predictions.png",
+            "predictions.csv",
             "summary.txt",
             "weakness.md",
         }

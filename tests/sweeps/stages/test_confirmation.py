@@ -10,6 +10,7 @@ from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Diverged, Failed, TrainJob
 from sweeps.pruners import PRUNERS
 from sweeps.study import BASELINE
+from sweeps.tracking.artifacts import PREDICTIONS
 from tests.sweeps.scripted import SPACE, Study, check_whole, died, even, no_fault
 
 
@@ -102,8 +103,8 @@ class TestBaseline:
         gain = summary.gain
         assert gain is not None
         assert gain.mean == pytest.approx(0.03)
-        # On 64 images with two accuracies near one half, the standard error is some 0.09.
-        assert gain.mean - gain.low == gain.high - gain.mean == pytest.approx(1.96 * 0.0883, rel=0.02)
+        # On 64 images with two accuracies near one half, the standard error is some 0.09; it is the best of two.
+        assert gain.mean - gain.low == gain.high - gain.mean == pytest.approx(2.24 * 0.0883, rel=0.02)
         assert sweep.tracker.study.metrics["study/search_gain"] == gain.mean
         assert summary.champion is not None
         assert summary.champion.baseline, "a lead within chance is not followed"
@@ -115,6 +116,21 @@ class TestBaseline:
         assert summary.gain.low > 0
         assert summary.champion is not None
         assert (summary.champion.source, summary.champion.baseline) == (3, False)
+
+    def test_both_answer_the_same_images(self, sweep: Study) -> None:
+        """A lead that two independent samples of images would explain can be beyond chance on the same images."""
+        right = {f"confirm-{trial}-{seed}": count for trial, count in ((0, 36), (3, 48), (2, 40)) for seed in (0, 1)}
+        for key, count in right.items():
+            rows = [f"{image},cat,{'cat' if image < count else 'dog'}" for image in range(64)]
+            sweep.files[key] = {PREDICTIONS: "\n".join(["index,true,predicted", *rows]).encode()}
+        sweep.script = lambda key: right[key] / 64 if key in right else even(key)
+        gain = sweep.run().gain
+        assert gain is not None
+        assert gain.mean == pytest.approx(12 / 64)
+        # On 12 of 64 images the two differ: a variance of 12/64 x 52/64, and 63 degrees of freedom.
+        half = 2.24 * (12 / 64 * 52 / 64 / 63) ** 0.5
+        assert (gain.mean - gain.low, gain.high - gain.mean) == pytest.approx((half, half), rel=0.01)
+        assert sweep.run().gain == gain, "a later process has the predictions from MLflow"
 
     def test_it_is_confirmed_although_it_was_pruned(self, sweep: Study) -> None:
         sweep.plan = replace(sweep.plan, pruner="halving")

@@ -71,7 +71,8 @@ class TestOfPredictions:
     def test_names_and_contents(self, split: Split, predictions: Predictions) -> None:
         files = artifacts.of_predictions(split, predictions)
         shown = {f"pictures/{name}.png" for name in ("confusion", "mistakes", "predictions")}
-        assert set(files) == shown | {"confusion.json", "weakness.md"}
+        assert set(files) == shown | {"confusion.json", "weakness.md", "predictions.csv"}
+        assert artifacts.right_answers(files["predictions.csv"]) == (predictions.classes == predictions.labels).tolist()
         assert pictures(files) == shown
         content = json.loads(files["confusion.json"])
         assert content == {"classes": list(CLASSES), "matrix": predictions.confusion().tolist()}
@@ -88,12 +89,12 @@ class TestOfPredictions:
 
 
 def test_of_test(split: Split, predictions: Predictions) -> None:
-    """The same in a folder of its own, and each single prediction in the order of the images."""
+    """The same in a folder of its own, and the first prediction."""
     files = artifacts.of_test(split, predictions)
     validated = artifacts.of_predictions(split, predictions)
     same = {f"test/{name.rpartition('/')[2]}": content for name, content in validated.items()}
     assert files.items() >= same.items()
-    assert set(files) - set(same) == {"test/prediction.png", "test/prediction.json", "test/predictions.csv"}
+    assert set(files) - set(same) == {"test/prediction.png", "test/prediction.json"}
     rows = list(csv.DictReader(io.StringIO(files["test/predictions.csv"].decode())))
     assert [int(row["index"]) for row in rows] == list(range(40))
     assert [row["true"] for row in rows] == [CLASSES[label] for label in split.labels]
