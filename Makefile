@@ -14,7 +14,7 @@ PY     := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install study ui report bench format lint check test test-long coverage torture clean
+.PHONY: help install study ui report bench format lint check test test-long test-all coverage torture clean
 
 help:
 	@echo 'make study      set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
@@ -30,7 +30,8 @@ help:
 	@echo 'make check      ruff, mypy and the quick tests, in about a minute'
 	@echo 'make test       ruff, mypy and all tests but the long ones (ARGS="-k console": some)'
 	@echo 'make test-long  whole sweeps from end to end, a short torture'
-	@echo 'make coverage   all of these, with the share of lines that they run'
+	@echo 'make test-all   all tests, without ruff and mypy'
+	@echo 'make coverage   the same, with the share of lines that they run'
 	@echo 'make torture    kill, stop and starve sweeps for about an hour; an oracle compares what is left (ARGS=kills: one phase)'
 
 # The stamp is touched last, so a set-up that was cut short is done again, and a finished one is not.
@@ -83,6 +84,9 @@ test: lint
 
 test-long: install
 	@$(PYTEST) -m long $(ARGS)
+
+test-all: install
+	@$(PYTEST) $(ARGS)
 
 coverage: install
 	@$(PYTEST) --cov=cifar_core --cov=sweeps --cov=experiments --cov-report=term:skip-covered $(ARGS)

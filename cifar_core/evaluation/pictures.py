@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -16,7 +18,21 @@ from cifar_core.evaluation.metrics import Predictions
 _SCALE = 3  # screen pixels per image pixel
 _CAPTION = 20  # screen pixels
 _GAP = 8
+_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#c62828", "#ffffff"
+
+
+@functools.cache
+def load_torchvision(module: str) -> ModuleType:
+    """Import a module of torchvision, with any torch, when it is first needed: that takes a second."""
+    try:
+        return importlib.import_module(f"torchvision.{module}")
+    except RuntimeError:
+        # The published wheel is built for CUDA. With a CPU build of torch its compiled part does not load, and the
+        # import fails for lack of two operators; once they are declared, all of its Python code works.
+        for name in ("nms", "qnms"):
+            _OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return importlib.import_module(f"torchvision.{module}")
 
 
 def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
@@ -27,7 +43,7 @@ def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
 
 def unlabelled(images: Tensor, columns: int = 8) -> bytes:
     """Draw images (N, 3, H, W) in [0, 1] without captions, for example an augmented batch before normalisation."""
-    grid = _make_grid(images.clamp(0, 1), columns)
+    grid = load_torchvision("utils").make_grid(images.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
     picture = Image.fromarray((grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
     return _png(picture.resize((picture.width * _SCALE, picture.height * _SCALE), Image.Resampling.NEAREST))
 
@@ -102,27 +118,6 @@ def _grid(images: Tensor, captions: Sequence[tuple[str, str]], columns: int, *, 
         text, colour = captions[position]
         draw.text((left + width * scale / 2, top + height * scale + 4), text, colour, font, "ma")
     return _png(picture)
-
-
-def _make_grid(images: Tensor, columns: int) -> Tensor:
-    """Call torchvision's function, imported here because that takes a second."""
-    try:
-        from torchvision.utils import make_grid
-    except RuntimeError:
-        # The published wheel is built for CUDA. With a CPU build of torch its compiled part does not load, and the
-        # import fails for lack of two operators; once they are declared, all of its Python code works.
-        _declare_operators()
-        from torchvision.utils import make_grid
-    grid: Tensor = make_grid(images, nrow=columns, padding=2, pad_value=1.0)
-    return grid
-
-
-@functools.cache  # the operators go when the library does
-def _declare_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from cifar_core.data import MEAN, STD, Split
+from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model, winograd
 from cifar_core.models.layers import Dropout
@@ -55,6 +55,7 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
     def __init__(self, split: Split) -> None:
         self._pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in split.images]
         self._labels = split.labels.tolist()
+        transforms = load_torchvision("transforms")
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
         self._transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
