@@ -1,4 +1,4 @@
-/* Max-pool, batch norm in training mode and GELU on bf16 images in channels-last order, forward and backward.
+/* Max-pool, batch norm and GELU on bf16 images in channels-last order, forward and backward.
 
    A tensor is an array (images, height, width, channels). Images are divided into chunks, which threads take one
    after the other. Sums are kept per chunk and added in the order of the chunks, so the number of threads changes no
@@ -19,7 +19,7 @@ struct job {
     const bf16 *unpooled, *gradient;
     bf16 *inputs, *outputs; /* inputs: of the norm */
     uint8_t *winner;        /* which pixel of its 2x2 block is the largest; null without a pool */
-    float *partial;         /* (chunks, 2, channels) */
+    float *partial;         /* (chunks, 2, channels); null where the statistics are given */
     const float *mean, *scale, *shift;
     bf16 *slopes;           /* gradient of the norm's output */
     const float *slope_mean, *slant;
@@ -130,7 +130,8 @@ static void pool(struct job *job, int64_t chunk) {
             const int64_t place = (image * job->rows + row) * short_line;
             pool_row(upper, upper + line, job->inputs + place, job->winner + place, job->columns, job->channels);
         }
-    moments(job, chunk);
+    if (job->partial)
+        moments(job, chunk);
 }
 
 static void activate(struct job *job, int64_t chunk) {
@@ -267,9 +268,10 @@ void norm_gelu_forward(fork_join parallel, int64_t threads, int64_t images, int6
                       .rows = winner ? height / 2 : height, .columns = winner ? width / 2 : width,
                       .unpooled = unpooled, .inputs = inputs, .winner = winner, .partial = partial,
                       .mean = mean, .scale = scale, .shift = bias, .outputs = outputs};
-    run(&job, winner ? pool : moments, parallel, threads);
+    if (winner || partial)
+        run(&job, winner ? pool : moments, parallel, threads);
     const double area = job.rows * job.columns;
-    for (int64_t c = 0; c < channels; c++) {
+    for (int64_t c = 0; partial && c < channels; c++) {
         double count = 0, average = 0, squares = 0;
         for (int64_t chunk = 0; chunk < chunks; chunk++) { /* Chan, Golub & LeVeque (1979) */
             const float *part = partial + chunk * 2 * channels + c;

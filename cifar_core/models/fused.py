@@ -1,4 +1,4 @@
-"""Optional 2x2 max-pool, batch norm and GELU in one operation, to train on CPUs in bf16.
+"""Optional 2x2 max-pool, batch norm and GELU in one operation, on CPUs in bf16.
 
 torch's own operations go through memory one after the other, and its pool keeps an index of eight bytes for each
 pixel. `fused.c` needs two passes forward and two backward, and keeps one byte.
@@ -33,6 +33,8 @@ def norm_gelu(inputs: Tensor, norm: nn.BatchNorm2d, activation: nn.GELU, pool: n
     """
     if not is_faster(inputs) or not _fits(inputs, norm, 1 if pool is None else 2):
         return activation(norm(inputs if pool is None else pool(inputs)))  # type: ignore[no-any-return]
+    if not norm.training:
+        return _evaluate(inputs, norm, pooled=pool is not None)
     output, mean, variance = _NormGelu.apply(inputs, norm.weight, norm.bias, norm.eps, pool is not None)  # type: ignore[no-untyped-call]
     _update_statistics(norm, mean, variance, output.numel() // output.shape[1])
     return output  # type: ignore[no-any-return]
@@ -44,8 +46,8 @@ def is_available() -> bool:
 
 
 def is_faster(inputs: Tensor) -> bool:
-    """Return true if the kernels are there for `inputs` (N, C, H, W), and for training."""
-    if inputs.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    """Return true if the kernels are there for `inputs` (N, C, H, W)."""
+    if inputs.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     if inputs.dtype != torch.bfloat16 or not inputs.is_contiguous(memory_format=torch.channels_last):
         return False
@@ -53,12 +55,13 @@ def is_faster(inputs: Tensor) -> bool:
 
 
 def _fits(inputs: Tensor, norm: nn.BatchNorm2d, side: int) -> bool:
-    """Return true if `norm` trains in the usual way, on more than one value per channel."""
+    """Return true if `norm` trains in the usual way, on more than one value per channel, or needs no gradients."""
     images, channels, height, width = inputs.shape
-    if channels > _MOST_CHANNELS or channels % _VECTOR or images * (height // side) * (width // side) < 2:
+    values = images * (height // side) * (width // side)
+    if channels > _MOST_CHANNELS or channels % _VECTOR or values < (2 if norm.training else 1):
         return False
-    usual = norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None
-    return usual and norm.weight.dtype == torch.float32
+    usual = norm.affine and norm.track_running_stats and norm.momentum is not None
+    return usual and norm.weight.dtype == torch.float32 and (norm.training or not torch.is_grad_enabled())
 
 
 class _Gelu(torch.autograd.Function):
@@ -83,13 +86,9 @@ class _NormGelu(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float, pooled: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        images, channels, height, width = inputs.shape
-        pixels, winners = inputs, None  # of the norm; which pixel of four is the largest
-        if pooled:
-            pixels = _new_images((images, channels, height // 2, width // 2))
-            winners = torch.empty(pixels.numel(), dtype=torch.uint8)
+        pixels, winners = _pool_room(inputs) if pooled else (inputs, None)
         output = torch.empty_like(pixels)
-        mean, variance, scale = torch.empty(3, channels).unbind()
+        mean, variance, scale = torch.empty(3, inputs.shape[1]).unbind()
         statistics = (_sums(inputs.shape), mean, variance, scale)
         _call("norm_gelu_forward", inputs.shape, epsilon, weight, bias, inputs, pixels, winners, *statistics, output)
         ctx.save_for_backward(pixels, winners, bias, mean, variance, scale)
@@ -110,11 +109,30 @@ class _NormGelu(torch.autograd.Function):
         return of_inputs, of_weight, of_bias, None, None
 
 
+def _evaluate(inputs: Tensor, norm: nn.BatchNorm2d, *, pooled: bool) -> Tensor:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    pixels, winners = _pool_room(inputs) if pooled else (inputs, None)
+    output = torch.empty_like(pixels)
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    statistics = (None, norm.running_mean, norm.running_var, scale)
+    affine = (norm.eps, norm.weight, norm.bias)
+    _call("norm_gelu_forward", inputs.shape, *affine, inputs, pixels, winners, *statistics, output)
+    return output
+
+
 @torch.no_grad()
 def _update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
     norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
     norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
     norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)  # type: ignore[union-attr, arg-type]
+
+
+def _pool_room(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return room for the pooled `inputs`, and for which of four pixels is the largest."""
+    images, channels, height, width = inputs.shape
+    pixels = _new_images((images, channels, height // 2, width // 2))
+    return pixels, torch.empty(pixels.numel(), dtype=torch.uint8)
 
 
 def _new_images(shape: tuple[int, ...]) -> Tensor:

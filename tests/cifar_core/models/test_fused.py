@@ -92,6 +92,21 @@ def test_it_is_as_exact_as_torch(monkeypatch: pytest.MonkeyPatch, pooled: bool) 
 
 @needs_kernels
 @pytest.mark.parametrize("pooled", [True, False])
+@torch.no_grad()
+def test_evaluation_takes_the_running_statistics(monkeypatch: pytest.MonkeyPatch, pooled: bool) -> None:
+    inputs, norm = images(5, 32, 7, 6), norm_of(32).eval()
+    norm.running_mean.copy_(torch.linspace(-1, 2, 32))  # type: ignore[union-attr]
+    norm.running_var.copy_(torch.linspace(0.5, 3, 32))  # type: ignore[union-attr]
+    before = [buffer.clone() for buffer in norm.buffers()]
+    found = fused.norm_gelu(inputs, norm, GELU(), pool_of(pooled))
+    assert all(map(torch.equal, before, norm.buffers()))
+    monkeypatch.setattr(fused, "is_faster", lambda inputs: False)
+    exact = fused.norm_gelu(inputs.double(), norm.double(), GELU(), pool_of(pooled))
+    assert distance(found, exact) < 0.004
+
+
+@needs_kernels
+@pytest.mark.parametrize("pooled", [True, False])
 def test_bits_do_not_depend_on_threads(threads: int, pooled: bool) -> None:
     results = []
     for count in (1, 2, 3, 1):
@@ -161,8 +176,9 @@ def test_frozen_weight_and_gradient_in_another_layout() -> None:
     [
         ("bf16", True),
         ("fp32", False),
-        ("evaluation", False),
-        ("no gradients", False),
+        ("evaluation", True),
+        ("evaluation with gradients", False),
+        ("no gradients", True),
         ("another layout", False),
         ("8 channels", False),
         ("no kernels", False),
@@ -185,8 +201,8 @@ def test_it_is_taken_where_it_fits(monkeypatch: pytest.MonkeyPatch, case: str, t
         inputs = inputs.contiguous()
     if case == "no kernels":
         monkeypatch.setattr(fused, "is_available", lambda: False)
-    norm.train(case != "evaluation")
-    with torch.set_grad_enabled(case != "no gradients"):
+    norm.train("evaluation" not in case)
+    with torch.set_grad_enabled(case not in ("evaluation", "no gradients")):
         output = fused.norm_gelu(inputs, norm, GELU(), nn.MaxPool2d(2))
     assert ("norm_gelu_forward" in calls) == taken
     assert output.shape == (4, channels, 3, 3)
