@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.errors import UserError
 from cifar_core.models import build_shapes
 from cifar_core.optim import ScheduleValues, build_optimizers, set_schedule
@@ -22,7 +23,7 @@ class Budget:
     flops: float | None  # training FLOPs: forward, backward and optimiser; None: only `max_epochs` counts
     max_epochs: float  # passes over the training images
 
-    def apply(self, recipe: Recipe, train_images: int) -> Recipe:
+    def apply(self, recipe: Recipe, train_images: int, data_set: DataSet = CIFAR10) -> Recipe:
         """Return `recipe` with the epochs that this budget buys on `train_images` images.
 
         Raises:
@@ -30,7 +31,7 @@ class Budget:
         """
         if self.flops is None:
             return replace(recipe, epochs=float(self.max_epochs))
-        steps = self.flops / step_flops(recipe)
+        steps = self.flops / step_flops(recipe, data_set)
         if steps < 2:
             raise UserError(
                 f"a budget must cover two training steps, but {self.flops:.3g} FLOPs cover {steps:.2f} of "
@@ -38,7 +39,7 @@ class Budget:
             )
         return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
 
-    def extend(self, recipe: Recipe, train_images: int) -> Recipe:
+    def extend(self, recipe: Recipe, train_images: int, data_set: DataSet = CIFAR10) -> Recipe:
         """`apply` for a recipe that was tuned at another length: rescale its weight decay, unless norms are reset.
 
         The effect of decay over a whole run is proportional to rate times decay times steps, so a run of n times the
@@ -48,38 +49,39 @@ class Budget:
         Raises:
             UserError: as for `apply`.
         """
-        longer = self.apply(recipe, train_images)
+        longer = self.apply(recipe, train_images, data_set)
         if recipe.reset_norms:
             return longer
         return replace(longer, weight_decay=recipe.weight_decay * recipe.epochs / longer.epochs)
 
 
-def step_flops(recipe: Recipe) -> int:
+def step_flops(recipe: Recipe, data_set: DataSet = CIFAR10) -> int:
     """Return the FLOPs of a training step: matrix products and convolutions, 2 per multiply-add.
 
     They are counted by definition, so they are the same on every machine: a faster algorithm saves time, not FLOPs.
     Steps after the first layer is frozen cost less; this is the mean over a whole run.
     """
-    learning, update = _flops(recipe.model, recipe.width, recipe.optimizer, recipe.orthogonalization, frozen=False)
-    frozen, _ = _flops(recipe.model, recipe.width, recipe.optimizer, recipe.orthogonalization, frozen=True)
+    network = (recipe.model, recipe.width, recipe.optimizer, recipe.orthogonalization, data_set)
+    (learning, update), (frozen, _) = (_flops(*network, frozen=frozen) for frozen in (False, True))
     of_two_images = recipe.freeze_first * learning + (1 - recipe.freeze_first) * frozen
     return round(recipe.batch_size * of_two_images / 2) + update
 
 
 @functools.cache
 def _flops(
-    model_name: str, width: float, optimizer_name: str, orthogonalization: str, *, frozen: bool
+    model_name: str, width: float, optimizer_name: str, orthogonalization: str, data_set: DataSet, *, frozen: bool
 ) -> tuple[int, int]:
     """FLOPs of forward and backward on two images, as batch norm cannot train on one, and of an optimiser step.
 
     Args:
         frozen: whether the first layer is.
     """
-    model = build_shapes(model_name, width)
+    model = build_shapes(model_name, width, data_set)
     recipe = Recipe(model=model_name, width=width, optimizer=optimizer_name, orthogonalization=orthogonalization)
     optimizers = build_optimizers(model, recipe)
     set_schedule(optimizers, ScheduleValues(1.0, first_rate=0.0 if frozen else 1.0))
-    images, labels = torch.empty(2, 3, 32, 32, device="meta"), torch.zeros(2, dtype=torch.long, device="meta")
+    images = torch.empty(2, 3, data_set.side, data_set.side, device="meta")
+    labels = torch.zeros(2, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as training:
         F.cross_entropy(model(images), labels).backward()
     with FlopCounterMode(display=False) as update:

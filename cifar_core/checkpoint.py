@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_core.data import Splits
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.errors import UserError
 from cifar_core.files import write_together
 from cifar_core.hardware import Hardware
@@ -60,6 +61,7 @@ def save_state(state: TrainState, path: Path) -> None:
         optimizers.append({"numbers": numbers, "groups": values["param_groups"]})
     facts = {
         "recipe": state.recipe.to_dict(),
+        "data_set": state.data_set.to_dict(),
         "step": state.step,
         "batches": state.batches,
         "train_seconds": state.train_seconds,
@@ -84,6 +86,8 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
         raise CheckpointError(f"{path}: the recipe must be the one that is trained, but this state has another one")
     if "optimizers" not in facts:
         raise CheckpointError(f"{path}: training can resume from states of this version only, but this one is older")
+    if (trained := _data_set(facts)).sha256 != data.train.data_set.sha256:
+        raise CheckpointError(f"{path}: the data must be those that are trained on, but this state has {trained.name}")
     state = TrainState.create(recipe, data, hardware)
     state.model.load_state_dict(_under("model.", tensors))
     for place, optimizer in enumerate(state.optimizers):
@@ -107,13 +111,23 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
     Raises:
         CheckpointError: the file is missing or damaged, or holds weights of another network.
     """
-    _, tensors = _read(path)
-    model = build_model(recipe)
+    facts, tensors = _read(path)
+    model = build_model(recipe, data_set=_data_set(facts))
     try:
         model.load_state_dict(_under("best.", tensors) or _under("model.", tensors) | _under("average.", tensors))
     except RuntimeError as error:
         raise CheckpointError(f"{path}: these must be weights of {recipe.model}, but others were found") from error
     return model
+
+
+def read_data_set(path: Path) -> DataSet:
+    """Return the data set that the weights in `path` were trained on.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    facts, _ = _read(path)
+    return _data_set(facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +216,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return facts, safetensors.torch.load(content)
     except (KeyError, ValueError, safetensors.SafetensorError) as error:  # for example weights of an earlier version
         raise CheckpointError(f"{path}: this must be a training state, but is none") from error
+
+
+def _data_set(facts: dict[str, Any]) -> DataSet:
+    return DataSet.from_dict(facts["data_set"]) if "data_set" in facts else CIFAR10  # which earlier versions had alone
 
 
 def _restore_optimizer(optimizer: Optimizer, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:

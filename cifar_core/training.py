@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_core import averaging
-from cifar_core.data import MEAN, STD, Split, Splits
+from cifar_core.data import Split, Splits
 from cifar_core.data.augment import augment, mix
-from cifar_core.evaluation.metrics import CLASS_COUNT, Predictions
+from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.memory import oom_context
 from cifar_core.models import build_model
@@ -87,6 +88,7 @@ class TrainState:
     """Everything that changes during training."""
 
     recipe: Recipe
+    data_set: DataSet
     hardware: Hardware
     model: nn.Module
     optimizers: list[Optimizer]
@@ -111,8 +113,9 @@ class TrainState:
         Raises:
             RecipeError: unknown model, or a learning rate that is still "range-test".
         """
-        examples = normalise(data.train.images[:_WHITENING_IMAGES].float() / 255, recipe.normalisation)
-        model = hardware.place(build_model(recipe, examples))
+        data_set = data.train.data_set
+        examples = normalise(data.train.images[:_WHITENING_IMAGES].float() / 255, recipe.normalisation, data_set)
+        model = hardware.place(build_model(recipe, examples, data_set=data_set))
         generator = torch.Generator(hardware.device)
         generator.manual_seed(recipe.seed)
         for module in model.modules():
@@ -120,6 +123,7 @@ class TrainState:
                 module.generator = generator
         return cls(
             recipe=recipe,
+            data_set=data_set,
             hardware=hardware,
             model=model,
             optimizers=build_optimizers(model, recipe),
@@ -163,7 +167,7 @@ def train(
     weights that the recipe keeps.
 
     Args:
-        data: images uint8 (N, 3, 32, 32). They are moved to the device once.
+        data: images uint8 (N, 3, side, side). They are moved to the device once.
         stop: called after each step but the last, after its yield if any. If it returns true, the iteration ends with
             `state.step < state.total_steps`; training resumes from there to the same bits and the same later points.
 
@@ -222,7 +226,7 @@ def keep_weights(state: TrainState) -> None:
 
 
 def train_step(state: TrainState, images: Tensor, labels: Tensor, values: ScheduleValues) -> tuple[Tensor, Tensor]:
-    """Do one optimiser step on the next batch of `images` uint8 (N, 3, 32, 32) and `labels` (N,), on the device.
+    """Do one optimiser step on the next batch of `images` uint8 (N, 3, side, side) and `labels` (N,), on the device.
 
     Returns:
         mean loss in nats and accuracy of the batch, as scalars on the device.
@@ -230,15 +234,15 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
     Raises:
         OutOfMemory: the batch did not fit into the memory of the device.
     """
-    recipe, hardware = state.recipe, state.hardware
+    recipe, data_set, hardware = state.recipe, state.data_set, state.hardware
     with oom_context(recipe.batch_size, recipe):
         set_schedule(state.optimizers, values)
         batch = state.next_batch(len(images))
         mirrored = _mirrored(state, batch, len(images)) if recipe.alternate_flip else None
-        mean, _ = _statistics("dataset", hardware.device)
+        mean, _ = _statistics("dataset", data_set, hardware.device)
         inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator, mirrored)
-        targets = F.one_hot(labels[batch], CLASS_COUNT).float()
-        inputs, targets = mix(normalise(inputs, recipe.normalisation), targets, recipe, state.generator)
+        targets = F.one_hot(labels[batch], len(data_set.classes)).float()
+        inputs, targets = mix(normalise(inputs, recipe.normalisation, data_set), targets, recipe, state.generator)
         with hardware.kernels(deterministic=recipe.deterministic):
             with hardware.autocast():
                 logits = state.model(inputs.contiguous(memory_format=torch.channels_last)).float()
@@ -283,15 +287,17 @@ def _predict(
     model.eval()
     plain, averaged = [], []
     for images in split.images.split(_EVALUATION_BATCH):
-        inputs = normalise(images.to(hardware.device).float().div_(255), normalisation)
+        inputs = normalise(images.to(hardware.device).float().div_(255), normalisation, split.data_set)
         shares, views = zip(*_views(inputs, tta), strict=True)
         with hardware.autocast():
             logits = [model(view.contiguous(memory_format=torch.channels_last)).float() for view in views]
         mean = torch.stack([share * answer for share, answer in zip(shares, logits, strict=True)]).sum(0)
         plain.append(logits[0].softmax(1).cpu())
         averaged.append(mean.softmax(1).cpu())
-    labels = split.labels.cpu()
-    return Predictions(torch.cat(plain), labels), Predictions(torch.cat(averaged), labels)
+    plain_answers, averaged_answers = (
+        Predictions(torch.cat(answers), split.labels.cpu(), split.data_set) for answers in (plain, averaged)
+    )
+    return plain_answers, averaged_answers
 
 
 def _views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
@@ -310,16 +316,16 @@ def _views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
         yield share, view.flip(3)
 
 
-def normalise(images: Tensor, normalisation: str = "dataset") -> Tensor:
-    """Normalise images (N, 3, H, W) in [0, 1] by the training set's mean and standard deviation, or 0.5 for "half"."""
-    mean, std = _statistics(normalisation, images.device)
+def normalise(images: Tensor, normalisation: str = "dataset", data_set: DataSet = CIFAR10) -> Tensor:
+    """Normalise images (N, 3, H, W) in [0, 1] by the data set's mean and standard deviation, or 0.5 for "half"."""
+    mean, std = _statistics(normalisation, data_set, images.device)
     return (images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
 
 
 @functools.cache
-def _statistics(normalisation: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def _statistics(normalisation: str, data_set: DataSet, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (3,), cached because a copy to the GPU at each step would wait for it."""
-    mean, std = (MEAN, STD) if normalisation == "dataset" else ((0.5,) * 3, (0.5,) * 3)
+    mean, std = (data_set.mean, data_set.std) if normalisation == "dataset" else ((0.5,) * 3, (0.5,) * 3)
     return torch.tensor(mean, device=device), torch.tensor(std, device=device)
 
 

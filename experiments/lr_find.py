@@ -16,6 +16,7 @@ from urllib.parse import quote
 import torch
 
 from cifar_core.data import Splits, load_train_val
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
@@ -109,7 +110,7 @@ def _run_range_test(
     """
     name, ends = Path(options.recipe).stem, {"low": options.low, "high": options.high, "steps": options.steps}
     tracker = MlflowTracker(store, RANGE_TESTS_EXPERIMENT, source="experiments/lr_find.py", say=console.say)
-    tags = provenance(hardware, torch.get_num_threads())
+    tags = provenance(CIFAR10, hardware, torch.get_num_threads())
     parent = RunLabel(key="study", name=RANGE_TESTS_EXPERIMENT, tags={"stage": "range-tests", **tags}, params={})
     tracker.open_study(parent)
     key = f"{quote(name, safe='')}-{datetime.now(UTC).isoformat(timespec='seconds')}"

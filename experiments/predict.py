@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from cifar_core.data import CLASSES, Split
-from cifar_core.data.image_file import SIDE, printable, read_image
+from cifar_core.data import Split
+from cifar_core.data.image_file import printable, read_image
 from cifar_core.errors import UserError
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.weights import LETTERS, load_network
-from sweeps.command_line import FAILED, USAGE, OneLineParser, number, run_command
+from sweeps.command_line import FAILED, USAGE, OneLineParser, positive_int, run_command
 from sweeps.console import answer_console, percent
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
@@ -44,13 +44,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="predict.py",
         description="Classify your own pictures with a trained run. Each is turned upright, cropped to a square around "
-        f"its middle and reduced to {SIDE} x {SIDE} pixels, the only size that the network knows.",
+        "its middle and reduced to the only size that the network knows, 32 x 32 pixels for CIFAR-10.",
         epilog="Runs and their names: `make ui`. Confirmed runs, reproductions and the complete trials of run_study.py "
         "--keep-weights keep their weights.",
     )
     parser.add_argument("run", metavar="RUN", help=f"a run's id, {LETTERS} or more of its first letters, or its name")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture file")
-    parser.add_argument("--top", type=_classes, default=3, metavar="N", help="classes to name (default: %(default)s)")
+    parser.add_argument(
+        "--top", type=positive_int, default=3, metavar="N", help="classes to name (default: %(default)s)"
+    )
     parser.add_argument(
         "--tta",
         choices=TTA_VIEWS,
@@ -63,18 +65,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    hardware = Hardware.detect(options.device)
+    with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store:
+        model, recipe, data_set = load_network(options.run, store)
+    if options.top > (known := len(data_set.classes)):
+        raise UserError(f"--top must be at most {known}, the classes that the network knows, but got {options.top}")
     images: list[tuple[Path, Tensor]] = []
     for path in options.images:
         try:
-            images.append((path, read_image(path)))
+            images.append((path, read_image(path, data_set.side)))
         except UserError as error:
             print(f"predict.py: error: {error}", file=sys.stderr)
     if not images:
         return USAGE
-    hardware = Hardware.detect(options.device)
-    with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store:
-        model, recipe = load_network(options.run, store)
-    data = Split(torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long))
+    data = Split(torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long), data_set)
     tta = options.tta or recipe.tta
     predictions = predict(hardware.place(model), data, hardware, recipe.normalisation, tta=tta)
     _print([path for path, _ in images], predictions, options.top, TTA_VIEWS[tta])
@@ -90,20 +94,16 @@ def _print(paths: Sequence[Path], predictions: Predictions, top: int, views: int
     table.add_column("probability", no_wrap=True, justify="right")
     if top > 1:
         table.add_column("next", no_wrap=True, overflow="ellipsis")
+    names = predictions.data_set.classes
     values, classes = predictions.probabilities.topk(top)
     for path, shares, indices in zip(paths, values.tolist(), classes.tolist(), strict=True):
-        likely = [(CLASSES[index], percent(share)) for index, share in zip(indices, shares, strict=True)]
+        likely = [(names[index], percent(share)) for index, share in zip(indices, shares, strict=True)]
         following = [Text(", ".join(" ".join(each) for each in likely[1:]))] if top > 1 else []
         table.add_row(Text(printable(path)), *likely[0], *following)
     console.print(table)
     if views > 1:
         console.print(f"Each answer is the mean of those to {views} views of the picture (test-time augmentation).")
-    console.print(
-        f"It knows only these classes: {', '.join(CLASSES)}. A picture of anything else gets one of them too."
-    )
-
-
-_classes = number(f"must be a whole number from 1 to {len(CLASSES)}", lambda value: 1 <= value <= len(CLASSES), int)
+    console.print(f"It knows only these classes: {', '.join(names)}. A picture of anything else gets one of them too.")
 
 
 if __name__ == "__main__":

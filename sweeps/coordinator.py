@@ -8,6 +8,7 @@ interrupted stage resumes where it was.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -108,6 +109,7 @@ class Coordinator:
         sweep, plan = self.sweep, self.sweep.plan
         tags = {"stage": "study", "study": plan.study, **sweep.tags}
         files = {"pictures/samples.png": self.samples, "space.toml": plan.space.text.encode()}
+        files["data.json"] = json.dumps(plan.data_set.to_dict(), ensure_ascii=False).encode()
         sweep.tracker.open_study(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
         for key in list(self._ended_runs()):
             sweep.clear_checkpoints(key)

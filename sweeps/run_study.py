@@ -17,10 +17,13 @@ from pathlib import Path
 from types import FrameType
 
 from cifar_core.budget import Budget
-from cifar_core.data import load_train_val
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.data.image_folder import LAYOUTS
+from cifar_core.data.own_images import SIDES, ImageSource, prepare
+from cifar_core.data.picture_cache import CachedPictures
 from cifar_core.errors import UserError
-from cifar_core.evaluation import pictures
+from cifar_core.evaluation.pictures import samples as draw_samples
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.machine import free_memory, usable_cores
 from cifar_core.memory import release_memory
@@ -165,7 +168,22 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of parallel runs (default: one per CPU core or GPU, or as many as fit into memory)",
     )
-    machine.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
+    data = parser.add_argument_group("the data")
+    given = data.add_mutually_exclusive_group()
+    given.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
+    given.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help=f"your own pictures in place of CIFAR-10: {LAYOUTS} (docs/own-images.md)",
+    )
+    data.add_argument(
+        "--labels", type=Path, metavar="FILE", help="CSV file with the columns path (from --images) and label"
+    )
+    data.add_argument(
+        "--size", type=int, choices=SIDES, help=f"pixels of your pictures once scaled (default: {SIDES[0]})"
+    )
+    data.add_argument("--skip-unreadable", action="store_true", help="leave out files that are no readable pictures")
     keep = parser.add_argument_group("where results go")
     look = keep.add_mutually_exclusive_group()
     look.add_argument("--status", action="store_true", help="print the status of the study, and change nothing")
@@ -211,14 +229,17 @@ def _run(options: argparse.Namespace) -> int:
     ):
         if asked:
             return answer(store, _study_name(options, _preset(options, hardware), space))
+    source = _image_source(options)
     workers, threads = share_cores(options.workers, hardware.device, usable_cores(), free_memory())
     set_up_cpu(threads)
     given = options.enqueue or list(space.enqueue)
     wanted = {name: comparable(read_recipe(name)) for name in expand(given, SYSTEMS_GROUP)}
-    plan = _plan(options, hardware, space, workers, threads)
+    pictures = None if source is None else _prepared(source)
+    data_set = CIFAR10 if pictures is None else pictures.data_set
+    plan = _plan(options, data_set, hardware, space, workers, threads)
     if options.source is not None:
         wanted = _earlier_recipes(options.source, store, plan.study) | wanted
-    recipes, notes = _affordable(wanted, given, plan.preset.trial)
+    recipes, notes = _affordable(wanted, given, plan.preset.trial, data_set)
     data_dir = options.data or default_data_dir()
     if options.tracking_uri is not None:
         connect(options.tracking_uri)
@@ -227,9 +248,11 @@ def _run(options: argparse.Namespace) -> int:
     store.create()
     notice = Notice(options.notify, plan.study, store.root)
     with acquire(store.lock(plan.study), plan.study), notice.of_failure(), SweepConsole() as console:
-        ensure_cifar10(data_dir, console.progress)
-        data = load_train_val(data_dir)
-        train_images, val_images, samples = len(data.train), len(data.val), pictures.samples(data.train)
+        if pictures is None:
+            ensure_cifar10(data_dir, console.progress)
+        loaders = DataSource.cifar10(data_dir) if pictures is None else DataSource.pictures(pictures)
+        data = loaders.train_val()
+        train_images, val_images, samples = len(data.train), len(data.val), draw_samples(data.train)
         del data  # each worker loads its own
         release_memory()
         storage = open_storage(store.storage_url)
@@ -237,7 +260,7 @@ def _run(options: argparse.Namespace) -> int:
             plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
         )
         console.plan(plan.rows(max(0, plan.trials - started_trials(study))))
-        for note in notes:
+        for note in (*(() if pictures is None else pictures.notes), *notes):
             console.say(note)
         tracker = MlflowTracker(store, plan.study, say=console.say)
         sweep = Sweep(
@@ -252,7 +275,7 @@ def _run(options: argparse.Namespace) -> int:
             tags=_tags(plan),
         )
         stopper = _Stopper()  # not earlier, so that Ctrl-C ends a download at once
-        executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data=DataSource.cifar10(data_dir))
+        executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data=loaders)
         summary = None
         try:
             with contextlib.closing(executor), contextlib.suppress(Interrupted):
@@ -280,7 +303,33 @@ def _lacking(store: Store, study: str, entries: int) -> str:
     return f"MLflow lacks {what}, kept in {store.queues(study)}; once it answers, this command sends them: {command}"
 
 
-def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budget) -> tuple[list[Recipe], list[str]]:
+def _image_source(options: argparse.Namespace) -> ImageSource | None:
+    """Return the user's own pictures, if there are any.
+
+    Raises:
+        UsageError: an option about them is given without them.
+    """
+    if options.images is not None:
+        return ImageSource(
+            folder=options.images,
+            labels=options.labels,
+            side=options.size or SIDES[0],
+            skip_unreadable=options.skip_unreadable,
+        )
+    for name in ("labels", "size", "skip_unreadable"):
+        if getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')} must come with --images, but there is none")
+    return None
+
+
+def _prepared(source: ImageSource) -> CachedPictures:
+    with SweepConsole() as console:
+        return prepare(source, console.progress)
+
+
+def _affordable(
+    wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budget, data_set: DataSet
+) -> tuple[list[Recipe], list[str]]:
     """Return the recipes, and a line for each whose width was reduced to the budget of a trial.
 
     Only recipes of a group are reduced, not those that the user named.
@@ -290,14 +339,14 @@ def _affordable(wanted: Mapping[str, Recipe], given: Sequence[str], budget: Budg
     """
     recipes, notes = [], []
     for name, recipe in wanted.items():
-        tried = recipe if name in given else shrink_to_budget(recipe, budget)
-        budget.apply(tried, 45_000)
+        tried = recipe if name in given else shrink_to_budget(recipe, budget, data_set)
+        budget.apply(tried, data_set.train_images, data_set)
         recipes.append(tried)
         if tried is not recipe:
             notes.append(
                 f"{name} is tried at width {tried.width:g}: the budget of a trial covers "
-                f"{affordable_steps(budget, recipe):.3g} training steps at width {recipe.width:g}, but "
-                f"{affordable_steps(budget, tried):.3g} at this one"
+                f"{affordable_steps(budget, recipe, data_set):.3g} training steps at width {recipe.width:g}, but "
+                f"{affordable_steps(budget, tried, data_set):.3g} at this one"
             )
     return recipes, notes
 
@@ -316,8 +365,10 @@ def _earlier_recipes(source: str, store: Store, study: str) -> dict[str, Recipe]
     return {f"{place} of {source}": comparable(recipe) for place, recipe in enumerate(recipes, start=1)}
 
 
-def _plan(options: argparse.Namespace, hardware: Hardware, space: SearchSpace, workers: int, threads: int) -> Plan:
-    preset = _preset(options, hardware)
+def _plan(
+    options: argparse.Namespace, data_set: DataSet, hardware: Hardware, space: SearchSpace, workers: int, threads: int
+) -> Plan:
+    preset = _preset(options, hardware).fitted(data_set)
     probe = Recipe(batch_size=64 if hardware.device.type == "cpu" else 1024)
     return Plan(
         study=_study_name(options, preset, space),
@@ -334,7 +385,8 @@ def _plan(options: argparse.Namespace, hardware: Hardware, space: SearchSpace, w
         hardware=hardware,
         workers=workers,
         threads=threads,
-        flops_per_second=measure_speed(probe, hardware),
+        flops_per_second=measure_speed(probe, hardware, data_set),
+        data_set=data_set,
         keep_weights=options.keep_weights,
         limits=Limits(parameters=options.max_parameters, latency=options.max_latency),
     )
@@ -348,7 +400,10 @@ def _preset(options: argparse.Namespace, hardware: Hardware) -> Preset:
 
 def _study_name(options: argparse.Namespace, preset: Preset, space: SearchSpace) -> str:
     seed, starts = [f"seed{options.seed}"] * (options.seed != 0), ["nostarts"] * options.no_starts
-    name: str = "-".join([preset.name, space.name, *seed, *starts]) if options.study is None else options.study
+    data = [] if options.images is None else [ImageSource(folder=options.images).name]
+    size = [] if options.size in (None, SIDES[0]) else [f"{options.size}px"]
+    parts = [*data, *size, preset.name, space.name, *seed, *starts]
+    name: str = "-".join(parts) if options.study is None else options.study
     if name in RESERVED_STUDIES:
         reserved = ", ".join(RESERVED_STUDIES)
         raise UsageError(f"--study must not be one of {reserved}, which other commands or MLflow use, but got {name!r}")
@@ -365,7 +420,7 @@ def _study_name(options: argparse.Namespace, preset: Preset, space: SearchSpace)
 
 def _tags(plan: Plan) -> dict[str, str]:
     return {
-        **provenance(plan.hardware, plan.threads),
+        **provenance(plan.data_set, plan.hardware, plan.threads),
         "workers": str(plan.workers),
         "preset": plan.preset.name,
         "space": plan.space.name,

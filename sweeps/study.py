@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError, first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
@@ -30,6 +31,7 @@ BASELINE = "baseline"  # user attribute of the first trial, if it is a known-goo
 _MANY_OBJECTS = 100_000
 _STARTUP = 8  # random trials before a sampler learns from them
 _CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
+_DATA = "data"  # attribute of a study: name and SHA-256 of its data set
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
 _ANOTHER_NAME = "give it another name with --study"
 
@@ -220,6 +222,7 @@ def _settings(plan: Plan) -> dict[str, object]:
     """Settings that cannot change within a study, because its trials would no longer compare."""
     return {
         _CONTENT: plan.space.content(),
+        _DATA: [plan.data_set.name, plan.data_set.sha256],
         "space_hash": plan.space.hash,
         "space": plan.space.name,
         "preset": plan.preset.name,
@@ -236,6 +239,12 @@ def _check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
             raise StudyError(
                 f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; {_ANOTHER_NAME}"
             )
+    name, sha256 = stored.get(_DATA, [CIFAR10.name, CIFAR10.sha256])  # which earlier versions had alone
+    if stored and sha256 != plan.data_set.sha256:
+        raise StudyError(
+            f"study {plan.study!r} was started with the data {name} ({sha256[:12]}), but got {plan.data_set.name} "
+            f"({plan.data_set.sha256[:12]}), which has other pictures, labels or splits; {_ANOTHER_NAME}"
+        )
     if "space" in stored and _CONTENT not in stored:
         raise StudyError(
             f"study {plan.study!r} was started by an earlier version, which did not record its space; {_ANOTHER_NAME}"

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from cifar_core.data import CLASSES, Split, Splits
+from cifar_core.data import Split, Splits
+from cifar_core.data.data_set import CIFAR10
 
 
 def synthetic_splits(generator: torch.Generator, train: int = 512, val: int = 256) -> Splits:
@@ -19,8 +20,8 @@ def synthetic_splits(generator: torch.Generator, train: int = 512, val: int = 25
 
 
 def _synthetic(generator: torch.Generator, count: int) -> Split:
-    labels = (torch.arange(count) % len(CLASSES))[torch.randperm(count, generator=generator)]
-    angle = 2 * math.pi * torch.arange(len(CLASSES)) / len(CLASSES)
+    labels = (torch.arange(count) % len(CIFAR10.classes))[torch.randperm(count, generator=generator)]
+    angle = 2 * math.pi * torch.arange(len(CIFAR10.classes)) / len(CIFAR10.classes)
     phase = torch.tensor([0.0, 2 * math.pi / 3, 4 * math.pi / 3])
     colour = 128 + 50 * torch.cos(angle[:, None] + phase)
     ramp = torch.linspace(-1, 1, 32)

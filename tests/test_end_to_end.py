@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from optuna.trial import TrialState
 from PIL import Image
 
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.tracking.mlflow_client import connect, runs_of
 
@@ -106,7 +106,7 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
     steps = curve(client, run, "train/loss")
     assert len(steps) >= min(20, steps[-1])
     assert curve(client, run, "val/accuracy")[-1] == steps[-1]
-    assert {f"val_class/{name}" for name in CLASSES} <= set(run.data.metrics)
+    assert {f"val_class/{name}" for name in CIFAR10.classes} <= set(run.data.metrics)
     assert 0.05 < run.data.metrics["val/accuracy"] < 1
     assert 0 < run.data.metrics["cost/validation_share"] < 0.3
     left = {name: path for name, path in files(run, store).items() if not name.startswith("test/")}
@@ -119,7 +119,7 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
 
 
 def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
-    assert {f"test_class/{name}" for name in CLASSES} <= set(champion.data.metrics)
+    assert {f"test_class/{name}" for name in CIFAR10.classes} <= set(champion.data.metrics)
     assert 0.2 < champion.data.metrics["test/accuracy"] < 1
     assert champion.data.metrics["test/tta_accuracy"] == pytest.approx(champion.data.metrics["test/accuracy"], abs=0.1)
     assert champion.data.params["val_fraction"] == "0.0"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,16 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.errors import UserError
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
-
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-# Per channel, over the 50,000 training images scaled to [0, 1].
-MEAN = (0.49139968, 0.48215841, 0.44653091)
-STD = (0.24703223, 0.24348513, 0.26158784)
 
 FILE_SHA256: Mapping[str, str] = MappingProxyType(
     {
@@ -40,9 +35,6 @@ FILE_SHA256: Mapping[str, str] = MappingProxyType(
 )
 TRAIN_FILES = tuple(name for name in FILE_SHA256 if name != "test_batch.bin")
 TEST_FILE = "test_batch.bin"
-
-# Identifies the data set: SHA-256 over the six hexadecimal hashes above, joined in that order.
-DATA_SHA256 = hashlib.sha256("".join(FILE_SHA256.values()).encode()).hexdigest()
 
 IMAGES_PER_FILE = 10_000
 RECORD_BYTES = 1 + 3 * 32 * 32
@@ -58,17 +50,22 @@ class DataError(UserError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Images uint8 (N, 3, 32, 32) and labels int64 (N,), both contiguous."""
+    """Images uint8 (N, 3, side, side) and labels int64 (N,), both contiguous, of a data set."""
 
     images: Tensor
     labels: Tensor
+    data_set: DataSet = CIFAR10
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, which: slice | Tensor) -> Split:
+        """Return the images at these places, or where a mask is true."""
+        return replace(self, images=self.images[which], labels=self.labels[which])
+
     def head(self, count: int) -> Split:
         """Return the first `count` images."""
-        return Split(self.images[:count], self.labels[:count])
+        return self.part(slice(count))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +77,11 @@ class Splits:
 
     def everything(self) -> Split:
         """Return the images of both."""
-        return Split(torch.cat([self.train.images, self.val.images]), torch.cat([self.train.labels, self.val.labels]))
+        images, labels = (
+            torch.cat([self.train.images, self.val.images]),
+            torch.cat([self.train.labels, self.val.labels]),
+        )
+        return replace(self.train, images=images, labels=labels)
 
 
 def load_train_val(directory: Path) -> Splits:
@@ -136,10 +137,7 @@ def _split_off(everything: Split, held_out: Integers) -> Splits:
     in_train = torch.ones(len(everything), dtype=torch.bool)
     chosen = torch.from_numpy(held_out)
     in_train[chosen] = False
-    return Splits(
-        train=Split(everything.images[in_train], everything.labels[in_train]),
-        val=Split(everything.images[chosen], everything.labels[chosen]),
-    )
+    return Splits(train=everything.part(in_train), val=everything.part(chosen))
 
 
 def validation_indices(labels: Integers) -> Integers:
@@ -148,7 +146,7 @@ def validation_indices(labels: Integers) -> Integers:
     The classes alternate, so that the first 10 k images are balanced for every k.
     """
     shuffled = _shuffled(len(labels), SPLIT_SEED)
-    drawn = [shuffled[labels[shuffled] == label][:VAL_PER_CLASS] for label in range(len(CLASSES))]
+    drawn = [shuffled[labels[shuffled] == label][:VAL_PER_CLASS] for label in range(len(CIFAR10.classes))]
     return np.stack(drawn, axis=1).reshape(-1).astype(np.int64)
 
 

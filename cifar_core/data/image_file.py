@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cifar_core.errors import UserError, first_line
 
-SIDE = 32  # pixels
-
-_DRAFT = (16 * SIDE, 16 * SIDE)  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but not below this one
+_DRAFT = 16  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but not below so many times the final one
 _MOST_BYTES = 2e9  # of a decoded picture
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # by mode; 4 of all others
 _PROGRESSIVE_BYTES = 6  # a pixel: all of a progressive JPEG is held, in 2 bytes for each of three channels
@@ -26,8 +25,8 @@ _PHOTOMETRIC, _ZERO_IS_WHITE = 262, 0  # of TIFF
 _SRGB = ImageCms.createProfile("sRGB")
 
 
-def read_image(path: Path) -> Tensor:
-    """Read an image as uint8 (3, 32, 32).
+def read_image(path: Path, side: int) -> Tensor:
+    """Read an image as uint8 (3, side, side).
 
     It is turned upright, cropped to a square around the middle, converted to sRGB if it has a colour profile, put on
     white where it is transparent, and reduced without aliasing. An animation gives its first frame. Grey values of
@@ -36,15 +35,27 @@ def read_image(path: Path) -> Tensor:
     Raises:
         UserError: the file is missing, unreadable, too large, or no image.
     """
+    with lenient():
+        pixels, _ = read_pixels(path, side)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_pixels(path: Path, side: int) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Read an image as `read_image` does, as uint8 (side, side, 3), and its size in the file (width, height).
+
+    Threads may call this side by side in one `lenient()`.
+
+    Raises:
+        UserError: as for `read_image`.
+    """
     try:
-        with warnings.catch_warnings(), _any_number_of_pixels():
-            warnings.simplefilter("ignore")  # about harmless oddities
-            with Image.open(path) as file:
-                _draft(file)
-                deep = ";16" in str(file.tile)
-                inverted = dict(getattr(file, "tag_v2", {})).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
-                ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
-                image = _middle(file)
+        with Image.open(path) as file:
+            size = file.size
+            _draft(file, side)
+            deep = ";16" in str(file.tile)
+            inverted = dict(getattr(file, "tag_v2", {})).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
+            ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
+            image = _middle(file)
         if image.mode.startswith("I") or image.mode == "F":
             image = _from_numbers(image, inverted=inverted)
         elif deep:
@@ -52,8 +63,7 @@ def read_image(path: Path) -> Tensor:
         image = _to_srgb(image)
     except Exception as error:  # decoders raise anything on a damaged file
         raise UserError(f"{printable(path)}: this must be a readable picture, but got: {_cause(error)}") from error
-    small = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+    return np.array(image.resize((side, side), Image.Resampling.LANCZOS)), size
 
 
 def printable(path: Path) -> str:
@@ -63,23 +73,28 @@ def printable(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _any_number_of_pixels() -> Iterator[None]:
-    """Context without Pillow's limit of pixels: some phones exceed it, and what counts is the memory."""
+def lenient() -> Iterator[None]:
+    """Context without Pillow's warnings about harmless oddities, and without its limit of pixels.
+
+    Some phones exceed that limit, and what counts is the memory. Both are settings of the process.
+    """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _draft(file: Image.Image) -> None:
+def _draft(file: Image.Image, side: int) -> None:
     """Have a JPEG reduced while it is decoded.
 
     Raises:
         ValueError: the picture takes too much memory nevertheless.
     """
     held = file.width * file.height * _PROGRESSIVE_BYTES if file.info.get("progressive") else 0
-    file.draft(None, _DRAFT)
+    file.draft(None, (_DRAFT * side, _DRAFT * side))
     needed = max(held, file.width * file.height * _PIXEL_BYTES.get(file.mode, 4))
     if needed > _MOST_BYTES:
         raise ValueError(f"it must take at most {_MOST_BYTES / 1e9:g} GB once decoded, but takes {needed / 1e9:.1f} GB")

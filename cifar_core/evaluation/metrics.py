@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_core.data import CLASSES
-
-CLASS_COUNT = 10
-
-ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
-VEHICLES = ("airplane", "automobile", "ship", "truck")
+from cifar_core.data.data_set import CIFAR10, DataSet
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Class probabilities fp32 (N, 10) and true classes int64 (N,) of a split, in its order, on the CPU."""
+    """Class probabilities fp32 (N, classes) and true classes int64 (N,) of a split, in its order, on the CPU."""
 
     probabilities: Tensor
     labels: Tensor
+    data_set: DataSet = CIFAR10
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,10 +38,21 @@ class Predictions:
         """Share of images whose most probable class is the true one, in [0, 1]."""
         return (self.classes == self.labels).double().mean().item()
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the accuracies of the classes that have images: each class counts the same."""
+        known = [accuracy for accuracy in self.class_accuracy() if not math.isnan(accuracy)]
+        return sum(known) / len(known)
+
+    @property
+    def even(self) -> bool:
+        """True if all classes have the same number of images."""
+        return len(set(torch.bincount(self.labels, minlength=len(self.data_set.classes)).tolist())) == 1
+
     def confusion(self) -> Tensor:
-        """Confusion matrix int64 (10, 10): true classes in rows, predicted classes in columns."""
-        pairs = self.labels * CLASS_COUNT + self.classes
-        return torch.bincount(pairs, minlength=CLASS_COUNT**2).view(CLASS_COUNT, CLASS_COUNT)
+        """Confusion matrix int64 (classes, classes): true classes in rows, predicted classes in columns."""
+        count = len(self.data_set.classes)
+        return torch.bincount(self.labels * count + self.classes, minlength=count**2).view(count, count)
 
     def class_accuracy(self) -> list[float]:
         """Accuracy of each true class, in class order; NaN for a class without images."""
@@ -53,11 +61,11 @@ class Predictions:
         return per_class
 
     def group_accuracy(self) -> dict[str, float]:
-        """Accuracy over all "animals" and over all "vehicles"; NaN for a group without images."""
+        """Accuracy of each group of classes of the data set; NaN for a group without images."""
         confusion = self.confusion().double()
         result: dict[str, float] = {}
-        for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
-            labels = [CLASSES.index(name) for name in names]
+        for group, names in self.data_set.groups:
+            labels = [self.data_set.classes.index(name) for name in names]
             result[group] = (confusion.diagonal()[labels].sum() / confusion[labels].sum()).item()
         return result
 

@@ -12,12 +12,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from cifar_core.data import CLASSES, Split
+from cifar_core.data import Split
 from cifar_core.evaluation.metrics import Predictions
 
 _SCALE = 3  # screen pixels per image pixel
 _CAPTION = 20  # screen pixels
 _GAP = 8
+_NUMBERED = 20  # classes of a confusion matrix, at most, for numbers in its cells
+_LEAST_NAMED = 15  # screen pixels of a cell, at least, for the name of a class beside it
+_LONGEST_NAME, _ABOVE = 24, 10  # letters of a class, and of one above its column
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#c62828", "#ffffff"
 
@@ -38,7 +41,8 @@ def load_torchvision(module: str) -> ModuleType:
 def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
     """Draw the first images of `split` with their classes."""
     images, labels = split.images[: rows * columns], split.labels[: rows * columns]
-    return _grid(images, [(CLASSES[label], _INK) for label in labels.tolist()], columns)
+    names = [_shortened(name) for name in split.data_set.classes]
+    return _grid(images, [(names[label], _INK) for label in labels.tolist()], columns)
 
 
 def unlabelled(images: Tensor, columns: int = 8) -> bytes:
@@ -63,35 +67,49 @@ def one_prediction(split: Split, predictions: Predictions, index: int) -> bytes:
     return _predicted(split, predictions, torch.tensor([index]), 1, scale=6)
 
 
-def confusion(matrix: Tensor) -> bytes:
-    """Draw a confusion matrix: counts (10, 10), a row per true class, cells shaded by their share of the row."""
-    cell, left, top = 60, 96, 34
-    size = len(CLASSES) * cell
+def confusion(matrix: Tensor, classes: Sequence[str]) -> bytes:
+    """Draw a confusion matrix: counts (classes, classes), a row per true class, cells shaded by share.
+
+    With more than 20 classes the cells have no numbers, and with more than 80 no names.
+    """
+    count = len(classes)
+    cell = 60 if count <= _NUMBERED else max(4, 1200 // count)
+    font, small = ImageFont.load_default(min(13, cell)), ImageFont.load_default(11)
+    shown = [_shortened(name) for name in classes] if cell >= _LEAST_NAMED else [""] * count
+    left, top = max(96, 12 + round(max(map(font.getlength, shown)))), 34
+    size = count * cell
     picture = Image.new("RGB", (left + size + 2, top + size + 24), _PAPER)
     draw = ImageDraw.Draw(picture)
-    font, small = ImageFont.load_default(13), ImageFont.load_default(11)
     shares = matrix.double() / matrix.sum(1, keepdim=True).clamp_min(1)
     draw.text((left + size / 2, top + size + 12), "predicted class", _INK, font, "mm")
     draw.text((4, top / 2), "true class", _INK, font, "lm")
-    for row, name in enumerate(CLASSES):
+    for row, name in enumerate(shown):
         draw.text((left - 6, top + (row + 0.5) * cell), name, _INK, font, "rm")
-        draw.text((left + (row + 0.5) * cell, top / 2), name, _INK, small, "mm")
-        for column in range(len(CLASSES)):
+        if count <= _NUMBERED:
+            draw.text((left + (row + 0.5) * cell, top / 2), name[:_ABOVE], _INK, small, "mm")
+        for column in range(count):
             share = shares[row, column].item()
             tint = (46, 125, 50) if row == column else (198, 40, 40)
             strength = share if row == column else min(1.0, share * 3)
             colour = tuple(round(255 + (channel - 255) * strength) for channel in tint)
             corner = (left + column * cell, top + row * cell)
-            draw.rectangle((*corner, corner[0] + cell - 2, corner[1] + cell - 2), fill=colour)
-            ink = "#ffffff" if strength > 0.6 else _INK
-            centre = (corner[0] + cell / 2 - 1, corner[1] + cell / 2 - 1)
-            draw.text(centre, str(int(matrix[row, column])), ink, font, "mm")
+            border = 2 if cell > 8 else 1
+            draw.rectangle((*corner, corner[0] + cell - border, corner[1] + cell - border), fill=colour)
+            if count <= _NUMBERED:
+                ink = "#ffffff" if strength > 0.6 else _INK
+                centre = (corner[0] + cell / 2 - 1, corner[1] + cell / 2 - 1)
+                draw.text(centre, str(int(matrix[row, column])), ink, font, "mm")
     return _png(picture)
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+
+
 def _predicted(split: Split, predictions: Predictions, indices: Tensor, columns: int, *, scale: int = _SCALE) -> bytes:
+    names = [_shortened(name) for name in split.data_set.classes]
     captions = [
-        (f"{CLASSES[predicted]} ({CLASSES[true]})", _RIGHT if predicted == true else _WRONG)
+        (f"{names[predicted]} ({names[true]})", _RIGHT if predicted == true else _WRONG)
         for predicted, true in zip(
             predictions.classes[indices].tolist(), predictions.labels[indices].tolist(), strict=True
         )

@@ -15,7 +15,7 @@ class CustomResnet(nn.Sequential):
     Dropout follows every convolution, as published; its rate of 0.05 is our choice, as none is given.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
         super().__init__()
         c1, c2, c3, c4 = (channels(base, width) for base in (64, 128, 256, 512))
         self.features = nn.Sequential(
@@ -25,10 +25,10 @@ class CustomResnet(nn.Sequential):
             _unit(c2, c3, pool=True),
             _unit(c3, c4, pool=True),
             _Residual(c4),
-            nn.MaxPool2d(4),
+            nn.MaxPool2d(side // 8),
             nn.Flatten(),
         )
-        self.head = Head(c4)
+        self.head = Head(c4, classes)
 
 
 class _Residual(nn.Module):

@@ -17,7 +17,7 @@ class DynamicConv(nn.Sequential):
     0.125 suits small machines.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
         super().__init__()
         size, hidden = channels(1024, width), channels(512, width)
         self.blocks = nn.Sequential(_Block(3, size), _Block(size, size), _Block(size, size))
@@ -26,7 +26,7 @@ class DynamicConv(nn.Sequential):
             nn.Flatten(),
             *_hidden_layer(size, hidden),
             *_hidden_layer(hidden, hidden),
-            Head(hidden),
+            Head(hidden, classes),
         )
 
 

@@ -19,7 +19,7 @@ class FastResNet(nn.Module):
     norm has no scale, and logits are scaled down. The second convolution of each group is residual.
     """
 
-    def __init__(self, width: float = 1.0, *, residual: bool = True) -> None:
+    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32, *, residual: bool = True) -> None:
         super().__init__()
         c1, c2, c3 = (channels(base, width) for base in (64, 256, 256))
         self.whitening = nn.Conv2d(3, 2 * _WHITENING, 2)
@@ -29,10 +29,10 @@ class FastResNet(nn.Module):
             _Group(2 * _WHITENING, c1, residual=residual),
             _Group(c1, c2, residual=residual),
             _Group(c2, c3, residual=residual),
-            nn.MaxPool2d(3),
+            nn.MaxPool2d((side - 1) // 8),  # all that is left after the whitening and three poolings
             nn.Flatten(),
         )
-        self.head = Head(c3, bias=False)
+        self.head = Head(c3, classes, bias=False)
         nn.init.zeros_(self.whitening.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ class FastResNet(nn.Module):
 class Airbench(FastResNet):
     """fast_resnet without residual connections: the network of the paper by Jordan."""
 
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__(width, residual=False)
+    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+        super().__init__(width, classes, side, residual=False)
 
 
 class _Group(nn.Module):

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from cifar_core.models import amx, fused, winograd
 
-_CLASSES = 10
-
 
 def channels(base: int, width: float) -> int:
     """Scale `base` channels by `width`, to a multiple of 8 (fast on vector units and tensor cores), at least 8."""
@@ -44,10 +42,10 @@ class Conv3x3(nn.Conv2d):
 
 
 class Head(nn.Linear):
-    """Last layer: features (N, C) to logits (N, 10), in fp32 also under autocast, because logits in bf16 have ties."""
+    """Last layer: features (N, C) to logits (N, classes), in fp32 under autocast too, as logits in bf16 have ties."""
 
-    def __init__(self, features: int, *, bias: bool = True) -> None:
-        super().__init__(features, _CLASSES, bias=bias)
+    def __init__(self, features: int, classes: int, *, bias: bool = True) -> None:
+        super().__init__(features, classes, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):

@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 _HEAD = ("layer", "kind", "output", "weights")
 
 
-def model_summary(model: nn.Module) -> str:
+def model_summary(model: nn.Module, side: int = 32) -> str:
     """Return a plain-text table with a line per layer, in the order of the forward pass, and the totals.
 
     A layer is a module without submodules; shared weights count where they are first used. Shapes are those of one
     image, such as "64 x 32 x 32". Multiply-adds are those of convolutions and matrix products in a forward pass.
-    `model` takes images (N, 3, 32, 32); it is not changed, and only shapes are computed.
+    `model` takes images (N, 3, side, side); it is not changed, and only shapes are computed.
     """
     shapes = copy.deepcopy(model).to("meta").eval()
     layers = [_HEAD]
@@ -33,7 +33,7 @@ def model_summary(model: nn.Module) -> str:
         if not list(module.children()):
             module.register_forward_hook(functools.partial(note, name))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shapes(torch.zeros(1, 3, 32, 32, device="meta"))
+        shapes(torch.zeros(1, 3, side, side, device="meta"))
 
     total = _weights(model.parameters())
     elsewhere = total - _weights(listed)

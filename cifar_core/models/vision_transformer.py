@@ -13,20 +13,20 @@ _DEPTH = 6
 
 
 class VisionTransformer(nn.Module):
-    """Six pre-norm blocks over 64 patches of 4x4 pixels, averaged at the end; about 2.7 M weights at width 1.
+    """Six pre-norm blocks over patches of 4x4 pixels, averaged at the end; about 2.7 M weights at width 1.
 
     Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021); average pooling in place of a class token after
     Beyer et al., "Better plain ViT baselines" (2022).
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
         super().__init__()
         size = max(1, round(192 * width / _HEAD)) * _HEAD
         self.embed = nn.Conv2d(3, size, _PATCH, stride=_PATCH)
-        self.position = nn.Parameter(torch.randn(1, (32 // _PATCH) ** 2, size) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, (side // _PATCH) ** 2, size) * 0.02)
         self.blocks = nn.Sequential(*(_Block(size) for _ in range(_DEPTH)))
         self.norm = nn.LayerNorm(size)
-        self.head = Head(size)
+        self.head = Head(size, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images).flatten(2).transpose(1, 2) + self.position

@@ -14,13 +14,13 @@ class WideResNet(nn.Module):
     Zagoruyko & Komodakis, "Wide Residual Networks" (2016).
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
         super().__init__()
         c1, c2, c3 = (channels(base, width) for base in (64, 128, 256))
         self.stem = Conv3x3(3, 16, bias=False)
         self.blocks = nn.Sequential(_Block(16, c1, stride=1), _Block(c1, c2, stride=2), _Block(c2, c3, stride=2))
         self.norm = nn.BatchNorm2d(c3)
-        self.head = Head(c3)
+        self.head = Head(c3, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -21,6 +21,7 @@ from mlflow.entities import Metric, Param
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState, create_trial
 
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.files import write_atomically
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
@@ -127,6 +128,7 @@ class _NoOpSweep:
             confirm=False,
             starts=True,
             limits=Limits(),
+            data_set=CIFAR10,
             hardware=self.hardware,
             workers=2,
             threads=1,

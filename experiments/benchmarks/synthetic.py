@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from mlflow import MlflowClient
 
-from cifar_core.data import CLASSES, Split
+from cifar_core.data import Split
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipe import Recipe
 from sweeps.planning.space_file import SPACES
@@ -103,11 +104,13 @@ def _insert(
     end = {"cost/seconds": 30.0, "cost/training_flops": 1.1e13 if complete else 2e12, "cost/epochs": 2.0}
     end |= {"cost/images_per_second": 800.0, "cost/validation_share": 0.08}
     if complete:
-        end |= {f"val_class/{name}": reached for name in CLASSES} | {
+        end |= {f"val_class/{name}": reached for name in CIFAR10.classes} | {
             f"val_group/{g}": reached for g in ("animals", "vehicles")
         }
     if champion:
-        end |= {"test/accuracy": reached, "test/loss": 0.5} | {f"test_class/{name}": reached for name in CLASSES}
+        end |= {"test/accuracy": reached, "test/loss": 0.5} | {
+            f"test_class/{name}": reached for name in CIFAR10.classes
+        }
         _files(folder, draw)
     insert = "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)"
     database.executemany(insert, [*curve, *((key, value, at, run_id, 0, 0) for key, value in end.items())])
@@ -120,8 +123,10 @@ def _insert(
 def _files(folder: Path, draw: random.Random) -> None:
     """Write confusion matrices and single predictions of a champion's run."""
     generator = torch.Generator().manual_seed(draw.getrandbits(32))
-    labels = torch.arange(10_000) % len(CLASSES)
-    scores = torch.randn(10_000, len(CLASSES), generator=generator) + 3 * F.one_hot(labels, len(CLASSES))
+    labels = torch.arange(10_000) % len(CIFAR10.classes)
+    scores = torch.randn(10_000, len(CIFAR10.classes), generator=generator) + 3 * F.one_hot(
+        labels, len(CIFAR10.classes)
+    )
     split = Split(torch.zeros(10_000, 3, 32, 32, dtype=torch.uint8), labels)
     predictions = Predictions(scores.softmax(1), labels)
     files = artifacts.of_predictions(split, predictions) | artifacts.of_test(split, predictions)

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cifar_core.data import MEAN, STD, Split
+from cifar_core.data import Split
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model, winograd
@@ -57,7 +58,9 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
         self._labels = split.labels.tolist()
         transforms = load_torchvision("transforms")
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
-        self._transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+        self._transform = transforms.Compose(
+            [*steps, transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
+        )
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from experiments.comparison.differences import Comparison, Group, NotPaired, image_by_image
 from experiments.pages.blocks import Cell, Figure, Missing, Section, Table
 from experiments.pages.plots import PALETTE, add_points, canvas, pc, segment
@@ -41,8 +41,11 @@ def compare_classes(comparison: Comparison) -> ClassTable | None:
     """
     groups, reference = comparison.groups, comparison.reference
     for split in ("test", "val"):
-        means = {group.name: [group.mean(f"{split}_class/{name}") for name in CLASSES] for group in groups}
-        table = pd.DataFrame(means, CLASSES, dtype=float).dropna().sort_values(reference.name, kind="stable")
+        prefix = f"{split}_class/"
+        others = {key.removeprefix(prefix) for r in reference.counted for key in r.metrics if key.startswith(prefix)}
+        names = [*CIFAR10.classes, *sorted(others - set(CIFAR10.classes))]
+        means = {group.name: [group.mean(prefix + name) for name in names] for group in groups}
+        table = pd.DataFrame(means, names, dtype=float).dropna().sort_values(reference.name, kind="stable")
         if len(table):
             p = {g.name: _p_by_class(g, reference, table.index) if split == "test" else math.nan for g in groups}
             return ClassTable(split, table, pd.DataFrame(p, table.index))

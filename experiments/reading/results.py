@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.files import write_atomically
 from cifar_core.recipes import SYSTEMS
@@ -50,9 +50,11 @@ class Tested:
     tta_accuracy: Share | None = None  # with the recipe's test-time augmentation
 
     def __post_init__(self) -> None:
-        if sorted(self.class_accuracy) != sorted(CLASSES):
-            raise ValueError(f"class_accuracy must name {', '.join(CLASSES)}, but got {sorted(self.class_accuracy)}")
-        if [len(row) for row in self.confusion] != [len(CLASSES)] * len(CLASSES):
+        if sorted(self.class_accuracy) != sorted(CIFAR10.classes):
+            raise ValueError(
+                f"class_accuracy must name {', '.join(CIFAR10.classes)}, but got {sorted(self.class_accuracy)}"
+            )
+        if [len(row) for row in self.confusion] != [len(CIFAR10.classes)] * len(CIFAR10.classes):
             raise ValueError(f"confusion must be 10 rows of 10 counts, but got {reprlib.repr(self.confusion)}")
         if (total := sum(map(sum, self.confusion))) != self.images:
             raise ValueError(f"confusion must count the {self.images} images, but got {total}")
@@ -67,7 +69,7 @@ class Tested:
             accuracy=predictions.accuracy,
             loss=predictions.loss,
             images=len(predictions),
-            class_accuracy=dict(zip(CLASSES, predictions.class_accuracy(), strict=True)),
+            class_accuracy=dict(zip(CIFAR10.classes, predictions.class_accuracy(), strict=True)),
             confusion=tuple(tuple(row) for row in predictions.confusion().tolist()),
             tta_accuracy=tta_accuracy,
         )

@@ -19,6 +19,7 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.errors import first_line
 from cifar_core.evaluation.serving import Timing
 from cifar_core.files import read_text
@@ -94,6 +95,7 @@ class StudyReader:
             search=search,
             confirm=confirm,
             final=final,
+            data_set=self.data_set(parent.info.run_id),
             test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
         )
         run_ids = list(study.subject["run_id"])
@@ -154,6 +156,13 @@ class StudyReader:
         except ValueError:
             return {}
         return content if isinstance(content, dict) else {}
+
+    def data_set(self, parent: str) -> DataSet:
+        """Load the data set of a study from its own run; CIFAR-10, which earlier versions had alone, if it has none."""
+        try:
+            return DataSet.from_dict(self.json(parent, "data.json"))
+        except TypeError:
+            return CIFAR10
 
     def confusion(self, run_id: str, path: str) -> tuple[tuple[str, ...], npt.NDArray[np.int64]] | None:
         """Load the classes and the counts of a run's confusion matrix; None if it is missing or damaged."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.evaluation.serving import Timing
 
 # The splits in words, by their names in metrics.
@@ -109,6 +110,7 @@ class Study:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     test_set_evaluations: TestSetEvaluations
     artifacts: StudyArtifacts = StudyArtifacts()
+    data_set: DataSet = CIFAR10
 
     @property
     def champion(self) -> pd.DataFrame:

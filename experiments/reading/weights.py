@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from cifar_core.checkpoint import load_weights
+from cifar_core.checkpoint import load_weights, read_data_set
+from cifar_core.data.data_set import DataSet
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from experiments.reading.studies import StudyReader
@@ -33,8 +34,8 @@ class KnownRun:
         return self.weights.is_file()
 
 
-def load_network(wanted: str, store: Store) -> tuple[nn.Module, Recipe]:
-    """Load the network of the run `wanted` on the CPU, and its recipe.
+def load_network(wanted: str, store: Store) -> tuple[nn.Module, Recipe, DataSet]:
+    """Load the network of the run `wanted` on the CPU, its recipe, and the data set that it was trained on.
 
     Raises:
         UserError: no run of this name, several, or one without weights.
@@ -50,7 +51,7 @@ def load_network(wanted: str, store: Store) -> tuple[nn.Module, Recipe]:
     if text is None:
         raise StoreError(f"a run must have the artifact recipe.toml, but {run.run_id} has none")
     recipe = Recipe.from_toml(text.decode(errors="replace"))
-    return load_weights(recipe, run.weights), recipe
+    return load_weights(recipe, run.weights), recipe, read_data_set(run.weights)
 
 
 def find_run(wanted: str, runs: Sequence[KnownRun]) -> KnownRun:

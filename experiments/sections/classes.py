@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from cifar_core.evaluation.metrics import ANIMALS, VEHICLES
+from cifar_core.data.data_set import CIFAR10, DataSet
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Figure, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
 from experiments.pages.plots import BLUE, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
@@ -30,21 +30,19 @@ class ClassAccuracy:
 
     Attributes:
         interval: of the accuracy that is shown, on the images of the class.
+        group: of the data set that the class is in; empty if it is in none.
     """
 
     name: str
     validation: float | None
     test: float | None
     interval: Estimate | None = None
+    group: str = ""
 
     @property
     def shown(self) -> float:
         """Test accuracy, or validation accuracy where there is none; NaN where neither was measured."""
         return next((v for v in (self.test, self.validation) if v is not None), math.nan)
-
-    @property
-    def group(self) -> str:
-        return "animal" if self.name in ANIMALS else "vehicle" if self.name in VEHICLES else "other"
 
     def __str__(self) -> str:
         return f"{self.name} ({percent(self.shown, 1)})"
@@ -78,7 +76,7 @@ class ClassResults:
     Attributes:
         rows: weakest class first.
         split: test or validation; `rows` are sorted by it.
-        groups: accuracy on "animals" and "vehicles", on the images of the confusion matrices.
+        groups: accuracy on the data set's groups of classes, on the images of the confusion matrices.
         run_ids: the runs that `rows` are the means of.
         validated: those of the validation accuracies, which others are where the final trained on all images.
     """
@@ -99,14 +97,14 @@ class ClassResults:
 def class_results(study: Study) -> ClassResults:
     """The results by class of the runs that the report is about."""
     confusion = confusion_of(study)
-    rows = class_accuracies(study.subject, study.validated, confusion)
+    rows = class_accuracies(study.subject, study.validated, confusion, study.data_set)
     split = "test" if any(row.test is not None for row in rows) else "validation"
     run_ids, validated = (tuple(runs["run_id"]) for runs in (study.subject, study.validated))
     return ClassResults(rows, split, groups_of(study), confusion, run_ids, validated)
 
 
 def class_accuracies(
-    subject: pd.DataFrame, validated: pd.DataFrame, confusion: Confusion | None
+    subject: pd.DataFrame, validated: pd.DataFrame, confusion: Confusion | None, data_set: DataSet = CIFAR10
 ) -> tuple[ClassAccuracy, ...]:
     """The classes, weakest first; those of the split of `confusion` have an interval.
 
@@ -114,13 +112,15 @@ def class_accuracies(
     """
     counts = dict(zip(confusion.classes, confusion.counts, strict=True)) if confusion else {}
     means = _means(validated, "metrics.val_class/") | _means(subject, "metrics.test_class/")
+    names = dict(zip(data_set.keys, data_set.classes, strict=True))
     rows = []
-    for name in {column.partition("/")[2] for column in means}:
-        columns = {"validation": f"metrics.val_class/{name}", "test": f"metrics.test_class/{name}"}
+    for key in {column.partition("/")[2] for column in means}:
+        name = names.get(key, key)
+        columns = {"validation": f"metrics.val_class/{key}", "test": f"metrics.test_class/{key}"}
         validation, test = (means.get(column) for column in columns.values())
         images = counts.get(name) if confusion and confusion.split == ("validation" if test is None else "test") else 0
         interval = estimate(subject, columns[confusion.split], images) if confusion and images else None
-        rows.append(ClassAccuracy(name, validation, test, interval))
+        rows.append(ClassAccuracy(name, validation, test, interval, data_set.group_of(name) or ""))
     return tuple(sorted(rows, key=lambda row: (row.shown, row.name)))
 
 
@@ -130,10 +130,10 @@ def _means(runs: pd.DataFrame, prefix: str) -> dict[str, float]:
 
 
 def groups_of(study: Study) -> dict[str, Estimate]:
-    """Accuracy on animals and on vehicles, on the images of the confusion matrices."""
+    """Accuracy on each group of classes of the data set, on the images of the confusion matrices."""
     matrices = study.artifacts.confusions
     found = {}
-    for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
+    for group, names in study.data_set.groups:
         rows = [i for i, name in enumerate(study.artifacts.classes) if name in names]
         images = [int(m[rows].sum()) for m in matrices.values()]
         if rows and matrices and all(images):
@@ -206,18 +206,18 @@ def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
 
 
 def weaker_group(found: ClassResults) -> tuple[CitedText, ...]:
-    """Animals against vehicles, beyond chance or not; of tested classes."""
-    if found.split != "test" or found.groups.keys() != {"animals", "vehicles"}:
+    """One group of classes against the other, beyond chance or not; of tested classes."""
+    if found.split != "test" or len(found.groups) != 2:
         return ()
-    animals, vehicles = found.groups["animals"], found.groups["vehicles"]
-    low, high = difference_interval(animals, vehicles)
-    both = f"animals {percent(animals.mean, 1)}, vehicles {percent(vehicles.mean, 1)}"
+    (one, first), (other, second) = found.groups.items()
+    low, high = difference_interval(first, second)
+    both = f"{one} {percent(first.mean, 1)}, {other} {percent(second.mean, 1)}"
     if low <= 0 <= high:
-        text = f"Animals and vehicles do not differ in accuracy beyond chance: {both}."
+        text = f"{one.capitalize()} and {other} do not differ in accuracy beyond chance: {both}."
     else:
-        weaker = "Animals" if high < 0 else "Vehicles"
-        text = f"{weaker} are the weaker group, by {points(abs(animals.mean - vehicles.mean))}: {both}."
-    return (CitedText(text, runs(animals)),)
+        weaker = one if high < 0 else other
+        text = f"{weaker.capitalize()} are the weaker group, by {points(abs(first.mean - second.mean))}: {both}."
+    return (CitedText(text, runs(first)),)
 
 
 def evenness(found: ClassResults) -> tuple[CitedText, ...]:
@@ -294,15 +294,17 @@ def _class_figure(found: ClassResults, bar: Bar) -> go.Figure:
 
 def _table(found: ClassResults) -> Table:
     tested = found.confusion is not None and found.confusion.split == "test"
-    titles, rows = ("Class", "Group", "Validation", "Test", "95 % interval"), []
+    grouped, rows = any(row.group for row in found.rows), []
+    titles = ("Class", *["Group"] * grouped, "Validation", "Test", "95 % interval")
     for row in found.rows:
         values = ("not measured" if v is None else percent(v, 1) for v in (row.validation, row.test))
-        rows.append(Row.of(row.name, row.group, *values, span(row.interval, 1) if row.interval else "not known"))
-    for name, group in found.groups.items():
-        mean = percent(group.mean, 1)
+        group = [row.group.removesuffix("s") or "other"] * grouped
+        rows.append(Row.of(row.name, *group, *values, span(row.interval, 1) if row.interval else "not known"))
+    for name, accuracy in found.groups.items():
+        mean = percent(accuracy.mean, 1)
         means = ("", mean) if tested else (mean, "")
-        rows.append(Row.of(f"all {name}", "", *means, span(group), style="sum"))
-    return Table(titles, rows, numbers=(2, 3, 4), style="cards tight")
+        rows.append(Row.of(f"all {name}", "", *means, span(accuracy), style="sum"))
+    return Table(titles, rows, numbers=tuple(range(1 + grouped, len(titles))), style="cards tight")
 
 
 def _confusion_figure(matrix: Confusion) -> go.Figure:

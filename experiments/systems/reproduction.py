@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from cifar_core.evaluation.metrics import ANIMALS, VEHICLES
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipes import SYSTEMS, read_recipe
 from experiments.reading.published import Accuracy, Published
 from experiments.reading.published_curves import FIRST_BATCHES, PublishedCurves, Series, load_curves
@@ -140,7 +140,7 @@ class System:
                 statistics.fmean(test[name] for test in tests for name in names) if tests else None,
                 group=len(names) > 1,
             )
-            for label, names in (members | {"animals": ANIMALS, "vehicles": VEHICLES}).items()
+            for label, names in (members | dict(CIFAR10.groups)).items()
         )
 
     @property

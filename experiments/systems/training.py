@@ -22,7 +22,8 @@ import torch
 
 from cifar_core.budget import step_flops
 from cifar_core.checkpoint import Checkpoints, save_state
-from cifar_core.data import DATA_SHA256, Split, Splits, fixed_split, hold_out
+from cifar_core.data import Split, Splits, fixed_split, hold_out
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
@@ -81,7 +82,7 @@ class Context:
 def open_tracker(store: Store, hardware: Hardware, say: Callable[[str], None]) -> MlflowTracker:
     """Open the MLflow experiment of all reproductions."""
     tracker = MlflowTracker(store, SYSTEMS_EXPERIMENT, source="experiments/reproduce.py", say=say)
-    tags = {"stage": "reproductions", **provenance(hardware, torch.get_num_threads())}
+    tags = {"stage": "reproductions", **provenance(CIFAR10, hardware, torch.get_num_threads())}
     tracker.open_study(RunLabel(key="study", name=SYSTEMS_EXPERIMENT, tags=tags, params={}))
     return tracker
 
@@ -127,7 +128,7 @@ class _Run:
         self.data = _split(recipe, context)
         self.watched: Literal["test", "validation"] = "test" if recipe.val_fraction == 0 else "validation"
         self.steps = total_steps(recipe, len(self.data.train))  # of the whole schedule
-        self.tags = provenance(context.hardware, torch.get_num_threads())
+        self.tags = provenance(CIFAR10, context.hardware, torch.get_num_threads())
         self.run_id = ""  # in MLflow, once it has begun
         self.curve: list[Point] = []
         self.tested: Tested | None = None
@@ -273,7 +274,7 @@ class _Run:
             ),
             versions=Versions(python=platform.python_version(), torch=self.tags["torch"]),
             commit=self.tags["git_commit"],
-            data_sha256=DATA_SHA256,
+            data_sha256=CIFAR10.sha256,
             run_id=self.run_id,
             date=datetime.datetime.now(datetime.UTC).date(),
         )

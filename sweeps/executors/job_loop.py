@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from cifar_core.data import Split, Splits, load_test, load_train_val
+from cifar_core.data.picture_cache import CachedPictures
 from cifar_core.hardware import Hardware, set_up_cpu
 from sweeps.executors.protocol import EvaluateJob, TrainJob
 from sweeps.executors.worker import Channel, run_job
@@ -34,6 +35,11 @@ class DataSource:
     def cifar10(cls, directory: Path) -> DataSource:
         """CIFAR-10 from the files in `directory`."""
         return cls(functools.partial(load_train_val, directory), functools.partial(load_test, directory))
+
+    @classmethod
+    def pictures(cls, cached: CachedPictures) -> DataSource:
+        """A user's pictures from the cache."""
+        return cls(cached.load_train_val, cached.load_test)
 
 
 @dataclass(frozen=True, slots=True)

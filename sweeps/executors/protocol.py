@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cifar_core.data import CLASSES
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, Progress
@@ -48,10 +47,11 @@ class Outcome:
     accuracies: Mapping[str, float]  # of each class and group of classes: "class/cat", "group/animals"
     files: dict[str, bytes]  # artifacts by path
     tta_accuracy: float | None = None  # with test-time augmentation
+    balanced_accuracy: float | None = None  # where the classes have different numbers of images
 
     @classmethod
     def of(cls, predictions: Predictions, files: dict[str, bytes], tta_accuracy: float | None = None) -> Outcome:
-        classes = zip(CLASSES, predictions.class_accuracy(), strict=True)
+        classes = zip(predictions.data_set.keys, predictions.class_accuracy(), strict=True)
         accuracies = {f"class/{name}": value for name, value in classes}
         accuracies |= {f"group/{name}": value for name, value in predictions.group_accuracy().items()}
         return cls(
@@ -60,6 +60,7 @@ class Outcome:
             accuracies=accuracies,
             files=files,
             tta_accuracy=tta_accuracy,
+            balanced_accuracy=None if predictions.even else predictions.balanced_accuracy,
         )
 
 

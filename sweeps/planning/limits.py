@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from cifar_core.data import Split
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model, parameter_count
 from cifar_core.recipe import Recipe
@@ -35,13 +36,13 @@ class Limits:
         parts += [f"at most {self.latency:g} ms for one image"] if self.latency is not None else []
         return " and ".join(parts) or "none"
 
-    def excesses(self, recipe: Recipe, hardware: Hardware) -> Mapping[str, float]:
+    def excesses(self, recipe: Recipe, hardware: Hardware, data_set: DataSet = CIFAR10) -> Mapping[str, float]:
         """Return by what share the network of `recipe` exceeds each limit, zero or less where it keeps it."""
         found = {}
         if self.parameters is not None:
-            found["parameters"] = parameter_count(recipe.model, recipe.width) / self.parameters - 1
+            found["parameters"] = parameter_count(recipe.model, recipe.width, data_set) / self.parameters - 1
         if self.latency is not None:
-            found["latency"] = _latency(recipe.model, recipe.width, hardware) / self.latency - 1
+            found["latency"] = _latency(recipe.model, recipe.width, hardware, data_set) / self.latency - 1
         return found
 
     def broken(self, excesses: Mapping[str, float]) -> str:
@@ -55,10 +56,11 @@ class Limits:
 
 
 @functools.cache
-def _latency(model: str, width: float, hardware: Hardware) -> float:
+def _latency(model: str, width: float, hardware: Hardware, data_set: DataSet) -> float:
     """Measure the milliseconds from one image to its prediction."""
-    network = hardware.place(build_model(Recipe(model=model, width=width)))
-    image = Split(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    network = hardware.place(build_model(Recipe(model=model, width=width), data_set=data_set))
+    black = torch.zeros(1, 3, data_set.side, data_set.side, dtype=torch.uint8)
+    image = Split(black, torch.zeros(1, dtype=torch.int64), data_set)
     seconds = []
     for _ in range(_REPEATS):
         started = time.perf_counter()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from cifar_core.budget import Budget, step_flops
-from cifar_core.evaluation.metrics import CLASS_COUNT
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
 from cifar_core.optim import build_optimizers
@@ -44,6 +44,7 @@ class Plan:
     confirm: bool
     starts: bool  # try the known-good points of the space first
     limits: Limits
+    data_set: DataSet
     hardware: Hardware
     workers: int
     threads: int  # of each worker
@@ -103,11 +104,11 @@ class Plan:
 
     def confirm_flops(self) -> float:
         """Return the training FLOPs of the whole confirmation."""
-        return _flops(self.preset.confirm) * (self.preset.recipes + self.has_baseline) * self.preset.seeds
+        return self._flops(self.preset.confirm) * (self.preset.recipes + self.has_baseline) * self.preset.seeds
 
     def final_flops(self) -> float:
         """Return the training FLOPs of all final runs."""
-        return _flops(self.preset.final) * self.preset.finals
+        return self._flops(self.preset.final) * self.preset.finals
 
     def flops_after_search(self) -> float:
         """Return the training FLOPs of confirmation and final."""
@@ -115,13 +116,18 @@ class Plan:
 
     def trial_flops(self) -> float:
         """Return the training FLOPs of an unpruned trial."""
-        return _flops(self.preset.trial)
+        return self._flops(self.preset.trial)
 
     def estimate(self, remaining: int) -> float:
         """Return the seconds that the sweep will take."""
         share = SEARCH_SHARE if self.pruner != "none" else 1.0
         flops = remaining * self.trial_flops() * share + self.flops_after_search()
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.workers)
+
+    def _flops(self, budget: Budget) -> float:
+        """Training FLOPs of a budget; those of a plain recipe where it is in epochs."""
+        steps = budget.max_epochs * self.data_set.train_images / Recipe().batch_size
+        return budget.flops or steps * step_flops(Recipe(), self.data_set)
 
 
 def eval_schedule(validations: Mapping[float, int], val_images: int) -> EvalSchedule:
@@ -135,25 +141,26 @@ def eval_schedule(validations: Mapping[float, int], val_images: int) -> EvalSche
     return EvalSchedule(evenly(LOSS_POINTS), tuple(validations), counts)
 
 
-def shrink_to_budget(recipe: Recipe, budget: Budget) -> Recipe:
+def shrink_to_budget(recipe: Recipe, budget: Budget, data_set: DataSet = CIFAR10) -> Recipe:
     """Halve the width of `recipe` until `budget` covers two training steps, down to an eighth of its width."""
     narrow = recipe
-    while affordable_steps(budget, narrow) < 2 and narrow.width > recipe.width / 8:
+    while affordable_steps(budget, narrow, data_set) < 2 and narrow.width > recipe.width / 8:
         narrow = replace(narrow, width=narrow.width / 2)
     return narrow
 
 
-def affordable_steps(budget: Budget, recipe: Recipe) -> float:
+def affordable_steps(budget: Budget, recipe: Recipe, data_set: DataSet = CIFAR10) -> float:
     """Return the number of training steps that `budget` covers."""
-    return math.inf if budget.flops is None else budget.flops / step_flops(recipe)
+    return math.inf if budget.flops is None else budget.flops / step_flops(recipe, data_set)
 
 
-def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
+def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet = CIFAR10) -> float:
     """Measure the training FLOPs per second of this process on `hardware`, in three steps on noise."""
-    model = hardware.place(build_model(recipe))
+    model = hardware.place(build_model(recipe, data_set=data_set))
     optimizers = build_optimizers(model, recipe)
-    images = torch.rand(recipe.batch_size, 3, 32, 32).to(hardware.device, memory_format=torch.channels_last)
-    labels = torch.arange(recipe.batch_size, device=hardware.device) % CLASS_COUNT
+    images = torch.rand(recipe.batch_size, 3, data_set.side, data_set.side)
+    images = images.to(hardware.device, memory_format=torch.channels_last)
+    labels = torch.arange(recipe.batch_size, device=hardware.device) % len(data_set.classes)
     loss = torch.zeros(())
     for step in range(4):
         if step == 1:  # after the first step, which sets up kernels
@@ -166,12 +173,7 @@ def measure_speed(recipe: Recipe, hardware: Hardware) -> float:
         for optimizer in optimizers:
             optimizer.step()
     loss.item()
-    return 3 * step_flops(recipe) / (time.perf_counter() - started)
-
-
-def _flops(budget: Budget) -> float:
-    """Training FLOPs of a budget; those of a plain recipe where it is in epochs."""
-    return budget.flops or budget.max_epochs * 45_000 * step_flops(Recipe()) / Recipe().batch_size
+    return 3 * step_flops(recipe, data_set) / (time.perf_counter() - started)
 
 
 def _workers(plan: Plan) -> str:

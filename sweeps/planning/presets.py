@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from cifar_core.budget import Budget
+from cifar_core.data.data_set import CIFAR10, DataSet
+
+_MOST_PASSES = 10  # times as many passes over a small data set as over CIFAR-10, at most
 
 EIGHTHS = 8  # a trial reports to Optuna in eighths of its budget
 
@@ -36,6 +39,26 @@ class Preset:
     seeds: int
     final: Budget
     finals: int
+
+    def fitted(self, data_set: DataSet) -> Preset:
+        """Return the preset for a data set: a pass over fewer training images costs less, so more of them are allowed.
+
+        Budgets in FLOPs stay; their caps in epochs rise with the inverse of the size, ten times at most.
+        """
+        factor = min(max(1.0, CIFAR10.train_images / data_set.train_images), _MOST_PASSES)
+
+        def longer(budget: Budget) -> Budget:
+            passes = budget.max_epochs if budget.flops is None else factor * budget.max_epochs
+            return replace(budget, max_epochs=passes)
+
+        return replace(
+            self,
+            trial=longer(self.trial),
+            rung_images=min(self.rung_images, data_set.val_images),
+            trial_images=min(self.trial_images, data_set.val_images),
+            confirm=longer(self.confirm),
+            final=longer(self.final),
+        )
 
     def trial_validations(self) -> dict[float, int]:
         """Return the number of validation images by fraction of a trial. Halving judges it after the first."""

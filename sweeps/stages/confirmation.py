@@ -154,7 +154,7 @@ class Confirmation(Stage):
         plan = self.sweep.plan
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
-        return plan.preset.confirm.extend(fresh, self.sweep.train_images)
+        return plan.preset.confirm.extend(fresh, self.sweep.train_images, plan.data_set)
 
     def _results(self) -> Iterator[Confirmed]:
         for trial in self._candidates():

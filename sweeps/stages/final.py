@@ -52,7 +52,7 @@ class Final(Stage):
                 seed=derive_seed(plan.seed, self._champion.source, plan.preset.seeds + seed + 1),
                 val_fraction=0.0,
             )
-            recipe = plan.preset.final.extend(recipe, sweep.train_images + sweep.val_images)
+            recipe = plan.preset.final.extend(recipe, sweep.train_images + sweep.val_images, plan.data_set)
             tags = {"stage": "final", "trial": key, "source_trial": str(self._champion.source), "seed": str(seed)}
             tags |= {"champion": "true"} | ({"threads": str(threads)} if threads else {})
             title = f"final {self._champion.source}/{seed}"

@@ -96,9 +96,10 @@ class Search(Stage):
 
     def _within_limits(self, trial: Trial, reported: set[int]) -> Iterator[SweepRun]:
         """Yield the run of a trial; or end the trial, and tell Optuna by how much, if its network breaks a limit."""
-        run, limits = self._run(trial, reported), self.sweep.plan.limits
+        run, plan = self._run(trial, reported), self.sweep.plan
+        limits = plan.limits
         told = trial.constraints  # by an earlier process
-        excesses = {**limits.excesses(run.job.recipe, self.sweep.plan.hardware), **told}
+        excesses = {**limits.excesses(run.job.recipe, plan.hardware, plan.data_set), **told}
         for name in excesses.keys() - told.keys():
             trial.set_constraint(name, excesses[name])
         reason = limits.broken(excesses)
@@ -114,13 +115,13 @@ class Search(Stage):
         recipe = plan.space.suggest(trial, Recipe(seed=derive_seed(plan.seed, trial.number), tta=TTA))
         if "enqueued_recipe" in trial.user_attrs:
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
-        narrow = shrink_to_budget(recipe, plan.preset.trial)
+        narrow = shrink_to_budget(recipe, plan.preset.trial, plan.data_set)
         if narrow is not recipe:
             self.sweep.console.say(
                 f"trial {trial.number}: {recipe.model} at width {narrow.width:g}, because the budget covers fewer than "
                 f"two training steps at {recipe.width:g}"
             )
-        return plan.preset.trial.apply(narrow, self.sweep.train_images)
+        return plan.preset.trial.apply(narrow, self.sweep.train_images, plan.data_set)
 
     def _note_best(self, trial: int, accuracy: float, model: str) -> None:
         progress = self.sweep.progress

@@ -68,7 +68,7 @@ class Sweep:
             threads=threads,
         )
         images = self.train_images + (self.val_images if recipe.val_fraction == 0 else 0)
-        return SweepRun(title, job, float(step_flops(recipe) * total_steps(recipe, images)), tags)
+        return SweepRun(title, job, float(step_flops(recipe, self.plan.data_set) * total_steps(recipe, images)), tags)
 
     def side_by_side(self, runs: int) -> int:
         """Return how many of `runs` long runs train at the same time.
@@ -88,16 +88,16 @@ class Sweep:
 
     def label(self, run: SweepRun) -> RunLabel:
         """Return the label of the next attempt of a training run."""
-        recipe = run.job.recipe
+        recipe, data_set = run.job.recipe, self.plan.data_set
         return RunLabel(
             key=run.key,
             name=f"{run.title} {recipe.model}",
             tags={"study": self.plan.study, **self.tags, "attempt": str(run.attempt), **run.tags},
             params={
                 **recipe.to_dict(),
-                "parameters": parameter_count(recipe.model, recipe.width),
+                "parameters": parameter_count(recipe.model, recipe.width, data_set),
                 "trial_flops": run.flops,
-                "flops_per_image": step_flops(recipe) / recipe.batch_size,
+                "flops_per_image": step_flops(recipe, data_set) / recipe.batch_size,
             },
             files={"recipe.toml": recipe.to_toml().encode()},
         )

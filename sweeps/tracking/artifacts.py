@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from cifar_core.data import CLASSES, MEAN, Split
+from cifar_core.data import Split
 from cifar_core.data.augment import augment
 from cifar_core.evaluation import pictures
 from cifar_core.evaluation.metrics import Predictions
@@ -26,16 +26,19 @@ _SHOWN = 16  # images in the picture of augmented training images
 
 def of_training(recipe: Recipe, model: nn.Module, train: Split) -> dict[str, bytes]:
     """Return the network layer by layer, and a picture of augmented training images."""
-    return {"summary.txt": model_summary(model).encode(), "pictures/augmented.png": _augmented(recipe, train)}
+    return {
+        "summary.txt": model_summary(model, train.data_set.side).encode(),
+        "pictures/augmented.png": _augmented(recipe, train),
+    }
 
 
 def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
     """Return each of the `predictions` on `split`, and their mistakes: confusion matrix, weakness report, pictures."""
     matrix = predictions.confusion()
     return {
-        "confusion.json": json.dumps({"classes": CLASSES, "matrix": matrix.tolist()}).encode(),
+        "confusion.json": json.dumps({"classes": split.data_set.classes, "matrix": matrix.tolist()}).encode(),
         "weakness.md": weakness_report(predictions).encode(),
-        "pictures/confusion.png": pictures.confusion(matrix),
+        "pictures/confusion.png": pictures.confusion(matrix, split.data_set.classes),
         "pictures/mistakes.png": pictures.confident_mistakes(split, predictions),
         "pictures/predictions.png": pictures.predictions_grid(split, predictions),
         PREDICTIONS: _table(_rows(predictions)),
@@ -64,14 +67,15 @@ def _augmented(recipe: Recipe, train: Split) -> bytes:
     """Picture of the first training images, augmented with a generator of its own, so that the run is unchanged."""
     images = train.images[:_SHOWN].float() / 255
     generator = torch.Generator().manual_seed(recipe.seed)
-    return pictures.unlabelled(augment(images, recipe, torch.tensor(MEAN), generator))
+    return pictures.unlabelled(augment(images, recipe, torch.tensor(train.data_set.mean), generator))
 
 
 def _rows(predictions: Predictions) -> list[dict[str, object]]:
     best = predictions.probabilities.max(1)
+    names = predictions.data_set.classes
     answers = zip(predictions.labels.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
     return [
-        {"index": index, "true": CLASSES[true], "predicted": CLASSES[predicted], "probability": round(probability, 4)}
+        {"index": index, "true": names[true], "predicted": names[predicted], "probability": round(probability, 4)}
         for index, (true, predicted, probability) in enumerate(answers)
     ]
 

@@ -21,8 +21,8 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
-from cifar_core.checkpoint import load_weights
-from cifar_core.data import CLASSES, DATA_SHA256
+from cifar_core.checkpoint import load_weights, read_data_set
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import ARCHIVE_URL
 from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
@@ -181,8 +181,7 @@ class MlflowExperiment:
                 self._client.delete_tag(run_id, "reason")  # the run has not ended after all
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
         if not run.inputs or not run.inputs.dataset_inputs:
-            dataset = Dataset("CIFAR-10", DATA_SHA256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
-            self._client.log_inputs(run_id, [DatasetInput(dataset)])
+            self._client.log_inputs(run_id, [DatasetInput(_dataset(entry.tags))])
         # A crash between two calls may have left some out.
         return run_id, {name: value for name, value in entry.params.items() if name not in run.data.params}
 
@@ -213,10 +212,10 @@ class MlflowExperiment:
         """Log the network as an exported program, unless the run has one already."""
         if any(model_location(self._client, model) for model in models_of(self._client.get_run(run_id))):
             return
-        model = load_weights(recipe, weights).eval()
+        model, data_set = load_weights(recipe, weights).eval(), read_data_set(weights)
         signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, 32, 32))]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
+            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, data_set.side, data_set.side))]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(data_set.classes)))]),
         )
         mlflow.set_tracking_uri(self._uri)
         with mlflow.start_run(run_id=run_id):
@@ -224,11 +223,19 @@ class MlflowExperiment:
                 model,
                 name="model",
                 signature=signature,
-                input_example=np.zeros((2, 3, 32, 32), dtype=np.float32),
+                input_example=np.zeros((2, 3, data_set.side, data_set.side), dtype=np.float32),
                 serialization_format="pt2",
                 pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
                 metadata={"input": "images normalised with the training set's mean and standard deviation"},
             )
+
+
+def _dataset(tags: Mapping[str, str]) -> Dataset:
+    """Return the data set of a run for MLflow, from the tags of its provenance."""
+    name, sha256 = tags.get("data", CIFAR10.name), tags.get("data_sha256", CIFAR10.sha256)
+    if sha256 == CIFAR10.sha256:
+        return Dataset(name, sha256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
+    return Dataset(name, sha256[:32], "code", json.dumps({"tags": {}}))
 
 
 def _attempts(entries: Iterable[Entry]) -> Iterator[Sequence[Entry]]:

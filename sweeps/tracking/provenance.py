@@ -7,17 +7,18 @@ from pathlib import Path
 
 import torch
 
-from cifar_core.data import DATA_SHA256
+from cifar_core.data.data_set import DataSet
 from cifar_core.hardware import Hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def provenance(hardware: Hardware, threads: int) -> dict[str, str]:
+def provenance(data_set: DataSet, hardware: Hardware, threads: int) -> dict[str, str]:
     """Return the tags of every run; `threads` are those of a worker."""
     return {
         "git_commit": commit(),
-        "data_sha256": DATA_SHA256,
+        "data": data_set.name,
+        "data_sha256": data_set.sha256,
         "device": hardware.device.type,
         "precision": hardware.precision,
         "threads": str(threads),

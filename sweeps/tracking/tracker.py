@@ -134,12 +134,12 @@ class MlflowTracker:
         """End a run as complete, pruned, failed or interrupted."""
         tags = {"state": state} | ({"reason": reason} if reason else {})
         if outcome is not None:
-            metrics = {**metrics, **_by_class("val", outcome)}
+            metrics = {**metrics, **_more_accuracies("val", outcome)}
         self._put(key, metrics=metrics, tags=tags, files=outcome.files if outcome is not None else {}, state=state)
 
     def tested(self, key: str, outcome: Outcome, tags: Mapping[str, str] = {}) -> None:
         """Add a result on the test set to a run."""
-        metrics = {"test/accuracy": outcome.accuracy, "test/loss": outcome.loss, **_by_class("test", outcome)}
+        metrics = {"test/accuracy": outcome.accuracy, "test/loss": outcome.loss, **_more_accuracies("test", outcome)}
         if outcome.tta_accuracy is not None:
             metrics["test/tta_accuracy"] = outcome.tta_accuracy
         self._put(key, metrics=metrics, step=self._step.get(key, 0), tags=tags, files=outcome.files)
@@ -213,6 +213,9 @@ class MlflowTracker:
         self._opened().put(entry, sync=sync)
 
 
-def _by_class(split: str, outcome: Outcome) -> dict[str, float]:
-    """Accuracies of classes and of groups of classes, without those that have no images."""
-    return {f"{split}_{name}": value for name, value in outcome.accuracies.items() if not math.isnan(value)}
+def _more_accuracies(split: str, outcome: Outcome) -> dict[str, float]:
+    """Accuracies of classes and groups that have images, and the balanced one where it differs from the plain one."""
+    found = {f"{split}_{name}": value for name, value in outcome.accuracies.items() if not math.isnan(value)}
+    if outcome.balanced_accuracy is not None:
+        found[f"{split}/balanced_accuracy"] = outcome.balanced_accuracy
+    return found

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-from cifar_core.data import CLASSES
-from cifar_core.evaluation.metrics import ANIMALS, VEHICLES, Predictions
+from cifar_core.data.data_set import DataSet
+from cifar_core.evaluation.metrics import Predictions
 
 _NAMED = 3  # names in a list; the others are counted
 
@@ -15,24 +15,27 @@ _NAMED = 3  # names in a list; the others are counted
 def weakness_report(predictions: Predictions) -> str:
     """Return Markdown: the weaker group, the classes from the weakest to the strongest, and the worst confusion.
 
-    Ties are named as such. Classes without images come last in the table.
+    Ties are named as such. Classes without images come last in the table. A data set without two groups of classes has
+    no lines about groups.
     """
     if not len(predictions):
         return "There are no images to judge.\n"
+    data_set = predictions.data_set
+    names, grouped = tuple(name.replace("|", "\\|") for name in data_set.classes), len(data_set.groups) == 2
     confusion: list[list[int]] = predictions.confusion().tolist()
     accuracies = predictions.class_accuracy()
-    present = [label for label in range(len(CLASSES)) if not math.isnan(accuracies[label])]
+    present = [label for label in range(len(names)) if not math.isnan(accuracies[label])]
     order = sorted(present, key=accuracies.__getitem__)
-    order += [label for label in range(len(CLASSES)) if label not in present]
+    order += [label for label in range(len(names)) if label not in present]
+    group = " group |" if grouped else ""
     return "\n".join(
         [
-            _groups(predictions, confusion),
+            *([_groups(predictions, confusion), ""] if grouped else []),
+            f"| class |{group} accuracy in % | correct / total | most often taken for |",
+            f"| --- |{' --- |' if grouped else ''} ---: | ---: | --- |",
+            *(_row(label, data_set, names, confusion[label], accuracies[label]) for label in order),
             "",
-            "| class | group | accuracy in % | correct / total | most often taken for |",
-            "| --- | --- | ---: | ---: | --- |",
-            *(_row(label, confusion[label], accuracies[label]) for label in order),
-            "",
-            f"{_weakest(accuracies, present)} {_most_confused(confusion)}",
+            f"{_weakest(names, accuracies, present)} {_most_confused(names, confusion)}",
             "",
         ]
     )
@@ -41,8 +44,8 @@ def weakness_report(predictions: Predictions) -> str:
 def _groups(predictions: Predictions, confusion: list[list[int]]) -> str:
     accuracies = predictions.group_accuracy()
     shares: dict[str, str] = {}
-    for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES)):
-        labels = [CLASSES.index(name) for name in names]
+    for group, members in predictions.data_set.groups:
+        labels = [predictions.data_set.classes.index(name) for name in members]
         correct, total = (
             sum(confusion[label][label] for label in labels),
             sum(sum(confusion[label]) for label in labels),
@@ -51,59 +54,60 @@ def _groups(predictions: Predictions, confusion: list[list[int]]) -> str:
             shares[group] = f"{_percent(accuracies[group])} % ({correct:,} of {total:,})"
     if len(shares) == 1:
         [(group, share)] = shares.items()
-        missing = "vehicles" if group == "animals" else "animals"
+        [missing] = accuracies.keys() - {group}
         return f"Accuracy on {group} is {share}; there are no {missing} among the images."
-    if accuracies["animals"] == accuracies["vehicles"]:
-        return f"Animals and vehicles are recognised equally well: {shares['animals']} and {shares['vehicles']}."
+    one, other = accuracies
+    if accuracies[one] == accuracies[other]:
+        return f"{one.capitalize()} and {other} are recognised equally well: {shares[one]} and {shares[other]}."
     weaker, stronger = sorted(accuracies, key=accuracies.__getitem__)
     return f"{weaker.capitalize()} are the weaker group: accuracy {shares[weaker]}, on {stronger} {shares[stronger]}."
 
 
-def _row(label: int, counts: list[int], accuracy: float) -> str:
-    name = CLASSES[label]
-    group = "animal" if name in ANIMALS else "vehicle"
+def _row(label: int, data_set: DataSet, names: Sequence[str], counts: list[int], accuracy: float) -> str:
+    group = data_set.group_of(data_set.classes[label])
     mistakes = [0 if predicted == label else count for predicted, count in enumerate(counts)]
     most = max(mistakes)
-    taken = [CLASSES[predicted] for predicted, count in enumerate(mistakes) if count == most]
+    taken = [names[predicted] for predicted, count in enumerate(mistakes) if count == most]
     each = " each" if len(taken) > 1 else ""
     confused = f"{_listed(taken)} ({most:,}{each})" if most else "-"
     percent = "-" if math.isnan(accuracy) else _percent(accuracy)
-    return f"| {name} | {group} | {percent} | {counts[label]:,} / {sum(counts):,} | {confused} |"
+    of_group = f" {group.removesuffix('s')} |" if group else ""
+    return f"| {names[label]} |{of_group} {percent} | {counts[label]:,} / {sum(counts):,} | {confused} |"
 
 
-def _weakest(accuracies: list[float], present: list[int]) -> str:
+def _weakest(classes: Sequence[str], accuracies: list[float], present: list[int]) -> str:
     lowest = min(accuracies[label] for label in present)
-    names = [CLASSES[label] for label in present if accuracies[label] == lowest]
+    names = [classes[label] for label in present if accuracies[label] == lowest]
     percent = f"{_percent(lowest)} %"
     if len(present) == 1:
         return f"The only class with images is {names[0]}, with an accuracy of {percent};"
     if len(names) == len(present):
-        which = "All classes" if len(present) == len(CLASSES) else f"The {len(present)} classes with images"
+        which = "All classes" if len(present) == len(classes) else f"The {len(present)} classes with images"
         return f"{which} are equally strong, with an accuracy of {percent};"
     if len(names) == 1:
         return f"The weakest class is {names[0]}, with an accuracy of {percent};"
     return f"The weakest classes are {_listed(names)}, each with an accuracy of {percent};"
 
 
-def _most_confused(confusion: list[list[int]]) -> str:
+def _most_confused(classes: Sequence[str], confusion: list[list[int]]) -> str:
     mistakes = {
         (one, other): confusion[one][other] + confusion[other][one]
-        for one, other in combinations(range(len(CLASSES)), 2)
+        for one, other in combinations(range(len(classes)), 2)
     }
     most = max(mistakes.values())
     if not most:
         return "no image is taken for another class."
     pairs = [pair for pair, count in mistakes.items() if count == most]
     if len(pairs) > 1:
-        names = _listed([f"{CLASSES[one]}/{CLASSES[other]}" for one, other in pairs])
+        names = _listed([f"{classes[one]}/{classes[other]}" for one, other in pairs])
         return f"the pairs most often confused with each other are {names}, with {_count(most, 'mistake')} each."
     [(one, other)] = pairs
     directions = " and ".join(
-        f"{_count(confusion[true][predicted], f'{CLASSES[true]} image')} taken for {CLASSES[predicted]}"
+        f"{_count(confusion[true][predicted], f'{classes[true]} image')} taken for {classes[predicted]}"
         for true, predicted in ((one, other), (other, one))
     )
     return (
-        f"the pair most often confused with each other is {CLASSES[one]} and {CLASSES[other]}, "
+        f"the pair most often confused with each other is {classes[one]} and {classes[other]}, "
         f"with {_count(most, 'mistake')}: {directions}."
     )
 

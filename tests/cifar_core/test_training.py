@@ -19,8 +19,9 @@ from torch import Tensor
 
 from cifar_core.averaging import in_place_of
 from cifar_core.checkpoint import load_weights, save_state
-from cifar_core.data import MEAN, STD, Split, Splits
+from cifar_core.data import Split, Splits
 from cifar_core.data import augment as augmentation
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.models import MODELS, build_model
@@ -397,7 +398,7 @@ def test_evaluation_keeps_the_order_over_several_batches() -> None:
         """Predict the class that the red plane of the image encodes."""
 
         def forward(self, images: Tensor) -> Tensor:
-            red = (images[:, 0, 0, 0] * STD[0] + MEAN[0]) * 255
+            red = (images[:, 0, 0, 0] * CIFAR10.std[0] + CIFAR10.mean[0]) * 255
             return 1_000 * torch.nn.functional.one_hot(red.round().long(), 10).float()
 
     labels = torch.randint(10, (1_234,), generator=seeded())
@@ -433,7 +434,9 @@ def test_views_of_test_time_augmentation(tta: str) -> None:
     torch.testing.assert_close(predictions.probabilities, expected)
 
 
-@pytest.mark.parametrize(("normalisation", "mean", "std"), [("dataset", MEAN, STD), ("half", (0.5,) * 3, (0.5,) * 3)])
+@pytest.mark.parametrize(
+    ("normalisation", "mean", "std"), [("dataset", CIFAR10.mean, CIFAR10.std), ("half", (0.5,) * 3, (0.5,) * 3)]
+)
 def test_normalised_images_have_mean_zero_and_unit_variance(
     normalisation: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:

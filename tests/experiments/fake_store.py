@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric, Param
 from PIL import Image
 
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.serving import Timing
 from experiments.decision.facts import Facts, gather
 from experiments.reading.published import load_published
@@ -60,7 +60,7 @@ def _predictions(answers: Sequence[tuple[bool, float]]) -> bytes:
     """The file of answers, each (right, probability), to images of the classes in turn."""
     rows = ["index,true,predicted,probability"]
     for index, (right, probability) in enumerate(answers):
-        true, other = CLASSES[index % 10], CLASSES[(index + 1) % 10]
+        true, other = CIFAR10.classes[index % 10], CIFAR10.classes[(index + 1) % 10]
         rows.append(f"{index},{true},{true if right else other},{probability:.4f}")
     return "\n".join([*rows, ""]).encode()
 
@@ -235,7 +235,7 @@ def _curve(accuracy: float, at: int, points: int) -> list[Metric]:
 
 
 def _by_class(split: str, accuracy: float) -> dict[str, float]:
-    return {f"{split}_class/{name}": min(1.0, accuracy + e) for name, e in zip(CLASSES, EASE, strict=True)}
+    return {f"{split}_class/{name}": min(1.0, accuracy + e) for name, e in zip(CIFAR10.classes, EASE, strict=True)}
 
 
 def _end(accuracy: float, at: int, seconds: float) -> list[Metric]:
@@ -281,7 +281,7 @@ def _confusion(accuracy: float, per_class: int) -> bytes:
         for step in range(wrong - wrong // 2):
             row[step % 9 + (step % 9 >= true)] += 1
         matrix.append(row)
-    return json.dumps({"classes": CLASSES, "matrix": matrix}).encode()
+    return json.dumps({"classes": CIFAR10.classes, "matrix": matrix}).encode()
 
 
 def _picture(seed: int) -> bytes:

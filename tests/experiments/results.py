@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipes import SYSTEMS, read_recipe
 from experiments.reading.published import load_published
 from experiments.reading.results import load_results
@@ -72,7 +72,7 @@ def content(name: str, seed: int = 0, *, right: int = 8000, epochs: float | None
             "accuracy": right / 10_000,
             "loss": 0.61,
             "images": 10_000,
-            "class_accuracy": dict.fromkeys(CLASSES, right / 10_000),
+            "class_accuracy": dict.fromkeys(CIFAR10.classes, right / 10_000),
             "confusion": confusion([right // 10] * 9 + [right // 10 + right % 10]),
         },
         "train_seconds": 12.5 * done,

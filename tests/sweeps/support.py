@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
 from sweeps.planning.limits import Limits
@@ -40,6 +40,7 @@ def plan(**changes: Any) -> Plan:
         confirm=True,
         starts=True,
         limits=Limits(),
+        data_set=CIFAR10,
         hardware=CPU,
         workers=2,
         threads=1,
@@ -49,7 +50,7 @@ def plan(**changes: Any) -> Plan:
 
 
 def outcome(accuracy: float = 0.5, files: Mapping[str, bytes] = {}) -> Outcome:
-    accuracies = {f"class/{name}": accuracy for name in CLASSES}
+    accuracies = {f"class/{name}": accuracy for name in CIFAR10.classes}
     return Outcome(loss=1.0, accuracy=accuracy, accuracies=accuracies, files=dict(files))
 
 

@@ -24,6 +24,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps import run_study
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
+from sweeps.executors import job_loop
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
@@ -55,9 +56,10 @@ def settings_of_this_process() -> Iterator[None]:
 def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments that cannot be must be found before data are fetched or workers started."""
 
-    for name in ("ensure_cifar10", "load_train_val", "LocalExecutor"):
-        monkeypatch.setattr(run_study, name, Mock(side_effect=AssertionError("this was to be refused before")))
-    monkeypatch.setattr(run_study, "measure_speed", lambda recipe, hardware: 1e12)
+    early = Mock(side_effect=AssertionError("this was to be refused before"))
+    for module, name in ((run_study, "ensure_cifar10"), (job_loop, "load_train_val"), (run_study, "LocalExecutor")):
+        monkeypatch.setattr(module, name, early)
+    monkeypatch.setattr(run_study, "measure_speed", lambda recipe, hardware, data_set: 1e12)
 
 
 class StubCoordinator:
@@ -88,7 +90,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> type[StubCoordinator]:
     """The command with everything that takes time left out; a sweep is interrupted at once."""
     data = small_splits(20, 10)
     monkeypatch.setattr(run_study, "ensure_cifar10", lambda directory, progress: None)
-    monkeypatch.setattr(run_study, "load_train_val", lambda directory: data)
+    monkeypatch.setattr(job_loop, "load_train_val", lambda directory: data)
     StubCoordinator.executor = Mock()
     monkeypatch.setattr(run_study, "LocalExecutor", lambda **_: StubCoordinator.executor)
     monkeypatch.setattr(run_study, "Coordinator", StubCoordinator)

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifar_core.data import MEAN
 from cifar_core.data.augment import augment, cutout, flip, jitter, mix, translate
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import CHOICES, Recipe, RecipeError
 from tests.cifar_core.support import seeded
 
@@ -176,7 +176,7 @@ def test_jitter_changes_brightness_contrast_and_colour_by_as_much_as_it_says() -
 
 
 def test_only_what_the_recipe_enables_is_applied() -> None:
-    images, mean, generator = random_images(16), torch.tensor(MEAN), seeded()
+    images, mean, generator = random_images(16), torch.tensor(CIFAR10.mean), seeded()
     assert torch.equal(augment(images, PLAIN, mean, generator), images)
     targets = torch.eye(16)
     for plain, mixed in zip((images, targets), mix(images, targets, PLAIN, generator), strict=True):

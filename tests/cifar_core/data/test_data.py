@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cifar_core import data
 from cifar_core.data import Split
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from tests.cifar_core.support import refusal, seeded
 from tests.synthetic import synthetic_splits
@@ -151,7 +152,7 @@ def test_validation_indices_are_pinned() -> None:
 
 
 def test_data_sha256_names_the_six_files() -> None:
-    assert data.DATA_SHA256 == "9a5bcfec531a52ec23c8b757ae038db2a9db1b0c869b7da8543f4cd0cfb14034"
+    assert CIFAR10.sha256 == hashlib.sha256("".join(data.FILE_SHA256.values()).encode()).hexdigest()
 
 
 @settings(max_examples=25)
@@ -196,8 +197,8 @@ def test_real_data_has_the_published_figures(real: Path) -> None:
         share = counts / counts.sum()
         mean = (share * values).sum()
         deviation = (share * (values - mean).square()).sum().sqrt()
-        assert mean.item() == pytest.approx(data.MEAN[channel], abs=1e-8)
-        assert deviation.item() == pytest.approx(data.STD[channel], abs=1e-8)
+        assert mean.item() == pytest.approx(CIFAR10.mean[channel], abs=1e-8)
+        assert deviation.item() == pytest.approx(CIFAR10.std[channel], abs=1e-8)
 
 
 @pytest.mark.slow

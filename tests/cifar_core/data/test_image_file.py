@@ -27,21 +27,21 @@ def picture(path: Path, size: tuple[int, int] = (32, 32), colour: tuple[int, ...
 
 
 def pixel(path: Path, x: int, y: int) -> tuple[int, ...]:
-    return tuple(read_image(path)[:, y, x].tolist())
+    return tuple(read_image(path, 32)[:, y, x].tolist())
 
 
 class TestPictures:
     def test_one_of_the_right_size_is_unchanged(self, tmp_path: Path) -> None:
         [image] = synthetic(1, 0).train.images
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
-        found = read_image(tmp_path / "a.png")
+        found = read_image(tmp_path / "a.png", 32)
         assert found.dtype == torch.uint8
         assert found.is_contiguous()
         assert torch.equal(found, image)
 
     @pytest.mark.parametrize("size", [(1, 1), (7, 5), (100, 32), (33, 2000), (1024, 768)])
     def test_any_size(self, tmp_path: Path, size: tuple[int, int]) -> None:
-        image = read_image(picture(tmp_path / "a.png", size))
+        image = read_image(picture(tmp_path / "a.png", size), 32)
         assert image.shape == (3, 32, 32)
         assert {tuple(colour) for colour in image.flatten(1).T.tolist()} == {RED}
 
@@ -50,13 +50,13 @@ class TestPictures:
         image = Image.new("RGB", size, RED)
         image.paste(GREEN, ((size[0] - 100) // 2, (size[1] - 100) // 2, (size[0] + 100) // 2, (size[1] + 100) // 2))
         image.save(tmp_path / "a.png")
-        found = read_image(tmp_path / "a.png")
+        found = read_image(tmp_path / "a.png", 32)
         assert {tuple(colour) for colour in found.flatten(1).T.tolist()} == {GREEN}
 
     def test_reducing_takes_the_mean(self, tmp_path: Path) -> None:
         board = (np.indices((320, 320)).sum(0) % 2 * 255).astype(np.uint8)
         Image.fromarray(board).save(tmp_path / "a.png")
-        image = read_image(tmp_path / "a.png")
+        image = read_image(tmp_path / "a.png", 32)
         assert 120 <= image.min() <= image.max() <= 135
 
     def test_a_camera_that_was_turned(self, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ class TestLargePictures:
         large = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((4096, 4096), Image.Resampling.BICUBIC)
         for name in ("a.jpg", "a.png"):
             large.save(tmp_path / name, quality=95)
-        drafted, whole = (read_image(tmp_path / name).float() for name in ("a.jpg", "a.png"))
+        drafted, whole = (read_image(tmp_path / name, 32).float() for name in ("a.jpg", "a.png"))
         assert (drafted - whole).abs().mean() < 1.5
 
     @pytest.mark.parametrize("kind", [{}, {"progressive": True}])
@@ -218,7 +218,7 @@ class TestColourProfiles:
 
 
 def no_picture(path: Path) -> str:
-    return refusal(lambda: read_image(path))
+    return refusal(lambda: read_image(path, 32))
 
 
 class TestUnreadableFiles:

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifar_core.data import CLASSES
-from cifar_core.evaluation.metrics import ANIMALS, VEHICLES, Predictions, reliability
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.evaluation.metrics import Predictions, reliability
 
 SEEDS = st.integers(0, 2**32)
 
@@ -47,15 +47,14 @@ def test_figures_agree_with_counting(seed: int, count: int) -> None:
     assert confusion.tolist() == [[pairs.count((row, column)) for column in range(10)] for row in range(10)]
     assert predictions.class_accuracy() == [share([label]) for label in range(10)]
     assert list(predictions.group_accuracy().items()) == [
-        (group, share([CLASSES.index(name) for name in names]))
-        for group, names in (("animals", ANIMALS), ("vehicles", VEHICLES))
+        (group, share([CIFAR10.classes.index(name) for name in names])) for group, names in CIFAR10.groups
     ]
     expected = torch.nn.functional.cross_entropy(predictions.probabilities.log(), predictions.labels)
     assert predictions.loss == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_every_class_is_an_animal_or_a_vehicle() -> None:
-    assert sorted(ANIMALS + VEHICLES) == sorted(CLASSES)
+    assert sorted(name for _, names in CIFAR10.groups for name in names) == sorted(CIFAR10.classes)
 
 
 def test_loss_stays_finite_where_the_true_class_has_no_probability() -> None:

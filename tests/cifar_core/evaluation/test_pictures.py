@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cifar_core.data import Split
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation import pictures
 from cifar_core.evaluation.metrics import Predictions
 from tests.cifar_core.support import seeded, synthetic
@@ -62,7 +63,7 @@ def test_artifacts_of_a_trial_fit_in_300_kb() -> None:
     parts = (
         pictures.confident_mistakes(split, wrong),
         pictures.unlabelled(noise.float() / 255),
-        pictures.confusion(torch.randint(0, 500, (10, 10), generator=generator)),
+        pictures.confusion(torch.randint(0, 500, (10, 10), generator=generator), CIFAR10.classes),
     )
     assert sum(map(len, parts)) < 300_000
 
@@ -112,7 +113,7 @@ def test_unlabelled_clips_what_is_out_of_range() -> None:
 
 @pytest.mark.parametrize("matrix", [torch.eye(10, dtype=torch.int64) * 500, torch.zeros(10, 10, dtype=torch.int64)])
 def test_confusion_of_nothing_wrong_and_of_nothing_at_all(matrix: Tensor) -> None:
-    picture = pixels(pictures.confusion(matrix))
+    picture = pixels(pictures.confusion(matrix, CIFAR10.classes))
     assert has_colour(picture, (46, 125, 50)) == bool(matrix.any())
     assert not has_colour(picture, RED)
 
@@ -120,8 +121,8 @@ def test_confusion_of_nothing_wrong_and_of_nothing_at_all(matrix: Tensor) -> Non
 def test_confusion_shades_the_cell_of_true_row_and_predicted_column() -> None:
     matrix = torch.eye(10, dtype=torch.int64)
     matrix[2, 7] = 1
-    reds = (pixels(pictures.confusion(matrix)) == torch.tensor(RED).view(3, 1, 1)).all(0)
-    plain = pixels(pictures.confusion(torch.eye(10, dtype=torch.int64)))
+    reds = (pixels(pictures.confusion(matrix, CIFAR10.classes)) == torch.tensor(RED).view(3, 1, 1)).all(0)
+    plain = pixels(pictures.confusion(torch.eye(10, dtype=torch.int64), CIFAR10.classes))
     greens = (plain == torch.tensor([46, 125, 50]).view(3, 1, 1)).all(0).nonzero()
     size = greens.max(0).values - greens.min(0).values  # of the ten cells together
     row, column = ((reds.nonzero().float().mean(0) - greens.min(0).values) / size * 10).int().tolist()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from experiments import compare
 from experiments.systems.page import headline, render
 from tests.experiments.conftest import Refused
@@ -76,7 +76,9 @@ def test_the_headline_counts_complete_runs(tmp_path: Path, right: dict[str, int]
 
 
 SEEN = "Ours is solid, what was published is dashed: "
-WEAK_CATS = content("three_conv", right=6500)["test"] | {"class_accuracy": dict.fromkeys(CLASSES, 0.65) | {"cat": 0.55}}
+WEAK_CATS = content("three_conv", right=6500)["test"] | {
+    "class_accuracy": dict.fromkeys(CIFAR10.classes, 0.65) | {"cat": 0.55}
+}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from mlflow.entities import Run
 
 from cifar_core import training
 from cifar_core.checkpoint import Checkpoints, load_weights
-from cifar_core.data import CLASSES, Split, Splits, hold_out
+from cifar_core.data import Split, Splits, hold_out
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import RangeTestError
@@ -201,7 +202,7 @@ def test_result_file_and_output(undisturbed: dict[str, Place], watched: str) -> 
     assert [point.step for point in result.curve] == [3, 4, 7, 8, 11, 12]
     assert [point.watched_loss is None for point in result.curve] == [True, False] * 3
     tested = known(result.test)
-    assert (tested.images, list(tested.class_accuracy)) == (40, sorted(CLASSES))
+    assert (tested.images, list(tested.class_accuracy)) == (40, sorted(CIFAR10.classes))
     assert result.run_id == place.run().info.run_id
     assert result.learning_rate_found is None
     assert (result.hardware.device, result.hardware.threads) == ("cpu", torch.get_num_threads())
@@ -228,7 +229,7 @@ def test_curves_in_mlflow_have_the_name_of_the_split(undisturbed: dict[str, Plac
     assert place.steps("val/loss") == place.steps("val/accuracy") == [4, 8, 12]
     assert place.steps("test/accuracy") == [12]
     metrics = run.data.metrics
-    assert {f"test_class/{name}" for name in CLASSES} <= set(metrics)
+    assert {f"test_class/{name}" for name in CIFAR10.classes} <= set(metrics)
     assert {"val_class/cat", "val_group/animals", "test_group/vehicles"} <= set(metrics)
     assert metrics["cost/epochs"] == 3
     assert metrics["cost/training_flops"] == place.written()["training_flops"] > 0

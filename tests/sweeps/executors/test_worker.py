@@ -22,7 +22,8 @@ import pytest
 import torch
 
 from cifar_core.checkpoint import load_weights
-from cifar_core.data import CLASSES, Split, Splits
+from cifar_core.data import Split, Splits
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import TTA_VIEWS, Recipe
 from cifar_core.training import EvalSchedule, Progress, evenly, predict, total_steps
 from sweeps.executors import worker
@@ -186,7 +187,11 @@ class TestTraining:
         assert seconds == sorted(seconds)
         assert shown[-1].epoch == 2.0
         assert (outcome.accuracy, outcome.loss) == (shown[-1].val_accuracy, shown[-1].val_loss)
-        assert list(outcome.accuracies) == [*(f"class/{name}" for name in CLASSES), "group/animals", "group/vehicles"]
+        assert list(outcome.accuracies) == [
+            *(f"class/{name}" for name in CIFAR10.classes),
+            "group/animals",
+            "group/vehicles",
+        ]
 
     @pytest.mark.slow
     def test_watching_less_changes_nothing_of_what_is_learned(self, data: Splits, whole: Whole) -> None:
@@ -473,7 +478,7 @@ class TestTestSet:
         pictures = {"confusion.png", "mistakes.png", "prediction.png", "predictions.png"}
         assert set(outcome.files) == {f"test/{name}" for name in tables | pictures}
         rows = list(csv.DictReader(io.StringIO(outcome.files["test/predictions.csv"].decode())))
-        assert [row["true"] for row in rows] == [CLASSES[label] for label in data.val.labels]
+        assert [row["true"] for row in rows] == [CIFAR10.classes[label] for label in data.val.labels]
         right = sum(row["true"] == row["predicted"] for row in rows)
         assert right / 100 == pytest.approx(outcome.accuracy)
         [alone] = json.loads(outcome.files["test/serving.json"])  # 100 images make no large batch

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_core.data import CLASSES, Split
+from cifar_core.data import Split
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe
@@ -30,8 +31,8 @@ def split() -> Split:
 @pytest.fixture(scope="module")
 def predictions(split: Split) -> Predictions:
     """Three quarters of the images right, the others taken for the class after theirs."""
-    taken_for = (split.labels + (torch.arange(len(split)) % 4 == 0)) % len(CLASSES)
-    probabilities = torch.full((len(split), len(CLASSES)), 0.05)
+    taken_for = (split.labels + (torch.arange(len(split)) % 4 == 0)) % len(CIFAR10.classes)
+    probabilities = torch.full((len(split), len(CIFAR10.classes)), 0.05)
     probabilities[torch.arange(len(split)), taken_for] = 0.55
     return Predictions(probabilities, split.labels)
 
@@ -75,11 +76,11 @@ class TestOfPredictions:
         assert artifacts.right_answers(files["predictions.csv"]) == (predictions.classes == predictions.labels).tolist()
         assert pictures(files) == shown
         content = json.loads(files["confusion.json"])
-        assert content == {"classes": list(CLASSES), "matrix": predictions.confusion().tolist()}
+        assert content == {"classes": list(CIFAR10.classes), "matrix": predictions.confusion().tolist()}
         assert sum(map(sum, content["matrix"])) == 40
         assert sum(content["matrix"][k][k] for k in range(10)) == 30
         accuracies = predictions.class_accuracy()
-        assert CLASSES[accuracies.index(min(accuracies))] in files["weakness.md"].decode()
+        assert CIFAR10.classes[accuracies.index(min(accuracies))] in files["weakness.md"].decode()
 
     def test_nothing_wrong_and_a_class_without_images(self, split: Split) -> None:
         some = Split(split.images[split.labels != 3], split.labels[split.labels != 3])
@@ -97,7 +98,7 @@ def test_of_test(split: Split, predictions: Predictions) -> None:
     assert set(files) - set(same) == {"test/prediction.png", "test/prediction.json"}
     rows = list(csv.DictReader(io.StringIO(files["test/predictions.csv"].decode())))
     assert [int(row["index"]) for row in rows] == list(range(40))
-    assert [row["true"] for row in rows] == [CLASSES[label] for label in split.labels]
-    assert [row["predicted"] for row in rows] == [CLASSES[index] for index in predictions.classes]
+    assert [row["true"] for row in rows] == [CIFAR10.classes[label] for label in split.labels]
+    assert [row["predicted"] for row in rows] == [CIFAR10.classes[index] for index in predictions.classes]
     assert {row["probability"] for row in rows} == {"0.55"}
     assert json.loads(files["test/prediction.json"]) == {**rows[0], "index": 0, "probability": 0.55}

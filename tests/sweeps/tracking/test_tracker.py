@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from cifar_core.checkpoint import save_state
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.executors.protocol import Outcome
@@ -44,10 +44,10 @@ OUTCOME = Outcome(
     loss=0.5,
     accuracy=0.8,
     accuracies={
-        **{f"class/{name}": 0.8 for name in CLASSES},
+        **{f"class/{name}": 0.8 for name in CIFAR10.classes},
         "class/airplane": 0.9,
         "class/automobile": 0.7,
-        f"class/{CLASSES[-1]}": math.nan,
+        f"class/{CIFAR10.classes[-1]}": math.nan,
         "group/animals": 0.75,
         "group/vehicles": math.nan,
     },
@@ -124,7 +124,7 @@ class TestRecord:
         assert store.steps("val/accuracy") == [2, 4, 8]
         assert store.files() == {**TRIAL.files, **OUTCOME.files}
         last = {"train/loss": 0.25, "train/accuracy": 0.5, "lr": 0.8, "val/loss": 1.0, "val/accuracy": 0.8}
-        by_class = {f"val_class/{name}": 0.8 for name in CLASSES[2:-1]}
+        by_class = {f"val_class/{name}": 0.8 for name in CIFAR10.classes[2:-1]}
         by_class |= {"val_class/airplane": 0.9, "val_class/automobile": 0.7}
         by_class |= {"val_group/animals": 0.75}
         assert run.data.metrics == pytest.approx(last | by_class | {"cost/seconds": 12.5})
@@ -195,7 +195,9 @@ class TestRecord:
         assert "test/tta_accuracy" not in run.data.metrics, "not measured"
         tracker.tested(TRIAL.key, replace(TEST_OUTCOME, tta_accuracy=0.81))
         assert store.run().data.metrics["test/tta_accuracy"] == 0.81
-        assert {name for name in run.data.metrics if "test_class" in name} == {f"test_class/{c}" for c in CLASSES}
+        assert {name for name in run.data.metrics if "test_class" in name} == {
+            f"test_class/{c}" for c in CIFAR10.classes
+        }
         assert store.files() == {**TRIAL.files, **OUTCOME.files, **TEST_OUTCOME.files}
 
     def test_the_study_has_a_run_of_its_own(self, store: Mlflow) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cifar_core.data import CLASSES
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
 from sweeps.tracking.weakness import weakness_report
 
@@ -13,7 +13,9 @@ from sweeps.tracking.weakness import weakness_report
 def report(counts: str) -> list[str]:
     """Lines of the report on so many images of each true and predicted class, as in "3 cat dog, 1 ship ship"."""
     images = [image.split() for image in counts.split(", ") if image]
-    pairs = [(CLASSES.index(true), CLASSES.index(taken)) for n, true, taken in images for _ in range(int(n))]
+    pairs = [
+        (CIFAR10.classes.index(true), CIFAR10.classes.index(taken)) for n, true, taken in images for _ in range(int(n))
+    ]
     labels, predicted = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
     return weakness_report(Predictions(torch.eye(10)[predicted], labels)).splitlines()
 
@@ -68,7 +70,7 @@ def test_first_sentence(counts: str, sentence: str) -> None:
     ("counts", "sentence"),
     [
         (
-            ", ".join(f"2 {name} {name}" for name in CLASSES),
+            ", ".join(f"2 {name} {name}" for name in CIFAR10.classes),
             "All classes are equally strong, with an accuracy of 100.00 %; no image is taken for another class.",
         ),
         (
@@ -87,7 +89,7 @@ def test_first_sentence(counts: str, sentence: str) -> None:
             "each other are cat/dog and ship/truck, with 2 mistakes each.",
         ),
         (
-            ", ".join(f"1 {name} cat" for name in CLASSES),
+            ", ".join(f"1 {name} cat" for name in CIFAR10.classes),
             "The weakest classes are airplane, automobile, bird and 6 more, each with an accuracy of 0.00 %; the pairs "
             "most often confused with each other are airplane/cat, automobile/cat, bird/cat and 6 more, with "
             "1 mistake each.",

@@ -1,0 +1,144 @@
+"""Pictures and their labels in a folder: a folder for each class, or a CSV file with paths and labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_core.data import DataError
+from cifar_core.data.image_file import printable
+from cifar_core.files import decode_text
+
+SPLITS = ("train", "val", "test")
+LAYOUTS = "a folder for each class, or train/ with those (and val/ and test/, if there are any), or --labels FILE"
+
+_LONGEST = 200  # characters of a class
+_SHOWN = 3  # names in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file, its label, and the split that its place gives it."""
+
+    path: Path
+    label: int
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The files of a data set, sorted by name and then by folder.
+
+    Attributes:
+        given: splits that have a folder of their own; the others are drawn from the training pictures.
+    """
+
+    classes: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    given: tuple[str, ...]
+
+
+def find_pictures(folder: Path, labels: Path | None = None) -> Layout:
+    """List the files of a data set with their labels; files and folders whose names begin with a dot do not count.
+
+    Args:
+        labels: a CSV file with the columns path (from `folder`) and label.
+
+    Raises:
+        DataError: the folder has none of the layouts, or classes that cannot be learned; the message is one line.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--images must be a folder with pictures, but {printable(folder)} is not one")
+    try:
+        found = list(_from_folders(folder) if labels is None else _from_table(folder, labels))
+    except OSError as error:
+        raise DataError(f"{error.filename}: this must be readable, but got: {error.strerror}") from error
+    classes = tuple(sorted({name for _, name, _ in found}))
+    _check_classes(folder, classes)
+    numbers = {name: label for label, name in enumerate(classes)}
+    pictures = sorted((Picture(path, numbers[name], split) for path, name, split in found), key=_by_name)
+    if unknown := sorted({p.label for p in pictures} - {p.label for p in pictures if p.split == "train"}):
+        names = listed([classes[label] for label in unknown])
+        raise DataError(f"each class must have training pictures, but these have some in val/ or test/ only: {names}")
+    return Layout(classes, tuple(pictures), tuple(split for split in SPLITS if any(p.split == split for p in pictures)))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join the first names, and count the others."""
+    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return ", ".join([*map(repr, names[:_SHOWN]), *more])
+
+
+def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield (file, class, split) of every file in a folder of a class."""
+    has_splits = (folder / "train").is_dir() and any(_folders(folder / "train"))
+    for split in SPLITS if has_splits else SPLITS[:1]:
+        for of_class in _folders(folder / split if has_splits else folder):
+            yield from ((path, of_class.name, split) for path in _files(of_class))
+
+
+def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield (file, class, "train") of every line of a CSV file."""
+    try:
+        reader = csv.DictReader(decode_text(table.read_bytes()).splitlines())
+        rows, columns = list(reader), reader.fieldnames or []
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{printable(table)}: this must be a CSV file, but: {error}") from error
+    if missing := [name for name in ("path", "label") if name not in columns]:
+        raise DataError(
+            f"{printable(table)}: its first line must name the columns path and label, but lacks {listed(missing)}"
+        )
+    seen: dict[str, int] = {}
+    for line, row in enumerate(rows, start=2):
+        place, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+        if not place or not label:
+            raise DataError(f"{printable(table)}: each line must have a path and a label, but line {line} lacks one")
+        if place in seen:
+            raise DataError(
+                f"{printable(table)}: each path must be there once, but {place!r} is in lines {seen[place]} and {line}"
+            )
+        seen[place] = line
+        path = folder / place
+        if not path.is_file():
+            raise DataError(
+                f"{printable(table)}: each path must be a file in {printable(folder)}, but line {line} has {place!r}"
+            )
+        yield path, label, "train"
+
+
+def _check_classes(folder: Path, classes: Sequence[str]) -> None:
+    if not classes:
+        raise DataError(f"--images must have {LAYOUTS}, but {printable(folder)} has no pictures in such places")
+    if len(classes) == 1:
+        raise DataError(f"--images must have at least two classes, but {printable(folder)} has only {classes[0]!r}")
+    if bad := [name for name in classes if not name.isprintable() or len(name) > _LONGEST]:
+        raise DataError(
+            f"a class must have a name of at most {_LONGEST} letters without control characters, but got {listed(bad)}"
+        )
+    folded = Counter(map(str.casefold, classes))
+    if twice := [name for name in classes if folded[name.casefold()] > 1]:
+        raise DataError(f"classes must differ in more than capital letters, but got {listed(twice)}")
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _by_name(picture: Picture) -> tuple[str, str]:
+    return picture.path.name, str(picture.path.parent)

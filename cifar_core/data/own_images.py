@@ -1,0 +1,203 @@
+"""A data set from a folder of pictures: found, decoded, split, checked for duplicates, and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cifar_core.data import Bytes, DataError
+from cifar_core.data.data_set import DataSet
+from cifar_core.data.decoding import Decoded, decode
+from cifar_core.data.duplicates import content_of
+from cifar_core.data.image_folder import SPLITS, Layout, find_pictures, listed
+from cifar_core.data.picture_cache import CachedPictures, find_cached, pictures_folder, store_pictures
+from cifar_core.data.picture_notes import copies_note, drawn_note, duplicates_note, found_notes, unreadable_note
+from cifar_core.data.splits import alternating, draw_splits, shares
+from cifar_core.files import write_atomically
+
+SIDES = (32, 48, 64)  # pixels
+
+_VERSION = 1  # of the arrays that come from the same files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSource:
+    """Pictures that a user names.
+
+    Attributes:
+        folder: of the pictures, in one of the layouts of `find_pictures`.
+        labels: a CSV file with the columns path and label.
+        side: pixels of the images to make, one of `SIDES`.
+        skip_unreadable: leave out files that are no pictures, in place of an error.
+    """
+
+    folder: Path
+    labels: Path | None = None
+    side: int = 32
+    skip_unreadable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the data set: that of the folder."""
+        return self.folder.resolve().name.strip(" .") or "images"
+
+    @property
+    def notes_folder(self) -> Path:
+        """Folder in the cache for what was found: the content, files that cannot be read, duplicates."""
+        labels = None if self.labels is None else str(self.labels.resolve())
+        given = [str(self.folder.resolve()), labels, self.side, self.skip_unreadable]
+        return pictures_folder() / "folders" / hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
+
+
+def prepare(source: ImageSource, progress: Callable[[str, int, int | None], None]) -> CachedPictures:
+    """Return the data set of a folder. Its pictures are decoded only if a file is new or has changed.
+
+    Args:
+        progress: called with a description, and how many bytes of how many are done.
+
+    Raises:
+        DataError: the folder is no data set, a file is no picture, or the cache cannot be written to.
+    """
+    layout = find_pictures(source.folder, source.labels)
+    try:
+        state = _state(layout)
+        known = _last(source)
+        if known.get("state") == state and (cached := find_cached(known["content"])) is not None:
+            return cached
+        made = _make(source, layout, progress)
+        content = made.data_set.sha256
+        write_atomically(source.notes_folder / "state.json", json.dumps({"state": state, "content": content}))
+    except OSError as error:
+        raise DataError(f"decoded pictures are kept in {pictures_folder()}, but: {error}") from error
+    if known.get("content", content) != content:
+        before = known["content"][:12]
+        progress(f"the pictures have changed: their content was {before}, and is {content[:12]} now", 0, None)
+    return made
+
+
+def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int | None], None]) -> CachedPictures:
+    what = f"reading {len(layout.pictures):,} pictures"
+    decoded, unreadable = decode(layout.pictures, source.side, lambda done, total: progress(what, done, total))
+    left_out = unreadable_note(unreadable, len(layout.pictures), source.notes_folder, skip=source.skip_unreadable)
+    contents = content_of(decoded.images, decoded.hashes)
+    kept, copies = _without_copies(decoded, contents)
+    drawn = shares(len(kept), [split for split in SPLITS if split not in layout.given])
+    _check_classes(layout, decoded, contents, kept, len(drawn))
+    left_out += copies_note([decoded.pictures[i].path for i in copies], source.notes_folder)
+    decoded, contents = decoded.part(kept), [contents[i] for i in kept]
+    splits = _splits(decoded, contents, drawn)
+    places = {split: [i for i, of in enumerate(splits) if of == split] for split in SPLITS}
+    for split in ("train", "val"):
+        if split == "val" or drawn:  # training pictures of a given split keep the order of their names
+            order = alternating([decoded.pictures[i].label for i in places[split]])
+            places[split] = [places[split][i] for i in order]
+    mean, std = _statistics(decoded.images, [*places["train"], *places["val"]])
+    data_set = DataSet(
+        name=source.name,
+        classes=layout.classes,
+        side=source.side,
+        mean=mean,
+        std=std,
+        sha256=_content(source, layout, decoded, places),
+        train_images=len(places["train"]),
+        val_images=len(places["val"]),
+        test_images=len(places["test"]),
+    )
+    notes = [
+        *found_notes(data_set, decoded),
+        *left_out,
+        *drawn_note(drawn, len(decoded.pictures)),
+        *duplicates_note(decoded, data_set.classes, contents, splits, source.notes_folder),
+    ]
+    arrays = {
+        split: (
+            decoded.images[chosen].transpose(0, 3, 1, 2),
+            np.array([decoded.pictures[i].label for i in chosen], dtype=np.int64),
+        )
+        for split, chosen in places.items()
+    }
+    return store_pictures(data_set, notes, arrays)
+
+
+def _state(layout: Layout) -> str:
+    """Return a hash that changes when a file is added, renamed or written to."""
+    digest = hashlib.sha256(f"{_VERSION} {layout.classes} {layout.given}".encode())
+    for picture in layout.pictures:
+        status = picture.path.stat()
+        facts = (str(picture.path), picture.label, picture.split, status.st_size, status.st_mtime_ns)
+        digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()
+
+
+def _last(source: ImageSource) -> dict[str, str]:
+    """Return the state and the content of the folder when it was last read."""
+    try:
+        found: dict[str, str] = json.loads((source.notes_folder / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _content(source: ImageSource, layout: Layout, decoded: Decoded, places: dict[str, list[int]]) -> str:
+    splits = {
+        split: [(decoded.pictures[i].label, decoded.hashes[i]) for i in chosen] for split, chosen in places.items()
+    }
+    return hashlib.sha256(json.dumps([_VERSION, source.side, layout.classes, splits]).encode()).hexdigest()
+
+
+def _without_copies(decoded: Decoded, contents: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Return the places of pictures to keep, and of copies in a split before that of the same picture.
+
+    A picture that is in test/ and in train/ would be learned by heart: it stays in test/.
+    """
+    last: dict[str, int] = {}
+    for picture, content in zip(decoded.pictures, contents, strict=True):
+        last[content] = max(last.get(content, 0), SPLITS.index(picture.split))
+    copies = [i for i, p in enumerate(decoded.pictures) if SPLITS.index(p.split) < last[contents[i]]]
+    return [i for i in range(len(contents)) if i not in set(copies)], copies
+
+
+def _check_classes(layout: Layout, decoded: Decoded, contents: Sequence[str], kept: Sequence[int], drawn: int) -> None:
+    known = {(contents[i], decoded.pictures[i].label) for i in kept if decoded.pictures[i].split == "train"}
+    counts = Counter(label for _, label in known)
+    least = 1 + drawn
+    if few := [f"{name} ({counts[label]})" for label, name in enumerate(layout.classes) if counts[label] < least]:
+        each = "" if least == 1 else ", one for each split"
+        raise DataError(
+            f"each class must have at least {least} different training pictures{each}, but these have fewer: "
+            f"{listed(few)}"
+        )
+
+
+def _splits(decoded: Decoded, contents: Sequence[str], drawn: dict[str, float]) -> list[str]:
+    splits = [picture.split for picture in decoded.pictures]
+    training = [i for i, split in enumerate(splits) if split == "train"]
+    found = draw_splits([decoded.pictures[i].label for i in training], [contents[i] for i in training], drawn)
+    for i, split in zip(training, found, strict=True):
+        splits[i] = split
+    return splits
+
+
+def _statistics(images: Bytes, chosen: Sequence[int]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and standard deviation of each channel, in [0, 1], to eight places; the same on every machine."""
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for start in range(0, len(chosen), 1000):
+        part = images[chosen[start : start + 1000]]
+        for channel in range(3):
+            counts[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
+    means, deviations = [], []
+    for histogram in counts.tolist():  # whole numbers of any length: no rounding before the end
+        total = sum(histogram)
+        first = sum(value * count for value, count in enumerate(histogram))
+        second = sum(value**2 * count for value, count in enumerate(histogram))
+        means.append(round(first / total / 255, 8))
+        # A channel that never changes would be divided by zero.
+        deviations.append(max(round(math.sqrt(second * total - first**2) / total / 255, 8), 1 / 255))
+    return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])

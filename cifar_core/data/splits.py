@@ -1,0 +1,65 @@
+"""Drawing the splits of a data set by the content of its pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+TEST_SHARE = 0.1
+VAL_SHARE, LARGER_VAL_SHARE = 0.1, 0.2  # the larger one where the smaller one is fewer than `ENOUGH` pictures
+ENOUGH = 1_000
+LEAST_PER_CLASS = 3  # different pictures: one in each split
+
+_LEAST, _MOST = 0.5, 1.5  # of its share, that a class gets in a split
+
+
+def shares(pictures: int, missing: Sequence[str]) -> dict[str, float]:
+    """Return the shares of the splits to draw from so many pictures: "val", "test" or both."""
+    val = VAL_SHARE if VAL_SHARE * pictures >= ENOUGH else LARGER_VAL_SHARE
+    return {split: {"test": TEST_SHARE, "val": val}[split] for split in ("test", "val") if split in missing}
+
+
+def draw_splits(labels: Sequence[int], contents: Sequence[str], drawn: dict[str, float]) -> list[str]:
+    """Return the split of each picture: one of `drawn`, which gives their shares, or "train".
+
+    A picture's hash decides, so that it keeps its split when others are added. Only where a class would get less than
+    half of its share, or more than one and a half times of it, its next pictures by hash join the split, or its last
+    ones leave it. Every split has a picture of each class that has at least three contents.
+
+    Args:
+        contents: SHA-256 of each picture; equal ones get the same split, also with different labels.
+    """
+    label_of: dict[str, int] = {}
+    for content, label in zip(contents, labels, strict=True):
+        label_of.setdefault(content, label)
+    of_class: dict[int, list[str]] = {}
+    for content, label in label_of.items():
+        of_class.setdefault(label, []).append(content)
+    found: dict[str, str] = {}
+    for members in of_class.values():
+        members.sort()
+        begin, bound = 0, 0.0
+        for split, share in drawn.items():
+            bound += share
+            below = sum(_position(content) < bound for content in members) - begin
+            least, most = (math.ceil(limit * share * len(members)) for limit in (_LEAST, _MOST))
+            end = begin + min(max(below, least), most, max(0, len(members) - 1 - begin))
+            found |= dict.fromkeys(members[begin:end], split)
+            begin = end
+    return [found.get(content, "train") for content in contents]
+
+
+def alternating(labels: Sequence[int]) -> list[int]:
+    """Return an order of pictures in which every beginning has about the same shares of the classes as the whole."""
+    totals: dict[int, int] = {}
+    ranks = []
+    for label in labels:
+        ranks.append(totals.get(label, 0))
+        totals[label] = ranks[-1] + 1
+    place = [(rank + 0.5) / totals[label] for rank, label in zip(ranks, labels, strict=True)]
+    return sorted(range(len(labels)), key=lambda index: (place[index], labels[index], index))
+
+
+def _position(content: str) -> float:
+    """Return a number in [0, 1) that is uniform over hashes."""
+    return int(content[:13], 16) / 16**13
