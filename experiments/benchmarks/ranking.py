@@ -2,8 +2,9 @@
 
 python -m experiments.benchmarks.ranking [--lengths trial confirmation] [--results FILE]
 
-Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start. Runs
-that the file holds already are not repeated. Accuracies are of the validation images.
+Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start, and
+the rate goes with the square root of the batch size. Runs that the file holds already are not repeated. Accuracies are
+of the validation images.
 """
 
 from __future__ import annotations
@@ -38,25 +39,26 @@ LENGTHS: Mapping[str, Budget] = MappingProxyType(
     }
 )
 
-# What a group draws: parameters of the space, or fields of the recipe that the space holds.
-GROUPS: Mapping[str, Callable[[np.random.Generator], dict[str, Any]]] = MappingProxyType(
+# Values of a group's recipe of that number: parameters of the space, or fields of the recipe that the space holds.
+GROUPS: Mapping[str, Callable[[np.random.Generator, int], dict[str, Any]]] = MappingProxyType(
     {
-        "rate and batch size": lambda draw: {
+        "rate and batch size": lambda draw, number: {
             "learning_rate_multiple": float(4 ** draw.uniform(-1, 1)),
             "batch_size": int(draw.choice([128, 256, 512])),
         },
-        "width": lambda draw: {"width": float(draw.choice([0.5, 0.75, 1.0, 1.25, 1.5]))},
-        "regularisation": lambda draw: {"label_smoothing": float(draw.uniform(0, 0.3))},
-        "augmentation": lambda draw: {
+        "width": lambda draw, number: {"width": float(draw.choice([0.5, 0.75, 1.0, 1.25, 1.5]))},
+        "regularisation": lambda draw, number: {"label_smoothing": float(draw.uniform(0, 0.3))},
+        "augmentation": lambda draw, number: {
             "translate": int(draw.integers(0, 5)),
             "cutout": int(draw.choice([0, 4, 8, 12])),
             "alternate_flip": bool(draw.integers(2)),
             "mix": str(draw.choice(["none", "mixup", "cutmix"])),
         },
-        "architecture and optimiser": lambda draw: {
+        "architecture and optimiser": lambda draw, number: {
             "model": str(draw.choice(SPACES["full"].models)),
             "optimizer": str(draw.choice(["sgd", "adamw", "muon"])),
         },
+        "batch size": lambda draw, number: {"batch_size": (128, 256, 512, 1000, 2000)[number]},
     }
 )
 
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def recipe_of(group: str, number: int, length: str) -> Recipe:
     """Return a recipe of a group: the same parameters for each length, with other seeds."""
-    drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]))
+    drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]), number)
     space = SPACES["full"]
     values = {"mix_alpha": Recipe().mix_alpha, "weight_decay_multiple": 1.0, **space.starts[0], **drawn}
     recipe = space.recipe(space.point_of(values.__getitem__), Recipe(seed=100 * list(LENGTHS).index(length) + number))

@@ -44,4 +44,4 @@ def test_correlations_are_of_ranks() -> None:
     rows = {row.split(" | ")[0]: row for row in table(runs)}
     assert rows["| width"] == "| width | 5 | -1.00 | +1.00 | not measured |"
     assert rows["| augmentation"] == "| augmentation | 5 | not measured | not measured | not measured |"
-    assert rows["| all"].startswith("| all | 25 | -1.00 | +1.00 |")
+    assert rows["| all"].startswith("| all | 30 | -1.00 | +1.00 |")
