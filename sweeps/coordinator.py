@@ -151,6 +151,7 @@ class Coordinator:
             return
         test = ChampionTest(self.sweep, champion, final.trained)
         self._drive(test)
+        test.register()
         summary.test_accuracy = test.mean("test/accuracy")
         summary.tta_accuracy = test.mean("test/tta_accuracy")
 

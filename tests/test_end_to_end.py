@@ -12,10 +12,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import mlflow.pytorch
+import mlflow
+import numpy as np
 import optuna
 import pytest
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
@@ -128,9 +128,11 @@ def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
     assert kept.source_run_id == champion.info.run_id
     location = Path(kept.artifact_location.removeprefix("file://").replace("%20", " "))
     assert location.is_relative_to(store)
-    model = mlflow.pytorch.load_model(str(location))
-    with torch.no_grad():
-        assert model(torch.zeros(3, 3, 32, 32)).shape == (3, 10)
+    answers = mlflow.pyfunc.load_model(str(location)).predict(np.zeros((3, 32, 32, 3), np.uint8))
+    assert [len(answer["probabilities"]) for answer in answers] == [10, 10, 10]
+    version = client.get_model_version_by_alias("cifar10", "champion")
+    assert (version.run_id, version.tags["study"]) == (champion.info.run_id, "smoke-full")
+    assert float(version.tags["test_accuracy"]) == pytest.approx(champion.data.metrics["test/accuracy"], abs=1e-4)
 
 
 @pytest.mark.long

@@ -83,6 +83,25 @@ class ChampionTest(Stage):
         known = [value for value in values if value is not None]
         return fmean(known) if known else None
 
+    def register(self) -> None:
+        """Register the network of the first final run as the study's champion."""
+        key, tracker = self._keys[0], self.sweep.tracker
+        accuracies = {
+            "val_accuracy": self._champion.accuracy,
+            "test_accuracy": tracker.metric(key, "test/accuracy"),
+            "tta_accuracy": tracker.metric(key, "test/tta_accuracy"),
+        }
+        numbers = {
+            "data": self.sweep.plan.data_set.name,
+            "side": str(self.sweep.plan.data_set.side),
+            "study": self.sweep.plan.study,
+            "trial": str(self._champion.source),
+            "architecture": self._champion.recipe.model,
+            **{name: f"{value:.4f}" for name, value in accuracies.items() if value is not None},
+        }
+        weights = self.sweep.store.weights(self.sweep.plan.study, key)
+        tracker.register(key, self._champion.recipe, weights, numbers)
+
     def start(self, run: SweepRun) -> None:
         """Log the network, and record the evaluation before it happens."""
         weights = self.sweep.store.weights(self.sweep.plan.study, run.key)

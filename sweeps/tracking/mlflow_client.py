@@ -10,18 +10,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import mlflow
-import numpy as np
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
-from cifar_core.checkpoint import load_weights, read_data_set
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import ARCHIVE_URL
 from cifar_core.errors import first_line
@@ -29,6 +23,7 @@ from cifar_core.recipe import Recipe
 from sweeps.states import STATUS_OF_STATE
 from sweeps.store import StoreError, opening
 from sweeps.tracking.mlflow_queue import Entry
+from sweeps.tracking.registry import log_classifier, register
 
 # Silence what MLflow and its migrations log about their own steps; `answering` reports a store that does not answer.
 for _name, _level in (
@@ -105,7 +100,9 @@ class MlflowExperiment:
             if entry.recipe is not None and entry.weights is not None:
                 # Its beginning is wrong once the store was moved.
                 weights = self._root.joinpath(*Path(entry.weights).parts[-_PARTS:])
-                self._log_model(run_id, Recipe.from_dict(entry.recipe), weights)
+                model = log_classifier(self._uri, run_id, Recipe.from_dict(entry.recipe), weights)
+                if entry.registered is not None:
+                    register(self._uri, run_id, model, entry.registered)
         if ends := [entry for entry in entries if entry.state is not None]:
             self._client.set_terminated(run_id, STATUS_OF_STATE[str(ends[-1].state)], end_time=ends[-1].at)
 
@@ -207,27 +204,6 @@ class MlflowExperiment:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self._client.log_artifacts(run_id, folder)
-
-    def _log_model(self, run_id: str, recipe: Recipe, weights: Path) -> None:
-        """Log the network as an exported program, unless the run has one already."""
-        if any(model_location(self._client, model) for model in models_of(self._client.get_run(run_id))):
-            return
-        model, data_set = load_weights(recipe, weights).eval(), read_data_set(weights)
-        signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, data_set.side, data_set.side))]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(data_set.classes)))]),
-        )
-        mlflow.set_tracking_uri(self._uri)
-        with mlflow.start_run(run_id=run_id):
-            mlflow.pytorch.log_model(
-                model,
-                name="model",
-                signature=signature,
-                input_example=np.zeros((2, 3, data_set.side, data_set.side), dtype=np.float32),
-                serialization_format="pt2",
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-                metadata={"input": "images normalised with the training set's mean and standard deviation"},
-            )
 
 
 def _dataset(tags: Mapping[str, str]) -> Dataset:

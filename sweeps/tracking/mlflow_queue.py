@@ -39,6 +39,7 @@ class Entry:
     files: Mapping[str, bytes] = field(default_factory=dict)  # artifacts by path
     recipe: Mapping[str, Any] | None = None  # of a network to log with the run
     weights: str | None = None  # file of its weights
+    registered: Mapping[str, str] | None = None  # tags of a version to register the network as
     state: str | None = None  # how the run ended
 
 

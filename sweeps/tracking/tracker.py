@@ -149,8 +149,12 @@ class MlflowTracker:
         self._put(key, metrics=metrics, files=files)
 
     def log_model(self, key: str, recipe: Recipe, weights: Path) -> None:
-        """Log the network with the weights in that file of the store to the run, as an exported program."""
+        """Log the network with the weights in that file of the store to the run, as a model that MLflow can serve."""
         self._put(key, recipe=recipe.to_dict(), weights=str(weights))
+
+    def register(self, key: str, recipe: Recipe, weights: Path, numbers: Mapping[str, str]) -> None:
+        """Register the network as a champion in the model registry, with `numbers` as tags; log it first if need be."""
+        self._put(key, recipe=recipe.to_dict(), weights=str(weights), registered=dict(numbers))
 
     def study_progress(self, name: str, value: float, step: int) -> None:
         """Add a point to a curve of the study's own run."""

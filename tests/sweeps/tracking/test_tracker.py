@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import mlflow
-import mlflow.pytorch
 import pytest
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from cifar_core.checkpoint import save_state
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.recipe import Recipe
-from cifar_core.training import TrainState
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_queue import Entry, waiting
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
-from tests.sweeps.small_data import CPU, small_splits
 from tests.sweeps.support import outcome, point, record, write_queue
 
 STUDY = RunLabel(
@@ -267,14 +259,6 @@ class TestMlflow:
         assert [path.read_bytes() for path in blocked.rglob("notes.txt")] == [b"kept"]
 
 
-@pytest.fixture
-def active_uri() -> Iterator[None]:
-    """Keeps MLflow's own idea of where runs go."""
-    before = mlflow.get_tracking_uri()
-    yield
-    mlflow.set_tracking_uri(before)
-
-
 def test_an_experiment_that_was_deleted_is_refused_with_how_to_restore_it(
     store: Mlflow, tracker: MlflowTracker
 ) -> None:
@@ -285,43 +269,3 @@ def test_an_experiment_that_was_deleted_is_refused_with_how_to_restore_it(
         store.open()
     store.client.restore_experiment(number)
     store.open()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("active_uri")
-def test_a_kept_model_can_be_loaded_by_mlflow_alone(
-    store: Mlflow, tracker: MlflowTracker, capfd: pytest.CaptureFixture[str]
-) -> None:
-    tracker.end(TRIAL.key, "complete", outcome=OUTCOME)
-    recipe = Recipe(model="fast_resnet", width=0.125)
-    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    state = TrainState.create(recipe, small_splits(16, 8), CPU)
-    weights = store.store.weights(STUDY.name, TRIAL.key)
-    save_state(state, weights)
-    with torch.no_grad():
-        expected = state.model.eval()(images)
-    for _ in range(2):  # as after a crash between the model and whatever says that it is there
-        tracker.log_model(TRIAL.key, recipe, weights)
-    assert tracker.close(60) == 0
-    said = capfd.readouterr()
-    assert "warn" not in (said.out + said.err).lower()
-
-    run = store.run()
-    assert store.state() == ("FINISHED", "complete", None)
-    [kept] = store.client.search_logged_models([run.info.experiment_id])
-    assert kept.source_run_id == run.info.run_id
-    info = mlflow.models.get_model_info(kept.model_uri)
-    assert info.signature is not None
-    assert info.signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 3, 32, 32)}
-    assert info.signature.outputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 10)}
-    assert info.saved_input_example_info is not None
-    files = {path.name: path for path in store.artifacts.rglob("*") if path.is_file() and "models" in path.parts}
-    assert "model.pt2" in files
-    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pth", ".pt"))]
-    with zipfile.ZipFile(files["model.pt2"]) as archive:
-        assert not [name for name in archive.namelist() if name.endswith((".pkl", ".pickle"))]
-    assert "torch==" in files["requirements.txt"].read_text()
-
-    loaded = mlflow.pytorch.load_model(kept.model_uri)
-    with torch.no_grad():  # five images, although the example had two
-        torch.testing.assert_close(loaded(images), expected)

@@ -1,0 +1,145 @@
+"""Champions in MLflow's model registry: one version for the champion of each study, and an alias for the best."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import Map
+
+from cifar_core.checkpoint import load_weights, read_data_set
+from cifar_core.export import export
+from cifar_core.recipe import Recipe
+from sweeps.tracking import served_model
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write over the view of a sweep
+
+CHAMPION = "champion"  # alias
+
+_NAME = "classifier"  # of a logged model; earlier versions logged one that took normalised images, named "model"
+
+
+def log_classifier(uri: str, run_id: str, recipe: Recipe, weights: Path) -> LoggedModel:
+    """Log the network to its run as a model of MLflow, unless it is there already, and return that.
+
+    Raises:
+        CheckpointError: the weights are missing or damaged.
+        MlflowException, SQLAlchemyError, OSError: the store does not answer.
+    """
+    client = MlflowClient(uri)
+    if (kept := _classifier(client, client.get_run(run_id))) is not None:
+        return kept
+    data_set = read_data_set(weights)
+    program = export(load_weights(recipe, weights).eval(), recipe.normalisation, data_set)
+    shape = (data_set.side, data_set.side, 3)
+    mlflow.set_tracking_uri(uri)
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+        network = Path(folder, "network.pt2")
+        torch.export.save(program, network)
+        logged = mlflow.pyfunc.log_model(
+            name=_NAME,
+            python_model=served_model.__file__,
+            artifacts={"network": str(network)},
+            model_config={"classes": list(data_set.classes)},
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))]),
+                outputs=Schema([ColSpec(DataType.string, "class"), ColSpec(Map(DataType.double), "probabilities")]),
+            ),
+            input_example=np.zeros((1, *shape), np.uint8),
+            pip_requirements=[f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.partition('+')[0]}"],
+        )
+    return client.get_logged_model(logged.model_id)
+
+
+def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, str]) -> None:
+    """Register the champion of a study, and move the alias to the best of its data set; again it changes nothing.
+
+    The alias names the newest version of the study whose champion had the best validation accuracy.
+
+    Args:
+        numbers: tags of the version: `data` and `side` of the data set, `study`, `trial`, `architecture`, accuracies.
+    """
+    client, name = MlflowClient(uri), _model_name(numbers["data"])
+    try:
+        client.create_registered_model(name, description=_describe_all(name, numbers["side"]))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = _versions(client, name)
+    if all(version.source != model.model_uri for version in versions):
+        tags, text = dict(numbers), _describe(numbers)
+        client.create_model_version(name, model.model_uri, run_id, tags, description=text, model_id=model.model_id)
+        versions = _versions(client, name)
+    newest = {version.tags.get("study"): version for version in versions}
+    best = max(newest.values(), key=lambda version: (float(version.tags.get("val_accuracy", 0)), int(version.version)))
+    client.set_registered_model_alias(name, CHAMPION, best.version)
+
+
+def champions(client: MlflowClient) -> list[ModelVersion]:
+    """Return the version with the alias `champion` of each registered model that has one."""
+    models = client.search_registered_models()
+    return [client.get_model_version_by_alias(model.name, CHAMPION) for model in models if CHAMPION in model.aliases]
+
+
+def champion_uri(name: str) -> str:
+    """Return the address of the champion of a registered model, for `mlflow.pyfunc.load_model`."""
+    return f"models:/{name}@{CHAMPION}"
+
+
+def _model_name(data_set: str) -> str:
+    """Return `cifar10` for CIFAR-10."""
+    return re.sub(r"[^\w.]", "", data_set).lower() or "images"
+
+
+def _classifier(client: MlflowClient, run: Run) -> LoggedModel | None:
+    """Return the classifier that was logged with a run; one whose logging a crash cut short does not count."""
+    where = f"source_run_id = '{run.info.run_id}' AND name = '{_NAME}'"
+    logged = client.search_logged_models([run.info.experiment_id], where)
+    return next((model for model in logged if model.status == LoggedModelStatus.READY), None)
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Return all versions of a registered model, the oldest first."""
+    return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: int(version.version))
+
+
+def _describe(numbers: Mapping[str, str]) -> str:
+    """Return the origin of a version and its accuracies."""
+    said = [f"trial {numbers['trial']} of study {numbers['study']}, {numbers['architecture']}"]
+    for name, what in (
+        ("test_accuracy", "of the test images"),
+        ("tta_accuracy", "with test-time augmentation, which the model does not do"),
+        ("val_accuracy", "of the validation images when its recipe was confirmed"),
+    ):
+        if name in numbers:
+            said.append(f"{100 * float(numbers[name]):.2f} % {what}")
+    return "; ".join(said)
+
+
+def _describe_all(name: str, side: str) -> str:
+    """Return the description of a registered model, in Markdown."""
+    return f"""\
+Image classifiers, one version for the champion of each study. The alias `{CHAMPION}` names the version with the best
+validation accuracy. A version takes uint8 images (N, {side}, {side}, 3), red, green and blue from 0 to 255, and returns
+the class and the probability of every class for each:
+
+```python
+import mlflow, numpy as np
+from PIL import Image
+model = mlflow.pyfunc.load_model("{champion_uri(name)}")
+picture = Image.open("picture.jpg").convert("RGB").resize(({side}, {side}))
+print(model.predict(np.asarray(picture)[None])[0])
+```
+"""
