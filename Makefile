@@ -3,6 +3,7 @@
 PYTHON ?= python3
 TRIALS ?= 50
 PORT   ?= 5000
+STORE  ?= mlruns
 ARGS   ?=
 
 # Without an NVIDIA driver: torch's CPU build, which is smaller by gigabytes. `TORCH_INDEX=` leaves the choice to pip.
@@ -12,15 +13,18 @@ TORCH_INDEX ?= $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/d
 SHELL  := /bin/bash
 PY     := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
+export STORE
 
 .DEFAULT_GOAL := help
-.PHONY: help install study ui report bench format lint check test test-long test-all coverage torture clean
+.PHONY: help install study ui serve report bench format lint check test test-long test-all coverage torture clean
 
 help:
 	@echo 'make study      set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
 	@echo '                options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
-	@echo 'make ui         browse the runs of mlruns/ with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
+	@echo 'make ui         browse the runs with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
+	@echo 'make serve      the champion over HTTP, with MLflow on http://127.0.0.1:5001 (PORT=5001)'
 	@echo 'make report     write the build-vs-buy report again'
+	@echo '                STORE=DIR: study, ui, serve and report work on the store there, in place of mlruns'
 	@echo 'make bench      time the trainer against a bare loop, the usual way and the ceiling, and more (ARGS=--help)'
 	@echo 'make install    only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer; TORCH_INDEX=URL: where'
 	@echo '                torch comes from, by default its CPU build on Linux without an NVIDIA driver)'
@@ -47,20 +51,24 @@ install: .venv/installed
 	@touch $@
 
 study: install
-	@$(PY) sweeps/run_study.py --trials $(TRIALS) $(ARGS)
+	@$(PY) sweeps/run_study.py --trials $(TRIALS) --store "$$STORE" $(ARGS)
 
 # The allowed hosts keep other web pages that are open in the same browser from reading this server. Any port will do, as
 # that of a tunnel (ssh -L 8080:localhost:5000).
 ui: install
-	@test -f mlruns/mlflow.db || { echo "There are no runs in mlruns/ yet: 'make study' makes some." >&2; exit 1; }
+	@test -f "$$STORE/mlflow.db" || { echo "There are no runs in $$STORE/ yet: 'make study' makes some." >&2; exit 1; }
 	@echo 'In some seconds: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C ends it)'
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false PYTHONWARNINGS=ignore $(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' \
-		--backend-store-uri "$$($(PY) -c 'from sweeps.store import DEFAULT_STORE, Store; from sweeps.tracking.locations import uri_for_mlflow; print(uri_for_mlflow(Store.locate(DEFAULT_STORE)))')" --artifacts-destination "$$PWD/mlruns/artifacts" \
+		--backend-store-uri "$$($(PY) -c 'import sys; from pathlib import Path; from sweeps.store import Store; from sweeps.tracking.locations import uri_for_mlflow; print(uri_for_mlflow(Store.locate(Path(sys.argv[1]))))' "$$STORE")" --artifacts-destination "$$(realpath "$$STORE")/artifacts" \
 		--allowed-hosts '127.0.0.1,127.0.0.1:*,localhost,localhost:*' \
 		--cors-allowed-origins 'http://127.0.0.1:*,http://localhost:*'
 
+serve: PORT = 5001
+serve: install
+	@$(PY) experiments/serve.py --store "$$STORE" --port $(PORT) $(ARGS)
+
 report: install
-	@$(PY) experiments/compare.py $(ARGS)
+	@$(PY) experiments/compare.py --store "$$STORE" $(ARGS)
 
 bench: install
 	@$(PY) -m experiments.benchmarks $(ARGS)

@@ -289,7 +289,7 @@ def _run(options: argparse.Namespace) -> int:
         notice.send("interrupted")
         return 128 + stopper.signal
     _print_summary(summary, plan)
-    code = FAILED if lacking else _report(plan, store)
+    code = FAILED if lacking else _report(plan, store, tested=summary.test_accuracy is not None)
     notice.send("finished" if code == 0 else "failed", summary)
     return code
 
@@ -511,15 +511,18 @@ def _gain(gain: Gain) -> str:
     return f"{100 * gain.mean:+.2f} points to its starting recipe ({interval}){judged}"
 
 
-def _report(plan: Plan, store: Store) -> int:
-    """Write the report; return the exit code."""
+def _report(plan: Plan, store: Store, *, tested: bool) -> int:
+    """Write the report, and print how to continue; return the exit code."""
     arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
     sys.stdout.flush()  # what the other process prints comes after this
     done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
-    if store.root == DEFAULT_STORE:
-        print("Browse all runs: make ui")
+    if store.tracking_uri == Store.locate(store.root).tracking_uri:
+        where = "" if store.root == DEFAULT_STORE else f" STORE={shlex.quote(str(store.root))}"
+        print(f"Browse all runs: make ui{where}")
+        if tested:
+            print(f"Serve the champion: make serve{where}")
     else:
-        print(f"Browse all runs: mlflow server --backend-store-uri {shlex.quote(store.tracking_uri)}")
+        print(f"Browse all runs: {store.tracking_uri}")
     return done.returncode
 
 

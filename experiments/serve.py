@@ -1,0 +1,79 @@
+"""Serve the champion of a store over HTTP, with MLflow's own scoring server.
+
+    python experiments/serve.py [--store DIR] [--port N]
+
+`POST /invocations` takes `{"inputs": [image, ...]}` and returns the class and the probabilities of each image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlflow
+import uvicorn
+from mlflow.pyfunc import scoring_server
+
+from experiments.serving.champion import registered
+from experiments.serving.guard import Guard
+from sweeps.command_line import OneLineParser, number, run_command
+from sweeps.standard_streams import protect_streams
+from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.tracking.mlflow_client import answering
+from sweeps.tracking.registry import champion_uri
+
+HOST = "127.0.0.1"
+_AT_ONCE = 64  # requests; further ones get a 503
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 once Ctrl-C has ended the server, 2 for a user's error."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    return run_command(parser, lambda: _run(options), stopped="stopped before it served")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="serve.py",
+        description="Serve the champion of a store with MLflow's scoring server: POST /invocations takes images and "
+        "returns their classes and probabilities.",
+        epilog="The store's studies and their champions: `make ui`.",
+    )
+    parser.add_argument("--model", metavar="NAME", help="where studies of several data sets are in the store: whose")
+    parser.add_argument("--port", type=_port, default=5001, metavar="N", help="on 127.0.0.1 (default: %(default)s)")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    with socket.socket() as probe:  # before the seconds that a model takes to load
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, options.port))
+        except OSError as error:
+            raise StoreError(f"--port must be free, but {HOST}:{options.port} gave: {error.strerror}") from error
+    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    version = registered(store, options.model)
+    logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
+    mlflow.set_tracking_uri(store.tracking_uri)
+    with answering(store.tracking_uri):
+        application = Guard(scoring_server.init(mlflow.pyfunc.load_model(champion_uri(version.name))))
+    print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
+    print(f"Serving on http://{HOST}:{options.port}/invocations (Ctrl-C ends it)", flush=True)
+    uvicorn.run(application, host=HOST, port=options.port, log_level="warning", limit_concurrency=_AT_ONCE)
+    print("stopped")
+    return 0
+
+
+_port = number("must be a port from 1 to 65535", lambda value: 1 <= value <= 65535, int)
+
+
+if __name__ == "__main__":
+    protect_streams()
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Guard in front of MLflow's scoring server: what it would misread, or fail at, is refused with a reason.
+
+MLflow's server reads a body of any size into memory, takes 0.5 for the byte 0, and answers 500 to a request without a
+content type or with brackets nested too deep.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]  # of ASGI
+
+MOST_BYTES = 4_000_000  # about 300 images
+_RULE = (
+    'the body must be {"inputs": [image, ...]}, where an image is a list of rows, a row one of pixels, and a pixel one '
+    "of three whole numbers from 0 to 255: red, green, blue"
+)
+
+
+def _json_list(item: bytes) -> bytes:
+    """Return the pattern of a list of one or more items; it never tries twice, so it takes linear time."""
+    return rb"\[\s*+" + item + rb"(?:,\s*+" + item + rb")*+\]\s*+"
+
+
+_IMAGES = _json_list(_json_list(_json_list(_json_list(rb"\d{1,3}+\s*+"))))
+_BODY = re.compile(rb'\s*+\{\s*+"(?:inputs|instances)"\s*+:\s*+' + _IMAGES + rb"\}\s*+")
+
+
+class Guard:
+    """An ASGI application that passes sound requests on to `application`, with their bodies read."""
+
+    def __init__(self, application: Application, most_bytes: int = MOST_BYTES) -> None:
+        self._application, self._most_bytes = application, most_bytes
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._application(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        kind = headers.get(b"content-type", b"none").decode("latin-1")
+        if kind.partition(";")[0].strip().lower() != "application/json":
+            await _refuse(send, 415, f"the content type must be application/json, but got {kind[:80]}")
+            return
+        too_large = f"the body must have at most {self._most_bytes:,} bytes"
+        if int(headers.get(b"content-length", 0)) > self._most_bytes:
+            await _refuse(send, 413, too_large)
+            return
+        body = bytearray()
+        message: Message = {"more_body": True}
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            if len(body) > self._most_bytes:
+                await _refuse(send, 413, too_large)
+                return
+        if _BODY.fullmatch(body) is None:
+            await _refuse(send, 400, f"{_RULE}; but got {bytes(body[:80])!r}")
+            return
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self._application(scope, replay, send)
+
+
+async def _refuse(send: Send, status: int, message: str) -> None:
+    content = json.dumps({"error_code": "BAD_REQUEST", "message": message}).encode()
+    # The rest of the body is not read, so the connection cannot be used again.
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

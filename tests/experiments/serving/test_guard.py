@@ -1,0 +1,90 @@
+"""The guard in front of MLflow's scoring server: what reaches it, and what is refused with which reason."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from experiments.serving.guard import Guard, Message, Receive, Send
+
+IMAGE = [[[0, 7, 255]] * 2] * 2
+JSON = [(b"content-type", b"application/json; charset=utf-8")]
+
+
+def ask(parts: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = JSON, *, method: str = "POST") -> Any:
+    """Return the body that reaches the application, or the status and the reason of the refusal."""
+    arrived: list[bytes] = []
+    sent: list[Message] = []
+    messages = [{"type": "http.request", "body": part, "more_body": i < len(parts)} for i, part in enumerate(parts, 1)]
+
+    async def application(scope: Message, receive: Receive, send: Send) -> None:
+        message = await receive()
+        assert not message["more_body"]
+        arrived.append(message["body"])
+
+    async def receive() -> Message:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "headers": list(headers)}
+    asyncio.run(Guard(application, most_bytes=1_000_000)(scope, receive, send))
+    if arrived:
+        return arrived[0]
+    return (sent[0]["status"], json.loads(sent[1]["body"])["message"]) if sent else None
+
+
+@pytest.mark.parametrize("key", ["inputs", "instances"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_images_pass(key: str, indent: int | None) -> None:
+    body = json.dumps({key: [IMAGE, IMAGE]}, indent=indent).encode()
+    assert ask([body[:10], body[10:30], body[30:]]) == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"pixels",
+        b"[]",
+        b"{}",
+        b'{"inputs": null}',
+        b'{"inputs": []}',
+        json.dumps({"inputs": IMAGE}).encode(),
+        json.dumps({"inputs": [[[[0.5, 0, 0]]]]}).encode(),
+        json.dumps({"inputs": [[[[-1, 0, 0]]]]}).encode(),
+        json.dumps({"inputs": [[[["7", 0, 0]]]]}).encode(),
+        json.dumps({"inputs": [[[[True, 0, 0]]]]}).encode(),
+        json.dumps({"inputs": [[[[1000, 0, 0]]]]}).encode(),
+        json.dumps({"inputs": [IMAGE], "params": {}}).encode(),
+        json.dumps({"inputs": [IMAGE]}).encode("utf-16"),
+        b'{"inputs": ' + b"[" * 900_000,
+        b'{"inputs": ' + b"[1," * 300_000,
+    ],
+)
+def test_anything_but_images_of_whole_numbers_is_refused(body: bytes) -> None:
+    status, reason = ask([body])
+    assert status == 400
+    assert reason.startswith('the body must be {"inputs": [image, ...]}, where an image is a list of rows')
+    assert reason.endswith(f"whole numbers from 0 to 255: red, green, blue; but got {body[:80]!r}")
+
+
+@pytest.mark.parametrize("headers", [JSON, [*JSON, (b"content-length", b"1000001")]])
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    assert ask([b" " * 400_000] * 4, headers) == (413, "the body must have at most 1,000,000 bytes")
+
+
+@pytest.mark.parametrize(("kind", "said"), [(b"text/csv", "text/csv"), (None, "none")])
+def test_other_types_of_content_are_refused(kind: bytes | None, said: str) -> None:
+    headers = [(b"content-type", kind)] if kind is not None else []
+    assert ask([b"{}"], headers) == (415, f"the content type must be application/json, but got {said}")
+
+
+def test_other_methods_and_lost_connections() -> None:
+    assert ask([b"anything"], method="GET") == b"anything"
+    assert ask([]) is None

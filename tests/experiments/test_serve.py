@@ -1,0 +1,143 @@
+"""The server of the champion: a real one, sound and wrong requests, and what it says."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from cifar_core.data import Split
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.training import predict
+from experiments.serve import main
+from experiments.serving.champion import registered
+from sweeps.store import Store, StoreError
+from tests.champions import RECIPE, finish, numbers
+from tests.sweeps.small_data import CPU
+
+ROOT = Path(__file__).parents[2]
+IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[str]
+    port: int
+    probabilities: torch.Tensor  # of IMAGES
+
+    def ask(self, body: bytes, path: str = "/invocations") -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=50)
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Store:
+    """A store of an earlier version: a study is finished, and its champion not registered."""
+    store = Store.locate(tmp_path_factory.mktemp("serve") / "a store")
+    store.create()
+    shutil.copyfile(blank, store.root / "mlflow.db")
+    return store
+
+
+@pytest.fixture(scope="module")
+def server(store: Store) -> Iterator[Server]:
+    state = finish(store, "a study", 0.8, registered=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "experiments" / "serve.py"), "--store", str(store.root), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or not lines[-1].startswith("Serving"):
+        lines.append(process.stdout.readline())
+        assert lines[-1], "".join(lines)
+    assert lines[-2].startswith(
+        "Version 1 of cifar10: trial 3 of study a study, fast_resnet; 79.00 % of the test images"
+    )
+    split = Split(IMAGES, torch.zeros(len(IMAGES), dtype=torch.long))
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield Server(process, port, predict(state.model, split, CPU, RECIPE.normalisation).probabilities)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    said = process.stdout.read()
+    process.stdout.close()
+    assert said == "stopped\n"
+
+
+def pixels(images: torch.Tensor) -> bytes:
+    return json.dumps({"inputs": images.tolist()}).encode()
+
+
+@pytest.mark.timeout(120)
+def test_a_server_labels_images_and_outlives_wrong_requests(server: Server) -> None:
+    images = IMAGES.permute(0, 2, 3, 1)
+    for body, said in (
+        (pixels(IMAGES), "Shape of input (3, 3, 32, 32) does not match expected shape (-1, 32, 32, 3)"),
+        (pixels(images[:, :28, :28]), "Shape of input (3, 28, 28, 3) does not match expected shape (-1, 32, 32, 3)"),
+        (pixels(images.int() + 256), "out of bounds for uint8"),
+        (pixels(images / 255), "three whole numbers from 0 to 255"),
+        (pixels(images).replace(b"]]]]", b"]], []]]"), "three whole numbers"),
+        (pixels(images).replace(b"[", b"[0, ", 1), "three whole numbers"),
+        (json.dumps({"inputs": [images[0].tolist(), images[1, :3].tolist()]}).encode(), "inhomogeneous shape"),
+        (b"", "the body must be"),
+    ):
+        status, answer = server.ask(body)
+        assert (status, said in answer["message"]) == (400, True), answer
+    status, answer = server.ask(pixels(images))
+    assert status == 200
+    found = torch.tensor([[row["probabilities"][name] for name in CIFAR10.classes] for row in answer["predictions"]])
+    torch.testing.assert_close(found, server.probabilities, atol=1e-5, rtol=1e-4)
+    assert [CIFAR10.classes.index(row["class"]) for row in answer["predictions"]] == server.probabilities.argmax(
+        1
+    ).tolist()
+
+
+@pytest.mark.usefixtures("server")
+def test_the_champion_of_an_earlier_version_is_registered_once(store: Store) -> None:
+    first, again = registered(store), registered(store)
+    assert first.tags == numbers("a study", 0.8)
+    assert first.version == again.version
+    with pytest.raises(StoreError, match=r"^--model must be one of cifar10, but got 'mine'$"):
+        registered(store, "mine")
+    assert len(MlflowClient(store.tracking_uri).search_model_versions("name = 'cifar10'")) == 1
+
+
+def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--port", str(server.port), "--store", "nowhere"]) == 2
+    said = f"serve.py: error: --port must be free, but 127.0.0.1:{server.port} gave: Address already in use\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_store_without_a_finished_study_is_one_line(tmp_path: Path, blank: Path) -> None:
+    store = Store.locate(tmp_path)
+    with pytest.raises(StoreError, match=r"^a store must hold mlflow.db, but there is no "):
+        registered(store)
+    shutil.copyfile(blank, tmp_path / "mlflow.db")
+    with pytest.raises(StoreError, match=rf"^a store must hold a finished study to have a champion, but {tmp_path} "):
+        registered(store)
