@@ -10,7 +10,7 @@ from cifar_core.training import normalise
 
 
 class Classifier(nn.Module):
-    """A network between pixels and probabilities: uint8 images (N, side, side, 3) -> fp32 probabilities (N, classes)."""
+    """A network from pixels to probabilities: uint8 images (N, side, side, 3) -> fp32 (N, classes)."""
 
     scale: Tensor
     offset: Tensor

@@ -48,7 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Runs and their names: `make ui`. Confirmed runs, reproductions and the complete trials of run_study.py "
         "--keep-weights keep their weights.",
     )
-    parser.add_argument("run", metavar="RUN", help=f"a run's id, {LETTERS} or more of its first letters, or its name")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help=f"champion, STUDY/KEY (as demo/trial-3), a run's id, {LETTERS} or more of its first letters, or its name",
+    )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture file")
     parser.add_argument(
         "--top", type=positive_int, default=3, metavar="N", help="classes to name (default: %(default)s)"

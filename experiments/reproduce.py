@@ -1,7 +1,9 @@
 """Train the published systems and other recipes, log them to MLflow, and write one JSON file per run.
 
     python experiments/reproduce.py NAME... | all [--epochs N] [--seeds K] [--device cpu|cuda|mps]
+    python experiments/reproduce.py run:RUN
 
+The second trains a run of a study again, and says whether the result is the same; it writes nothing.
 The same command resumes after an interruption. `python experiments/compare.py systems` compares the results with the
 published ones.
 """
@@ -16,16 +18,20 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from cifar_core.data import load_test, load_train
+from cifar_core.data import Splits, load_test, load_train, load_train_val
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.recipes import NAMES, expand, read_recipe
 from experiments.reading.results import RESULTS
+from experiments.reading.studies import StudyReader
+from experiments.reading.weights import run_named
+from experiments.systems.rerun import rerun
 from experiments.systems.training import Context, Diverged, Stopped, open_tracker, reproduce
 from sweeps.command_line import FAILED, OneLineParser, number, positive_int, run_command, stop_signals
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
+from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, SYSTEMS_EXPERIMENT, Store, StoreError
 
@@ -33,7 +39,7 @@ from sweeps.store import DEFAULT_STORE, SYSTEMS_EXPERIMENT, Store, StoreError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 129, 130 or 143 when interrupted.
 
-    1 means that a run diverged, or that MLflow lacks entries.
+    1 means that a run diverged, that MLflow lacks entries, or that a run of a study came to another result.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -49,7 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Compare the results with the published ones: `python experiments/compare.py systems`.",
     )
     parser.add_argument(
-        "names", nargs="+", metavar="NAME", help=f"{', '.join(NAMES)}, a TOML file, or all: the published ones"
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(NAMES)}, a TOML file, or all: the published ones; or run:RUN, a run of a study: its id, "
+        "STUDY/KEY or champion",
     )
     parser.add_argument("--epochs", type=_epochs, metavar="N", help="end after N epochs of the unchanged schedule")
     parser.add_argument("--seeds", type=positive_int, default=1, metavar="K", help="runs of each (default: 1)")
@@ -64,6 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if any(name.startswith(_RUN) for name in options.names):
+        return _rerun(options)
     runs = list(_runs(options))
     set_up_cpu()
     hardware = Hardware.detect(options.device)
@@ -108,6 +120,31 @@ def _run(options: argparse.Namespace) -> int:
     return FAILED if lacking else 0
 
 
+def _rerun(options: argparse.Namespace) -> int:
+    """Train a run of a study again; return 1 if that came to another result.
+
+    Raises:
+        RecipeError: options that have no meaning for it.
+        UserError: as for `rerun`.
+    """
+    if len(options.names) > 1 or options.epochs is not None or options.seeds > 1:
+        raise RecipeError(
+            f"{_RUN}RUN must stand alone, without --epochs and --seeds, but got {' '.join(options.names)}"
+        )
+    with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store, SweepConsole() as console:
+        reader = StudyReader(store)
+        run = run_named(options.names[0].removeprefix(_RUN), reader, store)
+        data_dir = options.data or default_data_dir()
+
+        def load() -> Splits:
+            ensure_cifar10(data_dir, console.progress)
+            return load_train_val(data_dir)
+
+        found = rerun(run, reader, load, options.device, console.say)
+    print("\n".join(found.lines()))
+    return 0 if found.identical else FAILED
+
+
 def _runs(options: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
     """Yield names and recipes of all runs, first seeds first.
 
@@ -129,6 +166,7 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
     raise Stopped(signal_number)
 
 
+_RUN = "run:"  # before the name of a run of a study
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
 
 

@@ -13,8 +13,10 @@ from experiments.pages.plots import PALETTE
 from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
 from experiments.reading.studies import StudyReader
+from experiments.reading.weights import champion_run
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY, every_run
+from sweeps.tracking.registry import CHAMPION
 from sweeps.validation import did_you_mean, shortened
 
 LETTERS = 6  # of an id, at least
@@ -61,7 +63,7 @@ def choose(names: Sequence[str], baseline: str | None, store: Store, results: Se
 
 
 def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | None) -> Group:
-    """Find the group of a study, a result, STUDY/KEY, or a run's id, tried in this order."""
+    """Find the group of a study, a result, STUDY/KEY, a run's id, or of the champion."""
     studies = reader.studies() if reader is not None else []
     if name in reproduced and name not in studies:
         found = from_result(reproduced[name], reader)
@@ -72,6 +74,8 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
     known = [*studies, *reproduced]
     if name in studies:
         return _study(name, reader)
+    if name == CHAMPION:
+        return _single(name, reader.client.get_run(champion_run(reader)), reader)
     if experiment is not None:
         where = f"tags.key = '{key}'"
         if runs := every_run(reader.client, [experiment], where) if key and "'" not in key else []:
@@ -83,8 +87,8 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
         if runs := every_run(reader.client, list(reader.experiments), where):
             return _by_id(name.lower(), runs, reader)
     raise RunsError(
-        "--runs and --baseline must name a study, STUDY/KEY (as demo/trial-3), a result of reproduce.py, or a run's id "
-        f"({LETTERS} or more letters of it), but got {name!r}{did_you_mean(name, known)}"
+        "--runs and --baseline must name a study, STUDY/KEY (as demo/trial-3), a result of reproduce.py, a run's id "
+        f"({LETTERS} or more letters of it), or champion, but got {name!r}{did_you_mean(name, known)}"
     )
 
 

@@ -15,6 +15,7 @@ from cifar_core.recipe import Recipe
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, every_run
+from sweeps.tracking.registry import CHAMPION, champions
 from sweeps.validation import shortened
 
 LETTERS = 4  # at least, of the beginning of an id
@@ -30,6 +31,11 @@ class KnownRun:
     weights: Path
 
     @property
+    def key(self) -> str:
+        """Its name within the study, as trial-46."""
+        return self.weights.stem
+
+    @property
     def kept(self) -> bool:
         return self.weights.is_file()
 
@@ -43,29 +49,63 @@ def load_network(wanted: str, store: Store) -> tuple[nn.Module, Recipe, DataSet]
         CheckpointError: the weights are damaged.
     """
     reader = StudyReader(store)
-    runs = _known_runs(reader, store)
-    run = find_run(wanted, runs)
+    run = run_named(wanted, reader, store)
     if not run.kept:
-        raise UserError(f"run {run.name!r} ({run.run_id}) kept no weights: {_those_with_weights(runs)}")
-    text = reader.artifact(run.run_id, "recipe.toml")
-    if text is None:
-        raise StoreError(f"a run must have the artifact recipe.toml, but {run.run_id} has none")
-    recipe = Recipe.from_toml(text.decode(errors="replace"))
+        kept = _those_with_weights(_known_runs(reader, store))
+        raise UserError(f"run {run.name!r} ({run.run_id}) kept no weights: {kept}")
+    recipe = recipe_of(run.run_id, reader)
     return load_weights(recipe, run.weights), recipe, read_data_set(run.weights)
 
 
-def find_run(wanted: str, runs: Sequence[KnownRun]) -> KnownRun:
-    """Return the run with this id or name, or the only one whose id begins with it.
+def recipe_of(run_id: str, reader: StudyReader) -> Recipe:
+    """Load the recipe of a run.
+
+    Raises:
+        StoreError: the store lacks it.
+    """
+    text = reader.artifact(run_id, "recipe.toml")
+    if text is None:
+        raise StoreError(f"a run must have the artifact recipe.toml, but {run_id} has none")
+    return Recipe.from_toml(text.decode(errors="replace"))
+
+
+def champion_run(reader: StudyReader) -> str:
+    """Return the id of the run whose network the alias `champion` of the model registry names.
+
+    Raises:
+        UserError: no champion is registered, or those of several data sets are.
+    """
+    with answering(reader.client.tracking_uri):
+        found = champions(reader.client)
+    if len(found) != 1:
+        several = ", ".join(f"{version.run_id} of {version.name}" for version in found)
+        none = "no champion is registered yet: the end of a study registers one, and so does `make serve`"
+        raise UserError(f"'champion' must be one run, but may be {several}" if found else none)
+    return str(found[0].run_id)
+
+
+def run_named(wanted: str, reader: StudyReader, store: Store) -> KnownRun:
+    """Return the run with this id, STUDY/KEY or name, the only one whose id begins with it, or the champion's.
 
     Raises:
         UserError: there is none, or more than one.
     """
-    found = [run for run in runs if run.run_id == wanted] or [
+    return find_run(champion_run(reader) if wanted == CHAMPION else wanted, _known_runs(reader, store))
+
+
+def find_run(wanted: str, runs: Sequence[KnownRun]) -> KnownRun:
+    """Return the run with this id, STUDY/KEY or name, or the only one whose id begins with it.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    found = [run for run in runs if wanted in (run.run_id, f"{run.experiment}/{run.key}")] or [
         run for run in runs if run.name == wanted or (len(wanted) >= LETTERS and run.run_id.startswith(wanted))
     ]
     if not found:
         raise UserError(
-            f"RUN must be a run's id, at least {LETTERS} of its first letters, or its name, but no run is {wanted!r}; "
+            f"RUN must be a run's id, at least {LETTERS} of its first letters, STUDY/KEY (as demo/trial-3), a run's "
+            f"name, or champion, but no run is {wanted!r}; "
             f"{_those_with_weights(runs)}"
         )
     if len(found) > 1:
@@ -82,8 +122,8 @@ def _known_runs(reader: StudyReader, store: Store) -> list[KnownRun]:
     for run in runs:
         experiment = reader.experiments[run.info.experiment_id]
         study = run.data.tags.get("study", experiment)  # which keeps its name when the experiment gets another one
-        weights = store.weights(study, run.data.tags.get("key", STUDY_KEY))
-        known.append(KnownRun(run.info.run_id, run.info.run_name or "", experiment, weights))
+        key = run.data.tags.get("key", STUDY_KEY)
+        known.append(KnownRun(run.info.run_id, run.info.run_name or "", experiment, store.weights(study, key)))
     return known
 
 

@@ -8,8 +8,8 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from cifar_core.checkpoint import read_data_set
-from cifar_core.recipe import Recipe
 from experiments.reading.studies import StudyReader
+from experiments.reading.weights import recipe_of
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
@@ -50,10 +50,7 @@ def _register(store: Store, study: str, final: Run, reader: StudyReader) -> None
     tags, metrics = final.data.tags, final.data.metrics
     where = f"tags.stage = 'confirm' AND tags.source_trial = '{tags['source_trial']}' AND tags.state = 'complete'"
     confirmed = every_run(reader.client, [final.info.experiment_id], where)
-    text = reader.artifact(final.info.run_id, "recipe.toml")
-    if text is None:
-        raise StoreError(f"a run must have the artifact recipe.toml, but {final.info.run_id} has none")
-    recipe, weights = Recipe.from_toml(text.decode(errors="replace")), store.weights(study, tags["key"])
+    recipe, weights = recipe_of(final.info.run_id, reader), store.weights(study, tags["key"])
     data_set = read_data_set(weights)
     numbers = {
         "data": data_set.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from sweeps.console import SweepConsole, percent
 from sweeps.executors.protocol import Failed, Outcome, TrainJob
 from sweeps.planning.plan import Plan, eval_schedule
 from sweeps.progress import SweepProgress, SweepRun
-from sweeps.store import Store
+from sweeps.store import DEFAULT_STORE, Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 
@@ -89,10 +90,17 @@ class Sweep:
     def label(self, run: SweepRun) -> RunLabel:
         """Return the label of the next attempt of a training run."""
         recipe, data_set = run.job.recipe, self.plan.data_set
+        where = [] if self.store.root == DEFAULT_STORE else ["--store", str(self.store.root)]
         return RunLabel(
             key=run.key,
             name=f"{run.title} {recipe.model}",
-            tags={"study": self.plan.study, **self.tags, "attempt": str(run.attempt), **run.tags},
+            tags={
+                "study": self.plan.study,
+                **self.tags,
+                "attempt": str(run.attempt),
+                "rerun": shlex.join(["python", "experiments/reproduce.py", f"run:{self.plan.study}/{run.key}", *where]),
+                **run.tags,
+            },
             params={
                 **recipe.to_dict(),
                 "parameters": parameter_count(recipe.model, recipe.width, data_set),

@@ -112,6 +112,18 @@ def test_beginnings_are_found_in_every_experiment(place: Place, capsys: pytest.C
     assert str(place.images[0]) in place.printed(capsys, place.ids[key][:12])[1]
 
 
+def test_the_champion_of_the_registry(place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert command.main(place.arguments("champion")) == 2
+    assert "error: no champion is registered yet: the end of a study registers one" in capsys.readouterr().err
+    copy = place.copy(tmp_path)
+    client = MlflowClient(copy.store.tracking_uri)
+    client.create_registered_model("cifar10")
+    version = client.create_model_version("cifar10", "file:///nowhere", place.ids["confirm-1-0"])
+    client.set_registered_model_alias("cifar10", "champion", version.version)
+    expected = copy.printed(capsys, "a study/confirm-1-0")
+    assert copy.printed(capsys, "champion") == expected
+
+
 def test_columns_are_aligned(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     long = place.images[0].with_name("x" * 150 + ".png")
     shutil.copyfile(place.images[0], long)
@@ -153,7 +165,8 @@ def test_as_many_classes_as_asked_for(place: Place, capsys: pytest.CaptureFixtur
         ("twins", r"RUN must be one run, but 'twins' may be (?=.*%(trial-0)s)(?=.*%(trial-1)s).*\(twins in a study\)"),
         (
             "nope",
-            "RUN must be a run's id, at least 4 of its first letters, or its name, but no run is 'nope'; "
+            "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY \\(as demo/trial-3\\), a run's name, "
+            "or champion, but no run is 'nope'; "
             r"weights were kept by three_conv-seed0 three_conv \(%(three_conv-seed0).8s\), "
             r"confirm-1-0 three_conv \(%(confirm-1-0).8s\)",
         ),

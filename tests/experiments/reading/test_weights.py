@@ -11,7 +11,7 @@ from experiments.reading.weights import KnownRun, find_run
 
 RUNS = (
     KnownRun("abcd1111", "first", "a study", Path("none")),
-    KnownRun("abcd2222", "second", "a study", Path("none")),
+    KnownRun("abcd2222", "second", "a study", Path("weights", "trial-3.safetensors")),
     KnownRun("ef013333", "abcd", "systems", Path("none")),
     KnownRun("ef01", "abcd1111", "systems", Path("none")),
 )
@@ -19,7 +19,14 @@ RUNS = (
 
 @pytest.mark.parametrize(
     ("wanted", "run"),
-    [("abcd1111",) * 2, ("abcd2", "abcd2222"), ("second", "abcd2222"), ("ef01", "ef01"), ("ef013", "ef013333")],
+    [
+        ("abcd1111",) * 2,
+        ("abcd2", "abcd2222"),
+        ("second", "abcd2222"),
+        ("a study/trial-3", "abcd2222"),
+        ("ef01", "ef01"),
+        ("ef013", "ef013333"),
+    ],
 )
 def test_by_id_by_its_beginning_and_by_name(wanted: str, run: str) -> None:
     assert find_run(wanted, RUNS).run_id == run
@@ -30,7 +37,8 @@ def test_none(wanted: str) -> None:
     with pytest.raises(UserError) as error:
         find_run(wanted, RUNS)
     assert str(error.value) == (
-        f"RUN must be a run's id, at least 4 of its first letters, or its name, but no run is {wanted!r}; "
+        f"RUN must be a run's id, at least 4 of its first letters, STUDY/KEY (as demo/trial-3), a run's name, "
+        f"or champion, but no run is {wanted!r}; "
         "no run has kept its weights yet; confirmed runs, reproductions and trials with --keep-weights do"
     )
 

@@ -39,6 +39,7 @@ class TestSearch:
                 "trial": str(number),
                 "attempt": "1",
                 "git_commit": "abc",
+                "rerun": f"python experiments/reproduce.py 'run:a study/trial-{number}' --store {sweep.store.root}",
             }
             assert Recipe.from_toml(run.files["recipe.toml"].decode()) == recipe
             assert sorted(trial.intermediate_values) == [2, 4, 6, 8]

@@ -74,7 +74,8 @@ def test_a_version_takes_pixels_and_returns_classes_and_probabilities(place: Pla
     for answers in (place.loaded().predict(pixels), [place.loaded().predict(pixels[i : i + 1])[0] for i in range(5)]):
         shares = torch.tensor([[answer["probabilities"][name] for name in CIFAR10.classes] for answer in answers])
         torch.testing.assert_close(shares, place.probabilities, atol=1e-5, rtol=1e-4)
-        assert [CIFAR10.classes.index(answer["class"]) for answer in answers] == place.probabilities.argmax(1).tolist()
+        labels = [CIFAR10.classes.index(answer["class"]) for answer in answers]
+        assert labels == place.probabilities.argmax(1).tolist()
 
 
 @pytest.mark.parametrize(

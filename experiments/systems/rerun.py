@@ -1,0 +1,119 @@
+"""Train a recorded run again from its recipe, and compare every point with the record. The store is only read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cifar_core.checkpoint import load_weights
+from cifar_core.data import Splits
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.errors import UserError
+from cifar_core.hardware import Hardware, set_up_cpu
+from cifar_core.recipe import FIXED_SPLIT, Recipe
+from cifar_core.training import EvalSchedule, TrainState, total_steps, train
+from experiments.reading.studies import StudyReader
+from experiments.reading.weights import KnownRun, recipe_of
+from sweeps.tracking.provenance import provenance
+
+_CONDITIONS = ("device", "cpu", "precision", "threads", "torch", "git_commit")  # the same ones give the same bits
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """A run that was trained again, beside its record."""
+
+    points: int  # of the training loss, in the record
+    loss_gap: float  # largest difference of the training loss, in nats
+    gap_step: int  # where that is
+    val_accuracy: tuple[float, float] | None  # at the end, on record and now
+    same_weights: bool | None  # None: the run kept none
+    conditions: tuple[str, ...]  # that differ, as "threads 2, now 1"
+
+    @property
+    def identical(self) -> bool:
+        same_accuracy = self.val_accuracy is None or self.val_accuracy[0] == self.val_accuracy[1]
+        return self.loss_gap == 0 and same_accuracy and self.same_weights is not False
+
+    def lines(self) -> list[str]:
+        """Return the comparison for people."""
+        weights = "" if self.same_weights is None else ", and the kept weights"
+        if self.identical:
+            accuracy = "" if self.val_accuracy is None else ", the final validation accuracy"
+            return [f"identical to the last bit: {self.points} points of the training loss{accuracy}{weights}"]
+        said = [f"it differs: the training loss by up to {self.loss_gap:.3g} nats, at step {self.gap_step}"]
+        if self.val_accuracy is not None:
+            recorded, now = self.val_accuracy
+            said.append(f"final validation accuracy: {100 * recorded:.2f} % on record, {100 * now:.2f} % now")
+        if self.conditions:
+            said.append(f"what was different: {'; '.join(self.conditions)}")
+        else:
+            said.append("processor, threads, torch and commit are those of the record")
+        return said
+
+
+def rerun(
+    run: KnownRun, reader: StudyReader, load: Callable[[], Splits], device: str, say: Callable[[str], None]
+) -> Rerun:
+    """Train the recipe of `run` again, up to the last point on record, with the threads that it had.
+
+    Args:
+        load: returns the data set.
+
+    Raises:
+        UserError: the run trained no recipe of a sweep, on other images, or has no points on record; its recipe, its
+            weights or the data set are missing or damaged.
+    """
+    recorded = reader.client.get_run(run.run_id)
+    tags, curve = recorded.data.tags, reader.curve(run.run_id, "train/loss")
+    if tags.get("stage") not in ("search", "confirm", "final") or not curve:
+        raise UserError(f"run: must name a run of a study that trained, but {run.name!r} is none")
+    if tags.get("data_sha256", CIFAR10.sha256) != CIFAR10.sha256:
+        raise UserError(f"run: must name a run that trained on {CIFAR10.name}, but {run.name!r} did on {tags['data']}")
+    recipe = recipe_of(run.run_id, reader)
+    if tags.get("device", "cpu") == "cpu":
+        set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)
+    hardware = Hardware.detect(device)
+    data = load()
+    if recipe.val_fraction != FIXED_SPLIT:  # a final, on all images
+        data = Splits(train=data.everything(), val=data.val.head(0))
+    state = TrainState.create(recipe, data, hardware)
+    steps, last = total_steps(recipe, len(data.train)), curve[-1][0]
+    say(f"{run.experiment}/{run.key}, {recipe.model}: {last:,} of {steps:,} steps on {hardware.describe()}")
+    found: dict[int, float] = {}
+    accuracy = None
+    for progress in train(state, data, _schedule([step for step, _ in curve], steps, len(data.val))):
+        found[progress.step], accuracy = progress.train_loss, progress.val_accuracy
+        say(f"step {progress.step:,} of {last:,}: training loss {progress.train_loss:.4f}")
+        if progress.step >= last:
+            break
+    finished = state.step == steps
+    gap, at = max((_gap(value, found[step]), step) for step, value in curve)
+    on_record = recorded.data.metrics.get("val/accuracy")
+    now = {**provenance(CIFAR10, hardware, torch.get_num_threads())}
+    return Rerun(
+        points=len(curve),
+        loss_gap=gap,
+        gap_step=at,
+        val_accuracy=(on_record, accuracy) if finished and accuracy is not None and on_record is not None else None,
+        same_weights=_same_weights(recipe, run, state) if finished and run.kept else None,
+        conditions=tuple(f"{c} {tags[c]}, now {now[c]}" for c in _CONDITIONS if c in tags and tags[c] != now[c]),
+    )
+
+
+def _schedule(points: Sequence[int], steps: int, val_images: int) -> EvalSchedule:
+    """Return the points on record, with a validation at the end where there are images for it."""
+    ends = (1.0,) if val_images else ()
+    return EvalSchedule(tuple(step / steps for step in points), ends, (val_images,) * len(ends))
+
+
+def _gap(recorded: float, now: float) -> float:
+    return abs(recorded - now) if math.isfinite(now) else math.inf
+
+
+def _same_weights(recipe: Recipe, run: KnownRun, state: TrainState) -> bool:
+    kept, now = load_weights(recipe, run.weights).state_dict(), state.model.state_dict()
+    return all(torch.equal(tensor, now[name].cpu()) for name, tensor in kept.items())

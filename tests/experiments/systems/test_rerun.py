@@ -1,0 +1,122 @@
+"""A recorded run that is trained again: to the same bits, or by how much it differs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_core.checkpoint import save_state
+from cifar_core.data import Splits
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.errors import UserError
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import EvalSchedule, TrainState, train
+from experiments import reproduce
+from experiments.reading.studies import StudyReader
+from experiments.reading.weights import run_named
+from experiments.systems.rerun import Rerun, rerun
+from sweeps.store import Store
+from sweeps.tracking.provenance import provenance
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.experiments.conftest import Refused
+from tests.synthetic import synthetic_splits
+
+pytestmark = pytest.mark.slow
+
+RECIPE = Recipe(model="three_conv", width=0.25, epochs=2.0, batch_size=16, learning_rate=0.02)
+IMAGES: Splits = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=20)
+CPU = Hardware.detect("cpu")
+SEEN = EvalSchedule((0.25, 0.5, 0.75, 1.0), (1.0,), (20,))
+
+
+@dataclass(frozen=True)
+class Place:
+    store: Store
+
+    def rerun(self, wanted: str) -> Rerun:
+        reader = StudyReader(self.store)
+        return rerun(run_named(wanted, reader, self.store), reader, lambda: IMAGES, "cpu", lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
+    """A store with a complete run that kept its weights, a pruned one, one on all images, and some that cannot be."""
+    store = Store.locate(tmp_path_factory.mktemp("rerun") / "store")
+    store.create()
+    shutil.copyfile(blank, store.root / "mlflow.db")
+    tracker = MlflowTracker(store, "demo")
+    tracker.open_study(RunLabel(key="study", name="demo", tags={"stage": "study"}, params={}))
+    everything = Splits(train=IMAGES.everything(), val=IMAGES.val.head(0))
+    for key, stage, recipe, data, last in (
+        ("trial-0", "search", RECIPE, IMAGES, 8),
+        ("trial-1", "search", replace(RECIPE, seed=1), IMAGES, 4),
+        ("final-0-0", "final", replace(RECIPE, val_fraction=0.0), everything, 10),
+        ("trial-2", "search", replace(RECIPE, seed=2), IMAGES, 0),
+    ):
+        tags = {"study": "demo", "stage": stage, **provenance(CIFAR10, CPU, torch.get_num_threads())}
+        files = {"recipe.toml": recipe.to_toml().encode()}
+        tracker.begin(RunLabel(key=key, name=key, tags=tags, params={"model": recipe.model}, files=files))
+        state = TrainState.create(recipe, data, CPU)
+        seen = SEEN if len(data.val) else EvalSchedule(SEEN.losses, (), ())
+        for progress in train(state, data, seen) if last else ():
+            tracker.point(key, progress)
+            if progress.step >= last:
+                break
+        if state.step == state.total_steps:
+            save_state(state, store.weights("demo", key))
+        tracker.end(key, "complete" if state.step == state.total_steps else "pruned")
+    assert tracker.close() == 0
+    return Place(store)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "points", "said"),
+    [
+        ("demo/trial-0", 4, ", the final validation accuracy, and the kept weights"),
+        ("demo/trial-1", 2, ""),
+        ("demo/final-0-0", 4, ", and the kept weights"),
+    ],
+)
+def test_it_comes_to_the_same_bits(place: Place, wanted: str, points: int, said: str) -> None:
+    found = place.rerun(wanted)
+    assert found.conditions == ()
+    assert found.lines() == [f"identical to the last bit: {points} points of the training loss{said}"]
+    assert found.identical
+
+
+def test_it_says_by_how_much_it_differs_and_what_was_different(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.store.root, tmp_path / "store")
+    store = Store.locate(tmp_path / "store")
+    tracker = MlflowTracker(store, "demo")
+    tracker.open()
+    [path] = (path for path in store.root.rglob("recipe.toml") if path.read_bytes() == RECIPE.to_toml().encode())
+    path.write_text(replace(RECIPE, seed=7).to_toml())  # not by MLflow, which remembers where a run's artifacts are
+    tags = {"cpu": "another"}
+    tracker.begin(RunLabel(key="trial-0", name="trial-0", tags=tags, params={}))
+    assert tracker.close() == 0
+    found = Place(store).rerun("demo/trial-0")
+    assert not found.identical
+    assert found.same_weights is False
+    loss, accuracy, conditions = found.lines()
+    assert loss.startswith(f"it differs: the training loss by up to {found.loss_gap:.3g} nats, at step ")
+    assert accuracy.startswith("final validation accuracy: ")
+    assert conditions == f"what was different: cpu another, now {CPU.describe()}"
+
+
+@pytest.mark.parametrize("wanted", ["demo/study", "demo/trial-2"])
+def test_runs_that_trained_nothing(place: Place, wanted: str) -> None:
+    with pytest.raises(UserError, match=r"^run: must name a run of a study that trained, but '.*' is none$"):
+        place.rerun(wanted)
+
+
+def test_the_command_line(place: Place, refused: Refused) -> None:
+    store = ("--store", str(place.store.root), "--device", "cpu")
+    said = refused(reproduce.main, *store, "run:demo/trial-0", "three_conv")
+    assert said == ("run:RUN must stand alone, without --epochs and --seeds, but got run:demo/trial-0 three_conv")
+    said = refused(reproduce.main, *store, "run:demo/trial-9")
+    assert said.startswith("RUN must be a run's id, at least 4 of its first letters, STUDY/KEY (as demo/trial-3), ")
