@@ -53,15 +53,8 @@ install: .venv/installed
 study: install
 	@$(PY) sweeps/run_study.py --trials $(TRIALS) --store "$$STORE" $(ARGS)
 
-# The allowed hosts keep other web pages that are open in the same browser from reading this server. Any port will do, as
-# that of a tunnel (ssh -L 8080:localhost:5000).
 ui: install
-	@test -f "$$STORE/mlflow.db" || { echo "There are no runs in $$STORE/ yet: 'make study' makes some." >&2; exit 1; }
-	@echo 'In some seconds: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C ends it)'
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false PYTHONWARNINGS=ignore $(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' \
-		--backend-store-uri "$$($(PY) -c 'import sys; from pathlib import Path; from sweeps.store import Store; from sweeps.tracking.locations import uri_for_mlflow; print(uri_for_mlflow(Store.locate(Path(sys.argv[1]))))' "$$STORE")" --artifacts-destination "$$(realpath "$$STORE")/artifacts" \
-		--allowed-hosts '127.0.0.1,127.0.0.1:*,localhost,localhost:*' \
-		--cors-allowed-origins 'http://127.0.0.1:*,http://localhost:*'
+	@PYTHONWARNINGS=ignore $(PY) experiments/ui.py --store "$$STORE" --port $(PORT) $(ARGS)
 
 serve: PORT = 5001
 serve: install

@@ -32,6 +32,7 @@ from sweeps.executors.protocol import (
 )
 from sweeps.progress import SweepRun
 from sweeps.stages.confirmation import Confirmation, Confirmed, Gain
+from sweeps.stages.description import StudyDescription
 from sweeps.stages.final import ChampionTest, Final
 from sweeps.stages.search import Search
 from sweeps.stages.stage import Stage, Sweep
@@ -81,6 +82,10 @@ class Coordinator:
     stop: Callable[[], bool] = lambda: False
     _running: dict[str, SweepRun] = field(default_factory=dict)
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
+    _description: StudyDescription = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._description = StudyDescription(self.sweep)
 
     def run(self) -> Summary:
         """Run the sweep to its end.
@@ -131,6 +136,7 @@ class Coordinator:
             return
         confirmation = Confirmation(self.sweep)
         self._drive(confirmation)
+        self._description.finalists = list(confirmation.results())
         summary.metrics["study/confirm_flops"] = confirmation.total("cost/training_flops")
         summary.metrics["study/confirm_seconds"] = confirmation.total("cost/seconds")
         champion = summary.champion = confirmation.champion()
@@ -141,6 +147,7 @@ class Coordinator:
             say("no confirmation run was completed, so there is no champion")
             return
         accuracy = f"{percent(champion.accuracy, 2)} validation accuracy"
+        self._description.crown(champion)
         say(f"champion: trial {champion.source}, {champion.recipe.model}, {accuracy}")
         final = Final(self.sweep, champion)
         self._drive(final)
@@ -154,6 +161,7 @@ class Coordinator:
         test.register()
         summary.test_accuracy = test.mean("test/accuracy")
         summary.tta_accuracy = test.mean("test/tta_accuracy")
+        self._description.tested = final.trained, summary.test_accuracy, summary.tta_accuracy
 
     def _summarise_search(self) -> Summary:
         study = self.sweep.study
@@ -170,6 +178,7 @@ class Coordinator:
         return Summary(ended_trials(study), metrics)
 
     def _close(self, state: str, metrics: dict[str, float]) -> None:
+        self._description.write(state)
         self.sweep.tracker.end_study(state, metrics)
         self.sweep.study.set_user_attr("seconds", self._seconds())
 
@@ -194,6 +203,7 @@ class Coordinator:
                 self._start(stage, run)
             if not self._running:
                 return
+            self._description.write("running")
             self._handle_events(stage)
             self.sweep.console.update(self.sweep.progress.view(self.sweep.plan.study, self._running.values()))
             if self.stop():
@@ -234,7 +244,7 @@ class Coordinator:
         if isinstance(event, Finished):
             stage.finish(run, event.outcome)
         elif isinstance(event, Diverged):
-            stage.end(run, "pruned", reason=event.reason)
+            self._prune(stage, run, event.reason)
         elif isinstance(event, Paused):
             self._again.append(run)
         elif event.worker_died and run.deaths < _ATTEMPTS - 1:
@@ -261,8 +271,11 @@ class Coordinator:
         self.executor.reply(run.key, go_on=not pruned)
         if pruned:
             self._remove(run)
-            at = f"{percent(point.fraction, 0)} of its budget with {percent(point.val_accuracy)} validation accuracy"
-            stage.end(run, "pruned", reason=f"pruned by {self.sweep.plan.pruner} at {at}")
+            self._prune(stage, run, stage.why_pruned(run, point))
+
+    def _prune(self, stage: Stage, run: SweepRun, reason: str) -> None:
+        self.sweep.console.say(f"{run.title}: {reason}")
+        stage.end(run, "pruned", reason=reason)
 
     def _remove(self, run: SweepRun) -> None:
         del self._running[run.key]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from statistics import median
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -40,11 +42,47 @@ class _TrialsOfModel:
         return [trial for trial in trials if trial.params.get("model") == self._model]
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Accuracy that a pruner asked of a trial.
+
+    Attributes:
+        accuracy: the least that would have been enough.
+        place: the trials that it was taken from, as "the best 5 of 20 fast_resnet trials".
+    """
+
+    accuracy: float
+    place: str
+
+
+def bar(pruner: str, study: Study, trial: FrozenTrial, step: int) -> Bar | None:
+    """Return what the pruner of that name asked of `trial` at `step`; None if it has no such rule.
+
+    Halving compares the values that the trials of a model reported at this step, and the median those of complete ones.
+    """
+    model = trial.params.get("model")
+    rivals = [
+        other
+        for other in study.get_trials(deepcopy=False)
+        if other.params.get("model") == model and step in other.intermediate_values
+    ]
+    if pruner == "halving":
+        values = sorted((other.intermediate_values[step] for other in rivals), reverse=True)
+        kept = max(1, len(values) // _KEPT)
+        return Bar(values[kept - 1], f"the best {kept} of {len(values)} {model} trials") if values else None
+    if pruner == "median":
+        values = [other.intermediate_values[step] for other in rivals if other.state == TrialState.COMPLETE]
+        return Bar(median(values), f"the median of {len(values)} complete {model} trials") if values else None
+    return None
+
+
+_KEPT = 4  # of so many trials halving keeps one
+
 # A trial reports in eighths of its budget. Successive halving judges it after a quarter: only the best quarter of the
 # trials of its model that have got there continues.
 PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
     {
-        "halving": lambda: SameModelPruner(SuccessiveHalvingPruner(min_resource=2, reduction_factor=4)),
+        "halving": lambda: SameModelPruner(SuccessiveHalvingPruner(min_resource=2, reduction_factor=_KEPT)),
         "hyperband": lambda: HyperbandPruner(min_resource=2, max_resource=8, reduction_factor=4),
         "median": lambda: SameModelPruner(MedianPruner(n_startup_trials=4)),
         "none": NopPruner,

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        return _run(options)
+        return _run(options, sys.argv[1:] if arguments is None else arguments)
     except StoreLostError as error:
         print(f"{parser.prog}: error: {error}; mend that, and the same command resumes the sweep", file=sys.stderr)
         return FAILED
@@ -217,7 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     hardware = Hardware.detect(options.device)
     space = read_space(options.space)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
@@ -273,6 +273,7 @@ def _run(options: argparse.Namespace) -> int:
             store=store,
             console=console,
             tags=_tags(plan),
+            command=shlex.join(["python", "sweeps/run_study.py", *arguments]),
         )
         stopper = _Stopper()  # not earlier, so that Ctrl-C ends a download at once
         executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data=loaders)

@@ -23,6 +23,7 @@ from PIL import Image
 
 from cifar_core.data.data_set import CIFAR10
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
+from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 
 ROOT = Path(__file__).parents[1]
@@ -106,9 +107,9 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
     steps = curve(client, run, "train/loss")
     assert len(steps) >= min(20, steps[-1])
     assert curve(client, run, "val/accuracy")[-1] == steps[-1]
-    assert {f"val_class/{name}" for name in CIFAR10.classes} <= set(run.data.metrics)
-    assert 0.05 < run.data.metrics["val/accuracy"] < 1
-    assert 0 < run.data.metrics["cost/validation_share"] < 0.3
+    assert {f"val_class/{name}" for name in CIFAR10.classes} <= set(metrics_of(run))
+    assert 0.05 < metrics_of(run)["val/accuracy"] < 1
+    assert 0 < metrics_of(run)["cost/validation_share"] < 0.3
     left = {name: path for name, path in files(run, store).items() if not name.startswith("test/")}
     pictures = {f"pictures/{name}.png" for name in ("augmented", "confusion", "mistakes", "predictions")}
     assert set(left) == {"recipe.toml", "confusion.json", "predictions.csv", "summary.txt", "weakness.md"} | pictures
@@ -119,11 +120,11 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
 
 
 def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
-    assert {f"test_class/{name}" for name in CIFAR10.classes} <= set(champion.data.metrics)
-    assert 0.2 < champion.data.metrics["test/accuracy"] < 1
-    assert champion.data.metrics["test/tta_accuracy"] == pytest.approx(champion.data.metrics["test/accuracy"], abs=0.1)
+    assert {f"test_class/{name}" for name in CIFAR10.classes} <= set(metrics_of(champion))
+    assert 0.2 < metrics_of(champion)["test/accuracy"] < 1
+    assert metrics_of(champion)["test/tta_accuracy"] == pytest.approx(metrics_of(champion)["test/accuracy"], abs=0.1)
     assert champion.data.params["val_fraction"] == "0.0"
-    assert not {name for name in champion.data.metrics if name.startswith("val")}
+    assert not {name for name in metrics_of(champion) if name.startswith("val")}
     [kept] = client.search_logged_models([champion.info.experiment_id])
     assert kept.source_run_id == champion.info.run_id
     location = Path(kept.artifact_location.removeprefix("file://").replace("%20", " "))
@@ -160,7 +161,7 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     runs = {run.data.tags["key"]: run for run in runs_of(client, "smoke-full")}
     study = runs.pop("study")
     assert (study.info.status, study.data.tags["state"]) == ("FINISHED", "finished")
-    assert 0 <= study.data.metrics["study/saved_fraction"] < 1
+    assert 0 <= metrics_of(study)["study/saved_fraction"] < 1
     assert all(run.data.tags["mlflow.parentRunId"] == study.info.run_id for run in runs.values())
     confirmations = {key for key in runs if key.startswith("confirm-")}
     [final] = {key for key in runs if key.startswith("final-")}
@@ -172,15 +173,15 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
         if one.data.tags["state"] == "complete" and one.data.tags["stage"] != "final":
             check_complete(client, one, store)
 
-    tested = [one for one in runs.values() if "test/accuracy" in one.data.metrics]
-    best = max(confirmations, key=lambda key: runs[key].data.metrics["val/accuracy"])
-    chosen = best if study.data.metrics["study/search_gain_low"] > 0 else "confirm-0-0"
+    tested = [one for one in runs.values() if "test/accuracy" in metrics_of(one)]
+    best = max(confirmations, key=lambda key: metrics_of(runs[key])["val/accuracy"])
+    chosen = best if metrics_of(study)["study/search_gain_low"] > 0 else "confirm-0-0"
     assert [one.data.tags["key"] for one in tested] == [final] == [chosen.replace("confirm", "final")]
     assert tested[0].data.tags["champion"] == "true"
     check_champion(client, tested[0], store)
     [look] = looks(store)
     assert (look["study"], look["key"]) == ("smoke-full", tested[0].data.tags["key"])
-    accuracy = tested[0].data.metrics["test/accuracy"]
+    accuracy = metrics_of(tested[0])["test/accuracy"]
     assert f"{100 * accuracy:.2f} % test accuracy" in said
 
     assert not list((store / "checkpoints").rglob("*.safetensors")), "checkpoints of runs that have ended"

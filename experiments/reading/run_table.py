@@ -16,6 +16,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from sweeps.states import STATE_OF_STATUS
+from sweeps.tracking.figures import figures_in, metrics_of
 
 # Columns that the table has in any case.
 _COLUMNS = (
@@ -51,7 +52,7 @@ def from_runs(runs: Sequence[Run]) -> pd.DataFrame:
             "end_time": run.info.end_time,
             **{f"tags.{k}": v for k, v in run.data.tags.items() if not k.startswith("mlflow.")},
             **{f"params.{k}": v for k, v in run.data.params.items()},
-            **{f"metrics.{k}": v for k, v in run.data.metrics.items()},
+            **{f"metrics.{k}": v for k, v in metrics_of(run).items()},
         }
         for run in runs
     ]
@@ -67,7 +68,13 @@ def from_sqlite(path: Path, parent: str) -> pd.DataFrame:
     with closing(sqlite3.connect(path)) as database:
         rows, cells = (database.execute(query, {"parent": parent}).fetchall() for query in (_RUNS, _VALUES))
     runs = pd.DataFrame(rows, columns=_COLUMNS[:4])
+    cells += [
+        (run_id, f"metrics.{metric}", value)
+        for run_id, column, text in cells
+        for metric, value in figures_in(column.removeprefix("tags."), text).items()
+    ]
     values = pd.DataFrame(cells, columns=["run_id", "name", "value"], dtype=object)
+    values = values.drop_duplicates(["run_id", "name"], keep="last")  # a study that an earlier version began
     return _tidy(runs.merge(values.pivot(index="run_id", columns="name", values="value"), on="run_id", how="left"))
 
 

@@ -11,6 +11,7 @@ from experiments.reading.results import Result
 from experiments.reading.run_table import state_of
 from experiments.reading.studies import LARGEST, StudyReader
 from experiments.reading.study import SPLITS, TrainedRun
+from sweeps.tracking.figures import metrics_of
 
 _CURVES = tuple(f"{split}/{metric}" for split in SPLITS for metric in ("loss", "accuracy"))
 _CONDITIONS = ("git_commit", "data_sha256", "device", "cpu", "precision", "threads", "torch")
@@ -24,7 +25,7 @@ def from_mlflow(run: Run, study: str, reader: StudyReader) -> TrainedRun:
         StoreError: its artifacts are missing.
     """
     reader.require_artifacts(run)
-    tags, metrics, run_id = run.data.tags, run.data.metrics, run.info.run_id
+    tags, metrics, run_id = run.data.tags, metrics_of(run), run.info.run_id
     return TrainedRun(
         run_id=run_id,
         description=_describe(tags, run.data.params, study) or run.info.run_name or "a run",

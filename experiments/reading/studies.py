@@ -27,6 +27,7 @@ from experiments.reading import run_table
 from experiments.reading.run_table import state_of, time_of
 from experiments.reading.study import ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
 from sweeps.store import Store, StoreError, opening
+from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.locations import artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
 
@@ -90,7 +91,7 @@ class StudyReader:
             end=time_of(parent.info.end_time) or max(attempts["end"].dropna(), default=start),
             tags={k: v for k, v in parent.data.tags.items() if not k.startswith("mlflow.")},
             params=dict(parent.data.params),
-            metrics=dict(parent.data.metrics),
+            metrics=metrics_of(parent),
             attempts=attempts,
             search=search,
             confirm=confirm,

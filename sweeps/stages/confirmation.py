@@ -81,8 +81,8 @@ class Confirmation(Stage):
         """
         gain = self.gain()
         if gain is not None and gain.low <= 0:
-            return next(result for result in self._results() if result.baseline)
-        return max(self._results(), key=lambda result: result.accuracy, default=None)
+            return next(result for result in self.results() if result.baseline)
+        return max(self.results(), key=lambda result: result.accuracy, default=None)
 
     def gain(self) -> Gain | None:
         """Return what the search added to the recipe that it began with; None if either has no complete run.
@@ -90,8 +90,8 @@ class Confirmation(Stage):
         The interval combines the sampling error of the images, of which each is answered by both recipes, and the
         deviation between seeds. It holds for the best of several recipes (Bonferroni's correction).
         """
-        baseline = next((result for result in self._results() if result.baseline), None)
-        others = [result for result in self._results() if not result.baseline]
+        baseline = next((result for result in self.results() if result.baseline), None)
+        others = [result for result in self.results() if not result.baseline]
         best = max(others, key=lambda result: result.accuracy, default=None)
         if baseline is None or best is None:
             return None
@@ -100,6 +100,14 @@ class Confirmation(Stage):
         z = NormalDist().inv_cdf(1 - _LEVEL / 2 / len(others))
         mean, half = best.accuracy - baseline.accuracy, z * math.sqrt(variance)
         return Gain(mean, mean - half, mean + half)
+
+    def results(self) -> Iterator[Confirmed]:
+        """Yield each candidate that has a complete run."""
+        for trial in self._candidates():
+            keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
+            known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
+            if known:
+                yield Confirmed(self._recipe(trial, 0), trial.number, known, BASELINE in trial.user_attrs)
 
     def _images_variance(self, *results: Confirmed) -> float:
         """Variance of the difference of two accuracies over samples of images.
@@ -155,13 +163,6 @@ class Confirmation(Stage):
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
         return plan.preset.confirm.extend(fresh, self.sweep.train_images, plan.data_set)
-
-    def _results(self) -> Iterator[Confirmed]:
-        for trial in self._candidates():
-            keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
-            known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
-            if known:
-                yield Confirmed(self._recipe(trial, 0), trial.number, known, BASELINE in trial.user_attrs)
 
 
 def _key(trial: FrozenTrial, seed: int) -> str:

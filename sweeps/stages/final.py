@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from sweeps.console import percent, with_tta
 from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.study import derive_seed
+from sweeps.tracking.notes import run_name, run_note
 
 
 class Final(Stage):
@@ -111,7 +113,11 @@ class ChampionTest(Stage):
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record the test accuracy."""
         assert outcome is not None
-        self.sweep.tracker.tested(run.key, outcome)
+        seed = run.key.rpartition("-")[2]
+        tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": seed}
+        name = run_name({**tags, "trial": run.key}, run.job.recipe, outcome.accuracy)
+        tested = f"Champion: {percent(outcome.accuracy, 2)} test accuracy{with_tta(outcome.tta_accuracy)}"
+        self.sweep.tracker.tested(run.key, outcome, name=name, note=run_note(tested, {}, outcome.accuracies))
         self.sweep.progress.stage.counts["complete"] += 1
 
     def fail(self, run: SweepRun, event: Failed) -> None:

@@ -8,12 +8,13 @@ from optuna.trial import Trial
 
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
-from sweeps.console import best_trial
+from sweeps.console import best_trial, percent
 from sweeps.executors.protocol import Outcome
 from sweeps.planning.plan import SEARCH_SHARE, shrink_to_budget
 from sweeps.planning.presets import EIGHTHS
 from sweeps.planning.search_space import TTA
 from sweeps.progress import StageProgress, SweepRun
+from sweeps.pruners import bar
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
 from sweeps.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
@@ -68,6 +69,17 @@ class Search(Stage):
             trial.report(point.val_accuracy, eighth)
             self._reported[run.key].add(eighth)
         return point.fraction < 1 and trial.should_prune()
+
+    def why_pruned(self, run: SweepRun, point: Progress) -> str:
+        """Return what the pruner asked of a trial that it ends at this validation."""
+        assert point.val_accuracy is not None
+        trial, plan = self._trials[run.key], self.sweep.plan
+        frozen = self.sweep.study.get_trials(deepcopy=False)[trial.number]
+        asked = bar(plan.pruner, self.sweep.study, frozen, round(point.fraction * EIGHTHS))
+        needed = f", needed {percent(asked.accuracy)}" if asked is not None else ""
+        below = f", below {asked.place}" if asked is not None else ""
+        at = f"pruned at {percent(point.fraction, 0)} of its budget"
+        return f"{percent(point.val_accuracy)}{needed}: {at}{below}"
 
     def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
         """Record the end of a trial in MLflow, then in Optuna."""

@@ -20,6 +20,7 @@ from sweeps.executors.protocol import Failed, Outcome, TrainJob
 from sweeps.planning.plan import Plan, eval_schedule
 from sweeps.progress import SweepProgress, SweepRun
 from sweeps.store import DEFAULT_STORE, Store
+from sweeps.tracking.notes import run_name, run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 
@@ -30,6 +31,7 @@ class Sweep:
     Args:
         train_images, val_images: sizes of the data set's splits.
         tags: of every run: commit, data, machine.
+        command: that runs the sweep, for its description in MLflow.
     """
 
     plan: Plan
@@ -41,6 +43,7 @@ class Sweep:
     store: Store
     console: SweepConsole
     tags: Mapping[str, str]
+    command: str = ""
     progress: SweepProgress = field(default_factory=SweepProgress)
 
     def train_run(
@@ -93,7 +96,7 @@ class Sweep:
         where = [] if self.store.root == DEFAULT_STORE else ["--store", str(self.store.root)]
         return RunLabel(
             key=run.key,
-            name=f"{run.title} {recipe.model}",
+            name=run_name(run.tags, recipe),
             tags={
                 "study": self.plan.study,
                 **self.tags,
@@ -136,6 +139,10 @@ class Stage(ABC):
         """Return true if a run shall end after this validation."""
         return False
 
+    def why_pruned(self, run: SweepRun, point: Progress) -> str:
+        """Return the reason to end a run after this validation, as `should_prune` decided."""
+        raise NotImplementedError
+
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record a run that has reached its end."""
         reached = f"{percent(outcome.accuracy)} validation accuracy" if outcome else "trained on all images"
@@ -158,5 +165,16 @@ class Stage(ABC):
 
     def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
         """Record the end of a run in MLflow."""
-        self.sweep.tracker.end(run.key, state, reason=reason, outcome=outcome, metrics=run.costs())
+        accuracy = outcome.accuracy if outcome is not None else run.accuracy
+        result = f"{percent(accuracy)} validation accuracy" if outcome is not None and accuracy is not None else state
+        costs, accuracies = run.costs(), outcome.accuracies if outcome is not None else {}
+        self.sweep.tracker.end(
+            run.key,
+            state,
+            reason=reason,
+            outcome=outcome,
+            metrics=costs,
+            name=run_name(run.tags, run.job.recipe, accuracy),
+            note=run_note(reason or result, costs, accuracies),
+        )
         self.sweep.progress.stage.counts[state] += 1

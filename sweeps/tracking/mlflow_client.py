@@ -7,13 +7,14 @@ import json
 import logging
 import shlex
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.data.data_set import CIFAR10
@@ -23,7 +24,9 @@ from cifar_core.recipe import Recipe
 from sweeps.states import STATUS_OF_STATE
 from sweeps.store import StoreError, opening
 from sweeps.tracking.mlflow_queue import Entry
+from sweeps.tracking.notes import link
 from sweeps.tracking.registry import log_classifier, register
+from sweeps.tracking.views import view_route, view_tags
 
 # Silence what MLflow and its migrations log about their own steps; `answering` reports a store that does not answer.
 for _name, _level in (
@@ -37,6 +40,7 @@ for _name, _level in (
 STUDY_KEY = "study"  # key of the parent run
 
 _METRICS = 800  # per call: MLflow accepts 1,000 metrics, params and tags
+_NOTE_LETTERS = 5000  # of an experiment's tag
 _PARTS = 3  # of the path of weights: weights/STUDY/KEY.safetensors
 _KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
 
@@ -94,6 +98,12 @@ class MlflowExperiment:
             run_id = self.id_of(first.key)
         for entry in entries if first.name is None else entries[1:]:
             tags |= entry.tags
+        if MLFLOW_RUN_NOTE in tags:
+            tags[MLFLOW_RUN_NOTE] = link(tags[MLFLOW_RUN_NOTE], self._address)
+            if first.key == STUDY_KEY:
+                self._client.set_experiment_tag(
+                    self._experiment, MLFLOW_RUN_NOTE, tags[MLFLOW_RUN_NOTE][:_NOTE_LETTERS]
+                )
         self._log(run_id, entries, params, tags)
         self._log_files(run_id, {path: content for entry in entries for path, content in entry.files.items()})
         for entry in entries:
@@ -152,6 +162,13 @@ class MlflowExperiment:
         """Return the runs of the experiment that match."""
         return every_run(self._client, [self._experiment], filter_string)
 
+    def _address(self, kind: str, name: str) -> str | None:
+        """Return the address in the UI of a view, or of the run with the key `name`; None if there is no such run."""
+        if kind == "view":
+            return view_route(self._experiment, name)
+        run_id = self._find(name)
+        return f"#/experiments/{self._experiment}/runs/{run_id}" if run_id is not None else None
+
     def _find(self, key: str) -> str | None:
         if key not in self._ids:
             found = self.stored(f"tags.key = '{key}'")
@@ -173,10 +190,12 @@ class MlflowExperiment:
                 self._adopt(run_id)
         else:
             run = self._client.get_run(run_id)
-            self._client.update_run(run_id, status="RUNNING")
+            self._client.update_run(run_id, status="RUNNING", name=entry.name)
             if "reason" in run.data.tags:
                 self._client.delete_tag(run_id, "reason")  # the run has not ended after all
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
+        if entry.tags.get("stage") == "study":
+            save_views(self._client, self._client.get_experiment(self._experiment))
         if not run.inputs or not run.inputs.dataset_inputs:
             self._client.log_inputs(run_id, [DatasetInput(_dataset(entry.tags))])
         # A crash between two calls may have left some out.
@@ -239,6 +258,13 @@ def every_run(
         if not token:
             break
     return runs
+
+
+def save_views(client: MlflowClient, experiment: Experiment) -> None:
+    """Give the experiment of a study the views that it lacks; views that the user has changed stay."""
+    for tag, value in view_tags(time.time_ns() // 1_000_000).items():
+        if tag not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, tag, value)
 
 
 def models_of(run: Run) -> list[str]:

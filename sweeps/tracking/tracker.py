@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
+from sweeps.tracking.figures import figures_of, metrics_of, split_figures
 from sweeps.tracking.locations import follow_store
 from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment, answering
 from sweeps.tracking.mlflow_queue import Entry
@@ -95,7 +98,7 @@ class MlflowTracker:
             self._sender = MlflowSender(self._store.queues(self._study), self._experiment.write, self._say)
             for run in self._experiment.stored("tags.stage != 'search'"):
                 if "key" in run.data.tags:
-                    known = _Known(run.data.tags.get("state"), dict(run.data.metrics))
+                    known = _Known(run.data.tags.get("state"), metrics_of(run))
                     self._known[run.data.tags["key"]] = known
 
     def begin(self, label: RunLabel) -> None:
@@ -130,23 +133,33 @@ class MlflowTracker:
         reason: str = "",
         outcome: Outcome | None = None,
         metrics: Mapping[str, float] = {},
+        name: str = "",
+        note: str = "",
     ) -> None:
-        """End a run as complete, pruned, failed or interrupted."""
-        tags = {"state": state} | ({"reason": reason} if reason else {})
+        """End a run as complete, pruned, failed or interrupted; `name` and `note` replace its name and description."""
+        tags = {"state": state} | ({"reason": reason} if reason else {}) | _texts(name, note)
         if outcome is not None:
             metrics = {**metrics, **_more_accuracies("val", outcome)}
-        self._put(key, metrics=metrics, tags=tags, files=outcome.files if outcome is not None else {}, state=state)
+        files = outcome.files if outcome is not None else {}
+        self._put_figures(key, metrics, tags=tags, files=files, state=state)
 
-    def tested(self, key: str, outcome: Outcome, tags: Mapping[str, str] = {}) -> None:
-        """Add a result on the test set to a run."""
+    def tested(
+        self, key: str, outcome: Outcome, tags: Mapping[str, str] = {}, *, name: str = "", note: str = ""
+    ) -> None:
+        """Add a result on the test set to a run; `name` and `note` replace its name and description."""
         metrics = {"test/accuracy": outcome.accuracy, "test/loss": outcome.loss, **_more_accuracies("test", outcome)}
         if outcome.tta_accuracy is not None:
             metrics["test/tta_accuracy"] = outcome.tta_accuracy
-        self._put(key, metrics=metrics, step=self._step.get(key, 0), tags=tags, files=outcome.files)
+        step, tags = self._step.get(key, 0), {**tags, **_texts(name, note)}
+        self._put_figures(key, metrics, step=step, tags=tags, files=outcome.files)
+
+    def describe(self, key: str, *, name: str = "", note: str = "") -> None:
+        """Replace the name and the description of a run, unless they are empty."""
+        self._put(key, tags=_texts(name, note), sync=False)
 
     def attach(self, key: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
         """Add artifacts and metrics to a run."""
-        self._put(key, metrics=metrics, files=files)
+        self._put_figures(key, metrics, files=files)
 
     def log_model(self, key: str, recipe: Recipe, weights: Path) -> None:
         """Log the network with the weights in that file of the store to the run, as a model that MLflow can serve."""
@@ -162,7 +175,7 @@ class MlflowTracker:
 
     def end_study(self, state: str, metrics: Mapping[str, float]) -> None:
         """End the study's own run as finished or interrupted."""
-        self._put(STUDY_KEY, metrics=metrics, tags={"state": state}, state=state)
+        self._put_figures(STUDY_KEY, metrics, tags={"state": state}, state=state)
 
     def recorded(self, key: str) -> int:
         """Return the step of the last point of a run, 0 if there is none.
@@ -209,12 +222,23 @@ class MlflowTracker:
             raise RuntimeError("a study must be opened before its runs")
         return self._sender
 
+    def _put_figures(
+        self, key: str, metrics: Mapping[str, float], *, tags: Mapping[str, str] = {}, **fields: Any
+    ) -> None:
+        """Put metrics, and as tags those that need no curve."""
+        curves, figures = split_figures(metrics)
+        self._put(key, metrics=curves, tags={**tags, **figures}, **fields)
+
     def _put(self, key: str, *, sync: bool = True, **fields: Any) -> None:
         entry = Entry(key=key, at=time.time_ns() // 1_000_000, **fields)
         known = self._known.setdefault(key, _Known())
         known.state = entry.tags.get("state", known.state)
-        known.metrics |= entry.metrics
+        known.metrics |= {**entry.metrics, **figures_of(entry.tags)}
         self._opened().put(entry, sync=sync)
+
+
+def _texts(name: str, note: str) -> dict[str, str]:
+    return {tag: text for tag, text in ((MLFLOW_RUN_NAME, name), (MLFLOW_RUN_NOTE, note)) if text}
 
 
 def _more_accuracies(split: str, outcome: Outcome) -> dict[str, float]:

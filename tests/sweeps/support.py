@@ -17,6 +17,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
 from sweeps.store import Store
+from sweeps.tracking.figures import figures_of
 from sweeps.tracking.mlflow_queue import Entry, MlflowQueue
 from sweeps.tracking.mlflow_sender import MlflowSender
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -126,7 +127,7 @@ class _Memory(MlflowSender):
             run.name = entry.name
             run.tags.pop("reason", None)
         if not entry.step or entry.step > max(run.steps, default=0) or "train/loss" not in entry.metrics:
-            run.metrics |= entry.metrics
+            run.metrics |= {**entry.metrics, **figures_of(entry.tags)}
         if "train/loss" in entry.metrics and entry.step > max(run.steps, default=0):
             run.steps.append(entry.step)
         run.tags |= entry.tags

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps.planning.presets import EIGHTHS, PRESETS
-from sweeps.pruners import PRUNERS
+from sweeps.pruners import PRUNERS, Bar, bar
 
 JUDGED = (2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
 
@@ -77,3 +77,29 @@ def test_any_pruner_can_be_asked(pruner: str) -> None:
 
 def test_trials_report_where_pruners_judge() -> None:
     assert tuple(fraction * EIGHTHS for fraction in PRESETS["quick"].trial_validations()) == (*JUDGED, EIGHTHS)
+
+
+@pytest.mark.parametrize("pruner", ["halving", "median"])
+def test_the_bar_is_what_decides(pruner: str) -> None:
+    study = study_with(pruner)
+    values = np.random.default_rng(0).permutation(40) / 40
+    for value in values:
+        eighth = run(study, (value,) * 3)
+        asked = bar(pruner, study, study.trials[-1], eighth or JUDGED[-1])
+        if eighth is not None:
+            assert asked is not None
+            assert asked.accuracy > value
+    assert bar("none", study, study.trials[-1], 2) is None
+
+
+def test_the_bar_names_its_rivals() -> None:
+    study = study_with("halving")
+    run(study, (0.9, 0.9, 0.9), model="five_conv")
+    for k in range(8):
+        run(study, (k / 10, 0.9, 0.9))
+    assert bar("halving", study, study.trials[-1], 2) == Bar(0.6, "the best 2 of 8 airbench trials")
+    study = study_with("median")
+    for value in (0.125, 0.25, 0.5, 0.75):
+        run(study, (value,) * 3)
+    asked = bar("median", study, study.trials[-1], 4)
+    assert asked == Bar(0.375, "the median of 4 complete airbench trials")

@@ -33,6 +33,7 @@ from sweeps.planning.space_file import SPACES
 from sweeps.run_study import build_parser, main
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
+from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
 from tests.sweeps.small_data import small_splits
@@ -486,7 +487,7 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     assert main(again) == 0
     assert capsys.readouterr().out == "MLflow has received 1 of 1 entry\n"
     [run] = runs_of(connect(store.tracking_uri), "s")
-    assert (run.data.tags["state"], run.data.metrics["study/seconds"]) == ("finished", 3.0)
+    assert (run.data.tags["state"], metrics_of(run)["study/seconds"]) == ("finished", 3.0)
     assert main(again) == 0
     assert capsys.readouterr().out == "nothing waits for MLflow in study s\n"
     assert main(("--study", "t", *again[2:])) == 2

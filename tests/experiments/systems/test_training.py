@@ -31,6 +31,7 @@ from experiments import reproduce
 from experiments.reading.results import load_results
 from experiments.systems import training as systems_training
 from sweeps.store import Store
+from sweeps.tracking.figures import metrics_of
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
 from tests.synthetic import synthetic_splits
@@ -185,7 +186,7 @@ def check_same(place: Place, other: Place) -> None:
     run = place.run()
     assert (run.data.tags["state"], run.info.status) == ("complete", "FINISHED")
     assert "reason" not in run.data.tags
-    assert run.data.metrics["test/accuracy"] == ours["test"]["accuracy"]
+    assert metrics_of(run)["test/accuracy"] == ours["test"]["accuracy"]
     assert place.checkpoints() == []
     [parent] = place.runs("reproductions")
     assert parent.data.tags["state"] == "finished"
@@ -228,7 +229,7 @@ def test_curves_in_mlflow_have_the_name_of_the_split(undisturbed: dict[str, Plac
     assert place.steps("train/loss") == place.steps("lr") == [3, 4, 7, 8, 11, 12]
     assert place.steps("val/loss") == place.steps("val/accuracy") == [4, 8, 12]
     assert place.steps("test/accuracy") == [12]
-    metrics = run.data.metrics
+    metrics = metrics_of(run)
     assert {f"test_class/{name}" for name in CIFAR10.classes} <= set(metrics)
     assert {"val_class/cat", "val_group/animals", "test_group/vehicles"} <= set(metrics)
     assert metrics["cost/epochs"] == 3
@@ -236,8 +237,8 @@ def test_curves_in_mlflow_have_the_name_of_the_split(undisturbed: dict[str, Plac
 
     place = undisturbed["test"]
     assert place.steps("test/loss") == place.steps("test/accuracy") == [4, 8, 12]
-    assert {"test_class/airplane", "test_group/animals"} <= set(place.run().data.metrics)
-    assert not [name for name in place.run().data.metrics if name.startswith("val")]
+    assert {"test_class/airplane", "test_group/animals"} <= set(metrics_of(place.run()))
+    assert not [name for name in metrics_of(place.run()) if name.startswith("val")]
 
 
 def test_files_of_a_run(undisturbed: dict[str, Place]) -> None:
@@ -429,7 +430,7 @@ def test_the_rate_that_it_finds_is_kept_over_an_interruption(place: Place, monke
     assert result.learning_rate_found == found
     assert result.recipe["learning_rate"] == "range-test"
     assert {point.learning_rate for point in result.curve} == {found}
-    assert place.run().data.metrics["range_test/suggestion"] == found
+    assert metrics_of(place.run())["range_test/suggestion"] == found
     assert {"range_test/curve.csv", "range_test/curve.html"} <= place.files()
 
 

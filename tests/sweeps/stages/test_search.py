@@ -31,16 +31,15 @@ class TestSearch:
             recipe = Recipe.from_dict(trial.user_attrs["recipe"])
             assert recipe.epochs == 1
             assert run.params.items() >= {name: str(value) for name, value in recipe.to_dict().items()}.items()
-            assert run.tags == {
-                "state": "complete",
-                "key": f"trial-{number}",
-                "stage": "search",
-                "study": "a study",
-                "trial": str(number),
-                "attempt": "1",
-                "git_commit": "abc",
-                "rerun": f"python experiments/reproduce.py 'run:a study/trial-{number}' --store {sweep.store.root}",
-            }
+            reached = f"{100 * even(f'trial-{number}'):.1f} %"
+            crown = ", champion" if number == 3 else ""
+            assert run.tags["mlflow.runName"] == f"#{number} fast_resnet sgd bs 8 {reached}{crown}"
+            assert run.tags["mlflow.note.content"].startswith(f"{reached} validation accuracy\n\nTrained for ")
+            own = {"state": "complete", "key": f"trial-{number}", "stage": "search", "study": "a study"}
+            own |= {"trial": str(number), "attempt": "1", "git_commit": "abc"}
+            rerun = f"python experiments/reproduce.py 'run:a study/trial-{number}' --store {sweep.store.root}"
+            own |= {"rerun": rerun}
+            assert {tag: text for tag, text in run.tags.items() if not tag.startswith(("mlflow.", "figures."))} == own
             assert Recipe.from_toml(run.files["recipe.toml"].decode()) == recipe
             assert sorted(trial.intermediate_values) == [2, 4, 6, 8]
             assert run.metrics["cost/epochs"] == 1
@@ -155,10 +154,12 @@ class TestPruning:
             assert run.metrics["cost/training_flops"] == trial.user_attrs["spent_flops"]
             assert trial.user_attrs["spent_flops"] == fraction * trial.user_attrs["flops"]
             if trial.state == TrialState.PRUNED:
-                at = f"{100 * fraction:.0f} % of its budget with {accuracy:.1f} % validation accuracy"
                 assert fraction == 0.25
-                assert (run.state, run.reason) == ("pruned", f"pruned by halving at {at}")
-                assert trial.user_attrs["reason"] == run.reason
+                assert run.state == "pruned"
+                assert run.reason.startswith(f"{accuracy:.1f} %, needed ")
+                assert ": pruned at 25 % of its budget, below the best " in run.reason
+                assert trial.user_attrs["reason"] == run.reason == run.tags["mlflow.note.content"].partition("\n")[0]
+                assert f"trial {trial.number}: {run.reason}\n" in sweep.log.getvalue()
         saved = summary.metrics["study/saved_fraction"]
         assert summary.metrics["study/full_flops"] == pytest.approx(full)
         assert saved == pytest.approx(1 - spent / full)

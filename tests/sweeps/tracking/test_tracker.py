@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from mlflow.entities import Run
 from cifar_core.data.data_set import CIFAR10
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
+from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_queue import Entry, waiting
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import outcome, point, record, write_queue
@@ -119,14 +121,24 @@ class TestRecord:
         by_class = {f"val_class/{name}": 0.8 for name in CIFAR10.classes[2:-1]}
         by_class |= {"val_class/airplane": 0.9, "val_class/automobile": 0.7}
         by_class |= {"val_group/animals": 0.75}
-        assert run.data.metrics == pytest.approx(last | by_class | {"cost/seconds": 12.5})
+        assert metrics_of(run) == pytest.approx(last | by_class | {"cost/seconds": 12.5})
+        assert run.data.metrics == pytest.approx(last), "each metric is a chart of the UI"
+
+    def test_a_run_can_be_given_another_name_and_description(self, store: Mlflow, tracker: MlflowTracker) -> None:
+        tracker.end(TRIAL.key, "complete", name="#0 five_conv 80.0 %", note="80.0 % of [the study](run:study)")
+        run = store.run()
+        assert run.info.run_name == "#0 five_conv 80.0 %"
+        study = f"#/experiments/{run.info.experiment_id}/runs/{store.run('study').info.run_id}"
+        assert run.data.tags["mlflow.note.content"] == f"80.0 % of [the study]({study})"
+        tracker.begin(TRIAL)
+        assert store.run().info.run_name == TRIAL.name, "an accuracy of the attempt before would mislead"
 
     def test_curves_on_the_test_set_and_attached_files_and_figures(self, store: Mlflow, tracker: MlflowTracker) -> None:
         for each in CURVE:
             tracker.point(TRIAL.key, each, met="test")
         tracker.attach(TRIAL.key, {"range_test/curve.csv": b"1,2"}, {"range_test/suggestion": 0.5})
         assert store.files() == {**TRIAL.files, "range_test/curve.csv": b"1,2"}
-        metrics = store.run().data.metrics
+        metrics = metrics_of(store.run())
         assert {"test/loss": 1.0, "test/accuracy": 0.8, "range_test/suggestion": 0.5}.items() <= metrics.items()
         assert not {"val/loss", "val/accuracy"} & set(metrics)
 
@@ -138,7 +150,7 @@ class TestRecord:
         tracker.end(TRIAL.key, state, reason="for this reason", metrics={"cost/seconds": 1.0})
         assert store.state() == (status, state, "for this reason")
         assert store.steps("train/loss") == [1, 2]
-        assert store.run().data.metrics["cost/seconds"] == 1.0
+        assert metrics_of(store.run())["cost/seconds"] == 1.0
 
     @pytest.mark.parametrize(("ended", "new_process"), [(True, False), (True, True), (False, True)])
     def test_a_run_begun_again_resumes_without_doubled_points(
@@ -158,7 +170,7 @@ class TestRecord:
         assert store.steps("train/loss") == [1, 2, 3, 4, 8]
         assert store.steps("val/accuracy") == [2, 4, 8]
         assert store.state() == ("FINISHED", "complete", None)
-        metrics = store.run().data.metrics
+        metrics = metrics_of(store.run())
         assert (metrics["cost/seconds"], metrics["val/accuracy"]) == (8.0, 0.8)
 
     def test_metrics_are_those_of_complete_runs(self, store: Mlflow, tracker: MlflowTracker) -> None:
@@ -183,11 +195,11 @@ class TestRecord:
         run = store.run()
         assert tracker.run_id(TRIAL.key) == run.info.run_id
         assert (run.data.tags["state"], run.data.tags["champion"]) == ("complete", "true")
-        assert run.data.metrics["test/loss"] == 1.0
-        assert "test/tta_accuracy" not in run.data.metrics, "not measured"
+        assert metrics_of(run)["test/loss"] == 1.0
+        assert "test/tta_accuracy" not in metrics_of(run), "not measured"
         tracker.tested(TRIAL.key, replace(TEST_OUTCOME, tta_accuracy=0.81))
-        assert store.run().data.metrics["test/tta_accuracy"] == 0.81
-        assert {name for name in run.data.metrics if "test_class" in name} == {
+        assert metrics_of(store.run())["test/tta_accuracy"] == 0.81
+        assert {name for name in metrics_of(run) if "test_class" in name} == {
             f"test_class/{c}" for c in CIFAR10.classes
         }
         assert store.files() == {**TRIAL.files, **OUTCOME.files, **TEST_OUTCOME.files}
@@ -205,9 +217,27 @@ class TestRecord:
         assert store.state("study") == ("FINISHED", "finished", None)
         study = store.run("study")
         assert study.info.run_name == "a study"
-        assert study.data.metrics == {"study/best_val_accuracy": 0.7, "study/seconds": 60.0}
+        assert metrics_of(study) == {"study/best_val_accuracy": 0.7, "study/seconds": 60.0}
         assert study.data.params == {"trials": "3", "confirm_flops": "None"}
         assert store.files("study") == STUDY.files
+
+    def test_the_study_is_described_above_the_list_of_its_runs_too(self, store: Mlflow) -> None:
+        tracker = store.open()
+        tracker.describe("study", note="[Trials](view:trials), [lost](run:trial-9)")
+        run = store.run("study")
+        experiment = store.client.get_experiment(run.info.experiment_id)
+        trials = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=trials"
+        assert run.data.tags["mlflow.note.content"] == f"[Trials]({trials}&workflowType=machine_learning), lost"
+        assert experiment.tags["mlflow.note.content"] == run.data.tags["mlflow.note.content"]
+        assert json.loads(experiment.tags["mlflow.sharedViewState.trials"])["name"] == "Trials by accuracy"
+
+    def test_a_view_that_the_user_has_changed_stays(self, store: Mlflow) -> None:
+        store.open()
+        experiment = store.run("study").info.experiment_id
+        store.client.set_experiment_tag(experiment, "mlflow.sharedViewState.trials", "mine")
+        store.open()
+        store.run("study")
+        assert store.client.get_experiment(experiment).tags["mlflow.sharedViewState.trials"] == "mine"
 
 
 class TestMlflow:

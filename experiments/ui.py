@@ -1,0 +1,186 @@
+"""Browse the runs of a store in the MLflow UI.
+
+python experiments/ui.py
+
+MLflow's own application, without what browsing does not need: its assistant, gateway and job routes run commands and
+requests for whoever asks.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import socket
+import sys
+import webbrowser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from cifar_core.errors import UserError
+from sweeps.command_line import USAGE, OneLineParser, number
+from sweeps.standard_streams import protect_streams
+from sweeps.store import DEFAULT_STORE, Store
+from sweeps.tracking.locations import uri_for_mlflow
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+HOST = "127.0.0.1"
+PORT = 5000
+
+# The parts of MLflow's API that serve runs, models and their files. Other paths are not found.
+_SERVED = re.compile(
+    r"/(static-files/.*|health|version|graphql|get-artifact|model-versions/get-artifact|study/.*)?"
+    r"|/(ajax-)?api/2\.0/mlflow-artifacts/artifacts(/.*)?"
+    r"|/(ajax-)?api/[23]\.0/mlflow/(experiments|runs|metrics|artifacts|logged-models|registered-models|model-versions"
+    r"|traces|server-info|get-trace-artifact|upload-artifact|ui-telemetry)(/.*)?"
+)
+# What the UI keeps in the browser. Without it, the UI opens an assistant that is not there, and pages for agents.
+_BROWSER: Mapping[str, object] = MappingProxyType(
+    {"mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True, "mlflow.workflowType_v1": "machine_learning"}
+)
+_HEAD = """<style>[data-assistant-ui] { display: none !important }</style>
+<script>
+for (const [key, value] of Object.entries(%s))
+  if (localStorage.getItem(key) === null) localStorage.setItem(key, JSON.stringify(value))
+</script>"""
+
+
+class UiError(UserError):
+    """A store that cannot be browsed, or a port that is in use."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 after Ctrl-C, 2 for an error that the user can mend."""
+    parser = OneLineParser(
+        prog="ui.py", description="Browse the runs of a store in the MLflow UI, on this machine only."
+    )
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    parser.add_argument("--port", type=_port, default=PORT, metavar="N", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        serve(Store.locate(options.store), options.port)
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USAGE
+    return 0
+
+
+def serve(store: Store, port: int) -> None:
+    """Serve the UI until SIGINT or SIGTERM.
+
+    Raises:
+        UserError: there are no runs to browse, the database cannot be read, or the port is in use.
+    """
+    if not (store.root / "mlflow.db").is_file():
+        raise UiError(f"a store must hold runs, but {store.root} has none: 'make study' makes some")
+    try:
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise UiError(
+            f"the port must be free, but {port} is not ({error.strerror}); name another with --port"
+        ) from error
+    with listening:
+        address = f"http://{HOST}:{listening.getsockname()[1]}"
+        app = application(store)
+        import uvicorn
+
+        studies = save_all_views(store)
+        print("In your browser (Ctrl-C ends it):", flush=True)
+        for study in studies or [""]:
+            print(f"  {address}/{study and f'study/{quote(study)}'}", flush=True)
+        if studies and sys.stdout.isatty() and ("DISPLAY" in os.environ or sys.platform == "darwin"):
+            webbrowser.open(f"{address}/study/{quote(studies[0])}")
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+
+def save_all_views(store: Store) -> list[str]:
+    """Give each study the views of its runs that it lacks; return the names of the studies, the most recent first."""
+    from sweeps.tracking.mlflow_client import connect, every_run, save_views
+
+    client = connect(store.tracking_uri)
+    experiments = {experiment.experiment_id: experiment for experiment in client.search_experiments()}
+    runs = every_run(client, list(experiments), "tags.stage = 'study'")
+    recent = sorted(runs, key=lambda run: run.info.start_time, reverse=True)
+    studies = dict.fromkeys(run.info.experiment_id for run in recent)
+    for experiment_id in studies:
+        save_views(client, experiments[experiment_id])
+    return [experiments[experiment_id].name for experiment_id in studies]
+
+
+def application(store: Store) -> FastAPI:
+    """Return MLflow's application for this store. MLflow reads its settings once, so a process can have one of them.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    from mlflow.server import constants
+
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: uri_for_mlflow(store),
+        constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: str(store.root / "artifacts"),
+        # They keep other pages in the same browser from reading this server. Any port will do, as that of a tunnel
+        # (ssh -L 8080:localhost:5000).
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1,127.0.0.1:*,localhost,localhost:*",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:*,http://localhost:*",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    from mlflow.server import app as flask_app
+    from mlflow.server.fastapi_app import create_fastapi_app
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+    from starlette.routing import Route
+
+    from sweeps.tracking.mlflow_client import connect
+    from sweeps.tracking.views import TRIALS, view_route
+
+    app: FastAPI = create_fastapi_app(flask_app)
+    index = Path(str(flask_app.static_folder), "index.html").read_text(encoding="utf-8")
+    index = index.replace("<head>", "<head>" + _HEAD % json.dumps(dict(_BROWSER)), 1)
+
+    def home(request: Request) -> Response:
+        return HTMLResponse(index, headers={"Cache-Control": "no-cache"})
+
+    def study(request: Request) -> Response:
+        name = request.path_params["name"]
+        experiment = connect(store.tracking_uri).get_experiment_by_name(name)
+        if experiment is None:
+            return PlainTextResponse(f"There is no study {html.escape(name)}", 404)
+        return RedirectResponse(f"/{view_route(experiment.experiment_id, TRIALS)}")
+
+    app.router.routes[:0] = [Route("/", home), Route("/study/{name:path}", study)]
+    app.add_middleware(_OnlyServed)
+    return app
+
+
+class _OnlyServed:
+    """Answers 404 to what browsing runs does not need."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.responses import PlainTextResponse
+
+        answer: Any = self._app
+        if scope["type"] == "http" and not _SERVED.fullmatch(scope["path"]):
+            answer = PlainTextResponse("Not Found", 404)
+        await answer(scope, receive, send)
+
+
+_port = number("must be a whole number in [0, 65535]", lambda value: 0 <= value < 2**16, int)
+
+
+if __name__ == "__main__":
+    protect_streams()
+    sys.exit(main())

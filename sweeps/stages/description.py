@@ -1,0 +1,84 @@
+"""Description of a study in MLflow, kept current while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from optuna.trial import TrialState
+
+from cifar_core.recipe import Recipe
+from sweeps.console import percent, with_tta
+from sweeps.stages.confirmation import Confirmed
+from sweeps.stages.stage import Sweep
+from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.tracking.notes import run_name, study_note
+from sweeps.tracking.views import FINALISTS, TRIALS
+
+_CHAMPION = "champion"  # attribute of the Optuna study: the number of a trial
+_REPORT = "report/report.html"
+
+
+class StudyDescription:
+    """Result, finalists and links of a study, as the description of its experiment and of its own run.
+
+    Attributes:
+        finalists: the recipes that were confirmed.
+        tested: keys of the final runs, their mean test accuracy, and the same with test-time augmentation.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._written = ""
+        self._champion: Confirmed | None = None
+        self.finalists: Sequence[Confirmed] = ()
+        self.tested: tuple[Sequence[str], float | None, float | None] = ((), None, None)
+
+    def crown(self, champion: Confirmed) -> None:
+        """Mark the trial of the champion in the list of runs, and no other."""
+        self._champion = champion
+        study, tracker = self._sweep.study, self._sweep.tracker
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number in (champion.source, study.user_attrs.get(_CHAMPION)):
+                tags = {"stage": "search", "trial": str(trial.number)}
+                name = run_name(tags, Recipe.from_dict(trial.user_attrs["recipe"]), trial.value)
+                crown = ", champion" if trial.number == champion.source else ""
+                tracker.describe(f"trial-{trial.number}", name=name + crown)
+        study.set_user_attr(_CHAMPION, champion.source)
+
+    def write(self, state: str) -> None:
+        """Record the description, if it has changed; `state` is running, finished or interrupted."""
+        note = study_note(self._result(state), list(self._links(state)), list(self._rows()), self._sweep.command)
+        if note != self._written:
+            self._sweep.tracker.describe(STUDY_KEY, note=note)
+            self._written = note
+
+    def _result(self, state: str) -> str:
+        _, accuracy, tta = self.tested
+        if self._champion is not None and accuracy is not None:
+            network = f"{self._champion.recipe.model} of trial {self._champion.source}"
+            return f"**{percent(accuracy, 2)} test accuracy**{with_tta(tta)}: {network}, trained on all images"
+        progress = self._sweep.progress
+        stage, best = progress.stage, progress.best
+        counts = f"{stage.name} {stage.ended} of {stage.total}, {stage.counts['pruned']} pruned"
+        return f"**{state.capitalize()}**: {counts}{f'; best so far {best}' if best else ''}"
+
+    def _links(self, state: str) -> Iterator[str]:
+        yield f"[Trials by accuracy](view:{TRIALS})"
+        if self.finalists:
+            yield f"[Finalists](view:{FINALISTS})"
+        for key in self.tested[0]:
+            yield f"[Champion, seed {key.rpartition('-')[2]}](run:{key})"
+        if state == "finished":
+            yield f"[Report: build or buy](run:{STUDY_KEY}/artifacts/{_REPORT})"
+
+    def _rows(self) -> Iterator[list[str]]:
+        complete = self._sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        values = {trial.number: trial.value for trial in complete}
+        for finalist in sorted(self.finalists, key=lambda result: -result.accuracy):
+            recipe = finalist.recipe
+            name = f"trial {finalist.source}: {recipe.model}, {recipe.optimizer}, batch size {recipe.batch_size}"
+            crown = " (champion)" if self._champion is not None and finalist.source == self._champion.source else ""
+            baseline = " (the starting recipe)" if finalist.baseline else ""
+            runs = ", ".join(f"[seed {key.rpartition('-')[2]}](run:{key})" for key in finalist.accuracies)
+            linked, searched = f"[{name}](run:trial-{finalist.source}){baseline}{crown}", values.get(finalist.source)
+            yield [linked, percent(finalist.accuracy, 2), "pruned" if searched is None else percent(searched), runs]

@@ -1,0 +1,50 @@
+"""Figures of a run that need no curve, as tags in place of metrics.
+
+The MLflow UI draws a chart for each metric. Costs and accuracies by class would be dozens of charts with a single bar,
+above the curves. So a tag holds the figures of a group: `figures.cost` is `{"seconds": 35.2, ...}` for `cost/seconds`.
+Stores of earlier versions have them as metrics.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+
+from mlflow.entities import Run
+
+_GROUPS = ("cost", "study", "val_class", "val_group", "test_class", "test_group")  # the first part of a metric's name
+_TAG = "figures."
+
+
+def split_figures(metrics: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the metrics that have curves, and the others as tags."""
+    curves, groups = dict[str, float](), defaultdict[str, dict[str, float]](dict)
+    for name, value in metrics.items():
+        group, _, rest = name.partition("/")
+        if group in _GROUPS:
+            groups[group][rest] = value
+        else:
+            curves[name] = value
+    return curves, {_TAG + group: json.dumps(values) for group, values in groups.items()}
+
+
+def metrics_of(run: Run) -> dict[str, float]:
+    """Return the metrics of a run, with the figures in its tags."""
+    return run.data.metrics | figures_of(run.data.tags)
+
+
+def figures_of(tags: Mapping[str, str]) -> dict[str, float]:
+    """Return the figures in the tags of a run, with the names of metrics."""
+    return {name: value for tag, text in tags.items() for name, value in figures_in(tag, text).items()}
+
+
+def figures_in(tag: str, text: str) -> dict[str, float]:
+    """Return the figures in one tag, with the names of metrics; a tag that holds none, or is damaged, has none."""
+    group = tag.removeprefix(_TAG)
+    if group == tag:
+        return {}
+    try:
+        return {f"{group}/{name}": float(value) for name, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,86 @@
+"""Views of a study's runs that the MLflow UI offers by name: filter, order, columns and charts.
+
+The UI keeps such a view as a tag of the experiment, and opens it by the address of `view_route`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+TRIALS, FINALISTS = "trials", "finalists"
+
+_TAG = "mlflow.sharedViewState."
+_PARAMETERS = ("learning_rate", "batch_size", "width", "mix", "label_smoothing")  # the name has model and optimizer
+_NAME, _NOTE = "attributes.`Run Name`", "attributes.`Description`"
+_WIDTHS = {_NAME: 330, _NOTE: 320}  # pixels
+_SECTION = "search"
+
+
+def view_tags(now: int) -> dict[str, str]:
+    """Return the tags of an experiment that hold its views; `now` is in milliseconds since 1970."""
+    return {
+        f"{_TAG}{key}": json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)})
+        for key, (name, state) in _VIEWS.items()
+    }
+
+
+def view_route(experiment_id: str, view: str) -> str:
+    """Return the address of a view within the UI."""
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={view}&workflowType=machine_learning"
+
+
+def _column(kind: str, name: str) -> str:
+    return f"{kind}.`{name}`"
+
+
+def _view(*, only: str, by: str, metrics: Sequence[str], tags: Sequence[str]) -> dict[str, Any]:
+    columns = [*(_column("metrics", name) for name in metrics), _NOTE]
+    columns += [*(_column("params", name) for name in _PARAMETERS), *(_column("tags", name) for name in tags)]
+    return {
+        "searchFilter": only,
+        "orderByKey": _column("metrics", by),
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": [_NAME, *columns],
+        "columnWidths": _WIDTHS,
+        "runsHiddenMode": "FIRST_20_RUNS",  # of the charts
+        "compareRunCharts": _CHARTS,
+        "compareRunSections": [{"uuid": _SECTION, "name": "Search", "display": True, "isReordered": True}],
+        "isAccordionReordered": True,  # else the UI sorts the sections by name
+    }
+
+
+def _chart(kind: str, **settings: object) -> dict[str, object]:
+    return {"type": kind, "uuid": f"{_SECTION}-{kind}", "metricSectionId": _SECTION, "deleted": False, **settings}
+
+
+_COORDINATES = ["model", "optimizer", "learning_rate", "batch_size", "width"]
+_CHARTS = [
+    _chart("LINE", metricKey="val/accuracy", selectedMetricKeys=["val/accuracy"], isGenerated=True),
+    _chart(
+        "PARALLEL",
+        selectedParams=_COORDINATES,
+        selectedMetrics=["val/accuracy"],
+        showAllRuns=True,
+    ),
+]
+_VIEWS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
+    {
+        TRIALS: (
+            "Trials by accuracy",
+            _view(only="tags.stage = 'search'", by="val/accuracy", metrics=["val/accuracy"], tags=["state"]),
+        ),
+        FINALISTS: (
+            "Finalists",
+            _view(
+                only="tags.stage != 'search' AND tags.stage != 'study'",
+                by="val/accuracy",
+                metrics=["val/accuracy", "test/accuracy"],
+                tags=["source_trial"],
+            ),
+        ),
+    }
+)
