@@ -60,6 +60,8 @@ SECTIONS: Mapping[str, Callable[[Facts], Section]] = MappingProxyType(
 )
 """The sections of the report, in order. The recommendation, which collects from all of them, follows the second."""
 
+ABOUT_CIFAR10 = ("systems", "reproduction")  # left out for other data
+
 
 def write_report(
     study: str | None = None,
@@ -97,13 +99,13 @@ def write_report(
 
 def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SECTIONS) -> dict[str, bytes]:
     """The report's files by name: a pure function of the facts."""
-    sections = [build(facts) for build in builders.values()]
+    sections = [build(facts) for name, build in builders.items() if facts.is_cifar10 or name not in ABOUT_CIFAR10]
     study = facts.study
     times = f"{study.start:%Y-%m-%d %H:%M} to {study.end:%Y-%m-%d %H:%M} UTC"
     page = Page(
         name="report",
         title=f"Build or buy: {study.name}",
-        heading="Build or buy: an image classifier for CIFAR-10",
+        heading=f"Build or buy: an image classifier for {study.data_set.name}",
         subject=CitedText(f"Study {study.name}, {times}", (f"run/{study.run_id}",)),
         state=" ".join(_warnings(study)),
         sections=[*sections[:2], recommendation.section(facts, sections), *sections[2:]],
@@ -127,7 +129,8 @@ def references_of(facts: Facts) -> References:
     """All published figures in the order of their file; the study and the network it is about lead the list of runs."""
     study, published = facts.study, facts.published
     entries: dict[str, Dated] = {"bar": facts.bar}
-    entries |= {a.key: a for a in published.accuracies} | {"fresh": published.fresh_test_set}
+    entries |= {a.key: a for a in published.accuracies}
+    entries |= {"fresh": published.fresh_test_set} if facts.is_cifar10 else {}
     entries |= {p.key: p for p in published.prices}
     if facts.cost.machine is not None:
         entries.setdefault(facts.cost.machine.key, facts.cost.machine)

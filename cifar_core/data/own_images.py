@@ -98,6 +98,9 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
         if split == "val" or drawn:  # training pictures of a given split keep the order of their names
             order = alternating([decoded.pictures[i].label for i in places[split]])
             places[split] = [places[split][i] for i in order]
+    for split, chosen in places.items():
+        if not chosen:
+            raise DataError(f"{split}/ must have pictures of its own, but all of them are copies from a later split")
     mean, std = _statistics(decoded.images, [*places["train"], *places["val"]])
     data_set = DataSet(
         name=source.name,

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from cifar_core.data.data_set import CIFAR10
 from experiments.comparison.differences import Comparison, Group, NotPaired, image_by_image
 from experiments.pages.blocks import Cell, Figure, Missing, Section, Table
-from experiments.pages.plots import PALETTE, add_points, canvas, pc, segment
+from experiments.pages.plots import PALETTE, add_points, canvas, in_figure, pc, room_for, segment
 from experiments.pages.text import CitedText, percent, points, probability, signed
 from experiments.reading.study import SPLITS
 from experiments.stats import SIGNIFICANCE_LEVEL, holm
@@ -69,12 +69,12 @@ def section(comparison: Comparison) -> Section:
 def draw_classes(comparison: Comparison, table: ClassTable) -> go.Figure:
     """Accuracy of each group in each class, the reference's weakest class at the bottom."""
     classes = table.accuracies
-    figure = canvas(height=72 + 30 * len(classes), left=82)
+    figure = canvas(height=72 + 30 * len(classes), left=room_for(list(classes.index), 82))
     for group, colour in zip(comparison.groups, PALETTE, strict=False):
         add_points(
             figure,
             [pc(share) for share in classes[group.name]],
-            classes.index,
+            [in_figure(name) for name in classes.index],
             name=group.name,
             colour=colour,
             symbol="circle-open" if group is comparison.reference else "circle",

@@ -178,6 +178,8 @@ def compare(metric: ComparedMetric, group: Group, reference: Group) -> Differenc
         return Difference("unknown", reason=f"{unfinished} is not complete")
     if metric.tolerance is not None:
         return _compare_cost(metric, group, reference, ours, theirs)
+    if not _same_data(group, reference):
+        return Difference("unknown", reason="other data")
     if metric.direction > 0:
         return _compare_accuracy(metric, group, reference)
     p = welch(group.values(metric.key), reference.values(metric.key))
@@ -214,6 +216,12 @@ def _compare_cost(metric: ComparedMetric, group: Group, reference: Group, ours: 
     return Difference(_outcome(metric.direction * share if abs(share) > (metric.tolerance or 0) else 0), share)
 
 
+def _same_data(group: Group, reference: Group) -> bool:
+    """Return true if both are of the same data, or if that is not known."""
+    one, other = (each.setting("data_sha256", CONDITIONS) for each in (group, reference))
+    return one is None or other is None or one == other
+
+
 def _outcome(gain: float, p: float = 0.0) -> str:
     return "not significant" if gain == 0 or p >= SIGNIFICANCE_LEVEL else "better" if gain > 0 else "worse"
 
@@ -230,7 +238,7 @@ def image_by_image(group: Group, reference: Group, label: str | None = None) -> 
     theirs, ours = reference.counted[0].answers, group.counted[0].answers
     if theirs is None or ours is None:
         raise NotPaired(f"not stored for {(reference if theirs is None else group).name}")
-    if theirs.true != ours.true:
+    if theirs.true != ours.true or not _same_data(group, reference):
         raise NotPaired(f"{group.name} and {reference.name} were tested on different images")
     chosen = [label is None or true == label for true in theirs.true]
     if not any(chosen):

@@ -12,6 +12,7 @@ from pathlib import Path
 import rich.table
 from rich.text import Text
 
+from cifar_core.data.data_set import CIFAR10
 from experiments.comparison import classes, curves, outcome, settings
 from experiments.comparison.differences import Comparison
 from experiments.comparison.selection import choose
@@ -45,11 +46,12 @@ def render(comparison: Comparison, command: str) -> dict[str, bytes]:
     runs = [r for group in comparison.groups for r in group.runs]
     newest = max(r.date for r in runs)
     what = {r.run_id: f"{r.description}, {r.state}" for r in runs}
+    data = {r.conditions.get("data", CIFAR10.name) for r in runs}
     page = Page(
         name="runs",
         title=f"Side by side: {', '.join(group.name for group in comparison.groups)}",
         heading="Runs side by side",
-        subject=CitedText(f"CIFAR-10, newest run of {newest}"),
+        subject=CitedText(f"{', '.join(sorted(data))}, newest run of {newest}"),
         sections=[*(section(comparison) for section in SECTIONS), Section("Command", (Code(command),))],
         footer="Accuracies are shares of images labelled right; losses are mean nats an image.",
     )

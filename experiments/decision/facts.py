@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import TTA_VIEWS
 from experiments.decision.costs import Cost, Option, build, cost_of, vendors
 from experiments.pages.text import percent, short_percent, years
@@ -47,6 +48,11 @@ class Facts:
     def run_id(self) -> str:
         """The id of the study's parent run."""
         return self.study.run_id
+
+    @property
+    def is_cifar10(self) -> bool:
+        """True if the study is of the data that the published accuracies are about."""
+        return self.study.data_set.sha256 == CIFAR10.sha256
 
     @property
     def as_of(self) -> datetime.date:
@@ -104,6 +110,8 @@ def gather(study: Study, published: Published, scenario: Scenario, results: Sequ
     Raises:
         InvalidFileError: the scenario prices another device than the study's.
     """
+    if study.data_set.sha256 != CIFAR10.sha256:
+        published = replace(published, accuracies=())
     confusions = study.artifacts.confusions
     tested = study.champion[study.champion["metrics.test/accuracy"].notna()]
     counts = [int(matrix.sum()) for matrix in confusions.values()] if len(study.champion) else []

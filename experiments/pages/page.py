@@ -125,6 +125,7 @@ def _html(text: str, sources: Sequence[str], references: References) -> Markup:
 
 
 def _markdown(text: str, sources: Sequence[str], references: References) -> str:
+    text = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)  # names of classes may look like HTML
     runs, keys = references.split(sources)
     marks = [f"`{short}`{more}" for short, _, more in runs] + [f"[{references.mark(key)}]" for key in keys]
     return f"{text} <sub>{' '.join(marks)}</sub>" if text and marks else text or " ".join(marks)

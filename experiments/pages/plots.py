@@ -6,6 +6,7 @@ read on light and on dark paper; a page that knows which it is replaces them by 
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,7 @@ from plotly.subplots import make_subplots
 
 INK, MUTED, GRID = "#6f757c", "#858b92", "#b4b9be"
 BLUE, RUST, GREEN = "#3b7dab", "#c4673a", "#5b9168"
+_LONGEST_NAME = 24  # letters of a class
 PALETTE = (BLUE, RUST, GREEN, "#8a6bb1", "#a98a2c", "#3a9898", "#bb5c86", "#7d848b")
 SPLIT_COLOURS: Mapping[str, str] = MappingProxyType({"training": BLUE, "validation": GREEN, "test": RUST})
 
@@ -129,6 +131,16 @@ def label(text: str, x: Any, y: Any, *, colour: str = INK, size: float = 11, **p
         place: further properties of plotly's annotations, such as `xref`, `xanchor` or `yshift`.
     """
     return {"text": text, "x": x, "y": y, "font": {"color": colour, "size": size}, "showarrow": False, **place}
+
+
+def in_figure(name: str) -> str:
+    """Return the name of a class for plotly, which reads HTML in texts."""
+    return html.escape(name, quote=False)
+
+
+def room_for(names: Sequence[str], least: int) -> int:
+    """Return the pixels beside an axis for these names: `least` at least, and 24 letters at most."""
+    return max(least, 12 + 7 * max((min(len(name), _LONGEST_NAME) for name in names), default=0))
 
 
 def segment(x0: float, x1: float, y0: float, y1: float, *, colour: str = GRID, width: float = 2) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def section(facts: Facts) -> Section:
     test = facts.test
     target, start, rework = _levels(facts.bar)
     levels = f"{target} is the target; over {start} is a start; under {rework} {_REWORK}"
-    same = "All of these are accuracies on the same 10,000 test images."
+    same = "All of these are accuracies on the same 10,000 test images." if facts.is_cifar10 else ""
     if test:
         count = len(test.run_ids)
         interval = "combines seed variance with" if count > 1 else "covers"
@@ -31,12 +31,12 @@ def section(facts: Facts) -> Section:
             f"sampling error of {test.images:,} test images."
         )
     return Section(
-        "Accuracy beside published figures",
+        "Accuracy beside published figures" if facts.is_cifar10 else "Accuracy",
         (
-            _figure(facts),
+            *((_figure(facts),) if facts.is_cifar10 else ()),
             CitedText(f"The bar: {levels}.", ("source/bar",)),
             _table(facts),
-            CitedText(same),
+            *((CitedText(same.strip()),) if same else ()),
             evaluations_sentence(facts),
         ),
         {"performance": tuple(_performance(facts)), "learning": validation_against_test(facts)},
@@ -166,7 +166,8 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
         "compared with."
     )
     yield CitedText(text, tuple(f"source/{v.training.key}" for v in facts.scenario.vendors))
-    yield fresh_sentence(facts, facts.test)
+    if facts.is_cifar10:
+        yield fresh_sentence(facts, facts.test)
 
 
 def fresh_sentence(facts: Facts, test: Estimate) -> CitedText:
@@ -257,7 +258,7 @@ def _table(facts: Facts) -> Table:
     ours = Row.of(
         Cell(_name(facts), note=f"{facts.parameters:,} weights" if facts.parameters else ""),
         Cell(percent(test.mean), note=span(test)) if test else "not measured",
-        Cell("CIFAR-10 alone, without its validation images", style="plain"),
+        Cell(f"{facts.study.data_set.name} alone, without its validation images", style="plain"),
         Cell("", sources=runs(test) if test else run(*facts.subject_runs)),
         style="ours",
     )
@@ -296,6 +297,8 @@ def _numbers(facts: Facts) -> Iterator[Number]:
             yield Number(f"published.{a.key}.best", a.best, "share of test images", source)
         if not math.isnan(a.training_flops):
             yield Number(f"published.{a.key}.flops", a.training_flops, "FLOPs", source)
+    if not facts.is_cifar10:
+        return
     for name, value in zip(("least", "most"), facts.published.fresh_test_set.points_lower, strict=True):
         yield Number(f"fresh.points_lower.{name}", value, "points", ("source/fresh",))
         if test:

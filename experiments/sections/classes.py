@@ -15,12 +15,25 @@ import plotly.graph_objects as go
 from cifar_core.data.data_set import CIFAR10, DataSet
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Figure, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
-from experiments.pages.plots import BLUE, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
+from experiments.pages.plots import (
+    BLUE,
+    MUTED,
+    RUST,
+    add_points,
+    canvas,
+    error_bars,
+    in_figure,
+    label,
+    pc,
+    room_for,
+    segment,
+)
 from experiments.pages.text import CitedText, percent, points, run, runs, short_percent, span
 from experiments.reading.published import Bar
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
 
+_NUMBERED = 30  # classes, at most, for numbers in the cells of the confusion matrix
 UNEVEN = 0.10  # a gap between the best and the weakest class from which classes are called uneven
 
 
@@ -170,7 +183,7 @@ def section(facts: Facts) -> Section:
     if found.rows:
         seeds = ", joined with the spread over seeds" if len(found.run_ids) > 1 else ""
         text = f"Intervals are for the {found.split} images (Wilson, 1927{seeds}); classes from the weakest on."
-        blocks += [_table(found), CitedText(text)]
+        blocks += [_table(found), CitedText(text), *balanced_sentence(facts.study, found.split)]
     learning: tuple[CitedText, ...] = ()
     if found.confusion:
         learning = (weakest_pair(found.confusion),)
@@ -185,6 +198,19 @@ def section(facts: Facts) -> Section:
         "learning": learning,
     }
     return Section("Classes", tuple(blocks), recommendation, tuple(_numbers(found)))
+
+
+def balanced_sentence(study: Study, split: str) -> tuple[CitedText, ...]:
+    """The balanced accuracy, which is recorded where the classes have different numbers of images."""
+    column = f"metrics.{'val' if split == 'validation' else split}/balanced_accuracy"
+    known = study.subject[column].dropna() if column in study.subject else []
+    if not len(known):
+        return ()
+    text = (
+        f"The classes have different numbers of {split} images: the balanced accuracy, the mean over the classes, is "
+        f"{percent(statistics.fmean(known))}."
+    )
+    return (CitedText(text, run(*study.subject["run_id"])),)
 
 
 def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
@@ -260,7 +286,7 @@ def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
 def _class_figure(found: ClassResults, bar: Bar) -> go.Figure:
     """Accuracy of each class on validation and test images, the weakest at the bottom."""
     rows = found.rows
-    figure = canvas(height=72 + 27 * len(rows), left=82)
+    figure = canvas(height=72 + 27 * len(rows), left=room_for([row.name for row in rows], 82))
     intervals = [row.interval for row in rows if row.interval]
     for split, colour, symbol in (("validation", BLUE, "circle-open"), ("test", RUST, "circle")):
         values = [getattr(row, split) for row in rows]
@@ -272,7 +298,7 @@ def _class_figure(found: ClassResults, bar: Bar) -> go.Figure:
             add_points(
                 figure,
                 [None if v is None else pc(v) for v in values],
-                [row.name for row in rows],
+                [in_figure(row.name) for row in rows],
                 name=name,
                 colour=colour,
                 symbol=symbol,
@@ -311,11 +337,14 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
     """Percent of each class (row) predicted as each class; colour shows errors only."""
     percents = [[100 * v for v in row] for row in matrix.shares]
     errors = [[None if i == j else round(v, 3) for j, v in enumerate(row)] for i, row in enumerate(percents)]
-    figure = canvas(height=470, left=100, bottom=92)
+    names = [in_figure(name) for name in matrix.classes]
+    count = len(names)
+    room = room_for(matrix.classes, 92)
+    figure = canvas(height=max(470, 16 * count + room), left=room + 8, bottom=room)
     figure.add_heatmap(
         z=errors,
-        x=list(matrix.classes),
-        y=list(matrix.classes),
+        x=names,
+        y=names,
         colorscale=[[0, "rgba(196,103,58,0)"], [1, "rgba(196,103,58,0.85)"]],
         zmin=0,
         showscale=False,
@@ -325,10 +354,10 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
         ygap=1,
     )
     figure.layout.annotations = [
-        label(f"<b>{whole}</b>" if i == j else str(whole), matrix.classes[j], matrix.classes[i])
+        label(f"<b>{whole}</b>" if i == j else str(whole), names[j], names[i])
         for i, row in enumerate(percents)
         for j, value in enumerate(row)
-        if (whole := int(value + 0.5)) or i == j
+        if count <= _NUMBERED and ((whole := int(value + 0.5)) or i == j)
     ]
     figure.update_xaxes(title="taken for", tickangle=-45, showgrid=False)
     figure.update_yaxes(title="true class", autorange="reversed", showgrid=False)
@@ -349,6 +378,8 @@ def _numbers(found: ClassResults) -> Iterator[Number]:
         yield Number("confusion.images", matrix.images, "images a run", sources)
         for true, shares in zip(matrix.classes, matrix.shares, strict=True):
             for predicted, share in zip(matrix.classes, shares, strict=True):
+                if len(matrix.classes) > _NUMBERED and not share:
+                    continue  # there are too many of them
                 yield Number(f"confusion.{true}.{predicted}", share, "share of the true class", sources)
         if pair := matrix.weakest_pair():
             yield Number("confusion.weakest_pair.share", pair[2], f"share of {pair[0]} and {pair[1]}", sources)

@@ -16,7 +16,8 @@ def _samples(facts: Facts) -> Photo | Missing:
     png = facts.study.artifacts.samples
     if not png:
         return Missing("The study kept no picture of its training images.")
-    text = "Training images of 32 x 32 pixels with their labels, before augmentation."
+    side = facts.study.data_set.side
+    text = f"Training images of {side} x {side} pixels with their labels, before augmentation."
     return Photo("samples", "Training images", CitedText(text, run(facts.run_id)), png)
 
 

@@ -28,6 +28,7 @@ from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_line, canvas
 from experiments.pages.text import (
     CitedText,
     count,
+    count_word,
     duration,
     flops,
     listed,
@@ -319,7 +320,8 @@ def _trainable(facts: Facts) -> Iterator[CitedText]:
         custom, fixed = (
             sorted({p.name.partition(",")[0] for p in services if p.custom is wanted}) for wanted in (True, False)
         )
-        text = f"Of the services priced here, {listed(custom) or 'none'} can be trained on these ten classes"
+        classes = count_word(len(facts.study.data_set.classes))
+        text = f"Of the services priced here, {listed(custom) or 'none'} can be trained on these {classes} classes"
         text += f"; {listed(fixed)} return labels of their own." if fixed else "."
         yield CitedText(text, tuple(f"source/{p.key}" for p in services))
 

@@ -1,0 +1,97 @@
+"""Layouts of a folder of pictures, and one line for what is none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cifar_core.data import DataError
+from cifar_core.data.image_folder import Layout, find_pictures
+from tests.cifar_core.support import refusal
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def shown(folder: Path, layout: Layout) -> list[str]:
+    return [f"{p.path.relative_to(folder)} {layout.classes[p.label]} {p.split}" for p in layout.pictures]
+
+
+def test_a_folder_for_each_class(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/1.jpg", "dog/more/0.png", "cat/1.jpg", "cat/.hidden", ".git/config", "readme.txt")
+    layout = find_pictures(tmp_path)
+    assert (layout.classes, layout.given) == (("cat", "dog"), ("train",))
+    assert shown(tmp_path, layout) == ["dog/more/0.png dog train", "cat/1.jpg cat train", "dog/1.jpg dog train"]
+
+
+@pytest.mark.parametrize("given", [("train",), ("train", "val"), ("train", "test"), ("train", "val", "test")])
+def test_folders_of_splits(tmp_path: Path, given: tuple[str, ...]) -> None:
+    for split in given:
+        touch(tmp_path, f"{split}/cat/1.jpg", f"{split}/dog/1.jpg")
+    layout = find_pictures(tmp_path)
+    assert layout.given == given
+    assert Counter(picture.split for picture in layout.pictures) == dict.fromkeys(given, 2)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    layout = find_pictures(touch(tmp_path, "train/1.jpg", "bus/1.jpg"))
+    assert layout.classes == ("bus", "train")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table(tmp_path: Path, encoding: str) -> None:
+    touch(tmp_path, "b.jpg", "sub/a.jpg")
+    table = tmp_path / "labels.csv"
+    table.write_text('label,who,path\n"a, b",x,sub/a.jpg\nWeiß,y,b.jpg\n', encoding=encoding)
+    layout = find_pictures(tmp_path, table)
+    assert shown(tmp_path, layout) == ["sub/a.jpg a, b train", "b.jpg Weiß train"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("file,label\na.jpg,x", "its first line must name the columns path and label, but lacks 'path'"),
+        ("", "its first line must name the columns path and label, but lacks 'path', 'label'"),
+        ("path,label\na.jpg,", "each line must have a path and a label, but line 2 lacks one"),
+        ("path,label\na.jpg,x\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 2 and 3"),
+        ("path,label\nb.jpg,x", "each path must be a file in {folder}, but line 2 has 'b.jpg'"),
+    ],
+)
+def test_a_table_that_cannot_be(tmp_path: Path, rows: str, message: str) -> None:
+    table = touch(tmp_path, "a.jpg") / "labels.csv"
+    table.write_text(rows)
+    said = refusal(lambda: find_pictures(tmp_path, table), DataError)
+    assert said == f"{table}: {message.format(folder=tmp_path)}"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "--images must have a folder for each class, or train/ with those (and val/ and test/, if there are any), "
+             "or --labels FILE, but {folder} has no pictures in such places"),
+        (("a.jpg",), "--images must have .* has no pictures in such places"),
+        (("cat/1.jpg",), "--images must have at least two classes, but {folder} has only 'cat'"),
+        (("train/cat/1", "train/dog/1", "val/cow/1"),
+         "each class must have training pictures, but these have some in val/ or test/ only: 'cow'"),
+        (("cat\n/1", "dog/1"), "a class must have a name of at most 200 letters without control characters, but got "
+                               "'cat\\\\n'"),
+        (("Cat/1", "cat/1"), "classes must differ in more than capital letters, but got 'Cat', 'cat'"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    said = refusal(lambda: find_pictures(touch(tmp_path, *names)), DataError)
+    if ".*" not in message:
+        assert said == message.format(folder=tmp_path).replace("\\\\n", "\\n")
+    else:
+        assert said.endswith(message.partition(".*")[2])
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    said = refusal(lambda: find_pictures(tmp_path / "nothing"), DataError)
+    assert said == f"--images must be a folder with pictures, but {tmp_path}/nothing is not one"

@@ -1,0 +1,81 @@
+"""Drawn splits: every class in each, the same content in one, and the same again when pictures are added."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_core.data.splits import alternating, draw_splits, shares
+
+DRAWN = {"test": 0.1, "val": 0.2}
+
+
+def sha(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def of_sizes(sizes: list[int], salt: int) -> tuple[list[int], list[str]]:
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    return labels, [sha(salt, place) for place in range(len(labels))]
+
+
+@given(st.lists(st.integers(3, 300), min_size=2, max_size=5), st.integers(0, 1000))
+def test_every_class_is_in_each_split_by_about_its_share(sizes: list[int], salt: int) -> None:
+    labels, contents = of_sizes(sizes, salt)
+    found = Counter(zip(labels, draw_splits(labels, contents, DRAWN), strict=True))
+    for label, size in enumerate(sizes):
+        for split, share in DRAWN.items():
+            assert math.ceil(share * size / 2) <= found[label, split] <= math.ceil(1.5 * share * size)
+        assert found[label, "train"] > 0
+
+
+@given(st.integers(0, 1000), st.integers(1, 200))
+def test_pictures_that_are_added_move_none(salt: int, added: int) -> None:
+    labels, contents = of_sizes([400, 300], salt)
+    before = draw_splits(labels, contents, DRAWN)
+    more = [sha("more", salt, place) for place in range(added)]
+    after = draw_splits([*labels, *(place % 2 for place in range(added))], [*contents, *more], DRAWN)
+    assert after[: len(labels)] == before
+
+
+@given(st.integers(0, 1000))
+def test_the_same_content_is_in_one_split_with_any_labels(salt: int) -> None:
+    contents = [sha(salt, place % 20) for place in range(60)]
+    found = draw_splits([place % 3 for place in range(60)], contents, DRAWN)
+    assert len(set(zip(contents, found, strict=True))) == 20
+
+
+def test_the_order_does_not_matter() -> None:
+    labels, contents = of_sizes([50, 20], 0)
+    assert draw_splits(labels[::-1], contents[::-1], DRAWN) == draw_splits(labels, contents, DRAWN)[::-1]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "missing", "expected"),
+    [
+        (800, ("val", "test"), {"test": 0.1, "val": 0.2}),
+        (9_999, ("val",), {"val": 0.2}),
+        (10_000, ("val", "test"), {"test": 0.1, "val": 0.1}),
+        (50_000, ("test",), {"test": 0.1}),
+        (50_000, (), {}),
+    ],
+)
+def test_shares(pictures: int, missing: tuple[str, ...], expected: dict[str, float]) -> None:
+    assert shares(pictures, missing) == expected
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=200))
+def test_every_beginning_has_the_shares_of_the_whole(labels: list[int]) -> None:
+    order = alternating(labels)
+    assert sorted(order) == list(range(len(labels)))
+    total = Counter(labels)
+    seen: Counter[int] = Counter()
+    for place, index in enumerate(order, start=1):
+        seen[labels[index]] += 1
+        for label, count in total.items():
+            assert abs(seen[label] - place * count / len(labels)) <= len(total)
