@@ -221,8 +221,8 @@ def _opening(storage_url: str) -> Iterator[None]:
 def _settings(plan: Plan) -> dict[str, object]:
     """Settings that cannot change within a study, because its trials would no longer compare."""
     return {
+        _DATA: [plan.data_set.name, plan.data_set.sha256],  # the first: a study with settings but without it is older
         _CONTENT: plan.space.content(),
-        _DATA: [plan.data_set.name, plan.data_set.sha256],
         "space_hash": plan.space.hash,
         "space": plan.space.name,
         "preset": plan.preset.name,

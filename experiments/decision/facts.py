@@ -111,7 +111,8 @@ def gather(study: Study, published: Published, scenario: Scenario, results: Sequ
         InvalidFileError: the scenario prices another device than the study's.
     """
     if study.data_set.sha256 != CIFAR10.sha256:
-        published = replace(published, accuracies=())
+        bar = replace(published.bar, source=scenario.file, date="")
+        published = replace(published, bar=bar, accuracies=())
     confusions = study.artifacts.confusions
     tested = study.champion[study.champion["metrics.test/accuracy"].notna()]
     counts = [int(matrix.sum()) for matrix in confusions.values()] if len(study.champion) else []

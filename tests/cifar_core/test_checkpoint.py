@@ -21,7 +21,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from cifar_core.checkpoint import CheckpointError, Checkpoints, load_state, load_weights, save_state
+from cifar_core.checkpoint import CheckpointError, Checkpoints, load_state, load_weights, read_data_set, save_state
+from cifar_core.data import Split, Splits
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
 from cifar_core.models import MODELS
 from cifar_core.recipe import OPTIMIZERS, Recipe
@@ -165,6 +167,29 @@ def test_a_state_of_another_recipe(saved: Path) -> None:
     rule = "the recipe must be the one that is trained, but this state has another one"
     other = replace(SMALL, seed=1)
     assert refusal(lambda: load_state(other, saved, TINY_DATA, FP32), CheckpointError) == f"{saved}: {rule}"
+
+
+def test_weights_know_their_data_set(tmp_path: Path) -> None:
+    own = replace(CIFAR10, name="flowers", classes=("rose", "tulip", "lily"), groups=(), side=48, sha256="0" * 64)
+    images, labels = torch.zeros(4, 3, 48, 48, dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    split = Split(images, labels, own)
+    data, path = Splits(split, split), tmp_path / "weights"
+    save_state(TrainState.create(SMALL, data, FP32), path)
+    assert read_data_set(path) == own
+    assert load_weights(SMALL, path)(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
+    assert predict(load_weights(SMALL, path), split, FP32).confusion().shape == (3, 3)
+    load_state(SMALL, path, data, FP32)
+    rule = "the data must be those that are trained on, but this state has flowers"
+    assert refusal(lambda: load_state(SMALL, path, TINY_DATA, FP32), CheckpointError) == f"{path}: {rule}"
+
+
+def test_weights_of_an_earlier_version_are_of_cifar10(saved: Path) -> None:
+    content = saved.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
+    del facts["data_set"]
+    write_state(saved, safetensors.torch.save(safetensors.torch.load(content), {"state": json.dumps(facts)}))
+    assert read_data_set(saved) == CIFAR10
 
 
 @pytest.mark.parametrize("content", [b"", b"no state at all", safetensors.torch.save({"weight": torch.zeros(3)})])

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.decision.facts import Facts
+from cifar_core.data.data_set import CIFAR10
+from experiments.decision.facts import Facts, gather
 from experiments.pages.blocks import Figure, Number, Row, Section, Table
 from experiments.pages.plots import canvas
 from experiments.pages.text import CitedText
+from experiments.reading.published import load_published
+from experiments.reading.scenario import load_scenario
 from experiments.report import SECTIONS, render
 
 
@@ -64,3 +67,18 @@ def test_no_two_sections_give_a_number_or_a_figure_of_the_same_name(demo: Facts)
         [picture.name for section in sections for picture in section.pictures],
     ):
         assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+def test_nothing_is_said_of_cifar10_where_the_data_are_others(demo: Facts) -> None:
+    own = replace(CIFAR10, name="flowers", groups=(), side=48, sha256="ab" * 32)
+    published = load_published()
+    files = render(gather(replace(demo.study, data_set=own), published, load_scenario(published.prices)))
+    for name in ("report.html", "report.md"):
+        page = files[name].decode()
+        assert "Build or buy: an image classifier for flowers" in page
+        assert "Training images of 48 x 48 pixels" in page
+        for foreign in ("CIFAR", "airbench", "ImageNet", "on the same 10,000", "animal", "vehicle", "five_conv, as"):
+            assert foreign not in page, foreign
+    document = json.loads(files["report.json"])
+    assert not [name for name in document["numbers"] if name.startswith(("published.", "fresh.", "group."))]

@@ -23,6 +23,7 @@ from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps import run_study
+from sweeps.console import SweepConsole
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
 from sweeps.executors import job_loop
 from sweeps.planning.limits import Limits
@@ -36,6 +37,7 @@ from sweeps.store import Store
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
+from tests.pictures import write_pictures
 from tests.sweeps.small_data import small_splits
 from tests.sweeps.support import STUDY
 
@@ -135,6 +137,11 @@ class TestArgumentsThatCannotBe:
                 "'Default'",
             ),
             ("--verify --repair", "argument --repair: not allowed with argument --verify"),
+            ("--images x --data y", "argument --data: not allowed with argument --images"),
+            ("--images nothing", "--images must be a folder with pictures, but nothing is not one"),
+            ("--labels a.csv", "--labels must come with --images, but there is none"),
+            ("--size 48", "--size must come with --images, but there is none"),
+            ("--skip-unreadable", "--skip-unreadable must come with --images, but there is none"),
         ],
     )
     def test_what_the_parser_refuses(self, refused: Refused, arguments: str, message: str) -> None:
@@ -529,3 +536,31 @@ def test_a_store_that_takes_no_more(
         "run_study.py: error: the disk is full; mend that, and the same command resumes the sweep\n"
     )
     stubs.executor.close.assert_called_once_with()
+
+
+def test_a_folder_of_pictures(
+    stubs: type[StubCoordinator],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_pictures(tmp_path / "Blumen & <Co>", {"a|b": 10, "rose": 20})
+    arguments = ["--images", str(folder), "--preset", "quick", "--trials", "2", "--store", str(tmp_path / "store")]
+    for size, name in (((), "Blumen & <Co>-quick-full"), (("--size", "48"), "Blumen & <Co>-48px-quick-full")):
+        assert main([*arguments, *size]) == 130
+        plan = stubs.got.plan
+        assert (plan.study, plan.data_set.classes, plan.data_set.side) == (name, ("a|b", "rose"), 48 if size else 32)
+        assert plan.preset.trial.max_epochs == 10 * PRESETS["quick"].trial.max_epochs
+        assert (stubs.got.train_images, stubs.got.val_images) == (plan.data_set.train_images, plan.data_set.val_images)
+        tags = stubs.got.tags
+        assert (tags["data"], tags["data_sha256"]) == ("Blumen & <Co>", plan.data_set.sha256)
+    said = capsys.readouterr().out
+    assert "Blumen & <Co>: 30 pictures of 2 classes (10 to 20 of each): " in said
+    write_pictures(folder, {"rose": 1}, seed=5)
+    monkeypatch.setattr(SweepConsole, "progress", lambda *_: None)
+    monkeypatch.setattr(run_study, "ensure_cifar10", Mock(side_effect=AssertionError("CIFAR-10 is not needed")))
+    message = refused(*arguments[:-2])
+    assert message.startswith("study 'Blumen & <Co>-quick-full' was started with the data Blumen & <Co> (")
+    assert message.endswith("), which has other pictures, labels or splits; give it another name with --study")

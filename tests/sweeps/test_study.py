@@ -13,6 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
@@ -91,6 +92,25 @@ class TestSettings:
             f"study {plan.study!r} was started with {was}, but got {got}; give it another name with --study"
         )
 
+    def test_a_study_cannot_go_on_with_other_data(self, storage: BaseStorage, plan: Plan) -> None:
+        own = replace(plan, study=next(names), data_set=replace(CIFAR10, name="flowers", sha256="ab" * 32))
+        changed = replace(own, data_set=replace(own.data_set, sha256="cd" * 32))
+        open_study(own, storage)
+        open_study(replace(own, data_set=replace(own.data_set, name="moved")), storage)
+        with pytest.raises(StudyError) as error:
+            open_study(changed, storage)
+        assert str(error.value) == (
+            f"study {own.study!r} was started with the data flowers (abababababab), but got flowers (cdcdcdcdcdcd), "
+            "which has other pictures, labels or splits; give it another name with --study"
+        )
+
+    def test_a_study_of_a_version_that_had_cifar10_alone(self, storage: BaseStorage, plan: Plan) -> None:
+        earlier = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize")
+        earlier.set_user_attr("space_content", plan.space.content())
+        with pytest.raises(StudyError, match=r"was started with the data CIFAR-10 \(9a5bcfec531a\), but got flowers"):
+            open_study(replace(plan, data_set=replace(CIFAR10, name="flowers", sha256="ab" * 32)), storage)
+        assert open_study(plan, storage).user_attrs["data"] == ["CIFAR-10", CIFAR10.sha256]
+
     def test_a_study_cannot_go_on_in_a_space_that_changed(self, storage: BaseStorage, plan: Plan) -> None:
         text = plan.space.text
         changed = text.replace("high = 4.0", "high = 5.0").replace("[128, 256, 512]", "[256, 128, 512]")
@@ -138,7 +158,7 @@ class TestSettings:
         settings = open_study(plan, storage).user_attrs
         cut = replace(plan, study=next(names))
         crashed = optuna.create_study(study_name=cut.study, storage=storage, direction="maximize")
-        for name in ("space_content", "space_hash", "space", "preset", "seed")[:recorded]:
+        for name in ("data", "space_content", "space_hash", "space", "preset")[:recorded]:
             crashed.set_user_attr(name, settings[name])
         assert open_study(cut, storage).user_attrs == settings
         with pytest.raises(StudyError, match="was started with seed 0, but got seed 1"):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cifar_core.budget import step_flops
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.own_images import SIDES
 from cifar_core.models import MODELS, build_model, build_shapes, parameter_count
 from cifar_core.models.dynamic_conv import DynamicConv
 from cifar_core.models.layers import Dropout
@@ -49,6 +53,16 @@ def test_images_to_logits(name: str, width: float) -> None:
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
     assert logits.std(1).min() > 0
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", MODELS)
+def test_images_of_other_sizes_and_other_classes(name: str, side: int) -> None:
+    own = replace(CIFAR10, classes=("rose", "tulip", "lily"), groups=(), side=side)
+    images = torch.zeros(2, 3, side, side, device="meta")
+    assert build_shapes(name, 0.25, own)(images).shape == (2, 3)
+    recipe = Recipe(model=name, width=0.25)
+    assert (step_flops(recipe, own) > step_flops(recipe)) == (side > 32)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cifar_core.budget import step_flops
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
@@ -68,3 +69,22 @@ def test_fixed_epochs_are_the_same_for_every_recipe_and_stage(extremes: dict[Rec
     assert preset.trial == preset.confirm
     assert "2.5 epochs" in preset.description
     assert {preset.trial.apply(recipe, TRAIN_IMAGES).epochs for recipe in extremes} == {2.5}
+
+
+@pytest.mark.parametrize(("pictures", "factor"), [(560, 10), (4_500, 10), (15_000, 3), (45_000, 1), (90_000, 1)])
+def test_a_small_data_set_gets_more_passes_and_a_large_one_as_many(pictures: int, factor: float) -> None:
+    own = replace(CIFAR10, train_images=pictures, val_images=pictures // 9)
+    for preset in PRESETS.values():
+        fitted = preset.fitted(own)
+        for one, other in (
+            (fitted.trial, preset.trial),
+            (fitted.confirm, preset.confirm),
+            (fitted.final, preset.final),
+        ):
+            assert (one.flops, one.max_epochs) == (other.flops, factor * other.max_epochs)
+        assert fitted.trial_images == min(preset.trial_images, own.val_images)
+    assert replace(fixed_epochs(3).fitted(own), rung_images=2000, trial_images=5000) == fixed_epochs(3)
+
+
+def test_the_presets_are_made_for_cifar10() -> None:
+    assert all(preset.fitted(CIFAR10) == preset for preset in PRESETS.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -64,6 +66,19 @@ def test_no_images() -> None:
 )
 def test_first_sentence(counts: str, sentence: str) -> None:
     assert report(counts)[0] == sentence
+
+
+def test_classes_without_groups_and_with_any_letters() -> None:
+    own = replace(CIFAR10, classes=("a|b", "rose"), groups=())
+    assert weakness_report(Predictions(torch.eye(2)[[0, 1, 0]], torch.tensor([0, 1, 1]), own)).splitlines() == [
+        "| class | accuracy in % | correct / total | most often taken for |",
+        "| --- | ---: | ---: | --- |",
+        r"| rose | 50.00 | 1 / 2 | a\|b (1) |",
+        r"| a\|b | 100.00 | 1 / 1 | - |",
+        "",
+        "The weakest class is rose, with an accuracy of 50.00 %; the pair most often confused with each other is "
+        r"a\|b and rose, with 1 mistake: 0 a\|b images taken for rose and 1 rose image taken for a\|b.",
+    ]
 
 
 @pytest.mark.parametrize(
