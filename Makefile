@@ -13,7 +13,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/d
 SHELL  := /bin/bash
 PY     := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
-export STORE
+export STORE IMAGES
 
 .DEFAULT_GOAL := help
 .PHONY: help install study ui serve report bench format lint check test test-long test-all coverage torture clean
@@ -21,6 +21,7 @@ export STORE
 help:
 	@echo 'make study      set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
 	@echo '                options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
+	@echo '                IMAGES=DIR: your own pictures in place of CIFAR-10 (docs/own-images.md)'
 	@echo 'make ui         browse the runs with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
 	@echo 'make serve      the champion over HTTP, with MLflow on http://127.0.0.1:5001 (PORT=5001)'
 	@echo 'make report     write the build-vs-buy report again'
@@ -51,7 +52,7 @@ install: .venv/installed
 	@touch $@
 
 study: install
-	@$(PY) sweeps/run_study.py --trials $(TRIALS) --store "$$STORE" $(ARGS)
+	@$(PY) sweeps/run_study.py --trials $(TRIALS) --store "$$STORE" $${IMAGES:+--images "$$IMAGES"} $(ARGS)
 
 ui: install
 	@PYTHONWARNINGS=ignore $(PY) experiments/ui.py --store "$$STORE" --port $(PORT) $(ARGS)

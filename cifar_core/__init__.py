@@ -1,4 +1,4 @@
-"""CIFAR-10 training and nothing else: recipes, data, models, the training loop, checkpoints and metrics."""
+"""Training of small image classifiers: recipes, data, models, the training loop, checkpoints and metrics."""
 
 import os
 from pathlib import Path

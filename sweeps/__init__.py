@@ -1,4 +1,4 @@
-"""Sweeps over CIFAR-10 training recipes: search spaces, the coordinator, workers, tracking and the store."""
+"""Sweeps over training recipes: search spaces, the coordinator, workers, tracking and the store."""
 
 import os
 

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="run_study.py",
-        description="Search for the best CIFAR-10 classifier at equal compute per trial, confirm the best few "
+        description="Search for the best image classifier at equal compute per trial, confirm the best few "
         "with more compute, and test the champion once. After an interruption the same command resumes the sweep.",
         epilog="Browse the runs with `make ui`. Write the report again with `python experiments/compare.py`.",
     )

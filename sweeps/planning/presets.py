@@ -41,15 +41,18 @@ class Preset:
     finals: int
 
     def fitted(self, data_set: DataSet) -> Preset:
-        """Return the preset for a data set: a pass over fewer training images costs less, so more of them are allowed.
+        """Return the preset for a data set: a run of the same network takes as many steps as on CIFAR-10.
 
-        Budgets in FLOPs stay; their caps in epochs rise with the inverse of the size, ten times at most.
+        Budgets in FLOPs grow with the pixels of an image. A pass over fewer images is shorter, so more of them are
+        allowed: caps in epochs rise with the inverse of the number of training images, ten times at most.
         """
+        pixels = (data_set.side / CIFAR10.side) ** 2
         factor = min(max(1.0, CIFAR10.train_images / data_set.train_images), _MOST_PASSES)
 
         def longer(budget: Budget) -> Budget:
-            passes = budget.max_epochs if budget.flops is None else factor * budget.max_epochs
-            return replace(budget, max_epochs=passes)
+            if budget.flops is None:
+                return budget
+            return replace(budget, flops=pixels * budget.flops, max_epochs=factor * budget.max_epochs)
 
         return replace(
             self,

@@ -71,17 +71,16 @@ def test_fixed_epochs_are_the_same_for_every_recipe_and_stage(extremes: dict[Rec
     assert {preset.trial.apply(recipe, TRAIN_IMAGES).epochs for recipe in extremes} == {2.5}
 
 
-@pytest.mark.parametrize(("pictures", "factor"), [(560, 10), (4_500, 10), (15_000, 3), (45_000, 1), (90_000, 1)])
-def test_a_small_data_set_gets_more_passes_and_a_large_one_as_many(pictures: int, factor: float) -> None:
-    own = replace(CIFAR10, train_images=pictures, val_images=pictures // 9)
+@pytest.mark.parametrize(
+    ("pictures", "side", "passes"), [(560, 32, 10), (4_500, 64, 10), (15_000, 48, 3), (45_000, 32, 1), (90_000, 32, 1)]
+)
+def test_a_run_on_other_data_takes_as_many_steps(pictures: int, side: int, passes: float) -> None:
+    own = replace(CIFAR10, train_images=pictures, val_images=pictures // 9, side=side)
     for preset in PRESETS.values():
         fitted = preset.fitted(own)
-        for one, other in (
-            (fitted.trial, preset.trial),
-            (fitted.confirm, preset.confirm),
-            (fitted.final, preset.final),
-        ):
-            assert (one.flops, one.max_epochs) == (other.flops, factor * other.max_epochs)
+        for stage in ("trial", "confirm", "final"):
+            one, other = getattr(fitted, stage), getattr(preset, stage)
+            assert (one.flops, one.max_epochs) == ((side / 32) ** 2 * other.flops, passes * other.max_epochs)
         assert fitted.trial_images == min(preset.trial_images, own.val_images)
     assert replace(fixed_epochs(3).fitted(own), rung_images=2000, trial_images=5000) == fixed_epochs(3)
 
