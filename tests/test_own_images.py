@@ -82,6 +82,7 @@ def test_a_folder_of_pictures_of_all_kinds(tmp_path: Path) -> None:
         "test_class/a_b _i_", "test_class/rose", "test_class/Weiß _ _c__ 100"
     }  # fmt: skip
     assert 0 < champion.data.metrics["test/balanced_accuracy"] <= 1
+    assert champion.inputs is not None
     assert champion.inputs.dataset_inputs[0].dataset.name == "Blumen & Co"
     [report] = (tmp_path / "store" / "reports").glob("*/report.md")
     text = report.read_text(encoding="utf-8")
