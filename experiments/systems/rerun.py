@@ -11,6 +11,7 @@ import torch
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.picture_cache import find_cached
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import FIXED_SPLIT, Recipe
@@ -61,18 +62,23 @@ def rerun(
     """Train the recipe of `run` again, up to the last point on record, with the threads that it had.
 
     Args:
-        load: returns the data set.
+        load: returns CIFAR-10; a user's own pictures come from the cache.
 
     Raises:
-        UserError: the run trained no recipe of a sweep, on other images, or has no points on record; its recipe, its
-            weights or the data set are missing or damaged.
+        UserError: the run trained no recipe of a sweep, or has no points on record; its recipe, its weights or the data
+            set are missing or damaged.
     """
     recorded = reader.client.get_run(run.run_id)
     tags, curve = recorded.data.tags, reader.curve(run.run_id, "train/loss")
     if tags.get("stage") not in ("search", "confirm", "final") or not curve:
         raise UserError(f"run: must name a run of a study that trained, but {run.name!r} is none")
-    if tags.get("data_sha256", CIFAR10.sha256) != CIFAR10.sha256:
-        raise UserError(f"run: must name a run that trained on {CIFAR10.name}, but {run.name!r} did on {tags['data']}")
+    if (content := tags.get("data_sha256", CIFAR10.sha256)) != CIFAR10.sha256:
+        if (cached := find_cached(content)) is None:
+            raise UserError(
+                f"the pictures of {tags['data']} ({content[:12]}) must be in the cache, but are not; run_study.py "
+                "--images reads them again"
+            )
+        load = cached.load_train_val
     recipe = recipe_of(run.run_id, reader)
     if tags.get("device", "cpu") == "cpu":
         set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)
@@ -93,7 +99,7 @@ def rerun(
     finished = state.step == steps
     gap, at = max((_gap(value, found[step]), step) for step, value in curve)
     on_record = recorded.data.metrics.get("val/accuracy")
-    now = {**provenance(CIFAR10, hardware, torch.get_num_threads())}
+    now = provenance(state.data_set, hardware, torch.get_num_threads())
     return Rerun(
         points=len(curve),
         loss_gap=gap,

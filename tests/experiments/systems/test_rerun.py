@@ -108,6 +108,25 @@ def test_it_says_by_how_much_it_differs_and_what_was_different(place: Place, tmp
     assert conditions == f"what was different: cpu another, now {CPU.describe()}"
 
 
+def test_pictures_that_are_no_longer_in_the_cache(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shutil.copytree(place.store.root, tmp_path / "store")
+    store = Store.locate(tmp_path / "store")
+    tracker = MlflowTracker(store, "demo")
+    tracker.open()
+    tags = {"data": "flowers", "data_sha256": "ab" * 32}
+    tracker.begin(RunLabel(key="trial-0", name="trial-0", tags=tags, params={}))
+    assert tracker.close() == 0
+    with pytest.raises(UserError) as error:
+        Place(store).rerun("demo/trial-0")
+    assert str(error.value) == (
+        "the pictures of flowers (abababababab) must be in the cache, but are not; run_study.py --images reads them "
+        "again"
+    )
+
+
 @pytest.mark.parametrize("wanted", ["demo/study", "demo/trial-2"])
 def test_runs_that_trained_nothing(place: Place, wanted: str) -> None:
     with pytest.raises(UserError, match=r"^run: must name a run of a study that trained, but '.*' is none$"):
