@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from cifar_core.data import DataError
 from cifar_core.data.image_file import printable
 from cifar_core.files import decode_text
@@ -75,7 +77,13 @@ def listed(names: Sequence[str]) -> str:
 
 def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, class, split) of every file in a folder of a class."""
+    place = printable(folder)
     has_splits = (folder / "train").is_dir() and any(_folders(folder / "train"))
+    if has_splits and (others := [path.name for path in _folders(folder) if path.name not in SPLITS]):
+        raise DataError(f"beside train/ there may be val/ and test/ alone, but {place} has {listed(others)}")
+    suffixes = Image.registered_extensions()
+    if loose := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in suffixes):
+        raise DataError(f"pictures must lie in the folder of their class, but {place} itself has {listed(loose)}")
     for split in SPLITS if has_splits else SPLITS[:1]:
         for of_class in _folders(folder / split if has_splits else folder):
             yield from ((path, of_class.name, split) for path in _files(of_class))

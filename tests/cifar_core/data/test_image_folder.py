@@ -75,21 +75,21 @@ def test_a_table_that_cannot_be(tmp_path: Path, rows: str, message: str) -> None
     [
         ((), "--images must have a folder for each class, or train/ with those (and val/ and test/, if there are any), "
              "or --labels FILE, but {folder} has no pictures in such places"),
-        (("a.jpg",), "--images must have .* has no pictures in such places"),
+        (("b.JPG", "a.png", "cat/1", "dog/1"),
+         "pictures must lie in the folder of their class, but {folder} itself has 'a.png', 'b.JPG'"),
+        (("train/cat/1", "train/dog/1", "valid/cat/1"),
+         "beside train/ there may be val/ and test/ alone, but {folder} has 'valid'"),
         (("cat/1.jpg",), "--images must have at least two classes, but {folder} has only 'cat'"),
         (("train/cat/1", "train/dog/1", "val/cow/1"),
          "each class must have training pictures, but these have some in val/ or test/ only: 'cow'"),
         (("cat\n/1", "dog/1"), "a class must have a name of at most 200 letters without control characters, but got "
-                               "'cat\\\\n'"),
+                               "'cat\\n'"),
         (("Cat/1", "cat/1"), "classes must differ in more than capital letters, but got 'Cat', 'cat'"),
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     said = refusal(lambda: find_pictures(touch(tmp_path, *names)), DataError)
-    if ".*" not in message:
-        assert said == message.format(folder=tmp_path).replace("\\\\n", "\\n")
-    else:
-        assert said.endswith(message.partition(".*")[2])
+    assert said == message.format(folder=tmp_path)
 
 
 def test_no_folder(tmp_path: Path) -> None:
