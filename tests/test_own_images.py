@@ -69,7 +69,7 @@ def test_a_folder_of_pictures_of_all_kinds(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
     said = run(tmp_path, command(tmp_path, "--skip-unreadable"))
-    assert "Blumen & Co: 111 pictures of 3 classes (12 to 69 of each): " in said
+    assert "found 111 pictures of 3 classes (12 to 69 of each): " in said
     assert "4 of 115 files are left out, as they are no readable pictures" in said
     assert "Trained on all images it has " in said
     study = "Blumen & Co-epochs-2-space"

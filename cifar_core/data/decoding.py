@@ -59,7 +59,7 @@ def decode(
     hashes: list[str] = []
     sizes: list[tuple[int, int]] = []
     unreadable: list[str] = []
-    done = 0
+    done, total = 0, sum(lengths)
     pool = ThreadPoolExecutor(usable_cores())
     try:
         with lenient():
@@ -73,7 +73,7 @@ def decode(
                     hashes.append(digest)
                     sizes.append(size)
                 done += length
-                progress(done, sum(lengths))
+                progress(done, total)
     finally:
         pool.shutdown(cancel_futures=True)  # at Ctrl-C too
     return Decoded(tuple(kept), images[: len(kept)], tuple(hashes), tuple(sizes)), tuple(unreadable)

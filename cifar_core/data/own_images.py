@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ def prepare(source: ImageSource, progress: Callable[[str, int, int | None], None
         state = _state(layout)
         known = _last(source)
         if known.get("state") == state and (cached := find_cached(known["content"])) is not None:
-            return cached
+            return replace(cached, data_set=replace(cached.data_set, name=source.name))  # it may have had another name
         made = _make(source, layout, progress)
         content = made.data_set.sha256
         write_atomically(source.notes_folder / "state.json", json.dumps({"state": state, "content": content}))
@@ -163,8 +163,8 @@ def _without_copies(decoded: Decoded, contents: Sequence[str]) -> tuple[list[int
     last: dict[str, int] = {}
     for picture, content in zip(decoded.pictures, contents, strict=True):
         last[content] = max(last.get(content, 0), SPLITS.index(picture.split))
-    copies = [i for i, p in enumerate(decoded.pictures) if SPLITS.index(p.split) < last[contents[i]]]
-    return [i for i in range(len(contents)) if i not in set(copies)], copies
+    stays = [SPLITS.index(p.split) == last[c] for p, c in zip(decoded.pictures, contents, strict=True)]
+    return [i for i, kept in enumerate(stays) if kept], [i for i, kept in enumerate(stays) if not kept]
 
 
 def _check_classes(layout: Layout, decoded: Decoded, contents: Sequence[str], kept: Sequence[int], drawn: int) -> None:

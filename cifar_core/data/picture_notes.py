@@ -26,7 +26,7 @@ def found_notes(data_set: DataSet, decoded: Decoded) -> list[str]:
     small, large = (chosen(decoded.sizes, key=lambda size: size[0] * size[1]) for chosen in (min, max))
     sizes = " to ".join(f"{width} x {height}" for width, height in dict.fromkeys((small, large)))
     lines = [
-        f"{data_set.name}: {len(decoded.pictures):,} pictures of {len(counts)} classes ({each} of each): "
+        f"found {len(decoded.pictures):,} pictures of {len(counts)} classes ({each} of each): "
         f"{data_set.train_images:,} to train, {data_set.val_images:,} to validate, {data_set.test_images:,} to test; "
         f"{sizes} pixels, cropped to the square in the middle and scaled to {data_set.side} x {data_set.side}"
     ]

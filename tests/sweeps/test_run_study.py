@@ -557,7 +557,7 @@ def test_a_folder_of_pictures(
         tags = stubs.got.tags
         assert (tags["data"], tags["data_sha256"]) == ("Blumen & <Co>", plan.data_set.sha256)
     said = capsys.readouterr().out
-    assert "Blumen & <Co>: 30 pictures of 2 classes (10 to 20 of each): " in said
+    assert "found 30 pictures of 2 classes (10 to 20 of each): " in said
     write_pictures(folder, {"rose": 1}, seed=5)
     monkeypatch.setattr(SweepConsole, "progress", lambda *_: None)
     monkeypatch.setattr(run_study, "ensure_cifar10", Mock(side_effect=AssertionError("CIFAR-10 is not needed")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_folder_becomes_a_data_set(pets: Path, side: int) -> None:
     assert torch.allclose(everything.mean((0, 2, 3)), torch.tensor(data_set.mean, dtype=torch.double))
     assert torch.allclose(everything.std((0, 2, 3), correction=0), torch.tensor(data_set.std, dtype=torch.double))
     assert cached.notes[0] == (
-        f"pets: 62 pictures of 3 classes (12 to 30 of each): {sizes[0]} to train, {sizes[1]} to validate, "
+        f"found 62 pictures of 3 classes (12 to 30 of each): {sizes[0]} to train, {sizes[1]} to validate, "
         f"{sizes[2]} to test; 56 x 40 pixels, cropped to the square in the middle and scaled to {side} x {side}"
     )
     assert cached.notes[1].startswith("classes are uneven, from 'a|b <i>' (12) to 'cat' (30): balanced accuracy")
@@ -97,7 +98,9 @@ def test_pictures_are_read_once_and_again_when_one_has_changed(
 
 def test_the_same_content_in_another_folder_is_the_same_data(pets: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(pets, tmp_path / "moved"))
-    assert made(moved).data_set.sha256 == made(pets).data_set.sha256
+    one, other = made(pets).data_set, made(moved).data_set
+    assert other == replace(one, name="moved")
+    assert [made(folder).data_set.name for folder in (pets, moved)] == ["pets", "moved"]
 
 
 def test_a_damaged_cache(pets: Path) -> None:
