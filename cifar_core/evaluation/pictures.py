@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -74,7 +75,7 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> bytes:
     """
     count = len(classes)
     cell = 60 if count <= _NUMBERED else max(4, 1200 // count)
-    font, small = ImageFont.load_default(min(13, cell)), ImageFont.load_default(11)
+    font, small = _font(min(13, cell), classes), _font(11, classes)
     shown = [_shortened(name) for name in classes] if cell >= _LEAST_NAMED else [""] * count
     left, top = max(96, 12 + round(max(map(font.getlength, shown)))), 34
     size = count * cell
@@ -102,6 +103,15 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> bytes:
     return _png(picture)
 
 
+def _font(size: float, texts: Iterable[str]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, or one with more letters where a text needs them."""
+    if all(map(str.isascii, texts)):
+        return ImageFont.load_default(size)
+    import matplotlib  # takes a fifth of a second, and few need it
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
 def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
@@ -122,7 +132,7 @@ def _grid(images: Tensor, captions: Sequence[tuple[str, str]], columns: int, *, 
     count, _, height, width = images.shape
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
-    font = ImageFont.load_default(12)
+    font = _font(12, [text for text, _ in captions])
     longest = max((font.getlength(text) for text, _ in captions), default=0)
     cell_width = max(width * scale, round(longest)) + _GAP
     cell_height = height * scale + _GAP + _CAPTION

@@ -159,3 +159,20 @@ def test_torchvision_works_with_any_torch(before: str) -> None:
     command = [sys.executable, "-W", "error", "-c", f"import torch\n{before}{use}"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("count", [2, 20, 21, 80, 200])
+def test_a_confusion_matrix_of_any_number_of_classes_is_small(count: int) -> None:
+    names = [f"{number} {'ö' * 150}" for number in range(count)]
+    content = pictures.confusion(torch.eye(count, dtype=torch.int64) * 20, names)
+    picture = pixels(content)
+    assert has_colour(picture, (46, 125, 50))
+    assert max(picture.shape) < 1700
+    assert len(content) < 100_000
+
+
+def test_letters_of_other_languages_differ() -> None:
+    """A font without them draws the same box for each."""
+    matrix = torch.eye(2, dtype=torch.int64)
+    drawn = {pictures.confusion(matrix, (name, "b")) for name in ("ß", "ж", "λ", "ø")}
+    assert len(drawn) == 4
