@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export STORE IMAGES
 
 .DEFAULT_GOAL := help
-.PHONY: help install study ui serve report bench format lint check test test-long test-all coverage torture clean
+.PHONY: help install study ui serve report bench format lint check test test-long test-all coverage torture clean clean-store
 
 help:
 	@echo 'make study      set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
@@ -25,7 +25,8 @@ help:
 	@echo 'make ui         browse the runs with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
 	@echo 'make serve      the champion over HTTP, with MLflow on http://127.0.0.1:5001 (PORT=5001)'
 	@echo 'make report     write the build-vs-buy report again'
-	@echo '                STORE=DIR: study, ui, serve and report work on the store there, in place of mlruns'
+	@echo 'make clean-store  show what nobody needs of the store, and remove it once you agree (ARGS=--yes: no question)'
+	@echo '                STORE=DIR: study, ui, serve, report and clean-store work on the store there, in place of mlruns'
 	@echo 'make bench      time the trainer against a bare loop, the usual way and the ceiling, and more (ARGS=--help)'
 	@echo 'make install    only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer; TORCH_INDEX=URL: where'
 	@echo '                torch comes from, by default its CPU build on Linux without an NVIDIA driver)'
@@ -60,6 +61,9 @@ ui: install
 serve: PORT = 5001
 serve: install
 	@$(PY) experiments/serve.py --store "$$STORE" --port $(PORT) $(ARGS)
+
+clean-store: install
+	@$(PY) experiments/clean_store.py --store "$$STORE" $(ARGS)
 
 report: install
 	@$(PY) experiments/compare.py --store "$$STORE" $(ARGS)

@@ -28,6 +28,7 @@ from sweeps.store import Store, StoreError, opening
 from sweeps.validation import shortened
 
 BASELINE = "baseline"  # user attribute of the first trial, if it is a known-good recipe
+REMOVED = "removed_runs"  # attribute of a study: keys of runs that were removed from MLflow on purpose
 _MANY_OBJECTS = 100_000
 _STARTUP = 8  # random trials before a sampler learns from them
 _CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw

@@ -26,7 +26,7 @@ from sweeps.checks.consistency import (
 from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError
-from sweeps.study import load_study, trials_of
+from sweeps.study import REMOVED, load_study, trials_of
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect, model_location, models_of, runs_of
 from sweeps.tracking.mlflow_queue import REFUSED, waiting
@@ -50,7 +50,8 @@ def findings(store: Store, study: str) -> Iterator[Finding]:
         load_study(store, study)  # names the studies that there are
     yield from disagreements(store, study, trials, thorough=True)
     if trials is not None and known:
-        yield from _agreement(client, trials, runs, {run.data.tags.get("key", "") for run in known})
+        removed = load_study(store, study).user_attrs.get(REMOVED, [])
+        yield from _agreement(client, trials, runs, {*removed, *(run.data.tags.get("key", "") for run in known)})
         yield from _networks(store, study, client, trials, runs)
     yield from _artifacts(store, runs)
     yield from _files(store, study, runs)
@@ -72,7 +73,7 @@ def _databases(store: Store) -> Iterator[Finding]:
 def _agreement(
     client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run], known: Set[str]
 ) -> Iterator[Finding]:
-    """Optuna and MLflow must agree on each trial, and have no point twice; `known` has the keys of deleted runs too."""
+    """Optuna and MLflow must agree on each trial, and have no point twice; `known` has the keys of deleted runs."""
     by_key = {run.data.tags.get("key", ""): run for run in runs}
     for trial in trials:
         run = by_key.get(f"trial-{trial.number}")

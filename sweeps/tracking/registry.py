@@ -27,8 +27,7 @@ from sweeps.tracking import served_model
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write over the view of a sweep
 
 CHAMPION = "champion"  # alias
-
-_NAME = "classifier"  # of a logged model; earlier versions logged one that took normalised images, named "model"
+CLASSIFIER = "classifier"  # of a logged model; earlier versions logged one that took normalised images, named "model"
 
 
 def log_classifier(uri: str, run_id: str, recipe: Recipe, weights: Path) -> LoggedModel:
@@ -49,7 +48,7 @@ def log_classifier(uri: str, run_id: str, recipe: Recipe, weights: Path) -> Logg
         network = Path(folder, "network.pt2")
         torch.export.save(program, network)
         logged = mlflow.pyfunc.log_model(
-            name=_NAME,
+            name=CLASSIFIER,
             python_model=served_model.__file__,
             artifacts={"network": str(network)},
             model_config={"classes": list(data_set.classes)},
@@ -93,6 +92,11 @@ def champions(client: MlflowClient) -> list[ModelVersion]:
     return [client.get_model_version_by_alias(model.name, CHAMPION) for model in models if CHAMPION in model.aliases]
 
 
+def registered_runs(client: MlflowClient) -> frozenset[str]:
+    """Return the ids of the runs whose networks are in the registry."""
+    return frozenset(version.run_id for version in client.search_model_versions() if version.run_id is not None)
+
+
 def champion_uri(name: str) -> str:
     """Return the address of the champion of a registered model, for `mlflow.pyfunc.load_model`."""
     return f"models:/{name}@{CHAMPION}"
@@ -105,7 +109,7 @@ def _model_name(data_set: str) -> str:
 
 def _classifier(client: MlflowClient, run: Run) -> LoggedModel | None:
     """Return the classifier that was logged with a run; one whose logging a crash cut short does not count."""
-    where = f"source_run_id = '{run.info.run_id}' AND name = '{_NAME}'"
+    where = f"source_run_id = '{run.info.run_id}' AND name = '{CLASSIFIER}'"
     logged = client.search_logged_models([run.info.experiment_id], where)
     return next((model for model in logged if model.status == LoggedModelStatus.READY), None)
 

@@ -19,14 +19,13 @@ CPU = Hardware(torch.device("cpu"), bf16=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("normalisation", ["dataset", "half"])
-def test_a_program_answers_as_its_network_for_every_size_of_batch(tmp_path: Path, normalisation: str) -> None:
-    recipe = Recipe(model="three_conv", width=0.25, normalisation=normalisation)
+def test_a_program_answers_as_its_network_for_every_size_of_batch(tmp_path: Path) -> None:
+    recipe = Recipe(model="three_conv", width=0.25)
     network = build_model(recipe).eval()
-    torch.export.save(export(network, normalisation, CIFAR10), tmp_path / "network.pt2")
+    torch.export.save(export(network, recipe.normalisation, CIFAR10), tmp_path / "network.pt2")
     program = torch.export.load(tmp_path / "network.pt2").module()
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for count in (1, 2, 7):
         split = Split(images[:count], torch.zeros(count, dtype=torch.long))
-        expected = predict(network, split, CPU, normalisation).probabilities
+        expected = predict(network, split, CPU).probabilities
         torch.testing.assert_close(program(split.images.permute(0, 2, 3, 1)), expected)

@@ -24,7 +24,7 @@ from sweeps.store import Store
 from sweeps.tracking import served_model
 from sweeps.tracking.locations import follow_store
 from sweeps.tracking.mlflow_queue import Entry
-from sweeps.tracking.registry import champion_uri, champions
+from sweeps.tracking.registry import champion_uri, champions, register
 from sweeps.tracking.tracker import MlflowTracker
 from tests.champions import KEY, RECIPE, finish, numbers
 from tests.sweeps.small_data import CPU
@@ -137,10 +137,15 @@ def test_a_moved_store_serves_its_own_files(place: Place, tmp_path: Path) -> Non
 
 def test_a_study_that_finds_a_better_champion_moves_the_alias(place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.store.root, tmp_path / "moved")
-    store = Store.locate(tmp_path / "moved")
-    finish(store, "third", 0.95)
-    [found] = champions(MlflowClient(store.tracking_uri))
-    assert (int(found.version), found.tags["study"]) == (3, "third")
+    uri = Store.locate(tmp_path / "moved").tracking_uri
+    client = MlflowClient(uri)
+    [before] = champions(client)
+    run = client.get_run(str(before.run_id))
+    for study, accuracy, champion in (("third", 0.95, "third"), ("third", 0.7, "better")):
+        model = client.create_logged_model(run.info.experiment_id, name="any", source_run_id=run.info.run_id)
+        register(uri, run.info.run_id, model, numbers(study, accuracy))
+        [found] = champions(client)
+        assert found.tags["study"] == champion
 
 
 def test_without_a_champion(empty_databases: Path) -> None:

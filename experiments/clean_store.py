@@ -1,0 +1,66 @@
+"""Show what a store keeps although nobody needs it, and remove it once that is confirmed.
+
+python experiments/clean_store.py [--store DIR] [--yes]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweeps.checks.cleaning import find_waste, remove
+from sweeps.command_line import OneLineParser, run_command
+from sweeps.standard_streams import protect_streams
+from sweeps.store import DEFAULT_STORE, Store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    return run_command(parser, lambda: _run(options), stopped="stopped")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="clean_store.py",
+        description="Show what nobody needs of a store, and remove it: runs and studies that were deleted in MLflow, "
+        "checkpoints of runs that have ended, networks that were superseded or cut short. Networks in the model "
+        "registry stay.",
+    )
+    parser.add_argument("--yes", action="store_true", help="remove it without a question")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    store = Store.locate(options.store)
+    found = find_waste(store)
+    if not found:
+        print(f"{store.root} holds nothing that nobody needs")
+        return 0
+    for waste in found:
+        print(f"{_size(waste.size):>9}  {waste.study}: {waste.what}")
+    total = _size(sum(waste.size for waste in found))
+    print(f"{total:>9}  in all")
+    if not options.yes:
+        if not sys.stdin.isatty():
+            print("Nothing was removed; --yes does it.")
+            return 0
+        if input("Remove it for good? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("Nothing was removed.")
+            return 0
+    remove(store, found)
+    print(f"Removed; {total} are free.")
+    return 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+if __name__ == "__main__":
+    protect_streams()
+    sys.exit(main())

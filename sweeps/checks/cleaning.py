@@ -1,0 +1,183 @@
+"""Removal of what nobody needs: what was deleted in MLflow's UI, and files that ended or cut-short work left.
+
+A run whose network is in the model registry is never removed, and nothing is while a process runs a study of the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, Run, ViewType
+
+from sweeps.lock import LockError, acquire, holder
+from sweeps.states import STATE_OF_TRIAL
+from sweeps.store import Store, StoreError
+from sweeps.study import REMOVED, open_storage
+from sweeps.tracking.locations import artifact_folder, follow_store
+from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run
+from sweeps.tracking.registry import CLASSIFIER, registered_runs
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """Something of a study that nobody needs, and the files and folders that it takes."""
+
+    study: str
+    what: str
+    paths: tuple[Path, ...]
+    key: str | None = None  # of a run that was deleted in MLflow
+    model: str | None = None  # id of a network that MLflow logged
+    whole_study: bool = False
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+        files = (file for path in self.paths for file in ([path] if path.is_file() else path.rglob("*")))
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def find_waste(store: Store) -> list[Waste]:
+    """Return what can be removed.
+
+    Raises:
+        StoreError: the store has no database of its own, or MLflow does not answer.
+        LockError: a process runs a study of the store.
+    """
+    if not store.holds_mlflow:
+        raise StoreError(f"a store must hold its own MLflow database to be cleaned, but {store.root} has another")
+    store.check()
+    for path in sorted(store.lock("any").parent.glob("*.lock")):
+        if (who := holder(path)) is not None:
+            raise LockError(f"no study of the store may run while it is cleaned, but {who} runs one; wait for it")
+    follow_store(store)  # else the files of the store that this is a copy of would be removed
+    client = connect(store.tracking_uri)
+    found: list[Waste] = []
+    with answering(store.tracking_uri):
+        kept = registered_runs(client)
+        for experiment in client.search_experiments(view_type=ViewType.ALL):
+            runs = every_run(client, [experiment.experiment_id], view=ViewType.ALL)
+            if experiment.lifecycle_stage != LifecycleStage.DELETED:
+                found += _of_study(store, client, experiment, runs, kept)
+            elif not any(run.info.run_id in kept for run in runs):
+                found.append(_deleted_study(store, experiment, runs))
+    return found
+
+
+def remove(store: Store, wastes: Sequence[Waste]) -> None:
+    """Remove them. What was deleted in MLflow although its network is in the registry is restored.
+
+    Raises:
+        StoreError: MLflow or Optuna refuses.
+        LockError: a study has been started meanwhile; nothing is removed.
+    """
+    client = connect(store.tracking_uri)
+    with contextlib.ExitStack() as stack, answering(store.tracking_uri):
+        for experiment in client.search_experiments(view_type=ViewType.ALL):
+            stack.enter_context(acquire(store.lock(experiment.name), experiment.name))
+        _restore(client)
+        storage = open_storage(store.storage_url)
+        for waste in wastes:
+            with contextlib.suppress(KeyError):  # MLflow alone knows it, as a reproduction
+                if waste.whole_study:
+                    optuna.delete_study(study_name=waste.study, storage=storage)
+                elif waste.key is not None:  # so that --verify does not miss it
+                    study = optuna.load_study(study_name=waste.study, storage=storage)
+                    study.set_user_attr(REMOVED, sorted({*study.user_attrs.get(REMOVED, []), waste.key}))
+            if waste.model is not None:
+                client.delete_logged_model(waste.model)
+        _collect(store)
+        for path in (path for waste in wastes for path in waste.paths):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _of_study(
+    store: Store, client: MlflowClient, experiment: Experiment, runs: Sequence[Run], kept: frozenset[str]
+) -> Iterator[Waste]:
+    study = _study(experiment, runs)
+    active = {run.data.tags.get("key"): run for run in runs if run.info.lifecycle_stage != LifecycleStage.DELETED}
+    deleted = {run.info.run_id: run for run in runs if run.info.lifecycle_stage == LifecycleStage.DELETED}
+    for run_id in deleted.keys() - kept:
+        key = deleted[run_id].data.tags.get("key", STUDY_KEY)
+        weights = store.weights(study, key)
+        own = (weights, weights.with_name(f"{weights.name}.sha256"), store.checkpoints(study, key))
+        paths = _inside(store, _folder(store, deleted[run_id].info.artifact_uri), *(() if key in active else own))
+        yield Waste(study, f"{key}, deleted in MLflow", paths, key=None if key in active else key)
+    ended = set(STATE_OF_TRIAL.values())
+    for folder in sorted(store.checkpoints(study, "x").parent.glob("*")):
+        if folder.name in active and active[folder.name].data.tags.get("state") in ended:
+            yield Waste(study, f"checkpoints of {folder.name}, which has ended", (folder,))
+    models = client.search_logged_models([experiment.experiment_id])
+    served = {model.source_run_id for model in models if model.name == CLASSIFIER and _ready(model.status)}
+    for model in models:
+        if model.source_run_id in deleted.keys() - kept:
+            what = "network of a deleted run"
+        elif not _ready(model.status):
+            what = "network whose logging was cut short"
+        elif model.name != CLASSIFIER and model.source_run_id in served:
+            what = "network in the form of an earlier version, beside the present one"
+        else:
+            continue
+        yield Waste(study, what, _inside(store, _folder(store, model.artifact_location)), model=model.model_id)
+
+
+def _deleted_study(store: Store, experiment: Experiment, runs: Sequence[Run]) -> Waste:
+    study = _study(experiment, runs)
+    folders = [store.weights(study, "x").parent, store.checkpoints(study, "x").parent]
+    folders += [store.queues(study), store.report(study)]
+    paths = _inside(store, *folders, artifact_folder(store, str(experiment.artifact_location)))
+    return Waste(study, "the whole study, deleted in MLflow", paths, whole_study=True)
+
+
+def _study(experiment: Experiment, runs: Sequence[Run]) -> str:
+    """Return the name of a study, which it keeps when its experiment gets another one."""
+    return next((run.data.tags["study"] for run in runs if "study" in run.data.tags), experiment.name)
+
+
+def _folder(store: Store, artifacts: str) -> Path | None:
+    """Return the folder of a run or a network, in which its artifacts are."""
+    folder = artifact_folder(store, artifacts)
+    return None if folder is None else folder.parent
+
+
+def _inside(store: Store, *paths: Path | None) -> tuple[Path, ...]:
+    """Return those that exist in the store."""
+    return tuple(path for path in paths if path is not None and path.exists() and store.root in path.parents)
+
+
+def _ready(status: object) -> bool:
+    return status == LoggedModelStatus.READY
+
+
+def _restore(client: MlflowClient) -> None:
+    """Restore what was deleted although its network is in the registry: `mlflow gc` spares nothing that was deleted."""
+    for run_id in registered_runs(client):
+        run = client.get_run(run_id)
+        if client.get_experiment(run.info.experiment_id).lifecycle_stage == LifecycleStage.DELETED:
+            client.restore_experiment(run.info.experiment_id)
+        elif run.info.lifecycle_stage == LifecycleStage.DELETED:
+            client.restore_run(run_id)
+
+
+def _collect(store: Store) -> None:
+    """Run `mlflow gc`, which alone removes for good what was deleted.
+
+    Raises:
+        StoreError: it failed.
+    """
+    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", store.tracking_uri]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise StoreError(f"mlflow gc must succeed, but said: {done.stderr.strip().splitlines()[-1:]}")

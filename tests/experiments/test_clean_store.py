@@ -1,0 +1,51 @@
+"""The command that cleans a store: what it prints, and that nothing goes without a yes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from experiments import clean_store
+from sweeps.checks.cleaning import Waste
+from sweeps.store import Store
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "last"),
+    [
+        ([], None, "Nothing was removed; --yes does it."),
+        ([], "n", "Nothing was removed."),
+        ([], "y", "Removed; 2.0 MB are free."),
+        (["--yes"], None, "Removed; 2.0 MB are free."),
+    ],
+)
+def test_it_shows_and_asks(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: Sequence[str],
+    answer: str | None,
+    last: str,
+) -> None:
+    (tmp_path / "big").write_bytes(bytes(2_000_000))
+    waste = [Waste("mine", "trial-1, deleted in MLflow", (tmp_path / "big",))]
+    removed: list[object] = []
+    monkeypatch.setattr(clean_store, "find_waste", lambda store: waste)
+    monkeypatch.setattr(clean_store, "remove", lambda store, found: removed.append((store, found)))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    assert clean_store.main([*arguments, "--store", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "   2.0 MB  mine: trial-1, deleted in MLflow",
+        "   2.0 MB  in all",
+        last,
+    ]
+    assert removed == ([(Store.locate(tmp_path), waste)] if last.startswith("Removed") else [])
+
+
+def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert clean_store.main(["--store", str(tmp_path)]) == 2
+    said = f"clean_store.py: error: a store must hold mlflow.db, but there is no {tmp_path / 'mlflow.db'}\n"
+    assert capsys.readouterr().err == said

@@ -1,0 +1,125 @@
+"""What of a store is shown as needless and removed, and what never is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from sweeps.checks.cleaning import find_waste, remove
+from sweeps.checks.verify import findings
+from sweeps.lock import LockError, acquire
+from sweeps.store import Store, StoreError
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.sweeps.support import contents
+
+pytestmark = pytest.mark.slow
+
+KEYS = ("trial-0", "trial-1", "final-0-0")
+
+
+@dataclass(frozen=True)
+class Place:
+    store: Store
+    ids: dict[str, str]  # of runs by key
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.store.tracking_uri)
+
+    def shown(self) -> list[str]:
+        return sorted(f"{waste.study}: {waste.what}" for waste in find_waste(self.store))
+
+    def files(self, key: str) -> list[Path]:
+        """The files of a run."""
+        return [path for path in contents(self.store.root) if key in path.name or self.ids[key] in path.parts]
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_store: Callable[[Path], Store]) -> Place:
+    """A store with a study whose final is a registered champion; each run has weights and an artifact."""
+    store = empty_store(tmp_path / "a store")
+    study = optuna.create_study(study_name="mine", storage=store.storage_url)
+    tracker = MlflowTracker(store, "mine")
+    tracker.open_study(RunLabel(key="study", name="mine", tags={"stage": "study", "study": "mine"}, params={}))
+    for key in KEYS:
+        trial = study.ask()
+        tags = {"study": "mine", "stage": "search", "trial": str(trial.number)}
+        tracker.begin(RunLabel(key=key, name=key, tags=tags, params={}, files={"recipe.toml": key.encode()}))
+        tracker.end(key, "complete")
+        weights = store.weights("mine", key)
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.write_bytes(b"weights" * 1000)
+    ids = {key: tracker.run_id(key) for key in (*KEYS, "study")}
+    assert tracker.close() == 0
+    client = MlflowClient(store.tracking_uri)
+    client.create_registered_model("cifar10")
+    client.create_model_version("cifar10", "file:///nowhere", ids["final-0-0"])
+    return Place(store, ids)
+
+
+def test_nothing_that_is_in_use(place: Place) -> None:
+    assert place.shown() == []
+
+
+def test_deleted_runs_go_and_the_champion_is_restored(place: Place) -> None:
+    for key in ("trial-1", "final-0-0"):
+        place.client.delete_run(place.ids[key])
+    experiment = place.client.get_run(place.ids["trial-0"]).info.experiment_id
+    place.client.create_logged_model(experiment, name="classifier", source_run_id=place.ids["trial-0"])
+    checkpoint = place.store.checkpoints("mine", "trial-0") / "step-1"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"state")
+    others = {key: place.files(key) for key in ("trial-0", "final-0-0")}
+    assert place.shown() == [
+        "mine: checkpoints of trial-0, which has ended",
+        "mine: network whose logging was cut short",
+        "mine: trial-1, deleted in MLflow",
+    ]
+    found = find_waste(place.store)
+    assert max(waste.size for waste in found) == len(b"weights" * 1000 + b"trial-1")
+    remove(place.store, found)
+    assert place.shown() == []
+    assert place.files("trial-1") == []
+    assert not checkpoint.exists()
+    assert place.client.get_run(place.ids["final-0-0"]).info.lifecycle_stage == "active"
+    for key, files in others.items():
+        assert place.files(key) == [path for path in files if path.name != "step-1"]
+    missed = [str(finding) for finding in findings(place.store, "mine")]
+    assert not [text for text in missed if "trial 1" in text]
+
+
+def test_a_deleted_study_goes_whole_unless_its_champion_is_registered(place: Place, tmp_path: Path) -> None:
+    experiment = place.client.get_run(place.ids["study"]).info.experiment_id
+    place.client.delete_experiment(experiment)
+    assert place.shown() == []
+    place.client.delete_model_version("cifar10", "1")
+    assert place.shown() == ["mine: the whole study, deleted in MLflow"]
+    before = contents(tmp_path)
+    shutil.copytree(place.store.root, tmp_path / "copy")
+    copy = Store.locate(tmp_path / "copy")
+    remove(copy, find_waste(copy))
+    assert not [path for path in contents(copy.root) if path.suffix in (".toml", ".safetensors")]
+    assert optuna.get_all_study_names(copy.storage_url) == []
+    assert contents(place.store.root).keys() == {path for path in before if place.store.root in path.parents}
+
+
+def test_never_while_a_study_runs(place: Place) -> None:
+    place.client.delete_run(place.ids["trial-1"])
+    found = find_waste(place.store)
+    with acquire(place.store.lock("mine"), "mine"):
+        with pytest.raises(LockError, match=r"^no study of the store may run while it is cleaned, but process \d+ on "):
+            find_waste(place.store)
+        with pytest.raises(LockError, match=r"^study 'mine' is being run by "):
+            remove(place.store, found)
+    assert place.files("trial-1")
+
+
+def test_other_databases(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"^a store must hold its own MLflow database to be cleaned, but "):
+        find_waste(Store.locate(tmp_path, tracking_uri="http://127.0.0.1:9"))
