@@ -70,6 +70,7 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
     Args:
         numbers: tags of the version: `data` and `side` of the data set, `study`, `trial`, `architecture`, accuracies.
     """
+    mlflow.set_tracking_uri(uri)  # where the registry looks the model up, whatever its client was given
     client, name = MlflowClient(uri), _model_name(numbers["data"])
     try:
         client.create_registered_model(name, description=_describe_all(name, numbers["side"]))

@@ -69,9 +69,14 @@ def place(tmp_path_factory: pytest.TempPathFactory, empty_databases: Path) -> Pl
     return Place(store, predict(states[0].model, split, CPU, RECIPE.normalisation).probabilities)
 
 
-def test_a_version_takes_pixels_and_returns_classes_and_probabilities(place: Place) -> None:
+@pytest.fixture(scope="module")
+def model(place: Place) -> Any:
+    return place.loaded()
+
+
+def test_a_version_takes_pixels_and_returns_classes_and_probabilities(place: Place, model: Any) -> None:
     pixels = IMAGES.permute(0, 2, 3, 1).numpy()
-    for answers in (place.loaded().predict(pixels), [place.loaded().predict(pixels[i : i + 1])[0] for i in range(5)]):
+    for answers in (model.predict(pixels), [model.predict(pixels[i : i + 1])[0] for i in range(5)]):
         shares = torch.tensor([[answer["probabilities"][name] for name in CIFAR10.classes] for answer in answers])
         torch.testing.assert_close(shares, place.probabilities, atol=1e-5, rtol=1e-4)
         labels = [CIFAR10.classes.index(answer["class"]) for answer in answers]
@@ -85,9 +90,9 @@ def test_a_version_takes_pixels_and_returns_classes_and_probabilities(place: Pla
         (np.zeros((1, 32, 32, 3), np.float32), "dtype of input float32 does not match expected dtype uint8"),
     ],
 )
-def test_other_input_is_refused(place: Place, wrong: Any, said: str) -> None:
+def test_other_input_is_refused(model: Any, wrong: Any, said: str) -> None:
     with pytest.raises(MlflowException, match=said):
-        place.loaded().predict(wrong)
+        model.predict(wrong)
 
 
 def test_a_model_needs_nothing_of_ours_and_holds_no_pickle(place: Place) -> None:
