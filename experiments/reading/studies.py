@@ -25,12 +25,13 @@ from cifar_core.evaluation.serving import Timing
 from cifar_core.files import read_text
 from experiments.reading import run_table
 from experiments.reading.run_table import state_of, time_of
-from experiments.reading.study import ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
+from experiments.reading.study import HttpSpeed, ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
 from sweeps.store import Store, StoreError, opening
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.locations import artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
 
+HTTP_SPEED = "test/http.json"  # artifact of a final run
 LARGEST = 1e300  # MLflow keeps infinity as 1.8e308
 _CURVES = ("lr", "train/accuracy", "train/loss", "val/accuracy", "val/loss")
 
@@ -231,6 +232,7 @@ class StudyReader:
             model_uris=self._model_uris(run_ids),
             answers={r: known for r in run_ids if is_champion and (known := self.answers(r)) is not None},
             serving={r: found for r in run_ids if is_champion and (found := self._serving(r))},
+            http={r: speed for r in run_ids if is_champion and (speed := self._http(r)) is not None},
         )
 
     def _first_picture(self, run_ids: Sequence[str], path: str) -> tuple[str, bytes | None]:
@@ -247,6 +249,12 @@ class StudyReader:
         except (ValueError, TypeError):
             return ()
         return tuple(sorted(timings, key=lambda timing: timing.images))
+
+    def _http(self, run_id: str) -> HttpSpeed | None:
+        try:
+            return HttpSpeed(**self.json(run_id, HTTP_SPEED))
+        except TypeError:
+            return None
 
     def _model_uris(self, run_ids: Sequence[str]) -> dict[str, str]:
         outputs = {run_id: self.client.get_run(run_id).outputs for run_id in run_ids}

@@ -20,6 +20,18 @@ SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "valid
 
 
 @dataclass(frozen=True, slots=True)
+class HttpSpeed:
+    """The speed of the champion's server over HTTP, measured by clients on the same machine."""
+
+    latency: float  # seconds of a request with one image, median
+    p95: float  # seconds within which 95 % of these were answered
+    clients: int  # that asked at once
+    per_second: float  # requests with one image that these had answered together
+    batch: int  # images in a large request
+    per_second_batched: float  # images in large requests
+
+
+@dataclass(frozen=True, slots=True)
 class TestSetEvaluations:
     """Counts of evaluations on the test set, from `test_looks.jsonl`."""
 
@@ -82,6 +94,7 @@ class StudyArtifacts:
     model_uris: Mapping[str, str] = field(default_factory=dict)  # run id -> models:/...
     answers: Mapping[str, ImageAnswers] = field(default_factory=dict)  # by run id
     serving: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)  # run id -> timings, smallest batch first
+    http: Mapping[str, HttpSpeed] = field(default_factory=dict)  # run id -> speed of its server
     missing: tuple[str, ...] = ()  # files that every version has logged, as "recipe.toml of trial 0"
 
 

@@ -158,6 +158,13 @@ def _spent_table(facts: Facts) -> Table:
             (large, speed.per_second_batched, cost.per_1000_usd),
         ):
             rows.append(row(f"1,000 predictions, {how}", 1000 / per_second, "none", usd, speed.runs, most))
+    for run_id, http in facts.study.artifacts.http.items():
+        for how, per_second in (
+            (f"one a request, {http.clients} clients at once", http.per_second),
+            (f"{http.batch} a request", http.per_second_batched),
+        ):
+            usd = None if cost.hourly is None else cost.hourly * 1000 / per_second / 3600
+            rows.append(row(f"1,000 predictions over HTTP, {how}", 1000 / per_second, "none", usd, [run_id]))
     titles = ("", "Time", "Training compute", "Energy", "Compute cost", "Runs")
     return Table(titles, rows, numbers=range(1, 5), style="cards tight")
 
@@ -214,6 +221,15 @@ def _retraining(facts: Facts) -> CitedText:
     )
 
 
+def _over_http(facts: Facts) -> str:
+    """Return the latency over HTTP as a clause; nothing where it was not measured."""
+    speeds = [*facts.study.artifacts.http.values()]
+    if not speeds:
+        return ""
+    latency, p95 = duration(speeds[0].latency), duration(speeds[0].p95)
+    return f"; over HTTP in {latency} (95 % within {p95}), of which reading JSON is a part"
+
+
 def _serving(facts: Facts) -> CitedText:
     """1,000 predictions with the network, one by one and in large batches, against vendors' prices by the image."""
     cost, speed = facts.cost, facts.cost.speed
@@ -229,6 +245,7 @@ def _serving(facts: Facts) -> CitedText:
         p95 = f" (95 % of them within {duration(speed.p95)})" if speed.p95 is not None else ""
         text = (
             f"Serving: one image is labelled in {duration(speed.latency)}{p95}; batches of {speed.batch} at {batched}"
+            f"{_over_http(facts)}"
         )
     single, large = cost.per_1000_single_usd, cost.per_1000_usd
     if single is None or large is None:
@@ -350,6 +367,11 @@ def _cost_numbers(facts: Facts) -> Iterator[Number]:
         yield Number("serving.images_per_second", speed.per_second_batched, f"images a second{bound}", timed)
         yield Number("serving.per_1000_single", cost.per_1000_single_usd, f"USD{bound}", (*timed, *machine))
         yield Number("serving.per_1000_batched", cost.per_1000_usd, f"USD{bound}", (*timed, *machine))
+        for run_id, http in facts.study.artifacts.http.items():
+            yield Number("serving.http_latency", http.latency, "seconds", run(run_id))
+            yield Number("serving.http_latency95", http.p95, "seconds", run(run_id))
+            yield Number("serving.http_per_second", http.per_second, "requests a second", run(run_id))
+            yield Number("serving.http_images_per_second", http.per_second_batched, "images a second", run(run_id))
         yield Number("serving.machine_month", cost.month_usd, "USD", machine)
 
 

@@ -17,7 +17,10 @@ def section(facts: Facts) -> Section:
     recipe, uris = study.artifacts.recipe, study.artifacts.model_uris
     blocks: list[Block] = [Missing("No weights were logged as a model.")]
     if uris:
-        text = "The weights are in MLflow; pass one of these addresses to `mlflow.pytorch.load_model`."
+        text = (
+            "The weights are in MLflow: `make serve` answers with the champion over HTTP, and "
+            "`mlflow.pyfunc.load_model` loads one of these addresses where `MLFLOW_TRACKING_URI` names the store's database."
+        )
         pairs = ((Cell("", sources=run(run_id)), Cell(uri, style="hash")) for run_id, uri in uris.items())
         blocks = [CitedText(text), Pairs(tuple(pairs))]
     blocks += [

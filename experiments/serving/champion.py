@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from statistics import fmean
 
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from cifar_core.checkpoint import read_data_set
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import HTTP_SPEED, StudyReader
+from experiments.reading.study import HttpSpeed
 from experiments.reading.weights import recipe_of
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
@@ -46,6 +51,34 @@ def registered(store: Store, name: str | None = None) -> ModelVersion:
     return chosen[0]
 
 
+def record_speed(store: Store, version: ModelVersion, speed: HttpSpeed) -> None:
+    """Add the speed of a champion's server to its run, for the report.
+
+    Raises:
+        LockError: its study is running.
+        StoreError: MLflow does not answer.
+    """
+    run = StudyReader(store).client.get_run(str(version.run_id))
+    with _recording(store, version.tags["study"]) as tracker:
+        tracker.attach(run.data.tags["key"], {HTTP_SPEED: json.dumps(asdict(speed)).encode()}, {})
+
+
+@contextlib.contextmanager
+def _recording(store: Store, study: str) -> Iterator[MlflowTracker]:
+    """Context with a tracker of a study that no process runs.
+
+    Raises:
+        LockError: the study is running.
+        StoreError: MLflow has not received everything at the end.
+    """
+    with acquire(store.lock(study), study):
+        tracker = MlflowTracker(store, study, say=print)
+        tracker.open()
+        yield tracker
+        if lacking := tracker.close(model_seconds=MODEL_SECONDS):
+            raise StoreError(f"MLflow must have received all of {study}, but lacks {lacking} entries")
+
+
 def _register(store: Store, study: str, final: Run, reader: StudyReader) -> None:
     tags, metrics = final.data.tags, final.data.metrics
     where = f"tags.stage = 'confirm' AND tags.source_trial = '{tags['source_trial']}' AND tags.state = 'complete'"
@@ -61,9 +94,5 @@ def _register(store: Store, study: str, final: Run, reader: StudyReader) -> None
         "val_accuracy": f"{fmean(run.data.metrics['val/accuracy'] for run in confirmed):.4f}",
         "test_accuracy": f"{metrics['test/accuracy']:.4f}",
     }
-    with acquire(store.lock(study), study):
-        tracker = MlflowTracker(store, study, say=print)
-        tracker.open()
+    with _recording(store, study) as tracker:
         tracker.register(tags["key"], recipe, weights, numbers)
-        if lacking := tracker.close(model_seconds=MODEL_SECONDS):
-            raise StoreError(f"MLflow must have received the champion of {study}, but lacks {lacking} entries")

@@ -22,8 +22,10 @@ from mlflow import MlflowClient
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.training import predict
+from experiments.reading.studies import HTTP_SPEED, StudyReader
+from experiments.reading.study import HttpSpeed
 from experiments.serve import main
-from experiments.serving.champion import registered
+from experiments.serving.champion import record_speed, registered
 from sweeps.store import Store, StoreError
 from tests.champions import RECIPE, finish, numbers
 from tests.sweeps.small_data import CPU
@@ -126,6 +128,13 @@ def test_the_champion_of_an_earlier_version_is_registered_once(store: Store) -> 
     with pytest.raises(StoreError, match=r"^--model must be one of cifar10, but got 'mine'$"):
         registered(store, "mine")
     assert len(MlflowClient(store.tracking_uri).search_model_versions("name = 'cifar10'")) == 1
+
+
+@pytest.mark.usefixtures("server")
+def test_the_speed_over_http_is_kept_with_the_champion(store: Store) -> None:
+    version, speed = registered(store), HttpSpeed(0.01, 0.02, 4, 90.0, 64, 300.0)
+    record_speed(store, version, speed)
+    assert HttpSpeed(**StudyReader(store).json(str(version.run_id), HTTP_SPEED)) == speed
 
 
 def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.decision.facts import Facts, gather
 from experiments.pages.blocks import Figure, Missing, Table
+from experiments.reading.study import HttpSpeed
 from experiments.sections.money import section
 from tests.experiments.support import said, with_artifacts, with_scenario
 
@@ -48,6 +49,20 @@ def test_a_speed_that_was_not_timed_is_bounded(demo: Facts) -> None:
     assert "the speed of labelling was not measured" in stated
     assert "so an answer takes at most 656 ms" in stated
     assert "at most $0.015 for 1,000 images one by one and at most $0.000029 in batches" in stated
+
+
+def test_the_speed_over_http_stands_beside_that_in_the_process(demo: Facts) -> None:
+    assert "over HTTP" not in text(demo)
+    [run_id, *_] = demo.study.artifacts.serving
+    served = with_artifacts(demo, http={run_id: HttpSpeed(0.02, 0.03, 4, 100.0, 64, 400.0)})
+    assert "batches of 256 at 1,600 images a second; over HTTP in 20 ms (95 % within 30 ms)" in text(served)
+    spent, _ = tables(served)
+    assert [row[:2] for row in spent[-2:]] == [
+        ["1,000 predictions over HTTP, one a request, 4 clients at once", "10 s"],
+        ["1,000 predictions over HTTP, 64 a request", "2.5 s"],
+    ]
+    numbers = {number.name: number.value for number in section(served).numbers}
+    assert (numbers["serving.http_latency95"], numbers["serving.http_images_per_second"]) == (0.03, 400)
 
 
 def test_the_scenario_picks_the_sentence(demo: Facts) -> None:
