@@ -16,17 +16,19 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export STORE IMAGES
 
 .DEFAULT_GOAL := help
-.PHONY: help install study ui serve report bench format lint check test test-long test-all coverage torture clean clean-store
+.PHONY: help install study ui dashboard serve report bench format lint check test test-long test-all coverage torture \
+	clean clean-store
 
 help:
 	@echo 'make study      set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
 	@echo '                options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
 	@echo '                IMAGES=DIR: your own pictures in place of CIFAR-10 (docs/own-images.md)'
 	@echo 'make ui         browse the runs with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
+	@echo 'make dashboard  the searches in optuna-dashboard, to look at, on http://127.0.0.1:8080 (PORT=8080)'
 	@echo 'make serve      the champion over HTTP, with MLflow on http://127.0.0.1:5001 (PORT=5001)'
 	@echo 'make report     write the build-vs-buy report again'
 	@echo 'make clean-store  show what nobody needs of the store, and remove it once you agree (ARGS=--yes: no question)'
-	@echo '                STORE=DIR: study, ui, serve, report and clean-store work on the store there, in place of mlruns'
+	@echo '                STORE=DIR: study, ui, dashboard, serve, report and clean-store work on the store there, in place of mlruns'
 	@echo 'make bench      time the trainer against a bare loop, the usual way and the ceiling, and more (ARGS=--help)'
 	@echo 'make install    only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer; TORCH_INDEX=URL: where'
 	@echo '                torch comes from, by default its CPU build on Linux without an NVIDIA driver)'
@@ -57,6 +59,10 @@ study: install
 
 ui: install
 	@PYTHONWARNINGS=ignore $(PY) experiments/ui.py --store "$$STORE" --port $(PORT) $(ARGS)
+
+dashboard: PORT = 8080
+dashboard: install
+	@PYTHONWARNINGS=ignore $(PY) experiments/dashboard.py --store "$$STORE" --port $(PORT) $(ARGS)
 
 serve: PORT = 5001
 serve: install

@@ -8,6 +8,7 @@ requests for whoever asks.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import os
@@ -21,18 +22,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from cifar_core.errors import UserError
-from sweeps.command_line import USAGE, OneLineParser, number
+import uvicorn
+
+from experiments.serving.local import HOST, PortError, port
+from sweeps.command_line import OneLineParser, run_command
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store
+from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Receive, Scope, Send
-
-HOST = "127.0.0.1"
-PORT = 5000
 
 # The parts of MLflow's API that serve runs, models and their files. Other paths are not found.
 _SERVED = re.compile(
@@ -52,52 +52,39 @@ for (const [key, value] of Object.entries(%s))
 </script>"""
 
 
-class UiError(UserError):
-    """A store that cannot be browsed, or a port that is in use."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 after Ctrl-C, 2 for an error that the user can mend."""
-    parser = OneLineParser(
-        prog="ui.py", description="Browse the runs of a store in the MLflow UI, on this machine only."
-    )
+    parser = OneLineParser(prog="ui.py", description="Browse the runs of a store in the MLflow UI.")
+    parser.add_argument("--port", type=port, default=5000, metavar="N", help=f"on {HOST} (default: %(default)s)")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument("--port", type=_port, default=PORT, metavar="N", help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        serve(Store.locate(options.store), options.port)
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return USAGE
-    return 0
+    return run_command(parser, lambda: serve(Store.locate(options.store), options.port), stopped="stopped")
 
 
-def serve(store: Store, port: int) -> None:
-    """Serve the UI until SIGINT or SIGTERM.
+def serve(store: Store, number: int) -> int:
+    """Serve the UI until SIGINT or SIGTERM, and return 0.
 
     Raises:
         UserError: there are no runs to browse, the database cannot be read, or the port is in use.
     """
     if not (store.root / "mlflow.db").is_file():
-        raise UiError(f"a store must hold runs, but {store.root} has none: 'make study' makes some")
+        raise StoreError(f"a store must hold runs, but {store.root} has none: 'make study' makes some")
     try:
-        listening = socket.create_server((HOST, port))
+        listening = socket.create_server((HOST, number))
     except OSError as error:
-        raise UiError(
-            f"the port must be free, but {port} is not ({error.strerror}); name another with --port"
-        ) from error
+        raise PortError(number, error) from error
     with listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}"
         app = application(store)
-        import uvicorn
-
         studies = save_all_views(store)
         print("In your browser (Ctrl-C ends it):", flush=True)
         for study in studies or [""]:
             print(f"  {address}/{study and f'study/{quote(study)}'}", flush=True)
         if studies and sys.stdout.isatty() and ("DISPLAY" in os.environ or sys.platform == "darwin"):
             webbrowser.open(f"{address}/study/{quote(studies[0])}")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+    return 0
 
 
 def save_all_views(store: Store) -> list[str]:
@@ -176,9 +163,6 @@ class _OnlyServed:
         if scope["type"] == "http" and not _SERVED.fullmatch(scope["path"]):
             answer = PlainTextResponse("Not Found", 404)
         await answer(scope, receive, send)
-
-
-_port = number("must be a whole number in [0, 65535]", lambda value: 0 <= value < 2**16, int)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # at run time this module stays free of torch
 REDRAWS_PER_SECOND = 4
 STATUS_SECONDS = 30.0
 PROGRESS_SECONDS = 5.0
-MAX_COLUMNS = 100  # a wider view would fall apart into a left and a right half
+NARROW_COLUMNS, MAX_COLUMNS = 100, 150  # beyond the first, running trials show their recipes and earlier accuracies
+_ACCURACIES = 4  # of a running trial
 LINES_BESIDE_TRIALS = 7  # lines of the view that are not a running trial, and the line of the cursor
 
 
@@ -142,13 +143,14 @@ class SweepConsole:
 
     def _picture(self) -> RenderableType:
         """Return the live view; the redrawing thread calls this, so that clocks tick between two updates."""
+        wide = self._console.size.width >= MAX_COLUMNS
         parts: list[RenderableType] = []
         if self._download is not None:
             parts.append(self._download.bar())
         if self._view is not None:
             room = max(1, self._console.size.height - LINES_BESIDE_TRIALS)
-            parts.append(_live_view(self._view, self._clock(), room))
-        return Constrain(Group(*parts), MAX_COLUMNS)
+            parts.append(_live_view(self._view, self._clock(), room, wide=wide))
+        return Constrain(Group(*parts), MAX_COLUMNS if wide else NARROW_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +174,8 @@ class _Download:
         return _spread(Text(self.what), _bar(self.done, self.total), Text(self.size()))
 
 
-def _live_view(view: SweepView, now: float, room: int) -> RenderableType:
-    """Picture of `view` at the time `now`, with at most `room` running trials."""
+def _live_view(view: SweepView, now: float, room: int, *, wide: bool = False) -> RenderableType:
+    """Picture of `view` at the time `now`, with at most `room` running trials; with more of each if it is wide."""
     stage, times = view.stage, clock_time(now - view.began)
     if view.seconds_left is not None:
         times += f", {time_left(max(0.0, view.seconds_left - (now - view.at)))}"
@@ -188,7 +190,7 @@ def _live_view(view: SweepView, now: float, room: int) -> RenderableType:
         Text(f"best: {view.best or 'none yet'}", no_wrap=True, overflow="ellipsis"),
     ]
     if view.running:
-        parts.append(_trial_table(view.running[:room], now))
+        parts.append(_trial_table(view.running[:room], now, wide))
     if len(view.running) > room:
         parts.append(Text(f"and {len(view.running) - room} more", style="dim"))
     return Group(*parts)
@@ -212,19 +214,26 @@ def _spread(left: Text, middle: ProgressBar | None, right: Text) -> Table:
     return grid
 
 
-def _trial_table(running: tuple[SweepRun, ...], now: float) -> Table:
+def _trial_table(running: tuple[SweepRun, ...], now: float, wide: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("running", no_wrap=True)
     table.add_column("model", no_wrap=True, overflow="ellipsis", min_width=18)
-    for name in ("epoch", "accuracy", "time"):
+    if wide:
+        table.add_column("optimizer", no_wrap=True)
+        for name in ("rate", "batch", "width"):
+            table.add_column(name, no_wrap=True, justify="right")
+    for name in ("epoch", "accuracies" if wide else "accuracy", "time"):
         table.add_column(name, no_wrap=True, justify="right")
     for run in running:
         recipe = run.job.recipe
+        more = [recipe.optimizer, f"{recipe.learning_rate:.2g}", f"{recipe.batch_size}", f"{recipe.width:g}"]
+        shown = run.accuracies[-_ACCURACIES:] if wide else run.accuracies[-1:]
         table.add_row(
             Text(run.title),
             Text(recipe.model),
+            *(more if wide else ()),
             f"{run.point.epoch if run.point else 0:.1f}/{recipe.epochs:.1f}",
-            "-" if run.accuracy is None else percent(run.accuracy),
+            ", ".join(map(percent, shown)) or "-",
             clock_time(now - run.started),
         )
     return table

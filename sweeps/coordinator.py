@@ -264,7 +264,7 @@ class Coordinator:
             run.furthest, run.deaths = point.step, 0
         if point.val_accuracy is None:
             return
-        run.accuracy = point.val_accuracy
+        run.accuracies = (*run.accuracies, point.val_accuracy)
         pruned = stage.should_prune(run, point)
         if point.fraction == 1:
             return

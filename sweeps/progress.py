@@ -27,8 +27,13 @@ class SweepRun:
     furthest: int = 0  # step of the last validation of any attempt
     deaths: int = 0  # of workers since then
     point: Progress | None = None
-    accuracy: float | None = None  # of the last validation
+    accuracies: tuple[float, ...] = ()  # of its validations
     started: float = 0.0  # time.monotonic()
+
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy of the last validation."""
+        return self.accuracies[-1] if self.accuracies else None
 
     @property
     def key(self) -> str:

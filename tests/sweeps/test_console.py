@@ -22,8 +22,9 @@ from tests.sweeps.support import point
 
 
 def run(title: str, model: str, accuracy: float | None, began: float = 1120.0) -> SweepRun:
+    known = () if accuracy is None else (0.1, 0.2, 0.3, 0.4, accuracy)
     job = TrainJob(key=title, recipe=Recipe(model=model, epochs=12.4), schedule=EvalSchedule((), (), ()))
-    return SweepRun(title, job, point=point(1, epoch=10.26), accuracy=accuracy, started=began)
+    return SweepRun(title, job, point=point(1, epoch=10.26), accuracies=known, started=began)
 
 
 TRIAL = run("confirm 1/2", "vision_transformer", 0.6131)
@@ -152,6 +153,20 @@ class TestPicture:
         lines = picture(replace(VIEW, stage=StageProgress("search"), running=(), best=None, seconds_left=None), 60)
         assert lines[1].endswith(" 3m12s")
         assert lines[3:] == ["best: none yet"]
+
+    @pytest.mark.parametrize(("columns", "wide"), [(100, False), (149, False), (150, True), (300, True)])
+    def test_a_wide_terminal_shows_recipes_and_earlier_accuracies(
+        self, screen: Screen, monkeypatch: pytest.MonkeyPatch, columns: int, wide: bool
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with screen.live() as console:
+            console.update(VIEW)
+        shown = words(screen.text)
+        assert ("optimizer rate batch width" in shown) == wide
+        assert ("20.0 %, 30.0 %, 40.0 %, 61.3 %" in shown) == wide
+        assert "61.3 %" in shown
+        widest = max(cell_len(line) for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.text).splitlines())
+        assert widest <= (150 if wide else 100)
 
     def test_names_are_shown_as_they_are(self) -> None:
         trial = run("trial 1", "[red]:car:", None)

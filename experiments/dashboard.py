@@ -1,0 +1,86 @@
+"""Look at the Optuna studies of a store in optuna-dashboard, which can change nothing here.
+
+python experiments/dashboard.py [--store DIR] [--port N]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from optuna_dashboard import wsgi
+
+from experiments.serving.local import HOST, PortError, port
+from sweeps.command_line import OneLineParser, run_command
+from sweeps.standard_streams import protect_streams
+from sweeps.store import DEFAULT_STORE, Store
+from sweeps.study import open_storage
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+_HOSTS = ("127.0.0.1", "localhost")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 130 after Ctrl-C, 2 for an error that the user can mend."""
+    parser = OneLineParser(
+        prog="dashboard.py",
+        description="Look at the Optuna studies of a store in optuna-dashboard; it changes nothing.",
+    )
+    parser.add_argument("--port", type=port, default=8080, metavar="N", help=f"on {HOST} (default: %(default)s)")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    options = parser.parse_args(arguments)
+    return run_command(parser, lambda: _run(Store.locate(options.store), options.port), stopped="stopped")
+
+
+def read_only(application: WSGIApplication) -> WSGIApplication:
+    """Return the application without what changes a study, and only under a name of this machine.
+
+    The dashboard could delete a study on the word of any process, and of any page in the same browser.
+    """
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("HTTP_HOST", "").partition(":")[0] not in _HOSTS:
+            return _refuse(start_response, "403 Forbidden", "this page is at 127.0.0.1 alone\n")
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return _refuse(start_response, "405 Method Not Allowed", "this dashboard changes nothing\n")
+        return application(environ, start_response)
+
+    return guarded
+
+
+def _refuse(start_response: StartResponse, status: str, why: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain")])
+    return [why.encode()]
+
+
+def _run(store: Store, number: int) -> int:
+    store.check()
+    application = read_only(wsgi(open_storage(store.storage_url)))
+    try:
+        server = make_server(HOST, number, application, server_class=_Server, handler_class=_Quiet)
+    except OSError as error:
+        raise PortError(number, error) from error
+    print(f"In your browser: http://{HOST}:{server.server_port}/dashboard (Ctrl-C ends it)", flush=True)
+    with server:
+        server.serve_forever()
+    return 0
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Print no line for a request."""
+
+
+if __name__ == "__main__":
+    protect_streams()
+    sys.exit(main())

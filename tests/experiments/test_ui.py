@@ -1,0 +1,196 @@
+"""The MLflow UI as users see it, and what its server refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.server.assistant.api import assistant_router
+from mlflow.server.gateway_api import gateway_router
+from mlflow.server.job_api import job_api_router
+from mlflow.server.mcp_server_api import get_mcp_server_api_route_prefixes
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from experiments import ui
+from sweeps.tracking.mlflow_client import runs_of
+from sweeps.tracking.notes import study_note
+from tests.experiments.fake_store import Fake
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def browsed(store: Fake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a study that has a description, and a run with one."""
+    root = tmp_path_factory.mktemp("browsed") / "store"
+    shutil.copytree(store.folder, root)
+    (root / "secret.txt").write_text("not below artifacts/")
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    study, *runs = sorted(runs_of(client, "demo"), key=lambda run: run.data.tags["stage"] != "study")
+    links = [f"[Champion](#/experiments/{study.info.experiment_id}/runs/{runs[0].info.run_id})"]
+    note = study_note("**94.1 % test accuracy**", links, [["trial 4", "90 %", "80 %", "seed 0"]], "make study")
+    client.set_experiment_tag(study.info.experiment_id, "mlflow.note.content", note)
+    client.set_tag(study.info.run_id, "mlflow.note.content", note)
+    pruned = next(run for run in runs if run.data.tags.get("state") == "pruned")
+    client.set_tag(pruned.info.run_id, "mlflow.note.content", "21.8 %, needed 42.0 %: pruned")
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(browsed: Path) -> Iterator[str]:
+    """Address of the study that a server prints."""
+    command = [sys.executable, "experiments/ui.py", "--store", str(browsed), "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "In your browser (Ctrl-C ends it):\n"
+        yield server.stdout.readline().strip()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+
+
+@pytest.fixture(scope="module")
+def site(address: str) -> str:
+    return address.partition("/study/")[0]
+
+
+def refused() -> Iterator[tuple[str, str]]:
+    """Yield every route that runs something for whoever asks."""
+    for router in (assistant_router, gateway_router, job_api_router):
+        for route in router.routes:
+            path = re.sub(r"{\w+(:path)?}", "x", route.path)  # type: ignore[attr-defined]
+            yield from ((method, path) for method in sorted(route.methods))  # type: ignore[attr-defined]
+    yield from (("GET", f"{prefix}/servers") for prefix in get_mcp_server_api_route_prefixes())
+    for group in ("gateway/secrets/list", "gateway/endpoints/list", "webhooks", "scorers/list", "jobs/x"):
+        yield from (
+            ("GET", f"/{api}/{version}/mlflow/{group}") for api in ("api", "ajax-api") for version in ("2.0", "3.0")
+        )
+    yield "POST", "/ajax-api/2.0/mlflow/gateway-proxy"
+    yield "POST", "/ajax-api/3.0/mlflow/scorer/invoke"
+    yield "GET", "/ajax-api/3.0//mlflow/assistant/config"
+    yield "GET", "/ajax-api/3.0/mlflow/runs/../assistant/config"
+
+
+def test_routes_that_run_something_are_not_there(site: str) -> None:
+    routes = list(refused())
+    assert ("GET", "/ajax-api/3.0/mlflow/assistant/config") in routes
+    assert len(routes) > 30
+    with requests.Session() as session:
+        for method, path in routes:
+            request = requests.Request(method, site).prepare()
+            request.url = site + path  # as it is: a client would resolve the dots
+            assert session.send(request).status_code == 404, (method, path)
+
+
+def test_other_hosts_and_origins_are_refused(site: str) -> None:
+    search = f"{site}/ajax-api/2.0/mlflow/experiments/search?max_results=1"
+    assert requests.get(search).status_code == 200
+    for path in ("", "/study/demo", "/ajax-api/2.0/mlflow/experiments/search?max_results=1"):
+        assert requests.get(site + path, headers={"Host": "evil.example"}).status_code == 403
+    create = f"{site}/ajax-api/2.0/mlflow/experiments/create"
+    evil = {"Origin": "https://evil.example"}
+    assert requests.post(create, json={"name": "evil"}, headers=evil).status_code == 403
+    assert "Access-Control-Allow-Origin" not in requests.get(search, headers=evil).headers
+
+
+@pytest.mark.parametrize("way", ["../secret.txt", "%2e%2e/secret.txt", "..%2fsecret.txt", "demo/../../secret.txt"])
+@pytest.mark.parametrize("route", ["/api/2.0/mlflow-artifacts/artifacts/", "/get-artifact?run_id={run}&path="])
+def test_artifacts_do_not_leave_their_folder(site: str, browsed: Path, route: str, way: str) -> None:
+    client = MlflowClient(f"sqlite:///{browsed / 'mlflow.db'}")
+    with requests.Session() as session:
+        request = requests.Request("GET", site).prepare()
+        request.url = site + route.format(run=runs_of(client, "demo")[0].info.run_id) + way
+        answer = session.send(request)
+    assert answer.status_code in (400, 404, 500)
+    assert "not below" not in answer.text
+
+
+def test_an_unknown_study_is_not_found(site: str) -> None:
+    answer = requests.get(f"{site}/study/<b>none</b>")
+    assert (answer.status_code, answer.text) == (404, "There is no study &lt;b&gt;none&lt;/b&gt;")
+
+
+def test_a_port_in_use_and_a_store_without_runs_are_said_in_a_line(
+    browsed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert ui.main(["--store", str(browsed), "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ui.py: error: --port must be free, but 127.0.0.1:{port} gave: ")
+    assert said.count("\n") == 1
+    assert ui.main(["--store", str(tmp_path)]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"ui.py: error: a store must hold runs, but {tmp_path} has none: 'make study' makes some\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("needs a chromium on the path: apt-get install chromium")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with browser.new_context(viewport={"width": 1600, "height": 1000}) as context:
+        context.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
+        yield context.new_page()
+
+
+def test_the_address_shows_the_trials_by_accuracy(page: Page, address: str) -> None:
+    page.goto(address)
+    expect(page.get_by_text("94.1 % test accuracy")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="val/accuracy").first).to_be_visible()
+    expect(page.get_by_text("21.8 %, needed 42.0 %: pruned").first).to_be_visible()
+    cells = page.locator("[role=row] [col-id='metrics.`val/accuracy`']").all_inner_texts()
+    accuracies = [float(text) for text in cells if re.fullmatch(r"0?\.\d+", text)]
+    assert len(accuracies) > 2
+    assert accuracies == sorted(accuracies, reverse=True)
+    expect(page.get_by_text("Assistant")).not_to_be_visible()
+
+
+def test_a_study_clicked_opens_at_its_runs(page: Page, site: str) -> None:
+    page.goto(f"{site}/#/experiments")
+    page.get_by_role("link", name="demo").first.click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+
+
+def test_charts_begin_with_the_curves_and_the_parameters(page: Page, address: str, site: str) -> None:
+    view = requests.get(address, allow_redirects=False).headers["location"]
+    page.goto(f"{site}{view}&compareRunsMode=CHART")
+    expect(page.get_by_text("Parallel Coordinates")).to_be_visible()
+    places = [page.get_by_text(title).first.bounding_box() for title in ("Parallel Coordinates", "train/loss")]
+    assert all(place is not None for place in places)
+    above, below = (place["y"] for place in places if place is not None)
+    assert above < below
+
+
+def test_the_study_s_page_describes_it(page: Page, site: str, browsed: Path) -> None:
+    client = MlflowClient(f"sqlite:///{browsed / 'mlflow.db'}")
+    study = next(run for run in runs_of(client, "demo") if run.data.tags["stage"] == "study")
+    page.goto(f"{site}/#/experiments/{study.info.experiment_id}/runs/{study.info.run_id}")
+    page.get_by_text("Show more").first.click()
+    expect(page.get_by_role("cell", name="trial 4")).to_be_visible()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Champion").first.click()
+    expect(opened.value.get_by_text("About this run")).to_be_visible()
+    assert study.info.run_id not in opened.value.url
