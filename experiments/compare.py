@@ -4,6 +4,7 @@
                                   [--out DIR]
     python experiments/compare.py systems
     python experiments/compare.py --runs A B ... [--baseline X]
+    python experiments/compare.py --prices
 
 Each writes an HTML file that opens offline and a Markdown file; the report has its numbers as JSON too. The same input
 gives the same bytes.
@@ -16,6 +17,7 @@ import gc
 if __name__ == "__main__":
     gc.disable()  # a short command that makes little garbage need not go through its memory for it
 
+import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from pathlib import Path
 from cifar_core.errors import UserError
 from experiments.comparison.page import show, write_runs
 from experiments.comparison.selection import LETTERS
+from experiments.reading.published import Published, load_published
 from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
@@ -66,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="with --runs: mark what is significantly worse than this one; the exit code stays 0",
     )
     parser.add_argument(
+        "--prices",
+        action="store_true",
+        help="list the published figures that are older than a year or undated, and write nothing",
+    )
+    parser.add_argument(
         "--results",
         type=Path,
         default=RESULTS,
@@ -85,8 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--runs makes a page of its own, and cannot go with --study, --scenario or systems")
     if options.baseline is not None and not options.runs:
         parser.error("--baseline goes with --runs")
+    if options.prices and (options.what or options.study or options.scenario or options.runs):
+        parser.error("--prices lists published figures, and cannot go with --study, --scenario, --runs or systems")
     not_logged = ""
     try:
+        if options.prices:
+            show_old(load_published(), datetime.datetime.now(datetime.UTC).date())
+            return 0
         if options.what:
             paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
         elif options.runs:
@@ -110,6 +123,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not_logged:
         print(f"It is not in MLflow: {not_logged}", file=sys.stderr)
     return 0
+
+
+def show_old(published: Published, today: datetime.date) -> None:
+    """Print the published figures that are older than a year on that day, or undated."""
+    figures = (published.bar, *published.accuracies, published.fresh_test_set, *published.prices)
+    old = [(figure, age) for figure in figures if (age := figure.age(today))]
+    width = max((len(figure.name) for figure, _ in old), default=0)
+    for figure, age in old:
+        when = "undated" if age == "undated" else f"{figure.when}, {age}"
+        print(f"{figure.name:<{width}}  {figure.figure:<38}  {when}: {figure.source}")
+    print(f"{len(old)} of {len(figures)} figures of published.toml are older than a year or undated")
 
 
 if __name__ == "__main__":

@@ -9,15 +9,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from experiments.decision.facts import Facts, answer_of, decided_by, gather, rules_of
+from experiments.decision.facts import Facts, gather
+from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
+from experiments.reading.prices import Dated
 from experiments.reading.published import load_published
 from experiments.reading.results import RESULTS, load_results
-from experiments.reading.scenario import DEFAULT_SCENARIO, Dated, load_scenario
+from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import Study
+from experiments.reading.vendor_score import load_scores
 from experiments.sections import (
     accuracy,
     calibration,
@@ -87,11 +90,11 @@ def write_report(
         UserError: there is no such store or study, or a file of figures, scenario or results breaks a rule.
     """
     figures = load_published()
-    assumed = load_scenario(figures.prices, scenario)
+    assumed = load_scenario(figures, scenario)
     reproduced = load_results(results)
     with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
         reader = StudyReader(place)
-        facts = gather(reader.read(study), figures, assumed, reproduced)
+        facts = gather(reader.read(study), figures, assumed, reproduced, load_scores(place.root))
         files = render(facts)
         out = out or place.report(facts.study.name)
         return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
@@ -108,6 +111,7 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
         heading=f"Build or buy: an image classifier for {study.data_set.name}",
         subject=CitedText(f"Study {study.name}, {times}", (f"run/{study.run_id}",)),
         state=" ".join(_warnings(study)),
+        folded=True,
         sections=[*sections[:2], recommendation.section(facts, sections), *sections[2:]],
         footer="Accuracies are shares of images labelled right; losses are mean nats an image. A dagger (†) marks "
         "figures that were more than a year old when the study ended, a double dagger (‡) figures whose source gives "
@@ -149,7 +153,7 @@ def references_of(facts: Facts) -> References:
 
 def numbers_json(facts: Facts, sections: Sequence[Section]) -> bytes:
     """report.json: the verdict, every number with its unit and sources, and the series of every figure."""
-    study, rules = facts.study, rules_of(facts)
+    study, verdict = facts.study, verdict_of(facts)
     lead = next((block for section in sections for block in section.blocks if isinstance(block, Lead)), None)
     pictures = [picture for section in sections for picture in section.pictures]
     document = {
@@ -161,11 +165,12 @@ def numbers_json(facts: Facts, sections: Sequence[Section]) -> bytes:
             "as_of": facts.as_of.isoformat(),
         },
         "verdict": {
-            "answer": answer_of(facts),
+            "answer": verdict.answer,
+            "headline": verdict.headline,
             "because": _cited(lead.because) if lead else None,
             "facts": [_cited(text) for _, text in lead.facts] if lead else [],
-            "rules": [{"if": r.condition, "then": r.answer, "holds": r.holds} for r in rules],
-            "decided_by": decided_by(rules) + 1,
+            "rules": [{"if": r.condition, "then": r.answer, "holds": r.holds} for r in verdict.rules],
+            "decided_by": verdict.decided_by + 1,
         },
         "numbers": {
             number.name: {"value": _finite(number.value), "unit": number.unit, "from": list(number.sources)}

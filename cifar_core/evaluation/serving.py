@@ -25,6 +25,7 @@ class Timing:
     seconds: float  # median
     slow_seconds: float  # 95th percentile
     repeats: int
+    mean_seconds: float | None = None  # None: timed by a version that did not keep it
 
 
 def time_serving(
@@ -48,4 +49,4 @@ def _time(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str
         predict(model, batch, hardware, normalisation)
         taken.append(time.perf_counter() - started)
     slow = sorted(taken)[max(0, -(-95 * len(taken) // 100) - 1)]
-    return Timing(len(batch), statistics.median(taken), slow, len(taken))
+    return Timing(len(batch), statistics.median(taken), slow, len(taken), statistics.fmean(taken))

@@ -1,135 +1,54 @@
-"""The cost of building and the cost of buying, in US dollars, from measured seconds and dated prices.
-
-Pure functions of a `Study` and a `Scenario`. None means: not measured, or no price.
-"""
+"""The cost of each way to labelled images, in US dollars: building, adapting a download, buying from a vendor."""
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import math
-import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from experiments.reading.scenario import HOURS_A_MONTH, Price, Scenario, Vendor
-from experiments.reading.study import Study
-from sweeps.validation import InvalidFileError
+from experiments.decision.machines import Cost, machines_on
+from experiments.reading.scenario import Scenario
+from experiments.reading.vendor import HOURS_A_MONTH, Download, Vendor, slug
 
-SECONDS_A_MONTH = 3600 * HOURS_A_MONTH
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """The speed at which a network labels images.
-
-    Attributes:
-        bounded: inference was not timed. The speed is then a bound from training, which does more work for an image:
-            a label takes no longer than a training step on a batch, and batches are no slower than in training.
-    """
-
-    latency: float  # seconds to label one image
-    p95: float | None  # seconds within which 95 % of single images were labelled
-    batch: int  # images in a large batch
-    per_second_batched: float  # images in large batches
-    bounded: bool
-    runs: tuple[str, ...]
-
-    @property
-    def per_second(self) -> float:
-        """Images a second, one after the other."""
-        return 1 / self.latency
-
-    @property
-    def worst(self) -> float:
-        """The seconds to compare with a latency bar."""
-        return self.latency if self.p95 is None else self.p95
-
-    def faster(self, factor: float) -> Speed:
-        """The speed of a network that is faster by a factor."""
-        p95, batched = self.p95 and self.p95 / factor, self.per_second_batched * factor
-        return replace(self, latency=self.latency / factor, p95=p95, per_second_batched=batched)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
-    """The time and compute of a study and of its subject's runs, and their cost at the price of `machine`."""
-
-    device: str
-    processor: str  # that the seconds were measured on; "" where it was not recorded
-    machine: Price | None
-    machines: int  # that the study would fill
-    run_machines: int  # that one run would fill
-    seconds: float | None  # wall time of the whole study
-    estimated: bool  # `seconds` is a sum over the runs, because the study did not end
-    flops: float | None  # of training, in search and confirmation
-    retrain_seconds: float | None  # mean over the runs of the recipe
-    retrain_flops: float | None
-    training_per_second: float | None  # images
-    speed: Speed | None
-
-    @property
-    def machine_sources(self) -> tuple[str, ...]:
-        return (f"source/{self.machine.key}",) if self.machine else ()
-
-    @property
-    def missing(self) -> str:
-        """The reason why building has no cost; "" where it has one."""
-        if self.machine is None:
-            return f"no price is listed for compute on {self.device!r}" if self.device else "no device was recorded"
-        if self.seconds is None:
-            return "the duration of the study was not recorded"
-        if self.retrain_seconds is None:
-            return "no run of the recipe has finished"
-        return "" if self.speed else "the speed of the network was not recorded"
-
-    @property
-    def hourly(self) -> float | None:
-        """An hour of the machines that one run needs."""
-        return None if self.machine is None else self.machine.usd * self.run_machines
-
-    @property
-    def study_usd(self) -> float | None:
-        if self.machine is None or self.seconds is None:
-            return None
-        return self.machine.usd * self.machines * self.seconds / 3600
-
-    @property
-    def retrain_usd(self) -> float | None:
-        return self._of_seconds(self.retrain_seconds)
-
-    @property
-    def per_1000_usd(self) -> float | None:
-        """Compute for 1,000 predictions in large batches, paid by the second."""
-        return self._of_seconds(1000 / self.speed.per_second_batched if self.speed else None)
-
-    @property
-    def per_1000_single_usd(self) -> float | None:
-        """Compute for 1,000 predictions one by one, paid by the second."""
-        return self._of_seconds(1000 / self.speed.per_second if self.speed else None)
-
-    @property
-    def month_usd(self) -> float | None:
-        """A month of the machines that one run needs."""
-        return self._of_seconds(SECONDS_A_MONTH)
-
-    def _of_seconds(self, seconds: float | None) -> float | None:
-        return None if seconds is None or self.hourly is None else self.hourly * seconds / 3600
+Kind = Literal["build", "adapt", "buy"]
+DAYS_A_MONTH = 365.25 / 12
+VOLUMES = (1e3, 1e9)  # images a month, between which `cheapest_by_volume` looks
+_STEPS = 240  # of that search
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
-    """The cost of building, or of buying from one vendor, in US dollars."""
+    """The cost of one way.
+
+    Attributes:
+        people: at the start: to build, to adapt, or to integrate.
+        training: the first one: the study, or the least that a vendor sells.
+        upkeep: people, a month: maintenance, or the migrations that a vendor forces.
+        retraining, serving, storage: a month.
+        ends: the month in which the vendor ends the service; infinity: none announced.
+        unpriced: the parts that have no price yet. With one, the sums are the least that it costs.
+        sources: of the prices.
+    """
 
     name: str
+    kind: Kind
     people: float
-    training: float  # the first one: the study, or the least that a vendor sells
-    retraining: float  # a month
-    serving: float  # a month
-    vendor: Vendor | None = None  # None: building
+    training: float = 0.0
+    upkeep: float = 0.0
+    retraining: float = 0.0
+    serving: float = 0.0
+    storage: float = 0.0
+    ends: float = math.inf
+    unpriced: str = ""
+    sources: tuple[str, ...] = ()
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """The sources of the vendor's prices."""
-        return tuple(f"source/{price.key}" for price in self.vendor.prices) if self.vendor else ()
+    def key(self) -> str:
+        """Its name in `report.json`."""
+        return self.kind if self.kind == "build" else f"{self.kind}.{slug(self.name)}"
 
     @property
     def once(self) -> float:
@@ -139,187 +58,140 @@ class Option:
     @property
     def month(self) -> float:
         """Paid each month."""
-        return self.retraining + self.serving
+        return self.upkeep + self.retraining + self.serving + self.storage
 
     def total(self, months: float) -> float:
-        return self.once + months * self.month
+        """Paid in so many months, or until the service ends."""
+        return self.once + min(months, self.ends) * self.month
 
 
-def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
-    """The cost of a study.
-
-    Args:
-        machine: the published machine with the study's device; the scenario's machine takes its place.
-
-    Raises:
-        InvalidFileError: the scenario's machine has another device than the study's.
-    """
-    subject = study.subject
-    device = study.tags.get("device", "").partition(":")[0]
-    machine = scenario.compute or machine
-    if machine is not None and machine.device and device and machine.device != device:
-        raise InvalidFileError(
-            f"{scenario.file}: compute must be a machine with {device}, as study {study.name!r} ran on it, but "
-            f"{machine.key!r} is one with {machine.device}"
-        )
-    workers, threads = _count(study.tags.get("workers")), _count(study.tags.get("threads"))
-    recorded = seconds = study.metrics.get("study/seconds")
-    if recorded is None:
-        spent = float(study.attempts["metrics.cost/seconds"].sum())
-        seconds = spent / workers if spent > 0 else None
-    run_threads = max((_count(t) for t in subject["tags.threads"]), default=1)
-    flops = [
-        v
-        for k in ("study/search_flops", "study/confirm_flops", "study/final_flops")
-        if (v := study.metrics.get(k)) is not None
-    ]
-    flops = flops or _known(study.attempts["metrics.cost/training_flops"])
-    return Cost(
-        device=device,
-        processor=study.tags.get("cpu", ""),
-        machine=machine,
-        machines=_machines(machine, device, workers * threads),
-        run_machines=_machines(machine, device, run_threads),
-        seconds=seconds,
-        estimated=recorded is None,
-        flops=sum(flops) if flops else None,
-        retrain_seconds=_mean(subject["metrics.cost/seconds"]),
-        retrain_flops=_mean(subject["metrics.cost/training_flops"]),
-        training_per_second=_mean(subject["metrics.cost/images_per_second"]),
-        speed=_speed(study),
-    )
-
-
-def build(cost: Cost, scenario: Scenario) -> Option | None:
-    """The cost of building under the scenario; None where a part of it is unknown.
+def build(cost: Cost, scenario: Scenario) -> Option:
+    """The cost of building under the scenario.
 
     With a latency bar, as many machines run all month as the images need one by one. Without one, compute in large
     batches is paid by the second.
     """
-    if cost.machine is None or cost.study_usd is None or cost.retrain_usd is None or cost.per_1000_usd is None:
-        return None
-    serving = cost.per_1000_usd * scenario.images_per_month / 1000
-    if scenario.latency_bar_ms is not None:
-        serving = machines_on(cost, scenario) * cost.machine.usd * HOURS_A_MONTH
+    serving = 0.0
+    if not cost.missing:
+        assert cost.machine is not None
+        assert cost.per_1000_usd is not None
+        serving = cost.per_1000_usd * scenario.images_per_month / 1000
+        if scenario.latency_bar_ms is not None:
+            serving = machines_on(cost, scenario.images_per_month) * cost.machine.usd * HOURS_A_MONTH
     return Option(
         name="build",
-        people=scenario.people_usd,
-        training=cost.study_usd,
-        retraining=cost.retrain_usd * scenario.retraining_per_year / 12,
+        kind="build",
+        people=scenario.engineering_hours * scenario.hourly_rate,
+        training=cost.study_usd or 0.0,
+        upkeep=scenario.upkeep_usd,
+        retraining=(cost.retrain_usd or 0.0) * scenario.retraining_per_year / 12,
         serving=serving,
+        unpriced=cost.missing,
+        sources=cost.machine_sources,
     )
 
 
-def buy(vendor: Vendor, scenario: Scenario) -> Option:
+def adapt(download: Download, cost: Cost, scenario: Scenario) -> Option:
+    """The least that adapting a download costs: people, and one machine where a latency bar keeps it on.
+
+    What adapting it and labelling with it take was not measured.
+    """
+    return Option(
+        name=download.name,
+        kind="adapt",
+        people=download.hours * scenario.hourly_rate,
+        upkeep=scenario.upkeep_usd,
+        serving=(cost.month_usd or 0.0) if scenario.latency_bar_ms is not None else 0.0,
+        unpriced="its compute was not measured",
+        sources=cost.machine_sources,
+    )
+
+
+def buy(vendor: Vendor, scenario: Scenario, today: datetime.date) -> Option:
     """The cost of buying from a vendor under the scenario.
 
-    Each training is the least that the vendor sells, and one endpoint serves all images. Both favour buying: vendors
-    publish neither the hours that this data needs nor the load that an endpoint can take.
+    Each training is the least that the vendor sells, as vendors do not publish the hours that this data needs. It is
+    charged until the day that it ends one of the services that are paid for.
     """
-    calls = vendor.per_call.usd * scenario.images_per_month / 1000 if vendor.per_call else 0.0
-    idle = vendor.endpoint.usd * vendor.endpoint_hours_per_month if vendor.endpoint else 0.0
-    each = vendor.training.least_purchase
+    waits = scenario.latency_bar_ms is None
+    each = vendor.training.least_purchase if vendor.training else 0.0
+    retired = (price.retirement for price in vendor.prices)
+    last = min((day for day in retired if day), default=None)
+    migrating = vendor.migration_hours * vendor.migrations_per_year
     return Option(
         name=vendor.name,
-        people=0.0,
+        kind="buy",
+        people=vendor.integration_hours * scenario.hourly_rate,
         training=each,
+        upkeep=migrating * scenario.hourly_rate / 12,
         retraining=each * scenario.retraining_per_year / 12,
-        serving=calls + idle,
-        vendor=vendor,
+        serving=vendor.serving(scenario.images_per_month, waits=waits),
+        storage=vendor.storage.usd * vendor.stored_images / 1000 if vendor.storage else 0.0,
+        ends=math.inf if last is None else max(0.0, (last - today).days / DAYS_A_MONTH),
+        sources=tuple(f"source/{price.key}" for price in vendor.prices),
     )
 
 
-def vendors(scenario: Scenario) -> list[Option]:
-    """All vendors of the scenario, the cheapest over the horizon first."""
-    options = [buy(vendor, scenario) for vendor in scenario.vendors]
-    return sorted(options, key=lambda option: (option.total(scenario.months), option.name))
+@dataclass(frozen=True, slots=True)
+class Cheapest:
+    """A stretch of time or volume over which one way costs least."""
+
+    name: str
+    start: float
+    end: float
 
 
-def machines_on(cost: Cost, scenario: Scenario) -> int:
-    """Machines that must run all month to label its images one by one."""
-    return max(1, math.ceil(scenario.images_per_month / _capacity(cost))) * cost.run_machines
+def cheapest_by_month(options: Sequence[Option], months: float) -> tuple[Cheapest, ...]:
+    """The way that has cost least so far, from month to month, over the horizon."""
+    ends = {min(option.ends, months) for option in options}
+    crossings = {
+        month
+        for one, other in itertools.combinations(options, 2)
+        if one.month != other.month and 0 < (month := (other.once - one.once) / (one.month - other.month)) < months
+    }
+    marks = sorted({0.0, months} | ends | crossings)
+    found: list[Cheapest] = []
+    for start, end in itertools.pairwise(marks):
+        middle = (start + end) / 2
+        alive = [option for option in options if option.ends >= middle]
+        if alive and end - start > 1 / DAYS_A_MONTH:  # less than a day is no time to be cheaper in
+            best = min(alive, key=lambda option: (option.total(middle), option.name))
+            found.append(Cheapest(best.name, found[-1].end if found else 0.0, end))
+    return _joined(found)
 
 
-def break_even(cost: Cost, vendor: Vendor, scenario: Scenario) -> float | None:
-    """The smallest number of images a month at which building costs no more than the vendor over the horizon.
+def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tuple[Cheapest, ...]:
+    """The way that costs least over the horizon, by images a month, between the `VOLUMES`.
 
-    None: there is none. 0: at any number that one machine can label.
+    Args:
+        options_at: the total of each way, by its name, at so many images a month.
     """
-    ours, theirs = build(cost, scenario), buy(vendor, scenario)
-    if ours is None:
-        return None
-    months = scenario.months
-    call = vendor.per_call.usd / 1000 if vendor.per_call else 0.0
-    # The cost of building less the cost of the vendor, both without any image.
-    ahead = (ours.once + months * ours.retraining) - (theirs.total(months) - months * call * scenario.images_per_month)
-    if scenario.latency_bar_ms is None:
-        assert cost.per_1000_usd is not None
-        return _least(ahead, months * (call - cost.per_1000_usd / 1000))
-    assert cost.hourly is not None
-    machine, capacity = months * cost.hourly * HOURS_A_MONTH, _capacity(cost)
-    # With n machines, building breaks even at (ahead + n * machine) / (months * call) images, if they can label these.
-    if ahead + machine <= 0:
-        return 0.0
-    gained = months * call * capacity - machine
-    if gained <= 0:
-        return None
-    n = max(1, math.ceil(ahead / gained))
-    return (ahead + n * machine) / (months * call)
+
+    def best(images: float) -> str:
+        totals = options_at(images)
+        return min(totals, key=lambda name: (totals[name], name))
+
+    low, high = VOLUMES
+    grid = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
+    found, start = [], low
+    for one, other in itertools.pairwise(grid):
+        name = best(one)
+        if best(other) == name:
+            continue
+        same, changed = one, other
+        for _ in range(30):
+            middle = math.sqrt(same * changed)
+            same, changed = (middle, changed) if best(middle) == name else (same, middle)
+        found.append(Cheapest(name, start, changed))
+        start = changed
+    return _joined([*found, Cheapest(best(high), start, high)])
 
 
-def payback_months(ours: Option, theirs: Option) -> float | None:
-    """Months after which building has cost no more than buying; None: never."""
-    return _least(ours.once - theirs.once, theirs.month - ours.month)
-
-
-def _least(ahead: float, gained: float) -> float | None:
-    """The least x >= 0 with ahead <= x * gained."""
-    if ahead <= 0:
-        return 0.0
-    return ahead / gained if gained > 0 else None
-
-
-def _capacity(cost: Cost) -> float:
-    """Images a month that the machines of one run can label one by one."""
-    assert cost.speed
-    return cost.speed.per_second * SECONDS_A_MONTH
-
-
-def _machines(machine: Price | None, device: str, threads: int) -> int:
-    # A GPU is shared by the workers; a CPU's threads add up, and whole machines are paid for.
-    return math.ceil(threads / machine.units) if machine and device == "cpu" else 1
-
-
-def _speed(study: Study) -> Speed | None:
-    """The speed as timed when the champion was tested, else bounds from its training."""
-    timed = study.artifacts.serving
-    if timed:
-        single = [batches[0] for batches in timed.values()]
-        large = [batches[-1] for batches in timed.values()]
-        return Speed(
-            latency=statistics.fmean(b.seconds for b in single),
-            p95=statistics.fmean(b.slow_seconds for b in single),
-            batch=large[0].images,
-            per_second_batched=statistics.fmean(b.images / b.seconds for b in large),
-            bounded=False,
-            runs=tuple(timed),
-        )
-    subject = study.subject
-    rate = _mean(subject["metrics.cost/images_per_second"])
-    sizes = [int(float(v)) for v in subject.get("params.batch_size", []) if v is not None]
-    if rate is None or not sizes:
-        return None
-    return Speed(max(sizes) / rate, None, max(sizes), rate, bounded=True, runs=tuple(subject["run_id"]))
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    known = _known(values)
-    return statistics.fmean(known) if known else None
-
-
-def _known(values: Iterable[float]) -> list[float]:
-    return [float(v) for v in values if v == v]
-
-
-def _count(text: str | None) -> int:
-    return int(text) if text and text.isdigit() and int(text) > 0 else 1
+def _joined(found: Sequence[Cheapest]) -> tuple[Cheapest, ...]:
+    """Neighbours of one name as one."""
+    joined: list[Cheapest] = []
+    for one in found:
+        if joined and joined[-1].name == one.name:
+            one = Cheapest(one.name, joined.pop().start, one.end)
+        joined.append(one)
+    return tuple(joined)

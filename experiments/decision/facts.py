@@ -1,24 +1,23 @@
-"""The facts that a decision rests on, and the rules that decide."""
+"""The facts that a decision rests on."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import pandas as pd
 
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import TTA_VIEWS
-from experiments.decision.costs import Cost, Option, build, cost_of, vendors
-from experiments.pages.text import percent, short_percent, years
-from experiments.reading.published import Accuracy, Bar, Published
+from experiments.decision.machines import Cost, cost_of
+from experiments.reading.published import Bar, Published
 from experiments.reading.results import Result
 from experiments.reading.scenario import Scenario
 from experiments.reading.study import Study
+from experiments.reading.vendor_score import VendorScore
 from experiments.stats import TEST_IMAGES, VAL_IMAGES, Estimate, estimate
-
-CLOSE = 0.10  # two costs that differ by less than this share of the dearer one count as the same
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +30,7 @@ class Facts:
         validation, test: accuracies of the runs that the report is about.
         augmented: test accuracy with test-time augmentation.
         validation_images: their number.
+        scores: what was measured of vendors' answers to the test images, by the slug of the vendor.
     """
 
     study: Study
@@ -43,6 +43,7 @@ class Facts:
     augmented: Estimate | None
     validation_images: int
     cost: Cost
+    scores: Mapping[str, VendorScore] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def run_id(self) -> str:
@@ -79,16 +80,6 @@ class Facts:
         return (f"run/{self.run_id}", *self.cost.machine_sources, "source/scenario")
 
     @property
-    def building(self) -> Option | None:
-        """The cost of building; None where a part of it is unknown."""
-        return build(self.cost, self.scenario)
-
-    @property
-    def cheapest(self) -> Option:
-        """The vendor that costs least over the horizon."""
-        return vendors(self.scenario)[0]
-
-    @property
     def model(self) -> str | None:
         return _first(self.study.subject, "params.model")
 
@@ -104,7 +95,13 @@ class Facts:
         return int(float(text)) if text else None
 
 
-def gather(study: Study, published: Published, scenario: Scenario, results: Sequence[Result] = ()) -> Facts:
+def gather(
+    study: Study,
+    published: Published,
+    scenario: Scenario,
+    results: Sequence[Result] = (),
+    scores: Mapping[str, VendorScore] = MappingProxyType({}),
+) -> Facts:
     """The facts of a study.
 
     Raises:
@@ -129,61 +126,8 @@ def gather(study: Study, published: Published, scenario: Scenario, results: Sequ
         augmented=estimate(tested, "metrics.test/tta_accuracy", test_images),
         validation_images=validation_images,
         cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
+        scores=scores,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule of the decision. The first whose condition holds decides."""
-
-    condition: str
-    answer: str
-    holds: bool
-
-
-def rules_of(facts: Facts) -> tuple[Rule, ...]:
-    """The rules, in order: test accuracy, accuracy bar, latency bar, then the costs over the horizon."""
-    test, target, close = facts.test, facts.bar.target, f"{percent(CLOSE, 0)} of the dearer"
-    bar, over = short_percent(target), f"over {years(facts.scenario.horizon_years)}"
-    ours, theirs = facts.building, facts.cheapest.total(facts.scenario.months)
-    cost = theirs if ours is None else ours.total(facts.scenario.months)  # the fifth rule is for an unknown cost
-    gap, near = cost - theirs, CLOSE * max(cost, theirs)
-    below, not_above = test is not None and test.high < target, test is not None and test.low < target
-    beaten = f"its 95 % interval lies below {bar}, and a system that can be downloaded reaches it"
-    cheaper, dearer = "building costs less than the cheapest vendor", "the cheapest vendor costs less"
-    return (
-        Rule("the champion has no test accuracy", "Not yet", test is None),
-        Rule(beaten, "Buy", below and reaching(facts) is not None),
-        Rule(f"its 95 % interval does not lie at or above {bar}", "Not yet", not_above),
-        Rule("it is not known to answer within the latency bar", "Not yet", not in_time(facts)),
-        Rule("a cost of building is unknown", "Not yet", ours is None),
-        Rule(f"{over} {cheaper}, by more than {close}", "Build", gap < -near),
-        Rule(f"the two costs lie within {close}", "Either", abs(gap) <= near),
-        Rule(f"{over} {dearer}, by more than {close}", "Buy", True),
-    )
-
-
-def decided_by(rules: Sequence[Rule]) -> int:
-    """The index of the rule that decides."""
-    return next(index for index, rule in enumerate(rules) if rule.holds)
-
-
-def answer_of(facts: Facts) -> str:
-    """The decision: Build, Either, Buy or Not yet."""
-    rules = rules_of(facts)
-    return rules[decided_by(rules)].answer
-
-
-def in_time(facts: Facts) -> bool:
-    """The network is known to answer within the latency bar, or there is no bar."""
-    bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
-    return bar is None or (speed is not None and speed.worst * 1000 <= bar)
-
-
-def reaching(facts: Facts) -> Accuracy | None:
-    """The best system that can be downloaded and reaches the accuracy bar by the lower end of its published range."""
-    public = [a for a in facts.published.group("public") if a.accuracy >= facts.bar.target]
-    return max(public, key=lambda a: (a.accuracy, a.key), default=None)
 
 
 def _bar(published: Bar, scenario: Scenario) -> Bar:

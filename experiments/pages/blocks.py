@@ -233,6 +233,7 @@ class Page:
         subject: below the heading: what the page is about and of when.
         state: a warning below it, such as a study that has not ended.
         footer: small print at the end.
+        folded: sections with a title open with a click on it; the others make a first screen, in two columns.
     """
 
     name: str
@@ -242,3 +243,4 @@ class Page:
     sections: Sequence[Section]
     state: str = ""
     footer: str = ""
+    folded: bool = False

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from cifar_core.files import write_atomically
 from experiments.pages import plots
 from experiments.pages.blocks import Figure, Page, Photo
-from experiments.reading.scenario import Dated
+from experiments.reading.prices import Dated
 from sweeps.store import StoreError
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"

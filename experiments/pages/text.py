@@ -31,11 +31,12 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def short_percent(share: float) -> str:
+    """A share that somebody stated, with all its digits.
+
+    >>> short_percent(0.7), short_percent(0.725), short_percent(0.70001)
+    ('70 %', '72.5 %', '70.001 %')
     """
-    >>> short_percent(0.7), short_percent(0.725)
-    ('70 %', '72.5 %')
-    """
-    return f"{round(100 * share, 2):g} %"
+    return f"{100 * share:.10g} %"
 
 
 def points(share: float) -> str:
@@ -119,10 +120,19 @@ def duration(seconds: float) -> str:
 
 def years(count: float) -> str:
     """
-    >>> years(1), years(3), years(2.54)
-    ('1 year', '3 years', '2.5 years')
+    >>> years(1), years(3), years(12.5)
+    ('1 year', '3 years', '12.5 years')
     """
-    return f"{count:.2g} {'year' if count == 1 else 'years'}"
+    return f"{count:.3g} {'year' if count == 1 else 'years'}"
+
+
+def count_months(months: float) -> str:
+    """
+    >>> count_months(1), count_months(0.18), count_months(21.64)
+    ('1 month', '0.18 months', '21.6 months')
+    """
+    text = f"{months:.1f}".removesuffix(".0") if months >= 1 else f"{months:.2g}"
+    return f"{text} {'month' if text == '1' else 'months'}"
 
 
 def count(number: float) -> str:
@@ -136,10 +146,30 @@ def count(number: float) -> str:
 
 def times(number: float) -> str:
     """
-    >>> times(1), times(4), times(0.5)
-    ('once', '4 times', '0.5 times')
+    >>> times(1), times(4), times(0.5), times(360)
+    ('once', '4 times', '0.5 times', '360 times')
     """
-    return "once" if number == 1 else f"{number:.2g} times"
+    return "once" if number == 1 else f"{number:.10g} times"
+
+
+def factor(number: float) -> str:
+    """A factor, in as many digits as tell it from 1.
+
+    >>> factor(0.7163), factor(1.04), factor(1.0004), factor(361.2)
+    ('0.72', '1.04', '1.0004', '361')
+    """
+    digits = 2
+    while digits < 12 and number != 1 and float(f"{number:.{digits}g}") == 1:
+        digits += 1
+    return f"{number:,.0f}" if number >= 100 else f"{number:.{digits}g}"
+
+
+def images_a_month(number: float) -> str:
+    """
+    >>> images_a_month(1), images_a_month(250_000)
+    ('1 image a month', '250,000 images a month')
+    """
+    return f"{count(number)} {'image' if number == 1 else 'images'} a month"
 
 
 def flops(count: float) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from experiments.reading.scenario import Dated, Price
+from experiments.reading.prices import Dated, Price
 from sweeps.validation import STRICT, Share, Text, read_toml
 
 DEFAULT_PATH = Path(__file__).resolve().parents[1] / "data" / "published.toml"
@@ -22,12 +22,14 @@ class Accuracy(Dated):
     """A published accuracy on the CIFAR-10 test set, as a share in [0, 1]."""
 
     key: str
-    group: Literal["benchmark", "system", "public"]
+    group: Literal["benchmark", "system", "recipe", "download", "service"]
     accuracy: Share
     accuracy_high: _Unknown = math.nan  # the upper end, if a range was published
     decimals: Literal[0, 1, 2] = 1  # of the percent, as published
     training_flops: _Unknown = math.nan  # of one training
     training_data: Literal["cifar10", "more"]
+    zero_shot: bool = False  # it saw none of the training images with their labels
+    same_test: bool = True  # on the 10,000 test images
     epochs: str = "not published"  # of a system: those that its published run reached
     caveats: tuple[Text, ...] = ()  # of comparisons with it
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
+from experiments.decision.ways import ways_of
 from experiments.pages.blocks import Cell, Figure, Number, Row, Section, Table, estimate_numbers, numbers_of
 from experiments.pages.plots import BLUE, INK, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
-from experiments.pages.text import CitedText, percent, plural, points, run, runs, short_percent, span
+from experiments.pages.text import CitedText, listed, percent, plural, points, run, runs, short_percent, span, times
 from experiments.reading.published import Accuracy, Bar
 from experiments.stats import Estimate, against_published, wilson
 
@@ -25,11 +26,12 @@ def section(facts: Facts) -> Section:
     same = "All of these are accuracies on the same 10,000 test images." if facts.is_cifar10 else ""
     if test:
         count = len(test.run_ids)
-        interval = "combines seed variance with" if count > 1 else "covers"
-        same += (
-            f" Ours is the mean of {count} {plural(count, 'run')} of the champion; its 95 % interval {interval} the "
-            f"sampling error of {test.images:,} test images."
-        )
+        if count > 1:
+            same += f" Ours is the mean of {count} runs of the champion; its 95 % interval combines the variance of "
+            same += f"seeds with the sampling error of {test.images:,} test images."
+        else:
+            same += f" Ours is one run of the champion; its 95 % interval covers the sampling of {test.images:,} test "
+            same += f"images alone. Another training, as the scenario has {_retrained(facts)}, may lie outside."
     return Section(
         "Accuracy beside published figures" if facts.is_cifar10 else "Accuracy",
         (
@@ -42,6 +44,10 @@ def section(facts: Facts) -> Section:
         {"performance": tuple(_performance(facts)), "learning": validation_against_test(facts)},
         tuple(_numbers(facts)),
     )
+
+
+def _retrained(facts: Facts) -> str:
+    return f"{times(facts.scenario.retraining_per_year)} a year"
 
 
 def bar_sentence(facts: Facts) -> CitedText:
@@ -112,8 +118,8 @@ def validation_against_test(facts: Facts) -> tuple[CitedText, ...]:
     noise = math.hypot(high - low, test.high - test.low) / 2
     if abs(gap) <= noise:
         text = (
-            f"Validation ({percent(validation.mean)}) and test accuracy ({percent(test.mean)}) agree within chance, so "
-            "validation was a fair guide to choose by."
+            f"Validation ({percent(validation.mean)}) and test accuracy ({percent(test.mean)}) agree within chance. "
+            "That says nothing of whether validation ranked the recipes rightly: only one was tested."
         )
     elif gap > 0:
         text = (
@@ -152,20 +158,20 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
         best = max(same, key=lambda a: a.best)
         name = best.name[:1].lower() + best.name[1:]
         yield _comparison(facts.test, best, name, ", the best benchmark trained on CIFAR-10 alone")
-    public = max(published.group("public"), key=lambda a: a.best, default=None)
-    if public and against_published(facts.test, public.best) == "lower":
+    downloads = (*published.group("recipe"), *published.group("download"))
+    public = max(downloads, key=lambda a: (a.accuracy, a.key), default=None)
+    if public and against_published(facts.test, public.accuracy) == "lower":
         more = "" if public.same_data else " after training on more images"
         note = f" ({public.note})" if public.note else ""
         text = (
-            f"A public network reaches more: {public.name}, reported at {percent(public.best, 1)} on the same test "
-            f"images{more}, {points(public.best - facts.test.mean)} more{note}."
+            f"What can be downloaded is reported to reach more: {public.name}, {public.figure} on the same test "
+            f"images{more}{note}."
         )
         yield CitedText(text, (f"source/{public.key}", *runs(facts.test)))
-    text = (
-        "The accuracy of the scenario's vendors on these images is not published, so the bar is what accuracy is "
-        "compared with."
-    )
-    yield CitedText(text, tuple(f"source/{v.training.key}" for v in facts.scenario.vendors))
+    unknown = [way.title for way in ways_of(facts) if way.accuracy is None and way.option.kind == "buy"]
+    if unknown:
+        text = f"Accuracy on these images is neither published nor measured of {listed(unknown)}."
+        yield CitedText(text, ("source/scenario",))
     if facts.is_cifar10:
         yield fresh_sentence(facts, facts.test)
 
@@ -203,9 +209,11 @@ def _figure(facts: Facts) -> Figure:
     if facts.test is None:
         text += " This study has no test accuracy to put beside them."
     else:
-        above = sum(a.accuracy > facts.test.mean for a in shown)
-        place = f"{above} of the {len(shown)} published figures shown lie above ours"
-        text += f" {place if above else 'None of them lies above ours'}; the bar through ours is its 95 % interval."
+        compared = [against_published(facts.test, a.accuracy) for a in facts.published.accuracies]
+        above, level = compared.count("lower"), compared.count("not_significant")
+        lie = "lies" if above == 1 else "lie"
+        text += f" Of the {len(compared)} published figures listed below, {above} {lie} above ours by more than chance "
+        text += f"and {level} cannot be told from it; the bar through ours is its 95 % interval."
         sources = runs(facts.test)
     figure = benchmarks(shown, facts.test, _name(facts), facts.bar)
     return Figure("benchmarks", "Test accuracy", CitedText(text, (*sources, "source/bar")), figure)
@@ -222,7 +230,7 @@ def benchmarks(published: Sequence[Accuracy], ours: Estimate | None, own_name: s
     rows.sort(key=lambda row: row[:2])
     lowest = min(40, 10 * math.floor(10 * min((row[0] for row in rows), default=1)))  # where the axis begins
     levels = [(100 * bar.rework, MUTED, 1.0), (100 * bar.start, MUTED, 1.0), (100 * bar.target, RUST, 1.5)]
-    figure = canvas(height=62 + 46 * len(rows), left=6, top=26)
+    figure = canvas(height=62 + 38 * len(rows), left=6, top=26)
     target = f"{short_percent(bar.target)} target"
     shapes, labels = [], [label(target, 100 * bar.target, 1, colour=RUST, yref="paper", yanchor="bottom")]
     for y, (share, name, year, same_data, digits, own) in enumerate(rows):
@@ -264,7 +272,7 @@ def _table(facts: Facts) -> Table:
     )
     theirs = (
         Row.of(
-            Cell(a.name, note=a.note),
+            a.name,
             a.figure,
             "CIFAR-10 alone" if a.same_data else "more images",
             Cell(a.source, sources=(f"source/{a.key}",)),

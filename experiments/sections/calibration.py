@@ -79,7 +79,7 @@ def _caption(found: Calibration) -> CitedText:
 
 def _diagram(bins: Reliability) -> go.Figure:
     """Share of right predictions by their mean probability, in bins; on the diagonal, the two agree."""
-    figure = canvas(height=340)
+    figure = canvas(height=270)
     filled = [(pc(sure), pc(right), n) for sure, right, n in _bins(bins) if n]
     sure, right, counts = zip(*filled, strict=True)
     low = 5 * math.floor(min(*sure, *right) / 5)

@@ -340,7 +340,7 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
     names = [in_figure(name) for name in matrix.classes]
     count = len(names)
     room = room_for(matrix.classes, 92)
-    figure = canvas(height=max(470, 16 * count + room), left=room + 8, bottom=room)
+    figure = canvas(height=max(400, 16 * count + room), left=room + 8, bottom=room)
     figure.add_heatmap(
         z=errors,
         x=names,

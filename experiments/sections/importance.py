@@ -33,6 +33,7 @@ SLICES = 4  # parameters that are drawn
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
 USUAL = " / usual"  # ends the name of a parameter that is drawn as a multiple of what suits the optimiser
 TRIALS_PER_PARAMETER = 3  # complete ones, below which importances are not stated
+TELLING = 30  # complete ones, below which the test of chance finds next to nothing
 _SHUFFLES = 999
 _TENTHS = 10
 
@@ -45,14 +46,15 @@ class Importances:
 
     Attributes:
         shares: (parameter, share), the greatest first; they add up to 1. Empty where `missing` says why.
-        significant: parameters in which the best tenth of the trials differs from the others by more than chance.
+        significant: parameters in which the best tenth of the trials differs from the others by more than chance;
+            None: too few trials to tell.
         left_out: parameters that too few trials have, because of their conditions.
     """
 
     shares: tuple[tuple[str, float], ...]
     trials: int
     missing: str = ""
-    significant: tuple[str, ...] = ()
+    significant: tuple[str, ...] | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -121,7 +123,8 @@ def importances_of(table: pd.DataFrame, parameters: Mapping[str, Parameter]) -> 
     if not all(math.isfinite(v) for v in shares.values()) or not sum(shares.values()) > 0:
         return Importances((), trials, "the best of the complete trials do not differ from the others")
     ranked = sorted(((name, float(share)) for name, share in shares.items()), key=lambda item: (-item[1], item[0]))
-    return Importances(tuple(ranked), trials, significant=_significant(table, names), left_out=left_out)
+    significant = _significant(table, names) if trials >= TELLING else None
+    return Importances(tuple(ranked), trials, significant=significant, left_out=left_out)
 
 
 def section(facts: Facts) -> Section:
@@ -143,7 +146,9 @@ def section(facts: Facts) -> Section:
 
 def _importances_caption(facts: Facts, found: Importances) -> CitedText:
     name, share = found.shares[0]
-    if found.significant:
+    if found.significant is None:
+        chance = f"but {found.trials} trials are too few to tell any of it from chance, which takes {TELLING}"
+    elif found.significant:
         chance = f"the best tenth differs from the others by more than chance in {listed(found.significant)}"
     else:
         chance = "but in none of them does the best tenth differ from the others by more than chance"
@@ -151,6 +156,8 @@ def _importances_caption(facts: Facts, found: Importances) -> CitedText:
         f"{name} has the largest part, {percent(share, 0)} of what all explain; {chance}. Judged by the {found.trials} "
         "complete trials alone (PED-ANOVA), as pruned ones were not trained to the end."
     )
+    if found.significant is not None:
+        text += " The test takes trials for exchangeable, which those of a search that learns and prunes are not quite."
     if found.left_out:
         text += f" Fewer than {FEW_TRIALS} of them have {listed(found.left_out)}: too few trials to tell."
     return CitedText(text, run(facts.run_id))

@@ -1,16 +1,17 @@
-"""Costs in the report: the scenario, what was spent, and building and buying over the horizon."""
+"""Costs in the report: the scenario, what was spent, and every way over the horizon."""
 
 from __future__ import annotations
 
-import datetime
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 
 import plotly.graph_objects as go
 
-from experiments.decision.costs import Option, break_even, buy, machines_on, payback_months, vendors
+from experiments.decision.costs import Cheapest, Option, cheapest_by_month, cheapest_by_volume
 from experiments.decision.facts import Facts
+from experiments.decision.machines import LOAD_LIMIT, machines_on
+from experiments.decision.ways import Way, ways_of
 from experiments.pages.blocks import (
     Block,
     Cell,
@@ -24,13 +25,15 @@ from experiments.pages.blocks import (
     Table,
     numbers_of,
 )
-from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_line, canvas
+from experiments.pages.plots import PALETTE, RUST, add_line, canvas
 from experiments.pages.text import (
     CitedText,
     count,
+    count_months,
     count_word,
     duration,
     flops,
+    images_a_month,
     listed,
     money,
     percent,
@@ -41,101 +44,173 @@ from experiments.pages.text import (
     total,
     years,
 )
-from experiments.reading.scenario import HOURS_A_MONTH
+from experiments.reading.prices import UNITS
+from experiments.reading.scenario import Scenario
+from experiments.reading.vendor import HOURS_A_MONTH, Vendor
 
-VENDOR_COLOURS = (BLUE, GREEN, "#8a6fb0", MUTED)  # in the order of the scenario
+OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario
+CROPPED = 3.0  # times the cost of building: what lies above leaves the figure
+STRETCHES = 4  # that a sentence lists
 
 
 def section(facts: Facts) -> Section:
-    scenario, ours = facts.scenario, facts.building
-    options = [*([ours] if ours else []), *(buy(vendor, scenario) for vendor in scenario.vendors)]
+    scenario, ways = facts.scenario, ways_of(facts)
+    options = [way.option for way in ways]
+    ours = options[0]
     assumed = f"These are assumptions, from `{scenario.file}`: copy it, change them, and pass it with `--scenario`."
+    text = (
+        "A trained vendor is priced at the least training that it sells, a download at its people and one machine. "
+        "Traffic is in no price."
+    )
+    by_volume = volumes(facts)
     blocks: list[Block] = [
+        Heading(f"Every way over {years(scenario.horizon_years)}"),
+        Figure("cost_curves", "Cost over the horizon", _caption(facts, ways), cost_curves(options, scenario.months)),
+        _options_table(facts, options),
+        CitedText(text, (*facts.cost_sources, *_sources(options))),
+        *([_volume_sentence(facts, by_volume)] if by_volume else []),
+        *([Missing(f"The cost of building is not known yet: {ours.unpriced}.")] if ours.unpriced else []),
+        Heading("What was spent"),
+        _spent_table(facts),
         Heading("The scenario"),
         _scenario(facts),
         CitedText(assumed),
-        Heading("What was spent"),
-        _spent_table(facts),
-        Heading(f"Building and buying over {years(scenario.horizon_years)}"),
-        _options_table(facts),
     ]
-    if ours is None:
-        blocks.append(Missing(f"The cost of building is not known yet: {facts.cost.missing}."))
-    text = (
-        "Break-even is the number of images a month above which building costs no more. Vendors are priced at their "
-        "best: the least training that each sells, one endpoint for all images, and no hours of people. Neither "
-        "includes storage and traffic."
-    )
-    blocks += [
-        CitedText(text, (*facts.cost_sources, *_sources(options))),
-        Figure("cost_curves", "Cost over the horizon", _caption(facts), cost_curves(options, scenario.months)),
-    ]
-    even = (_break_even(facts, option) for option in options if ours and option.vendor)
-    sentences = (_study(facts), _retraining(facts), _serving(facts), _kept_on(facts), *_horizon(facts), *even)
-    recommendation = {"cost": sentences, "customisation": (*_retirements(facts, options), *_trainable(facts))}
-    numbers = (*_cost_numbers(facts), *_option_numbers(facts, options), *_assumed_numbers(facts))
+    sentences = (_study(facts), _retraining(facts), _serving(facts), _kept_on(facts), *_horizon(facts, options))
+    recommendation = {"cost": sentences, "customisation": (*_retirements(facts, ways), *_trainable(facts))}
+    numbers = (*_cost_numbers(facts), *_option_numbers(facts, options, by_volume), *_assumed_numbers(facts))
     return Section("The money", tuple(blocks), recommendation, numbers)
 
 
 def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
-    """What each option has cost after so many months; building has a solid line."""
-    figure = canvas(height=340, left=72)
-    colours = itertools.cycle(VENDOR_COLOURS)
-    for option in options:
-        end = option.total(months)
-        name = f"{option.name}, {total(end)}"
-        style = {"colour": next(colours), "dash": "dash"} if option.vendor else {"colour": RUST, "width": 3}
+    """What each way has cost after so many months; building has a solid line. A service ends where its line does."""
+    figure = canvas(height=280, left=72)
+    colours = itertools.cycle(OTHER_COLOURS)
+    priced = [option for option in options if option.kind != "build" or not option.unpriced]
+    for option in priced:
+        end, last = option.total(months), min(months, option.ends)
+        name = f"{option.name}, {'at least ' if option.unpriced else ''}{total(end)}"
+        style = {"colour": RUST, "width": 3} if option.kind == "build" else {"colour": next(colours), "dash": "dash"}
         hover = f"{option.name}, month %{{x:.0f}}: $%{{y:,.0f}}"
-        add_line(figure, [0, round(months, 4)], [round(option.once, 2), round(end, 2)], name=name, hover=hover, **style)
+        add_line(figure, [0, round(last, 4)], [round(option.once, 2), round(end, 2)], name=name, hover=hover, **style)
+    totals = [option.total(months) for option in priced]
+    top = min(max(totals), CROPPED * totals[0])  # a single dear vendor would squash the others
     figure.update_xaxes(title="months", rangemode="tozero")
-    figure.update_yaxes(title="cost so far (US dollars)", rangemode="tozero", tickformat=",.0f")
+    figure.update_yaxes(title="cost so far (US dollars)", tickformat=",.0f", range=[0, round(1.05 * top, 2)])
     return figure
 
 
-def _caption(facts: Facts) -> CitedText:
-    if facts.building is None:
-        text = f"Vendors only: {facts.cost.missing}, so building has no line."
-        return CitedText(text, (*facts.cost_sources, *facts.cheapest.sources))
-    payback = _payback(facts, facts.building)
-    return replace(payback, text=f"Lines start at what is paid at once. {payback.text}")
+def volumes(facts: Facts) -> tuple[Cheapest, ...]:
+    """The way that costs least over the horizon at each volume, among those that miss no bar and have a price."""
+    names = [way.option.name for way in ways_of(facts) if not way.misses and not way.option.unpriced]
+    if len(names) < 2:
+        return ()
+
+    def totals(images: float) -> dict[str, float]:
+        at = replace(facts, scenario=replace(facts.scenario, images_per_month=images))
+        months = facts.scenario.months
+        return {way.option.name: way.option.total(months) for way in ways_of(at) if way.option.name in names}
+
+    return cheapest_by_volume(totals)
 
 
-def _payback(facts: Facts, ours: Option) -> CitedText:
-    """The time after which building has paid back what it costs at the start."""
-    theirs = facts.cheapest
-    months = payback_months(ours, theirs)
-    text = f"Against {theirs.name}, the cheapest vendor, building "
-    if months is None:
-        text += "never pays back what it costs at the start: a month costs no less."
-    elif months == 0:
-        text += "costs no more from the first day."
-    else:
-        text += f"has paid back what it costs at the start after {months:.1f} months"
-        text += "." if months <= facts.scenario.months else ", beyond the horizon."
-    return CitedText(text, (*facts.cost_sources, *theirs.sources))
+def _caption(facts: Facts, ways: Sequence[Way]) -> CitedText:
+    ours = ways[0].option
+    sources = (*facts.cost_sources, *_sources([way.option for way in ways]))
+    if ours.unpriced:
+        return CitedText(f"Without building, which has no line: {ours.unpriced}.", sources)
+    text = f"Lines start at what is paid at once. {_in_time(facts, ways)}"
+    return CitedText(text.strip(), sources)
+
+
+def _in_time(facts: Facts, ways: Sequence[Way]) -> str:
+    """From when to when each of building and its cheapest rival costs less."""
+    ours, months = ways[0].option, facts.scenario.months
+    others = [way.option for way in ways[1:] if not way.misses and not way.option.unpriced]
+    if not others or ours.unpriced:
+        return ""
+    rival = min(others, key=lambda option: (option.total(months), option.name))
+    stretches = cheapest_by_month([ours, rival], months)
+    return f"Cheapest so far, of building and {rival.name}: {_stretches(stretches)}."
+
+
+def _stretches(found: Sequence[Cheapest]) -> str:
+    def name(one: Cheapest) -> str:
+        return "building" if one.name == "build" else one.name
+
+    if len(found) == 1:
+        return f"{name(found[0])} from the first day to the last"
+    *before, last = found
+    parts = [f"{name(one)} {'for the first' if not one.start else 'up to month'} {_months(one)}" for one in before]
+    return ", ".join([*parts, f"then {name(last)}"])
+
+
+def _months(one: Cheapest) -> str:
+    return f"{one.end:.1f}" if one.start else count_months(one.end)
+
+
+def _volume_sentence(facts: Facts, found: Sequence[Cheapest]) -> CitedText:
+    """The way that costs least, from volume to volume."""
+
+    def name(one: Cheapest) -> str:
+        return "building" if one.name == "build" else one.name
+
+    over = f"over {years(facts.scenario.horizon_years)}"
+    parts = [f"{name(one)} up to {count(one.end)}" for one in found[:-1]]
+    shown = parts[:STRETCHES]
+    if len(parts) > STRETCHES:
+        shown.append(f"{len(parts) - STRETCHES} more changes")
+    ending = f"{name(found[-1])} {'above' if parts else 'at any volume'}"
+    listing = ", ".join([*shown, ending])
+    text = f"By images a month, these cost least {over}, of the ways that miss no bar: {listing}."
+    return CitedText(text, facts.cost_sources)
 
 
 def _scenario(facts: Facts) -> Pairs:
     s, machine = facts.scenario, facts.cost.machine
     waits = "none: images can wait, and compute is paid by the second"
+    people = f"{s.engineering_hours:g} h to build, {s.maintenance_hours_per_year:g} h a year to maintain"
     rows = {
         "Images a month": count(s.images_per_month),
         "Accuracy bar": f"{facts.bar.figure} of the test images",
         "Latency bar": waits if s.latency_bar_ms is None else duration(s.latency_bar_ms / 1000),
+        "Data": "may not leave the house" if s.data_stays_in_house else "may be sent to services",
         "Horizon": years(s.horizon_years),
-        "People, to build": f"{s.engineering_hours:g} h at {rate(s.hourly_rate)}: {total(s.people_usd)}",
+        "People": f"{people}, at {rate(s.hourly_rate)} an hour: {total(s.people_usd)}",
         "Retraining": f"{times(s.retraining_per_year)} a year",
         "Compute": f"{machine.name}, {rate(machine.usd)} an hour" if machine else "no price for this device",
     }
-    for vendor in s.vendors:
-        parts = [f"training {money(vendor.training.least_purchase)} at least"]
-        if vendor.per_call:
-            parts.append(f"{money(vendor.per_call.usd)} for 1,000 images")
-        if vendor.endpoint:
-            hours = vendor.endpoint_hours_per_month
-            parts.append(f"{rate(vendor.endpoint.usd)} an hour, kept ready {hours:g} h a month")
-        rows[vendor.name] = "; ".join(parts)
+    rows |= {vendor.name: "; ".join(_terms(vendor, s)) for vendor in s.vendors}
+    for download in s.downloads:
+        published = f"; published at {download.accuracy.figure}" if facts.is_cifar10 else ""
+        rows[download.name] = f"{download.hours:g} h to adapt and test it{published}"
     return Pairs.of(rows)
+
+
+def _terms(vendor: Vendor, scenario: Scenario) -> Iterator[str]:
+    """What a vendor charges, in words."""
+    if vendor.training:
+        yield f"training {money(vendor.training.least_purchase)} at least"
+    if scenario.latency_bar_ms is None and vendor.batch:
+        yield f"batch {vendor.batch.figure}"
+    else:
+        if vendor.per_call:
+            yield f"{money(vendor.per_call.usd)} for 1,000 images"
+        if vendor.endpoint:
+            hours, fast = vendor.endpoint_hours_per_month, vendor.images_per_second
+            yield f"{rate(vendor.endpoint.usd)} an hour for {fast:g} images a second, kept ready {hours:g} h a month"
+        if vendor.tokens:
+            yield f"{vendor.tokens.figure}"
+    if vendor.tokens:
+        asked = f"{vendor.tokens_per_image:g} tokens an image, {vendor.prompt_tokens:g} of prompt"
+        yield f"{asked}, {vendor.answer_tokens:g} of answer"
+    if vendor.storage:
+        yield f"{vendor.stored_images:,.0f} images stored, {vendor.storage.figure}"
+    if vendor.integration_hours or vendor.migration_hours * vendor.migrations_per_year:
+        text = f"{vendor.integration_hours:g} h to integrate"
+        if vendor.migration_hours * vendor.migrations_per_year:
+            text += f", {vendor.migration_hours:g} h for a migration, {times(vendor.migrations_per_year)} a year"
+        yield text
 
 
 def _spent_table(facts: Facts) -> Table:
@@ -169,17 +244,24 @@ def _spent_table(facts: Facts) -> Table:
     return Table(titles, rows, numbers=range(1, 5), style="cards tight")
 
 
-def _options_table(facts: Facts) -> Table:
-    ours, months, rows = facts.building, facts.scenario.months, []
-    for option in [*([ours] if ours else []), *vendors(facts.scenario)]:
-        least = break_even(facts.cost, option.vendor, facts.scenario) if option.vendor else None
-        volume = "none" if least is None else "any" if least == 0 else count(least)
-        parts = (option.people, option.training, option.retraining * months, option.serving * months)
-        sums = (total(usd) for usd in (*parts, option.total(months)))
-        name, style = (option.name, "") if option.vendor else ("building", "ours")
-        rows.append(Row.of(name, *sums, volume if ours and option.vendor else "", style=style))
-    titles = ("", "People", "First training", "Retraining", "Labelling", "In all", "Break-even")
+def _options_table(facts: Facts, options: Sequence[Option]) -> Table:
+    months, rows = facts.scenario.months, []
+    for option in _cheapest_first(options, months):
+        lasts = min(months, option.ends)
+        people, serving = option.people + option.upkeep * lasts, option.serving * lasts
+        parts = (people, option.training, option.retraining * lasts, serving, option.storage * lasts)
+        sums = [total(usd) if usd else "" for usd in parts]
+        least = "at least " if option.unpriced else ""
+        ends = f" until it ends, in {count_months(option.ends)}" if option.ends < months else ""
+        name, style = ("building", "ours") if option.kind == "build" else (f"{option.name}{ends}", "")
+        rows.append(Row.of(name, *sums, f"{least}{total(option.total(months))}", style=style))
+    titles = ("", "People", "First training", "Retraining", "Labelling", "Storage", "In all")
     return Table(titles, rows, numbers=range(1, 7), style="cards tight")
+
+
+def _cheapest_first(options: Sequence[Option], months: float) -> list[Option]:
+    """Building, then the others by their cost."""
+    return [options[0], *sorted(options[1:], key=lambda option: (option.total(months), option.name))]
 
 
 def _study(facts: Facts) -> CitedText:
@@ -195,11 +277,11 @@ def _study(facts: Facts) -> CitedText:
         return CitedText(f"{took}; {cost.missing}. {energy}.", run(facts.run_id))
     fleet = f"{cost.machines} x " if cost.machines > 1 else ""
     fast = f", assumed to be as fast as the {cost.processor} of the study" if cost.processor else ""
-    people = f"{scenario.engineering_hours:g} h at {rate(scenario.hourly_rate)}"
+    people = f"{scenario.engineering_hours:g} h to build and {scenario.maintenance_hours_per_year:g} h a year"
     return CitedText(
         f"{took}, {money(cost.study_usd)} at {rate(cost.machine.usd)} an hour for {fleet}{cost.machine.name}{fast}. "
-        f"People cost {total(scenario.people_usd)} ({people}), which the scenario assumes and nobody measured. "
-        f"{energy}.",
+        f"People cost {total(scenario.people_usd)} ({people}, at {rate(scenario.hourly_rate)}), which the scenario "
+        f"assumes and nobody measured. {energy}.",
         facts.cost_sources,
     )
 
@@ -212,11 +294,15 @@ def _retraining(facts: Facts) -> CitedText:
     took = f"Retraining: one run of the {facts.subject}'s recipe takes {duration(cost.retrain_seconds)}{work}"
     if cost.retrain_usd is None:
         return CitedText(f"{took}; {cost.missing}.", run(*facts.subject_runs))
-    theirs = "; ".join(f"{v.name} {money(v.training.least_purchase)}" for v in scenario.vendors)
-    sources = (f"source/{v.training.key}" for v in scenario.vendors)
+    trained = {v.name: v.training for v in scenario.vendors if v.training}
+    text = f"{took}, {money(cost.retrain_usd)}"
+    if trained:
+        theirs = "; ".join(f"{name} {money(price.least_purchase)}" for name, price in trained.items())
+        text += f"; the least training that vendors sell: {theirs}. The hours that they would need for this data are "
+        text += "not published"
+    sources = (f"source/{price.key}" for price in trained.values())
     return CitedText(
-        f"{took}, {money(cost.retrain_usd)}; the least training that vendors sell: {theirs}. The hours that they would "
-        f"need for this data are not published. The scenario retrains {times(scenario.retraining_per_year)} a year.",
+        f"{text}. The scenario retrains {times(scenario.retraining_per_year)} a year.",
         (*run(*facts.subject_runs), *cost.machine_sources, *sources, "source/scenario"),
     )
 
@@ -251,83 +337,67 @@ def _serving(facts: Facts) -> CitedText:
     if single is None or large is None:
         return CitedText(f"{text}. Labelling has no price yet; {cost.missing}.", run(*speed.runs))
     most = "at most " if speed.bounded else ""
+    side = f" with {cost.copies} copies side by side on one machine, as fast each" if cost.copies > 1 else ""
     text += (
-        f". Compute paid by the second costs {most}{money(single)} for 1,000 images one by one and {most}"
+        f". Compute paid by the second{side} costs {most}{money(single)} for 1,000 images one by one and {most}"
         f"{money(large)} in batches. "
     )
-    calls = {v.name: v.per_call for v in facts.scenario.vendors if v.per_call}
-    prices = "; ".join(f"{name} {money(price.usd)}" for name, price in calls.items())
+    waits = facts.scenario.latency_bar_ms is None
+    calls = {v.name: v.serving(1000, waits=waits) for v in facts.scenario.vendors if v.per_call or v.tokens}
+    prices = "; ".join(f"{name} {money(usd)}" for name, usd in calls.items())
     text += f"Vendors priced by the image, for 1,000: {prices}." if calls else "No vendor is priced by the image."
-    sources = (f"source/{price.key}" for price in calls.values())
+    sources = (f"source/{price.key}" for v in facts.scenario.vendors for price in (v.per_call, v.tokens) if price)
     return CitedText(text, (*run(*speed.runs), *cost.machine_sources, *sources))
 
 
 def _kept_on(facts: Facts) -> CitedText:
     """The cost of the latency bar: machines, and endpoints of vendors, that run all month."""
     cost, s = facts.cost, facts.scenario
-    volume = f"{count(s.images_per_month)} images a month"
+    volume = images_a_month(s.images_per_month)
     if cost.month_usd is None or cost.speed is None or cost.machine is None:
         return CitedText("A month of labelling has no price yet.", ("source/scenario",))
     if s.latency_bar_ms is None:
         text = f"The scenario lets images wait: compute for {volume} is paid by the second, and no machine is kept on."
         return CitedText(text, ("source/scenario",))
-    machines = machines_on(cost, s)
+    machines = machines_on(cost, s.images_per_month)
     month = machines * cost.machine.usd * HOURS_A_MONTH
     text = (
         f"The scenario wants an answer within {duration(s.latency_bar_ms / 1000)}, so {machines} "
-        f"{plural(machines, 'machine')} kept on for {volume}: {total(month)} a month, used or idle."
+        f"{plural(machines, 'machine')} kept on for {volume}, busy at most {percent(LOAD_LIMIT, 0)} of the time: "
+        f"{total(month)} a month, used or idle."
     )
-    ends = {v.name: (v.endpoint, v.endpoint.usd * v.endpoint_hours_per_month) for v in s.vendors if v.endpoint}
+    ends = {v.name: (v.endpoint, v.serving(s.images_per_month, waits=False)) for v in s.vendors if v.endpoint}
     if ends:
         idle = "; ".join(f"{name} {total(usd)}" for name, (_, usd) in ends.items())
-        text += f" Endpoints that bill while idle, a month: {idle}. Their latency is not published."
+        text += f" Endpoints that bill while idle, a month: {idle}."
     sources = (f"source/{price.key}" for price, _ in ends.values())
     return CitedText(text, (*run(*cost.speed.runs), *cost.machine_sources, "source/scenario", *sources))
 
 
-def _horizon(facts: Facts) -> list[CitedText]:
-    """The totals over the horizon, and when building has paid back what it costs at the start."""
+def _horizon(facts: Facts, options: Sequence[Option]) -> list[CitedText]:
+    """The totals over the horizon."""
     scenario, horizon = facts.scenario, f"Over {years(facts.scenario.horizon_years)}"
-    ours, months, bought = facts.building, scenario.months, vendors(scenario)
-    totals = "; ".join(f"{option.name} {total(option.total(months))}" for option in bought)
-    if ours is None:
-        text = f"{horizon}: {totals}. The cost of building and its break-even are not known yet: {facts.cost.missing}."
-        return [CitedText(text, ("source/scenario", *_sources(bought)))]
+    months, ours = scenario.months, options[0]
+    others = _cheapest_first(options, months)[1:]
+    totals = "; ".join(f"{o.name} {'at least ' if o.unpriced else ''}{total(o.total(months))}" for o in others)
+    if ours.unpriced:
+        text = f"{horizon}: {totals}. The cost of building is not known yet: {ours.unpriced}."
+        return [CitedText(text, ("source/scenario", *_sources(options)))]
     parts = (
-        f"people {total(ours.people)}, the study {total(ours.training)}, retraining "
+        f"people {total(scenario.people_usd)}, the study {total(ours.training)}, retraining "
         f"{total(ours.retraining * months)}, serving {total(ours.serving * months)}"
     )
-    text = f"{horizon} building costs {total(ours.total(months))}: {parts}. Buying: {totals}."
-    return [CitedText(text, (*facts.cost_sources, *_sources(bought))), _payback(facts, ours)]
+    text = f"{horizon} building costs {total(ours.total(months))}: {parts}. The others: {totals}."
+    return [CitedText(text, (*facts.cost_sources, *_sources(options)))]
 
 
-def _break_even(facts: Facts, option: Option) -> CitedText:
-    assert option.vendor
-    volume = break_even(facts.cost, option.vendor, facts.scenario)
-    name, over = f"Break-even with {option.name}", f"over {years(facts.scenario.horizon_years)}"
-    if volume is None:
-        text = f"{name}: building costs more at any volume {over}."
-    elif volume == 0:
-        text = f"{name}: building costs no more at any volume that one machine can label, {over}."
-    else:
-        share = percent(facts.scenario.images_per_month / volume, 0)
-        text = f"{name}: {count(volume)} images a month; above, building costs less {over}. "
-        text += f"The scenario has {share} of that."
-    return CitedText(text, (*facts.cost_sources, *option.sources))
-
-
-def _retirements(facts: Facts, options: Sequence[Option]) -> Iterator[CitedText]:
+def _retirements(facts: Facts, ways: Sequence[Way]) -> Iterator[CitedText]:
     """Vendors of the scenario that end their service within the horizon."""
-    end = facts.as_of + datetime.timedelta(days=365.25 * facts.scenario.horizon_years)
-    for vendor in (option.vendor for option in options if option.vendor):
-        retired = {price.key: price.retirement for price in vendor.prices if price.retirement}
-        date = min(retired.values(), default=None)
-        if date is not None and date < end:
-            yield CitedText(
-                f"{vendor.name} ends its service on {date.isoformat()}, within the horizon: its price stands for a "
-                "similar service that one would have to move to.",
-                tuple(f"source/{key}" for key in retired),
-            )
+    for way in ways:
+        for check in way.misses:
+            if check.bar == "horizon":
+                text = f"{way.title} {check.reason}: it is charged until then, and does not decide."
+                yield CitedText(text, way.option.sources)
 
 
 def _trainable(facts: Facts) -> Iterator[CitedText]:
@@ -365,6 +435,8 @@ def _cost_numbers(facts: Facts) -> Iterator[Number]:
         yield Number("serving.latency95", speed.p95, "seconds", timed)
         yield Number("serving.batch", speed.batch, "images", timed)
         yield Number("serving.images_per_second", speed.per_second_batched, f"images a second{bound}", timed)
+        yield Number("serving.load_limit", LOAD_LIMIT, "share of the time that a machine may be busy", timed)
+        yield Number("serving.copies", cost.copies, "networks side by side", (*timed, *machine))
         yield Number("serving.per_1000_single", cost.per_1000_single_usd, f"USD{bound}", (*timed, *machine))
         yield Number("serving.per_1000_batched", cost.per_1000_usd, f"USD{bound}", (*timed, *machine))
         for run_id, http in facts.study.artifacts.http.items():
@@ -375,28 +447,31 @@ def _cost_numbers(facts: Facts) -> Iterator[Number]:
         yield Number("serving.machine_month", cost.month_usd, "USD", machine)
 
 
-def _option_numbers(facts: Facts, options: Sequence[Option]) -> Iterator[Number]:
-    ours, scenario, months = facts.building, facts.scenario, facts.scenario.months
+def _option_numbers(facts: Facts, options: Sequence[Option], found: Sequence[Cheapest]) -> Iterator[Number]:
+    months = facts.scenario.months
     for option in options:
-        vendor = option.vendor
-        name = f"buy.{vendor.training.key.removesuffix('-training')}" if vendor else "build"
-        sources = (*option.sources, "source/scenario") if vendor else facts.cost_sources
-        paid = {"people": "USD", "training": "USD", "once": "USD", "month": "USD a month"}
+        if option.kind == "build" and option.unpriced:
+            continue
+        name, lasts = option.key, min(months, option.ends)
+        sources = facts.cost_sources if option.kind == "build" else (*option.sources, "source/scenario")
+        bound = " (at least)" if option.unpriced else ""
+        paid = {"people": "USD", "training": "USD", "once": "USD", "month": f"USD a month{bound}"}
         yield from numbers_of(name, option, sources, **paid)
-        over = "USD over the horizon"
-        yield Number(f"{name}.retraining", option.retraining * months, over, sources)
-        yield Number(f"{name}.serving_month", option.serving, "USD a month", sources)
-        yield Number(f"{name}.serving", option.serving * months, over, sources)
+        over = f"USD over the horizon{bound}"
+        yield Number(f"{name}.upkeep", option.upkeep * lasts, over, sources)
+        yield Number(f"{name}.retraining", option.retraining * lasts, over, sources)
+        yield Number(f"{name}.serving_month", option.serving, f"USD a month{bound}", sources)
+        yield Number(f"{name}.serving", option.serving * lasts, over, sources)
+        yield Number(f"{name}.storage", option.storage * lasts, over, sources)
         yield Number(f"{name}.total", option.total(months), over, sources)
-        if vendor and ours:
-            volume = break_even(facts.cost, vendor, scenario)
-            share = scenario.images_per_month / volume if volume else None
-            both = (*facts.cost_sources, *sources)
-            yield Number(f"{name}.break_even", volume, "images a month", both)
-            yield Number(f"{name}.scenario_over_break_even", share, "share", both)
-    if ours:
-        yield Number("payback.months", payback_months(ours, facts.cheapest), "months", facts.cost_sources)
-        yield Number("build.people_share", ours.people / ours.total(months), "share", facts.cost_sources)
+        yield Number(f"{name}.ends", option.ends, "months from the end of the study", sources)
+    for index, one in enumerate(found):
+        yield Number(f"cheapest.{index}.name", one.name, "text", facts.cost_sources)
+        yield Number(f"cheapest.{index}.up_to", one.end, "images a month", facts.cost_sources)
+    ours = options[0]
+    if not ours.unpriced and ours.total(months) > 0:
+        share = facts.scenario.people_usd / ours.total(months)
+        yield Number("build.people_share", share, "share", facts.cost_sources)
 
 
 def _assumed_numbers(facts: Facts) -> Iterator[Number]:
@@ -408,9 +483,11 @@ def _assumed_numbers(facts: Facts) -> Iterator[Number]:
             yield Number(f"scenario.{field.name}", value, "as in the file", ("source/scenario",))
     yield Number("scenario.people", scenario.people_usd, "USD", ("source/scenario",))
     for price in facts.published.prices:
-        unit = "USD for 1,000 images" if price.role == "prediction" else "USD an hour"
+        unit = f"USD {UNITS[price.role]}"
         yield Number(f"price.{price.key}", price.usd, unit, (f"source/{price.key}",))
         if price.role == "training":
             yield Number(f"price.{price.key}.least_purchase", price.least_purchase, "USD", (f"source/{price.key}",))
+        if price.role == "token":
+            yield Number(f"price.{price.key}.output", price.usd_output, unit, (f"source/{price.key}",))
     if machine and machine not in facts.published.prices:
         yield Number("price.scenario-compute", machine.usd, "USD an hour", ("source/scenario",))

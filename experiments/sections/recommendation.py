@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from experiments.decision.facts import Facts, decided_by, rules_of
+from experiments.decision.facts import Facts
+from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Block, Heading, Row, Section, Table
 from experiments.pages.text import CitedText
 
@@ -42,9 +43,9 @@ def section(facts: Facts, sections: Sequence[Section]) -> Section:
 
 
 def _rules(facts: Facts) -> Table:
-    rules = rules_of(facts)
-    first, rows = decided_by(rules), []
-    for index, rule in enumerate(rules):
+    verdict, rows = verdict_of(facts), []
+    first = verdict.decided_by
+    for index, rule in enumerate(verdict.rules):
         condition = f"{rule.condition} \N{LEFTWARDS ARROW} decides" if index == first else rule.condition
         rows.append(Row.of(f"{index + 1}", condition, rule.answer, style="decided" if index == first else "after"))
     return Table(("", "If", "then"), rows, numbers=(), style="rules")

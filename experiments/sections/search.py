@@ -18,8 +18,8 @@ from experiments.reading.published import Accuracy
 from experiments.reading.study import Study
 from experiments.stats import FEW_TRIALS, VAL_IMAGES, wilson
 
-LATE = 0.8  # a best trial in the last fifth of the search means that it was still finding better ones
 SAVED_AIM = 0.5  # of the training compute, by pruning
+TYPICAL = 0.7  # accuracy of a trial, at which the interval over images is stated
 PFLOP = 1e15
 BEYOND = 4.0  # systems of unknown compute stand to the right of all others by this factor
 _SHORT = {
@@ -167,11 +167,23 @@ def _summary(facts: Facts) -> Pairs:
         {
             "Trials": f"{trials}; {planned} planned" if planned else trials,
             "Pruning": _pruning_sentence(facts).text,
+            "Judged on": _judged(facts.study),
             "Training compute": compute,
             "Wall time": wall,
             "MLflow run": Cell("", sources=run(facts.run_id)),
         }
     )
+
+
+def _judged(study: Study) -> str:
+    """The validation images behind an accuracy of the search, and the interval that they leave."""
+    rung, end = (study.params.get(f"{name}_images", "") for name in ("rung", "trial"))
+    if not (rung.isdigit() and end.isdigit()):
+        return "a number of validation images that was not recorded"
+    halves = [(high - low) / 2 for low, high in (wilson(TYPICAL, int(images)) for images in (rung, end))]
+    text = f"{int(rung):,} validation images where trials are pruned (95 % interval of {percent(TYPICAL, 0)}: "
+    text += f"\N{PLUS-MINUS SIGN}{points(halves[0])}), {int(end):,} at the end (\N{PLUS-MINUS SIGN}{points(halves[1])})"
+    return text
 
 
 def _architectures_sentence(facts: Facts, found: Sequence[Architecture]) -> CitedText:
@@ -208,7 +220,7 @@ def _progress_sentence(facts: Facts, complete: pd.DataFrame) -> CitedText:
     """How far the search came, and whether it was still improving when it ended."""
     if not len(complete):
         return CitedText("No trial is complete, so the search has taught nothing yet.", run(facts.run_id))
-    best, first, last = _best(complete), complete["accuracy"].iloc[0], complete["trial"].iloc[-1]
+    best, first = _best(complete), complete["accuracy"].iloc[0]
     accuracy = f"{percent(best['accuracy'], 1)} validation accuracy (trial {best['trial']})"
     sources = run(facts.run_id, best["run_id"])
     if len(complete) == 1:
@@ -221,16 +233,16 @@ def _progress_sentence(facts: Facts, complete: pd.DataFrame) -> CitedText:
         text += f"; {len(complete)} complete trials are too few to say whether more would help."
     elif not improved:
         text += f": none of the {len(complete) - 1} complete trials after it did better."
-    elif best["trial"] >= LATE * last:
-        text += ", in the last fifth of the search: it had not levelled off, and more trials may find better."
     else:
-        text += f", and found none better in the {last - best['trial']} trial numbers after it: it had levelled off."
+        place = 1 + int((complete["trial"] < best["trial"]).sum())
+        text += f", number {place} of {len(complete)} that are complete. Where the best one lies does not tell whether "
+        text += "more trials would help: without any learning it lies anywhere with equal chance."
     return CitedText(text, sources)
 
 
 def _history_figure(trials: pd.DataFrame) -> go.Figure:
     """Validation accuracy of each trial by number, and the best complete one so far (see `best_so_far`)."""
-    figure = canvas(height=320)
+    figure = canvas(height=270)
     _add_trials(figure, trials, x="trial", y="accuracy")
     best = trials[trials["best"].notna()]
     hover = "best up to trial %{x}: %{y:.1f} %"
@@ -244,7 +256,7 @@ def _architectures_figure(trials: pd.DataFrame, order: Sequence[Architecture]) -
     """Validation accuracy of each trial by architecture, the best architecture on top."""
     ranked = [a.name for a in order]
     names = ranked + sorted(set(trials["model"]) - set(ranked))
-    figure = canvas(height=90 + 42 * len(names), left=24 + 6 * max(map(len, names), default=0))
+    figure = canvas(height=80 + 34 * len(names), left=24 + 6 * max(map(len, names), default=0))
     _add_trials(figure, trials, x="accuracy", y="model")
     figure.update_xaxes(title="validation accuracy (%)")
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4])
@@ -282,7 +294,7 @@ def _front_caption(facts: Facts, front: ParetoFront) -> CitedText:
 
 def _front_figure(facts: Facts, front: ParetoFront) -> go.Figure:
     """Accuracy against training compute: each run a point, and published systems on the same axes."""
-    figure = canvas(height=460)
+    figure = canvas(height=380)
     for stage, state, name, symbol, colour in (
         ("search", "complete", "complete trials", "circle", BLUE),
         ("search", "pruned", "pruned trials, when stopped", "circle-open", MUTED),
@@ -316,9 +328,9 @@ def _add_published(figure: go.Figure, published: Sequence[Accuracy], front: Pare
     edge = BEYOND * max([*(a.training_flops for a in known), *front.runs["flops"].tolist()], default=PFLOP)
     best = {a.name.partition(",")[0]: a.key for a in sorted(known, key=lambda a: a.accuracy)}  # of each family
     labels = {key: family for family, key in best.items()}
-    dearest = max((a.training_flops for a in known if a.group == "public"), default=0.0)
+    dearest = max((a.training_flops for a in known if a.group == "recipe"), default=0.0)
     above = {True: "top right", False: "top left"}
-    places = [above[a.training_flops == dearest] if a.group == "public" else "bottom center" for a in known]
+    places = [above[a.training_flops == dearest] if a.group == "recipe" else "bottom center" for a in known]
     text = {"text": [labels.get(a.key, "") for a in known], "textposition": places}
     styles: list[tuple[list[Accuracy], str, dict[str, Any]]] = [
         (known, "published (test)", {"symbol": "diamond-open", "textfont": {"size": 11, "color": MUTED}, **text}),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
-from experiments.pages.text import CitedText, flops, percent, plural, points, run, runs
+from experiments.pages.text import CitedText, flops, percent, plural, points, run, runs, signed
 from experiments.reading.study import Study
-from experiments.stats import Estimate, estimate
+from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,9 @@ def section(facts: Facts) -> Section:
         text += "" if facts.has_champion else " That choice has not been made yet."
         blocks = (CitedText(text), _table(candidates))
     gain = gain_sentence(facts.study)
-    if gain is not None:
-        blocks = (*blocks, gain)
-    learning = (*((gain,) if gain else ()), *((bias_sentence(bias),) if bias else ()))
+    said = tuple(text for text in (gain, lead_sentence(candidates, facts.validation_images)) if text is not None)
+    blocks = (*blocks, *said)
+    learning = (*said, *((bias_sentence(bias),) if bias else ()))
     return Section(
         "How the champion was chosen",
         blocks,
@@ -129,6 +129,21 @@ def gain_sentence(study: Study) -> CitedText | None:
         stays = any(candidate.baseline and candidate.champion for candidate in candidates_of(study))
         text += "within chance, so the recipe that it began with stays." if stays else "within chance."
     return CitedText(text, run(study.run_id))
+
+
+def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | None:
+    """Lead of the champion over the next candidate; None without two that were validated."""
+    known = [candidate for candidate in candidates if candidate.accuracy is not None]
+    if len(known) < 2 or not known[0].champion:
+        return None
+    first, second = known[0], max(known[1:], key=lambda candidate: (candidate.accuracy or 0, -candidate.trial))
+    ours, theirs = (mean_accuracy([c.accuracy or 0], c.run_ids, images) for c in (first, second))
+    low, high = difference_interval(ours, theirs)
+    gap = ours.mean - theirs.mean
+    chance = "within chance" if low <= 0 <= high else "more than chance explains"
+    text = f"The champion leads the recipe of trial {second.trial} by {signed(gap)} points of validation accuracy, or "
+    text += f"{round(gap * images)} of {images:,} images (95 % interval over images {signed(low)} to {signed(high)}): "
+    return CitedText(f"{text}{chance}.", run(*first.run_ids, *second.run_ids))
 
 
 def bias_sentence(bias: SelectionBias) -> CitedText:

@@ -9,15 +9,33 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from experiments.decision.facts import Facts, answer_of
+from experiments.decision.facts import Facts
+from experiments.decision.machines import answer_seconds
+from experiments.decision.verdict import verdict_of
+from experiments.decision.ways import Way, ways_of
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, RUST, canvas, label
-from experiments.pages.text import CitedText, count, duration, percent, rate, run, runs, times, total, years
-from experiments.reading.scenario import Price, Vendor
+from experiments.pages.text import (
+    CitedText,
+    count,
+    duration,
+    factor,
+    percent,
+    rate,
+    run,
+    runs,
+    short_percent,
+    times,
+    total,
+    years,
+)
+from experiments.reading.prices import Price
+from experiments.reading.vendor import Vendor
 
 FACTOR = 2.0  # the figure divides and multiplies each assumption by this
+VISIBLE = 0.02  # of the widest bar: shorter ones that flip nothing are not drawn
 REACH = 10.0  # flips are searched up to this factor, down and up
-_STEPS = 60  # of that search
+_STEPS = 30  # of that search
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +75,11 @@ class SensitivityResult:
 
 def section(facts: Facts) -> Section:
     results, gain = sensitivity(facts), saved(facts)
-    drawn: Block = Missing("There is no figure of the assumptions while a cost of building is unknown.")
+    drawn: Block = Missing("There is no figure of the assumptions, as there are no two costs to compare.")
     if results and gain is not None:
-        drawn = Figure("tornado", "What moves the decision", _caption(facts, results), tornado(results, gain))
+        widest = max(abs(result.high - result.low) for result in results)
+        shown = [r for r in results if r.becomes or abs(r.high - r.low) >= VISIBLE * widest]
+        drawn = Figure("tornado", "What moves the decision", _caption(facts, results), tornado(shown, gain))
     return Section(
         "What would change the answer",
         (Bullets(_flips(facts, results)), drawn),
@@ -67,22 +87,42 @@ def section(facts: Facts) -> Section:
     )
 
 
+def rival_of(facts: Facts) -> Way | None:
+    """The cheapest way beside building that misses no bar."""
+    months, others = facts.scenario.months, [way for way in ways_of(facts)[1:] if not way.misses]
+    return min(others, key=lambda way: (way.option.total(months), way.option.name), default=None)
+
+
 def saved(facts: Facts) -> float | None:
-    """The US dollars that building saves against the cheapest vendor over the horizon; negative: it costs more."""
-    ours, months = facts.building, facts.scenario.months
-    return None if ours is None else facts.cheapest.total(months) - ours.total(months)
+    """The US dollars that building saves against its rival over the horizon; negative: it costs more."""
+    rival = rival_of(facts)
+    return None if rival is None else _saved_against(facts, rival.title)
+
+
+def _saved_against(facts: Facts, title: str) -> float | None:
+    """What building saves against the way of this title, even if that misses a bar."""
+    ours, *others = ways_of(facts)
+    theirs = next(way.option for way in others if way.title == title)
+    months = facts.scenario.months
+    return None if ours.option.unpriced else theirs.total(months) - ours.option.total(months)
+
+
+def nearest_flips(facts: Facts) -> list[SensitivityResult]:
+    """The assumptions that change the headline, the smallest change first."""
+    return _by_distance(sensitivity(facts))
 
 
 def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:
     """The effect of each assumption, the largest first; empty where a cost is unknown."""
-    if saved(facts) is None:
+    rival = rival_of(facts)
+    if rival is None or saved(facts) is None:
         return ()
-    results = []
+    results, now = [], verdict_of(facts).headline
     for assumption in assumptions(facts):
-        low, high = (saved(assumption.scaled(factor)) for factor in (1 / FACTOR, FACTOR))
+        low, high = (_saved_against(assumption.scaled(factor), rival.title) for factor in (1 / FACTOR, FACTOR))
         assert low is not None
         assert high is not None
-        factor, becomes = _nearest_flip(assumption, answer_of(facts))
+        factor, becomes = _nearest_flip(assumption, now)
         value, flip = assumption.show(assumption.value), assumption.show(assumption.value * factor) if becomes else ""
         results.append(SensitivityResult(assumption.name, value, low, high, flip, factor, becomes, assumption.sources))
     return tuple(sorted(results, key=lambda r: (-abs(r.high - r.low), r.name)))
@@ -116,14 +156,17 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
     def share(value: float) -> str:
         return percent(value, 0)
 
+    upkeep = scenario("maintenance_hours_per_year")
     own, prices = ("source/scenario",), tuple(f"source/{p.key}" for v in s.vendors for p in v.prices)
     rows = (
         Assumption("images a month", s.images_per_month, count, scenario("images_per_month"), own),
         Assumption("horizon", s.horizon_years, years, scenario("horizon_years", most=100.0), own),
-        Assumption("cost of people", s.people_usd, total, scenario("engineering_hours"), own),
+        Assumption("an hour of people", s.hourly_rate, hourly, scenario("hourly_rate"), own),
+        Assumption("hours to build", s.engineering_hours, "{:.3g} h".format, scenario("engineering_hours"), own),
+        Assumption("hours of maintenance a year", s.maintenance_hours_per_year, "{:.3g} h".format, upkeep, own),
         Assumption("retraining a year", s.retraining_per_year, times, scenario("retraining_per_year"), own),
         Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
-        Assumption("vendors' labelling prices", 1.0, share, vendors("per_call", "endpoint"), prices),
+        Assumption("vendors' labelling prices", 1.0, share, vendors("per_call", "endpoint", "tokens", "batch"), prices),
         Assumption("vendors' training prices", 1.0, share, vendors("training"), prices),
         Assumption("our labelling speed", 1.0, share, faster, run(*speed.runs)),
     )
@@ -133,7 +176,7 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
 def tornado(results: Sequence[SensitivityResult], saved: float) -> go.Figure:
     """What building saves with each assumption halved and doubled, the largest effect on top."""
     rows = list(reversed(results))
-    figure = canvas(height=80 + 52 * len(rows), left=10, top=26)
+    figure = canvas(height=80 + 42 * len(rows), left=10, top=26)
     for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
         texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
         figure.add_bar(
@@ -147,7 +190,7 @@ def tornado(results: Sequence[SensitivityResult], saved: float) -> go.Figure:
             customdata=[[r.name, text] for r, text in zip(rows, texts, strict=True)],
             hovertemplate=f"%{{customdata[0]}} {name}: building saves %{{customdata[1]}}<extra></extra>",
         )
-    flips = [f"{r.becomes.lower()} {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
+    flips = [f"“{r.becomes}” {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
     figure.layout.annotations = [
         label(f"<b>{r.name}</b>: {flip}", 0, y, size=11.5, xref="paper", xanchor="left", yshift=18)
         for y, (r, flip) in enumerate(zip(rows, flips, strict=True))
@@ -161,7 +204,7 @@ def tornado(results: Sequence[SensitivityResult], saved: float) -> go.Figure:
 
 
 def _caption(facts: Facts, results: Sequence[SensitivityResult]) -> CitedText:
-    text = "Each bar halves or doubles one assumption; right of 0, building costs less than the cheapest vendor. "
+    text = "Each bar halves or doubles one assumption; right of 0, building costs less than what else is cheapest. "
     flips = _by_distance(results)
     if flips:
         near = flips[0]
@@ -175,10 +218,12 @@ def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedTex
     """The changes of each assumption that change the answer, the nearest first, then the assumptions without one."""
     texts = [_accuracy_flip(facts), *_latency_flip(facts)]
     if not results:
-        unknown = "While a cost of building is unknown, so is the effect of prices and volumes."
-        return (*texts, CitedText(unknown, run(facts.run_id)))
+        text = "While a cost of building is unknown, so is the effect of prices and volumes."
+        if rival_of(facts) is None:
+            text = "All that could be had in place of building misses a bar, so prices and volumes do not decide."
+        return (*texts, CitedText(text, run(facts.run_id)))
     for result in _by_distance(results):
-        at = f"{result.side} {result.flip} ({result.factor:.2g} times)"
+        at = f"{result.side} {result.flip} ({factor(result.factor)} times)"
         name = result.name[:1].upper() + result.name[1:]
         texts.append(CitedText(f'{name}: {result.value}; {at} the answer becomes "{result.becomes}".', result.sources))
     fixed = [r for r in results if not r.becomes]
@@ -194,16 +239,17 @@ def _accuracy_flip(facts: Facts) -> CitedText:
     if test is None:
         return CitedText("A test accuracy: without one, costs do not count.", run(facts.run_id))
     only = "" if test.low >= target else "only "
-    text = f"Accuracy bar: {percent(target, 1)}; it is cleared {only}up to {percent(test.low, 1)}, where the interval"
-    return CitedText(f"{text} of the test accuracy begins.", (*runs(test), "source/bar"))
+    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {percent(test.low, 1)}, where the "
+    return CitedText(f"{text}interval of its test accuracy begins.", (*runs(test), "source/bar"))
 
 
 def _latency_flip(facts: Facts) -> list[CitedText]:
     bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
     if bar is None or speed is None:
         return []
-    which = "the longest that an answer can take" if speed.bounded else "within which 95 % of the answers come"
-    text = f"Latency bar: {duration(bar / 1000)}; it is kept down to {duration(speed.worst)}, {which}."
+    which = "the longest that an answer can take" if speed.bounded else "within which 95 % of its answers come"
+    seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
+    text = f"Latency bar: {duration(bar / 1000)}; building would keep any bar from {duration(seconds)} up, {which}."
     return [CitedText(text, (*run(*speed.runs), "source/scenario"))]
 
 
@@ -231,7 +277,7 @@ def _nearest_flip(assumption: Assumption, answer: str) -> tuple[float, str]:
         flips = [
             _bisect(assumption, answer, end ** ((step - 1) / _STEPS), end ** (step / _STEPS))
             for end in (1 / REACH, REACH)
-            if answer_of(assumption.scaled(end ** (step / _STEPS))) != answer
+            if _headline(assumption, end ** (step / _STEPS)) != answer
         ]
         if flips:
             return min(flips, key=lambda flip: abs(math.log(flip[0])))
@@ -242,12 +288,16 @@ def _bisect(assumption: Assumption, answer: str, same: float, other: float) -> t
     """The flip between a factor that keeps the answer and one that changes it."""
     for _ in range(30):
         middle = math.sqrt(same * other)
-        if answer_of(assumption.scaled(middle)) == answer:
+        if _headline(assumption, middle) == answer:
             same = middle
         else:
             other = middle
-    return other, answer_of(assumption.scaled(other))
+    return other, _headline(assumption, other)
+
+
+def _headline(assumption: Assumption, factor: float) -> str:
+    return verdict_of(assumption.scaled(factor)).headline
 
 
 def _scaled(price: Price | None, factor: float) -> Price | None:
-    return replace(price, usd=price.usd * factor) if price else None
+    return price.scaled(factor) if price else None

@@ -21,7 +21,8 @@ def section(facts: Facts) -> Section:
     systems = load_systems(facts.published, facts.results)
     blocks: list[Block] = [systems_table(systems), *(sentence(s) for s in systems if s.runs)]
     if len(blocks) > 1:
-        text = "A system counts as reproduced within a point of its published accuracy, or above it. Curves, classes "
+        text = "A system counts as reproduced within a point of its published accuracy. The interval of one run covers "
+        text += "the test images alone, not another seed, and published figures state no spread. Curves, classes "
         blocks.append(CitedText(f"{text}and seeds: `python experiments/compare.py systems`."))
     else:
         text = "None of them has been trained again yet: `python experiments/reproduce.py NAME` does that."
@@ -50,8 +51,9 @@ def sentence(system: System) -> CitedText:
         over = f"mean of {len(accuracy.run_ids)} runs" if len(accuracy.run_ids) > 1 else "one run"
         verdict = "it counts as reproduced"
         if not system.within_tolerance:
-            verdict = "more than a point short, it does not count as reproduced"
-            verdict += ", though chance could explain that" if gap.interval and gap.interval[1] >= 0 else ""
+            verdict = f"more than a point {'above' if gap.mean > 0 else 'short'}, it does not count as reproduced"
+            chance = gap.interval and gap.interval[0] <= 0 <= gap.interval[1]
+            verdict += ", though chance could explain that" if chance else ""
         text = (
             f"{name} reaches {percent(accuracy.mean)} on the test images ({over}), {_side(gap.mean)} the published "
             f"{stated} (95 % interval of the difference: {interval(gap)} points); {verdict}."

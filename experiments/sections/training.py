@@ -58,7 +58,7 @@ def _caption(facts: Facts, first: pd.DataFrame, key: str) -> CitedText:
 
 def _lines(curves: pd.DataFrame, key: str) -> go.Figure:
     """Training and validation by step: the first run strong, the others faint."""
-    figure, factor = canvas(height=310), 1 if key == "loss" else 100
+    figure, factor = canvas(height=260), 1 if key == "loss" else 100
     _add(figure, curves, f"train/{key}", "training", BLUE, factor)
     _add(figure, curves, f"val/{key}", "validation", RUST, factor)
     figure.update_xaxes(title="optimiser step")

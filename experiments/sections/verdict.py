@@ -1,87 +1,238 @@
-"""Verdict of the report: the decision, its reason, and the two facts that carry it."""
+"""First screen of the report: the decision, each way's cost against its accuracy, and what would flip the decision."""
 
 from __future__ import annotations
 
-from experiments.decision.facts import Facts, answer_of, decided_by, reaching, rules_of
-from experiments.pages.blocks import Lead, Section
-from experiments.pages.text import CitedText, duration, percent, points, run, runs, short_percent, span, total, years
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import plotly.graph_objects as go
+
+from experiments.decision.facts import Facts
+from experiments.decision.verdict import Verdict, judge, verdict_of
+from experiments.decision.ways import Standing, Way, ways_of
+from experiments.pages.blocks import Block, Bullets, Cell, Code, Figure, Lead, Row, Section, Table
+from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
+from experiments.pages.text import CitedText, duration, listed, percent, run, short_percent, span, total, years
+from experiments.reading.scenario import DEFAULT_SCENARIO
+from experiments.sections.sensitivity import nearest_flips
+
+FLIPS = 2  # of assumptions that the first screen names
+UNKNOWN = "unknown"
+COLOURS = {"build": RUST, "adapt": GREEN, "buy": BLUE}
 
 
 def section(facts: Facts) -> Section:
+    verdict, ways = verdict_of(facts), ways_of(facts)
     lead = Lead(
-        question="Should we build the classifier ourselves, as this study did, or buy one?",
-        answer=answer_of(facts),
-        because=_because(facts),
-        facts=(("Accuracy", _accuracy(facts)), ("Money", _money(facts))),
+        question="Should we build the classifier ourselves, as this study did, adapt one, or buy one?",
+        answer=verdict.headline,
+        because=_because(facts, verdict),
+        facts=tuple(("Would change it", text) for text in _flips(facts, verdict, ways)),
     )
-    return Section("", (lead,))
+    blocks: list[Block] = [lead, _figure(facts, ways), _table(facts, ways)]
+    if verdict.answer == "Not yet" and verdict.rival and (commands := verdict.rival.commands):
+        blocks.insert(1, Code("\n".join(commands)))
+    return Section("", (*blocks, Bullets(tuple(_notes(facts, verdict)))))
 
 
-def _because(facts: Facts) -> CitedText:
+def _because(facts: Facts, verdict: Verdict) -> CitedText:
     """The reason of the rule that decides."""
-    rule = decided_by(rules_of(facts))
-    bar, theirs, other = short_percent(facts.bar.target), facts.cheapest, reaching(facts)
-    clears, vendor = f"The network clears the {bar} bar", f"{theirs.name}, the cheapest vendor of the scenario"
-    named = f"{other.name} ({percent(other.accuracy, 1)})" if other else ""
-    over = f"over {years(facts.scenario.horizon_years)}"
-    text = (
-        f"No run of this study was tested, so there is no accuracy to hold against the {bar} bar.",
-        f"The network misses the {bar} bar, which others clear, such as {named}.",
-        _not_clear(facts, bar),
-        f"{clears}, but {_latency(facts)}.",
-        f"{clears}, but the cost of building is not known yet: {facts.cost.missing}.",
-        f"{clears}, and {over} building costs less than {vendor}.",
-        f"{clears}, and {over} building and {vendor}, cost about the same.",
-        f"{clears}, but {over} {vendor}, costs less.",
-    )[rule]
-    sources = ["source/bar"]
-    if rule == 1 and other:
-        sources.append(f"source/{other.key}")
-    if rule >= 3:
-        sources += ["source/scenario", *theirs.sources]
-    return CitedText(text, tuple(sources))
+    months, over = facts.scenario.months, f"over {years(facts.scenario.horizon_years)}"
+    best, rival = verdict.best, verdict.rival
+
+    def cost(way: Way) -> str:
+        return f"{'at least ' if way.option.unpriced else ''}{total(way.option.total(months))}"
+
+    sure = "Nothing is known to clear every bar."
+    if best is not None:
+        sure = f"Of what is known to clear every bar, {best.title} costs least: {cost(best)}."
+    sources = ["source/scenario", *(source for way in (best, rival) if way for source in _sources(way))]
+    if verdict.answer == "Either":
+        named = " and ".join(f"{way.title} ({cost(way)})" for way in verdict.near)
+        text = f"{_capital(named)} clear every bar and cost about the same {over}."
+    elif rival is not None:
+        price = f"would cost {cost(rival)} {over}" if not rival.option.unpriced else f"asks for {cost(rival)} {over}"
+        if rival.option.kind == "build" and rival.option.unpriced:
+            price = "may be the cheapest"
+        doubts = ", and ".join(f"it {check.reason}" for check in rival.unknown)
+        text = f"{_capital(rival.title)} {price}, but {doubts}. {sure}"
+        if rival.option.kind == "adapt":
+            text = f"{_capital(rival.title)} {price}. It {rival.checks[0].reason}, and was not tested here. {sure}"
+    elif best is None:
+        reasons = " ".join(f"{_capital(way.title)} {way.misses[0].reason}." for way in ways_of(facts))
+        text = f"Every way misses a bar. {reasons}"
+    else:
+        others = [way for way in ways_of(facts) if way is not best and way.clears and way.title != best.title]
+        text = f"Of what is known to clear every bar, {best.title} costs least {over}: {cost(best)}"
+        nearest = min(others, key=lambda way: (way.option.total(months), way.title), default=None)
+        text += f", {total(_gap(best, nearest, months))} less than {nearest.title}." if nearest else "."
+    return CitedText(text, tuple(dict.fromkeys(sources)))
 
 
-def _not_clear(facts: Facts, bar: str) -> str:
-    if facts.test is not None and facts.test.high < facts.bar.target:
-        others = ", and so does every published system listed that can be downloaded" if facts.is_cifar10 else ""
-        return f"The network of this study misses the {bar} bar{others}."
-    return f"The accuracy is too close to the {bar} bar: its 95 % interval lies on both sides."
+def _gap(one: Way, other: Way, months: float) -> float:
+    return other.option.total(months) - one.option.total(months)
 
 
-def _latency(facts: Facts) -> str:
-    bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
-    if bar is None or speed is None:
-        return "its latency was not measured"
-    if speed.bounded:
-        return (
-            f"its latency was not measured; the speed of training only shows that it is under "
-            f"{duration(speed.worst)}, and the bar is {duration(bar / 1000)}"
+def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[CitedText]:
+    """What would change the headline: a measurement of the way that may win, then the nearest assumptions."""
+    months, rival = facts.scenario.months, verdict.rival
+    if rival is not None:
+        won = judge([_settled(w, Standing.CLEARS) if w.title == rival.title else w for w in ways], months).headline
+        others = [way for way in ways if way.title != rival.title]
+        lost = judge(others, months).headline
+        none = judge([way for way in ways if not way.unknown or way.option.kind == "build"], months).headline
+        text = f"If {rival.title} proves to clear the bars: “{won}”. If not: “{lost}”."
+        if none != lost:
+            text += f" If nothing else that is unmeasured does either: “{none}”."
+        yield CitedText(text, ("source/scenario", *_sources(rival)))
+    for result in nearest_flips(facts)[:FLIPS]:
+        text = f"{_capital(result.name)} {result.side} {result.flip}, not {result.value}: “{result.becomes}”."
+        yield CitedText(text, result.sources)
+
+
+def _settled(way: Way, standing: Standing) -> Way:
+    """The way as if what is unknown of it had been measured."""
+    checks = tuple(replace(c, standing=standing) if c.standing is Standing.UNKNOWN else c for c in way.checks)
+    return replace(way, checks=checks)
+
+
+def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
+    """Caveats of the decision."""
+    if facts.scenario.file == DEFAULT_SCENARIO.name:
+        ours = ways_of(facts)[0].option
+        people = "Its people's hours were measured by nobody"
+        if not ours.unpriced:
+            share = facts.scenario.people_usd / ours.total(facts.scenario.months)
+            people = f"People are {percent(share, 0)} of the cost of building, and nobody measured their hours"
+        text = f"An example scenario: replace it with yours (`--scenario mine.toml`). {people}."
+        yield CitedText(text, ("source/scenario",))
+    if facts.test is not None and len(facts.test.run_ids) == 1:
+        text = "The network is one training run: its interval covers the test images, not another training of it."
+        yield CitedText(text, run(*facts.test.run_ids))
+    named = [way for way in (verdict.best, verdict.rival) if way]
+    keys = {s.removeprefix("source/") for way in named for s in way.option.sources}
+    prices = [price for price in facts.published.prices if price.key in keys and price.age(facts.as_of)]
+    if prices:
+        old = listed([f"{price.name} ({price.when})" for price in prices])
+        text = f"Prices behind it that are older than a year, or undated: {old}."
+        yield CitedText(text, tuple(f"source/{price.key}" for price in prices))
+
+
+def _figure(facts: Facts, ways: Sequence[Way]) -> Figure:
+    text = f"Right of the figure is dearer, up is better; the line is the {short_percent(facts.bar.target)} bar. "
+    text += "Filled marks were measured here, open ones published; a line from top to bottom is an unknown accuracy. "
+    text += "Grey ways miss a bar."
+    caption = CitedText(text, ("source/bar", "source/scenario"))
+    return Figure("ways", "Cost against accuracy", caption, cost_against_accuracy(facts, ways))
+
+
+def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
+    """Each way at its cost over the horizon and its accuracy, with the interval of that, and the accuracy bar."""
+    months, target = facts.scenario.months, pc(facts.bar.target)
+    drawn = [w for w in ways if w.option.total(months) > 0 and not (w.option.kind == "build" and w.option.unpriced)]
+    lowest = min([target, *(pc(way.accuracy.low) for way in drawn if way.accuracy)])
+    floor = max(0.0, 10 * (lowest // 10) - 10)
+    figure = canvas(height=300, left=52, top=24)
+    shapes = [{**segment(0, 1, target, target, colour=RUST, width=1.5), "xref": "paper"}]
+    bar = f"{short_percent(facts.bar.target)} bar"
+    annotations = [label(bar, 1, target, colour=RUST, xref="paper", xanchor="right", yshift=-9)]
+    for way in sorted(drawn, key=lambda way: (way.option.total(months), way.title)):
+        usd = round(way.option.total(months), 2)
+        colour = MUTED if way.misses else COLOURS[way.option.kind]
+        accuracy = way.accuracy
+        middle = (floor + 100) / 2 if accuracy is None else pc(accuracy.mean)
+        low, high = (floor, 100.0) if accuracy is None else (pc(accuracy.low), pc(accuracy.high))
+        what = f"{percent(accuracy.mean)}" if accuracy else "accuracy unknown"
+        least = "at least " if way.option.unpriced else ""
+        error = {
+            "type": "data", "symmetric": False, "array": [high - middle], "arrayminus": [middle - low],
+            "thickness": 1 if accuracy is None else 2, "width": 4, "color": colour,
+        }  # fmt: skip
+        add_points(
+            figure,
+            [usd],
+            [middle],
+            name=way.title,
+            colour=colour,
+            symbol="circle" if way.measured else "circle-open",
+            size=11,
+            error_y=error,
+            showlegend=False,
+            hover=f"{way.title}: {least}{total(usd)}, {what}",
         )
-    return f"an answer takes up to {duration(speed.worst)}, over the bar of {duration(bar / 1000)}"
+    annotations += _labels([(way, way.option.total(months)) for way in drawn], target)
+    figure.update_layout(shapes=shapes, annotations=annotations)
+    figure.update_xaxes(title="cost over the horizon (US dollars)", type="log", tickformat="$,~s", nticks=6)
+    figure.update_yaxes(title="accuracy (%)", range=[floor, 102])
+    return figure
 
 
-def _accuracy(facts: Facts) -> CitedText:
-    test, bar = facts.test, f"the {short_percent(facts.bar.target)} bar"
-    if test is None:
-        if facts.validation is None:
-            return CitedText("No trial has finished, so there is no accuracy yet.", run(facts.run_id))
-        accuracy = percent(facts.validation.mean)
-        text = f"Validation accuracy is {accuracy}, on the images that trials were selected on; there was no test."
-        return CitedText(text, runs(facts.validation))
-    gap = test.mean - facts.bar.target
-    side = f"{points(abs(gap))} {'above' if gap > 0 else 'below'} {bar}" if abs(gap) >= 5e-5 else f"at {bar}"
-    text = f"Test accuracy is {percent(test.mean)} (95 % interval {span(test)}), {side}."
-    return CitedText(text, (*runs(test), "source/bar"))
+def _labels(costs: Sequence[tuple[Way, float]], target: float) -> list[dict[str, object]]:
+    """A label beside each mark; those of neighbours that would meet stand at different heights."""
+    found, heights = [], (0.16, 0.3, 0.44, 0.58)
+    free = 0
+    for way, usd in sorted(costs, key=lambda pair: (pair[1], pair[0].title)):
+        y = pc(way.accuracy.mean) if way.accuracy else target + heights[free % len(heights)] * (100 - target)
+        free += way.accuracy is None
+        colour = MUTED if way.misses else COLOURS[way.option.kind]
+        found.append(label(way.title, math.log10(usd), y, colour=colour, xanchor="left", xshift=8))
+    return found
 
 
-def _money(facts: Facts) -> CitedText:
-    ours, theirs = facts.building, facts.cheapest
-    months, horizon = facts.scenario.months, years(facts.scenario.horizon_years)
-    buying = f"{theirs.name} {total(theirs.total(months))}"
-    if ours is None:
-        text = f"The cost of building is not known yet: {facts.cost.missing}. {buying} over {horizon}."
-        return CitedText(text, (*run(facts.run_id), "source/scenario", *theirs.sources))
-    share = percent(ours.people / ours.total(months), 0)
-    text = f"Over {horizon}, building costs {total(ours.total(months))}, {share} of it people; {buying}."
-    return CitedText(text, (*facts.cost_sources, *theirs.sources))
+def _table(facts: Facts, ways: Sequence[Way]) -> Table:
+    """All ways, the cheapest first, with what is unknown of each."""
+    months = facts.scenario.months
+    rows = []
+    for way in sorted(ways, key=lambda way: (bool(way.misses), way.option.total(months), way.title)):
+        least = "at least " if way.option.unpriced else ""
+        unpriced = way.option.kind == "build" and way.option.unpriced
+        first, whole = (UNKNOWN if unpriced else f"{least}{total(way.option.total(m))}" for m in (12, months))
+        rows.append(
+            Row.of(
+                Cell(_capital(way.title)),
+                _accuracy(way),
+                first,
+                whole,
+                UNKNOWN if way.seconds is None else duration(way.seconds),
+                _labels_needed(facts, way),
+                _standing(way),
+                style="ours" if way.option.kind == "build" else "",
+            )
+        )
+    horizon = years(facts.scenario.horizon_years)
+    titles = ("", "Accuracy", "First year", horizon.capitalize(), "Answer (95 %)", "Labels", "Against the bars")
+    return Table(titles, rows, numbers=range(1, 5), style="cards tight")
+
+
+def _accuracy(way: Way) -> Cell:
+    if way.accuracy is None:
+        return Cell(UNKNOWN, sources=way.sources if way.option.kind == "build" else ())
+    if way.measured:
+        return Cell(percent(way.accuracy.mean), note=span(way.accuracy, 1), sources=way.sources)
+    return Cell(percent(way.accuracy.mean, 1), note="published", sources=way.sources)
+
+
+def _labels_needed(facts: Facts, way: Way) -> str:
+    if way.option.kind == "build":
+        return "training set"
+    if way.option.kind == "adapt":
+        return "to adapt"
+    trained = {vendor.name for vendor in facts.scenario.vendors if vendor.training}
+    return "training set" if way.option.name in trained else "none"
+
+
+def _standing(way: Way) -> str:
+    if way.misses:
+        return f"misses {listed([check.bar for check in way.misses])}: {way.misses[0].reason}"
+    if way.unknown:
+        return f"{_capital(way.doubts)} unknown"
+    return "clears all"
+
+
+def _sources(way: Way) -> tuple[str, ...]:
+    return (*way.option.sources, *way.sources)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

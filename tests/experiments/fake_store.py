@@ -210,7 +210,7 @@ class Fake:
     def facts(self, name: str = "demo", scenario: Scenario | None = None) -> Facts:
         """The facts of a study, by default under the shipped scenario."""
         published = load_published()
-        return gather(StudyReader(self.place).read(name), published, scenario or load_scenario(published.prices))
+        return gather(StudyReader(self.place).read(name), published, scenario or load_scenario(published))
 
 
 def _metrics(values: Mapping[str, float], at: int) -> list[Metric]:

@@ -41,6 +41,7 @@ class Visit:
         visit.page.on("console", lambda said: visit.complaints.append(said.text) if _is_bad(said.type) else None)
         visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
         visit.page.goto(path.as_uri())
+        visit.ask("() => document.querySelectorAll('details').forEach((part) => { part.open = true; })")
         return visit
 
     def show(self, width: int, *, scheme: Any = "light", media: Any = "screen") -> None:

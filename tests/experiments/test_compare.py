@@ -42,7 +42,7 @@ def test_both_formats_have_every_section_and_head_and_the_answer_first(demo: Fac
     titles = [build(demo).title for build in SECTIONS.values()]
     for text in (report.prose, report.markdown):
         assert all(title in text for title in [*titles, *HEADS.values(), "Sources and runs"])
-        answer, accuracy = text.index("Build."), text.index("Test accuracy is 92.30")
+        answer, accuracy = text.index("Not yet: measure GPT-6 Luna."), text.index("92.30 %")
         assert answer < accuracy < text.index("The recommendation, under four heads")
 
 
@@ -67,9 +67,9 @@ def test_both_formats_state(report: WrittenPage, words: str) -> None:
 @pytest.mark.parametrize(
     ("study", "words"),
     [
-        ("unconfirmed", "## Not yet."),
+        ("unconfirmed", "## Not yet: measure "),
         ("unconfirmed", "No recipe was confirmed."),
-        ("unconfirmed", "Validation accuracy is 84.00 %, on the images that trials were selected on; there was no"),
+        ("unconfirmed", "Nothing is known to clear every bar."),
         ("unconfirmed", "No prediction on a test image can be shown yet."),
         ("unconfirmed", "on the validation images"),
         ("interrupted", "This study is interrupted"),
@@ -107,6 +107,7 @@ def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> No
         (["system"], r"argument what: invalid choice: 'system'"),
         (["systems", "--scenario", "mine.toml"], r"--study, --scenario and --tracking-uri go with the report"),
         (["systems", "--study", "demo"], r".* go with the report of a study, not with systems"),
+        (["systems", "--prices"], r"--prices lists published figures, and cannot go with --study, --scenario, --runs"),
         (["systems", "--results", "none"], r"no results in none: python experiments/reproduce\.py NAME makes some"),
     ],
 )
@@ -119,6 +120,20 @@ def test_bad_input_is_one_line_and_exit_2(
     Path("gpu.toml").write_text('compute = "aws-h100"\n' + shipped)
     assert re.match(message, refused(compare.main, "--store", str(store.folder), "--out", "out", *arguments))
     assert {path.name for path in tmp_path.iterdir()} == {"bad.toml", "gpu.toml"}
+
+
+def test_old_prices_are_listed_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compare.main(["--prices"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    listed = [" ".join(line.split()) for line in lines]
+    assert "Azure Custom Vision $2.00 per 1,000 images 2023, older than a year: Nyckel's comparison" in listed
+    assert "Google Vertex AutoML image, online node $1.38 an hour undated: Google's pricing page" not in listed
+    assert "Google Vertex AutoML image, online node $1.375 an hour undated: Google's pricing page" in listed
+    assert re.match(rf"{len(lines)} of \d+ figures of published\.toml are older than a year or undated$", last)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -141,7 +156,7 @@ def test_a_scenario_of_ones_own_changes_the_answer_and_bars_in_it_break_no_table
     mine.write_text(text.replace('name = "Azure', 'name = "A|Z, Azure'))
     (_, markdown, _), _ = write_report("demo", store=store.folder, scenario=mine, out=tmp_path / "out")
     text = markdown.read_text()
-    assert "## Buy." in text
+    assert "## Not yet: measure GPT-6 Luna." in text
     assert "| Images a month | 1,000 |" in text
     assert "python experiments/compare.py --study demo --scenario 'mine|ours.toml'\n" in text
     assert "A\\|Z, Azure" in text
@@ -164,7 +179,8 @@ def test_every_share_and_sum_of_the_report_is_in_the_json(report: WrittenPage, d
 
 def test_the_json_names_where_each_number_comes_from(document: Any) -> None:
     run = f"run/{document['study']['run']}"
-    assert document["verdict"]["answer"] == "Build"
+    assert document["verdict"]["answer"] == "Not yet"
+    assert document["verdict"]["headline"] == "Not yet: measure GPT-6 Luna"
     assert document["numbers"]["cost.study.usd"]["from"] == [run, "source/aws-m7g"]
     assert all(re.match(r"(run|source)/", t) for n in document["numbers"].values() for t in n["from"])
     assert all(n["from"] for name, n in document["numbers"].items() if n["value"] is not None)

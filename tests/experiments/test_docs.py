@@ -11,8 +11,10 @@ import pytest
 
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
-from experiments.decision.facts import Facts, rules_of
-from experiments.reading.scenario import Scenario, Vendor
+from experiments.decision.facts import Facts
+from experiments.decision.verdict import verdict_of
+from experiments.reading.scenario import Scenario
+from experiments.reading.vendor import Download, Vendor
 from experiments.report import SECTIONS
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES, read_space
@@ -57,14 +59,14 @@ def test_the_example_of_a_space_is_one(tmp_path: Path) -> None:
 
 
 def test_the_guide_has_every_field_of_a_scenario() -> None:
-    fields = {field.name for field in dataclasses.fields(Scenario)} - {"file", "vendors"}
-    fields |= {field.name for field in dataclasses.fields(Vendor)} - {"name"}
+    fields = {field.name for field in dataclasses.fields(Scenario)} - {"file", "vendors", "downloads"}
+    fields |= {field.name for way in (Vendor, Download) for field in dataclasses.fields(way)} - {"name"}
     text = guide("report.md")
     assert not {name for name in fields if f"`{name}`" not in text}
 
 
 def test_the_guide_has_the_rules_of_the_verdict(demo: Facts) -> None:
-    rules = rules_of(demo)
+    rules = verdict_of(demo).rules
     text = " ".join(guide("report.md").split())
     for number, rule in enumerate(rules, start=1):
         assert f"{number}. {rule.condition}: {rule.answer.lower()}." in text, f"docs/report.md, rule {number}"

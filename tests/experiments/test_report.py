@@ -73,7 +73,7 @@ def test_no_two_sections_give_a_number_or_a_figure_of_the_same_name(demo: Facts)
 def test_nothing_is_said_of_cifar10_where_the_data_are_others(demo: Facts) -> None:
     own = replace(CIFAR10, name="flowers", groups=(), side=48, sha256="ab" * 32)
     published = load_published()
-    files = render(gather(replace(demo.study, data_set=own), published, load_scenario(published.prices)))
+    files = render(gather(replace(demo.study, data_set=own), published, load_scenario(published)))
     for name in ("report.html", "report.md"):
         page = files[name].decode()
         assert "Build or buy: an image classifier for flowers" in page

@@ -2,101 +2,125 @@
 
 from __future__ import annotations
 
+import datetime
+import itertools
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.decision.costs import (
-    SECONDS_A_MONTH,
-    Cost,
-    Speed,
-    break_even,
-    build,
-    buy,
-    machines_on,
-)
-from experiments.decision.facts import Facts, gather
-from experiments.reading.published import load_published
-from experiments.reading.scenario import Scenario, load_scenario
-from sweeps.validation import InvalidFileError
-from tests.experiments.support import known, with_artifacts
+from experiments.decision.costs import Option, adapt, build, buy, cheapest_by_month, cheapest_by_volume
+from experiments.reading.prices import Price
+from experiments.reading.vendor import Vendor
+from tests.experiments.decision.test_machines import COST, PUBLISHED, SCENARIO
+from tests.experiments.support import known
 
-PUBLISHED = load_published()
-SCENARIO = load_scenario(PUBLISHED.prices)
-AZURE, VERTEX, _ = SCENARIO.vendors
-COST = Cost(
-    device="cpu", processor="a processor", machine=PUBLISHED.compute("cpu"), machines=1, run_machines=1,
-    seconds=3600.0, estimated=False, flops=1e15, retrain_seconds=600.0, retrain_flops=1e14, training_per_second=500.0,
-    speed=Speed(0.01, 0.02, 256, 2000.0, bounded=False, runs=("r",)),
-)  # fmt: skip
+TODAY = datetime.date(2026, 11, 18)
+PRICES = {price.key: price for price in PUBLISHED.prices}
+LUNA, _, GEMINI, AZURE, VERTEX, _ = SCENARIO.vendors
+AT_ONCE, WAITING = SCENARIO, replace(SCENARIO, latency_bar_ms=None)
 
 
-def test_without_a_timing_training_bounds_the_speed(demo: Facts) -> None:
-    speed = known(gather(with_artifacts(demo, serving={}).study, PUBLISHED, SCENARIO).cost.speed)
-    assert speed.bounded
-    assert speed.latency == pytest.approx(512 / 780)
-    assert speed.per_second_batched == 780
+def option(name: str, once: float, month: float, ends: float = float("inf")) -> Option:
+    return Option(name=name, kind="buy", people=once, serving=month, ends=ends)
 
 
-def test_more_threads_than_a_machine_has_need_more_machines(demo: Facts) -> None:
-    wide = replace(demo.study, tags={**demo.study.tags, "workers": "5"})
-    assert gather(wide, PUBLISHED, SCENARIO).cost.machines == 3
+def test_nine_million_images_by_the_token() -> None:
+    luna, gemini = (buy(vendor, AT_ONCE, TODAY) for vendor in (LUNA, GEMINI))
+    assert 36 * luna.serving == pytest.approx(9e6 * (137 * 0.10 + 5 * 0.50) / 1e6)
+    assert 36 * gemini.serving == pytest.approx(9e6 * (1150 * 0.25 + 5 * 1.50) / 1e6)
+    assert buy(GEMINI, WAITING, TODAY).serving == pytest.approx(gemini.serving / 2)  # batches cost half
+    assert (luna.training, luna.retraining) == (0, 0)
 
 
-def test_a_machine_of_another_device_is_refused(demo: Facts) -> None:
-    h100 = replace(SCENARIO, compute=PUBLISHED.compute("cuda"))
-    rule = "compute must be a machine with cpu, as study 'demo' ran on it, but 'aws-h100'"
-    with pytest.raises(InvalidFileError, match=rule):
-        gather(demo.study, PUBLISHED, h100)
+def test_people_integrate_and_migrate() -> None:
+    luna = buy(LUNA, AT_ONCE, TODAY)
+    assert luna.people == 16 * 80
+    assert 36 * luna.upkeep == pytest.approx(3 * 8 * 80)
 
 
-def test_compute_that_waits_and_endpoints_that_stop_are_paid_by_the_hours_they_run() -> None:
-    waiting = known(build(COST, replace(SCENARIO, latency_bar_ms=None)))
-    assert waiting.serving == pytest.approx(250_000 / 2000 / 3600 * 0.0816)
-    half = replace(VERTEX, endpoint_hours_per_month=365)
-    assert buy(half, SCENARIO).serving == pytest.approx(365 * 1.375)
-    assert break_even(COST, VERTEX, replace(SCENARIO, engineering_hours=1000)) is None
+def test_a_service_is_charged_until_it_ends_and_its_storage_with_it() -> None:
+    azure = buy(AZURE, AT_ONCE, TODAY)
+    assert azure.ends == pytest.approx(22.2, abs=0.1)
+    assert azure.storage == pytest.approx(35)
+    assert azure.total(36) == pytest.approx(azure.once + azure.ends * azure.month)
+    assert azure.total(12) == pytest.approx(azure.once + 12 * azure.month)
+    assert buy(AZURE, AT_ONCE, datetime.date(2029, 1, 1)).ends == 0
 
 
-def test_more_images_than_a_machine_labels_need_more_machines() -> None:
-    carried = 100 * SECONDS_A_MONTH
-    assert [machines_on(COST, replace(SCENARIO, images_per_month=n)) for n in (1, carried, carried + 1)] == [1, 1, 2]
+def test_an_endpoint_carries_a_stated_number_of_images() -> None:
+    one = buy(VERTEX, AT_ONCE, TODAY).serving
+    assert one == pytest.approx(730 * 1.375)
+    full = 5 * 3600 * 730.0
+    assert buy(VERTEX, replace(AT_ONCE, images_per_month=full), TODAY).serving == pytest.approx(one)
+    assert buy(VERTEX, replace(AT_ONCE, images_per_month=full + 1), TODAY).serving == pytest.approx(2 * one)
+
+
+def test_what_can_wait_is_paid_by_the_hours_it_takes() -> None:
+    assert build(COST, WAITING).serving == pytest.approx(250_000 / (2 * 2000) / 3600 * 0.0816)
+    assert buy(VERTEX, WAITING, TODAY).serving == pytest.approx(250_000 / 5 / 3600 * 2.222)
 
 
 @pytest.mark.parametrize(
-    ("field", "missing"),
+    ("key", "images", "usd"),
     [
-        ("machine", "no price is listed for compute on 'cpu'"),
-        ("seconds", "the duration of the study was not recorded"),
-        ("retrain_seconds", "no run of the recipe has finished"),
-        ("speed", "the speed of the network was not recorded"),
+        ("vision-prediction", 1000, 0),
+        ("vision-prediction", 2000, 1.5),
+        ("vision-prediction", 5_001_000, 4999 * 1.5 + 1.0),
+        ("rekognition-prediction", 1_001_000, 1000.8),
     ],
 )
-def test_without_one_of_its_parts_building_has_no_cost(field: str, missing: str) -> None:
-    assert COST.missing == ""
-    cost = replace(COST, **{field: None})  # type: ignore[arg-type]
-    assert cost.missing == missing
-    assert build(cost, SCENARIO) is None
-    assert break_even(cost, AZURE, SCENARIO) is None
+def test_free_images_and_steps_of_a_price(key: str, images: float, usd: float) -> None:
+    assert PRICES[key].of_images(images) == pytest.approx(usd)
 
 
-@given(st.floats(0, 2000), st.floats(0.001, 1.0), st.none() | st.floats(1, 10_000), st.floats(0.1, 10))
-def test_at_break_even_building_costs_what_the_vendor_costs(
-    hours: float, latency: float, bar: float | None, years: float
-) -> None:
-    cost = replace(COST, speed=Speed(latency, None, 256, 2000.0, bounded=False, runs=("r",)))
-    scenario = replace(SCENARIO, engineering_hours=hours, latency_bar_ms=bar, horizon_years=years)
-    volume = break_even(cost, AZURE, scenario)
-    if volume is None or volume == 0:
-        assert saved(cost, replace(scenario, images_per_month=1e-6)) >= -1e-3 or volume is None
-        return
-    at = replace(scenario, images_per_month=volume)
-    assert saved(cost, at) == pytest.approx(0, abs=1e-6 * buy(AZURE, at).total(at.months) + 1e-6)
-    assert saved(cost, replace(scenario, images_per_month=0.99 * volume)) < 0
+@given(st.floats(0, 1e9), st.floats(0, 1e9))
+def test_a_price_with_steps_never_falls_as_images_rise(one: float, other: float) -> None:
+    few, many = sorted((one, other))
+    for price in (PRICES["vision-prediction"], PRICES["rekognition-prediction"], PRICES["azure-prediction"]):
+        assert price.of_images(few) <= price.of_images(many) * (1 + 1e-9)
+        assert price.scaled(2).of_images(many) == pytest.approx(2 * price.of_images(many))
 
 
-def saved(cost: Cost, scenario: Scenario) -> float:
-    ours, theirs = known(build(cost, scenario)), buy(AZURE, scenario)
-    return theirs.total(scenario.months) - ours.total(scenario.months)
+def test_hours_of_maintenance_grow_with_the_horizon() -> None:
+    ten = replace(SCENARIO, horizon_years=30)
+    ours = build(COST, ten)
+    assert ours.people == 84 * 80
+    assert ours.total(ten.months) - ours.month * 0 > 84 * 80 + 30 * 12 * 80
+
+
+def test_a_download_costs_at_least_its_people_and_a_machine() -> None:
+    vit = adapt(SCENARIO.downloads[0], COST, AT_ONCE)
+    assert vit.unpriced == "its compute was not measured"
+    assert vit.total(36) == pytest.approx(60 * 80 + 36 * 80 + 36 * 730 * 0.0816)
+    assert adapt(SCENARIO.downloads[0], COST, WAITING).serving == 0
+
+
+def test_from_when_to_when_each_is_cheaper() -> None:
+    found = cheapest_by_month([option("build", 100, 60), option("other", 106, 6)], 36)
+    assert [(one.name, round(one.end, 2)) for one in found] == [("build", 0.11), ("other", 36)]
+    found = cheapest_by_month([option("a", 0, 10), option("b", 100, 1), option("c", 0, 9, ends=2)], 36)
+    assert [one.name for one in found] == ["c", "a", "b"]
+    assert cheapest_by_month([option("a", 0, 1, ends=3)], 36)[-1].end == 3
+
+
+def test_each_stretch_of_volume_has_its_cheapest_way() -> None:
+    # A second machine makes the first way dearer again: its step lies above the other's line.
+    def totals(images: float) -> dict[str, float]:
+        return {"steps": 100.0 * -(-images // 100_000), "line": 0.0013 * images}
+
+    found = cheapest_by_volume(totals)
+    for one in found:
+        middle = (one.start * one.end) ** 0.5
+        at = totals(middle)
+        assert min(at, key=at.__getitem__) == one.name
+    assert [one.name for one in found[:4]] == ["line", "steps", "line", "steps"]
+    assert found[0].end == pytest.approx(100 / 0.0013, rel=1e-3)
+    assert all(earlier.end == later.start for earlier, later in itertools.pairwise(found))
+
+
+def test_a_vendor_by_the_call_alone_needs_no_training() -> None:
+    untrained = Vendor(name="calls", per_call=PRICES["azure-prediction"])
+    assert buy(untrained, SCENARIO, TODAY).total(12) == pytest.approx(12 * 500)
+    assert isinstance(known(untrained.per_call), Price)

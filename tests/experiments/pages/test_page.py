@@ -14,7 +14,7 @@ from tests.experiments.support import prose, tables_are_even, write_page
 
 FIGURES = {
     "demo": [
-        "tornado", "cost_curves", "benchmarks", "classes", "confusion", "reliability",
+        "ways", "tornado", "cost_curves", "benchmarks", "classes", "confusion", "reliability",
         "losses", "accuracies", "learning_rate", "history", "architectures", "front",
     ],
     "systems": ["five_conv", "three_conv", "block_cnn", "dynamic_conv", "custom_resnet"],

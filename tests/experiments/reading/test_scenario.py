@@ -7,30 +7,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.reading.prices import AssumedPrice
 from experiments.reading.published import load_published
-from experiments.reading.scenario import DEFAULT_SCENARIO, AssumedPrice, Scenario, load_scenario
+from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
 from sweeps.validation import InvalidFileError
 from tests.experiments.support import known
 
-PRICES = load_published().prices
+PUBLISHED = load_published()
 SHIPPED = DEFAULT_SCENARIO.read_text(encoding="utf-8")
 
 
 def read(tmp_path: Path, text: str) -> Scenario:
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
-    return load_scenario(PRICES, path)
+    return load_scenario(PUBLISHED, path)
 
 
 def test_the_shipped_scenario_is_valid_and_says_what_it_assumes() -> None:
-    scenario = load_scenario(PRICES)
+    scenario = load_scenario(PUBLISHED)
     assert (scenario.images_per_month, scenario.accuracy_bar, scenario.months) == (250_000, 0.70, 36)
     assert scenario.people_usd == 9600
-    assert [vendor.training.key for vendor in scenario.vendors] == [
-        "azure-training", "vertex-training", "rekognition-training",
+    trained = [vendor.training for vendor in scenario.vendors]
+    assert [price and price.key for price in trained] == [
+        None, None, None, "azure-training", "vertex-training", "rekognition-training",
     ]  # fmt: skip
+    assert [vendor.tokens_per_image for vendor in scenario.vendors[:3]] == [77, 88, 1090]
+    assert [vendor.accuracy for vendor in scenario.vendors] == [None] * 6
+    assert scenario.downloads[0].accuracy.key == "vit"
     assert scenario.compute is None
-    assert scenario.entry.age(scenario.vendors[0].training.retirement) == ""  # type: ignore[arg-type]
+    assert scenario.entry.age(known(trained[3]).retirement) == ""  # type: ignore[arg-type]
 
 
 def test_bars_may_be_left_out(tmp_path: Path) -> None:
@@ -64,15 +69,28 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ("horizon_years = 3", "horizon_years = 0", "horizon_years must be greater than 0, but got 0"),
         ("hourly_rate = 80", "hourly_rate = -80", "hourly_rate must be greater than or equal to 0, but got -80"),
         ("# compute = ", "compute = -0.5 #", "compute must be the key of a price or a number > 0, but got -0.5"),
+        ("# compute = ", "compute = 0 #", "compute must be the key of a price or a number > 0, but got 0"),
+        ("# compute = ", "compute = -1 #", "compute must be the key of a price or a number > 0, but got -1"),
         ("# compute = ", "compute = [1] #", "compute must be the key of a price or a number > 0, but got [1]"),
         ('# compute = "aws-m7g"', 'compute = "aws-m7"', "but got 'aws-m7'; did you mean 'aws-m7g'?"),
         ('# compute = "aws-m7g"', 'compute = "azure-training"', "compute must be the key of a compute price, but"),
         ('training = "azure-training"', 'training = "azure-prediction"', "vendor 'Azure Custom Vision': training must"),
-        ('per_call = "azure-prediction"', "", "vendor 'Azure Custom Vision': per_call or endpoint must be given"),
+        ('per_call = "azure-prediction"', "", "vendor 'Azure Custom Vision': per_call, endpoint or tokens must be"),
+        ('per_call = "azure-prediction"', 'per_call = "vision-prediction"', "but 'vision-prediction' has its own"),
+        ('tokens = "gpt-6-luna"', 'tokens = "azure-prediction"', "tokens must be the key of a token price, but"),
+        ("image_tokens = 77", "", "vendor 'GPT-6 Luna': image_tokens must be more than 0 with a price by the token"),
+        ("image_tokens = 77", 'image_tokens = "len(width)"', "image_tokens must be made of numbers, width, height, + "),
+        ("image_tokens = 77", 'image_tokens = "9 ** 9 ** 9"', "image_tokens must be made of numbers, width, height, "),
+        ("image_tokens = 77", 'accuracy = "dbm"\nimage_tokens = 77', "but got 'dbm'; did you mean 'dbn'?"),
+        ('name = "Claude Haiku 5.5"', 'name = "GPT 6 (Luna)"', "names of vendors and downloads must differ, and none"),
+        ('name = "Claude Haiku 5.5"', 'name = "build"', "downloads must differ, and none be 'build'"),
+        ('name = "Claude Haiku 5.5"', 'name = "!"', "name must have a letter or a digit, but got '!'"),
+        ('endpoint = "vertex-', 'endpoint_hours_per_month = 0\nendpoint = "vertex-', "must be greater than 0, but"),
+        ('endpoint = "vertex-', 'endpoint_hours_per_month = 8\nendpoint = "vertex-', "must be 730 with a latency bar"),
         ('per_call = "azure-prediction"', "per_call = 2", "per_call must be the key of a price, but got 2"),
         ('endpoint = "vertex-endpoint"', 'endpont = "x"', "unknown field 'endpont'; did you mean 'endpoint'?"),
         ('endpoint = "vertex-', 'endpoint_hours_per_month = 800\nendpoint = "vertex-', "or equal to 730, but got 800"),
-        ('[[vendor]]\nname = "Azure Custom Vision"', '[[vendor]]', "field 'vendor[0].name' is missing"),
+        ('[[vendor]]\nname = "Azure Custom Vision"', '[[vendor]]', "field 'vendor[3].name' is missing"),
     ],
 )  # fmt: skip
 def test_a_fault_is_reported_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -94,7 +112,7 @@ def test_a_scenario_needs_a_vendor_and_a_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError, match="field 'vendor' is missing"):
         read(tmp_path, SHIPPED[: SHIPPED.index("[[vendor]]\nname")])
     with pytest.raises(InvalidFileError, match=r"nowhere\.toml must be a readable TOML file, but: "):
-        load_scenario(PRICES, tmp_path / "nowhere.toml")
+        load_scenario(PUBLISHED, tmp_path / "nowhere.toml")
     with pytest.raises(InvalidFileError, match="vendor must be a valid array, but got 3"):
         read(tmp_path, "vendor = 3\n")
 
@@ -104,5 +122,5 @@ def test_no_text_is_more_than_one_line_of_error(tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     with pytest.raises(InvalidFileError) as raised:
-        load_scenario(PRICES, path)
+        load_scenario(PUBLISHED, path)
     assert len(str(raised.value).splitlines()) == 1

@@ -32,8 +32,8 @@ def benchmarks(facts: Facts) -> Figure:
         (0.801, 0.001, "still at or above the bar"),
         (0.79, 0.001, "on both sides of the bar"),
         (0.739, 0.001, "below the bar"),
-        (0.98, 0.001, "A public network reaches more"),
-        (0.989, 0.001, ""),
+        (0.98, 0.001, "What can be downloaded is reported to reach more"),
+        (0.995, 0.001, ""),
     ],
 )
 def test_test_accuracy_is_compared_with_bar_and_published_figures(
@@ -41,7 +41,7 @@ def test_test_accuracy_is_compared_with_bar_and_published_figures(
 ) -> None:
     text = said(section(with_test(demo, mean, half)), "performance")
     assert words in text
-    assert ("A public network reaches more" in text) == (mean < 0.989)
+    assert ("What can be downloaded is reported to reach more" in text) == (mean < 0.995)
 
 
 def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(unconfirmed: Facts) -> None:

@@ -10,9 +10,9 @@ import pytest
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
 from experiments.sections import importance
-from experiments.sections.importance import importances_of, search_parameters, section, varied
+from experiments.sections.importance import TELLING, importances_of, search_parameters, section, varied
 from experiments.stats import FEW_TRIALS
-from tests.experiments.support import figures, with_study
+from tests.experiments.support import figures, known, with_study
 
 PARAMETERS = search_parameters()
 
@@ -55,11 +55,12 @@ def test_the_parameter_that_decides_is_the_most_important_and_shares_add_up() ->
 
 def test_only_what_is_beyond_chance_is_called_so() -> None:
     assert importances_of(table(200), PARAMETERS).significant == ("mix_alpha",)
+    assert importances_of(table(TELLING - 1), PARAMETERS).significant is None
     noise = table(200).assign(accuracy=np.random.default_rng(1).uniform(size=200))
     assert importances_of(noise, PARAMETERS).significant == ()
     by_model = table(200)
     by_model["accuracy"] = by_model["accuracy"] + 0.5 * (by_model["model"] == "a")
-    assert "model" in importances_of(by_model, PARAMETERS).significant
+    assert "model" in known(importances_of(by_model, PARAMETERS).significant)
 
 
 @pytest.mark.parametrize(

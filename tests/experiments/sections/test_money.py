@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from experiments.decision.facts import Facts, gather
 from experiments.pages.blocks import Figure, Missing, Table
+from experiments.pages.text import CitedText
 from experiments.reading.study import HttpSpeed
 from experiments.sections.money import section
+from tests.experiments.decision.test_verdict import under, vendor
 from tests.experiments.support import said, with_artifacts, with_scenario
+
+START = vendor(0.5, integration_hours=10)
 
 
 def text(facts: Facts, head: str = "cost") -> str:
@@ -28,16 +33,14 @@ def tables(facts: Facts) -> list[list[list[str]]]:
     [
         "21 min 30 s of wall time and 1.01 PFLOP of training, $0.029 at $0.0816 an hour for AWS m7g.large (2 vCPU), "
         "assumed to be as fast as the processor of 2 cores of the study.",
-        "People cost $9,600 (120 h at $80.00), which the scenario assumes and nobody measured.",
+        "People cost $9,600 (84 h to build and 12 h a year, at $80.00), which the scenario assumes and nobody",
         "Energy was not measured",
         "one image is labelled in 4 ms (95 % of them within 6 ms); batches of 256 at 1,600 images a second",
-        "Vendors priced by the image, for 1,000: Azure Custom Vision $2.00.",
-        "so 1 machine kept on for 250,000 images a month: $59.57 a month, used or idle",
-        "Against Azure Custom Vision, the cheapest vendor, building has paid back what it costs at the start after "
-        "21.6 months.",
-        "Break-even with Azure Custom Vision: 161,000 images a month; above, building costs less over 3 years. "
-        "The scenario has 155 % of that.",
-        "Break-even with Google Vertex AutoML: building costs no more at any volume that one machine can label",
+        "with 2 copies side by side on one machine, as fast each",
+        "Vendors priced by the image, for 1,000: GPT-6 Luna $0.016; Claude Haiku 5.5 $0.017; Gemini 3.1 Flash-Lite ",
+        "so 1 machine kept on for 250,000 images a month, busy at most 60 % of the time: $59.57 a month, used or idle",
+        "Over 3 years building costs $11,745: people $9,600, the study $0.029, retraining $0.065, serving $2,144.",
+        "The others: GPT-6 Luna $3,346; Claude Haiku 5.5 $3,356; Gemini 3.1 Flash-Lite $5,855; ViT-B/16 at least",
     ],
 )
 def test_costs_are_stated(demo: Facts, words: str) -> None:
@@ -48,7 +51,7 @@ def test_a_speed_that_was_not_timed_is_bounded(demo: Facts) -> None:
     stated = text(gather(with_artifacts(demo, serving={}).study, demo.published, demo.scenario))
     assert "the speed of labelling was not measured" in stated
     assert "so an answer takes at most 656 ms" in stated
-    assert "at most $0.015 for 1,000 images one by one and at most $0.000029 in batches" in stated
+    assert "at most $0.0074 for 1,000 images one by one and at most $0.000015 in batches" in stated
 
 
 def test_the_speed_over_http_stands_beside_that_in_the_process(demo: Facts) -> None:
@@ -69,10 +72,7 @@ def test_the_scenario_picks_the_sentence(demo: Facts) -> None:
     waits = text(with_scenario(demo, latency_bar_ms=None))
     assert "The scenario lets images wait" in waits
     assert "kept on for" not in waits
-    assert "building never pays back what it costs at the start" in text(with_scenario(demo, images_per_month=1000))
-    assert "building costs no more from the first day" in text(with_scenario(demo, engineering_hours=0))
-    assert "building costs more at any volume over 3 years" in text(with_scenario(demo, engineering_hours=1000))
-    assert "No vendor is priced by the image" in text(with_scenario(demo, vendors=demo.scenario.vendors[1:]))
+    assert "No vendor is priced by the image" in text(with_scenario(demo, vendors=demo.scenario.vendors[4:]))
 
 
 def test_unknown_costs_are_stated(empty: Facts) -> None:
@@ -80,25 +80,28 @@ def test_unknown_costs_are_stated(empty: Facts) -> None:
     assert "The duration of the study was not recorded, so building has no price yet." in stated
     assert "no run of the recipe has finished" in stated
     assert "no network was timed" in stated
-    assert "The cost of building and its break-even are not known yet: the duration of the study was not" in stated
-    spent, options = tables(empty)
+    assert "The cost of building is not known yet: the duration of the study was not" in stated
+    options, spent = tables(empty)
     assert [row[4] for row in spent] == ["no price", "no price"]
-    assert [(row[0], row[-1]) for row in options] == [
-        ("Azure Custom Vision", ""), ("Google Vertex AutoML", ""), ("AWS Rekognition Custom Labels", ""),
-    ]  # fmt: skip
+    assert options[1][0] == "GPT-6 Luna"
     (missing,) = (block for block in section(empty).blocks if isinstance(block, Missing))
     assert missing.text == "The cost of building is not known yet: the duration of the study was not recorded."
-    assert "Vendors only: the duration of the study" in section(empty).pictures[0].caption.text
+    assert "Without building, which has no line: the duration of the study" in section(empty).pictures[0].caption.text
 
 
 def test_the_tables_have_building_first_and_then_the_cheapest_vendor(demo: Facts) -> None:
-    spent, options = tables(demo)
-    assert [(row[0], row[-2], row[-1]) for row in options] == [
-        ("building", "$11,745", ""),
-        ("Azure Custom Vision", "$18,130", "161,000"),
-        ("Google Vertex AutoML", "$36,495", "any"),
-        ("AWS Rekognition Custom Labels", "$105,133", "any"),
+    options, spent = tables(demo)
+    assert [(row[0], row[-1]) for row in options] == [
+        ("building", "$11,745"),
+        ("GPT-6 Luna", "$3,346"),
+        ("Claude Haiku 5.5", "$3,356"),
+        ("Gemini 3.1 Flash-Lite", "$5,855"),
+        ("ViT-B/16", "at least $9,824"),
+        ("Azure Custom Vision until it ends, in 22.2 months", "$13,904"),
+        ("Google Vertex AutoML", "$38,415"),
+        ("AWS Rekognition Custom Labels", "$107,053"),
     ]
+    assert options[5][-2] == "$778"  # 50,000 stored images
     assert spent[0] == ["the whole study", "21 min 30 s", "1.01 PFLOP", "not measured", "$0.029", ""]
     assert [row[3] for row in spent] == ["not measured"] * 4
 
@@ -106,15 +109,43 @@ def test_the_tables_have_building_first_and_then_the_cheapest_vendor(demo: Facts
 def test_the_figure_has_a_line_for_each_option(demo: Facts) -> None:
     (figure,) = section(demo).pictures
     assert isinstance(figure, Figure)
-    names = ["build, $11,745", "Azure Custom Vision, $18,130", "Google Vertex AutoML, $36,495"]
+    names = ["build, $11,745", "ViT-B/16, at least $9,824", "GPT-6 Luna, $3,346"]
     assert [trace.name for trace in figure.figure.data][:3] == names
-    assert figure.figure.data[0].y == pytest.approx((9600.03, 11744.54))
-    for changes, words in (
-        ({}, "building has paid back what it costs at the start after 21.6 months."),
-        ({"engineering_hours": 0}, "building costs no more from the first day."),
-        ({"images_per_month": 1000}, "building never pays back what it costs at the start"),
-    ):
-        assert words in section(with_scenario(demo, **changes)).pictures[0].caption.text
+    assert figure.figure.data[0].y == pytest.approx((6720.03, 11744.54))
+    azure = next(trace for trace in figure.figure.data if trace.name.startswith("Azure"))
+    assert azure.x[-1] == pytest.approx(22.2, abs=0.1)  # it ends within the horizon
+    assert figure.figure.layout.yaxis.range[1] == pytest.approx(1.05 * 3 * 11744.54, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "Cheapest so far, of building and calls: calls for the first 18.6 months, then building."),
+        ({"engineering_hours": 0}, "of building and calls: building from the first day to the last."),
+        ({"images_per_month": 1000}, "of building and calls: calls from the first day to the last."),
+        (
+            {"engineering_hours": 0, "maintenance_hours_per_year": 0, "images_per_month": 1000, "vendors": (START,)},
+            "of building and calls: building for the first 13.5 months, then calls.",
+        ),
+    ],
+)
+def test_it_is_said_from_when_to_when_each_is_cheaper(demo: Facts, changes: dict[str, Any], words: str) -> None:
+    facts = with_scenario(under(demo, vendor()), **changes)
+    assert words in section(facts).pictures[0].caption.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "calls up to 163,000, building above."),
+        ({"engineering_hours": 0, "maintenance_hours_per_year": 0}, "calls up to 29,800, building above."),
+    ],
+)
+def test_the_cheapest_way_is_stated_by_volume(demo: Facts, changes: dict[str, Any], words: str) -> None:
+    [stated] = [b.text for b in section(with_scenario(under(demo, vendor()), **changes)).blocks
+                if isinstance(b, CitedText) and b.text.startswith("By images a month")]  # fmt: skip
+    assert stated.startswith("By images a month, these cost least over 3 years, of the ways that miss no bar: ")
+    assert stated.endswith(words)
 
 
 def test_vendors_take_their_colours_in_turn(demo: Facts) -> None:
@@ -122,8 +153,8 @@ def test_vendors_take_their_colours_in_turn(demo: Facts) -> None:
     (figure,) = section(with_scenario(demo, vendors=(*demo.scenario.vendors, *again))).pictures
     assert isinstance(figure, Figure)
     colours = [trace.line.color for trace in figure.figure.data]
-    assert len(set(colours[:5])) == 5
-    assert colours[5:] == colours[1:3]
+    assert len(set(colours[:8])) == 8
+    assert colours[8:10] == colours[1:3]
 
 
 def test_a_vendor_that_retires_within_the_horizon_is_named(demo: Facts) -> None:

@@ -7,7 +7,15 @@ import pytest
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
 from experiments.pages.text import CitedText
-from experiments.sections.selection import bias_sentence, candidates_of, gain_sentence, section, selection_bias
+from experiments.sections.selection import (
+    Candidate,
+    bias_sentence,
+    candidates_of,
+    gain_sentence,
+    lead_sentence,
+    section,
+    selection_bias,
+)
 from tests.experiments.support import known, with_study
 
 
@@ -36,6 +44,20 @@ def test_selection_bias_needs_the_same_compute_and_more_than_chance(demo: Facts)
 def test_candidates_are_the_recipes_that_were_trained_again(demo: Facts) -> None:
     (row,) = candidates_of(demo.study)
     assert (row.trial, row.complete, len(row.run_ids), row.champion) == (3, 2, 2, True)
+
+
+def test_the_lead_of_the_champion_is_stated_with_its_interval() -> None:
+    def candidate(trial: int, accuracy: float | None, *, champion: bool = False) -> Candidate:
+        return Candidate(trial, "fast_resnet", 1, (f"{trial}" * 32,), accuracy, champion, baseline=False)
+
+    pair = [candidate(1, 0.8928, champion=True), candidate(2, 0.8936), candidate(3, 0.7)]
+    assert known(lead_sentence(pair, 5000)).text == (
+        "The champion leads the recipe of trial 2 by -0.08 points of validation accuracy, or -4 of 5,000 images "
+        "(95 % interval over images -1.29 to +1.13): within chance."
+    )
+    far = [candidate(1, 0.9, champion=True), candidate(2, 0.8)]
+    assert known(lead_sentence(far, 5000)).text.endswith("more than chance explains.")
+    assert lead_sentence([candidate(1, 0.9, champion=True), candidate(2, None)], 5000) is None
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,27 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.decision.facts import Facts, answer_of
+from experiments.decision.facts import Facts
+from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Bullets
-from experiments.sections.sensitivity import SensitivityResult, assumptions, section, sensitivity
+from experiments.sections.sensitivity import Assumption, SensitivityResult, assumptions, section, sensitivity
+from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
 from tests.experiments.support import with_cost, with_scenario
 
 
 @pytest.fixture(scope="module")
-def results(demo: Facts) -> dict[str, SensitivityResult]:
-    return {result.name: result for result in sensitivity(demo)}
+def facts(demo: Facts) -> Facts:
+    """Building against a vendor that clears every bar, at $18,000 over the horizon."""
+    return under(demo, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=900))
+
+
+@pytest.fixture(scope="module")
+def results(facts: Facts) -> dict[str, SensitivityResult]:
+    return {result.name: result for result in sensitivity(facts)}
+
+
+def headline(assumption: Assumption, factor: float) -> str:
+    return verdict_of(assumption.scaled(factor)).headline
 
 
 def flips(facts: Facts) -> list[str]:
@@ -25,66 +37,68 @@ def flips(facts: Facts) -> list[str]:
 
 
 def test_the_largest_effect_comes_first_and_the_answer_changes_at_the_flip(
-    demo: Facts, results: dict[str, SensitivityResult]
+    facts: Facts, results: dict[str, SensitivityResult]
 ) -> None:
     widths = [abs(result.high - result.low) for result in results.values()]
     assert widths == sorted(widths, reverse=True)
     changed = 0
-    for assumption in assumptions(demo):
+    for assumption in assumptions(facts):
         result = results[assumption.name]
         if result.becomes:
             changed += 1
             inside = math.exp(0.99 * math.log(result.factor))
-            assert answer_of(assumption.scaled(inside)) == "Build"
-            assert answer_of(assumption.scaled(result.factor)) == result.becomes == "Either"
+            assert headline(assumption, inside) == "Build"
+            assert headline(assumption, result.factor) == result.becomes == "Either"
         else:
-            assert {answer_of(assumption.scaled(f)) for f in (0.1, 0.3, 1, 3, 10)} == {"Build"}
-    assert changed == 5
+            assert {headline(assumption, f) for f in (0.1, 0.3, 1, 3, 10)} == {"Build"}
+    assert changed == 7
 
 
-def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(demo: Facts) -> None:
-    texts = flips(demo)
+def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(facts: Facts) -> None:
+    texts = flips(facts)
     assert texts[:2] == [
-        "Accuracy bar: 70.0 %; it is cleared up to 89.7 %, where the interval of the test accuracy begins.",
-        "Latency bar: 1 s; it is kept down to 6 ms, within which 95 % of the answers come.",
+        "Accuracy bar: 70 %; building clears it up to 89.7 %, where the interval of its test accuracy begins.",
+        "Latency bar: 1 s; building would keep any bar from 6 ms up, within which 95 % of its answers come.",
     ]
-    assert 'Images a month: 250,000; below 179,000 (0.72 times) the answer becomes "Either".' in texts
+    assert 'Images a month: 250,000; below 181,000 (0.72 times) the answer becomes "Either".' in texts
     assert texts[-1].startswith("Changed alone, between a tenth and ten times their value, these do not change the")
     assert "retraining a year" in texts[-1]
 
 
-def test_without_a_cost_of_building_no_cost_changes_the_answer(demo: Facts) -> None:
-    unknown = with_cost(demo, machine=None)
+def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> None:
+    unknown = with_cost(facts, machine=None)
     assert sensitivity(unknown) == ()
     assert flips(unknown)[-1] == "While a cost of building is unknown, so is the effect of prices and volumes."
     assert section(unknown).pictures == ()
     assert [(n.name, n.value) for n in section(unknown).numbers] == [("sensitivity.saved", None)]
 
 
-def test_an_assumption_of_zero_is_not_changed(demo: Facts) -> None:
-    free = with_scenario(demo, hourly_rate=0, retraining_per_year=0)
-    assert {"cost of people", "retraining a year"}.isdisjoint(a.name for a in assumptions(free))
+def test_an_assumption_of_zero_is_not_changed(facts: Facts) -> None:
+    free = with_scenario(facts, hourly_rate=0, retraining_per_year=0)
+    assert {"an hour of people", "retraining a year"}.isdisjoint(a.name for a in assumptions(free))
 
 
-def test_bars_that_are_missed_or_met_unmeasured_are_stated(demo: Facts) -> None:
-    assert flips(replace(demo, test=None))[0] == "A test accuracy: without one, costs do not count."
-    high = replace(demo, bar=replace(demo.bar, target=0.95))
-    assert "it is cleared only up to 89.7 %" in flips(high)[0]
-    assert demo.cost.speed is not None
-    bound = with_cost(demo, speed=replace(demo.cost.speed, bounded=True, p95=None))
-    assert "kept down to 4 ms, the longest that an answer can take" in flips(bound)[1]
-    assert not any("Latency bar" in text for text in flips(with_scenario(demo, latency_bar_ms=None)))
+def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None:
+    assert flips(replace(facts, test=None))[0] == "A test accuracy: without one, costs do not count."
+    high = replace(facts, bar=replace(facts.bar, target=0.95))
+    assert "building clears it only up to 89.7 %" in flips(high)[0]
+    assert facts.cost.speed is not None
+    bound = with_cost(facts, speed=replace(facts.cost.speed, bounded=True, p95=None))
+    assert "any bar from 4 ms up, the longest that an answer can take" in flips(bound)[1]
+    assert not any("Latency bar" in text for text in flips(with_scenario(facts, latency_bar_ms=None)))
     flip = 'Our labelling speed: 100 %; above 120 % (1.2 times) the answer becomes "Build".'
-    assert flip in flips(with_scenario(demo, latency_bar_ms=5))
+    quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)
+    assert flip in flips(quick)
+    assert flips(with_scenario(facts, latency_bar_ms=8))[-1].startswith("All that could be had in place of building")
 
 
-def test_the_figure_has_a_bar_and_a_label_for_each_assumption(demo: Facts) -> None:
-    (figure,) = section(demo).pictures
+def test_the_figure_has_a_bar_and_a_label_for_each_assumption(facts: Facts) -> None:
+    (figure,) = section(facts).pictures
     halved, doubled = json.loads(figure.figure.to_json())["data"]  # type: ignore[union-attr]
     assert (halved["name"], doubled["name"]) == ("halved", "doubled")
     assert len(halved["x"]) == len(doubled["x"]) == 8
-    assert halved["base"] == pytest.approx(6385.46, abs=0.01)
+    assert halved["base"] == pytest.approx(6255.46, abs=0.01)
     labels = [a.text for a in figure.figure.layout.annotations]  # type: ignore[union-attr]
-    assert labels[-1] == "<b>images a month</b>: either below 179,000"
+    assert labels[-1] == "<b>images a month</b>: “Either” below 181,000"
     assert "<b>our labelling speed</b>: flips nothing" in labels
     assert 'The nearest flip: "Either", with ' in figure.caption.text

@@ -19,13 +19,16 @@ from tests.experiments.results import RECIPES, content, run_id, system, write
     ("right", "words"),
     [
         (6540, "0.64 points above the published 64.76 %"),
+        (6576, "1.00 points above .*; it counts as reproduced"),
+        (6577, "1.01 points above .*more than a point above, it does not count as reproduced, though chance could"),
+        (6800, "3.24 points above .*more than a point above, it does not count as reproduced.$"),
         (6376, "1.00 points below the published 64.76 % .*; it counts as reproduced"),
         (6375, "1.01 points below .*it does not count as reproduced, though chance could explain that"),
         (6000, "4.76 points below .*it does not count as reproduced.$"),
         (6476, "level with the published 64.76 %"),
     ],
 )
-def test_reproduced_is_within_a_point_or_above(tmp_path: Path, right: int, words: str) -> None:
+def test_reproduced_is_within_a_point_on_either_side(tmp_path: Path, right: int, words: str) -> None:
     found = system(tmp_path, "three_conv", {"right": right})
     text = sentence(found).text
     assert re.search(words, text)

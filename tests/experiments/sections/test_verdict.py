@@ -1,64 +1,118 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from experiments.decision.facts import Facts
-from experiments.pages.blocks import Lead
+from experiments.pages.blocks import Bullets, Code, Figure, Lead, Table
 from experiments.sections import verdict
+from tests.experiments.decision.test_verdict import ACCURACIES, score, under, vendor
 from tests.experiments.support import with_cost, with_scenario, with_test
 
 
 def lead(facts: Facts) -> Lead:
-    (block,) = verdict.section(facts).blocks
+    block = verdict.section(facts).blocks[0]
     assert isinstance(block, Lead)
     assert all(text.text and text.sources for text in (block.because, *(text for _, text in block.facts)))
     return block
 
 
-def test_two_facts_carry_the_answer(demo: Facts) -> None:
+def rows(facts: Facts) -> dict[str, list[str]]:
+    [table] = [block for block in verdict.section(facts).blocks if isinstance(block, Table)]
+    return {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in table.rows}
+
+
+def notes(facts: Facts) -> str:
+    [bullets] = [block for block in verdict.section(facts).blocks if isinstance(block, Bullets)]
+    return " ".join(item.text for item in bullets.items)
+
+
+def test_a_measurement_that_is_missing_is_the_answer_with_its_command(demo: Facts) -> None:
     shown = lead(demo)
-    assert shown.answer == "Build"
-    assert [label for label, _ in shown.facts] == ["Accuracy", "Money"]
-    accuracy, money = (text.text for _, text in shown.facts)
-    assert "22.30 points above the 70 % bar" in accuracy
-    assert "building costs $11,745, 82 % of it people; Azure Custom Vision $18,130" in money
+    assert shown.answer == "Not yet: measure GPT-6 Luna"
+    assert shown.because.text == (
+        "GPT-6 Luna would cost $3,346 over 3 years, but it has no known accuracy on these images, and it has no "
+        "known latency. Of what is known to clear every bar, building costs least: $11,745."
+    )
+    assert shown.facts[0][1].text == (
+        "If GPT-6 Luna proves to clear the bars: “Buy GPT-6 Luna”. If not: “Not yet: measure Claude Haiku 5.5”. If "
+        "nothing else that is unmeasured does either: “Build”."
+    )
+    [command] = [block.text for block in verdict.section(demo).blocks if isinstance(block, Code)]
+    assert command.endswith("python experiments/score_answers.py ANSWERS.csv --vendor 'GPT-6 Luna'")
+
+
+def test_the_table_has_every_way_and_what_is_unknown_of_it(demo: Facts) -> None:
+    table = rows(demo)
+    assert table["Building"] == ["92.30 %", "$8,395", "$11,745", "6 ms", "training set", "clears all"]
+    assert table["GPT-6 Luna"][-3:] == ["unknown", "none", "Accuracy and latency unknown"]
+    assert table["ViT-B/16"][:3] == ["96.8 %", "at least $6,475", "at least $9,824"]
+    assert table["Azure Custom Vision"][-1].startswith("misses horizon: ends its service on 2028-09-25")
+    assert list(table)[-1] == "Azure Custom Vision"  # what misses a bar comes last
 
 
 @pytest.mark.parametrize(
-    ("mean", "words"),
-    [(0.6, "10.00 points below the 70 % bar"), (0.7, ", at the 70 % bar"), (0.8, "10.00 points above")],
+    ("usd", "words"),
+    [
+        (
+            2.0,
+            "Of what is known to clear every bar, building costs least over 3 years: $11,745, $6,255 less than calls.",
+        ),
+        (11_800 / 9000, "Building ($11,745) and calls ($11,800) clear every bar and cost about the same over 3 years."),
+        (
+            0.5,
+            "Of what is known to clear every bar, calls costs least over 3 years: $4,500, $7,245 less than building.",
+        ),
+    ],
 )
-def test_the_accuracy_is_stated_with_its_distance_to_the_bar(demo: Facts, mean: float, words: str) -> None:
-    assert words in lead(with_test(demo, mean)).facts[0][1].text
+def test_costs_decide_between_what_clears_every_bar(demo: Facts, usd: float, words: str) -> None:
+    clear = under(demo, vendor(usd, accuracy=ACCURACIES["gpt-4o"], p95_ms=900))
+    assert lead(clear).because.text.startswith(words)
 
 
-def test_each_rule_has_its_reason(demo: Facts) -> None:
-    own = replace(demo.published, accuracies=tuple(a for a in demo.published.accuracies if a.group != "public"))
-    even, few = (with_scenario(demo, images_per_month=images) for images in (161_000, 1000))
-    slow, speed = with_scenario(demo, latency_bar_ms=5), demo.cost.speed
-    assert speed is not None
-    bounded = with_cost(slow, speed=replace(speed, bounded=True))
+def test_other_answers_have_their_reason(demo: Facts) -> None:
+    alone = under(demo, vendor(accuracy=ACCURACIES["pixtral-large"]))
     reasons = {
-        "No run of this study was tested": replace(demo, test=None),
-        "The network misses the 70 % bar, which others clear, such as ": with_test(demo, 0.6),
-        "so does every published system listed": replace(with_test(demo, 0.6), published=own),
-        "its 95 % interval lies on both sides": with_test(demo, 0.7),
-        "an answer takes up to 6 ms, over the bar of 5 ms": slow,
-        "the speed of training only shows that it is under 6 ms, and the bar is 5 ms": bounded,
-        "its latency was not measured.": with_cost(demo, speed=None),
-        "the cost of building is not known yet: no price": with_cost(demo, machine=None),
-        "over 3 years building costs less than Azure Custom Vision, the cheapest vendor": demo,
-        "building and Azure Custom Vision, the cheapest vendor of the scenario, cost about the same": even,
-        "but over 3 years Azure Custom Vision, the cheapest vendor of the scenario, costs less": few,
-    }
+        "Building would cost $11,745 over 3 years, but it has no test accuracy yet.": replace(alone, test=None),
+        "Building has 50.00 % (49.90 to 50.10 %). Calls is published at 13 %.": with_test(alone, 0.5),
+        "too close to the bar. Nothing is known to clear every bar.": with_test(alone, 0.7),
+        "Building may be the cheapest, but it has no price: no price is listed": with_cost(alone, machine=None),
+        "ViT-B/16 asks for at least $9,824 over 3 years. It is published at 96.8 to 98.9 %, and was not tested here.":
+            with_scenario(demo, vendors=(vendor(),)),
+    }  # fmt: skip
     for words, facts in reasons.items():
         assert words in lead(facts).because.text
 
 
-def test_missing_measurements_are_stated(demo: Facts) -> None:
-    assert "there was no test" in lead(replace(demo, test=None)).facts[0][1].text
-    assert "No trial has finished" in lead(replace(demo, test=None, validation=None)).facts[0][1].text
-    unpriced = lead(with_cost(demo, machine=None, device="mps"))
-    assert "no price is listed for compute on 'mps'" in unpriced.facts[1][1].text
+def test_what_a_reader_must_know_stands_beside_the_verdict(demo: Facts) -> None:
+    assert "An example scenario: replace it with yours" in notes(demo)
+    assert "People are 82 % of the cost of building, and nobody measured their hours." in notes(demo)
+    assert "An example" not in notes(with_scenario(demo, file="mine.toml"))
+    assert "one training run" not in notes(demo)
+    single = replace(demo, test=replace(demo.test, run_ids=("r" * 32,)))  # type: ignore[type-var]
+    assert "The network is one training run: its interval covers the test images, not another training" in notes(single)
+    shipped = {v.name: v for v in demo.scenario.vendors}
+    lasting = with_scenario(demo, horizon_years=1, vendors=(shipped["Azure Custom Vision"],), downloads=())
+    assert "Azure Custom Vision (2023)" in notes(replace(lasting, test=None))
+
+
+def test_a_measured_vendor_shows_its_interval(demo: Facts) -> None:
+    measured = replace(under(demo, vendor(0.5)), scores={"calls": score(9000)})
+    assert rows(measured)["Calls"] == ["90.00 %", "$1,500", "$4,500", "500 ms", "none", "clears all"]
+
+
+def test_the_figure_has_a_mark_for_each_way_and_the_bar(demo: Facts) -> None:
+    [figure] = verdict.section(demo).pictures
+    assert isinstance(figure, Figure)
+    drawn = json.loads(figure.figure.to_json())
+    marks = {trace["name"]: trace for trace in drawn["data"]}
+    assert len(marks) == 8
+    assert marks["building"]["marker"]["symbol"] == "circle"
+    assert marks["ViT-B/16"]["marker"]["symbol"] == "circle-open"
+    luna = marks["GPT-6 Luna"]
+    low, high = drawn["layout"]["yaxis"]["range"]
+    assert luna["y"][0] - luna["error_y"]["arrayminus"][0] == low  # an unknown accuracy may be any
+    assert luna["y"][0] + luna["error_y"]["array"][0] == 100 < high
+    assert [shape["y0"] for shape in drawn["layout"]["shapes"]] == [70]

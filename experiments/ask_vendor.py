@@ -1,0 +1,156 @@
+"""Ask a vision-language model about the exported test images, through an OpenAI-compatible API.
+
+VENDOR_KEY=... python experiments/ask_vendor.py --url URL --model MODEL --price KEY
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from cifar_core.files import read_text
+from experiments.reading.prices import Price
+from experiments.reading.published import load_published
+from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, write_row
+from experiments.vendors.chat import Budget, BudgetSpentError, Chat
+from sweeps.command_line import FAILED as EXIT_FAILED
+from sweeps.command_line import OneLineParser, number, run_command
+from sweeps.standard_streams import protect_streams
+from sweeps.validation import InvalidFileError, did_you_mean
+
+KEY = "VENDOR_KEY"  # of the environment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C.
+
+    1 means that --max-usd ended it before all images were answered.
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    return run_command(parser, lambda: _run(options), stopped="stopped; the same command asks for the rest")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    above = number("must be a number > 0", lambda value: value > 0, float)
+    parser = OneLineParser(
+        prog="ask_vendor.py",
+        description="Ask a model about each image that export_test.py wrote, and add its answers to a CSV file for "
+        "score_answers.py. After an interruption the same command asks for the rest.",
+        epilog=f"The key comes from the environment variable {KEY} and is written nowhere. Costs are of the tokens "
+        "that the service reports; a request that breaks off counts as billed.",
+    )
+    parser.add_argument("--url", required=True, help="of chat completions, such as https://HOST/v1/chat/completions")
+    parser.add_argument("--model", required=True, metavar="MODEL", help="the model, in the service's words")
+    parser.add_argument(
+        "--price", required=True, metavar="KEY", help="its token price in experiments/data/published.toml"
+    )
+    parser.add_argument("--images", type=Path, default=Path("test-images"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("ANSWERS.csv"), metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--max-usd", type=above, default=5.0, metavar="USD", help="never crossed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=number("must be a whole number from 1 to 64", lambda value: 1 <= value <= 64, int),
+        default=4,
+        metavar="N",
+        help="requests at a time (default: %(default)s)",
+    )
+    parser.add_argument("--timeout", type=above, default=60.0, metavar="SECONDS", help="default: %(default)s")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    price = _token_price(options.price)
+    try:
+        prompt = read_text(options.images / "prompt.txt").strip()
+    except (OSError, ValueError) as error:
+        raise InvalidFileError(f"--images must be a folder that export_test.py wrote, but: {error}") from error
+    pictures = sorted((options.images / "images").glob("*.png"))
+    before = _resume(options.out)
+    answered = {answer.image for answer in before if answer.state != FAILED}
+    budget = Budget(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
+    budget.spent = sum(answer.usd or 0.0 for answer in before)
+    chat = Chat(
+        options.url, options.model, prompt, budget, key=os.environ.get(KEY, ""), seconds=options.timeout
+    )  # fmt: skip
+    left = [path for path in pictures if path.name not in answered]
+    spent_out = _ask_all(chat, left, options.out, options.concurrency)
+    done = sum(answer.state != FAILED for answer in read_answers(options.out)) if options.out.exists() else 0
+    print(f"{done:,} of {len(pictures):,} images are answered in {options.out}, for ${budget.spent:.4f}")
+    if spent_out:
+        print(f"stopped: {spent_out}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _ask_all(chat: Chat, pictures: Sequence[Path], out: Path, concurrency: int) -> str:
+    """Ask about the pictures, and add the answers to a file as they come.
+
+    Returns:
+        Why not all were asked about; empty if they were.
+
+    Raises:
+        UserError: the service refuses.
+    """
+    lock, stop = threading.Lock(), threading.Event()
+    with out.open("a", encoding="utf-8", newline="") as file:
+
+        def keep(answer: Answer) -> None:
+            with lock:
+                file.write(write_row(answer))
+                file.flush()
+
+        def one(path: Path) -> None:
+            if not stop.is_set():
+                chat.ask(path.name, path.read_bytes(), keep)
+
+        with ThreadPoolExecutor(concurrency) as pool:
+            asked = [pool.submit(one, path) for path in pictures]
+            try:
+                wait(asked, return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+    errors = [error for future in asked if not future.cancelled() and (error := future.exception())]
+    for error in errors:
+        if not isinstance(error, BudgetSpentError):
+            raise error
+    return str(errors[0]) if errors else ""
+
+
+def _resume(out: Path) -> tuple[Answer, ...]:
+    """The answers of an earlier call; a last line that a crash cut short is dropped."""
+    header = ",".join(COLUMNS) + "\n"
+    try:
+        content = out.read_bytes() if out.exists() else b""
+        if not content.startswith(header.encode()):
+            if content:
+                raise InvalidFileError(f"{out.name} must begin with {header.strip()!r}, or not exist")
+            out.write_text(header, encoding="utf-8")
+            return ()
+        if not content.endswith(b"\n"):
+            out.write_bytes(content[: content.rindex(b"\n") + 1])
+    except OSError as error:
+        raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
+    return read_answers(out)
+
+
+def _token_price(key: str) -> Price:
+    prices = {price.key: price for price in load_published().role("token")}
+    if key not in prices:
+        raise InvalidFileError(
+            f"--price must be the key of a token price, but got {key!r}{did_you_mean(key, [*prices])}"
+        )
+    return prices[key]
+
+
+if __name__ == "__main__":
+    protect_streams()
+    sys.exit(main())

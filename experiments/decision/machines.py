@@ -1,0 +1,234 @@
+"""Time and compute of a study, the speed of its network, and the machines that they take; in US dollars too.
+
+Pure functions of a `Study` and a `Scenario`. None means: not measured, or no price.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from experiments.reading.prices import AssumedPrice, Price
+from experiments.reading.scenario import Scenario
+from experiments.reading.study import Study
+from experiments.reading.vendor import HOURS_A_MONTH
+from sweeps.validation import InvalidFileError
+
+SECONDS_A_MONTH = 3600 * HOURS_A_MONTH
+LOAD_LIMIT = 0.6  # of a machine that must answer at once: beyond, images queue for longer than an answer takes
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The speed at which a network labels images.
+
+    Attributes:
+        bounded: inference was not timed. The speed is then a bound from training, which does more work for an image:
+            a label takes no longer than a training step on a batch, and batches are no slower than in training.
+    """
+
+    latency: float  # seconds to label one image, on average
+    p95: float | None  # seconds within which 95 % of single images were labelled
+    batch: int  # images in a large batch
+    per_second_batched: float  # images in large batches
+    bounded: bool
+    runs: tuple[str, ...]
+
+    @property
+    def per_second(self) -> float:
+        """Images a second, one after the other."""
+        return 1 / self.latency
+
+    @property
+    def worst(self) -> float:
+        """The longest known seconds of an answer."""
+        return self.latency if self.p95 is None else self.p95
+
+    def faster(self, factor: float) -> Speed:
+        """The speed of a network that is faster by a factor."""
+        p95, batched = self.p95 and self.p95 / factor, self.per_second_batched * factor
+        return replace(self, latency=self.latency / factor, p95=p95, per_second_batched=batched)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """The time and compute of a study and of its subject's runs, and their cost at the price of `machine`."""
+
+    device: str
+    processor: str  # that the seconds were measured on; "" where it was not recorded
+    machine: Price | None
+    machines: int  # that the study would fill
+    run_machines: int  # that one run would fill
+    copies: int  # of the network that label side by side on the machines of one run
+    seconds: float | None  # wall time of the whole study
+    estimated: bool  # `seconds` is a sum over the runs, because the study did not end
+    flops: float | None  # of training, in search and confirmation
+    retrain_seconds: float | None  # mean over the runs of the recipe
+    retrain_flops: float | None
+    training_per_second: float | None  # images
+    speed: Speed | None
+
+    @property
+    def machine_sources(self) -> tuple[str, ...]:
+        return (f"source/{self.machine.key}",) if self.machine else ()
+
+    @property
+    def missing(self) -> str:
+        """The reason why building has no cost; "" where it has one."""
+        if self.machine is None:
+            return f"no price is listed for compute on {self.device!r}" if self.device else "no device was recorded"
+        if self.seconds is None:
+            return "the duration of the study was not recorded"
+        if self.retrain_seconds is None:
+            return "no run of the recipe has finished"
+        return "" if self.speed else "the speed of the network was not recorded"
+
+    @property
+    def hourly(self) -> float | None:
+        """An hour of the machines that one run needs."""
+        return None if self.machine is None else self.machine.usd * self.run_machines
+
+    @property
+    def study_usd(self) -> float | None:
+        if self.machine is None or self.seconds is None:
+            return None
+        return self.machine.usd * self.machines * self.seconds / 3600
+
+    @property
+    def retrain_usd(self) -> float | None:
+        return self._of_seconds(self.retrain_seconds)
+
+    @property
+    def per_1000_usd(self) -> float | None:
+        """Compute for 1,000 predictions in large batches, paid by the second."""
+        return self._of_seconds(1000 / (self.speed.per_second_batched * self.copies) if self.speed else None)
+
+    @property
+    def per_1000_single_usd(self) -> float | None:
+        """Compute for 1,000 predictions one by one, paid by the second."""
+        return self._of_seconds(1000 / (self.speed.per_second * self.copies) if self.speed else None)
+
+    @property
+    def month_usd(self) -> float | None:
+        """A month of the machines that one run needs."""
+        return self._of_seconds(SECONDS_A_MONTH)
+
+    def _of_seconds(self, seconds: float | None) -> float | None:
+        return None if seconds is None or self.hourly is None else self.hourly * seconds / 3600
+
+
+def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
+    """The cost of a study.
+
+    Args:
+        machine: the published machine with the study's device; the scenario's machine takes its place.
+
+    Raises:
+        InvalidFileError: the scenario's machine has another device than the study's.
+    """
+    subject = study.subject
+    device = study.tags.get("device", "").partition(":")[0]
+    machine = scenario.compute or machine
+    if machine is not None and machine.device and device and machine.device != device:
+        raise InvalidFileError(
+            f"{scenario.file}: compute must be a machine with {device}, as study {study.name!r} ran on it, but "
+            f"{machine.key!r} is one with {machine.device}"
+        )
+    workers, threads = _count(study.tags.get("workers")), _count(study.tags.get("threads"))
+    recorded = seconds = study.metrics.get("study/seconds")
+    if recorded is None:
+        spent = float(study.attempts["metrics.cost/seconds"].sum())
+        seconds = spent / workers if spent > 0 else None
+    run_threads = max((_count(t) for t in subject["tags.threads"]), default=1)
+    flops = [
+        v
+        for k in ("study/search_flops", "study/confirm_flops", "study/final_flops")
+        if (v := study.metrics.get(k)) is not None
+    ]
+    flops = flops or _known(study.attempts["metrics.cost/training_flops"])
+    return Cost(
+        device=device,
+        processor=study.tags.get("cpu", ""),
+        machine=machine,
+        machines=_machines(machine, device, workers * threads),
+        run_machines=_machines(machine, device, run_threads),
+        copies=_copies(machine, device, run_threads, workers),
+        seconds=seconds,
+        estimated=recorded is None,
+        flops=sum(flops) if flops else None,
+        retrain_seconds=_mean(subject["metrics.cost/seconds"]),
+        retrain_flops=_mean(subject["metrics.cost/training_flops"]),
+        training_per_second=_mean(subject["metrics.cost/images_per_second"]),
+        speed=_speed(study),
+    )
+
+
+def machines_on(cost: Cost, images: float) -> int:
+    """Machines that must run all month to label so many images in it one by one, at no more than `LOAD_LIMIT`."""
+    return max(1, math.ceil(images / (LOAD_LIMIT * _capacity(cost)))) * cost.run_machines
+
+
+def answer_seconds(cost: Cost, images: float) -> float:
+    """The seconds to compare with a latency bar: those of an answer, and the mean wait for earlier images.
+
+    Each copy of the network is taken for a queue of its own, with images that come at random and take equally long
+    (M/D/1): at a load of r the mean wait is r / (2 - 2r) of an answer.
+    """
+    assert cost.speed
+    load = images / (_capacity(cost) * machines_on(cost, images) / cost.run_machines)
+    return cost.speed.worst + cost.speed.latency * load / (2 - 2 * load)
+
+
+def _capacity(cost: Cost) -> float:
+    """Images a month that the machines of one run can label one by one, busy all the time."""
+    assert cost.speed
+    return cost.speed.per_second * cost.copies * SECONDS_A_MONTH
+
+
+def _copies(machine: Price | None, device: str, threads: int, workers: int) -> int:
+    if machine is None or device != "cpu":
+        return 1
+    # A price that the scenario states is that of the machine that the study ran on: it ran all workers at once.
+    return max(1, workers if isinstance(machine, AssumedPrice) else machine.units // threads)
+
+
+def _machines(machine: Price | None, device: str, threads: int) -> int:
+    # A GPU is shared by the workers; a CPU's threads add up, and whole machines are paid for.
+    return math.ceil(threads / machine.units) if machine and device == "cpu" else 1
+
+
+def _speed(study: Study) -> Speed | None:
+    """The speed as timed when the champion was tested, else bounds from its training."""
+    timed = study.artifacts.serving
+    if timed:
+        single = [batches[0] for batches in timed.values()]
+        large = [batches[-1] for batches in timed.values()]
+        return Speed(
+            latency=statistics.fmean(b.mean_seconds or b.seconds for b in single),
+            p95=statistics.fmean(b.slow_seconds for b in single),
+            batch=large[0].images,
+            per_second_batched=statistics.fmean(b.images / (b.mean_seconds or b.seconds) for b in large),
+            bounded=False,
+            runs=tuple(timed),
+        )
+    subject = study.subject
+    rate = _mean(subject["metrics.cost/images_per_second"])
+    sizes = [int(float(v)) for v in subject.get("params.batch_size", []) if v is not None]
+    if rate is None or not sizes:
+        return None
+    return Speed(max(sizes) / rate, None, max(sizes), rate, bounded=True, runs=tuple(subject["run_id"]))
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = _known(values)
+    return statistics.fmean(known) if known else None
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    return [float(v) for v in values if v == v]
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text and text.isdigit() and int(text) > 0 else 1

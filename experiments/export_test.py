@@ -1,0 +1,79 @@
+"""Export the sealed test images under neutral names, for a service to label.
+
+python experiments/export_test.py DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from cifar_core.data import load_test
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.download import default_data_dir, ensure_cifar10
+from experiments.vendors.answers import image_name, prompt_for
+from experiments.vendors.scoring import LOOKS
+from sweeps.command_line import OneLineParser, number, run_command
+from sweeps.standard_streams import protect_streams
+from sweeps.store import DEFAULT_STORE, Store, StoreError
+
+SIDE = 256  # pixels: services enlarge smaller images, or read them badly
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    return run_command(parser, lambda: _run(options), stopped="stopped; the folder is not whole")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="export_test.py",
+        description="Write the 10,000 CIFAR-10 test images as PNG files under neutral names, with the class names and "
+        "the prompt. The store's record of test set evaluations gets a line: choose nothing by these images.",
+        epilog="Answers go into a CSV file with the columns image and answer (and maybe seconds and usd), which "
+        "score_answers.py scores; ask_vendor.py gets them from an API.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--side",
+        type=number("must be a whole number from 32 to 1024", lambda value: 32 <= value <= 1024, int),
+        default=SIDE,
+        metavar="PIXELS",
+        help="enlarge the images to so many pixels (default: %(default)s)",
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    folder, store = options.folder, Store.locate(options.store)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"DIR must be a new or empty folder, but {folder} is not")
+    data = options.data or default_data_dir()
+    ensure_cifar10(data, lambda *_: None)
+    images = load_test(data).images.permute(0, 2, 3, 1).numpy()
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+        store.record_test_set_evaluation(study=LOOKS, key="export")
+        (folder / "images").mkdir(parents=True)
+        for index, pixels in enumerate(images):
+            picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)
+            picture.save(folder / "images" / image_name(index))
+        (folder / "classes.txt").write_text("\n".join(CIFAR10.classes) + "\n", encoding="utf-8")
+        (folder / "prompt.txt").write_text(prompt_for(CIFAR10.classes) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"DIR and the store must be folders to write to, but: {error}") from error
+    print(f"{len(images):,} images, classes.txt and prompt.txt are in {folder}; the look is on record in {store.root}")
+    return 0
+
+
+if __name__ == "__main__":
+    protect_streams()
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""What was measured of a vendor's answers to the test images, as `score_answers.py` keeps it in a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from experiments.stats import Estimate, wilson
+from sweeps.validation import STRICT, NonNegative, Text, read_json
+
+FOLDER = "vendors"  # of a store
+SCORE, ANSWERS = "score.json", "answers.csv"
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+class VendorScore:
+    """A vendor's answers to the test images, scored. Unparsable and missing answers count as wrong."""
+
+    vendor: Text
+    date: Text  # of the scoring
+    sha256: Text  # of the file of answers
+    data_sha256: Text  # of the data set whose test images were answered
+    images: int
+    right: int
+    unparsable: int
+    missing: int
+    classes: Mapping[str, tuple[int, int]]  # right, and images
+    p95_seconds: NonNegative | None  # of the answers with a time
+    usd: NonNegative | None  # that the service reported for them
+    study: str  # whose champion they were compared with; "": none
+    mcnemar: Mapping[str, float] | None  # ours_only, theirs_only, p
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.right <= self.images or self.images < 1:
+            raise ValueError(f"0 <= right <= images must hold, but got {self.right} of {self.images}")
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Share of right answers with its 95 % interval over images (Wilson, 1927)."""
+        share = self.right / self.images
+        return Estimate(share, *wilson(share, self.images), (), self.images)
+
+
+def load_scores(root: Path) -> dict[str, VendorScore]:
+    """Load the scores of a store by the slug of the vendor.
+
+    Raises:
+        InvalidFileError: a score breaks a rule.
+    """
+    return {path.parent.name: read_json(path, VendorScore) for path in sorted((root / FOLDER).glob(f"*/{SCORE}"))}

@@ -1,0 +1,105 @@
+"""Score a vendor's answers to the test images that `export_test.py` wrote, and keep them in the store.
+
+python experiments/score_answers.py ANSWERS.csv --vendor NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_core.data import load_test
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.download import default_data_dir, ensure_cifar10
+from experiments.pages.text import duration, percent, probability, span
+from experiments.reading.studies import StudyReader
+from experiments.reading.study import ImageAnswers
+from experiments.reading.vendor import slug
+from experiments.reading.vendor_score import VendorScore
+from experiments.vendors.answers import parse_answers
+from experiments.vendors.scoring import fingerprint, keep, score
+from sweeps.command_line import OneLineParser, run_command
+from sweeps.snapshot import readable
+from sweeps.standard_streams import protect_streams
+from sweeps.store import DEFAULT_STORE, Store
+from sweeps.validation import InvalidFileError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if not slug(options.vendor):
+        parser.error(f"--vendor must have a letter or a digit, but got {options.vendor!r}")
+    return run_command(parser, lambda: _run(options), stopped="stopped; nothing was kept")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="score_answers.py",
+        description="Score a service's answers to the test images: accuracy with its interval, the classes, and "
+        "McNemar's test against the champion of a study. The report then counts the vendor as measured.",
+        epilog="The CSV file has the columns image and answer, and maybe seconds and usd. An answer that names no "
+        "class, or several, is wrong, and so is an image without an answer.",
+    )
+    parser.add_argument("answers", type=Path, metavar="ANSWERS.csv", help="the file of answers")
+    parser.add_argument("--vendor", required=True, metavar="NAME", help="the vendor's name in the scenario")
+    parser.add_argument("--study", metavar="NAME", help="compare with its champion (default: the most recent study)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        content = options.answers.read_bytes()
+    except OSError as error:
+        raise InvalidFileError(f"{options.answers.name} must be a readable file, but: {error}") from error
+    answers = parse_answers(content, options.answers.name)
+    store = Store.locate(options.store)
+    with readable(store) as place:
+        study = StudyReader(place).read(options.study)
+    ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
+    data = options.data or default_data_dir()
+    ensure_cifar10(data, lambda *_: None)
+    if study.data_set.sha256 != CIFAR10.sha256:
+        ours = None
+    found = score(
+        answers,
+        load_test(data).labels.tolist(),
+        CIFAR10,
+        vendor=options.vendor,
+        sha256=fingerprint(content),
+        today=datetime.datetime.now(datetime.UTC).date(),
+        study=study.name,
+        ours=ours,
+    )
+    keep(found, content, store)
+    _print(found)
+    return 0
+
+
+def _print(found: VendorScore) -> None:
+    accuracy = found.accuracy
+    print(f"{found.vendor}: {percent(accuracy.mean)} of {found.images:,} images (95 % interval {span(accuracy)})")
+    print(f"  counted as wrong: {found.unparsable:,} answers that name no class or several, {found.missing:,} missing")
+    for name, (right, images) in found.classes.items():
+        print(f"  {name:<12} {percent(right / images, 1) if images else 'no images':>9}")
+    if found.p95_seconds is not None:
+        print(f"  95 % of the answers came within {duration(found.p95_seconds)}")
+    if found.usd is not None:
+        print(f"  the service billed ${found.usd:,.4f} for them")
+    if found.mcnemar is None:
+        print("  no predictions of a champion to compare with")
+    else:
+        ours, theirs = int(found.mcnemar["ours_only"]), int(found.mcnemar["theirs_only"])
+        print(f"  against the champion of {found.study}: {theirs:,} images it alone has right, {ours:,} the champion "
+              f"alone ({probability(found.mcnemar['p'])}, McNemar)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    protect_streams()
+    sys.exit(main())

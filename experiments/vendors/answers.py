@@ -1,0 +1,124 @@
+"""Files of answers: what a vendor said of each exported image, and the class that it meant."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_core.files import decode_text
+from sweeps.validation import InvalidFileError
+
+COLUMNS = ("image", "answer", "seconds", "usd", "state")
+ANSWERED, FAILED = "answered", "failed"  # of a state; empty: answered
+MOST_BYTES = 100_000_000
+MOST_LETTERS = 2000  # of an answer: what lies beyond is not read
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A row of a file of answers.
+
+    Attributes:
+        seconds: that the service took; None: not recorded.
+        usd: that the request cost; None: not recorded.
+    """
+
+    image: str
+    text: str
+    seconds: float | None = None
+    usd: float | None = None
+    state: str = ANSWERED
+
+
+def image_name(index: int) -> str:
+    """The file name of a test image: its place in the test set, which says nothing of its class."""
+    return f"{index:05d}.png"
+
+
+def prompt_for(classes: Sequence[str]) -> str:
+    """The instruction that goes with each image."""
+    return f"Which of these does the image show: {', '.join(classes)}? Answer with one of these names and nothing else."
+
+
+def meant_class(text: str, classes: Sequence[str]) -> str | None:
+    """The class that an answer names; None if it names none, or several.
+
+    >>> meant_class("A **Cat**.", ("cat", "dog")), meant_class("cat or dog", ("cat", "dog")), meant_class("", ("cat",))
+    ('cat', None, None)
+    """
+    said = text[:MOST_LETTERS].casefold()
+    if (exact := said.strip()) in (names := [name.casefold() for name in classes]):
+        return classes[names.index(exact)]
+    named = [c for c, name in zip(classes, names, strict=True) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]
+    return named[0] if len(named) == 1 else None
+
+
+def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
+    """Read a CSV file with the columns image and answer, and maybe seconds, usd and state.
+
+    Raises:
+        InvalidFileError: it is no such file, or too large.
+    """
+    if len(content) > MOST_BYTES:
+        raise InvalidFileError(f"{file} must have at most {MOST_BYTES:,} bytes, but has {len(content):,}")
+    try:
+        text = decode_text(content)
+    except ValueError as error:
+        raise InvalidFileError(f"{file} must be a text file, but: {error}") from error
+    limit = csv.field_size_limit(MOST_BYTES)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if missing := [name for name in COLUMNS[:2] if name not in (reader.fieldnames or ())]:
+            raise InvalidFileError(f"{file} must have the columns image and answer, but lacks {' and '.join(missing)}")
+        return tuple(_answers(reader, file))
+    except csv.Error as error:
+        raise InvalidFileError(f"{file} must be a CSV file, but: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def read_answers(path: Path) -> tuple[Answer, ...]:
+    """Read a file of answers; see `parse_answers`.
+
+    Raises:
+        InvalidFileError: as there, or the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidFileError(f"{path.name} must be a readable file, but: {error}") from error
+    return parse_answers(content, path.name)
+
+
+def write_row(answer: Answer) -> str:
+    """A row of a file of answers, with its line end. The text is cut, and is on one line."""
+    line = io.StringIO()
+    text = " ".join("".join(c if c.isprintable() else " " for c in answer.text[:MOST_LETTERS]).split())
+    numbers = ["" if value is None else f"{value:.9g}" for value in (answer.seconds, answer.usd)]
+    csv.writer(line, lineterminator="\n").writerow([answer.image, text, *numbers, answer.state])
+    return line.getvalue()
+
+
+def _answers(rows: csv.DictReader[str], file: str) -> Iterator[Answer]:
+    for row in rows:
+        place = f"{file}, line {rows.line_num}"
+        state = row.get("state") or ANSWERED
+        if state not in (ANSWERED, FAILED):
+            raise InvalidFileError(f"{place}: state must be {ANSWERED}, {FAILED} or empty, but got {state[:40]!r}")
+        seconds, usd = (_number(row, name, place) for name in ("seconds", "usd"))
+        yield Answer(row["image"] or "", row["answer"] or "", seconds, usd, state)
+
+
+def _number(row: Mapping[str, str | None], name: str, place: str) -> float | None:
+    text = row.get(name) or ""
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        value = -1.0
+    if value is not None and not 0 <= value < 1e12:
+        raise InvalidFileError(f"{place}: {name} must be a number >= 0 or empty, but got {text[:40]!r}")
+    return value

@@ -1,0 +1,225 @@
+"""Ask an OpenAI-compatible service about an image: chat completions over HTTP, with limits on time, size and money."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from cifar_core.errors import UserError
+from experiments.vendors.answers import ANSWERED, FAILED, Answer
+
+MOST_BYTES = 1_000_000  # of a reply
+TRIES = 6
+UNREADABLE = 2  # such replies to one image are taken for its answer, which is wrong
+LONGEST_WAIT = 60.0  # seconds between two tries
+LOCAL = ("localhost", "127.0.0.1", "::1")
+RETRIED = (408, 409, 425, 429)  # and all from 500 on
+ASSUMED_TOKENS = 4000  # of an image and its prompt, before the service has reported any
+
+
+class VendorError(UserError):
+    """A service refuses, does not answer, or reports no usage; the message is one line."""
+
+
+class BudgetSpentError(UserError):
+    """The next request might cross --max-usd."""
+
+
+@dataclass
+class Budget:
+    """Money that requests may cost, in US dollars. Each reserves the most that it can cost before it is sent."""
+
+    limit: float
+    usd_input: float  # of a million tokens
+    usd_output: float
+    answer_tokens: int  # the most of an answer
+    spent: float = 0.0
+    _reserved: float = 0.0
+    _most_input: int = 0  # tokens of a request so far
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        return (input_tokens * self.usd_input + output_tokens * self.usd_output) / 1e6
+
+    def reserve(self) -> float:
+        """Set money aside for a request.
+
+        Raises:
+            BudgetSpentError: there is not enough.
+        """
+        with self._lock:
+            most = 2 * self._most_input or ASSUMED_TOKENS  # images of one size cost much the same
+            usd = self.cost(most, self.answer_tokens)
+            if self.spent + self._reserved + usd > self.limit:
+                raise BudgetSpentError(f"--max-usd {self.limit:g} must not be crossed; ${self.spent:.4f} is spent")
+            self._reserved += usd
+            return usd
+
+    def settle(self, reserved: float, usd: float, input_tokens: int = 0) -> None:
+        """Replace a reservation by what the request cost."""
+        with self._lock:
+            self._reserved -= reserved
+            self.spent += usd
+            self._most_input = max(self._most_input, input_tokens)
+
+
+@dataclass(frozen=True)
+class _Reply:
+    text: str
+    input_tokens: int
+    output_tokens: int
+
+
+class _FailedTryError(Exception):
+    """A try failed, and another may not.
+
+    Attributes:
+        after: seconds that the service asks to wait for.
+        sent: the service may have billed the request.
+        unreadable: the reply is no chat completion.
+    """
+
+    def __init__(self, reason: str, *, after: float | None = None, sent: bool = True, unreadable: bool = False) -> None:
+        super().__init__(reason)
+        self.after, self.sent, self.unreadable = after, sent, unreadable
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """None: a redirect would take the key elsewhere."""
+
+
+class Chat:
+    """A service that answers questions about images.
+
+    Args:
+        url: of chat completions; https, or a local address.
+        key: "" for a service that needs none.
+        seconds: the longest that one request may take.
+
+    Raises:
+        VendorError: the address is none that a key may be sent to.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        prompt: str,
+        budget: Budget,
+        *,
+        key: str = "",
+        seconds: float = 60.0,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        parts = urlsplit(url)
+        local = parts.hostname in LOCAL
+        if parts.scheme != "https" and not (parts.scheme == "http" and local):
+            raise VendorError(f"--url must begin with https:// (http:// for this machine alone), but got {url!r}")
+        self._url, self._model, self._prompt, self._key = url, model, prompt, key
+        self._budget, self._seconds, self._sleep = budget, seconds, sleep
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        if local:
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def ask(self, image: str, png: bytes, keep: Callable[[Answer], None]) -> None:
+        """Ask about an image, again and again where it may help, and keep what comes of each try that cost money.
+
+        Raises:
+            VendorError: the service refuses, or all tries failed.
+            BudgetSpentError: the next try might cross the limit.
+        """
+        unreadable = 0
+        for number in range(TRIES):
+            reserved, began = self._budget.reserve(), time.perf_counter()
+            charged, reply, failure = 0.0, None, None
+            try:
+                reply = self._send(png)
+                charged = self._budget.cost(reply.input_tokens, reply.output_tokens)
+            except _FailedTryError as error:
+                failure = error
+                charged = reserved if error.sent else 0.0
+            finally:
+                self._budget.settle(reserved, charged, reply.input_tokens if reply else 0)
+            seconds = time.perf_counter() - began
+            if reply is not None:
+                return keep(Answer(image, reply.text, seconds, charged, ANSWERED))
+            assert failure is not None
+            unreadable += failure.unreadable
+            if unreadable == UNREADABLE:
+                return keep(Answer(image, "", seconds, charged, ANSWERED))  # all that it says of this image
+            if charged:
+                keep(Answer(image, "", None, charged, FAILED))
+            if number == TRIES - 1:
+                raise VendorError(f"{TRIES} tries of one request failed; the last: {failure}")
+            if not failure.unreadable:
+                wait = 2.0**number * (0.5 + random.random()) if failure.after is None else failure.after
+                self._sleep(min(LONGEST_WAIT, wait))
+        raise AssertionError("the last try has returned or raised")
+
+    def _send(self, png: bytes) -> _Reply:
+        picture = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": self._prompt}]
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": self._budget.answer_tokens,
+            "temperature": 0,
+        }
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
+        try:
+            with self._opener.open(request, timeout=self._seconds) as response:
+                return _parse(self._read(response))
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code in RETRIED or error.code >= 500:
+                    raise _FailedTryError(f"status {error.code}", after=_after(error), sent=error.code >= 500) from None
+                raise VendorError(f"the service must accept the request, but answers status {error.code}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _FailedTryError(f"{type(error).__name__}, no whole reply") from None
+
+    def _read(self, response: Any) -> bytes:
+        """The body of a reply, within the limits of size and time."""
+        deadline, parts, size = time.monotonic() + self._seconds, [], 0
+        while chunk := response.read1(65_536):
+            size += len(chunk)
+            if size > MOST_BYTES:
+                raise _FailedTryError("a reply larger than a megabyte", unreadable=True)
+            if time.monotonic() > deadline:
+                raise _FailedTryError("a reply slower than the limit of time")
+            parts.append(chunk)
+        if (length := response.headers.get("Content-Length", "")).isdigit() and size < int(length):
+            raise _FailedTryError("a reply that broke off")
+        return b"".join(parts)
+
+
+def _parse(content: bytes) -> _Reply:
+    try:
+        reply = json.loads(content)
+        text, usage = reply["choices"][0]["message"]["content"], reply.get("usage")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise _FailedTryError("a reply that is no chat completion", unreadable=True) from None
+    if not isinstance(usage, dict):
+        raise VendorError("the service must report its usage, without which --max-usd cannot be kept, but does not")
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    tokens = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1e9]
+    if len(tokens) != 2:
+        raise VendorError(f"the service must report its usage in tokens, but reports {str(counts)[:60]}")
+    return _Reply(text if isinstance(text, str) else "", *tokens)
+
+
+def _after(error: urllib.error.HTTPError) -> float | None:
+    text = error.headers.get("Retry-After", "") if error.headers else ""
+    return float(text) if text.isdigit() else None

@@ -1,0 +1,104 @@
+"""Score a vendor's answers to the test images, and keep them in the store."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from cifar_core.data.data_set import DataSet
+from cifar_core.files import write_atomically
+from experiments.reading.study import ImageAnswers
+from experiments.reading.vendor import slug
+from experiments.reading.vendor_score import ANSWERS, FOLDER, SCORE, VendorScore
+from experiments.stats import mcnemar
+from experiments.vendors.answers import FAILED, Answer, image_name, meant_class
+from sweeps.store import Store, StoreError
+from sweeps.validation import InvalidFileError
+
+LOOKS = "vendors"  # the study in the record of test set evaluations
+
+
+def score(
+    answers: Sequence[Answer],
+    labels: Sequence[int],
+    data_set: DataSet,
+    *,
+    vendor: str,
+    sha256: str,
+    today: datetime.date,
+    study: str = "",
+    ours: ImageAnswers | None = None,
+) -> VendorScore:
+    """Score answers against the labels of the test images, in their order.
+
+    Args:
+        sha256: of the file of answers.
+        study, ours: whose predictions of the same images they are compared with.
+
+    Raises:
+        InvalidFileError: an image is answered twice, or is none of the exported ones.
+    """
+    known = {image_name(index): index for index in range(len(labels))}
+    given: dict[int, Answer] = {}
+    for answer in answers:
+        if answer.state == FAILED:
+            continue
+        index = known.get(answer.image)
+        if index is None:
+            raise InvalidFileError(f"image must be one of {len(labels):,} exported, but got {answer.image[:40]!r}")
+        if index in given:
+            raise InvalidFileError(f"each image must be answered once, but {answer.image} is answered twice")
+        given[index] = answer
+    meant = {index: meant_class(answer.text, data_set.classes) for index, answer in given.items()}
+    right = [meant.get(index) == data_set.classes[label] for index, label in enumerate(labels)]
+    images, hits = Counter(labels), Counter(label for label, hit in zip(labels, right, strict=True) if hit)
+    compared = None
+    if ours is not None and len(ours.right) == len(right):
+        test = mcnemar(ours.right, right)
+        compared = {"ours_only": float(test.first), "theirs_only": float(test.second), "p": test.p}
+    costs = [answer.usd for answer in answers if answer.usd is not None]
+    return VendorScore(
+        vendor=vendor,
+        date=today.isoformat(),
+        sha256=sha256,
+        data_sha256=data_set.sha256,
+        images=len(labels),
+        right=sum(right),
+        unparsable=sum(found is None for found in meant.values()),
+        missing=len(labels) - len(given),
+        classes={name: (hits[label], images[label]) for label, name in enumerate(data_set.classes)},
+        p95_seconds=_p95([answer.seconds for answer in given.values() if answer.seconds is not None]),
+        usd=sum(costs) if costs else None,
+        study=study if compared else "",
+        mcnemar=compared,
+    )
+
+
+def keep(found: VendorScore, content: bytes, store: Store) -> None:
+    """Keep a score with the file of answers in the store; the look at the labels is on record before.
+
+    Raises:
+        StoreError: the store cannot be written to.
+    """
+    folder = store.root / FOLDER / slug(found.vendor)
+    try:
+        store.record_test_set_evaluation(study=LOOKS, key=f"{slug(found.vendor)}-{found.sha256[:8]}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ANSWERS, content)
+        write_atomically(folder / SCORE, json.dumps(asdict(found), indent=1) + "\n")
+    except OSError as error:
+        raise StoreError(f"the store {store.root} must be a folder to write to, but: {error}") from error
+
+
+def fingerprint(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _p95(seconds: Sequence[float]) -> float | None:
+    """The time within which 95 % of the answers came."""
+    return sorted(seconds)[max(0, math.ceil(0.95 * len(seconds)) - 1)] if seconds else None

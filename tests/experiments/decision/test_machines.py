@@ -1,0 +1,88 @@
+"""Machines and speed beside those that tests/experiments/test_same_answers.py holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.decision.costs import build
+from experiments.decision.facts import Facts, gather
+from experiments.decision.machines import LOAD_LIMIT, SECONDS_A_MONTH, Cost, Speed, answer_seconds, machines_on
+from experiments.reading.published import load_published
+from experiments.reading.scenario import load_scenario
+from sweeps.validation import InvalidFileError
+from tests.experiments.support import known, with_artifacts
+
+PUBLISHED = load_published()
+SCENARIO = load_scenario(PUBLISHED)
+COST = Cost(
+    device="cpu", processor="a processor", machine=PUBLISHED.compute("cpu"), machines=1, run_machines=1, copies=2,
+    seconds=3600.0, estimated=False, flops=1e15, retrain_seconds=600.0, retrain_flops=1e14, training_per_second=500.0,
+    speed=Speed(0.01, 0.02, 256, 2000.0, bounded=False, runs=("r",)),
+)  # fmt: skip
+
+
+def test_without_a_timing_training_bounds_the_speed(demo: Facts) -> None:
+    speed = known(gather(with_artifacts(demo, serving={}).study, PUBLISHED, SCENARIO).cost.speed)
+    assert speed.bounded
+    assert speed.latency == pytest.approx(512 / 780)
+    assert speed.per_second_batched == 780
+
+
+def test_the_mean_of_the_timings_counts_where_it_was_kept(demo: Facts) -> None:
+    timings = {run: tuple(replace(t, mean_seconds=2 * t.seconds) for t in known(demo.study.artifacts.serving.get(run)))
+               for run in demo.study.artifacts.serving}  # fmt: skip
+    speed = known(gather(with_artifacts(demo, serving=timings).study, PUBLISHED, SCENARIO).cost.speed)
+    assert (speed.latency, speed.p95, speed.per_second_batched) == pytest.approx((0.008, 0.006, 800))
+
+
+def test_more_threads_than_a_machine_has_need_more_machines(demo: Facts) -> None:
+    wide = replace(demo.study, tags={**demo.study.tags, "workers": "5"})
+    assert gather(wide, PUBLISHED, SCENARIO).cost.machines == 3
+
+
+def test_all_cores_of_the_machine_that_is_paid_label_images(demo: Facts) -> None:
+    cost = demo.cost
+    assert cost.copies == 2  # of one thread each, on a machine of two
+    assert cost.per_1000_usd == pytest.approx(0.0816 / 3600 * 1000 / (2 * 1600))
+    own = gather(demo.study, PUBLISHED, replace(SCENARIO, compute=replace(known(cost.machine), units=1)))
+    assert own.cost.copies == 1
+
+
+def test_a_machine_of_another_device_is_refused(demo: Facts) -> None:
+    h100 = replace(SCENARIO, compute=PUBLISHED.compute("cuda"))
+    rule = "compute must be a machine with cpu, as study 'demo' ran on it, but 'aws-h100'"
+    with pytest.raises(InvalidFileError, match=rule):
+        gather(demo.study, PUBLISHED, h100)
+
+
+def test_machines_are_busy_for_no_more_than_the_limit() -> None:
+    carried = 2 * 100 * SECONDS_A_MONTH * LOAD_LIMIT
+    assert [machines_on(COST, images) for images in (1, carried, carried + 1)] == [1, 1, 2]
+
+
+@given(st.floats(1, 1e12))
+def test_the_load_of_a_machine_adds_its_wait_to_an_answer(images: float) -> None:
+    # At the limit of 60 %, an image waits for three quarters of an answer on average.
+    seconds = answer_seconds(COST, images)
+    assert 0.02 <= seconds <= 0.02 + 0.75 * 0.01 + 1e-9
+    assert answer_seconds(COST, 2 * 100 * SECONDS_A_MONTH * LOAD_LIMIT) == pytest.approx(0.0275)
+
+
+@pytest.mark.parametrize(
+    ("field", "missing"),
+    [
+        ("machine", "no price is listed for compute on 'cpu'"),
+        ("seconds", "the duration of the study was not recorded"),
+        ("retrain_seconds", "no run of the recipe has finished"),
+        ("speed", "the speed of the network was not recorded"),
+    ],
+)
+def test_without_one_of_its_parts_building_has_no_price(field: str, missing: str) -> None:
+    assert COST.missing == ""
+    cost = replace(COST, **{field: None})  # type: ignore[arg-type]
+    assert cost.missing == missing
+    assert build(cost, SCENARIO).unpriced == missing

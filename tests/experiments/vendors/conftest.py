@@ -1,0 +1,31 @@
+"""A small test set in place of the real one, and its folder as `export_test.py` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_core.data import Split
+from experiments import export_test, score_answers
+
+IMAGES = 20
+
+
+@pytest.fixture
+def small_test_set(monkeypatch: pytest.MonkeyPatch) -> Split:
+    """Test images of the ten classes in turn."""
+    pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = Split(pixels, torch.arange(IMAGES) % 10)
+    for module in (export_test, score_answers):
+        monkeypatch.setattr(module, "load_test", lambda _: split)
+        monkeypatch.setattr(module, "ensure_cifar10", lambda *_: None)
+    return split
+
+
+@pytest.fixture
+def exported(small_test_set: Split, tmp_path: Path) -> Path:
+    folder = tmp_path / "test-images"
+    assert export_test.main([str(folder), "--store", str(tmp_path / "mlruns"), "--side", "64"]) == 0
+    return folder

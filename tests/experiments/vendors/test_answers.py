@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import doctest
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_core.data.data_set import CIFAR10
+from experiments.vendors import answers
+from experiments.vendors.answers import COLUMNS, MOST_LETTERS, Answer, meant_class, parse_answers, write_row
+from sweeps.validation import InvalidFileError
+
+
+def test_the_examples_hold() -> None:
+    tried = doctest.testmod(answers)
+    assert (tried.attempted, tried.failed) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("cat", "cat"),
+        (" Cat.\n", "cat"),
+        ("It is a <b>truck</b>", "truck"),
+        ("a caterpillar", None),
+        ("cat, dog", None),
+        ("car", None),
+        ("", None),
+        (" " * 5000 + "cat", None),  # beyond what is read
+    ],
+)
+def test_an_answer_means_the_one_class_that_it_names(text: str, meant: str | None) -> None:
+    assert meant_class(text, CIFAR10.classes) == meant
+
+
+@given(st.text(max_size=3000), st.none() | st.floats(0, 1e6), st.none() | st.floats(0, 1e3))
+def test_whatever_a_service_says_is_one_row(text: str, seconds: float | None, usd: float | None) -> None:
+    row = write_row(Answer("00000.png", text, seconds, usd))
+    assert row.count("\n") == 1
+    [read] = parse_answers((",".join(COLUMNS) + "\n" + row).encode(), "a.csv")
+    assert len(read.text) <= MOST_LETTERS
+    assert (read.image, read.state) == ("00000.png", "answered")
+    for kept, wrote in ((read.seconds, seconds), (read.usd, usd)):
+        assert kept == (None if wrote is None else pytest.approx(wrote, rel=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a.csv must have the columns image and answer, but lacks image and answer"),
+        (b"image\n0\n", "but lacks answer"),
+        (b"\xff\xfe\x00", "a.csv must be a text file, but: "),
+        (b"image,answer,seconds\n0,cat,-1\n", "a.csv, line 2: seconds must be a number >= 0 or empty, but got '-1'"),
+        (b"image,answer,usd\n0,cat,much\n", "usd must be a number >= 0 or empty, but got 'much'"),
+        (b"image,answer,usd\n0,cat,nan\n", "usd must be a number >= 0 or empty, but got 'nan'"),
+        (
+            b"image,answer,seconds,usd,state\n0,cat,1,1,fine\n",
+            "state must be answered, failed or empty, but got",
+        ),
+    ],
+)
+def test_a_file_that_is_none_is_refused_in_one_line(content: bytes, message: str) -> None:
+    with pytest.raises(InvalidFileError) as raised:
+        parse_answers(content, "a.csv")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)

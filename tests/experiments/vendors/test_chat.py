@@ -1,0 +1,157 @@
+"""A service that is slow, rate-limited, broken off, wrong or malicious, and the money that it may cost."""
+
+from __future__ import annotations
+
+import time
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from experiments.vendors.answers import ANSWERED, FAILED, Answer
+from experiments.vendors.chat import Budget, BudgetSpentError, Chat, VendorError
+from tests.experiments.vendors.stub import Behaviour, completion, send, serving
+
+COST = (100 * 1.0 + 5 * 2.0) / 1e6
+
+
+def budget(limit: float = 1.0) -> Budget:
+    return Budget(limit, usd_input=1.0, usd_output=2.0, answer_tokens=16)
+
+
+def ask(
+    behave: Behaviour, money: Budget | None = None, *, seconds: float = 5.0
+) -> tuple[list[Answer], list[float], int]:
+    """The answers kept, the waits between tries, and the number of requests."""
+    kept: list[Answer] = []
+    waits: list[float] = []
+    with serving(behave) as stub:
+        chat = Chat(stub.url, "m", "Which?", money or budget(), key="secret", seconds=seconds, sleep=waits.append)
+        chat.ask("00000.png", b"png", kept.append)
+        assert set(stub.keys) == {"Bearer secret"}
+        assert stub.bodies[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+        return kept, waits, len(stub.bodies)
+
+
+def ask_for_ever(chat: Chat, kept: list[Answer]) -> None:
+    for _ in range(1000):
+        chat.ask("00000.png", b"png", kept.append)
+
+
+def then_cat(*first: Behaviour) -> Behaviour:
+    """Behave in turn, and say "cat" from then on."""
+
+    def behave(request: BaseHTTPRequestHandler, number: int) -> None:
+        if number <= len(first):
+            first[number - 1](request, number)
+        else:
+            send(request, completion("cat"))
+
+    return behave
+
+
+def test_an_answer_has_its_time_and_its_cost() -> None:
+    [answer], waits, _ = ask(then_cat())
+    assert (answer.image, answer.text, answer.state, waits) == ("00000.png", "cat", ANSWERED, [])
+    assert answer.usd == pytest.approx(COST)
+    assert answer.seconds is not None
+    assert answer.seconds > 0
+
+
+def test_a_limit_of_rate_is_waited_for_and_costs_nothing() -> None:
+    answers, waits, _ = ask(
+        then_cat(
+            lambda request, _: send(request, b"", 429, Retry_After="7"), lambda request, _: send(request, b"", 429)
+        )
+    )
+    assert [answer.text for answer in answers] == ["cat"]
+    assert waits[0] == 7
+    assert 1 <= waits[1] <= 3
+
+
+def test_what_breaks_off_counts_as_billed_and_is_asked_again() -> None:
+    def breaks(request: BaseHTTPRequestHandler, _: int) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        request.wfile.write(b'{"choices')
+
+    money = budget()
+    answers, _, _ = ask(then_cat(breaks, lambda request, _: send(request, b"oh", 503)), money)
+    assert [answer.state for answer in answers] == [FAILED, FAILED, ANSWERED]
+    assert money.spent == pytest.approx(sum(answer.usd or 0 for answer in answers))
+    assert money.spent > 2 * COST
+
+
+def test_a_slow_service_is_given_up_in_time() -> None:
+    def drips(request: BaseHTTPRequestHandler, _: int) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "100000")
+        request.end_headers()
+        for _ in range(40):
+            request.wfile.write(b" ")
+            time.sleep(0.05)
+
+    began = time.monotonic()
+    answers, _, _ = ask(then_cat(drips), seconds=0.2)
+    assert [answer.text for answer in answers] == ["", "cat"]
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>busy</html>",
+        b'{"error": "no"}',
+        b"[" * 100_000,
+        b'{"choices": []}',
+        b'{"choices": [{"message": 3}]}',
+        b"null",
+        b"a" * 2_000_000,
+    ],
+)
+def test_other_replies_are_an_answer_that_is_wrong(content: bytes) -> None:
+    answers, _, requests = ask(lambda request, _: send(request, content))
+    assert [(answer.text, answer.state) for answer in answers] == [("", FAILED), ("", ANSWERED)]
+    assert requests == 2
+
+
+def test_a_text_that_is_none_is_an_empty_answer() -> None:
+    answers, _, _ = ask(lambda request, _: send(request, completion(None)))
+    assert [(answer.text, answer.state) for answer in answers] == [("", ANSWERED)]
+
+
+@pytest.mark.parametrize(
+    ("behave", "message"),
+    [
+        (lambda r, _: send(r, b"", 401), "the service must accept the request, but answers status 401"),
+        (lambda r, _: send(r, b"", 302, Location="http://127.0.0.1:1/"), "answers status 302"),
+        (lambda r, _: send(r, completion("cat", usage=None)), "must report its usage, without which --max-usd"),
+        (lambda r, _: send(r, completion("cat", usage={"prompt_tokens": -1})), "must report its usage in tokens, but"),
+        (lambda r, _: send(r, b"", 500), "6 tries of one request failed; the last: status 500"),
+    ],
+)
+def test_a_service_that_is_of_no_use_ends_it_in_one_line(behave: Behaviour, message: str) -> None:
+    with pytest.raises(VendorError, match=message) as raised:
+        ask(behave)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_request_that_might_cross_the_limit_is_not_sent() -> None:
+    money = budget(limit=0.00403)  # less than the most that one request may cost
+    with pytest.raises(BudgetSpentError, match=r"--max-usd 0\.00403 must not be crossed; \$0\.0000 is spent"):
+        ask(then_cat(), money)
+    money = budget(limit=0.005)
+    kept: list[Answer] = []
+    with serving(then_cat()) as stub:
+        chat = Chat(stub.url, "m", "Which?", money, sleep=lambda _: None)
+        with pytest.raises(BudgetSpentError):
+            ask_for_ever(chat, kept)
+        assert stub.keys[0] == ""
+    assert 0.0047 < money.spent <= 0.005
+    assert len(kept) == len(stub.bodies) == pytest.approx(money.spent / COST)
+
+
+@pytest.mark.parametrize("url", ["http://example.com/v1", "ftp://localhost/", "localhost:80", ""])
+def test_a_key_is_sent_over_https_alone(url: str) -> None:
+    with pytest.raises(VendorError, match="--url must begin with https://"):
+        Chat(url, "m", "Which?", budget())

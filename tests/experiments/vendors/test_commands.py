@@ -1,0 +1,108 @@
+"""The way of a vendor through the commands: export the images, ask, score, and a report that counts it as measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_core.data import Split
+from cifar_core.data.data_set import CIFAR10
+from experiments import ask_vendor, export_test, score_answers
+from experiments.reading.vendor_score import load_scores
+from experiments.vendors.answers import read_answers
+from tests.experiments.conftest import Refused
+from tests.experiments.fake_store import Fake
+from tests.experiments.vendors.stub import completion, send, serving
+
+
+def looks(store: Path) -> list[str]:
+    return [json.loads(line).get("key", "") for line in (store / "test_looks.jsonl").read_text().splitlines()]
+
+
+def cats(request: BaseHTTPRequestHandler, _: int) -> None:
+    send(request, completion("Cat", {"prompt_tokens": 3000, "completion_tokens": 5}))
+
+
+def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
+    exported: Path, small_test_set: Split, tmp_path: Path, refused: Refused
+) -> None:
+    names = sorted(path.name for path in (exported / "images").iterdir())
+    assert names == [f"{index:05d}.png" for index in range(20)]
+    with Image.open(exported / "images" / "00003.png") as picture:
+        assert picture.size == (64, 64)
+        small = np.asarray(picture.resize((32, 32), Image.Resampling.BOX), dtype=float)
+    assert abs(small - small_test_set.images[3].permute(1, 2, 0).numpy()).mean() < 25
+    assert (exported / "classes.txt").read_text().split() == list(CIFAR10.classes)
+    assert "airplane, automobile" in (exported / "prompt.txt").read_text()
+    assert looks(tmp_path / "mlruns") == ["export"]
+    said = refused(export_test.main, str(exported), "--store", str(tmp_path / "mlruns"))
+    assert said == f"DIR must be a new or empty folder, but {exported} is not"
+    assert looks(tmp_path / "mlruns") == ["export"]
+    assert "must be a whole number from 32 to 1024" in refused(export_test.main, "x", "--side", "31")
+
+
+def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VENDOR_KEY", "sesame")
+    out = tmp_path / "answers.csv"
+    with serving(cats) as stub:
+        options = ["--url", stub.url, "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
+        options += ["--out", str(out)]
+        # Each request costs $0.0003025, and the next might cost twice as much.
+        assert ask_vendor.main([*options, "--max-usd", "0.002", "--concurrency", "1"]) == 1
+        assert len(stub.bodies) == 5
+        assert "stopped: --max-usd 0.002 must not be crossed; $0.0015 is spent" in capsys.readouterr().err
+        with out.open("a") as file:
+            file.write("00019.png,ca")  # a crash cut this line short
+        assert ask_vendor.main([*options, "--max-usd", "1", "--concurrency", "3"]) == 0
+        assert len(stub.bodies) == 20
+        assert ask_vendor.main([*options, "--max-usd", "1"]) == 0
+        assert len(stub.bodies) == 20
+        assert set(stub.keys) == {"Bearer sesame"}
+    answers = read_answers(out)
+    assert sorted(answer.image for answer in answers) == [f"{index:05d}.png" for index in range(20)]
+    assert {answer.text for answer in answers} == {"Cat"}
+    printed = capsys.readouterr()
+    assert "20 of 20 images are answered" in printed.out
+    assert "sesame" not in printed.out + printed.err + out.read_text()
+
+
+def test_a_service_that_refuses_ends_it_with_one_line(exported: Path, tmp_path: Path, refused: Refused) -> None:
+    with serving(lambda request, _: send(request, b"", 401)) as stub:
+        options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--out", str(tmp_path / "a.csv")]
+        assert "answers status 401" in refused(ask_vendor.main, "--url", stub.url, *options)
+    assert "--url must begin with https://" in refused(ask_vendor.main, "--url", "http://example.com", *options)
+    options[3] = "gpt-6-lun"
+    assert "but got 'gpt-6-lun'; did you mean 'gpt-6-luna'?" in refused(ask_vendor.main, "--url", "https://x", *options)
+    options[3:6] = ["gpt-6-luna", "--images", str(tmp_path)]
+    assert "--images must be a folder that export_test.py wrote" in refused(
+        ask_vendor.main, "--url", "https://x", *options
+    )
+
+
+def test_a_score_makes_the_vendor_measured_in_the_report(
+    small_test_set: Split, fresh_store: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    fresh_store.add()
+    rows = [f"{index:05d}.png,{CIFAR10.classes[index % 10] if index < 18 else '<script>'},0.4" for index in range(19)]
+    (tmp_path / "answers.csv").write_text("\n".join(["image,answer,seconds", *rows, ""]))
+    options = ["--vendor", "GPT-6 Luna", "--store", str(fresh_store.folder)]
+    assert score_answers.main([str(tmp_path / "answers.csv"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("GPT-6 Luna: 90.00 % of 20 images (95 % interval 69.90 to 97.21 %)\n")
+    assert "counted as wrong: 1 answers that name no class or several, 1 missing" in printed
+    assert re.search(r"airplane +100\.0 %", printed)
+    assert "95 % of the answers came within 400 ms" in printed
+    assert looks(fresh_store.folder)[-1].startswith("gpt_6_luna-")
+    [score] = load_scores(fresh_store.folder).values()
+    assert (score.right, score.unparsable, score.missing) == (18, 1, 1)
+    said = refused(score_answers.main, str(tmp_path / "none.csv"), *options)
+    assert said.startswith("none.csv must be a readable file, but: ")
+    assert "--vendor must have a letter or a digit" in refused(score_answers.main, "a.csv", "--vendor", "!")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cifar_core.data.data_set import CIFAR10
+from experiments.reading.study import ImageAnswers
+from experiments.reading.vendor_score import VendorScore, load_scores
+from experiments.vendors.answers import FAILED, Answer, image_name
+from experiments.vendors.scoring import keep, score
+from sweeps.store import Store
+from sweeps.validation import InvalidFileError
+
+LABELS = [index % 10 for index in range(100)]
+
+
+def answer(index: int, text: str | None = None, **fields: Any) -> Answer:
+    return Answer(image_name(index), CIFAR10.classes[LABELS[index]] if text is None else text, **fields)
+
+
+def scored(answers: list[Answer], **fields: Any) -> VendorScore:
+    given = {"vendor": "A|B", "sha256": "0" * 64, "today": datetime.date(2026, 11, 27), **fields}
+    return score(answers, LABELS, CIFAR10, **given)
+
+
+def test_what_names_no_class_or_is_missing_is_wrong_and_counted() -> None:
+    answers = [answer(index, seconds=index / 100, usd=0.01) for index in range(90)]
+    answers[0] = answer(0, "no idea", seconds=9.0)
+    answers[1] = answer(1, "cat or automobile", seconds=9.0)
+    answers.append(Answer(image_name(3), "", None, 0.5, FAILED))  # a try that broke off
+    found = scored(answers)
+    assert (found.right, found.images, found.unparsable, found.missing) == (88, 100, 2, 10)
+    assert found.classes["airplane"] == (8, 10)
+    assert found.classes["ship"] == (9, 10)
+    assert found.p95_seconds == pytest.approx(0.87)
+    assert found.usd == pytest.approx(0.88 + 0.5)
+    assert found.accuracy.low == pytest.approx(0.8019, abs=1e-4)
+    assert (found.mcnemar, found.study) == (None, "")
+
+
+def test_it_is_compared_with_ours_image_by_image() -> None:
+    true = tuple(CIFAR10.classes[label] for label in LABELS)
+    ours = ImageAnswers(true, ("frog",) * 30 + true[30:], (1.0,) * 100)  # wrong on 27 of the first 30
+    found = scored([answer(index) for index in range(95)], ours=ours, study="demo")
+    assert found.mcnemar is not None
+    assert (found.mcnemar["ours_only"], found.mcnemar["theirs_only"]) == (5, 27)
+    assert found.mcnemar["p"] == pytest.approx(0.0002, abs=1e-4)
+    assert found.study == "demo"
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([answer(1), answer(1)], "each image must be answered once, but 00001.png is answered twice"),
+        ([Answer("cat.png", "cat")], "image must be one of 100 exported, but got 'cat.png'"),
+    ],
+)
+def test_an_image_is_answered_once_and_was_exported(answers: list[Answer], message: str) -> None:
+    with pytest.raises(InvalidFileError, match=message):
+        scored(answers)
+
+
+def test_a_score_is_kept_with_its_answers_and_the_look_is_on_record(tmp_path: Path) -> None:
+    found = scored([answer(index) for index in range(100)])
+    keep(found, b"image,answer\n", Store.locate(tmp_path))
+    assert load_scores(tmp_path) == {"a_b": found}
+    assert (tmp_path / "vendors" / "a_b" / "answers.csv").read_bytes() == b"image,answer\n"
+    [look] = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text().splitlines()]
+    assert (look["study"], look["key"]) == ("vendors", "a_b-00000000")
+    (tmp_path / "vendors" / "a_b" / "score.json").write_text("{}")
+    with pytest.raises(InvalidFileError, match=r"score\.json: field 'vendor' is missing"):
+        load_scores(tmp_path)
