@@ -19,7 +19,8 @@ def section(facts: Facts) -> Section:
     if uris:
         text = (
             "The weights are in MLflow: `make serve` answers with the champion over HTTP, and "
-            "`mlflow.pyfunc.load_model` loads one of these addresses where `MLFLOW_TRACKING_URI` names the store's database."
+            "`mlflow.pyfunc.load_model` loads one of these addresses where `MLFLOW_TRACKING_URI` names the store's "
+            "database."
         )
         pairs = ((Cell("", sources=run(run_id)), Cell(uri, style="hash")) for run_id, uri in uris.items())
         blocks = [CitedText(text), Pairs(tuple(pairs))]
