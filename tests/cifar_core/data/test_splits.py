@@ -36,7 +36,7 @@ def test_every_class_is_in_each_split_by_about_its_share(sizes: list[int], salt:
 
 @given(st.integers(0, 1000), st.integers(1, 200))
 def test_pictures_that_are_added_move_none(salt: int, added: int) -> None:
-    labels, contents = of_sizes([400, 300], salt)
+    labels, contents = of_sizes([2000, 1500], salt)  # so many that no share has to be corrected
     before = draw_splits(labels, contents, DRAWN)
     more = [sha("more", salt, place) for place in range(added)]
     after = draw_splits([*labels, *(place % 2 for place in range(added))], [*contents, *more], DRAWN)

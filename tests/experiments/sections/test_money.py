@@ -59,7 +59,7 @@ def test_the_speed_over_http_stands_beside_that_in_the_process(demo: Facts) -> N
     [run_id, *_] = demo.study.artifacts.serving
     served = with_artifacts(demo, http={run_id: HttpSpeed(0.02, 0.03, 4, 100.0, 64, 400.0)})
     assert "batches of 256 at 1,600 images a second; over HTTP in 20 ms (95 % within 30 ms)" in text(served)
-    spent, _ = tables(served)
+    _, spent = tables(served)
     assert [row[:2] for row in spent[-2:]] == [
         ["1,000 predictions over HTTP, one a request, 4 clients at once", "10 s"],
         ["1,000 predictions over HTTP, 64 a request", "2.5 s"],
