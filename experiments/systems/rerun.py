@@ -45,7 +45,10 @@ class Rerun:
         if self.identical:
             accuracy = "" if self.val_accuracy is None else ", the final validation accuracy"
             return [f"identical to the last bit: {self.points} points of the training loss{accuracy}{weights}"]
-        said = [f"it differs: the training loss by up to {self.loss_gap:.3g} nats, at step {self.gap_step}"]
+        loss = f"by up to {self.loss_gap:.3g} nats, at step {self.gap_step}" if self.loss_gap else "not at all"
+        said = [f"it differs: the training loss {loss}"]
+        if self.same_weights is False:
+            said.append("the kept weights are others")
         if self.val_accuracy is not None:
             recorded, now = self.val_accuracy
             said.append(f"final validation accuracy: {100 * recorded:.2f} % on record, {100 * now:.2f} % now")
@@ -91,7 +94,9 @@ def rerun(
     say(f"{run.experiment}/{run.key}, {recipe.model}: {last:,} of {steps:,} steps on {hardware.describe()}")
     found: dict[int, float] = {}
     accuracy = None
-    for progress in train(state, data, _schedule([step for step, _ in curve], steps, len(data.val))):
+    confusion = reader.confusion(run.run_id, "confusion.json")  # of the last validation, on some of the images
+    validated = 0 if confusion is None else min(int(confusion[1].sum()), len(data.val))
+    for progress in train(state, data, _schedule([step for step, _ in curve], steps, validated)):
         found[progress.step], accuracy = progress.train_loss, progress.val_accuracy
         say(f"step {progress.step:,} of {last:,}: training loss {progress.train_loss:.4f}")
         if progress.step >= last:

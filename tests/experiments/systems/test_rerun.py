@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 RECIPE = Recipe(model="three_conv", width=0.25, epochs=2.0, batch_size=16, learning_rate=0.02)
 IMAGES: Splits = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=20)
 CPU = Hardware.detect("cpu")
-SEEN = EvalSchedule((0.25, 0.5, 0.75, 1.0), (1.0,), (20,))
+SEEN = EvalSchedule((0.25, 0.5, 0.75, 1.0), (1.0,), (10,))  # of 20 validation images
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
                 break
         if state.step == state.total_steps:
             save_state(state, store.weights("demo", key))
-        tracker.end(key, "complete" if state.step == state.total_steps else "pruned")
+        complete, files = state.step == state.total_steps, {}
+        if complete and len(data.val):
+            files = {"confusion.json": json.dumps({"classes": ["a", "b"], "matrix": [[4, 3], [2, 1]]}).encode()}
+        tracker.attach(key, files, {})
+        tracker.end(key, "complete" if complete else "pruned")
     assert tracker.close() == 0
     return Place(store)
 
@@ -102,7 +107,8 @@ def test_it_says_by_how_much_it_differs_and_what_was_different(place: Place, tmp
     found = Place(store).rerun("demo/trial-0")
     assert not found.identical
     assert found.same_weights is False
-    loss, accuracy, conditions = found.lines()
+    loss, weights, accuracy, conditions = found.lines()
+    assert weights == "the kept weights are others"
     assert loss.startswith(f"it differs: the training loss by up to {found.loss_gap:.3g} nats, at step ")
     assert accuracy.startswith("final validation accuracy: ")
     assert conditions == f"what was different: cpu another, now {CPU.describe()}"
