@@ -41,10 +41,11 @@ class Rerun:
 
     def lines(self) -> list[str]:
         """Return the comparison for people."""
-        weights = "" if self.same_weights is None else ", and the kept weights"
         if self.identical:
-            accuracy = "" if self.val_accuracy is None else ", the final validation accuracy"
-            return [f"identical to the last bit: {self.points} points of the training loss{accuracy}{weights}"]
+            same = [f"{self.points} points of the training loss"]
+            same += ["the final validation accuracy"] * (self.val_accuracy is not None)
+            same += ["the kept weights"] * (self.same_weights is not None)
+            return [f"identical to the last bit: {' and '.join(same)}"]
         loss = f"by up to {self.loss_gap:.3g} nats, at step {self.gap_step}" if self.loss_gap else "not at all"
         said = [f"it differs: the training loss {loss}"]
         if self.same_weights is False:
