@@ -12,9 +12,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.data.data_set import CIFAR10
@@ -197,7 +214,7 @@ class MlflowExperiment:
         if entry.tags.get("stage") == "study":
             save_views(self._client, self._client.get_experiment(self._experiment))
         if not run.inputs or not run.inputs.dataset_inputs:
-            self._client.log_inputs(run_id, [DatasetInput(_dataset(entry.tags))])
+            self._client.log_inputs(run_id, [DatasetInput(_dataset(entry.tags), _splits(entry.params))])
         # A crash between two calls may have left some out.
         return run_id, {name: value for name, value in entry.params.items() if name not in run.data.params}
 
@@ -231,6 +248,14 @@ def _dataset(tags: Mapping[str, str]) -> Dataset:
     if sha256 == CIFAR10.sha256:
         return Dataset(name, sha256[:32], "http", json.dumps({"url": ARCHIVE_URL}))
     return Dataset(name, sha256[:32], "code", json.dumps({"tags": {}}))
+
+
+def _splits(params: Mapping[str, str]) -> list[InputTag]:
+    """Return the splits that a run uses, for MLflow; none for the run of a study."""
+    if "val_fraction" not in params:
+        return []
+    used = "training" if float(params["val_fraction"]) == 0 else "training and validation"
+    return [InputTag(MLFLOW_DATASET_CONTEXT, used)]
 
 
 def _attempts(entries: Iterable[Entry]) -> Iterator[Sequence[Entry]]:

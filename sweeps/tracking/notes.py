@@ -55,7 +55,7 @@ def study_note(result: str, links: Sequence[str], finalists: Sequence[Sequence[s
         result: its first line, which stands above the list of runs.
         finalists: rows of cells: the recipe, its confirmed accuracy, its accuracy in the search, its runs.
     """
-    parts = [result, " · ".join(links)]
+    parts = [result, *([" · ".join(links)] if links else [])]
     if finalists:
         head = ["| recipe | confirmed | in the search | runs |", "| --- | ---: | ---: | --- |"]
         parts.append("\n".join([*head, *(f"| {' | '.join(row)} |" for row in finalists)]))

@@ -57,7 +57,7 @@ def _chart(kind: str, **settings: object) -> dict[str, object]:
     return {"type": kind, "uuid": f"{_SECTION}-{kind}", "metricSectionId": _SECTION, "deleted": False, **settings}
 
 
-_COORDINATES = ["model", "optimizer", "learning_rate", "batch_size", "width"]
+_COORDINATES = ["model", "optimizer", "learning_rate", "batch_size"]
 _CHARTS = [
     _chart("LINE", metricKey="val/accuracy", selectedMetricKeys=["val/accuracy"], isGenerated=True),
     _chart(

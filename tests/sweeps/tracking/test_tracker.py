@@ -124,6 +124,18 @@ class TestRecord:
         assert metrics_of(run) == pytest.approx(last | by_class | {"cost/seconds": 12.5})
         assert run.data.metrics == pytest.approx(last), "each metric is a chart of the UI"
 
+    @pytest.mark.parametrize(("fraction", "splits"), [(0.1, "training and validation"), (0.0, "training")])
+    def test_its_data_set_has_a_hash_and_the_splits_used(self, store: Mlflow, fraction: float, splits: str) -> None:
+        tracker = store.open()
+        tracker.begin(replace(TRIAL, params={"val_fraction": fraction}))
+        inputs, of_study = store.run().inputs, store.run("study").inputs
+        assert inputs is not None
+        assert of_study is not None
+        [used] = inputs.dataset_inputs
+        assert (used.dataset.name, used.dataset.digest) == ("CIFAR-10", CIFAR10.sha256[:32])
+        assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", splits)]
+        assert of_study.dataset_inputs[0].tags == []
+
     def test_a_run_can_be_given_another_name_and_description(self, store: Mlflow, tracker: MlflowTracker) -> None:
         tracker.end(TRIAL.key, "complete", name="#0 five_conv 80.0 %", note="80.0 % of [the study](run:study)")
         run = store.run()
