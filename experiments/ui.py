@@ -39,7 +39,7 @@ _SERVED = re.compile(
     r"/(static-files/.*|health|version|graphql|get-artifact|model-versions/get-artifact|study/.*)?"
     r"|/(ajax-)?api/2\.0/mlflow-artifacts/artifacts(/.*)?"
     r"|/(ajax-)?api/[23]\.0/mlflow/(experiments|runs|metrics|artifacts|logged-models|registered-models|model-versions"
-    r"|traces|server-info|get-trace-artifact|upload-artifact|ui-telemetry)(/.*)?"
+    r"|traces|server-info)(/.*)?"
 )
 # What the UI keeps in the browser. Without it, the UI opens an assistant that is not there, and pages for agents.
 _BROWSER: Mapping[str, object] = MappingProxyType(

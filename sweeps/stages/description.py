@@ -56,11 +56,11 @@ class StudyDescription:
         _, accuracy, tta = self.tested
         if self._champion is not None and accuracy is not None:
             network = f"{self._champion.recipe.model} of trial {self._champion.source}"
-            return f"**{percent(accuracy, 2)} test accuracy**{with_tta(tta)}: {network}, trained on all images"
+            return f"{percent(accuracy, 2)} test accuracy{with_tta(tta)}: {network}, trained on all images"
         progress = self._sweep.progress
         stage, best = progress.stage, progress.best
         counts = f"{stage.name} {stage.ended} of {stage.total}, {stage.counts['pruned']} pruned"
-        return f"**{state.capitalize()}**: {counts}{f'; best so far {best}' if best else ''}"
+        return f"{state.capitalize()}: {counts}{f'; best so far {best}' if best else ''}"
 
     def _links(self, state: str) -> Iterator[str]:
         yield f"[Trials by accuracy](view:{TRIALS})"
