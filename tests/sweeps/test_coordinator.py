@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
 from sweeps.coordinator import Interrupted, StoreLostError
 from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, Failed, TrainJob
@@ -34,6 +36,10 @@ class TestFailures:
         sweep.run(confirm=False)
         assert sweep.tracker.study.files["space.toml"] == SPACE.text.encode()
         assert sweep.tracker.study.params["space_hash"] == SPACE.hash
+
+    def test_the_study_keeps_the_facts_about_its_data(self, sweep: Study) -> None:
+        sweep.run(confirm=False)
+        assert DataSet.from_dict(json.loads(sweep.tracker.study.files["data.json"])) == sweep.plan.data_set
 
     def test_a_run_whose_worker_died_is_started_again(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: died(key) if key in ("trial-1", "confirm-3-0") and starts < 2 else None

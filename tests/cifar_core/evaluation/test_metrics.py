@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,3 +109,14 @@ def test_calibration_error_is_at_least_the_gap_of_the_means(seed: int, count: in
 def test_calibration_needs_an_answer() -> None:
     with pytest.raises(ValueError, match="calibration needs at least one prediction, but got none"):
         reliability(torch.tensor([]), torch.tensor([], dtype=torch.bool))
+
+
+def test_balanced_accuracy_counts_each_class_the_same() -> None:
+    own = replace(CIFAR10, classes=("a", "b", "c"), groups=())
+    found = Predictions(torch.eye(3)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 0]), own)
+    assert (found.accuracy, found.balanced_accuracy, found.even) == (0.75, 0.75, False)
+    found = Predictions(torch.eye(3)[[0, 0, 0, 0, 1]], torch.tensor([0, 0, 0, 0, 1]), own)
+    assert (found.accuracy, found.balanced_accuracy) == (1.0, 1.0)
+    found = Predictions(torch.eye(3)[[0, 0, 0, 0, 0]], torch.tensor([0, 0, 0, 0, 1]), own)
+    assert (found.accuracy, found.balanced_accuracy, found.even) == (0.8, 0.5, False)
+    assert Predictions(torch.eye(3), torch.arange(3), own).even

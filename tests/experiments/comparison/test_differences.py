@@ -102,3 +102,13 @@ def test_regressions_are_the_metrics_that_got_worse_than_the_marked_baseline(cho
     comparison = scaled(chosen("good", "level", baseline="good"), "cost/seconds", 2)
     assert [metric.key for metric in regressions(comparison, comparison.others[0])] == ["cost/seconds"]
     assert comparison.titles == ("good (baseline)", "level")
+
+
+def test_accuracies_on_other_data_are_not_compared(pair: Comparison) -> None:
+    conditions = {**pair.groups[1].runs[0].conditions, "data_sha256": "cd" * 32}
+    others = with_run(pair, conditions=conditions)
+    for key in ("val/accuracy", "test/accuracy", "test/loss"):
+        assert found(others, key) == Difference("unknown", reason="other data")
+    assert found(others, "cost/training_flops").outcome != "unknown"
+    with pytest.raises(NotPaired, match="were tested on different images"):
+        image_by_image(others.others[0], others.reference)

@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.reading import run_table
 from experiments.reading.studies import StudyReader, count_test_set_evaluations
@@ -57,6 +59,15 @@ def test_the_space_of_a_study_is_read(fresh_store: Fake) -> None:
     run = fresh_store.client.get_run(reader.read().run_id)
     Path(run.info.artifact_uri.removeprefix("file://"), "space.toml").write_text('description = "d"')
     assert reader.read().artifacts.space == 'description = "d"'
+
+
+@pytest.mark.slow
+def test_the_data_set_of_a_study_is_read(fresh_store: Fake) -> None:
+    run = fresh_store.add()
+    reader, own = StudyReader(fresh_store.place), replace(CIFAR10, name="flowers", sha256="ab" * 32)
+    assert reader.read().data_set == CIFAR10, "that of earlier versions, which kept no file"
+    fresh_store.put(run, {"data.json": json.dumps(own.to_dict()).encode()})
+    assert reader.read().data_set == own
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
 from experiments.sections import classes
@@ -47,6 +48,26 @@ def test_a_class_of_one_run_has_the_wilson_interval_of_its_images(demo: Facts) -
     assert (interval.low, interval.high) == pytest.approx(wilson(known(one.test), 1000))
     assert known(both.interval).low < interval.low  # seed variance widens the interval
     assert all(row.interval is None for row in classes.class_accuracies(champion, champion, None))
+
+
+def test_metrics_stand_for_classes_with_any_letters(demo: Facts) -> None:
+    own = replace(CIFAR10, classes=("airplane", "automobile", "bird", "c/a|t"), groups=())
+    runs = demo.study.champion.rename(columns={"metrics.test_class/cat": "metrics.test_class/c_a_t"})
+    names = [row.name for row in classes.class_accuracies(runs, runs.head(0), None, own) if row.test is not None]
+    assert "c/a|t" in names
+    assert "c_a_t" not in names
+    assert all(row.group == "" for row in classes.class_accuracies(runs, runs, None, own))
+
+
+def test_the_balanced_accuracy_is_given_where_classes_are_uneven(demo: Facts) -> None:
+    study = demo.study
+    assert classes.balanced_sentence(study, "test") == ()
+    confirm = study.confirm.assign(**{"metrics.test/balanced_accuracy": [0.8, 0.9]})
+    [said] = classes.balanced_sentence(replace(study, confirm=confirm), "test")
+    assert said.text == (
+        "The classes have different numbers of test images: the balanced accuracy, the mean over the classes, is "
+        "85.00 %."
+    )
 
 
 def test_validation_is_of_the_confirmation_where_the_final_trained_on_all_images(finals: Facts) -> None:
