@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ODD_NAMES = ("rose", "a|b <i>", "Weiß & \"c'% 100", "..")
-
 
 def draw(kind: int, kinds: int, generator: np.random.Generator, size: tuple[int, int] = (40, 56)) -> Image.Image:
     """Draw a picture of a class: a colour, a gradient and noise, all different."""

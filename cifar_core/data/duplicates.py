@@ -13,8 +13,7 @@ import torch.nn.functional as F
 
 from cifar_core.data import Bytes
 
-_BANDS = 4  # parts of a fingerprint; two near duplicates agree in one of them at least
-_CANDIDATES = 50  # pictures that agree in a band, at most: more of them have nothing in common but a plain background
+_CANDIDATES = 50  # pictures with an equal part of their hashes, at most: more share a plain background alone
 _NEAR = 3.0  # grey levels that two near duplicates differ by in the mean, at most
 
 

@@ -116,7 +116,7 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
     notes = [
         *found_notes(data_set, decoded),
         *left_out,
-        *drawn_note(drawn, len(decoded.pictures)),
+        *drawn_note(drawn),
         *duplicates_note(decoded, data_set.classes, contents, splits, source.notes_folder),
     ]
     arrays = {

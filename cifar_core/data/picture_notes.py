@@ -38,7 +38,7 @@ def found_notes(data_set: DataSet, decoded: Decoded) -> list[str]:
     return lines
 
 
-def drawn_note(drawn: Mapping[str, float], pictures: int) -> list[str]:
+def drawn_note(drawn: Mapping[str, float]) -> list[str]:
     """Return a line about the splits that were drawn, if any were."""
     if not drawn:
         return []
