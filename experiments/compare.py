@@ -1,7 +1,7 @@
 """Write the build-vs-buy report of a study, the page of the published systems, or runs side by side.
 
-    python experiments/compare.py [--store DIR] [--tracking-uri URI] [--study NAME] [--scenario FILE] [--results DIR]
-                                  [--out DIR]
+    python experiments/compare.py [--store DIR] [--tracking-uri URI] [--study NAME] [--scenario FILE ...]
+                                  [--results DIR] [--out DIR]
     python experiments/compare.py systems
     python experiments/compare.py --runs A B ... [--baseline X]
     python experiments/compare.py --prices
@@ -29,6 +29,7 @@ from experiments.reading.published import Published, load_published
 from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
+from experiments.scenarios import write_scenarios
 from experiments.systems.page import write_systems
 from sweeps.command_line import USAGE, OneLineParser
 from sweeps.standard_streams import protect_streams
@@ -52,9 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", metavar="NAME", help="the study to report (default: the most recent one)")
     parser.add_argument(
         "--scenario",
+        nargs="+",
         type=Path,
         metavar="FILE",
-        help="volume, bars, horizon, people and vendors (default: experiments/data/scenario.toml, to be copied)",
+        help="volume, bars, horizon, people and vendors (default: experiments/data/scenario.toml, to be copied); "
+        "several are set side by side",
     )
     parser.add_argument(
         "--runs",
@@ -107,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out = options.out or place.report("runs")
             compared, paths = write_runs(options.runs, options.baseline, store=place, results=options.results, out=out)
             show(compared)
+        elif options.scenario and len(options.scenario) > 1:
+            places = {"store": options.store, "tracking_uri": options.tracking_uri, "out": options.out}
+            paths = write_scenarios(options.study, options.scenario, **places)
         else:
             paths, not_logged = write_report(
                 options.study,
@@ -114,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tracking_uri=options.tracking_uri,
                 out=options.out,
                 results=options.results,
-                scenario=options.scenario or DEFAULT_SCENARIO,
+                scenario=options.scenario[0] if options.scenario else DEFAULT_SCENARIO,
             )
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)

@@ -1,0 +1,114 @@
+"""Scenarios side by side: the same study under each, what they assume differently, and what each way costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from experiments.decision.facts import Facts, gather
+from experiments.decision.verdict import verdict_of
+from experiments.decision.ways import Way, ways_of
+from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
+from experiments.pages.page import render_page, write_files
+from experiments.pages.text import CitedText, listed, total
+from experiments.reading.published import load_published
+from experiments.reading.scenario import load_scenario
+from experiments.reading.studies import StudyReader
+from experiments.reading.vendor_score import load_scores
+from experiments.report import references_of
+from sweeps.snapshot import readable
+from sweeps.store import Store
+
+MISSING = "\N{EN DASH}"
+
+
+def write_scenarios(
+    study: str | None,
+    scenarios: Sequence[Path],
+    *,
+    store: Path,
+    tracking_uri: str | None = None,
+    out: Path | None = None,
+) -> list[Path]:
+    """Write scenarios.html and scenarios.md, by default to reports/<study>/ in the store.
+
+    Raises:
+        UserError: there is no such store or study, or a file breaks a rule.
+    """
+    published = load_published()
+    assumed = [load_scenario(published, path) for path in scenarios]
+    with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
+        found, scores = StudyReader(place).read(study), load_scores(place.root)
+        every = [gather(found, published, scenario, scores=scores) for scenario in assumed]
+        out = out or place.report(found.name)
+    unique = len({path.name for path in scenarios}) == len(scenarios)
+    names = [path.name if unique else str(path) for path in scenarios]
+    return write_files(out, render(dict(zip(names, every, strict=True))))
+
+
+def render(every: Mapping[str, Facts]) -> dict[str, bytes]:
+    """The page's files by name.
+
+    Args:
+        every: the facts of one study under each scenario, by the scenario's name.
+    """
+    first = next(iter(every.values()))
+    answers = [verdict_of(facts).headline for facts in every.values()]
+    same = len(set(answers)) == 1
+    text = (
+        f"All give the same answer: “{answers[0]}”."
+        if same
+        else f"They differ: {listed(list(dict.fromkeys(answers)))}."
+    )
+    lead = Lead("What does each scenario make of this study?", CitedText(text, (f"run/{first.run_id}",)))
+    titles = ("", *every)
+    rows = [Row.of("Answer", *answers, style="ours")]
+    rows += [Row.of(name.replace("_", " "), *values) for name, values in _differences(list(every.values())).items()]
+    page = Page(
+        name="scenarios",
+        title=f"Scenarios: {first.study.name}",
+        heading="Build or buy, under several scenarios",
+        subject=CitedText(f"Study {first.study.name}", (f"run/{first.run_id}",)),
+        sections=[
+            Section("", (lead, Table(titles, rows, style="cards"))),
+            Section("Every way over the horizon", (Table(titles, _costs(list(every.values())), style="cards"),)),
+        ],
+    )
+    return render_page(page, references_of(first))
+
+
+def _differences(every: Sequence[Facts]) -> dict[str, list[str]]:
+    """The assumptions that are not the same in all scenarios, as they stand in the files."""
+    apart = ("vendors", "downloads", "file", "compute")
+    found: dict[str, list[str]] = {}
+    for field in fields(every[0].scenario):
+        values = [getattr(facts.scenario, field.name) for facts in every]
+        if field.name not in apart and len(set(values)) > 1:
+            found[field.name] = [_shown(value) for value in values]
+    prices = [facts.cost.machine.name if facts.cost.machine else MISSING for facts in every]
+    return found | ({"compute": prices} if len(set(prices)) > 1 else {})
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ("no", "yes")[value] if isinstance(value, bool) else f"{value:,.10g}"
+
+
+def _costs(every: Sequence[Facts]) -> list[Row]:
+    """The cost of each way under each scenario that has it, and how it stands against the bars."""
+    columns = [{way.title: (way, facts.scenario.months) for way in ways_of(facts)} for facts in every]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    return [
+        Row.of(name, *(_cell(*column[name]) if name in column else Cell(MISSING) for column in columns))
+        for name in names
+    ]
+
+
+def _cell(way: Way, months: float) -> Cell:
+    least = "at least " if way.option.unpriced else ""
+    missed = listed([check.bar for check in way.misses])
+    standing = f"misses {missed}" if missed else f"{way.doubts} unknown" if way.doubts else "clears all bars"
+    return Cell(f"{least}{total(way.option.total(months))}", note=standing)

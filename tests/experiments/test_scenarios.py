@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments import compare
+from experiments.reading.scenario import DEFAULT_SCENARIO
+from tests.experiments.conftest import Refused
+from tests.experiments.fake_store import Fake
+from tests.experiments.support import tables_are_even
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """The shipped scenario, but the images may not leave the house, and there is no download."""
+    text = DEFAULT_SCENARIO.read_text().replace("data_stays_in_house = false", "data_stays_in_house = true")
+    path = tmp_path / "house.toml"
+    path.write_text(text[: text.index("[[download]]")])
+    return path
+
+
+def test_scenarios_stand_side_by_side(store: Fake, tmp_path: Path, house: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--store", str(store.folder), "--study", "demo", "--out", str(out)]
+    assert compare.main([*options, "--scenario", str(DEFAULT_SCENARIO), str(house)]) == 0
+    assert {path.name for path in out.iterdir()} == {"scenarios.html", "scenarios.md"}
+    text = (out / "scenarios.md").read_text()
+    assert "They differ: Not yet: measure GPT-6 Luna and Build." in text
+    assert "| **Answer** | **Not yet: measure GPT-6 Luna** | **Build** |" in text
+    assert "| data stays in house | no | yes |" in text
+    assert "images per month" not in text  # the same in both
+    assert "| GPT-6 Luna | $3,346 (accuracy and latency unknown) | $3,346 (misses data) |" in text
+    assert "| ViT-B/16 | at least $9,824 (latency and price unknown) | \N{EN DASH} |" in text
+    tables_are_even(text)
+
+
+def test_a_fault_in_one_of_them_is_one_line(store: Fake, tmp_path: Path, house: Path, refused: Refused) -> None:
+    (tmp_path / "bad.toml").write_text("images_per_month = 0")
+    options = ["--store", str(store.folder), "--out", str(tmp_path / "out"), "--scenario", str(house)]
+    assert refused(compare.main, *options, str(tmp_path / "bad.toml")).startswith("bad.toml: ")
+    assert not (tmp_path / "out").exists()
