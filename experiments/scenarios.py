@@ -11,13 +11,12 @@ from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import verdict_of
 from experiments.decision.ways import Way, ways_of
 from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
-from experiments.pages.page import render_page, write_files
+from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText, listed, total
 from experiments.reading.published import load_published
 from experiments.reading.scenario import load_scenario
 from experiments.reading.studies import StudyReader
 from experiments.reading.vendor_score import load_scores
-from experiments.report import references_of
 from sweeps.snapshot import readable
 from sweeps.store import Store
 
@@ -76,7 +75,8 @@ def render(every: Mapping[str, Facts]) -> dict[str, bytes]:
             Section("Every way over the horizon", (Table(titles, _costs(list(every.values())), style="cards"),)),
         ],
     )
-    return render_page(page, references_of(first))
+    run = first.study.run_id
+    return render_page(page, References({}, first.as_of, {run: "the study"}, cited=[run]))
 
 
 def _differences(every: Sequence[Facts]) -> dict[str, list[str]]:

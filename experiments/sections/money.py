@@ -46,7 +46,7 @@ from experiments.pages.text import (
 )
 from experiments.reading.prices import UNITS
 from experiments.reading.scenario import Scenario
-from experiments.reading.vendor import HOURS_A_MONTH, Vendor
+from experiments.reading.vendor import HOURS_A_MONTH, Vendor, slug
 
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario
 CROPPED = 3.0  # times the cost of building: what lies above leaves the figure
@@ -459,12 +459,18 @@ def _option_numbers(facts: Facts, options: Sequence[Option], found: Sequence[Che
         yield from numbers_of(name, option, sources, **paid)
         over = f"USD over the horizon{bound}"
         yield Number(f"{name}.upkeep", option.upkeep * lasts, over, sources)
+        yield Number(f"{name}.people_total", option.people + option.upkeep * lasts, over, sources)
         yield Number(f"{name}.retraining", option.retraining * lasts, over, sources)
         yield Number(f"{name}.serving_month", option.serving, f"USD a month{bound}", sources)
         yield Number(f"{name}.serving", option.serving * lasts, over, sources)
         yield Number(f"{name}.storage", option.storage * lasts, over, sources)
+        yield Number(f"{name}.first_year", option.total(12), f"USD in the first year{bound}", sources)
         yield Number(f"{name}.total", option.total(months), over, sources)
         yield Number(f"{name}.ends", option.ends, "months from the end of the study", sources)
+    waits = facts.scenario.latency_bar_ms is None
+    for vendor in facts.scenario.vendors:
+        each, sources = vendor.serving(1000, waits=waits), tuple(f"source/{price.key}" for price in vendor.prices)
+        yield Number(f"buy.{slug(vendor.name)}.first_1000", each, "USD for 1,000 images in a month", sources)
     for index, one in enumerate(found):
         yield Number(f"cheapest.{index}.name", one.name, "text", facts.cost_sources)
         yield Number(f"cheapest.{index}.up_to", one.end, "images a month", facts.cost_sources)
