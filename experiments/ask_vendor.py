@@ -14,8 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from cifar_core.files import read_text
-from experiments.reading.prices import Price
-from experiments.reading.published import load_published
+from experiments.reading.published import Price, load_published
 from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, write_row
 from experiments.vendors.chat import Budget, BudgetSpentError, Chat
 from sweeps.command_line import FAILED as EXIT_FAILED

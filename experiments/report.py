@@ -14,8 +14,7 @@ from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
-from experiments.reading.prices import Dated
-from experiments.reading.published import load_published
+from experiments.reading.published import Dated, load_published
 from experiments.reading.results import RESULTS, load_results
 from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario
 from experiments.reading.studies import StudyReader

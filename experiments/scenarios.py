@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.decision.facts import Facts, gather
-from experiments.decision.verdict import verdict_of
-from experiments.decision.ways import Way, ways_of
+from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText, listed, total

@@ -15,9 +15,9 @@ from cifar_core.data import load_test
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from experiments.pages.text import duration, percent, probability, span
+from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import ImageAnswers
-from experiments.reading.vendor import slug
 from experiments.reading.vendor_score import VendorScore
 from experiments.vendors.answers import parse_answers
 from experiments.vendors.scoring import fingerprint, keep, score

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments.decision.machines import Cost, machines_on
-from experiments.reading.scenario import Scenario
-from experiments.reading.vendor import HOURS_A_MONTH, Download, Vendor, slug
+from experiments.reading.scenario import HOURS_A_MONTH, Download, Scenario, Vendor, slug
 
 Kind = Literal["build", "adapt", "buy"]
 DAYS_A_MONTH = 365.25 / 12

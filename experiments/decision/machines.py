@@ -10,10 +10,9 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from experiments.reading.prices import AssumedPrice, Price
-from experiments.reading.scenario import Scenario
+from experiments.reading.published import AssumedPrice, Price
+from experiments.reading.scenario import HOURS_A_MONTH, Scenario
 from experiments.reading.study import Study
-from experiments.reading.vendor import HOURS_A_MONTH
 from sweeps.validation import InvalidFileError
 
 SECONDS_A_MONTH = 3600 * HOURS_A_MONTH

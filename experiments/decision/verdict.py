@@ -1,15 +1,98 @@
-"""The rules that decide between the ways. None of them depends on the order in which a scenario lists these."""
+"""The decision: every way to labelled images against every bar, and the rules that decide between them.
+
+A way is known to clear a bar, known to miss it, or unknown. No rule depends on the order of the ways in a scenario.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+import enum
+import math
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, build, buy
 from experiments.decision.facts import Facts
-from experiments.decision.ways import Way, ways_of
-from experiments.pages.text import percent
+from experiments.decision.machines import answer_seconds
+from experiments.pages.text import count_months, duration, listed, percent, run, runs, span
+from experiments.reading.published import Accuracy
+from experiments.reading.scenario import Download, Vendor, slug
+from experiments.stats import TEST_IMAGES, Estimate, wilson
 
+RETEST_LOSS = 0.03  # published networks that were tested again fell by up to 2.8 points
 CLOSE = 0.10  # two costs that differ by less than this share of the dearer one count as the same
+
+
+class Standing(enum.Enum):
+    """A way against a bar."""
+
+    CLEARS = "clears"
+    MISSES = "misses"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A way against one bar.
+
+    Attributes:
+        bar: accuracy | latency | horizon | data | price.
+        reason: a clause that follows the name of the way.
+        command: measures what is unknown.
+    """
+
+    bar: str
+    standing: Standing
+    reason: str
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """A way to labelled images.
+
+    Attributes:
+        accuracy: measured on the test images, or as published (see `published_accuracy`); None: unknown.
+        measured: the accuracy was measured here.
+        seconds: within which 95 % of the answers come; None: unknown.
+        sources: of the accuracy.
+    """
+
+    option: Option
+    accuracy: Estimate | None
+    measured: bool
+    seconds: float | None
+    checks: tuple[Check, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return "building" if self.option.kind == "build" else self.option.name
+
+    @property
+    def misses(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.standing is Standing.MISSES)
+
+    @property
+    def unknown(self) -> tuple[Check, ...]:
+        """What is unknown of a way that misses no bar."""
+        return () if self.misses else tuple(check for check in self.checks if check.standing is Standing.UNKNOWN)
+
+    @property
+    def clears(self) -> bool:
+        """It is known to clear every bar, and has a price."""
+        return all(check.standing is Standing.CLEARS for check in self.checks)
+
+    @property
+    def doubts(self) -> str:
+        """The bars that it is not known to clear, such as "accuracy and latency"."""
+        return listed([check.bar for check in self.unknown])
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that measure what is unknown."""
+        return tuple(dict.fromkeys(check.command for check in self.unknown if check.command))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +190,149 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
     )
     answer = next(rule.answer for rule in rules if rule.holds)
     return Verdict(answer=answer, best=best, rival=rival, near=tuple(near.values()), rules=rules)
+
+
+def ways_of(facts: Facts) -> tuple[Way, ...]:
+    """All ways of the scenario: building, then downloads and vendors in its order."""
+    scenario = facts.scenario
+    return (
+        _building(facts),
+        *(_adapting(facts, download) for download in scenario.downloads),
+        *(_buying(facts, vendor) for vendor in scenario.vendors),
+    )
+
+
+def published_accuracy(figure: Accuracy) -> Estimate:
+    """A published accuracy with an interval that reaches as far down as re-tests of such figures fell."""
+    low, high = wilson(figure.accuracy, TEST_IMAGES)[0] - RETEST_LOSS, wilson(figure.best, TEST_IMAGES)[1]
+    return Estimate(figure.accuracy, max(0.0, low), high, (), TEST_IMAGES)
+
+
+def _building(facts: Facts) -> Way:
+    option = build(facts.cost, facts.scenario)
+    seconds = None
+    if facts.cost.speed is not None and not facts.cost.speed.bounded:
+        seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
+    study = f"python sweeps/run_study.py --study {shlex.quote(facts.study.name)}"
+    if facts.test is None:
+        accuracy = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study)
+    else:
+        more = "python sweeps/run_study.py --preset standard"  # with more finals, whose mean has a narrower interval
+        accuracy = _against_bar(facts, facts.test, f"has {percent(facts.test.mean)} ({span(facts.test)})", more)
+    checks = [accuracy, *_building_in_time(facts, seconds)]
+    price = f"has no price: {option.unpriced}" if option.unpriced else "has a price"
+    command = "python experiments/compare.py --scenario mine.toml  # with compute = PRICE"
+    standing = Standing.UNKNOWN if option.unpriced else Standing.CLEARS
+    checks.append(Check("price", standing, price, command if facts.cost.machine is None else study))
+    return Way(
+        option=option,
+        accuracy=facts.test,
+        measured=facts.test is not None,
+        seconds=seconds,
+        checks=tuple(checks),
+        sources=runs(facts.test) if facts.test is not None else run(facts.run_id),
+    )
+
+
+def _building_in_time(facts: Facts, seconds: float | None) -> Iterator[Check]:
+    bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
+    if bar is None:
+        return
+    limit = duration(bar / 1000)
+    command = f"python sweeps/run_study.py --study {shlex.quote(facts.study.name + '-again')}"
+    if speed is None:
+        yield Check("latency", Standing.UNKNOWN, "has a latency that was not measured", command)
+    elif seconds is None:
+        # Training bounds the speed; a bound over the bar says nothing.
+        bound = answer_seconds(facts.cost, facts.scenario.images_per_month)
+        kept = bound * 1000 <= bar
+        text = f"answers within {duration(bound)} by the speed of its training; the bar is {limit}"
+        yield Check("latency", Standing.CLEARS if kept else Standing.UNKNOWN, text, command)
+    else:
+        kept = seconds * 1000 <= bar
+        text = f"answers within {duration(seconds)} in 95 % of cases; the bar is {limit}"
+        yield Check("latency", Standing.CLEARS if kept else Standing.MISSES, text)
+
+
+def _adapting(facts: Facts, download: Download) -> Way:
+    accuracy, check, sources = _published(facts, download.accuracy, command="")
+    checks = [check]
+    if facts.scenario.latency_bar_ms is not None:
+        checks.append(Check("latency", Standing.UNKNOWN, "has a latency that was not measured"))
+    checks.append(Check("price", Standing.UNKNOWN, "has no price for its compute, which was not measured"))
+    option = adapt(download, facts.cost, facts.scenario)
+    return Way(
+        option=option,
+        accuracy=accuracy,
+        measured=False,
+        seconds=None,
+        checks=tuple(checks),
+        sources=sources or option.sources,
+    )
+
+
+def _buying(facts: Facts, vendor: Vendor) -> Way:
+    scenario, score = facts.scenario, facts.scores.get(slug(vendor.name))
+    if score is not None and score.data_sha256 != facts.study.data_set.sha256:
+        score = None  # of other images
+    option = buy(vendor, scenario, facts.as_of)
+    name = shlex.quote(vendor.name)
+    command = f"python experiments/score_answers.py ANSWERS.csv --vendor {name}"
+    if vendor.tokens:
+        ask = f"python experiments/ask_vendor.py --url URL --model MODEL --price {vendor.tokens.key}"
+        command = f"VENDOR_KEY=... {ask}\n{command}"
+    command = f"python experiments/export_test.py test-images\n{command}"
+    if not facts.is_cifar10:
+        command = ""  # nothing exports the test images of another data set yet
+    accuracy, check, sources = _published(facts, vendor.accuracy, command)
+    if score is not None:
+        accuracy, sources = score.accuracy, run(facts.run_id)
+        check = _against_bar(facts, accuracy, f"was measured at {percent(accuracy.mean)} ({span(accuracy)})", command)
+    checks = [check]
+    seconds = score.p95_seconds if score is not None and score.p95_seconds is not None else None
+    if seconds is None and vendor.p95_ms is not None:
+        seconds = vendor.p95_ms / 1000
+    if scenario.latency_bar_ms is not None:
+        limit = duration(scenario.latency_bar_ms / 1000)
+        if seconds is None:
+            checks.append(Check("latency", Standing.UNKNOWN, "has no known latency", command))
+        else:
+            kept = seconds * 1000 <= scenario.latency_bar_ms
+            text = f"answers within {duration(seconds)} in 95 % of cases; the bar is {limit}"
+            checks.append(Check("latency", Standing.CLEARS if kept else Standing.MISSES, text))
+    if option.ends < math.inf:
+        lasts = option.ends >= scenario.months
+        day = facts.as_of + datetime.timedelta(days=round(option.ends * DAYS_A_MONTH))
+        text = f"ends its service on {day}, after {count_months(option.ends)} of {scenario.months:g}"
+        checks.append(Check("horizon", Standing.CLEARS if lasts else Standing.MISSES, text))
+    if scenario.data_stays_in_house:
+        checks.append(Check("data", Standing.MISSES, "would see images that may not leave the house"))
+    return Way(
+        option=option,
+        accuracy=accuracy,
+        measured=score is not None,
+        seconds=seconds,
+        checks=tuple(checks),
+        sources=sources or option.sources,
+    )
+
+
+def _published(facts: Facts, figure: Accuracy | None, command: str) -> tuple[Estimate | None, Check, tuple[str, ...]]:
+    """A published accuracy, its check against the bar, and its sources. Published figures are of CIFAR-10."""
+    if figure is None or not facts.is_cifar10:
+        return None, Check("accuracy", Standing.UNKNOWN, "has no known accuracy on these images", command), ()
+    accuracy, text = published_accuracy(figure), f"is published at {figure.figure}"
+    check = _against_bar(facts, accuracy, text, command)
+    if not figure.same_test:
+        check = Check("accuracy", Standing.UNKNOWN, f"{text}, on other test images", command)
+    return accuracy, check, (f"source/{figure.key}",)
+
+
+def _against_bar(facts: Facts, accuracy: Estimate, text: str, command: str) -> Check:
+    """The whole interval must lie on one side of the bar."""
+    target = facts.bar.target
+    if accuracy.low >= target:
+        return Check("accuracy", Standing.CLEARS, text)
+    if accuracy.high < target:
+        return Check("accuracy", Standing.MISSES, text)
+    return Check("accuracy", Standing.UNKNOWN, f"{text}, too close to the bar", command)

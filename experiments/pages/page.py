@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from cifar_core.files import write_atomically
 from experiments.pages import plots
 from experiments.pages.blocks import Figure, Page, Photo
-from experiments.reading.prices import Dated
+from experiments.reading.published import Dated
 from sweeps.store import StoreError
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"

@@ -2,19 +2,85 @@
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from experiments.reading.prices import Dated, Price
-from sweeps.validation import STRICT, Share, Text, read_toml
+from sweeps.validation import STRICT, NonNegative, Positive, Share, Text, read_toml
 
 DEFAULT_PATH = Path(__file__).resolve().parents[1] / "data" / "published.toml"
 
+
+def latest_day(date: str) -> datetime.date | None:
+    """Return the latest day that a date such as "2023" or "2026-10-07" can mean; None for "".
+
+    Raises:
+        ValueError: the date is neither "YYYY-MM-DD", "YYYY" nor "".
+    """
+    if not date:
+        return None
+    try:
+        return datetime.date(int(date), 12, 31) if re.fullmatch(r"\d{4}", date) else datetime.date.fromisoformat(date)
+    except ValueError:
+        raise ValueError(f'must be "YYYY-MM-DD", "YYYY" or "", but got {date!r}') from None
+
+
+def _check_date(date: str) -> str:
+    latest_day(date)
+    return date
+
+
+Date = Annotated[str, AfterValidator(_check_date)]  # "YYYY-MM-DD", "YYYY", or "" where the source gives none
+
 _Unknown = Annotated[float, Field(allow_inf_nan=True)]  # NaN: not published
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+class Dated:
+    """A figure with its source, and the date when it was read or published."""
+
+    name: Text
+    source: Text
+    date: Date
+    note: str = ""
+
+    def age(self, on: datetime.date) -> str:
+        """Age of the figure on that day: "" within a year, "older than a year", or "undated"."""
+        latest = latest_day(self.date)
+        if latest is None:
+            return "undated"
+        return "older than a year" if latest < on - datetime.timedelta(days=365) else ""
+
+    @property
+    def when(self) -> str:
+        return self.date or "undated"
+
+    @property
+    def figure(self) -> str:
+        """The figure with its unit, as text."""
+        return ""
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+class Assumed(Dated):
+    """An assumption of whoever asks for the report: it has a file, but no age."""
+
+    name: Text = "The scenario"
+    date: Date = ""
+
+    def age(self, on: datetime.date) -> str:
+        return ""
+
+    @property
+    def when(self) -> str:
+        return "as given"
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -56,6 +122,89 @@ class Accuracy(Dated):
     def best(self) -> float:
         """The figure, or the upper end of its range."""
         return self.accuracy if math.isnan(self.accuracy_high) else self.accuracy_high
+
+
+UNITS = {
+    "training": "an hour",
+    "prediction": "per 1,000 images",
+    "endpoint": "an hour",
+    "token": "per million tokens",
+    "storage": "a month per 1,000 stored images",
+    "compute": "an hour",
+}
+"""The unit of a price, by its role."""
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+class Price(Dated):
+    """A published price in US dollars. Its unit follows from its role, see `UNITS`.
+
+    Attributes:
+        usd_output: of a million tokens of answers; `usd` is then of a million tokens of images and prompts.
+        least_hours: of training: the least that can be bought.
+        free: of predictions: images a month that cost nothing.
+        steps: of predictions: (images, US dollars): beyond so many images a month, 1,000 of them cost this.
+        custom: the service answers with the classes that it is given, or trained on.
+        device: of compute: cpu | cuda.
+        units: of compute: vCPUs or GPUs of the machine.
+        chosen: of compute: the report's price for runs on this device.
+        retires: the day that the vendor ends the service.
+    """
+
+    key: str
+    role: Literal["training", "prediction", "endpoint", "token", "storage", "compute"]
+    usd: Positive
+    usd_output: NonNegative = 0.0
+    least_hours: Positive = 1.0
+    free: NonNegative = 0.0
+    steps: tuple[tuple[Positive, NonNegative], ...] = ()
+    custom: bool = False
+    device: str = ""
+    units: Annotated[int, Field(ge=1)] = 1
+    chosen: bool = False
+    retires: Date = ""
+
+    def __post_init__(self) -> None:
+        if (self.free or self.steps) and self.role != "prediction":
+            raise ValueError(f"free and steps go with a prediction price, but this is one of {self.role}")
+        if self.usd_output and self.role != "token":
+            raise ValueError(f"usd_output goes with a token price, but this is one of {self.role}")
+        starts = [self.free, *(start for start, _ in self.steps)]
+        if any(later <= earlier for earlier, later in itertools.pairwise(starts)):
+            raise ValueError(f"steps must begin at ever more images, and beyond the free ones, but got {starts[1:]}")
+
+    @property
+    def figure(self) -> str:
+        output = f" in, {_dollars(self.usd_output)} out," if self.role == "token" else ""
+        return f"{_dollars(self.usd)}{output} {UNITS[self.role]}"
+
+    @property
+    def least_purchase(self) -> float:
+        """US dollars for the least training that can be bought."""
+        return self.usd * self.least_hours
+
+    @property
+    def retirement(self) -> datetime.date | None:
+        """The day that the service ends, if announced."""
+        return latest_day(self.retires)
+
+    def of_images(self, images: float) -> float:
+        """US dollars for so many predictions in a month, with the free ones and the steps."""
+        usd, end = 0.0, images
+        for start, price in reversed([(self.free, self.usd), *self.steps]):
+            usd += max(0.0, end - start) * price / 1000
+            end = min(end, start)
+        return usd
+
+    def scaled(self, factor: float) -> Self:
+        """This price, multiplied by a factor at every step."""
+        steps = tuple((start, usd * factor) for start, usd in self.steps)
+        return replace(self, usd=self.usd * factor, usd_output=self.usd_output * factor, steps=steps)
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+class AssumedPrice(Assumed, Price):
+    """A price that a scenario states itself."""
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -122,3 +271,8 @@ def load_published(path: Path = DEFAULT_PATH) -> Published:
         InvalidFileError: the file is not readable TOML, or breaks a rule.
     """
     return read_toml(path, Published)
+
+
+def _dollars(usd: float) -> str:
+    amount = f"{usd:,.2f}"
+    return f"${amount if float(amount.replace(',', '')) == usd else f'{usd:,.6g}'}"

@@ -1,23 +1,158 @@
 """The scenario of a report: volume, bars, horizon, people, and the ways that building is compared with.
 
-A scenario is a TOML file such as `data/scenario.toml`, which explains each field.
+A scenario is a TOML file such as `data/scenario.toml`, which explains each field. It names prices and accuracies by
+their keys in `data/published.toml`.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
-from experiments.reading.prices import Assumed
-from experiments.reading.published import Published
-from experiments.reading.vendor import HOURS_A_MONTH, Download, OptionalPrice, Vendor, slug
-from sweeps.validation import STRICT, NonNegative, Positive, read_toml
+from experiments.reading.formula import calculate
+from experiments.reading.published import Accuracy, Assumed, AssumedPrice, Price, Published
+from sweeps.validation import STRICT, NonNegative, Positive, Text, did_you_mean, read_toml
 
 DEFAULT_SCENARIO = Path(__file__).resolve().parents[1] / "data" / "scenario.toml"
+HOURS_A_MONTH = 730.0  # 365 days / 12
+MILLION = 1e6
+
+_ROLES: Mapping[str, tuple[str, ...]] = {
+    "training": ("training",),
+    "per_call": ("prediction",),
+    "endpoint": ("endpoint",),
+    "tokens": ("token",),
+    "batch": ("prediction", "endpoint", "token"),
+    "storage": ("storage",),
+    "compute": ("compute",),
+}
+
+
+def look_up_price(value: Any, info: ValidationInfo) -> Any:
+    """Replace the key of a price by the price, and a number by a price for the scenario's own machine."""
+    field, context = str(info.field_name), info.context or {}
+    if value is None or isinstance(value, Price):
+        return value
+    if field == "compute" and type(value) in (int, float) and 0 < value < math.inf:
+        # However many cores it has, it is one machine: the one that the study ran on.
+        return AssumedPrice(
+            key="scenario-compute", name="the scenario's machine", role="compute", usd=value, units=10**6,
+            source=context["file"],
+        )  # fmt: skip
+    if not isinstance(value, str):
+        kind = "the key of a price or a number > 0" if field == "compute" else "the key of a price"
+        raise ValueError(f"must be {kind}, but got {value!r}")
+    prices: Mapping[str, Price] = context["prices"]
+    if value not in prices:
+        raise ValueError(f"must be a key of published.toml, but got {value!r}{did_you_mean(value, list(prices))}")
+    price, roles = prices[value], _ROLES[field]
+    if price.role not in roles:
+        raise ValueError(f"must be the key of a {' or '.join(roles)} price, but {value!r} is one of {price.role}")
+    if not price.custom and field not in ("compute", "storage"):
+        raise ValueError(f"must be the price of a service that answers with these classes, but {value!r} has its own")
+    return price
+
+
+def _look_up_accuracy(value: Any, info: ValidationInfo) -> Any:
+    if value is None or isinstance(value, Accuracy):
+        return value
+    accuracies: Mapping[str, Accuracy] = (info.context or {})["accuracies"]
+    if value not in accuracies:
+        raise ValueError(f"must be a key of published.toml, but got {value!r}{did_you_mean(str(value), [*accuracies])}")
+    return accuracies[value]
+
+
+OptionalPrice = Annotated[Price | None, BeforeValidator(look_up_price)]
+_Published = Annotated[Accuracy, BeforeValidator(_look_up_accuracy)]
+_OptionalPublished = Annotated[Accuracy | None, BeforeValidator(_look_up_accuracy)]
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+class Vendor:
+    """A service that labels images with the classes that it is given, or trained on; see `data/scenario.toml`."""
+
+    name: Text
+    training: OptionalPrice = None  # an hour of training; None: the service is not trained
+    per_call: OptionalPrice = None  # 1,000 predictions
+    endpoint: OptionalPrice = None  # an hour of a model that is kept ready, used or idle
+    endpoint_hours_per_month: Annotated[float, Field(gt=0, le=HOURS_A_MONTH)] = HOURS_A_MONTH
+    images_per_second: Positive = 5.0  # that one endpoint, or one node of a batch, carries
+    tokens: OptionalPrice = None  # a million tokens
+    image_size: tuple[Positive, Positive] = (32, 32)  # width and height in pixels, as the images are sent
+    image_tokens: float | str = 0.0  # of one image, or a formula in width and height
+    prompt_tokens: NonNegative = 60
+    answer_tokens: NonNegative = 5
+    batch: OptionalPrice = None  # in place of the others where no latency bar is set
+    storage: OptionalPrice = None  # 1,000 stored images, a month
+    stored_images: NonNegative = 50_000
+    integration_hours: NonNegative = 0.0  # of people, once
+    migration_hours: NonNegative = 0.0  # of people, for each forced migration
+    migrations_per_year: NonNegative = 0.0
+    accuracy: _OptionalPublished = None  # None: not published
+    p95_ms: Positive | None = None  # within which 95 % of the answers come; None: unknown
+
+    def __post_init__(self) -> None:
+        if not slug(self.name):
+            raise ValueError(f"name must have a letter or a digit, but got {self.name!r}")
+        if self.per_call is None and self.endpoint is None and self.tokens is None:
+            raise ValueError("per_call, endpoint or tokens must be given, but none is")
+        paid_by_token = self.tokens or (self.batch is not None and self.batch.role == "token")
+        if paid_by_token and self.tokens_per_image <= 0:
+            raise ValueError(f"image_tokens must be more than 0 with a price by the token, but got {self.image_tokens}")
+
+    @property
+    def prices(self) -> tuple[Price, ...]:
+        every = (self.training, self.per_call, self.endpoint, self.tokens, self.batch, self.storage)
+        return tuple(p for p in every if p is not None)
+
+    @property
+    def tokens_per_image(self) -> float:
+        """Tokens of one image, without prompt and answer."""
+        if not isinstance(self.image_tokens, str):
+            return self.image_tokens
+        try:
+            return calculate(self.image_tokens, width=self.image_size[0], height=self.image_size[1])
+        except ValueError as error:
+            raise ValueError(f"image_tokens {error}") from None
+
+    def serving(self, images: float, *, waits: bool) -> float:
+        """US dollars for labelling so many images in a month.
+
+        Args:
+            waits: no latency bar is set, so images can be labelled in batches.
+        """
+        if waits and self.batch is not None:
+            return self._at(self.batch, images, waits=True)
+        prices = (self.per_call, self.endpoint, self.tokens)
+        return sum(self._at(price, images, waits=waits) for price in prices if price is not None)
+
+    def _at(self, price: Price, images: float, *, waits: bool) -> float:
+        if price.role == "prediction":
+            return price.of_images(images)
+        if price.role == "token":
+            asked = self.tokens_per_image + self.prompt_tokens
+            return images * (asked * price.usd + self.answer_tokens * price.usd_output) / MILLION
+        node_hours = images / (self.images_per_second * 3600)
+        if waits and price is self.batch:
+            return price.usd * node_hours
+        nodes = max(1, math.ceil(node_hours / self.endpoint_hours_per_month))
+        return price.usd * nodes * self.endpoint_hours_per_month
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+class Download:
+    """A published network to adapt, test and serve oneself."""
+
+    name: Text
+    accuracy: _Published
+    hours: NonNegative  # of people, to adapt and to test it
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -82,3 +217,12 @@ def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenar
         "accuracies": {accuracy.key: accuracy for accuracy in published.accuracies},
     }
     return replace(read_toml(path, Scenario, context), file=path.name)
+
+
+def slug(name: str) -> str:
+    """A name for `report.json`.
+
+    >>> slug("Google Vertex AutoML (batch)")
+    'google_vertex_automl_batch'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
-from experiments.decision.ways import ways_of
+from experiments.decision.verdict import ways_of
 from experiments.pages.blocks import Cell, Figure, Number, Row, Section, Table, estimate_numbers, numbers_of
 from experiments.pages.plots import BLUE, INK, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
 from experiments.pages.text import CitedText, listed, percent, plural, points, run, runs, short_percent, span, times

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from experiments.decision.costs import Cheapest, Option, cheapest_by_month, cheapest_by_volume
 from experiments.decision.facts import Facts
 from experiments.decision.machines import LOAD_LIMIT, machines_on
-from experiments.decision.ways import Way, ways_of
+from experiments.decision.verdict import Way, ways_of
 from experiments.pages.blocks import (
     Block,
     Cell,
@@ -44,9 +44,8 @@ from experiments.pages.text import (
     total,
     years,
 )
-from experiments.reading.prices import UNITS
-from experiments.reading.scenario import Scenario
-from experiments.reading.vendor import HOURS_A_MONTH, Vendor, slug
+from experiments.reading.published import UNITS
+from experiments.reading.scenario import HOURS_A_MONTH, Scenario, Vendor, slug
 
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario
 CROPPED = 3.0  # times the cost of building: what lies above leaves the figure

@@ -11,8 +11,7 @@ import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
 from experiments.decision.machines import answer_seconds
-from experiments.decision.verdict import verdict_of
-from experiments.decision.ways import Way, ways_of
+from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, RUST, canvas, label
 from experiments.pages.text import (
@@ -29,8 +28,8 @@ from experiments.pages.text import (
     total,
     years,
 )
-from experiments.reading.prices import Price
-from experiments.reading.vendor import Vendor
+from experiments.reading.published import Price
+from experiments.reading.scenario import Vendor
 
 FACTOR = 2.0  # the figure divides and multiplies each assumption by this
 VISIBLE = 0.02  # of the widest bar: shorter ones that flip nothing are not drawn

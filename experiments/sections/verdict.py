@@ -9,8 +9,7 @@ from dataclasses import replace
 import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
-from experiments.decision.verdict import Verdict, judge, verdict_of
-from experiments.decision.ways import Standing, Way, ways_of
+from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of, ways_of
 from experiments.pages.blocks import Block, Bullets, Cell, Code, Figure, Lead, Row, Section, Table
 from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
 from experiments.pages.text import CitedText, duration, listed, percent, run, short_percent, span, total, years

@@ -12,8 +12,8 @@ from dataclasses import asdict
 
 from cifar_core.data.data_set import DataSet
 from cifar_core.files import write_atomically
+from experiments.reading.scenario import slug
 from experiments.reading.study import ImageAnswers
-from experiments.reading.vendor import slug
 from experiments.reading.vendor_score import ANSWERS, FOLDER, SCORE, VendorScore
 from experiments.stats import mcnemar
 from experiments.vendors.answers import FAILED, Answer, image_name, meant_class

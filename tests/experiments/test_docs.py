@@ -13,8 +13,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import verdict_of
-from experiments.reading.scenario import Scenario
-from experiments.reading.vendor import Download, Vendor
+from experiments.reading.scenario import Download, Scenario, Vendor
 from experiments.report import SECTIONS
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES, read_space

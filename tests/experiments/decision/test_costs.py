@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.decision.costs import Option, adapt, build, buy, cheapest_by_month, cheapest_by_volume
-from experiments.reading.prices import Price
-from experiments.reading.vendor import Vendor
+from experiments.reading.published import Price
+from experiments.reading.scenario import Vendor
 from tests.experiments.decision.test_machines import COST, PUBLISHED, SCENARIO
 from tests.experiments.support import known
 

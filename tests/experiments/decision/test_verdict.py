@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from cifar_core.data.data_set import CIFAR10
 from experiments.decision.costs import Option
 from experiments.decision.facts import Facts
-from experiments.decision.verdict import CLOSE, judge, verdict_of
-from experiments.decision.ways import Check, Standing, Way, ways_of
-from experiments.reading.vendor import Vendor
+from experiments.decision.verdict import CLOSE, Check, Standing, Way, judge, verdict_of, ways_of
+from experiments.reading.scenario import Vendor
 from experiments.reading.vendor_score import VendorScore
 from tests.experiments.decision.test_machines import PUBLISHED
 from tests.experiments.support import with_cost, with_scenario, with_study, with_test

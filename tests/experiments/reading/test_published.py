@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reading.prices import Dated
-from experiments.reading.published import DEFAULT_PATH, load_published
+from experiments.reading.published import DEFAULT_PATH, Dated, load_published
 from sweeps.validation import InvalidFileError
 
 TODAY = datetime.date(2026, 11, 21)

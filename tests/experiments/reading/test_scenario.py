@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reading.prices import AssumedPrice
-from experiments.reading.published import load_published
+from experiments.reading.published import AssumedPrice, load_published
 from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
 from sweeps.validation import InvalidFileError
 from tests.experiments.support import known
