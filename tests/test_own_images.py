@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from tests.pictures import write_broken, write_oddities, write_pictures
 
@@ -78,7 +79,7 @@ def test_a_folder_of_pictures_of_all_kinds(tmp_path: Path) -> None:
     client = connect(f"sqlite:///{tmp_path}/store/mlflow.db")
     runs = {each.data.tags["key"]: each for each in runs_of(client, study)}
     champion = next(each for key, each in runs.items() if key.startswith("final-"))
-    assert {name for name in champion.data.metrics if name.startswith("test_class/")} == {
+    assert {name for name in metrics_of(champion) if name.startswith("test_class/")} == {
         "test_class/a_b _i_", "test_class/rose", "test_class/Weiß _ _c__ 100"
     }  # fmt: skip
     assert 0 < champion.data.metrics["test/balanced_accuracy"] <= 1

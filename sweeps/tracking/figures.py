@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 _GROUPS = ("cost", "study", "val_class", "val_group", "test_class", "test_group")  # the first part of a metric's name
 _TAG = "figures."
+_NAMES = 50  # in a tag, of which MLflow keeps 8,000 characters; further tags are numbered
 
 
 def split_figures(metrics: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
@@ -26,7 +27,14 @@ def split_figures(metrics: Mapping[str, float]) -> tuple[dict[str, float], dict[
             groups[group][rest] = value
         else:
             curves[name] = value
-    return curves, {_TAG + group: json.dumps(values) for group, values in groups.items()}
+    tags = {}
+    for group, values in groups.items():
+        rows = list(values.items())
+        for start in range(0, len(rows), _NAMES):
+            number = f" {1 + start // _NAMES}" if start else ""
+            part = dict(rows[start : start + _NAMES])
+            tags[f"{_TAG}{group}{number}"] = json.dumps(part, ensure_ascii=False)
+    return curves, tags
 
 
 def metrics_of(run: Run) -> dict[str, float]:
@@ -41,9 +49,9 @@ def figures_of(tags: Mapping[str, str]) -> dict[str, float]:
 
 def figures_in(tag: str, text: str) -> dict[str, float]:
     """Return the figures in one tag, with the names of metrics; a tag that holds none, or is damaged, has none."""
-    group = tag.removeprefix(_TAG)
-    if group == tag:
+    if not tag.startswith(_TAG):
         return {}
+    group = tag.removeprefix(_TAG).partition(" ")[0]
     try:
         return {f"{group}/{name}": float(value) for name, value in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError):

@@ -23,3 +23,12 @@ def test_other_tags_hold_none() -> None:
 @pytest.mark.parametrize("text", ["", "3", "[1]", "{", '{"seconds": "soon"}', '{"seconds": null}', "null"])
 def test_a_tag_edited_by_hand_has_none(text: str) -> None:
     assert figures_in("figures.cost", text) == {}
+
+
+def test_hundreds_of_classes_fit_into_tags() -> None:
+    metrics = {f"val_class/{number:03d}{'ß' * 97}": 1 / (number + 3) for number in range(200)}
+    curves, tags = split_figures(metrics)
+    assert curves == {}
+    assert list(tags) == ["figures.val_class", *(f"figures.val_class {number}" for number in (2, 3, 4))]
+    assert max(map(len, tags.values())) < 8_000, "MLflow cuts longer ones"
+    assert figures_of(tags) == metrics
