@@ -60,7 +60,8 @@ def bar(pruner: str, study: Study, trial: FrozenTrial, step: int) -> Bar | None:
 
     Halving compares the values that the trials of a model reported at this step, and the median those of complete ones.
     """
-    model = trial.params.get("model")
+    model = trial.params.get("model")  # None in a space of one model
+    trials = f"{model} trials" if model else "trials"
     rivals = [
         other
         for other in study.get_trials(deepcopy=False)
@@ -69,10 +70,10 @@ def bar(pruner: str, study: Study, trial: FrozenTrial, step: int) -> Bar | None:
     if pruner == "halving":
         values = sorted((other.intermediate_values[step] for other in rivals), reverse=True)
         kept = max(1, len(values) // _KEPT)
-        return Bar(values[kept - 1], f"the best {kept} of {len(values)} {model} trials") if values else None
+        return Bar(values[kept - 1], f"the best {kept} of {len(values)} {trials}") if values else None
     if pruner == "median":
         values = [other.intermediate_values[step] for other in rivals if other.state == TrialState.COMPLETE]
-        return Bar(median(values), f"the median of {len(values)} complete {model} trials") if values else None
+        return Bar(median(values), f"the median of {len(values)} complete {trials}") if values else None
     return None
 
 

@@ -19,11 +19,13 @@ def study_with(pruner: str) -> optuna.Study:
     return optuna.create_study(direction="maximize", pruner=PRUNERS[pruner]())
 
 
-def run(study: optuna.Study, values: Sequence[float], model: str = "airbench") -> int | None:
+def run(study: optuna.Study, values: Sequence[float], model: str | None = "airbench") -> int | None:
     """Run a trial with these accuracies, and return the eighth of its budget at which it was pruned, if it was."""
-    study.enqueue_trial({"model": model})
+    if model is not None:
+        study.enqueue_trial({"model": model})
     trial = study.ask()
-    trial.suggest_categorical("model", ["airbench", "five_conv"])
+    if model is not None:
+        trial.suggest_categorical("model", ["airbench", "five_conv"])
     for eighth, value in zip(JUDGED, values, strict=True):
         trial.report(value, eighth)
         if trial.should_prune():
@@ -103,3 +105,6 @@ def test_the_bar_names_its_rivals() -> None:
         run(study, (value,) * 3)
     asked = bar("median", study, study.trials[-1], 4)
     assert asked == Bar(0.375, "the median of 4 complete airbench trials")
+    study = study_with("halving")
+    run(study, (0.5, 0.5, 0.5), model=None)
+    assert bar("halving", study, study.trials[-1], 2) == Bar(0.5, "the best 1 of 1 trials")
