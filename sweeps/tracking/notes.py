@@ -14,6 +14,7 @@ from cifar_core.recipe import Recipe
 from sweeps.console import clock_time, percent
 
 _LEADS = {"search": "", "confirm": "confirm ", "final": "champion "}  # of names, by stage
+_MOST_CLASSES = 50  # of a description: MLflow cuts one of more than 8,000 letters
 _LINK = re.compile(r"\[([^\]]*)\]\((run|view):([^)/]+)([^)]*)\)")
 
 
@@ -33,7 +34,7 @@ def run_note(
     Args:
         result: its first line, which the list of runs shows.
         costs: as `SweepRun.costs`.
-        accuracies: by `class/cat` or `group/animals`.
+        accuracies: by `class/cat` or `group/animals`; the weakest classes are listed, 50 at most.
     """
     parts = [result]
     if costs:
@@ -43,8 +44,10 @@ def run_note(
     known = {name.removeprefix(classes): v for name, v in accuracies.items() if name.startswith(classes)}
     ranked = sorted((name for name in known if not math.isnan(known[name])), key=known.__getitem__)
     if ranked:
-        rows = [f"| {name} | {percent(known[name])} |" for name in ranked]
+        rows = [f"| {name} | {percent(known[name])} |" for name in ranked[:_MOST_CLASSES]]
         parts.append("\n".join(["| class | accuracy |", "| --- | ---: |", *rows]))
+    if len(ranked) > _MOST_CLASSES:
+        parts.append(f"These are the {_MOST_CLASSES} weakest of {len(ranked)} classes.")
     return "\n\n".join(parts)
 
 

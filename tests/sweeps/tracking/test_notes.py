@@ -44,6 +44,16 @@ def test_a_run_s_description_has_costs_and_classes_from_the_weakest() -> None:
     assert run_note("failed", {}) == "failed"
 
 
+def test_a_run_of_hundreds_of_classes_is_described_by_the_weakest() -> None:
+    """MLflow cuts a description of more than 8,000 letters, and warns."""
+    accuracies = {f"class/{number:0>100}": number / 1000 for number in range(200)}
+    note = run_note("91.2 % validation accuracy", COSTS, accuracies)
+    assert len(note) < 8_000
+    assert note.endswith(f"| {49:0>100} | 4.9 % |\n\nThese are the 50 weakest of 200 classes.")
+    few = dict(list(accuracies.items())[:50])
+    assert run_note("91.2 % validation accuracy", COSTS, few).endswith("| 4.9 % |")
+
+
 def test_a_study_s_description() -> None:
     rows = [["[trial 1](run:trial-1)", "90 %", "80 %", "[seed 0](run:confirm-1-0)"]]
     note = study_note(
