@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mlflow
 import uvicorn
@@ -24,13 +25,13 @@ from mlflow.pyfunc import scoring_server
 from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard
 from experiments.serving.http_speed import measure
-from sweeps.command_line import OneLineParser, number, run_command
+from experiments.serving.local import HOST, PortError, port
+from sweeps.command_line import OneLineParser, run_command
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import champion_uri
 
-HOST = "127.0.0.1"
 _READY = "Serving"
 _AT_ONCE = 64  # requests; further ones get a 503
 
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="The store's studies and their champions: `make ui`.",
     )
     parser.add_argument("--model", metavar="NAME", help="where studies of several data sets are in the store: whose")
-    parser.add_argument("--port", type=_port, default=5001, metavar="N", help="on 127.0.0.1 (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=5001, metavar="N", help=f"on {HOST} (default: %(default)s)")
     parser.add_argument(
         "--measure",
         action="store_true",
@@ -62,40 +63,44 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    with socket.socket() as probe:  # before the seconds that a model takes to load
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, options.port))
-        except OSError as error:
-            raise StoreError(f"--port must be free, but {HOST}:{options.port} gave: {error.strerror}") from error
     store = Store.locate(options.store, tracking_uri=options.tracking_uri)
-    version = registered(store, options.model)
     if options.measure:
-        return _measure(store, version, options)
+        return _measure(store, registered(store, options.model), options)
+    try:
+        listening = socket.create_server((HOST, options.port))  # before the seconds that a model takes to load
+    except OSError as error:
+        raise PortError(options.port, error) from error
+    with listening:
+        _serve(store, registered(store, options.model), listening)
+    print("stopped")
+    return 0
+
+
+def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM."""
     logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
     mlflow.set_tracking_uri(store.tracking_uri)
     with answering(store.tracking_uri):
         application = Guard(scoring_server.init(mlflow.pyfunc.load_model(champion_uri(version.name))))
     print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
-    print(f"{_READY} on http://{HOST}:{options.port}/invocations (Ctrl-C ends it)", flush=True)
-    uvicorn.run(application, host=HOST, port=options.port, log_level="warning", limit_concurrency=_AT_ONCE)
-    print("stopped")
-    return 0
+    print(f"{_READY} on http://{HOST}:{listening.getsockname()[1]}/invocations (Ctrl-C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        config = uvicorn.Config(application, log_level="warning", limit_concurrency=_AT_ONCE)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _measure(store: Store, version: ModelVersion, options: argparse.Namespace) -> int:
     """Time a server in a process of its own, and record the result with the champion's run."""
-    command = [sys.executable, __file__, "--store", str(options.store), "--port", str(options.port)]
+    command = [sys.executable, __file__, "--store", str(options.store), "--port", "0"]
     command += ["--model", version.name]
     command += ["--tracking-uri", options.tracking_uri] if options.tracking_uri else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            if not any(line.startswith(_READY) for line in process.stdout):
+            ready = next((line for line in process.stdout if line.startswith(_READY)), None)
+            if ready is None:
                 raise StoreError("the server must start, but ended")
-            while process.poll() is None and not _listens(options.port):
-                time.sleep(0.1)
-            speed = measure(HOST, options.port, int(version.tags["side"]))
+            speed = measure(HOST, urlsplit(ready.split()[2]).port or 0, int(version.tags["side"]))
         finally:
             process.terminate()
     record_speed(store, version, speed)
@@ -104,14 +109,6 @@ def _measure(store: Store, version: ModelVersion, options: argparse.Namespace) -
     print(f"{speed.batch} images a request: {speed.per_second_batched:.0f} images a second")
     print("`make report` puts these into the report")
     return 0
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
-
-
-_port = number("must be a port from 1 to 65535", lambda value: 1 <= value <= 65535, int)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 TEST_SHARE = 0.1
 VAL_SHARE, LARGER_VAL_SHARE = 0.1, 0.2  # the larger one where the smaller one is fewer than `ENOUGH` pictures
 ENOUGH = 1_000
-LEAST_PER_CLASS = 3  # different pictures: one in each split
 
 _LEAST, _MOST = 0.5, 1.5  # of its share, that a class gets in a split
 

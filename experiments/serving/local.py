@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from cifar_core.errors import UserError
 from sweeps.command_line import number
 
@@ -15,4 +17,4 @@ class PortError(UserError):
     """A port that a server cannot have."""
 
     def __init__(self, port: int, error: OSError) -> None:
-        super().__init__(f"--port must be free, but {HOST}:{port} gave: {error.strerror}")
+        super().__init__(f"--port must be free, but {HOST}:{port} gave: {os.strerror(error.errno or 0)}")

@@ -27,7 +27,7 @@ class ImageClassifier(PythonModel):
         model_input: np.ndarray,  # MLflow warns of every other type
         params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the class and the probability of every class, for each of the uint8 images (N, 32, 32, 3)."""
+        """Return the class and the probability of every class, for each of the uint8 images (N, side, side, 3)."""
         with torch.inference_mode():
             batches = torch.from_numpy(np.ascontiguousarray(model_input)).split(_BATCH)
             probabilities = torch.cat([self._network(batch) for batch in batches]).tolist()

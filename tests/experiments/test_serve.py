@@ -6,10 +6,8 @@ import http.client
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +62,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Store:
 @pytest.fixture(scope="module")
 def server(store: Store) -> Iterator[Server]:
     state = finish(store, "a study", 0.8, registered=False)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "experiments" / "serve.py"), "--store", str(store.root), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "experiments" / "serve.py"), "--store", str(store.root), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     lines: list[str] = []
@@ -78,12 +73,7 @@ def server(store: Store) -> Iterator[Server]:
         "Version 1 of cifar10: trial 3 of study a study, fast_resnet; 79.00 % of the test images"
     )
     split = Split(IMAGES, torch.zeros(len(IMAGES), dtype=torch.long))
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
+    port = int(lines[-1].split("127.0.0.1:")[1].partition("/")[0])
     yield Server(process, port, predict(state.model, split, CPU, RECIPE.normalisation).probabilities)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
