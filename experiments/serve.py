@@ -23,7 +23,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.pyfunc import scoring_server
 
 from experiments.serving.champion import record_speed, registered
-from experiments.serving.guard import Guard
+from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, PortError, port
 from sweeps.command_line import OneLineParser, run_command
@@ -81,7 +81,8 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
     mlflow.set_tracking_uri(store.tracking_uri)
     with answering(store.tracking_uri):
-        application = Guard(scoring_server.init(mlflow.pyfunc.load_model(champion_uri(version.name))))
+        model = mlflow.pyfunc.load_model(champion_uri(version.name))
+        application = Guard(scoring_server.init(model), most_bytes(int(version.tags["side"])))
     print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
     print(f"{_READY} on http://{HOST}:{listening.getsockname()[1]}/invocations (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):

@@ -16,11 +16,17 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]  # of ASGI
 
-MOST_BYTES = 4_000_000  # about 300 images
+MOST_IMAGES = 256  # a request
+_PIXEL_BYTES = 18  # at most, as json.dumps writes it: "[255, 255, 255], " and a share of the brackets around
 _RULE = (
     'the body must be {"inputs": [image, ...]}, where an image is a list of rows, a row one of pixels, and a pixel one '
     "of three whole numbers from 0 to 255: red, green, blue"
 )
+
+
+def most_bytes(side: int) -> int:
+    """Return the size of the largest body for images of `side` x `side` pixels, which holds at least `MOST_IMAGES`."""
+    return MOST_IMAGES * side * side * _PIXEL_BYTES
 
 
 def _json_list(item: bytes) -> bytes:
@@ -35,7 +41,7 @@ _BODY = re.compile(rb'\s*+\{\s*+"(?:inputs|instances)"\s*+:\s*+' + _IMAGES + rb"
 class Guard:
     """An ASGI application that passes sound requests on to `application`, with their bodies read."""
 
-    def __init__(self, application: Application, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, application: Application, most_bytes: int) -> None:
         self._application, self._most_bytes = application, most_bytes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:

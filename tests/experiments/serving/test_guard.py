@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.serving.guard import Guard, Message, Receive, Send
+from experiments.serving.guard import MOST_IMAGES, Guard, Message, Receive, Send, most_bytes
 
 IMAGE = [[[0, 7, 255]] * 2] * 2
 JSON = [(b"content-type", b"application/json; charset=utf-8")]
@@ -77,6 +77,12 @@ def test_anything_but_images_of_whole_numbers_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize("headers", [JSON, [*JSON, (b"content-length", b"1000001")]])
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(headers: Sequence[tuple[bytes, bytes]]) -> None:
     assert ask([b" " * 400_000] * 4, headers) == (413, "the body must have at most 1,000,000 bytes")
+
+
+@pytest.mark.parametrize("side", [32, 48, 64])
+def test_the_largest_body_holds_as_many_images_of_every_size(side: int) -> None:
+    white = json.dumps({"inputs": [[[[255] * 3] * side] * side] * 16})
+    assert 0.9 * most_bytes(side) < len(white) * MOST_IMAGES / 16 <= most_bytes(side)
 
 
 @pytest.mark.parametrize(("kind", "said"), [(b"text/csv", "text/csv"), (None, "none")])
