@@ -1,10 +1,11 @@
-"""The registered champion of a store; that of an earlier version, which registered none, is registered now."""
+"""The registered champion of a store; those of an earlier version, which registered none, are registered now."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from statistics import fmean
 
@@ -12,6 +13,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from cifar_core.checkpoint import read_data_set
+from cifar_core.errors import UserError
 from experiments.reading.studies import HTTP_SPEED, StudyReader
 from experiments.reading.study import HttpSpeed
 from experiments.reading.weights import recipe_of
@@ -19,30 +21,40 @@ from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.mlflow_client import answering, every_run
-from sweeps.tracking.registry import champions
+from sweeps.tracking.registry import champions, registered_runs
 from sweeps.tracking.tracker import MODEL_SECONDS, MlflowTracker
 
 
 def registered(store: Store, name: str | None = None) -> ModelVersion:
     """Return the version with the alias `champion`, and record in MLflow where it is, if the store was moved.
 
+    A champion that cannot be registered is named in a line, where there is another one to serve.
+
     Args:
         name: of the registered model; None takes the only one.
 
     Raises:
-        StoreError: the store cannot be read or written, has no champion yet, or several.
-        CheckpointError: the weights of a champion that has to be registered are missing or damaged.
-        LockError: a study whose champion has to be registered is running.
+        StoreError: the store cannot be read or written, has no champion yet, or several; or the only one has no
+            confirmation runs in MLflow.
+        CheckpointError: the weights of the only champion, which has to be registered, are missing or damaged.
+        LockError: the study of the only champion, which has to be registered, is running.
     """
     reader = StudyReader(store)  # which says that there is no store, where MLflow would create one
     uri_for_mlflow(store)
     with answering(store.tracking_uri):
-        if not (found := champions(reader.client)):
-            finals = every_run(reader.client, list(reader.experiments), "tags.stage = 'final'")
-            tested = {run.data.tags["study"]: run for run in finals if "test/accuracy" in run.data.metrics}
-            for study, run in tested.items():
-                _register(store, study, run, reader)
-            found = champions(reader.client)
+        finals = every_run(reader.client, list(reader.experiments), "tags.stage = 'final'")
+        known, failed = registered_runs(reader.client), list[UserError]()
+        for study, run in _tested(finals).items():
+            if run.info.run_id not in known:
+                try:
+                    _register(store, study, run, reader)
+                except UserError as error:
+                    failed.append(error)
+        found = champions(reader.client)
+    if failed and not found:
+        raise failed[0]
+    for refusal in failed:
+        print(f"a champion is not registered: {refusal}", file=sys.stderr)
     if not found:
         raise StoreError(f"a store must hold a finished study to have a champion, but {store.root} holds none")
     chosen = [version for version in found if name in (None, version.name)]
@@ -79,10 +91,25 @@ def _recording(store: Store, study: str) -> Iterator[MlflowTracker]:
             raise StoreError(f"MLflow must have received all of {study}, but lacks {lacking} entries")
 
 
+def _tested(finals: Iterable[Run]) -> dict[str, Run]:
+    """Return the run whose network a study registers, of each study: the first tested one of its newest champion."""
+    tested = [run for run in finals if "test/accuracy" in run.data.metrics]
+    tested.sort(key=lambda run: run.info.start_time)
+    newest = {run.data.tags["study"]: run.data.tags["source_trial"] for run in tested}
+    tested = [run for run in tested if run.data.tags["source_trial"] == newest[run.data.tags["study"]]]
+    tested.sort(key=lambda run: -int(run.data.tags.get("seed", 0)))
+    return {run.data.tags["study"]: run for run in tested}
+
+
 def _register(store: Store, study: str, final: Run, reader: StudyReader) -> None:
     tags, metrics = final.data.tags, final.data.metrics
     where = f"tags.stage = 'confirm' AND tags.source_trial = '{tags['source_trial']}' AND tags.state = 'complete'"
     confirmed = every_run(reader.client, [final.info.experiment_id], where)
+    accuracies = [run.data.metrics["val/accuracy"] for run in confirmed if "val/accuracy" in run.data.metrics]
+    if not accuracies:
+        raise StoreError(
+            f"a champion must have confirmation runs in MLflow, but trial {tags['source_trial']} of {study!r} has none"
+        )
     recipe, weights = recipe_of(final.info.run_id, reader), store.weights(study, tags["key"])
     data_set = read_data_set(weights)
     numbers = {
@@ -91,7 +118,7 @@ def _register(store: Store, study: str, final: Run, reader: StudyReader) -> None
         "study": study,
         "trial": tags["source_trial"],
         "architecture": recipe.model,
-        "val_accuracy": f"{fmean(run.data.metrics['val/accuracy'] for run in confirmed):.4f}",
+        "val_accuracy": f"{fmean(accuracies):.4f}",
         "test_accuracy": f"{metrics['test/accuracy']:.4f}",
     }
     with _recording(store, study) as tracker:

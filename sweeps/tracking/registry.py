@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mlflow
@@ -38,13 +39,14 @@ def log_classifier(uri: str, run_id: str, recipe: Recipe, weights: Path) -> Logg
         MlflowException, SQLAlchemyError, OSError: the store does not answer.
     """
     client = MlflowClient(uri)
-    if (kept := _classifier(client, client.get_run(run_id))) is not None:
+    run = client.get_run(run_id)
+    if (kept := _classifier(client, run)) is not None:
         return kept
     data_set = read_data_set(weights)
     program = export(load_weights(recipe, weights).eval(), recipe.normalisation, data_set)
     shape = (data_set.side, data_set.side, 3)
     mlflow.set_tracking_uri(uri)
-    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+    with tempfile.TemporaryDirectory() as folder, _active(client, run):
         network = Path(folder, "network.pt2")
         torch.export.save(program, network)
         logged = mlflow.pyfunc.log_model(
@@ -106,6 +108,17 @@ def champion_uri(name: str) -> str:
 def _model_name(data_set: str) -> str:
     """Return `cifar10` for CIFAR-10."""
     return re.sub(r"[^\w.]", "", data_set).lower() or "images"
+
+
+@contextlib.contextmanager
+def _active(client: MlflowClient, run: Run) -> Iterator[None]:
+    """Context in which MLflow logs to `run`; a run that has ended keeps its status and the time of its end."""
+    try:
+        with mlflow.start_run(run_id=run.info.run_id):
+            yield
+    finally:
+        if run.info.end_time is not None:
+            client.set_terminated(run.info.run_id, run.info.status, run.info.end_time)
 
 
 def _classifier(client: MlflowClient, run: Run) -> LoggedModel | None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
@@ -25,6 +26,7 @@ from experiments.reading.study import HttpSpeed
 from experiments.serve import main
 from experiments.serving.champion import record_speed, registered
 from sweeps.store import Store, StoreError
+from sweeps.tracking.mlflow_client import runs_of
 from tests.champions import RECIPE, finish, numbers
 from tests.sweeps.small_data import CPU
 
@@ -125,6 +127,42 @@ def test_the_speed_over_http_is_kept_with_the_champion(store: Store) -> None:
     version, speed = registered(store), HttpSpeed(0.01, 0.02, 4, 90.0, 64, 300.0)
     record_speed(store, version, speed)
     assert HttpSpeed(**StudyReader(store).json(str(version.run_id), HTTP_SPEED)) == speed
+
+
+@pytest.mark.usefixtures("server")
+def test_an_earlier_champion_is_registered_beside_others_and_its_run_ends_when_it_did(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(store, "a better study", 0.9, registered=False)
+    without_confirmation(store, "a study without")
+    final = next(run for run in runs_of(MlflowClient(store.tracking_uri), "a better study") if is_final(run))
+    assert registered(store).tags["study"] == "a better study"
+    found = MlflowClient(store.tracking_uri).get_run(final.info.run_id).info
+    assert (found.status, found.end_time) == ("FINISHED", final.info.end_time)
+    assert capsys.readouterr().err == (
+        "a champion is not registered: a champion must have confirmation runs in MLflow, but trial 3 of "
+        "'a study without' has none\n"
+    )
+
+
+def test_a_champion_whose_confirmation_was_deleted_is_one_line(tmp_path: Path, blank: Path) -> None:
+    shutil.copyfile(blank, tmp_path / "mlflow.db")
+    store = Store.locate(tmp_path)
+    without_confirmation(store, "x")
+    with pytest.raises(StoreError, match=r"^a champion must have confirmation runs in MLflow, but trial 3 of 'x' has"):
+        registered(store)
+
+
+def without_confirmation(store: Store, study: str) -> None:
+    finish(store, study, 0.95, registered=False)
+    client = MlflowClient(store.tracking_uri)
+    for run in runs_of(client, study):
+        if run.data.tags["stage"] == "confirm":
+            client.delete_run(run.info.run_id)
+
+
+def is_final(run: Run) -> bool:
+    return run.data.tags["stage"] == "final"
 
 
 def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
