@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cifar_core.checkpoint import save_state
@@ -22,8 +23,14 @@ def numbers(study: str, accuracy: float) -> dict[str, str]:
     return {"data": "CIFAR-10", "side": "32", "study": study, "trial": "3", "architecture": RECIPE.model, **accuracies}
 
 
-def finish(store: Store, study: str, accuracy: float, *, registered: bool = True) -> TrainState:
-    """Record a study with that validation accuracy; return the state of its champion."""
+def finish(
+    store: Store, study: str, accuracy: float, *, registered: bool = True, data: Mapping[str, str] = {}
+) -> TrainState:
+    """Record a study with that validation accuracy; return the state of its champion.
+
+    Args:
+        data: tags of its runs and its version, for other data than CIFAR-10.
+    """
     state = TrainState.create(replace(RECIPE, seed=len(study)), small_splits(16, 8), CPU)
     weights = store.weights(study, KEY)
     save_state(state, weights)
@@ -31,12 +38,12 @@ def finish(store: Store, study: str, accuracy: float, *, registered: bool = True
     tracker.open_study(RunLabel(key="study", name=study, tags={"stage": "study"}, params={}))
     for stage in ("confirm", "final"):
         key = f"{stage}-3-0"
-        tags = {"study": study, "stage": stage, "source_trial": "3", "seed": "0", "trial": key}
+        tags = {"study": study, "stage": stage, "source_trial": "3", "seed": "0", "trial": key, **data}
         files = {"recipe.toml": RECIPE.to_toml().encode()}
         tracker.begin(RunLabel(key=key, name=f"{stage} 3/0", tags=tags, params=RECIPE.to_dict(), files=files))
         tracker.end(key, "complete", metrics={"val/accuracy": accuracy} if stage == "confirm" else {})
     tracker.tested(KEY, outcome(0.79))
     if registered:
-        tracker.register(KEY, RECIPE, weights, numbers(study, accuracy))
+        tracker.register(KEY, RECIPE, weights, {**numbers(study, accuracy), **data})
     assert tracker.close(60) == 0
     return state

@@ -21,6 +21,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Map
 
 from cifar_core.checkpoint import load_weights, read_data_set
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.export import export
 from cifar_core.recipe import Recipe
 from sweeps.tracking import served_model
@@ -73,7 +74,9 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
         numbers: tags of the version: `data` and `side` of the data set, `study`, `trial`, `architecture`, accuracies.
     """
     mlflow.set_tracking_uri(uri)  # where the registry looks the model up, whatever its client was given
-    client, name = MlflowClient(uri), _model_name(numbers["data"])
+    client = MlflowClient(uri)
+    of_run = client.get_run(run_id).data.tags
+    name = _model_name(numbers["data"], of_run.get("data_sha256", CIFAR10.sha256))  # before the tag, that was all
     try:
         client.create_registered_model(name, description=_describe_all(name, numbers["side"]))
     except MlflowException as error:
@@ -84,7 +87,9 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
         tags, text = dict(numbers), _describe(numbers)
         client.create_model_version(name, model.model_uri, run_id, tags, description=text, model_id=model.model_id)
         versions = _versions(client, name)
-    newest = {version.tags.get("study"): version for version in versions}
+    # An earlier version registered a folder named cifar10 as `cifar10` as well.
+    same = [version for version in versions if version.tags.get("data") == numbers["data"]]
+    newest = {version.tags.get("study"): version for version in same}
     best = max(newest.values(), key=lambda version: (float(version.tags.get("val_accuracy", 0)), int(version.version)))
     client.set_registered_model_alias(name, CHAMPION, best.version)
 
@@ -105,9 +110,10 @@ def champion_uri(name: str) -> str:
     return f"models:/{name}@{CHAMPION}"
 
 
-def _model_name(data_set: str) -> str:
-    """Return `cifar10` for CIFAR-10."""
-    return re.sub(r"[^\w.]", "", data_set).lower() or "images"
+def _model_name(data_set: str, sha256: str) -> str:
+    """Return `cifar10` for CIFAR-10, and a name as `photos-1a2b3c4d` for other data, whose hash holds the side."""
+    plain = re.sub(r"[^\w.]", "", data_set).lower() or "images"
+    return plain if sha256 == CIFAR10.sha256 else f"{plain}-{sha256[:8]}"
 
 
 @contextlib.contextmanager

@@ -153,5 +153,30 @@ def test_a_study_that_finds_a_better_champion_moves_the_alias(place: Place, tmp_
         assert found.tags["study"] == champion
 
 
+def test_other_data_have_models_of_their_own(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.store.root, tmp_path / "store")
+    store = Store.locate(tmp_path / "store")
+    for study, accuracy, sha256 in (("small", 0.99, "1a2b3c4d" * 8), ("large", 0.98, "5e6f7a8b" * 8)):
+        finish(store, study, accuracy, data={"data": "CIFAR-10", "data_sha256": sha256})
+    found = {version.name: version.tags["study"] for version in champions(MlflowClient(store.tracking_uri))}
+    assert found == {"cifar10": "better", "cifar10-1a2b3c4d": "small", "cifar10-5e6f7a8b": "large"}
+
+
+def test_a_folder_that_an_earlier_version_registered_as_cifar10_gives_the_alias_back(
+    place: Place, tmp_path: Path
+) -> None:
+    shutil.copytree(place.store.root, tmp_path / "moved")
+    store = Store.locate(tmp_path / "moved")
+    [before] = champions(client := MlflowClient(store.tracking_uri))
+    run = client.get_run(str(before.run_id))
+    foreign = numbers("three classes", 0.99) | {"data": "cifar10"}
+    version = client.create_model_version(NAME, str(before.source), run.info.run_id, foreign)
+    client.set_registered_model_alias(NAME, "champion", version.version)
+    model = client.create_logged_model(run.info.experiment_id, name="any", source_run_id=run.info.run_id)
+    register(store.tracking_uri, run.info.run_id, model, numbers("new", 0.7))
+    [found] = champions(client)
+    assert found.tags["study"] == "better"
+
+
 def test_without_a_champion(empty_databases: Path) -> None:
     assert champions(MlflowClient(Store.locate(empty_databases).tracking_uri)) == []
