@@ -88,16 +88,24 @@ def serve(store: Store, number: int) -> int:
 
 
 def save_all_views(store: Store) -> list[str]:
-    """Give each study the views of its runs that it lacks; return the names of the studies, the most recent first."""
-    from sweeps.tracking.mlflow_client import connect, every_run, save_views
+    """Give each study the views of its runs that it lacks; return the names of the studies, the most recent first.
+
+    In a store that cannot be written to, studies stay without the views.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    from sweeps.tracking.mlflow_client import answering, connect, every_run, save_views
 
     client = connect(store.tracking_uri)
-    experiments = {experiment.experiment_id: experiment for experiment in client.search_experiments()}
-    runs = every_run(client, list(experiments), "tags.stage = 'study'")
+    with answering(store.tracking_uri):
+        experiments = {experiment.experiment_id: experiment for experiment in client.search_experiments()}
+        runs = every_run(client, list(experiments), "tags.stage = 'study'")
     recent = sorted(runs, key=lambda run: run.info.start_time, reverse=True)
     studies = dict.fromkeys(run.info.experiment_id for run in recent)
-    for experiment_id in studies:
-        save_views(client, experiments[experiment_id])
+    with contextlib.suppress(StoreError), answering(store.tracking_uri):
+        for experiment_id in studies:
+            save_views(client, experiments[experiment_id])
     return [experiments[experiment_id].name for experiment_id in studies]
 
 

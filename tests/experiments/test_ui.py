@@ -7,9 +7,11 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from mlflow.server.mcp_server_api import get_mcp_server_api_route_prefixes
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from experiments import ui
+from sweeps.store import Store
 from sweeps.tracking.mlflow_client import runs_of
 from sweeps.tracking.notes import study_note
 from tests.experiments.fake_store import Fake
@@ -120,6 +123,18 @@ def test_artifacts_do_not_leave_their_folder(site: str, browsed: Path, route: st
 def test_an_unknown_study_is_not_found(site: str) -> None:
     answer = requests.get(f"{site}/study/<b>none</b>")
     assert (answer.status_code, answer.text) == (404, "There is no study &lt;b&gt;none&lt;/b&gt;")
+
+
+def test_a_store_that_cannot_be_written_to_shows_its_runs_without_views(browsed: Path, tmp_path: Path) -> None:
+    shutil.copytree(browsed, tmp_path / "store")
+    with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as database, database:
+        database.execute("DELETE FROM experiment_tags WHERE key LIKE 'mlflow.sharedViewState.%'")
+        for event in ("INSERT", "UPDATE"):  # the root user may write to a read-only file
+            database.execute(
+                f"CREATE TRIGGER no_{event} BEFORE {event} ON experiment_tags "
+                "BEGIN SELECT RAISE(ABORT, 'attempt to write a readonly database'); END"
+            )
+    assert ui.save_all_views(Store.locate(tmp_path / "store")) == ui.save_all_views(Store.locate(browsed))
 
 
 def test_a_port_in_use_and_a_store_without_runs_are_said_in_a_line(
