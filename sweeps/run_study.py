@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -273,7 +274,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             store=store,
             console=console,
             tags=_tags(plan),
-            command=shlex.join(["python", "sweeps/run_study.py", *arguments]),
+            command=_public_command(arguments),
         )
         stopper = _Stopper()  # not earlier, so that Ctrl-C ends a download at once
         executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data=loaders)
@@ -293,6 +294,16 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     code = FAILED if lacking else _report(plan, store, tested=summary.test_accuracy is not None)
     notice.send("finished" if code == 0 else "failed", summary)
     return code
+
+
+def _public_command(arguments: Sequence[str]) -> str:
+    """Return the command without what may hold passwords: the command to notify, and the users in addresses."""
+    kept = list(arguments)
+    for place in reversed(range(len(kept))):
+        option, _, value = kept[place].partition("=")
+        if len(option) > len("--no") and "--notify".startswith(option):
+            del kept[place : place + (1 if value else 2)]
+    return shlex.join(["python", "sweeps/run_study.py", *(re.sub(r"//[^/@]+@", "//", each) for each in kept)])
 
 
 def _lacking(store: Store, study: str, entries: int) -> str:

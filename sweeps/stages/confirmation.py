@@ -20,6 +20,7 @@ from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 _VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images
 _SEED_DEVIATION = 0.0015  # of the accuracy between seeds, measured on fast_resnet
 _LEVEL = 0.05  # of the interval of the gain
+_DECISION = "decision"  # attribute of the Optuna study: the champion, and the runs that it was chosen from
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +78,45 @@ class Confirmation(Stage):
         """Return the starting recipe, unless another is better by more than chance; None if no run is complete.
 
         Short runs favour recipes that lose in long ones, so a lead within chance is not followed. Without a
-        starting recipe it is the one with the best mean validation accuracy.
+        starting recipe it is the one with the best mean validation accuracy. A decision stands until other runs are
+        complete: a study that resumes keeps its champion.
         """
+        results = {result.source: result for result in self.results()}
+        runs = sorted(key for result in results.values() for key in result.accuracies)
+        attributes = self.sweep.study.user_attrs
+        decided = attributes.get(_DECISION) or {"champion": self._trained_to_the_end(), "runs": runs}
+        if decided["champion"] in results and decided["runs"] == runs:
+            return results[decided["champion"]]
         gain = self.gain()
-        if gain is not None and gain.low <= 0:
-            return next(result for result in self.results() if result.baseline)
-        return max(self.results(), key=lambda result: result.accuracy, default=None)
+        within_chance = gain is not None and gain.low <= 0
+        candidates = [result for result in results.values() if result.baseline or not within_chance]
+        champion = max(candidates, key=lambda result: result.accuracy, default=None)
+        if champion is not None:
+            self.sweep.study.set_user_attr(_DECISION, {"champion": champion.source, "runs": runs})
+        return champion
+
+    def _trained_to_the_end(self) -> int | None:
+        """Return the trial with a complete final, if no run was to do: an earlier version has chosen it."""
+        numbers = (trial.number for trial in self._candidates() if not self._todo)
+        return next((n for n in numbers if self.sweep.tracker.state(f"final-{n}-0") == "complete"), None)
 
     def gain(self) -> Gain | None:
         """Return what the search added to the recipe that it began with; None if either has no complete run.
 
         The interval combines the sampling error of the images, of which each is answered by both recipes, and the
-        deviation between seeds. It holds for the best of several recipes (Bonferroni's correction).
+        deviation between seeds, which was measured on CIFAR-10. It holds for the best of several recipes (Bonferroni's
+        correction), and for few images (Agresti & Min, "Simple improved confidence intervals for comparing matched
+        proportions", 2005).
         """
         baseline = next((result for result in self.results() if result.baseline), None)
         others = [result for result in self.results() if not result.baseline]
         best = max(others, key=lambda result: result.accuracy, default=None)
         if baseline is None or best is None:
             return None
-        variance = self._images_variance(baseline, best)
+        mean, variance = self._difference(baseline, best)
         variance += sum(_SEED_DEVIATION**2 / len(result.accuracies) for result in (baseline, best))
-        z = NormalDist().inv_cdf(1 - _LEVEL / 2 / len(others))
-        mean, half = best.accuracy - baseline.accuracy, z * math.sqrt(variance)
-        return Gain(mean, mean - half, mean + half)
+        half = NormalDist().inv_cdf(1 - _LEVEL / 2 / len(others)) * math.sqrt(variance)
+        return Gain(best.accuracy - baseline.accuracy, mean - half, mean + half)
 
     def results(self) -> Iterator[Confirmed]:
         """Yield each candidate that has a complete run."""
@@ -109,24 +126,30 @@ class Confirmation(Stage):
             if known:
                 yield Confirmed(self._recipe(trial, 0), trial.number, known, BASELINE in trial.user_attrs)
 
-    def _images_variance(self, *results: Confirmed) -> float:
-        """Variance of the difference of two accuracies over samples of images.
+    def _difference(self, one: Confirmed, other: Confirmed) -> tuple[float, float]:
+        """Difference of two accuracies, and its variance over samples of images.
 
         Without the predictions, as of runs of earlier versions, it takes the two for independent, which is too much.
         """
-        answers = [self._answers(result) for result in results]
-        if any(each is None for each in answers):
-            return sum(result.accuracy * (1 - result.accuracy) / self.sweep.val_images for result in results)
-        one, other = (np.mean(each, axis=0) for each in answers if each is not None)
-        return float(np.var(other - one, ddof=1) / len(one))
+        ours, theirs = self._answers(one), self._answers(other)
+        if ours is None or theirs is None:
+            spread = sum(result.accuracy * (1 - result.accuracy) for result in (one, other))
+            return other.accuracy - one.accuracy, spread / self.sweep.val_images
+        differences = np.mean(theirs, axis=0) - np.mean(ours, axis=0)
+        count = len(differences) + 2  # with half an image on which only one is right, half on which only the other is
+        mean = float(differences.sum() / count)
+        return mean, (float(np.square(differences).sum() + 1) / count - mean**2) / count
 
     def _answers(self, result: Confirmed) -> list[list[bool]] | None:
-        """Right answers by run and validation image; None if those of a run are missing."""
-        files = [
-            self._predictions.get(key) or self.sweep.tracker.artifact(key, PREDICTIONS) for key in result.accuracies
-        ]
-        known = [right_answers(content) for content in files if content]
-        return known if len(known) == len(files) else None
+        """Right answers by run and validation image; None if those of a run are missing or damaged."""
+        known = []
+        for key in result.accuracies:
+            content = self._predictions.get(key) or self.sweep.tracker.artifact(key, PREDICTIONS)
+            answers = right_answers(content or b"")
+            if len(answers) != self.sweep.val_images:
+                return None
+            known.append(answers)
+        return known
 
     def total(self, metric: str) -> float:
         """Return the sum of a metric over all complete runs."""

@@ -59,8 +59,12 @@ def of_serving(timings: Sequence[Timing]) -> dict[str, bytes]:
 
 
 def right_answers(predictions: bytes) -> list[bool]:
-    """Return which images of the file `PREDICTIONS` were labelled correctly, in the order of the split."""
-    return [row["true"] == row["predicted"] for row in csv.DictReader(io.StringIO(predictions.decode()))]
+    """Return for each image of the file `PREDICTIONS`, in the order of the split, whether it was labelled correctly.
+
+    A damaged file has fewer images than its split.
+    """
+    rows = csv.DictReader(io.StringIO(predictions.decode(errors="replace").replace("\0", "")))
+    return [row["true"] == row["predicted"] for row in rows if row.get("true") and row.get("predicted")]
 
 
 def _augmented(recipe: Recipe, train: Split) -> bytes:

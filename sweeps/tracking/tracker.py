@@ -210,8 +210,13 @@ class MlflowTracker:
         return self._known[key].metrics.get(name) if self.state(key) == "complete" else None
 
     def artifact(self, key: str, path: str) -> bytes | None:
-        """Return an artifact of a run; None if MLflow has not received it."""
-        return self._experiment.artifact(key, path)
+        """Return an artifact at the top of a run; None if MLflow has not received it.
+
+        Raises:
+            StoreError: MLflow does not answer.
+        """
+        with answering(self._store.tracking_uri):
+            return self._experiment.artifact(key, path)
 
     def close(self, seconds: float = FLUSH_SECONDS, model_seconds: float = MODEL_SECONDS) -> int:
         """Wait until MLflow has received everything, or nothing for so long; return the number of entries it lacks."""

@@ -125,6 +125,16 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
     return run
 
 
+@pytest.mark.parametrize("notify", [["--notify", "mail -s Bearer"], ["--notify=mail Bearer"], ["--not", "mail Bearer"]])
+def test_the_command_on_record_holds_no_password(
+    stubs: type[StubCoordinator], tmp_path: Path, notify: list[str]
+) -> None:
+    storage = f"sqlite:///{tmp_path}//me:secret@optuna.db"
+    main(["--storage", storage, *notify, "--store", str(tmp_path), "--seed", "1"])
+    public = f"--storage sqlite:///{tmp_path}//optuna.db --store {tmp_path} --seed 1"
+    assert stubs.got.command == f"python sweeps/run_study.py {public}"
+
+
 class TestArgumentsThatCannotBe:
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -127,10 +127,34 @@ class TestBaseline:
         gain = sweep.run().gain
         assert gain is not None
         assert gain.mean == pytest.approx(12 / 64)
-        # On 12 of 64 images the two differ: a variance of 12/64 x 52/64, and 63 degrees of freedom.
-        half = 2.24 * (12 / 64 * 52 / 64 / 63) ** 0.5
-        assert (gain.mean - gain.low, gain.high - gain.mean) == pytest.approx((half, half), rel=0.01)
+        # One is right on 12 images more: with half an image more on either side, a mean of 12 / 66 (Agresti & Min).
+        centre, half = 12 / 66, 2.24 * ((13 / 66 - (12 / 66) ** 2) / 66) ** 0.5
+        assert (gain.low, gain.high) == pytest.approx((centre - half, centre + half), rel=0.01)
         assert sweep.run().gain == gain, "a later process has the predictions from MLflow"
+
+    def test_a_decision_stands_until_other_runs_are_complete(self, sweep: Study) -> None:
+        sweep.script = lambda key: even(key) + (0.3 if key.startswith("confirm-3") else 0.0)
+        assert sweep.run().champion.source == 3  # type: ignore[union-attr]
+        for key in [key for key in sweep.tracker.runs if key.startswith("confirm-0")]:
+            sweep.tracker._known[key].metrics["val/accuracy"] = 0.99  # another rule would choose otherwise
+        assert sweep.run().champion.source == 3  # type: ignore[union-attr]
+        assert len(sweep.recorded_tests()) == 2
+        assert sweep.run(trials=5).champion.source == 0  # type: ignore[union-attr]
+
+    def test_a_champion_of_an_earlier_version_stays(self, sweep: Study) -> None:
+        sweep.script = lambda key: even(key) + (0.3 if key.startswith("confirm-3") else 0.0)
+        sweep.run()
+        sweep.study.set_user_attr("decision", None)
+        for key in [key for key in sweep.tracker.runs if key.startswith("confirm-0")]:
+            sweep.tracker._known[key].metrics["val/accuracy"] = 0.99
+        assert sweep.run().champion.source == 3  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("content", [b"", b"\xff\0\n", b"index,true\n0,cat", b"index,true,predicted\n0,cat,cat"])
+    def test_damaged_predictions_count_as_missing(self, sweep: Study, content: bytes) -> None:
+        sweep.files = {f"confirm-{trial}-{seed}": {PREDICTIONS: content} for trial in (0, 2, 3) for seed in (0, 1)}
+        gain = sweep.run().gain
+        assert gain is not None
+        assert gain.high - gain.mean == pytest.approx(2.24 * 0.0883, rel=0.02)
 
     def test_it_is_confirmed_although_it_was_pruned(self, sweep: Study) -> None:
         sweep.plan = replace(sweep.plan, pruner="halving")
