@@ -72,13 +72,12 @@ def _run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"--images must be a folder that export_test.py wrote, but: {error}") from error
     pictures = sorted((options.images / "images").glob("*.png"))
+    budget = Budget(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
+    key = os.environ.get(KEY, "").strip()  # a file from Windows leaves a carriage return
+    chat = Chat(options.url, options.model, prompt, budget, key=key, seconds=options.timeout)
     before = _resume(options.out)
     answered = {answer.image for answer in before if answer.state != FAILED}
-    budget = Budget(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
     budget.spent = sum(answer.usd or 0.0 for answer in before)
-    chat = Chat(
-        options.url, options.model, prompt, budget, key=os.environ.get(KEY, ""), seconds=options.timeout
-    )  # fmt: skip
     left = [path for path in pictures if path.name not in answered]
     spent_out = _ask_all(chat, left, options.out, options.concurrency)
     done = sum(answer.state != FAILED for answer in read_answers(options.out)) if options.out.exists() else 0

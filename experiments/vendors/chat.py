@@ -108,7 +108,7 @@ class Chat:
         seconds: the longest that one request may take.
 
     Raises:
-        VendorError: the address is none that a key may be sent to.
+        VendorError: the address is none that a key may be sent to, or the key is none that can be sent.
     """
 
     def __init__(
@@ -126,6 +126,10 @@ class Chat:
         local = parts.hostname in LOCAL
         if parts.scheme != "https" and not (parts.scheme == "http" and local):
             raise VendorError(f"--url must begin with https:// (http:// for this machine alone), but got {url!r}")
+        if not (url.isascii() and url.isprintable()) or " " in url:
+            raise VendorError(f"--url must have printable ASCII characters without spaces alone, but got {url!r}")
+        if not (key.isascii() and key.isprintable()):  # no header holds it, and no error may quote it
+            raise VendorError("the key must be one line of printable ASCII characters, but is not")
         self._url, self._model, self._prompt, self._key = url, model, prompt, key
         self._budget, self._seconds, self._sleep = budget, seconds, sleep
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]

@@ -155,3 +155,9 @@ def test_a_request_that_might_cross_the_limit_is_not_sent() -> None:
 def test_a_key_is_sent_over_https_alone(url: str) -> None:
     with pytest.raises(VendorError, match="--url must begin with https://"):
         Chat(url, "m", "Which?", budget())
+
+
+@pytest.mark.parametrize("url", ["https://example.com/é", "https://example.com/a b", "http://localhost/\n"])
+def test_an_address_that_no_request_can_hold_is_refused(url: str) -> None:
+    with pytest.raises(VendorError, match="--url must have printable ASCII characters without spaces alone, but got"):
+        Chat(url, "m", "Which?", budget())

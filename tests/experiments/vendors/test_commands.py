@@ -50,7 +50,7 @@ def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
 def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("VENDOR_KEY", "sesame")
+    monkeypatch.setenv("VENDOR_KEY", "sesame\r\n")  # as a file from Windows has it
     out = tmp_path / "answers.csv"
     with serving(cats) as stub:
         options = ["--url", stub.url, "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
@@ -85,6 +85,17 @@ def test_a_service_that_refuses_ends_it_with_one_line(exported: Path, tmp_path: 
     assert "--images must be a folder that export_test.py wrote" in refused(
         ask_vendor.main, "--url", "https://x", *options
     )
+
+
+@pytest.mark.parametrize("key", ["sésame", "sesame\nopen", "sesame\N{EM DASH}", "\udcff"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, key: str
+) -> None:
+    monkeypatch.setenv("VENDOR_KEY", key)
+    options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--out", str(tmp_path / "a.csv")]
+    said = refused(ask_vendor.main, "--url", "http://localhost:1", *options)
+    assert said == "the key must be one line of printable ASCII characters, but is not"
+    assert not (tmp_path / "a.csv").exists()
 
 
 def test_a_score_makes_the_vendor_measured_in_the_report(
