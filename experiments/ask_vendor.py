@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Ask a model about each image that export_test.py wrote, and add its answers to a CSV file for "
         "score_answers.py. After an interruption the same command asks for the rest.",
         epilog=f"The key comes from the environment variable {KEY} and is written nowhere. Costs are of the tokens "
-        "that the service reports; a request that breaks off counts as billed.",
+        "that the service reports; a request that breaks off, or whose reply reports none, counts as billed.",
     )
     parser.add_argument("--url", required=True, help="of chat completions, such as https://HOST/v1/chat/completions")
     parser.add_argument("--model", required=True, metavar="MODEL", help="the model, in the service's words")
@@ -52,7 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=Path, default=Path("test-images"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("ANSWERS.csv"), metavar="FILE", help="default: %(default)s")
     parser.add_argument(
-        "--max-usd", type=above, default=5.0, metavar="USD", help="never crossed (default: %(default)s)"
+        "--max-usd",
+        type=above,
+        default=5.0,
+        metavar="USD",
+        help="the most to spend; what the first request costs is not known before (default: %(default)s)",
     )
     parser.add_argument(
         "--concurrency",
@@ -79,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
     answered = {answer.image for answer in before if answer.state != FAILED}
     budget.spent = sum(answer.usd or 0.0 for answer in before)
     left = [path for path in pictures if path.name not in answered]
-    spent_out = _ask_all(chat, left, options.out, options.concurrency)
+    spent_out = _ask_all(chat, budget, left, options.out, options.concurrency)
     done = sum(answer.state != FAILED for answer in read_answers(options.out)) if options.out.exists() else 0
     print(f"{done:,} of {len(pictures):,} images are answered in {options.out}, for ${budget.spent:.4f}")
     if spent_out:
@@ -88,8 +92,8 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ask_all(chat: Chat, pictures: Sequence[Path], out: Path, concurrency: int) -> str:
-    """Ask about the pictures, and add the answers to a file as they come.
+def _ask_all(chat: Chat, budget: Budget, pictures: Sequence[Path], out: Path, concurrency: int) -> str:
+    """Ask about the pictures, one at a time until a usage is known, and add the answers to a file as they come.
 
     Returns:
         Why not all were asked about; empty if they were.
@@ -110,8 +114,12 @@ def _ask_all(chat: Chat, pictures: Sequence[Path], out: Path, concurrency: int) 
                 chat.ask(path.name, path.read_bytes(), keep)
 
         with ThreadPoolExecutor(concurrency) as pool:
-            asked = [pool.submit(one, path) for path in pictures]
+            asked = []
             try:
+                for path in pictures:
+                    asked.append(pool.submit(one, path))
+                    if not budget.knows_usage and asked[-1].exception():  # waits for it
+                        break
                 wait(asked, return_when=FIRST_EXCEPTION)
             finally:
                 stop.set()

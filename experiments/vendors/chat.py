@@ -31,53 +31,79 @@ class VendorError(UserError):
     """A service refuses, does not answer, or reports no usage; the message is one line."""
 
 
+class _NoUsageError(VendorError):
+    """A reply does not say what it cost."""
+
+
 class BudgetSpentError(UserError):
     """The next request might cross --max-usd."""
 
 
 @dataclass
 class Budget:
-    """Money that requests may cost, in US dollars. Each reserves the most that it can cost before it is sent."""
+    """Money that requests may cost, in US dollars.
+
+    Each request reserves twice the most tokens that any has had, in and out, before it is sent. Requests must go one
+    at a time until a usage is known: before that, the reservation is a guess.
+    """
 
     limit: float
     usd_input: float  # of a million tokens
     usd_output: float
-    answer_tokens: int  # the most of an answer
+    answer_tokens: int  # of an answer, that the service is asked to keep to
     spent: float = 0.0
     _reserved: float = 0.0
-    _most_input: int = 0  # tokens of a request so far
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _running: int = 0  # requests
+    _most: tuple[int, int] | None = None  # tokens of a request so far, in and out
+    _settled: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def knows_usage(self) -> bool:
+        """True once a service has reported the tokens of a request."""
+        return self._most is not None
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         return (input_tokens * self.usd_input + output_tokens * self.usd_output) / 1e6
 
     def reserve(self) -> float:
-        """Set money aside for a request.
+        """Set money aside for a request; waits for those that run where it might be enough once they are settled.
 
         Raises:
             BudgetSpentError: there is not enough.
         """
-        with self._lock:
-            most = 2 * self._most_input or ASSUMED_TOKENS  # images of one size cost much the same
-            usd = self.cost(most, self.answer_tokens)
-            if self.spent + self._reserved + usd > self.limit:
+        with self._settled:
+            self._settled.wait_for(lambda: not self._running or self._fits())
+            if not self._fits():
                 raise BudgetSpentError(f"--max-usd {self.limit:g} must not be crossed; ${self.spent:.4f} is spent")
+            usd = self._next()
             self._reserved += usd
+            self._running += 1
             return usd
 
-    def settle(self, reserved: float, usd: float, input_tokens: int = 0) -> None:
-        """Replace a reservation by what the request cost."""
-        with self._lock:
+    def settle(self, reserved: float, usd: float, usage: tuple[int, int] | None = None) -> None:
+        """Replace a reservation by what the request cost, and learn from the tokens that it had, in and out."""
+        with self._settled:
             self._reserved -= reserved
+            self._running -= 1
             self.spent += usd
-            self._most_input = max(self._most_input, input_tokens)
+            if usage is not None:
+                most = self._most or (0, 0)
+                self._most = max(most[0], usage[0]), max(most[1], usage[1])
+            self._settled.notify_all()
+
+    def _next(self) -> float:
+        """The reservation of the next request."""
+        into, out = self._most or (0, 0)
+        return self.cost(2 * into or ASSUMED_TOKENS, max(2 * out, self.answer_tokens))
+
+    def _fits(self) -> bool:
+        return self.spent + self._reserved + self._next() <= self.limit
 
 
 @dataclass(frozen=True)
 class _Reply:
     text: str
-    input_tokens: int
-    output_tokens: int
+    usage: tuple[int, int]  # tokens in and out
 
 
 class _FailedTryError(Exception):
@@ -150,12 +176,16 @@ class Chat:
             charged, reply, failure = 0.0, None, None
             try:
                 reply = self._send(png)
-                charged = self._budget.cost(reply.input_tokens, reply.output_tokens)
+                charged = self._budget.cost(*reply.usage)
             except _FailedTryError as error:
                 failure = error
                 charged = reserved if error.sent else 0.0
+            except _NoUsageError:
+                charged = reserved
+                keep(Answer(image, "", None, charged, FAILED))
+                raise
             finally:
-                self._budget.settle(reserved, charged, reply.input_tokens if reply else 0)
+                self._budget.settle(reserved, charged, reply.usage if reply else None)
             seconds = time.perf_counter() - began
             if reply is not None:
                 return keep(Answer(image, reply.text, seconds, charged, ANSWERED))
@@ -216,12 +246,12 @@ def _parse(content: bytes) -> _Reply:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise _FailedTryError("a reply that is no chat completion", unreadable=True) from None
     if not isinstance(usage, dict):
-        raise VendorError("the service must report its usage, without which --max-usd cannot be kept, but does not")
+        raise _NoUsageError("the service must report its usage, without which --max-usd cannot be kept, but does not")
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     tokens = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1e9]
     if len(tokens) != 2:
-        raise VendorError(f"the service must report its usage in tokens, but reports {str(counts)[:60]}")
-    return _Reply(text if isinstance(text, str) else "", *tokens)
+        raise _NoUsageError(f"the service must report its usage in tokens, but reports {str(counts)[:60]}")
+    return _Reply(text if isinstance(text, str) else "", (tokens[0], tokens[1]))
 
 
 def _after(error: urllib.error.HTTPError) -> float | None:

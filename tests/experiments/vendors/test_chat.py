@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from experiments.vendors.answers import ANSWERED, FAILED, Answer
-from experiments.vendors.chat import Budget, BudgetSpentError, Chat, VendorError
+from experiments.vendors.chat import ASSUMED_TOKENS, Budget, BudgetSpentError, Chat, VendorError
 from tests.experiments.vendors.stub import Behaviour, completion, send, serving
 
 COST = (100 * 1.0 + 5 * 2.0) / 1e6
@@ -149,6 +149,27 @@ def test_a_request_that_might_cross_the_limit_is_not_sent() -> None:
         assert stub.keys[0] == ""
     assert 0.0047 < money.spent <= 0.005
     assert len(kept) == len(stub.bodies) == pytest.approx(money.spent / COST)
+    assert {body["max_tokens"] for body in stub.bodies} == {16}
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": -1}])
+def test_a_reply_without_usage_counts_as_billed(usage: object) -> None:
+    money, kept = budget(), list[Answer]()
+    with serving(lambda request, _: send(request, completion("cat", usage=usage))) as stub:
+        chat = Chat(stub.url, "m", "Which?", money, sleep=lambda _: None)
+        with pytest.raises(VendorError, match="must report its usage"):
+            chat.ask("00000.png", b"png", kept.append)
+    assert money.spent == pytest.approx(money.cost(ASSUMED_TOKENS, 16))
+    assert [(answer.state, answer.usd) for answer in kept] == [(FAILED, money.spent)]
+
+
+def test_each_request_reserves_twice_the_tokens_that_any_had_in_and_out() -> None:
+    money = budget()
+    for usage in ((1000, 200), (3000, 5)):
+        money.settle(money.reserve(), money.cost(*usage), usage)
+    assert [budget().knows_usage, money.knows_usage] == [False, True]
+    assert money.spent == pytest.approx(money.cost(4000, 205))
+    assert money.reserve() == pytest.approx(money.cost(6000, 400))
 
 
 @pytest.mark.parametrize("url", ["http://example.com/v1", "ftp://localhost/", "localhost:80", ""])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -72,6 +74,33 @@ def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
     printed = capsys.readouterr()
     assert "20 of 20 images are answered" in printed.out
     assert "sesame" not in printed.out + printed.err + out.read_text()
+
+
+def test_requests_that_cost_more_than_assumed_stay_within_the_limit(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running, most, lock = 0, [], threading.Lock()
+
+    def dear(request: BaseHTTPRequestHandler, _: int) -> None:
+        nonlocal running
+        with lock:
+            running += 1
+            most.append(running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        send(request, completion("Cat", {"prompt_tokens": 25_501, "completion_tokens": 5}))  # $0.0025526
+
+    out = tmp_path / "answers.csv"
+    with serving(dear) as stub:
+        options = ["--url", stub.url, "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
+        options += ["--out", str(out), "--concurrency", "16"]
+        assert ask_vendor.main([*options, "--max-usd", "0.03"]) == 1
+    assert len(stub.bodies) == 10  # all that the limit allows, as those that wait go on when others cost less
+    assert most[:2] == [1, 1]  # the first one alone
+    assert max(most) <= 5
+    assert sum(answer.usd or 0 for answer in read_answers(out)) <= 0.03
+    assert "stopped: --max-usd 0.03 must not be crossed; $0.0255 is spent" in capsys.readouterr().err
 
 
 def test_a_service_that_refuses_ends_it_with_one_line(exported: Path, tmp_path: Path, refused: Refused) -> None:
