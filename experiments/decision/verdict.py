@@ -213,11 +213,11 @@ def _building(facts: Facts) -> Way:
     seconds = None
     if facts.cost.speed is not None and not facts.cost.speed.bounded:
         seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
-    study = f"python sweeps/run_study.py --study {shlex.quote(facts.study.name)}"
+    study = facts.study.command(f"--study {shlex.quote(facts.study.name)}")
     if facts.test is None:
         accuracy = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study)
     else:
-        more = "python sweeps/run_study.py --preset standard"  # with more finals, whose mean has a narrower interval
+        more = facts.study.command("--preset standard")  # with more finals, whose mean has a narrower interval
         accuracy = _against_bar(facts, facts.test, f"has {percent(facts.test.mean)} ({span(facts.test)})", more)
     checks = [accuracy, *_building_in_time(facts, seconds)]
     price = f"has no price: {option.unpriced}" if option.unpriced else "has a price"
@@ -239,7 +239,7 @@ def _building_in_time(facts: Facts, seconds: float | None) -> Iterator[Check]:
     if bar is None:
         return
     limit = duration(bar / 1000)
-    command = f"python sweeps/run_study.py --study {shlex.quote(facts.study.name + '-again')}"
+    command = facts.study.command(f"--study {shlex.quote(facts.study.name + '-again')}")
     if speed is None:
         yield Check("latency", Standing.UNKNOWN, "has a latency that was not measured", command)
     elif seconds is None:

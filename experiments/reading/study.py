@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.own_images import SIDES
 from cifar_core.evaluation.serving import Timing
 
 # The splits in words, by their names in metrics.
@@ -152,3 +153,9 @@ class Study:
     def subject(self) -> pd.DataFrame:
         """The runs that the report is about: the champion's, else the best complete search trial, if any."""
         return champion if len(champion := self.champion) else self.complete_trials.head(1)
+
+    def command(self, options: str) -> str:
+        """The command for a study of the same images; DIR stands for one's own, whose folder is not on record."""
+        if self.data_set.sha256 != CIFAR10.sha256:
+            options += " --images DIR" + (f" --size {self.data_set.side}" if self.data_set.side != SIDES[0] else "")
+        return f"python sweeps/run_study.py {options}"

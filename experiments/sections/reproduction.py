@@ -45,7 +45,7 @@ def commands(study: Study, scenario: Scenario) -> str:
     own = "" if scenario.file == DEFAULT_SCENARIO.name else f" --scenario {shlex.quote(scenario.file)}"
     lines = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
     lines += [
-        f"python sweeps/run_study.py {options}",
+        study.command(options),
         f"python experiments/compare.py --study {shlex.quote(study.name)}{own}",
     ]
     return "\n".join(lines)

@@ -140,6 +140,18 @@ def test_accuracies_on_other_images_are_unknown(demo: Facts) -> None:
     assert ways_of(measured)[1].accuracy is None
 
 
+@pytest.mark.parametrize(("side", "size"), [(32, ""), (48, " --size 48")])
+def test_commands_for_images_of_ones_own_name_these(demo: Facts, side: int, size: str) -> None:
+    own = with_study(demo, name="photos", data_set=replace(CIFAR10, sha256="1", side=side))
+    own = with_cost(replace(own, test=None), speed=None)
+    assert ways_of(under(own, vendor()))[0].commands == (
+        f"python sweeps/run_study.py --study photos --images DIR{size}",
+        f"python sweeps/run_study.py --study photos-again --images DIR{size}",
+    )
+    close, *_ = ways_of(under(with_test(own, 0.70, 0.01), vendor(), latency_bar_ms=None))[0].commands
+    assert close == f"python sweeps/run_study.py --preset standard --images DIR{size}"
+
+
 def test_no_bar_no_check(demo: Facts) -> None:
     waits = under(demo, vendor(0.01, accuracy=ACCURACIES["gpt-4o"]), latency_bar_ms=None)
     assert verdict_of(waits).headline == "Buy calls"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Code, Missing, Pairs
 from experiments.sections.reproduction import commands, section
@@ -41,4 +42,9 @@ def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
     assert commands(fixed, replace(demo.scenario, file="my own.toml")) == (
         "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1\n"
         "python experiments/compare.py --study 'my study' --scenario 'my own.toml'"
+    )
+    own = replace(fixed, data_set=replace(CIFAR10, sha256="1", side=48))
+    [run, _] = commands(own, demo.scenario).splitlines()
+    assert (
+        run == "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1 --images DIR --size 48"
     )
