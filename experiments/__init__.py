@@ -1,1 +1,1 @@
-"""What was measured, set beside what was published: results, figures and the build-vs-buy report."""
+"""Measurements beside published figures: results, figures and the build-vs-buy report."""

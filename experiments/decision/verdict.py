@@ -76,7 +76,7 @@ class Way:
 
     @property
     def unknown(self) -> tuple[Check, ...]:
-        """What is unknown of a way that misses no bar."""
+        """The checks that are unknown, of a way that misses no bar."""
         return () if self.misses else tuple(check for check in self.checks if check.standing is Standing.UNKNOWN)
 
     @property

@@ -1,4 +1,4 @@
-"""What was measured of a vendor's answers to the test images, as `score_answers.py` keeps it in a store."""
+"""Scores of vendors' answers to the test images, as `score_answers.py` keeps them in a store."""
 
 from __future__ import annotations
 

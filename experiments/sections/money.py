@@ -82,7 +82,7 @@ def section(facts: Facts) -> Section:
 
 
 def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
-    """What each way has cost after so many months; building has a solid line. A service ends where its line does."""
+    """The cost of each way by month; building has a solid line. A service ends where its line does."""
     figure = canvas(height=280, left=72)
     colours = itertools.cycle(OTHER_COLOURS)
     priced = [option for option in options if option.kind != "build" or not option.unpriced]
@@ -187,7 +187,7 @@ def _scenario(facts: Facts) -> Pairs:
 
 
 def _terms(vendor: Vendor, scenario: Scenario) -> Iterator[str]:
-    """What a vendor charges, in words."""
+    """The prices of a vendor, in words."""
     if vendor.training:
         yield f"training {money(vendor.training.least_purchase)} at least"
     if scenario.latency_bar_ms is None and vendor.batch:

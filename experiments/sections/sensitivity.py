@@ -99,7 +99,7 @@ def saved(facts: Facts) -> float | None:
 
 
 def _saved_against(facts: Facts, title: str) -> float | None:
-    """What building saves against the way of this title, even if that misses a bar."""
+    """The US dollars that building saves against the way of this title, even if that misses a bar."""
     ours, *others = ways_of(facts)
     theirs = next(way.option for way in others if way.title == title)
     months = facts.scenario.months
@@ -173,7 +173,7 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
 
 
 def tornado(results: Sequence[SensitivityResult], saved: float) -> go.Figure:
-    """What building saves with each assumption halved and doubled, the largest effect on top."""
+    """The savings of building with each assumption halved and doubled, the largest effect on top."""
     rows = list(reversed(results))
     figure = canvas(height=80 + 42 * len(rows), left=10, top=26)
     for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):

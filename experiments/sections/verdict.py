@@ -74,7 +74,7 @@ def _gap(one: Way, other: Way, months: float) -> float:
 
 
 def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[CitedText]:
-    """What would change the headline: a measurement of the way that may win, then the nearest assumptions."""
+    """Changes that would alter the headline: a measurement of the way that may win, then the nearest assumptions."""
     months, rival = facts.scenario.months, verdict.rival
     if rival is not None:
         won = judge([_settled(w, Standing.CLEARS) if w.title == rival.title else w for w in ways], months).headline
