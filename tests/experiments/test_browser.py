@@ -160,6 +160,13 @@ def test_the_page_fits_the_screen_and_is_large_enough_to_read(visit: Visit, widt
     assert [text for text in texts if text["size"] < SMALLEST - 0.01] == []
 
 
+def test_a_figure_that_has_not_followed_a_narrower_screen_scrolls_alone(visit: Visit) -> None:
+    visit.show(DESK)
+    visit.page.set_viewport_size({"width": PHONE, "height": 900})
+    visit.ask("() => { document.querySelector('.plot > *').style.width = '900px'; }")
+    assert visit.ask("() => document.scrollingElement.scrollWidth") <= PHONE
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_legible_in_both_schemes(visit: Visit, scheme: str) -> None:
     visit.show(DESK, scheme=scheme)
