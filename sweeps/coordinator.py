@@ -38,6 +38,7 @@ from sweeps.stages.search import Search
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.store import StoreError
 from sweeps.study import ended_trials, started_trials
+from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel
 
@@ -114,7 +115,7 @@ class Coordinator:
         sweep, plan = self.sweep, self.sweep.plan
         tags = {"stage": "study", "study": plan.study, **sweep.tags}
         files = {"pictures/samples.png": self.samples, "space.toml": plan.space.text.encode()}
-        files["data.json"] = json.dumps(plan.data_set.to_dict(), ensure_ascii=False).encode()
+        files[DATA_SET] = json.dumps(plan.data_set.to_dict(), ensure_ascii=False).encode()
         sweep.tracker.open_study(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
         for key in list(self._ended_runs()):
             sweep.clear_checkpoints(key)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from mlflow.entities import Run
 
+from cifar_core.data.data_set import CIFAR10
 from experiments.reading.results import Result
 from experiments.reading.run_table import state_of
 from experiments.reading.studies import LARGEST, StudyReader
@@ -22,7 +23,7 @@ def from_mlflow(run: Run, study: str, reader: StudyReader) -> TrainedRun:
     """Load a run from MLflow, with its curves and any stored answers to the test images.
 
     Raises:
-        StoreError: its artifacts are missing.
+        StoreError: its artifacts, or the data set of its study, are missing.
     """
     reader.require_artifacts(run)
     tags, metrics, run_id = run.data.tags, metrics_of(run), run.info.run_id
@@ -35,6 +36,7 @@ def from_mlflow(run: Run, study: str, reader: StudyReader) -> TrainedRun:
         conditions={name: tags[name] for name in _CONDITIONS if name in tags},
         metrics={key: value for key, value in metrics.items() if abs(value) < LARGEST},
         curves={key: points for key in _CURVES if (points := reader.curve(run_id, key))},
+        data_set=reader.data_set(run),
         images=_images(reader, run_id),
         answers=reader.answers(run_id),
     )
@@ -81,6 +83,7 @@ def from_result(result: Result, reader: StudyReader | None) -> TrainedRun:
         },
         metrics=metrics,
         curves=curves,
+        data_set=CIFAR10,
         images=images | ({} if test is None else {"test": test.images}),
         answers=None if reader is None else reader.answers(result.run_id),
     )

@@ -28,7 +28,7 @@ from experiments.reading.run_table import state_of, time_of
 from experiments.reading.study import HttpSpeed, ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
 from sweeps.store import Store, StoreError, opening
 from sweeps.tracking.figures import metrics_of
-from sweeps.tracking.locations import artifact_folder, follow_store, missing_artifacts
+from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
 
 HTTP_SPEED = "test/http.json"  # artifact of a final run
@@ -70,7 +70,7 @@ class StudyReader:
         """Load the study of that name, or the most recent one.
 
         Raises:
-            StoreError: there is no such study, or none at all.
+            StoreError: there is no such study, or none at all; artifacts that it must have are missing.
         """
         if not self._parents:
             raise StoreError(f"a store must hold at least one study, but {self._store.tracking_uri} holds none")
@@ -97,7 +97,7 @@ class StudyReader:
             search=search,
             confirm=confirm,
             final=final,
-            data_set=self.data_set(parent.info.run_id),
+            data_set=self.data_set(parent),
             test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
         )
         run_ids = list(study.subject["run_id"])
@@ -159,12 +159,25 @@ class StudyReader:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def data_set(self, parent: str) -> DataSet:
-        """Load the data set of a study from its own run; CIFAR-10, which earlier versions had alone, if it has none."""
+    def data_set(self, run: Run) -> DataSet:
+        """Load the data set of a run, which its study's own run has; CIFAR-10, which earlier versions had alone.
+
+        Raises:
+            StoreError: that of a study of other data is missing or damaged.
+        """
+        name = self.experiments[run.info.experiment_id]
+        parent = self._parents.get(name, run)
+        tags, uri = parent.data.tags, str(parent.info.artifact_uri)
         try:
-            return DataSet.from_dict(self.json(parent, "data.json"))
+            return DataSet.from_dict(self.json(parent.info.run_id, DATA_SET))
         except TypeError:
-            return CIFAR10
+            if tags.get("data_sha256", CIFAR10.sha256) == CIFAR10.sha256:
+                return CIFAR10
+            raise StoreError(
+                f"the data set of {name} ({tags.get('data', 'own images')}) must be in "
+                f"{artifact_folder(self._store, uri) or uri}/{DATA_SET}, but that is missing or damaged; bring it back "
+                "from a copy"
+            ) from None
 
     def confusion(self, run_id: str, path: str) -> tuple[tuple[str, ...], npt.NDArray[np.int64]] | None:
         """Load the classes and the counts of a run's confusion matrix; None if it is missing or damaged."""

@@ -67,6 +67,7 @@ class TrainedRun:
     conditions: Mapping[str, str]  # commit, data, hardware, versions
     metrics: Mapping[str, float]
     curves: Mapping[str, tuple[tuple[int, float], ...]]  # metric -> (optimiser step, value), by step
+    data_set: DataSet
     images: Mapping[str, int]  # val | test -> number of images behind the final accuracy, where known
     answers: ImageAnswers | None
 

@@ -28,7 +28,7 @@ from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError
 from sweeps.study import REMOVED, load_study, trials_of
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
-from sweeps.tracking.mlflow_client import STUDY_KEY, connect, model_location, models_of, runs_of
+from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
 from sweeps.tracking.mlflow_queue import REFUSED, waiting
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.validation import shortened
@@ -148,9 +148,9 @@ def _log_network(store: Store, study: str, key: str, recipe: Mapping[str, Any], 
 def _artifacts(store: Store, runs: Sequence[Run]) -> Iterator[Finding]:
     """Every run must have the artifacts that all versions log."""
     for run in runs:
-        key = run.data.tags.get("key", run.info.run_id)
-        if key != STUDY_KEY and (missing := missing_artifacts(store, run)):
+        if missing := missing_artifacts(store, run):
             folder, names = missing
+            key = run.data.tags.get("key", run.info.run_id)
             yield Finding(f"{key}: it must have the artifacts {shortened(names)}, but {folder} lacks them")
 
 

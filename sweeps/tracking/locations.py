@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 
 from mlflow.entities import Run
 
+from cifar_core.data.data_set import CIFAR10
 from sweeps.lock import LockError, holder
 from sweeps.store import Store, StoreError
 
@@ -38,6 +39,7 @@ _RECORDED = """
     WHERE artifact_uri LIKE '%/' || run_uuid || '/artifacts'
 """
 _LOCK_SECONDS = 20
+DATA_SET = "data.json"  # artifact of a study's own run; earlier versions, which had CIFAR-10 alone, logged none
 # Artifacts that every version has logged: of a run that trained, of a complete one that was validated, of a test.
 _TRAINED, _VALIDATED, _TESTED = ("recipe.toml",), ("confusion.json",), ("test/confusion.json", "test/predictions.csv")
 
@@ -55,12 +57,16 @@ def artifact_folder(store: Store, uri: str) -> Path | None:
 
 
 def missing_artifacts(store: Store, run: Run) -> tuple[Path, list[str]] | None:
-    """Return the folder of a training run's artifacts and the names of those that it lacks; None if it lacks none."""
-    folder = artifact_folder(store, run.info.artifact_uri)
-    if folder is None or not run.data.params:
+    """Return the folder of a run's artifacts and the names of those that it lacks; None if it lacks none."""
+    folder, tags, metrics = artifact_folder(store, run.info.artifact_uri), run.data.tags, run.data.metrics
+    if folder is None:
         return None
-    validated = run.data.tags.get("state") == "complete" and "val/accuracy" in run.data.metrics
-    expected = (*_TRAINED, *_VALIDATED * validated, *_TESTED * ("test/accuracy" in run.data.metrics))
+    expected: tuple[str, ...] = ()
+    if tags.get("stage") == "study":
+        expected = (DATA_SET,) * (tags.get("data_sha256", CIFAR10.sha256) != CIFAR10.sha256)
+    elif run.data.params:
+        validated = tags.get("state") == "complete" and "val/accuracy" in metrics
+        expected = (*_TRAINED, *_VALIDATED * validated, *_TESTED * ("test/accuracy" in metrics))
     lost = [name for name in expected if not (folder / name).is_file()]
     return (folder, lost) if lost else None
 

@@ -193,7 +193,7 @@ class Fake:
     ) -> str:
         tags |= {
             "study": plan.name, "device": "cpu", "precision": "bf16", "threads": "1", "torch": "2.13.0",
-            "git_commit": "0f" * 20, "data_sha256": "ab" * 32, "cpu": "processor of 2 cores",
+            "git_commit": "0f" * 20, "data_sha256": CIFAR10.sha256, "cpu": "processor of 2 cores",
         }  # fmt: skip
         run_id = str(self.client.create_run(plan.experiment, at, tags, name).info.run_id)
         self.client.log_batch(run_id, metrics, [Param(k, str(v)) for k, v in params.items()])

@@ -13,6 +13,7 @@ import pytest
 from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.reading import run_table
+from experiments.reading.runs import from_mlflow
 from experiments.reading.studies import StudyReader, count_test_set_evaluations
 from experiments.reading.study import TestSetEvaluations as Evaluations
 from sweeps.store import Store, StoreError
@@ -68,6 +69,24 @@ def test_the_data_set_of_a_study_is_read(fresh_store: Fake) -> None:
     assert reader.read().data_set == CIFAR10, "that of earlier versions, which kept no file"
     fresh_store.put(run, {"data.json": json.dumps(own.to_dict()).encode()})
     assert reader.read().data_set == own
+
+
+@pytest.mark.parametrize("damaged", [{}, {"data.json": b'{"name": "flo'}])
+def test_a_study_of_other_data_that_lost_its_data_set_is_not_taken_for_cifar10(
+    fresh_store: Fake, damaged: dict[str, bytes]
+) -> None:
+    parent = fresh_store.add(trials=(Trial(),), champion=())
+    for name, value in {"data": "flowers", "data_sha256": "ab" * 32}.items():
+        fresh_store.client.set_tag(parent, name, value)
+    fresh_store.put(parent, damaged)
+    place = f"{fresh_store.folder}/artifacts/demo/{parent}/artifacts/data.json"
+    reader = StudyReader(fresh_store.place)
+    rule = f"the data set of demo (flowers) must be in {place}, but that is missing or damaged; bring it back"
+    with pytest.raises(StoreError, match=re.escape(rule)):
+        reader.read()
+    trial = reader.client.search_runs(list(reader.experiments), "tags.stage = 'search'")[0]
+    with pytest.raises(StoreError, match=re.escape(rule)):
+        from_mlflow(trial, "demo", reader)
 
 
 @pytest.mark.slow

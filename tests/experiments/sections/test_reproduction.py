@@ -15,7 +15,7 @@ def test_weights_facts_commands_and_recipe_are_shown(demo: Facts) -> None:
     assert len(weights.rows) == 2
     assert all(value.text.startswith("models:/m-") and label.sources for label, value in weights.rows)
     assert {label.text: value.text for label, value in facts.rows} == {
-        "Commit": "0f" * 20, "Data (SHA-256)": "ab" * 32, "Study seed": "0", "Run seeds": "0 and 1",
+        "Commit": "0f" * 20, "Data (SHA-256)": CIFAR10.sha256, "Study seed": "0", "Run seeds": "0 and 1",
         "Device, precision": "cpu, bf16", "Processor": "processor of 2 cores", "Workers x threads": "2 x 1",
         "torch": "2.13.0",
     }  # fmt: skip

@@ -101,6 +101,10 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
             "the run trial-1 was deleted in MLflow",
         ),
         (
+            lambda store: in_mlflow(store, MlflowClient.set_tag, "study", "data_sha256", "ab" * 32),
+            r"study: it must have the artifacts data\.json, but .* lacks them",
+        ),
+        (
             lambda store: in_mlflow(store, MlflowClient.set_tag, "trial-2", "key", "trial-7"),
             "MLflow has a run trial-7, but Optuna has no such trial",
         ),
