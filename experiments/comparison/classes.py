@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from cifar_core.data.data_set import CIFAR10
 from experiments.comparison.differences import Comparison, Group, NotPaired, image_by_image
 from experiments.pages.blocks import Cell, Figure, Missing, Section, Table
 from experiments.pages.plots import PALETTE, add_points, canvas, in_figure, pc, room_for, segment
@@ -25,7 +25,7 @@ class ClassTable:
     Attributes:
         split: "test" or "val".
         p: of McNemar's test of each group against the reference, adjusted for the number of classes (Holm, 1979);
-            NaN for the reference and for groups without answers to single images.
+            NaN for the reference, and for groups and classes without answers to single images.
     """
 
     split: str
@@ -40,12 +40,15 @@ def compare_classes(comparison: Comparison) -> ClassTable | None:
         None if the groups have no split in common.
     """
     groups, reference = comparison.groups, comparison.reference
+    data_set = reference.counted[0].data_set
+    names = dict(zip(data_set.keys, data_set.classes, strict=True))
     for split in ("test", "val"):
         prefix = f"{split}_class/"
         others = {key.removeprefix(prefix) for r in reference.counted for key in r.metrics if key.startswith(prefix)}
-        names = [*CIFAR10.classes, *sorted(others - set(CIFAR10.classes))]
-        means = {group.name: [group.mean(prefix + name) for name in names] for group in groups}
-        table = pd.DataFrame(means, names, dtype=float).dropna().sort_values(reference.name, kind="stable")
+        keys = [*names, *sorted(others - set(names))]
+        means = {group.name: [group.mean(prefix + key) for key in keys] for group in groups}
+        shown = [names.get(key, key) for key in keys]
+        table = pd.DataFrame(means, shown, dtype=float).dropna().sort_values(reference.name, kind="stable")
         if len(table):
             p = {g.name: _p_by_class(g, reference, table.index) if split == "test" else math.nan for g in groups}
             return ClassTable(split, table, pd.DataFrame(p, table.index))
@@ -88,13 +91,15 @@ def draw_classes(comparison: Comparison, table: ClassTable) -> go.Figure:
 
 
 def _p_by_class(group: Group, reference: Group, names: Sequence[str]) -> tuple[float, ...] | float:
-    """Adjusted p by class; NaN for the reference itself and without answers to single images."""
+    """Adjusted p by class; NaN for the reference itself, and for classes without answers to single images."""
     if group is reference or not len(group.complete) == len(reference.complete) == 1:
         return math.nan  # the mean over several runs has no single images
-    try:
-        return holm([image_by_image(group, reference, name).p for name in names])
-    except NotPaired:
-        return math.nan
+    found: dict[str, float] = {}
+    for name in names:
+        with suppress(NotPaired):
+            found[name] = image_by_image(group, reference, name).p
+    adjusted = dict(zip(found, holm(list(found.values())), strict=True))
+    return tuple(adjusted.get(name, math.nan) for name in names)
 
 
 def _cell(table: ClassTable, name: str, group: Group, comparison: Comparison) -> Cell:

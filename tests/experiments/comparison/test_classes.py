@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from cifar_core.data.data_set import CIFAR10
 from experiments.comparison import classes
 from experiments.comparison.classes import compare_classes
+from experiments.comparison.differences import Comparison, Group
 from experiments.pages.blocks import Figure, Missing
 from tests.experiments.comparison.conftest import Chosen
+from tests.experiments.support import known
+
+_WILD = {"cat": "cat (wild)"}
 
 
 @pytest.mark.slow
@@ -23,6 +29,23 @@ def test_classes_are_compared_on_the_best_split_that_all_groups_have(chosen: Cho
     assert tested.p["bad"].notna().all()
     assert (mixed.split, mixed.p.notna().any(axis=None)) == ("val", False)
     assert not several.p.notna().any(axis=None)
+
+
+def test_classes_have_their_own_names_and_a_class_without_answers_takes_p_from_no_other(pair: Comparison) -> None:
+    def renamed(group: Group) -> Group:
+        [run] = group.runs
+        metrics = {key.replace("_class/cat", "_class/cat _wild_"): value for key, value in run.metrics.items()}
+        answers = known(run.answers)
+        true, predicted = (tuple(_WILD.get(n, n) for n in names) for names in (answers.true, answers.predicted))
+        data_set = replace(CIFAR10, classes=tuple(_WILD.get(name, name) for name in CIFAR10.classes))
+        answers = replace(answers, true=true, predicted=predicted)
+        metrics["test_class/dogs"] = metrics.pop("test_class/dog")  # of no class that the answers have
+        return replace(group, runs=(replace(run, metrics=metrics, answers=answers, data_set=data_set),))
+
+    groups = tuple(map(renamed, pair.groups))
+    table = known(compare_classes(Comparison(groups, groups[0], baseline=False)))
+    assert table.accuracies.index[0] == "cat (wild)"
+    assert table.p["bad"].isna().tolist() == [name == "dogs" for name in table.p.index]
 
 
 def test_a_group_without_classes_leaves_none_to_compare(chosen: Chosen) -> None:
