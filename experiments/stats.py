@@ -11,8 +11,7 @@ import pandas as pd
 from scipy import stats
 from scipy.special import stdtrit
 
-VAL_IMAGES = 5000
-TEST_IMAGES = 10_000
+TEST_IMAGES = 10_000  # of CIFAR-10
 SIGNIFICANCE_LEVEL = 0.05
 FEW_TRIALS = 10  # complete ones, below which nothing is concluded from a search
 EXACT_BELOW = 25  # discordant images: with fewer, McNemar's test is exact

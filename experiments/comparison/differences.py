@@ -17,8 +17,6 @@ from experiments.pages.text import duration, percent, run
 from experiments.reading.study import TrainedRun
 from experiments.stats import (
     SIGNIFICANCE_LEVEL,
-    TEST_IMAGES,
-    VAL_IMAGES,
     Estimate,
     McNemar,
     difference_interval,
@@ -74,7 +72,8 @@ class Group:
         if not known:
             return None
         split = metric.partition("/")[0]
-        images = min(r.images.get(split, TEST_IMAGES if split == "test" else VAL_IMAGES) for r in known)
+        whole = [r.data_set.test_images if split == "test" else r.data_set.val_images for r in known]
+        images = min(r.images.get(split, count) for r, count in zip(known, whole, strict=True))
         return mean_accuracy([r.metrics[metric] for r in known], tuple(r.run_id for r in known), images)
 
     def setting(self, name: str, of: Callable[[TrainedRun], Mapping[str, str]]) -> str | None:

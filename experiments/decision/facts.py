@@ -17,7 +17,7 @@ from experiments.reading.results import Result
 from experiments.reading.scenario import Scenario
 from experiments.reading.study import Study
 from experiments.reading.vendor_score import VendorScore
-from experiments.stats import TEST_IMAGES, VAL_IMAGES, Estimate, estimate
+from experiments.stats import Estimate, estimate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,8 +113,8 @@ def gather(
     confusions = study.artifacts.confusions
     tested = study.champion[study.champion["metrics.test/accuracy"].notna()]
     counts = [int(matrix.sum()) for matrix in confusions.values()] if len(study.champion) else []
-    test_images = round(sum(counts) / len(counts)) if counts else TEST_IMAGES
-    validation_images = study.artifacts.validation_images or VAL_IMAGES
+    test_images = round(sum(counts) / len(counts)) if counts else study.data_set.test_images
+    validation_images = study.artifacts.validation_images or study.data_set.val_images
     return Facts(
         study=study,
         published=published,

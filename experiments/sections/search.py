@@ -16,7 +16,7 @@ from experiments.pages.plots import BLUE, GREEN, GRID, INK, MUTED, RUST, add_lin
 from experiments.pages.text import CitedText, count_word, duration, flops, percent, points, run, runs
 from experiments.reading.published import Accuracy
 from experiments.reading.study import Study
-from experiments.stats import FEW_TRIALS, VAL_IMAGES, wilson
+from experiments.stats import FEW_TRIALS, wilson
 
 SAVED_AIM = 0.5  # of the training compute, by pruning
 TYPICAL = 0.7  # accuracy of a trial, at which the interval over images is stated
@@ -76,7 +76,7 @@ def architectures_of(study: Study) -> tuple[Architecture, ...]:
     finished, tried = complete["model"].value_counts(), study.search["params.model"].value_counts()
     best = complete.loc[complete.groupby("model")["accuracy"].idxmax()]
     given = study.params.get("trial_images", "")
-    images = int(given) if given.isdigit() else VAL_IMAGES
+    images = int(given) if given.isdigit() else study.data_set.val_images
     return tuple(
         Architecture(
             str(t.model),

@@ -104,6 +104,12 @@ def test_regressions_are_the_metrics_that_got_worse_than_the_marked_baseline(cho
     assert comparison.titles == ("good (baseline)", "level")
 
 
+def test_without_confusion_matrices_the_images_are_counted_by_the_data_set(pair: Comparison) -> None:
+    few = replace(pair.groups[1].runs[0].data_set, val_images=40, test_images=80)
+    group = with_run(pair, images={}, data_set=few).groups[1]
+    assert [known(group.estimate(f"{split}/accuracy")).images for split in ("val", "test")] == [40, 80]
+
+
 def test_accuracies_on_other_data_are_not_compared(pair: Comparison) -> None:
     conditions = {**pair.groups[1].runs[0].conditions, "data_sha256": "cd" * 32}
     others = with_run(pair, conditions=conditions)

@@ -2,15 +2,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.decision.facts import Facts
+from cifar_core.data.data_set import CIFAR10
+from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import verdict_of
 from tests.experiments.decision.test_machines import SCENARIO
 from tests.experiments.fake_store import Fake
+from tests.experiments.support import known
 
 
 def test_without_any_run_nothing_is_measured(empty: Facts) -> None:
     assert (empty.test, empty.validation, empty.model, empty.parameters, empty.cost.seconds) == (None,) * 5
     assert (empty.has_champion, empty.subject_runs, verdict_of(empty).answer) == (False, (), "Not yet")
+
+
+def test_without_confusion_matrices_the_images_are_counted_by_the_data_set(demo: Facts) -> None:
+    own = replace(CIFAR10, sha256="ab" * 32, val_images=40, test_images=80)
+    lost = replace(demo.study.artifacts, confusions={}, validation_images=None)
+    facts = gather(replace(demo.study, data_set=own, artifacts=lost), demo.published, demo.scenario)
+    assert [known(e).images for e in (facts.validation, facts.test)] == [facts.validation_images, 80] == [40, 80]
 
 
 def test_the_scenario_moves_the_bar(store: Fake) -> None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing, Pairs, Table
 from experiments.sections.search import architectures_of, best_so_far, pareto_front, section
+from experiments.stats import wilson
 from tests.experiments.support import figures, said, with_cost, with_study
 
 
@@ -112,6 +114,11 @@ def test_architectures_are_ranked_by_their_best_trial(demo: Facts) -> None:
     figure = figures(section(facts))["architectures"]
     assert "from b (70.0 %) to a (90.0 %, tried in 2 of 5 trials)" in figure.caption.text
     assert list(figure.figure.layout.yaxis.categoryarray) == ["b", "c", "a"]
+
+
+def test_where_the_study_names_no_images_of_a_trial_all_those_of_its_data_count(demo: Facts) -> None:
+    few = architectures_of(replace(demo.study, data_set=replace(CIFAR10, val_images=40)))[0]
+    assert (few.low, few.high) == wilson(few.best, 40)
 
 
 def test_architectures_stand_in_a_table_with_intervals_and_times(demo: Facts) -> None:
