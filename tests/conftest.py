@@ -1,4 +1,4 @@
-"""What holds for every test: no telemetry, and no writing into the project's own store."""
+"""Settings of every test: no telemetry, and no writing into the project's own store."""
 
 from __future__ import annotations
 

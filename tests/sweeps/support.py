@@ -1,4 +1,4 @@
-"""What several tests of sweeps need: a plan, points and outcomes, and a tracker in memory."""
+"""Helpers for tests of sweeps: a plan, points and outcomes, and a tracker in memory."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 @dataclass
 class Screen:
-    """What a console has written, and seconds that pass when a test says so."""
+    """The output of a console, and a clock that a test sets."""
 
     file: io.StringIO = field(default_factory=io.StringIO)
     now: float = VIEW.at

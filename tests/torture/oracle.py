@@ -1,4 +1,4 @@
-"""What must be true of a sweep at its end, told from outside: by its databases, its weights and the ground truth."""
+"""Judge a sweep at its end from outside: by its databases, its weights and the ground truth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sweeps.planning.presets import fixed_epochs
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What was found wrong with a sweep."""
+    """The faults of a sweep, counted by kind."""
 
     trials: int
     acknowledged: int  # points in the ground truth

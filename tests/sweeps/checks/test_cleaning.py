@@ -1,4 +1,4 @@
-"""What of a store is shown as needless and removed, and what never is."""
+"""Needless parts of a store are shown and removed; all others stay."""
 
 from __future__ import annotations
 

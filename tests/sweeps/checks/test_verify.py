@@ -1,4 +1,4 @@
-"""What `--verify` finds in a store, and that it finds nothing in a good one."""
+"""`--verify` finds each fault of a store, and nothing in a good one."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def draw(space: SearchSpace, seed: int) -> tuple[Recipe, dict[str, Any]]:
 
 
 def enqueue(space: SearchSpace, params: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """What becomes of `params` in the queue of a study; a value outside of the space is a warning, an error here."""
+    """Take a trial whose `params` were enqueued; a value outside of the space is a warning, an error here."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     study.enqueue_trial(params)
     trial = study.ask()

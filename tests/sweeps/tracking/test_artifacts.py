@@ -1,4 +1,4 @@
-"""What a run leaves besides its curves: every file is there, and says what the predictions say."""
+"""Artifacts of a run: every file is there, and says what the predictions say."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def told(draw: st.DrawFn) -> list[Entry]:
 
 
 def record(store: Path, experiment: str, batches: Sequence[Sequence[Entry]]) -> dict[str, Any]:
-    """What MLflow knows at the end, by run."""
+    """Write the batches, and return what MLflow knows at the end, by run."""
     runs = MlflowExperiment(f"sqlite:///{store}/mlflow.db", experiment, (store / experiment).as_uri(), source="test")
     for batch in batches:
         runs.write(batch)

@@ -34,7 +34,7 @@ SECOND = Entry(key="trial-1", at=2, files={"a": b"\0\n"})
 
 
 def content(path: Path) -> list[Entry]:
-    """What a new process finds, taken out one by one."""
+    """The entries that a new process finds, taken out two by two."""
     queue = MlflowQueue(path)
     found = []
     while some := queue.first(2):
