@@ -222,7 +222,7 @@ def test_a_plain_colour_can_be_normalised(tmp_path: Path) -> None:
 
 
 def test_cifar10_as_picture_files_gives_the_same_tensors_and_weights(tmp_path: Path) -> None:
-    """Of synthetic images with the statistics of those; the whole set was compared by hand (docs/own-images.md)."""
+    """Synthetic images stand in for CIFAR-10; the whole set was compared by hand (docs/own-images.md)."""
     data = synthetic(400, 100)
     # As in the fixed split: in the order of the files, and with alternating classes.
     order = torch.cat([(data.val.labels == label).nonzero().squeeze(1) for label in range(10)])

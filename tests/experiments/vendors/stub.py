@@ -1,4 +1,4 @@
-"""A chat service on this machine that behaves as it is told, for tests."""
+"""Local stub of a chat service, whose faults a test chooses."""
 
 from __future__ import annotations
 
