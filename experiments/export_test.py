@@ -58,11 +58,11 @@ def _run(options: argparse.Namespace) -> int:
         raise StoreError(f"DIR must be a new or empty folder, but {folder} is not")
     data = options.data or default_data_dir()
     ensure_cifar10(data, lambda *_: None)
-    images = load_test(data).images.permute(0, 2, 3, 1).numpy()
     try:
+        (folder / "images").mkdir(parents=True)  # before the look is recorded, as there may be none
         store.root.mkdir(parents=True, exist_ok=True)
         store.record_test_set_evaluation(study=LOOKS, key="export")
-        (folder / "images").mkdir(parents=True)
+        images = load_test(data).images.permute(0, 2, 3, 1).numpy()
         for index, pixels in enumerate(images):
             picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)
             picture.save(folder / "images" / image_name(index))

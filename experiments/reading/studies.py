@@ -52,6 +52,8 @@ class StudyReader:
         # MLflow creates a missing database without a word.
         self._database = next((path for path in store.databases() if path.name == "mlflow.db"), None)
         if self._database is not None:
+            if not self._database.is_file():
+                raise StoreError(f"a store must hold mlflow.db, but there is no {self._database}")
             with opening(store.tracking_uri):  # not while another process creates it
                 _check_database(self._database)
         with answering(store.tracking_uri):
@@ -301,8 +303,6 @@ def _last_attempts(attempts: pd.DataFrame, stage: str) -> pd.DataFrame:
 
 
 def _check_database(path: Path) -> None:
-    if not path.is_file():
-        raise StoreError(f"a store must hold mlflow.db, but there is no {path}")
     with path.open("rb") as file:
         if not file.read(16).startswith(b"SQLite format 3"):
             raise StoreError(f"mlflow.db must be an SQLite database, but {path} is not")

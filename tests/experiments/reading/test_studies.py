@@ -135,6 +135,10 @@ def test_what_is_no_store_is_named_and_not_made(tmp_path: Path, fresh_store: Fak
     with pytest.raises(StoreError, match=r"a store must hold mlflow\.db, but there is no .*/none/mlflow\.db"):
         StudyReader(Store.locate(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(StoreError, match="a store must hold mlflow"):
+        StudyReader(Store.locate(tmp_path / "none"))
+    assert not list((tmp_path / "none").iterdir())
     (tmp_path / "mlflow.db").write_text("hello")
     with pytest.raises(StoreError, match=r"mlflow\.db must be an SQLite database, but .* is not"):
         StudyReader(Store.locate(tmp_path))

@@ -46,6 +46,10 @@ def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
     said = refused(export_test.main, str(exported), "--store", str(tmp_path / "mlruns"))
     assert said == f"DIR must be a new or empty folder, but {exported} is not"
     assert looks(tmp_path / "mlruns") == ["export"]
+    (tmp_path / "file").touch()
+    said = refused(export_test.main, str(tmp_path / "file" / "x"), "--store", str(tmp_path / "other"))
+    assert said.startswith("DIR and the store must be folders to write to, but: ")
+    assert not (tmp_path / "other").exists(), "a look that did not happen is not counted"
     assert "must be a whole number from 32 to 1024" in refused(export_test.main, "x", "--side", "31")
 
 
