@@ -15,6 +15,8 @@ from cifar_core.models import build_shapes
 from cifar_core.optim import ScheduleValues, build_optimizers, set_schedule
 from cifar_core.recipe import Recipe
 
+_RATE_EXPONENT = -0.3  # of the best rate by the length of a run
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
@@ -40,7 +42,7 @@ class Budget:
         return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
 
     def extend(self, recipe: Recipe, train_images: int, data_set: DataSet = CIFAR10) -> Recipe:
-        """`apply` for a recipe that was tuned at another length: rescale its weight decay, unless norms are reset.
+        """`apply` for a recipe that was tuned at another length: rescale its weight decay, or its rate by `at_length`.
 
         The effect of decay over a whole run is proportional to rate times decay times steps, so a run of n times the
         length needs 1/n of the decay (Wang & Aitchison, "How to set AdamW's weight decay as you scale model and
@@ -51,8 +53,22 @@ class Budget:
         """
         longer = self.apply(recipe, train_images, data_set)
         if recipe.reset_norms:
-            return longer
+            return at_length(recipe, longer.epochs)
         return replace(longer, weight_decay=recipe.weight_decay * recipe.epochs / longer.epochs)
+
+
+def at_length(recipe: Recipe, epochs: float) -> Recipe:
+    """Return `recipe`, tuned at its own number of epochs, for another one.
+
+    Where norms are reset, nothing but the learning rate sets how far a step goes, and the best one falls with the
+    length of the run to the power of 0.3: `python -m experiments.benchmarks.lengths` measures it, and Bjorck et al.,
+    "Scaling optimal LR across token horizons" (2024) found 0.32 for language models. Rate times decay is held.
+    """
+    if not recipe.reset_norms:
+        return replace(recipe, epochs=epochs)
+    factor = (epochs / recipe.epochs) ** _RATE_EXPONENT
+    rate, decay = recipe.peak_rate * factor, recipe.weight_decay / factor
+    return replace(recipe, epochs=epochs, learning_rate=rate, weight_decay=decay)
 
 
 def step_flops(recipe: Recipe, data_set: DataSet = CIFAR10) -> int:

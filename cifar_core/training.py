@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_core import averaging
+from cifar_core import averaging, cuda_graphs
 from cifar_core.data import Split, Splits
 from cifar_core.data.augment import augment, mix
 from cifar_core.data.data_set import CIFAR10, DataSet
@@ -105,6 +105,7 @@ class TrainState:
     validation_seconds: float = 0.0
     best_loss: float = math.inf  # lowest validation loss so far, if the recipe keeps the best weights
     best: dict[str, Tensor] = field(default_factory=dict)  # the model's state at that loss, on the CPU
+    forward: Callable[[Tensor], Tensor] | None = None  # of the model in training, from the first step on
 
     @classmethod
     def create(cls, recipe: Recipe, data: Splits, hardware: Hardware) -> TrainState:
@@ -236,6 +237,9 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
     """
     recipe, data_set, hardware = state.recipe, state.data_set, state.hardware
     with oom_context(recipe.batch_size, recipe):
+        if state.forward is None:  # before the schedule freezes a layer, as a graph keeps what it computes
+            with hardware.kernels(deterministic=recipe.deterministic):
+                state.forward = cuda_graphs.forward_of(state.model, (recipe.batch_size, *images.shape[1:]), hardware)
         set_schedule(state.optimizers, values)
         batch = state.next_batch(len(images))
         mirrored = _mirrored(state, batch, len(images)) if recipe.alternate_flip else None
@@ -243,9 +247,10 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
         inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator, mirrored)
         targets = F.one_hot(labels[batch], len(data_set.classes)).float()
         inputs, targets = mix(normalise(inputs, recipe.normalisation, data_set), targets, recipe, state.generator)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         with hardware.kernels(deterministic=recipe.deterministic):
             with hardware.autocast():
-                logits = state.model(inputs.contiguous(memory_format=torch.channels_last)).float()
+                logits = state.forward(inputs).float()
                 loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
             state.model.zero_grad(set_to_none=True)
             loss.backward()

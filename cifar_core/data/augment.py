@@ -6,6 +6,7 @@ new images of the same shape. Global generators are not used.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -81,13 +82,12 @@ def jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tenso
         2 * _uniform(4 * count, generator).view(4, count, 1, 1).to(images.dtype) - 1
     ) * strength
     angle = angle * math.pi / 5
-    luma = torch.tensor(_LUMA, dtype=images.dtype, device=images.device)
-    to_yiq = torch.tensor(_TO_YIQ, dtype=images.dtype, device=images.device)
+    luma, to_yiq, from_yiq = _colours(images.dtype, images.device)
     identity = torch.eye(3, dtype=images.dtype, device=images.device)
     rotation = identity.repeat(count, 1, 1)
     rotation[:, 1:2, 1:2], rotation[:, 1:2, 2:3] = angle.cos(), -angle.sin()
     rotation[:, 2:3, 1:2], rotation[:, 2:3, 2:3] = angle.sin(), angle.cos()
-    hue = torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+    hue = from_yiq @ rotation @ to_yiq
     saturate = (1 + saturation) * identity - saturation * luma.expand(3, 3)
     colours = (1 + brightness) * (1 + contrast) * (hue @ saturate)
     grey = (images.mean((2, 3)) @ luma).view(count, 1, 1)
@@ -121,6 +121,13 @@ def mix(images: Tensor, targets: Tensor, recipe: Recipe, generator: torch.Genera
         share = 1 - hole.to(share.dtype).mean()
         images = torch.where(hole, images[partner], images)
     return images, torch.lerp(targets[partner], targets, share.to(targets.dtype))
+
+
+@functools.cache
+def _colours(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Luma weights (3,), and the matrices (3, 3) to YIQ and back; on the CPU first, as a GPU would wait for them."""
+    luma, to_yiq = torch.tensor(_LUMA, dtype=dtype), torch.tensor(_TO_YIQ, dtype=dtype)
+    return luma.to(device), to_yiq.to(device), torch.linalg.inv(to_yiq).to(device)
 
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Effect of each ingredient of the recipe fast94: it is left out or changed, at a small budget, over several seeds.
 
-python -m experiments.benchmarks.ablation [--seeds 3] [--results FILE]
+python -m experiments.benchmarks.ablation [--seeds 5] [--results FILE]
 
 Runs that the file holds already are not repeated. Accuracies are of the 5,000 validation images.
 """
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
 
     def add_seeds(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--seeds", type=positive_int, default=3, metavar="K", help="runs of each (default: 3)")
+        parser.add_argument("--seeds", type=positive_int, default=5, metavar="K", help="runs of each (default: 5)")
 
     def wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
         return [(variant, recipe_of(variant, seed)) for seed in range(options.seeds) for variant in VARIANTS]

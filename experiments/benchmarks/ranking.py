@@ -3,8 +3,8 @@
 python -m experiments.benchmarks.ranking [--lengths trial confirmation] [--results FILE]
 
 Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start, and
-the rate goes with the square root of the batch size. Runs that the file holds already are not repeated. Accuracies are
-of the validation images.
+the rate goes with the square root of the batch size and with the length of the run, as in a sweep. Runs that the file
+holds already are not repeated. Accuracies are of the validation images.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from cifar_core.budget import Budget
+from cifar_core.budget import Budget, at_length
 from cifar_core.recipe import Recipe
 from experiments.benchmarks import training_runs
 from experiments.benchmarks.training_runs import TRAIN_IMAGES, TrainingRun
 from sweeps.planning.presets import PRESETS
+from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.planning.space_file import SPACES
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
@@ -58,7 +59,6 @@ GROUPS: Mapping[str, Callable[[np.random.Generator, int], dict[str, Any]]] = Map
             "model": str(draw.choice(SPACES["full"].models)),
             "optimizer": str(draw.choice(["sgd", "adamw", "muon"])),
         },
-        "batch size": lambda draw, number: {"batch_size": (128, 256, 512, 1000, 2000)[number]},
     }
 )
 
@@ -84,9 +84,10 @@ def recipe_of(group: str, number: int, length: str) -> Recipe:
     drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]), number)
     space = SPACES["full"]
     values = {"mix_alpha": Recipe().mix_alpha, "weight_decay_multiple": 1.0, **space.starts[0], **drawn}
-    recipe = space.recipe(space.point_of(values.__getitem__), Recipe(seed=100 * list(LENGTHS).index(length) + number))
+    base = Recipe(seed=100 * list(LENGTHS).index(length) + number, epochs=REFERENCE_IMAGES / TRAIN_IMAGES)
     fields = {name: value for name, value in drawn.items() if name not in space.parameters}
-    trial = LENGTHS["trial"].apply(replace(recipe, **fields), TRAIN_IMAGES)
+    recipe = replace(space.recipe(space.point_of(values.__getitem__), base), **fields)
+    trial = at_length(recipe, LENGTHS["trial"].apply(recipe, TRAIN_IMAGES).epochs)
     return trial if length == "trial" else LENGTHS[length].extend(trial, TRAIN_IMAGES)
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from cifar_core.budget import Budget, step_flops
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.hardware import Hardware
+from cifar_core.memory import oom_context
 from cifar_core.models import build_model
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
@@ -155,7 +156,16 @@ def affordable_steps(budget: Budget, recipe: Recipe, data_set: DataSet = CIFAR10
 
 
 def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet = CIFAR10) -> float:
-    """Measure the training FLOPs per second of this process on `hardware`, in three steps on noise."""
+    """Measure the training FLOPs per second of this process on `hardware`, in three steps on noise.
+
+    Raises:
+        OutOfMemory: a batch does not fit into the memory of the device.
+    """
+    with oom_context(recipe.batch_size, recipe):
+        return _speed(recipe, hardware, data_set)
+
+
+def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
     model = hardware.place(build_model(recipe, data_set=data_set))
     optimizers = build_optimizers(model, recipe)
     images = torch.rand(recipe.batch_size, 3, data_set.side, data_set.side)

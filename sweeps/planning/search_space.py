@@ -35,9 +35,11 @@ OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
         "ranger": OptimizerScale(4e-3, 0.01, 0.95, 1.0),
     }
 )
-# Of muon with `reset_norms`, as in the recipe fast94. Only biases and the head decay there, so fast that the product of
-# rate and decay has to be held: the decay is that of batch size 256.
+# Of muon with `reset_norms`, as in the recipe fast94 and for its length. Only biases and the head decay there, so fast
+# that the product of rate and decay has to be held: the decay is that of batch size 256.
 _RESET_SCALE = OptimizerScale(0.075, 2e-6 * 256 / 0.075, 0.6, 1.0)
+
+REFERENCE_IMAGES = 8.25 * 50_000  # trained on by fast94
 
 TTA = "mirror-shift"  # test-time augmentation of a sweep's champion
 
@@ -122,7 +124,7 @@ class SearchSpace:
         return tuple(self.point_of(values.__getitem__) for values in each)
 
     def suggest(self, trial: BaseTrial, base: Recipe) -> Recipe:
-        """Return the recipe of `trial`; values that the space neither varies nor holds come from `base`."""
+        """Return the recipe of `trial`, for `REFERENCE_IMAGES`; what the space does not name comes from `base`."""
         return self.recipe(self.point_of(lambda name: _draw(trial, name, self.parameters[name].distribution)), base)
 
     def recipe(self, point: Mapping[str, Any], base: Recipe) -> Recipe:

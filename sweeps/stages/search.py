@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from optuna.trial import Trial
 
+from cifar_core.budget import at_length
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.console import best_trial, percent
 from sweeps.executors.protocol import Outcome
 from sweeps.planning.plan import SEARCH_SHARE, shrink_to_budget
 from sweeps.planning.presets import EIGHTHS
-from sweeps.planning.search_space import TTA
+from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.pruners import bar
 from sweeps.stages.stage import Stage, Sweep
@@ -123,8 +124,9 @@ class Search(Stage):
         self.end(run, "pruned", reason=reason)
 
     def _recipe(self, trial: Trial) -> Recipe:
-        plan = self.sweep.plan
-        recipe = plan.space.suggest(trial, Recipe(seed=derive_seed(plan.seed, trial.number), tta=TTA))
+        plan, images = self.sweep.plan, self.sweep.train_images
+        base = Recipe(seed=derive_seed(plan.seed, trial.number), tta=TTA, epochs=REFERENCE_IMAGES / images)
+        recipe = plan.space.suggest(trial, base)
         if "enqueued_recipe" in trial.user_attrs:
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
         narrow = shrink_to_budget(recipe, plan.preset.trial, plan.data_set)
@@ -133,7 +135,7 @@ class Search(Stage):
                 f"trial {trial.number}: {recipe.model} at width {narrow.width:g}, because the budget covers fewer than "
                 f"two training steps at {recipe.width:g}"
             )
-        return plan.preset.trial.apply(narrow, self.sweep.train_images, plan.data_set)
+        return at_length(narrow, plan.preset.trial.apply(narrow, images, plan.data_set).epochs)
 
     def _note_best(self, trial: int, accuracy: float, model: str) -> None:
         progress = self.sweep.progress

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from cifar_core.budget import Budget, step_flops
+from cifar_core.budget import Budget, at_length, step_flops
 from cifar_core.models import MODELS, build_shapes
 from cifar_core.recipe import OPTIMIZERS, Recipe
 from cifar_core.training import total_steps
@@ -122,3 +122,26 @@ def test_an_extended_run_decays_as_much_over_its_whole_length(flops: float) -> N
     longer = Budget(flops=flops, max_epochs=100).extend(recipe, 45_000)
     assert longer.weight_decay * longer.epochs == pytest.approx(0.06)
     assert replace(longer, weight_decay=0.03) == Budget(flops=flops, max_epochs=100).apply(recipe, 45_000)
+
+
+lengths = st.floats(0.1, 100.0)
+
+
+@given(first=lengths, second=lengths)
+def test_the_rate_falls_with_the_length_where_norms_are_reset(first: float, second: float) -> None:
+    recipe = Recipe(model="airbench", optimizer="muon", reset_norms=True, learning_rate=0.15, epochs=8.0)
+    one, other = at_length(recipe, first), at_length(at_length(recipe, second), first)
+    assert one.epochs == first
+    assert one.peak_rate == pytest.approx(0.15 * (8 / first) ** 0.3)
+    assert one.peak_rate * one.weight_decay == pytest.approx(0.15 * recipe.weight_decay)
+    assert (other.peak_rate, other.weight_decay) == pytest.approx((one.peak_rate, one.weight_decay))
+    assert at_length(recipe, 8.0) == recipe
+    plain = replace(recipe, reset_norms=False)
+    assert at_length(plain, first) == replace(plain, epochs=first)
+
+
+def test_an_extended_run_has_the_rate_of_its_length() -> None:
+    recipe = Recipe(model="airbench", width=0.25, optimizer="muon", reset_norms=True, learning_rate=0.3, epochs=0.5)
+    budget = Budget(flops=None, max_epochs=16.0)
+    assert budget.extend(recipe, 45_000) == at_length(recipe, 16.0)
+    assert budget.extend(recipe, 45_000).peak_rate == pytest.approx(0.3 * 32**-0.3)

@@ -13,7 +13,7 @@ from experiments.benchmarks.training_runs import TrainingRun
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_varies_its_own_parameters_and_keeps_them_for_each_length(group: str) -> None:
     lengths = {length: [recipe_of(group, number, length) for number in range(RECIPES)] for length in LENGTHS}
-    length_of_run = {"epochs", "seed", "weight_decay"}
+    length_of_run = {"epochs", "seed", "weight_decay", "learning_rate"}
     for short, long in zip(lengths["trial"], lengths["long"], strict=True):
         other = {name for name, value in short.to_dict().items() if long.to_dict()[name] != value}
         assert other <= length_of_run
@@ -44,4 +44,4 @@ def test_correlations_are_of_ranks() -> None:
     rows = {row.split(" | ")[0]: row for row in table(runs)}
     assert rows["| width"] == "| width | 5 | -1.00 | +1.00 | not measured |"
     assert rows["| augmentation"] == "| augmentation | 5 | not measured | not measured | not measured |"
-    assert rows["| all"].startswith("| all | 30 | -1.00 | +1.00 |")
+    assert rows["| all"].startswith("| all | 25 | -1.00 | +1.00 |")
