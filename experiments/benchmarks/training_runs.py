@@ -121,5 +121,10 @@ def measure(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
         accuracy=predictions.accuracy,
         tta_accuracy=augmented,
         seconds=end.train_seconds,
-        machine=f"{hardware.describe()}, {hardware.precision}, torch {torch.__version__}",
+        machine=machine(hardware),
     )
+
+
+def machine(hardware: Hardware) -> str:
+    """Describe what runs are trained on."""
+    return f"{hardware.describe()}, {hardware.precision}, torch {torch.__version__}"

@@ -20,7 +20,7 @@ from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 _VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images
 _SEED_DEVIATION = 0.0015  # of the accuracy between seeds, measured on fast_resnet
 _LEVEL = 0.05  # of the interval of the gain
-_DECISION = "decision"  # attribute of the Optuna study: the champion, and the runs that it was chosen from
+DECISION = "decision"  # attribute of the Optuna study: the champion, and the runs that it was chosen from
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Confirmation(Stage):
         results = {result.source: result for result in self.results()}
         runs = sorted(key for result in results.values() for key in result.accuracies)
         attributes = self.sweep.study.user_attrs
-        decided = attributes.get(_DECISION) or {"champion": self._trained_to_the_end(), "runs": runs}
+        decided = attributes.get(DECISION) or {"champion": self._trained_to_the_end(), "runs": runs}
         if decided["champion"] in results and decided["runs"] == runs:
             return results[decided["champion"]]
         gain = self.gain()
@@ -92,7 +92,7 @@ class Confirmation(Stage):
         candidates = [result for result in results.values() if result.baseline or not within_chance]
         champion = max(candidates, key=lambda result: result.accuracy, default=None)
         if champion is not None:
-            self.sweep.study.set_user_attr(_DECISION, {"champion": champion.source, "runs": runs})
+            self.sweep.study.set_user_attr(DECISION, {"champion": champion.source, "runs": runs})
         return champion
 
     def _trained_to_the_end(self) -> int | None:

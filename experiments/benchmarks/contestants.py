@@ -1,0 +1,225 @@
+"""The searches of the comparison: our study, and Optuna alone on the same trainer and the same space.
+
+Our study is that of `run_study.py --preset quick`: pruned short trials, a confirmation, and a long last run of the
+chosen recipe. That run trains on the 45,000 training images in place of all 50,000, so that the test set stays sealed.
+
+Optuna alone spends the compute of that plan on trials of one length, and its answer is the network of its best trial.
+It picks that by the validation images that judge it, which is to its advantage: the last run of ours is judged once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import optuna
+import pandas as pd
+import torch
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from pydantic.dataclasses import dataclass as validated
+
+from cifar_core.budget import Budget, step_flops
+from cifar_core.data import Splits
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.download import default_data_dir
+from cifar_core.evaluation.pictures import samples
+from cifar_core.hardware import Hardware
+from cifar_core.recipe import Recipe
+from cifar_core.training import EvalSchedule, TrainState, evaluate, total_steps, train
+from experiments.benchmarks import real_data
+from experiments.benchmarks.training_runs import measure
+from experiments.reading.studies import StudyReader
+from sweeps.console import SweepConsole
+from sweeps.coordinator import Coordinator, Interrupted
+from sweeps.executors.job_loop import DataSource
+from sweeps.executors.local import LocalExecutor
+from sweeps.planning.limits import Limits
+from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule, shrink_to_budget
+from sweeps.planning.presets import EIGHTHS, PRESETS, Preset
+from sweeps.planning.search_space import TTA
+from sweeps.planning.space_file import SPACES
+from sweeps.stages.confirmation import DECISION
+from sweeps.stages.stage import Sweep
+from sweeps.store import Store
+from sweeps.study import derive_seed, open_storage, open_study
+from sweeps.tracking.tracker import MlflowTracker
+from sweeps.validation import STRICT
+
+SPACE = SPACES["full"]
+_STUDY = "benchmark"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """Compute that each search may spend: that of a study of so many trials of a preset."""
+
+    preset: Preset = PRESETS["quick"]
+    trials: int = 50
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs that the plan of such a study expects."""
+        preset = self.preset
+        trial, confirm, final = (budget.flops or 0.0 for budget in (preset.trial, preset.confirm, preset.final))
+        return SEARCH_SHARE * self.trials * trial + (preset.recipes + 1) * preset.seeds * confirm + final
+
+
+@validated(config=STRICT, frozen=True, kw_only=True, slots=True)
+class Point:
+    """Best network so far. `flops` and `seconds` count from the start of the search."""
+
+    flops: float
+    seconds: float
+    accuracy: float  # on the validation images of the trial or run that trained it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a search leaves: its points, and the recipe of its answer."""
+
+    trials: int
+    points: Sequence[Point]
+    tta_accuracy: float | None
+    recipe: Recipe
+
+
+def our_study(seed: int, terms: Terms, hardware: Hardware, *, starts: bool) -> Found:
+    """Run a study up to the choice of its champion, then train the champion's recipe for the length of a final."""
+    began, clock = datetime.now(UTC), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.locate(Path(folder))
+        recipe = _champion(seed, terms, hardware, store, starts=starts)
+        study = StudyReader(store).read(_STUDY)
+    runs = pd.concat([study.search, study.confirm]).dropna(subset="metrics.cost/training_flops").sort_values("end")
+    runs["spent"] = runs["metrics.cost/training_flops"].cumsum()
+    points: list[Point] = []
+    for _, run in runs[runs["state"] == "complete"].iterrows():
+        if not points or run["metrics.val/accuracy"] > points[-1].accuracy:
+            elapsed = (run["end"] - began).total_seconds()
+            points.append(Point(flops=run["spent"], seconds=elapsed, accuracy=run["metrics.val/accuracy"]))
+    images = len(real_data().train)
+    final = terms.preset.final.extend(recipe, images)
+    trained = measure("final", final, hardware)
+    spent = runs["metrics.cost/training_flops"].sum() + step_flops(final) * total_steps(final, images)
+    points.append(Point(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
+    return Found(trials=len(study.search), points=points, tta_accuracy=trained.tta_accuracy, recipe=final)
+
+
+def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, starts: bool) -> Recipe:
+    """Run a study until it has chosen its champion; return the champion's recipe in the search."""
+    plan = Plan(
+        study=_STUDY,
+        trials=terms.trials,
+        space=SPACE,
+        preset=terms.preset,
+        seed=seed,
+        sampler="tpe",
+        pruner="halving",
+        timeout=None,
+        patience=None,
+        confirm=True,
+        starts=starts,
+        limits=Limits(),
+        data_set=CIFAR10,
+        hardware=hardware,
+        workers=1,
+        threads=torch.get_num_threads(),
+        flops_per_second=1e12,  # for an estimate of the time, which nobody sees
+    )
+    store.create()
+    storage, data = open_storage(store.storage_url), real_data()
+    study, tracker = open_study(plan, storage), MlflowTracker(store, plan.study)
+    sweep = Sweep(
+        plan=plan,
+        study=study,
+        storage=storage,
+        train_images=len(data.train),
+        val_images=len(data.val),
+        tracker=tracker,
+        store=store,
+        console=SweepConsole(file=io.StringIO()),
+        tags={},
+    )
+    loaders = DataSource.cifar10(default_data_dir())
+    executor = LocalExecutor(workers=plan.workers, threads=plan.threads, hardware=hardware, data=loaders)
+    try:
+        with contextlib.closing(executor), contextlib.suppress(Interrupted):
+            Coordinator(sweep, executor, samples(data.train), lambda: DECISION in study.user_attrs).run()
+    finally:
+        tracker.close()
+    champion = study.trials[study.user_attrs[DECISION]["champion"]]
+    recipe = Recipe.from_dict(champion.user_attrs["recipe"])
+    return replace(recipe, seed=derive_seed(seed, champion.number, terms.preset.seeds + 1))
+
+
+def optuna_alone(
+    seed: int,
+    terms: Terms,
+    hardware: Hardware,
+    *,
+    trials: int,
+    sampler: Callable[..., BaseSampler],
+    pruner: Callable[[], BasePruner] = NopPruner,
+) -> Found:
+    """Run trials of the `trials`-th part of the compute as long as it lasts; a pruned one leaves some for another."""
+    clock, data = time.perf_counter(), real_data()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Hyperband assigns the trials to its brackets by the name of the study.
+    study = optuna.create_study(study_name=str(seed), sampler=sampler(seed=seed), pruner=pruner(), direction="maximize")
+    budget = Budget(flops=terms.flops / trials, max_epochs=terms.preset.final.max_epochs)
+    counts = {k / EIGHTHS: terms.preset.rung_images for k in range(1, EIGHTHS)} | {1.0: len(data.val)}
+    schedule = eval_schedule(counts, len(data.val))
+    points: list[Point] = []
+    spent, chosen, tta_accuracy = 0.0, Recipe(), None
+    while spent + terms.flops / trials <= terms.flops:
+        trial = study.ask()
+        recipe = SPACE.suggest(trial, Recipe(seed=derive_seed(seed, trial.number), tta=TTA))
+        recipe = budget.apply(shrink_to_budget(recipe, budget), len(data.train))
+        state = TrainState.create(recipe, data, hardware)
+        accuracy = _train(trial, state, data, schedule)
+        spent += step_flops(recipe) * state.step
+        study.tell(trial, accuracy, TrialState.PRUNED if accuracy is None else TrialState.COMPLETE)
+        if accuracy is not None and (not points or accuracy > points[-1].accuracy):
+            points.append(Point(flops=spent, seconds=time.perf_counter() - clock, accuracy=accuracy))
+            chosen, (_, tta_accuracy) = recipe, evaluate(state.model, data.val, hardware, recipe)
+    points.append(replace(points[-1], flops=spent, seconds=time.perf_counter() - clock))
+    return Found(trials=len(study.trials), points=points, tta_accuracy=tta_accuracy, recipe=chosen)
+
+
+def _train(trial: optuna.Trial, state: TrainState, data: Splits, schedule: EvalSchedule) -> float | None:
+    """Train a trial and report to Optuna in eighths; return its accuracy, None if it is pruned or diverges."""
+    accuracy = None
+    for progress in train(state, data, schedule):
+        if not math.isfinite(progress.train_loss):
+            return None
+        if (accuracy := progress.val_accuracy) is not None:
+            trial.report(accuracy, round(progress.fraction * EIGHTHS))
+            if progress.fraction < 1 and trial.should_prune():
+                return None
+    return accuracy
+
+
+# 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (35 TFLOP) is 1.2 passes
+# over the images. The 8 long ones show how much hangs on that choice.
+_hyperband = partial(HyperbandPruner, max_resource=EIGHTHS)
+SEARCHES: Mapping[str, Callable[[int, Terms, Hardware], Found]] = MappingProxyType(
+    {
+        "ours": partial(our_study, starts=True),
+        "ours, no starts": partial(our_study, starts=False),
+        "random": partial(optuna_alone, trials=24, sampler=RandomSampler),
+        "TPE": partial(optuna_alone, trials=24, sampler=TPESampler),
+        "TPE, 8 long trials": partial(optuna_alone, trials=8, sampler=TPESampler),
+        "Hyperband": partial(optuna_alone, trials=24, sampler=TPESampler, pruner=_hyperband),
+    }
+)

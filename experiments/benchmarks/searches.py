@@ -1,0 +1,196 @@
+"""Accuracy against compute and against time: our study, and Optuna alone on the same trainer and the same space.
+
+python -m experiments.benchmarks.searches [--seeds 3] [--only NAME ...] [--jobs N] [--results FILE]
+
+All may spend the training compute that the plan of our study expects; see `contestants.py`. Accuracies are of the 5,000
+validation images. Searches that the file holds already are not repeated; one that was stopped begins again. Seconds
+compare only between searches that ran side by side with equally many others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import plotly.graph_objects as go
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass as validated
+
+from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.files import write_atomically
+from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
+from cifar_core.machine import usable_cores
+from experiments.benchmarks.contestants import SEARCHES, SPACE, Point, Terms
+from experiments.benchmarks.training_runs import machine
+from experiments.pages import plots
+from experiments.stats import mean_interval
+from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
+from sweeps.console import SweepConsole, clock_time, percent
+from sweeps.validation import STRICT, read_json
+
+RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
+
+
+@validated(config=STRICT, frozen=True, kw_only=True, slots=True)
+class SearchRun:
+    """A search with one seed; the last point is its answer, judged by all 5,000 validation images."""
+
+    search: str
+    seed: int
+    planned_flops: float
+    space: str  # hash of its content
+    trials: int  # started
+    points: tuple[Point, ...]
+    tta_accuracy: float | None
+    recipe: Mapping[str, Any]
+    machine: str
+
+    def is_of(self, search: str, seed: int, terms: Terms) -> bool:
+        """Return true if this is the run of that search on these terms."""
+        mine = (self.search, self.seed, self.planned_flops, self.space)
+        return mine == (search, seed, terms.flops, SPACE.hash)
+
+
+@validated(config=STRICT, frozen=True, kw_only=True, slots=True)
+class _File:
+    runs: tuple[SearchRun, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+    parser = OneLineParser(prog="searches", description="Compare searches at equal training compute.")
+    parser.add_argument("--seeds", type=positive_int, default=3, metavar="K", help="runs of each (default: 3)")
+    listed = "; ".join(SEARCHES)
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SEARCHES), default=list(SEARCHES), metavar="NAME", help=listed
+    )
+    parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="searches side by side (default: 1)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
+    parser.add_argument("--results", type=output_file, default=RESULTS, metavar="FILE", help=f"default: {RESULTS.name}")
+    options = parser.parse_args(arguments)
+
+    def run() -> int:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        hardware, terms = Hardware.detect(options.device), Terms()
+        wanted = [(search, seed) for seed in range(options.seeds) for search in options.only]
+        with SweepConsole() as console:
+            ensure_cifar10(default_data_dir(), console.progress)
+            runs = complete(options.results, wanted, terms, hardware, options.jobs, console.say)
+        for line in table(runs):
+            print(line)
+        page = options.results.with_suffix(".html")
+        write_atomically(page, figure(runs).to_html().encode())
+        print(f"figure: {page}")
+        return 0
+
+    return run_command(parser, run, stopped="stopped; the same command runs the searches that are left")
+
+
+def complete(
+    path: Path,
+    wanted: Sequence[tuple[str, int]],
+    terms: Terms,
+    hardware: Hardware,
+    jobs: int,
+    say: Callable[[str], None],
+) -> list[SearchRun]:
+    """Run the searches and seeds that the file does not hold, write each to it, and return all that are wanted.
+
+    An error in one of them is raised when the others have ended and are written.
+
+    Raises:
+        InvalidFileError: the file is not what this function writes.
+    """
+    runs = list(read_json(path, _File).runs) if path.exists() else []
+    left = [one for one in wanted if not any(run.is_of(*one, terms) for run in runs)]
+    errors: list[BaseException] = []
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        searches = [pool.submit(run_search, *one, terms, hardware, max(1, usable_cores() // jobs)) for one in left]
+        try:
+            for search in as_completed(searches):
+                if (error := search.exception()) is not None:
+                    errors.append(error)
+                    continue
+                run = search.result()
+                runs.append(run)
+                write_atomically(path, TypeAdapter(_File).dump_json(_File(runs=tuple(runs)), indent=1) + b"\n")
+                end = run.points[-1]
+                say(f"{run.search}, seed {run.seed}: {percent(end.accuracy, 2)}, {clock_time(end.seconds)}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if errors:
+        raise errors[0]
+    return [run for run in runs if any(run.is_of(*one, terms) for one in wanted)]
+
+
+def run_search(search: str, seed: int, terms: Terms, hardware: Hardware, threads: int) -> SearchRun:
+    """Run a search with one seed, on so many threads of a CPU."""
+    set_up_cpu(threads)
+    found = SEARCHES[search](seed, terms, hardware)
+    return SearchRun(
+        search=search,
+        seed=seed,
+        planned_flops=terms.flops,
+        space=SPACE.hash,
+        trials=found.trials,
+        points=tuple(found.points),
+        tta_accuracy=found.tta_accuracy,
+        recipe=found.recipe.to_dict(),
+        machine=machine(hardware),
+    )
+
+
+def table(runs: Sequence[SearchRun]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: means over the seeds, with 95 % intervals of accuracies."""
+    yield "| search | seeds | accuracy | with six views | trials | PFLOP | minutes |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for search in SEARCHES:
+        if ours := [run for run in runs if run.search == search]:
+            ends = [run.points[-1] for run in ours]
+            plain, augmented = _accuracy([p.accuracy for p in ends]), _accuracy([run.tta_accuracy or 0 for run in ours])
+            trials, flops = fmean(run.trials for run in ours), fmean(p.flops for p in ends) / 1e15
+            minutes = fmean(p.seconds for p in ends) / 60
+            yield f"| {search} | {len(ours)} | {plain} | {augmented} | {trials:.0f} | {flops:.2f} | {minutes:.1f} |"
+
+
+def _accuracy(values: Sequence[float]) -> str:
+    low, high = mean_interval(values)
+    return percent(fmean(values), 2) + (f" ({100 * low:.2f} to {100 * high:.2f})" if len(values) > 1 else "")
+
+
+def figure(runs: Sequence[SearchRun]) -> go.Figure:
+    """Draw the accuracy of the best network so far, of each run, against compute and against time."""
+    drawn = plots.canvas(height=420, columns=2, shared_yaxes=True, horizontal_spacing=0.03, top=60)
+    for run in runs:
+        accuracies = [plots.pc(point.accuracy) for point in run.points]
+        flops, minutes = [p.flops / 1e15 for p in run.points], [p.seconds / 60 for p in run.points]
+        for column, x in enumerate((flops, minutes), start=1):
+            plots.add_line(
+                drawn,
+                x,
+                accuracies,
+                name=run.search,
+                colour=plots.PALETTE[list(SEARCHES).index(run.search)],
+                shape="hv",
+                hover=f"{run.search}, seed {run.seed}: %{{y:.1f}} %",
+                showlegend=column == 1 and run.seed == min(r.seed for r in runs if r.search == run.search),
+                legendgroup=run.search,
+                row=1,
+                col=column,
+            )
+    drawn.update_xaxes(title="training PFLOP", col=1).update_xaxes(title="minutes", col=2)
+    drawn.update_yaxes(title="validation accuracy of the best network, %", col=1)
+    return drawn.update_layout(
+        paper_bgcolor="white", showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
