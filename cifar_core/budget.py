@@ -61,7 +61,7 @@ def at_length(recipe: Recipe, epochs: float) -> Recipe:
     """Return `recipe`, tuned at its own number of epochs, for another one.
 
     Where norms are reset, nothing but the learning rate sets how far a step goes, and the best one falls with the
-    length of the run to the power of 0.3: `python -m experiments.benchmarks.lengths` measures it, and Bjorck et al.,
+    length of the run to the power of 0.3: `python -m experiments.accuracy.lengths` measures it, and Bjorck et al.,
     "Scaling optimal LR across token horizons" (2024) found 0.32 for language models. Rate times decay is held.
     """
     if not recipe.reset_norms:

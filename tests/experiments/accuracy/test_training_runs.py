@@ -9,8 +9,8 @@ import pytest
 
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
-from experiments.benchmarks import training_runs
-from experiments.benchmarks.training_runs import TrainingRun, load, measure
+from experiments.accuracy import training_runs
+from experiments.accuracy.training_runs import TrainingRun, load, measure
 from tests.sweeps.small_data import CPU, small_splits
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, batch_size=32, epochs=1.0, tta="mirror")

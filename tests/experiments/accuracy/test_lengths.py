@@ -9,8 +9,8 @@ import pytest
 from cifar_core.budget import step_flops
 from cifar_core.recipes import read_recipe
 from cifar_core.training import total_steps
-from experiments.benchmarks.lengths import RESULTS, recipe_of, table
-from experiments.benchmarks.training_runs import is_of, load
+from experiments.accuracy.lengths import RESULTS, recipe_of, table
+from experiments.accuracy.training_runs import is_of, load
 
 
 def test_the_rate_goes_with_the_root_of_the_batch_size() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cifar_core.hardware import Hardware
-from experiments.benchmarks import searches
-from experiments.benchmarks.contestants import SEARCHES, SPACE, Point, Terms
-from experiments.benchmarks.searches import SearchRun, complete, figure, main, table
+from experiments.accuracy import searches
+from experiments.accuracy.contestants import SEARCHES, SPACE, Point, Terms
+from experiments.accuracy.searches import SearchRun, complete, figure, main, table
 from tests.sweeps.small_data import CPU
 
 TERMS = Terms()
@@ -48,7 +48,7 @@ def test_searches_of_the_file_are_not_repeated_and_an_error_loses_no_other(
 
     said: list[str] = []
     monkeypatch.setattr(searches, "run_search", pretend)
-    monkeypatch.setattr(searches, "ProcessPoolExecutor", lambda jobs, context: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(searches, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
     with pytest.raises(RuntimeError, match="broken"):
         call(1)
     assert said == ["random, seed 0: 90.00 %, 10m00s"]
@@ -71,11 +71,12 @@ def test_table_has_means_with_intervals() -> None:
 def test_figure_has_each_run_over_compute_and_over_time_and_each_search_once_in_its_legend() -> None:
     drawn = figure([search_run(search, seed) for search in SEARCHES for seed in (1, 2)])
     assert [trace.name for trace in drawn.data if trace.showlegend] == list(SEARCHES)
-    first, second, *_ = drawn.data
-    assert (list(first.x), list(first.y)) == ([0.1, 0.8], [50.0, 90.0])
-    assert (list(second.x), second.xaxis) == ([1.0, 10.0], "x2")
-    assert len(drawn.data) == 2 * 2 * len(SEARCHES)
-    assert len({trace.line.color for trace in drawn.data}) == len(SEARCHES)
+    lines, ends = ([trace for trace in drawn.data if trace.mode == mode] for mode in ("lines", "markers"))
+    assert len(lines) == len(ends) == 2 * 2 * len(SEARCHES)
+    assert (list(lines[0].x), list(lines[0].y)) == ([0.1, 0.8], [50.0, 90.0])
+    assert (list(lines[1].x), lines[1].xaxis) == ([1.0, 10.0], "x2")
+    assert (list(ends[0].x), list(ends[0].y)) == ([0.8], [90.0])
+    assert len({trace.line.color for trace in lines}) == len(SEARCHES)
 
 
 def test_an_unknown_search_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
-from experiments.benchmarks.ablation import VARIANTS, recipe_of, table
-from experiments.benchmarks.training_runs import TrainingRun
+from experiments.accuracy.ablation import VARIANTS, recipe_of, table
+from experiments.accuracy.training_runs import TrainingRun
 
 
 def run(variant: str, seed: int, accuracy: float, tta_accuracy: float) -> TrainingRun:

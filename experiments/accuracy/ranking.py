@@ -1,6 +1,6 @@
 """Rank correlation of accuracies after a short and after a long run, by group of parameters.
 
-python -m experiments.benchmarks.ranking [--lengths trial confirmation] [--results FILE]
+python -m experiments.accuracy.ranking [--lengths trial confirmation] [--results FILE]
 
 Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start, and
 the rate goes with the square root of the batch size and with the length of the run, as in a sweep. Runs that the file
@@ -22,8 +22,8 @@ from scipy import stats
 
 from cifar_core.budget import Budget, at_length
 from cifar_core.recipe import Recipe
-from experiments.benchmarks import training_runs
-from experiments.benchmarks.training_runs import TRAIN_IMAGES, TrainingRun
+from experiments.accuracy import training_runs
+from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.planning.space_file import SPACES

@@ -18,9 +18,9 @@ from cifar_core.budget import Budget, step_flops
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import Progress, total_steps
-from experiments.benchmarks import contestants
-from experiments.benchmarks.contestants import Terms, optuna_alone, our_study
-from experiments.benchmarks.training_runs import TrainingRun
+from experiments.accuracy import contestants
+from experiments.accuracy.contestants import Terms, optuna_alone, our_study
+from experiments.accuracy.training_runs import TrainingRun
 from sweeps.planning.search_space import Parameter
 from tests.sweeps import scripted
 from tests.sweeps.scripted import PRESET, TRAIN_IMAGES, VAL_IMAGES, ScriptedExecutor, Study

@@ -37,8 +37,8 @@ from cifar_core.evaluation.pictures import samples
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evaluate, total_steps, train
+from experiments.accuracy.training_runs import measure
 from experiments.benchmarks import real_data
-from experiments.benchmarks.training_runs import measure
 from experiments.reading.studies import StudyReader
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, Interrupted

@@ -1,6 +1,6 @@
 """Accuracy against compute and against time: our study, and Optuna alone on the same trainer and the same space.
 
-python -m experiments.benchmarks.searches [--seeds 3] [--only NAME ...] [--jobs N] [--results FILE]
+python -m experiments.accuracy.searches [--seeds 3] [--only NAME ...] [--jobs N] [--results FILE]
 
 All may spend the training compute that the plan of our study expects; see `contestants.py`. Accuracies are of the 5,000
 validation images. Searches that the file holds already are not repeated; one that was stopped begins again. Seconds
@@ -9,7 +9,7 @@ compare only between searches that ran side by side with equally many others.
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,8 +26,8 @@ from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.machine import usable_cores
-from experiments.benchmarks.contestants import SEARCHES, SPACE, Point, Terms
-from experiments.benchmarks.training_runs import machine
+from experiments.accuracy.contestants import SEARCHES, SPACE, Point, Terms
+from experiments.accuracy.training_runs import machine
 from experiments.pages import plots
 from experiments.stats import mean_interval
 from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
@@ -76,7 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> int:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         hardware, terms = Hardware.detect(options.device), Terms()
         wanted = [(search, seed) for seed in range(options.seeds) for search in options.only]
         with SweepConsole() as console:
@@ -110,7 +109,7 @@ def complete(
     runs = list(read_json(path, _File).runs) if path.exists() else []
     left = [one for one in wanted if not any(run.is_of(*one, terms) for run in runs)]
     errors: list[BaseException] = []
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), signal.signal, (signal.SIGINT, _quit)) as pool:
         searches = [pool.submit(run_search, *one, terms, hardware, max(1, usable_cores() // jobs)) for one in left]
         try:
             for search in as_completed(searches):
@@ -128,6 +127,11 @@ def complete(
     if errors:
         raise errors[0]
     return [run for run in runs if any(run.is_of(*one, terms) for one in wanted)]
+
+
+def _quit(*_: object) -> None:
+    """End a process of the pool on Ctrl-C: it cleans up, and prints no traceback."""
+    sys.exit(128 + signal.SIGINT)
 
 
 def run_search(search: str, seed: int, terms: Terms, hardware: Hardware, threads: int) -> SearchRun:
@@ -171,25 +175,19 @@ def figure(runs: Sequence[SearchRun]) -> go.Figure:
     for run in runs:
         accuracies = [plots.pc(point.accuracy) for point in run.points]
         flops, minutes = [p.flops / 1e15 for p in run.points], [p.seconds / 60 for p in run.points]
+        colour = plots.PALETTE[list(SEARCHES).index(run.search)]
+        hover = f"{run.search}, seed {run.seed}: %{{y:.1f}} %"
+        first = run.seed == min(other.seed for other in runs if other.search == run.search)
         for column, x in enumerate((flops, minutes), start=1):
-            plots.add_line(
-                drawn,
-                x,
-                accuracies,
-                name=run.search,
-                colour=plots.PALETTE[list(SEARCHES).index(run.search)],
-                shape="hv",
-                hover=f"{run.search}, seed {run.seed}: %{{y:.1f}} %",
-                showlegend=column == 1 and run.seed == min(r.seed for r in runs if r.search == run.search),
-                legendgroup=run.search,
-                row=1,
-                col=column,
-            )
+            style: dict[str, Any] = {"name": run.search, "colour": colour, "hover": hover, "legendgroup": run.search}
+            style |= {"row": 1, "col": column}
+            plots.add_line(drawn, x, accuracies, width=1.2, shape="hv", showlegend=first and column == 1, **style)
+            plots.add_points(drawn, x[-1:], accuracies[-1:], size=8, showlegend=False, **style)
     drawn.update_xaxes(title="training PFLOP", col=1).update_xaxes(title="minutes", col=2)
+    drawn.update_xaxes(rangemode="tozero")
     drawn.update_yaxes(title="validation accuracy of the best network, %", col=1)
-    return drawn.update_layout(
-        paper_bgcolor="white", showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}
-    )
+    above = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
+    return drawn.update_layout(paper_bgcolor="white", showlegend=True, legend=above)
 
 
 if __name__ == "__main__":

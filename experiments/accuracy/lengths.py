@@ -1,6 +1,6 @@
 """Accuracy of fast94 by learning rate and batch size after short and long runs: how the best rate falls with length.
 
-python -m experiments.benchmarks.lengths [--device cuda] [--results FILE]
+python -m experiments.accuracy.lengths [--device cuda] [--results FILE]
 
 The rate of fast94 goes with the square root of the batch size, and is multiplied by 1/2 to 4. Runs that the file holds
 already are not repeated. Accuracies are of the 5,000 validation images.
@@ -18,8 +18,8 @@ from pathlib import Path
 from cifar_core.budget import Budget
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
-from experiments.benchmarks import training_runs
-from experiments.benchmarks.training_runs import TRAIN_IMAGES, TrainingRun
+from experiments.accuracy import training_runs
+from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
 from sweeps.console import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "lengths.json"

@@ -6,8 +6,8 @@ import pytest
 
 from cifar_core.budget import step_flops
 from cifar_core.training import total_steps
-from experiments.benchmarks.ranking import GROUPS, LENGTHS, RECIPES, recipe_of, table
-from experiments.benchmarks.training_runs import TrainingRun
+from experiments.accuracy.ranking import GROUPS, LENGTHS, RECIPES, recipe_of, table
+from experiments.accuracy.training_runs import TrainingRun
 
 
 @pytest.mark.parametrize("group", GROUPS)

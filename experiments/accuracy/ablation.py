@@ -1,6 +1,6 @@
 """Effect of each ingredient of the recipe fast94: it is left out or changed, at a small budget, over several seeds.
 
-python -m experiments.benchmarks.ablation [--seeds 5] [--results FILE]
+python -m experiments.accuracy.ablation [--seeds 5] [--results FILE]
 
 Runs that the file holds already are not repeated. Accuracies are of the 5,000 validation images.
 """
@@ -19,8 +19,8 @@ from typing import Any
 from cifar_core.budget import Budget
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
-from experiments.benchmarks import training_runs
-from experiments.benchmarks.training_runs import TRAIN_IMAGES, TrainingRun
+from experiments.accuracy import training_runs
+from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
 from experiments.stats import mean_interval
 from sweeps.command_line import positive_int
 from sweeps.console import percent
