@@ -29,7 +29,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from pydantic.dataclasses import dataclass as validated
 
-from cifar_core.budget import Budget, step_flops
+from cifar_core.budget import Budget, at_length, step_flops
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import default_data_dir
@@ -47,7 +47,7 @@ from sweeps.executors.local import LocalExecutor
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule, shrink_to_budget
 from sweeps.planning.presets import EIGHTHS, PRESETS, Preset
-from sweeps.planning.search_space import TTA
+from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
 from sweeps.planning.space_file import SPACES
 from sweeps.stages.confirmation import DECISION
 from sweeps.stages.stage import Sweep
@@ -184,8 +184,9 @@ def optuna_alone(
     spent, chosen, tta_accuracy = 0.0, Recipe(), None
     while spent + terms.flops / trials <= terms.flops:
         trial = study.ask()
-        recipe = SPACE.suggest(trial, Recipe(seed=derive_seed(seed, trial.number), tta=TTA))
-        recipe = budget.apply(shrink_to_budget(recipe, budget), len(data.train))
+        base = Recipe(seed=derive_seed(seed, trial.number), tta=TTA, epochs=REFERENCE_IMAGES / len(data.train))
+        recipe = shrink_to_budget(SPACE.suggest(trial, base), budget)
+        recipe = at_length(recipe, budget.apply(recipe, len(data.train)).epochs)
         state = TrainState.create(recipe, data, hardware)
         accuracy = _train(trial, state, data, schedule)
         spent += step_flops(recipe) * state.step
