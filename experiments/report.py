@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from experiments.decision import what_if
 from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
@@ -74,7 +75,7 @@ def write_report(
     results: Path = RESULTS,
     scenario: Path = DEFAULT_SCENARIO,
 ) -> tuple[list[Path], str]:
-    """Write report.html, report.md and report.json, by default to reports/<study>/ in the store.
+    """Write report.html, report.md, what-if.html and report.json, by default to reports/<study>/ in the store.
 
     The files are logged to the study's own run too. Nothing is written if anything is wrong with the input.
 
@@ -83,7 +84,7 @@ def write_report(
         results: the folder that `reproduce.py` writes to; it may be empty or missing.
 
     Returns:
-        the paths of the three files, and why they are not in MLflow too; empty if they are.
+        the paths of the four files, and why they are not in MLflow too; empty if they are.
 
     Raises:
         UserError: there is no such store or study, or a file of figures, scenario or results breaks a rule.
@@ -117,7 +118,7 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
         f"no date; the study ended on {facts.as_of}. Prices are in US dollars.",
     )
     files = render_page(page, references_of(facts))
-    return {**files, "report.json": numbers_json(facts, page.sections)}
+    return {**files, what_if.FILE: what_if.render(facts), "report.json": numbers_json(facts, page.sections)}
 
 
 def _warnings(study: Study) -> Iterator[str]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.decision.machines import Cost, machines_on
-from experiments.reading.scenario import HOURS_A_MONTH, Download, Scenario, Vendor, slug
+from experiments.decision.machines import LOAD_LIMIT, Cost, capacity
+from experiments.reading.published import ByImage, ByMachine, Tariff
+from experiments.reading.scenario import Download, Scenario, Vendor, slug
 
 Kind = Literal["build", "adapt", "buy"]
 DAYS_A_MONTH = 365.25 / 12
@@ -26,7 +27,9 @@ class Option:
         people: at the start: to build, to adapt, or to integrate.
         training: the first one: the study, or the least that a vendor sells.
         upkeep: people, a month: maintenance, or the migrations that a vendor forces.
-        retraining, serving, storage: a month.
+        retraining, storage: a month.
+        tariffs: of labelling.
+        images: a month.
         ends: the month in which the vendor ends the service; infinity: none announced.
         unpriced: the parts that have no price yet. With one, the sums are the least that it costs.
         sources: of the prices.
@@ -38,8 +41,9 @@ class Option:
     training: float = 0.0
     upkeep: float = 0.0
     retraining: float = 0.0
-    serving: float = 0.0
     storage: float = 0.0
+    tariffs: tuple[Tariff, ...] = ()
+    images: float = 0.0
     ends: float = math.inf
     unpriced: str = ""
     sources: tuple[str, ...] = ()
@@ -48,6 +52,11 @@ class Option:
     def key(self) -> str:
         """Its name in `report.json`."""
         return self.kind if self.kind == "build" else f"{self.kind}.{slug(self.name)}"
+
+    @property
+    def serving(self) -> float:
+        """Of labelling, a month."""
+        return sum(tariff.month(self.images) for tariff in self.tariffs)
 
     @property
     def once(self) -> float:
@@ -70,13 +79,13 @@ def build(cost: Cost, scenario: Scenario) -> Option:
     With a latency bar, as many machines run all month as the images need one by one. Without one, compute in large
     batches is paid by the second.
     """
-    serving = 0.0
+    tariffs: tuple[Tariff, ...] = ()
     if not cost.missing:
-        assert cost.machine is not None
+        assert cost.month_usd is not None
         assert cost.per_1000_usd is not None
-        serving = cost.per_1000_usd * scenario.images_per_month / 1000
+        tariffs = (ByImage(((0.0, cost.per_1000_usd),), 1000),)
         if scenario.latency_bar_ms is not None:
-            serving = machines_on(cost, scenario.images_per_month) * cost.machine.usd * HOURS_A_MONTH
+            tariffs = (ByMachine(LOAD_LIMIT * capacity(cost), cost.month_usd),)
     return Option(
         name="build",
         kind="build",
@@ -84,7 +93,8 @@ def build(cost: Cost, scenario: Scenario) -> Option:
         training=cost.study_usd or 0.0,
         upkeep=scenario.upkeep_usd,
         retraining=(cost.retrain_usd or 0.0) * scenario.retraining_per_year / 12,
-        serving=serving,
+        tariffs=tariffs,
+        images=scenario.images_per_month,
         unpriced=cost.missing,
         sources=cost.machine_sources,
     )
@@ -100,7 +110,8 @@ def adapt(download: Download, cost: Cost, scenario: Scenario) -> Option:
         kind="adapt",
         people=download.hours * scenario.hourly_rate,
         upkeep=scenario.upkeep_usd,
-        serving=(cost.month_usd or 0.0) if scenario.latency_bar_ms is not None else 0.0,
+        tariffs=(ByMachine(math.inf, cost.month_usd or 0.0),) if scenario.latency_bar_ms is not None else (),
+        images=scenario.images_per_month,
         unpriced="its compute was not measured",
         sources=cost.machine_sources,
     )
@@ -124,7 +135,8 @@ def buy(vendor: Vendor, scenario: Scenario, today: datetime.date) -> Option:
         training=each,
         upkeep=migrating * scenario.hourly_rate / 12,
         retraining=each * scenario.retraining_per_year / 12,
-        serving=vendor.serving(scenario.images_per_month, waits=waits),
+        tariffs=vendor.tariffs(waits=waits),
+        images=scenario.images_per_month,
         storage=vendor.storage.usd * vendor.stored_images / 1000 if vendor.storage else 0.0,
         ends=math.inf if last is None else max(0.0, (last - today).days / DAYS_A_MONTH),
         sources=tuple(f"source/{price.key}" for price in vendor.prices),

@@ -164,9 +164,15 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
     )
 
 
+def capacity(cost: Cost) -> float:
+    """Images a month that the machines of one run can label one by one, busy all the time."""
+    assert cost.speed
+    return cost.speed.per_second * cost.copies * SECONDS_A_MONTH
+
+
 def machines_on(cost: Cost, images: float) -> int:
     """Machines that must run all month to label so many images in it one by one, at no more than `LOAD_LIMIT`."""
-    return max(1, math.ceil(images / (LOAD_LIMIT * _capacity(cost)))) * cost.run_machines
+    return max(1, math.ceil(images / (LOAD_LIMIT * capacity(cost)))) * cost.run_machines
 
 
 def answer_seconds(cost: Cost, images: float) -> float:
@@ -176,14 +182,8 @@ def answer_seconds(cost: Cost, images: float) -> float:
     (M/D/1): at a load of r the mean wait is r / (2 - 2r) of an answer.
     """
     assert cost.speed
-    load = images / (_capacity(cost) * machines_on(cost, images) / cost.run_machines)
+    load = images / (capacity(cost) * machines_on(cost, images) / cost.run_machines)
     return cost.speed.worst + cost.speed.latency * load / (2 - 2 * load)
-
-
-def _capacity(cost: Cost) -> float:
-    """Images a month that the machines of one run can label one by one, busy all the time."""
-    assert cost.speed
-    return cost.speed.per_second * cost.copies * SECONDS_A_MONTH
 
 
 def _copies(machine: Price | None, device: str, threads: int, workers: int) -> int:

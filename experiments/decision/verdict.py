@@ -55,6 +55,7 @@ class Way:
     Attributes:
         accuracy: measured on the test images, or as published (see `published_accuracy`); None: unknown.
         measured: the accuracy was measured here.
+        same_test: it is of the test images that the bar is about; of others, it says nothing against the bar.
         seconds: within which 95 % of the answers come; None: unknown.
         sources: of the accuracy.
     """
@@ -65,6 +66,7 @@ class Way:
     seconds: float | None
     checks: tuple[Check, ...]
     sources: tuple[str, ...]
+    same_test: bool = True
 
     @property
     def title(self) -> str:
@@ -268,6 +270,7 @@ def _adapting(facts: Facts, download: Download) -> Way:
         seconds=None,
         checks=tuple(checks),
         sources=sources or option.sources,
+        same_test=download.accuracy.same_test,
     )
 
 
@@ -314,6 +317,7 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
         seconds=seconds,
         checks=tuple(checks),
         sources=sources or option.sources,
+        same_test=score is not None or vendor.accuracy is None or vendor.accuracy.same_test,
     )
 
 

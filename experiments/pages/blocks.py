@@ -58,6 +58,14 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A link to another page in the same folder."""
+
+    text: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lead:
     """The question of a page and its answer, in large type."""
 
@@ -192,7 +200,7 @@ class SideBySide:
     figures: tuple[Figure, ...]
 
 
-Block = CitedText | Heading | Missing | Code | Lead | Bullets | Table | Pairs | Figure | Photo | SideBySide
+Block = CitedText | Heading | Missing | Code | Link | Lead | Bullets | Table | Pairs | Figure | Photo | SideBySide
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,19 +78,24 @@ def render_page(page: Page, references: References) -> dict[str, bytes]:
     pictures = [picture for section in page.sections for picture in section.pictures]
     figures = [p for p in pictures if isinstance(p, Figure)]
     drawn = ",".join(f'"{f.name}":{f.figure.to_json()}' for f in figures)
-    html = _environment(_html, references, autoescape=True).get_template("base.html.j2")
-    text = html.render(
+    html = render_html(
+        "base.html.j2",
+        references,
         page=page,
-        format="html",
-        references=references,
         plotly_js=Markup(get_plotlyjs()) if figures else "",
         figures_json=Markup(f"{{{drawn}}}".replace("</", "<\\/")),
         tones={"ink": plots.INK, "muted": plots.MUTED, "grid": plots.GRID},
     )
     markdown = _environment(_markdown, references, autoescape=False).get_template("page.j2")
     plain = markdown.render(page=page, format="md", references=references)
-    files = {f"{page.name}.html": text.encode(), f"{page.name}.md": _tidy(plain).encode()}
+    files = {f"{page.name}.html": html, f"{page.name}.md": _tidy(plain).encode()}
     return files | {photo.file: photo.png for photo in pictures if isinstance(photo, Photo)}
+
+
+def render_html(template: str, references: References, **values: Any) -> bytes:
+    """An HTML file from a template, in which the filter `cite` gives a text with its sources."""
+    found = _environment(_html, references, autoescape=True).get_template(template)
+    return found.render(format="html", references=references, **values).encode()
 
 
 def write_files(out: Path, files: Mapping[str, bytes]) -> list[Path]:

@@ -124,6 +124,47 @@ class Accuracy(Dated):
         return self.accuracy if math.isnan(self.accuracy_high) else self.accuracy_high
 
 
+@dataclass(frozen=True, slots=True)
+class ByImage:
+    """A price of each image, with steps.
+
+    Attributes:
+        steps: (images, US dollars): beyond so many images a month, `unit` of them cost this. Those before the first
+            step are free.
+        unit: images.
+    """
+
+    steps: tuple[tuple[float, float], ...]
+    unit: float
+
+    def month(self, images: float) -> float:
+        """US dollars for so many images in a month."""
+        usd, end = 0.0, images
+        for start, price in reversed(self.steps):
+            usd += max(0.0, end - start) * price / self.unit
+            end = min(end, start)
+        return usd
+
+
+@dataclass(frozen=True, slots=True)
+class ByMachine:
+    """A price of machines or endpoints that run all month, at least one.
+
+    Attributes:
+        carries: images a month that one can label; infinity: one is enough for all.
+        usd: a month of one.
+    """
+
+    carries: float
+    usd: float
+
+    def month(self, images: float) -> float:
+        """US dollars for so many images in a month."""
+        return max(1, math.ceil(images / self.carries)) * self.usd
+
+
+Tariff = ByImage | ByMachine
+
 UNITS = {
     "training": "an hour",
     "prediction": "per 1,000 images",
@@ -188,13 +229,10 @@ class Price(Dated):
         """The day that the service ends, if announced."""
         return latest_day(self.retires)
 
-    def of_images(self, images: float) -> float:
-        """US dollars for so many predictions in a month, with the free ones and the steps."""
-        usd, end = 0.0, images
-        for start, price in reversed([(self.free, self.usd), *self.steps]):
-            usd += max(0.0, end - start) * price / 1000
-            end = min(end, start)
-        return usd
+    @property
+    def tariff(self) -> ByImage:
+        """Of predictions: the price by their number in a month, with the free ones and the steps."""
+        return ByImage(((self.free, self.usd), *self.steps), 1000)
 
     def scaled(self, factor: float) -> Self:
         """This price, multiplied by a factor at every step."""

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from experiments.reading.formula import calculate
-from experiments.reading.published import Accuracy, Assumed, AssumedPrice, Price, Published
+from experiments.reading.published import Accuracy, Assumed, AssumedPrice, ByImage, ByMachine, Price, Published, Tariff
 from sweeps.validation import STRICT, NonNegative, Positive, Text, did_you_mean, read_toml
 
 DEFAULT_SCENARIO = Path(__file__).resolve().parents[1] / "data" / "scenario.toml"
@@ -122,28 +122,31 @@ class Vendor:
         except ValueError as error:
             raise ValueError(f"image_tokens {error}") from None
 
-    def serving(self, images: float, *, waits: bool) -> float:
-        """US dollars for labelling so many images in a month.
+    def tariffs(self, *, waits: bool) -> tuple[Tariff, ...]:
+        """The prices of labelling, which add up.
 
         Args:
             waits: no latency bar is set, so images can be labelled in batches.
         """
         if waits and self.batch is not None:
-            return self._at(self.batch, images, waits=True)
+            return (self._tariff(self.batch, in_batches=True),)
         prices = (self.per_call, self.endpoint, self.tokens)
-        return sum(self._at(price, images, waits=waits) for price in prices if price is not None)
+        return tuple(self._tariff(price, in_batches=False) for price in prices if price is not None)
 
-    def _at(self, price: Price, images: float, *, waits: bool) -> float:
+    def serving(self, images: float, *, waits: bool) -> float:
+        """US dollars for labelling so many images in a month; see `tariffs`."""
+        return sum(tariff.month(images) for tariff in self.tariffs(waits=waits))
+
+    def _tariff(self, price: Price, *, in_batches: bool) -> Tariff:
         if price.role == "prediction":
-            return price.of_images(images)
+            return price.tariff
         if price.role == "token":
             asked = self.tokens_per_image + self.prompt_tokens
-            return images * (asked * price.usd + self.answer_tokens * price.usd_output) / MILLION
-        node_hours = images / (self.images_per_second * 3600)
-        if waits and price is self.batch:
-            return price.usd * node_hours
-        nodes = max(1, math.ceil(node_hours / self.endpoint_hours_per_month))
-        return price.usd * nodes * self.endpoint_hours_per_month
+            return ByImage(((0.0, asked * price.usd + self.answer_tokens * price.usd_output),), MILLION)
+        an_hour = self.images_per_second * 3600
+        if in_batches:
+            return ByImage(((0.0, price.usd),), an_hour)
+        return ByMachine(an_hour * self.endpoint_hours_per_month, price.usd * self.endpoint_hours_per_month)
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import plotly.graph_objects as go
 
+from experiments.decision import what_if
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of, ways_of
-from experiments.pages.blocks import Block, Bullets, Cell, Code, Figure, Lead, Row, Section, Table
+from experiments.pages.blocks import Block, Bullets, Cell, Code, Figure, Lead, Link, Row, Section, Table
 from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
 from experiments.pages.text import CitedText, duration, listed, percent, run, short_percent, span, total, years
 from experiments.reading.scenario import DEFAULT_SCENARIO
@@ -29,7 +30,8 @@ def section(facts: Facts) -> Section:
         because=_because(facts, verdict),
         facts=tuple(("Would change it", text) for text in _flips(facts, verdict, ways)),
     )
-    blocks: list[Block] = [lead, _figure(facts, ways), _table(facts, ways)]
+    try_it = Link("Move the assumptions, and see the answer change", what_if.FILE)
+    blocks: list[Block] = [lead, _figure(facts, ways), try_it, _table(facts, ways)]
     if verdict.answer == "Not yet" and verdict.rival and (commands := verdict.rival.commands):
         blocks.insert(1, Code("\n".join(commands)))
     return Section("", (*blocks, Bullets(tuple(_notes(facts, verdict)))))

@@ -87,7 +87,8 @@ def write_page(store: Fake, out: Path, *arguments: str) -> WrittenPage:
     """Run `compare.py` with these arguments."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert compare.main([*arguments, "--store", str(store.folder), "--out", str(out)]) == 0
-    return WrittenPage(out, next(out.glob("*.html")).stem, printed.getvalue())
+    [html, *_] = re.findall(r"(\w+)\.html$", printed.getvalue(), re.MULTILINE)
+    return WrittenPage(out, html, printed.getvalue())
 
 
 def prose(html: str) -> str:

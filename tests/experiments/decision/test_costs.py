@@ -23,7 +23,7 @@ AT_ONCE, WAITING = SCENARIO, replace(SCENARIO, latency_bar_ms=None)
 
 
 def option(name: str, once: float, month: float, ends: float = float("inf")) -> Option:
-    return Option(name=name, kind="buy", people=once, serving=month, ends=ends)
+    return Option(name=name, kind="buy", people=once, storage=month, ends=ends)
 
 
 def test_nine_million_images_by_the_token() -> None:
@@ -72,15 +72,15 @@ def test_what_can_wait_is_paid_by_the_hours_it_takes() -> None:
     ],
 )
 def test_free_images_and_steps_of_a_price(key: str, images: float, usd: float) -> None:
-    assert PRICES[key].of_images(images) == pytest.approx(usd)
+    assert PRICES[key].tariff.month(images) == pytest.approx(usd)
 
 
 @given(st.floats(0, 1e9), st.floats(0, 1e9))
 def test_a_price_with_steps_never_falls_as_images_rise(one: float, other: float) -> None:
     few, many = sorted((one, other))
     for price in (PRICES["vision-prediction"], PRICES["rekognition-prediction"], PRICES["azure-prediction"]):
-        assert price.of_images(few) <= price.of_images(many) * (1 + 1e-9)
-        assert price.scaled(2).of_images(many) == pytest.approx(2 * price.of_images(many))
+        assert price.tariff.month(few) <= price.tariff.month(many) * (1 + 1e-9)
+        assert price.scaled(2).tariff.month(many) == pytest.approx(2 * price.tariff.month(many))
 
 
 def test_hours_of_maintenance_grow_with_the_horizon() -> None:

@@ -1,0 +1,91 @@
+"use strict";
+
+// Costs, bars and rules of experiments/decision, for sliders that move the assumptions.
+// tests/experiments/decision/test_what_if.py holds its answers to those of Python.
+
+/** US dollars for so many images in a month; as `ByImage` and `ByMachine`. */
+function paid(tariff, images) {
+  if (!tariff.steps) return machines(images, tariff.carries) * tariff.usd;
+  let usd = 0;
+  let end = images;
+  for (const [start, price] of [...tariff.steps].reverse()) {
+    usd += (Math.max(0, end - start) * price) / tariff.unit;
+    end = Math.min(end, start);
+  }
+  return usd;
+}
+
+function machines(images, carries) {
+  return carries === null ? 1 : Math.max(1, Math.ceil(images / carries));
+}
+
+/** The total of a way over the horizon in US dollars; as `Option.total`. */
+function total(way, values, start) {
+  const dearer = values[way.prices] === undefined ? 1 : values[way.prices] / start[way.prices];
+  const hours = way.kind === "build" ? values.engineering_hours : way.hours;
+  const serving = way.tariffs.reduce((sum, tariff) => sum + paid(tariff, values.images_per_month), 0);
+  const month = values.hourly_rate * way.hours_a_month + dearer * (way.retraining + serving + way.storage);
+  const months = Math.min(12 * values.horizon_years, way.ends ?? Infinity);
+  return values.hourly_rate * hours + dearer * way.training + months * month;
+}
+
+/** Each bar that concerns a way, and how it stands against it: clears | misses | unknown; as `ways_of`. */
+function standings(way, values, loadLimit) {
+  const found = { accuracy: "unknown" };
+  if (way.accuracy) {
+    const [low, high] = way.accuracy;
+    found.accuracy = low >= values.accuracy_bar ? "clears" : high < values.accuracy_bar ? "misses" : "unknown";
+  }
+  if (way.latency) {
+    const { seconds, bounded, queue } = way.latency;
+    found.latency = "unknown";
+    if (seconds !== null) {
+      let wait = 0;
+      if (queue) {
+        const copies = machines(values.images_per_month, loadLimit * queue.capacity);
+        const load = values.images_per_month / (queue.capacity * copies);
+        wait = (queue.mean * load) / (2 - 2 * load);
+      }
+      const kept = 1000 * (seconds + wait) <= values.latency_bar_ms;
+      found.latency = kept ? "clears" : bounded ? "unknown" : "misses";
+    }
+  }
+  if (way.ends !== null) found.horizon = way.ends >= 12 * values.horizon_years ? "clears" : "misses";
+  return { ...found, ...way.settled };
+}
+
+/** The decision under the values of the sliders; as `judge`. */
+function decide(model, values) {
+  const start = Object.fromEntries(model.sliders.map((slider) => [slider.name, slider.value]));
+  const ways = model.ways.map((way) => {
+    const against = Object.entries(standings(way, values, model.load_limit));
+    const those = (standing) => against.filter(([, is]) => is === standing).map(([bar]) => bar);
+    const misses = those("misses");
+    return { ...way, total: total(way, values, start), misses, unknown: misses.length ? [] : those("unknown") };
+  });
+  const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+  const cheapest = (some) =>
+    some.sort((a, b) => a.total - b.total || compare(a.kind, b.kind) || compare(a.name, b.name));
+  const sure = cheapest(ways.filter((way) => !way.misses.length && !way.unknown.length));
+  const best = sure[0] ?? null;
+  let rival = cheapest(ways.filter((way) => way.unknown.length))[0] ?? null;
+  if (rival && best && !(best.total - rival.total > model.close * best.total)) rival = null;
+  const near = new Set(sure.filter((way) => way.total - best.total <= model.close * way.total).map((way) => way.kind));
+  const holds = [
+    !best && !rival,
+    rival?.kind === "adapt",
+    rival !== null,
+    near.size > 1,
+    best?.kind === "build",
+    best?.kind === "adapt",
+    best?.kind === "buy",
+  ];
+  const rule = holds.indexOf(true);
+  return { ways, best, rival, rule, headline: headline(model.rules[rule].answer, best, rival) };
+}
+
+function headline(answer, best, rival) {
+  if (answer === "Not yet") return rival ? `Not yet: measure ${rival.title}` : "Not yet: nothing clears the bars";
+  if (answer === "Adapt") return rival ? `Adapt and test ${rival.title}` : `Adapt ${best.title}`;
+  return answer === "Buy" ? `Buy ${best.title}` : answer;
+}
