@@ -1,6 +1,6 @@
-"""Export the sealed test images under neutral names, for a service to label.
+"""Export the sealed test images of a study under neutral names, for a service to label.
 
-python experiments/export_test.py DIR
+python experiments/export_test.py DIR [--study NAME]
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from cifar_core.data import load_test
-from cifar_core.data.data_set import CIFAR10
-from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.data.data_set import CIFAR10, DataSet
+from experiments.reading.studies import StudyReader
 from experiments.vendors.answers import image_name, prompt_for
 from experiments.vendors.scoring import LOOKS
+from experiments.vendors.sealed import sealed_test
 from sweeps.command_line import OneLineParser, number, run_command
+from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.validation import InvalidFileError
 
 SIDE = 256  # pixels: services enlarge smaller images, or read them badly
 
@@ -34,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="export_test.py",
-        description="Write the 10,000 CIFAR-10 test images as PNG files under neutral names, with the class names and "
-        "the prompt. The store's record of test set evaluations gets a line: choose nothing by these images.",
+        description="Write the test images of a study as PNG files under neutral names, with the class names and the "
+        "prompt. The store's record of test set evaluations gets a line: choose nothing by these images.",
         epilog="Answers go into a CSV file with the columns image and answer (and maybe seconds and usd), which "
         "score_answers.py scores; ask_vendor.py gets them from an API.",
     )
@@ -47,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="enlarge the images to so many pixels (default: %(default)s)",
     )
+    parser.add_argument(
+        "--study", metavar="NAME", help="whose images (default: the most recent study; CIFAR-10 where there is none)"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
     return parser
@@ -56,22 +61,33 @@ def _run(options: argparse.Namespace) -> int:
     folder, store = options.folder, Store.locate(options.store)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"DIR must be a new or empty folder, but {folder} is not")
-    data = options.data or default_data_dir()
-    ensure_cifar10(data, lambda *_: None)
+    data_set = _data_set(store, options.study)
+    if options.side < data_set.side:
+        raise InvalidFileError(f"--side must be at least the {data_set.side} of the images, but got {options.side}")
+    load = sealed_test(data_set, options.data)
     try:
         (folder / "images").mkdir(parents=True)  # before the look is recorded, as there may be none
         store.root.mkdir(parents=True, exist_ok=True)
         store.record_test_set_evaluation(study=LOOKS, key="export")
-        images = load_test(data).images.permute(0, 2, 3, 1).numpy()
+        images = load().images.permute(0, 2, 3, 1).numpy()
         for index, pixels in enumerate(images):
             picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)
             picture.save(folder / "images" / image_name(index))
-        (folder / "classes.txt").write_text("\n".join(CIFAR10.classes) + "\n", encoding="utf-8")
-        (folder / "prompt.txt").write_text(prompt_for(CIFAR10.classes) + "\n", encoding="utf-8")
+        (folder / "classes.txt").write_text("\n".join(data_set.classes) + "\n", encoding="utf-8")
+        (folder / "prompt.txt").write_text(prompt_for(data_set.classes) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"DIR and the store must be folders to write to, but: {error}") from error
     print(f"{len(images):,} images, classes.txt and prompt.txt are in {folder}; the look is on record in {store.root}")
     return 0
+
+
+def _data_set(store: Store, study: str | None) -> DataSet:
+    """The data set of the study; without a name, of the most recent one, and CIFAR-10 where there is none."""
+    if study is None and not store.databases()[0].exists():
+        return CIFAR10
+    with readable(store) as place:
+        reader = StudyReader(place)
+        return reader.read(study).data_set if study is not None or reader.studies() else CIFAR10
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_core.data import load_test
-from cifar_core.data.data_set import CIFAR10
-from cifar_core.data.download import default_data_dir, ensure_cifar10
 from experiments.pages.text import duration, percent, probability, span
 from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
@@ -21,6 +18,7 @@ from experiments.reading.study import ImageAnswers
 from experiments.reading.vendor_score import VendorScore
 from experiments.vendors.answers import parse_answers
 from experiments.vendors.scoring import fingerprint, keep, score
+from experiments.vendors.sealed import sealed_test
 from sweeps.command_line import OneLineParser, run_command
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
@@ -47,7 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("answers", type=Path, metavar="ANSWERS.csv", help="the file of answers")
     parser.add_argument("--vendor", required=True, metavar="NAME", help="the vendor's name in the scenario")
-    parser.add_argument("--study", metavar="NAME", help="compare with its champion (default: the most recent study)")
+    parser.add_argument(
+        "--study",
+        metavar="NAME",
+        help="whose test images, and whose champion to compare with (default: the most recent study)",
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
     return parser
@@ -63,14 +65,11 @@ def _run(options: argparse.Namespace) -> int:
     with readable(store) as place:
         study = StudyReader(place).read(options.study)
     ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
-    data = options.data or default_data_dir()
-    ensure_cifar10(data, lambda *_: None)
-    if study.data_set.sha256 != CIFAR10.sha256:
-        ours = None
+    test = sealed_test(study.data_set, options.data)()
     found = score(
         answers,
-        load_test(data).labels.tolist(),
-        CIFAR10,
+        test.labels.tolist(),
+        study.data_set,
         vendor=options.vendor,
         sha256=fingerprint(content),
         today=datetime.datetime.now(datetime.UTC).date(),

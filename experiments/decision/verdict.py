@@ -223,9 +223,9 @@ def _building(facts: Facts) -> Way:
         accuracy = _against_bar(facts, facts.test, f"has {percent(facts.test.mean)} ({span(facts.test)})", more)
     checks = [accuracy, *_building_in_time(facts, seconds)]
     price = f"has no price: {option.unpriced}" if option.unpriced else "has a price"
-    command = "python experiments/compare.py --scenario mine.toml  # with compute = PRICE"
+    priced = f"python experiments/compare.py --scenario mine.toml{facts.study.store_option}  # with compute = PRICE"
     standing = Standing.UNKNOWN if option.unpriced else Standing.CLEARS
-    checks.append(Check("price", standing, price, command if facts.cost.machine is None else study))
+    checks.append(Check("price", standing, price, priced if facts.cost.machine is None else study))
     return Way(
         option=option,
         accuracy=facts.test,
@@ -279,14 +279,12 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
     if score is not None and score.data_sha256 != facts.study.data_set.sha256:
         score = None  # of other images
     option = buy(vendor, scenario, facts.as_of)
-    name = shlex.quote(vendor.name)
-    command = f"python experiments/score_answers.py ANSWERS.csv --vendor {name}"
+    study = f"--study {shlex.quote(facts.study.name)}{facts.study.store_option}"
+    command = f"python experiments/score_answers.py ANSWERS.csv --vendor {shlex.quote(vendor.name)} {study}"
     if vendor.tokens:
         ask = f"python experiments/ask_vendor.py --url URL --model MODEL --price {vendor.tokens.key}"
         command = f"VENDOR_KEY=... {ask}\n{command}"
-    command = f"python experiments/export_test.py test-images\n{command}"
-    if not facts.is_cifar10:
-        command = ""  # nothing exports the test images of another data set yet
+    command = f"python experiments/export_test.py test-images {study}\n{command}"
     accuracy, check, sources = _published(facts, vendor.accuracy, command)
     if score is not None:
         accuracy, sources = score.accuracy, run(facts.run_id)

@@ -26,7 +26,7 @@ from cifar_core.files import read_text
 from experiments.reading import run_table
 from experiments.reading.run_table import state_of, time_of
 from experiments.reading.study import HttpSpeed, ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
-from sweeps.store import Store, StoreError, opening
+from sweeps.store import DEFAULT_STORE, Store, StoreError, opening
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
@@ -100,6 +100,7 @@ class StudyReader:
             confirm=confirm,
             final=final,
             data_set=self.data_set(parent),
+            in_default_store=self._store.root == DEFAULT_STORE,
             test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
         )
         run_ids = list(study.subject["run_id"])

@@ -126,6 +126,7 @@ class Study:
     test_set_evaluations: TestSetEvaluations
     artifacts: StudyArtifacts = StudyArtifacts()
     data_set: DataSet = CIFAR10
+    in_default_store: bool = True
 
     @property
     def champion(self) -> pd.DataFrame:
@@ -159,4 +160,9 @@ class Study:
         """The command for a study of the same images; DIR stands for one's own, whose folder is not on record."""
         if self.data_set.sha256 != CIFAR10.sha256:
             options += " --images DIR" + (f" --size {self.data_set.side}" if self.data_set.side != SIDES[0] else "")
-        return f"python sweeps/run_study.py {options}"
+        return f"python sweeps/run_study.py {options}{self.store_option}"
+
+    @property
+    def store_option(self) -> str:
+        """The option of commands that names the store, " --store STORE", whose folder a report does not tell."""
+        return "" if self.in_default_store else " --store STORE"

@@ -17,8 +17,9 @@ def section(facts: Facts) -> Section:
     recipe, uris = study.artifacts.recipe, study.artifacts.model_uris
     blocks: list[Block] = [Missing("No weights were logged as a model.")]
     if uris:
+        at = "" if study.in_default_store else " STORE=STORE"
         text = (
-            "The weights are in MLflow: `make serve` answers with the champion over HTTP, and "
+            f"The weights are in MLflow: `make serve{at}` answers with the champion over HTTP, and "
             "`mlflow.pyfunc.load_model` loads one of these addresses where `MLFLOW_TRACKING_URI` names the store's "
             "database."
         )
@@ -46,7 +47,7 @@ def commands(study: Study, scenario: Scenario) -> str:
     lines = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
     lines += [
         study.command(options),
-        f"python experiments/compare.py --study {shlex.quote(study.name)}{own}",
+        f"python experiments/compare.py --study {shlex.quote(study.name)}{own}{study.store_option}",
     ]
     return "\n".join(lines)
 

@@ -47,14 +47,20 @@ def prompt_for(classes: Sequence[str]) -> str:
 def meant_class(text: str, classes: Sequence[str]) -> str | None:
     """The class that an answer names; None if it names none, or several.
 
+    Letters may be large or small, unless classes differ in nothing else. In "rose bush" only that class is named,
+    and not the class "rose".
+
     >>> meant_class("A **Cat**.", ("cat", "dog")), meant_class("cat or dog", ("cat", "dog")), meant_class("", ("cat",))
     ('cat', None, None)
     """
-    said = text[:MOST_LETTERS].casefold()
-    if (exact := said.strip()) in (names := [name.casefold() for name in classes]):
-        return classes[names.index(exact)]
-    named = [c for c, name in zip(classes, names, strict=True) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]
-    return named[0] if len(named) == 1 else None
+    letters = str.casefold if len({name.casefold() for name in classes}) == len(classes) else str
+    by_name = {" ".join(letters(name).split()): name for name in classes}
+    said = " ".join(letters(text[:MOST_LETTERS]).split())
+    if exact := by_name.get(said):
+        return exact
+    longest_first = sorted(map(re.escape, by_name), key=len, reverse=True)
+    named = set(re.findall(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", said))
+    return by_name[named.pop()] if len(named) == 1 else None
 
 
 def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:

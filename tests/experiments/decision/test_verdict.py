@@ -49,10 +49,13 @@ def test_the_shipped_scenario_waits_for_a_measurement(demo: Facts) -> None:
     assert verdict.rival is not None
     assert verdict.rival.doubts == "accuracy and latency"
     assert verdict.rival.commands == (
-        "python experiments/export_test.py test-images\n"
+        "python experiments/export_test.py test-images --study demo --store STORE\n"
         "VENDOR_KEY=... python experiments/ask_vendor.py --url URL --model MODEL --price gpt-6-luna\n"
-        "python experiments/score_answers.py ANSWERS.csv --vendor 'GPT-6 Luna'",
+        "python experiments/score_answers.py ANSWERS.csv --vendor 'GPT-6 Luna' --study demo --store STORE",
     )
+    at_home = verdict_of(with_study(demo, in_default_store=True)).rival
+    assert at_home is not None
+    assert "--store" not in str(at_home.commands)
 
 
 def test_build(demo: Facts) -> None:
@@ -142,7 +145,7 @@ def test_accuracies_on_other_images_are_unknown(demo: Facts) -> None:
 
 @pytest.mark.parametrize(("side", "size"), [(32, ""), (48, " --size 48")])
 def test_commands_for_images_of_ones_own_name_these(demo: Facts, side: int, size: str) -> None:
-    own = with_study(demo, name="photos", data_set=replace(CIFAR10, sha256="1", side=side))
+    own = with_study(demo, name="photos", data_set=replace(CIFAR10, sha256="1", side=side), in_default_store=True)
     own = with_cost(replace(own, test=None), speed=None)
     assert ways_of(under(own, vendor()))[0].commands == (
         f"python sweeps/run_study.py --study photos --images DIR{size}",
@@ -150,6 +153,11 @@ def test_commands_for_images_of_ones_own_name_these(demo: Facts, side: int, size
     )
     close, *_ = ways_of(under(with_test(own, 0.70, 0.01), vendor(), latency_bar_ms=None))[0].commands
     assert close == f"python sweeps/run_study.py --preset standard --images DIR{size}"
+    vendors = ways_of(under(own, vendor()))[1].commands
+    assert vendors == (
+        "python experiments/export_test.py test-images --study photos\n"
+        "python experiments/score_answers.py ANSWERS.csv --vendor calls --study photos",
+    )
 
 
 def test_no_bar_no_check(demo: Facts) -> None:

@@ -21,8 +21,8 @@ def test_weights_facts_commands_and_recipe_are_shown(demo: Facts) -> None:
     }  # fmt: skip
     assert [block.text for block in blocks if isinstance(block, Code)] == [
         f"git checkout {'0f' * 20}\n"
-        "python sweeps/run_study.py --study demo --trials 6 --preset quick --space default --seed 0\n"
-        "python experiments/compare.py --study demo",
+        "python sweeps/run_study.py --study demo --trials 6 --preset quick --space default --seed 0 --store STORE\n"
+        "python experiments/compare.py --study demo --store STORE",
         'model = "fast_resnet"\nepochs = 8.0\nlearning_rate = 1.0',
     ]
 
@@ -38,7 +38,10 @@ def test_what_was_not_kept_is_stated(demo: Facts) -> None:
 
 
 def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
-    fixed = replace(demo.study, name="my study", params={"trials": "3", "preset": "epochs-0.5", "seed": "1"}, tags={})
+    fixed = replace(
+        demo.study, name="my study", params={"trials": "3", "preset": "epochs-0.5", "seed": "1"}, tags={},
+        in_default_store=True,
+    )  # fmt: skip
     assert commands(fixed, replace(demo.scenario, file="my own.toml")) == (
         "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1\n"
         "python experiments/compare.py --study 'my study' --scenario 'my own.toml'"

@@ -34,6 +34,24 @@ def test_an_answer_means_the_one_class_that_it_names(text: str, meant: str | Non
     assert meant_class(text, CIFAR10.classes) == meant
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("A Rose bush!", "rose bush"),
+        ("a rose, no rose bush", None),
+        ("Rose", "rose"),
+        ("It is (c++).", "C++"),
+        ("c", None),
+    ],
+)
+def test_a_class_in_the_name_of_another_is_not_meant_by_it(text: str, meant: str | None) -> None:
+    assert meant_class(text, ("rose", "rose bush", "C++", "x.y")) == meant
+
+
+def test_classes_that_differ_in_large_letters_alone_are_told_apart() -> None:
+    assert [meant_class(text, ("A", "a")) for text in ("a", "It is A.", "A or a")] == ["a", "A", None]
+
+
 @given(st.text(max_size=3000), st.none() | st.floats(0, 1e6), st.none() | st.floats(0, 1e3))
 def test_whatever_a_service_says_is_one_row(text: str, seconds: float | None, usd: float | None) -> None:
     row = write_row(Answer("00000.png", text, seconds, usd))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from PIL import Image
 
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.picture_cache import store_pictures
 from experiments import ask_vendor, export_test, score_answers
+from experiments.decision.verdict import ways_of
 from experiments.reading.vendor_score import load_scores
 from experiments.vendors.answers import read_answers
 from tests.experiments.conftest import Refused
-from tests.experiments.fake_store import Fake
+from tests.experiments.fake_store import START, Fake
 from tests.experiments.vendors.stub import completion, send, serving
 
 
@@ -150,3 +154,40 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     said = refused(score_answers.main, str(tmp_path / "none.csv"), *options)
     assert said.startswith("none.csv must be a readable file, but: ")
     assert "--vendor must have a letter or a digit" in refused(score_answers.main, "a.csv", "--vendor", "!")
+
+
+def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
+    fresh_store: Fake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = replace(CIFAR10, name="garden", classes=("rose", "rose bush"), side=48, sha256="ab" * 32, test_images=6)
+    pixels = np.arange(6, dtype=np.uint8).repeat(3 * 48 * 48).reshape(6, 3, 48, 48)
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    stored = store_pictures(own, [], dict.fromkeys(("train", "val", "test"), (pixels, labels)))
+    fresh_store.put(fresh_store.add(name="flowers"), {"data.json": json.dumps(own.to_dict()).encode()})
+    fresh_store.add(name="earlier", start=START - 90_000_000)
+    folder, options = tmp_path / "test-images", ["--store", str(fresh_store.folder)]
+    assert export_test.main([str(folder), *options]) == 0
+    assert [Image.open(path).getpixel((9, 9)) for path in sorted(folder.glob("images/*"))] == [
+        (i,) * 3 for i in range(6)
+    ]
+    assert (folder / "classes.txt").read_text() == "rose\nrose bush\n"
+    assert "show: rose, rose bush?" in (folder / "prompt.txt").read_text()
+    rows = [f"{index:05d}.png,A {own.classes[label]}." for index, label in enumerate(labels[:5])]
+    (tmp_path / "answers.csv").write_text("\n".join(["image,answer", *rows, ""]))
+    scored = ["--vendor", "GPT-6 Luna", "--study", "flowers", *options]
+    assert score_answers.main([str(tmp_path / "answers.csv"), *scored]) == 0
+    assert "GPT-6 Luna: 83.33 % of 6 images" in capsys.readouterr().out
+    facts = replace(fresh_store.facts("flowers"), scores=load_scores(fresh_store.folder))
+    assert [way.title for way in ways_of(facts) if way.measured] == ["building", "GPT-6 Luna"]
+    small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)
+    assert small == "--side must be at least the 48 of the images, but got 32"
+    before = looks(fresh_store.folder)
+    shutil.rmtree(stored.folder)
+    said = refused(export_test.main, str(tmp_path / "x"), *options)
+    assert said.startswith("the pictures of garden (content abababababab) must be in ")
+    assert looks(fresh_store.folder) == before
