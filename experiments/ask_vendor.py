@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=above,
         default=5.0,
         metavar="USD",
-        help="the most to spend; what the first request costs is not known before (default: %(default)s)",
+        help="the most to spend, counting a token for each byte of the first request (default: %(default)s)",
     )
     parser.add_argument(
         "--concurrency",

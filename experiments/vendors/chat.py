@@ -24,7 +24,7 @@ UNREADABLE = 2  # such replies to one image are taken for its answer, which is w
 LONGEST_WAIT = 60.0  # seconds between two tries
 LOCAL = ("localhost", "127.0.0.1", "::1")
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
-ASSUMED_TOKENS = 4000  # of an image and its prompt, before the service has reported any
+LEAST_BOUND = 10_000  # tokens of a small image and its prompt: some services count up to 8,500 for one tile
 
 
 class VendorError(UserError):
@@ -43,8 +43,8 @@ class BudgetSpentError(UserError):
 class Budget:
     """Money that requests may cost, in US dollars.
 
-    Each request reserves twice the most tokens that any has had, in and out, before it is sent. Requests must go one
-    at a time until a usage is known: before that, the reservation is a guess.
+    Each request reserves the most that it may cost before it is sent: twice the most tokens that any has had, in and
+    out. Until a usage is known, a request reserves its bound of tokens, and must go alone.
     """
 
     limit: float
@@ -65,17 +65,23 @@ class Budget:
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         return (input_tokens * self.usd_input + output_tokens * self.usd_output) / 1e6
 
-    def reserve(self) -> float:
+    def reserve(self, bound: int) -> float:
         """Set money aside for a request; waits for those that run where it might be enough once they are settled.
+
+        Args:
+            bound: of its input tokens, for the time before any usage is known.
 
         Raises:
             BudgetSpentError: there is not enough.
         """
         with self._settled:
-            self._settled.wait_for(lambda: not self._running or self._fits())
-            if not self._fits():
-                raise BudgetSpentError(f"--max-usd {self.limit:g} must not be crossed; ${self.spent:.4f} is spent")
-            usd = self._next()
+            self._settled.wait_for(lambda: not self._running or self._fits(bound))
+            usd = self._next(bound)
+            if not self._fits(bound):
+                raise BudgetSpentError(
+                    f"--max-usd {self.limit:g} must not be crossed; ${self.spent:.4f} is spent, and the next request may "
+                    f"cost up to ${usd:.4f}"
+                )
             self._reserved += usd
             self._running += 1
             return usd
@@ -91,13 +97,13 @@ class Budget:
                 self._most = max(most[0], usage[0]), max(most[1], usage[1])
             self._settled.notify_all()
 
-    def _next(self) -> float:
+    def _next(self, bound: int) -> float:
         """The reservation of the next request."""
         into, out = self._most or (0, 0)
-        return self.cost(2 * into or ASSUMED_TOKENS, max(2 * out, self.answer_tokens))
+        return self.cost(2 * into or bound, max(2 * out, self.answer_tokens))
 
-    def _fits(self) -> bool:
-        return self.spent + self._reserved + self._next() <= self.limit
+    def _fits(self, bound: int) -> bool:
+        return self.spent + self._reserved + self._next(bound) <= self.limit
 
 
 @dataclass(frozen=True)
@@ -170,12 +176,13 @@ class Chat:
             VendorError: the service refuses, or all tries failed.
             BudgetSpentError: the next try might cross the limit.
         """
-        unreadable = 0
+        unreadable, body = 0, self._body(png)
+        bound = max(LEAST_BOUND, len(body))  # no token is shorter than a byte of the request
         for number in range(TRIES):
-            reserved, began = self._budget.reserve(), time.perf_counter()
+            reserved, began = self._budget.reserve(bound), time.perf_counter()
             charged, reply, failure = 0.0, None, None
             try:
-                reply = self._send(png)
+                reply = self._send(body)
                 charged = self._budget.cost(*reply.usage)
             except _FailedTryError as error:
                 failure = error
@@ -202,7 +209,7 @@ class Chat:
                 self._sleep(min(LONGEST_WAIT, wait))
         raise AssertionError("the last try has returned or raised")
 
-    def _send(self, png: bytes) -> _Reply:
+    def _body(self, png: bytes) -> bytes:
         picture = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": self._prompt}]
         body = {
@@ -211,8 +218,11 @@ class Chat:
             "max_tokens": self._budget.answer_tokens,
             "temperature": 0,
         }
+        return json.dumps(body).encode()
+
+    def _send(self, body: bytes) -> _Reply:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
+        request = urllib.request.Request(self._url, body, headers)
         try:
             with self._opener.open(request, timeout=self._seconds) as response:
                 return _parse(self._read(response))

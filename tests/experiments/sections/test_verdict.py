@@ -41,7 +41,9 @@ def test_a_measurement_that_is_missing_is_the_answer_with_its_command(demo: Fact
         "nothing else that is unmeasured does either: “Build”."
     )
     [command] = [block.text for block in verdict.section(demo).blocks if isinstance(block, Code)]
-    assert command.endswith("python experiments/score_answers.py ANSWERS.csv --vendor 'GPT-6 Luna' --study demo --store STORE")
+    assert command.endswith(
+        "python experiments/score_answers.py ANSWERS.csv --vendor 'GPT-6 Luna' --study demo --store STORE"
+    )
 
 
 def test_the_table_has_every_way_and_what_is_unknown_of_it(demo: Facts) -> None:

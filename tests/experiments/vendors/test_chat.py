@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from experiments.vendors.answers import ANSWERED, FAILED, Answer
-from experiments.vendors.chat import ASSUMED_TOKENS, Budget, BudgetSpentError, Chat, VendorError
+from experiments.vendors.chat import LEAST_BOUND, Budget, BudgetSpentError, Chat, VendorError
 from tests.experiments.vendors.stub import Behaviour, completion, send, serving
 
 COST = (100 * 1.0 + 5 * 2.0) / 1e6
@@ -137,19 +138,30 @@ def test_a_service_that_is_of_no_use_ends_it_in_one_line(behave: Behaviour, mess
 
 
 def test_a_request_that_might_cross_the_limit_is_not_sent() -> None:
-    money = budget(limit=0.00403)  # less than the most that one request may cost
-    with pytest.raises(BudgetSpentError, match=r"--max-usd 0\.00403 must not be crossed; \$0\.0000 is spent"):
+    money = budget(limit=0.01003)  # less than the most that one request may cost
+    said = r"--max-usd 0\.01003 must not be crossed; \$0\.0000 is spent, and the next request may cost up to \$0\.0100"
+    with pytest.raises(BudgetSpentError, match=said):
         ask(then_cat(), money)
-    money = budget(limit=0.005)
+    money = budget(limit=0.0101)
     kept: list[Answer] = []
     with serving(then_cat()) as stub:
         chat = Chat(stub.url, "m", "Which?", money, sleep=lambda _: None)
         with pytest.raises(BudgetSpentError):
             ask_for_ever(chat, kept)
         assert stub.keys[0] == ""
-    assert 0.0047 < money.spent <= 0.005
+    assert 0.0098 < money.spent <= 0.0101
     assert len(kept) == len(stub.bodies) == pytest.approx(money.spent / COST)
     assert {body["max_tokens"] for body in stub.bodies} == {16}
+
+
+def test_the_first_request_counts_a_token_for_each_of_its_bytes() -> None:
+    png = bytes(9000)  # 12,000 letters in base64
+    for limit, sent in ((0.0120, 0), (0.0130, 1)):
+        with serving(then_cat()) as stub:
+            chat = Chat(stub.url, "m", "Which?", budget(limit), sleep=lambda _: None)
+            with pytest.raises(BudgetSpentError) if not sent else contextlib.nullcontext():
+                chat.ask("00000.png", png, list[Answer]().append)
+            assert len(stub.bodies) == sent
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": -1}])
@@ -159,17 +171,17 @@ def test_a_reply_without_usage_counts_as_billed(usage: object) -> None:
         chat = Chat(stub.url, "m", "Which?", money, sleep=lambda _: None)
         with pytest.raises(VendorError, match="must report its usage"):
             chat.ask("00000.png", b"png", kept.append)
-    assert money.spent == pytest.approx(money.cost(ASSUMED_TOKENS, 16))
+    assert money.spent == pytest.approx(money.cost(LEAST_BOUND, 16))
     assert [(answer.state, answer.usd) for answer in kept] == [(FAILED, money.spent)]
 
 
 def test_each_request_reserves_twice_the_tokens_that_any_had_in_and_out() -> None:
     money = budget()
     for usage in ((1000, 200), (3000, 5)):
-        money.settle(money.reserve(), money.cost(*usage), usage)
+        money.settle(money.reserve(1), money.cost(*usage), usage)
     assert [budget().knows_usage, money.knows_usage] == [False, True]
     assert money.spent == pytest.approx(money.cost(4000, 205))
-    assert money.reserve() == pytest.approx(money.cost(6000, 400))
+    assert money.reserve(1) == pytest.approx(money.cost(6000, 400))
 
 
 @pytest.mark.parametrize("url", ["http://example.com/v1", "ftp://localhost/", "localhost:80", ""])
