@@ -79,8 +79,8 @@ class Budget:
             usd = self._next(bound)
             if not self._fits(bound):
                 raise BudgetSpentError(
-                    f"--max-usd {self.limit:g} must not be crossed; ${self.spent:.4f} is spent, and the next request may "
-                    f"cost up to ${usd:.4f}"
+                    f"--max-usd {self.limit:g} must not be crossed; ${self.spent:.4f} is spent, and the next request "
+                    f"may cost up to ${usd:.4f}"
                 )
             self._reserved += usd
             self._running += 1
