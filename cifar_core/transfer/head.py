@@ -1,0 +1,99 @@
+"""A linear classifier on features: softmax regression, fitted to its minimum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar_core.data import Split
+from cifar_core.evaluation.metrics import Predictions
+
+Scaling = Literal["none", "standard", "length"]
+SCALINGS: tuple[Scaling, ...] = ("none", "standard", "length")
+_STEPS = 200  # of L-BFGS, at most
+_TOLERANCE = 1e-5  # of the gradient
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadRecipe:
+    """Everything that decides a head.
+
+    Attributes:
+        penalty: of the squared weights, added to the mean loss in nats.
+        scaling: "none"; "standard" gives each feature mean 0 and deviation 1 over the training images; "length" gives
+            the features of each image the same length.
+        mirrored: train on the mirror images too.
+    """
+
+    penalty: float = 1e-3
+    scaling: Scaling = "standard"
+    mirrored: bool = True
+
+
+class Head(nn.Module):
+    """Features (N, D) -> logits (N, classes)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dimensions: int, classes: int, scaling: Scaling = "none") -> None:
+        super().__init__()
+        self.scaling = scaling
+        self.register_buffer("mean", torch.zeros(dimensions))
+        self.register_buffer("scale", torch.ones(dimensions))
+        self.linear = nn.Linear(dimensions, classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.scaled(features))
+        return logits
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Return the features as the linear layer takes them."""
+        values = features.float()
+        if self.scaling == "length":
+            values = F.normalize(values) * values.shape[1] ** 0.5
+        return (values - self.mean) * self.scale
+
+    @torch.no_grad()
+    def predict(self, features: Tensor, split: Split) -> Predictions:
+        """Return the predictions of a split from its features (N, D)."""
+        return Predictions(self(features).softmax(1).cpu(), split.labels.cpu(), split.data_set)
+
+
+def fit(views: Tensor | Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, classes: int) -> Head:
+    """Fit a head to the features of images (N, D) and their labels (N,), on the device of the features.
+
+    The loss has one minimum, so neither a seed nor an order of the images plays a part.
+
+    Args:
+        views: the features of the images, or of several views of each, such as the images and their mirror images.
+    """
+    given = [views] if isinstance(views, Tensor) else list(views)
+    features, labels = torch.cat(given).float(), labels.to(given[0].device).repeat(len(given))
+    head = Head(features.shape[1], classes, recipe.scaling).to(features.device)
+    with torch.no_grad():
+        if recipe.scaling == "standard":
+            deviation, mean = torch.std_mean(features, 0)
+            head.mean.copy_(mean)
+            head.scale.copy_(1 / deviation.clamp_min(1e-6))
+        inputs = head.scaled(features)
+    linear = head.linear
+    optimizer = torch.optim.LBFGS(
+        linear.parameters(), max_iter=_STEPS, tolerance_grad=_TOLERANCE, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(linear(inputs), labels) + recipe.penalty * linear.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return head.eval()

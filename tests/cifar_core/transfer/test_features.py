@@ -1,0 +1,65 @@
+"""Tests of the features of images, and of their cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_core.transfer.backbone import Backbone
+from cifar_core.transfer.features import features
+from tests.cifar_core.support import FP32, seeded
+from tests.cifar_core.transfer.support import small_backbone
+
+IMAGES = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=seeded())
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return small_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def test_a_pass_that_was_cut_short_resumes(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar_core.transfer.features._CHUNK", 4)
+    expected = features(backbone, IMAGES, FP32)
+
+    def stop(done: int, total: int) -> None:
+        assert total == 10
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        features(backbone, IMAGES, FP32, cache=tmp_path, progress=stop)
+    first, second = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    times = [path.stat().st_mtime_ns for path in (first, second)]
+    second.write_bytes(second.read_bytes()[:-2] + b"xx")  # damaged
+    assert torch.equal(features(backbone, IMAGES, FP32, cache=tmp_path), expected)
+    assert first.stat().st_mtime_ns == times[0]
+    assert second.stat().st_mtime_ns > times[1]
+    assert torch.equal(features(backbone, IMAGES, FP32, cache=tmp_path), expected)
+    assert expected.shape == (10, 1280)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_whatever_changes_the_features_has_files_of_its_own(backbone: Backbone, tmp_path: Path) -> None:
+    plain = features(backbone, IMAGES, FP32, cache=tmp_path)
+    mirrored = features(backbone, IMAGES, FP32, cache=tmp_path, mirrored=True)
+    assert torch.equal(mirrored, features(backbone, IMAGES.flip(3), FP32))
+    assert not torch.equal(plain, mirrored)
+    larger = small_backbone(tmp_path / "backbone", side=48)
+    assert not torch.equal(features(larger, IMAGES, FP32, cache=tmp_path), plain)
+    assert len(list(tmp_path.glob("*.bin"))) == 3
+
+
+def test_threads_do_not_change_the_features(backbone: Backbone) -> None:
+    images = IMAGES.repeat(12, 1, 1, 1)  # more than one batch
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        two = features(backbone, images, FP32)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert torch.equal(features(backbone, images, FP32), two)
+    finally:
+        torch.set_num_threads(before)
