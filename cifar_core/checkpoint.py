@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,15 @@ def save_state(state: TrainState, path: Path) -> None:
         "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,
         "optimizers": optimizers,
     }
+    write_tensors(path, facts, tensors)
+
+
+def write_tensors(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors and `facts`, which become JSON, to `path`, and the file's SHA-256 beside it.
+
+    Raises:
+        OSError: as for `save_state`.
+    """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = safetensors.torch.save(flat, metadata={"state": json.dumps(facts)})
     # The hash is replaced first, so a state that exists is complete.
@@ -81,7 +90,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     Raises:
         CheckpointError: the file is missing or damaged, or holds a state of another recipe.
     """
-    facts, tensors = _read(path)
+    facts, tensors = read_tensors(path)
     if Recipe.from_dict(facts["recipe"]) != recipe:
         raise CheckpointError(f"{path}: the recipe must be the one that is trained, but this state has another one")
     if "optimizers" not in facts:
@@ -111,7 +120,7 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
     Raises:
         CheckpointError: the file is missing or damaged, or holds weights of another network.
     """
-    facts, tensors = _read(path)
+    facts, tensors = read_tensors(path)
     model = build_model(recipe, data_set=_data_set(facts))
     try:
         model.load_state_dict(_under("best.", tensors) or _under("model.", tensors) | _under("average.", tensors))
@@ -126,7 +135,7 @@ def read_data_set(path: Path) -> DataSet:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    facts, _ = _read(path)
+    facts, _ = read_tensors(path)
     return _data_set(facts)
 
 
@@ -207,8 +216,12 @@ def read_state_file(path: Path) -> bytes:
     return content
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the facts and tensors of the state in `path`."""
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `save_state` or `write_tensors` has written.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
     content = read_state_file(path)
     length = int.from_bytes(content[:8], "little")
     try:

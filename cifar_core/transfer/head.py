@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
+import tomli_w
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,16 +31,27 @@ class HeadRecipe:
         mirrored: train on the mirror images too.
     """
 
-    penalty: float = 1e-3
-    scaling: Scaling = "standard"
+    penalty: float = 0.01
+    scaling: Scaling = "length"
     mirrored: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.to_dict())
 
 
 class Head(nn.Module):
-    """Features (N, D) -> logits (N, classes)."""
+    """Features (N, D) -> logits (N, classes).
+
+    Attributes:
+        evaluations: of the loss and its gradient, over all training images, that fitting it took.
+    """
 
     mean: Tensor
     scale: Tensor
+    evaluations = 0
 
     def __init__(self, dimensions: int, classes: int, scaling: Scaling = "none") -> None:
         super().__init__()
@@ -90,6 +102,7 @@ def fit(views: Tensor | Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, cl
     )
 
     def loss() -> Tensor:
+        head.evaluations += 1
         optimizer.zero_grad()
         value = F.cross_entropy(linear(inputs), labels) + recipe.penalty * linear.weight.square().sum()
         value.backward()

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from cifar_core.transfer.backbone import Backbone
-from cifar_core.transfer.features import features
+from cifar_core.transfer.features import features as measured
 from tests.cifar_core.support import FP32, seeded
 from tests.cifar_core.transfer.support import small_backbone
 
 IMAGES = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=seeded())
+
+
+def features(*args: Any, **options: Any) -> Tensor:
+    return measured(*args, **options).values
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +69,8 @@ def test_threads_do_not_change_the_features(backbone: Backbone) -> None:
         assert torch.equal(features(backbone, images, FP32), two)
     finally:
         torch.set_num_threads(before)
+
+
+def test_seconds_are_those_of_the_pass_that_computed_them(backbone: Backbone, tmp_path: Path) -> None:
+    first, again = (measured(backbone, IMAGES, FP32, cache=tmp_path) for _ in range(2))
+    assert first.seconds == again.seconds > 0

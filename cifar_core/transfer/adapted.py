@@ -1,0 +1,80 @@
+"""A pretrained network with a head of one's own: saved, and loaded as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifar_core.checkpoint import CheckpointError, load_weights, read_tensors, write_tensors
+from cifar_core.data.data_set import DataSet
+from cifar_core.recipe import Recipe
+from cifar_core.transfer.backbone import Backbone, FeatureNetwork
+from cifar_core.transfer.head import Head
+
+NORMALISATION = "half"  # of the images that an adapted network takes
+_FACTS = "adapted"
+
+
+class AdaptedNetwork(nn.Module):
+    """Images normalised as "half" (N, 3, side, side) -> logits (N, classes); it scales them up itself."""
+
+    def __init__(self, features: FeatureNetwork, head: Head) -> None:
+        super().__init__()
+        self.features = features
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def save_adapted(backbone: Backbone, head: Head, data_set: DataSet, path: Path) -> None:
+    """Write an adapted network to `path`, and the file's SHA-256 beside it.
+
+    Raises:
+        OSError: writing failed, for example on a full disk; an older file there is untouched.
+    """
+    facts = {
+        _FACTS: {"architecture": backbone.name, "side": backbone.side, "scaling": head.scaling},
+        "data_set": data_set.to_dict(),
+    }
+    write_tensors(path, facts, AdaptedNetwork(backbone.network, head).state_dict())
+
+
+def load_network(recipe: Mapping[str, Any], path: Path) -> tuple[nn.Module, str]:
+    """Load a network on the CPU in evaluation mode, adapted or trained from nothing, and its normalisation.
+
+    Args:
+        recipe: of a network that was trained from nothing.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or holds weights of another network.
+    """
+    facts, tensors = read_tensors(path)
+    if _FACTS not in facts:
+        trained = Recipe.from_dict(recipe)
+        return load_weights(trained, path).eval(), trained.normalisation
+    features = FeatureNetwork(facts[_FACTS]["architecture"])
+    features.side = facts[_FACTS]["side"]
+    classes, dimensions = tensors["head.linear.weight"].shape
+    network = AdaptedNetwork(features, Head(dimensions, classes, facts[_FACTS]["scaling"]))
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found") from error
+    return network.eval(), NORMALISATION
+
+
+def flops_per_image(backbone: Backbone) -> int:
+    """Return the FLOPs of a forward pass: matrix products and convolutions, 2 per multiply-add."""
+    with torch.device("meta"):
+        network = FeatureNetwork(backbone.name).eval()
+    network.side = backbone.side
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 32, 32, device="meta"))
+    return int(counter.get_total_flops())
