@@ -30,6 +30,7 @@ from cifar_core.machine import free_memory, usable_cores
 from cifar_core.memory import release_memory
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import expand, read_recipe
+from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, load_backbone
 from sweeps.checks.consistency import check_before_training
 from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
@@ -50,6 +51,7 @@ from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.planning.workers import share_cores
 from sweeps.pruners import PRUNERS
 from sweeps.snapshot import readable
+from sweeps.stages.adaptation import Adaptation, Stopped, study_name
 from sweeps.stages.confirmation import Gain
 from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
@@ -161,6 +163,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-starts", action="store_true", help="do not begin with the recipes that the space knows to be good"
     )
     search.add_argument("--no-confirm", action="store_true", help="stop after the search, without a test")
+    adapt = parser.add_argument_group("adapting a pretrained network (docs/adapting.md)")
+    when = adapt.add_mutually_exclusive_group()
+    when.add_argument(
+        "--adapt",
+        action="store_true",
+        help="adapt a pretrained network too, as the study NAME-adapted, once the sweep ends",
+    )
+    when.add_argument(
+        "--adapt-only", action="store_true", help="adapt a pretrained network, and train none from nothing"
+    )
+    adapt.add_argument(
+        "--backbone",
+        metavar="NAME|FILE",
+        help=f"{', '.join(ARCHITECTURES)}, or a file of weights of one of them: safetensors, or a checkpoint that "
+        "loads with weights only (default: the first whose package is installed)",
+    )
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     machine.add_argument(
@@ -230,7 +248,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     ):
         if asked:
             return answer(store, _study_name(options, _preset(options, hardware), space))
-    source = _image_source(options)
+    source, backbone = _image_source(options), _backbone(options)
     workers, threads = share_cores(options.workers, hardware.device, usable_cores(), free_memory())
     set_up_cpu(threads)
     given = options.enqueue or list(space.enqueue)
@@ -238,6 +256,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     pictures = None if source is None else _prepared(source)
     data_set = CIFAR10 if pictures is None else pictures.data_set
     plan = _plan(options, data_set, hardware, space, workers, threads)
+    if backbone is not None and options.adapt_only:
+        return _adapt(options, arguments, plan, store, backbone, pictures)
     if options.source is not None:
         wanted = _earlier_recipes(options.source, store, plan.study) | wanted
     recipes, notes = _affordable(wanted, given, plan.preset.trial, data_set)
@@ -291,9 +311,73 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         notice.send("interrupted")
         return 128 + stopper.signal
     _print_summary(summary, plan)
+    if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures)):
+        return code
     code = FAILED if lacking else _report(plan, store, tested=summary.test_accuracy is not None)
     notice.send("finished" if code == 0 else "failed", summary)
     return code
+
+
+def _adapt(
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    plan: Plan,
+    store: Store,
+    backbone: Backbone,
+    pictures: CachedPictures | None,
+) -> int:
+    """Adapt a pretrained network, on all cores; return the exit code."""
+    set_up_cpu(plan.workers * plan.threads)
+    study, data_dir = study_name(plan.study), options.data or default_data_dir()
+    store.create()
+    stopper = _Stopper()
+    with acquire(store.lock(study), study), SweepConsole() as console:
+        if pictures is None:
+            ensure_cifar10(data_dir, console.progress)
+        tracker = MlflowTracker(store, study, say=console.say)
+        adaptation = Adaptation(
+            study=study,
+            backbone=backbone,
+            data=DataSource.cifar10(data_dir) if pictures is None else DataSource.pictures(pictures),
+            data_set=plan.data_set,
+            hardware=plan.hardware,
+            seed=plan.seed,
+            store=store,
+            storage=open_storage(store.storage_url),
+            tracker=tracker,
+            console=console,
+            tags=provenance(plan.data_set, plan.hardware, plan.workers * plan.threads),
+            command=_public_command(arguments),
+            test=plan.confirm,
+            stop=stopper.asked,
+        )
+        result = None
+        try:
+            with contextlib.suppress(Stopped):
+                result = adaptation.run()
+        finally:
+            lacking = tracker.close() if result else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
+            if lacking:
+                console.say(_lacking(store, study, lacking))
+    if result is None:
+        print("stopped; the same command resumes the sweep")
+        return 128 + stopper.signal
+    print(f"Adapted: {result}")
+    return FAILED if lacking else 0
+
+
+def _backbone(options: argparse.Namespace) -> Backbone | None:
+    """Load the pretrained network, if one is to be adapted.
+
+    Raises:
+        UsageError: a backbone is given, but none is to be adapted.
+        BackboneError: it cannot be loaded.
+    """
+    if options.adapt or options.adapt_only:
+        return load_backbone(options.backbone)
+    if options.backbone is not None:
+        raise UsageError("--backbone must come with --adapt or --adapt-only, but there is neither")
+    return None
 
 
 def _public_command(arguments: Sequence[str]) -> str:

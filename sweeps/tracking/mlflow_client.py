@@ -37,7 +37,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import ARCHIVE_URL
 from cifar_core.errors import first_line
-from cifar_core.recipe import Recipe
 from sweeps.states import STATUS_OF_STATE
 from sweeps.store import StoreError, opening
 from sweeps.tracking.mlflow_queue import Entry
@@ -127,7 +126,7 @@ class MlflowExperiment:
             if entry.recipe is not None and entry.weights is not None:
                 # Its beginning is wrong once the store was moved.
                 weights = self._root.joinpath(*Path(entry.weights).parts[-_PARTS:])
-                model = log_classifier(self._uri, run_id, Recipe.from_dict(entry.recipe), weights)
+                model = log_classifier(self._uri, run_id, entry.recipe, weights)
                 if entry.registered is not None:
                     register(self._uri, run_id, model, entry.registered)
         if ends := [entry for entry in entries if entry.state is not None]:

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -20,10 +21,10 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Map
 
-from cifar_core.checkpoint import load_weights, read_data_set
+from cifar_core.checkpoint import read_data_set
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.export import export
-from cifar_core.recipe import Recipe
+from cifar_core.transfer.adapted import load_network
 from sweeps.tracking import served_model
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write over the view of a sweep
@@ -32,8 +33,11 @@ CHAMPION = "champion"  # alias
 CLASSIFIER = "classifier"  # of a logged model; earlier versions logged one that took normalised images, named "model"
 
 
-def log_classifier(uri: str, run_id: str, recipe: Recipe, weights: Path) -> LoggedModel:
+def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Path) -> LoggedModel:
     """Log the network to its run as a model of MLflow, unless it is there already, and return that.
+
+    Args:
+        recipe: as `load_network`.
 
     Raises:
         CheckpointError: the weights are missing or damaged.
@@ -44,7 +48,7 @@ def log_classifier(uri: str, run_id: str, recipe: Recipe, weights: Path) -> Logg
     if (kept := _classifier(client, run)) is not None:
         return kept
     data_set = read_data_set(weights)
-    program = export(load_weights(recipe, weights).eval(), recipe.normalisation, data_set)
+    program = export(*load_network(recipe, weights), data_set)
     shape = (data_set.side, data_set.side, 3)
     mlflow.set_tracking_uri(uri)
     with tempfile.TemporaryDirectory() as folder, _active(client, run):

@@ -13,6 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
+from cifar_core.transfer.head import HeadRecipe
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
 from sweeps.tracking.figures import figures_of, metrics_of, split_figures
@@ -161,11 +162,11 @@ class MlflowTracker:
         """Add artifacts and metrics to a run."""
         self._put_figures(key, metrics, files=files)
 
-    def log_model(self, key: str, recipe: Recipe, weights: Path) -> None:
+    def log_model(self, key: str, recipe: Recipe | HeadRecipe, weights: Path) -> None:
         """Log the network with the weights in that file of the store to the run, as a model that MLflow can serve."""
         self._put(key, recipe=recipe.to_dict(), weights=str(weights))
 
-    def register(self, key: str, recipe: Recipe, weights: Path, numbers: Mapping[str, str]) -> None:
+    def register(self, key: str, recipe: Recipe | HeadRecipe, weights: Path, numbers: Mapping[str, str]) -> None:
         """Register the network as a champion in the model registry, with `numbers` as tags; log it first if need be."""
         self._put(key, recipe=recipe.to_dict(), weights=str(weights), registered=dict(numbers))
 

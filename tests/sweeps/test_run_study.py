@@ -22,6 +22,7 @@ from cifar_core.budget import Budget
 from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
+from cifar_core.transfer.backbone import ARCHITECTURES
 from sweeps import run_study
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
@@ -152,6 +153,13 @@ class TestArgumentsThatCannotBe:
             ("--labels a.csv", "--labels must come with --images, but there is none"),
             ("--size 48", "--size must come with --images, but there is none"),
             ("--skip-unreadable", "--skip-unreadable must come with --images, but there is none"),
+            ("--adapt --adapt-only", "argument --adapt-only: not allowed with argument --adapt"),
+            ("--backbone x", "--backbone must come with --adapt or --adapt-only, but there is neither"),
+            (
+                "--adapt --backbone nothing",
+                f"a backbone must be one of {', '.join(ARCHITECTURES)} or a readable file, but nothing gave: "
+                "No such file or directory",
+            ),
         ],
     )
     def test_what_the_parser_refuses(self, refused: Refused, arguments: str, message: str) -> None:
