@@ -90,7 +90,7 @@ _PRESETS = (
         confirm=Budget(flops=60e12, max_epochs=50),
         recipes=2,
         seeds=1,
-        final=Budget(flops=300e12, max_epochs=100),
+        final=Budget(flops=360e12, max_epochs=100),
         finals=1,
     ),
     Preset(
