@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import Way, verdict_of, ways_of
@@ -16,6 +14,7 @@ from experiments.reading.published import load_published
 from experiments.reading.scenario import load_scenario
 from experiments.reading.studies import StudyReader
 from experiments.reading.vendor_score import load_scores
+from experiments.sections.money import assumptions
 from sweeps.snapshot import readable
 from sweeps.store import Store
 
@@ -58,20 +57,20 @@ def render(every: Mapping[str, Facts]) -> dict[str, bytes]:
     text = (
         f"All give the same answer: “{answers[0]}”."
         if same
-        else f"They differ: {listed(list(dict.fromkeys(answers)))}."
+        else f"They differ: {listed([f'“{answer}”' for answer in dict.fromkeys(answers)])}."
     )
     lead = Lead("What does each scenario make of this study?", CitedText(text, (f"run/{first.run_id}",)))
     titles = ("", *every)
     rows = [Row.of("Answer", *answers, style="ours")]
-    rows += [Row.of(name.replace("_", " "), *values) for name, values in _differences(list(every.values())).items()]
+    rows += [Row.of(name, *values) for name, values in _differences(list(every.values())).items()]
     page = Page(
         name="scenarios",
         title=f"Scenarios: {first.study.name}",
         heading="Build or buy, under several scenarios",
         subject=CitedText(f"Study {first.study.name}", (f"run/{first.run_id}",)),
         sections=[
-            Section("", (lead, Table(titles, rows, style="cards"))),
-            Section("Every way over the horizon", (Table(titles, _costs(list(every.values())), style="cards"),)),
+            Section("", (lead, Table(titles, rows, style="cards even"))),
+            Section("Every way over the horizon", (Table(titles, _costs(list(every.values())), style="cards even"),)),
         ],
     )
     run = first.study.run_id
@@ -79,21 +78,11 @@ def render(every: Mapping[str, Facts]) -> dict[str, bytes]:
 
 
 def _differences(every: Sequence[Facts]) -> dict[str, list[str]]:
-    """The assumptions that are not the same in all scenarios, as they stand in the files."""
-    apart = ("vendors", "downloads", "file", "compute")
-    found: dict[str, list[str]] = {}
-    for field in fields(every[0].scenario):
-        values = [getattr(facts.scenario, field.name) for facts in every]
-        if field.name not in apart and len(set(values)) > 1:
-            found[field.name] = [_shown(value) for value in values]
-    prices = [facts.cost.machine.name if facts.cost.machine else MISSING for facts in every]
-    return found | ({"compute": prices} if len(set(prices)) > 1 else {})
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    return ("no", "yes")[value] if isinstance(value, bool) else f"{value:,.10g}"
+    """The assumptions that are not the same in all scenarios, in words."""
+    words = [assumptions(facts) for facts in every]
+    names = dict.fromkeys(name for found in words for name in found)
+    values = {name: [found.get(name, MISSING) for found in words] for name in names}
+    return {name: row for name, row in values.items() if len(set(row)) > 1}
 
 
 def _costs(every: Sequence[Facts]) -> list[Row]:

@@ -131,7 +131,7 @@ class Table:
         titles: of the columns.
         numbers: indices of the columns that hold numbers, which are set to the right.
         style: "cards" (on a phone, a card a row), "cards tight" (a line a row), "cards sides" (narrow columns of
-            numbers), "rules", or "" (a table that fits a phone as it is).
+            numbers), "cards even" (columns of equal width), "rules", or "" (a table that fits a phone as it is).
     """
 
     titles: Sequence[str]

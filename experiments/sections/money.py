@@ -72,7 +72,7 @@ def section(facts: Facts) -> Section:
         Heading("What was spent"),
         _spent_table(facts),
         Heading("The scenario"),
-        _scenario(facts),
+        Pairs.of(assumptions(facts)),
         CitedText(assumed),
     ]
     sentences = (_study(facts), _retraining(facts), _serving(facts), _kept_on(facts), *_horizon(facts, options))
@@ -165,7 +165,8 @@ def _volume_sentence(facts: Facts, found: Sequence[Cheapest]) -> CitedText:
     return CitedText(text, facts.cost_sources)
 
 
-def _scenario(facts: Facts) -> Pairs:
+def assumptions(facts: Facts) -> dict[str, str]:
+    """The scenario in words, by subject."""
     s, machine = facts.scenario, facts.cost.machine
     waits = "none: images can wait, and compute is paid by the second"
     people = f"{s.engineering_hours:g} h to build, {s.maintenance_hours_per_year:g} h a year to maintain"
@@ -183,7 +184,7 @@ def _scenario(facts: Facts) -> Pairs:
     for download in s.downloads:
         published = f"; published at {download.accuracy.figure}" if facts.is_cifar10 else ""
         rows[download.name] = f"{download.hours:g} h to adapt and test it{published}"
-    return Pairs.of(rows)
+    return rows
 
 
 def _terms(vendor: Vendor, scenario: Scenario) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from experiments.sections.sensitivity import nearest_flips
 
 FLIPS = 2  # of assumptions that the first screen names
 UNKNOWN = "unknown"
+_HEIGHTS = 13  # at which a label may stand
 COLOURS = {"build": RUST, "adapt": GREEN, "buy": BLUE}
 
 
@@ -122,7 +124,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
 
 def _figure(facts: Facts, ways: Sequence[Way]) -> Figure:
     text = f"Right of the figure is dearer, up is better; the line is the {short_percent(facts.bar.target)} bar. "
-    text += "Filled marks were measured here, open ones published; a line from top to bottom is an unknown accuracy. "
+    text += "Filled marks were measured here, open ones published; a line without a mark is an unknown accuracy. "
     text += "Grey ways miss a bar."
     caption = CitedText(text, ("source/bar", "source/scenario"))
     return Figure("ways", "Cost against accuracy", caption, cost_against_accuracy(facts, ways))
@@ -132,13 +134,14 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
     """Each way at its cost over the horizon and its accuracy, with the interval of that, and the accuracy bar."""
     months, target = facts.scenario.months, pc(facts.bar.target)
     drawn = [w for w in ways if w.option.total(months) > 0 and not (w.option.kind == "build" and w.option.unpriced)]
+    drawn.sort(key=lambda way: (way.option.total(months), way.title))
     lowest = min([target, *(pc(way.accuracy.low) for way in drawn if way.accuracy)])
     floor = max(0.0, 10 * (lowest // 10) - 10)
     figure = canvas(height=300, left=52, top=24)
     shapes = [{**segment(0, 1, target, target, colour=RUST, width=1.5), "xref": "paper"}]
     bar = f"{short_percent(facts.bar.target)} bar"
     annotations = [label(bar, 1, target, colour=RUST, xref="paper", xanchor="right", yshift=-9)]
-    for way in sorted(drawn, key=lambda way: (way.option.total(months), way.title)):
+    for way in drawn:
         usd = round(way.option.total(months), 2)
         colour = MUTED if way.misses else COLOURS[way.option.kind]
         accuracy = way.accuracy
@@ -156,29 +159,42 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
             [middle],
             name=way.title,
             colour=colour,
-            symbol="circle" if way.measured else "circle-open",
+            symbol="line-ns" if accuracy is None else "circle" if way.measured else "circle-open",
             size=11,
             error_y=error,
             showlegend=False,
             hover=f"{way.title}: {least}{total(usd)}, {what}",
         )
-    annotations += _labels([(way, way.option.total(months)) for way in drawn], target)
+    places = [math.log10(way.option.total(months)) for way in drawn]
+    annotations += _labels(drawn, places, (floor, 100.0), target)
     figure.update_layout(shapes=shapes, annotations=annotations)
     figure.update_xaxes(title="cost over the horizon (US dollars)", type="log", tickformat="$,~s", nticks=6)
+    if places:  # else plotly makes room for labels on the right, which squeezes the marks
+        room = 0.06 * (places[-1] - places[0] + 1)
+        figure.update_xaxes(range=[places[0] - room, places[-1] + room])
     figure.update_yaxes(title="accuracy (%)", range=[floor, 102])
     return figure
 
 
-def _labels(costs: Sequence[tuple[Way, float]], target: float) -> list[dict[str, object]]:
-    """A label beside each mark; those of neighbours that would meet stand at different heights."""
-    found, heights = [], (0.16, 0.3, 0.44, 0.58)
-    free = 0
-    for way, usd in sorted(costs, key=lambda pair: (pair[1], pair[0].title)):
-        y = pc(way.accuracy.mean) if way.accuracy else target + heights[free % len(heights)] * (100 - target)
-        free += way.accuracy is None
+def _labels(
+    ways: Sequence[Way], places: Sequence[float], heights: tuple[float, float], target: float
+) -> Iterator[dict[str, object]]:
+    """A label beside each mark, towards the middle of the figure; no two of unknown accuracies at one height.
+
+    Args:
+        places: of the ways on the axis of costs, in ascending order.
+        heights: of the figure, from bottom to top.
+    """
+    low, high = heights
+    taken = [target, *(pc(way.accuracy.mean) for way in ways if way.accuracy)]
+    steps = [high - (high - low) * step / _HEIGHTS for step in range(1, _HEIGHTS)]
+    free = [y for y in steps if all(abs(y - other) > 0.8 * (high - low) / _HEIGHTS for other in taken)] or steps
+    unknown = itertools.cycle(free)
+    for way, x in zip(ways, places, strict=True):
+        anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
+        y = pc(way.accuracy.mean) if way.accuracy else next(unknown)
         colour = MUTED if way.misses else COLOURS[way.option.kind]
-        found.append(label(way.title, math.log10(usd), y, colour=colour, xanchor="left", xshift=8))
-    return found
+        yield label(way.title, x, y, colour=colour, xanchor=anchor, xshift=shift)
 
 
 def _table(facts: Facts, ways: Sequence[Way]) -> Table:

@@ -188,6 +188,11 @@ def test_the_page_is_legible_in_both_schemes(visit: Visit, scheme: str) -> None:
 
 
 def test_the_page_can_be_printed(visit: Visit) -> None:
+    visit.show(DESK)
+    visit.ask("() => dispatchEvent(new Event('beforeprint'))")
+    drawn = set(visit.ask("() => [...document.querySelectorAll('svg.main-svg')].map((svg) => svg.clientWidth)"))
+    assert drawn == ({PAPER - 1} if visit.figures else set())
+    visit.ask("() => dispatchEvent(new Event('afterprint'))")
     visit.show(PAPER, media="print")
     assert visit.ask(_TOO_WIDE_FOR_PAPER) == []
     pdf = visit.page.pdf(format="A4", prefer_css_page_size=True)

@@ -26,10 +26,11 @@ def test_scenarios_stand_side_by_side(store: Fake, tmp_path: Path, house: Path) 
     assert compare.main([*options, "--scenario", str(DEFAULT_SCENARIO), str(house)]) == 0
     assert {path.name for path in out.iterdir()} == {"scenarios.html", "scenarios.md"}
     text = (out / "scenarios.md").read_text()
-    assert "They differ: Not yet: measure GPT-6 Luna and Build." in text
+    assert "They differ: “Not yet: measure GPT-6 Luna” and “Build”." in text
     assert "| **Answer** | **Not yet: measure GPT-6 Luna** | **Build** |" in text
-    assert "| data stays in house | no | yes |" in text
-    assert "images per month" not in text  # the same in both
+    assert "| Data | may be sent to services | may not leave the house |" in text
+    assert "| ViT-B/16 | 60 h to adapt and test it; published at 96.8 to 98.9 % | \N{EN DASH} |" in text
+    assert "Images a month" not in text  # the same in both
     assert "| GPT-6 Luna | $3,346 (accuracy and latency unknown) | $3,346 (misses data) |" in text
     assert "| ViT-B/16 | at least $9,824 (latency and price unknown) | \N{EN DASH} |" in text
     tables_are_even(text)
