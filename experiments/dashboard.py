@@ -16,6 +16,7 @@ from optuna_dashboard import wsgi
 
 from experiments.serving.local import HOST, PortError, port
 from sweeps.command_line import OneLineParser, run_command
+from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 from sweeps.study import open_storage
@@ -61,14 +62,15 @@ def _refuse(start_response: StartResponse, status: str, why: str) -> list[bytes]
 
 def _run(store: Store, number: int) -> int:
     store.check()
-    application = read_only(wsgi(open_storage(store.storage_url)))
-    try:
-        server = make_server(HOST, number, application, server_class=_Server, handler_class=_Quiet)
-    except OSError as error:
-        raise PortError(number, error) from error
-    print(f"In your browser: http://{HOST}:{server.server_port}/dashboard (Ctrl-C ends it)", flush=True)
-    with server:
-        server.serve_forever()
+    with readable(store) as source:
+        application = read_only(wsgi(open_storage(source.storage_url)))
+        try:
+            server = make_server(HOST, number, application, server_class=_Server, handler_class=_Quiet)
+        except OSError as error:
+            raise PortError(number, error) from error
+        print(f"In your browser: http://{HOST}:{server.server_port}/dashboard (Ctrl-C ends it)", flush=True)
+        with server:
+            server.serve_forever()
     return 0
 
 

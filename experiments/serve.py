@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import mlflow
@@ -27,6 +28,7 @@ from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, PortError, port
 from sweeps.command_line import OneLineParser, run_command
+from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking.mlflow_client import answering
@@ -70,8 +72,8 @@ def _run(options: argparse.Namespace) -> int:
         listening = socket.create_server((HOST, options.port))  # before the seconds that a model takes to load
     except OSError as error:
         raise PortError(options.port, error) from error
-    with listening:
-        _serve(store, registered(store, options.model), listening)
+    with listening, readable(store) as source:
+        _serve(source, registered(source, options.model), listening)
     print("stopped")
     return 0
 
@@ -80,8 +82,8 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     """Serve until SIGINT or SIGTERM."""
     logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
     mlflow.set_tracking_uri(store.tracking_uri)
-    with answering(store.tracking_uri):
-        model = mlflow.pyfunc.load_model(champion_uri(version.name))
+    with answering(store.tracking_uri), TemporaryDirectory() as folder:  # MLflow writes a file beside the network
+        model = mlflow.pyfunc.load_model(champion_uri(version.name), dst_path=folder)
         application = Guard(scoring_server.init(model), most_bytes(int(version.tags["side"])))
     print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
     print(f"{_READY} on http://{HOST}:{listening.getsockname()[1]}/invocations (Ctrl-C ends it)", flush=True)

@@ -20,15 +20,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import uvicorn
 
 from experiments.serving.local import HOST, PortError, port
 from sweeps.command_line import OneLineParser, run_command
+from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
+from sweeps.tracking.views import TRIALS, UI_PORT, study_path, view_route
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -41,11 +42,18 @@ _SERVED = re.compile(
     r"|/(ajax-)?api/[23]\.0/mlflow/(experiments|runs|metrics|artifacts|logged-models|registered-models|model-versions"
     r"|traces|server-info)(/.*)?"
 )
+_LANGUAGE_MODELS = "/ajax-api/2.0/mlflow/gateway-proxy"  # the UI asks for their list, and shows an error without one
 # What the UI keeps in the browser. Without it, the UI opens an assistant that is not there, and pages for agents.
 _BROWSER: Mapping[str, object] = MappingProxyType(
     {"mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True, "mlflow.workflowType_v1": "machine_learning"}
 )
-_HEAD = """<style>[data-assistant-ui] { display: none !important }</style>
+# A description is folded below its first picture, and not below its second line.
+_HEAD = """<style>
+[data-assistant-ui] { display: none !important }
+div:has(> [data-testid="truncation-gradient"]) { max-height: 440px !important }
+[data-testid="truncation-gradient"] { top: 380px !important; bottom: auto !important; height: 60px !important }
+.note-editor-preview-content :is(td, th) { padding: 0 16px 4px 0 }
+</style>
 <script>
 for (const [key, value] of Object.entries(%s))
   if (localStorage.getItem(key) === null) localStorage.setItem(key, JSON.stringify(value))
@@ -55,7 +63,7 @@ for (const [key, value] of Object.entries(%s))
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 after Ctrl-C, 2 for an error that the user can mend."""
     parser = OneLineParser(prog="ui.py", description="Browse the runs of a store in the MLflow UI.")
-    parser.add_argument("--port", type=port, default=5000, metavar="N", help=f"on {HOST} (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=UI_PORT, metavar="N", help=f"on {HOST} (default: %(default)s)")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
     options = parser.parse_args(arguments)
     return run_command(parser, lambda: serve(Store.locate(options.store), options.port), stopped="stopped")
@@ -73,15 +81,20 @@ def serve(store: Store, number: int) -> int:
         listening = socket.create_server((HOST, number))
     except OSError as error:
         raise PortError(number, error) from error
-    with listening:
+    with listening, readable(store) as source:
+        if source is not store:
+            print(
+                f"{store.root} cannot be written to; this shows a copy of its database, and keeps no changes",
+                flush=True,
+            )
         address = f"http://{HOST}:{listening.getsockname()[1]}"
-        app = application(store)
-        studies = save_all_views(store)
+        app = application(source)
+        studies = save_all_views(source)
         print("In your browser (Ctrl-C ends it):", flush=True)
         for study in studies or [""]:
-            print(f"  {address}/{study and f'study/{quote(study)}'}", flush=True)
+            print(f"  {address}{study_path(study) if study else ''}", flush=True)
         if studies and sys.stdout.isatty() and ("DISPLAY" in os.environ or sys.platform == "darwin"):
-            webbrowser.open(f"{address}/study/{quote(studies[0])}")
+            webbrowser.open(f"{address}{study_path(studies[0])}")
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
     return 0
@@ -137,7 +150,6 @@ def application(store: Store) -> FastAPI:
     from starlette.routing import Route
 
     from sweeps.tracking.mlflow_client import connect
-    from sweeps.tracking.views import TRIALS, view_route
 
     app: FastAPI = create_fastapi_app(flask_app)
     index = Path(str(flask_app.static_folder), "index.html").read_text(encoding="utf-8")
@@ -165,10 +177,12 @@ class _OnlyServed:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from starlette.responses import PlainTextResponse
+        from starlette.responses import JSONResponse, PlainTextResponse
 
         answer: Any = self._app
-        if scope["type"] == "http" and not _SERVED.fullmatch(scope["path"]):
+        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", _LANGUAGE_MODELS):
+            answer = JSONResponse({"endpoints": []})
+        elif scope["type"] == "http" and not _SERVED.fullmatch(scope["path"]):
             answer = PlainTextResponse("Not Found", 404)
         await answer(scope, receive, send)
 

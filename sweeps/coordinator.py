@@ -18,7 +18,6 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from cifar_core.errors import UserError, first_line
-from cifar_core.training import Progress
 from sweeps.console import percent
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
@@ -234,7 +233,7 @@ class Coordinator:
     def _handle(self, stage: Stage, run: SweepRun, event: Event) -> None:
         """Record an event, and continue, prune or restart its run."""
         if isinstance(event, Progressed):
-            self._continue_or_prune(stage, run, event.point)
+            self._continue_or_prune(stage, run, event)
             return
         if isinstance(event, Log):
             self.sweep.console.say(f"{run.title}: {event.line}")
@@ -257,9 +256,9 @@ class Coordinator:
         else:
             stage.fail(run, event)
 
-    def _continue_or_prune(self, stage: Stage, run: SweepRun, point: Progress) -> None:
-        run.point = point
-        self.sweep.tracker.point(run.key, point)
+    def _continue_or_prune(self, stage: Stage, run: SweepRun, event: Progressed) -> None:
+        point = run.point = event.point
+        self.sweep.tracker.point(run.key, point, system=event.system)
         judged = point.val_accuracy is not None
         if point.step > run.furthest and (judged or not run.validates):
             run.furthest, run.deaths = point.step, 0

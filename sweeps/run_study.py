@@ -61,6 +61,7 @@ from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
+from sweeps.tracking.views import UI_PORT, study_path
 
 _STUDY_LETTERS = 200  # of 255 that a file system allows
 _FROM = 3  # recipes of an earlier study
@@ -313,7 +314,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     _print_summary(summary, plan)
     if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures)):
         return code
-    code = FAILED if lacking else _report(plan, store, tested=summary.test_accuracy is not None)
+    code = FAILED if lacking else _report(plan, store, tracker, tested=summary.test_accuracy is not None)
     notice.send("finished" if code == 0 else "failed", summary)
     return code
 
@@ -607,18 +608,19 @@ def _gain(gain: Gain) -> str:
     return f"{100 * gain.mean:+.2f} points to its starting recipe ({interval}){judged}"
 
 
-def _report(plan: Plan, store: Store, *, tested: bool) -> int:
+def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -> int:
     """Write the report, and print how to continue; return the exit code."""
     arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
     sys.stdout.flush()  # what the other process prints comes after this
     done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
     if store.tracking_uri == Store.locate(store.root).tracking_uri:
         where = "" if store.root == DEFAULT_STORE else f" STORE={shlex.quote(str(store.root))}"
-        print(f"Browse all runs: make ui{where}")
+        print(f"Browse all runs: make ui{where}, then http://127.0.0.1:{UI_PORT}{study_path(plan.study)}")
         if tested:
             print(f"Serve the champion: make serve{where}")
     else:
-        print(f"Browse all runs: {store.tracking_uri}")
+        is_server = store.tracking_uri.startswith(("http://", "https://"))
+        print(f"Browse all runs: {tracker.address() if is_server else store.tracking_uri}")
     return done.returncode
 
 

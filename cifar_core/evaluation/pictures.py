@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import io
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -21,9 +22,10 @@ _CAPTION = 20  # screen pixels
 _GAP = 8
 _NUMBERED = 20  # classes of a confusion matrix, at most, for numbers in its cells
 _LEAST_NAMED = 15  # screen pixels of a cell, at least, for the name of a class beside it
+_BAR, _BAR_HEIGHT, _MOST_BARS = 480, 22, 50  # screen pixels of an accuracy of 1, and of a row; classes
 _LONGEST_NAME, _ABOVE = 24, 10  # letters of a class, and of one above its column
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
-_INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#c62828", "#ffffff"
+_INK, _RIGHT, _WRONG, _PAPER, _TRACK = "#222222", "#1a7f37", "#c62828", "#ffffff", "#eef1f4"
 
 
 @functools.cache
@@ -66,6 +68,28 @@ def predictions_grid(split: Split, predictions: Predictions, rows: int = 4, colu
 def one_prediction(split: Split, predictions: Predictions, index: int) -> bytes:
     """Draw image `index`, titled as in `predictions_grid`."""
     return _predicted(split, predictions, torch.tensor([index]), 1, scale=6)
+
+
+def class_accuracies(accuracies: Mapping[str, float]) -> bytes:
+    """Draw the accuracy of each class, in [0, 1], as a bar; the weakest first, 50 at most. NaN has no bar."""
+    known = sorted((name for name in accuracies if not math.isnan(accuracies[name])), key=accuracies.__getitem__)
+    names = {name: _shortened(name) for name in known[:_MOST_BARS]}
+    font = _font(13, names.values())
+    left = 12 + round(max(map(font.getlength, names.values()), default=0))
+    rows = len(names) + (len(known) > len(names))
+    picture = Image.new("RGB", (left + _BAR + 60, max(1, rows) * _BAR_HEIGHT), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    for row, (name, shown) in enumerate(names.items()):
+        top, end = row * _BAR_HEIGHT + 3, left + _BAR * accuracies[name]
+        middle, bottom = top + _BAR_HEIGHT / 2 - 3, top + _BAR_HEIGHT - 6
+        draw.rectangle((left, top, left + _BAR, bottom), fill=_TRACK)
+        draw.rectangle((left, top, end, bottom), fill=_RIGHT)
+        draw.text((left - 6, middle), shown, _INK, font, "rm")
+        draw.text((left + _BAR + 6, middle), f"{100 * accuracies[name]:.1f} %", _INK, font, "lm")
+    if rows > len(names):
+        said = f"These are the {len(names)} weakest of {len(known)} classes."
+        draw.text((left, (rows - 0.5) * _BAR_HEIGHT), said, _INK, font, "lm")
+    return _png(picture)
 
 
 def confusion(matrix: Tensor, classes: Sequence[str]) -> bytes:

@@ -45,6 +45,7 @@ from experiments.reading.results import Machine, Point, Result, Tested, Versions
 from experiments.systems.range_test import log_range_test
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.executors.protocol import Outcome
+from sweeps.executors.system_metrics import SystemMetrics
 from sweeps.store import SYSTEMS_EXPERIMENT, Store
 from sweeps.tracking import artifacts
 from sweeps.tracking.provenance import provenance
@@ -206,11 +207,13 @@ class _Run:
         if state.step >= goal:  # stopped between the last step and the test
             return state
         before, started = self.wall_seconds, time.perf_counter()
+        system = SystemMetrics(self.context.hardware.device)
         for progress in train(state, self.data, _schedule(self.recipe, len(self.data.val))):
             validation = progress.validation
             if not math.isfinite(progress.train_loss) or not (validation is None or math.isfinite(validation.loss)):
                 raise Diverged(f"a loss must stay finite, but that of {self.title} did not, up to step {progress.step}")
-            tracker.point(self.key, progress, met="test" if self.watched == "test" else "val")
+            met = "test" if self.watched == "test" else "val"
+            tracker.point(self.key, progress, met=met, system=system.read())
             self.curve.append(Point(**asdict(replace(progress, validation=None))))
             self.wall_seconds = before + time.perf_counter() - started
             self.validation_seconds = progress.validation_seconds

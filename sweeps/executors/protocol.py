@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -70,6 +70,7 @@ class Progressed:
 
     key: str
     point: Progress  # without the predictions
+    system: Mapping[str, float] = field(default_factory=dict)  # load of the machine, by the names of MLflow's metrics
 
 
 @dataclass(frozen=True, slots=True)

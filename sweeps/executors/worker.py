@@ -32,6 +32,7 @@ from sweeps.executors.protocol import (
     Progressed,
     TrainJob,
 )
+from sweeps.executors.system_metrics import SystemMetrics
 from sweeps.tracking import artifacts
 
 
@@ -88,10 +89,11 @@ def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) ->
     if state is None:
         state = TrainState.create(job.recipe, data, hardware)
     last: Predictions | None = None
+    system = SystemMetrics(hardware.device)
     for progress in train(state, data, job.schedule, channel.pause):
         if not math.isfinite(progress.train_loss):
             return Diverged(job.key, f"training loss was {progress.train_loss} at step {progress.step}")
-        channel.send(Progressed(job.key, replace(progress, validation=None)))
+        channel.send(Progressed(job.key, replace(progress, validation=None), system.read()))
         last = progress.validation
         if state.step == state.total_steps or (last is None and job.schedule.validations):
             continue

@@ -117,7 +117,7 @@ class ChampionTest(Stage):
         tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": seed}
         name = run_name({**tags, "trial": run.key}, run.job.recipe, outcome.accuracy)
         tested = f"Champion: {percent(outcome.accuracy, 2)} test accuracy{with_tta(outcome.tta_accuracy)}"
-        self.sweep.tracker.tested(run.key, outcome, name=name, note=run_note(tested, {}, outcome.accuracies))
+        self.sweep.tracker.tested(run.key, outcome, name=name, note=run_note(tested, {}, outcome.files))
         self.sweep.progress.stage.counts["complete"] += 1
 
     def fail(self, run: SweepRun, event: Failed) -> None:

@@ -167,7 +167,7 @@ class Stage(ABC):
         """Record the end of a run in MLflow."""
         accuracy = outcome.accuracy if outcome is not None else run.accuracy
         result = f"{percent(accuracy)} validation accuracy" if outcome is not None and accuracy is not None else state
-        costs, accuracies = run.costs(), outcome.accuracies if outcome is not None else {}
+        costs, files = run.costs(), outcome.files if outcome is not None else {}
         self.sweep.tracker.end(
             run.key,
             state,
@@ -175,6 +175,6 @@ class Stage(ABC):
             outcome=outcome,
             metrics=costs,
             name=run_name(run.tags, run.job.recipe, accuracy),
-            note=run_note(reason or result, costs, accuracies),
+            note=run_note(reason or result, costs, files),
         )
         self.sweep.progress.stage.counts[state] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import shlex
@@ -115,7 +116,7 @@ class MlflowExperiment:
         for entry in entries if first.name is None else entries[1:]:
             tags |= entry.tags
         if MLFLOW_RUN_NOTE in tags:
-            tags[MLFLOW_RUN_NOTE] = link(tags[MLFLOW_RUN_NOTE], self._address)
+            tags[MLFLOW_RUN_NOTE] = link(tags[MLFLOW_RUN_NOTE], functools.partial(self._address, run_id))
             if first.key == STUDY_KEY:
                 self._client.set_experiment_tag(
                     self._experiment, MLFLOW_RUN_NOTE, tags[MLFLOW_RUN_NOTE][:_NOTE_LETTERS]
@@ -180,10 +181,19 @@ class MlflowExperiment:
         """Return the runs of the experiment that match."""
         return every_run(self._client, [self._experiment], filter_string)
 
-    def _address(self, kind: str, name: str) -> str | None:
-        """Return the address in the UI of a view, or of the run with the key `name`; None if there is no such run."""
+    def route(self, view: str) -> str:
+        """Return the address of a view of the study within the UI."""
+        return view_route(self._experiment, view)
+
+    def _address(self, own: str, kind: str, name: str) -> str | None:
+        """Return the address in the UI of a view, of the run with the key `name`, or of a file of the run `own`.
+
+        None means that there is no such run.
+        """
+        if kind == "file":
+            return f"get-artifact?run_uuid={own}&path={name}"
         if kind == "view":
-            return view_route(self._experiment, name)
+            return self.route(name)
         run_id = self._find(name)
         return f"#/experiments/{self._experiment}/runs/{run_id}" if run_id is not None else None
 

@@ -1,21 +1,25 @@
 """Names and descriptions of runs, as the MLflow UI shows them.
 
-A link to another run is written `[text](run:KEY)`, and one to a view of the study `[text](view:NAME)`; `link` puts in
-the addresses, once MLflow has given the runs their ids.
+A link to another run is written `[text](run:KEY)`, one to a view of the study `[text](view:NAME)`, and a picture of the
+run itself `![text](file:PATH)`; `link` puts in the addresses, once MLflow has given the runs their ids.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cifar_core.recipe import Recipe
 from sweeps.console import clock_time, percent
 
 _LEADS = {"search": "", "confirm": "confirm ", "final": "champion "}  # of names, by stage
-_MOST_CLASSES = 50  # of a description: MLflow cuts one of more than 8,000 letters
-_LINK = re.compile(r"\[([^\]]*)\]\((run|view):([^)/]+)([^)]*)\)")
+_PICTURES = {
+    "classes.png": "Accuracy by class",
+    "mistakes.png": "Most confident mistakes, as predicted (true)",
+    "confusion.png": "Confusion matrix",
+    "augmented.png": "Augmented training images",
+}
+_LINK = re.compile(r"\[([^\]]*)\]\((run|view|file):([^)/]+)([^)]*)\)")
 
 
 def run_name(tags: Mapping[str, str], recipe: Recipe, accuracy: float | None = None) -> str:
@@ -26,28 +30,21 @@ def run_name(tags: Mapping[str, str], recipe: Recipe, accuracy: float | None = N
     return " ".join([*parts, percent(accuracy)] if accuracy is not None else parts)
 
 
-def run_note(
-    result: str, costs: Mapping[str, float], accuracies: Mapping[str, float] = {}, classes: str = "class/"
-) -> str:
+def run_note(result: str, costs: Mapping[str, float], files: Collection[str] = ()) -> str:
     """Return the description of a run that has ended.
 
     Args:
         result: its first line, which the list of runs shows.
         costs: as `SweepRun.costs`.
-        accuracies: by `class/cat` or `group/animals`; the weakest classes are listed, 50 at most.
+        files: paths of its artifacts; those that are pictures of its predictions and images are shown.
     """
     parts = [result]
     if costs:
         compute, speed = costs["cost/training_flops"] / 1e12, costs["cost/images_per_second"]
         time = f"{clock_time(costs['cost/seconds'])}, {costs['cost/epochs']:.2g} epochs"
         parts.append(f"Trained for {time}, {compute:.3g} TFLOP, {speed:,.0f} images a second.")
-    known = {name.removeprefix(classes): v for name, v in accuracies.items() if name.startswith(classes)}
-    ranked = sorted((name for name in known if not math.isnan(known[name])), key=known.__getitem__)
-    if ranked:
-        rows = [f"| {name} | {percent(known[name])} |" for name in ranked[:_MOST_CLASSES]]
-        parts.append("\n".join(["| class | accuracy |", "| --- | ---: |", *rows]))
-    if len(ranked) > _MOST_CLASSES:
-        parts.append(f"These are the {_MOST_CLASSES} weakest of {len(ranked)} classes.")
+    for name, title in _PICTURES.items():
+        parts += [f"**{title}**\n\n![{title}](file:{path})" for path in files if path.endswith(f"/{name}")]
     return "\n\n".join(parts)
 
 
@@ -68,7 +65,10 @@ def study_note(result: str, links: Sequence[str], finalists: Sequence[Sequence[s
 
 
 def link(note: str, address: Callable[[str, str], str | None]) -> str:
-    """Return `note` with the addresses that `address` gives for a kind, "run" or "view", and a name; None: no link."""
+    """Return `note` with the addresses that `address` gives for a kind and a name; None: no link.
+
+    A kind is "run", "view" or, with the first part of a path as its name, "file".
+    """
 
     def replaced(match: re.Match[str]) -> str:
         text, kind, name, rest = match.groups()

@@ -21,6 +21,7 @@ from sweeps.tracking.locations import follow_store
 from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment, answering
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.mlflow_sender import MlflowSender
+from sweeps.tracking.views import TRIALS
 
 FLUSH_SECONDS = 10.0  # for a server to answer
 MODEL_SECONDS = 90.0  # for a network, which has to be exported first
@@ -112,8 +113,13 @@ class MlflowTracker:
             files=label.files,
         )
 
-    def point(self, key: str, point: Progress, *, met: str = "val") -> None:
-        """Add a point to the curves of a run; `met` names the split of its validation: val or test."""
+    def point(self, key: str, point: Progress, *, met: str = "val", system: Mapping[str, float] = {}) -> None:
+        """Add a point to the curves of a run.
+
+        Args:
+            met: split of its validation: val or test.
+            system: as `SystemMetrics.read` returns it.
+        """
         self._step[key] = max(point.step, self._step.get(key, 0))
         values = {
             "train/loss": point.train_loss,
@@ -122,7 +128,7 @@ class MlflowTracker:
             f"{met}/loss": point.val_loss,
             f"{met}/accuracy": point.val_accuracy,
         }
-        metrics = {name: value for name, value in values.items() if value is not None}
+        metrics = {name: value for name, value in values.items() if value is not None} | dict(system)
         # The next attempt repeats a point without validation, but not one that the coordinator has answered.
         self._put(key, metrics=metrics, step=point.step, sync=point.val_accuracy is not None)
 
@@ -198,6 +204,10 @@ class MlflowTracker:
         if not self._opened().flush(FLUSH_SECONDS, MODEL_SECONDS):
             raise StoreError(f"the MLflow store must answer, but {self._store.tracking_uri} did not")
         return self._experiment.id_of(key)
+
+    def address(self) -> str:
+        """Return the address of the study's trials on its tracking server."""
+        return f"{self._store.tracking_uri.rstrip('/')}/{self._experiment.route(TRIALS)}"
 
     def state(self, key: str) -> str | None:
         """Return the state of a run, None if it has never begun.

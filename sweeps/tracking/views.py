@@ -9,8 +9,10 @@ import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 TRIALS, FINALISTS = "trials", "finalists"
+UI_PORT = 5000  # of `make ui`
 
 _TAG = "mlflow.sharedViewState."
 _PARAMETERS = ("learning_rate", "batch_size", "width", "mix", "label_smoothing")  # the name has model and optimizer
@@ -30,6 +32,11 @@ def view_tags(now: int) -> dict[str, str]:
 def view_route(experiment_id: str, view: str) -> str:
     """Return the address of a view within the UI."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={view}&workflowType=machine_learning"
+
+
+def study_path(study: str) -> str:
+    """Return the path under which `make ui` shows the trials of a study."""
+    return f"/study/{quote(study)}"
 
 
 def _column(kind: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,9 +14,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import requests
+import torch
 from mlflow import MlflowClient
 from mlflow.server.assistant.api import assistant_router
 from mlflow.server.gateway_api import gateway_router
@@ -23,14 +26,17 @@ from mlflow.server.job_api import job_api_router
 from mlflow.server.mcp_server_api import get_mcp_server_api_route_prefixes
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.evaluation.pictures import class_accuracies, unlabelled
 from experiments import ui
 from sweeps.store import Store
 from sweeps.tracking.mlflow_client import runs_of
-from sweeps.tracking.notes import study_note
+from sweeps.tracking.notes import link, run_note, study_note
 from tests.experiments.fake_store import Fake
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+REPORT = b"<p>a report</p><script>document.querySelector('p').textContent += ' that is drawn'</script>"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
@@ -48,6 +54,19 @@ def browsed(store: Fake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     client.set_tag(study.info.run_id, "mlflow.note.content", note)
     pruned = next(run for run in runs if run.data.tags.get("state") == "pruned")
     client.set_tag(pruned.info.run_id, "mlflow.note.content", "21.8 %, needed 42.0 %: pruned")
+    trained = next(run for run in runs if run.data.tags.get("key") == "trial-3").info
+    files = {"pictures/classes.png": class_accuracies(dict.fromkeys(CIFAR10.classes, 0.5))}
+    files |= {f"pictures/{name}.png": unlabelled(torch.rand(24, 3, 32, 32)) for name in ("mistakes", "confusion")}
+    note = link(run_note("84.0 %", {}, files), lambda _, name: f"get-artifact?run_uuid={trained.run_id}&path={name}")
+    client.set_tag(trained.run_id, "mlflow.note.content", note)
+    files["report/report.html"] = REPORT
+    for run in (trained, study.info):
+        for name, content in files.items():
+            path = root / "artifacts" / "demo" / run.run_id / "artifacts" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    for step in range(3):
+        client.log_metric(trained.run_id, "system/process_memory_megabytes", 900 + step, step=step)
     return root
 
 
@@ -199,13 +218,52 @@ def test_charts_begin_with_the_curves_and_the_parameters(page: Page, address: st
     assert above < below
 
 
-def test_the_study_s_page_describes_it(page: Page, site: str, browsed: Path) -> None:
-    client = MlflowClient(f"sqlite:///{browsed / 'mlflow.db'}")
-    study = next(run for run in runs_of(client, "demo") if run.data.tags["stage"] == "study")
-    page.goto(f"{site}/#/experiments/{study.info.experiment_id}/runs/{study.info.run_id}")
+@pytest.fixture(scope="module")
+def run_pages(site: str, browsed: Path) -> dict[str, str]:
+    """The addresses of the pages of the runs of the study, its own included, by key or stage."""
+    runs = runs_of(MlflowClient(f"sqlite:///{browsed / 'mlflow.db'}"), "demo")
+    return {
+        run.data.tags.get("key", run.data.tags["stage"]): f"{site}/#/experiments/{run.info.experiment_id}/runs/"
+        f"{run.info.run_id}"
+        for run in runs
+    }
+
+
+def test_a_run_s_page_shows_its_accuracies_its_pictures_and_its_curves(page: Page, run_pages: dict[str, str]) -> None:
+    page.goto(run_pages["trial-3"])
+    expect(page.locator("img[src*='classes.png']")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_text("Accuracy by class")).to_be_in_viewport()
+    page.get_by_text("Show more").first.click()
+    for name in ("mistakes", "confusion"):
+        picture = page.locator(f"img[src*='{name}.png']")
+        picture.scroll_into_view_if_needed()
+        assert picture.evaluate("image => image.naturalWidth") > 700
+    for tab, section in (("Model metrics", "train"), ("System metrics", "System metrics")):
+        page.get_by_role("tab", name=tab).click()
+        header = page.get_by_test_id("experiment-view-compare-runs-section-header").filter(has_text=section)
+        header.scroll_into_view_if_needed()
+        expect(page.locator("path.js-line").first).to_be_visible()
+
+
+def test_two_runs_side_by_side(page: Page, site: str, run_pages: dict[str, str]) -> None:
+    runs = [run_pages[key].split("/")[-1] for key in ("trial-0", "trial-3")]
+    experiment = run_pages["study"].split("/")[-3]
+    page.goto(f"{site}/#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}")
+    expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
+    expect(page.locator(".parcoords .axis-title").filter(has_text="train/loss")).to_be_visible()
+    expect(page.get_by_text("trial 3").first).to_be_visible()
+
+
+def test_the_report_is_drawn_among_the_artifacts(page: Page, run_pages: dict[str, str]) -> None:
+    page.goto(f"{run_pages['study']}/artifacts/report/report.html")
+    expect(page.frame_locator("iframe").get_by_text("a report that is drawn")).to_be_visible()
+
+
+def test_the_study_s_page_describes_it(page: Page, run_pages: dict[str, str]) -> None:
+    page.goto(run_pages["study"])
     page.get_by_text("Show more").first.click()
     expect(page.get_by_role("cell", name="trial 4")).to_be_visible()
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="Champion").first.click()
     expect(opened.value.get_by_text("About this run")).to_be_visible()
-    assert study.info.run_id not in opened.value.url
+    assert run_pages["study"].split("/")[-1] not in opened.value.url

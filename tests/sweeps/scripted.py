@@ -155,7 +155,7 @@ class ScriptedExecutor:
                 return
             reached = accuracy * (step / steps) ** 0.1 if step in validated else None
             epoch = step * job.recipe.batch_size / self._images(job)
-            yield Progressed(job.key, point(step, reached, steps=steps, epoch=epoch))
+            yield Progressed(job.key, point(step, reached, steps=steps, epoch=epoch), {"system/load": 50.0})
         if job.weights is not None:
             save_state(TrainState.create(job.recipe, small_splits(16, 8), CPU), job.weights)
         yield Finished(job.key, outcome(accuracy, self.sweep.files.get(job.key, {})) if validated else None)

@@ -54,7 +54,7 @@ def has_colour(picture: Tensor, colour: tuple[int, int, int]) -> bool:
     return bool((picture == torch.tensor(colour).view(3, 1, 1)).all(0).any())
 
 
-def test_artifacts_of_a_trial_fit_in_300_kb() -> None:
+def test_artifacts_of_a_trial_fit_in_310_kb() -> None:
     # Noise is the worst case for PNG.
     generator = seeded()
     noise = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
@@ -64,8 +64,9 @@ def test_artifacts_of_a_trial_fit_in_300_kb() -> None:
         pictures.confident_mistakes(split, wrong),
         pictures.unlabelled(noise.float() / 255),
         pictures.confusion(torch.randint(0, 500, (10, 10), generator=generator), CIFAR10.classes),
+        pictures.class_accuracies(dict.fromkeys(CIFAR10.classes, 0.5)),
     )
-    assert sum(map(len, parts)) < 300_000
+    assert sum(map(len, parts)) < 310_000
 
 
 def test_first_images_are_shown(split: Split, predictions: Predictions) -> None:
@@ -96,6 +97,18 @@ def test_titles_are_green_where_right_and_red_where_wrong(split: Split) -> None:
         picture = pixels(pictures.one_prediction(split, Predictions(mixed, split.labels), index))
         assert holds(picture, split.images[index], 6)
         assert (has_colour(picture, GREEN), has_colour(picture, RED)) == colours
+
+
+def test_bars_are_as_long_as_the_accuracies_and_begin_with_the_weakest() -> None:
+    picture = pixels(pictures.class_accuracies({"cat": 0.5, "ship": 1.0, "frog": float("nan"), "dog": 0.25}))
+    green = (picture == torch.tensor(GREEN).view(3, 1, 1)).all(0).sum(1)
+    lengths = [length for length, before in zip(green.tolist(), [0, *green.tolist()], strict=False) if length > before]
+    assert lengths == [121, 241, 481]
+
+
+def test_of_hundreds_of_classes_the_weakest_are_drawn() -> None:
+    few, many = ({f"class {n}": n / count for n in range(count)} for count in (50, 200))
+    assert pixels(pictures.class_accuracies(many)).shape[1] == pixels(pictures.class_accuracies(few)).shape[1] + 22
 
 
 @pytest.mark.parametrize("count", [1, 5, 32])

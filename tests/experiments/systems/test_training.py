@@ -243,7 +243,8 @@ def test_curves_in_mlflow_have_the_name_of_the_split(undisturbed: dict[str, Plac
 
 def test_files_of_a_run(undisturbed: dict[str, Place]) -> None:
     always = {"recipe.toml", "summary.txt", "pictures/augmented.png"}
-    shown = {"confusion.json", "weakness.md", "confusion.png", "mistakes.png", "predictions.csv", "predictions.png"}
+    shown = {"confusion.json", "weakness.md", "classes.png", "confusion.png", "mistakes.png", "predictions.csv"}
+    shown |= {"predictions.png"}
     tested = {f"test/{name}" for name in (*shown, "prediction.png", "prediction.json")}
     validated = {f"pictures/{name}" if name.endswith(".png") else name for name in shown}
     assert undisturbed["test"].files() == always | tested

@@ -186,6 +186,7 @@ class TestTraining:
         assert seconds[0] > 0
         assert seconds == sorted(seconds)
         assert shown[-1].epoch == 2.0
+        assert all("system/process_memory_megabytes" in e.system for e in whole.events if isinstance(e, Progressed))
         assert (outcome.accuracy, outcome.loss) == (shown[-1].val_accuracy, shown[-1].val_loss)
         assert list(outcome.accuracies) == [
             *(f"class/{name}" for name in CIFAR10.classes),
@@ -403,6 +404,7 @@ class TestArtifacts:
         assert set(whole.outcome.files) == {
             "confusion.json",
             "pictures/augmented.png",
+            "pictures/classes.png",
             "pictures/confusion.png",
             "pictures/mistakes.png",
             "pictures/predictions.png",
@@ -475,7 +477,7 @@ class TestTestSet:
         outcome = finished(events)
         assert event.key == "confirm-3-0"
         tables = {"confusion.json", "prediction.json", "predictions.csv", "serving.json", "weakness.md"}
-        pictures = {"confusion.png", "mistakes.png", "prediction.png", "predictions.png"}
+        pictures = {"classes.png", "confusion.png", "mistakes.png", "prediction.png", "predictions.png"}
         assert set(outcome.files) == {f"test/{name}" for name in tables | pictures}
         rows = list(csv.DictReader(io.StringIO(outcome.files["test/predictions.csv"].decode())))
         assert [row["true"] for row in rows] == [CIFAR10.classes[label] for label in data.val.labels]

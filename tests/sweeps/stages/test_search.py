@@ -42,7 +42,7 @@ class TestSearch:
             assert {tag: text for tag, text in run.tags.items() if not tag.startswith(("mlflow.", "figures."))} == own
             assert Recipe.from_toml(run.files["recipe.toml"].decode()) == recipe
             assert sorted(trial.intermediate_values) == [2, 4, 6, 8]
-            assert run.metrics["cost/epochs"] == 1
+            assert (run.metrics["cost/epochs"], run.metrics["system/load"]) == (1, 50)
             assert str(run.metrics["cost/training_flops"]) == run.params["trial_flops"]
             assert run.metrics["cost/validation_share"] == pytest.approx(0.1)
 

@@ -105,8 +105,8 @@ class TestRecord:
     def test_a_complete_run(self, store: Mlflow, tracker: MlflowTracker) -> None:
         assert store.state() == ("RUNNING", "running", None)
         assert store.files() == TRIAL.files, "they are there while it trains"
-        tracker.point(TRIAL.key, CURVE[0])
-        assert store.steps("train/loss") == [1]
+        tracker.point(TRIAL.key, CURVE[0], system={"system/process_cpu_percentage": 99.5})
+        assert store.steps("train/loss") == store.steps("system/process_cpu_percentage") == [1]
         record(tracker, TRIAL.key, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 12.5})
         run = store.run()
@@ -118,6 +118,7 @@ class TestRecord:
         assert store.steps("val/accuracy") == [2, 4, 8]
         assert store.files() == {**TRIAL.files, **OUTCOME.files}
         last = {"train/loss": 0.25, "train/accuracy": 0.5, "lr": 0.8, "val/loss": 1.0, "val/accuracy": 0.8}
+        last["system/process_cpu_percentage"] = 99.5
         by_class = {f"val_class/{name}": 0.8 for name in CIFAR10.classes[2:-1]}
         by_class |= {"val_class/airplane": 0.9, "val_class/automobile": 0.7}
         by_class |= {"val_group/animals": 0.75}
@@ -137,11 +138,17 @@ class TestRecord:
         assert of_study.dataset_inputs[0].tags == []
 
     def test_a_run_can_be_given_another_name_and_description(self, store: Mlflow, tracker: MlflowTracker) -> None:
-        tracker.end(TRIAL.key, "complete", name="#0 five_conv 80.0 %", note="80.0 % of [the study](run:study)")
+        tracker.end(
+            TRIAL.key,
+            "complete",
+            name="#0 five_conv 80.0 %",
+            note="80.0 % of [the study](run:study) ![x](file:pictures/x.png)",
+        )
         run = store.run()
         assert run.info.run_name == "#0 five_conv 80.0 %"
         study = f"#/experiments/{run.info.experiment_id}/runs/{store.run('study').info.run_id}"
-        assert run.data.tags["mlflow.note.content"] == f"80.0 % of [the study]({study})"
+        picture = f"get-artifact?run_uuid={run.info.run_id}&path=pictures/x.png"
+        assert run.data.tags["mlflow.note.content"] == f"80.0 % of [the study]({study}) ![x]({picture})"
         tracker.begin(TRIAL)
         assert store.run().info.run_name == TRIAL.name, "an accuracy of the attempt before would mislead"
 
