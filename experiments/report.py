@@ -37,6 +37,7 @@ from experiments.sections import (
     training,
     verdict,
 )
+from experiments.ways import adapting
 from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
 from sweeps.validation import shortened
@@ -50,6 +51,7 @@ SECTIONS: Mapping[str, Callable[[Facts], Section]] = MappingProxyType(
         "sensitivity": sensitivity.section,
         "money": money.section,
         "accuracy": accuracy.section,
+        "adapting": adapting.section,
         "selection": selection.section,
         "classes": classes.section,
         "calibration": calibration.section,
@@ -147,6 +149,8 @@ def references_of(facts: Facts) -> References:
         else:
             seed = f", seed {row['seed']:g}" if row["seed"] == row["seed"] else ""
             what[row["run_id"]] = f"confirmation of trial {row['source_trial']:g}{seed}, {row['state']}"
+    if study.adapted is not None:
+        what[study.adapted.run_id] = f"adapted {study.adapted.backbone} of {study.adapted.study}"
     subject = facts.subject_runs
     return References(entries, facts.as_of, what, together=subject, cited=[study.run_id, *subject])
 

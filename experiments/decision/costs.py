@@ -6,7 +6,7 @@ import datetime
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiments.decision.machines import LOAD_LIMIT, Cost, capacity
@@ -115,6 +115,16 @@ def adapt(download: Download, cost: Cost, scenario: Scenario) -> Option:
         unpriced="its compute was not measured",
         sources=cost.machine_sources,
     )
+
+
+def adapt_measured(name: str, cost: Cost, scenario: Scenario) -> Option:
+    """The cost of the network that was adapted here: that of building, but for the people and their hours.
+
+    They are those of the download that takes the fewest; a scenario without downloads has those of building.
+    """
+    built = build(cost, scenario)
+    hours = min((download.hours for download in scenario.downloads), default=scenario.engineering_hours)
+    return replace(built, name=name, kind="adapt", people=hours * scenario.hourly_rate)
 
 
 def buy(vendor: Vendor, scenario: Scenario, today: datetime.date) -> Option:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cifar_core.evaluation.serving import Timing
 from experiments.reading.published import AssumedPrice, Price
 from experiments.reading.scenario import HOURS_A_MONTH, Scenario
-from experiments.reading.study import Study
+from experiments.reading.study import Adapted, Study
 from sweeps.validation import InvalidFileError
 
 SECONDS_A_MONTH = 3600 * HOURS_A_MONTH
@@ -170,6 +171,24 @@ def capacity(cost: Cost) -> float:
     return cost.speed.per_second * cost.copies * SECONDS_A_MONTH
 
 
+def adapting_cost(cost: Cost, adapted: Adapted) -> Cost:
+    """The cost of the adapted network, on all cores of the machine that a study has the cost `cost` on."""
+    speed = _timed({adapted.run_id: adapted.serving}) if adapted.serving else None
+    return replace(
+        cost,
+        machine=cost.machine if adapted.device == cost.device else None,
+        run_machines=cost.machines,
+        copies=1,
+        seconds=adapted.study_seconds,
+        estimated=False,
+        flops=adapted.flops,
+        retrain_seconds=adapted.seconds,
+        retrain_flops=adapted.flops,
+        training_per_second=None,
+        speed=speed,
+    )
+
+
 def machines_on(cost: Cost, images: float) -> int:
     """Machines that must run all month to label so many images in it one by one, at no more than `LOAD_LIMIT`."""
     return max(1, math.ceil(images / (LOAD_LIMIT * capacity(cost)))) * cost.run_machines
@@ -200,24 +219,28 @@ def _machines(machine: Price | None, device: str, threads: int) -> int:
 
 def _speed(study: Study) -> Speed | None:
     """The speed as timed when the champion was tested, else bounds from its training."""
-    timed = study.artifacts.serving
-    if timed:
-        single = [batches[0] for batches in timed.values()]
-        large = [batches[-1] for batches in timed.values()]
-        return Speed(
-            latency=statistics.fmean(b.mean_seconds or b.seconds for b in single),
-            p95=statistics.fmean(b.slow_seconds for b in single),
-            batch=large[0].images,
-            per_second_batched=statistics.fmean(b.images / (b.mean_seconds or b.seconds) for b in large),
-            bounded=False,
-            runs=tuple(timed),
-        )
+    if study.artifacts.serving:
+        return _timed(study.artifacts.serving)
     subject = study.subject
     rate = _mean(subject["metrics.cost/images_per_second"])
     sizes = [int(float(v)) for v in subject.get("params.batch_size", []) if v is not None]
     if rate is None or not sizes:
         return None
     return Speed(max(sizes) / rate, None, max(sizes), rate, bounded=True, runs=tuple(subject["run_id"]))
+
+
+def _timed(serving: Mapping[str, Sequence[Timing]]) -> Speed:
+    """The speed as timed in runs, given by id, whose timings begin with the smallest batch."""
+    single = [batches[0] for batches in serving.values()]
+    large = [batches[-1] for batches in serving.values()]
+    return Speed(
+        latency=statistics.fmean(b.mean_seconds or b.seconds for b in single),
+        p95=statistics.fmean(b.slow_seconds for b in single),
+        batch=large[0].images,
+        per_second_batched=statistics.fmean(b.images / (b.mean_seconds or b.seconds) for b in large),
+        bounded=False,
+        runs=tuple(serving),
+    )
 
 
 def _mean(values: Iterable[float]) -> float | None:

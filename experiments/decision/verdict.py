@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, build, buy
+from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, adapt_measured, build, buy
 from experiments.decision.facts import Facts
-from experiments.decision.machines import answer_seconds
+from experiments.decision.machines import Cost, adapting_cost, answer_seconds
 from experiments.pages.text import count_months, duration, listed, percent, run, runs, span
 from experiments.reading.published import Accuracy
 from experiments.reading.scenario import Download, Vendor, slug
@@ -195,10 +195,11 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
 
 
 def ways_of(facts: Facts) -> tuple[Way, ...]:
-    """All ways of the scenario: building, then downloads and vendors in its order."""
+    """All ways: building, the network that was adapted here, then downloads and vendors in the scenario's order."""
     scenario = facts.scenario
     return (
         _building(facts),
+        *_adapted(facts),
         *(_adapting(facts, download) for download in scenario.downloads),
         *(_buying(facts, vendor) for vendor in scenario.vendors),
     )
@@ -221,7 +222,8 @@ def _building(facts: Facts) -> Way:
     else:
         more = facts.study.command("--preset standard")  # with more finals, whose mean has a narrower interval
         accuracy = _against_bar(facts, facts.test, f"has {percent(facts.test.mean)} ({span(facts.test)})", more)
-    checks = [accuracy, *_building_in_time(facts, seconds)]
+    again = facts.study.command(f"--study {shlex.quote(facts.study.name + '-again')}")
+    checks = [accuracy, *_in_time(facts, facts.cost, seconds, again)]
     price = f"has no price: {option.unpriced}" if option.unpriced else "has a price"
     priced = f"python experiments/compare.py --scenario mine.toml{facts.study.store_option}  # with compute = PRICE"
     standing = Standing.UNKNOWN if option.unpriced else Standing.CLEARS
@@ -236,17 +238,17 @@ def _building(facts: Facts) -> Way:
     )
 
 
-def _building_in_time(facts: Facts, seconds: float | None) -> Iterator[Check]:
-    bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
+def _in_time(facts: Facts, cost: Cost, seconds: float | None, command: str) -> Iterator[Check]:
+    """The check against the latency bar, if there is one, of a network that one serves oneself at that cost."""
+    bar, speed = facts.scenario.latency_bar_ms, cost.speed
     if bar is None:
         return
     limit = duration(bar / 1000)
-    command = facts.study.command(f"--study {shlex.quote(facts.study.name + '-again')}")
     if speed is None:
         yield Check("latency", Standing.UNKNOWN, "has a latency that was not measured", command)
     elif seconds is None:
         # Training bounds the speed; a bound over the bar says nothing.
-        bound = answer_seconds(facts.cost, facts.scenario.images_per_month)
+        bound = answer_seconds(cost, facts.scenario.images_per_month)
         kept = bound * 1000 <= bar
         text = f"answers within {duration(bound)} by the speed of its training; the bar is {limit}"
         yield Check("latency", Standing.CLEARS if kept else Standing.UNKNOWN, text, command)
@@ -254,6 +256,29 @@ def _building_in_time(facts: Facts, seconds: float | None) -> Iterator[Check]:
         kept = seconds * 1000 <= bar
         text = f"answers within {duration(seconds)} in 95 % of cases; the bar is {limit}"
         yield Check("latency", Standing.CLEARS if kept else Standing.MISSES, text)
+
+
+def _adapted(facts: Facts) -> Iterator[Way]:
+    """The network that was adapted here, if there is one."""
+    adapted = facts.study.adapted
+    if adapted is None:
+        return
+    cost = adapting_cost(facts.cost, adapted)
+    option = adapt_measured(adapted.backbone, cost, facts.scenario)
+    seconds = answer_seconds(cost, facts.scenario.images_per_month) if cost.speed is not None else None
+    again = facts.study.command(f"--study {shlex.quote(facts.study.name)} --adapt-only")
+    accuracy = _against_bar(facts, adapted.test, f"has {percent(adapted.test.mean)} ({span(adapted.test)})", again)
+    checks = [accuracy, *_in_time(facts, cost, seconds, again)]
+    if option.unpriced:
+        checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", again))
+    yield Way(
+        option=option,
+        accuracy=adapted.test,
+        measured=True,
+        seconds=seconds,
+        checks=tuple(checks),
+        sources=run(adapted.run_id),
+    )
 
 
 def _adapting(facts: Facts, download: Download) -> Way:

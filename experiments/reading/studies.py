@@ -24,8 +24,9 @@ from cifar_core.errors import first_line
 from cifar_core.evaluation.serving import Timing
 from cifar_core.files import read_text
 from experiments.reading import run_table
+from experiments.reading.adapted import adapted_of, find_adapted
 from experiments.reading.run_table import state_of, time_of
-from experiments.reading.study import HttpSpeed, ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
+from experiments.reading.study import Adapted, HttpSpeed, ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
 from sweeps.store import DEFAULT_STORE, Store, StoreError, opening
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
@@ -106,7 +107,12 @@ class StudyReader:
         run_ids = list(study.subject["run_id"])
         lost = tuple(line for run_id in run_ids for line in self.require_artifacts(self.client.get_run(run_id)))
         artifacts = self._artifacts(study.run_id, run_ids, is_champion=len(study.champion) > 0)
-        return replace(study, curves=self._curves(run_ids), artifacts=replace(artifacts, missing=lost))
+        return replace(
+            study,
+            curves=self._curves(run_ids),
+            artifacts=replace(artifacts, missing=lost),
+            adapted=self._adapted(name, study.data_set),
+        )
 
     def log(self, run_id: str, folder: Path, names: Sequence[str], under: str) -> str:
         """Log files of a folder to a run, replacing those of the same names.
@@ -258,6 +264,13 @@ class StudyReader:
             if picture and picture.startswith(b"\x89PNG"):
                 return run_id, picture
         return "", None
+
+    def _adapted(self, study: str, data_set: DataSet) -> Adapted | None:
+        """The adapted network that the store has for the images of a study; None if it has none."""
+        run = find_adapted(self.client, self.experiments, study, data_set)
+        if run is None:
+            return None
+        return adapted_of(run, data_set, self.answers(run.info.run_id), self._serving(run.info.run_id))
 
     def _serving(self, run_id: str) -> tuple[Timing, ...]:
         try:

@@ -15,6 +15,7 @@ import pandas as pd
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.own_images import SIDES
 from cifar_core.evaluation.serving import Timing
+from experiments.stats import Estimate
 
 # The splits in words, by their names in metrics.
 SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
@@ -53,6 +54,49 @@ class ImageAnswers:
     @property
     def right(self) -> tuple[bool, ...]:
         return tuple(t == p for t, p in zip(self.true, self.predicted, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adapted:
+    """A pretrained network with a head that was trained on the images of a study. None: not recorded.
+
+    Attributes:
+        study: that it is of.
+        source: of its pretrained weights.
+        pretrained_on: the images that these learnt from; "" if unknown.
+        side: pixels that images are scaled up to.
+        validation: accuracy of the trial that its head was chosen by.
+        test, augmented: accuracy on the test images, and with test-time augmentation.
+        study_seconds: of all passes over the images and all fits; `seconds` and `flops`: of those of this network.
+        serving: timings, smallest batch first.
+    """
+
+    study: str
+    run_id: str
+    backbone: str
+    source: str
+    pretrained_on: str
+    device: str
+    side: int
+    parameters: int
+    validation: float
+    test: Estimate
+    augmented: float | None
+    model_bytes: float | None
+    study_seconds: float | None
+    seconds: float | None
+    flops: float | None
+    answers: ImageAnswers | None
+    serving: tuple[Timing, ...]
+
+    @property
+    def overlap(self) -> str:
+        """The caveat wherever it is compared."""
+        images = self.pretrained_on or "images that its file of weights does not name"
+        return (
+            f"The adapted {self.backbone} learnt from {images} before. Whether these include test images is unknown; "
+            "if they do, its accuracy is too high."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +171,7 @@ class Study:
     artifacts: StudyArtifacts = StudyArtifacts()
     data_set: DataSet = CIFAR10
     in_default_store: bool = True
+    adapted: Adapted | None = None  # the adapted network that the store has for the same images
 
     @property
     def champion(self) -> pd.DataFrame:

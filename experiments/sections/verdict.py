@@ -60,7 +60,7 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
             price = "may be the cheapest"
         doubts = ", and ".join(f"it {check.reason}" for check in rival.unknown)
         text = f"{_capital(rival.title)} {price}, but {doubts}. {sure}"
-        if rival.option.kind == "adapt":
+        if rival.option.kind == "adapt" and not rival.measured:
             text = f"{_capital(rival.title)} {price}. It {rival.checks[0].reason}, and was not tested here. {sure}"
     elif best is None:
         reasons = " ".join(f"{_capital(way.title)} {way.misses[0].reason}." for way in ways_of(facts))
@@ -113,6 +113,8 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     if facts.test is not None and len(facts.test.run_ids) == 1:
         text = "The network is one training run: its interval covers the test images, not another training of it."
         yield CitedText(text, run(*facts.test.run_ids))
+    if (adapted := facts.study.adapted) is not None:
+        yield CitedText(adapted.overlap, run(adapted.run_id))
     named = [way for way in (verdict.best, verdict.rival) if way]
     keys = {s.removeprefix("source/") for way in named for s in way.option.sources}
     prices = [price for price in facts.published.prices if price.key in keys and price.age(facts.as_of)]

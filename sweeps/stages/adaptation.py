@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -132,7 +132,7 @@ class Adaptation:
             key, recipe = f"final-{best.number}-0", HeadRecipe(**best.user_attrs["recipe"])
             if self.tracker.state(key) != "complete" or not self.store.weights(self.study, key).exists():
                 self._check()
-                self._fit_to_all(key, best.number, recipe, data, sets)
+                self._fit_to_all(study, key, recipe, data, sets)
             if self.test and self.tracker.metric(key, "test/accuracy") is None:
                 self._check()
                 self._test(key, best.number, recipe)
@@ -144,7 +144,7 @@ class Adaptation:
                 self._register(key, result, recipe)
             note = study_note(str(result), [f"[The network](run:{key})"], [], self.command)
             self.tracker.describe(STUDY_KEY, note=note)
-            self.tracker.end_study("finished", {"study/seconds": self._seconds(study, key, sets.values())})
+            self.tracker.end_study("finished", {})
             return result
         except Stopped:
             self.tracker.end_study("interrupted", {})
@@ -220,11 +220,17 @@ class Adaptation:
         self.console.say(f"head {trial.number}: {percent(predictions.accuracy)} validation accuracy, {recipe.scaling}")
 
     def _fit_to_all(
-        self, key: str, trial: int, recipe: HeadRecipe, data: Splits, sets: Mapping[tuple[str, bool], Features]
+        self,
+        study: optuna.Study,
+        key: str,
+        recipe: HeadRecipe,
+        data: Splits,
+        sets: Mapping[tuple[str, bool], Features],
     ) -> None:
         """Fit the best head to the training and validation images, and keep the whole network."""
-        everything = data.everything()
+        everything, trial = data.everything(), study.best_trial.number
         tags = {"stage": "adapted", "trial": key, "source_trial": str(trial), "seed": "0", "champion": "true"}
+        tags["val_accuracy"] = f"{study.best_value:.4f}"
         name = f"adapted {self.backbone.name} #{trial}"
         self.tracker.begin(self._label(key, name, tags, recipe))
         views = [False, True] if recipe.mirrored else [False]
@@ -234,6 +240,9 @@ class Adaptation:
         weights = self.store.weights(self.study, key)
         save_adapted(self.backbone, head, self.data_set, weights)
         costs["cost/model_bytes"] = float(weights.stat().st_size)
+        fits = [self.tracker.metric(f"trial-{number}", "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
+        passes = sum(each.seconds for each in sets.values())
+        costs["cost/study_seconds"] = passes + sum(fits) + costs["cost/fit_seconds"]
         self._record(key, name, head, head.predict(both[0], everything), None, costs, {})
 
     def _test(self, key: str, trial: int, recipe: HeadRecipe) -> None:
@@ -258,12 +267,6 @@ class Adaptation:
     def _logits(self, head: Head, test: Split, mirrored: bool) -> Tensor:
         logits: Tensor = head(features(self.backbone, test.images, self.hardware, mirrored=mirrored).values)
         return logits
-
-    def _seconds(self, study: optuna.Study, network: str, passes: Iterable[Features]) -> float:
-        """Return the seconds of all passes and fits, whichever process did them; tests are not counted."""
-        keys = [network, *(f"trial-{trial.number}" for trial in study.get_trials(deepcopy=False))]
-        fits = sum(self.tracker.metric(key, "cost/fit_seconds") or 0.0 for key in keys)
-        return fits + sum(each.seconds for each in passes)
 
     def _register(self, key: str, result: AdaptedResult, recipe: HeadRecipe) -> None:
         numbers = {

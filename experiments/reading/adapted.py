@@ -1,0 +1,56 @@
+"""The adapted network beside a study: a pretrained one with a head that was trained on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.evaluation.serving import Timing
+from experiments.reading.study import Adapted, ImageAnswers
+from experiments.stats import mean_accuracy
+from sweeps.tracking.figures import metrics_of
+from sweeps.tracking.mlflow_client import every_run
+
+
+def find_adapted(client: MlflowClient, experiments: Mapping[str, str], study: str, data_set: DataSet) -> Run | None:
+    """Return the tested run on these images: that of the study `NAME-adapted`, else the newest of the store.
+
+    Args:
+        experiments: name by id.
+        study: NAME.
+    """
+    tested = [
+        run
+        for run in every_run(client, list(experiments), "tags.stage = 'adapted'")
+        if "test/accuracy" in run.data.metrics and run.data.tags.get("data_sha256", CIFAR10.sha256) == data_set.sha256
+    ]
+    own = f"{study}-adapted"
+    return max(tested, key=lambda run: (run.data.tags.get("study") == own, run.info.start_time), default=None)
+
+
+def adapted_of(run: Run, data_set: DataSet, answers: ImageAnswers | None, serving: tuple[Timing, ...]) -> Adapted:
+    """Return the record of an adapted network; `answers` and `serving` are artifacts of its run."""
+    tags, params, metrics = run.data.tags, run.data.params, metrics_of(run)
+    images = len(answers.true) if answers is not None else data_set.test_images
+    return Adapted(
+        study=tags["study"],
+        run_id=run.info.run_id,
+        backbone=tags["backbone"],
+        source=tags["backbone_source"],
+        pretrained_on=tags["pretrained_on"],
+        device=tags.get("device", ""),
+        side=int(params["side"]),
+        parameters=int(params["parameters"]),
+        validation=float(tags["val_accuracy"]),
+        test=mean_accuracy([metrics["test/accuracy"]], (run.info.run_id,), images),
+        augmented=metrics.get("test/tta_accuracy"),
+        model_bytes=metrics.get("cost/model_bytes"),
+        study_seconds=metrics.get("cost/study_seconds"),
+        seconds=metrics.get("cost/seconds"),
+        flops=metrics.get("cost/training_flops"),
+        answers=answers,
+        serving=serving,
+    )

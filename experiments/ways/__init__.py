@@ -1,0 +1,1 @@
+"""Sections of the report on other ways than training a network from nothing."""

@@ -1,0 +1,94 @@
+"""The adapted network beside the champion: accuracy, cost and McNemar's test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
+from experiments.pages.text import CitedText, duration, flops, percent, probability, run, runs, signed, span
+from experiments.reading.study import Adapted
+from experiments.stats import SIGNIFICANCE_LEVEL, Estimate, McNemar, mcnemar
+
+_UNKNOWN = Cell("unknown", style="missing")
+
+
+def section(facts: Facts) -> Section:
+    """A table of both networks, the test of their difference, and what the adapted one learnt from."""
+    title, adapted = "Adapting a pretrained network", facts.study.adapted
+    if adapted is None:
+        command = facts.study.command(f"--study {facts.study.name} --adapt-only")
+        return Section(title, (Missing(f"No pretrained network was adapted to these images: {command}"),))
+    test = compared(facts, adapted)
+    source = run(adapted.run_id)
+    how = f"{adapted.backbone} of {adapted.source} was kept as it is. It takes images of {adapted.side} pixels, to "
+    how += f"which these are scaled. A linear head was fitted to its features in the study {adapted.study}."
+    blocks: list[Block] = [CitedText(how, source), _table(facts, adapted)]
+    if test is not None:
+        blocks.append(_difference(facts, adapted, test))
+    blocks.append(CitedText(adapted.overlap, source))
+    return Section(title, tuple(blocks), {}, tuple(_numbers(adapted, test)))
+
+
+def compared(facts: Facts, adapted: Adapted) -> McNemar | None:
+    """McNemar's test of the champion's first run and the adapted network; None without answers to the same images."""
+    ours = next((found for r in facts.subject_runs if (found := facts.study.artifacts.answers.get(r))), None)
+    if ours is None or adapted.answers is None or ours.true != adapted.answers.true:
+        return None
+    return mcnemar(ours.right, adapted.answers.right)
+
+
+def _difference(facts: Facts, adapted: Adapted, test: McNemar) -> CitedText:
+    better = "better" if test.difference > 0 else "worse"
+    judged = f"It is {better} than the {facts.subject}" if test.p < SIGNIFICANCE_LEVEL else "The two do not differ"
+    text = f"{judged}: {signed(test.difference)} points on the same {test.images:,} test images. It alone labels "
+    text += f"{test.second:,} of them right, the {facts.subject} alone {test.first:,} (McNemar's test, "
+    text += f"{probability(test.p)})."
+    return CitedText(text, run(facts.subject_runs[0], adapted.run_id))
+
+
+def _table(facts: Facts, adapted: Adapted) -> Table:
+    ours, speed = facts.cost, facts.cost.speed
+    single = adapted.serving[0] if adapted.serving else None
+    validation, augmented = (each.mean if each is not None else None for each in (facts.validation, facts.augmented))
+    p95 = speed.p95 if speed is not None else None
+    rows: tuple[tuple[str, Callable[[Any], str], float | None, float | None], ...] = (
+        ("Validation accuracy", percent, validation, adapted.validation),
+        ("With test-time augmentation", percent, augmented, adapted.augmented),
+        ("Training of the network", duration, ours.retrain_seconds, adapted.seconds),
+        ("Its compute", flops, ours.retrain_flops, adapted.flops),
+        ("Whole study", duration, ours.seconds, adapted.study_seconds),
+        ("Weights", "{:,}".format, facts.parameters, adapted.parameters),
+        ("Answer to one image (95 %)", duration, p95, single.slow_seconds if single is not None else None),
+    )
+    cells = [Row.of("Test accuracy", _accuracy(facts.test), _accuracy(adapted.test))]
+    cells += [Row.of(name, _cell(words, champion), _cell(words, other)) for name, words, champion, other in rows]
+    return Table(("", facts.subject.capitalize(), f"Adapted {adapted.backbone}"), cells, numbers=(1, 2))
+
+
+def _accuracy(estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return _UNKNOWN
+    return Cell(percent(estimate.mean), note=span(estimate), sources=runs(estimate))
+
+
+def _cell(words: Callable[[Any], str], value: float | None) -> Cell:
+    return _UNKNOWN if value is None else Cell(words(value))
+
+
+def _numbers(adapted: Adapted, test: McNemar | None) -> Iterator[Number]:
+    source = run(adapted.run_id)
+    yield from estimate_numbers("adapted.test", adapted.test, source)
+    for name, value, unit in (
+        ("validation", adapted.validation, "share"),
+        ("augmented", adapted.augmented, "share"),
+        ("seconds", adapted.seconds, "seconds"),
+        ("study_seconds", adapted.study_seconds, "seconds"),
+        ("flops", adapted.flops, "FLOPs"),
+        ("parameters", adapted.parameters, "weights"),
+        ("model_bytes", adapted.model_bytes, "bytes"),
+        ("pretrained_on", adapted.pretrained_on or None, "images"),
+    ):
+        yield Number(f"adapted.{name}", value, unit, source)
+    yield from numbers_of("adapted.mcnemar", test, source, first="images", second="images", p="probability")

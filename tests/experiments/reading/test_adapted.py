@@ -1,0 +1,51 @@
+"""Which adapted network of a store stands beside a study, and what is read of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from mlflow.entities import Metric, Param, RunTag
+
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.evaluation.serving import Timing
+from experiments.reading.studies import StudyReader
+from tests.experiments.fake_store import START, Fake, sure_answers
+from tests.experiments.support import known
+
+TIMING = Timing(1, 0.004, 0.006, 200)
+
+
+def add(store: Fake, study: str, *, start: int, data: str = CIFAR10.sha256, tested: bool = True) -> str:
+    """Write an adapted network of the study as `sweeps/stages/adaptation.py` does; returns the id of its run."""
+    client, folder = store.client, store.folder / "artifacts" / study
+    experiment = client.create_experiment(study, artifact_location=folder.as_uri())
+    run = client.create_run(experiment, start).info.run_id
+    tags = {
+        "stage": "adapted", "state": "complete", "study": study, "data_sha256": data, "device": "cpu",
+        "backbone": "resnet18", "backbone_source": "weights.pth", "pretrained_on": "", "val_accuracy": "0.8500",
+        "figures.cost": json.dumps({"seconds": 5.0, "study_seconds": 9.0, "training_flops": 7.0, "model_bytes": 3.0}),
+    }  # fmt: skip
+    metrics = [Metric("test/accuracy", 0.8, start, 0), Metric("test/tta_accuracy", 0.81, start, 0)] if tested else []
+    params = [Param("side", "160"), Param("parameters", "11000000")]
+    client.log_batch(run, metrics, params, [RunTag(name, value) for name, value in tags.items()])
+    timing = json.dumps([asdict(TIMING)]).encode()
+    store.put(run, {"test/predictions.csv": sure_answers(0.8), "test/serving.json": timing})
+    return str(run)
+
+
+def test_that_of_the_study_comes_first_then_the_newest_of_the_same_images(fresh_store: Fake) -> None:
+    fresh_store.add(champion=())
+    assert StudyReader(fresh_store.place).read("demo").adapted is None
+    add(fresh_store, "photos-adapted", start=START + 9, data="other images")
+    add(fresh_store, "untested-adapted", start=START + 8, tested=False)
+    add(fresh_store, "old-adapted", start=START + 1)
+    newest = add(fresh_store, "new-adapted", start=START + 2)
+    assert known(StudyReader(fresh_store.place).read("demo").adapted).run_id == newest
+    own = add(fresh_store, "demo-adapted", start=START)
+    found = known(StudyReader(fresh_store.place).read("demo").adapted)
+    assert (found.run_id, found.study, found.backbone, found.validation) == (own, "demo-adapted", "resnet18", 0.85)
+    assert (found.test.mean, found.test.images, found.augmented) == (0.8, len(known(found.answers).true), 0.81)
+    assert (found.seconds, found.study_seconds, found.flops, found.model_bytes) == (5.0, 9.0, 7.0, 3.0)
+    assert found.serving == (TIMING,)
+    assert StudyReader(fresh_store.place).studies() == ["demo"]

