@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping
@@ -128,6 +130,13 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the fields that differ from their defaults, so that a new field of recipes changes none."""
+        plain = Recipe().to_dict()
+        chosen = {name: value for name, value in self.to_dict().items() if value != plain[name]}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

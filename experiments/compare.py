@@ -24,12 +24,12 @@ from pathlib import Path
 
 from cifar_core.errors import UserError
 from experiments.comparison.page import show, write_runs
+from experiments.comparison.scenarios import write_scenarios
 from experiments.comparison.selection import LETTERS
 from experiments.reading.published import Published, load_published
 from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
-from experiments.scenarios import write_scenarios
 from experiments.systems.page import write_systems
 from sweeps.command_line import USAGE, OneLineParser
 from sweeps.standard_streams import protect_streams

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from experiments.decision import what_if
+from experiments.decision import recommendation, what_if
 from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
+from experiments.reading.label_curve import load_label_curve
 from experiments.reading.published import Dated, load_published
 from experiments.reading.results import RESULTS, load_results
 from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario
@@ -27,8 +28,8 @@ from experiments.sections import (
     classes,
     examples,
     importance,
+    labels,
     money,
-    recommendation,
     reproduction,
     search,
     selection,
@@ -53,6 +54,7 @@ SECTIONS: Mapping[str, Callable[[Facts], Section]] = MappingProxyType(
         "accuracy": accuracy.section,
         "adapting": adapting.section,
         "selection": selection.section,
+        "labels": labels.section,
         "classes": classes.section,
         "calibration": calibration.section,
         "examples": examples.section,
@@ -96,7 +98,9 @@ def write_report(
     reproduced = load_results(results)
     with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
         reader = StudyReader(place)
-        facts = gather(reader.read(study), figures, assumed, reproduced, load_scores(place.root))
+        found = reader.read(study)
+        curve = load_label_curve(reader, found.name)
+        facts = gather(found, figures, assumed, reproduced, load_scores(place.root), curve)
         files = render(facts)
         out = out or place.report(facts.study.name)
         return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
@@ -143,6 +147,7 @@ def references_of(facts: Facts) -> References:
     entries["scenario"] = facts.scenario.entry
     what = {study.run_id: "the study"}
     what |= {r.run_id: f"{r.name}, seed {r.seed}, reproduced" for r in facts.results}
+    what |= labels.described(facts.labels)
     for row in study.attempts.to_dict("records"):
         if row["tags.stage"] == "search":
             what[row["run_id"]] = f"search trial {row['trial']:g}, {row['state']}"

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from cifar_core.errors import UserError
@@ -42,6 +43,23 @@ def stop_signals() -> list[signal.Signals]:
     """Return the signals that ask a command to stop; SIGHUP, of a lost terminal, is one unless nohup ignores it."""
     lost = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *lost]
+
+
+class Stopper:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a request; a second SIGINT or SIGTERM exits at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for stop in stop_signals():
+            signal.signal(stop, self._ask)
+
+    def asked(self) -> bool:
+        return self.signal != 0
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and number != signal.SIGHUP:  # a lost terminal sends it once itself, and once by the shell
+            os._exit(128 + number)
+        self.signal = self.signal or number
 
 
 def number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[float]) -> Callable[[str], float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 import shlex
 import signal
@@ -15,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10, DataSet
@@ -35,7 +33,7 @@ from sweeps.checks.consistency import check_before_training
 from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
-from sweeps.command_line import FAILED, USAGE, OneLineParser, number, positive_int, stop_signals
+from sweeps.command_line import FAILED, USAGE, OneLineParser, Stopper, number, positive_int
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.job_loop import DataSource
@@ -297,7 +295,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             tags=_tags(plan),
             command=_public_command(arguments),
         )
-        stopper = _Stopper()  # not earlier, so that Ctrl-C ends a download at once
+        stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
         executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data=loaders)
         summary = None
         try:
@@ -622,23 +620,6 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
         is_server = store.tracking_uri.startswith(("http://", "https://"))
         print(f"Browse all runs: {tracker.address() if is_server else store.tracking_uri}")
     return done.returncode
-
-
-class _Stopper:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a request; a second SIGINT or SIGTERM exits at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        for stop in stop_signals():
-            signal.signal(stop, self._ask)
-
-    def asked(self) -> bool:
-        return self.signal != 0
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and number != signal.SIGHUP:  # a lost terminal sends it once itself, and once by the shell
-            os._exit(128 + number)
-        self.signal = self.signal or number
 
 
 def _listing(table: Mapping[str, Preset] | Mapping[str, SearchSpace], default: str) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.splits import alternating
 from cifar_core.errors import UserError
 
 Bytes = npt.NDArray[np.uint8]
@@ -113,6 +114,16 @@ def hold_out(everything: Split, fraction: float, seed: int) -> Splits:
     """Hold out a random `fraction` of the images for validation; 0 is allowed."""
     drawn = _shuffled(len(everything), seed)[: round(fraction * len(everything))]
     return _split_off(everything, drawn)
+
+
+def nested_share(images: Split, count: int, seed: int) -> Split:
+    """Draw `count` images with about the same shares of the classes as the whole, the same on every machine.
+
+    With the same seed, a smaller share is the beginning of a larger one.
+    """
+    shuffled = _shuffled(len(images), seed)
+    order = alternating(images.labels.numpy()[shuffled].tolist())
+    return images.part(torch.from_numpy(shuffled[order[:count]]))
 
 
 def load_test(directory: Path) -> Split:

@@ -25,6 +25,7 @@ class Option:
 
     Attributes:
         people: at the start: to build, to adapt, or to integrate.
+        labels: those that have to be bought to train with.
         training: the first one: the study, or the least that a vendor sells.
         upkeep: people, a month: maintenance, or the migrations that a vendor forces.
         retraining, storage: a month.
@@ -38,6 +39,7 @@ class Option:
     name: str
     kind: Kind
     people: float
+    labels: float = 0.0
     training: float = 0.0
     upkeep: float = 0.0
     retraining: float = 0.0
@@ -61,7 +63,7 @@ class Option:
     @property
     def once(self) -> float:
         """Paid before the first month."""
-        return self.people + self.training
+        return self.people + self.labels + self.training
 
     @property
     def month(self) -> float:
@@ -90,6 +92,7 @@ def build(cost: Cost, scenario: Scenario) -> Option:
         name="build",
         kind="build",
         people=scenario.engineering_hours * scenario.hourly_rate,
+        labels=scenario.labels_usd(cost.labels),
         training=cost.study_usd or 0.0,
         upkeep=scenario.upkeep_usd,
         retraining=(cost.retrain_usd or 0.0) * scenario.retraining_per_year / 12,
@@ -101,7 +104,7 @@ def build(cost: Cost, scenario: Scenario) -> Option:
 
 
 def adapt(download: Download, cost: Cost, scenario: Scenario) -> Option:
-    """The least that adapting a download costs: people, and one machine where a latency bar keeps it on.
+    """The least that adapting a download costs: people, labels, and one machine where a latency bar keeps it on.
 
     What adapting it and labelling with it take was not measured.
     """
@@ -109,6 +112,7 @@ def adapt(download: Download, cost: Cost, scenario: Scenario) -> Option:
         name=download.name,
         kind="adapt",
         people=download.hours * scenario.hourly_rate,
+        labels=scenario.labels_usd(cost.labels),
         upkeep=scenario.upkeep_usd,
         tariffs=(ByMachine(math.inf, cost.month_usd or 0.0),) if scenario.latency_bar_ms is not None else (),
         images=scenario.images_per_month,
@@ -142,6 +146,7 @@ def buy(vendor: Vendor, scenario: Scenario, today: datetime.date) -> Option:
         name=vendor.name,
         kind="buy",
         people=vendor.integration_hours * scenario.hourly_rate,
+        labels=scenario.labels_usd(vendor.stored_images) if vendor.training else 0.0,
         training=each,
         upkeep=migrating * scenario.hourly_rate / 12,
         retraining=each * scenario.retraining_per_year / 12,

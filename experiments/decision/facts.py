@@ -12,6 +12,7 @@ import pandas as pd
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import TTA_VIEWS
 from experiments.decision.machines import Cost, cost_of
+from experiments.reading.label_curve import LabelCurve
 from experiments.reading.published import Bar, Published
 from experiments.reading.results import Result
 from experiments.reading.scenario import Scenario
@@ -31,6 +32,7 @@ class Facts:
         augmented: test accuracy with test-time augmentation.
         validation_images: their number.
         scores: what was measured of vendors' answers to the test images, by the slug of the vendor.
+        labels: accuracy by the number of labels.
     """
 
     study: Study
@@ -44,6 +46,7 @@ class Facts:
     validation_images: int
     cost: Cost
     scores: Mapping[str, VendorScore] = field(default_factory=lambda: MappingProxyType({}))
+    labels: LabelCurve | None = None
 
     @property
     def run_id(self) -> str:
@@ -101,6 +104,7 @@ def gather(
     scenario: Scenario,
     results: Sequence[Result] = (),
     scores: Mapping[str, VendorScore] = MappingProxyType({}),
+    labels: LabelCurve | None = None,
 ) -> Facts:
     """The facts of a study.
 
@@ -127,6 +131,7 @@ def gather(
         validation_images=validation_images,
         cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
         scores=scores,
+        labels=labels,
     )
 
 

@@ -69,6 +69,7 @@ class Cost:
     retrain_flops: float | None
     training_per_second: float | None  # images
     speed: Speed | None
+    labels: int = 0  # labelled images that it trained and validated with
 
     @property
     def machine_sources(self) -> tuple[str, ...]:
@@ -162,6 +163,7 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
         retrain_flops=_mean(subject["metrics.cost/training_flops"]),
         training_per_second=_mean(subject["metrics.cost/images_per_second"]),
         speed=_speed(study),
+        labels=study.data_set.train_images + study.data_set.val_images,
     )
 
 

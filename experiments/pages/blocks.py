@@ -209,7 +209,7 @@ class Section:
 
     Attributes:
         title: "" for a section without a heading, as the first of a page.
-        recommendation: sentences for the recommendation, by its heads (see `sections.recommendation`).
+        recommendation: sentences for the recommendation, by its heads (see `decision.recommendation`).
         numbers: for `report.json`.
     """
 

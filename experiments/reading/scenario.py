@@ -171,6 +171,8 @@ class Scenario:
     maintenance_hours_per_year: NonNegative = 0.0  # of what one serves oneself: built or adapted
     hourly_rate: NonNegative
     retraining_per_year: NonNegative
+    usd_per_label: NonNegative = 0.0  # of an image to train with
+    labels_at_hand: NonNegative | None = None  # that need not be bought; None: all that the study had
     compute: OptionalPrice = None  # None: the machine that published.toml marks for the study's device
     vendors: Annotated[tuple[Vendor, ...], Field(alias="vendor", min_length=1)]
     downloads: Annotated[tuple[Download, ...], Field(alias="download")] = ()
@@ -201,6 +203,10 @@ class Scenario:
     def upkeep_usd(self) -> float:
         """Cost a month for the people who maintain what one serves oneself."""
         return self.maintenance_hours_per_year * self.hourly_rate / 12
+
+    def labels_usd(self, images: float) -> float:
+        """Cost, once, of the labels that have to be bought for so many images to train with."""
+        return 0.0 if self.labels_at_hand is None else self.usd_per_label * max(0.0, images - self.labels_at_hand)
 
     @property
     def entry(self) -> Assumed:

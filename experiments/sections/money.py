@@ -177,6 +177,7 @@ def assumptions(facts: Facts) -> dict[str, str]:
         "Data": "may not leave the house" if s.data_stays_in_house else "may be sent to services",
         "Horizon": years(s.horizon_years),
         "People": f"{people}, at {rate(s.hourly_rate)} an hour: {total(s.people_usd)}",
+        "Labels": _labels(s, facts.cost.labels),
         "Retraining": f"{times(s.retraining_per_year)} a year",
         "Compute": f"{machine.name}, {rate(machine.usd)} an hour" if machine else "no price for this device",
     }
@@ -185,6 +186,15 @@ def assumptions(facts: Facts) -> dict[str, str]:
         published = f"; published at {download.accuracy.figure}" if facts.is_cifar10 else ""
         rows[download.name] = f"{download.hours:g} h to adapt and test it{published}"
     return rows
+
+
+def _labels(scenario: Scenario, images: int) -> str:
+    """The labels to train with that are at hand, and those to buy."""
+    price = f", {money(scenario.usd_per_label)} each"
+    if scenario.labels_at_hand is None:
+        return f"all {images:,} of the study at hand" + ("; others cost" + price[1:] if scenario.usd_per_label else "")
+    bought = max(0.0, images - scenario.labels_at_hand)
+    return f"{scenario.labels_at_hand:,.0f} at hand, {bought:,.0f} to buy{price}"
 
 
 def _terms(vendor: Vendor, scenario: Scenario) -> Iterator[str]:
@@ -249,14 +259,14 @@ def _options_table(facts: Facts, options: Sequence[Option]) -> Table:
     for option in _cheapest_first(options, months):
         lasts = min(months, option.ends)
         people, serving = option.people + option.upkeep * lasts, option.serving * lasts
-        parts = (people, option.training, option.retraining * lasts, serving, option.storage * lasts)
+        parts = (people, option.labels, option.training, option.retraining * lasts, serving, option.storage * lasts)
         sums = [total(usd) if usd else "" for usd in parts]
         least = "at least " if option.unpriced else ""
         ends = f" until it ends, in {count_months(option.ends)}" if option.ends < months else ""
         name, style = ("building", "ours") if option.kind == "build" else (f"{option.name}{ends}", "")
         rows.append(Row.of(name, *sums, f"{least}{total(option.total(months))}", style=style))
-    titles = ("", "People", "First training", "Retraining", "Labelling", "Storage", "In all")
-    return Table(titles, rows, numbers=range(1, 7), style="cards tight")
+    titles = ("", "People", "Labels", "First training", "Retraining", "Serving", "Storage", "In all")
+    return Table(titles, rows, numbers=range(1, 8), style="cards tight")
 
 
 def _cheapest_first(options: Sequence[Option], months: float) -> list[Option]:
@@ -383,8 +393,9 @@ def _horizon(facts: Facts, options: Sequence[Option]) -> list[CitedText]:
     if ours.unpriced:
         text = f"{horizon}: {totals}. The cost of building is not known yet: {ours.unpriced}."
         return [CitedText(text, ("source/scenario", *_sources(options)))]
+    labels = f"labels {total(ours.labels)}, " if ours.labels else ""
     parts = (
-        f"people {total(scenario.people_usd)}, the study {total(ours.training)}, retraining "
+        f"people {total(scenario.people_usd)}, {labels}the study {total(ours.training)}, retraining "
         f"{total(ours.retraining * months)}, serving {total(ours.serving * months)}"
     )
     text = f"{horizon} building costs {total(ours.total(months))}: {parts}. The others: {totals}."
@@ -455,7 +466,7 @@ def _option_numbers(facts: Facts, options: Sequence[Option], found: Sequence[Che
         name, lasts = option.key, min(months, option.ends)
         sources = facts.cost_sources if option.kind == "build" else (*option.sources, "source/scenario")
         bound = " (at least)" if option.unpriced else ""
-        paid = {"people": "USD", "training": "USD", "once": "USD", "month": f"USD a month{bound}"}
+        paid = {"people": "USD", "labels": "USD", "training": "USD", "once": "USD", "month": f"USD a month{bound}"}
         yield from numbers_of(name, option, sources, **paid)
         over = f"USD over the horizon{bound}"
         yield Number(f"{name}.upkeep", option.upkeep * lasts, over, sources)

@@ -19,6 +19,7 @@ from experiments.pages.text import (
     count,
     duration,
     factor,
+    money,
     percent,
     rate,
     run,
@@ -156,6 +157,7 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         return percent(value, 0)
 
     upkeep = scenario("maintenance_hours_per_year")
+    price, bought = s.usd_per_label, s.labels_usd(cost.labels) > 0
     own, prices = ("source/scenario",), tuple(f"source/{p.key}" for v in s.vendors for p in v.prices)
     rows = (
         Assumption("images a month", s.images_per_month, count, scenario("images_per_month"), own),
@@ -163,6 +165,7 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         Assumption("an hour of people", s.hourly_rate, hourly, scenario("hourly_rate"), own),
         Assumption("hours to build", s.engineering_hours, "{:.3g} h".format, scenario("engineering_hours"), own),
         Assumption("hours of maintenance a year", s.maintenance_hours_per_year, "{:.3g} h".format, upkeep, own),
+        Assumption("price of a label", price if bought else 0.0, money, scenario("usd_per_label"), own),
         Assumption("retraining a year", s.retraining_per_year, times, scenario("retraining_per_year"), own),
         Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
         Assumption("vendors' labelling prices", 1.0, share, vendors("per_call", "endpoint", "tokens", "batch"), prices),

@@ -11,7 +11,7 @@ import torch
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.data.picture_cache import find_cached
+from cifar_core.data.picture_cache import require_cached
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import FIXED_SPLIT, Recipe
@@ -77,12 +77,7 @@ def rerun(
     if tags.get("stage") not in ("search", "confirm", "final") or not curve:
         raise UserError(f"run: must name a run of a study that trained, but {run.name!r} is none")
     if (content := tags.get("data_sha256", CIFAR10.sha256)) != CIFAR10.sha256:
-        if (cached := find_cached(content)) is None:
-            raise UserError(
-                f"the pictures of {tags['data']} ({content[:12]}) must be in the cache, but are not; run_study.py "
-                "--images reads them again"
-            )
-        load = cached.load_train_val
+        load = require_cached(content, tags["data"]).load_train_val
     recipe = recipe_of(run.run_id, reader)
     if tags.get("device", "cpu") == "cpu":
         set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)

@@ -6,8 +6,6 @@ The file is written at each point of the curve and a checkpoint after it, so tha
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 import math
 import platform
 import time
@@ -123,7 +121,7 @@ class _Run:
     def __init__(self, name: str, recipe: Recipe, context: Context) -> None:
         self.name, self.recipe, self.context = name, recipe, context
         self.title = f"{name} seed {recipe.seed}"
-        self.key = f"{quote(name, safe='')}-seed{recipe.seed}-{_digest(recipe)}"
+        self.key = f"{quote(name, safe='')}-seed{recipe.seed}-{recipe.digest}"
         self.path = context.results / f"{name}-seed{recipe.seed}.json"
         self.checkpoints = Checkpoints(context.store.checkpoints(SYSTEMS_EXPERIMENT, self.key))
         self.data = _split(recipe, context)
@@ -334,10 +332,3 @@ def _schedule(recipe: Recipe, images: int) -> EvalSchedule:
     ends = tuple(min(1.0, (epoch + 1) / recipe.epochs) for epoch in passes)
     losses = sorted({min(1.0, (epoch + part) / recipe.epochs) for epoch in passes for part in _LOSSES})
     return EvalSchedule(tuple(losses), ends, (images,) * len(ends))
-
-
-def _digest(recipe: Recipe) -> str:
-    """Hash the fields that differ from their defaults, so that a new field of recipes changes no hash."""
-    plain = Recipe().to_dict()
-    chosen = {name: value for name, value in recipe.to_dict().items() if value != plain[name]}
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]

@@ -14,11 +14,11 @@ import pytest
 
 from experiments import compare
 from experiments.decision.facts import Facts
+from experiments.decision.recommendation import HEADS
 from experiments.pages.text import money, rate, total
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.studies import StudyReader
 from experiments.report import SECTIONS, write_report
-from experiments.sections.recommendation import HEADS
 from sweeps import snapshot
 from tests.experiments.conftest import Pages, Refused
 from tests.experiments.fake_store import Fake, Trial

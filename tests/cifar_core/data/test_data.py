@@ -215,3 +215,16 @@ def test_real_split_is_pinned(real: Path) -> None:
     assert np.array_equal(splits.val.labels.numpy(), labels[chosen])
     assert np.array_equal(splits.val.images.flatten(1).numpy(), records[chosen, 1:])
     assert np.array_equal(splits.train.images.flatten(1).numpy(), np.delete(records, chosen, 0)[:, 1:])
+
+
+@given(st.integers(0, 100), st.integers(10, 90))
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_shares_are_nested_and_stratified_and_differ_by_seed(seed: int, count: int) -> None:
+    train = synthetic_splits(seeded(0), train=100, val=10).train
+    share, larger, other = (
+        data.nested_share(train, size, of) for size, of in ((count, seed), (count + 10, seed), (count, seed + 1))
+    )
+    assert set(rows(share)) < set(rows(larger))
+    assert set(rows(share)) != set(rows(other))
+    counts = torch.bincount(share.labels, minlength=10)
+    assert (len(share), int(counts.max() - counts.min()) <= 1) == (count, True)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from experiments.decision.facts import Facts
+from experiments.decision.recommendation import HEADS, section
 from experiments.pages.blocks import Heading, Section, Table
 from experiments.pages.text import CitedText
-from experiments.sections.recommendation import HEADS, section
 
 
 def test_sentences_are_collected_by_head_in_the_order_of_the_sections(demo: Facts) -> None:

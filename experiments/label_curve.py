@@ -1,0 +1,229 @@
+"""Measure the accuracy by the number of labelled images to train on, on the validation images.
+
+    python experiments/label_curve.py [--study NAME] [--shares 0.01,0.03,0.1,0.3,1] [--pflop P]
+
+The recipe is that of a study's champion. Nested, stratified shares of the training labels are drawn, several times
+where there are few. The same command resumes after an interruption. The report of the study shows the curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cifar_core.data import Splits, load_train_val
+from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.data.picture_cache import require_cached
+from cifar_core.errors import UserError
+from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
+from cifar_core.recipe import Recipe
+from cifar_core.recipes import read_recipe
+from experiments.labels.plan import BUDGET, SHARES, LabelRun, build_runs
+from experiments.labels.training import Context, train_all
+from experiments.reading.label_curve import CURVE, experiment_of
+from experiments.reading.studies import StudyReader
+from experiments.reading.weights import recipe_of
+from sweeps.command_line import FAILED, OneLineParser, Stopper, number, run_command
+from sweeps.console import SweepConsole, about
+from sweeps.coordinator import Interrupted
+from sweeps.lock import acquire
+from sweeps.planning.plan import measure_speed
+from sweeps.standard_streams import protect_streams
+from sweeps.store import DEFAULT_STORE, Store
+from sweeps.tracking.locations import DATA_SET
+from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.tracking.provenance import provenance
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+
+_WITHOUT_STUDY = "fast94"  # the recipe where the store has no study
+_STOP_FLUSH_SECONDS = 2.0  # for MLflow to answer after a stop
+_OVERHEAD = 1.15  # for validation, pictures and checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What the curve is about."""
+
+    study: str  # or the name of a recipe
+    recipe: Recipe
+    source: str  # id of the run that the recipe is from; "": of none
+    data_set: DataSet
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for a user's error, 129, 130 or 143 when interrupted.
+
+    1 means that a run failed, or that MLflow lacks entries.
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    return run_command(parser, lambda: _run(options), stopped="stopped before training; the same command starts again")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="label_curve.py",
+        description="Train the recipe of a study's champion on shares of the training labels, and log the accuracies "
+        "on the validation images to MLflow. The test set stays sealed. The same command resumes after an "
+        "interruption.",
+        epilog="`python experiments/compare.py --study NAME` writes the curve into the report.",
+    )
+    parser.add_argument(
+        "--study",
+        metavar="NAME",
+        help=f"whose champion (default: the most recent one; {_WITHOUT_STUDY} on CIFAR-10 if the store has none)",
+    )
+    parser.add_argument(
+        "--shares",
+        type=_parse_shares,
+        default=SHARES,
+        metavar="S,S,...",
+        help=f"of the training labels, in (0, 1] (default: {','.join(f'{share:g}' for share in SHARES)})",
+    )
+    parser.add_argument(
+        "--pflop",
+        type=_positive,
+        metavar="P",
+        help=f"training FLOPs of the whole curve, in 10^15 (default: {BUDGET / 1e15:g} for images of {CIFAR10.side} "
+        "pixels, and more with their area)",
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
+    parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    set_up_cpu()
+    hardware = Hardware.detect(options.device)
+    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    subject = _subject(options.study, store)
+    data_set = subject.data_set
+    experiment = experiment_of(subject.study)
+    budget = options.pflop * 1e15 if options.pflop else BUDGET * (data_set.side / CIFAR10.side) ** 2
+    runs = build_runs(subject.recipe, options.shares, budget, data_set.train_images, data_set)
+    store.create()
+    with acquire(store.lock(experiment), experiment), SweepConsole() as console:
+        data = _load(data_set, options.data or default_data_dir(), console)
+        tracker = MlflowTracker(store, experiment, source="experiments/label_curve.py", say=console.say)
+        tags = provenance(data_set, hardware, torch.get_num_threads())
+        _open(tracker, subject, experiment, runs, tags)
+        todo = [run for run in runs if tracker.state(run.key) != "complete"]
+        console.plan(_rows(subject, runs, todo, data, hardware))
+        stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
+        context = Context(
+            experiment=experiment,
+            data=data,
+            hardware=hardware,
+            store=store,
+            tracker=tracker,
+            console=console,
+            tags=tags,
+            stop=stopper.asked,
+        )
+        state, failed = "interrupted", 0
+        try:
+            failed = train_all(runs, context)
+            state = "finished"
+        except Interrupted:
+            pass
+        finally:
+            tracker.end_study(state, {})
+            lacking = tracker.close() if state == "finished" else tracker.close(_STOP_FLUSH_SECONDS)
+    if lacking:
+        print(f"MLflow lacks {lacking} entries; once it answers, the same command sends them", file=sys.stderr)
+    if state == "interrupted":
+        print("stopped; the same command resumes the curve")
+        return 128 + stopper.signal
+    if subject.source:
+        print(f"The report shows the curve: python experiments/compare.py --study {subject.study}")
+    return FAILED if failed or lacking else 0
+
+
+def _subject(name: str | None, store: Store) -> _Subject:
+    """Return the study's best recipe.
+
+    Raises:
+        StoreError: there is no such store or study, or it lacks the recipe.
+        UserError: no trial of the study is complete.
+    """
+    databases = [path for path in store.databases() if path.name == "mlflow.db"]
+    reader = StudyReader(store) if name is not None or all(path.is_file() for path in databases) else None
+    if reader is None or (name is None and not reader.studies()):
+        return _Subject(_WITHOUT_STUDY, read_recipe(_WITHOUT_STUDY), "", CIFAR10)
+    study = reader.read(name)
+    if not len(study.subject):
+        raise UserError(f"--study must have a complete trial, but {study.name!r} has none yet")
+    run_id = str(study.subject["run_id"].iloc[0])
+    return _Subject(study.name, recipe_of(run_id, reader), run_id, study.data_set)
+
+
+def _load(data_set: DataSet, directory: Path, console: SweepConsole) -> Splits:
+    """Load training and validation images.
+
+    Raises:
+        DataError: they are missing or damaged, and no source could provide them.
+    """
+    if data_set.sha256 != CIFAR10.sha256:
+        return require_cached(data_set.sha256, data_set.name).load_train_val()
+    ensure_cifar10(directory, console.progress)
+    return load_train_val(directory)
+
+
+def _open(
+    tracker: MlflowTracker, subject: _Subject, experiment: str, runs: Sequence[LabelRun], tags: Mapping[str, str]
+) -> None:
+    """Start or resume the curve's own run; the report reads the plan from there."""
+    plan = {"source": subject.source, "runs": [run.key for run in runs]}
+    files = {CURVE: json.dumps(plan, indent=1).encode()}
+    files[DATA_SET] = json.dumps(subject.data_set.to_dict(), ensure_ascii=False).encode()
+    tags = {"stage": "label-curve", "source_study": subject.study, **tags}
+    tracker.open_study(RunLabel(key=STUDY_KEY, name=experiment, tags=tags, params={}, files=files))
+
+
+def _rows(
+    subject: _Subject, runs: Sequence[LabelRun], todo: Sequence[LabelRun], data: Splits, hardware: Hardware
+) -> dict[str, str]:
+    """Return the plan as a table of two columns."""
+    flops, left = (sum(run.flops for run in some) for some in (runs, todo))
+    seeds = Counter(run.labels for run in runs)
+    longest, data_set = runs[0].recipe, subject.data_set
+    for run in runs:
+        longest = run.recipe if run.recipe.batch_size > longest.batch_size else longest
+    seconds = _OVERHEAD * left / measure_speed(longest, hardware, data_set)
+    estimate = f"{about(max(60.0, seconds))} at the speed just measured" if todo else "nothing is left to do"
+    return {
+        "curve": f"{experiment_of(subject.study)}: {subject.recipe.model}",
+        "device": f"{hardware.describe()}, {hardware.precision}, {torch.get_num_threads()} threads",
+        "data": f"{data_set.name}: {len(data.train):,} labels, {len(data.val):,} images to validate on, no test image",
+        "runs": ", ".join(f"{count} with {labels:,} labels" for labels, count in seeds.items()),
+        "compute": f"{flops / 1e15:.3g} PFLOP" + ("" if left == flops else f", {left / 1e15:.3g} of it to do"),
+        "estimate": estimate,
+    }
+
+
+def _parse_shares(text: str) -> tuple[float, ...]:
+    try:
+        shares = tuple(sorted(float(part) for part in text.split(",")))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise argparse.ArgumentTypeError(f"must be numbers in (0, 1] with commas between them, but got {text!r}")
+    return shares
+
+
+_positive = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
+
+
+if __name__ == "__main__":
+    protect_streams()
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The label curve: accuracy by the number of labelled images to train on, and the law that it follows."""

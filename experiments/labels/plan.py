@@ -1,0 +1,104 @@
+"""Plan of a label curve: shares of the training labels, the length of each training, and its seeds, within a budget."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cifar_core.budget import Budget, step_flops
+from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.errors import UserError
+from cifar_core.recipe import Recipe
+from cifar_core.training import total_steps
+from sweeps.planning.search_space import comparable
+
+BUILD = "build"  # the way of a network that is trained from nothing
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
+# Training FLOPs of the whole curve. Half an hour of two cores that compute 0.35 TFLOP a second, as those with
+# AVX512-bf16 do; with AMX it takes about half of that.
+BUDGET = 0.6e15
+SEEDS = 5  # of a share, at most
+_FIRSTS = 2 / 3  # of the budget that the first seeds may take
+_LEAST_BATCH = 16
+_MOST_EPOCHS = 10_000.0  # that a recipe may have
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelRun:
+    """A training of the curve.
+
+    Attributes:
+        way: to a classifier, as `BUILD`.
+        labels: number of labelled images that it learns from.
+        seed: number of the training on so many labels; it draws the images too.
+        recipe: of the training, its length and its own seed included.
+        flops: of the training.
+    """
+
+    way: str
+    labels: int
+    seed: int
+    recipe: Recipe
+    flops: float
+
+    @property
+    def key(self) -> str:
+        """Identifies it within its experiment: a training of another recipe has another key."""
+        return f"{self.way}-{self.labels}-{self.seed}-{self.recipe.digest}"
+
+
+def counts_of(shares: Sequence[float], train_images: int, classes: int) -> list[int]:
+    """Return the numbers of labels of these shares, rising: at least one for each class, and each number once."""
+    return sorted({min(train_images, max(classes, round(share * train_images))) for share in shares})
+
+
+def build_runs(
+    recipe: Recipe, shares: Sequence[float], budget: float, train_images: int, data_set: DataSet = CIFAR10
+) -> list[LabelRun]:
+    """Plan the trainings from nothing, first seeds first, and few labels first.
+
+    All take as many steps: those of `recipe`, or fewer, so that the first seeds cost two thirds of the budget. Batches
+    shrink as the root of the share of the labels: with few labels a training goes over its images more often, and costs
+    less. The rate stays: with 450 labels, airbench had 57.9 % with it, and 53.0 % with one that went with the root of
+    the batch size. Further seeds go where they narrow the mean over seeds most for their compute.
+
+    Args:
+        budget: training FLOPs of all runs.
+
+    Raises:
+        UserError: the budget does not cover two steps of each.
+    """
+    recipe = comparable(recipe)
+    counts = counts_of(shares, train_images, len(data_set.classes))
+    batches = {labels: _batch_size(recipe, labels, train_images) for labels in counts}
+    each = {labels: step_flops(replace(recipe, batch_size=batches[labels]), data_set) for labels in counts}
+    own, affordable_steps = total_steps(recipe, train_images), int(_FIRSTS * budget / sum(each.values()))
+    if affordable_steps < 2:
+        least = 2 * sum(each.values()) / _FIRSTS / 1e15
+        raise UserError(f"--pflop must be at least {least:.2g} for these shares, but got {budget / 1e15:g}")
+
+    steps = min(own, affordable_steps)
+    # Shorter runs need another decay.
+    recipe = Budget(flops=None, max_epochs=recipe.epochs * steps / own).extend(recipe, train_images, data_set)
+
+    def planned(labels: int, seed: int) -> LabelRun:
+        epochs = min(_MOST_EPOCHS, steps * batches[labels] / labels)
+        length = replace(recipe, batch_size=batches[labels], epochs=epochs, seed=seed)
+        flops = float(total_steps(length, labels) * each[labels])
+        return LabelRun(way=BUILD, labels=labels, seed=seed, recipe=length, flops=flops)
+
+    runs, seeds = [planned(labels, 0) for labels in counts], Counter(counts)
+    left = budget - sum(run.flops for run in runs)
+    while affordable := [labels for labels in counts if steps * each[labels] <= left and seeds[labels] < SEEDS]:
+        labels = min(affordable, key=lambda labels: seeds[labels] * (1 + seeds[labels]) * each[labels])
+        runs.append(planned(labels, seeds[labels]))
+        seeds[labels] += 1
+        left -= steps * each[labels]
+    return sorted(runs, key=lambda run: (run.seed, run.labels))
+
+
+def _batch_size(recipe: Recipe, labels: int, train_images: int) -> int:
+    smaller = min(labels, round(recipe.batch_size * math.sqrt(labels / train_images)))
+    return min(recipe.batch_size, max(_LEAST_BATCH, smaller))

@@ -1,0 +1,199 @@
+"""Training the runs of a label curve, one after the other, in an MLflow experiment of its own; resumed after a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
+
+from cifar_core.budget import step_flops
+from cifar_core.checkpoint import Checkpoints
+from cifar_core.data import Splits, nested_share
+from cifar_core.hardware import Hardware
+from cifar_core.models import parameter_count
+from experiments.labels.plan import LabelRun
+from sweeps.console import SweepConsole, percent
+from sweeps.coordinator import Interrupted
+from sweeps.executors.protocol import (
+    CheckpointWriteFailed,
+    Diverged,
+    Event,
+    Failed,
+    Finished,
+    Log,
+    Paused,
+    Progressed,
+    TrainJob,
+)
+from sweeps.executors.worker import Channel, run_job
+from sweeps.planning.plan import eval_schedule
+from sweeps.progress import StageProgress, SweepProgress, SweepRun
+from sweeps.store import Store, StoreError
+from sweeps.tracking.notes import run_note
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
+
+STAGE = "labels"  # of a run in MLflow
+_VALIDATIONS = 8  # of a run, evenly spaced: a checkpoint follows each; the last one is on all validation images
+_EARLY_IMAGES = 500  # of the others
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """Data, hardware and outputs that all runs of a curve share.
+
+    Attributes:
+        experiment: its name in MLflow.
+        tags: of every run: commit, data, machine.
+        stop: asked between steps; once it returns true, the run saves its state and ends.
+    """
+
+    experiment: str
+    data: Splits
+    hardware: Hardware
+    store: Store
+    tracker: MlflowTracker
+    console: SweepConsole
+    tags: Mapping[str, str]
+    stop: Callable[[], bool] = lambda: False
+
+
+def train_all(runs: Sequence[LabelRun], context: Context) -> int:
+    """Train the runs that have not ended yet; return the number of those that failed.
+
+    A run that diverged has ended, one that failed is tried again by the next call.
+
+    Raises:
+        Interrupted: the user asked to stop; the next call resumes.
+        StoreError: a checkpoint could not be written.
+    """
+    todo = [run for run in runs if context.tracker.state(run.key) not in ("complete", "pruned")]
+    for run in runs:
+        if run not in todo:  # an earlier process may have been killed before it deleted them
+            Checkpoints(context.store.checkpoints(context.experiment, run.key)).clear()
+    progress = SweepProgress(StageProgress(STAGE, len(todo)))
+    for place, run in enumerate(todo):
+        _Training(run, context, progress, sum(later.flops for later in todo[place + 1 :])).train()
+    return progress.stage.counts["failed"]
+
+
+@dataclass(slots=True)
+class _Training:
+    """One run, and what is known of it so far."""
+
+    run: LabelRun
+    context: Context
+    progress: SweepProgress
+    later: float  # training FLOPs of the runs after this one
+    shown: SweepRun = field(init=False)
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        run, context = self.run, self.context
+        images = len(context.data.val)
+        validations = {k / _VALIDATIONS: _EARLY_IMAGES for k in range(1, _VALIDATIONS)} | {1.0: images}
+        checkpoints = context.store.checkpoints(context.experiment, run.key)
+        job = TrainJob(
+            key=run.key,
+            recipe=run.recipe,
+            schedule=eval_schedule(validations, images),
+            checkpoints=checkpoints,
+            recorded=context.tracker.recorded(run.key) if checkpoints.exists() else None,
+        )
+        tags = {"stage": STAGE, "way": run.way, "labels": str(run.labels), "seed": str(run.seed)}
+        self.shown = SweepRun(f"{run.labels:,} labels/{run.seed}", job, run.flops, tags)
+
+    def train(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted, StoreError: as for `train_all`.
+        """
+        context, shown, stage = self.context, self.shown, self.progress.stage
+        context.tracker.begin(self._label())
+        shown.started = self.progress.began + self.progress.seconds
+        waiting = stage.total - stage.ended - 1
+        stage.flops_each, stage.flops_after = shown.flops, self.later - waiting * shown.flops
+        self._show()
+        data = replace(context.data, train=nested_share(context.data.train, self.run.labels, self.run.seed))
+        channel = Channel(self._receive, go_on=lambda: True, pause=context.stop)
+        run_job(shown.job, data, _no_test_set, context.hardware, channel)
+        self.progress.spent += shown.spent
+        self._show(())
+        if self.interrupted:
+            raise Interrupted
+
+    def _label(self) -> RunLabel:
+        recipe, data_set = self.run.recipe, self.context.data.train.data_set
+        return RunLabel(
+            key=self.run.key,
+            name=self._name(),
+            tags={**self.context.tags, **self.shown.tags},
+            params={
+                **recipe.to_dict(),
+                "labels": self.run.labels,
+                "parameters": parameter_count(recipe.model, recipe.width, data_set),
+                "trial_flops": self.run.flops,
+                "flops_per_image": step_flops(recipe, data_set) / recipe.batch_size,
+            },
+            files={"recipe.toml": recipe.to_toml().encode()},
+        )
+
+    def _name(self, accuracy: float | None = None) -> str:
+        """Return `450 labels seed 0 airbench 58.1 %`."""
+        name = f"{self.run.labels:,} labels seed {self.run.seed} {self.run.recipe.model}"
+        return name if accuracy is None else f"{name} {percent(accuracy)}"
+
+    def _receive(self, event: Event) -> None:
+        shown, context = self.shown, self.context
+        match event:
+            case Progressed(point=point):
+                shown.point = point
+                if point.val_accuracy is not None:
+                    shown.accuracies = (*shown.accuracies, point.val_accuracy)
+                context.tracker.point(shown.key, point)
+                self._show()
+            case Log(line=line):
+                context.console.say(f"{shown.title}: {line}")
+            case Finished(outcome=outcome):
+                assert outcome is not None
+                reached = f"{percent(outcome.accuracy, 2)} validation accuracy"
+                self._best(outcome.accuracy)
+                context.console.say(f"{shown.title}: {reached}")
+                note = run_note(f"{reached} with {self.run.labels:,} labels", shown.costs(), outcome.accuracies)
+                name, costs = self._name(outcome.accuracy), shown.costs()
+                context.tracker.end(shown.key, "complete", outcome=outcome, metrics=costs, name=name, note=note)
+                self._count("complete")
+            case Diverged(reason=reason):
+                self._end("pruned", reason)
+                self._count("pruned")
+            case Failed(reason=reason):
+                self._end("failed", reason)
+                self._count("failed")
+            case Paused():
+                self._end("interrupted", "stopped by the user")
+                self.interrupted = True
+            case CheckpointWriteFailed(reason=reason):
+                self._end("interrupted", reason)
+                raise StoreError(reason)
+
+    def _end(self, state: str, reason: str) -> None:
+        self.context.console.say(f"{self.shown.title}: {reason}")
+        self.context.tracker.end(self.shown.key, state, reason=reason, metrics=self.shown.costs())
+
+    def _count(self, state: str) -> None:
+        """Count the run as ended, and then delete its checkpoints: a crash before that loses nothing."""
+        self.progress.stage.counts[state] += 1
+        Checkpoints(self.context.store.checkpoints(self.context.experiment, self.run.key)).clear()
+
+    def _best(self, accuracy: float) -> None:
+        if accuracy > self.progress.best_accuracy:
+            self.progress.best_accuracy = accuracy
+            self.progress.best = f"{percent(accuracy)} validation accuracy, {self.run.labels:,} labels"
+
+    def _show(self, running: Sequence[SweepRun] | None = None) -> None:
+        shown = (self.shown,) if running is None else running
+        self.context.console.update(self.progress.view(self.context.experiment, shown))
+
+
+def _no_test_set() -> NoReturn:
+    raise AssertionError("a label curve never meets the test set")

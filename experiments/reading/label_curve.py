@@ -1,0 +1,89 @@
+"""Label curves, as `label_curve.py` keeps them in MLflow: the accuracy of each training by its number of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.reading.run_table import state_of
+from experiments.reading.studies import StudyReader
+from sweeps.tracking.figures import metrics_of
+from sweeps.tracking.mlflow_client import STUDY_KEY, answering, every_run
+
+CURVE = "curve.json"  # artifact of a curve's own run: {"source": the run whose recipe it is, "runs": [keys]}
+_PREFIX = "labels/"  # no study's name has a slash
+
+
+def experiment_of(study: str) -> str:
+    """Return the name of the MLflow experiment with the label curve of a study."""
+    return f"{_PREFIX}{study}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledRun:
+    """A complete training of a label curve."""
+
+    way: str  # "build"
+    labels: int  # labelled images that it learnt from
+    seed: int
+    accuracy: float  # on the validation images
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelCurve:
+    """A label curve.
+
+    Attributes:
+        run_id: of its own run.
+        source: id of the run of the study whose recipe it is.
+        planned: number of its runs, the complete ones included.
+        runs: the complete ones.
+    """
+
+    run_id: str
+    source: str
+    planned: int
+    runs: tuple[LabelledRun, ...]
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The ways that have a run, in the order of the plan."""
+        return tuple(dict.fromkeys(run.way for run in self.runs))
+
+    def of_way(self, way: str) -> dict[int, list[LabelledRun]]:
+        """Return the runs of a way by their number of labels, rising."""
+        found: dict[int, list[LabelledRun]] = {}
+        for run in sorted(self.runs, key=lambda run: (run.labels, run.seed)):
+            if run.way == way:
+                found.setdefault(run.labels, []).append(run)
+        return found
+
+
+def load_label_curve(reader: StudyReader, study: str) -> LabelCurve | None:
+    """Load the label curve of a study; None if it has none, or its plan is missing or damaged.
+
+    Raises:
+        StoreError: MLflow does not answer.
+    """
+    ids = [key for key, name in reader.experiments.items() if name == experiment_of(study)]
+    with answering(reader.client.tracking_uri):
+        runs = {run.data.tags.get("key"): run for run in every_run(reader.client, ids)}
+    if (own := runs.get(STUDY_KEY)) is None:
+        return None
+    plan = reader.json(own.info.run_id, CURVE)
+    planned, source = plan.get("runs"), plan.get("source")
+    if not isinstance(planned, Sequence) or not isinstance(source, str):
+        return None
+    complete = [run for key in planned if (run := runs.get(key)) is not None and state_of(run) == "complete"]
+    found = [
+        LabelledRun(
+            way=run.data.tags["way"],
+            labels=int(run.data.tags["labels"]),
+            seed=int(run.data.tags["seed"]),
+            accuracy=metrics_of(run)["val/accuracy"],
+            run_id=run.info.run_id,
+        )
+        for run in complete
+    ]
+    return LabelCurve(run_id=own.info.run_id, source=source, planned=len(planned), runs=tuple(found))

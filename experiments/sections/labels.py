@@ -1,0 +1,284 @@
+"""Labels of the report: accuracy by the number of labelled images, and how many of them the accuracy bar takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import plotly.graph_objects as go
+
+from experiments.decision.facts import Facts
+from experiments.labels.power_law import REACH, Interval, Point, PowerLaw, crossing, fit, held_out, holds, points_of
+from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Row, Section, Table, numbers_of
+from experiments.pages.plots import (
+    GREEN,
+    INK,
+    RUST,
+    add_line,
+    add_points,
+    canvas,
+    error_bars,
+    label,
+    pc,
+    segment,
+)
+from experiments.pages.text import CitedText, count, percent, plural, run, short_percent, span, total
+from experiments.reading.label_curve import LabelCurve
+from experiments.stats import Estimate, mean_accuracy
+
+TITLE = "How many labels"
+BUILD, ADAPT = "build", "adapt"
+WAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {BUILD: ("trained from nothing", RUST), ADAPT: ("adapted", GREEN)}
+)
+"""The words and the colour of each way to a classifier."""
+
+_SURE = 0.95  # of the drawn pairs of laws must change places
+_LAW_POINTS = 60  # of a line
+
+
+@dataclass(frozen=True, slots=True)
+class WayCurve:
+    """The curve of one way: an accuracy for each number of labels, and the law through them."""
+
+    way: str
+    accuracies: Mapping[int, Estimate]
+    points: tuple[Point, ...]
+    law: PowerLaw | None
+
+    @property
+    def words(self) -> str:
+        return WAYS[self.way][0]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return run(*(run_id for found in self.accuracies.values() for run_id in found.run_ids))
+
+    @property
+    def most(self) -> int:
+        """The largest number of labels that was tried."""
+        return max(self.accuracies)
+
+
+def section(facts: Facts) -> Section:
+    curve = facts.labels
+    if curve is None or not curve.runs:
+        text = "Accuracy by the number of labels was not measured: `python experiments/label_curve.py` does that."
+        return Section(TITLE, (Missing(text),))
+    curves = curves_of(curve, facts.validation_images)
+    needed = [labels_needed(found, facts.bar.target) for found in curves]
+    texts = [
+        *(text for found in curves for text in _law_sentences(found)),
+        *(_needed_sentence(facts, found, labels) for found, labels in zip(curves, needed, strict=True)),
+    ]
+    decisive = [*texts[-len(curves) :], *_crossing_sentences(facts, curves)]
+    blocks: list[Block] = [
+        Figure("label_curve", "Accuracy by labels", _caption(facts, curves), _figure(curves, facts.bar.target)),
+        _table(facts, curves),
+        *texts[: -len(curves)],
+        *decisive,
+        *_caveats(facts, curve),
+    ]
+    numbers = [number for found, labels in zip(curves, needed, strict=True) for number in _numbers(found, labels)]
+    return Section(TITLE, tuple(blocks), {"learning": tuple(decisive)}, tuple(numbers))
+
+
+def described(curve: LabelCurve | None) -> dict[str, str]:
+    """The runs of a curve, as the report lists those that it cites."""
+    if curve is None:
+        return {}
+    return {r.run_id: f"{r.labels:,} labels, seed {r.seed}, {WAYS[r.way][0]}" for r in curve.runs}
+
+
+def curves_of(curve: LabelCurve, images: int) -> list[WayCurve]:
+    """The curve of each way, over so many validation images."""
+    found = []
+    for way in (way for way in WAYS if way in curve.ways):
+        runs = curve.of_way(way)
+        values = {labels: [r.accuracy for r in some] for labels, some in runs.items()}
+        accuracies = {n: mean_accuracy(values[n], tuple(r.run_id for r in some), images) for n, some in runs.items()}
+        points = points_of(values, images)
+        found.append(WayCurve(way, MappingProxyType(accuracies), points, fit(points)))
+    return found
+
+
+def labels_needed(curve: WayCurve, bar: float) -> Interval | None:
+    """The labels at which the law reaches the bar; None: it cannot be said.
+
+    An end that lies below the smallest number that was tried is 0, one beyond the reach of the law infinity.
+    """
+    if curve.law is None:
+        return None
+    found = curve.law.labels_for(1 - bar)
+    low = 0.0 if found.low < min(curve.accuracies) else found.low
+    reach = REACH * curve.most
+    return None if low > reach else Interval(low, found.high if found.high <= reach else math.inf)
+
+
+def _law_sentences(curve: WayCurve) -> Iterator[CitedText]:
+    """The law of a way, and how well it held where the most labels were left out."""
+    name = curve.words.capitalize()
+    if curve.law is None:
+        text = f"{name}: no law was fitted, as that takes four numbers of labels and an error that falls."
+        yield CitedText(text, curve.sources)
+        return
+    a, _, c = curve.law.best
+    floor, _, exponent = curve.law.constants
+    text = f"{name}, the error follows a + b / labels^c: c is {c:.2f} (95 % interval {exponent.low:.2f} to "
+    text += f"{exponent.high:.2f}), and {percent(a, 1)} ({100 * floor.low:.1f} to {percent(floor.high, 1)}) of error "
+    yield CitedText(text + "would stay with any number of labels.", curve.sources)
+    if (left := held_out(curve.points)) is not None:
+        law, point = left
+        found = law.interval(point.labels)
+        predicted = f"{100 * (1 - found.high):.1f} to {percent(1 - found.low, 1)}"
+        text = f"Fitted without the {point.labels:,} labels it predicts {predicted} for them; measured were "
+        text += f"{percent(1 - point.error, 1)}: it {'held' if holds(law, point) else 'did not hold'}."
+        yield CitedText(text, curve.sources)
+
+
+def _needed_sentence(facts: Facts, curve: WayCurve, needed: Interval | None) -> CitedText:
+    """The labels that the bar takes, and their price."""
+    bar = f"the {short_percent(facts.bar.target)} bar"
+    name = curve.words.capitalize()
+    smallest = min(curve.accuracies)
+    if needed is None or (needed.low == 0 and needed.high == math.inf):
+        text = f"{name}: how many labels {bar} takes cannot be said."
+    elif needed.high < smallest:
+        text = f"{name}, {bar} takes fewer than {smallest:,} labels{_price(facts, smallest)}, the fewest tried."
+    elif needed.low == 0:
+        text = f"{name}, {bar} takes at most {count(needed.high)} labels{_price(facts, needed.high)}."
+    elif needed.high == math.inf:
+        text = f"{name}, {bar} takes at least {count(needed.low)} labels{_price(facts, needed.low)}; how many at most "
+        text += "cannot be said."
+    else:
+        text = f"{name}, {bar} takes {count(needed.low)} to {count(needed.high)} labels"
+        text += f"{_price(facts, needed.low, needed.high)}."
+    return CitedText(text, (*curve.sources, "source/bar", "source/scenario"))
+
+
+def _price(facts: Facts, *labels: float) -> str:
+    usd = facts.scenario.usd_per_label
+    return f" ({' to '.join(total(usd * number) for number in labels)})" if usd else ""
+
+
+def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[CitedText]:
+    """Where building and adapting change places."""
+    found = {curve.way: curve for curve in curves}
+    if not {BUILD, ADAPT} <= found.keys():
+        return
+    ours, theirs = found[BUILD], found[ADAPT]
+    sources = (*ours.sources, *theirs.sources)
+    if ours.law is None or theirs.law is None:
+        yield CitedText("Where the two change places cannot be said: one of them has no law.", sources)
+        return
+    low = max(min(ours.accuracies), min(theirs.accuracies))
+    high = min(ours.most, theirs.most)
+    place, sure = crossing(ours.law, theirs.law, low, high)
+    tried = f"between {low:,} and {high:,} labels"
+    if sure >= _SURE:
+        text = f"Build and adapt change places at {count(place.low)} to {count(place.high)} labels"
+        text += f"{_price(facts, place.low, place.high)}: with fewer, adapting is more accurate; with more, building."
+    elif sure > 1 - _SURE:
+        text = f"Whether the two change places {tried} cannot be said: {percent(sure, 0)} of the laws within the "
+        text += "uncertainty do."
+    else:
+        ahead = ours if ours.law.error(high) < theirs.law.error(high) else theirs
+        text = f"The two do not change places {tried}: at the end {ahead.words} is ahead."
+    yield CitedText(text, sources)
+
+
+def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
+    text = f"All accuracies are of the same {facts.validation_images:,} validation images, which no training saw; the "
+    text += "test set was not used. A single run's interval covers the images alone. Each run draws its own labels, "
+    text += "and with fewer of them a network goes over them more often."
+    yield CitedText(text, run(curve.run_id))
+    if len(curve.runs) < curve.planned:
+        text = f"The curve has {len(curve.runs)} of {curve.planned} runs: the same command resumes it."
+        yield CitedText(text, run(curve.run_id))
+    if curve.source not in facts.subject_runs:
+        text = f"The curve is of another recipe than the {facts.subject}'s: the study went on after it was measured."
+        yield CitedText(text, run(curve.run_id))
+
+
+def _caption(facts: Facts, curves: Sequence[WayCurve]) -> CitedText:
+    text = "Marks are means over runs with 95 % intervals"
+    if any(curve.law for curve in curves):
+        text += ", lines the laws fitted to them, with the band of their uncertainty"
+    text += f"; the flat line is the {short_percent(facts.bar.target)} bar."
+    return CitedText(text, tuple(source for curve in curves for source in curve.sources))
+
+
+def _figure(curves: Sequence[WayCurve], bar: float) -> go.Figure:
+    """Accuracy by the number of labels, which has a logarithmic axis."""
+    figure = canvas(height=320, top=16)
+    counts = [labels for curve in curves for labels in curve.accuracies]
+    low, high = min(counts) / 1.3, max(counts) * 1.3
+    for curve in curves:
+        words, colour = WAYS[curve.way]
+        if curve.law is not None:
+            grid = np.geomspace(min(curve.accuracies), curve.most, _LAW_POINTS)
+            band = [curve.law.interval(labels) for labels in grid]
+            x = [round(float(labels), 1) for labels in grid]
+            edges = [pc(1 - max(0.0, found.low)) for found in band], [pc(1 - min(1.0, found.high)) for found in band]
+            figure.add_scatter(
+                x=[*x, *reversed(x)], y=[*edges[0], *reversed(edges[1])], fill="toself", mode="none",
+                fillcolor=colour, opacity=0.15, hoverinfo="skip", showlegend=False, name=words,
+            )  # fmt: skip
+            y = [pc(1 - curve.law.error(labels)) for labels in grid]
+            add_line(figure, x, y, name=f"law, {words}", colour=colour, width=1.5)
+        found = list(curve.accuracies.values())
+        means, lows, highs = ([getattr(each, name) for each in found] for name in ("mean", "low", "high"))
+        add_points(
+            figure,
+            list(curve.accuracies),
+            [pc(mean) for mean in means],
+            name=words,
+            colour=colour,
+            error_y=error_bars(means, lows, highs, color=colour),
+            hover=f"{words}, %{{x:,}} labels: %{{y:.2f}} %",
+        )
+    figure.update_layout(
+        shapes=[{**segment(0, 1, pc(bar), pc(bar), colour=INK, width=1), "xref": "paper"}],
+        annotations=[
+            label(f"{short_percent(bar)} bar", 1, pc(bar), xref="paper", xanchor="right", yshift=9),
+        ],
+    )
+    figure.update_xaxes(type="log", title="labelled images to train on", range=[math.log10(low), math.log10(high)])
+    figure.update_xaxes(tickvals=sorted(set(counts)), ticktext=[f"{n:,}" for n in sorted(set(counts))])
+    figure.update_yaxes(title="validation accuracy (%)")
+    return figure
+
+
+def _table(facts: Facts, curves: Sequence[WayCurve]) -> Table:
+    usd, rows = facts.scenario.usd_per_label, []
+    for labels in sorted({labels for curve in curves for labels in curve.accuracies}):
+        cells = [_accuracy(curve.accuracies.get(labels)) for curve in curves]
+        rows.append(Row.of(f"{labels:,}", *cells, total(usd * labels) if usd else ""))
+    titles = ("Labels", *(curve.words.capitalize() for curve in curves), "Price of the labels")
+    return Table(titles, rows, numbers=range(len(titles)), style="cards tight")
+
+
+def _accuracy(found: Estimate | None) -> Cell:
+    if found is None:
+        return Cell("")
+    note = f"{span(found, 1)}, {len(found.run_ids)} {plural(len(found.run_ids), 'run')}"
+    return Cell(percent(found.mean), note=note, sources=run(*found.run_ids))
+
+
+def _numbers(curve: WayCurve, needed: Interval | None) -> Iterator[Number]:
+    name, sources = f"labels.{curve.way}", curve.sources
+    for labels, found in curve.accuracies.items():
+        units = dict.fromkeys(("mean", "low", "high"), "share of validation images")
+        yield from numbers_of(f"{name}.{labels}", found, run(*found.run_ids), **units)
+    law, unit = curve.law, "of error = a + b / labels^c"
+    for place, constant in enumerate("abc"):
+        yield Number(f"{name}.law.{constant}", law.best[place] if law else None, unit, sources)
+        interval = law.constants[place] if law else None
+        yield from numbers_of(f"{name}.law.{constant}", interval, sources, low=unit, high=unit)
+    left = held_out(curve.points)
+    yield Number(f"{name}.held", None if left is None else str(holds(*left)).lower(), "text", sources)
+    unit = "labels for the accuracy bar"
+    yield from numbers_of(f"{name}.needed", needed, sources, low=unit, high=unit)

@@ -1,0 +1,91 @@
+"""The law of a label curve on curves whose law is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.labels.power_law import Point, crossing, fit, held_out, holds, points_of
+
+COUNTS = (450, 1_350, 4_500, 13_500, 45_000)
+
+
+def curve(a: float, b: float, c: float, deviation: float = 0.002, noise: int | None = None) -> list[Point]:
+    """Points of a law, drawn within their uncertainty with the seed `noise`."""
+    drawn = np.zeros(len(COUNTS)) if noise is None else np.random.default_rng(noise).normal(0, deviation, len(COUNTS))
+    return [Point(n, a + b * n**-c + float(d), deviation) for n, d in zip(COUNTS, drawn, strict=True)]
+
+
+def test_a_law_is_found_again() -> None:
+    law = fit(curve(0.02, 6.0, 0.45))
+    assert law is not None
+    assert law.best == pytest.approx((0.02, 6.0, 0.45), rel=0.05)
+    assert 1 - law.error(45_000) == pytest.approx(0.98 - 6 * 45_000**-0.45, abs=0.001)
+    needed = law.labels_for(0.3)
+    truth = (6 / 0.28) ** (1 / 0.45)
+    assert needed.low < truth < needed.high < 1.1 * truth
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    covered = {"labels": 0, "error": 0, "held": 0}
+    for seed in range(20):
+        points = curve(0.02, 6.0, 0.45, noise=seed)
+        law, left = fit(points), held_out(points)
+        assert law is not None
+        needed, error = law.labels_for(0.3), law.interval(4_500)
+        covered["labels"] += needed.low <= (6 / 0.28) ** (1 / 0.45) <= needed.high
+        covered["error"] += error.low <= 0.02 + 6 * 4_500**-0.45 <= error.high
+        covered["held"] += left is not None and holds(*left)
+    assert all(count >= 16 for count in covered.values()), covered  # 95 %, and room for chance
+
+
+def test_a_bar_above_what_any_number_of_labels_gives_needs_infinitely_many() -> None:
+    law = fit(curve(0.1, 6.0, 0.45))
+    assert law is not None
+    assert law.labels_for(0.05).high == math.inf
+
+
+def test_points_off_the_law_widen_the_uncertainty_and_a_kink_does_not_hold() -> None:
+    straight, bent = curve(0.0, 6.0, 0.45), curve(0.0, 6.0, 0.45)
+    bent[-1] = Point(45_000, 3 * bent[-1].error, 0.002)  # saturated
+    one, other = fit(straight), fit(bent)
+    assert one is not None
+    assert other is not None
+    assert other.interval(4_500).high - other.interval(4_500).low > 3 * (
+        one.interval(4_500).high - one.interval(4_500).low
+    )
+    kept, broken = held_out(straight), held_out(bent)
+    assert kept is not None
+    assert broken is not None
+    assert holds(*kept)
+    assert not holds(*broken)
+
+
+def test_too_few_points_and_an_error_that_rises_have_no_law() -> None:
+    assert fit(curve(0.02, 6.0, 0.45)[:3]) is None
+    assert held_out(curve(0.02, 6.0, 0.45)[:4]) is None
+    assert fit([Point(n, 0.2 + n / 1e6, 0.001) for n in COUNTS]) is None
+
+
+def test_the_spread_between_runs_is_pooled_over_the_numbers_of_labels() -> None:
+    alike = points_of({100: [0.6, 0.6], 1_000: [0.9]}, 10_000)
+    spread = points_of({100: [0.55, 0.65], 1_000: [0.9]}, 10_000)
+    assert alike[1].deviation == pytest.approx(math.sqrt(0.1 * 0.9 / 10_000))
+    assert spread[1].deviation > 5 * alike[1].deviation  # a single run has a spread too
+    assert points_of({1_000: [0.9]}, 10**9)[0].deviation == pytest.approx(0.002, rel=0.01)
+
+
+def test_two_laws_change_places_once_or_never() -> None:
+    nothing, adapted = fit(curve(0.0, 6.0, 0.45)), fit(curve(0.12, 1.2, 0.4))
+    assert nothing is not None
+    assert adapted is not None
+    place, sure = crossing(nothing, adapted, COUNTS[0], COUNTS[-1])
+    grid = np.arange(450, 45_000)
+    truth = int(grid[(6 * grid**-0.45 - 0.12 - 1.2 * grid**-0.4) <= 0][0])
+    assert sure > 0.99
+    assert place.low < truth < place.high
+    better = fit(curve(0.0, 2.0, 0.45))
+    assert better is not None
+    assert crossing(nothing, better, COUNTS[0], COUNTS[-1])[1] == 0

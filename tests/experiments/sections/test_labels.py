@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.decision.facts import Facts
+from experiments.pages.blocks import Missing, Table
+from experiments.pages.text import CitedText
+from experiments.reading.label_curve import LabelCurve, LabelledRun
+from experiments.sections.labels import section
+from tests.experiments.support import figures, said, with_scenario
+
+COUNTS = (450, 1_350, 4_500, 13_500, 45_000)
+BUILT = {450: (0.57, 0.59, 0.58), 1_350: (0.70, 0.71), 4_500: (0.80,), 13_500: (0.868,), 45_000: (0.915,)}
+ADAPTED = {450: (0.775, 0.78, 0.77), 1_350: (0.81, 0.815), 4_500: (0.835,), 13_500: (0.848,), 45_000: (0.856,)}
+
+
+def with_curve(facts: Facts, *, source: str = "", missing: int = 0, **ways: dict[int, tuple[float, ...]]) -> Facts:
+    runs = tuple(
+        LabelledRun(way=way, labels=labels, seed=seed, accuracy=accuracy, run_id=f"{way}{labels}{seed}")
+        for way, curve in ways.items()
+        for labels, accuracies in curve.items()
+        for seed, accuracy in enumerate(accuracies)
+    )
+    source = source or facts.subject_runs[0]
+    return replace(facts, labels=LabelCurve(run_id="own", source=source, planned=len(runs) + missing, runs=runs))
+
+
+def texts(facts: Facts) -> list[str]:
+    return [block.text for block in section(facts).blocks if isinstance(block, CitedText)]
+
+
+def test_one_way(demo: Facts) -> None:
+    facts = with_curve(demo, build=BUILT)
+    made = section(facts)
+    law, held, needed, caveats = texts(facts)
+    assert law.startswith("Trained from nothing, the error follows a + b / labels^c: c is 0.")
+    assert held.startswith("Fitted without the 45,000 labels it predicts ")
+    assert held.endswith("measured were 91.5 %: it held.")
+    assert needed.startswith("Trained from nothing, the 70 % bar takes 1,1")
+    assert "($4" in needed
+    assert caveats.startswith("All accuracies are of the same 5,000 validation images, which no training saw; the test")
+    assert said(made, "learning") == needed
+    figure = figures(made)["label_curve"]
+    assert [entry[0] for entry in figure.legend] == ["law, trained from nothing", "trained from nothing"]
+    [table] = [block for block in made.blocks if isinstance(block, Table)]
+    assert [row.cells[0].text for row in table.rows] == ["450", "1,350", "4,500", "13,500", "45,000"]
+    first = table.rows[0].cells
+    assert (first[1].text, first[2].text) == ("58.00 %", "$16.20")
+    assert first[1].note.endswith(", 3 runs")
+    numbers = {number.name: number.value for number in made.numbers}
+    assert numbers["labels.build.450.mean"] == pytest.approx(0.58)
+    assert numbers["labels.build.held"] == "true"
+    assert 1_100 < float(numbers["labels.build.needed.low"] or 0) < float(numbers["labels.build.needed.high"] or 0)
+
+
+def test_two_ways_change_places(demo: Facts) -> None:
+    facts = with_curve(demo, build=BUILT, adapt=ADAPTED)
+    *_, adapted, crossing, _ = texts(facts)
+    assert adapted == "Adapted, the 70 % bar takes fewer than 450 labels ($16.20), the fewest tried."
+    assert crossing.startswith("Build and adapt change places at ")
+    assert crossing.endswith(": with fewer, adapting is more accurate; with more, building.")
+    assert crossing in said(section(facts), "learning")
+    better = {labels: tuple(min(1.0, value + 0.1) for value in values) for labels, values in BUILT.items()}
+    assert "The two do not change places between 450 and 45,000 labels: at the end adapted is ahead." in texts(
+        with_curve(demo, build=BUILT, adapt=better)
+    )
+
+
+@pytest.mark.parametrize(
+    ("bar", "words"),
+    [
+        (0.5, "takes fewer than 450 labels"),
+        (0.9, "takes 2"),
+        (0.999, "how many labels the 99.9 % bar takes cannot be said."),
+    ],
+)
+def test_labels_for_a_bar(demo: Facts, bar: float, words: str) -> None:
+    facts = with_curve(demo, build=BUILT)
+    facts = replace(facts, bar=replace(facts.bar, target=bar))
+    assert words in texts(facts)[2]
+
+
+def test_labels_without_a_price_have_none(demo: Facts) -> None:
+    facts = with_scenario(with_curve(demo, build=BUILT), usd_per_label=0.0)
+    assert not any("$" in text for text in texts(facts))
+
+
+def test_what_is_not_known_is_said(demo: Facts) -> None:
+    assert section(demo).blocks == (
+        Missing("Accuracy by the number of labels was not measured: `python experiments/label_curve.py` does that."),
+    )
+    some = with_curve(demo, build={450: (0.58,), 1_350: (0.7,)}, source="another", missing=3)
+    assert texts(some)[0] == (
+        "Trained from nothing: no law was fitted, as that takes four numbers of labels and an error that falls."
+    )
+    assert "how many labels the 70 % bar takes cannot be said" in texts(some)[1]
+    assert texts(some)[-2:] == [
+        "The curve has 2 of 5 runs: the same command resumes it.",
+        "The curve is of another recipe than the champion's: the study went on after it was measured.",
+    ]

@@ -1,0 +1,174 @@
+"""Label curves on synthetic images: the runs that they leave, interruptions, and what the report reads of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cifar_core.data import Splits, nested_share
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.errors import UserError
+from cifar_core.recipe import Recipe
+from experiments import label_curve
+from experiments.labels import training
+from experiments.reading.label_curve import LabelCurve, load_label_curve
+from experiments.reading.studies import StudyReader
+from sweeps.lock import acquire
+from sweeps.tracking import artifacts
+from sweeps.tracking.locations import DATA_SET
+from sweeps.tracking.tracker import MlflowTracker
+from tests.experiments.conftest import Refused
+from tests.experiments.fake_store import Fake
+from tests.experiments.support import known
+from tests.synthetic import synthetic_splits
+
+SMALL = Recipe(model="three_conv", width=0.25, epochs=4.0, batch_size=40, learning_rate=0.02, val_fraction=0.0)
+IMAGES: Splits = synthetic_splits(torch.Generator().manual_seed(0), train=200, val=40)
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Synthetic images in place of CIFAR-10; signal handlers and threads are given back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(label_curve, "ensure_cifar10", lambda directory, progress: None)
+    monkeypatch.setattr(label_curve, "load_train_val", lambda directory: IMAGES)
+    monkeypatch.setattr(label_curve, "measure_speed", lambda recipe, hardware, data_set: 1e12)
+    monkeypatch.setattr(artifacts, "of_training", lambda recipe, model, train: {})  # pictures take a second a run
+    monkeypatch.setattr(artifacts, "of_predictions", lambda split, predictions: {"confusion.json": b"{}"})
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def studied(fresh_store: Fake) -> Fake:
+    """A store with the study `demo`."""
+    return with_a_small_champion(fresh_store)
+
+
+def with_a_small_champion(store: Fake) -> Fake:
+    """Add the study `demo`, whose champion is a small network, of as many images as there are."""
+    data_set = replace(CIFAR10, train_images=len(IMAGES.train), val_images=len(IMAGES.val))
+    store.put(store.add(), {DATA_SET: json.dumps(data_set.to_dict()).encode()})
+    for run_id in StudyReader(store.place).read("demo").subject["run_id"]:
+        store.put(run_id, {"recipe.toml": SMALL.to_toml().encode()})
+    return store
+
+
+def call(store: Fake, *arguments: str) -> int:
+    fixed = ("--store", str(store.folder), "--device", "cpu", "--shares", "0.1,1", "--pflop", "3.5e-6")
+    return label_curve.main([*fixed, *arguments])
+
+
+def curve_of(store: Fake) -> LabelCurve:
+    return known(load_label_curve(StudyReader(store.place), "demo"))
+
+
+@pytest.mark.slow
+def test_an_interrupted_curve_resumes_to_the_same_accuracies(
+    studied: Fake, tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*given: Any, **options: Any) -> None:
+        raise AssertionError("the test set stays sealed")
+
+    monkeypatch.setattr("cifar_core.data.load_test", refuse)
+    original, calls = MlflowTracker.point, itertools.count(1)
+
+    def disturbed(self: MlflowTracker, key: str, point: Any, **options: Any) -> None:
+        original(self, key, point, **options)
+        if next(calls) == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowTracker, "point", disturbed)
+        assert call(studied) == 128 + signal.SIGTERM
+    said = capsys.readouterr().out
+    assert "labels/demo: three_conv" in said
+    assert "2 with 20 labels, 1 with 200 labels" in said
+    assert "CIFAR-10: 200 labels, 40 images to validate on, no test image" in said
+    assert "stopped; the same command resumes the curve" in said
+    begun = len(curve_of(studied).runs)
+    assert 0 < begun < 3
+    assert call(studied) == 0
+    curve = curve_of(studied)
+    assert (len(curve.runs), curve.planned) == (3, 3)
+    assert not list((studied.folder / "checkpoints").glob("*/*"))
+    assert [list(map(len, runs)) for runs in [curve.of_way("build").values()]] == [[2, 1]]
+    assert curve.source == StudyReader(studied.place).read("demo").subject["run_id"].iloc[0]
+
+    whole = with_a_small_champion(Fake(tmp_path / "whole", blank))
+    assert call(whole) == 0
+    assert {(run.labels, run.seed): run.accuracy for run in curve_of(whole).runs} == {
+        (run.labels, run.seed): run.accuracy for run in curve.runs
+    }
+    monkeypatch.setattr(training, "run_job", refuse)
+    assert call(studied) == 0, "nothing is left to do"
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_tried_again(
+    studied: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = torch.full((200,), 99)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "nested_share", lambda *given: replace(nested_share(*given), labels=unknown))
+        assert call(studied, "--shares", "1", "--pflop", "1e-6") == 1
+    assert "200 labels/0: " in capsys.readouterr().out
+    assert call(studied, "--shares", "1", "--pflop", "1e-6") == 0
+    assert [run.labels for run in curve_of(studied).runs] == [200]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--study none", "--study must be one of demo, interrupted, unconfirmed, but got 'none'"),
+        ("--shares 0.1,2", "argument --shares: must be numbers in (0, 1] with commas between them, but got '0.1,2'"),
+        ("--shares a", "argument --shares: must be numbers in (0, 1] with commas between them, but got 'a'"),
+        ("--pflop 0", "argument --pflop: must be a number above 0, but got '0'"),
+        ("--pflop 1e-12", "--pflop must be at least 0.0021 for these shares, but got 1e-12"),
+    ],
+)
+def test_wrong_arguments_get_the_rule_and_the_value(
+    store: Fake, refused: Refused, arguments: str, message: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*") if path.is_file()}
+    said = refused(label_curve.main, "--store", str(store.folder), "--device", "cpu", *arguments.split())
+    assert said == message
+    after = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*") if path.is_file()}
+    assert after == before, "nothing is written"
+
+
+def test_a_study_without_a_complete_trial(fresh_store: Fake, refused: Refused) -> None:
+    fresh_store.add(trials=(), champion=(), state="interrupted")
+    said = refused(label_curve.main, "--store", str(fresh_store.folder), "--device", "cpu")
+    assert said == "--study must have a complete trial, but 'demo' has none yet"
+
+
+def test_one_process_measures_a_curve(studied: Fake, refused: Refused) -> None:
+    with acquire(studied.place.lock("labels/demo"), "labels/demo"):
+        said = refused(label_curve.main, "--store", str(studied.folder), "--device", "cpu")
+    assert said.startswith(f"study 'labels/demo' is being run by process {os.getpid()} on ")
+
+
+def test_a_store_without_studies_gets_the_curve_of_a_known_recipe(fresh_store: Fake) -> None:
+    found = label_curve._subject(None, fresh_store.place)
+    assert (found.study, found.recipe.model, found.source) == ("fast94", "airbench", "")
+    with pytest.raises(UserError, match="a store must hold at least one study"):
+        label_curve._subject("x", fresh_store.place)
+
+
+def test_a_curve_without_its_plan_is_none(studied: Fake) -> None:
+    reader = StudyReader(studied.place)
+    assert load_label_curve(reader, "demo") is None
+    assert replace(SMALL, seed=1).digest != SMALL.digest
