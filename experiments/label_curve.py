@@ -2,14 +2,15 @@
 
     python experiments/label_curve.py [--study NAME] [--shares 0.01,0.03,0.1,0.3,1] [--pflop P]
 
-The recipe is that of a study's champion. Nested, stratified shares of the training labels are drawn, several times
-where there are few. The same command resumes after an interruption. The report of the study shows the curve.
+The recipe of a study's champion, and heads on a pretrained network, learn from the same shares of the training labels,
+which are nested and stratified. The same command resumes after an interruption. The study's report shows the curve.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,11 @@ from cifar_core.errors import UserError
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
-from experiments.labels.plan import BUDGET, SHARES, LabelRun, build_runs
-from experiments.labels.training import Context, train_all
+from cifar_core.transfer.adapted import flops_per_image
+from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, BackboneError, load_backbone
+from experiments.labels.adapting import fit_all
+from experiments.labels.plan import BUDGET, SHARES, AdaptRun, BuildRun, LabelRun, adapt_runs, build_runs
+from experiments.labels.training import ENDED, Context, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import recipe_of
@@ -71,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="label_curve.py",
-        description="Train the recipe of a study's champion on shares of the training labels, and log the accuracies "
-        "on the validation images to MLflow. The test set stays sealed. The same command resumes after an "
-        "interruption.",
+        description="Train the recipe of a study's champion on shares of the training labels, fit heads on a "
+        "pretrained network to the same shares, and log the accuracies on the validation images to MLflow. The test "
+        "set stays sealed. The same command resumes after an interruption.",
         epilog="`python experiments/compare.py --study NAME` writes the curve into the report.",
     )
     parser.add_argument(
@@ -95,6 +99,12 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"training FLOPs of the whole curve, in 10^15 (default: {BUDGET / 1e15:g} for images of {CIFAR10.side} "
         "pixels, and more with their area)",
     )
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME|FILE",
+        help=f"pretrained network to adapt: {', '.join(ARCHITECTURES)}, or a file of weights of one of them (default: "
+        "the first whose package is installed, if any)",
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
@@ -110,15 +120,20 @@ def _run(options: argparse.Namespace) -> int:
     data_set = subject.data_set
     experiment = experiment_of(subject.study)
     budget = options.pflop * 1e15 if options.pflop else BUDGET * (data_set.side / CIFAR10.side) ** 2
-    runs = build_runs(subject.recipe, options.shares, budget, data_set.train_images, data_set)
+    built = build_runs(subject.recipe, options.shares, budget, data_set.train_images, data_set)
+    backbone, missing = _backbone(options.backbone)
+    heads = adapt_runs(backbone, options.shares, data_set.train_images, len(data_set.classes)) if backbone else []
+    runs = [*built, *heads]
     store.create()
     with acquire(store.lock(experiment), experiment), SweepConsole() as console:
         data = _load(data_set, options.data or default_data_dir(), console)
         tracker = MlflowTracker(store, experiment, source="experiments/label_curve.py", say=console.say)
         tags = provenance(data_set, hardware, torch.get_num_threads())
         _open(tracker, subject, experiment, runs, tags)
-        todo = [run for run in runs if tracker.state(run.key) != "complete"]
-        console.plan(_rows(subject, runs, todo, data, hardware))
+        todo = [run for run in built if tracker.state(run.key) not in ENDED]
+        console.plan(_rows(subject, built, todo, heads, data, hardware))
+        if missing:
+            console.say(f"no adapted network: {missing}")
         stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
         context = Context(
             experiment=experiment,
@@ -132,7 +147,8 @@ def _run(options: argparse.Namespace) -> int:
         )
         state, failed = "interrupted", 0
         try:
-            failed = train_all(runs, context)
+            fit_all(heads, context)
+            failed = train_all(built, context)
             state = "finished"
         except Interrupted:
             pass
@@ -144,8 +160,12 @@ def _run(options: argparse.Namespace) -> int:
     if state == "interrupted":
         print("stopped; the same command resumes the curve")
         return 128 + stopper.signal
+    if failed:
+        print(f"runs that failed: {failed}; the same command tries them again", file=sys.stderr)
     if subject.source:
-        print(f"The report shows the curve: python experiments/compare.py --study {subject.study}")
+        where = [] if store.root == DEFAULT_STORE else ["--store", str(store.root)]
+        command = shlex.join(["python", "experiments/compare.py", "--study", subject.study, *where])
+        print(f"The report shows the curve: {command}")
     return FAILED if failed or lacking else 0
 
 
@@ -190,16 +210,33 @@ def _open(
     tracker.open_study(RunLabel(key=STUDY_KEY, name=experiment, tags=tags, params={}, files=files))
 
 
+def _backbone(wanted: str | None) -> tuple[Backbone | None, str]:
+    """Return the pretrained network, or why there is none, which is an error only where one was named.
+
+    Raises:
+        BackboneError: there is no such network.
+    """
+    try:
+        return load_backbone(wanted), ""
+    except BackboneError as error:
+        if wanted is not None:
+            raise
+        return None, str(error)
+
+
 def _rows(
-    subject: _Subject, runs: Sequence[LabelRun], todo: Sequence[LabelRun], data: Splits, hardware: Hardware
+    subject: _Subject,
+    runs: Sequence[BuildRun],
+    todo: Sequence[BuildRun],
+    heads: Sequence[AdaptRun],
+    data: Splits,
+    hardware: Hardware,
 ) -> dict[str, str]:
-    """Return the plan as a table of two columns."""
+    """Return the plan as a table of two columns: `runs` train from nothing, `todo` of them are not complete."""
     flops, left = (sum(run.flops for run in some) for some in (runs, todo))
     seeds = Counter(run.labels for run in runs)
-    longest, data_set = runs[0].recipe, subject.data_set
-    for run in runs:
-        longest = run.recipe if run.recipe.batch_size > longest.batch_size else longest
-    seconds = _OVERHEAD * left / measure_speed(longest, hardware, data_set)
+    data_set, probe = subject.data_set, max(runs, key=lambda run: run.recipe.batch_size).recipe
+    seconds = _OVERHEAD * left / measure_speed(probe, hardware, data_set) if todo else 0.0
     estimate = f"{about(max(60.0, seconds))} at the speed just measured" if todo else "nothing is left to do"
     return {
         "curve": f"{experiment_of(subject.study)}: {subject.recipe.model}",
@@ -208,7 +245,17 @@ def _rows(
         "runs": ", ".join(f"{count} with {labels:,} labels" for labels, count in seeds.items()),
         "compute": f"{flops / 1e15:.3g} PFLOP" + ("" if left == flops else f", {left / 1e15:.3g} of it to do"),
         "estimate": estimate,
-    }
+    } | _adapted(heads, data)
+
+
+def _adapted(heads: Sequence[AdaptRun], data: Splits) -> dict[str, str]:
+    """Return the row of the heads, if there are any."""
+    if not heads:
+        return {}
+    backbone, images = heads[0].backbone, len(data.train) + len(data.val)
+    work = images * flops_per_image(backbone) / 1e15
+    cost = f"features of {images:,} images, {work:.2g} PFLOP unless they are in the cache"
+    return {"adapted": f"{len(heads)} heads on {backbone.name}: {cost}"}
 
 
 def _parse_shares(text: str) -> tuple[float, ...]:

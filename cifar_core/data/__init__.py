@@ -116,14 +116,14 @@ def hold_out(everything: Split, fraction: float, seed: int) -> Splits:
     return _split_off(everything, drawn)
 
 
-def nested_share(images: Split, count: int, seed: int) -> Split:
-    """Draw `count` images with about the same shares of the classes as the whole, the same on every machine.
+def nested_places(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Draw the places of `count` images with about the same shares of the classes as the whole.
 
-    With the same seed, a smaller share is the beginning of a larger one.
+    With the same seed, those of a smaller share are the first of a larger one; they are the same on every machine.
     """
-    shuffled = _shuffled(len(images), seed)
-    order = alternating(images.labels.numpy()[shuffled].tolist())
-    return images.part(torch.from_numpy(shuffled[order[:count]]))
+    shuffled = _shuffled(len(labels), seed)
+    order = alternating(labels.numpy()[shuffled].tolist())
+    return torch.from_numpy(shuffled[order[:count]])
 
 
 def load_test(directory: Path) -> Split:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +14,12 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
+from cifar_core.transfer.backbone import Backbone
+from cifar_core.transfer.head import HeadRecipe
+from sweeps.console import percent
 from sweeps.planning.search_space import comparable
 
-BUILD = "build"  # the way of a network that is trained from nothing
+BUILD, ADAPT = "build", "adapt"  # the ways: training from nothing, and a head on a pretrained network
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 # Training FLOPs of the whole curve. Half an hour of two cores that compute 0.35 TFLOP a second, as those with
 # AVX512-bf16 do; with AMX it takes about half of that.
@@ -23,6 +28,8 @@ SEEDS = 5  # of a share, at most
 _FIRSTS = 2 / 3  # of the budget that the first seeds may take
 _LEAST_BATCH = 16
 _MOST_EPOCHS = 10_000.0  # that a recipe may have
+_HEAD = HeadRecipe(mirrored=False)  # features of the mirror images would double the time
+STAGE = "labels"  # of a run in MLflow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,23 +37,58 @@ class LabelRun:
     """A training of the curve.
 
     Attributes:
-        way: to a classifier, as `BUILD`.
         labels: number of labelled images that it learns from.
         seed: number of the training on so many labels; it draws the images too.
+    """
+
+    labels: int
+    seed: int
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Identifies it within its experiment: a training of another recipe has another key."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its tags in MLflow."""
+        way = self.key.partition("-")[0]
+        return {"stage": STAGE, "way": way, "labels": str(self.labels), "seed": str(self.seed)}
+
+    def name(self, model: str, accuracy: float | None = None) -> str:
+        """Return its name in MLflow, such as `450 labels seed 0 airbench 58.1 %`."""
+        name = f"{self.labels:,} labels seed {self.seed} {model}"
+        return name if accuracy is None else f"{name} {percent(accuracy)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildRun(LabelRun):
+    """A network that is trained from nothing.
+
+    Attributes:
         recipe: of the training, its length and its own seed included.
         flops: of the training.
     """
 
-    way: str
-    labels: int
-    seed: int
     recipe: Recipe
     flops: float
 
     @property
     def key(self) -> str:
-        """Identifies it within its experiment: a training of another recipe has another key."""
-        return f"{self.way}-{self.labels}-{self.seed}-{self.recipe.digest}"
+        return f"{BUILD}-{self.labels}-{self.seed}-{self.recipe.digest}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptRun(LabelRun):
+    """A head that is fitted to the features of a pretrained network."""
+
+    head: HeadRecipe
+    backbone: Backbone
+
+    @property
+    def key(self) -> str:
+        content = f"{self.backbone.name} {self.backbone.sha256} {self.backbone.side} {self.head.to_toml()}"
+        return f"{ADAPT}-{self.labels}-{self.seed}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def counts_of(shares: Sequence[float], train_images: int, classes: int) -> list[int]:
@@ -56,7 +98,7 @@ def counts_of(shares: Sequence[float], train_images: int, classes: int) -> list[
 
 def build_runs(
     recipe: Recipe, shares: Sequence[float], budget: float, train_images: int, data_set: DataSet = CIFAR10
-) -> list[LabelRun]:
+) -> list[BuildRun]:
     """Plan the trainings from nothing, first seeds first, and few labels first.
 
     All take as many steps: those of `recipe`, or fewer, so that the first seeds cost two thirds of the budget. Batches
@@ -80,14 +122,14 @@ def build_runs(
         raise UserError(f"--pflop must be at least {least:.2g} for these shares, but got {budget / 1e15:g}")
 
     steps = min(own, affordable_steps)
-    # Shorter runs need another decay.
+    # Shorter runs need another decay, or another rate.
     recipe = Budget(flops=None, max_epochs=recipe.epochs * steps / own).extend(recipe, train_images, data_set)
 
-    def planned(labels: int, seed: int) -> LabelRun:
+    def planned(labels: int, seed: int) -> BuildRun:
         epochs = min(_MOST_EPOCHS, steps * batches[labels] / labels)
         length = replace(recipe, batch_size=batches[labels], epochs=epochs, seed=seed)
         flops = float(total_steps(length, labels) * each[labels])
-        return LabelRun(way=BUILD, labels=labels, seed=seed, recipe=length, flops=flops)
+        return BuildRun(labels=labels, seed=seed, recipe=length, flops=flops)
 
     runs, seeds = [planned(labels, 0) for labels in counts], Counter(counts)
     left = budget - sum(run.flops for run in runs)
@@ -97,6 +139,19 @@ def build_runs(
         seeds[labels] += 1
         left -= steps * each[labels]
     return sorted(runs, key=lambda run: (run.seed, run.labels))
+
+
+def adapt_runs(backbone: Backbone, shares: Sequence[float], train_images: int, classes: int) -> list[AdaptRun]:
+    """Plan the heads on a pretrained network, which take seconds: all seeds, but one of a head on all labels.
+
+    A head has no seed of its own, so that other seeds are other images alone.
+    """
+    return [
+        AdaptRun(labels=labels, seed=seed, head=_HEAD, backbone=backbone)
+        for seed in range(SEEDS)
+        for labels in counts_of(shares, train_images, classes)
+        if seed == 0 or labels < train_images
+    ]
 
 
 def _batch_size(recipe: Recipe, labels: int, train_images: int) -> int:

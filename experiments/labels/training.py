@@ -1,4 +1,4 @@
-"""Training the runs of a label curve, one after the other, in an MLflow experiment of its own; resumed after a stop."""
+"""Training from nothing the runs of a label curve, one after the other; each resumes after a stop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NoReturn
 
 from cifar_core.budget import step_flops
 from cifar_core.checkpoint import Checkpoints
-from cifar_core.data import Splits, nested_share
+from cifar_core.data import Splits, nested_places
 from cifar_core.hardware import Hardware
 from cifar_core.models import parameter_count
-from experiments.labels.plan import LabelRun
+from experiments.labels.plan import STAGE, BuildRun
 from sweeps.console import SweepConsole, percent
 from sweeps.coordinator import Interrupted
 from sweeps.executors.protocol import (
@@ -32,7 +32,7 @@ from sweeps.store import Store, StoreError
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
-STAGE = "labels"  # of a run in MLflow
+ENDED = ("complete", "pruned")  # states of runs that are not trained again
 _VALIDATIONS = 8  # of a run, evenly spaced: a checkpoint follows each; the last one is on all validation images
 _EARLY_IMAGES = 500  # of the others
 
@@ -57,7 +57,7 @@ class Context:
     stop: Callable[[], bool] = lambda: False
 
 
-def train_all(runs: Sequence[LabelRun], context: Context) -> int:
+def train_all(runs: Sequence[BuildRun], context: Context) -> int:
     """Train the runs that have not ended yet; return the number of those that failed.
 
     A run that diverged has ended, one that failed is tried again by the next call.
@@ -66,7 +66,7 @@ def train_all(runs: Sequence[LabelRun], context: Context) -> int:
         Interrupted: the user asked to stop; the next call resumes.
         StoreError: a checkpoint could not be written.
     """
-    todo = [run for run in runs if context.tracker.state(run.key) not in ("complete", "pruned")]
+    todo = [run for run in runs if context.tracker.state(run.key) not in ENDED]
     for run in runs:
         if run not in todo:  # an earlier process may have been killed before it deleted them
             Checkpoints(context.store.checkpoints(context.experiment, run.key)).clear()
@@ -80,7 +80,7 @@ def train_all(runs: Sequence[LabelRun], context: Context) -> int:
 class _Training:
     """One run, and what is known of it so far."""
 
-    run: LabelRun
+    run: BuildRun
     context: Context
     progress: SweepProgress
     later: float  # training FLOPs of the runs after this one
@@ -99,8 +99,7 @@ class _Training:
             checkpoints=checkpoints,
             recorded=context.tracker.recorded(run.key) if checkpoints.exists() else None,
         )
-        tags = {"stage": STAGE, "way": run.way, "labels": str(run.labels), "seed": str(run.seed)}
-        self.shown = SweepRun(f"{run.labels:,} labels/{run.seed}", job, run.flops, tags)
+        self.shown = SweepRun(f"{run.labels:,} labels/{run.seed}", job, run.flops, run.tags)
 
     def train(self) -> None:
         """Train to the end.
@@ -114,7 +113,8 @@ class _Training:
         waiting = stage.total - stage.ended - 1
         stage.flops_each, stage.flops_after = shown.flops, self.later - waiting * shown.flops
         self._show()
-        data = replace(context.data, train=nested_share(context.data.train, self.run.labels, self.run.seed))
+        places = nested_places(context.data.train.labels, self.run.labels, self.run.seed)
+        data = replace(context.data, train=context.data.train.part(places))
         channel = Channel(self._receive, go_on=lambda: True, pause=context.stop)
         run_job(shown.job, data, _no_test_set, context.hardware, channel)
         self.progress.spent += shown.spent
@@ -126,7 +126,7 @@ class _Training:
         recipe, data_set = self.run.recipe, self.context.data.train.data_set
         return RunLabel(
             key=self.run.key,
-            name=self._name(),
+            name=self.run.name(recipe.model),
             tags={**self.context.tags, **self.shown.tags},
             params={
                 **recipe.to_dict(),
@@ -137,11 +137,6 @@ class _Training:
             },
             files={"recipe.toml": recipe.to_toml().encode()},
         )
-
-    def _name(self, accuracy: float | None = None) -> str:
-        """Return `450 labels seed 0 airbench 58.1 %`."""
-        name = f"{self.run.labels:,} labels seed {self.run.seed} {self.run.recipe.model}"
-        return name if accuracy is None else f"{name} {percent(accuracy)}"
 
     def _receive(self, event: Event) -> None:
         shown, context = self.shown, self.context
@@ -160,7 +155,7 @@ class _Training:
                 self._best(outcome.accuracy)
                 context.console.say(f"{shown.title}: {reached}")
                 note = run_note(f"{reached} with {self.run.labels:,} labels", shown.costs(), outcome.accuracies)
-                name, costs = self._name(outcome.accuracy), shown.costs()
+                name, costs = self.run.name(self.run.recipe.model, outcome.accuracy), shown.costs()
                 context.tracker.end(shown.key, "complete", outcome=outcome, metrics=costs, name=name, note=note)
                 self._count("complete")
             case Diverged(reason=reason):

@@ -23,11 +23,13 @@ def experiment_of(study: str) -> str:
 class LabelledRun:
     """A complete training of a label curve."""
 
-    way: str  # "build"
+    way: str  # "build": trained from nothing; "adapt": a head on a pretrained network
     labels: int  # labelled images that it learnt from
     seed: int
     accuracy: float  # on the validation images
     run_id: str
+    model: str  # the network that was trained, or the pretrained one
+    pretrained_on: str = ""  # images that this learnt from before; "": none, or unknown ones
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +85,8 @@ def load_label_curve(reader: StudyReader, study: str) -> LabelCurve | None:
             seed=int(run.data.tags["seed"]),
             accuracy=metrics_of(run)["val/accuracy"],
             run_id=run.info.run_id,
+            model=run.data.params["model"],
+            pretrained_on=run.data.tags.get("pretrained_on", ""),
         )
         for run in complete
     ]

@@ -31,9 +31,7 @@ from experiments.stats import Estimate, mean_accuracy
 
 TITLE = "How many labels"
 BUILD, ADAPT = "build", "adapt"
-WAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {BUILD: ("trained from nothing", RUST), ADAPT: ("adapted", GREEN)}
-)
+WAYS: Mapping[str, tuple[str, str]] = MappingProxyType({BUILD: ("built from nothing", RUST), ADAPT: ("adapted", GREEN)})
 """The words and the colour of each way to a classifier."""
 
 _SURE = 0.95  # of the drawn pairs of laws must change places
@@ -42,9 +40,14 @@ _LAW_POINTS = 60  # of a line
 
 @dataclass(frozen=True, slots=True)
 class WayCurve:
-    """The curve of one way: an accuracy for each number of labels, and the law through them."""
+    """The curve of one way: an accuracy for each number of labels, and the law through them.
+
+    Attributes:
+        sources: the curve's own run, below which all others are.
+    """
 
     way: str
+    sources: tuple[str, ...]
     accuracies: Mapping[int, Estimate]
     points: tuple[Point, ...]
     law: PowerLaw | None
@@ -52,10 +55,6 @@ class WayCurve:
     @property
     def words(self) -> str:
         return WAYS[self.way][0]
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return run(*(run_id for found in self.accuracies.values() for run_id in found.run_ids))
 
     @property
     def most(self) -> int:
@@ -90,7 +89,8 @@ def described(curve: LabelCurve | None) -> dict[str, str]:
     """The runs of a curve, as the report lists those that it cites."""
     if curve is None:
         return {}
-    return {r.run_id: f"{r.labels:,} labels, seed {r.seed}, {WAYS[r.way][0]}" for r in curve.runs}
+    runs = {r.run_id: f"{r.labels:,} labels, seed {r.seed}, {WAYS[r.way][0]}" for r in curve.runs}
+    return {curve.run_id: "the label curve", **runs}
 
 
 def curves_of(curve: LabelCurve, images: int) -> list[WayCurve]:
@@ -101,7 +101,7 @@ def curves_of(curve: LabelCurve, images: int) -> list[WayCurve]:
         values = {labels: [r.accuracy for r in some] for labels, some in runs.items()}
         accuracies = {n: mean_accuracy(values[n], tuple(r.run_id for r in some), images) for n, some in runs.items()}
         points = points_of(values, images)
-        found.append(WayCurve(way, MappingProxyType(accuracies), points, fit(points)))
+        found.append(WayCurve(way, run(curve.run_id), MappingProxyType(accuracies), points, fit(points)))
     return found
 
 
@@ -170,7 +170,7 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
     if not {BUILD, ADAPT} <= found.keys():
         return
     ours, theirs = found[BUILD], found[ADAPT]
-    sources = (*ours.sources, *theirs.sources)
+    sources = (*ours.sources, "source/scenario")
     if ours.law is None or theirs.law is None:
         yield CitedText("Where the two change places cannot be said: one of them has no law.", sources)
         return
@@ -195,6 +195,11 @@ def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
     text += "test set was not used. A single run's interval covers the images alone. Each run draws its own labels, "
     text += "and with fewer of them a network goes over them more often."
     yield CitedText(text, run(curve.run_id))
+    if adapted := [r for r in curve.runs if r.way == ADAPT]:
+        model, before = adapted[0].model, adapted[0].pretrained_on or "images that its file does not name"
+        text = f"Adapted is a linear head on the features of {model}, which learnt from {before} before; whether these "
+        text += "hold validation images is unknown."
+        yield CitedText(text, run(curve.run_id))
     if len(curve.runs) < curve.planned:
         text = f"The curve has {len(curve.runs)} of {curve.planned} runs: the same command resumes it."
         yield CitedText(text, run(curve.run_id))
@@ -208,7 +213,7 @@ def _caption(facts: Facts, curves: Sequence[WayCurve]) -> CitedText:
     if any(curve.law for curve in curves):
         text += ", lines the laws fitted to them, with the band of their uncertainty"
     text += f"; the flat line is the {short_percent(facts.bar.target)} bar."
-    return CitedText(text, tuple(source for curve in curves for source in curve.sources))
+    return CitedText(text, (*curves[0].sources, "source/bar"))
 
 
 def _figure(curves: Sequence[WayCurve], bar: float) -> go.Figure:
@@ -265,7 +270,7 @@ def _accuracy(found: Estimate | None) -> Cell:
     if found is None:
         return Cell("")
     note = f"{span(found, 1)}, {len(found.run_ids)} {plural(len(found.run_ids), 'run')}"
-    return Cell(percent(found.mean), note=note, sources=run(*found.run_ids))
+    return Cell(percent(found.mean), note=note)
 
 
 def _numbers(curve: WayCurve, needed: Interval | None) -> Iterator[Number]:

@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from cifar_core.data import Splits, nested_share
+from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
+from cifar_core.transfer.backbone import Backbone, BackboneError, FeatureNetwork
+from cifar_core.transfer.features import Features
 from experiments import label_curve
-from experiments.labels import training
+from experiments.labels import adapting, training
 from experiments.reading.label_curve import LabelCurve, load_label_curve
 from experiments.reading.studies import StudyReader
 from sweeps.lock import acquire
@@ -43,6 +46,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(label_curve, "ensure_cifar10", lambda directory, progress: None)
     monkeypatch.setattr(label_curve, "load_train_val", lambda directory: IMAGES)
     monkeypatch.setattr(label_curve, "measure_speed", lambda recipe, hardware, data_set: 1e12)
+    monkeypatch.setattr(label_curve, "load_backbone", Mock(side_effect=BackboneError("none is installed")))
     monkeypatch.setattr(artifacts, "of_training", lambda recipe, model, train: {})  # pictures take a second a run
     monkeypatch.setattr(artifacts, "of_predictions", lambda split, predictions: {"confusion.json": b"{}"})
     yield
@@ -95,6 +99,7 @@ def test_an_interrupted_curve_resumes_to_the_same_accuracies(
         assert call(studied) == 128 + signal.SIGTERM
     said = capsys.readouterr().out
     assert "labels/demo: three_conv" in said
+    assert "no adapted network: none is installed" in said
     assert "2 with 20 labels, 1 with 200 labels" in said
     assert "CIFAR-10: 200 labels, 40 images to validate on, no test image" in said
     assert "stopped; the same command resumes the curve" in said
@@ -117,12 +122,45 @@ def test_an_interrupted_curve_resumes_to_the_same_accuracies(
 
 
 @pytest.mark.slow
+def test_heads_on_a_pretrained_network_learn_from_the_same_shares(
+    studied: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = Backbone(
+        name="efficientnet_lite0",
+        network=FeatureNetwork("efficientnet_lite0"),
+        sha256="ab" * 32,
+        source="a file",
+        pretrained_on="other images",
+    )
+    asked: list[int] = []
+
+    def pixels(of: Backbone, images: torch.Tensor, *rest: Any, progress: Any, **options: Any) -> Features:
+        asked.append(len(images))
+        progress(len(images), len(images))
+        return Features(images.flatten(1).half() / 255, 1.0)
+
+    monkeypatch.setattr(label_curve, "load_backbone", lambda wanted: backbone)
+    monkeypatch.setattr(adapting, "features", pixels)
+    monkeypatch.setattr(label_curve, "train_all", lambda runs, context: 0)
+    assert call(studied) == 0
+    assert "6 heads on efficientnet_lite0: features of 240 images" in capsys.readouterr().out
+    curve = curve_of(studied)
+    assert {labels: len(runs) for labels, runs in curve.of_way("adapt").items()} == {20: 5, 200: 1}
+    assert {(run.model, run.pretrained_on) for run in curve.runs} == {("efficientnet_lite0", "other images")}
+    few, whole = (curve.of_way("adapt")[labels][0].accuracy for labels in (20, 200))
+    assert 0.1 < few < whole
+    assert asked == [200, 40]
+    assert call(studied) == 0
+    assert asked == [200, 40], "features are asked for once"
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_is_tried_again(
     studied: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unknown = torch.full((200,), 99)
+    unknown = replace(IMAGES, train=replace(IMAGES.train, labels=torch.full((200,), 99)))
     with monkeypatch.context() as patch:
-        patch.setattr(training, "nested_share", lambda *given: replace(nested_share(*given), labels=unknown))
+        patch.setattr(label_curve, "load_train_val", lambda directory: unknown)
         assert call(studied, "--shares", "1", "--pflop", "1e-6") == 1
     assert "200 labels/0: " in capsys.readouterr().out
     assert call(studied, "--shares", "1", "--pflop", "1e-6") == 0
@@ -136,6 +174,7 @@ def test_a_run_that_fails_is_tried_again(
         ("--shares 0.1,2", "argument --shares: must be numbers in (0, 1] with commas between them, but got '0.1,2'"),
         ("--shares a", "argument --shares: must be numbers in (0, 1] with commas between them, but got 'a'"),
         ("--pflop 0", "argument --pflop: must be a number above 0, but got '0'"),
+        ("--backbone none", "none is installed"),
         ("--pflop 1e-12", "--pflop must be at least 0.0021 for these shares, but got 1e-12"),
     ],
 )

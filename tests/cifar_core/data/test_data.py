@@ -221,9 +221,8 @@ def test_real_split_is_pinned(real: Path) -> None:
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_shares_are_nested_and_stratified_and_differ_by_seed(seed: int, count: int) -> None:
     train = synthetic_splits(seeded(0), train=100, val=10).train
-    share, larger, other = (
-        data.nested_share(train, size, of) for size, of in ((count, seed), (count + 10, seed), (count, seed + 1))
-    )
+    draws = ((count, seed), (count + 10, seed), (count, seed + 1))
+    share, larger, other = (train.part(data.nested_places(train.labels, *draw)) for draw in draws)
     assert set(rows(share)) < set(rows(larger))
     assert set(rows(share)) != set(rows(other))
     counts = torch.bincount(share.labels, minlength=10)

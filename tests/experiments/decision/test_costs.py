@@ -124,3 +124,18 @@ def test_a_vendor_by_the_call_alone_needs_no_training() -> None:
     untrained = Vendor(name="calls", per_call=PRICES["azure-prediction"])
     assert buy(untrained, SCENARIO, TODAY).total(12) == pytest.approx(12 * 500)
     assert isinstance(known(untrained.per_call), Price)
+
+
+def test_whoever_trains_buys_the_labels_that_are_not_at_hand() -> None:
+    cost, bought = replace(COST, labels=50_000), replace(AT_ONCE, usd_per_label=0.05, labels_at_hand=10_000.0)
+    ways = (
+        lambda scenario: build(cost, scenario),
+        lambda scenario: adapt(scenario.downloads[0], cost, scenario),
+        lambda scenario: buy(AZURE, scenario, TODAY),
+        lambda scenario: buy(LUNA, scenario, TODAY),
+    )
+    extra = [way(bought).total(36) - way(AT_ONCE).total(36) for way in ways]
+    assert extra == pytest.approx([2000, 2000, 2000, 0])  # 40,000 labels; a model that is asked needs none
+    enough = replace(bought, labels_at_hand=60_000.0)
+    assert [way(enough).labels for way in ways] == [0, 0, 0, 0]
+    assert [way(replace(AT_ONCE, usd_per_label=9.0)).labels for way in ways] == [0, 0, 0, 0]  # all are at hand

@@ -18,7 +18,7 @@ ADAPTED = {450: (0.775, 0.78, 0.77), 1_350: (0.81, 0.815), 4_500: (0.835,), 13_5
 
 def with_curve(facts: Facts, *, source: str = "", missing: int = 0, **ways: dict[int, tuple[float, ...]]) -> Facts:
     runs = tuple(
-        LabelledRun(way=way, labels=labels, seed=seed, accuracy=accuracy, run_id=f"{way}{labels}{seed}")
+        LabelledRun(way=way, labels=labels, seed=seed, accuracy=accuracy, run_id=f"{way}{labels}{seed}", model="net")
         for way, curve in ways.items()
         for labels, accuracies in curve.items()
         for seed, accuracy in enumerate(accuracies)
@@ -35,15 +35,15 @@ def test_one_way(demo: Facts) -> None:
     facts = with_curve(demo, build=BUILT)
     made = section(facts)
     law, held, needed, caveats = texts(facts)
-    assert law.startswith("Trained from nothing, the error follows a + b / labels^c: c is 0.")
+    assert law.startswith("Built from nothing, the error follows a + b / labels^c: c is 0.")
     assert held.startswith("Fitted without the 45,000 labels it predicts ")
     assert held.endswith("measured were 91.5 %: it held.")
-    assert needed.startswith("Trained from nothing, the 70 % bar takes 1,1")
+    assert needed.startswith("Built from nothing, the 70 % bar takes 1,1")
     assert "($4" in needed
     assert caveats.startswith("All accuracies are of the same 5,000 validation images, which no training saw; the test")
     assert said(made, "learning") == needed
     figure = figures(made)["label_curve"]
-    assert [entry[0] for entry in figure.legend] == ["law, trained from nothing", "trained from nothing"]
+    assert [entry[0] for entry in figure.legend] == ["law, built from nothing", "built from nothing"]
     [table] = [block for block in made.blocks if isinstance(block, Table)]
     assert [row.cells[0].text for row in table.rows] == ["450", "1,350", "4,500", "13,500", "45,000"]
     first = table.rows[0].cells
@@ -57,7 +57,8 @@ def test_one_way(demo: Facts) -> None:
 
 def test_two_ways_change_places(demo: Facts) -> None:
     facts = with_curve(demo, build=BUILT, adapt=ADAPTED)
-    *_, adapted, crossing, _ = texts(facts)
+    *_, adapted, crossing, _, learnt = texts(facts)
+    assert learnt.startswith("Adapted is a linear head on the features of net, which learnt from images that its file")
     assert adapted == "Adapted, the 70 % bar takes fewer than 450 labels ($16.20), the fewest tried."
     assert crossing.startswith("Build and adapt change places at ")
     assert crossing.endswith(": with fewer, adapting is more accurate; with more, building.")
@@ -93,7 +94,7 @@ def test_what_is_not_known_is_said(demo: Facts) -> None:
     )
     some = with_curve(demo, build={450: (0.58,), 1_350: (0.7,)}, source="another", missing=3)
     assert texts(some)[0] == (
-        "Trained from nothing: no law was fitted, as that takes four numbers of labels and an error that falls."
+        "Built from nothing: no law was fitted, as that takes four numbers of labels and an error that falls."
     )
     assert "how many labels the 70 % bar takes cannot be said" in texts(some)[1]
     assert texts(some)[-2:] == [

@@ -1,0 +1,103 @@
+"""Fitting the heads of a label curve to the features of a pretrained network, which are computed once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cifar_core.data import DataError, Split, nested_places
+from cifar_core.transfer.backbone import Backbone
+from cifar_core.transfer.features import default_cache, features
+from cifar_core.transfer.head import fit
+from experiments.labels.plan import AdaptRun
+from experiments.labels.training import Context
+from sweeps.console import percent
+from sweeps.coordinator import Interrupted
+from sweeps.executors.protocol import Outcome
+from sweeps.tracking import artifacts
+from sweeps.tracking.notes import run_note
+from sweeps.tracking.tracker import RunLabel
+
+
+def fit_all(runs: Sequence[AdaptRun], context: Context) -> None:
+    """Fit the heads that are not fitted yet.
+
+    Raises:
+        Interrupted: the user asked to stop; the next call resumes, and the features so far are in the cache.
+        DataError: the cache cannot be written to.
+    """
+    todo = [run for run in runs if context.tracker.state(run.key) != "complete"]
+    if not todo:
+        return
+    found = _Features(*(_features(todo[0].backbone, name, context) for name in ("train", "val")))
+    for run in todo:
+        _check(context)
+        _fit(run, found, context)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Features:
+    """Features (N, D) of the training and of the validation images."""
+
+    train: Tensor
+    val: Tensor
+
+
+def _features(backbone: Backbone, name: str, context: Context) -> Tensor:
+    split: Split = getattr(context.data, name)
+    what = f"features of the {'training' if name == 'train' else 'validation'} images by {backbone.name}"
+    pixels = split.images[0].numel()
+
+    def progress(done: int, total: int) -> None:
+        context.console.progress(what, done * pixels, total * pixels)
+        _check(context)
+
+    try:
+        return features(backbone, split.images, context.hardware, cache=default_cache(), progress=progress).values
+    except OSError as error:
+        raise DataError(f"features are kept in {default_cache()}, but: {error}") from error
+
+
+def _check(context: Context) -> None:
+    if context.stop():
+        raise Interrupted
+
+
+def _fit(run: AdaptRun, found: _Features, context: Context) -> None:
+    tracker, train, val, backbone = context.tracker, context.data.train, context.data.val, run.backbone
+    provenance = {
+        "backbone": backbone.name,
+        "backbone_sha256": backbone.sha256,
+        "backbone_source": backbone.source,
+        "pretrained_on": backbone.pretrained_on,
+    }
+    params = {**run.head.to_dict(), "model": backbone.name, "side": backbone.side, "labels": run.labels}
+    tracker.begin(
+        RunLabel(
+            key=run.key,
+            name=run.name(backbone.name),
+            tags={**context.tags, **run.tags, **provenance},
+            params=params,
+            files={"recipe.toml": run.head.to_toml().encode()},
+        )
+    )
+    places = nested_places(train.labels, run.labels, run.seed)
+    began = time.perf_counter()
+    views, labels, device = found.train[places], train.labels[places], context.hardware.device
+    head = fit(views.to(device), labels, run.head, len(train.data_set.classes)).cpu()
+    seconds = time.perf_counter() - began
+    predictions = head.predict(found.val, val)
+    outcome = Outcome.of(predictions, artifacts.of_predictions(val, predictions))
+    reached = f"{percent(outcome.accuracy, 2)} validation accuracy"
+    tracker.end(
+        run.key,
+        "complete",
+        outcome=outcome,
+        metrics={"val/accuracy": outcome.accuracy, "val/loss": outcome.loss, "cost/fit_seconds": seconds},
+        name=run.name(backbone.name, outcome.accuracy),
+        note=run_note(f"{reached} with {run.labels:,} labels, a head on {backbone.name}", {}, outcome.accuracies),
+    )
+    context.console.say(f"{run.labels:,} labels/{run.seed}, adapted: {reached}")
