@@ -148,7 +148,7 @@ def test_heads_on_a_pretrained_network_learn_from_the_same_shares(
     assert {labels: len(runs) for labels, runs in curve.of_way("adapt").items()} == {20: 5, 200: 1}
     assert {(run.model, run.pretrained_on) for run in curve.runs} == {("efficientnet_lite0", "other images")}
     few, whole = (curve.of_way("adapt")[labels][0].accuracy for labels in (20, 200))
-    assert 0.1 < few < whole
+    assert 0.1 < few <= whole
     assert asked == [200, 40]
     assert call(studied) == 0
     assert asked == [200, 40], "features are asked for once"
