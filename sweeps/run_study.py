@@ -329,7 +329,7 @@ def _adapt(
     set_up_cpu(plan.workers * plan.threads)
     study, data_dir = study_name(plan.study), options.data or default_data_dir()
     store.create()
-    stopper = _Stopper()
+    stopper = Stopper()
     with acquire(store.lock(study), study), SweepConsole() as console:
         if pictures is None:
             ensure_cifar10(data_dir, console.progress)

@@ -104,6 +104,7 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
         "hours": option.people,
         "hours_a_month": option.upkeep,
         "prices": "vendors" if option.kind == "buy" else "compute",
+        "labels": option.labels,
         "training": option.training,
         "retraining": option.retraining,
         "storage": option.storage,

@@ -26,7 +26,7 @@ function total(way, values, start) {
   const serving = way.tariffs.reduce((sum, tariff) => sum + paid(tariff, values.images_per_month), 0);
   const month = values.hourly_rate * way.hours_a_month + dearer * (way.retraining + serving + way.storage);
   const months = Math.min(12 * values.horizon_years, way.ends ?? Infinity);
-  return values.hourly_rate * hours + dearer * way.training + months * month;
+  return values.hourly_rate * hours + way.labels + dearer * way.training + months * month;
 }
 
 /** Each bar that concerns a way, and how it stands against it: clears | misses | unknown; as `ways_of`. */

@@ -64,6 +64,7 @@ def draw(chance: random.Random, facts: Facts) -> Facts:
         facts.scenario, vendors=vendors, downloads=maybe(facts.scenario.downloads, ()),
         latency_bar_ms=maybe(chance.choice([5.0, 300.0, 2000.0]), odds=0.7),
         data_stays_in_house=maybe(True, False, odds=0.1), maintenance_hours_per_year=chance.choice([0.0, 12.0, 100.0]),
+        labels_at_hand=maybe(chance.choice([0.0, 40_000.0]), odds=0.3),
     )  # fmt: skip
     speed = replace(known(facts.cost.speed), latency=chance.choice([0.0005, 0.004, 0.4]), p95=maybe(0.6, odds=0.2))
     cost = replace(
