@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -82,6 +83,9 @@ def open_study(
     with _without_garbage_collection():
         study = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize", load_if_exists=True)
         study.get_trials(deepcopy=False)  # fills the cache
+    if not known:
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            study.set_metric_names(["validation accuracy"])  # for optuna-dashboard
     _check_settings(plan, study.user_attrs)
     if known:
         check(study.get_trials(deepcopy=False))

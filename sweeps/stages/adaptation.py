@@ -261,7 +261,7 @@ class Adaptation:
         outcome = Outcome.of(plain, files, averaged.accuracy)
         note = f"Adapted: {percent(plain.accuracy, 2)} test accuracy{with_tta(averaged.accuracy)}; {self._learnt()}"
         name = f"adapted {self.backbone.name} #{trial} {percent(plain.accuracy)}"
-        self.tracker.tested(key, outcome, name=name, note=run_note(note, {}, outcome.accuracies))
+        self.tracker.tested(key, outcome, name=name, note=run_note(note, {}, outcome.files))
 
     @torch.no_grad()
     def _logits(self, head: Head, test: Split, mirrored: bool) -> Tensor:
@@ -338,7 +338,7 @@ class Adaptation:
             outcome=outcome,
             metrics=costs,
             name=f"{name} {percent(outcome.accuracy)}" if outcome else name,
-            note=run_note(f"{result}; {self._learnt()}", costs, outcome.accuracies if outcome else {}),
+            note=run_note(f"{result}; {self._learnt()}", costs, files),
         )
 
     def _label(self, key: str, name: str, tags: Mapping[str, str], recipe: HeadRecipe) -> RunLabel:

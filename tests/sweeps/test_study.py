@@ -183,7 +183,7 @@ class TestQueue:
         study = open_study(plan, storage)
         starts = plan.space.starts
         assert [trial.user_attrs for trial in study.trials] == [{BASELINE: True}, {}]
-        assert started_trials(study) == 0
+        assert (started_trials(study), study.metric_names) == (0, ["validation accuracy"])
         *first, other = draw(study, plan, 3)
         assert tuple(first) == starts
         assert other not in starts
