@@ -18,7 +18,7 @@ from experiments.pages.text import CitedText
 from experiments.reading.label_curve import load_label_curve
 from experiments.reading.published import Dated, load_published
 from experiments.reading.results import RESULTS, load_results
-from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario
+from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import Study
 from experiments.reading.vendor_score import load_scores
@@ -115,7 +115,7 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
         name="report",
         title=f"Build or buy: {study.name}",
         heading=f"Build or buy: an image classifier for {study.data_set.name}",
-        subject=CitedText(f"Study {study.name}, {times}", (f"run/{study.run_id}",)),
+        subject=CitedText(f"Study {study.name}, {times}; {_under(facts.scenario)}", (f"run/{study.run_id}",)),
         state=" ".join(_warnings(study)),
         folded=True,
         sections=[*sections[:2], recommendation.section(facts, sections), *sections[2:]],
@@ -125,6 +125,12 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
     )
     files = render_page(page, references_of(facts))
     return {**files, what_if.FILE: what_if.render(facts), "report.json": numbers_json(facts, page.sections)}
+
+
+def _under(scenario: Scenario) -> str:
+    if scenario.file == DEFAULT_SCENARIO.name:
+        return "example scenario: replace it with yours (`--scenario mine.toml`)"
+    return f"scenario {scenario.file}"
 
 
 def _warnings(study: Study) -> Iterator[str]:

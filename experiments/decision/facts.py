@@ -82,19 +82,23 @@ class Facts:
         """The sources of the cost of building: the study, the price of its machine and the scenario."""
         return (f"run/{self.run_id}", *self.cost.machine_sources, "source/scenario")
 
+    def parameter(self, name: str) -> str | None:
+        """A parameter of the network's runs, as MLflow has it."""
+        return _first(self.study.subject, f"params.{name}")
+
     @property
     def model(self) -> str | None:
-        return _first(self.study.subject, "params.model")
+        return self.parameter("model")
 
     @property
     def views(self) -> int | None:
         """Number of views of each image in test-time augmentation."""
-        return TTA_VIEWS.get(_first(self.study.subject, "params.tta") or "")
+        return TTA_VIEWS.get(self.parameter("tta") or "")
 
     @property
     def parameters(self) -> int | None:
         """Number of weights."""
-        text = _first(self.study.subject, "params.parameters")
+        text = self.parameter("parameters")
         return int(float(text)) if text else None
 
 

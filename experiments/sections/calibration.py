@@ -53,11 +53,16 @@ def section(facts: Facts) -> Section:
         )
         return Section("Calibration", (Missing(missing),))
     figure = Figure("reliability", "Reliability diagram", _caption(found), _diagram(found.reliability))
-    return Section("Calibration", (figure,), {"learning": (sentence(found),)}, tuple(_numbers(found)))
+    smoothing = float(facts.parameter("label_smoothing") or 0)
+    return Section("Calibration", (figure,), {"learning": (sentence(found, smoothing),)}, tuple(_numbers(found)))
 
 
-def sentence(found: Calibration) -> CitedText:
-    """Mean probability against accuracy, beyond chance or not."""
+def sentence(found: Calibration, smoothing: float = 0.0) -> CitedText:
+    """Mean probability against accuracy, beyond chance or not, with cause and cure.
+
+    Args:
+        smoothing: of the labels in its training.
+    """
     sure, right = found.reliability.mean_confidence, found.reliability.mean_accuracy
     low, high = wilson(right, found.images)
     error = f"expected calibration error {percent(found.reliability.ece, 1)}"
@@ -66,6 +71,9 @@ def sentence(found: Calibration) -> CitedText:
     else:
         side = "surer" if sure > right else "less sure"
         text = f"It is {side} than it should be: {percent(sure, 1)} on average, and right {percent(right, 1)}; {error}."
+        if side == "less sure" and smoothing:
+            text += f" Its training smoothed labels by {smoothing:g}, which does that."
+        text += " A temperature fitted on validation images would mend it, and change no prediction."
     return CitedText(text, run(*found.run_ids))
 
 

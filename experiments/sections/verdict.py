@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 
 from experiments.decision import what_if
 from experiments.decision.facts import Facts
+from experiments.decision.machines import machines_on
 from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of, ways_of
 from experiments.pages.blocks import Block, Bullets, Cell, Code, Figure, Lead, Link, Row, Section, Table
 from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
-from experiments.pages.text import CitedText, duration, listed, percent, run, short_percent, span, total, years
+from experiments.pages.text import CitedText, duration, listed, percent, plural, run, short_percent, span, total, years
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.sections.sensitivity import nearest_flips
 
@@ -101,15 +102,22 @@ def _settled(way: Way, standing: Standing) -> Way:
 
 
 def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
-    """Caveats of the decision."""
-    if facts.scenario.file == DEFAULT_SCENARIO.name:
-        ours = ways_of(facts)[0].option
-        people = "Its people's hours were measured by nobody"
-        if not ours.unpriced:
-            share = facts.scenario.people_usd / ours.total(facts.scenario.months)
-            people = f"People are {percent(share, 0)} of the cost of building, and nobody measured their hours"
-        text = f"An example scenario: replace it with yours (`--scenario mine.toml`). {people}."
-        yield CitedText(text, ("source/scenario",))
+    """What to do next, and caveats of the decision."""
+    if verdict.answer == "Build":
+        at = "" if facts.study.in_default_store else " STORE=STORE"
+        yield CitedText(f"Next: `make serve{at}` answers with the champion over HTTP.", run(facts.run_id))
+    s, cost, ours = facts.scenario, facts.cost, ways_of(facts)[0].option
+    share = "" if ours.unpriced or not s.people_usd else f"{percent(s.people_usd / ours.total(s.months), 0)} of "
+    people = f"{s.engineering_hours:g} h to build and {s.maintenance_hours_per_year:g} h a year to maintain"
+    guess = ", which nobody measured" if s.file == DEFAULT_SCENARIO.name else ""
+    yield CitedText(f"People are {share}the cost of building: {people}{guess}.", ("source/scenario",))
+    if cost.machine is not None and not ours.unpriced and s.latency_bar_ms is not None:
+        count = machines_on(cost, s.images_per_month)
+        fast = f", taken to be as fast as the {cost.processor} of the study" if cost.processor else ""
+        text = f"Building counts {count} {plural(count, 'machine')} ({cost.machine.name}) and no spare{fast}."
+        yield CitedText(text, facts.cost_sources)
+    if facts.is_cifar10:
+        yield CitedText("Accuracies are on CIFAR-10: `make study IMAGES=DIR` measures them on your own images.")
     if facts.test is not None and len(facts.test.run_ids) == 1:
         text = "The network is one training run: its interval covers the test images, not another training of it."
         yield CitedText(text, run(*facts.test.run_ids))
@@ -139,7 +147,7 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
     drawn.sort(key=lambda way: (way.option.total(months), way.title))
     lowest = min([target, *(pc(way.accuracy.low) for way in drawn if way.accuracy)])
     floor = max(0.0, 10 * (lowest // 10) - 10)
-    figure = canvas(height=300, left=52, top=24)
+    figure = canvas(height=290, left=52, top=14)
     shapes = [{**segment(0, 1, target, target, colour=RUST, width=1.5), "xref": "paper"}]
     bar = f"{short_percent(facts.bar.target)} bar"
     annotations = [label(bar, 1, target, colour=RUST, xref="paper", xanchor="right", yshift=-9)]

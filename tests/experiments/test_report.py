@@ -48,6 +48,15 @@ def test_a_section_takes_one_module_and_one_entry_of_the_table(demo: Facts) -> N
 
 
 @pytest.mark.slow
+def test_the_first_lines_say_under_which_scenario(demo: Facts) -> None:
+    for facts, words in (
+        (demo, "UTC; example scenario: replace it with yours (`--scenario mine.toml`)"),
+        (replace(demo, scenario=replace(demo.scenario, file="ours.toml")), "UTC; scenario ours.toml"),
+    ):
+        assert words in render(facts, {})["report.md"].decode()
+
+
+@pytest.mark.slow
 def test_lost_artifacts_are_named_at_the_top(demo: Facts) -> None:
     lost = replace(demo.study.artifacts, missing=("test/confusion.json of final 0/0",))
     markdown = render(replace(demo, study=replace(demo.study, artifacts=lost)))["report.md"].decode()

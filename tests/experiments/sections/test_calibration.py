@@ -24,7 +24,11 @@ def test_calibration_is_of_all_test_predictions_of_the_champion(demo: Facts) -> 
 )
 def test_confidence_is_judged_beyond_chance(sure: float, words: str) -> None:
     found = Calibration(Reliability((10_000,), (sure,), (0.90,)), 10_000, ("r",))
-    assert words in sentence(found).text
+    said = sentence(found, 0.2).text
+    assert words in said
+    assert ("smoothed labels by 0.2" in said) == (sure < 0.9)
+    assert ("A temperature fitted on validation images would mend it" in said) == (sure != 0.9)
+    assert "smoothed" not in sentence(found).text
 
 
 def test_the_caption_says_how_many_predictions_are_overconfident() -> None:
