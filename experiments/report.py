@@ -124,7 +124,7 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
         f"no date; the study ended on {facts.as_of}. Prices are in US dollars.",
     )
     files = render_page(page, references_of(facts))
-    return {**files, what_if.FILE: what_if.render(facts), "report.json": numbers_json(facts, page.sections)}
+    return {**files, verdict.WHAT_IF: what_if.render(facts), "report.json": numbers_json(facts, page.sections)}
 
 
 def _under(scenario: Scenario) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import TTA_VIEWS
 from experiments.decision.machines import Cost, cost_of
-from experiments.reading.label_curve import LabelCurve
+from experiments.labels.curve import LabelCurve
 from experiments.reading.published import Bar, Published
 from experiments.reading.results import Result
 from experiments.reading.scenario import Scenario

@@ -21,8 +21,6 @@ from experiments.pages.blocks import Page
 from experiments.pages.page import References, render_html
 from experiments.pages.text import CitedText
 
-FILE = "what-if.html"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slider:

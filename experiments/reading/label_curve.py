@@ -1,10 +1,10 @@
-"""Label curves, as `label_curve.py` keeps them in MLflow: the accuracy of each training by its number of labels."""
+"""Loads label curves, as `label_curve.py` keeps them in MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from experiments.labels.curve import LabelCurve, LabelledRun
 from experiments.reading.run_table import state_of
 from experiments.reading.studies import StudyReader
 from sweeps.tracking.figures import metrics_of
@@ -17,49 +17,6 @@ _PREFIX = "labels/"  # no study's name has a slash
 def experiment_of(study: str) -> str:
     """Return the name of the MLflow experiment with the label curve of a study."""
     return f"{_PREFIX}{study}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledRun:
-    """A complete training of a label curve."""
-
-    way: str  # "build": trained from nothing; "adapt": a head on a pretrained network
-    labels: int  # labelled images that it learnt from
-    seed: int
-    accuracy: float  # on the validation images
-    run_id: str
-    model: str  # the network that was trained, or the pretrained one
-    pretrained_on: str = ""  # images that this learnt from before; "": none, or unknown ones
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelCurve:
-    """A label curve.
-
-    Attributes:
-        run_id: of its own run.
-        source: id of the run of the study whose recipe it is.
-        planned: number of its runs, the complete ones included.
-        runs: the complete ones.
-    """
-
-    run_id: str
-    source: str
-    planned: int
-    runs: tuple[LabelledRun, ...]
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """The ways that have a run, in the order of the plan."""
-        return tuple(dict.fromkeys(run.way for run in self.runs))
-
-    def of_way(self, way: str) -> dict[int, list[LabelledRun]]:
-        """Return the runs of a way by their number of labels, rising."""
-        found: dict[int, list[LabelledRun]] = {}
-        for run in sorted(self.runs, key=lambda run: (run.labels, run.seed)):
-            if run.way == way:
-                found.setdefault(run.labels, []).append(run)
-        return found
 
 
 def load_label_curve(reader: StudyReader, study: str) -> LabelCurve | None:

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
+from experiments.labels.curve import LabelCurve
 from experiments.labels.power_law import REACH, Interval, Point, PowerLaw, crossing, fit, held_out, holds, points_of
 from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Row, Section, Table, numbers_of
 from experiments.pages.plots import (
@@ -26,7 +27,6 @@ from experiments.pages.plots import (
     segment,
 )
 from experiments.pages.text import CitedText, count, percent, plural, run, short_percent, span, total
-from experiments.reading.label_curve import LabelCurve
 from experiments.stats import Estimate, mean_accuracy
 
 TITLE = "How many labels"

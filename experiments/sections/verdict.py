@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import plotly.graph_objects as go
 
-from experiments.decision import what_if
 from experiments.decision.facts import Facts
 from experiments.decision.machines import machines_on
 from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of, ways_of
@@ -21,6 +20,7 @@ from experiments.sections.sensitivity import nearest_flips
 
 FLIPS = 2  # of assumptions that the first screen names
 UNKNOWN = "unknown"
+WHAT_IF = "what-if.html"  # the page of sliders, beside the report
 _HEIGHTS = 13  # at which a label may stand
 COLOURS = {"build": RUST, "adapt": GREEN, "buy": BLUE}
 
@@ -33,7 +33,7 @@ def section(facts: Facts) -> Section:
         because=_because(facts, verdict),
         facts=tuple(("Would change it", text) for text in _flips(facts, verdict, ways)),
     )
-    try_it = Link("Move the assumptions, and see the answer change", what_if.FILE)
+    try_it = Link("Move the assumptions, and see the answer change", WHAT_IF)
     blocks: list[Block] = [lead, _figure(facts, ways), try_it, _table(facts, ways)]
     if verdict.answer == "Not yet" and verdict.rival and (commands := verdict.rival.commands):
         blocks.insert(1, Code("\n".join(commands)))

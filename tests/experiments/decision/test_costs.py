@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from experiments.decision.costs import Option, adapt, build, buy, cheapest_by_month, cheapest_by_volume
 from experiments.reading.published import Price
-from experiments.reading.scenario import Vendor
+from experiments.reading.scenario import Scenario, Vendor
 from tests.experiments.decision.test_machines import COST, PUBLISHED, SCENARIO
 from tests.experiments.support import known
 
@@ -128,7 +129,7 @@ def test_a_vendor_by_the_call_alone_needs_no_training() -> None:
 
 def test_whoever_trains_buys_the_labels_that_are_not_at_hand() -> None:
     cost, bought = replace(COST, labels=50_000), replace(AT_ONCE, usd_per_label=0.05, labels_at_hand=10_000.0)
-    ways = (
+    ways: tuple[Callable[[Scenario], Option], ...] = (
         lambda scenario: build(cost, scenario),
         lambda scenario: adapt(scenario.downloads[0], cost, scenario),
         lambda scenario: buy(AZURE, scenario, TODAY),

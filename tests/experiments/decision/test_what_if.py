@@ -31,7 +31,7 @@ DRAWN = 200
 
 @pytest.fixture(scope="module")
 def page(demo: Facts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    path = tmp_path_factory.mktemp("page") / what_if.FILE
+    path = tmp_path_factory.mktemp("page") / "what-if.html"
     path.write_bytes(what_if.render(demo))
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
         found = browser.new_page()
@@ -150,7 +150,7 @@ def test_a_slider_moves_the_verdict_at_once_and_the_button_moves_it_back(page: P
 
 def test_what_a_name_holds_is_no_part_of_the_page(page: Page, demo: Facts, tmp_path: Path) -> None:
     vendor = replace(demo.scenario.vendors[0], name="</script><b>&lt;")
-    path = tmp_path / what_if.FILE
+    path = tmp_path / "what-if.html"
     path.write_bytes(what_if.render(replace(demo, scenario=replace(demo.scenario, vendors=(vendor,)))))
     page.goto(path.as_uri())
     assert page.locator(".answer").inner_text() == "Not yet: measure </script><b>&lt;."

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from experiments.decision.facts import Facts
+from experiments.labels.curve import LabelCurve, LabelledRun
 from experiments.pages.blocks import Missing, Table
 from experiments.pages.text import CitedText
-from experiments.reading.label_curve import LabelCurve, LabelledRun
 from experiments.sections.labels import section
 from tests.experiments.support import figures, said, with_scenario
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from cifar_core.evaluation.serving import Timing
 from experiments.decision.facts import Facts
@@ -18,7 +19,7 @@ from tests.experiments.support import known, with_artifacts, with_scenario, with
 RUN = "a" * 32
 
 
-def adapted(facts: Facts, wrong: int, accuracy: float = 0.85, **changes: object) -> Facts:
+def adapted(facts: Facts, wrong: int, accuracy: float = 0.85, **changes: Any) -> Facts:
     """`facts` with an adapted network whose answers differ from the champion's in the first `wrong` right ones."""
     ours = facts.study.artifacts.answers[facts.subject_runs[0]]
     right = [index for index, is_right in enumerate(ours.right) if is_right][:wrong]
