@@ -15,13 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from optuna.exceptions import StorageInternalError
+
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.data.image_folder import LAYOUTS
 from cifar_core.data.own_images import SIDES, ImageSource, prepare
 from cifar_core.data.picture_cache import CachedPictures
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, first_line
 from cifar_core.evaluation.pictures import samples as draw_samples
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.machine import free_memory, usable_cores
@@ -53,7 +55,7 @@ from sweeps.stages.adaptation import Adaptation, Stopped, study_name
 from sweeps.stages.confirmation import Gain
 from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
+from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, StoreError, folder_name
 from sweeps.study import SAMPLERS, best_recipes, load_study, open_storage, open_study, started_trials
 from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.mlflow_queue import unsent
@@ -354,6 +356,8 @@ def _adapt(
         try:
             with contextlib.suppress(Stopped):
                 result = adaptation.run()
+        except (StoreError, StorageInternalError, OSError) as error:  # OSError: no room for features or the network
+            raise StoreLostError(first_line(error.__cause__ or error)) from error
         finally:
             lacking = tracker.close() if result else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
             if lacking:

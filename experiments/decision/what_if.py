@@ -15,7 +15,7 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from experiments.decision.facts import Facts
-from experiments.decision.machines import LOAD_LIMIT, capacity
+from experiments.decision.machines import LOAD_LIMIT, adapting_cost, capacity
 from experiments.decision.verdict import CLOSE, Way, verdict_of, ways_of
 from experiments.pages.blocks import Page
 from experiments.pages.page import References, render_html
@@ -95,11 +95,12 @@ def sliders(facts: Facts) -> Iterator[Slider]:
 def _way(facts: Facts, way: Way) -> dict[str, Any]:
     """A way whose people are in hours."""
     option = way.option
+    adapted_without_hours = option.kind == "adapt" and way.measured and not facts.scenario.downloads
     return {
         "title": way.title,
         "kind": option.kind,
         "name": option.name,
-        "hours": option.people,
+        "hours": None if option.kind == "build" or adapted_without_hours else option.people,  # None: those to build
         "hours_a_month": option.upkeep,
         "prices": "vendors" if option.kind == "buy" else "compute",
         "labels": option.labels,
@@ -117,14 +118,18 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
 
 
 def _latency(facts: Facts, way: Way) -> dict[str, Any]:
-    """The time of an answer in seconds, None where it is unknown; building waits for earlier images too."""
-    speed = facts.cost.speed
-    if way.option.kind != "build":
+    """The time of an answer in seconds, None where it is unknown; a network of ours waits for earlier images too."""
+    adapted = facts.study.adapted if way.option.kind == "adapt" and way.measured else None
+    if way.option.kind != "build" and adapted is None:
         return {"seconds": way.seconds, "bounded": False, "queue": None}
-    if speed is None:
+    cost = facts.cost if adapted is None else adapting_cost(facts.cost, adapted)
+    if (speed := cost.speed) is None:
         return {"seconds": None, "bounded": False, "queue": None}
-    queue = {"mean": speed.latency, "capacity": capacity(facts.cost)}
-    return {"seconds": speed.worst, "bounded": speed.bounded, "queue": queue}
+    return {
+        "seconds": speed.worst,
+        "bounded": speed.bounded,
+        "queue": {"mean": speed.latency, "capacity": capacity(cost)},
+    }
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -167,8 +167,8 @@ class Adaptation:
             )
         if known:
             check_before_training(self.store, self.study, study.get_trials(deepcopy=False), self.console.say)
-        else:
-            study.enqueue_trial(HeadRecipe().to_dict(), skip_if_exists=True)
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(HeadRecipe().to_dict())
         study.set_user_attr(_SETTINGS, settings)
         seed = derive_seed(self.seed, len(study.get_trials(deepcopy=False)))
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)

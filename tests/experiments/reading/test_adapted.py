@@ -1,4 +1,4 @@
-"""Which adapted network of a store stands beside a study, and what is read of it."""
+"""The adapted network that a store has beside a study, and its record."""
 
 from __future__ import annotations
 

