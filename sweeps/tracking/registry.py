@@ -23,13 +23,14 @@ from mlflow.types.schema import Map
 
 from cifar_core.checkpoint import read_data_set
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.export import export
+from cifar_core.export import export, export_onnx
 from cifar_core.transfer.adapted import load_network
 from sweeps.tracking import served_model
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write over the view of a sweep
 
 CHAMPION = "champion"  # alias
+_ONNX = "onnx"  # tag of a logged model, as `export_onnx` returns it
 CLASSIFIER = "classifier"  # of a logged model; earlier versions logged one that took normalised images, named "model"
 
 
@@ -52,12 +53,14 @@ def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Pa
     shape = (data_set.side, data_set.side, 3)
     mlflow.set_tracking_uri(uri)
     with tempfile.TemporaryDirectory() as folder, _active(client, run):
-        network = Path(folder, "network.pt2")
+        network, onnx = Path(folder, "network.pt2"), Path(folder, "network.onnx")
         torch.export.save(program, network)
+        said = export_onnx(program, data_set, onnx)
         logged = mlflow.pyfunc.log_model(
             name=CLASSIFIER,
             python_model=served_model.__file__,
-            artifacts={"network": str(network)},
+            artifacts={"network": str(network)} | ({"onnx": str(onnx)} if onnx.exists() else {}),
+            tags={_ONNX: said} if said else {},
             model_config={"classes": list(data_set.classes)},
             signature=ModelSignature(
                 inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))]),
@@ -88,7 +91,7 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
             raise
     versions = _versions(client, name)
     if all(version.source != model.model_uri for version in versions):
-        tags, text = dict(numbers), _describe(numbers)
+        tags, text = dict(numbers), _describe(numbers, model.tags.get(_ONNX, ""))
         client.create_model_version(name, model.model_uri, run_id, tags, description=text, model_id=model.model_id)
         versions = _versions(client, name)
     # An earlier version registered a folder named cifar10 as `cifar10` as well.
@@ -143,8 +146,8 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: int(version.version))
 
 
-def _describe(numbers: Mapping[str, str]) -> str:
-    """Return the origin of a version and its accuracies."""
+def _describe(numbers: Mapping[str, str], onnx: str) -> str:
+    """Return the origin of a version, its accuracies, and what became of its ONNX form."""
     said = [f"trial {numbers['trial']} of study {numbers['study']}, {numbers['architecture']}"]
     for name, what in (
         ("test_accuracy", "of the test images"),
@@ -153,7 +156,7 @@ def _describe(numbers: Mapping[str, str]) -> str:
     ):
         if name in numbers:
             said.append(f"{100 * float(numbers[name]):.2f} % {what}")
-    return "; ".join(said)
+    return "; ".join([*said, onnx] if onnx else said)
 
 
 def _describe_all(name: str, side: str) -> str:

@@ -97,7 +97,7 @@ def test_other_input_is_refused(model: Any, wrong: Any, said: str) -> None:
 
 def test_a_model_needs_nothing_of_ours_and_holds_no_pickle(place: Place) -> None:
     imported = re.findall(r"^ *(?:from|import) (\w+)", Path(served_model.__file__).read_text(), re.MULTILINE)
-    assert set(imported) == {"typing", "numpy", "torch", "mlflow"}
+    assert set(imported) == {"collections", "typing", "numpy", "torch", "mlflow", "onnxruntime"}
     files = [path for path in place.store.root.glob("artifacts/*/models/**/*") if path.is_file()]
     assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pth", ".pt")]
     for path in (path for path in files if path.suffix == ".pt2"):
