@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -10,8 +11,18 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 STORE = os.path.join(os.path.realpath(Path(__file__).parents[1]), "mlruns")
+
+# Tests of the reports, which share their stores and pages.
+_OF_PAGES = tuple(
+    f"tests/experiments/{name}"
+    for name in ("test_same_answers", "test_browser", "test_compare", "sections/", "comparison/", "decision/", "pages/")
+)
+
+gc.disable()  # until all modules are imported
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "1"
@@ -21,7 +32,8 @@ os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{_nowhere.name}/mlflow.db"
 
 # A first example often pays for an import or a compilation; pytest-timeout watches the whole test.
 settings.register_profile("here", deadline=None)
-settings.register_profile("ci", parent=settings.get_profile("here"), derandomize=True, database=None)
+# The build server draws the same examples every time, so more of them would find nothing new there.
+settings.register_profile("ci", parent=settings.get_profile("here"), derandomize=True, database=None, max_examples=40)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
@@ -46,8 +58,29 @@ sys.addaudithook(_keep_store_clean)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest come first, so that nothing waits for them at the end."""
-    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("long", "slow")))
+    """Files with long tests come first, then those with slow ones, so that nothing waits for them at the end."""
+    ranks: dict[Path, int] = {}
+    for item in items:
+        rank = next((rank for rank, name in enumerate(("long", "slow")) if item.get_closest_marker(name)), 2)
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return _ByFile(config, log)
+
+
+class _ByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist comes without types
+    """A file goes to one process, and all files that look at the report's pages to the same, which writes each once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "pages" if nodeid.startswith(_OF_PAGES) else super()._split_scope(nodeid)
+
+
+def pytest_collection_finish() -> None:
+    """The libraries stay to the end, so no collection of garbage need walk through their million objects."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
