@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from experiments import predict
+from sweeps import run_study
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from tests.pictures import write_broken, write_oddities, write_pictures
@@ -36,40 +37,41 @@ start = 16
 """
 
 
-def command(folder: Path, *options: str) -> list[str]:
+def options(folder: Path, *more: str) -> list[str]:
     (folder / "space.toml").write_text(SPACE)
     arguments = ["--trials", "3", "--space", str(folder / "space.toml"), "--epochs", "2", "--device", "cpu"]
-    arguments += ["--images", str(folder / "Blumen & Co"), "--store", str(folder / "store"), *options]
-    return [sys.executable, "sweeps/run_study.py", *arguments]
+    return [*arguments, "--images", str(folder / "Blumen & Co"), "--store", str(folder / "store"), *more]
 
 
-def run(folder: Path, arguments: list[str], code: int = 0) -> str:
-    done = subprocess.run(
-        arguments,
-        cwd=ROOT,
-        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == code, done.stdout
+def run(arguments: list[str]) -> str:
+    command = [sys.executable, "sweeps/run_study.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout
     assert "Traceback" not in done.stdout
     assert "Warning" not in done.stdout
     return done.stdout
 
 
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert run_study.main(arguments) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_folder_of_pictures_of_all_kinds(tmp_path: Path) -> None:
+def test_a_folder_of_pictures_of_all_kinds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = write_pictures(tmp_path / "Blumen & Co", dict(zip(NAMES, (60, 30, 12), strict=True)))
     write_oddities(folder / NAMES[0])
     write_broken(folder / NAMES[1])
-    refused = run(tmp_path, command(tmp_path), 2).splitlines()[-1]
-    assert refused.startswith("run_study.py: error: 4 of 115 files are no readable pictures: ")
+    assert refused(options(tmp_path), capsys).startswith(
+        "run_study.py: error: 4 of 115 files are no readable pictures: "
+    )
     assert not (tmp_path / "store").exists()
 
-    said = run(tmp_path, command(tmp_path, "--skip-unreadable"))
+    said = run(options(tmp_path, "--skip-unreadable"))
     assert "found 111 pictures of 3 classes (12 to 69 of each): " in said
     assert "4 of 115 files are left out, as they are no readable pictures" in said
     assert "Trained on all images it has " in said
@@ -92,13 +94,14 @@ def test_a_folder_of_pictures_of_all_kinds(tmp_path: Path) -> None:
     assert "the balanced accuracy, the mean over the classes, is " in text
     assert "CIFAR" not in text
 
-    again = run(tmp_path, command(tmp_path, "--skip-unreadable"))
+    again = run(options(tmp_path, "--skip-unreadable"))
     assert f"Nothing is left to do: study {study} has its 3 trials" in again
     pictures = [str(path) for path in sorted((folder / NAMES[2]).iterdir())[:3]]
     store = ["--store", str(tmp_path / "store")]
-    answers = run(tmp_path, [sys.executable, "experiments/predict.py", champion.info.run_id, *pictures, *store])
-    assert f"It knows only these classes: {', '.join(sorted(NAMES))}." in answers
+    assert predict.main([champion.info.run_id, *pictures, *store]) == 0
+    assert f"It knows only these classes: {', '.join(sorted(NAMES))}." in capsys.readouterr().out
 
     write_pictures(folder, {NAMES[1]: 1}, seed=9)
-    refused = run(tmp_path, command(tmp_path, "--skip-unreadable"), 2).splitlines()[-1]
-    assert refused.startswith(f"run_study.py: error: study '{study}' was started with the data Blumen & Co (")
+    assert refused(options(tmp_path, "--skip-unreadable"), capsys).startswith(
+        f"run_study.py: error: study '{study}' was started with the data Blumen & Co ("
+    )
