@@ -30,7 +30,7 @@ from tests.torture.oracle import Judgement, judge
 from tests.torture.server import MlflowServer
 
 ROOT = Path(__file__).parents[2]
-_OPTIONS = ("--space", "fast", "--epochs", "0.3", "--no-confirm", "--keep-weights", "--device", "cpu")
+_OPTIONS = ("--space", "fast", "--no-confirm", "--keep-weights", "--device", "cpu")
 # Small networks, of which a trial takes seconds, that draw on the generator at every step.
 _RECIPE = """
 width = 0.25
@@ -51,12 +51,14 @@ class Torture:
 
     Args:
         trials: of the study; more are added where they end before the disturbances do.
+        epochs: of each trial.
         environment: of every process.
     """
 
     folder: Path
     seed: int
     trials: int = 4
+    epochs: float = 0.3
     workers: int = 2
     tracking_uri: str | None = None
     store: Path = field(init=False)
@@ -79,7 +81,16 @@ class Torture:
     def command(self, *more: str) -> list[str]:
         where = ["--store", str(self.store), "--study", "torture", "--pruner", "none"]
         where += ["--tracking-uri", self.tracking_uri] if self.tracking_uri else []
-        size = ["--trials", str(self.trials), "--workers", str(self.workers), "--enqueue", *self.recipes()]
+        size = [
+            "--trials",
+            str(self.trials),
+            "--epochs",
+            str(self.epochs),
+            "--workers",
+            str(self.workers),
+            "--enqueue",
+            *self.recipes(),
+        ]
         return [sys.executable, "tests/torture/witness.py", str(self.truth), *_OPTIONS, *where, *size, *more]
 
     def recipes(self) -> list[str]:

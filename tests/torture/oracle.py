@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import optuna
@@ -17,7 +15,7 @@ from mlflow.entities import Metric
 from optuna.trial import TrialState
 
 from cifar_core.checkpoint import load_weights
-from cifar_core.data import load_train_val
+from cifar_core.data import Splits, load_train_val
 from cifar_core.data.download import default_data_dir
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
@@ -55,9 +53,9 @@ def judge(store: Path, study: str, truth: Path, tracking_uri: str | None = None)
     lost, stuck, unequal = 0, 0, 0
     doubled = sum(count - 1 for count in keys.values())
     recipes = [Recipe.from_dict(trial.user_attrs["recipe"]) for trial in trials]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        alone = list(pool.map(undisturbed, recipes))
-    for trial, recipe, (expected, curve) in zip(trials, recipes, alone, strict=True):
+    data = load_train_val(default_data_dir())
+    for trial, recipe in zip(trials, recipes, strict=True):
+        expected, curve = undisturbed(recipe, data)
         key = f"trial-{trial.number}"
         run = by_key.get(key)
         if trial.state != TrialState.COMPLETE or run is None or run.info.status != "FINISHED":
@@ -77,10 +75,10 @@ def judge(store: Path, study: str, truth: Path, tracking_uri: str | None = None)
     return Judgement(len(trials), len(acknowledged), lost, doubled, stuck, unequal)
 
 
-def undisturbed(recipe: Recipe) -> tuple[str, dict[int, float]]:
+def undisturbed(recipe: Recipe, data: Splits) -> tuple[str, dict[int, float]]:
     """Digest of the weights, and the training-loss curve by step, of this recipe when nobody disturbs it."""
     set_up_cpu(1)
-    data, hardware = load_train_val(default_data_dir()), Hardware.detect("cpu")
+    hardware = Hardware.detect("cpu")
     schedule = eval_schedule(fixed_epochs(recipe.epochs).trial_validations(), len(data.val))
     state = TrainState.create(recipe, data, hardware)
     curve = {progress.step: progress.train_loss for progress in train(state, data, schedule)}
