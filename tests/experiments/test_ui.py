@@ -30,6 +30,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.pictures import class_accuracies, unlabelled
 from experiments import ui
 from sweeps.store import Store
+from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.mlflow_client import runs_of
 from sweeps.tracking.notes import link, run_note, study_note
 from tests.experiments.fake_store import Fake
@@ -154,6 +155,28 @@ def test_a_store_that_cannot_be_written_to_shows_its_runs_without_views(browsed:
                 "BEGIN SELECT RAISE(ABORT, 'attempt to write a readonly database'); END"
             )
     assert ui.save_all_views(Store.locate(tmp_path / "store")) == ui.save_all_views(Store.locate(browsed))
+
+
+def test_a_moved_store_that_cannot_be_written_to_is_shown_from_a_copy(
+    browsed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved"
+    found: list[str | None] = []
+    shutil.copytree(browsed, moved)
+    before = (moved / "mlflow.db").read_bytes()
+
+    def application(store: Store) -> None:
+        experiment = MlflowClient(uri_for_mlflow(store)).get_experiment_by_name("demo")
+        found.append(experiment.artifact_location if experiment is not None else None)
+
+    monkeypatch.setattr("sweeps.snapshot._writable", lambda path: False)  # the root user may write everywhere
+    monkeypatch.setattr(ui, "application", application)
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    assert ui.main(["--store", str(moved), "--port", "0"]) == 0
+    assert found == [(moved / "artifacts" / "demo").as_uri()]
+    said = f"{moved} cannot be written to; this shows a copy of its database, and keeps no changes\n"
+    assert capsys.readouterr().out.startswith(said)
+    assert (moved / "mlflow.db").read_bytes() == before
 
 
 def test_a_port_in_use_and_a_store_without_runs_are_said_in_a_line(
