@@ -22,18 +22,45 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from cifar_core.data.data_set import CIFAR10
+from sweeps.run_study import main
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 
 ROOT = Path(__file__).parents[1]
 TRIALS = 3
+STUDY = "epochs-0.3-narrow"
 KB = 1000
+# Every network of the space `full`, so narrow that a processor without matrix units trains it in seconds.
+SPACE = """
+description = "narrow networks"
+
+[[hold]]
+width = 0.125
+label_smoothing = 0.2
+
+[parameters.model]
+choices = ["fast_resnet", "five_conv", "airbench", "vision_transformer", "wide_resnet"]
+
+[parameters.optimizer]
+choices = ["sgd", "muon"]
+start = "muon"
+
+[parameters.batch_size]
+choices = [64, 128]
+start = 128
+"""
+
+
+def options(store: Path, trials: int) -> list[str]:
+    space = store.with_name("narrow.toml")
+    space.write_text(SPACE)
+    length = ["--trials", str(trials), "--space", str(space), "--epochs", "0.3"]
+    return [*length, "--device", "cpu", "--store", str(store)]
 
 
 def command(store: Path, trials: int) -> list[str]:
-    options = ["--trials", str(trials), "--preset", "smoke", "--device", "cpu", "--store", str(store)]
-    return [sys.executable, "sweeps/run_study.py", *options]
+    return [sys.executable, "sweeps/run_study.py", *options(store, trials)]
 
 
 def interrupt(store: Path) -> None:
@@ -82,7 +109,7 @@ def curve(client: MlflowClient, run: Run, name: str) -> list[int]:
 
 
 def files(run: Run, store: Path) -> dict[str, Path]:
-    folder = store / "artifacts" / "smoke-full" / run.info.run_id / "artifacts"
+    folder = store / "artifacts" / STUDY / run.info.run_id / "artifacts"
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
@@ -132,21 +159,21 @@ def check_champion(client: MlflowClient, champion: Run, store: Path) -> None:
     answers = mlflow.pyfunc.load_model(str(location)).predict(np.zeros((3, 32, 32, 3), np.uint8))
     assert [len(answer["probabilities"]) for answer in answers] == [10, 10, 10]
     version = client.get_model_version_by_alias("cifar10", "champion")
-    assert (version.run_id, version.tags["study"]) == (champion.info.run_id, "smoke-full")
+    assert (version.run_id, version.tags["study"]) == (champion.info.run_id, STUDY)
     assert float(version.tags["test_accuracy"]) == pytest.approx(champion.data.metrics["test/accuracy"], abs=1e-4)
 
 
 @pytest.mark.long
 @pytest.mark.real_data
 @pytest.mark.timeout(700)
-def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
+def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "my store"
     interrupt(store)
     said = run(store)
 
     storage = f"sqlite:///{store}/optuna.db"
-    assert optuna.get_all_study_names(storage) == ["smoke-full"]
-    trials = optuna.load_study(study_name="smoke-full", storage=storage).get_trials()
+    assert optuna.get_all_study_names(storage) == [STUDY]
+    trials = optuna.load_study(study_name=STUDY, storage=storage).get_trials()
     states = Counter(trial.state for trial in trials)
     assert states.pop(TrialState.WAITING) == 2, "starting points of the space beyond the planned trials"
     trials = [trial for trial in trials if trial.state in states]
@@ -158,7 +185,7 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     assert f"Search: {complete} complete, {pruned} pruned, 0 failed; pruning saved " in said
 
     client = connect(f"sqlite:///{store}/mlflow.db")
-    runs = {run.data.tags["key"]: run for run in runs_of(client, "smoke-full")}
+    runs = {run.data.tags["key"]: run for run in runs_of(client, STUDY)}
     study = runs.pop("study")
     assert (study.info.status, study.data.tags["state"]) == ("FINISHED", "finished")
     assert 0 <= metrics_of(study)["study/saved_fraction"] < 1
@@ -167,7 +194,7 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     [final] = {key for key in runs if key.startswith("final-")}
     assert set(runs) - confirmations - {final} == {f"trial-{number}" for number in range(TRIALS)}
     assert "confirm-0-0" in confirmations, "the starting recipe, however it fared"
-    assert len(confirmations) == 1 + any(trial.state == TrialState.COMPLETE for trial in trials[1:])
+    assert len(confirmations) == 1 + sum(trial.state == TrialState.COMPLETE for trial in trials[1:])
     check_search(trials, runs, store)
     for one in runs.values():
         if one.data.tags["state"] == "complete" and one.data.tags["stage"] != "final":
@@ -180,16 +207,17 @@ def test_a_sweep_from_ctrl_c_to_nothing_left(tmp_path: Path) -> None:
     assert tested[0].data.tags["champion"] == "true"
     check_champion(client, tested[0], store)
     [look] = looks(store)
-    assert (look["study"], look["key"]) == ("smoke-full", tested[0].data.tags["key"])
+    assert (look["study"], look["key"]) == (STUDY, tested[0].data.tags["key"])
     accuracy = metrics_of(tested[0])["test/accuracy"]
     assert f"{100 * accuracy:.2f} % test accuracy" in said
 
     assert not list((store / "checkpoints").rglob("*.safetensors")), "checkpoints of runs that have ended"
-    told = subprocess.check_output([*command(store, TRIALS), "--status"], cwd=ROOT, text=True)
+    assert main([*options(store, TRIALS), "--status"]) == 0
+    told = capsys.readouterr().out
     assert f"trials    3 started: {complete} complete" in re.sub(" {4,}", "    ", told)
     assert f"test          {100 * accuracy:.2f} %" in told
 
     again = run(store)
-    assert "Nothing is left to do: study smoke-full has its 3 trials." in again
+    assert f"Nothing is left to do: study {STUDY} has its 3 trials." in again
     assert looks(store) == [look]
-    assert len(runs_of(client, "smoke-full")) == 1 + len(runs)
+    assert len(runs_of(client, STUDY)) == 1 + len(runs)
