@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -45,15 +45,7 @@ from tests.sweeps.support import STUDY
 CORES = usable_cores()
 
 
-@pytest.fixture(autouse=True)
-def settings_of_this_process() -> Iterator[None]:
-    """Signal handlers and threads, which the command takes over, are given back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("settings_of_this_process")
 
 
 @pytest.fixture(autouse=True)
