@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -29,8 +30,8 @@ from cifar_core.training import Progress, total_steps
 from experiments.benchmarks import Line, peak_gigabytes, real_data, seconds
 from experiments.benchmarks.synthetic import fill_store
 from sweeps.console import SweepConsole
-from sweeps.coordinator import Coordinator
-from sweeps.executors.protocol import Event, Finished, Job, Outcome, Progressed, TrainJob
+from sweeps.coordinator import Coordinator, Interrupted
+from sweeps.executors.protocol import Event, Executor, Finished, Job, Outcome, Progressed, TrainJob
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import EIGHTHS, fixed_epochs
@@ -51,7 +52,7 @@ def bench_overhead(hardware: Hardware) -> Iterator[Line]:
     """Time a sweep whose trials train in no time, per trial, and the fewest calls that log the same."""
     yield Line("overhead: wall time per trial when training takes no time (rule: <= 100 ms)")
     with tempfile.TemporaryDirectory() as folder:
-        sweep = _NoOpSweep(Path(folder), hardware)
+        sweep = NoOpSweep(Path(folder), hardware)
         sweep.run(_WARM_UP)
         started = time.perf_counter()
         _, executor = sweep.run(_WARM_UP + _TRIALS)
@@ -71,7 +72,7 @@ def bench_resume(hardware: Hardware) -> Iterator[Line]:
     rules = "rules: <= 10 s and 1 GB, <= 0.3 s an ask"
     yield Line(f"resume: resuming a study of {_MANY:,} trials ({rules})")
     with tempfile.TemporaryDirectory() as folder:
-        _NoOpSweep(Path(folder), hardware).fill(_MANY)
+        NoOpSweep(Path(folder), hardware).fill(_MANY)
         command = [sys.executable, "-m", "experiments.benchmarks.sweep", folder, str(hardware.device)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         yield Line(
@@ -87,7 +88,7 @@ def _resume(folder: Path, device: str) -> dict[str, float]:
     """Resume the study in `folder` in this process; medians, in seconds."""
     began = time.perf_counter()
     real_data()  # as a sweep does
-    sweep = _NoOpSweep(folder, Hardware.detect(device))
+    sweep = NoOpSweep(folder, Hardware.detect(device))
     ready = time.perf_counter()
     study, executor = sweep.run(_MANY + _ASKS)
     first = executor.starts[0] - ready
@@ -106,7 +107,7 @@ def _seconds_to_ask(study: optuna.Study) -> float:
     return seconds
 
 
-class _NoOpSweep:
+class NoOpSweep:
     """A sweep over a real store, whose executor trains nothing."""
 
     def __init__(self, root: Path, hardware: Hardware) -> None:
@@ -114,7 +115,7 @@ class _NoOpSweep:
         self.store = Store.locate(root / "store")
         self.store.create()
 
-    def plan(self, trials: int) -> Plan:
+    def plan(self, trials: int, pruner: str = "none") -> Plan:
         return Plan(
             study="bench",
             trials=trials,
@@ -122,7 +123,7 @@ class _NoOpSweep:
             preset=fixed_epochs(20),
             seed=0,
             sampler="tpe",
-            pruner="none",
+            pruner=pruner,
             timeout=None,
             patience=None,
             confirm=False,
@@ -137,7 +138,11 @@ class _NoOpSweep:
 
     def run(self, trials: int) -> tuple[optuna.Study, _NoOpExecutor]:
         """Run the sweep until everything is in MLflow."""
-        plan, executor = self.plan(trials), _NoOpExecutor()
+        executor = _NoOpExecutor()
+        return self.run_on(executor, self.plan(trials)), executor
+
+    def run_on(self, executor: Executor, plan: Plan, stop: Callable[[], bool] = lambda: False) -> optuna.Study:
+        """Run the sweep on `executor` to its end, or until `stop` returns true, and until everything is in MLflow."""
         storage = open_storage(self.store.storage_url)
         tracker, study = MlflowTracker(self.store, plan.study), open_study(plan, storage)
         with SweepConsole(file=io.StringIO()) as console:
@@ -152,10 +157,11 @@ class _NoOpSweep:
                 console=console,
                 tags={},
             )
-            Coordinator(sweep, executor, samples=bytes(30_000)).run()
+            with contextlib.suppress(Interrupted):
+                Coordinator(sweep, executor, samples=bytes(30_000), stop=stop).run()
         if tracker.close(60):
             raise RuntimeError("MLflow must get everything")
-        return study, executor
+        return study
 
     def fill(self, trials: int) -> None:
         """Add complete trials to the study, in Optuna and in MLflow."""
@@ -221,10 +227,14 @@ class _NoOpExecutor:
     def free(self) -> int:
         return 2 - len(self._left)
 
+    @property
+    def waiting(self) -> int:
+        return 0
+
     def start(self, job: Job) -> None:
         self.starts.append(time.perf_counter())
         assert isinstance(job, TrainJob)
-        self._left[job.key] = deque(self._train(job))
+        self._left[job.key] = deque(recorded_events(job))
         self.points = len(self._left[job.key]) - 1
 
     def events(self, timeout: float) -> list[Event]:
@@ -247,35 +257,37 @@ class _NoOpExecutor:
     def close(self) -> None:
         self._left.clear()
 
-    def _train(self, job: TrainJob) -> Iterator[Event]:
-        steps = total_steps(job.recipe, _TRAIN_IMAGES)
-        validated = replace(job.schedule, losses=()).steps(steps)
-        for step in job.schedule.steps(steps):
-            accuracy = _ACCURACIES.get(round(step / steps * EIGHTHS), 0.6) if step in validated else None
-            yield Progressed(
-                job.key,
-                Progress(
-                    step=step,
-                    fraction=step / steps,
-                    epoch=20 * step / steps,
-                    train_loss=1 / step,
-                    train_accuracy=0.5,
-                    learning_rate=0.1,
-                    train_seconds=float(step),
-                    validation_seconds=0.1,
-                    val_loss=None if accuracy is None else 1.0,
-                    val_accuracy=accuracy,
-                ),
-            )
-        yield Finished(
+
+def recorded_events(job: TrainJob, more: float = 0.0) -> Iterator[Event]:
+    """Yield the events of a trial as if it had trained; `more` is added to each accuracy."""
+    steps = total_steps(job.recipe, _TRAIN_IMAGES)
+    validated = replace(job.schedule, losses=()).steps(steps)
+    for step in job.schedule.steps(steps):
+        accuracy = _ACCURACIES.get(round(step / steps * EIGHTHS), 0.6) + more if step in validated else None
+        yield Progressed(
             job.key,
-            Outcome(
-                loss=1.0,
-                accuracy=0.6,
-                accuracies={f"class/{number}": 0.6 for number in range(12)},  # as many as classes and groups
-                files=_PICTURES,
+            Progress(
+                step=step,
+                fraction=step / steps,
+                epoch=20 * step / steps,
+                train_loss=1 / step,
+                train_accuracy=0.5,
+                learning_rate=0.1,
+                train_seconds=float(step),
+                validation_seconds=0.1,
+                val_loss=None if accuracy is None else 1.0,
+                val_accuracy=accuracy,
             ),
         )
+    yield Finished(
+        job.key,
+        Outcome(
+            loss=1.0,
+            accuracy=0.6 + more,
+            accuracies={f"class/{number}": 0.6 for number in range(12)},  # as many as classes and groups
+            files=_PICTURES,
+        ),
+    )
 
 
 if __name__ == "__main__":
