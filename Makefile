@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export STORE IMAGES
 
 .DEFAULT_GOAL := help
-.PHONY: help install study ui dashboard serve report bench format lint check test test-long test-all coverage torture \
+.PHONY: help install study ui dashboard serve report bench format lint check test test-long test-all test-cluster coverage torture \
 	clean clean-store
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo 'make test-long  whole sweeps from end to end, a short torture'
 	@echo 'make test-all   all tests, without ruff and mypy'
 	@echo 'make coverage   the same, with the share of lines that they run'
+	@echo 'make test-cluster  sweeps on a Ray cluster of two nodes on this machine; installs Ray first'
 	@echo 'make torture    kill, stop and starve sweeps for about an hour; an oracle compares what is left (ARGS=kills: one phase)'
 
 # The stamp is touched last, so a set-up that was cut short is done again, and a finished one is not.
@@ -99,6 +100,10 @@ test-long: install
 
 test-all: install
 	@$(PYTEST) $(ARGS)
+
+test-cluster: install
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,cluster]'
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster $(ARGS)
 
 coverage: install
 	@$(PYTEST) --cov=cifar_core --cov=sweeps --cov=experiments --cov-report=term:skip-covered $(ARGS)

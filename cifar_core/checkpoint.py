@@ -79,9 +79,7 @@ def write_tensors(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Te
         OSError: as for `save_state`.
     """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(flat, metadata={"state": json.dumps(facts)})
-    # The hash is replaced first, so a state that exists is complete.
-    write_together({_hash_path(path): hashlib.sha256(content).hexdigest().encode(), path: content})
+    write_state_file(path, safetensors.torch.save(flat, metadata={"state": json.dumps(facts)}))
 
 
 def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> TrainState:
@@ -198,6 +196,16 @@ class Checkpoints:
         for path in (*hashes, *self.folder.glob(".step-*")):
             with contextlib.suppress(OSError):  # a read-only folder only matters to `save`
                 path.unlink()
+
+
+def write_state_file(path: Path, content: bytes) -> None:
+    """Write a state's file, and its SHA-256 beside it.
+
+    Raises:
+        OSError: writing failed, for example on a full disk; an older file there is untouched.
+    """
+    # The hash is replaced first, so a state that exists is complete.
+    write_together({_hash_path(path): hashlib.sha256(content).hexdigest().encode(), path: content})
 
 
 def read_state_file(path: Path) -> bytes:

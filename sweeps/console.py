@@ -25,7 +25,7 @@ STATUS_SECONDS = 30.0
 PROGRESS_SECONDS = 5.0
 NARROW_COLUMNS, MAX_COLUMNS = 100, 150  # beyond the first, running trials show their recipes and earlier accuracies
 _ACCURACIES = 4  # of a running trial
-LINES_BESIDE_TRIALS = 7  # lines of the view that are not a running trial, and the line of the cursor
+LINES_BESIDE_TRIALS = 8  # lines of the view that are not a running trial, and the line of the cursor
 
 
 def answer_console() -> Console:
@@ -193,6 +193,8 @@ def _live_view(view: SweepView, now: float, room: int, *, wide: bool = False) ->
         parts.append(_trial_table(view.running[:room], now, wide))
     if len(view.running) > room:
         parts.append(Text(f"and {len(view.running) - room} more", style="dim"))
+    if view.waiting:
+        parts.append(Text(_waiting(view.waiting), style="dim"))
     return Group(*parts)
 
 
@@ -224,6 +226,9 @@ def _trial_table(running: tuple[SweepRun, ...], now: float, wide: bool) -> Table
             table.add_column(name, no_wrap=True, justify="right")
     for name in ("epoch", "accuracies" if wide else "accuracy", "time"):
         table.add_column(name, no_wrap=True, justify="right")
+    on_nodes = any(run.node for run in running)
+    if on_nodes:
+        table.add_column("node", no_wrap=True, overflow="ellipsis")
     for run in running:
         recipe = run.job.recipe
         more = [recipe.optimizer, f"{recipe.learning_rate:.2g}", f"{recipe.batch_size}", f"{recipe.width:g}"]
@@ -235,8 +240,13 @@ def _trial_table(running: tuple[SweepRun, ...], now: float, wide: bool) -> Table
             f"{run.point.epoch if run.point else 0:.1f}/{recipe.epochs:.1f}",
             ", ".join(map(percent, shown)) or "-",
             clock_time(now - run.started),
+            *([Text(run.node or "")] if on_nodes else []),
         )
     return table
+
+
+def _waiting(workers: int) -> str:
+    return "1 worker waits for resources" if workers == 1 else f"{workers} workers wait for resources"
 
 
 def status_line(view: SweepView) -> str:
@@ -249,6 +259,8 @@ def status_line(view: SweepView) -> str:
         f"{stage.ended}/{stage.total} done ({stage.counts['pruned']} pruned, {stage.counts['failed']} failed)",
         f"{len(view.running)} running",
     ]
+    if view.waiting:
+        parts.append(_waiting(view.waiting))
     if view.best is not None:
         parts.append(f"best {view.best}")
     if view.seconds_left is not None:

@@ -28,6 +28,7 @@ from sweeps.executors.protocol import (
     Log,
     Paused,
     Progressed,
+    TrainJob,
 )
 from sweeps.progress import SweepRun
 from sweeps.stages.confirmation import Confirmation, Confirmed, Gain
@@ -43,6 +44,7 @@ from sweeps.tracking.tracker import RunLabel
 
 _ATTEMPTS = 3  # of a run whose worker dies, without any progress in between
 _POLL_SECONDS = 0.25
+_STARTS = 8  # runs in a row: what others report must not wait until a thousand have started
 _PAUSE_SECONDS = 6.0  # for workers to save their states after a stop
 
 
@@ -191,21 +193,25 @@ class Coordinator:
     def _drive(self, stage: Stage) -> None:
         """Start the runs of `stage` as workers become free, and record their events, until all have ended.
 
+        A cluster may have no worker for a while, at the start for instance; then the loop waits for one.
+
         Raises:
             Interrupted: `stop` returned true.
         """
         runs = stage.runs()
         while True:
-            while self.executor.free and len(self._running) < stage.at_once:
+            left, starts = True, 0  # `left`: unless a worker is free and there is no run for it
+            while left and starts < _STARTS and self.executor.free and len(self._running) < stage.at_once:
                 run = self._again.pop() if self._again else next(runs, None)
-                if run is None:
-                    break
-                self._start(stage, run)
-            if not self._running:
+                left, starts = run is not None, starts + 1
+                if run is not None:
+                    self._start(stage, run)
+            if not left and not self._running:
                 return
             self._description.write("running")
-            self._handle_events(stage)
-            self.sweep.console.update(self.sweep.progress.view(self.sweep.plan.study, self._running.values()))
+            self._handle_events(stage, 0.0 if starts == _STARTS else _POLL_SECONDS)
+            running, waiting = self._running.values(), self.executor.waiting
+            self.sweep.console.update(self.sweep.progress.view(self.sweep.plan.study, running, waiting))
             if self.stop():
                 self._pause(stage)
                 raise Interrupted
@@ -215,7 +221,9 @@ class Coordinator:
         self.sweep.progress.started += 1
         stage.start(run)
         self._running[run.key] = run
-        self.executor.start(run.job)
+        run.node = self.executor.start(run.job)
+        if run.node is not None and isinstance(run.job, TrainJob):
+            self.sweep.tracker.place(run.key, run.node)
 
     def _pause(self, stage: Stage) -> None:
         """Let the workers save the states of all runs; a run that takes too long resumes from an older checkpoint."""
@@ -226,8 +234,8 @@ class Coordinator:
         for run in [*self._running.values(), *self._again]:
             stage.interrupt(run)
 
-    def _handle_events(self, stage: Stage) -> None:
-        for event in self.executor.events(_POLL_SECONDS):
+    def _handle_events(self, stage: Stage, timeout: float = _POLL_SECONDS) -> None:
+        for event in self.executor.events(timeout):
             self._handle(stage, self._running[event.key], event)
 
     def _handle(self, stage: Stage, run: SweepRun, event: Event) -> None:
@@ -248,7 +256,8 @@ class Coordinator:
         elif isinstance(event, Paused):
             self._again.append(run)
         elif event.worker_died and run.deaths < _ATTEMPTS - 1:
-            self.sweep.console.say(f"{run.title}: {event.reason}; it resumes from its last checkpoint")
+            after = "resumes from its last checkpoint" if self.sweep.keeps_checkpoints else "starts again"
+            self.sweep.console.say(f"{run.title}: {event.reason}; it {after}")
             run.attempt += 1
             run.deaths += 1
             run.point = None

@@ -29,6 +29,7 @@ class SweepRun:
     point: Progress | None = None
     accuracies: tuple[float, ...] = ()  # of its validations
     started: float = 0.0  # time.monotonic()
+    node: str | None = None  # of a cluster
 
     @property
     def accuracy(self) -> float | None:
@@ -89,6 +90,7 @@ class SweepView:
     began: float  # time.monotonic()
     at: float  # likewise, the time of this snapshot
     seconds_left: float | None  # of the whole sweep; None until there is a basis for an estimate
+    waiting: int = 0  # workers that wait for resources
 
 
 @dataclass(slots=True)
@@ -115,8 +117,8 @@ class SweepProgress:
         self.trials += 1
         self.stage.flops_each = (_WEIGHT * expected + self.spent) / (_WEIGHT + self.trials)
 
-    def view(self, study: str, running: Collection[SweepRun]) -> SweepView:
-        """Return a snapshot."""
+    def view(self, study: str, running: Collection[SweepRun], waiting: int = 0) -> SweepView:
+        """Return a snapshot; `waiting` workers wait for resources."""
         return SweepView(
             study=study,
             stage=replace(self.stage, counts=self.stage.counts.copy()),
@@ -125,6 +127,7 @@ class SweepProgress:
             began=self.began,
             at=time.monotonic(),
             seconds_left=self._seconds_left(running),
+            waiting=waiting,
         )
 
     def _seconds_left(self, running: Collection[SweepRun]) -> float | None:

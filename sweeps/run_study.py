@@ -26,7 +26,6 @@ from cifar_core.data.picture_cache import CachedPictures
 from cifar_core.errors import UserError, first_line
 from cifar_core.evaluation.pictures import samples as draw_samples
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
-from cifar_core.machine import free_memory, usable_cores
 from cifar_core.memory import release_memory
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import expand, read_recipe
@@ -38,17 +37,16 @@ from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED, USAGE, OneLineParser, Stopper, number, positive_int
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
+from sweeps.executors.engine import ENGINES, Engine, LocalEngine, RayEngine
 from sweeps.executors.job_loop import DataSource
-from sweeps.executors.local import LocalExecutor
 from sweeps.lock import acquire, exclude_runs
 from sweeps.notice import Notice
 from sweeps.planning.limits import Limits
-from sweeps.planning.plan import Plan, affordable_steps, measure_speed, shrink_to_budget
+from sweeps.planning.plan import Plan, affordable_steps, shrink_to_budget
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace, comparable
 from sweeps.planning.space_file import SPACES, read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
-from sweeps.planning.workers import share_cores
 from sweeps.pruners import PRUNERS
 from sweeps.snapshot import readable
 from sweeps.stages.adaptation import Adaptation, Stopped, study_name
@@ -57,7 +55,7 @@ from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, StoreError, folder_name
 from sweeps.study import SAMPLERS, best_recipes, load_study, open_storage, open_study, started_trials
-from sweeps.tracking.mlflow_client import connect
+from sweeps.tracking.mlflow_client import STUDY_KEY, connect
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
@@ -188,6 +186,24 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of parallel runs (default: one per CPU core or GPU, or as many as fit into memory)",
     )
+    machine.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="train on this machine, or on a Ray cluster (docs/clusters.md; default: %(default)s)",
+    )
+    machine.add_argument(
+        "--address", metavar="HOST:PORT", help="of the cluster (default: auto, the one that this machine belongs to)"
+    )
+    machine.add_argument(
+        "--cpus-per-trial", type=_positive_float, metavar="N", help="of the cluster (default: 1), also its threads"
+    )
+    machine.add_argument(
+        "--gpus-per-trial",
+        type=_gpus,
+        metavar="N",
+        help="of the cluster: a number of GPUs, or a fraction of one (default: 0, train on CPUs)",
+    )
     data = parser.add_argument_group("the data")
     given = data.add_mutually_exclusive_group()
     given.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
@@ -232,15 +248,27 @@ def build_parser() -> argparse.ArgumentParser:
         "SWEEP_STUDY, SWEEP_STORE and, once known, SWEEP_VAL_ACCURACY, SWEEP_TEST_ACCURACY and SWEEP_TTA_ACCURACY in "
         "its environment",
     )
+    keep.add_argument(
+        "--checkpoints",
+        type=Path,
+        metavar="DIR",
+        help="folder of the checkpoints of running trials (default: in the store); on a cluster one that all nodes "
+        "share, so that a trial survives its node",
+    )
     keep.add_argument("--tracking-uri", metavar="URI", help="an MLflow server instead of the database in the store")
     keep.add_argument("--storage", metavar="URL", help="an Optuna storage instead of the database in the store")
     return parser
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    hardware = Hardware.detect(options.device)
+    device = _device(options)
     space = read_space(options.space)
-    store = Store.locate(options.store, tracking_uri=options.tracking_uri, storage_url=options.storage)
+    store = Store.locate(
+        options.store,
+        tracking_uri=options.tracking_uri,
+        storage_url=options.storage,
+        checkpoints=options.checkpoints,
+    )
     for asked, answer in (
         (options.status, _print_status),
         (options.verify, _verify),
@@ -248,15 +276,22 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         (options.replay, _replay),
     ):
         if asked:
-            return answer(store, _study_name(options, _preset(options, hardware), space))
+            return answer(store, _study_name(options, _preset(options, device), space))
+    with contextlib.closing(_engine(options, device)) as engine:
+        return _sweep(options, arguments, engine, space, store)
+
+
+def _sweep(
+    options: argparse.Namespace, arguments: Sequence[str], engine: Engine, space: SearchSpace, store: Store
+) -> int:
+    """Run the sweep and write the report; return the exit code."""
     source, backbone = _image_source(options), _backbone(options)
-    workers, threads = share_cores(options.workers, hardware.device, usable_cores(), free_memory())
-    set_up_cpu(threads)
+    set_up_cpu(engine.threads)
     given = options.enqueue or list(space.enqueue)
     wanted = {name: comparable(read_recipe(name)) for name in expand(given, SYSTEMS_GROUP)}
     pictures = None if source is None else _prepared(source)
     data_set = CIFAR10 if pictures is None else pictures.data_set
-    plan = _plan(options, data_set, hardware, space, workers, threads)
+    plan = _plan(options, data_set, engine, space)
     if backbone is not None and options.adapt_only:
         return _adapt(options, arguments, plan, store, backbone, pictures)
     if options.source is not None:
@@ -281,7 +316,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         study = open_study(
             plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
         )
-        console.plan(plan.rows(max(0, plan.trials - started_trials(study))))
+        checkpoints = store.checkpoints(plan.study, STUDY_KEY).parent
+        console.plan({**plan.rows(max(0, plan.trials - started_trials(study))), **engine.rows(checkpoints)})
         for note in (*(() if pictures is None else pictures.notes), *notes):
             console.say(note)
         tracker = MlflowTracker(store, plan.study, say=console.say)
@@ -296,12 +332,13 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             console=console,
             tags=_tags(plan),
             command=_public_command(arguments),
+            keeps_checkpoints=engine.keeps_checkpoints,
         )
         stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
-        executor = LocalExecutor(workers=workers, threads=threads, hardware=hardware, data=loaders)
+        executor = engine.executor(loaders, plan.most_side_by_side, console.say)
         summary = None
         try:
-            with contextlib.closing(executor), contextlib.suppress(Interrupted):
+            with contextlib.closing(engine), contextlib.closing(executor), contextlib.suppress(Interrupted):
                 summary = Coordinator(sweep, executor, samples, stopper.asked).run()
         finally:
             lacking = tracker.close() if summary else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
@@ -464,11 +501,10 @@ def _earlier_recipes(source: str, store: Store, study: str) -> dict[str, Recipe]
     return {f"{place} of {source}": comparable(recipe) for place, recipe in enumerate(recipes, start=1)}
 
 
-def _plan(
-    options: argparse.Namespace, data_set: DataSet, hardware: Hardware, space: SearchSpace, workers: int, threads: int
-) -> Plan:
-    preset = _preset(options, hardware).fitted(data_set)
-    probe = Recipe(batch_size=64 if hardware.device.type == "cpu" else 1024)
+def _plan(options: argparse.Namespace, data_set: DataSet, engine: Engine, space: SearchSpace) -> Plan:
+    device = engine.hardware.device.type
+    preset = _preset(options, device).fitted(data_set)
+    probe = Recipe(batch_size=64 if device == "cpu" else 1024)
     return Plan(
         study=_study_name(options, preset, space),
         trials=options.trials,
@@ -481,20 +517,62 @@ def _plan(
         patience=options.patience,
         confirm=not options.no_confirm,
         starts=not options.no_starts,
-        hardware=hardware,
-        workers=workers,
-        threads=threads,
-        flops_per_second=measure_speed(probe, hardware, data_set),
+        hardware=engine.hardware,
+        workers=engine.workers,
+        threads=engine.threads,
+        flops_per_second=engine.speed(probe, data_set),
         data_set=data_set,
         keep_weights=options.keep_weights,
+        on_cluster=engine.on_cluster,
         limits=Limits(parameters=options.max_parameters, latency=options.max_latency),
     )
 
 
-def _preset(options: argparse.Namespace, hardware: Hardware) -> Preset:
+def _device(options: argparse.Namespace) -> str:
+    """Return the kind of device that runs train on.
+
+    Raises:
+        UserError: there is none of that kind here, or options do not go together.
+    """
+    if options.engine == "local":
+        for name in ("address", "cpus_per_trial", "gpus_per_trial"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} must come with --engine ray, but the engine is local")
+        return Hardware.detect(options.device).device.type
+    for name in ("max_latency", "adapt", "adapt_only"):
+        if getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')} must come with --engine local, but the engine is ray")
+    device = "cuda" if options.gpus_per_trial else "cpu"
+    if options.device not in ("auto", device):
+        given = "a GPU" if options.gpus_per_trial else "no GPU"
+        raise UsageError(f"--device must be auto or {device} for trials that take {given}, but got {options.device}")
+    if options.checkpoints is not None and not options.checkpoints.is_dir():
+        raise UsageError(f"--checkpoints must be a folder that all nodes share, but there is no {options.checkpoints}")
+    return device
+
+
+def _engine(options: argparse.Namespace, device: str) -> Engine:
+    """Return the place to train in.
+
+    Raises:
+        UserError: it cannot be used as asked.
+    """
+    if options.engine == "local":
+        return LocalEngine(device, options.workers)
+    return RayEngine(
+        options.address or "auto",
+        cpus=options.cpus_per_trial or 1.0,
+        gpus=options.gpus_per_trial or 0.0,
+        workers=options.workers,
+        checkpoints=options.checkpoints,
+        say=print,
+    )
+
+
+def _preset(options: argparse.Namespace, device: str) -> Preset:
     if options.epochs is not None:
         return fixed_epochs(options.epochs)
-    return PRESETS[options.preset or ("quick" if hardware.device.type == "cpu" else "standard")]
+    return PRESETS[options.preset or ("quick" if device == "cpu" else "standard")]
 
 
 def _study_name(options: argparse.Namespace, preset: Preset, space: SearchSpace) -> str:
@@ -632,6 +710,11 @@ def _listing(table: Mapping[str, Preset] | Mapping[str, SearchSpace], default: s
 
 
 _positive_float = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
+_gpus = number(
+    "must be a whole number or a fraction of 1",
+    lambda value: 0 <= value <= 1 or (value > 1 and float(value).is_integer()),
+    float,
+)
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
 _seed = number("must be a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32, int)
 

@@ -35,22 +35,32 @@ class Store:
     """Locations of everything that a sweep keeps; a server can replace either database.
 
     Args:
+        checkpoint_root: folder of the checkpoints, if it is elsewhere.
         original: the store whose databases were copied for reading, if these are copies (sweeps/snapshot.py).
     """
 
     root: Path
     tracking_uri: str
     storage_url: str
+    checkpoint_root: Path | None = None
     original: Store | None = None
 
     @classmethod
-    def locate(cls, root: Path, *, tracking_uri: str | None = None, storage_url: str | None = None) -> Store:
+    def locate(
+        cls,
+        root: Path,
+        *,
+        tracking_uri: str | None = None,
+        storage_url: str | None = None,
+        checkpoints: Path | None = None,
+    ) -> Store:
         """Return the store in the folder `root`, without touching it."""
         root = root.absolute()
         return cls(
             root=root,
             tracking_uri=tracking_uri or _sqlite_url(root / "mlflow.db"),
             storage_url=storage_url or _sqlite_url(root / "optuna.db"),
+            checkpoint_root=None if checkpoints is None else checkpoints.absolute(),
         )
 
     def create(self) -> None:
@@ -103,7 +113,7 @@ class Store:
         return self.root / "weights" / folder_name(study) / f"{key}.safetensors"
 
     def checkpoints(self, study: str, key: str) -> Path:
-        return self.root / "checkpoints" / folder_name(study) / key
+        return (self.checkpoint_root or self.root / "checkpoints") / folder_name(study) / key
 
     def queues(self, study: str) -> Path:
         """Return the folder of the queues of MLflow writes."""

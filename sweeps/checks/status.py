@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import optuna
+from mlflow.entities import Run
 from optuna.trial import TrialState
 
 from sweeps.console import best_trial, percent, with_tta
@@ -35,6 +36,9 @@ def read_status(store: Store, study: str) -> dict[str, str]:
         states = Counter(run.data.tags.get("state", "unknown") for run in own)
         if states:
             rows[name] = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    places = [(run.data.tags["node"], run.data.tags["key"]) for run in runs if _on_a_node(run)]
+    if places and rows["state"].startswith("run by"):
+        rows["nodes"] = ", ".join(f"{key} on {node}" for node, key in sorted(places))
     if tested:
         rows["test"] = ", ".join(percent(m["test/accuracy"], 2) + with_tta(m.get("test/tta_accuracy")) for m in tested)
     if checkpoints:
@@ -42,6 +46,10 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     if queued:
         rows["queue"] = f"{queued} {'entry waits' if queued == 1 else 'entries wait'} for MLflow"
     return rows
+
+
+def _on_a_node(run: Run) -> bool:
+    return run.data.tags.get("state") == "running" and "node" in run.data.tags
 
 
 def _search(study: optuna.Study, runner: str | None) -> dict[str, str]:

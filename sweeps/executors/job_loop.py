@@ -6,13 +6,13 @@ import enum
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, Protocol
 
 from cifar_core.data import Split, Splits, load_test, load_train_val
 from cifar_core.data.picture_cache import CachedPictures
 from cifar_core.hardware import Hardware, set_up_cpu
-from sweeps.executors.protocol import EvaluateJob, TrainJob
+from sweeps.executors.protocol import EvaluateJob, Event, TrainJob
 from sweeps.executors.worker import Channel, run_job
 
 
@@ -51,7 +51,20 @@ class WorkerConfig:
     threads: int
 
 
-def serve(pipe: Connection) -> None:
+class Pipe(Protocol):
+    """A worker's end of the pipe to the coordinator: a `Connection`, or what stands in for one."""
+
+    def recv(self) -> Any:
+        """Wait for a message."""
+
+    def poll(self) -> bool:
+        """Return true if a message is there."""
+
+    def send(self, event: Event) -> None:
+        """Send an event."""
+
+
+def serve(pipe: Pipe) -> None:
     """Receive a `WorkerConfig`, then run jobs until the other end of `pipe` is closed."""
     try:
         config: WorkerConfig = pipe.recv()
@@ -71,7 +84,7 @@ def serve(pipe: Connection) -> None:
 class _Commands:
     """Commands to one job. Everything sent before the job has been read by then, so none belongs to another job."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._pausing = False
 

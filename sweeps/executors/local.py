@@ -50,6 +50,10 @@ class LocalExecutor:
     def free(self) -> int:
         return sum(worker.job is None for worker in self._workers)
 
+    @property
+    def waiting(self) -> int:
+        return 0
+
     def start(self, job: Job) -> None:
         worker = next(worker for worker in self._workers if worker.job is None)
         worker.job, worker.pausing = job, False

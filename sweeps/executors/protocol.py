@@ -136,8 +136,12 @@ class Executor(Protocol):
     def free(self) -> int:
         """Number of jobs that can be started now."""
 
-    def start(self, job: Job) -> None:
-        """Start `job` on a free worker."""
+    @property
+    def waiting(self) -> int:
+        """Number of workers that have not started yet, or wait for resources that others use."""
+
+    def start(self, job: Job) -> str | None:
+        """Start `job` on a free worker; return the name of its node, None if that is this machine."""
 
     def events(self, timeout: float) -> list[Event]:
         """Return the events since the last call; wait up to `timeout` seconds for one."""

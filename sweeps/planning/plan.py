@@ -51,6 +51,7 @@ class Plan:
     threads: int  # of each worker
     flops_per_second: float  # of one worker
     keep_weights: bool = False  # of every complete trial, not only of confirmed runs
+    on_cluster: bool = False
 
     def params(self) -> dict[str, object]:
         """Return the MLflow params of the study's own run."""
@@ -114,6 +115,17 @@ class Plan:
     def flops_after_search(self) -> float:
         """Return the training FLOPs of confirmation and final."""
         return self.confirm_flops() + self.final_flops() if self.confirm else 0.0
+
+    @property
+    def shares_cores(self) -> bool:
+        """True if all runs share the cores of one machine, so that fewer runs can have more threads each."""
+        return self.hardware.device.type == "cpu" and not self.on_cluster
+
+    @property
+    def most_side_by_side(self) -> int:
+        """The most runs that a stage has."""
+        confirmed = (self.preset.recipes + self.has_baseline) * self.preset.seeds
+        return max(self.trials, *((confirmed, self.preset.finals) if self.confirm else ()), 1)
 
     def trial_flops(self) -> float:
         """Return the training FLOPs of an unpruned trial."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ class Sweep:
         train_images, val_images: sizes of the data set's splits.
         tags: of every run: commit, data, machine.
         command: that runs the sweep, for its description in MLflow.
+        keeps_checkpoints: runs leave checkpoints. On a cluster without a shared folder they do not.
     """
 
     plan: Plan
@@ -44,6 +46,7 @@ class Sweep:
     console: SweepConsole
     tags: Mapping[str, str]
     command: str = ""
+    keeps_checkpoints: bool = True
     progress: SweepProgress = field(default_factory=SweepProgress)
 
     def train_run(
@@ -68,25 +71,25 @@ class Sweep:
             recipe=recipe,
             schedule=eval_schedule(validations, self.val_images),
             weights=self.store.weights(self.plan.study, key) if keep_weights else None,
-            checkpoints=self.store.checkpoints(self.plan.study, key),
+            checkpoints=self.store.checkpoints(self.plan.study, key) if self.keeps_checkpoints else None,
             threads=threads,
         )
         images = self.train_images + (self.val_images if recipe.val_fraction == 0 else 0)
         return SweepRun(title, job, float(step_flops(recipe, self.plan.data_set) * total_steps(recipe, images)), tags)
 
     def side_by_side(self, runs: int) -> int:
-        """Return how many of `runs` long runs train at the same time.
+        """Return how many of `runs` long runs train at the same time, if there are workers for them.
 
-        On a CPU it divides their number, so that no core is idle while the last one trains.
+        Where they share cores it divides their number, so that no core is idle while the last one trains.
         """
+        if not self.plan.shares_cores:
+            return runs
         workers = self.plan.workers
-        if self.plan.hardware.device.type != "cpu":
-            return workers
         return max(count for count in range(1, workers + 1) if runs % count == 0)
 
     def threads_of_each(self, runs: int) -> int | None:
-        """Return the threads of each of `runs` long runs on a CPU; None: as many as the workers have."""
-        if self.plan.hardware.device.type != "cpu":
+        """Return the threads of each of `runs` long runs; None: as many as the workers have."""
+        if not self.plan.shares_cores:
             return None
         return self.plan.workers * self.plan.threads // self.side_by_side(runs)
 
@@ -123,7 +126,7 @@ class Stage(ABC):
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self.at_once = sweep.plan.workers  # runs side by side, at most
+        self.at_once = sys.maxsize  # runs side by side, at most; the executor's workers are another limit
 
     @abstractmethod
     def runs(self) -> Iterator[SweepRun]:

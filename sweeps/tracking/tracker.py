@@ -113,6 +113,10 @@ class MlflowTracker:
             files=label.files,
         )
 
+    def place(self, key: str, node: str) -> None:
+        """Record the node of a cluster that a run trains on."""
+        self._put(key, tags={"node": node}, sync=False)
+
     def point(self, key: str, point: Progress, *, met: str = "val", system: Mapping[str, float] = {}) -> None:
         """Add a point to the curves of a run.
 

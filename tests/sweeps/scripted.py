@@ -91,12 +91,17 @@ class ScriptedExecutor:
         self.tested: list[str] = []
         self._left: dict[str, deque[Event]] = {}
         self._waiting: set[str] = set()
+        self._late = sweep.late
 
     @property
     def free(self) -> int:
-        return 2 - len(self._left)
+        return 0 if self._late else 2 - len(self._left)
 
-    def start(self, job: Job) -> None:
+    @property
+    def waiting(self) -> int:
+        return self._late
+
+    def start(self, job: Job) -> str | None:
         assert self.free
         assert job.key not in self._left, "a run must not be started twice at the same time"
         self.jobs.append(job)
@@ -104,9 +109,11 @@ class ScriptedExecutor:
         self.sweep.together[stage] = max(self.sweep.together[stage], len(self._left) + 1)
         self._left[job.key] = deque(self._train(job) if isinstance(job, TrainJob) else self._test(job))
         self.sweep.starts[job.key] += isinstance(job, TrainJob)
+        return self.sweep.node
 
     def events(self, timeout: float) -> list[Event]:
         happened = []
+        self._late = max(0, self._late - 1)
         for key in [key for key in self._left if key not in self._waiting]:
             event = self._left[key].popleft()
             happened.append(event)
@@ -183,6 +190,9 @@ class Study:
     dies_at: Callable[[str, int], int | None] = lambda key, starts: None  # number of the last validation
     notes: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # artifacts of a run at its end, by its key
+    late: int = 0  # calls for events before there is a worker
+    keeps_checkpoints: bool = True
+    node: str | None = None
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
     log: io.StringIO = field(default_factory=io.StringIO)
     starts: Counter[str] = field(default_factory=Counter)
@@ -216,6 +226,7 @@ class Study:
                     store=self.store,
                     console=console,
                     tags={"git_commit": "abc"},
+                    keeps_checkpoints=self.keeps_checkpoints,
                 )
                 return Coordinator(sweep, executor, b"samples", stop).run()
         finally:

@@ -128,6 +128,15 @@ class TestPicture:
             "confirm 1/2  vision_transformer  10.3/12.4    61.3 %  1m12s",
         ]
 
+    def test_a_cluster(self) -> None:
+        view = replace(VIEW, running=(replace(TRIAL, node="10.0.0.7"),), waiting=3)
+        assert picture(view, 80)[-3:] == [
+            "running      model                   epoch  accuracy   time  node",
+            "confirm 1/2  vision_transformer  10.3/12.4    61.3 %  1m12s  10.0.0.7",
+            "3 workers wait for resources",
+        ]
+        assert ", 1 running, 3 workers wait for resources, best " in status_line(view)
+
     @pytest.mark.parametrize("width", [60, 80, 120])
     def test_never_wraps(self, width: int) -> None:
         stage = replace(STAGE, total=1000, counts=STAGE.counts + Counter(complete=896))

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
 from sweeps.coordinator import Interrupted, StoreLostError
-from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, Failed, TrainJob
+from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, TrainJob
 from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
 
 
@@ -49,6 +49,17 @@ class TestFailures:
         assert sweep.tracker.runs["trial-1"].tags["attempt"] == "3"
         assert sweep.tracker.runs["trial-0"].tags["attempt"] == "1"
         assert "trial 1: worker died: killed by SIGKILL; it resumes from its last checkpoint" in sweep.log.getvalue()
+
+    def test_workers_that_come_later_and_leave_no_checkpoints(self, sweep: Study) -> None:
+        """As on a cluster without a shared folder, which has no worker at first."""
+        sweep.fault = lambda key, starts: died(key) if key == "trial-1" and not starts else None
+        sweep.late, sweep.keeps_checkpoints, sweep.node = 3, False, "node-7"
+        sweep.run()
+        check_whole(sweep)
+        assert all(isinstance(job, EvaluateJob) or job.checkpoints is None for job in sweep.jobs)
+        assert "trial 1: worker died: killed by SIGKILL; it starts again\n" in sweep.log.getvalue()
+        assert "0 running, 2 workers wait for resources" in sweep.log.getvalue()
+        assert {run.tags["node"] for run in sweep.tracker.runs.values()} == {"node-7"}
 
     def test_after_three_deaths_it_has_failed(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: died(key) if key == "trial-1" else None

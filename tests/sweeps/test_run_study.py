@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from cifar_core.transfer.backbone import ARCHITECTURES
 from sweeps import run_study
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
-from sweeps.executors import job_loop
+from sweeps.executors import engine, job_loop
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
@@ -53,9 +54,9 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments that cannot be must be found before data are fetched or workers started."""
 
     early = Mock(side_effect=AssertionError("this was to be refused before"))
-    for module, name in ((run_study, "ensure_cifar10"), (job_loop, "load_train_val"), (run_study, "LocalExecutor")):
+    for module, name in ((run_study, "ensure_cifar10"), (job_loop, "load_train_val"), (engine, "LocalExecutor")):
         monkeypatch.setattr(module, name, early)
-    monkeypatch.setattr(run_study, "measure_speed", lambda recipe, hardware, data_set: 1e12)
+    monkeypatch.setattr(engine, "measure_speed", lambda recipe, hardware, data_set: 1e12)
 
 
 class StubCoordinator:
@@ -88,7 +89,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> type[StubCoordinator]:
     monkeypatch.setattr(run_study, "ensure_cifar10", lambda directory, progress: None)
     monkeypatch.setattr(job_loop, "load_train_val", lambda directory: data)
     StubCoordinator.executor = Mock()
-    monkeypatch.setattr(run_study, "LocalExecutor", lambda **_: StubCoordinator.executor)
+    monkeypatch.setattr(engine, "LocalExecutor", lambda **_: StubCoordinator.executor)
     monkeypatch.setattr(run_study, "Coordinator", StubCoordinator)
     StubCoordinator.does = interrupted
     return StubCoordinator
@@ -158,8 +159,35 @@ class TestArgumentsThatCannotBe:
         assert refused(*arguments.split()) == message
 
     @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("--address a:1", "--address must come with --engine ray, but the engine is local"),
+            ("--gpus-per-trial 0.5", "--gpus-per-trial must come with --engine ray, but the engine is local"),
+            ("--engine ray --max-latency 3", "--max-latency must come with --engine local, but the engine is ray"),
+            ("--engine ray --adapt", "--adapt must come with --engine local, but the engine is ray"),
+            (
+                "--engine ray --device cpu --gpus-per-trial 0.5",
+                "--device must be auto or cuda for trials that take a GPU, but got cpu",
+            ),
+            ("--engine ray --device mps", "--device must be auto or cpu for trials that take no GPU, but got mps"),
+            (
+                "--engine ray --checkpoints nowhere",
+                "--checkpoints must be a folder that all nodes share, but there is no nowhere",
+            ),
+            ("--engine ray", "--engine ray needs Ray, which is not installed: pip install '.[cluster]'"),
+        ],
+    )
+    def test_a_cluster(self, refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str) -> None:
+        monkeypatch.setitem(sys.modules, "ray", None)
+        for name in ("ray_cluster", "ray_executor"):
+            monkeypatch.delitem(sys.modules, f"sweeps.executors.{name}", raising=False)
+        assert refused(*arguments.split()) == message
+
+    @pytest.mark.parametrize(
         ("option", "values", "rule"),
         [
+            ("cpus-per-trial", "0 -1 x", "a number above 0"),
+            ("gpus-per-trial", "-1 1.5 inf nan", "a whole number or a fraction of 1"),
             ("trials", "0 -3 x 2.5", "a whole number of at least 1"),
             ("workers", "0", "a whole number of at least 1"),
             ("timeout", "inf", "a number above 0"),
@@ -181,6 +209,7 @@ class TestArgumentsThatCannotBe:
             ("sampler", "cmaes, gp, random, tpe"),
             ("pruner", "halving, hyperband, median, none"),
             ("device", "auto, cpu, cuda, mps"),
+            ("engine", "local, ray"),
         ],
     )
     def test_an_unknown_name_and_those_that_there_are(self, refused: Refused, option: str, names: str) -> None:

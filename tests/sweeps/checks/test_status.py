@@ -38,6 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     tracker.open_study(STUDY)
     for key in ("confirm-1-0", "confirm-0-0"):
         tracker.begin(RunLabel(key=key, name=key, tags={"stage": "confirm"}, params={}))
+    tracker.place("confirm-0-0", "node-1")
     tracker.end("confirm-1-0", "complete", outcome=outcome(0.8))
     tracker.tested("confirm-1-0", replace(outcome(0.7925), tta_accuracy=0.8))
     assert tracker.close() == 0
@@ -67,6 +68,7 @@ def test_who_is_running_it(store: Store) -> None:
         rows = read_status(store, "s")
     assert rows["state"].startswith("run by process ")
     assert ", 1 running, 1 queued" in rows["trials"]
+    assert rows["nodes"] == "confirm-0-0 on node-1"
 
 
 def test_a_study_without_trials(store: Store) -> None:

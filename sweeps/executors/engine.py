@@ -1,0 +1,161 @@
+"""Where the runs of a sweep train: on this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cifar_core.data.data_set import DataSet
+from cifar_core.errors import UserError
+from cifar_core.hardware import Hardware
+from cifar_core.machine import free_memory, usable_cores
+from cifar_core.recipe import Recipe
+from sweeps.executors.job_loop import DataSource
+from sweeps.executors.local import LocalExecutor
+from sweeps.executors.protocol import Executor
+from sweeps.planning.plan import measure_speed
+from sweeps.planning.workers import share_cores
+from sweeps.validation import shortened
+
+ENGINES = ("local", "ray")
+
+
+class EngineError(UserError):
+    """An engine that cannot be used as asked."""
+
+
+class Engine(Protocol):
+    """A place to train in.
+
+    Attributes:
+        hardware: of each run.
+        workers: runs side by side, now.
+        threads: of each run on a CPU.
+        on_cluster: runs train on other machines too.
+        keeps_checkpoints: a run finds its checkpoints on whatever machine it resumes; `rows` finds out.
+    """
+
+    hardware: Hardware
+    workers: int
+    threads: int
+    on_cluster: bool
+    keeps_checkpoints: bool
+
+    def speed(self, recipe: Recipe, data_set: DataSet) -> float:
+        """Measure the training FLOPs per second of a run."""
+
+    def rows(self, checkpoints: Path) -> Mapping[str, str]:
+        """Return what a plan says of the engine, in two columns; `checkpoints` is the folder for them."""
+
+    def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
+        """Start the executor; `most` runs at the same time are enough."""
+
+    def close(self) -> None:
+        """Leave the place; further calls change nothing."""
+
+
+class LocalEngine:
+    """Worker processes on this machine.
+
+    Args:
+        workers: their number; None for as many as the machine has room for.
+
+    Raises:
+        UserError: there is no such device, or no room for so many workers.
+    """
+
+    on_cluster = False
+    keeps_checkpoints = True
+
+    def __init__(self, device: str, workers: int | None) -> None:
+        self.hardware = Hardware.detect(device)
+        self.workers, self.threads = share_cores(workers, self.hardware.device, usable_cores(), free_memory())
+
+    def speed(self, recipe: Recipe, data_set: DataSet) -> float:
+        return measure_speed(recipe, self.hardware, data_set)
+
+    def rows(self, checkpoints: Path) -> Mapping[str, str]:
+        return {}
+
+    def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
+        return LocalExecutor(workers=self.workers, threads=self.threads, hardware=self.hardware, data=data)
+
+    def close(self) -> None:
+        pass
+
+
+class RayEngine:
+    """A Ray cluster, which must be running.
+
+    Args:
+        address: HOST:PORT of its head node, or "auto" for the cluster that this machine belongs to.
+        cpus, gpus: that a trial takes.
+        workers: runs at the same time, at most; None for as many as the cluster holds.
+        checkpoints: a folder that all nodes share, which exists.
+        say: receives a line if the cluster has nothing free yet.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster cannot be used.
+    """
+
+    on_cluster = True
+    keeps_checkpoints = True
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        cpus: float,
+        gpus: float,
+        workers: int | None,
+        checkpoints: Path | None,
+        say: Callable[[str], None],
+    ) -> None:
+        try:
+            from sweeps.executors import ray_cluster
+        except ModuleNotFoundError as error:
+            raise EngineError("--engine ray needs Ray, which is not installed: pip install '.[cluster]'") from error
+        self._cluster = ray_cluster.RayCluster(address, ray_cluster.Demand(cpus, gpus))
+        try:
+            self._cluster.check()
+            if checkpoints is not None and (blind := self._cluster.blind_nodes(checkpoints)):
+                raise EngineError(
+                    f"--checkpoints must be a folder that all nodes share, but {', '.join(blind)} cannot write to "
+                    f"{checkpoints} of this machine"
+                )
+            self.hardware: Hardware = self._cluster.run(
+                ray_cluster.find_hardware, self._cluster.demand.device, waiting=say
+            )
+        except BaseException:
+            self.close()
+            raise
+        self._most = workers
+        self.workers, self.threads = min(self._cluster.places, workers or sys.maxsize), self._cluster.demand.threads
+
+    def speed(self, recipe: Recipe, data_set: DataSet) -> float:
+        return self._cluster.run(measure_speed, recipe, self.hardware, data_set)
+
+    def rows(self, checkpoints: Path) -> Mapping[str, str]:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        blind = self._cluster.blind_nodes(checkpoints)
+        self.keeps_checkpoints = not blind
+        resumes = f"resumes from its last checkpoint in {checkpoints}, which all nodes share"
+        again = f"starts again, because {shortened(blind)} cannot write to {checkpoints} of this machine; "
+        again += "--checkpoints DIR names a folder that all nodes share"
+        return {"cluster": self._cluster.describe(), "lost node": f"its trial {again if blind else resumes}"}
+
+    def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
+        from sweeps.executors.ray_executor import RayExecutor
+
+        return RayExecutor(
+            self._cluster,
+            most=self._most or most,
+            hardware=self.hardware,
+            data=data,
+            say=say,
+        )
+
+    def close(self) -> None:
+        self._cluster.close()

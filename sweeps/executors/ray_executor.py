@@ -1,0 +1,246 @@
+"""Executor with workers on the nodes of a Ray cluster: as many as it holds, growing and shrinking with it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from cifar_core.checkpoint import CheckpointError, read_state_file, write_state_file
+from cifar_core.hardware import Hardware
+from sweeps.executors.job_loop import Command, DataSource
+from sweeps.executors.protocol import (
+    CheckpointWriteFailed,
+    Ending,
+    EvaluateJob,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    TrainJob,
+)
+from sweeps.executors.ray_cluster import NodeFacts, RayCluster, StoredData, differences
+from sweeps.executors.ray_worker import Parcel, RayWorker
+
+_CLOSE_SECONDS = 5.0
+_IDLE_DEATHS = 5
+_IDLE_SECONDS = 60.0  # after which a worker without a job gives its resources back
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    actor: Any
+    node: str | None = None  # its name; None while it waits for resources
+    unfit: bool = False  # gets no job, but keeps its place, so that no other worker is placed there
+    job: Job | None = None
+    pausing: bool = False  # its job has been asked to pause
+    sent: int = 0  # messages
+    seen: int = 0  # events
+    idle_since: float = field(default_factory=time.monotonic)
+
+    @property
+    def free(self) -> bool:
+        return self.node is not None and not self.unfit and self.job is None
+
+
+class RayExecutor:
+    """Executor over a Ray cluster.
+
+    While all workers have jobs, it asks the cluster for one more than it holds, so that a node that joins is used, and
+    a cluster that grows on demand grows.
+
+    Args:
+        most: workers at the same time.
+        say: receives a line about a node that cannot be used.
+    """
+
+    def __init__(
+        self,
+        cluster: RayCluster,
+        *,
+        most: int,
+        hardware: Hardware,
+        data: DataSource,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._cluster, self._most, self._say = cluster, most, say
+        self._hardware, self._data = hardware, StoredData.put(data)
+        self._workers: list[_Worker] = []
+        self._asked: dict[Any, _Worker] = {}  # by the reference of the answer that is awaited
+        self._ended: deque[Event] = deque()
+        self._idle_deaths = 0  # of workers without a job, since the last event of any worker
+        self._places = 0  # for workers, in the whole cluster
+        self._fill()
+
+    @property
+    def free(self) -> int:
+        return sum(worker.free for worker in self._workers)
+
+    @property
+    def waiting(self) -> int:
+        placed = sum(worker.node is not None for worker in self._workers)
+        return max(0, min(self._most, self._places) - placed)
+
+    def start(self, job: Job) -> str | None:
+        worker = next(worker for worker in self._workers if worker.free)
+        worker.job, worker.pausing = job, False
+        weights = None
+        if isinstance(job, EvaluateJob):
+            with contextlib.suppress(CheckpointError):  # the worker finds the same fault
+                weights = read_state_file(job.weights)
+        self._send(worker, job, weights)
+        if not self.free:
+            self._fill()
+        return worker.node
+
+    def events(self, timeout: float) -> list[Event]:
+        if not self._ended:
+            self._listen(list(self._asked), timeout)
+            self._release_idle()
+        happened = list(self._ended)
+        self._ended.clear()
+        return happened
+
+    def reply(self, key: str, *, go_on: bool) -> None:
+        worker = next(worker for worker in self._workers if worker.job is not None and worker.job.key == key)
+        if not worker.pausing:
+            self._send(worker, Command.GO_ON if go_on else Command.END)
+        elif not go_on:
+            self._wait_for_ending(worker)
+        if not go_on:
+            _set_free(worker)
+
+    def pause(self) -> None:
+        for worker in self._workers:
+            if worker.job is not None and not worker.pausing:
+                worker.pausing = True
+                self._send(worker, Command.PAUSE)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            ray.kill(worker.actor)
+        self._workers.clear()
+        self._asked.clear()
+
+    def _fill(self) -> None:
+        """Ask for as many workers as the cluster holds, and for one more."""
+        unfit = sum(worker.unfit for worker in self._workers)
+        placed = sum(worker.node is not None for worker in self._workers)
+        self._places = self._cluster.places
+        wanted = min(self._most, max(self._places, placed) - unfit + 1) + unfit
+        demand = self._cluster.demand
+        options = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "max_restarts": 0, "max_task_retries": -1}
+        while len(self._workers) < wanted:
+            worker = _Worker(
+                ray.remote(RayWorker).options(**options).remote(self._data, self._hardware, demand.threads)
+            )
+            self._workers.append(worker)
+            self._asked[worker.actor.hello.remote()] = worker
+
+    def _listen(self, asked: list[Any], timeout: float) -> None:
+        """Take the answers of workers; wait for the first."""
+        if not asked:
+            time.sleep(timeout)
+            return
+        if ready := ray.wait(asked, timeout=timeout)[0]:
+            ready = ray.wait(asked, num_returns=len(asked), timeout=0)[0]
+        for reference in ready:
+            worker = self._asked.pop(reference)
+            try:
+                answer = ray.get(reference)
+            except RayTaskError as error:
+                self._refuse(worker, str(error.cause))
+                continue
+            except RayActorError as error:
+                self._replace_dead(worker, error)
+                continue
+            if isinstance(answer, NodeFacts):
+                self._welcome(worker, answer)
+            else:
+                for parcel in answer:
+                    self._receive(worker, parcel)
+            self._asked[worker.actor.events.remote(worker.seen)] = worker
+
+    def _welcome(self, worker: _Worker, facts: NodeFacts) -> None:
+        worker.node, worker.idle_since = self._cluster.nodes().get(facts.node, facts.node), time.monotonic()
+        fault = differences(facts.versions)
+        if self._hardware.bf16 and not facts.bf16:
+            fault = "no bf16, in which this sweep trains"
+        if fault:
+            self._refuse(worker, f"it has {fault}")
+
+    def _refuse(self, worker: _Worker, fault: str) -> None:
+        worker.unfit = True
+        self._say(f"node {worker.node or '?'} is not used: {fault}")
+        self._fill()
+
+    def _receive(self, worker: _Worker, parcel: Parcel) -> None:
+        worker.seen, self._idle_deaths = parcel.number, 0
+        event, job = parcel.message, worker.job
+        assert isinstance(event, Event)
+        if isinstance(event, Ending):
+            _set_free(worker)
+        if isinstance(event, Finished) and isinstance(job, TrainJob) and job.weights and parcel.weights:
+            try:
+                write_state_file(job.weights, parcel.weights)
+            except OSError as error:
+                reason = f"{job.weights}: the weights must be writable, but got: {error.strerror or error}"
+                event = CheckpointWriteFailed(job.key, reason)
+        self._ended.append(event)
+
+    def _replace_dead(self, worker: _Worker, error: RayActorError) -> None:
+        """Replace a worker that died, and report the job that died with it, if any.
+
+        Raises:
+            RuntimeError: several workers in a row died without a job.
+        """
+        self._workers.remove(worker)
+        lost = "its node has died" in str(error)
+        cause = f"node {worker.node} is gone" if lost else f"its process on node {worker.node or '?'} ended"
+        if "OUT_OF_MEMORY" in str(error):
+            cause = f"node {worker.node} ran out of memory"
+        if worker.job is not None:
+            self._ended.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
+        elif not lost:
+            self._idle_deaths += 1
+        if self._idle_deaths > _IDLE_DEATHS:
+            said = str(error).strip().splitlines()[-1]
+            raise RuntimeError(f"workers must start, but {self._idle_deaths} in a row died: {said}")
+        self._fill()
+
+    def _release_idle(self) -> None:
+        """Give back the resources of workers that had no job for a while, all but one."""
+        now = time.monotonic()
+        idle = [worker for worker in self._workers if worker.free and now - worker.idle_since > _IDLE_SECONDS]
+        for worker in idle[1:]:
+            self._forget(worker)
+
+    def _forget(self, worker: _Worker) -> None:
+        ray.kill(worker.actor)
+        self._workers.remove(worker)
+        self._asked = {reference: other for reference, other in self._asked.items() if other is not worker}
+
+    def _send(self, worker: _Worker, message: Job | Command, weights: bytes | None = None) -> None:
+        worker.sent += 1
+        worker.actor.deliver.remote(Parcel(worker.sent, message, weights))
+
+    def _wait_for_ending(self, worker: _Worker) -> None:
+        """Wait for the answer to a pause: until then the worker may be writing a checkpoint. It is dropped."""
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        others, self._ended = self._ended, deque()
+        while worker.job is not None and worker in self._workers and (left := deadline - time.monotonic()) > 0:
+            self._listen([reference for reference, asked in self._asked.items() if asked is worker], left)
+        if worker.job is not None and worker in self._workers:
+            self._forget(worker)
+            self._fill()
+        self._ended = others
+
+
+def _set_free(worker: _Worker) -> None:
+    worker.job, worker.idle_since = None, time.monotonic()

@@ -1,0 +1,116 @@
+"""Ray clusters: what fits on them, nodes that come and go, and clusters that cannot be used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cifar_core.training import EvalSchedule, evenly
+
+pytest.importorskip("ray", reason="Ray is not installed: make test-cluster")
+
+from sweeps.executors import ray_cluster
+from sweeps.executors.protocol import Failed, Progressed
+from sweeps.executors.ray_cluster import Demand, RayCluster
+from sweeps.executors.ray_executor import RayExecutor
+from tests.cifar_core.support import refusal
+from tests.cluster import Nodes, add_node
+from tests.sweeps.executors.support import LONG, events_until, waits
+from tests.sweeps.small_data import CPU, SYNTHETIC
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def cluster(nodes: Nodes) -> Iterator[RayCluster]:
+    """The connection, with whatever demand a test gives it."""
+    yield nodes.cluster
+    nodes.cluster.demand = Demand(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "places"),
+    [(1, 0, 8), (3, 0, 2), (0.5, 0, 16), (1, 0.25, 8), (1, 0.4, 4), (1, 1, 2), (1, 2, 1), (4, 0.25, 2), (9, 0, 0)],
+)
+def test_trials_that_a_node_of_eight_cpus_and_two_gpus_holds(cpus: float, gpus: float, places: int) -> None:
+    assert Demand(cpus, gpus).side_by_side({"CPU": 8.0, "GPU": 2.0, "memory": 1e9}) == places
+
+
+@pytest.mark.parametrize(
+    ("demand", "message"),
+    [
+        (Demand(2, 0), "--cpus-per-trial must be at most 1, the most that a node of the cluster has, but got 2"),
+        (Demand(1, 0.25), "--gpus-per-trial must be at most 0, the most that a node of the cluster has, but got 0.25"),
+    ],
+)
+def test_more_than_any_node_has(cluster: RayCluster, demand: Demand, message: str) -> None:
+    cluster.demand = demand
+    assert refusal(cluster.check) == message
+
+
+def test_a_node_with_other_versions(cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.check()
+    monkeypatch.setattr(ray_cluster, "_code_hash", lambda: "mine")
+    assert refusal(cluster.check).startswith("every node must have what this machine has, but node-0 has project ")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_an_address_at_which_nothing_answers(address: str) -> None:
+    said = refusal(lambda: RayCluster(address, Demand(1.0, 0.0)))
+    assert said.startswith(f"--address must be that of a running Ray cluster, but {address} gave: ")
+
+
+def test_a_folder_that_nodes_share_and_one_that_they_do_not(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cluster.blind_nodes(tmp_path) == []
+    monkeypatch.setattr(ray_cluster, "_shares", lambda mark: False)
+    assert cluster.blind_nodes(tmp_path) == ["node-0", "node-1"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nodes_that_come_and_go(nodes: Nodes, tmp_path: Path) -> None:
+    """A node that joins is used; one that goes without a word loses its run, which resumes from its checkpoint."""
+    schedule = EvalSchedule(evenly(1_000), (0.001, 0.002, 1.0), (100, 100, 100))  # steps 40 and 80 of 40,000
+    jobs = {key: replace(LONG, key=key, schedule=schedule, checkpoints=tmp_path / key) for key in ("a", "b", "c")}
+    executor = RayExecutor(nodes.cluster, most=10, hardware=CPU, data=SYNTHETIC)
+    try:
+        events_until(executor, lambda event: False, until=lambda: executor.free == 2)
+        joined = add_node(nodes.started, "node-2")
+        events_until(executor, lambda event: False, until=lambda: executor.free == 3)
+        for job in jobs.values():
+            executor.start(job)
+        for go_on in (True, False):
+            waiting: list[str] = []
+            while len(waiting) < 3:
+                waiting += [event.key for event in events_until(executor, waits) if waits(event)]
+            for key in waiting if go_on else ():
+                executor.reply(key, go_on=True)
+        nodes.started.remove_node(joined, allow_graceful=False)
+        died = events_until(executor, lambda event: isinstance(event, Failed))[-1]
+        assert isinstance(died, Failed)
+        assert (died.reason, died.worker_died) == ("worker died: node node-2 is gone", True)
+        for key in jobs.keys() - {died.key}:
+            executor.reply(key, go_on=False)
+        assert executor.free == 2
+        executor.start(jobs[died.key])
+        again = events_until(executor, waits)
+        assert [event.point.step for event in again if isinstance(event, Progressed)] == [80]
+    finally:
+        executor.close()
+
+
+def test_a_node_with_other_versions_that_joins_later_is_not_used(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ray_cluster, "_code_hash", lambda: "mine")
+    executor = RayExecutor(nodes.cluster, most=1, hardware=CPU, data=SYNTHETIC, say=said.append)
+    try:
+        events_until(executor, lambda event: False, until=lambda: bool(said))
+        assert executor.free == 0
+        assert re.fullmatch(r"node node-\d is not used: it has project [0-9a-f]{12} \(here mine\)", said[0])
+    finally:
+        executor.close()
