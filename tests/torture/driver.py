@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Torture:
     Args:
         trials: of the study; more are added where they end before the disturbances do.
         epochs: of each trial.
+        engine: options that choose where the trials train.
         environment: of every process.
     """
 
@@ -61,6 +62,7 @@ class Torture:
     epochs: float = 0.3
     workers: int = 2
     tracking_uri: str | None = None
+    engine: Sequence[str] = ()
     store: Path = field(init=False)
     environment: dict[str, str] = field(default_factory=dict)
     injected: Counter[str] = field(default_factory=Counter)
@@ -81,17 +83,9 @@ class Torture:
     def command(self, *more: str) -> list[str]:
         where = ["--store", str(self.store), "--study", "torture", "--pruner", "none"]
         where += ["--tracking-uri", self.tracking_uri] if self.tracking_uri else []
-        size = [
-            "--trials",
-            str(self.trials),
-            "--epochs",
-            str(self.epochs),
-            "--workers",
-            str(self.workers),
-            "--enqueue",
-            *self.recipes(),
-        ]
-        return [sys.executable, "tests/torture/witness.py", str(self.truth), *_OPTIONS, *where, *size, *more]
+        size = ["--trials", str(self.trials), "--epochs", str(self.epochs), "--workers", str(self.workers)]
+        options = [*_OPTIONS, *self.engine, *where, *size, "--enqueue", *self.recipes(), *more]
+        return [sys.executable, "tests/torture/witness.py", str(self.truth), *options]
 
     def recipes(self) -> list[str]:
         """A file for every trial, no two alike, as the same one is not tried twice."""

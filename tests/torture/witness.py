@@ -23,6 +23,11 @@ def main() -> int:
     from sweeps.executors import local
 
     truth, options = sys.argv[1], sys.argv[2:]
+    if "ray" in options:
+        from sweeps.executors import ray_executor
+        from tests.torture.witness_ray import witnessed
+
+        vars(ray_executor)["RayWorker"] = witnessed(Path(truth))
     local._COMMAND = (sys.executable, str(Path(__file__).with_name("witness_worker.py")), truth)
     return run_study.main(options)
 

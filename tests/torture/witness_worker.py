@@ -17,7 +17,12 @@ from sweeps.executors.worker import Channel, run_job
 
 
 def main() -> None:
-    truth = Path(sys.argv.pop(1))
+    witness(Path(sys.argv.pop(1)))
+    worker_process.main()
+
+
+def witness(truth: Path) -> None:
+    """Let the jobs of this process write down every point that is acknowledged to them."""
 
     def witnessed(job: Job, data: Splits, load_test: Callable[[], Split], hardware: Hardware, channel: Channel) -> None:
         last: list[Progress] = []
@@ -36,7 +41,6 @@ def main() -> None:
         run_job(job, data, load_test, hardware, Channel(send, go_on, channel.pause))
 
     vars(job_loop)["run_job"] = witnessed
-    worker_process.main()
 
 
 def _write(truth: Path, key: str, point: Progress) -> None:
