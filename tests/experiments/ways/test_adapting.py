@@ -83,6 +83,5 @@ def test_it_is_a_way_of_the_verdict(demo: Facts) -> None:
 
 
 def test_without_one_the_command_is_named(demo: Facts) -> None:
-    assert texts(section(demo)) == (
-        "No pretrained network was adapted to these images: python sweeps/run_study.py --study demo --adapt-only"
-    )
+    command = demo.study.command("--study demo --adapt-only")
+    assert texts(section(demo)) == f"No pretrained network was adapted to these images: {command}"
