@@ -138,7 +138,7 @@ def check_complete(client: MlflowClient, run: Run, store: Path) -> None:
     assert 0.05 < metrics_of(run)["val/accuracy"] < 1
     assert 0 < metrics_of(run)["cost/validation_share"] < 0.3
     left = {name: path for name, path in files(run, store).items() if not name.startswith("test/")}
-    pictures = {f"pictures/{name}.png" for name in ("augmented", "confusion", "mistakes", "predictions")}
+    pictures = {f"pictures/{name}.png" for name in ("augmented", "classes", "confusion", "mistakes", "predictions")}
     assert set(left) == {"recipe.toml", "confusion.json", "predictions.csv", "summary.txt", "weakness.md"} | pictures
     assert sum(path.stat().st_size for path in left.values()) <= 400 * KB  # some 120 of predictions
     for name in pictures:
