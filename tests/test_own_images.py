@@ -12,6 +12,7 @@ import pytest
 
 from experiments import predict
 from sweeps import run_study
+from sweeps.executors import engine
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from tests.pictures import write_broken, write_oddities, write_pictures
@@ -97,8 +98,8 @@ def test_a_folder_of_pictures_of_all_kinds(
     assert "CIFAR" not in text
 
     with monkeypatch.context() as without:  # a worker that trains, and another report
-        without.setattr(run_study, "LocalExecutor", Mock)
-        without.setattr(run_study, "_report", lambda plan, store, tested: 0)
+        without.setattr(engine, "LocalExecutor", Mock)
+        without.setattr(run_study, "_report", lambda plan, store, tracker, tested: 0)
         assert run_study.main(options(tmp_path, "--skip-unreadable")) == 0
     assert f"Nothing is left to do: study {study} has its 3 trials" in capsys.readouterr().out
     pictures = [str(path) for path in sorted((folder / NAMES[2]).iterdir())[:3]]

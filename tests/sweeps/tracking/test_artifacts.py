@@ -71,7 +71,7 @@ class TestOfTraining:
 class TestOfPredictions:
     def test_names_and_contents(self, split: Split, predictions: Predictions) -> None:
         files = artifacts.of_predictions(split, predictions)
-        shown = {f"pictures/{name}.png" for name in ("confusion", "mistakes", "predictions")}
+        shown = {f"pictures/{name}.png" for name in ("classes", "confusion", "mistakes", "predictions")}
         assert set(files) == shown | {"confusion.json", "weakness.md", "predictions.csv"}
         assert artifacts.right_answers(files["predictions.csv"]) == (predictions.classes == predictions.labels).tolist()
         assert pictures(files) == shown
@@ -86,7 +86,7 @@ class TestOfPredictions:
         some = Split(split.images[split.labels != 3], split.labels[split.labels != 3])
         right = Predictions(torch.nn.functional.one_hot(some.labels, 10).float(), some.labels)
         files = artifacts.of_predictions(some, right)
-        assert len(pictures(files)) == 3
+        assert len(pictures(files)) == 4
 
 
 def test_of_test(split: Split, predictions: Predictions) -> None:
