@@ -108,7 +108,7 @@ class Watch:
         self._executor = executor
         self._began = time.monotonic()
         self._cpu: float | None = None  # seconds of this process when the minute began
-        self.ramp = self.share = self.ended = 0.0
+        self.ramp = self.share = self.ended = self.points_per_second = 0.0
 
     def stop(self) -> bool:
         full, now = self._executor.full, time.monotonic()
@@ -119,6 +119,7 @@ class Watch:
         if now - full < _SECONDS:
             return False
         self.share, self.ended = (time.process_time() - self._cpu) / (now - full), now
+        self.points_per_second = self._executor.points / (now - full)
         return True
 
 
@@ -129,13 +130,12 @@ def measure(workers: int, hardware: Hardware) -> str:
         watch = Watch(executor)
         sweep.run_on(executor, sweep.plan(1_000_000, pruner="halving"), watch.stop)
         behind = time.monotonic() - watch.ended
-    points = executor.points / _SECONDS
     lags = np.quantile(executor.lags, (0.5, 0.95, 1.0)) if executor.lags else (0.0, 0.0, 0.0)
     times = " | ".join(f"{lag:.2f} s" for lag in lags)
     written = executor.points / (_SECONDS + behind)
     return (
-        f"| {workers:,} | {watch.ramp:.0f} s | {points:.1f} | {100 * watch.share:.0f} % | {times} | {written:.1f} | "
-        f"{behind:.0f} s |"
+        f"| {workers:,} | {watch.ramp:.0f} s | {watch.points_per_second:.1f} | {100 * watch.share:.0f} % | {times} "
+        f"| {written:.1f} | {behind:.0f} s |"
     )
 
 

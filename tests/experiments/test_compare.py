@@ -159,7 +159,7 @@ def test_a_scenario_of_ones_own_changes_the_answer_and_bars_in_it_break_no_table
     text = markdown.read_text()
     assert "## Not yet: measure GPT-6 Luna." in text
     assert "| Images a month | 1,000 |" in text
-    assert "python experiments/compare.py --study demo --scenario 'mine|ours.toml'\n" in text
+    assert "python experiments/compare.py --study demo --scenario 'mine|ours.toml' --store STORE\n" in text
     assert "A\\|Z, Azure" in text
     tables_are_even(text)
 

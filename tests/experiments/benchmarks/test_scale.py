@@ -19,4 +19,5 @@ def test_a_row_for_each_number_of_workers(monkeypatch: pytest.MonkeyPatch, capsy
     cells = ["3", r"\d+ s", r"(\d+\.\d)", r"\d+ %", second, second, second, r"\d+\.\d", r"\d+ s"]
     found = re.fullmatch("[|] " + " [|] ".join(cells) + " [|]", row)
     assert found, row
-    assert 1 < float(found[1]) <= 16, "points a second of three workers"
+    # Five each, and more where trials end early: the next one reports after half an interval on average.
+    assert 1 < float(found[1]) <= 30, "points a second of three workers"
