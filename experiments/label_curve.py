@@ -54,7 +54,7 @@ _OVERHEAD = 1.15  # for validation, pictures and checkpoints
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What the curve is about."""
+    """Recipe and data set of a curve."""
 
     study: str  # or the name of a recipe
     recipe: Recipe

@@ -201,7 +201,7 @@ def _downloaded(name: str, kind: Architecture) -> Backbone:
     """Load weights that torchvision downloads, or has downloaded."""
     weights = load_torchvision("models").get_weight(kind.torchvision)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_SECONDS)  # torch waits for ever
+    socket.setdefaulttimeout(_DOWNLOAD_SECONDS)  # torch sets none
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:

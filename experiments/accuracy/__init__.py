@@ -1,1 +1,1 @@
-"""What recipes and searches are worth: trainings on the real data whose accuracies are collected in files."""
+"""Trainings on CIFAR-10 that compare recipes, lengths of runs, and searches; their accuracies are kept in JSON files."""

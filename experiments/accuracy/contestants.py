@@ -86,7 +86,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What a search leaves: its points, and the recipe of its answer."""
+    """Result of a search: its number of trials, its curve, and the best recipe."""
 
     trials: int
     points: Sequence[Point]

@@ -1,4 +1,4 @@
-"""How many workers one coordinator serves: workers that train nothing and report on time.
+"""Load of one coordinator by its number of workers, which are simulated: they report on time, and train nothing.
 
 python -m experiments.benchmarks.scale            # 10, 100 and 1,000 workers, in some minutes
 python -m experiments.benchmarks.scale 300

@@ -57,21 +57,21 @@ class Option:
 
     @property
     def serving(self) -> float:
-        """Of labelling, a month."""
+        """Cost of labelling in a month."""
         return sum(tariff.month(self.images) for tariff in self.tariffs)
 
     @property
     def once(self) -> float:
-        """Paid before the first month."""
+        """Cost before the first month."""
         return self.people + self.labels + self.training
 
     @property
     def month(self) -> float:
-        """Paid each month."""
+        """Cost of each month."""
         return self.upkeep + self.retraining + self.serving + self.storage
 
     def total(self, months: float) -> float:
-        """Paid in so many months, or until the service ends."""
+        """Return the cost of so many months, or until the service ends."""
         return self.once + min(months, self.ends) * self.month
 
 

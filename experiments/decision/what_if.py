@@ -55,7 +55,7 @@ def render(facts: Facts) -> bytes:
 
 
 def model_of(facts: Facts) -> dict[str, Any]:
-    """What `what_if.js` decides by, ready for JSON.
+    """Return the data that `what_if.js` computes with, ready for JSON.
 
     Costs of people are in hours; all other money is in US dollars at the prices of the scenario.
     """

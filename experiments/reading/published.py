@@ -231,7 +231,7 @@ class Price(Dated):
 
     @property
     def tariff(self) -> ByImage:
-        """Of predictions: the price by their number in a month, with the free ones and the steps."""
+        """Price of predictions by their number in a month, with free ones and steps."""
         return ByImage(((self.free, self.usd), *self.steps), 1000)
 
     def scaled(self, factor: float) -> Self:

@@ -165,7 +165,7 @@ def _price(facts: Facts, *labels: float) -> str:
 
 
 def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[CitedText]:
-    """Where building and adapting change places."""
+    """Yield sentences on the number of labels at which building and adapting change places."""
     found = {curve.way: curve for curve in curves}
     if not {BUILD, ADAPT} <= found.keys():
         return

@@ -102,7 +102,7 @@ def _settled(way: Way, standing: Standing) -> Way:
 
 
 def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
-    """What to do next, and caveats of the decision."""
+    """Yield the next steps, and caveats of the decision."""
     if verdict.answer == "Build":
         at = "" if facts.study.in_default_store else " STORE=STORE"
         yield CitedText(f"Next: `make serve{at}` answers with the champion over HTTP.", run(facts.run_id))

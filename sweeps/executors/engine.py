@@ -1,4 +1,4 @@
-"""Where the runs of a sweep train: on this machine, or on a Ray cluster."""
+"""Engines that train the runs of a sweep: this machine, or a Ray cluster."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class NodeHardware(Hardware):
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What decides whether a worker trains as the others do."""
+    """Versions of a node, which must be those of all others."""
 
     node: str  # id
     versions: Mapping[str, str]
