@@ -1,1 +1,1 @@
-"""Trainings on CIFAR-10 that compare recipes, lengths of runs, and searches; their accuracies are kept in JSON files."""
+"""Trainings on CIFAR-10 that compare recipes, lengths of runs, and searches; accuracies are kept in JSON files."""
