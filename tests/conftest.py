@@ -27,9 +27,6 @@ gc.disable()  # until all modules are imported
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "1"
-# A thread that waits for the others of its run sleeps. By default it spins: where two tests share two cores, a training
-# with two threads was eleven times slower for that.
-os.environ["OMP_WAIT_POLICY"] = "passive"
 # Where MLflow goes when a test forgets to name a store, and what child processes inherit.
 _nowhere = tempfile.TemporaryDirectory(prefix="cifar-sweeps-tests-")
 os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{_nowhere.name}/mlflow.db"
