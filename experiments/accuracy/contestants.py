@@ -17,15 +17,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import optuna
 import pandas as pd
 import torch
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 from pydantic.dataclasses import dataclass as validated
 
@@ -62,10 +61,11 @@ _STUDY = "benchmark"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """Compute that each search may spend: that of a study of so many trials of a preset."""
+    """Compute that each search may spend: that of a study of so many trials of a preset. A usual sweep has a time."""
 
     preset: Preset = PRESETS["quick"]
     trials: int = 50
+    seconds: float = 1500
 
     @property
     def flops(self) -> float:
@@ -86,12 +86,12 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """Result of a search: its number of trials, its curve, and the best recipe."""
+    """Result of a search: its number of trials, its curve, and the parameters of its best network."""
 
     trials: int
     points: Sequence[Point]
     tta_accuracy: float | None
-    recipe: Recipe
+    recipe: Mapping[str, Any]
 
 
 def our_study(seed: int, terms: Terms, hardware: Hardware, *, starts: bool) -> Found:
@@ -113,7 +113,7 @@ def our_study(seed: int, terms: Terms, hardware: Hardware, *, starts: bool) -> F
     trained = measure("final", final, hardware)
     spent = runs["metrics.cost/training_flops"].sum() + step_flops(final) * total_steps(final, images)
     points.append(Point(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
-    return Found(trials=len(study.search), points=points, tta_accuracy=trained.tta_accuracy, recipe=final)
+    return Found(trials=len(study.search), points=points, tta_accuracy=trained.tta_accuracy, recipe=final.to_dict())
 
 
 def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, starts: bool) -> Recipe:
@@ -195,7 +195,7 @@ def optuna_alone(
             points.append(Point(flops=spent, seconds=time.perf_counter() - clock, accuracy=accuracy))
             chosen, (_, tta_accuracy) = recipe, evaluate(state.model, data.val, hardware, recipe)
     points.append(replace(points[-1], flops=spent, seconds=time.perf_counter() - clock))
-    return Found(trials=len(study.trials), points=points, tta_accuracy=tta_accuracy, recipe=chosen)
+    return Found(trials=len(study.trials), points=points, tta_accuracy=tta_accuracy, recipe=chosen.to_dict())
 
 
 def _train(trial: optuna.Trial, state: TrainState, data: Splits, schedule: EvalSchedule) -> float | None:
@@ -209,18 +209,3 @@ def _train(trial: optuna.Trial, state: TrainState, data: Splits, schedule: EvalS
             if progress.fraction < 1 and trial.should_prune():
                 return None
     return accuracy
-
-
-# 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (35 TFLOP) is 1.2 passes
-# over the images. The 8 long ones show how much hangs on that choice.
-_hyperband = partial(HyperbandPruner, max_resource=EIGHTHS)
-SEARCHES: Mapping[str, Callable[[int, Terms, Hardware], Found]] = MappingProxyType(
-    {
-        "ours": partial(our_study, starts=True),
-        "ours, no starts": partial(our_study, starts=False),
-        "random": partial(optuna_alone, trials=24, sampler=RandomSampler),
-        "TPE": partial(optuna_alone, trials=24, sampler=TPESampler),
-        "TPE, 8 long trials": partial(optuna_alone, trials=8, sampler=TPESampler),
-        "Hyperband": partial(optuna_alone, trials=24, sampler=TPESampler, pruner=_hyperband),
-    }
-)

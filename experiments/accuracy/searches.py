@@ -1,10 +1,11 @@
-"""Accuracy against compute and against time: our study, and Optuna alone on the same trainer and the same space.
+"""Accuracy against compute and time: our study, Optuna alone on the same trainer and space, and a usual sweep.
 
 python -m experiments.accuracy.searches [--seeds 3] [--only NAME ...] [--jobs N] [--results FILE]
 
-All may spend the training compute that the plan of our study expects; see `contestants.py`. Accuracies are of the 5,000
-validation images. Searches that the file holds already are not repeated; one that was stopped begins again. Seconds
-compare only between searches that ran side by side with equally many others.
+All may spend the training compute that the plan of our study expects; see `contestants.py`. A sweep written the usual
+way has 25 minutes. Accuracies are of the 5,000 validation images. Searches that the file holds already are not
+repeated; one that was stopped begins again. Seconds compare only between searches that ran side by side with equally
+many others.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import plotly.graph_objects as go
+from optuna.pruners import HyperbandPruner
+from optuna.samplers import RandomSampler, TPESampler
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass as validated
 
@@ -26,15 +31,33 @@ from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.machine import usable_cores
-from experiments.accuracy.contestants import SEARCHES, SPACE, Point, Terms
+from experiments.accuracy.contestants import SPACE, Found, Point, Terms, optuna_alone, our_study
 from experiments.accuracy.training_runs import machine
+from experiments.accuracy.usual_sweep import RESNET, SMALL, usual_sweep
 from experiments.pages import plots
 from experiments.stats import mean_interval
 from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
 from sweeps.console import SweepConsole, clock_time, percent
+from sweeps.planning.presets import EIGHTHS
 from sweeps.validation import STRICT, read_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
+
+# 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (35 TFLOP) is 1.2 passes
+# over the images. The 8 long ones show how much hangs on that choice.
+_hyperband = partial(HyperbandPruner, max_resource=EIGHTHS)
+SEARCHES: Mapping[str, Callable[[int, Terms, Hardware], Found]] = MappingProxyType(
+    {
+        "ours": partial(our_study, starts=True),
+        "ours, no starts": partial(our_study, starts=False),
+        "random": partial(optuna_alone, trials=24, sampler=RandomSampler),
+        "TPE": partial(optuna_alone, trials=24, sampler=TPESampler),
+        "TPE, 8 long trials": partial(optuna_alone, trials=8, sampler=TPESampler),
+        "Hyperband": partial(optuna_alone, trials=24, sampler=TPESampler, pruner=_hyperband),
+        "usual": partial(usual_sweep, networks=(SMALL,)),
+        "usual, ResNet-18 too": partial(usual_sweep, networks=(SMALL, RESNET)),
+    }
+)
 
 
 @validated(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -146,7 +169,7 @@ def run_search(search: str, seed: int, terms: Terms, hardware: Hardware, threads
         trials=found.trials,
         points=tuple(found.points),
         tta_accuracy=found.tta_accuracy,
-        recipe=found.recipe.to_dict(),
+        recipe=found.recipe,
         machine=machine(hardware),
     )
 
@@ -158,13 +181,16 @@ def table(runs: Sequence[SearchRun]) -> Iterator[str]:
     for search in SEARCHES:
         if ours := [run for run in runs if run.search == search]:
             ends = [run.points[-1] for run in ours]
-            plain, augmented = _accuracy([p.accuracy for p in ends]), _accuracy([run.tta_accuracy or 0 for run in ours])
+            plain = _accuracy([p.accuracy for p in ends])
+            augmented = _accuracy([run.tta_accuracy for run in ours if run.tta_accuracy is not None])
             trials, flops = fmean(run.trials for run in ours), fmean(p.flops for p in ends) / 1e15
             minutes = fmean(p.seconds for p in ends) / 60
             yield f"| {search} | {len(ours)} | {plain} | {augmented} | {trials:.0f} | {flops:.2f} | {minutes:.1f} |"
 
 
 def _accuracy(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
     low, high = mean_interval(values)
     return percent(fmean(values), 2) + (f" ({100 * low:.2f} to {100 * high:.2f})" if len(values) > 1 else "")
 

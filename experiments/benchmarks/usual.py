@@ -28,13 +28,13 @@ from experiments.benchmarks import Line, real_data
 
 _SYSTEMS = ("five_conv", "three_conv")
 _IMAGES, _WARM_UP = 5_120, 1_280  # trained on, the first of which are not timed
-_WORKERS = 2  # of the DataLoader
+WORKERS = 2  # of the DataLoader
 
 
 def bench_usual(hardware: Hardware) -> Iterator[Line]:
     """Compare images a second of two published systems with those of a loop as tutorials have it."""
     yield Line(
-        f"usual: speed over that of the same network with a DataLoader of {_WORKERS} workers, PIL transforms and fp32, "
+        f"usual: speed over that of the same network with a DataLoader of {WORKERS} workers, PIL transforms and fp32, "
         "on as many threads (rule: >= 2.5)"
     )
     data = real_data()
@@ -50,14 +50,14 @@ def bench_usual(hardware: Hardware) -> Iterator[Line]:
         yield Line(f"  {name:20} {ours / theirs:.2f}; {ours:,.0f} against {theirs:,.0f} images a second", name, figures)
 
 
-class _Pictures(Dataset[tuple[Tensor, int]]):
-    """Images as PIL pictures, augmented one by one."""
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as PIL pictures, normalised and, if asked, augmented one by one."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, *, augmented: bool) -> None:
         self._pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in split.images]
         self._labels = split.labels.tolist()
         transforms = load_torchvision("transforms")
-        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] if augmented else []
         self._transform = transforms.Compose(
             [*steps, transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
         )
@@ -76,7 +76,9 @@ def _usual_speed(recipe: Recipe, split: Split, hardware: Hardware) -> float:
         if isinstance(module, Dropout):
             module.generator = torch.Generator(hardware.device)
     optimizers = build_optimizers(model, recipe)
-    loader: DataLoader[Any] = DataLoader(_Pictures(split), recipe.batch_size, shuffle=True, num_workers=_WORKERS)
+    loader: DataLoader[Any] = DataLoader(
+        Pictures(split, augmented=True), recipe.batch_size, shuffle=True, num_workers=WORKERS
+    )
     seen, started = 0, 0.0
     with mock.patch.object(winograd, "is_faster", return_value=False):
         for images, labels in loader:

@@ -72,7 +72,7 @@ def test_optuna_spends_the_compute_on_trials_of_one_length(monkeypatch: pytest.M
     assert [state.step for state in trained] == [8, 16, 8, 16, 16], "what two of them left was enough for another"
     spent = [(p.flops / flops, p.accuracy) for p in found.points]
     assert spent == [(24, 0.5), (64, 0.7), (64, 0.7)], "the last point is the end of the search"
-    assert (found.trials, found.recipe, found.tta_accuracy) == (5, trained[4].recipe, 0.4)
+    assert (found.trials, found.recipe, found.tta_accuracy) == (5, trained[4].recipe.to_dict(), 0.4)
     assert len({state.recipe.seed for state in trained}) == 5
 
 
@@ -107,4 +107,4 @@ def test_our_study_ends_with_the_champion_and_a_long_run_without_the_test_set(
     assert sorted(p.flops for p in found.points) == [p.flops for p in found.points]
     steps = (3 * 32 + 8) + 4 * 64 + 128  # trial 3 is pruned after a quarter
     assert found.points[-1].flops == steps * step_flops(final)
-    assert (found.trials, found.recipe, found.tta_accuracy) == (4, final, 0.86)
+    assert (found.trials, found.recipe, found.tta_accuracy) == (4, final.to_dict(), 0.86)

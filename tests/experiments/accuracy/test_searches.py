@@ -9,8 +9,8 @@ import pytest
 
 from cifar_core.hardware import Hardware
 from experiments.accuracy import searches
-from experiments.accuracy.contestants import SEARCHES, SPACE, Point, Terms
-from experiments.accuracy.searches import SearchRun, complete, figure, main, table
+from experiments.accuracy.contestants import SPACE, Point, Terms
+from experiments.accuracy.searches import SEARCHES, SearchRun, complete, figure, main, table
 from tests.sweeps.small_data import CPU
 
 TERMS = Terms()
