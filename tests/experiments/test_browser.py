@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.experiments.conftest import Pages
 
@@ -201,6 +201,22 @@ def test_the_page_can_be_printed(visit: Visit) -> None:
     visit.show(DESK)
     assert visit.ask(_EMPTY_FIGURES) == []
     assert visit.complaints == []
+
+
+def test_a_link_to_a_file_beside_the_report_is_its_name_where_mlflow_shows_it(browser: Browser, pages: Pages) -> None:
+    html = (pages("demo").folder / f"{pages('demo').name}.html").read_text()
+    page = browser.new_page()
+    page.evaluate(
+        """(html) => {
+      const frame = document.body.appendChild(document.createElement("iframe"));
+      frame.src = URL.createObjectURL(new Blob([html], { type: "text/html" }));
+    }""",
+        html,
+    )  # as MLflow's page of an artifact does
+    expect(page.frame_locator("iframe").locator(".link")).to_have_text(
+        "Move the assumptions, and see the answer change: what-if.html, beside this file"
+    )
+    page.close()
 
 
 def test_the_checks_find_what_is_wrong_with_a_page(browser: Browser, tmp_path: Path) -> None:
