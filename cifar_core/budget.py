@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,8 @@ from cifar_core.models import build_shapes
 from cifar_core.optim import ScheduleValues, build_optimizers, set_schedule
 from cifar_core.recipe import Recipe
 
-_RATE_EXPONENT = -0.3  # of the best rate by the length of a run
+_RATE_EXPONENT = -0.3  # of the best rate by the length of a run, at one batch size
+_LARGEST_BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,19 +44,35 @@ class Budget:
         return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
 
     def extend(self, recipe: Recipe, train_images: int, data_set: DataSet = CIFAR10) -> Recipe:
-        """`apply` for a recipe that was tuned at another length: rescale its weight decay, or its rate by `at_length`.
+        """Return `recipe`, which was tuned at another length, with the epochs, rate, decay and batch size for this one.
 
-        The effect of decay over a whole run is proportional to rate times decay times steps, so a run of n times the
-        length needs 1/n of the decay (Wang & Aitchison, "How to set AdamW's weight decay as you scale model and
-        dataset size", 2024). Where norms are reset, only biases and the head decay, and settle within a few steps.
+        Where norms are reset, the batch size goes with the root of the length: `python -m experiments.accuracy.lengths`
+        measures it, and Zhang et al., "How does critical batch size scale in pre-training?" (2024) found that it grows
+        with the number of examples for language models. Batches do not grow beyond 1,024 images, from where nothing
+        was gained at any length, nor beyond `train_images`. `lengthen` does the rest.
 
         Raises:
             UserError: as for `apply`.
         """
         longer = self.apply(recipe, train_images, data_set)
-        if recipe.reset_norms:
-            return at_length(recipe, longer.epochs)
-        return replace(longer, weight_decay=recipe.weight_decay * recipe.epochs / longer.epochs)
+        if not recipe.reset_norms:
+            return lengthen(recipe, longer.epochs)
+        size = round(recipe.batch_size * math.sqrt(longer.epochs / recipe.epochs))
+        largest = max(recipe.batch_size, min(_LARGEST_BATCH, train_images))
+        grown = _at_batch_size(recipe, min(size, largest))
+        return lengthen(grown, self.apply(grown, train_images, data_set).epochs)
+
+
+def lengthen(recipe: Recipe, epochs: float) -> Recipe:
+    """Return `recipe`, which was tuned at its own number of epochs, for another one at the same batch size.
+
+    Where norms are reset, this is `at_length`. Elsewhere the effect of decay over a whole run is proportional to rate
+    times decay times steps, so a run of n times the length needs 1/n of the decay (Wang & Aitchison, "How to set
+    AdamW's weight decay as you scale model and dataset size", 2024).
+    """
+    if recipe.reset_norms:
+        return at_length(recipe, epochs)
+    return replace(recipe, epochs=epochs, weight_decay=recipe.weight_decay * recipe.epochs / epochs)
 
 
 def at_length(recipe: Recipe, epochs: float) -> Recipe:
@@ -69,6 +87,13 @@ def at_length(recipe: Recipe, epochs: float) -> Recipe:
     factor = (epochs / recipe.epochs) ** _RATE_EXPONENT
     rate, decay = recipe.peak_rate * factor, recipe.weight_decay / factor
     return replace(recipe, epochs=epochs, learning_rate=rate, weight_decay=decay)
+
+
+def _at_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
+    """Return `recipe` for another batch size: the rate goes with its root, rate times decay with the size itself."""
+    root = math.sqrt(batch_size / recipe.batch_size)
+    rate, decay = recipe.peak_rate * root, recipe.weight_decay * root
+    return replace(recipe, batch_size=batch_size, learning_rate=rate, weight_decay=decay)
 
 
 def step_flops(recipe: Recipe, data_set: DataSet = CIFAR10) -> int:

@@ -3,8 +3,8 @@
 python -m experiments.accuracy.ranking [--lengths trial confirmation] [--results FILE]
 
 Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start, and
-the rate goes with the square root of the batch size and with the length of the run, as in a sweep. Runs that the file
-holds already are not repeated. Accuracies are of the validation images.
+the rate goes with the square root of the batch size, and both with the length of the run, as in a sweep. Runs that the
+file holds already are not repeated. Accuracies are of the validation images.
 """
 
 from __future__ import annotations

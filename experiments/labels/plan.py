@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cifar_core.budget import Budget, step_flops
+from cifar_core.budget import lengthen, step_flops
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
@@ -123,7 +123,7 @@ def build_runs(
 
     steps = min(own, affordable_steps)
     # Shorter runs need another decay, or another rate.
-    recipe = Budget(flops=None, max_epochs=recipe.epochs * steps / own).extend(recipe, train_images, data_set)
+    recipe = lengthen(recipe, recipe.epochs * steps / own)
 
     def planned(labels: int, seed: int) -> BuildRun:
         epochs = min(_MOST_EPOCHS, steps * batches[labels] / labels)

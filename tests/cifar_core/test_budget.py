@@ -140,8 +140,27 @@ def test_the_rate_falls_with_the_length_where_norms_are_reset(first: float, seco
     assert at_length(plain, first) == replace(plain, epochs=first)
 
 
-def test_an_extended_run_has_the_rate_of_its_length() -> None:
-    recipe = Recipe(model="airbench", width=0.25, optimizer="muon", reset_norms=True, learning_rate=0.3, epochs=0.5)
-    budget = Budget(flops=None, max_epochs=16.0)
-    assert budget.extend(recipe, 45_000) == at_length(recipe, 16.0)
-    assert budget.extend(recipe, 45_000).peak_rate == pytest.approx(0.3 * 32**-0.3)
+@pytest.mark.parametrize(
+    ("batch_size", "images", "longer"),
+    [(64, 45_000, 256), (256, 45_000, 1024), (500, 45_000, 1024), (2000, 45_000, 2000), (64, 150, 150), (64, 50, 64)],
+)
+def test_the_batch_of_an_extended_run_grows_with_the_root_of_its_length(
+    batch_size: int, images: int, longer: int
+) -> None:
+    recipe = Recipe(model="airbench", width=0.25, optimizer="muon", reset_norms=True, epochs=1.0)
+    recipe = replace(recipe, batch_size=batch_size, learning_rate=0.3)
+    extended = Budget(flops=None, max_epochs=16.0).extend(recipe, images)
+    assert (extended.batch_size, extended.epochs) == (longer, 16.0)
+    assert extended.peak_rate == pytest.approx(0.3 * (longer / batch_size) ** 0.5 * 16**-0.3)
+    product = recipe.peak_rate * recipe.weight_decay * longer / batch_size
+    assert extended.peak_rate * extended.weight_decay == pytest.approx(product)
+
+
+@given(flops=st.floats(2e12, 400e12))
+def test_an_extended_run_keeps_to_its_budget(flops: float) -> None:
+    trial = Budget(flops=12e12, max_epochs=100).apply(
+        Recipe(model="airbench", optimizer="muon", reset_norms=True, batch_size=256), 45_000
+    )
+    extended = Budget(flops=flops, max_epochs=100).extend(trial, 45_000)
+    spent = total_steps(extended, 45_000) * step_flops(extended)
+    assert flops - step_flops(extended) <= spent <= flops

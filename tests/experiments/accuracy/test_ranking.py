@@ -13,7 +13,7 @@ from experiments.accuracy.training_runs import TrainingRun
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_varies_its_own_parameters_and_keeps_them_for_each_length(group: str) -> None:
     lengths = {length: [recipe_of(group, number, length) for number in range(RECIPES)] for length in LENGTHS}
-    length_of_run = {"epochs", "seed", "weight_decay", "learning_rate"}
+    length_of_run = {"epochs", "seed", "weight_decay", "learning_rate", "batch_size"}
     for short, long in zip(lengths["trial"], lengths["long"], strict=True):
         other = {name for name, value in short.to_dict().items() if long.to_dict()[name] != value}
         assert other <= length_of_run
