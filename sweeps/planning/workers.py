@@ -6,10 +6,11 @@ import torch
 
 from cifar_core.errors import UserError
 
-# VmHWM in /proc/PID/status, read every 2 s on a Xeon with AMX, 2026-11-27. The two workers of `run_study.py --trials 2
-# --preset smoke`, whose networks and batches are those of the preset quick: 2.17 and 2.43 GB; its coordinator: 0.87 GB.
-# A worker after one of the smallest trainings (three_conv, width 0.125, batches of 32): 0.73 GB.
-_COORDINATOR_BYTES, _WORKER_BYTES, _LEAST_WORKER_BYTES = 0.9e9, 2.5e9, 0.7e9
+# Measured on a Xeon with AMX, 2026-11-27. Most of `system/process_memory_megabytes` in a study of 50 trials with the
+# preset quick: 3.72 GB, in workers that had trained every network; the first three steps of one network, with batches
+# of 512, take 1.6 to 3.0 GB. VmHWM of the coordinator of a study of 2 trials: 0.87 GB; of a worker after one of the
+# smallest trainings (three_conv, width 0.125, batches of 32): 0.73 GB.
+_COORDINATOR_BYTES, _WORKER_BYTES, _LEAST_WORKER_BYTES = 0.9e9, 3.8e9, 0.7e9
 _PER_CORE = 8  # more workers on a core only hinder one another
 
 
