@@ -50,7 +50,6 @@ from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.pruners import PRUNERS
 from sweeps.snapshot import readable
 from sweeps.stages.adaptation import Adaptation, Stopped, study_name
-from sweeps.stages.confirmation import Gain
 from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, StoreError, folder_name
@@ -669,7 +668,7 @@ def _print_summary(summary: Summary, plan: Plan) -> None:
     saved = percent(summary.metrics["study/saved_fraction"], 0)
     print(f"Search: {counts}; pruning saved {saved} of the compute of full trials")
     if summary.gain is not None:
-        print(f"The search added {_gain(summary.gain)}")
+        print(summary.gain.describe())
     champion = summary.champion
     if champion is not None:
         print(
@@ -679,13 +678,6 @@ def _print_summary(summary: Summary, plan: Plan) -> None:
     if summary.test_accuracy is not None:
         accuracy = f"{percent(summary.test_accuracy, 2)} test accuracy{with_tta(summary.tta_accuracy)}"
         print(f"Trained on all images it has {accuracy}")
-
-
-def _gain(gain: Gain) -> str:
-    """Return `+0.31 points to its starting recipe (95 % interval -0.52 to +1.14), within chance: it stays`."""
-    interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
-    judged = ", within chance: it stays" if gain.low <= 0 <= gain.high else ""
-    return f"{100 * gain.mean:+.2f} points to its starting recipe ({interval}){judged}"
 
 
 def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -> int:

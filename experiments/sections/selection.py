@@ -119,12 +119,16 @@ def gain_sentence(study: Study) -> CitedText | None:
     mean, low, high = (study.metrics.get(f"study/search_gain{end}") for end in ("", "_low", "_high"))
     if mean is None or low is None or high is None:
         return None
-    text = f"The search added {100 * mean:+.2f} points of validation accuracy to the recipe that it began with "
-    text += f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}), both trained again in the same way: "
+    points = f"{100 * mean:+.2f} points of validation accuracy"
+    interval = f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}), both trained again in the same way"
+    text = f"The search added {points} to the recipe that it began with {interval}: "
     if low > 0:
         text += "more than chance explains."
     elif high < 0:
-        text += "less than chance explains, so the champion is the recipe that it began with."
+        text = (
+            "The search found nothing better than the recipe that it began with, which is the champion: "
+            f"its own best has {points} {interval}."
+        )
     else:
         stays = any(candidate.baseline and candidate.champion for candidate in candidates_of(study))
         text += "within chance, so the recipe that it began with stays." if stays else "within chance."

@@ -49,6 +49,15 @@ class Gain:
         """Return it as metrics of the study's run."""
         return {"study/search_gain": self.mean, "study/search_gain_low": self.low, "study/search_gain_high": self.high}
 
+    def describe(self) -> str:
+        """Return a sentence for the terminal."""
+        points = f"{100 * self.mean:+.2f} points"
+        interval = f"(95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f})"
+        if self.high < 0:
+            return f"The search found nothing better than its starting recipe: its own best has {points} {interval}"
+        judged = ", within chance: it stays" if self.low <= 0 else ""
+        return f"The search added {points} to its starting recipe {interval}{judged}"
+
 
 class Confirmation(Stage):
     """Runs of the candidates with fresh seeds, each with the key `confirm-TRIAL-SEED`."""

@@ -9,6 +9,7 @@ import pytest
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Diverged, Failed, TrainJob
 from sweeps.pruners import PRUNERS
+from sweeps.stages.confirmation import Gain
 from sweeps.study import BASELINE
 from sweeps.tracking.artifacts import PREDICTIONS
 from tests.sweeps.scripted import SPACE, Study, check_whole, died, even, no_fault
@@ -238,3 +239,22 @@ class TestTestSet:
         sweep.fault = no_fault
         sweep.run()
         assert sweep.tested == ["final-3-0", "final-3-1"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (Gain(0.0123, 0.001, 0.0236), "added +1.23 points to its starting recipe (95 % interval +0.10 to +2.36)"),
+        (
+            Gain(0.0031, -0.0052, 0.0114),
+            "added +0.31 points to its starting recipe (95 % interval -0.52 to +1.14), within chance: it stays",
+        ),
+        (
+            Gain(-0.0128, -0.0224, -0.0032),
+            "found nothing better than its starting recipe: "
+            "its own best has -1.28 points (95 % interval -2.24 to -0.32)",
+        ),
+    ],
+)
+def test_the_gain_is_said_in_a_sentence(gain: Gain, said: str) -> None:
+    assert gain.describe() == f"The search {said}"
