@@ -1,10 +1,13 @@
 /* 3x3 convolutions with stride 1 of bf16 images in channels-last order, on AMX, the matrix unit of Intel's processors.
 
-   A few images are copied into a row of places, with a zero before and after each of their lines: pixel (y, x) of an
-   image stands at place (y + 1) * pitch + x + 1, with pitch > width. So each tap of a filter reads the row at a fixed
-   distance from the output's own place y * pitch + x, and the zero that ends a line is the one before the next. The unit multiplies a tile of 16 places by 16 channels; outputs at
-   places between the lines are dropped. A row is kept as (channels / 32, places, 32), so that every tile of it is
-   one block of memory.
+   Outputs: a few images are copied into a row of places, with a zero before and after each of their lines. Pixel
+   (y, x) of an image stands at place (y + 1) * pitch + x + 1, with pitch > width, so that each tap of a filter reads
+   the row at a fixed distance from the output's own place y * pitch + x, and the zero that ends a line is the one
+   before the next. The unit multiplies a tile of 16 places by 16 channels; outputs at places between the lines are
+   dropped. A row is kept as (channels / 32, places, 32), so that every tile of it is one block of memory.
+
+   Gradient of the weights: the unit adds up the products of a pixel of 32 images. A tile holds one pixel of all of
+   them, and pixels beyond the edge are left out.
 
    Each output, and the gradient of each weight, is summed in one order: the number of threads changes no bit of it. */
 
@@ -21,8 +24,9 @@
 #define TILE_FP32 256   /* numbers of a tile of fp32 */
 #define TAPS 9
 #define ROW_BYTES 32768 /* of a row that is convolved: it stays in the first cache */
-#define ROW_PLACES 256  /* of a row whose gradient is summed: likewise */
-#define PANEL 128       /* channels of a panel of weights whose gradients stay in the second cache */
+#define SEGMENT 8       /* pixels of a line whose pairs and slopes stay in the first cache */
+#define IN_PANEL 256    /* channels of a panel of weights whose gradients stay in the second cache */
+#define OUT_PANEL 128
 
 /* GCC does not know that the tile instructions read memory. */
 #define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
@@ -34,7 +38,8 @@ struct job {
     int64_t images, height, width, inputs, outputs; /* inputs, outputs: channels */
     int64_t rows, columns;                          /* of an output image */
     int64_t threads, next;                          /* next: image or panel that no thread has taken */
-    int64_t pitch, distance, group;                 /* places of a line and of an image, images of a row */
+    int64_t pitch, distance;                        /* places of a line and of an image */
+    int64_t group;                                  /* images that are taken at once */
     int64_t in_panel, out_panel;                    /* channels */
     int out_of_memory;                              /* the result is not complete */
     const bf16 *image, *weight, *gradient;
@@ -72,6 +77,7 @@ static void use_tiles(struct configuration *before) {
         ours.rows[tile] = TILE;
     }
     _tile_storeconfig(before);
+    MEMORY_IS_READ;
     _tile_loadconfig(&ours);
 }
 
@@ -82,33 +88,28 @@ static void restore_tiles(const struct configuration *before) {
         _tile_release();
 }
 
-/* Memory that comes next. It is fetched step by step while the matrix unit works. */
+/* Pieces of memory that come next. They are fetched step by step while the matrix unit works. */
 struct upcoming {
-    const char *from, *to;
-    int64_t step; /* bytes */
+    const char *from, *piece;
+    int64_t bytes, stride, pieces; /* of a piece, from one to the next, that are left */
+    int64_t step;                  /* bytes */
 };
 
-static struct upcoming upcoming(const bf16 *from, int64_t numbers, int64_t steps) {
+static struct upcoming upcoming(const bf16 *from, int64_t numbers, int64_t stride, int64_t pieces, int64_t steps) {
     const int64_t bytes = larger(numbers, 0) * sizeof(bf16);
-    return (struct upcoming){(const char *)from, (const char *)from + bytes, round_up(bytes / steps + 1, 64)};
+    return (struct upcoming){(const char *)from, (const char *)from, bytes, stride * sizeof(bf16), pieces,
+                             round_up(bytes * pieces / steps + 1, 64)};
 }
 
 static inline void fetch(struct upcoming *memory) {
     for (int64_t line = 0; line < memory->step; line += 64)
         _mm_prefetch(memory->from + line, _MM_HINT_T1);
-    memory->from = memory->from + memory->step < memory->to ? memory->from + memory->step : memory->to;
-}
-
-/* Copy some channels of images of (height, width, pixel) into the row, whose first pixel of an image is at `row`. */
-static void fill_row(const bf16 *image, int64_t images, int64_t height, int64_t width, int64_t pixel, int64_t channels,
-                     const struct job *job, bf16 *row, int64_t places) {
-    for (int64_t i = 0; i < images; i++)
-        for (int64_t y = 0; y < height; y++)
-            for (int64_t x = 0; x < width; x++, image += pixel) {
-                bf16 *place = row + (i * job->distance + y * job->pitch + x) * DEPTH;
-                for (int64_t c = 0; c < channels; c += DEPTH, place += places * DEPTH)
-                    _mm512_store_si512(place, _mm512_maskz_loadu_epi16(first_32(channels - c), image + c));
-            }
+    memory->from += memory->step;
+    if (memory->from >= memory->piece + memory->bytes) {
+        if (memory->pieces > 1)
+            memory->pieces--, memory->piece += memory->stride;
+        memory->from = memory->piece;
+    }
 }
 
 /* ---- Outputs ---- */
@@ -135,6 +136,17 @@ static int64_t cover(const struct job *job, struct tile *tiles) {
             }
         }
     return count;
+}
+
+/* Copy images (images, height, width, inputs) into the row, whose first pixel of an image is at `row`. */
+static void fill_row(const bf16 *image, int64_t images, const struct job *job, bf16 *row, int64_t places) {
+    for (int64_t i = 0; i < images; i++)
+        for (int64_t y = 0; y < job->height; y++)
+            for (int64_t x = 0; x < job->width; x++, image += job->inputs) {
+                bf16 *place = row + (i * job->distance + y * job->pitch + x) * DEPTH;
+                for (int64_t c = 0; c < job->inputs; c += DEPTH, place += places * DEPTH)
+                    _mm512_store_si512(place, _mm512_maskz_loadu_epi16(first_32(job->inputs - c), image + c));
+            }
 }
 
 /* Sums of two tiles of places and two tiles of channels, and where they belong. */
@@ -207,10 +219,9 @@ static void convolve_with(struct job *job, struct tile *tiles, bf16 *row, int64_
         const int64_t images = smaller(job->group, job->images - first), count = images * tiles_of_image;
         following = take(job, job->group);
         const int64_t coming = smaller(job->group, job->images - following);
-        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size,
+        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size, 0, 1,
                                         (count + 1) / 2 * (round_up(job->outputs, DEPTH) / DEPTH) * TAPS);
-        fill_row(job->image + first * image_size, images, job->height, job->width, job->inputs, job->inputs, job,
-                 row + (job->pitch + 1) * DEPTH, places);
+        fill_row(job->image + first * image_size, images, job, row + (job->pitch + 1) * DEPTH, places);
         for (int64_t channel = 0; channel < job->outputs; channel += DEPTH) {
             const bf16 *weight = job->weight + channel * TAPS * inputs;
             for (int64_t i = 0; i < count; i += 2) {
@@ -286,133 +297,161 @@ static inline void transpose(__m512i *v) {
     }
 }
 
-/* Pairs of a place and the next, for half of 32 channels: of each eight the first four (half 0), or the others (1). */
-static inline __m512i pair(const bf16 *place, int64_t half) {
-    const __m512i one = _mm512_load_si512(place), next = _mm512_load_si512(place + DEPTH);
+/* A line of pixels of some images: of each pixel some channels, of each image the same line. */
+struct line {
+    const bf16 *first;
+    int64_t width, channels, pixel_size, image_size, images;
+};
+
+/* 32 channels of a pixel of two images, from the channel `c` on: of each eight the first four (half 0), or the others
+   (1), as pairs of one and the next image. Zero stands for an image or a channel that is not there. */
+static inline __m512i pair(const struct line *line, int64_t image, int64_t x, int64_t c, int64_t half) {
+    const bf16 *pixel = line->first + image * line->image_size + x * line->pixel_size + c;
+    const __mmask32 valid = first_32(line->channels - c);
+    const __m512i one = _mm512_maskz_loadu_epi16(image < line->images ? valid : 0, pixel);
+    const __m512i next = _mm512_maskz_loadu_epi16(image + 1 < line->images ? valid : 0, pixel + line->image_size);
     return half ? _mm512_unpackhi_epi16(one, next) : _mm512_unpacklo_epi16(one, next);
 }
 
-/* Half of the channels of the places (places, 32), as tiles (places / 32, 16, 32) whose rows are channels. */
-static void transpose_row(const bf16 *row, int64_t half, int64_t places, bf16 *tiles) {
-    for (int64_t place = 0; place < places; place += DEPTH, tiles += TILE_BF16) {
-        __m512i v[16];
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++)
-            v[i] = pair(row + (place + 2 * i) * DEPTH, half);
-        transpose(v);
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++)
-            _mm512_store_si512(tiles + i * DEPTH, v[i]);
-    }
+/* The next line of the same images, or of the images that follow, or nothing. */
+static struct upcoming next_line(const struct line *line, int there, int64_t steps) {
+    const int64_t numbers = line->width * line->pixel_size;
+    return upcoming(line->first + numbers, there ? numbers : 0, line->image_size, line->images, steps);
 }
 
-/* Half of the channels of the places (places, 32), as pairs (2, places / 2, 16, 2) from even and from odd places on. */
-static void pair_row(const bf16 *row, int64_t half, int64_t places, bf16 *pairs) {
-    __m512i even = pair(row, half);
-    for (int64_t place = 0; place < places - 2; place += 2) {
-        const __m512i next = pair(row + (place + 2) * DEPTH, half);
-        _mm512_store_si512(pairs + place * TILE, even);
-        _mm512_store_si512(pairs + (places + place) * TILE, _mm512_shrdi_epi32(even, next, 16));
-        even = next;
-    }
+/* Tiles (channels / 16, width, group / 32, 16, 16, 2) of pairs of images. */
+static void pair_line(const struct line *line, int64_t group, bf16 *tiles) {
+    for (int64_t x = 0; x < line->width; x++)
+        for (int64_t c = 0; c < line->channels; c += DEPTH)
+            for (int64_t image = 0; image < group; image += 2) {
+                bf16 *to = tiles + ((c / TILE * line->width + x) * group + image) * TILE;
+                _mm512_store_si512(to, pair(line, image, x, c, 0));
+                _mm512_store_si512(to + line->width * group * TILE, pair(line, image, x, c, 1));
+            }
 }
 
-/* Add the products of two tiles of slopes with two tiles of pairs to four tiles of sums, all along the row. */
+/* Tiles (channels / 16, width, group / 32, 16, 32) whose rows are channels. */
+static void transpose_line(const struct line *line, int64_t group, bf16 *tiles) {
+    for (int64_t x = 0; x < line->width; x++)
+        for (int64_t c = 0; c < round_up(line->channels, DEPTH); c += TILE)
+            for (int64_t image = 0; image < group; image += DEPTH) {
+                __m512i v[16];
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; i++)
+                    v[i] = pair(line, image + 2 * i, x, c / DEPTH * DEPTH, c / TILE % 2);
+                transpose(v);
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; i++)
+                    _mm512_store_si512(tiles + ((c / TILE * line->width + x) * group + image) * TILE + i * DEPTH, v[i]);
+            }
+}
+
+/* Add the products of two rows of tiles of slopes with two of pairs to four tiles of sums. */
 static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const bf16 *pairs, const bf16 *more_pairs,
-                              int64_t tiles, float *sums, float *more_sums, struct upcoming *next,
-                              struct upcoming *next_slopes) {
+                              int64_t tiles, float *sums, struct upcoming *next, struct upcoming *next_slopes) {
     MEMORY_IS_READ;
     _tile_loadd(0, sums, 64);
     _tile_loadd(1, sums + TILE_FP32, 64);
-    _tile_loadd(2, more_sums, 64);
-    _tile_loadd(3, more_sums + TILE_FP32, 64);
-    for (int64_t i = 0; i < tiles * TILE_BF16; i += TILE_BF16) {
-        _tile_loadd(4, slopes + i, 64);
-        _tile_loadd(6, pairs + i, 64);
-        _tile_loadd(7, more_pairs + i, 64);
+    _tile_loadd(2, sums + 2 * TILE_FP32, 64);
+    _tile_loadd(3, sums + 3 * TILE_FP32, 64);
+    const char *next_sums = (const char *)(sums + 4 * TILE_FP32);
+    for (int64_t i = 0; i < tiles; i++, slopes += TILE_BF16, more_slopes += TILE_BF16) {
+        _tile_loadd(4, slopes, 64);
+        _tile_loadd(6, pairs + i * TILE_BF16, 64);
+        _tile_loadd(7, more_pairs + i * TILE_BF16, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, more_slopes + i, 64);
+        _tile_loadd(5, more_slopes, 64);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
         fetch(next);
         fetch(next_slopes);
+        for (int64_t line = 0; line < 64 / SEGMENT; line++, next_sums += 64)
+            _mm_prefetch(next_sums, _MM_HINT_T0);
     }
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + TILE_FP32, 64);
-    _tile_stored(2, more_sums, 64);
-    _tile_stored(3, more_sums + TILE_FP32, 64);
+    _tile_stored(2, sums + 2 * TILE_FP32, 64);
+    _tile_stored(3, sums + 3 * TILE_FP32, 64);
 }
 
-/* Write the sums (9, outputs / 16, inputs / 16, 16, 16), whose channels are halves as in `pair`, in their order. */
+/* Write the sums (outputs / 32, inputs / 32, 9, 2, 2, 16, 16), whose channels are halves as in `pair`, in order. */
 static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_from, int64_t out_from,
                         const struct job *job) {
     const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    for (int64_t tap = 0; tap < TAPS; tap++)
-        for (int64_t tile = 0; tile < out / TILE; tile++)
-            for (int64_t row = 0; row < TILE; row++) {
-                const int64_t output = out_from + tile / 2 * DEPTH + row / 4 * 8 + tile % 2 * 4 + row % 4;
-                if (output >= job->outputs)
-                    continue;
-                for (int64_t c = 0; c < in; c += DEPTH) {
-                    const float *from = sums + ((tap * (out / TILE) + tile) * (in / TILE) + c / TILE) * TILE_FP32;
-                    const __m512 even = _mm512_load_ps(from + row * TILE), odd = _mm512_load_ps(from + TILE_FP32 + row * TILE);
-                    const int64_t input = in_from + c;
+    for (int64_t o = 0; o < out; o += DEPTH)
+        for (int64_t i = 0; i < in; i += DEPTH)
+            for (int64_t tap = 0; tap < TAPS; tap++, sums += 4 * TILE_FP32)
+                for (int64_t row = 0; row < DEPTH; row++) {
+                    const int64_t output = out_from + o + row % TILE / 4 * 8 + row / TILE * 4 + row % 4;
+                    const int64_t input = in_from + i;
+                    if (output >= job->outputs)
+                        continue;
+                    const float *from = sums + row / TILE * 2 * TILE_FP32 + row % TILE * TILE;
+                    const __m512 even = _mm512_load_ps(from), odd = _mm512_load_ps(from + TILE_FP32);
                     float *to = job->of_weight + (output * TAPS + tap) * job->inputs + input;
                     _mm512_mask_storeu_ps(to, first_16(job->inputs - input), _mm512_permutex2var_ps(even, low, odd));
                     _mm512_mask_storeu_ps(to + TILE, first_16(job->inputs - input - TILE),
                                           _mm512_permutex2var_ps(even, high, odd));
                 }
-            }
+}
+
+/* Add up a line of slopes for all weights of a panel. `pairs` has three lines; line y of the images is number y % 3. */
+static void sum_line(const struct job *job, int64_t y, int64_t in, int64_t out, const bf16 *slopes, const bf16 *pairs,
+                     float *sums, struct upcoming *next, struct upcoming *next_slopes) {
+    const int64_t tile = job->group * TILE, slope_tiles = job->columns * tile, pair_tiles = job->width * tile;
+    for (int64_t segment = 0; segment < job->columns; segment += SEGMENT) {
+        float *to = sums;
+        for (int64_t o = 0; o < out / TILE; o += 2)
+            for (int64_t i = 0; i < in / TILE; i += 2)
+                for (int64_t tap = 0; tap < TAPS; tap++, to += 4 * TILE_FP32) {
+                    const int64_t line = y + tap / 3 - 1, shift = tap % 3 - 1;
+                    const int64_t from = larger(segment, -shift);
+                    const int64_t end = smaller(smaller(segment + SEGMENT, job->columns), job->width - shift);
+                    if (line < 0 || line >= job->height || from >= end)
+                        continue;
+                    const bf16 *slope = slopes + o * slope_tiles + from * tile;
+                    const bf16 *pair = pairs + (line % 3 * (in / TILE) + i) * pair_tiles + (from + shift) * tile;
+                    accumulate(slope, slope + slope_tiles, pair, pair + pair_tiles,
+                               (end - from) * job->group / DEPTH, to, next, next_slopes);
+                }
+    }
 }
 
 /* The gradient of a panel of weights: `in` input channels by `out` output channels, for all images. */
 static void sum_panel(struct job *job, int64_t in_from, int64_t in, int64_t out_from, int64_t out) {
-    const int64_t image_size = job->height * job->width * job->inputs;
-    const int64_t slope_size = job->rows * job->columns * job->outputs;
-    const int64_t most = round_up(job->group * job->distance, DEPTH);
-    const int64_t places = round_up(most + 3 * job->pitch + 3, DEPTH);
-    const int64_t channels = smaller(in, job->inputs - in_from), slope_channels = smaller(out, job->outputs - out_from);
-    bf16 *row = zeros(places * in * sizeof(bf16)), *pairs = zeros(2 * places * in * sizeof(bf16));
-    bf16 *slope_row = zeros(most * out * sizeof(bf16)), *slopes = zeros(most * out * sizeof(bf16));
+    const int64_t pair_size = job->width * job->group * in, slope_size = job->columns * job->group * out;
+    bf16 *pairs = zeros(3 * pair_size * sizeof(bf16)), *slopes = zeros(slope_size * sizeof(bf16));
     float *sums = zeros(TAPS * in * out * sizeof(float));
-    if (row == NULL || pairs == NULL || slope_row == NULL || slopes == NULL || sums == NULL) {
+    if (pairs == NULL || slopes == NULL || sums == NULL) {
         job->out_of_memory = 1;
         goto end;
     }
+    struct line line = {.width = job->width, .channels = smaller(in, job->inputs - in_from), .pixel_size = job->inputs,
+                        .image_size = job->height * job->width * job->inputs};
+    struct line slope_line = {.width = job->columns, .channels = smaller(out, job->outputs - out_from),
+                              .pixel_size = job->outputs, .image_size = job->rows * job->columns * job->outputs};
     for (int64_t first = 0; first < job->images; first += job->group) {
-        const int64_t images = smaller(job->group, job->images - first);
-        const int64_t following = first + images, coming = smaller(job->group, job->images - following);
-        const int64_t length = round_up(images * job->distance, DEPTH);
-        const int64_t steps = in / DEPTH * (out / DEPTH) * TAPS * length / DEPTH;
-        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size, steps);
-        struct upcoming next_slopes = upcoming(job->gradient + following * slope_size, coming * slope_size, steps);
-        fill_row(job->image + first * image_size + in_from, images, job->height, job->width, job->inputs, channels, job,
-                 row + (job->pitch + 1) * DEPTH, places);
-        if (images < job->group)
-            memset(slope_row, 0, most * out * sizeof(bf16));
-        fill_row(job->gradient + first * slope_size + out_from, images, job->rows, job->columns, job->outputs,
-                 slope_channels, job, slope_row, most);
-        for (int64_t tile = 0; tile < in / TILE; tile++)
-            pair_row(row + tile / 2 * places * DEPTH, tile % 2, places, pairs + tile * 2 * places * TILE);
-        for (int64_t tile = 0; tile < out / TILE; tile++)
-            transpose_row(slope_row + tile / 2 * most * DEPTH, tile % 2, length, slopes + tile * most * TILE);
-        for (int64_t o = 0; o < out / TILE; o += 2)
-            for (int64_t i = 0; i < in / TILE; i += 2)
-                for (int64_t tap = 0; tap < TAPS; tap++) {
-                    const int64_t shift = tap / 3 * job->pitch + tap % 3;
-                    const bf16 *from = pairs + ((2 * i + shift % 2) * places + shift / 2 * 2) * TILE;
-                    float *to = sums + ((tap * (out / TILE) + o) * (in / TILE) + i) * TILE_FP32;
-                    accumulate(slopes + o * most * TILE, slopes + (o + 1) * most * TILE, from, from + 2 * places * TILE,
-                               length / DEPTH, to, to + in / TILE * TILE_FP32, &next, &next_slopes);
-                }
+        const bf16 *image = job->image + first * line.image_size + in_from;
+        const bf16 *gradient = job->gradient + first * slope_line.image_size + out_from;
+        line.images = slope_line.images = smaller(job->group, job->images - first);
+        for (int64_t y = 0, ready = 0; y < job->rows; y++) {
+            for (; ready < smaller(y + 2, job->height); ready++) {
+                line.first = image + ready * line.width * line.pixel_size;
+                pair_line(&line, job->group, pairs + ready % 3 * pair_size);
+            }
+            slope_line.first = gradient + y * slope_line.width * slope_line.pixel_size;
+            transpose_line(&slope_line, job->group, slopes);
+            const int64_t steps = in / DEPTH * (out / DEPTH) * TAPS * job->columns * job->group / DEPTH;
+            struct upcoming next = next_line(&line, ready < job->height, steps);
+            struct upcoming next_slopes = next_line(&slope_line, y + 1 < job->rows, steps);
+            sum_line(job, y, in, out, slopes, pairs, sums, &next, &next_slopes);
+        }
     }
     write_panel(sums, in, out, in_from, out_from, job);
 end:
-    free(row);
     free(pairs);
-    free(slope_row);
     free(slopes);
     free(sums);
 }
@@ -448,7 +487,8 @@ static void pack(const float *weight, int64_t inputs, int64_t outputs, bf16 *pac
                         const float *from = weight + (output * TAPS + tap) * inputs + input;
                         const int64_t count = output < outputs ? inputs - input : 0;
                         const __m512 low = _mm512_maskz_loadu_ps(first_16(count), from);
-                        v[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(first_16(count - TILE), from + TILE), low);
+                        const __m512 high = _mm512_maskz_loadu_ps(first_16(count - TILE), from + TILE);
+                        v[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
                     }
                     transpose(v);
 #pragma GCC unroll 16
@@ -508,7 +548,8 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
         pack_reversed(weight, outputs, inputs, packed);
     else
         pack(weight, inputs, outputs, packed);
-    job.group = larger(1, ROW_BYTES / (job.distance * round_up(inputs, DEPTH) * (int64_t)sizeof(bf16)));
+    const int64_t image_bytes = job.distance * round_up(inputs, DEPTH) * sizeof(bf16);
+    job.group = larger(1, ROW_BYTES / image_bytes);
     job.image = image, job.weight = packed, job.bias = bias, job.output = output;
     run(&job, convolve_groups, parallel);
     free(packed);
@@ -518,13 +559,13 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
 /* image: (images, height, width, inputs), gradient: (images, rows, columns, outputs), of_weight: (outputs, 3, 3,
    inputs). */
 int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
-                        int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image, const bf16 *gradient,
-                        float *of_weight) {
+                        int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image,
+                        const bf16 *gradient, float *of_weight) {
     struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
-    job.group = larger(1, ROW_PLACES / job.distance);
+    job.group = larger(1, SEGMENT / columns) * DEPTH;
     job.image = image, job.gradient = gradient, job.of_weight = of_weight;
-    job.in_panel = smaller(round_up(inputs, DEPTH), PANEL);
-    job.out_panel = smaller(round_up(outputs, DEPTH), PANEL);
+    job.in_panel = smaller(round_up(inputs, DEPTH), IN_PANEL);
+    job.out_panel = smaller(round_up(outputs, DEPTH), OUT_PANEL);
     while (round_up(inputs, job.in_panel) / job.in_panel * (round_up(outputs, job.out_panel) / job.out_panel) < threads
            && larger(job.in_panel, job.out_panel) > DEPTH) { /* a panel for each thread */
         int64_t *panel = job.out_panel >= job.in_panel ? &job.out_panel : &job.in_panel;

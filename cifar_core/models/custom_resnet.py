@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Conv3x3, Dropout, Head, channels
+from cifar_core.models.layers import Conv3x3, Dropout, FusedSequential, Head, channels
 
 _DROPOUT = 0.05
 
@@ -42,9 +42,9 @@ class _Residual(nn.Module):
         return inputs + self.units(inputs)  # type: ignore[no-any-return]
 
 
-def _unit(inputs: int, outputs: int, *, pool: bool = False) -> nn.Sequential:
+def _unit(inputs: int, outputs: int, *, pool: bool = False) -> FusedSequential:
     """conv, optional pool, batch norm, ReLU, dropout."""
     layers: list[nn.Module] = [Conv3x3(inputs, outputs, bias=False)]
     if pool:
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU(), Dropout(_DROPOUT))
+    return FusedSequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU(), Dropout(_DROPOUT))

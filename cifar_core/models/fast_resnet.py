@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models.fused import norm_gelu
+from cifar_core.models.fused import norm_activation
 from cifar_core.models.layers import GELU, Conv3x3, Head, channels
 
 _WHITENING = 12  # independent filters: the 3 x 2 x 2 values of a patch
@@ -76,8 +76,8 @@ class _Group(nn.Module):
             nn.init.dirac_(convolution.weight[: convolution.in_channels].data)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x = norm_gelu(self.widen(inputs), self.norm1, self.activation, self.pool)
-        y = norm_gelu(self.refine(x), self.norm2, self.activation)
+        x = norm_activation(self.widen(inputs), self.norm1, self.activation, self.pool)
+        y = norm_activation(self.refine(x), self.norm2, self.activation)
         return x + y if self.residual else y
 
 

@@ -1,193 +1,286 @@
-/* Max-pool, batch norm and GELU on bf16 images in channels-last order, forward and backward.
+/* Batch norm and GELU or ReLU, with a 2x2 max-pool before or after them, on bf16 images in channels-last order.
 
    A tensor is an array (images, height, width, channels). Images are divided into chunks, which threads take one
    after the other. Sums are kept per chunk and added in the order of the chunks, so the number of threads changes no
-   bit of the result. Loops run over channels, so that the compiler turns them into vector instructions. */
+   bit of the result. A vector holds 16 channels of a pixel, in fp32. */
 
+#include <immintrin.h>
 #include <stdint.h>
 
-#define WIDEST 1024 /* channels; `_CHANNELS` in fused.py */
+#define WIDEST 1024 /* channels; `_MOST_CHANNELS` in fused.py */
+#define LANES 16
+#define NOWHERE 4   /* winner of a block whose ReLU is zero: no pixel takes a gradient */
 
 typedef uint16_t bf16;
+typedef __m512 vector;
 typedef void (*fork_join)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of GCC's OpenMP */
+
+enum pool { NONE, FIRST, LAST };
 
 struct job {
     int64_t images, height, width, channels; /* before the pool */
     int64_t rows, columns;                   /* after the pool */
+    int64_t area;                            /* pixels of an image that the norm counts */
     int64_t chunks, next;
     void (*work)(struct job *, int64_t chunk);
-    const bf16 *unpooled, *gradient;
-    bf16 *inputs, *outputs; /* inputs: of the norm */
-    uint8_t *winner;        /* which pixel of its 2x2 block is the largest; null without a pool */
-    float *partial;         /* (chunks, 2, channels); null where the statistics are given */
+    const float *table;      /* of GELU; null: ReLU */
+    const bf16 *inputs;
+    bf16 *pixels;            /* inputs of the norm: `inputs`, or what the first pool leaves of them */
+    bf16 *outputs;
+    uint8_t *winner;         /* which pixel of its 2x2 block is the largest; null without a pool */
+    float *partial;          /* (chunks, 2, channels); null where the statistics are given */
     const float *mean, *scale, *shift;
-    bf16 *slopes;           /* gradient of the norm's output */
+    const bf16 *gradient;
     const float *slope_mean, *slant;
 };
 
-static inline float widen(bf16 value) {
-    union { uint32_t bits; float number; } wide = {(uint32_t)value << 16};
-    return wide.number;
+static inline vector load(const bf16 *from) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-/* To the nearest, ties to even. NaN stays NaN, as all that comes from bf16 or from arithmetic has low bits of zero. */
-static inline bf16 narrow(float value) {
-    union { float number; uint32_t bits; } wide = {value};
-    return (wide.bits + 0x7fff + ((wide.bits >> 16) & 1)) >> 16;
+static inline void store(bf16 *to, vector numbers) {
+    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(numbers));
 }
 
-/* exp(-x^2 / 2), as a power of two times a polynomial; 0 where that is no normal number. */
-static inline float bell(float x) {
-    const float exponent = x * x * -0.72134752f; /* log2(e) / 2 */
-    const float power = exponent < -126.0f ? -126.0f : exponent;
-    union { float number; int32_t bits; } whole = {power + 12582912.0f}, result; /* 1.5 * 2^23: rounds */
-    float rest = power - (whole.number - 12582912.0f);
-    result.number = 1.0f + rest * (0.69314718f + rest * (0.24022651f + rest * (0.055503324f + rest * (0.0096181291f
-        + rest * 0.0013333558f))));
-    result.bits += (int32_t)((uint32_t)whole.bits << 23);
-    return exponent < -126.0f ? 0.0f : result.number;
+/* ---- Activations ---- */
+
+/* A curve in 32 pieces, one around each multiple of 3/8 from -6 to 5.625: polynomials of the fourth degree, whose
+   coefficients are table[power][piece]. The first piece also serves all smaller numbers, and the last all larger
+   ones. NaN stays NaN. */
+static inline vector curve(const float *table, vector x) {
+    const vector to_integers = _mm512_set1_ps(12582912.0f); /* 1.5 * 2^23: the sum has the integer in its low bits */
+    vector steps = _mm512_mul_ps(x, _mm512_set1_ps(8.0f / 3));
+    steps = _mm512_max_ps(_mm512_set1_ps(-16), _mm512_min_ps(_mm512_set1_ps(15), steps));
+    const vector integer = _mm512_add_ps(steps, to_integers);
+    const vector rest = _mm512_sub_ps(steps, _mm512_sub_ps(integer, to_integers));
+    const __m512i piece = _mm512_castps_si512(integer); /* its low five bits count */
+    vector sum = _mm512_setzero_ps();
+#pragma GCC unroll 5
+    for (int power = 4; power >= 0; power--) {
+        const float *coefficients = table + 2 * LANES * power;
+        const vector of_piece = _mm512_permutex2var_ps(_mm512_loadu_ps(coefficients), piece,
+                                                       _mm512_loadu_ps(coefficients + LANES));
+        sum = power == 4 ? of_piece : _mm512_fmadd_ps(sum, rest, of_piece);
+    }
+    return sum;
 }
 
-/* The standard normal distribution function (Abramowitz & Stegun 7.1.26); `density` is exp(-x^2 / 2).
-
-   The sign is moved by bits, as compilers compute both sides of a branch. */
-static inline float normal(float x, float density) {
-    union { float number; uint32_t bits; } size = {x}, tail;
-    const uint32_t sign = size.bits & 0x80000000;
-    size.bits ^= sign;
-    const float t = 1.0f / (1.0f + 0.23164190f * size.number); /* 0.3275911 / sqrt(2) */
-    tail.number = 0.5f * density * t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f
-        + t * 1.061405429f))));
-    tail.bits ^= sign ^ 0x80000000; /* 1 - tail of positive numbers, tail of negative ones */
-    return (sign ? 0.0f : 1.0f) + tail.number;
+/* `table` is of GELU(x) / x here, and of the slope of GELU in `slope`. */
+static inline vector activation(const float *table, vector x) {
+    return table ? _mm512_mul_ps(x, curve(table, x)) : _mm512_max_ps(_mm512_setzero_ps(), x);
 }
 
-static inline float gelu(float x) { return x * normal(x, bell(x)); }
-
-static inline float gelu_slope(float x) {
-    float density = bell(x);
-    return normal(x, density) + x * density * 0.39894228f; /* 1 / sqrt(2 pi) */
+/* The gradient of the input `x` of the activation, from that of its output. */
+static inline vector slope(const float *table, vector x, vector gradient) {
+    if (table)
+        return _mm512_mul_ps(gradient, curve(table, x));
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), gradient);
 }
+
+/* ---- Forward ---- */
 
 static int64_t first_image(const struct job *job, int64_t chunk) { return chunk * job->images / job->chunks; }
 
-static void store(float *restrict partial, const float *restrict sum, const float *restrict other, int64_t channels) {
-    for (int64_t c = 0; c < channels; c++) {
-        partial[c] = sum[c];
-        partial[channels + c] = other[c];
-    }
-}
-
 /* Mean and sum of squared deviations of each channel over the pixels of a chunk. */
 static void moments(struct job *job, int64_t chunk) {
-    const int64_t channels = job->channels, area = job->rows * job->columns;
+    const int64_t channels = job->channels, area = job->area;
     const int64_t from = first_image(job, chunk) * area, to = first_image(job, chunk + 1) * area;
-    const bf16 *restrict first = job->inputs + from * channels;
-    float sum[WIDEST] = {0}, squares[WIDEST] = {0};
-    for (int64_t pixel = from; pixel < to; pixel++) {
-        const bf16 *restrict input = job->inputs + pixel * channels;
-        for (int64_t c = 0; c < channels; c++) {
-            float deviation = widen(input[c]) - widen(first[c]);
-            sum[c] += deviation;
-            squares[c] += deviation * deviation;
+    float *mean = job->partial + chunk * 2 * channels, *squares = mean + channels;
+    float first[WIDEST], sum[WIDEST] = {0}, product[WIDEST] = {0};
+    for (int64_t c = 0; c < channels; c += LANES)
+        _mm512_storeu_ps(first + c, load(job->pixels + from * channels + c));
+    for (int64_t pixel = from; pixel < to; pixel++)
+        for (int64_t c = 0; c < channels; c += LANES) {
+            const vector input = load(job->pixels + pixel * channels + c);
+            const vector deviation = _mm512_sub_ps(input, _mm512_loadu_ps(first + c));
+            _mm512_storeu_ps(sum + c, _mm512_add_ps(_mm512_loadu_ps(sum + c), deviation));
+            _mm512_storeu_ps(product + c, _mm512_fmadd_ps(deviation, deviation, _mm512_loadu_ps(product + c)));
         }
-    }
     for (int64_t c = 0; c < channels; c++) {
-        squares[c] -= sum[c] * sum[c] / (to - from);
-        sum[c] = widen(first[c]) + sum[c] / (to - from);
+        squares[c] = product[c] - sum[c] * sum[c] / (to - from);
+        mean[c] = first[c] + sum[c] / (to - from);
     }
-    store(job->partial + chunk * 2 * channels, sum, squares, channels);
 }
 
-static void pool_row(const bf16 *restrict upper, const bf16 *restrict lower, bf16 *restrict output,
-                     uint8_t *restrict winner, int64_t columns, int64_t channels) {
-    for (int64_t column = 0; column < columns; column++) {
-        for (int64_t c = 0; c < channels; c++) {
-            float largest = widen(upper[c]), next = widen(upper[channels + c]);
-            int32_t place = 0;
-            /* The first of equals wins, and NaN over all numbers, as in torch. */
-            place = next > largest || next != next ? 1 : place;
-            largest = next > largest || next != next ? next : largest;
-            next = widen(lower[c]);
-            place = next > largest || next != next ? 2 : place;
-            largest = next > largest || next != next ? next : largest;
-            next = widen(lower[channels + c]);
-            place = next > largest || next != next ? 3 : place;
-            largest = next > largest || next != next ? next : largest;
-            union { float number; uint32_t bits; } wide = {largest};
-            output[c] = wide.bits >> 16;
-            winner[c] = place;
-        }
-        upper += 2 * channels, lower += 2 * channels, output += channels, winner += channels;
+/* The largest of four vectors, and which one it is. The first of equals wins, and NaN over all numbers, as in torch. */
+static inline vector largest(const vector v[4], __m512i *place) {
+    vector found = v[0];
+    *place = _mm512_setzero_si512();
+#pragma GCC unroll 3
+    for (int i = 1; i < 4; i++) {
+        const __mmask16 is_nan = _mm512_cmp_ps_mask(v[i], v[i], _CMP_UNORD_Q);
+        const __mmask16 wins = _mm512_cmp_ps_mask(v[i], found, _CMP_GT_OQ) | is_nan;
+        found = _mm512_mask_mov_ps(found, wins, v[i]);
+        *place = _mm512_mask_mov_epi32(*place, wins, _mm512_set1_epi32(i));
     }
+    return found;
+}
+
+/* Distances of the pixels of a 2x2 block from its first. */
+static inline void block(const struct job *job, int64_t to[4]) {
+    to[0] = 0, to[1] = job->channels, to[2] = job->width * job->channels, to[3] = to[2] + to[1];
+}
+
+/* The first number of the block of a pixel (image, row, column) after the pool. */
+static inline int64_t block_at(const struct job *job, int64_t image, int64_t row, int64_t column) {
+    return ((image * job->height + 2 * row) * job->width + 2 * column) * job->channels;
 }
 
 static void pool(struct job *job, int64_t chunk) {
-    const int64_t line = job->width * job->channels, short_line = job->columns * job->channels;
+    int64_t place = first_image(job, chunk) * job->rows * job->columns * job->channels, to[4];
+    block(job, to);
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
-        for (int64_t row = 0; row < job->rows; row++) {
-            const bf16 *upper = job->unpooled + (image * job->height + 2 * row) * line;
-            const int64_t place = (image * job->rows + row) * short_line;
-            pool_row(upper, upper + line, job->inputs + place, job->winner + place, job->columns, job->channels);
-        }
+        for (int64_t row = 0; row < job->rows; row++)
+            for (int64_t column = 0; column < job->columns; column++) {
+                const bf16 *from = job->inputs + block_at(job, image, row, column);
+                for (int64_t c = 0; c < job->channels; c += LANES, place += LANES) {
+                    const vector v[4] = {load(from + to[0] + c), load(from + to[1] + c), load(from + to[2] + c),
+                                         load(from + to[3] + c)};
+                    __m512i winner;
+                    store(job->pixels + place, largest(v, &winner));
+                    _mm_storeu_si128((__m128i *)(job->winner + place), _mm512_cvtepi32_epi8(winner));
+                }
+            }
     if (job->partial)
         moments(job, chunk);
 }
 
-static void activate(struct job *job, int64_t chunk) {
-    const int64_t channels = job->channels, area = job->rows * job->columns;
-    const float *restrict mean = job->mean, *restrict scale = job->scale, *restrict shift = job->shift;
-    for (int64_t pixel = first_image(job, chunk) * area; pixel < first_image(job, chunk + 1) * area; pixel++) {
-        const bf16 *restrict input = job->inputs + pixel * channels;
-        bf16 *restrict output = job->outputs + pixel * channels;
-        for (int64_t c = 0; c < channels; c++)
-            output[c] = narrow(gelu((widen(input[c]) - mean[c]) * scale[c] + shift[c]));
-    }
+/* 16 channels of a pixel, from `c` on, as deviations from their means. */
+static inline vector deviation(const struct job *job, int64_t c, vector pixel) {
+    return _mm512_sub_ps(pixel, _mm512_loadu_ps(job->mean + c));
 }
 
-/* The gradient of the norm's output, and its sums over the pixels of a chunk, as it is and times the input's deviation. */
-static void undo_gelu(struct job *job, int64_t chunk) {
+/* The output of the norm. */
+static inline vector normalised(const struct job *job, int64_t c, vector pixel) {
+    return _mm512_fmadd_ps(deviation(job, c, pixel), _mm512_loadu_ps(job->scale + c), _mm512_loadu_ps(job->shift + c));
+}
+
+static inline void activate_as(struct job *job, int64_t chunk, const float *table) {
     const int64_t channels = job->channels, area = job->rows * job->columns;
-    const float *restrict mean = job->mean, *restrict scale = job->scale, *restrict shift = job->shift;
-    float sum[WIDEST] = {0}, product[WIDEST] = {0};
-    for (int64_t pixel = first_image(job, chunk) * area; pixel < first_image(job, chunk + 1) * area; pixel++) {
-        const bf16 *restrict input = job->inputs + pixel * channels;
-        const bf16 *restrict gradient = job->gradient + pixel * channels;
-        bf16 *restrict slopes = job->slopes + pixel * channels;
-        for (int64_t c = 0; c < channels; c++) {
-            float deviation = widen(input[c]) - mean[c];
-            float slope = widen(gradient[c]) * gelu_slope(deviation * scale[c] + shift[c]);
-            slopes[c] = narrow(slope);
-            sum[c] += slope;
-            product[c] += slope * deviation;
+    for (int64_t pixel = first_image(job, chunk) * area; pixel < first_image(job, chunk + 1) * area; pixel++)
+        for (int64_t c = 0; c < channels; c += LANES) {
+            const int64_t place = pixel * channels + c;
+            store(job->outputs + place, activation(table, normalised(job, c, load(job->pixels + place))));
         }
-    }
-    store(job->partial + chunk * 2 * channels, sum, product, channels);
 }
 
-/* The gradient of the inputs of the norm, which is written over the slopes. */
-static void spread(struct job *job, int64_t chunk) {
+static void activate(struct job *job, int64_t chunk) {
+    if (job->table)
+        activate_as(job, chunk, job->table);
+    else
+        activate_as(job, chunk, 0);
+}
+
+/* Norm, ReLU, then pool. */
+static void activate_and_pool(struct job *job, int64_t chunk) {
+    int64_t place = first_image(job, chunk) * job->rows * job->columns * job->channels, to[4];
+    block(job, to);
+    for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
+        for (int64_t row = 0; row < job->rows; row++)
+            for (int64_t column = 0; column < job->columns; column++) {
+                const bf16 *from = job->pixels + block_at(job, image, row, column);
+                for (int64_t c = 0; c < job->channels; c += LANES, place += LANES) {
+                    vector v[4];
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++)
+                        v[i] = normalised(job, c, load(from + to[i] + c));
+                    __m512i winner;
+                    const vector found = largest(v, &winner);
+                    const __mmask16 zero = _mm512_cmp_ps_mask(found, _mm512_setzero_ps(), _CMP_LE_OQ);
+                    winner = _mm512_mask_mov_epi32(winner, zero, _mm512_set1_epi32(NOWHERE));
+                    store(job->outputs + place, activation(0, found));
+                    _mm_storeu_si128((__m128i *)(job->winner + place), _mm512_cvtepi32_epi8(winner));
+                }
+            }
+}
+
+/* ---- Backward ---- */
+
+static inline void add_to(float *sums, vector numbers) {
+    _mm512_storeu_ps(sums, _mm512_add_ps(_mm512_loadu_ps(sums), numbers));
+}
+
+/* The winners of 16 channels of a pixel. */
+static inline __m512i winners(const uint8_t *from) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+}
+
+/* Mask of the channels whose winner is the pixel `i` of the block. */
+static inline __mmask16 is_winner(__m512i winner, int i) {
+    return _mm512_cmpeq_epi32_mask(winner, _mm512_set1_epi32(i));
+}
+
+/* Sums over the pixels of a chunk of the gradient of the norm's output, as it is and times the input's deviation. */
+static inline void sum_slopes_as(struct job *job, int64_t chunk, const float *table) {
     const int64_t channels = job->channels, area = job->rows * job->columns;
-    const float *restrict mean = job->mean, *restrict scale = job->scale;
-    const float *restrict centre = job->slope_mean, *restrict slant = job->slant;
-    for (int64_t pixel = first_image(job, chunk) * area; pixel < first_image(job, chunk + 1) * area; pixel++) {
-        const bf16 *restrict input = job->inputs + pixel * channels;
-        bf16 *restrict slopes = job->slopes + pixel * channels;
-        for (int64_t c = 0; c < channels; c++)
-            slopes[c] = narrow(scale[c] * (widen(slopes[c]) - centre[c] - (widen(input[c]) - mean[c]) * slant[c]));
-    }
+    float *sum = job->partial + chunk * 2 * channels, *product = sum + channels;
+    for (int64_t c = 0; c < 2 * channels; c++)
+        sum[c] = 0;
+    for (int64_t pixel = first_image(job, chunk) * area; pixel < first_image(job, chunk + 1) * area; pixel++)
+        for (int64_t c = 0; c < channels; c += LANES) {
+            const int64_t place = pixel * channels + c;
+            const vector input = load(job->pixels + place);
+            const vector s = slope(table, normalised(job, c, input), load(job->gradient + place));
+            add_to(sum + c, s);
+            add_to(product + c, _mm512_mul_ps(s, deviation(job, c, input)));
+        }
 }
 
-static void scatter(const bf16 *restrict input, const bf16 *restrict slopes, const uint8_t *restrict winner,
-                    bf16 *restrict upper, bf16 *restrict lower, const float *restrict mean, const float *restrict scale,
-                    const float *restrict centre, const float *restrict slant, int64_t channels) {
-    for (int64_t c = 0; c < channels; c++) {
-        bf16 value = narrow(scale[c] * (widen(slopes[c]) - centre[c] - (widen(input[c]) - mean[c]) * slant[c]));
-        upper[c] = winner[c] == 0 ? value : 0;
-        upper[channels + c] = winner[c] == 1 ? value : 0;
-        lower[c] = winner[c] == 2 ? value : 0;
-        lower[channels + c] = winner[c] == 3 ? value : 0;
-    }
+static void sum_slopes(struct job *job, int64_t chunk) {
+    if (job->table)
+        sum_slopes_as(job, chunk, job->table);
+    else
+        sum_slopes_as(job, chunk, 0);
+}
+
+static void sum_pooled_slopes(struct job *job, int64_t chunk) {
+    const int64_t channels = job->channels;
+    int64_t place = first_image(job, chunk) * job->rows * job->columns * channels, to[4];
+    float *sum = job->partial + chunk * 2 * channels, *product = sum + channels;
+    block(job, to);
+    for (int64_t c = 0; c < 2 * channels; c++)
+        sum[c] = 0;
+    for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
+        for (int64_t row = 0; row < job->rows; row++)
+            for (int64_t column = 0; column < job->columns; column++) {
+                const bf16 *from = job->pixels + block_at(job, image, row, column);
+                for (int64_t c = 0; c < channels; c += LANES, place += LANES) {
+                    const __m512i winner = winners(job->winner + place);
+                    vector pixel = load(from + to[0] + c);
+#pragma GCC unroll 3
+                    for (int i = 1; i < 4; i++)
+                        pixel = _mm512_mask_mov_ps(pixel, is_winner(winner, i), load(from + to[i] + c));
+                    const vector s = _mm512_maskz_mov_ps(~is_winner(winner, NOWHERE), load(job->gradient + place));
+                    add_to(sum + c, s);
+                    add_to(product + c, _mm512_mul_ps(s, deviation(job, c, pixel)));
+                }
+            }
+}
+
+/* The gradient of the input of the norm, from that of its output. */
+static inline vector spread_to(const struct job *job, int64_t c, vector slope, vector pixel) {
+    const vector slant = _mm512_loadu_ps(job->slant + c);
+    const vector along = _mm512_fmadd_ps(deviation(job, c, pixel), slant, _mm512_loadu_ps(job->slope_mean + c));
+    return _mm512_mul_ps(_mm512_loadu_ps(job->scale + c), _mm512_sub_ps(slope, along));
+}
+
+static inline void spread_as(struct job *job, int64_t chunk, const float *table) {
+    const int64_t channels = job->channels, area = job->rows * job->columns;
+    for (int64_t pixel = first_image(job, chunk) * area; pixel < first_image(job, chunk + 1) * area; pixel++)
+        for (int64_t c = 0; c < channels; c += LANES) {
+            const int64_t place = pixel * channels + c;
+            const vector input = load(job->pixels + place);
+            const vector s = slope(table, normalised(job, c, input), load(job->gradient + place));
+            store(job->outputs + place, spread_to(job, c, s, input));
+        }
+}
+
+static void spread(struct job *job, int64_t chunk) {
+    if (job->table)
+        spread_as(job, chunk, job->table);
+    else
+        spread_as(job, chunk, 0);
 }
 
 static void clear(bf16 *from, bf16 *to) {
@@ -195,18 +288,26 @@ static void clear(bf16 *from, bf16 *to) {
         *from++ = 0;
 }
 
-/* The gradient of the inputs of the pool: zero of pixels that are not the largest, or that it left out. */
-static void spread_pooled(struct job *job, int64_t chunk) {
+/* The gradient of the inputs of a first pool: zero of pixels that are not the largest, or that it left out. */
+static inline void spread_before_pool_as(struct job *job, int64_t chunk, const float *table) {
     const int64_t channels = job->channels, line = job->width * channels;
+    int64_t place = first_image(job, chunk) * job->rows * job->columns * channels, to[4];
+    block(job, to);
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++) {
         bf16 *output = job->outputs + image * job->height * line;
         for (int64_t row = 0; row < job->rows; row++) {
             bf16 *upper = output + 2 * row * line;
-            for (int64_t column = 0; column < job->columns; column++) {
-                const int64_t place = ((image * job->rows + row) * job->columns + column) * channels;
-                scatter(job->inputs + place, job->slopes + place, job->winner + place, upper + 2 * column * channels,
-                        upper + line + 2 * column * channels, job->mean, job->scale, job->slope_mean, job->slant, channels);
-            }
+            for (int64_t column = 0; column < job->columns; column++)
+                for (int64_t c = 0; c < channels; c += LANES, place += LANES) {
+                    const vector pixel = load(job->pixels + place);
+                    const vector s = slope(table, normalised(job, c, pixel), load(job->gradient + place));
+                    const vector value = spread_to(job, c, s, pixel);
+                    const __m512i winner = winners(job->winner + place);
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++)
+                        store(upper + 2 * column * channels + to[i] + c,
+                              _mm512_maskz_mov_ps(is_winner(winner, i), value));
+                }
             clear(upper + 2 * job->columns * channels, upper + line);
             clear(upper + line + 2 * job->columns * channels, upper + 2 * line);
         }
@@ -214,22 +315,54 @@ static void spread_pooled(struct job *job, int64_t chunk) {
     }
 }
 
-/* GELU alone. */
-static void activate_all(struct job *job, int64_t chunk) {
-    const int64_t size = job->height * job->width * job->channels;
-    const bf16 *restrict input = job->inputs;
-    bf16 *restrict output = job->outputs;
-    for (int64_t i = first_image(job, chunk) * size; i < first_image(job, chunk + 1) * size; i++)
-        output[i] = narrow(gelu(widen(input[i])));
+static void spread_before_pool(struct job *job, int64_t chunk) {
+    if (job->table)
+        spread_before_pool_as(job, chunk, job->table);
+    else
+        spread_before_pool_as(job, chunk, 0);
 }
 
-static void undo_gelu_of_all(struct job *job, int64_t chunk) {
-    const int64_t size = job->height * job->width * job->channels;
-    const bf16 *restrict input = job->inputs, *restrict gradient = job->gradient;
-    bf16 *restrict output = job->outputs;
-    for (int64_t i = first_image(job, chunk) * size; i < first_image(job, chunk + 1) * size; i++)
-        output[i] = narrow(widen(gradient[i]) * gelu_slope(widen(input[i])));
+/* The gradient of the inputs of the norm before a last pool. */
+static void spread_after_pool(struct job *job, int64_t chunk) {
+    const int64_t channels = job->channels;
+    int64_t place = first_image(job, chunk) * job->rows * job->columns * channels, to[4];
+    block(job, to);
+    for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
+        for (int64_t row = 0; row < job->rows; row++)
+            for (int64_t column = 0; column < job->columns; column++) {
+                const int64_t first = block_at(job, image, row, column);
+                for (int64_t c = 0; c < channels; c += LANES, place += LANES) {
+                    const __m512i winner = winners(job->winner + place);
+                    const vector s = load(job->gradient + place);
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++) {
+                        const int64_t at = first + to[i] + c;
+                        const vector own = _mm512_maskz_mov_ps(is_winner(winner, i), s);
+                        store(job->outputs + at, spread_to(job, c, own, load(job->pixels + at)));
+                    }
+                }
+            }
 }
+
+/* ---- GELU alone ---- */
+
+static void activate_all(struct job *job, int64_t chunk) {
+    const int64_t size = job->height * job->width * job->channels, to = first_image(job, chunk + 1) * size;
+    for (int64_t i = first_image(job, chunk) * size; i < to; i += LANES) {
+        const __mmask16 there = to - i >= LANES ? 0xffff : (1 << (to - i)) - 1;
+        const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, job->inputs + i));
+        const vector x = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+        vector result;
+        if (job->gradient) {
+            const __m512i more = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, job->gradient + i));
+            result = slope(job->table, x, _mm512_castsi512_ps(_mm512_slli_epi32(more, 16)));
+        } else
+            result = activation(job->table, x);
+        _mm256_mask_storeu_epi16(job->outputs + i, there, (__m256i)_mm512_cvtneps_pbh(result));
+    }
+}
+
+/* ---- What Python calls ---- */
 
 static void take_chunks(void *argument) {
     struct job *job = argument;
@@ -247,35 +380,35 @@ static void run(struct job *job, void (*work)(struct job *, int64_t), fork_join 
         take_chunks(job);
 }
 
-void gelu_forward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
-                  int64_t chunks, bf16 *inputs, bf16 *outputs) {
+/* GELU of the inputs; with a gradient, that of the inputs. */
+void gelu(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
+          int64_t chunks, const float *table, const bf16 *inputs, const bf16 *gradient, bf16 *outputs) {
     struct job job = {.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
-                      .inputs = inputs, .outputs = outputs};
+                      .table = table, .inputs = inputs, .gradient = gradient, .outputs = outputs};
     run(&job, activate_all, parallel, threads);
 }
 
-void gelu_backward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
-                   int64_t chunks, bf16 *inputs, const bf16 *gradient, bf16 *of_inputs) {
-    struct job job = {.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
-                      .inputs = inputs, .gradient = gradient, .outputs = of_inputs};
-    run(&job, undo_gelu_of_all, parallel, threads);
+static struct job new_job(int64_t images, int64_t height, int64_t width, int64_t channels, int64_t chunks,
+                          int64_t pool) {
+    const int64_t side = pool == NONE ? 1 : 2, rows = height / side, columns = width / side;
+    return (struct job){.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
+                        .rows = rows, .columns = columns, .area = pool == FIRST ? rows * columns : height * width};
 }
 
-void norm_gelu_forward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
-             int64_t chunks, float epsilon, const float *weight, const float *bias, bf16 *unpooled, bf16 *inputs,
-             uint8_t *winner, float *partial, float *mean, float *variance, float *scale, bf16 *outputs) {
-    struct job job = {.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
-                      .rows = winner ? height / 2 : height, .columns = winner ? width / 2 : width,
-                      .unpooled = unpooled, .inputs = inputs, .winner = winner, .partial = partial,
-                      .mean = mean, .scale = scale, .shift = bias, .outputs = outputs};
-    if (winner || partial)
-        run(&job, winner ? pool : moments, parallel, threads);
-    const double area = job.rows * job.columns;
+void norm_forward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
+                  int64_t chunks, int64_t pool_place, float epsilon, const float *table, const float *weight,
+                  const float *bias, const bf16 *inputs, bf16 *pixels, uint8_t *winner, float *partial, float *mean,
+                  float *variance, float *scale, bf16 *outputs) {
+    struct job job = new_job(images, height, width, channels, chunks, pool_place);
+    job.table = table, job.inputs = inputs, job.pixels = pixels, job.winner = winner, job.partial = partial;
+    job.mean = mean, job.scale = scale, job.shift = bias, job.outputs = outputs;
+    if (pool_place == FIRST || partial)
+        run(&job, pool_place == FIRST ? pool : moments, parallel, threads);
     for (int64_t c = 0; partial && c < channels; c++) {
         double count = 0, average = 0, squares = 0;
         for (int64_t chunk = 0; chunk < chunks; chunk++) { /* Chan, Golub & LeVeque (1979) */
             const float *part = partial + chunk * 2 * channels + c;
-            const double more = (first_image(&job, chunk + 1) - first_image(&job, chunk)) * area;
+            const double more = (first_image(&job, chunk + 1) - first_image(&job, chunk)) * job.area;
             const double gap = part[0] - average;
             average += gap * more / (count + more);
             squares += part[channels] + gap * gap * count * more / (count + more);
@@ -285,21 +418,20 @@ void norm_gelu_forward(fork_join parallel, int64_t threads, int64_t images, int6
         variance[c] = squares / count;
         scale[c] = weight[c] / __builtin_sqrt(squares / count + epsilon);
     }
-    run(&job, activate, parallel, threads);
+    run(&job, pool_place == LAST ? activate_and_pool : activate, parallel, threads);
 }
 
-void norm_gelu_backward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
-              int64_t chunks, float epsilon, const float *bias, bf16 *inputs, uint8_t *winner, float *partial,
-              const float *mean, const float *variance, const float *scale, const bf16 *gradient, float *of_weight,
-              float *of_bias, bf16 *slopes, bf16 *of_inputs) {
-    float centre[WIDEST], slant[WIDEST];
-    struct job job = {.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
-                      .rows = winner ? height / 2 : height, .columns = winner ? width / 2 : width,
-                      .inputs = inputs, .winner = winner, .partial = partial, .mean = mean, .scale = scale,
-                      .shift = bias, .gradient = gradient, .slopes = slopes, .slope_mean = centre, .slant = slant,
-                      .outputs = of_inputs};
-    run(&job, undo_gelu, parallel, threads);
-    const double count = (double)images * job.rows * job.columns;
+void norm_backward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
+                   int64_t chunks, int64_t pool_place, float epsilon, const float *table, const float *bias,
+                   bf16 *pixels, uint8_t *winner, float *partial, const float *mean, const float *variance,
+                   const float *scale, const bf16 *gradient, float *of_weight, float *of_bias, bf16 *of_inputs) {
+    float slope_mean[WIDEST], slant[WIDEST];
+    struct job job = new_job(images, height, width, channels, chunks, pool_place);
+    job.table = table, job.pixels = pixels, job.winner = winner, job.partial = partial;
+    job.mean = mean, job.scale = scale, job.shift = bias, job.gradient = gradient, job.outputs = of_inputs;
+    job.slope_mean = slope_mean, job.slant = slant;
+    run(&job, pool_place == LAST ? sum_pooled_slopes : sum_slopes, parallel, threads);
+    const double count = (double)images * job.area;
     for (int64_t c = 0; c < channels; c++) {
         double sum = 0, product = 0;
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
@@ -308,8 +440,9 @@ void norm_gelu_backward(fork_join parallel, int64_t threads, int64_t images, int
         }
         of_bias[c] = sum;
         of_weight[c] = product / __builtin_sqrt((double)variance[c] + epsilon);
-        centre[c] = sum / count;
+        slope_mean[c] = sum / count;
         slant[c] = product / count / ((double)variance[c] + epsilon);
     }
-    run(&job, winner ? spread_pooled : spread, parallel, threads);
+    run(&job, pool_place == NONE ? spread : pool_place == FIRST ? spread_before_pool : spread_after_pool, parallel,
+        threads);
 }

@@ -1,4 +1,4 @@
-"""Optional 2x2 max-pool, batch norm and GELU in one operation, on CPUs in bf16.
+"""Batch norm with GELU or ReLU, and a 2x2 max-pool before or after them, in one operation, on CPUs in bf16.
 
 torch's own operations go through memory one after the other, and its pool keeps an index of eight bytes for each
 pixel. `fused.c` needs two passes forward and two backward, and keeps one byte.
@@ -6,6 +6,10 @@ pixel. `fused.c` needs two passes forward and two backward, and keeps one byte.
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,16 @@ from cifar_core.models import native
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _MOST_CHANNELS = 1024  # `WIDEST` in fused.c
-_VECTOR = 16  # channels; others would be computed one by one
+_VECTOR = 16  # channels
 _CHUNKS = 64  # of a batch, which threads take in turns
+
+
+class _Pool(IntEnum):
+    """When the images are pooled."""
+
+    NEVER = 0
+    FIRST = 1
+    LAST = 2
 
 
 def gelu(inputs: Tensor) -> Tensor:
@@ -26,18 +38,22 @@ def gelu(inputs: Tensor) -> Tensor:
     return _Gelu.apply(inputs)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def norm_gelu(inputs: Tensor, norm: nn.BatchNorm2d, activation: nn.GELU, pool: nn.MaxPool2d | None = None) -> Tensor:
+def norm_activation(
+    inputs: Tensor, norm: nn.BatchNorm2d, activation: nn.Module, pool: nn.MaxPool2d | None = None, *, last: bool = False
+) -> Tensor:
     """Return `activation(norm(pool(inputs)))` of (N, C, H, W), by the faster kernels.
 
-    `activation` is the exact GELU; `pool`, if any, takes 2x2 pixels.
+    Args:
+        activation: the exact GELU, or ReLU.
+        pool: of 2x2 pixels, if any.
+        last: return `pool(activation(norm(inputs)))` instead.
     """
-    if not is_faster(inputs) or not _fits(inputs, norm, 1 if pool is None else 2):
-        return activation(norm(inputs if pool is None else pool(inputs)))  # type: ignore[no-any-return]
-    if not norm.training:
-        return _evaluate(inputs, norm, pooled=pool is not None)
-    output, mean, variance = _NormGelu.apply(inputs, norm.weight, norm.bias, norm.eps, pool is not None)  # type: ignore[no-untyped-call]
-    _update_statistics(norm, mean, variance, output.numel() // output.shape[1])
-    return output  # type: ignore[no-any-return]
+    place = _Pool.NEVER if pool is None else _Pool.LAST if last else _Pool.FIRST
+    gelu = isinstance(activation, nn.GELU)
+    if is_faster(inputs) and _fits(inputs, norm, place) and not (gelu and place is _Pool.LAST):
+        return _normalised(inputs, norm, place, gelu=gelu)
+    output: Tensor = activation(norm(pool(inputs) if pool is not None and not last else inputs))
+    return pool(output) if pool is not None and last else output
 
 
 def is_available() -> bool:
@@ -54,9 +70,12 @@ def is_faster(inputs: Tensor) -> bool:
     return is_available()
 
 
-def _fits(inputs: Tensor, norm: nn.BatchNorm2d, side: int) -> bool:
+def _fits(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool) -> bool:
     """Return true if `norm` trains in the usual way, on more than one value per channel, or needs no gradients."""
     images, channels, height, width = inputs.shape
+    if pool is _Pool.LAST and (height % 2 or width % 2):  # the norm counts pixels that the pool leaves out
+        return False
+    side = 2 if pool is _Pool.FIRST else 1
     values = images * (height // side) * (width // side)
     if channels > _MOST_CHANNELS or channels % _VECTOR or values < (2 if norm.training else 1):
         return False
@@ -64,12 +83,21 @@ def _fits(inputs: Tensor, norm: nn.BatchNorm2d, side: int) -> bool:
     return usual and norm.weight.dtype == torch.float32 and (norm.training or not torch.is_grad_enabled())
 
 
+def _normalised(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) -> Tensor:
+    if not norm.training:
+        return _evaluate(inputs, norm, pool, gelu=gelu)
+    output, mean, variance = _Norm.apply(inputs, norm.weight, norm.bias, norm.eps, pool, gelu)  # type: ignore[no-untyped-call]
+    counted = output if pool is _Pool.FIRST else inputs
+    _update_statistics(norm, mean, variance, counted.numel() // counted.shape[1])
+    return output  # type: ignore[no-any-return]
+
+
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> Tensor:
         ctx.save_for_backward(inputs)
         output = torch.empty_like(inputs)
-        _call("gelu_forward", inputs.shape, inputs, output)
+        _call("gelu", inputs.shape, _gelu_table(), inputs, None, output)
         return output
 
     @staticmethod
@@ -77,22 +105,23 @@ class _Gelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (inputs,) = ctx.saved_tensors
         of_inputs = torch.empty_like(inputs)
-        _call("gelu_backward", inputs.shape, inputs, _like_images(gradient), of_inputs)
+        _call("gelu", inputs.shape, _gelu_slope_table(), inputs, _like_images(gradient), of_inputs)
         return of_inputs
 
 
-class _NormGelu(torch.autograd.Function):
+class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float, pooled: bool
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float, pool: _Pool, gelu: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pixels, winners = _pool_room(inputs) if pooled else (inputs, None)
-        output = torch.empty_like(pixels)
+        pixels, winners, output = _room(inputs, pool)
         mean, variance, scale = torch.empty(3, inputs.shape[1]).unbind()
-        statistics = (_sums(inputs.shape), mean, variance, scale)
-        _call("norm_gelu_forward", inputs.shape, epsilon, weight, bias, inputs, pixels, winners, *statistics, output)
+        table = _gelu_table() if gelu else None
+        given = (pool, epsilon, table, weight, bias, inputs)
+        found = (pixels, winners, _sums(inputs.shape), mean, variance, scale, output)
+        _call("norm_forward", inputs.shape, *given, *found)
         ctx.save_for_backward(pixels, winners, bias, mean, variance, scale)
-        ctx.shape, ctx.epsilon = inputs.shape, epsilon
+        ctx.shape, ctx.epsilon, ctx.pool, ctx.gelu = inputs.shape, epsilon, pool, gelu
         ctx.mark_non_differentiable(mean, variance)
         return output, mean, variance
 
@@ -101,23 +130,22 @@ class _NormGelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: object) -> tuple[Tensor | None, ...]:
         pixels, winners, bias, mean, variance, scale = ctx.saved_tensors
         of_inputs = _new_images(ctx.shape)
-        of_pixels = of_inputs if winners is None else torch.empty_like(pixels)
         of_weight, of_bias = torch.empty(2, len(bias)).unbind()
-        saved = (bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)
-        gradients = (_like_images(gradient), of_weight, of_bias, of_pixels, of_inputs)
-        _call("norm_gelu_backward", ctx.shape, ctx.epsilon, *saved, *gradients)
-        return of_inputs, of_weight, of_bias, None, None
+        table = _gelu_slope_table() if ctx.gelu else None
+        given = (ctx.pool, ctx.epsilon, table, bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)
+        _call("norm_backward", ctx.shape, *given, _like_images(gradient), of_weight, of_bias, of_inputs)
+        return of_inputs, of_weight, of_bias, None, None, None
 
 
-def _evaluate(inputs: Tensor, norm: nn.BatchNorm2d, *, pooled: bool) -> Tensor:
+def _evaluate(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) -> Tensor:
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    pixels, winners = _pool_room(inputs) if pooled else (inputs, None)
-    output = torch.empty_like(pixels)
+    pixels, winners, output = _room(inputs, pool)
+    table = _gelu_table() if gelu else None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    given = (pool, norm.eps, table, norm.weight, norm.bias, inputs)
     statistics = (None, norm.running_mean, norm.running_var, scale)
-    affine = (norm.eps, norm.weight, norm.bias)
-    _call("norm_gelu_forward", inputs.shape, *affine, inputs, pixels, winners, *statistics, output)
+    _call("norm_forward", inputs.shape, *given, pixels, winners, *statistics, output)
     return output
 
 
@@ -128,11 +156,14 @@ def _update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, cou
     norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)  # type: ignore[union-attr, arg-type]
 
 
-def _pool_room(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return room for the pooled `inputs`, and for which of four pixels is the largest."""
+def _room(inputs: Tensor, pool: _Pool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the input of the norm, which a first pool has to fill, and room for the pool's winners and the output."""
+    if pool is _Pool.NEVER:
+        return inputs, None, torch.empty_like(inputs)
     images, channels, height, width = inputs.shape
-    pixels = _new_images((images, channels, height // 2, width // 2))
-    return pixels, torch.empty(pixels.numel(), dtype=torch.uint8)
+    output = _new_images((images, channels, height // 2, width // 2))
+    pixels = torch.empty_like(output) if pool is _Pool.FIRST else inputs
+    return pixels, torch.empty(output.numel(), dtype=torch.uint8), output
 
 
 def _new_images(shape: tuple[int, ...]) -> Tensor:
@@ -158,3 +189,30 @@ def _call(name: str, shape: tuple[int, ...], *arguments: float | Tensor | None) 
     assert library is not None
     images, channels, height, width = shape
     library.call(name, images, height, width, channels, _chunks(shape), *arguments)
+
+
+@functools.cache
+def _gelu_table() -> Tensor:
+    """Return `curve` of `fused.c` for GELU(x) / x, the normal distribution function."""
+    return _table(torch.special.ndtr)
+
+
+@functools.cache
+def _gelu_slope_table() -> Tensor:
+    """Return `curve` of `fused.c` for the derivative of GELU."""
+    return _table(lambda x: torch.special.ndtr(x) + x * (-x.square() / 2).exp() / math.sqrt(2 * math.pi))
+
+
+def _table(function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the coefficients (5, 32) of polynomials through `function` at the Chebyshev nodes of each piece.
+
+    They are in the order of the last five bits of the pieces' numbers, which run from -16 to 15. The first piece is 0
+    and the last is 1.
+    """
+    numbers = torch.arange(32, dtype=torch.float64)
+    numbers = torch.where(numbers < 16, numbers, numbers - 32)
+    nodes = (torch.arange(1, 10, 2, dtype=torch.float64) * math.pi / 10).cos() / 2
+    values = function((numbers + nodes[:, None]) * 3 / 8)
+    values[:, 16], values[:, 15] = 0, 1
+    coefficients: Tensor = torch.linalg.solve(torch.vander(nodes, increasing=True), values)
+    return coefficients.float().contiguous()

@@ -53,10 +53,30 @@ class Head(nn.Linear):
 
 
 class GELU(nn.GELU):
-    """The exact GELU, by the faster algorithm."""
+    """The exact GELU of images (N, C, H, W) or tokens (N, T, C), by the faster algorithm."""
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.ndim == 3:  # as images of one column
+            return self(inputs.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)  # type: ignore[no-any-return]
         return fused.gelu(inputs) if fused.is_faster(inputs) else super().forward(inputs)
+
+
+class FusedSequential(nn.Sequential):
+    """Sequential that does batch norm, ReLU, and a 2x2 pool before or after them, by the faster kernels."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        layers = list(self)
+        while layers:
+            match layers:
+                case [nn.MaxPool2d(kernel_size=2) as pool, nn.BatchNorm2d() as norm, nn.ReLU() as relu, *layers]:
+                    inputs = fused.norm_activation(inputs, norm, relu, pool)
+                case [nn.BatchNorm2d() as norm, nn.ReLU() as relu, nn.MaxPool2d(kernel_size=2) as pool, *layers]:
+                    inputs = fused.norm_activation(inputs, norm, relu, pool, last=True)
+                case [nn.BatchNorm2d() as norm, nn.ReLU() as relu, *layers]:
+                    inputs = fused.norm_activation(inputs, norm, relu)
+                case [layer, *layers]:
+                    inputs = layer(inputs)
+        return inputs
 
 
 class Dropout(nn.Module):

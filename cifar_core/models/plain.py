@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from cifar_core.models.layers import Conv3x3, Dropout, Head, channels
+from cifar_core.models.layers import Conv3x3, Dropout, FusedSequential, Head, channels
 
 _POOLED = (1, 3, 5)  # blocks of block_cnn that end in a max-pool, counted from 1
 
@@ -15,7 +15,7 @@ class FiveConv(nn.Sequential):
     def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
         super().__init__()
         c1, c2, c3, c4 = (channels(base, width) for base in (64, 128, 256, 512))
-        self.features = nn.Sequential(
+        self.features = FusedSequential(
             *_stage(3, c1, pool=True),
             *_stage(c1, c2, pool=True),
             *_stage(c2, c3),
@@ -70,7 +70,7 @@ class BlockCnn(nn.Sequential):
         for number, (inputs, outputs) in enumerate(zip([3, *widths], widths, strict=False), start=1):
             first, second = (_stage(source, outputs, bias=False) for source in (inputs, outputs))
             last = _stage(outputs, outputs, bias=False, pool=number in _POOLED)
-            self.blocks.append(nn.Sequential(*first, *second, *last))
+            self.blocks.append(FusedSequential(*first, *second, *last))
         self.classifier = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),

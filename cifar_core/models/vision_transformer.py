@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Head
+from cifar_core.models.layers import GELU, Head
 
 _PATCH = 4
 _HEAD = 32  # channels of an attention head
@@ -42,7 +42,7 @@ class _Block(nn.Module):
         self.qkv = nn.Linear(size, 3 * size)
         self.project = nn.Linear(size, size)
         self.norm2 = nn.LayerNorm(size)
-        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
+        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), GELU(), nn.Linear(4 * size, size))
 
     def forward(self, tokens: Tensor) -> Tensor:
         count, length, size = tokens.shape

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_core.models.fused import norm_activation
 from cifar_core.models.layers import Conv3x3, Head, channels
+
+_RELU = nn.ReLU()
 
 
 class WideResNet(nn.Module):
@@ -26,7 +28,7 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        features = F.relu(self.norm(self.blocks(self.stem(images))))
+        features = norm_activation(self.blocks(self.stem(images)), self.norm, _RELU)
         return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
 
 
@@ -42,6 +44,6 @@ class _Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x = F.relu(self.norm1(inputs))
-        y: Tensor = self.conv2(F.relu(self.norm2(self.conv1(x))))
+        x = norm_activation(inputs, self.norm1, _RELU)
+        y: Tensor = self.conv2(norm_activation(self.conv1(x), self.norm2, _RELU))
         return y + self.shortcut(x)  # type: ignore[no-any-return]

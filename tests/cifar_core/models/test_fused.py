@@ -1,8 +1,9 @@
-"""The fused kernels give the result of torch's own pool, batch norm and GELU but for rounding."""
+"""The fused kernels give the result of torch's own pool, batch norm, GELU and ReLU but for rounding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -38,13 +39,28 @@ def norm_of(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
-def pool_of(pooled: bool) -> nn.MaxPool2d | None:
-    return nn.MaxPool2d(2) if pooled else None
+@dataclass(frozen=True)
+class Case:
+    activation: nn.Module
+    pool: nn.MaxPool2d | None = None
+    last: bool = False
+
+    def __call__(self, inputs: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        return fused.norm_activation(inputs, norm, self.activation, self.pool, last=self.last)
 
 
-def train(inputs: Tensor, norm: nn.BatchNorm2d, pooled: bool) -> list[Tensor]:
+GELU_ALONE, POOL_GELU = Case(GELU()), Case(GELU(), nn.MaxPool2d(2))
+RELU_ALONE, POOL_RELU, RELU_POOL = (
+    Case(nn.ReLU()),
+    Case(nn.ReLU(), nn.MaxPool2d(2)),
+    Case(nn.ReLU(), nn.MaxPool2d(2), last=True),
+)
+CASES = pytest.mark.parametrize("case", [GELU_ALONE, POOL_GELU, RELU_ALONE, POOL_RELU, RELU_POOL])
+
+
+def train(inputs: Tensor, norm: nn.BatchNorm2d, case: Case) -> list[Tensor]:
     """Return the output, the gradients of inputs, weight and bias, and the running statistics."""
-    output = fused.norm_gelu(inputs, norm, GELU(), pool_of(pooled))
+    output = case(inputs, norm)
     slopes = torch.linspace(-1, 1, output.numel()).bfloat16().view_as(output).to(output.dtype)
     gradients = torch.autograd.grad(output, (inputs, norm.weight, norm.bias), slopes)
     return [output.detach(), *gradients, norm.running_mean, norm.running_var]  # type: ignore[list-item]
@@ -63,14 +79,16 @@ def distance(found: Tensor, expected: Tensor) -> float:
     height=st.integers(2, 9),
     width=st.integers(2, 9),
     channels=st.sampled_from([16, 48, 64]),
-    pooled=st.booleans(),
+    case=st.sampled_from([GELU_ALONE, POOL_GELU, RELU_ALONE, POOL_RELU, RELU_POOL]),
 )
-def test_it_is_pool_norm_and_gelu(count: int, height: int, width: int, channels: int, pooled: bool) -> None:
-    if pooled and count * (height // 2) * (width // 2) < 8:
+def test_it_is_pool_norm_and_activation(count: int, height: int, width: int, channels: int, case: Case) -> None:
+    if case.pool and count * (height // 2) * (width // 2) < 8:
         return  # the gradient of so few is a small difference of large numbers, in torch as well
+    if case.last:
+        height, width = height - height % 2, width - width % 2
     inputs, norm, reference = images(count, channels, height, width), norm_of(channels), norm_of(channels)
-    found = train(inputs, norm, pooled)
-    expected = train(inputs.detach().float().requires_grad_(), reference, pooled)
+    found = train(inputs, norm, case)
+    expected = train(inputs.detach().float().requires_grad_(), reference, case)
     assert found[0].dtype == found[1].dtype == torch.bfloat16
     assert found[0].is_contiguous(memory_format=torch.channels_last)
     for place, tolerance in ((0, 0.004), (1, 0.02), (2, 0.01), (3, 0.01), (4, 1e-5), (5, 1e-5)):
@@ -79,39 +97,39 @@ def test_it_is_pool_norm_and_gelu(count: int, height: int, width: int, channels:
 
 
 @needs_kernels
-@pytest.mark.parametrize("pooled", [True, False])
-def test_it_is_as_exact_as_torch(monkeypatch: pytest.MonkeyPatch, pooled: bool) -> None:
-    inputs = images(64, 32, 11, 10)
-    expected = train(inputs.detach().double().requires_grad_(), norm_of(32).double(), pooled)
-    found = train(inputs, norm_of(32), pooled)
+@CASES
+def test_it_is_as_exact_as_torch(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    inputs = images(64, 32, 12 if case.last else 11, 10)
+    expected = train(inputs.detach().double().requires_grad_(), norm_of(32).double(), case)
+    found = train(inputs, norm_of(32), case)
     monkeypatch.setattr(fused, "is_faster", lambda inputs: False)
-    theirs = train(inputs, norm_of(32), pooled)
+    theirs = train(inputs, norm_of(32), case)
     for ours, torchs, exact in zip(found, theirs, expected, strict=True):
         assert (ours - exact).square().mean() <= 1.05 * (torchs - exact).square().mean() + 1e-13
 
 
 @needs_kernels
-@pytest.mark.parametrize("pooled", [True, False])
+@CASES
 @torch.no_grad()
-def test_evaluation_takes_the_running_statistics(monkeypatch: pytest.MonkeyPatch, pooled: bool) -> None:
-    inputs, norm = images(5, 32, 7, 6), norm_of(32).eval()
+def test_evaluation_takes_the_running_statistics(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    inputs, norm = images(5, 32, 8, 6), norm_of(32).eval()
     norm.running_mean.copy_(torch.linspace(-1, 2, 32))  # type: ignore[union-attr]
     norm.running_var.copy_(torch.linspace(0.5, 3, 32))  # type: ignore[union-attr]
     before = [buffer.clone() for buffer in norm.buffers()]
-    found = fused.norm_gelu(inputs, norm, GELU(), pool_of(pooled))
+    found = case(inputs, norm)
     assert all(map(torch.equal, before, norm.buffers()))
     monkeypatch.setattr(fused, "is_faster", lambda inputs: False)
-    exact = fused.norm_gelu(inputs.double(), norm.double(), GELU(), pool_of(pooled))
+    exact = case(inputs.double(), norm.double())
     assert distance(found, exact) < 0.004
 
 
 @needs_kernels
-@pytest.mark.parametrize("pooled", [True, False])
-def test_bits_do_not_depend_on_threads(threads: int, pooled: bool) -> None:
+@CASES
+def test_bits_do_not_depend_on_threads(threads: int, case: Case) -> None:
     results = []
     for count in (1, 2, 3, 1):
         torch.set_num_threads(count)
-        results.append(train(images(70, 32, 7, 6), norm_of(32), pooled))
+        results.append(train(images(70, 32, 8, 6), norm_of(32), case))
     for result in results[1:]:
         assert all(map(torch.equal, results[0], result))
 
@@ -135,23 +153,26 @@ def test_nan_passes() -> None:
     for place in range(4):
         inputs = images(2, 16, 2, 2).detach()
         inputs[0, 3, place // 2, place % 2] = float("nan")
-        output = fused.norm_gelu(inputs.requires_grad_(), norm_of(16), GELU(), nn.MaxPool2d(2))
-        assert output[:, 3].isnan().all()
-        assert not output[:, 4:].isnan().any()
+        for case in (POOL_GELU, RELU_POOL):
+            output = case(inputs.requires_grad_(), norm_of(16))
+            assert output[:, 3].isnan().all()
+            assert not output[:, 4:].isnan().any()
 
 
 @needs_kernels
 def test_first_of_equal_pixels_takes_the_gradient() -> None:
     inputs = images(8, 16, 4, 4).detach().round().requires_grad_()  # many are equal
-    (gradient, *_), expected = train(inputs, norm_of(16), True)[1:], inputs.detach().float().requires_grad_()
-    reference = train(expected, norm_of(16), True)[1]
+    (gradient, *_), expected = train(inputs, norm_of(16), POOL_GELU)[1:], inputs.detach().float().requires_grad_()
+    reference = train(expected, norm_of(16), POOL_GELU)[1]
     assert torch.equal(gradient != 0, reference != 0)
 
 
 @needs_kernels
 def test_channel_without_variance_stays_finite() -> None:
     norm = nn.BatchNorm2d(16, eps=1e-12)
-    output, gradient, *_ = train(torch.full((4, 16, 3, 3), 7.0, dtype=torch.bfloat16).requires_grad_(), norm, False)
+    output, gradient, *_ = train(
+        torch.full((4, 16, 3, 3), 7.0, dtype=torch.bfloat16).requires_grad_(), norm, GELU_ALONE
+    )
     assert not output.any()
     assert gradient.isfinite().all()
 
@@ -162,7 +183,7 @@ def test_frozen_weight_and_gradient_in_another_layout() -> None:
     norm.weight.requires_grad = False
     slopes = torch.randn(4, 16, 3, 3, generator=seeded()).bfloat16()
     for each, layout in ((norm, torch.contiguous_format), (other, torch.channels_last)):
-        output = fused.norm_gelu(inputs, each, GELU(), nn.MaxPool2d(2))
+        output = fused.norm_activation(inputs, each, GELU(), nn.MaxPool2d(2))
         output.backward(slopes.contiguous(memory_format=layout))
     assert norm.weight.grad is None
     assert norm.bias.grad is not None
@@ -203,8 +224,8 @@ def test_it_is_taken_where_it_fits(monkeypatch: pytest.MonkeyPatch, case: str, t
         monkeypatch.setattr(fused, "is_available", lambda: False)
     norm.train("evaluation" not in case)
     with torch.set_grad_enabled(case not in ("evaluation", "no gradients")):
-        output = fused.norm_gelu(inputs, norm, GELU(), nn.MaxPool2d(2))
-    assert ("norm_gelu_forward" in calls) == taken
+        output = fused.norm_activation(inputs, norm, GELU(), nn.MaxPool2d(2))
+    assert ("norm_forward" in calls) == taken
     assert output.shape == (4, channels, 3, 3)
 
 
@@ -217,7 +238,7 @@ def test_exported_network_takes_batches_of_any_size() -> None:
             self.norm, self.gelu, self.pool = norm_of(16), GELU(), nn.MaxPool2d(2)
 
         def forward(self, inputs: Tensor) -> Tensor:
-            return fused.norm_gelu(inputs, self.norm, self.gelu, self.pool)
+            return fused.norm_activation(inputs, self.norm, self.gelu, self.pool)
 
     network, inputs = Network().eval(), images(4, 16, 6, 6).detach()
     program = torch.export.export(network, (inputs,), dynamic_shapes=({0: torch.export.Dim("images")},)).module()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from cifar_core.models.layers import Conv3x3, Dropout, channels
+from cifar_core.models.layers import GELU, Conv3x3, Dropout, FusedSequential, channels
 from tests.cifar_core.support import seeded
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
@@ -72,3 +75,24 @@ def test_a_pooled_convolution_gives_what_pooling_keeps(side: int, precision: tor
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_fused_layers_compute_what_they_do_one_by_one(precision: torch.dtype) -> None:
+    layers = (
+        *(nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+    )
+    images = torch.randn(16, 32, 16, 16, generator=seeded()).contiguous(memory_format=torch.channels_last)
+    ours, reference = FusedSequential(*layers), nn.Sequential(*copy.deepcopy(layers))
+    assert list(ours.state_dict()) == list(reference.state_dict())
+    torch.testing.assert_close(ours(images.to(precision)).float(), reference(images), rtol=0.02, atol=0.02)
+    for one, other in zip(ours.buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.01)
+
+
+def test_gelu_of_tokens() -> None:
+    tokens = torch.randn(4, 9, 16, generator=seeded()).bfloat16()
+    torch.testing.assert_close(GELU()(tokens), nn.GELU()(tokens))
