@@ -147,7 +147,7 @@ def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
     ours = (
         ("Winograd's", winograd, not hardware.bf16),
         ("convolutions of our own on AMX", amx, hardware.bf16 and amx.is_available()),
-        ("pool, norm and GELU in one", fused, hardware.bf16 and fused.is_available()),
+        ("pool, norm and activation in one", fused, hardware.bf16 and fused.is_available()),
     )
     for name, module, here in ours:
         yield Line(f"algorithms: time of a step with {name} over that without, batch 256")

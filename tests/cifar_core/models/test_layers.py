@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from cifar_core.models import fused
 from cifar_core.models.layers import GELU, Conv3x3, Dropout, FusedSequential, channels
 from tests.cifar_core.support import seeded
 
@@ -88,7 +90,10 @@ def test_fused_layers_compute_what_they_do_one_by_one(precision: torch.dtype) ->
     images = torch.randn(16, 32, 16, 16, generator=seeded()).contiguous(memory_format=torch.channels_last)
     ours, reference = FusedSequential(*layers), nn.Sequential(*copy.deepcopy(layers))
     assert list(ours.state_dict()) == list(reference.state_dict())
-    torch.testing.assert_close(ours(images.to(precision)).float(), reference(images), rtol=0.02, atol=0.02)
+    with mock.patch.object(fused, "norm_activation", wraps=fused.norm_activation) as together:
+        found = ours(images.to(precision)).float()
+    assert together.call_count == 3
+    torch.testing.assert_close(found, reference(images), rtol=0.02, atol=0.02)
     for one, other in zip(ours.buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.01)
 
