@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -61,6 +62,7 @@ def test_step_of_vision_transformer_by_hand() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_step_costs_in_proportion_to_the_batch(name: str) -> None:
+    @functools.cache
     def cost(optimizer: str, batch_size: int) -> int:
         return step_flops(Recipe(model=name, width=0.5, optimizer=optimizer, batch_size=batch_size))
 

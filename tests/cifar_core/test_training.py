@@ -119,12 +119,10 @@ def test_every_network_learns(more_data: Splits, name: str) -> None:
     recipe = replace(EASY, model=name, width=width, epochs=6.0 if name == "block_cnn" else 4.0)
     recipe = replace(recipe, optimizer="adamw", momentum=0.9, weight_decay=0.01, label_smoothing=0.0)
     slow = name in ("block_cnn", "dynamic_conv")  # 18 layers, or 32 channels, in few steps
-    for rate in (0.01,) if name in ("fast_resnet", "dynamic_conv") else (0.003, 0.01, 0.03):
-        points = run(replace(recipe, learning_rate=rate), more_data, EvalSchedule(evenly(4), (1.0,), (128,)))[1]
-        fallen, accuracy = points[-1].train_loss / points[0].train_loss, validated(points[-1]).accuracy
-        if fallen < (0.9 if slow else 0.7) and accuracy > (0.25 if slow else 0.4):
-            return
-    pytest.fail(f"{name} must learn in 32 steps, but its loss fell to {fallen:.0%}, and its accuracy is {accuracy:.0%}")
+    rate = {"three_conv": 0.003, "airbench": 0.03}.get(name, 0.01)
+    _, points = run(replace(recipe, learning_rate=rate), more_data, EvalSchedule(evenly(4), (1.0,), (128,)))
+    assert points[-1].train_loss < (0.9 if slow else 0.7) * points[0].train_loss
+    assert validated(points[-1]).accuracy > (0.25 if slow else 0.4)
 
 
 def test_loss_that_is_not_finite_is_reported_not_raised(data: Splits) -> None:

@@ -141,6 +141,7 @@ def test_a_signal_that_stops_it(
         time.sleep(5)
 
     monkeypatch.setattr(lr_find, "range_test", stopped)
+    signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
     assert call(store) == 130
     assert capsys.readouterr().err == "stopped; nothing was suggested\n"
     assert states(store) == ("interrupted", "interrupted")

@@ -476,6 +476,7 @@ def test_a_signal_is_a_request_and_says_how_to_resume(
     number: signal.Signals,
     code: int,
 ) -> None:
+    signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
     stubs.does = lambda coordinator: interrupted(coordinator, number)
     assert main(("--store", str(tmp_path))) == code
     assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command resumes the sweep"

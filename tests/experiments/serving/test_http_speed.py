@@ -44,9 +44,9 @@ def port() -> Iterator[int]:
 def test_one_image_several_clients_and_large_requests(port: int) -> None:
     speed = measure("127.0.0.1", port, 4, seconds=0.05)
     assert (speed.clients, speed.batch) == (4, 64)
-    assert 0 < speed.latency <= speed.p95 < 1
-    assert speed.per_second > 1
-    assert speed.per_second_batched > 1
+    assert 0 < speed.latency <= speed.p95
+    assert speed.per_second > 0
+    assert speed.per_second_batched > 0
     assert set(_Handler.images) == {1, 64}
     assert _Handler.images[-3:] == [64, 64, 64] or _Handler.images.count(64) > 3
 

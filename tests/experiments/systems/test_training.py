@@ -93,6 +93,7 @@ class Place:
         """Run the command, and send it a signal when `name` is called for the `call`th time."""
         original: Callable[..., Any] = getattr(target, name)
         calls = itertools.count(1)
+        signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
 
         def disturbed(*given: Any, **options: Any) -> Any:
             if next(calls) == call:

