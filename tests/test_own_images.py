@@ -79,8 +79,9 @@ def test_a_folder_of_pictures_of_all_kinds(
     assert "4 of 115 files are left out, as they are no readable pictures" in said
     assert "Trained on all images it has " in said
     study = "Blumen & Co-epochs-2-space"
-    looks = [json.loads(line) for line in (tmp_path / "store" / "test_looks.jsonl").read_text().splitlines()]
-    assert [look["study"] for look in looks] == [study]
+    looks = tmp_path / "store" / "test_looks.jsonl"
+    [look] = looks.read_text().splitlines()
+    assert json.loads(look)["study"] == study
     client = connect(f"sqlite:///{tmp_path}/store/mlflow.db")
     runs = {each.data.tags["key"]: each for each in runs_of(client, study)}
     champion = next(each for key, each in runs.items() if key.startswith("final-"))
@@ -102,6 +103,8 @@ def test_a_folder_of_pictures_of_all_kinds(
         without.setattr(run_study, "_report", lambda plan, store, tracker, tested: 0)
         assert run_study.main(options(tmp_path, "--skip-unreadable")) == 0
     assert f"Nothing is left to do: study {study} has its 3 trials" in capsys.readouterr().out
+    assert looks.read_text().splitlines() == [look]
+    assert len(runs_of(client, study)) == len(runs)
     pictures = [str(path) for path in sorted((folder / NAMES[2]).iterdir())[:3]]
     store = ["--store", str(tmp_path / "store")]
     assert predict.main([champion.info.run_id, *pictures, *store]) == 0

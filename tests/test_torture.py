@@ -14,7 +14,7 @@ from tests.torture.oracle import Judgement
 @pytest.mark.real_data
 @pytest.mark.timeout(600)
 def test_kills_leave_no_trace(tmp_path: Path) -> None:
-    torture = Torture(tmp_path, seed=0, trials=2, epochs=0.15)
+    torture = Torture(tmp_path, seed=0, trials=2, epochs=0.05)
     with torture.sweep() as process:
         assert torture.wait_for_points(process, 1)
         torture.kill_worker(process)
