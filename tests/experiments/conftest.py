@@ -30,14 +30,6 @@ COMMANDS = {
 }
 
 
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them: making one takes seconds, copying it none."""
-    folder = tmp_path_factory.mktemp("blank") / "mlruns"
-    Fake(folder).client.search_experiments()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def fresh_store(tmp_path: Path, blank: Path) -> Fake:
     """An empty store, for a test that wants a study of its own."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from cifar_core.data import Splits
 from sweeps.store import Store
@@ -18,11 +17,11 @@ from tests.sweeps.support import plan
 
 
 @pytest.fixture(scope="session")
-def empty_databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_databases(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Path:
     store = Store.locate(tmp_path_factory.mktemp("empty") / "store")
     store.create()
     open_storage(store.storage_url)
-    MlflowClient(store.tracking_uri).search_experiments()
+    shutil.copyfile(blank, store.root / "mlflow.db")
     return store.root
 
 
