@@ -41,7 +41,7 @@ help:
 	@echo 'make test-long  whole sweeps from end to end, a short torture'
 	@echo 'make test-all   all tests, without ruff and mypy'
 	@echo 'make coverage   the same, with the share of lines that they run'
-	@echo 'make test-cluster  sweeps on a Ray cluster of two nodes on this machine; installs Ray first'
+	@echo 'make test-cluster  sweeps on a Ray cluster of two nodes on this machine, and on PostgreSQL where that is installed; installs Ray first'
 	@echo 'make torture    kill, stop and starve sweeps for about an hour; an oracle compares what is left (ARGS=kills: one phase)'
 
 # The stamp is touched last, so a set-up that was cut short is done again, and a finished one is not.

@@ -31,7 +31,7 @@ from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
 from experiments.systems.page import write_systems
-from sweeps.command_line import USAGE, OneLineParser
+from sweeps.command_line import USAGE, OneLineParser, server_url
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the published systems beside their reproductions, not a study",
     )
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="the store (default: mlruns)")
-    parser.add_argument("--tracking-uri", metavar="URI", help="read runs from here instead of the store's own database")
+    parser.add_argument(
+        "--tracking-uri", type=server_url, metavar="URI", help="read runs from here instead of the store's own database"
+    )
     parser.add_argument("--study", metavar="NAME", help="the study to report (default: the most recent one)")
     parser.add_argument(
         "--scenario",

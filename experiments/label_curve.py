@@ -35,7 +35,7 @@ from experiments.labels.training import ENDED, Context, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import recipe_of
-from sweeps.command_line import FAILED, OneLineParser, Stopper, number, run_command
+from sweeps.command_line import FAILED, OneLineParser, Stopper, number, run_command, server_url
 from sweeps.console import SweepConsole, about
 from sweeps.coordinator import Interrupted
 from sweeps.lock import acquire
@@ -108,7 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    parser.add_argument(
+        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
+    )
     return parser
 
 

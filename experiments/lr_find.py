@@ -24,7 +24,7 @@ from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, 
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES, read_recipe
 from experiments.systems.range_test import draw, log_range_test
-from sweeps.command_line import FAILED, OneLineParser, number, run_command, stop_signals
+from sweeps.command_line import FAILED, OneLineParser, number, run_command, server_url, stop_signals
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.standard_streams import protect_streams
@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="the figure, an HTML file (default: in the store's reports)"
     )
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    parser.add_argument(
+        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
+    )
     return parser
 
 

@@ -23,7 +23,7 @@ from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.weights import LETTERS, load_network
-from sweeps.command_line import FAILED, USAGE, OneLineParser, positive_int, run_command
+from sweeps.command_line import FAILED, USAGE, OneLineParser, positive_int, run_command, server_url
 from sweeps.console import answer_console, percent
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
@@ -64,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    parser.add_argument(
+        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
+    )
     return parser
 
 

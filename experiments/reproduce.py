@@ -28,7 +28,7 @@ from experiments.reading.studies import StudyReader
 from experiments.reading.weights import run_named
 from experiments.systems.rerun import rerun
 from experiments.systems.training import Context, Diverged, Stopped, open_tracker, reproduce
-from sweeps.command_line import FAILED, OneLineParser, number, positive_int, run_command, stop_signals
+from sweeps.command_line import FAILED, OneLineParser, number, positive_int, run_command, server_url, stop_signals
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.snapshot import readable
@@ -69,7 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--results", type=Path, default=RESULTS, metavar="DIR", help="default: experiments/data/results"
     )
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    parser.add_argument(
+        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
+    )
     return parser
 
 

@@ -27,7 +27,7 @@ from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, PortError, port
-from sweeps.command_line import OneLineParser, run_command
+from sweeps.command_line import OneLineParser, run_command, server_url
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
@@ -60,7 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="time a server of it over HTTP for a quarter of a minute, record that for the report, and end",
     )
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument("--tracking-uri", metavar="URI", help="an MLflow server in place of the store's database")
+    parser.add_argument(
+        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
+    )
     return parser
 
 

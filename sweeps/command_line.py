@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+from urllib.parse import parse_qs, urlsplit
 
 from cifar_core.errors import UserError
 
@@ -83,6 +84,18 @@ def output_file(text: str) -> Path:
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"must be a file in a folder that can be written to, but got {text!r}")
     return path
+
+
+def server_url(text: str) -> str:
+    """Argument type of the URL of a server or database; none with a password, which every user of the machine sees."""
+    parts = urlsplit(text)
+    if parts.password is not None or {"password", "sslpassword"} & parse_qs(parts.query).keys():
+        raise argparse.ArgumentTypeError(
+            f"must hold no password, which others see in the list of processes, but the URL of {parts.hostname} does; "
+            "PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
+    return text
 
 
 positive_int = number("must be a whole number of at least 1", lambda value: value >= 1, int)

@@ -34,7 +34,7 @@ from sweeps.checks.consistency import check_before_training
 from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
-from sweeps.command_line import FAILED, USAGE, OneLineParser, Stopper, number, positive_int
+from sweeps.command_line import FAILED, USAGE, OneLineParser, Stopper, number, positive_int, server_url
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.engine import ENGINES, Engine, LocalEngine, RayEngine
@@ -254,8 +254,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of the checkpoints of running trials (default: in the store); on a cluster one that all nodes "
         "share, so that a trial survives its node",
     )
-    keep.add_argument("--tracking-uri", metavar="URI", help="an MLflow server instead of the database in the store")
-    keep.add_argument("--storage", metavar="URL", help="an Optuna storage instead of the database in the store")
+    keep.add_argument(
+        "--tracking-uri",
+        type=server_url,
+        metavar="URI",
+        help="an MLflow server instead of the database in the store (docs/clusters.md)",
+    )
+    keep.add_argument(
+        "--storage",
+        type=server_url,
+        metavar="URL",
+        help="an Optuna storage, such as PostgreSQL, instead of the database in the store (docs/clusters.md)",
+    )
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError, first_line
@@ -35,6 +39,7 @@ _STARTUP = 8  # random trials before a sampler learns from them
 _CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
 _DATA = "data"  # attribute of a study: name and SHA-256 of its data set
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
+_SERVER_SECONDS, _RETRY_SECONDS = 120.0, 0.5  # for a database server to come back; between attempts
 _ANOTHER_NAME = "give it another name with --study"
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
@@ -52,13 +57,17 @@ class StudyError(UserError):
 
 
 def open_storage(url: str) -> BaseStorage:
-    """Open an Optuna storage.
+    """Open an Optuna storage. Once open, one on a server waits for it while it restarts.
 
     Raises:
         StudyError: there can be no such storage.
     """
     with _opening(url), opening(url):
-        return RDBStorage(url)
+        if Store.local(url) is not None:
+            return RDBStorage(url)
+        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    sqlalchemy.event.listen(storage.engine, "do_connect", _connect)
+    return storage
 
 
 def open_study(
@@ -213,6 +222,24 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.freeze()
         if enabled:
             gc.enable()
+
+
+def _connect(
+    dialect: Dialect, record: ConnectionPoolEntry, arguments: Sequence[Any], options: Mapping[str, Any]
+) -> DBAPIConnection:
+    """Connect to a server, and wait for it a while.
+
+    Only a call that was under way when the server went is lost; it raises, and the sweep resumes from what the server
+    has.
+    """
+    deadline = time.monotonic() + _SERVER_SECONDS
+    while True:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
 
 
 @contextlib.contextmanager

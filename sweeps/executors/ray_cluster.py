@@ -115,7 +115,8 @@ class RayCluster:
         except (OSError, RuntimeError, ValueError, RayError) as error:
             said = " ".join(str(error).split())
             raise ClusterError(
-                f"--address must be that of a running Ray cluster, but {address} gave: {said}"
+                "--address must be that of a running Ray cluster (and with its token, if it asks for one), "
+                f"but {address} gave: {said}"
             ) from error
 
     def close(self) -> None:

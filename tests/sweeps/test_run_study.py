@@ -129,6 +129,26 @@ def test_the_command_on_record_holds_no_password(
     assert stubs.got.command == f"python sweeps/run_study.py {public}"
 
 
+@pytest.mark.parametrize(
+    ("option", "url"),
+    [
+        ("--storage", "postgresql://me:hunter2@db.example/optuna"),
+        ("--storage", "postgresql://db.example/optuna?user=me&password=hunter2"),
+        ("--tracking-uri", "http://me:hunter2@db.example:5000"),
+    ],
+)
+def test_a_url_with_a_password_is_refused_and_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, url: str
+) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([option, url, "--store", str(tmp_path / "store")])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "must hold no password, which others see in the list of processes, but the URL of db.example does" in said
+    assert "hunter2" not in said
+    assert not (tmp_path / "store").exists()
+
+
 class TestArgumentsThatCannotBe:
     @pytest.mark.parametrize(
         ("arguments", "message"),

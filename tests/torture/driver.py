@@ -62,6 +62,7 @@ class Torture:
     epochs: float = 0.3
     workers: int = 2
     tracking_uri: str | None = None
+    storage: str | None = None
     engine: Sequence[str] = ()
     store: Path = field(init=False)
     environment: dict[str, str] = field(default_factory=dict)
@@ -83,6 +84,7 @@ class Torture:
     def command(self, *more: str) -> list[str]:
         where = ["--store", str(self.store), "--study", "torture", "--pruner", "none"]
         where += ["--tracking-uri", self.tracking_uri] if self.tracking_uri else []
+        where += ["--storage", self.storage] if self.storage else []
         size = ["--trials", str(self.trials), "--epochs", str(self.epochs), "--workers", str(self.workers)]
         options = [*_OPTIONS, *self.engine, *where, *size, "--enqueue", *self.recipes(), *more]
         return [sys.executable, "tests/torture/witness.py", str(self.truth), *options]
@@ -231,7 +233,7 @@ class Torture:
             raise AssertionError(f"--repair must mend it, but: {repaired.stdout}{repaired.stderr}")
 
     def judge(self) -> Judgement:
-        return judge(self.store, "torture", self.truth, self.tracking_uri)
+        return judge(self.store, "torture", self.truth, self.tracking_uri, self.storage)
 
 
 def workers(coordinator: int) -> list[int]:

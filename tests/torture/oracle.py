@@ -40,8 +40,10 @@ class Judgement:
         return self.lost + self.doubled + self.stuck + self.unequal
 
 
-def judge(store: Path, study: str, truth: Path, tracking_uri: str | None = None) -> Judgement:
-    trials = optuna.load_study(study_name=study, storage=f"sqlite:///{store}/optuna.db").get_trials()
+def judge(
+    store: Path, study: str, truth: Path, tracking_uri: str | None = None, storage: str | None = None
+) -> Judgement:
+    trials = optuna.load_study(study_name=study, storage=storage or f"sqlite:///{store}/optuna.db").get_trials()
     trials = [trial for trial in trials if trial.state != TrialState.WAITING]  # the space's own starting points
     client = MlflowClient(tracking_uri or f"sqlite:///{store}/mlflow.db")
     experiment = client.get_experiment_by_name(study)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 
 class MlflowServer:
-    """A server over a database and a folder of its own."""
+    """A server over a folder of artifacts of its own, and a database: SQLite there, or the one at `database`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -24,7 +24,8 @@ class MlflowServer:
         self.uri = f"http://127.0.0.1:{port}"
         self._command = [
             *(sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"),
+            *("--backend-store-uri", database or f"sqlite:///{folder}/mlflow.db"),
+            *("--artifacts-destination", f"{folder}/artifacts"),
         ]
 
     def start(self) -> None:

@@ -61,7 +61,8 @@ def test_a_node_with_other_versions(cluster: RayCluster, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_an_address_at_which_nothing_answers(address: str) -> None:
     said = refusal(lambda: RayCluster(address, Demand(1.0, 0.0)))
-    assert said.startswith(f"--address must be that of a running Ray cluster, but {address} gave: ")
+    rule = "--address must be that of a running Ray cluster (and with its token, if it asks for one)"
+    assert said.startswith(f"{rule}, but {address} gave: ")
 
 
 def test_a_folder_that_nodes_share_and_one_that_they_do_not(
