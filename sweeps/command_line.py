@@ -88,7 +88,10 @@ def output_file(text: str) -> Path:
 
 def server_url(text: str) -> str:
     """Argument type of the URL of a server or database; none with a password, which every user of the machine sees."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:  # says nothing of the password, as argparse would
+        raise argparse.ArgumentTypeError("must be a URL, but its brackets do not match") from error
     if parts.password is not None or {"password", "sslpassword"} & parse_qs(parts.query).keys():
         raise argparse.ArgumentTypeError(
             f"must hold no password, which others see in the list of processes, but the URL of {parts.hostname} does; "

@@ -149,6 +149,14 @@ def test_a_url_with_a_password_is_refused_and_not_printed(
     assert not (tmp_path / "store").exists()
 
 
+def test_a_url_that_is_none_is_not_printed_either(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["--storage", "postgresql://me:hunter]2@db.example/optuna"])
+    said = capsys.readouterr().err
+    assert "--storage: must be a URL, but its brackets do not match" in said
+    assert "hunter" not in said
+
+
 class TestArgumentsThatCannotBe:
     @pytest.mark.parametrize(
         ("arguments", "message"),
