@@ -86,6 +86,14 @@ def output_file(text: str) -> Path:
     return path
 
 
+def existing_folder(text: str) -> Path:
+    """Argument type of a folder to be written to, which is not created."""
+    path = Path(text)
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"must be a folder that exists and can be written to, but got {text!r}")
+    return path
+
+
 def server_url(text: str) -> str:
     """Argument type of the URL of a server or database; none with a password, which every user of the machine sees."""
     try:

@@ -34,7 +34,7 @@ from sweeps.checks.consistency import check_before_training
 from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
-from sweeps.command_line import FAILED, USAGE, OneLineParser, Stopper, number, positive_int, server_url
+from sweeps.command_line import FAILED, USAGE, OneLineParser, Stopper, existing_folder, number, positive_int, server_url
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.engine import ENGINES, Engine, LocalEngine, RayEngine
@@ -249,10 +249,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     keep.add_argument(
         "--checkpoints",
-        type=Path,
+        type=existing_folder,
         metavar="DIR",
-        help="folder of the checkpoints of running trials (default: in the store); on a cluster one that all nodes "
-        "share, so that a trial survives its node",
+        help="existing folder for the checkpoints of running trials (default: in the store); on a cluster one that all "
+        "nodes share, so that a trial survives its node",
     )
     keep.add_argument(
         "--tracking-uri",
@@ -555,8 +555,6 @@ def _device(options: argparse.Namespace) -> str:
     if options.device not in ("auto", device):
         given = "a GPU" if options.gpus_per_trial else "no GPU"
         raise UsageError(f"--device must be auto or {device} for trials that take {given}, but got {options.device}")
-    if options.checkpoints is not None and not options.checkpoints.is_dir():
-        raise UsageError(f"--checkpoints must be a folder that all nodes share, but there is no {options.checkpoints}")
     return device
 
 

@@ -175,6 +175,13 @@ class TestArgumentsThatCannotBe:
             ("--size 48", "--size must come with --images, but there is none"),
             ("--skip-unreadable", "--skip-unreadable must come with --images, but there is none"),
             ("--adapt --adapt-only", "argument --adapt-only: not allowed with argument --adapt"),
+            *(
+                (
+                    f"--checkpoints {path}",
+                    f"argument --checkpoints: must be a folder that exists and can be written to, but got {path!r}",
+                )
+                for path in ("nowhere", sys.executable)
+            ),
             ("--backbone x", "--backbone must come with --adapt or --adapt-only, but there is neither"),
             (
                 "--adapt --backbone nothing",
@@ -198,10 +205,6 @@ class TestArgumentsThatCannotBe:
                 "--device must be auto or cuda for trials that take a GPU, but got cpu",
             ),
             ("--engine ray --device mps", "--device must be auto or cpu for trials that take no GPU, but got mps"),
-            (
-                "--engine ray --checkpoints nowhere",
-                "--checkpoints must be a folder that all nodes share, but there is no nowhere",
-            ),
             ("--engine ray", "--engine ray needs Ray, which is not installed: pip install '.[cluster]'"),
         ],
     )
