@@ -52,13 +52,9 @@ def save_state(state: TrainState, path: Path) -> None:
     tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
     optimizers = []
     for place, optimizer in enumerate(state.optimizers):
-        values = optimizer.state_dict()
-        numbers: dict[str, dict[str, Any]] = {}
-        for index, of_weight in values["state"].items():
-            prefix = f"optimizer{place}.{index}."
-            tensors |= {prefix + name: value for name, value in of_weight.items() if torch.is_tensor(value)}
-            numbers[str(index)] = {name: value for name, value in of_weight.items() if not torch.is_tensor(value)}
-        optimizers.append({"numbers": numbers, "groups": values["param_groups"]})
+        of_optimizer, values = optimizer_state(optimizer, f"optimizer{place}.")
+        optimizers.append(of_optimizer)
+        tensors |= values
     facts = {
         "recipe": state.recipe.to_dict(),
         "data_set": state.data_set.to_dict(),
@@ -70,6 +66,18 @@ def save_state(state: TrainState, path: Path) -> None:
         "optimizers": optimizers,
     }
     write_tensors(path, facts, tensors)
+
+
+def optimizer_state(optimizer: Optimizer, prefix: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the state of an optimiser: what becomes JSON, and tensors whose names begin with `prefix`."""
+    values = optimizer.state_dict()
+    numbers: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    for index, of_weight in values["state"].items():
+        named = {f"{prefix}{index}.{name}": value for name, value in of_weight.items() if torch.is_tensor(value)}
+        tensors |= named
+        numbers[str(index)] = {name: value for name, value in of_weight.items() if not torch.is_tensor(value)}
+    return {"numbers": numbers, "groups": values["param_groups"]}, tensors
 
 
 def write_tensors(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -98,7 +106,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     state = TrainState.create(recipe, data, hardware)
     state.model.load_state_dict(_under("model.", tensors))
     for place, optimizer in enumerate(state.optimizers):
-        _restore_optimizer(optimizer, facts["optimizers"][place], _under(f"optimizer{place}.", tensors))
+        restore_optimizer(optimizer, facts["optimizers"][place], _under(f"optimizer{place}.", tensors))
     state.generator.set_state(tensors["generator"])
     state.order = tensors["order"].to(hardware.device)
     state.step = facts["step"]
@@ -243,7 +251,8 @@ def _data_set(facts: dict[str, Any]) -> DataSet:
     return DataSet.from_dict(facts["data_set"]) if "data_set" in facts else CIFAR10  # which earlier versions had alone
 
 
-def _restore_optimizer(optimizer: Optimizer, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(optimizer: Optimizer, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the state that `optimizer_state` has returned; the names of `tensors` are without prefix."""
     # JSON has no tuples; those that change in training are set before each step.
     groups = [
         stored | {name: value for name, value in new.items() if isinstance(value, list | tuple)}

@@ -177,6 +177,11 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(ARCHITECTURES)}, or a file of weights of one of them: safetensors, or a checkpoint that "
         "loads with weights only (default: the first whose package is installed)",
     )
+    adapt.add_argument(
+        "--no-fine-tune",
+        action="store_true",
+        help="only fit heads; otherwise the last blocks are trained too, with the compute that a final run gets",
+    )
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     machine.add_argument(
@@ -394,6 +399,7 @@ def _adapt(
             tracker=tracker,
             console=console,
             tags=provenance(plan.data_set, plan.hardware, plan.workers * plan.threads),
+            budget=None if options.no_fine_tune else plan.preset.final,
             command=_public_command(arguments),
             test=plan.confirm,
             stop=stopper.asked,
@@ -419,13 +425,14 @@ def _backbone(options: argparse.Namespace) -> Backbone | None:
     """Load the pretrained network, if one is to be adapted.
 
     Raises:
-        UsageError: a backbone is given, but none is to be adapted.
+        UsageError: an option of adapting is given, but no network is to be adapted.
         BackboneError: it cannot be loaded.
     """
     if options.adapt or options.adapt_only:
         return load_backbone(options.backbone)
-    if options.backbone is not None:
-        raise UsageError("--backbone must come with --adapt or --adapt-only, but there is neither")
+    for name, given in (("backbone", options.backbone is not None), ("no-fine-tune", options.no_fine_tune)):
+        if given:
+            raise UsageError(f"--{name} must come with --adapt or --adapt-only, but there is neither")
     return None
 
 

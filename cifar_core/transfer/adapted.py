@@ -55,10 +55,20 @@ def load_network(recipe: Mapping[str, Any], path: Path) -> tuple[nn.Module, str]
     Raises:
         CheckpointError: the file is missing or damaged, or holds weights of another network.
     """
+    facts, _ = read_tensors(path)
+    if _FACTS in facts:
+        return load_adapted(path), NORMALISATION
+    trained = Recipe.from_dict(recipe)
+    return load_weights(trained, path).eval(), trained.normalisation
+
+
+def load_adapted(path: Path) -> AdaptedNetwork:
+    """Load an adapted network on the CPU in evaluation mode.
+
+    Raises:
+        CheckpointError: as for `load_network`.
+    """
     facts, tensors = read_tensors(path)
-    if _FACTS not in facts:
-        trained = Recipe.from_dict(recipe)
-        return load_weights(trained, path).eval(), trained.normalisation
     features = FeatureNetwork(facts[_FACTS]["architecture"])
     features.side = facts[_FACTS]["side"]
     classes, dimensions = tensors["head.linear.weight"].shape
@@ -67,7 +77,7 @@ def load_network(recipe: Mapping[str, Any], path: Path) -> tuple[nn.Module, str]
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found") from error
-    return network.eval(), NORMALISATION
+    return network.eval()
 
 
 def flops_per_image(backbone: Backbone) -> int:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import io
+import math
 import pickle
 import socket
 import zipfile
@@ -44,6 +45,7 @@ class Architecture:
     Attributes:
         build: returns the network from normalised images (N, 3, H, W) to features (N, D).
         convert: turns a file's tensors into the state of that network.
+        halves: returns that network in two modules that share its weights: what fine-tuning keeps, and what it trains.
         side: pixels that images are scaled to, in x and in y.
         mean, std: of each channel in [0, 1], for normalisation.
         package, version, path, bytes, sha256: the package that ships the weights, if there is one, and the file in it.
@@ -51,6 +53,7 @@ class Architecture:
     """
 
     build: Callable[[], nn.Module]
+    halves: Callable[[Any], tuple[nn.Module, nn.Module]]
     convert: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
     side: int
     mean: tuple[float, float, float] = _MEAN
@@ -66,6 +69,7 @@ class Architecture:
 def _lite(number: int, width: float, depth: float, size: int, sha256: str) -> Architecture:
     return Architecture(
         build=functools.partial(EfficientNetLite, width, depth),
+        halves=EfficientNetLite.halves,
         convert=fold,
         side=160,
         mean=(127 / 255,) * 3,
@@ -85,6 +89,12 @@ def _from_torchvision(name: str, last: str) -> nn.Module:
     return network
 
 
+def _halves_of_resnet(network: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Cut a ResNet of torchvision before its last stage; its children are called in their order."""
+    *lower, last, pool, _ = network.children()
+    return nn.Sequential(*lower), nn.Sequential(last, pool, nn.Flatten())
+
+
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "efficientnet_lite0": _lite(
@@ -98,11 +108,13 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
         "resnet18": Architecture(
             build=functools.partial(_from_torchvision, "resnet18", "fc"),
+            halves=_halves_of_resnet,
             side=160,
             torchvision="ResNet18_Weights.IMAGENET1K_V1",
         ),
         "resnet50": Architecture(
             build=functools.partial(_from_torchvision, "resnet50", "fc"),
+            halves=_halves_of_resnet,
             side=160,
             torchvision="ResNet50_Weights.IMAGENET1K_V2",
         ),
@@ -121,13 +133,54 @@ class FeatureNetwork(nn.Module):
         kind = ARCHITECTURES[architecture]
         self.side = kind.side
         self.body = kind.build()
+        self._halves = kind.halves
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (kind.mean, kind.std))
         self.register_buffer("scale", 0.5 / std, persistent=False)
         self.register_buffer("offset", (0.5 - mean) / std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        scaled = F.interpolate(images * self.scale + self.offset, size=(self.side, self.side), mode="bilinear")
-        found: Tensor = self.body(scaled)
+        found: Tensor = self.body(self.scaled(images))
+        return found.float()
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Return the images as the body takes them."""
+        return F.interpolate(images * self.scale + self.offset, size=(self.side, self.side), mode="bilinear")
+
+    def halves(self) -> tuple[LowerHalf, UpperHalf]:
+        """Return the network in two, which share its weights: up to the blocks that fine-tuning trains, and these."""
+        lower, upper = self._halves(self.body)
+        with torch.no_grad():
+            _, channels, side, _ = lower(self.scaled(torch.zeros(1, 3, 1, 1, device=self.scale.device))).shape
+        return LowerHalf(self, lower), UpperHalf(upper, channels, side)
+
+
+class LowerHalf(nn.Module):
+    """Activations of images as `FeatureNetwork` takes them: (N, 3, side, side) -> (N, D), channels last."""
+
+    def __init__(self, network: FeatureNetwork, body: nn.Module) -> None:
+        super().__init__()
+        self.network, self.body = network, body
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.body(self.network.scaled(images))
+        return found.permute(0, 2, 3, 1).flatten(1)
+
+
+class UpperHalf(nn.Module):
+    """Features from the activations of `LowerHalf`: (N, D) -> fp32 (N, features)."""
+
+    def __init__(self, body: nn.Module, channels: int, side: int) -> None:
+        super().__init__()
+        self.body = body
+        self.shape = (side, side, channels)
+
+    @property
+    def dimensions(self) -> int:
+        """Values of the activations of an image."""
+        return math.prod(self.shape)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        found: Tensor = self.body(activations.float().view(-1, *self.shape).permute(0, 3, 1, 2))
         return found.float()
 
 

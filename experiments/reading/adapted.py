@@ -1,4 +1,4 @@
-"""The adapted network beside a study: a pretrained one with a head that was trained on the same images."""
+"""The adapted network beside a study: a pretrained one whose head, or last blocks too, learnt from the same images."""
 
 from __future__ import annotations
 
@@ -53,4 +53,6 @@ def adapted_of(run: Run, data_set: DataSet, answers: ImageAnswers | None, servin
         flops=metrics.get("cost/training_flops"),
         answers=answers,
         serving=serving,
+        head=float(tags.get("head_accuracy", tags["val_accuracy"])),  # earlier versions fitted heads alone
+        tuned=float(tags["tuned_accuracy"]) if "tuned_accuracy" in tags else None,
     )

@@ -58,14 +58,17 @@ class ImageAnswers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adapted:
-    """A pretrained network with a head that was trained on the images of a study. None: not recorded.
+    """A pretrained network that was adapted to the images of a study: its head alone, or its last blocks too.
+
+    None: not recorded.
 
     Attributes:
         study: that it is of.
         source: of its pretrained weights.
         pretrained_on: the images that these learnt from; "" if unknown.
         side: pixels that images are scaled up to.
-        validation: accuracy of the trial that its head was chosen by.
+        validation: accuracy that it was chosen by, between the best head and the fine-tuned network.
+        head, tuned: validation accuracy of these two; `tuned` is None if it was not fine-tuned.
         test, augmented: accuracy on the test images, and with test-time augmentation.
         study_seconds: of all passes over the images and all fits; `seconds` and `flops`: of those of this network.
         serving: timings, smallest batch first.
@@ -88,6 +91,13 @@ class Adapted:
     flops: float | None
     answers: ImageAnswers | None
     serving: tuple[Timing, ...]
+    head: float
+    tuned: float | None
+
+    @property
+    def is_tuned(self) -> bool:
+        """True if its last blocks were trained too."""
+        return self.tuned is not None and self.tuned > self.head
 
     @property
     def overlap(self) -> str:

@@ -22,8 +22,8 @@ def section(facts: Facts) -> Section:
         return Section(title, (Missing(f"No pretrained network was adapted to these images: {command}"),))
     test = compared(facts, adapted)
     source = run(adapted.run_id)
-    how = f"{adapted.backbone} of {adapted.source} was kept as it is. It takes images of {adapted.side} pixels, to "
-    how += f"which these are scaled. A linear head was fitted to its features in the study {adapted.study}."
+    how = f"{adapted.backbone} of {adapted.source} takes images of {adapted.side} pixels, to which these are scaled. A "
+    how += f"linear head was fitted to its features in the study {adapted.study}. {_choice(adapted)}"
     blocks: list[Block] = [CitedText(how, source), _table(facts, adapted)]
     if test is not None:
         blocks.append(_difference(facts, adapted, test))
@@ -37,6 +37,18 @@ def compared(facts: Facts, adapted: Adapted) -> McNemar | None:
     if ours is None or adapted.answers is None or ours.true != adapted.answers.true:
         return None
     return mcnemar(ours.right, adapted.answers.right)
+
+
+def _choice(adapted: Adapted) -> str:
+    """Return what was trained, and why that network was tested and not the other one."""
+    if adapted.tuned is None:
+        return "Everything below the head was kept as it is."
+    tested, kept = ("fine-tuned network", "head") if adapted.is_tuned else ("head", "fine-tuned network")
+    return (
+        f"From there on its last blocks were fine-tuned: {percent(adapted.tuned, 2)} validation accuracy, "
+        f"{percent(adapted.head, 2)} with the head alone. The more accurate of the two on validation images, the "
+        f"{tested}, was tested; the {kept} was not."
+    )
 
 
 def _difference(facts: Facts, adapted: Adapted, test: McNemar) -> CitedText:
@@ -64,7 +76,8 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
     )
     cells = [Row.of("Test accuracy", _accuracy(facts.test), _accuracy(adapted.test))]
     cells += [Row.of(name, _cell(words, champion), _cell(words, other)) for name, words, champion, other in rows]
-    return Table(("", facts.subject.capitalize(), f"Adapted {adapted.backbone}"), cells, numbers=(1, 2))
+    how = "Fine-tuned" if adapted.is_tuned else "Adapted"
+    return Table(("", facts.subject.capitalize(), f"{how} {adapted.backbone}"), cells, numbers=(1, 2))
 
 
 def _accuracy(estimate: Estimate | None) -> Cell:
@@ -82,6 +95,8 @@ def _numbers(adapted: Adapted, test: McNemar | None) -> Iterator[Number]:
     yield from estimate_numbers("adapted.test", adapted.test, source)
     for name, value, unit in (
         ("validation", adapted.validation, "share"),
+        ("head_validation", adapted.head, "share"),
+        ("tuned_validation", adapted.tuned, "share"),
         ("augmented", adapted.augmented, "share"),
         ("seconds", adapted.seconds, "seconds"),
         ("study_seconds", adapted.study_seconds, "seconds"),

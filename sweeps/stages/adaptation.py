@@ -1,33 +1,42 @@
 """Adapting a pretrained network: a study of its own, beside the one of networks that are trained from nothing.
 
-Its name is that of the other study and "-adapted". Its trials fit heads to features of all images; the best head is
-fitted again to all training images, and that network alone is tested. In MLflow a trial has the key `trial-NUMBER`, the
-network `final-TRIAL-0`.
+Its name is that of the other study and "-adapted". Its trials fit heads to features of all images. From the best head
+on, the last blocks are fine-tuned. The better of the two by validation accuracy is tested, and no other: the head is
+fitted again to all training images before, the fine-tuned network stays as it was validated. In MLflow a trial has the
+key `trial-NUMBER`, the head on all images `final-TRIAL-0`, the fine-tuned network `final-TRIAL-1`.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import optuna
+import tomli_w
 import torch
 from optuna.storages import BaseStorage
 from optuna.trial import Trial
 from torch import Tensor
 
+from cifar_core.budget import Budget
+from cifar_core.checkpoint import CheckpointError
 from cifar_core.data import Split, Splits
 from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.hardware import Hardware
+from cifar_core.machine import free_memory
 from cifar_core.training import Progress
-from cifar_core.transfer.adapted import NORMALISATION, flops_per_image, load_network, save_adapted
+from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, flops_per_image, load_adapted, save_adapted
 from cifar_core.transfer.backbone import Backbone
-from cifar_core.transfer.features import Features, default_cache, features
+from cifar_core.transfer.features import Features, activations, compute, default_cache, features
 from cifar_core.transfer.head import SCALINGS, Head, HeadRecipe, fit
+from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
 from sweeps.checks.consistency import check_before_training
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.executors.job_loop import DataSource
@@ -43,6 +52,7 @@ from sweeps.tracking.tracker import MlflowTracker, RunLabel
 TRIALS = 16  # heads that are tried
 OVERLAP = "whether these hold images of the test set is unknown"
 _SETTINGS = "adaptation"  # attribute of the Optuna study: all that its trials depend on
+_TUNED = ("training", False), ("training", True), ("validation", False)  # split and mirrored: what fine-tuning needs
 _STARTUP = 6  # random heads before the sampler learns from them
 
 
@@ -60,23 +70,52 @@ class AdaptedResult:
     """The adapted network of a study.
 
     Attributes:
-        trial: whose head it has.
-        val_accuracy: of that trial, which the head was chosen by.
+        trial: whose head it has, or started from.
+        head_accuracy, tuned_accuracy: validation accuracy of that trial, and after fine-tuning; the better network was
+            chosen. None: it was not fine-tuned.
         test_accuracy, tta_accuracy: of the network; None if it was not tested.
     """
 
     backbone: Backbone
     trial: int
-    val_accuracy: float
-    test_accuracy: float | None
-    tta_accuracy: float | None
+    head_accuracy: float
+    tuned_accuracy: float | None
+    test_accuracy: float | None = None
+    tta_accuracy: float | None = None
+
+    @property
+    def tuned(self) -> bool:
+        """True if the network is the fine-tuned one."""
+        return self.tuned_accuracy is not None and self.tuned_accuracy > self.head_accuracy
+
+    @property
+    def key(self) -> str:
+        """Key of its run."""
+        return f"final-{self.trial}-{int(self.tuned)}"
+
+    @property
+    def val_accuracy(self) -> float:
+        """The accuracy that it was chosen by."""
+        return max(self.head_accuracy, self.tuned_accuracy or 0.0)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of its run."""
+        tags = {"stage": "adapted", "trial": self.key, "source_trial": str(self.trial), "seed": "0", "champion": "true"}
+        tags |= {"val_accuracy": f"{self.val_accuracy:.4f}", "head_accuracy": f"{self.head_accuracy:.4f}"}
+        return tags | ({} if self.tuned_accuracy is None else {"tuned_accuracy": f"{self.tuned_accuracy:.4f}"})
 
     def __str__(self) -> str:
-        said = f"{self.backbone.name} with the head of trial {self.trial}, {percent(self.val_accuracy, 2)} validation "
+        how = "fine-tuned from" if self.tuned else "with"
+        said = f"{self.backbone.name} {how} the head of trial {self.trial}, {percent(self.val_accuracy, 2)} validation "
         said += "accuracy"
+        if self.tuned:
+            said += f" (the head alone: {percent(self.head_accuracy, 2)})"
+        elif self.tuned_accuracy is not None:
+            said += f" (fine-tuned: {percent(self.tuned_accuracy, 2)})"
         if self.test_accuracy is not None:
-            said += f"; fitted to all images it has {percent(self.test_accuracy, 2)} test accuracy"
-            said += with_tta(self.tta_accuracy)
+            said += f"; {'' if self.tuned else 'fitted to all images '}it has {percent(self.test_accuracy, 2)} test "
+            said += f"accuracy{with_tta(self.tta_accuracy)}"
         return f"{said}. It learnt from {pretrained_on(self.backbone.pretrained_on)} before; {OVERLAP}"
 
 
@@ -93,6 +132,7 @@ class Adaptation:
         study: its name in Optuna and MLflow.
         seed: of the search.
         tags: of every run: commit, data, machine.
+        budget: of the fine-tuning; None leaves it out.
         command: that runs the study, for its description in MLflow.
         test: evaluate the network on the sealed test set, and register it.
         stop: called between steps; once it returns true, the study is interrupted.
@@ -109,12 +149,13 @@ class Adaptation:
     tracker: MlflowTracker
     console: SweepConsole
     tags: Mapping[str, str]
+    budget: Budget | None = None
     command: str = ""
     test: bool = True
     stop: Callable[[], bool] = lambda: False
 
     def run(self) -> AdaptedResult:
-        """Search for a head, fit it to all training images, and test the network.
+        """Search for a head, fine-tune the network, and test the better of the two.
 
         Raises:
             Stopped: `stop` returned true; the same call resumes the study.
@@ -124,27 +165,33 @@ class Adaptation:
         study = self._open()
         try:
             data = self.data.train_val()
-            sets = {(name, mirrored): self._features(name, split, mirrored) for name, split, mirrored in _passes(data)}
+            lower = {} if self._tuning_ended() else self._activations(data)
+            sets = {
+                (name, mirrored): self._features(name, split, mirrored, lower.get((name, mirrored)))
+                for name, split, mirrored in _passes(data)
+            }
             for trial in self._trials(study):
                 self._check()
                 self._try(study, trial, data, sets)
             best = study.best_trial
-            key, recipe = f"final-{best.number}-0", HeadRecipe(**best.user_attrs["recipe"])
+            recipe, accuracy = HeadRecipe(**best.user_attrs["recipe"]), best.value or 0.0
+            tuned = self._tuned(best.number, recipe, data, sets, lower)
+            result = AdaptedResult(self.backbone, best.number, accuracy, tuned)
+            key = result.key
             if self.tracker.state(key) != "complete" or not self.store.weights(self.study, key).exists():
                 self._check()
-                self._fit_to_all(study, key, recipe, data, sets)
+                self._fit_to_all(result, recipe, data, sets)
             if self.test and self.tracker.metric(key, "test/accuracy") is None:
                 self._check()
-                self._test(key, best.number, recipe)
-            accuracies = {name: self.tracker.metric(key, f"test/{name}") for name in ("accuracy", "tta_accuracy")}
-            result = AdaptedResult(
-                self.backbone, best.number, best.value or 0.0, accuracies["accuracy"], accuracies["tta_accuracy"]
-            )
+                self._test(result, recipe)
+            test, tta = (self.tracker.metric(key, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
+            result = replace(result, test_accuracy=test, tta_accuracy=tta)
             if self.test:
-                self._register(key, result, recipe)
+                self._register(result, recipe)
             note = study_note(str(result), [f"[The network](run:{key})"], [], self.command)
             self.tracker.describe(STUDY_KEY, note=note)
             self.tracker.end_study("finished", {})
+            shutil.rmtree(self._folder, ignore_errors=True)
             return result
         except Stopped:
             self.tracker.end_study("interrupted", {})
@@ -188,17 +235,51 @@ class Adaptation:
         if self.stop():
             raise Stopped
 
-    def _features(self, name: str, split: Split, mirrored: bool) -> Features:
-        what = f"features of the {'mirrored ' if mirrored else ''}{name} images by {self.backbone.name}"
+    @property
+    def _folder(self) -> Path:
+        """Of the activations and the checkpoint of the fine-tuning; removed once it has ended."""
+        return self.store.checkpoints(self.study, "tuning")
+
+    def _tuning_ended(self) -> bool:
+        """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a network was tested already."""
+        state, metric = self.tracker.state, self.tracker.metric
+        return self.budget is None or any(
+            state(f"final-{number}-1") in ("complete", "failed")
+            or metric(f"final-{number}-0", "test/accuracy") is not None
+            for number in range(TRIALS)
+        )
+
+    def _activations(self, data: Splits) -> dict[tuple[str, bool], Features]:
+        """Compute what the last blocks are trained on; nothing if it does not fit into half of the free memory."""
+        _, upper = self.backbone.network.halves()
+        size, free = 2 * upper.dimensions * (2 * len(data.train) + len(data.val)), free_memory()
+        if free is not None and size > free / 2:
+            self.console.say(
+                f"{self.backbone.name} is not fine-tuned: its activations must fit into half of the free memory, "
+                f"{free / 2e9:.1f} GB, but have {size / 1e9:.1f} GB"
+            )
+            return {}
+        return {
+            (name, mirrored): self._pass("activations", name, split, mirrored)
+            for name, split, mirrored in _passes(data)
+            if (name, mirrored) in _TUNED
+        }
+
+    def _features(self, name: str, split: Split, mirrored: bool, lower: Features | None) -> Features:
+        return self._pass("features", name, split, mirrored, lower)
+
+    def _pass(self, kind: str, name: str, split: Split, mirrored: bool, lower: Features | None = None) -> Features:
+        what = f"{kind} of the {'mirrored ' if mirrored else ''}{name} images by {self.backbone.name}"
         pixels = split.images[0].numel()
 
         def progress(done: int, total: int) -> None:
             self.console.progress(what, done * pixels, total * pixels)
             self._check()
 
-        return features(
-            self.backbone, split.images, self.hardware, mirrored=mirrored, cache=default_cache(), progress=progress
-        )
+        given = self.backbone, split.images, self.hardware
+        if kind == "activations":
+            return activations(*given, mirrored=mirrored, cache=self._folder, progress=progress)
+        return features(*given, mirrored=mirrored, lower=lower, cache=default_cache(), progress=progress)
 
     def _try(self, study: optuna.Study, trial: Trial, data: Splits, sets: Mapping[tuple[str, bool], Features]) -> None:
         """Fit a head to the training images, and record its validation accuracy in MLflow, then in Optuna."""
@@ -219,20 +300,76 @@ class Adaptation:
         study.tell(trial, predictions.accuracy)
         self.console.say(f"head {trial.number}: {percent(predictions.accuracy)} validation accuracy, {recipe.scaling}")
 
-    def _fit_to_all(
+    def _tuned(
         self,
-        study: optuna.Study,
-        key: str,
+        number: int,
         recipe: HeadRecipe,
         data: Splits,
         sets: Mapping[tuple[str, bool], Features],
+        lower: Mapping[tuple[str, bool], Features],
+    ) -> float | None:
+        """Fine-tune the last blocks from the head of a trial; return the validation accuracy, None without any."""
+        key = f"final-{number}-1"
+        if self.tracker.state(key) in ("complete", "failed"):
+            return self.tracker.metric(key, "val/accuracy")
+        if not lower or self.budget is None:
+            return None
+        self._check()
+        tuning = TuningRecipe.within(self.budget, self.backbone, len(data.train), derive_seed(self.seed, number))
+        tags = {"stage": "tuned", "trial": key, "source_trial": str(number), "seed": "0"}
+        name = f"fine-tuned {self.backbone.name} #{number}"
+        self.tracker.begin(self._label(key, name, tags, recipe, tuning))
+        views = [sets["training", mirrored] for mirrored in ((False, True) if recipe.mirrored else (False,))]
+        head, costs = self._fit([each.values for each in views], data.train.labels, recipe, views)
+        state, path = Tuning.create(self.backbone, head, tuning, self.hardware), self._folder / "state.safetensors"
+        try:
+            state.load(path)
+        except CheckpointError as error:
+            self.console.say(f"{error}; fine-tuning begins again")
+        inputs, below = [lower[each].values for each in _TUNED[:2]], lower[_TUNED[2]].values
+        steps, size = tuning.steps(len(data.train)), len(data.train) * data.train.images[0].numel()
+        for point in tune(state, inputs, data.train, below, data.val, self.hardware, self.stop):
+            if not math.isfinite(point.train_loss):
+                reason = f"training loss was {point.train_loss} at step {point.step}"
+                self.tracker.end(key, "failed", reason=reason)
+                self.console.say(f"fine-tuning failed: {reason}")
+                return None
+            self.tracker.point(key, replace(point, validation=None))
+            state.save(path)
+            done = f"fine-tuning {self.backbone.name}", round(point.epoch * size), round(tuning.epochs * size)
+            self.console.progress(*done)
+            if point.val_accuracy is not None:
+                at = f"epoch {point.epoch:.1f} of {tuning.epochs:.1f}"
+                self.console.say(f"fine-tuning, {at}: {percent(point.val_accuracy)} validation accuracy")
+        if state.step < steps:
+            raise Stopped
+        predictions = state.head.cpu().predict(compute(state.upper, below, self.hardware), data.val)
+        weights = self.store.weights(self.study, key)
+        save_adapted(replace(self.backbone, network=state.network), state.head, self.data_set, weights)
+        trained = float(steps * tuning.batch_size)
+        costs |= {
+            # Both views of the images, as mirror images are trained on whether or not the head was fitted to them.
+            "cost/seconds": costs["cost/fit_seconds"] + state.seconds + sum(sets[each].seconds for each in _TUNED[:2]),
+            "cost/tuning_seconds": state.seconds,
+            "cost/training_flops": 2.0 * len(data.train) * flops_per_image(self.backbone)
+            + _head_flops(head, len(views) * len(data.train))
+            + trained * tuning_flops(self.backbone),
+            "cost/epochs": tuning.epochs,
+            "cost/images_per_second": trained / state.seconds,
+            "cost/validation_share": state.validation_seconds / (state.validation_seconds + state.seconds),
+            "cost/model_bytes": float(weights.stat().st_size),
+        }
+        costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + state.seconds
+        self._end(key, name, predictions, costs, artifacts.of_predictions(data.val, predictions))
+        return predictions.accuracy
+
+    def _fit_to_all(
+        self, result: AdaptedResult, recipe: HeadRecipe, data: Splits, sets: Mapping[tuple[str, bool], Features]
     ) -> None:
         """Fit the best head to the training and validation images, and keep the whole network."""
-        everything, trial = data.everything(), study.best_trial.number
-        tags = {"stage": "adapted", "trial": key, "source_trial": str(trial), "seed": "0", "champion": "true"}
-        tags["val_accuracy"] = f"{study.best_value:.4f}"
-        name = f"adapted {self.backbone.name} #{trial}"
-        self.tracker.begin(self._label(key, name, tags, recipe))
+        everything, key = data.everything(), result.key
+        name = f"adapted {self.backbone.name} #{result.trial}"
+        self.tracker.begin(self._label(key, name, result.tags, recipe))
         views = [False, True] if recipe.mirrored else [False]
         used = [sets[split, mirrored] for mirrored in views for split in ("training", "validation")]
         both = [torch.cat([sets[s, m].values for s in ("training", "validation")]) for m in views]
@@ -240,35 +377,41 @@ class Adaptation:
         weights = self.store.weights(self.study, key)
         save_adapted(self.backbone, head, self.data_set, weights)
         costs["cost/model_bytes"] = float(weights.stat().st_size)
-        fits = [self.tracker.metric(f"trial-{number}", "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
-        passes = sum(each.seconds for each in sets.values())
-        costs["cost/study_seconds"] = passes + sum(fits) + costs["cost/fit_seconds"]
+        tuning = self.tracker.metric(f"final-{result.trial}-1", "cost/tuning_seconds") or 0.0
+        costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + tuning
         self._record(key, name, head, head.predict(both[0], everything), None, costs, {})
 
-    def _test(self, key: str, trial: int, recipe: HeadRecipe) -> None:
+    def _search_seconds(self, sets: Mapping[tuple[str, bool], Features]) -> float:
+        """Return the seconds of all passes over the images and all fits of the search."""
+        fits = [self.tracker.metric(f"trial-{number}", "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
+        return sum(each.seconds for each in sets.values()) + sum(fits)
+
+    def _test(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
         """Evaluate the network on the sealed test set, once."""
+        key = result.key
         weights = self.store.weights(self.study, key)
         self.tracker.log_model(key, recipe, weights)
         self.store.record_test_set_evaluation(study=self.study, key=key)
         test = self.data.test()
-        network, _ = load_network({}, weights)
-        head: Head = network.head  # type: ignore[assignment]
-        logits = [self._logits(head, test, mirrored) for mirrored in (False, True)]
+        network = load_adapted(weights)
+        logits = [self._logits(network, test, mirrored) for mirrored in (False, True)]
         both = logits[0], torch.stack(logits).mean(0)
         plain, averaged = (Predictions(each.softmax(1), test.labels.cpu(), test.data_set) for each in both)
         timings = time_serving(self.hardware.place(network), test, self.hardware, NORMALISATION)
         files = artifacts.of_test(test, plain) | artifacts.of_serving(timings)
         outcome = Outcome.of(plain, files, averaged.accuracy)
-        note = f"Adapted: {percent(plain.accuracy, 2)} test accuracy{with_tta(averaged.accuracy)}; {self._learnt()}"
-        name = f"adapted {self.backbone.name} #{trial} {percent(plain.accuracy)}"
-        self.tracker.tested(key, outcome, name=name, note=run_note(note, {}, outcome.files))
+        how = "Fine-tuned" if result.tuned else "Adapted"
+        note = f"{how}: {percent(plain.accuracy, 2)} test accuracy{with_tta(averaged.accuracy)}; {self._learnt()}"
+        name = f"{how.lower()} {self.backbone.name} #{result.trial} {percent(plain.accuracy)}"
+        self.tracker.tested(key, outcome, result.tags, name=name, note=run_note(note, {}, outcome.files))
 
     @torch.no_grad()
-    def _logits(self, head: Head, test: Split, mirrored: bool) -> Tensor:
-        logits: Tensor = head(features(self.backbone, test.images, self.hardware, mirrored=mirrored).values)
+    def _logits(self, network: AdaptedNetwork, test: Split, mirrored: bool) -> Tensor:
+        backbone = replace(self.backbone, network=network.features)
+        logits: Tensor = network.head.cpu()(features(backbone, test.images, self.hardware, mirrored=mirrored).values)
         return logits
 
-    def _register(self, key: str, result: AdaptedResult, recipe: HeadRecipe) -> None:
+    def _register(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
         numbers = {
             "data": self.data_set.name,
             "side": str(self.data_set.side),
@@ -282,7 +425,7 @@ class Adaptation:
             for name, value in (("test_accuracy", result.test_accuracy), ("tta_accuracy", result.tta_accuracy))
             if value is not None
         }
-        self.tracker.register(key, recipe, self.store.weights(self.study, key), numbers)
+        self.tracker.register(result.key, recipe, self.store.weights(self.study, result.key), numbers)
 
     def _fit(
         self, views: Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, used: Sequence[Features]
@@ -293,12 +436,10 @@ class Adaptation:
         head = fit([each.to(self.hardware.device) for each in views], labels, recipe, classes).cpu()
         seconds = time.perf_counter() - began
         of_features = sum(each.seconds for each in used)
-        # A product forward, and one for the gradient of the weights.
-        of_head = 4.0 * head.evaluations * images * views[0].shape[1] * classes
         return head, {
             "cost/seconds": seconds + of_features,
             "cost/fit_seconds": seconds,
-            "cost/training_flops": of_head + images * flops_per_image(self.backbone),
+            "cost/training_flops": _head_flops(head, images) + images * flops_per_image(self.backbone),
             "cost/epochs": float(len(views)),
             "cost/images_per_second": images / of_features,
             "cost/validation_share": 0.0,
@@ -330,6 +471,16 @@ class Adaptation:
                 val_accuracy=predictions.accuracy if predictions is not None else None,
             ),
         )
+        self._end(key, name, predictions, costs, files)
+
+    def _end(
+        self,
+        key: str,
+        name: str,
+        predictions: Predictions | None,
+        costs: Mapping[str, float],
+        files: Mapping[str, bytes],
+    ) -> None:
         outcome = Outcome.of(predictions, dict(files)) if predictions is not None else None
         result = f"{percent(outcome.accuracy)} validation accuracy" if outcome else "fitted to all training images"
         self.tracker.end(
@@ -341,11 +492,14 @@ class Adaptation:
             note=run_note(f"{result}; {self._learnt()}", costs, files),
         )
 
-    def _label(self, key: str, name: str, tags: Mapping[str, str], recipe: HeadRecipe) -> RunLabel:
+    def _label(
+        self, key: str, name: str, tags: Mapping[str, str], recipe: HeadRecipe, tuning: TuningRecipe | None = None
+    ) -> RunLabel:
         parameters = sum(each.numel() for each in self.backbone.network.parameters())
-        params = {**recipe.to_dict(), "model": self.backbone.name, "side": self.backbone.side, "parameters": parameters}
+        chosen = {**recipe.to_dict(), **(tuning.to_dict() if tuning is not None else {})}
+        params = {**chosen, "model": self.backbone.name, "side": self.backbone.side, "parameters": parameters}
         files = {
-            "recipe.toml": recipe.to_toml().encode(),
+            "recipe.toml": tomli_w.dumps(chosen).encode(),
             DATA_SET: json.dumps(self.data_set.to_dict(), ensure_ascii=False).encode(),
         }
         return RunLabel(key=key, name=name, tags={**self._tags(), **tags}, params=params, files=files)
@@ -368,3 +522,8 @@ def _passes(data: Splits) -> Iterator[tuple[str, Split, bool]]:
     for mirrored in (False, True):
         yield "training", data.train, mirrored
         yield "validation", data.val, mirrored
+
+
+def _head_flops(head: Head, images: int) -> float:
+    """Return the FLOPs of fitting it: a product forward, and one for the gradient of the weights."""
+    return 4.0 * head.evaluations * images * head.linear.weight.numel()

@@ -183,6 +183,7 @@ class TestArgumentsThatCannotBe:
                 for path in ("nowhere", sys.executable)
             ),
             ("--backbone x", "--backbone must come with --adapt or --adapt-only, but there is neither"),
+            ("--no-fine-tune", "--no-fine-tune must come with --adapt or --adapt-only, but there is neither"),
             (
                 "--adapt --backbone nothing",
                 f"a backbone must be one of {', '.join(ARCHITECTURES)} or a readable file, but nothing gave: "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 
 from mlflow.entities import Metric, Param, RunTag
 
@@ -16,7 +18,15 @@ from tests.experiments.support import known
 TIMING = Timing(1, 0.004, 0.006, 200)
 
 
-def add(store: Fake, study: str, *, start: int, data: str = CIFAR10.sha256, tested: bool = True) -> str:
+def add(
+    store: Fake,
+    study: str,
+    *,
+    start: int,
+    data: str = CIFAR10.sha256,
+    tested: bool = True,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Write an adapted network of the study as `sweeps/stages/adaptation.py` does; returns the id of its run."""
     client, folder = store.client, store.folder / "artifacts" / study
     experiment = client.create_experiment(study, artifact_location=folder.as_uri())
@@ -25,6 +35,7 @@ def add(store: Fake, study: str, *, start: int, data: str = CIFAR10.sha256, test
         "stage": "adapted", "state": "complete", "study": study, "data_sha256": data, "device": "cpu",
         "backbone": "resnet18", "backbone_source": "weights.pth", "pretrained_on": "", "val_accuracy": "0.8500",
         "figures.cost": json.dumps({"seconds": 5.0, "study_seconds": 9.0, "training_flops": 7.0, "model_bytes": 3.0}),
+        **more,
     }  # fmt: skip
     metrics = [Metric("test/accuracy", 0.8, start, 0), Metric("test/tta_accuracy", 0.81, start, 0)] if tested else []
     params = [Param("side", "160"), Param("parameters", "11000000")]
@@ -42,9 +53,12 @@ def test_that_of_the_study_comes_first_then_the_newest_of_the_same_images(fresh_
     add(fresh_store, "old-adapted", start=START + 1)
     newest = add(fresh_store, "new-adapted", start=START + 2)
     assert known(StudyReader(fresh_store.place).read("demo").adapted).run_id == newest
-    own = add(fresh_store, "demo-adapted", start=START)
+    assert known(StudyReader(fresh_store.place).read("demo").adapted).tuned is None
+    of_both = {"head_accuracy": "0.8000", "tuned_accuracy": "0.8500"}
+    own = add(fresh_store, "demo-adapted", start=START, more=of_both)
     found = known(StudyReader(fresh_store.place).read("demo").adapted)
     assert (found.run_id, found.study, found.backbone, found.validation) == (own, "demo-adapted", "resnet18", 0.85)
+    assert (found.head, found.tuned, found.is_tuned) == (0.8, 0.85, True)
     assert (found.test.mean, found.test.images, found.augmented) == (0.8, len(known(found.answers).true), 0.81)
     assert (found.seconds, found.study_seconds, found.flops, found.model_bytes) == (5.0, 9.0, 7.0, 3.0)
     assert found.serving == (TIMING,)

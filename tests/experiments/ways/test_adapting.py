@@ -66,6 +66,16 @@ def test_table_has_the_costs_of_both(demo: Facts) -> None:
     assert Cell("unknown", style="missing") in untimed.blocks[1].rows[-1].cells  # type: ignore[union-attr]
 
 
+def test_the_better_of_head_and_fine_tuned_network_was_tested(demo: Facts) -> None:
+    assert "Everything below the head was kept as it is." in texts(section(adapted(demo, wrong=2)))
+    better, worse = (section(adapted(demo, wrong=2, tuned=tuned)) for tuned in (0.93, 0.84))
+    assert "fine-tuned: 93.00 % validation accuracy, 85.12 % with the head alone." in texts(better)
+    assert "on validation images, the fine-tuned network, was tested; the head was not." in texts(better)
+    assert "on validation images, the head, was tested; the fine-tuned network was not." in texts(worse)
+    headers = [block.titles[2] for part in (better, worse) for block in part.blocks if isinstance(block, Table)]
+    assert headers == ["Fine-tuned efficientnet_lite0", "Adapted efficientnet_lite0"]
+
+
 def test_it_is_a_way_of_the_verdict(demo: Facts) -> None:
     facts = with_scenario(adapted(demo, wrong=2), downloads=())
     measured = way(facts)

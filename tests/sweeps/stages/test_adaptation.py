@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.transfer.adapted import load_network
 from cifar_core.transfer.backbone import Backbone
+from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.checks.verify import findings
 from sweeps.console import SweepConsole
 from sweeps.stages.adaptation import Adaptation, AdaptedResult, Stopped
@@ -26,7 +28,12 @@ from tests.sweeps.small_data import CPU, SYNTHETIC
 STUDY = "a study-adapted"
 
 
-def adapt(store: Store, backbone: Backbone, stop: Callable[[], bool] = lambda: False) -> AdaptedResult:
+BUDGET = Budget(flops=None, max_epochs=1)  # 2 steps
+
+
+def adapt(
+    store: Store, backbone: Backbone, stop: Callable[[], bool] = lambda: False, budget: Budget | None = None
+) -> AdaptedResult:
     tracker = MlflowTracker(store, STUDY)
     try:
         return Adaptation(
@@ -41,6 +48,7 @@ def adapt(store: Store, backbone: Backbone, stop: Callable[[], bool] = lambda: F
             tracker=tracker,
             console=SweepConsole(),
             tags={"data": "CIFAR-10"},
+            budget=budget,
             stop=stop,
         ).run()
     finally:
@@ -90,3 +98,36 @@ def test_study_resumes_and_its_network_is_tested_once(
     backbone.network.side = 48
     with pytest.raises(StudyError, match=r"was started with .*'side': 32.*but got .*'side': 48"):
         adapt(store, backbone)
+
+
+@pytest.mark.slow
+def test_the_fine_tuned_network_is_tested_if_it_is_better_and_fine_tuning_resumes(
+    empty_store: Callable[[Path], Store],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("sweeps.stages.adaptation.TRIALS", 1)
+    store, backbone = empty_store(tmp_path / "store"), small_backbone(tmp_path)
+    asked = iter([False] * 9 + [True])  # seven passes, a head, before the fine-tuning, and after its first step
+    with pytest.raises(Stopped):
+        adapt(store, backbone, lambda: next(asked), BUDGET)
+    folder = store.checkpoints(STUDY, "tuning")
+    assert (folder / "state.safetensors").exists()
+    monkeypatch.setattr(TuningRecipe, "rate", lambda recipe, share: 0.0)  # the network stays as it was
+    result = adapt(store, backbone, budget=BUDGET)
+    printed = capsys.readouterr().out
+    assert printed.count("fine-tuning, epoch 1.3 of 1.0:") == 1
+    assert not folder.exists()
+    assert adapt(store, backbone, budget=BUDGET) == result
+
+    runs = {run.data.tags["key"]: run for run in runs_of(connect(store.tracking_uri), STUDY)}
+    assert set(runs) == {"study", "trial-0", "final-0-1"} | ({"final-0-0"} if not result.tuned else set())
+    tuned = metrics_of(runs["final-0-1"])
+    assert tuned["val/accuracy"] == result.tuned_accuracy
+    assert tuned["cost/training_flops"] > metrics_of(runs["trial-0"])["cost/training_flops"]
+    assert runs[result.key].data.tags["tuned_accuracy"] == f"{result.tuned_accuracy:.4f}"
+    looks = [json.loads(line) for line in store.test_set_evaluations.read_text().splitlines()]
+    assert [look["key"] for look in looks] == [result.key]
+    assert [str(finding) for finding in findings(store, STUDY)] == []

@@ -1,0 +1,110 @@
+"""Fine-tuning of the last blocks: it learns, keeps what it shall, and resumes with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cifar_core.budget import Budget
+from cifar_core.checkpoint import CheckpointError
+from cifar_core.training import Progress
+from cifar_core.transfer.adapted import flops_per_image
+from cifar_core.transfer.backbone import Backbone, FeatureNetwork
+from cifar_core.transfer.features import activations, compute, features
+from cifar_core.transfer.head import HeadRecipe, fit
+from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
+from tests.cifar_core.support import FP32, synthetic
+from tests.cifar_core.transfer.support import small_backbone
+
+DATA = synthetic(32, 16)
+RECIPE = TuningRecipe(
+    epochs=3, batch_size=8, learning_rate=1e-5
+)  # the weights are random, so a larger rate only does harm
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return small_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def start(backbone: Backbone, recipe: TuningRecipe = RECIPE) -> Tuning:
+    views = [features(backbone, DATA.train.images, FP32, mirrored=mirrored).values for mirrored in (False, True)]
+    return Tuning.create(backbone, fit(views, DATA.train.labels, HeadRecipe(), classes=10), recipe, FP32)
+
+
+def run(state: Tuning, backbone: Backbone, stop: Callable[[], bool] = lambda: False) -> list[Progress]:
+    views = [activations(backbone, DATA.train.images, FP32, mirrored=mirrored).values for mirrored in (False, True)]
+    below = activations(backbone, DATA.val.images, FP32).values
+    return list(tune(state, views, DATA.train, below, DATA.val, FP32, stop))
+
+
+def weights(state: Tuning) -> dict[str, Tensor]:
+    return {**state.network.state_dict(), **state.head.state_dict()}
+
+
+def test_it_learns_and_keeps_the_lower_blocks_and_the_filters_of_single_channels(backbone: Backbone) -> None:
+    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
+    state = start(backbone, replace(RECIPE, mix_alpha=0.0, label_smoothing=0.0))
+    below = activations(backbone, DATA.train.images, FP32).values
+    losses = [state.head.predict(compute(state.upper, below, FP32), DATA.train).loss]
+    points = run(state, backbone)
+    losses.append(state.head.predict(compute(state.upper, below, FP32), DATA.train).loss)
+    assert losses[1] < losses[0]
+    assert (points[-1].step, points[-1].epoch, points[-1].learning_rate < 1e-6) == (12, 3, True)
+    assert sum(point.val_accuracy is not None for point in points) == 8
+    changed = {name for name, value in state.network.state_dict().items() if not torch.equal(value, before[name])}
+    trained = {f"body.blocks.{number}.{kind}" for number in range(8, 16) for kind in ("expand_conv", "project_conv")}
+    assert {name.rpartition(".")[0] for name in changed} == {*trained, "body.conv_head"}
+    assert all(torch.equal(value, before[name]) for name, value in backbone.network.state_dict().items())
+
+
+def test_a_saved_state_resumes_with_the_same_bits(backbone: Backbone, tmp_path: Path) -> None:
+    path, whole = tmp_path / "state.safetensors", start(backbone)
+    expected = run(whole, backbone)
+    first, asked = start(backbone), iter([False] * 4 + [True])
+    stopped = run(first, backbone, lambda: next(asked))
+    assert stopped[-1].step == 5
+    first.save(path)
+    second = start(backbone)
+    second.load(tmp_path / "nothing.safetensors")
+    second.load(path)
+    assert [point.train_loss for point in run(second, backbone)] == [point.train_loss for point in expected[5:]]
+    assert all(torch.equal(value, weights(second)[name]) for name, value in weights(whole).items())
+    other = start(backbone, replace(RECIPE, epochs=4))
+    with pytest.raises(CheckpointError, match=r"it must have the recipe .*'epochs': 4.*but has .*'epochs': 3"):
+        other.load(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="SHA-256 must be"):
+        other.load(path)
+
+
+def test_features_from_activations_are_those_of_the_whole_network(backbone: Backbone) -> None:
+    for mirrored in (False, True):
+        lower = activations(backbone, DATA.val.images, FP32, mirrored=mirrored)
+        expected = features(backbone, DATA.val.images, FP32, mirrored=mirrored).values
+        found = features(backbone, DATA.val.images, FP32, mirrored=mirrored, lower=lower)
+        torch.testing.assert_close(found.values, expected, atol=1e-2, rtol=1e-2)
+        assert found.seconds > lower.seconds
+
+
+def test_the_budget_sets_the_epochs(backbone: Backbone) -> None:
+    of_image = tuning_flops(backbone)
+    assert 1.2 * flops_per_image(backbone) < of_image < 2.1 * flops_per_image(backbone)
+    pays = TuningRecipe.within(Budget(flops=5.0 * of_image * 1000, max_epochs=50), backbone, 1000, seed=1)
+    assert (pays.epochs, pays.steps(1000), pays.seed) == (5, 39, 1)
+    most = TuningRecipe.within(Budget(flops=1e15, max_epochs=50), backbone, 100, seed=1)
+    assert (most.epochs, most.batch_size) == (12, 100)
+    assert TuningRecipe.within(Budget(flops=None, max_epochs=3), backbone, 100, seed=1).epochs == 3
+
+
+def test_a_resnet_is_cut_before_its_last_stage() -> None:
+    network = FeatureNetwork("resnet18").eval()
+    network.side = 32
+    lower, upper = network.halves()
+    images = DATA.val.images[:2].float() / 127.5 - 1
+    torch.testing.assert_close(upper(lower(images)), network(images))
