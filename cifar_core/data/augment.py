@@ -111,7 +111,7 @@ def mix(images: Tensor, targets: Tensor, recipe: Recipe, generator: torch.Genera
     if recipe.mix == "none":
         return images, targets
     partner = torch.randperm(len(images), generator=generator, device=images.device)
-    share = _beta(recipe.mix_alpha, generator)
+    share = beta(recipe.mix_alpha, generator)
     if recipe.mix == "mixup":
         images = torch.lerp(images[partner], images, share.to(images.dtype))
     else:
@@ -157,7 +157,7 @@ def _span(size: int, fraction: Tensor, generator: torch.Generator) -> Tensor:
     return (index - centre).abs() < fraction * size / 2
 
 
-def _beta(alpha: float, generator: torch.Generator) -> Tensor:
+def beta(alpha: float, generator: torch.Generator) -> Tensor:
     """Draw from Beta(alpha, alpha) with two uniform numbers and without float64, which some devices lack.
 
     It is a Student's t with 2 alpha degrees of freedom (Bailey, "Polar generation of random variates with the

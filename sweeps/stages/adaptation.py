@@ -167,7 +167,7 @@ class Adaptation:
             data = self.data.train_val()
             lower = {} if self._tuning_ended() else self._activations(data)
             sets = {
-                (name, mirrored): self._features(name, split, mirrored, lower.get((name, mirrored)))
+                (name, mirrored): self._pass("features", name, split, mirrored, lower.get((name, mirrored)))
                 for name, split, mirrored in _passes(data)
             }
             for trial in self._trials(study):
@@ -264,9 +264,6 @@ class Adaptation:
             for name, split, mirrored in _passes(data)
             if (name, mirrored) in _TUNED
         }
-
-    def _features(self, name: str, split: Split, mirrored: bool, lower: Features | None) -> Features:
-        return self._pass("features", name, split, mirrored, lower)
 
     def _pass(self, kind: str, name: str, split: Split, mirrored: bool, lower: Features | None = None) -> Features:
         what = f"{kind} of the {'mirrored ' if mirrored else ''}{name} images by {self.backbone.name}"
