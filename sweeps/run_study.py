@@ -180,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     adapt.add_argument(
         "--no-fine-tune",
         action="store_true",
-        help="only fit heads; otherwise the last blocks are trained too, with the compute that a final run gets",
+        help="only fit heads; otherwise the last blocks are trained too, with a fifth of the compute of a final run",
     )
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
