@@ -178,7 +178,8 @@ class Adaptation:
             tuned = self._tuned(best.number, recipe, data, sets, lower)
             result = AdaptedResult(self.backbone, best.number, accuracy, tuned)
             key = result.key
-            if self.tracker.state(key) != "complete" or not self.store.weights(self.study, key).exists():
+            fitted = self.tracker.state(key) == "complete" and self.store.weights(self.study, key).exists()
+            if not result.tuned and not fitted:
                 self._check()
                 self._fit_to_all(result, recipe, data, sets)
             if self.test and self.tracker.metric(key, "test/accuracy") is None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.transfer.adapted import load_network
-from cifar_core.transfer.backbone import Backbone
+from cifar_core.transfer.backbone import Backbone, FeatureNetwork
+from cifar_core.transfer.head import Head, HeadRecipe, fit
 from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.checks.verify import findings
 from sweeps.console import SweepConsole
@@ -28,7 +31,7 @@ from tests.sweeps.small_data import CPU, SYNTHETIC
 STUDY = "a study-adapted"
 
 
-BUDGET = Budget(flops=None, max_epochs=1)  # 2 steps
+BUDGET = Budget(flops=None, max_epochs=2)  # 3 steps
 
 
 def adapt(
@@ -100,34 +103,58 @@ def test_study_resumes_and_its_network_is_tested_once(
         adapt(store, backbone)
 
 
+def test_the_better_of_two_is_the_network() -> None:
+    backbone = Backbone(name="resnet18", network=FeatureNetwork("resnet18"), sha256="", source="", pretrained_on="")
+    head, tie, tuned = (AdaptedResult(backbone, 3, 0.8, accuracy) for accuracy in (None, 0.8, 0.9))
+    assert [(each.key, each.val_accuracy) for each in (head, tie, tuned)] == [
+        ("final-3-0", 0.8),
+        ("final-3-0", 0.8),
+        ("final-3-1", 0.9),
+    ]
+    assert "resnet18 with the head of trial 3, 80.00 % validation accuracy (fine-tuned: 80.00 %)." in str(tie)
+    assert "resnet18 fine-tuned from the head of trial 3, 90.00 % validation accuracy (the head alone:" in str(tuned)
+
+
 @pytest.mark.slow
-def test_the_fine_tuned_network_is_tested_if_it_is_better_and_fine_tuning_resumes(
+def test_fine_tuning_resumes_and_its_network_is_tested_once(
     empty_store: Callable[[Path], Store],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    shifts = itertools.chain([1], itertools.repeat(0))  # the trial learns wrong labels, so fine-tuning is better
+
+    def fitted(views: Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, classes: int) -> Head:
+        return fit(views, (labels + next(shifts)) % classes, recipe, classes)
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sweeps.stages.adaptation.TRIALS", 1)
+    monkeypatch.setattr("sweeps.stages.adaptation.fit", fitted)
+    monkeypatch.setattr(TuningRecipe, "rate", lambda recipe, share: 0.0)  # random weights would only suffer
     store, backbone = empty_store(tmp_path / "store"), small_backbone(tmp_path)
     asked = iter([False] * 9 + [True])  # seven passes, a head, before the fine-tuning, and after its first step
     with pytest.raises(Stopped):
         adapt(store, backbone, lambda: next(asked), BUDGET)
     folder = store.checkpoints(STUDY, "tuning")
     assert (folder / "state.safetensors").exists()
-    monkeypatch.setattr(TuningRecipe, "rate", lambda recipe, share: 0.0)  # the network stays as it was
+    capsys.readouterr()
     result = adapt(store, backbone, budget=BUDGET)
     printed = capsys.readouterr().out
-    assert printed.count("fine-tuning, epoch 1.3 of 1.0:") == 1
-    assert not folder.exists()
+    assert (printed.count("head 0:"), printed.count("fine-tuning, epoch 1.3 of 2.0:")) == (0, 1)
+    assert (result.tuned, folder.exists()) == (True, False)
     assert adapt(store, backbone, budget=BUDGET) == result
+    assert adapt(store, backbone) == result  # without fine-tuning now: it is there already
 
     runs = {run.data.tags["key"]: run for run in runs_of(connect(store.tracking_uri), STUDY)}
-    assert set(runs) == {"study", "trial-0", "final-0-1"} | ({"final-0-0"} if not result.tuned else set())
-    tuned = metrics_of(runs["final-0-1"])
-    assert tuned["val/accuracy"] == result.tuned_accuracy
-    assert tuned["cost/training_flops"] > metrics_of(runs["trial-0"])["cost/training_flops"]
-    assert runs[result.key].data.tags["tuned_accuracy"] == f"{result.tuned_accuracy:.4f}"
+    assert set(runs) == {"study", "trial-0", "final-0-1"}
+    run = runs["final-0-1"]
+    tuned, first = metrics_of(run), metrics_of(runs["trial-0"])
+    assert (tuned["val/accuracy"], tuned["test/accuracy"]) == (result.tuned_accuracy, result.test_accuracy)
+    assert tuned["cost/training_flops"] > first["cost/training_flops"]
+    assert tuned["cost/study_seconds"] > tuned["cost/tuning_seconds"] > 0
+    assert (run.data.tags["stage"], run.data.tags["tuned_accuracy"]) == ("adapted", f"{result.tuned_accuracy:.4f}")
     looks = [json.loads(line) for line in store.test_set_evaluations.read_text().splitlines()]
     assert [look["key"] for look in looks] == [result.key]
+    [version] = champions(connect(store.tracking_uri))
+    assert (version.run_id, version.tags["val_accuracy"]) == (run.info.run_id, f"{result.val_accuracy:.4f}")
     assert [str(finding) for finding in findings(store, STUDY)] == []
