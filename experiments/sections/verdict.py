@@ -50,7 +50,7 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
 
     sure = "Nothing is known to clear every bar."
     if best is not None:
-        sure = f"Of what is known to clear every bar, {best.title} costs least: {cost(best)}."
+        sure = f"Of what is known to clear every bar, {_doing(best)} costs least: {cost(best)}."
     sources = ["source/scenario", *(source for way in (best, rival) if way for source in _sources(way))]
     if verdict.answer == "Either":
         named = " and ".join(f"{way.title} ({cost(way)})" for way in verdict.near)
@@ -68,7 +68,7 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         text = f"Every way misses a bar. {reasons}"
     else:
         others = [way for way in ways_of(facts) if way is not best and way.clears and way.title != best.title]
-        text = f"Of what is known to clear every bar, {best.title} costs least {over}: {cost(best)}"
+        text = f"Of what is known to clear every bar, {_doing(best)} costs least {over}: {cost(best)}"
         nearest = min(others, key=lambda way: (way.option.total(months), way.title), default=None)
         text += f", {total(_gap(best, nearest, months))} less than {nearest.title}." if nearest else "."
     return CitedText(text, tuple(dict.fromkeys(sources)))
@@ -76,6 +76,10 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
 
 def _gap(one: Way, other: Way, months: float) -> float:
     return other.option.total(months) - one.option.total(months)
+
+
+def _doing(way: Way) -> str:
+    return f"adapting {way.title}" if way.option.kind == "adapt" else way.title
 
 
 def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[CitedText]:
