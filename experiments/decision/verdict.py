@@ -264,7 +264,8 @@ def _adapted(facts: Facts) -> Iterator[Way]:
     if adapted is None:
         return
     cost = adapting_cost(facts.cost, adapted)
-    option = adapt_measured(adapted.backbone, cost, facts.scenario)
+    name = f"{adapted.backbone} (fine-tuned)" if adapted.is_tuned else adapted.backbone
+    option = adapt_measured(name, cost, facts.scenario)
     seconds = answer_seconds(cost, facts.scenario.images_per_month) if cost.speed is not None else None
     again = facts.study.command(f"--study {shlex.quote(facts.study.name)} --adapt-only")
     accuracy = _against_bar(facts, adapted.test, f"has {percent(adapted.test.mean)} ({span(adapted.test)})", again)

@@ -45,7 +45,7 @@ def _choice(adapted: Adapted) -> str:
         return "Everything below the head was kept as it is."
     tested, kept = ("fine-tuned network", "head") if adapted.is_tuned else ("head", "fine-tuned network")
     return (
-        f"From there on its last blocks were fine-tuned: {percent(adapted.tuned, 2)} validation accuracy, "
+        f"Starting from that head, the last blocks were fine-tuned: {percent(adapted.tuned, 2)} validation accuracy, "
         f"{percent(adapted.head, 2)} with the head alone. The more accurate of the two on validation images, the "
         f"{tested}, was tested; the {kept} was not."
     )

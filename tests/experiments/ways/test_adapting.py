@@ -74,6 +74,8 @@ def test_the_better_of_head_and_fine_tuned_network_was_tested(demo: Facts) -> No
     assert "on validation images, the head, was tested; the fine-tuned network was not." in texts(worse)
     headers = [block.titles[2] for part in (better, worse) for block in part.blocks if isinstance(block, Table)]
     assert headers == ["Fine-tuned efficientnet_lite0", "Adapted efficientnet_lite0"]
+    ways = ways_of(adapted(demo, wrong=2, tuned=0.93))
+    assert "efficientnet_lite0 (fine-tuned)" in [way.option.name for way in ways]
 
 
 def test_it_is_a_way_of_the_verdict(demo: Facts) -> None:
