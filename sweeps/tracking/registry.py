@@ -152,7 +152,7 @@ def _describe(numbers: Mapping[str, str], onnx: str) -> str:
     for name, what in (
         ("test_accuracy", "of the test images"),
         ("tta_accuracy", "with test-time augmentation, which the model does not do"),
-        ("val_accuracy", "of the validation images when its recipe was confirmed"),
+        ("val_accuracy", "of the validation images when it was chosen"),
     ):
         if name in numbers:
             said.append(f"{100 * float(numbers[name]):.2f} % {what}")
