@@ -238,7 +238,7 @@ class Adaptation:
 
     @property
     def _folder(self) -> Path:
-        """Of the activations and the checkpoint of the fine-tuning; removed once it has ended."""
+        """Folder of the activations and the checkpoint of fine-tuning, which removes it at its end."""
         return self.store.checkpoints(self.study, "tuning")
 
     def _tuning_ended(self) -> bool:
