@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import socket
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -278,8 +279,13 @@ def _from_file(path: Path) -> Backbone:
     known = any(sha256 == kind.sha256 for kind in ARCHITECTURES.values())
     for name in ARCHITECTURES:
         with contextlib.suppress(BackboneError):
-            return _built(name, tensors, sha256, path.name, IMAGENET if known else "")
-    raise BackboneError(f"{path}: it must hold weights of one of {', '.join(ARCHITECTURES)}, but holds others")
+            found = _built(name, tensors, sha256, path.name, IMAGENET if known else "")
+            break
+    else:
+        raise BackboneError(f"{path}: it must hold weights of one of {', '.join(ARCHITECTURES)}, but holds others")
+    if not all(value.isfinite().all() for value in found.network.state_dict().values()):
+        raise BackboneError(f"{path}: weights must be finite numbers, but some are not")
+    return found
 
 
 def _content(path: Path) -> bytes:
@@ -301,15 +307,20 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     """Read the tensors of a file by name: of a checkpoint by `torch.load` with `weights_only`, else of safetensors."""
     try:
         if zipfile.is_zipfile(io.BytesIO(content)) or content[:1] == b"\x80":  # formats of torch
-            loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of the protocol of a pickle that it then refuses
+                loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         else:
             loaded = safetensors.torch.load(content)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        # What torch says of other objects ends with advice to run their code.
+        other = isinstance(error, pickle.UnpicklingError)
+        cause = "it is damaged, or holds objects other than tensors" if other else first_line(error)
         raise BackboneError(
-            f"{path}: it must be safetensors or a checkpoint that loads with weights only, but: {first_line(error)}"
+            f"{path}: it must be safetensors or a checkpoint that loads with weights only, but: {cause}"
         ) from error
-    while isinstance(loaded, Mapping) and (inner := next((key for key in _NESTED if key in loaded), None)) is not None:
-        loaded = loaded[inner]
+    for _ in _NESTED:  # not for ever, as a checkpoint can hold itself
+        if isinstance(loaded, Mapping) and (inner := next((key for key in _NESTED if key in loaded), None)) is not None:
+            loaded = loaded[inner]
     if not isinstance(loaded, Mapping) or not all(torch.is_tensor(value) for value in loaded.values()):
         raise BackboneError(f"{path}: a checkpoint must hold tensors by name, but this one holds something else")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}

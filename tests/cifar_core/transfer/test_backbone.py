@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +53,19 @@ def test_foreign_files_are_refused_and_run_no_code(tmp_path: Path) -> None:
     ):
         (tmp_path / "file").write_bytes(content)
         assert expected in refusal(lambda: load_backbone(str(tmp_path / "file")), BackboneError)
+    (tmp_path / "code.pkl").write_bytes(pickle.dumps(_Runs(tmp_path / "ran")))
+    own: dict[str, object] = {}
+    own["model"] = own
+    torch.save(own, tmp_path / "own.pth")
+    weights = {**published_weights(), "_bn1.bias": torch.full((1280,), torch.nan)}
+    safetensors.torch.save_file(weights, tmp_path / "nan.safetensors")
+    for name, expected in (
+        ("code.pkl", "but: it is damaged, or holds objects other than tensors"),
+        ("own.pth", "a checkpoint must hold tensors by name, but this one holds something else"),
+        ("nan.safetensors", "weights must be finite numbers, but some are not"),
+    ):
+        assert refusal(functools.partial(load_backbone, str(tmp_path / name)), BackboneError).endswith(expected)
+    assert not (tmp_path / "ran").exists()
     torch.save([1, 2], tmp_path / "list.pth")
     assert "a checkpoint must hold tensors by name" in refusal(lambda: load_backbone(str(tmp_path / "list.pth")))
     assert refusal(lambda: load_backbone("efficientnet_lite9")) == (
