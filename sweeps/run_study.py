@@ -306,18 +306,20 @@ def _sweep(
     pictures = None if source is None else _prepared(source)
     data_set = CIFAR10 if pictures is None else pictures.data_set
     plan = _plan(options, data_set, engine, space)
-    if backbone is not None and options.adapt_only:
-        return _adapt(options, arguments, plan, store, backbone, pictures)
-    if options.source is not None:
-        wanted = _earlier_recipes(options.source, store, plan.study) | wanted
-    recipes, notes = _affordable(wanted, given, plan.preset.trial, data_set)
-    data_dir = options.data or default_data_dir()
     if options.tracking_uri is not None:
         connect(options.tracking_uri)
     if options.storage is not None:
         open_storage(options.storage)
-    store.create()
     notice = Notice(options.notify, plan.study, store.root)
+    if backbone is not None and options.adapt_only:
+        if (code := _adapt(options, arguments, plan, store, backbone, pictures, notice)) == 0:
+            notice.send("finished")
+        return code
+    if options.source is not None:
+        wanted = _earlier_recipes(options.source, store, plan.study) | wanted
+    recipes, notes = _affordable(wanted, given, plan.preset.trial, data_set)
+    data_dir = options.data or default_data_dir()
+    store.create()
     with acquire(store.lock(plan.study), plan.study), notice.of_failure(), SweepConsole() as console:
         if pictures is None:
             ensure_cifar10(data_dir, console.progress)
@@ -363,7 +365,7 @@ def _sweep(
         notice.send("interrupted")
         return 128 + stopper.signal
     _print_summary(summary, plan)
-    if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures)):
+    if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures, notice)):
         return code
     code = FAILED if lacking else _report(plan, store, tracker, tested=summary.test_accuracy is not None)
     notice.send("finished" if code == 0 else "failed", summary)
@@ -377,13 +379,14 @@ def _adapt(
     store: Store,
     backbone: Backbone,
     pictures: CachedPictures | None,
+    notice: Notice,
 ) -> int:
-    """Adapt a pretrained network, on all cores; return the exit code."""
+    """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0."""
     set_up_cpu(plan.workers * plan.threads)
     study, data_dir = study_name(plan.study), options.data or default_data_dir()
     store.create()
     stopper = Stopper()
-    with acquire(store.lock(study), study), SweepConsole() as console:
+    with acquire(store.lock(study), study), notice.of_failure(), SweepConsole() as console:
         if pictures is None:
             ensure_cifar10(data_dir, console.progress)
         tracker = MlflowTracker(store, study, say=console.say)
@@ -416,8 +419,11 @@ def _adapt(
                 console.say(_lacking(store, study, lacking))
     if result is None:
         print("stopped; the same command resumes the sweep")
+        notice.send("interrupted")
         return 128 + stopper.signal
     print(f"Adapted: {result}")
+    if lacking:
+        notice.send("failed")
     return FAILED if lacking else 0
 
 

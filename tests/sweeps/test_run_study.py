@@ -34,6 +34,7 @@ from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import TTA, comparable
 from sweeps.planning.space_file import SPACES
 from sweeps.run_study import build_parser, main
+from sweeps.stages.adaptation import Stopped
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
 from sweeps.tracking.figures import metrics_of
@@ -343,8 +344,12 @@ class TestStoresThatCannotBe:
         ],
     )
     @pytest.mark.usefixtures("stubs")
-    def test_the_rule_and_the_value(self, refused: Refused, option: str, value: str, message: str) -> None:
+    def test_the_rule_and_the_value(
+        self, refused: Refused, monkeypatch: pytest.MonkeyPatch, option: str, value: str, message: str
+    ) -> None:
         assert refused(option, value).startswith(message)
+        monkeypatch.setattr(run_study, "load_backbone", lambda wanted: Mock())
+        assert refused("--adapt-only", option, value).startswith(message)
 
     @pytest.mark.parametrize("look", [(), ("--status",)])
     def test_the_database_of_mlflow_as_storage(
@@ -608,6 +613,17 @@ def test_a_store_that_takes_no_more(
         "run_study.py: error: the disk is full; mend that, and the same command resumes the sweep\n"
     )
     stubs.executor.close.assert_called_once_with()
+
+
+@pytest.mark.usefixtures("stubs")
+def test_an_adaptation_sends_the_notice_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Mock(side_effect=["a network", Stopped, OSError("no room")])
+    monkeypatch.setattr(run_study, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=runs))
+    command = f"echo $SWEEP_STATE >> {tmp_path}/said"
+    codes = [main(("--adapt-only", "--store", str(tmp_path / "store"), "--notify", command)) for _ in range(3)]
+    assert codes == [0, 128, 1]
+    assert (tmp_path / "said").read_text().split() == ["finished", "interrupted", "failed"]
 
 
 def test_a_folder_of_pictures(
