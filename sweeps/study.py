@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -23,10 +25,12 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from cifar_core.budget import at_length
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError, first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
+from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.pruners import PRUNERS
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError, opening
@@ -96,6 +100,7 @@ def open_study(
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(["validation accuracy"])  # for optuna-dashboard
     _check_settings(plan, study.user_attrs)
+    _check_rates(plan, study.get_trials(deepcopy=False))
     if known:
         check(study.get_trials(deepcopy=False))
     # The number of trials makes another seed, so that a resumed study does not draw the same points again.
@@ -284,6 +289,23 @@ def _check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
     changes = list(_changes(stored[_CONTENT], plan.space.content())) if _CONTENT in stored else []
     if changes:
         raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {_ANOTHER_NAME}")
+
+
+def _check_rates(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
+    """Check that trials have the rates that this version draws; earlier ones did not scale them with the length."""
+    for trial in trials:
+        if "recipe" not in trial.user_attrs or "enqueued_recipe" in trial.user_attrs:
+            continue
+        drawn = Recipe.from_dict(trial.user_attrs["recipe"])
+        if not drawn.reset_norms:  # nothing else goes with the length
+            continue
+        base = replace(drawn, epochs=REFERENCE_IMAGES / plan.data_set.train_images)
+        rate = at_length(plan.space.recipe(trial.params, base), drawn.epochs).peak_rate
+        if not math.isclose(rate, drawn.peak_rate, rel_tol=1e-6):
+            raise StudyError(
+                f"study {plan.study!r} was started by an earlier version, which gave trial {trial.number} the learning "
+                f"rate {drawn.peak_rate:.3g}, now {rate:.3g}; {_ANOTHER_NAME}"
+            )
 
 
 def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:

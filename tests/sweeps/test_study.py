@@ -13,11 +13,13 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from cifar_core.budget import at_length
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
+from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.store import Store
 from sweeps.study import (
@@ -103,6 +105,18 @@ class TestSettings:
             f"study {own.study!r} was started with the data flowers (abababababab), but got flowers (cdcdcdcdcdcd), "
             "which has other pictures, labels or splits; give it another name with --study"
         )
+
+    def test_a_study_whose_rates_did_not_go_with_the_length(self, storage: BaseStorage, plan: Plan) -> None:
+        study = open_study(plan, storage)
+        trial = ask(study, plan)
+        recipe = plan.space.suggest(trial, Recipe())
+        assert recipe.reset_norms
+        scaled = at_length(replace(recipe, epochs=REFERENCE_IMAGES / plan.data_set.train_images), 0.5)
+        trial.set_user_attr("recipe", scaled.to_dict())
+        open_study(plan, storage)
+        trial.set_user_attr("recipe", replace(recipe, epochs=0.5).to_dict())
+        with pytest.raises(StudyError, match="started by an earlier version, which gave trial 0 the learning rate 0"):
+            open_study(plan, storage)
 
     def test_a_study_of_a_version_that_had_cifar10_alone(self, storage: BaseStorage, plan: Plan) -> None:
         earlier = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize")
