@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    above = number("must be a number > 0", lambda value: value > 0, float)
+    above = number("must be a number > 0 and at most 1e6", lambda value: 0 < value <= 1e6, float)
     parser = OneLineParser(
         prog="ask_vendor.py",
         description="Ask a model about each image that export_test.py wrote, and add its answers to a CSV file for "
@@ -76,6 +76,10 @@ def _run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"--images must be a folder that export_test.py wrote, but: {error}") from error
     pictures = sorted((options.images / "images").glob("*.png"))
+    if not pictures:
+        raise InvalidFileError(
+            f"--images must be a folder that export_test.py wrote, but {options.images} has no image"
+        )
     budget = Budget(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
     key = os.environ.get(KEY, "").strip()  # a file from Windows leaves a carriage return
     chat = Chat(options.url, options.model, prompt, budget, key=key, seconds=options.timeout)

@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pflop",
-        type=_positive,
+        type=_pflop,
         metavar="P",
         help=f"training FLOPs of the whole curve, in 10^15 (default: {BUDGET / 1e15:g} for images of {CIFAR10.side} "
         "pixels, and more with their area)",
@@ -270,7 +270,7 @@ def _parse_shares(text: str) -> tuple[float, ...]:
     return shares
 
 
-_positive = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
+_pflop = number("must be a number above 0 and at most 1e9", lambda value: 0 < value <= 1e9, float)
 
 
 if __name__ == "__main__":

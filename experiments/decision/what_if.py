@@ -50,7 +50,7 @@ def render(facts: Facts) -> bytes:
         subject=CitedText(f"Study {study.name}; the sliders start at the assumptions of {facts.scenario.file}"),
         sections=(),
     )
-    model = json.dumps(model_of(facts), allow_nan=False).replace("</", "<\\/")
+    model = json.dumps(model_of(facts), allow_nan=False).replace("<", "\\u003c")  # which could end a script
     return render_html("what_if.html.j2", References({}, facts.as_of, {}, []), page=page, model=Markup(model))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +18,12 @@ from pydantic.dataclasses import dataclass
 
 from experiments.reading.formula import calculate
 from experiments.reading.published import Accuracy, Assumed, AssumedPrice, ByImage, ByMachine, Price, Published, Tariff
-from sweeps.validation import STRICT, NonNegative, Positive, Text, did_you_mean, read_toml
+from sweeps.validation import STRICT, InvalidFileError, NonNegative, Positive, Text, did_you_mean, read_toml
 
 DEFAULT_SCENARIO = Path(__file__).resolve().parents[1] / "data" / "scenario.toml"
 HOURS_A_MONTH = 730.0  # 365 days / 12
 MILLION = 1e6
+_LARGEST = 1e15  # number in a file, so that products of several are finite
 
 _ROLES: Mapping[str, tuple[str, ...]] = {
     "training": ("training",),
@@ -225,7 +226,20 @@ def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenar
         "prices": {price.key: price for price in published.prices},
         "accuracies": {accuracy.key: accuracy for accuracy in published.accuracies},
     }
-    return replace(read_toml(path, Scenario, context), file=path.name)
+    scenario = replace(read_toml(path, Scenario, context), file=path.name)
+    parts: tuple[Scenario | Vendor | Download, ...] = (scenario, *scenario.vendors, *scenario.downloads)
+    for part in parts:
+        for name, value in _numbers(part):
+            if value > _LARGEST:
+                raise InvalidFileError(f"{path.name}: {name} must be at most {_LARGEST:g}, but got {value:g}")
+    return scenario
+
+
+def _numbers(part: Scenario | Vendor | Download) -> Iterator[tuple[str, float]]:
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, int | float):
+            yield field.name, value
 
 
 def slug(name: str) -> str:

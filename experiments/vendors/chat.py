@@ -154,7 +154,10 @@ class Chat:
         seconds: float = 60.0,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise VendorError(f"--url must be a URL, but {url!r} gave: {error}") from error
         local = parts.hostname in LOCAL
         if parts.scheme != "https" and not (parts.scheme == "http" and local):
             raise VendorError(f"--url must begin with https:// (http:// for this machine alone), but got {url!r}")

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from cifar_core.data import DataError, Split, load_test
+from cifar_core.data import Split, load_test
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.download import default_data_dir, ensure_cifar10
-from cifar_core.data.picture_cache import find_cached, pictures_folder
+from cifar_core.data.picture_cache import require_cached
 
 
 def sealed_test(data_set: DataSet, cifar10: Path | None = None) -> Callable[[], Split]:
@@ -24,10 +24,4 @@ def sealed_test(data_set: DataSet, cifar10: Path | None = None) -> Callable[[], 
     if data_set.sha256 == CIFAR10.sha256:
         ensure_cifar10(cifar10 or default_data_dir(), lambda *_: None)
         return functools.partial(load_test, cifar10 or default_data_dir())
-    cached = find_cached(data_set.sha256)
-    if cached is None:
-        raise DataError(
-            f"the pictures of {data_set.name} (content {data_set.sha256[:12]}) must be in {pictures_folder()}, but are "
-            "not; the command of their study reads them again"
-        )
-    return cached.load_test
+    return require_cached(data_set.sha256, data_set.name).load_test

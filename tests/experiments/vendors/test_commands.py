@@ -189,5 +189,9 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     before = looks(fresh_store.folder)
     shutil.rmtree(stored.folder)
     said = refused(export_test.main, str(tmp_path / "x"), *options)
-    assert said.startswith("the pictures of garden (content abababababab) must be in ")
+    assert said.startswith("the pictures of garden (abababababab) must be in the cache, but are not; ")
     assert looks(fresh_store.folder) == before
+    (tmp_path / "file").touch()
+    said = refused(export_test.main, str(tmp_path / "y"), "--store", f"{tmp_path}/file")
+    assert said.startswith("DIR and the store must be folders to write to, but: ")
+    assert not any((tmp_path / "y").iterdir()), "the same command can be given again"
