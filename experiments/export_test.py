@@ -66,10 +66,13 @@ def _run(options: argparse.Namespace) -> int:
         raise InvalidFileError(f"--side must be at least the {data_set.side} of the images, but got {options.side}")
     load = sealed_test(data_set, options.data)
     try:
-        folder.mkdir(parents=True, exist_ok=True)  # before the look is recorded, as there may be none
-        store.root.mkdir(parents=True, exist_ok=True)
-        store.record_test_set_evaluation(study=LOOKS, key="export")
-        (folder / "images").mkdir()  # the folder stays empty until then, for the same command again
+        (folder / "images").mkdir(parents=True)  # before the look is recorded, as there may be none
+        try:
+            store.root.mkdir(parents=True, exist_ok=True)
+            store.record_test_set_evaluation(study=LOOKS, key="export")
+        except OSError:
+            (folder / "images").rmdir()  # so that the same command finds an empty folder
+            raise
         images = load().images.permute(0, 2, 3, 1).numpy()
         for index, pixels in enumerate(images):
             picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)

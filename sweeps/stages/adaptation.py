@@ -37,7 +37,7 @@ from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import Features, activations, compute, default_cache, features
 from cifar_core.transfer.head import SCALINGS, Head, HeadRecipe, fit
 from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
-from sweeps.checks.consistency import check_before_training
+from sweeps.checks.consistency import check_before_training, recorded_evaluations
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.executors.job_loop import DataSource
 from sweeps.executors.protocol import Outcome
@@ -242,11 +242,11 @@ class Adaptation:
         return self.store.checkpoints(self.study, "tuning")
 
     def _tuning_ended(self) -> bool:
-        """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a network was tested already."""
-        state, metric = self.tracker.state, self.tracker.metric
+        """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has met the test set."""
+        looks = set(recorded_evaluations(self.store.test_set_evaluations))
         return self.budget is None or any(
-            state(f"final-{number}-1") in ("complete", "failed")
-            or metric(f"final-{number}-0", "test/accuracy") is not None
+            self.tracker.state(f"final-{number}-1") in ("complete", "failed")
+            or (self.study, f"final-{number}-0") in looks
             for number in range(TRIALS)
         )
 

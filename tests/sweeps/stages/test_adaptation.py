@@ -98,6 +98,15 @@ def test_study_resumes_and_its_network_is_tested_once(
     load_network({}, store.weights(STUDY, key))
     assert [str(finding) for finding in findings(store, STUDY)] == []
 
+    # A process that died between a look and its result: the next one must not take another network to the test set.
+    again = empty_store(tmp_path / "again")
+    with monkeypatch.context() as dies:
+        dies.setattr("sweeps.stages.adaptation.time_serving", lambda *_: next(iter(())))
+        with pytest.raises(StopIteration):
+            adapt(again, backbone)
+    assert adapt(again, backbone, budget=BUDGET).tuned_accuracy is None
+    assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {key}
+
     backbone.network.side = 48
     with pytest.raises(StudyError, match=r"was started with .*'side': 32.*but got .*'side': 48"):
         adapt(store, backbone)
