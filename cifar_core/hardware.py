@@ -45,7 +45,7 @@ class Hardware:
         if chosen == "cuda":
             # torch needs it for `kernels(deterministic=True)`, and reads it once, at the first matrix product.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        return cls(torch.device(chosen), _native_bf16(chosen))
+        return cls(torch.device(chosen), native_bf16(chosen))
 
     @property
     def precision(self) -> str:
@@ -88,7 +88,7 @@ class Hardware:
         """Return the widest vector instructions of a CPU that torch uses, such as "AVX512-bf16, AMX"; "" of others."""
         if self.device.type != "cpu":
             return ""
-        extensions = {"AVX512-bf16": _native_bf16("cpu"), "AMX": has_amx()}
+        extensions = {"AVX512-bf16": native_bf16("cpu"), "AMX": has_amx()}
         return ", ".join(
             [name for name, here in extensions.items() if here] or [torch.backends.cpu.get_cpu_capability()]
         )
@@ -109,7 +109,8 @@ def set_up_cpu(threads: int | None = None) -> None:
         torch.set_num_threads(threads or usable_cores())
 
 
-def _native_bf16(kind: str) -> bool:
+def native_bf16(kind: str) -> bool:
+    """Return true if a device of that kind computes in bf16."""
     if kind == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     # Emulated bf16 is slower than fp32, so ask for the CPU's own flag; torch has it under a private name only.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_core.models import amx, fused, winograd
+from cifar_core.models import conv3x3, fused, winograd
 
 
 def channels(base: int, width: float) -> int:
@@ -33,12 +33,8 @@ class Conv3x3(nn.Conv2d):
         height, width = inputs.shape[2:]
         if self.pooled:
             height, width = height - height % 2, width - width % 2
-        if amx.is_faster(inputs, self.weight):
-            return amx.convolve(inputs, self.weight, self.bias, height, width)
-        padding = 1
-        if (height, width) != inputs.shape[2:]:
-            inputs, padding = F.pad(inputs, (1, 1 - inputs.shape[3] % 2, 1, 1 - inputs.shape[2] % 2)), 0
-        return F.conv2d(inputs, self.weight, self.bias, padding=padding)
+        convolve = conv3x3.convolve if conv3x3.is_faster(inputs, self.weight) else conv3x3.plain
+        return convolve(inputs, self.weight, self.bias, height, width)
 
 
 class Head(nn.Linear):

@@ -18,7 +18,7 @@ from cifar_core.budget import step_flops
 from cifar_core.data import Split, Splits
 from cifar_core.hardware import Hardware
 from cifar_core.memory import keep_freed_memory
-from cifar_core.models import amx, fused, winograd
+from cifar_core.models import conv3x3, fused, winograd
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
 from experiments.benchmarks import Line, peak_gigabytes, real_data
@@ -146,7 +146,7 @@ def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
     data = real_data()
     ours = (
         ("Winograd's", winograd, not hardware.bf16),
-        ("convolutions of our own on AMX", amx, hardware.bf16 and amx.is_available()),
+        ("3x3 convolutions of our own", conv3x3, hardware.bf16 and conv3x3.is_available()),
         ("pool, norm and activation in one", fused, hardware.bf16 and fused.is_available()),
     )
     for name, module, here in ours:

@@ -1,4 +1,4 @@
-"""Convolutions on AMX are torch's own but for rounding."""
+"""Convolutions of our own are torch's own but for rounding."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifar_core.models import amx, native
+from cifar_core.models import conv3x3, native
 from cifar_core.models.layers import Conv3x3
 from tests.cifar_core.support import seeded
 
-needs_amx = pytest.mark.skipif(not amx.is_available(), reason="no AMX here, or no C compiler")
+needs_kernels = pytest.mark.skipif(not conv3x3.is_available(), reason="no bf16 here, or no C compiler")
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def results(output: Tensor, tensors: list[Tensor]) -> list[Tensor]:
 
 def ours(tensors: list[Tensor], *, cut: int = 0, biased: bool = True) -> list[Tensor]:
     height, width = (side - cut for side in tensors[0].shape[2:])
-    output = amx.convolve(tensors[0], tensors[1], tensors[2] if biased else None, height, width)
+    output = conv3x3.convolve(tensors[0], tensors[1], tensors[2] if biased else None, height, width)
     return results(output, tensors if biased else tensors[:2])
 
 
-@needs_amx
+@needs_kernels
 @settings(max_examples=40, deadline=None)
 @given(
     images=st.integers(1, 40),
@@ -72,7 +72,7 @@ def test_it_is_the_convolution(
         assert (one - other).abs().max() <= error * other.abs().max() + 1e-6, name
 
 
-@needs_amx
+@needs_kernels
 @pytest.mark.parametrize("channels", [(24, 64), (64, 64), (256, 256)])
 def test_bits_do_not_depend_on_the_number_of_threads(threads: int, channels: tuple[int, int]) -> None:
     tensors = leaves(40, channels, 7, 7)
@@ -83,7 +83,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads: int, channels: tup
         assert all(torch.equal(*pair) for pair in zip(ours(tensors), expected, strict=True))
 
 
-@needs_amx
+@needs_kernels
 def test_nan_and_infinity_reach_only_what_they_belong_to() -> None:
     tensors = leaves(3, (32, 32), 6, 6)
     with torch.no_grad():
@@ -94,22 +94,22 @@ def test_nan_and_infinity_reach_only_what_they_belong_to() -> None:
     assert torch.equal(output.isfinite(), reference.isfinite())
 
 
-@needs_amx
+@needs_kernels
 def test_no_gradient_is_computed_that_nobody_asked_for() -> None:
     inputs, weight, _ = leaves(4, (32, 32), 5, 5)
-    output = amx.convolve(inputs, weight.detach(), None, 5, 5)
+    output = conv3x3.convolve(inputs, weight.detach(), None, 5, 5)
     assert len(torch.autograd.grad(output.sum(), [inputs])) == 1
-    assert not amx.convolve(inputs.detach(), weight.detach(), None, 5, 5).requires_grad
+    assert not conv3x3.convolve(inputs.detach(), weight.detach(), None, 5, 5).requires_grad
 
 
-@needs_amx
+@needs_kernels
 def test_without_memory_for_its_buffers_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native.Library, "call", lambda self, *arguments: 1)  # as the C functions do then
     with pytest.raises(MemoryError, match=r"^a convolution found no memory for its buffers$"):
         ours(leaves(2, (32, 32), 4, 4))
 
 
-@needs_amx
+@needs_kernels
 def test_other_matrix_products_are_right_in_between() -> None:
     tensors, matrix = leaves(8, (32, 32), 8, 8), torch.randn(64, 64, generator=seeded()).bfloat16()
     expected = matrix @ matrix
@@ -131,9 +131,9 @@ def test_other_matrix_products_are_right_in_between() -> None:
 def test_it_is_taken_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch, channels: tuple[int, int], available: bool, autocast: bool, taken: bool
 ) -> None:
-    monkeypatch.setattr(amx, "is_available", lambda: available)
+    monkeypatch.setattr(conv3x3, "is_available", lambda: available)
     calls: list[Tensor] = []
-    monkeypatch.setattr(amx, "convolve", lambda inputs, *rest: calls.append(inputs))
+    monkeypatch.setattr(conv3x3, "convolve", lambda inputs, *rest: calls.append(inputs))
     layer = Conv3x3(*channels)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         layer(torch.zeros(8, channels[0], 7, 7))

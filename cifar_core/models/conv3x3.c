@@ -1,4 +1,5 @@
-/* 3x3 convolutions with stride 1 of bf16 images in channels-last order, on AMX, the matrix unit of Intel's processors.
+/* 3x3 convolutions with stride 1 of bf16 images in channels-last order: on AMX, the matrix unit of Intel's processors,
+   all three passes; on processors with AVX512-bf16 alone, the gradient of the weights.
 
    Outputs: a few images are copied into a row of places, with a zero before and after each of their lines. Pixel
    (y, x) of an image stands at place (y + 1) * pitch + x + 1, with pitch > width, so that each tap of a filter reads
@@ -6,8 +7,8 @@
    before the next. The unit multiplies a tile of 16 places by 16 channels; outputs at places between the lines are
    dropped. A row is kept as (channels / 32, places, 32), so that every tile of it is one block of memory.
 
-   Gradient of the weights: the unit adds up the products of a pixel of 32 images. A tile holds one pixel of all of
-   them, and pixels beyond the edge are left out.
+   Gradient of the weights: a tile holds one pixel of 32 images, whose products are added up at once. Pixels beyond the
+   edge are left out.
 
    Each output, and the gradient of each weight, is summed in one order: the number of threads changes no bit of it. */
 
@@ -60,8 +61,7 @@ static void *zeros(int64_t bytes) {
     return memory == NULL ? NULL : memset(memory, 0, round_up(bytes, 64));
 }
 
-/* Linux lets a process use the tiles once it has asked (Documentation/arch/x86/xstate.rst); 0: it may. */
-int allow_tiles(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */); }
+#ifdef __AMX_BF16__
 
 struct configuration {
     uint8_t palette, start, reserved[14];
@@ -88,7 +88,17 @@ static void restore_tiles(const struct configuration *before) {
         _tile_release();
 }
 
-/* Pieces of memory that come next. They are fetched step by step while the matrix unit works. */
+#else
+
+struct configuration {
+    char none;
+};
+static void use_tiles(struct configuration *before) { (void)before; }
+static void restore_tiles(const struct configuration *before) { (void)before; }
+
+#endif
+
+/* Pieces of memory that come next. They are fetched step by step while products are added up. */
 struct upcoming {
     const char *from, *piece;
     int64_t bytes, stride, pieces; /* of a piece, from one to the next, that are left */
@@ -112,157 +122,7 @@ static inline void fetch(struct upcoming *memory) {
     }
 }
 
-/* ---- Outputs ---- */
-
-struct tile {
-    int64_t place;
-    int32_t pixel[TILE]; /* of the output image; -1: none */
-};
-
-/* Cover the outputs of an image with tiles; return their number. */
-static int64_t cover(const struct job *job, struct tile *tiles) {
-    int64_t count = 0, covered = 0;
-    for (int64_t y = 0; y < job->rows; y++)
-        for (int64_t x = 0; x < job->columns; x++) {
-            const int64_t place = y * job->pitch + x;
-            if (place < covered)
-                continue;
-            struct tile *tile = &tiles[count++];
-            tile->place = place;
-            covered = place + TILE;
-            for (int64_t i = 0; i < TILE; i++) {
-                const int64_t row = (place + i) / job->pitch, column = (place + i) % job->pitch;
-                tile->pixel[i] = row < job->rows && column < job->columns ? (int32_t)(row * job->columns + column) : -1;
-            }
-        }
-    return count;
-}
-
-/* Copy images (images, height, width, inputs) into the row, whose first pixel of an image is at `row`. */
-static void fill_row(const bf16 *image, int64_t images, const struct job *job, bf16 *row, int64_t places) {
-    for (int64_t i = 0; i < images; i++)
-        for (int64_t y = 0; y < job->height; y++)
-            for (int64_t x = 0; x < job->width; x++, image += job->inputs) {
-                bf16 *place = row + (i * job->distance + y * job->pitch + x) * DEPTH;
-                for (int64_t c = 0; c < job->inputs; c += DEPTH, place += places * DEPTH)
-                    _mm512_store_si512(place, _mm512_maskz_loadu_epi16(first_32(job->inputs - c), image + c));
-            }
-}
-
-/* Sums of two tiles of places and two tiles of channels, and where they belong. */
-struct block {
-    float sums[4 * TILE_FP32] __attribute__((aligned(64)));
-    const int32_t *pixels[2]; /* of each tile of places; null: there is no such tile */
-    bf16 *output[2];          /* first of the 32 channels, of the first pixel of the image */
-    __mmask32 valid;          /* channels */
-    __m512 bias[2];
-};
-
-/* Write a quarter of a tile of places. */
-static inline void write_rows(const struct block *block, int64_t quarter, int64_t outputs) {
-    const int64_t tile = quarter / 4, first = quarter % 4 * 4;
-    const float *sums = block->sums + 2 * TILE_FP32 * tile + first * TILE;
-    if (block->pixels[tile] == NULL)
-        return;
-    for (int64_t i = 0; i < 4; i++, sums += TILE) {
-        const int32_t pixel = block->pixels[tile][first + i];
-        const __m512 low = _mm512_add_ps(_mm512_load_ps(sums), block->bias[0]);
-        const __m512 high = _mm512_add_ps(_mm512_load_ps(sums + TILE_FP32), block->bias[1]);
-        if (pixel >= 0)
-            _mm512_mask_storeu_epi16(block->output[tile] + pixel * outputs, block->valid,
-                                     (__m512i)_mm512_cvtne2ps_pbh(high, low));
-    }
-}
-
-/* Sum a block, and write the one before it, which waits for the unit no more. */
-static inline void multiply(const bf16 *const start[2], int64_t places, int64_t depths, int64_t pitch,
-                            const bf16 *weight, struct block *block, const struct block *before, int64_t outputs,
-                            struct upcoming *next) {
-    MEMORY_IS_READ;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int64_t tap = 0; tap < TAPS; tap++) {
-        int64_t place = (tap / 3 * pitch + tap % 3) * DEPTH;
-        for (int64_t depth = 0; depth < depths; depth++, place += places * DEPTH, weight += 2 * TILE_BF16) {
-            _tile_loadd(4, start[0] + place, 64);
-            _tile_loadd(6, weight, 64);
-            _tile_loadd(7, weight + TILE_BF16, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, start[1] + place, 64);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        if (tap < 8)
-            write_rows(before, tap, outputs);
-        fetch(next);
-    }
-    _tile_stored(0, block->sums, 64);
-    _tile_stored(1, block->sums + TILE_FP32, 64);
-    _tile_stored(2, block->sums + 2 * TILE_FP32, 64);
-    _tile_stored(3, block->sums + 3 * TILE_FP32, 64);
-}
-
 static int64_t take(struct job *job, int64_t count) { return __atomic_fetch_add(&job->next, count, __ATOMIC_RELAXED); }
-
-static void convolve_with(struct job *job, struct tile *tiles, bf16 *row, int64_t places) {
-    const int64_t inputs = round_up(job->inputs, DEPTH), area = job->rows * job->columns;
-    const int64_t image_size = job->height * job->width * job->inputs;
-    const int64_t tiles_of_image = cover(job, tiles);
-    struct block blocks[2] = {0}, *block = &blocks[0], *before = &blocks[1];
-    struct configuration configuration;
-    use_tiles(&configuration);
-    int64_t following;
-    for (int64_t first = take(job, job->group); first < job->images; first = following) {
-        const int64_t images = smaller(job->group, job->images - first), count = images * tiles_of_image;
-        following = take(job, job->group);
-        const int64_t coming = smaller(job->group, job->images - following);
-        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size, 0, 1,
-                                        (count + 1) / 2 * (round_up(job->outputs, DEPTH) / DEPTH) * TAPS);
-        fill_row(job->image + first * image_size, images, job, row + (job->pitch + 1) * DEPTH, places);
-        for (int64_t channel = 0; channel < job->outputs; channel += DEPTH) {
-            const bf16 *weight = job->weight + channel * TAPS * inputs;
-            for (int64_t i = 0; i < count; i += 2) {
-                const bf16 *start[2];
-                for (int64_t j = 0; j < 2; j++) { /* the last one may have no second: it is computed twice */
-                    const int64_t number = smaller(i + j, count - 1), image = number / tiles_of_image;
-                    const struct tile *tile = &tiles[number % tiles_of_image];
-                    start[j] = row + (image * job->distance + tile->place) * DEPTH;
-                    block->pixels[j] = i + j < count ? tile->pixel : NULL;
-                    block->output[j] = job->output + (first + image) * area * job->outputs + channel;
-                }
-                block->valid = first_32(job->outputs - channel);
-                for (int64_t j = 0; j < 2; j++) {
-                    const int64_t from = channel + j * TILE;
-                    block->bias[j] = job->bias ? _mm512_maskz_loadu_ps(first_16(job->outputs - from), job->bias + from)
-                                               : _mm512_setzero_ps();
-                }
-                multiply(start, places, inputs / DEPTH, job->pitch, weight, block, before, job->outputs, &next);
-                struct block *written = before;
-                before = block;
-                block = written;
-            }
-        }
-    }
-    for (int64_t quarter = 0; quarter < 8; quarter++)
-        write_rows(before, quarter, job->outputs);
-    restore_tiles(&configuration);
-}
-
-static void convolve_groups(void *argument) {
-    struct job *job = argument;
-    const int64_t places = job->group * job->distance + 3 * job->pitch + 3 * TILE;
-    struct tile *tiles = zeros((job->rows * job->columns + 1) * sizeof(struct tile));
-    bf16 *row = zeros(places * round_up(job->inputs, DEPTH) * sizeof(bf16));
-    if (tiles != NULL && row != NULL)
-        convolve_with(job, tiles, row, places);
-    else
-        job->out_of_memory = 1;
-    free(row);
-    free(tiles);
-}
 
 /* ---- Gradient of the weights ---- */
 
@@ -347,6 +207,8 @@ static void transpose_line(const struct line *line, int64_t group, bf16 *tiles) 
 }
 
 /* Add the products of two rows of tiles of slopes with two of pairs to four tiles of sums. */
+#ifdef __AMX_BF16__
+
 static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const bf16 *pairs, const bf16 *more_pairs,
                               int64_t tiles, float *sums, struct upcoming *next, struct upcoming *next_slopes) {
     MEMORY_IS_READ;
@@ -374,6 +236,41 @@ static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const
     _tile_stored(2, sums + 2 * TILE_FP32, 64);
     _tile_stored(3, sums + 3 * TILE_FP32, 64);
 }
+
+#else
+
+static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const bf16 *pairs, const bf16 *more_pairs,
+                              int64_t tiles, float *sums, struct upcoming *next, struct upcoming *next_slopes) {
+    for (int64_t eight = 0; eight < 4; eight++) { /* rows: as many sums as stay in registers */
+        const bf16 *row = (eight < 2 ? slopes : more_slopes) + eight % 2 * 8 * DEPTH;
+        float *to = sums + eight / 2 * 2 * TILE_FP32 + eight % 2 * 8 * TILE;
+        __m512 sum[8], more[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            sum[i] = _mm512_load_ps(to + i * TILE), more[i] = _mm512_load_ps(to + TILE_FP32 + i * TILE);
+        for (int64_t tile = 0; tile < tiles * TILE_BF16; tile += TILE_BF16) {
+#pragma GCC unroll 16
+            for (int k = 0; k < DEPTH; k += 2) {
+                const __m512bh pair = (__m512bh)_mm512_load_si512(pairs + tile + k * TILE);
+                const __m512bh more_pair = (__m512bh)_mm512_load_si512(more_pairs + tile + k * TILE);
+#pragma GCC unroll 8
+                for (int i = 0; i < 8; i++) {
+                    __m512bh slope = (__m512bh)_mm512_set1_epi32(*(const int32_t *)(row + tile + i * DEPTH + k));
+                    __asm__("" : "+v"(slope)); /* else GCC reads it from memory twice, which is slower */
+                    sum[i] = _mm512_dpbf16_ps(sum[i], slope, pair);
+                    more[i] = _mm512_dpbf16_ps(more[i], slope, more_pair);
+                }
+            }
+            fetch(next);
+            fetch(next_slopes);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            _mm512_store_ps(to + i * TILE, sum[i]), _mm512_store_ps(to + TILE_FP32 + i * TILE, more[i]);
+    }
+}
+
+#endif
 
 /* Write the sums (outputs / 32, inputs / 32, 9, 2, 2, 16, 16), whose channels are halves as in `pair`, in order. */
 static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_from, int64_t out_from,
@@ -472,6 +369,197 @@ static void sum_panels(void *argument) {
     restore_tiles(&before);
 }
 
+/* ---- The work, on all threads ---- */
+
+static void run(struct job *job, void (*work)(void *), fork_join parallel) {
+    if (job->threads > 1)
+        parallel(work, job, job->threads, 0);
+    else
+        work(job);
+}
+
+static struct job new_job(int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
+                          int64_t outputs, int64_t rows, int64_t columns) {
+    struct job job = {.threads = threads, .images = images, .height = height, .width = width, .inputs = inputs,
+                      .outputs = outputs, .rows = rows, .columns = columns};
+    job.pitch = larger(width, columns) + 1;
+    job.distance = (larger(height, rows) + 1) * job.pitch;
+    return job;
+}
+
+/* What Python calls: 0, or 1 if there is too little memory.
+
+   image: (images, height, width, inputs), gradient: (images, rows, columns, outputs), of_weight: (outputs, 3, 3,
+   inputs). */
+int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
+                        int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image,
+                        const bf16 *gradient, float *of_weight) {
+    struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
+    job.group = larger(1, SEGMENT / columns) * DEPTH;
+    job.image = image, job.gradient = gradient, job.of_weight = of_weight;
+    job.in_panel = smaller(round_up(inputs, DEPTH), IN_PANEL);
+    job.out_panel = smaller(round_up(outputs, DEPTH), OUT_PANEL);
+    while (round_up(inputs, job.in_panel) / job.in_panel * (round_up(outputs, job.out_panel) / job.out_panel) < threads
+           && larger(job.in_panel, job.out_panel) > DEPTH) { /* a panel for each thread */
+        int64_t *panel = job.out_panel >= job.in_panel ? &job.out_panel : &job.in_panel;
+        *panel = round_up(*panel / 2, DEPTH);
+    }
+    run(&job, sum_panels, parallel);
+    return job.out_of_memory;
+}
+
+#ifdef __AMX_BF16__
+
+/* ---- Outputs ---- */
+
+struct tile {
+    int64_t place;
+    int32_t pixel[TILE]; /* of the output image; -1: none */
+};
+
+/* Cover the outputs of an image with tiles; return their number. */
+static int64_t cover(const struct job *job, struct tile *tiles) {
+    int64_t count = 0, covered = 0;
+    for (int64_t y = 0; y < job->rows; y++)
+        for (int64_t x = 0; x < job->columns; x++) {
+            const int64_t place = y * job->pitch + x;
+            if (place < covered)
+                continue;
+            struct tile *tile = &tiles[count++];
+            tile->place = place;
+            covered = place + TILE;
+            for (int64_t i = 0; i < TILE; i++) {
+                const int64_t row = (place + i) / job->pitch, column = (place + i) % job->pitch;
+                tile->pixel[i] = row < job->rows && column < job->columns ? (int32_t)(row * job->columns + column) : -1;
+            }
+        }
+    return count;
+}
+
+/* Copy images (images, height, width, inputs) into the row, whose first pixel of an image is at `row`. */
+static void fill_row(const bf16 *image, int64_t images, const struct job *job, bf16 *row, int64_t places) {
+    for (int64_t i = 0; i < images; i++)
+        for (int64_t y = 0; y < job->height; y++)
+            for (int64_t x = 0; x < job->width; x++, image += job->inputs) {
+                bf16 *place = row + (i * job->distance + y * job->pitch + x) * DEPTH;
+                for (int64_t c = 0; c < job->inputs; c += DEPTH, place += places * DEPTH)
+                    _mm512_store_si512(place, _mm512_maskz_loadu_epi16(first_32(job->inputs - c), image + c));
+            }
+}
+
+/* Sums of two tiles of places and two tiles of channels, and where they belong. */
+struct block {
+    float sums[4 * TILE_FP32] __attribute__((aligned(64)));
+    const int32_t *pixels[2]; /* of each tile of places; null: there is no such tile */
+    bf16 *output[2];          /* first of the 32 channels, of the first pixel of the image */
+    __mmask32 valid;          /* channels */
+    __m512 bias[2];
+};
+
+/* Write a quarter of a tile of places. */
+static inline void write_rows(const struct block *block, int64_t quarter, int64_t outputs) {
+    const int64_t tile = quarter / 4, first = quarter % 4 * 4;
+    const float *sums = block->sums + 2 * TILE_FP32 * tile + first * TILE;
+    if (block->pixels[tile] == NULL)
+        return;
+    for (int64_t i = 0; i < 4; i++, sums += TILE) {
+        const int32_t pixel = block->pixels[tile][first + i];
+        const __m512 low = _mm512_add_ps(_mm512_load_ps(sums), block->bias[0]);
+        const __m512 high = _mm512_add_ps(_mm512_load_ps(sums + TILE_FP32), block->bias[1]);
+        if (pixel >= 0)
+            _mm512_mask_storeu_epi16(block->output[tile] + pixel * outputs, block->valid,
+                                     (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+/* Sum a block, and write the one before it, which waits for the unit no more. */
+static inline void multiply(const bf16 *const start[2], int64_t places, int64_t depths, int64_t pitch,
+                            const bf16 *weight, struct block *block, const struct block *before, int64_t outputs,
+                            struct upcoming *next) {
+    MEMORY_IS_READ;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t tap = 0; tap < TAPS; tap++) {
+        int64_t place = (tap / 3 * pitch + tap % 3) * DEPTH;
+        for (int64_t depth = 0; depth < depths; depth++, place += places * DEPTH, weight += 2 * TILE_BF16) {
+            _tile_loadd(4, start[0] + place, 64);
+            _tile_loadd(6, weight, 64);
+            _tile_loadd(7, weight + TILE_BF16, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, start[1] + place, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        if (tap < 8)
+            write_rows(before, tap, outputs);
+        fetch(next);
+    }
+    _tile_stored(0, block->sums, 64);
+    _tile_stored(1, block->sums + TILE_FP32, 64);
+    _tile_stored(2, block->sums + 2 * TILE_FP32, 64);
+    _tile_stored(3, block->sums + 3 * TILE_FP32, 64);
+}
+
+static void convolve_with(struct job *job, struct tile *tiles, bf16 *row, int64_t places) {
+    const int64_t inputs = round_up(job->inputs, DEPTH), area = job->rows * job->columns;
+    const int64_t image_size = job->height * job->width * job->inputs;
+    const int64_t tiles_of_image = cover(job, tiles);
+    struct block blocks[2] = {0}, *block = &blocks[0], *before = &blocks[1];
+    struct configuration configuration;
+    use_tiles(&configuration);
+    int64_t following;
+    for (int64_t first = take(job, job->group); first < job->images; first = following) {
+        const int64_t images = smaller(job->group, job->images - first), count = images * tiles_of_image;
+        following = take(job, job->group);
+        const int64_t coming = smaller(job->group, job->images - following);
+        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size, 0, 1,
+                                        (count + 1) / 2 * (round_up(job->outputs, DEPTH) / DEPTH) * TAPS);
+        fill_row(job->image + first * image_size, images, job, row + (job->pitch + 1) * DEPTH, places);
+        for (int64_t channel = 0; channel < job->outputs; channel += DEPTH) {
+            const bf16 *weight = job->weight + channel * TAPS * inputs;
+            for (int64_t i = 0; i < count; i += 2) {
+                const bf16 *start[2];
+                for (int64_t j = 0; j < 2; j++) { /* the last one may have no second: it is computed twice */
+                    const int64_t number = smaller(i + j, count - 1), image = number / tiles_of_image;
+                    const struct tile *tile = &tiles[number % tiles_of_image];
+                    start[j] = row + (image * job->distance + tile->place) * DEPTH;
+                    block->pixels[j] = i + j < count ? tile->pixel : NULL;
+                    block->output[j] = job->output + (first + image) * area * job->outputs + channel;
+                }
+                block->valid = first_32(job->outputs - channel);
+                for (int64_t j = 0; j < 2; j++) {
+                    const int64_t from = channel + j * TILE;
+                    block->bias[j] = job->bias ? _mm512_maskz_loadu_ps(first_16(job->outputs - from), job->bias + from)
+                                               : _mm512_setzero_ps();
+                }
+                multiply(start, places, inputs / DEPTH, job->pitch, weight, block, before, job->outputs, &next);
+                struct block *written = before;
+                before = block;
+                block = written;
+            }
+        }
+    }
+    for (int64_t quarter = 0; quarter < 8; quarter++)
+        write_rows(before, quarter, job->outputs);
+    restore_tiles(&configuration);
+}
+
+static void convolve_groups(void *argument) {
+    struct job *job = argument;
+    const int64_t places = job->group * job->distance + 3 * job->pitch + 3 * TILE;
+    struct tile *tiles = zeros((job->rows * job->columns + 1) * sizeof(struct tile));
+    bf16 *row = zeros(places * round_up(job->inputs, DEPTH) * sizeof(bf16));
+    if (tiles != NULL && row != NULL)
+        convolve_with(job, tiles, row, places);
+    else
+        job->out_of_memory = 1;
+    free(row);
+    free(tiles);
+}
+
 /* ---- Weights ---- */
 
 /* Weights (outputs, 9, inputs) as tiles (outputs / 32, 9, inputs / 32, 2, 16, 16, 2) of pairs of input channels. */
@@ -516,25 +604,9 @@ static void pack_reversed(const float *weight, int64_t inputs, int64_t outputs, 
                     }
 }
 
-/* ---- What Python calls: 0, or 1 if there is too little memory ---- */
+/* What Python calls, as above.
 
-static void run(struct job *job, void (*work)(void *), fork_join parallel) {
-    if (job->threads > 1)
-        parallel(work, job, job->threads, 0);
-    else
-        work(job);
-}
-
-static struct job new_job(int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
-                          int64_t outputs, int64_t rows, int64_t columns) {
-    struct job job = {.threads = threads, .images = images, .height = height, .width = width, .inputs = inputs,
-                      .outputs = outputs, .rows = rows, .columns = columns};
-    job.pitch = larger(width, columns) + 1;
-    job.distance = (larger(height, rows) + 1) * job.pitch;
-    return job;
-}
-
-/* image: (images, height, width, inputs), output: (images, rows, columns, outputs), the first ones of a convolution
+   image: (images, height, width, inputs), output: (images, rows, columns, outputs), the first ones of a convolution
    with a zero around each image; weight: (outputs, 3, 3, inputs), bias: (outputs) or null. With `reversed` the images
    are the gradient of a convolution's output, and its weight is (inputs, 3, 3, outputs). */
 int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
@@ -556,21 +628,7 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
     return job.out_of_memory;
 }
 
-/* image: (images, height, width, inputs), gradient: (images, rows, columns, outputs), of_weight: (outputs, 3, 3,
-   inputs). */
-int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
-                        int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image,
-                        const bf16 *gradient, float *of_weight) {
-    struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
-    job.group = larger(1, SEGMENT / columns) * DEPTH;
-    job.image = image, job.gradient = gradient, job.of_weight = of_weight;
-    job.in_panel = smaller(round_up(inputs, DEPTH), IN_PANEL);
-    job.out_panel = smaller(round_up(outputs, DEPTH), OUT_PANEL);
-    while (round_up(inputs, job.in_panel) / job.in_panel * (round_up(outputs, job.out_panel) / job.out_panel) < threads
-           && larger(job.in_panel, job.out_panel) > DEPTH) { /* a panel for each thread */
-        int64_t *panel = job.out_panel >= job.in_panel ? &job.out_panel : &job.in_panel;
-        *panel = round_up(*panel / 2, DEPTH);
-    }
-    run(&job, sum_panels, parallel);
-    return job.out_of_memory;
-}
+/* Linux lets a process use the tiles once it has asked (Documentation/arch/x86/xstate.rst); 0: it may. */
+int allow_tiles(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */); }
+
+#endif
