@@ -19,7 +19,7 @@ from sweeps.command_line import OneLineParser, run_command
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
-from sweeps.study import open_storage
+from sweeps.studies.storage import open_storage
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -37,7 +37,7 @@ from sweeps.stages.final import ChampionTest, Final
 from sweeps.stages.search import Search
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.store import StoreError
-from sweeps.study import ended_trials, started_trials
+from sweeps.studies.study import ended_trials, started_trials
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel

@@ -47,13 +47,14 @@ from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace, comparable
 from sweeps.planning.space_file import SPACES, read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
-from sweeps.pruners import PRUNERS
 from sweeps.snapshot import readable
 from sweeps.stages.adaptation import Adaptation, Stopped, study_name
 from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, StoreError, folder_name
-from sweeps.study import SAMPLERS, best_recipes, load_study, open_storage, open_study, started_trials
+from sweeps.studies.pruners import PRUNERS
+from sweeps.studies.storage import OneWriterStorage, open_storage
+from sweeps.studies.study import SAMPLERS, best_recipes, load_study, open_study, started_trials
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.provenance import ROOT, provenance
@@ -328,7 +329,7 @@ def _sweep(
         train_images, val_images, samples = len(data.train), len(data.val), draw_samples(data.train)
         del data  # each worker loads its own
         release_memory()
-        storage = open_storage(store.storage_url)
+        storage = OneWriterStorage(open_storage(store.storage_url))
         study = open_study(
             plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
         )
@@ -398,7 +399,7 @@ def _adapt(
             hardware=plan.hardware,
             seed=plan.seed,
             store=store,
-            storage=open_storage(store.storage_url),
+            storage=OneWriterStorage(open_storage(store.storage_url)),
             tracker=tracker,
             console=console,
             tags=provenance(plan.data_set, plan.hardware, plan.workers * plan.threads),

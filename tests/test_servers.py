@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweeps.study import open_storage
+from sweeps.studies.storage import open_storage
 
 pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed: make test-cluster")
 

@@ -51,7 +51,8 @@ from sweeps.planning.space_file import SPACES
 from sweeps.stages.confirmation import DECISION
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
-from sweeps.study import derive_seed, open_storage, open_study
+from sweeps.studies.storage import OneWriterStorage, open_storage
+from sweeps.studies.study import derive_seed, open_study
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.validation import STRICT
 
@@ -138,7 +139,7 @@ def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, star
         flops_per_second=1e12,  # for an estimate of the time, which nobody sees
     )
     store.create()
-    storage, data = open_storage(store.storage_url), real_data()
+    storage, data = OneWriterStorage(open_storage(store.storage_url)), real_data()
     study, tracker = open_study(plan, storage), MlflowTracker(store, plan.study)
     sweep = Sweep(
         plan=plan,

@@ -38,7 +38,8 @@ from sweeps.planning.presets import EIGHTHS, fixed_epochs
 from sweeps.planning.space_file import SPACES
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
-from sweeps.study import SAMPLERS, open_storage, open_study
+from sweeps.studies.storage import OneWriterStorage, open_storage
+from sweeps.studies.study import SAMPLERS, open_study
 from sweeps.tracking.tracker import MlflowTracker
 
 _WARM_UP, _TRIALS = 10, 40
@@ -143,7 +144,7 @@ class NoOpSweep:
 
     def run_on(self, executor: Executor, plan: Plan, stop: Callable[[], bool] = lambda: False) -> optuna.Study:
         """Run the sweep on `executor` to its end, or until `stop` returns true, and until everything is in MLflow."""
-        storage = open_storage(self.store.storage_url)
+        storage = OneWriterStorage(open_storage(self.store.storage_url))
         tracker, study = MlflowTracker(self.store, plan.study), open_study(plan, storage)
         with SweepConsole(file=io.StringIO()) as console:
             sweep = Sweep(

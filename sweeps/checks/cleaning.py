@@ -21,7 +21,8 @@ from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, Run, 
 from sweeps.lock import LockError, acquire, holder
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
-from sweeps.study import REMOVED, open_storage
+from sweeps.studies.storage import open_storage
+from sweeps.studies.study import REMOVED
 from sweeps.tracking.locations import artifact_folder, follow_store
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run
 from sweeps.tracking.registry import CLASSIFIER, registered_runs

@@ -12,7 +12,7 @@ from sweeps.console import best_trial, percent, with_tta
 from sweeps.lock import holder
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
-from sweeps.study import load_study
+from sweeps.studies.study import load_study
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.mlflow_queue import waiting
 

@@ -26,7 +26,7 @@ from sweeps.checks.consistency import (
 from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError
-from sweeps.study import REMOVED, load_study, trials_of
+from sweeps.studies.study import REMOVED, load_study, trials_of
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
 from sweeps.tracking.mlflow_queue import REFUSED, waiting

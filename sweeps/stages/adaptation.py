@@ -42,7 +42,8 @@ from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.executors.job_loop import DataSource
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store
-from sweeps.study import StudyError, derive_seed, started_trials, unfinished_trials
+from sweeps.studies.storage import StudyError
+from sweeps.studies.study import derive_seed, started_trials, unfinished_trials
 from sweeps.tracking import artifacts
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY

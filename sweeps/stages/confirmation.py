@@ -14,7 +14,7 @@ from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
-from sweeps.study import BASELINE, derive_seed, is_feasible
+from sweeps.studies.study import BASELINE, derive_seed, is_feasible
 from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 
 _VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images

@@ -11,7 +11,7 @@ from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.stage import Stage, Sweep
-from sweeps.study import derive_seed
+from sweeps.studies.study import derive_seed
 from sweeps.tracking.notes import run_name, run_note
 
 

@@ -15,10 +15,10 @@ from sweeps.planning.plan import SEARCH_SHARE, shrink_to_budget
 from sweeps.planning.presets import EIGHTHS
 from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
 from sweeps.progress import StageProgress, SweepRun
-from sweeps.pruners import bar
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
-from sweeps.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
+from sweeps.studies.pruners import bar
+from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
 
 
 class Search(Stage):

@@ -10,7 +10,7 @@ import pytest
 
 from cifar_core.data import Splits
 from sweeps.store import Store
-from sweeps.study import open_storage
+from sweeps.studies.storage import open_storage
 from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, VAL_IMAGES, Study
 from tests.sweeps.small_data import small_splits
 from tests.sweeps.support import plan

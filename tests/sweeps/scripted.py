@@ -28,9 +28,10 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import Parameter
 from sweeps.planning.space_file import SPACES
-from sweeps.pruners import PRUNERS
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
+from sweeps.studies.pruners import PRUNERS
+from sweeps.studies.storage import OneWriterStorage
 from tests.sweeps.small_data import CPU, small_splits
 from tests.sweeps.support import MemoryTracker, outcome, point
 
@@ -203,7 +204,7 @@ class Study:
     def __post_init__(self) -> None:
         self.store = Store.locate(self.root)
         self.root.mkdir()
-        self.storage = InMemoryStorage()
+        self.storage = OneWriterStorage(InMemoryStorage())
         self.study = optuna.create_study(
             storage=self.storage,
             direction="maximize",

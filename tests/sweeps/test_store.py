@@ -26,7 +26,7 @@ FIRST = """
 import sys
 from pathlib import Path
 from sweeps.store import Store
-from sweeps.study import open_storage
+from sweeps.studies.storage import open_storage
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 store, name = Store.locate(Path(sys.argv[1])), sys.argv[2]

@@ -20,7 +20,8 @@ from sweeps.checks.consistency import InconsistentError, check_before_training
 from sweeps.checks.repair import repair
 from sweeps.checks.verify import findings
 from sweeps.store import Store
-from sweeps.study import open_storage, trials_of
+from sweeps.studies.storage import open_storage
+from sweeps.studies.study import trials_of
 from sweeps.tracking.locations import artifact_folder, follow_store
 from sweeps.tracking.mlflow_client import every_run
 from sweeps.tracking.mlflow_queue import Entry

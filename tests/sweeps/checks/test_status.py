@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from sweeps.checks.status import read_status
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
-from sweeps.study import StudyError
+from sweeps.studies.storage import StudyError
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import STUDY, contents, outcome, write_queue

@@ -20,7 +20,7 @@ from sweeps.checks.verify import findings
 from sweeps.console import SweepConsole
 from sweeps.stages.adaptation import Adaptation, AdaptedResult, Stopped
 from sweeps.store import Store
-from sweeps.study import StudyError, open_storage
+from sweeps.studies.storage import StudyError, open_storage
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.registry import champions

@@ -8,9 +8,9 @@ import pytest
 
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Diverged, Failed, TrainJob
-from sweeps.pruners import PRUNERS
 from sweeps.stages.confirmation import Gain
-from sweeps.study import BASELINE
+from sweeps.studies.pruners import PRUNERS
+from sweeps.studies.study import BASELINE
 from sweeps.tracking.artifacts import PREDICTIONS
 from tests.sweeps.scripted import SPACE, Study, check_whole, died, even, no_fault
 

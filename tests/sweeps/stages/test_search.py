@@ -13,7 +13,7 @@ from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Diverged, TrainJob
 from sweeps.planning.limits import Limits
-from sweeps.study import BASELINE
+from sweeps.studies.study import BASELINE
 from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, Study, check_whole, even, pruning
 
 

@@ -22,14 +22,13 @@ from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.store import Store
-from sweeps.study import (
+from sweeps.studies.storage import StudyError, open_storage
+from sweeps.studies.study import (
     BASELINE,
     SAMPLERS,
-    StudyError,
     ask,
     derive_seed,
     load_study,
-    open_storage,
     open_study,
     started_trials,
     unfinished_trials,
@@ -254,12 +253,6 @@ class TestSamplers:
         assert first[:4] != drawn(2)[:4]
         rates = [params["learning_rate_multiple"] for params in first]
         assert len(set(rates)) == len(rates) - 1, "those of the two starting points are equal"
-
-
-@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/where/o.db"])
-def test_a_storage_that_is_none(url: str) -> None:
-    with pytest.raises(StudyError, match=rf"^the Optuna storage must open, but {url} gave: [^\n]*$"):
-        open_storage(url)
 
 
 @pytest.mark.slow

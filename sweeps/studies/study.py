@@ -6,7 +6,6 @@ import contextlib
 import gc
 import json
 import math
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,24 +15,20 @@ from typing import Any
 
 import numpy as np
 import optuna
-import sqlalchemy
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from cifar_core.budget import at_length
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.errors import UserError, first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
 from sweeps.planning.search_space import REFERENCE_IMAGES
-from sweeps.pruners import PRUNERS
 from sweeps.states import STATE_OF_TRIAL
-from sweeps.store import Store, StoreError, opening
+from sweeps.store import Store, StoreError
+from sweeps.studies.pruners import PRUNERS
+from sweeps.studies.storage import StudyError, open_storage, opening_storage
 from sweeps.validation import shortened
 
 BASELINE = "baseline"  # user attribute of the first trial, if it is a known-good recipe
@@ -43,7 +38,6 @@ _STARTUP = 8  # random trials before a sampler learns from them
 _CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
 _DATA = "data"  # attribute of a study: name and SHA-256 of its data set
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
-_SERVER_SECONDS, _RETRY_SECONDS = 120.0, 0.5  # for a database server to come back; between attempts
 _ANOTHER_NAME = "give it another name with --study"
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
@@ -54,24 +48,6 @@ SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
         "random": lambda seed: RandomSampler(seed=seed),
     }
 )
-
-
-class StudyError(UserError):
-    """A study that cannot be opened or resumed as asked."""
-
-
-def open_storage(url: str) -> BaseStorage:
-    """Open an Optuna storage. Once open, one on a server waits for it while it restarts.
-
-    Raises:
-        StudyError: there can be no such storage.
-    """
-    with _opening(url), opening(url):
-        if Store.local(url) is not None:
-            return RDBStorage(url)
-        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    sqlalchemy.event.listen(storage.engine, "do_connect", _connect)
-    return storage
 
 
 def open_study(
@@ -158,7 +134,7 @@ def load_study(store: Store, name: str) -> optuna.Study:
     store.check()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(store.storage_url)
-    with _opening(store.storage_url):
+    with opening_storage(store.storage_url):
         try:
             return optuna.load_study(study_name=name, storage=storage)
         except KeyError as error:
@@ -175,7 +151,7 @@ def trials_of(store: Store, name: str) -> list[FrozenTrial] | None:
     """
     store.check()
     storage = open_storage(store.storage_url)
-    with _opening(store.storage_url):
+    with opening_storage(store.storage_url):
         if name not in optuna.get_all_study_names(storage):
             return None
         return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
@@ -227,32 +203,6 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.freeze()
         if enabled:
             gc.enable()
-
-
-def _connect(
-    dialect: Dialect, record: ConnectionPoolEntry, arguments: Sequence[Any], options: Mapping[str, Any]
-) -> DBAPIConnection:
-    """Connect to a server, and wait for it a while.
-
-    Only a call that was under way when the server went is lost; it raises, and the sweep resumes from what the server
-    has.
-    """
-    deadline = time.monotonic() + _SERVER_SECONDS
-    while True:
-        try:
-            return dialect.connect(*arguments, **options)
-        except dialect.loaded_dbapi.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_RETRY_SECONDS)
-
-
-@contextlib.contextmanager
-def _opening(storage_url: str) -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:  # RuntimeError: foreign tables
-        raise StudyError(f"the Optuna storage must open, but {storage_url} gave: {first_line(error)}") from error
 
 
 def _settings(plan: Plan) -> dict[str, object]:

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps.planning.presets import EIGHTHS, PRESETS
-from sweeps.pruners import PRUNERS, Bar, bar
+from sweeps.studies.pruners import PRUNERS, Bar, bar
 
 JUDGED = (2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
 

@@ -1,0 +1,1 @@
+"""The Optuna study of a sweep: its storage, samplers and pruners."""

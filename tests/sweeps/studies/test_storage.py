@@ -1,0 +1,96 @@
+"""Optuna storages: what does not open, and what one process reads again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import TrialState
+
+from sweeps.store import Store
+from sweeps.studies.storage import OneWriterStorage, StudyError, open_storage
+
+WRITES = ("ask", "enqueue", "suggest", "report", "attribute", "tell", "prune", "read")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/where/o.db"])
+def test_a_storage_that_is_none(url: str) -> None:
+    with pytest.raises(StudyError, match=rf"^the Optuna storage must open, but {url} gave: [^\n]*$"):
+        open_storage(url)
+
+
+@settings(max_examples=30, deadline=None)
+@given(writes=st.lists(st.tuples(st.sampled_from(WRITES), st.integers(0, 9)), max_size=25), before=st.integers(0, 2))
+def test_the_writer_reads_what_is_stored(writes: list[tuple[str, int]], before: int) -> None:
+    inner = InMemoryStorage()
+    other = optuna.create_study(storage=inner, study_name="a")
+    for _ in range(before):
+        other.ask()
+    study = optuna.load_study(storage=OneWriterStorage(inner), study_name="a")
+    running: list[optuna.Trial] = []
+    for write, number in writes:
+        if write == "enqueue":
+            study.enqueue_trial({"x": number})
+        elif write == "read":
+            study.get_trials(states=(TrialState.WAITING,))
+        elif write == "ask" or not running:
+            running.append(study.ask())
+        elif write in ("tell", "prune"):
+            trial = running.pop(number % len(running))
+            study.tell(trial, number, TrialState.COMPLETE) if write == "tell" else study.tell(
+                trial, state=TrialState.PRUNED
+            )
+        else:
+            trial = running[number % len(running)]
+            if write == "suggest":
+                trial.suggest_int("x", 0, 9)
+            elif write == "report":
+                trial.report(number, number)
+            else:
+                trial.set_user_attr("a", number)
+            assert trial.user_attrs == inner.get_trial(trial._trial_id).user_attrs
+    assert study.get_trials() == other.get_trials()
+    assert [trial.number for trial in study.get_trials()] == list(range(len(other.get_trials())))
+
+
+class CountingStorage(InMemoryStorage):
+    """Counts reads of trials."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[int] = []
+
+    def get_trial(self, trial_id: int) -> optuna.trial.FrozenTrial:
+        self.read.append(trial_id)
+        return super().get_trial(trial_id)
+
+
+def test_a_trial_is_read_again_only_after_a_write_to_it() -> None:
+    inner = CountingStorage()
+    study = optuna.create_study(storage=OneWriterStorage(inner))
+    trials = [study.ask() for _ in range(3)]
+    study.get_trials()
+    inner.read.clear()
+    trials[1].report(0.5, 1)
+    for _ in range(3):
+        study.get_trials()
+        assert trials[1].user_attrs == {}
+    assert set(inner.read) == {1}
+    assert len(inner.read) <= 2, "one read to check that it may be written to, and one of what was written"
+
+
+def test_studies_of_one_storage_are_kept_apart(tmp_path: Path) -> None:
+    store = Store.locate(tmp_path)
+    store.create()
+    storage: BaseStorage = OneWriterStorage(open_storage(store.storage_url))
+    first, second = (optuna.create_study(storage=storage, study_name=name) for name in "ab")
+    first.ask()
+    second.ask().set_user_attr("mine", True)
+    assert [trial.user_attrs for trial in first.get_trials()] == [{}]
+    assert [trial.user_attrs for trial in second.get_trials()] == [{"mine": True}]
+    optuna.delete_study(storage=storage, study_name="a")
+    assert [study.study_name for study in optuna.get_all_study_summaries(storage)] == ["b"]
