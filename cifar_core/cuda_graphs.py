@@ -38,9 +38,11 @@ def forward_of(model: nn.Module, shape: tuple[int, ...], hardware: Hardware) -> 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     """Context without garbage collection: it would free graphs of earlier runs, which breaks a capture."""
+    enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()

@@ -276,6 +276,9 @@ def _from_file(path: Path) -> Backbone:
     """Load a file of weights, whose names and shapes tell the network."""
     content = _content(path)
     tensors, sha256 = _tensors(path, content), hashlib.sha256(content).hexdigest()
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
+            raise BackboneError(f"{path}: weights must be floating-point numbers, but {name} is of {tensor.dtype}")
     known = any(sha256 == kind.sha256 for kind in ARCHITECTURES.values())
     for name in ARCHITECTURES:
         with contextlib.suppress(BackboneError):

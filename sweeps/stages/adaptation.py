@@ -43,7 +43,7 @@ from sweeps.executors.job_loop import DataSource
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError
-from sweeps.studies.study import derive_seed, started_trials, unfinished_trials
+from sweeps.studies.study import ADAPTATION, ANOTHER_NAME, derive_seed, started_trials, unfinished_trials
 from sweeps.tracking import artifacts
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
@@ -52,7 +52,6 @@ from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 TRIALS = 16  # heads that are tried
 OVERLAP = "whether these hold images of the test set is unknown"
-_SETTINGS = "adaptation"  # attribute of the Optuna study: all that its trials depend on
 _TUNED = ("training", False), ("training", True), ("validation", False)  # split and mirrored: what fine-tuning needs
 _STARTUP = 6  # random heads before the sampler learns from them
 
@@ -208,17 +207,17 @@ class Adaptation:
         study = optuna.create_study(
             study_name=self.study, storage=self.storage, direction="maximize", load_if_exists=True
         )
-        if (before := study.user_attrs.get(_SETTINGS, settings)) != settings or (
-            known and study.user_attrs and _SETTINGS not in study.user_attrs
-        ):
+        if study.user_attrs and ADAPTATION not in study.user_attrs:
             raise StudyError(
-                f"study {self.study!r} was started with {before}, but got {settings}; give it another name with --study"
+                f"study {self.study!r} must be one that adapts a network, but it is a sweep; {ANOTHER_NAME}"
             )
+        if (before := study.user_attrs.get(ADAPTATION, settings)) != settings:
+            raise StudyError(f"study {self.study!r} was started with {before}, but got {settings}; {ANOTHER_NAME}")
         if known:
             check_before_training(self.store, self.study, study.get_trials(deepcopy=False), self.console.say)
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(HeadRecipe().to_dict())
-        study.set_user_attr(_SETTINGS, settings)
+        study.set_user_attr(ADAPTATION, settings)
         seed = derive_seed(self.seed, len(study.get_trials(deepcopy=False)))
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
         tags = {**self._tags(), "stage": "adapted-study"}
@@ -312,6 +311,8 @@ class Adaptation:
         if self.tracker.state(key) in ("complete", "failed"):
             return self.tracker.metric(key, "val/accuracy")
         if not lower or self.budget is None:
+            if self.tracker.state(key) is not None:
+                self.tracker.end(key, "failed", reason="the study was resumed without fine-tuning")
             return None
         self._check()
         tuning = TuningRecipe.within(self.budget, self.backbone, len(data.train), derive_seed(self.seed, number))
@@ -341,6 +342,7 @@ class Adaptation:
                 at = f"epoch {point.epoch:.1f} of {tuning.epochs:.1f}"
                 self.console.say(f"fine-tuning, {at}: {percent(point.val_accuracy)} validation accuracy")
         if state.step < steps:
+            self.tracker.end(key, "interrupted", reason="the study was stopped")
             raise Stopped
         predictions = state.head.cpu().predict(compute(state.upper, below, self.hardware), data.val)
         weights = self.store.weights(self.study, key)

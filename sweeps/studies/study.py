@@ -38,7 +38,8 @@ _STARTUP = 8  # random trials before a sampler learns from them
 _CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
 _DATA = "data"  # attribute of a study: name and SHA-256 of its data set
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
-_ANOTHER_NAME = "give it another name with --study"
+ADAPTATION = "adaptation"  # attribute of a study that adapts a network: all that its trials depend on
+ANOTHER_NAME = "give it another name with --study"
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
     {
@@ -220,25 +221,27 @@ def _settings(plan: Plan) -> dict[str, object]:
 
 
 def _check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
+    if ADAPTATION in stored:
+        raise StudyError(f"study {plan.study!r} must be a sweep, but it adapts a network; {ANOTHER_NAME}")
     for name in ("space", "preset", "seed", "starts", "limits"):
         value = _settings(plan)[name]
         if name in stored and stored[name] != value:
             raise StudyError(
-                f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; {_ANOTHER_NAME}"
+                f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; {ANOTHER_NAME}"
             )
     name, sha256 = stored.get(_DATA, [CIFAR10.name, CIFAR10.sha256])  # which earlier versions had alone
     if stored and sha256 != plan.data_set.sha256:
         raise StudyError(
             f"study {plan.study!r} was started with the data {name} ({sha256[:12]}), but got {plan.data_set.name} "
-            f"({plan.data_set.sha256[:12]}), which has other pictures, labels or splits; {_ANOTHER_NAME}"
+            f"({plan.data_set.sha256[:12]}), which has other pictures, labels or splits; {ANOTHER_NAME}"
         )
     if "space" in stored and _CONTENT not in stored:
         raise StudyError(
-            f"study {plan.study!r} was started by an earlier version, which did not record its space; {_ANOTHER_NAME}"
+            f"study {plan.study!r} was started by an earlier version, which did not record its space; {ANOTHER_NAME}"
         )
     changes = list(_changes(stored[_CONTENT], plan.space.content())) if _CONTENT in stored else []
     if changes:
-        raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {_ANOTHER_NAME}")
+        raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {ANOTHER_NAME}")
 
 
 def _check_rates(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
@@ -254,7 +257,7 @@ def _check_rates(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
         if not math.isclose(rate, drawn.peak_rate, rel_tol=1e-6):
             raise StudyError(
                 f"study {plan.study!r} was started by an earlier version, which gave trial {trial.number} the learning "
-                f"rate {drawn.peak_rate:.3g}, now {rate:.3g}; {_ANOTHER_NAME}"
+                f"rate {drawn.peak_rate:.3g}, now {rate:.3g}; {ANOTHER_NAME}"
             )
 
 

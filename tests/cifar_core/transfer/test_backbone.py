@@ -59,10 +59,13 @@ def test_foreign_files_are_refused_and_run_no_code(tmp_path: Path) -> None:
     torch.save(own, tmp_path / "own.pth")
     weights = {**published_weights(), "_bn1.bias": torch.full((1280,), torch.nan)}
     safetensors.torch.save_file(weights, tmp_path / "nan.safetensors")
+    weights["_bn1.bias"] = torch.zeros(1280, dtype=torch.int8)
+    safetensors.torch.save_file(weights, tmp_path / "int8.safetensors")
     for name, expected in (
         ("code.pkl", "but: it is damaged, or holds objects other than tensors"),
         ("own.pth", "a checkpoint must hold tensors by name, but this one holds something else"),
         ("nan.safetensors", "weights must be finite numbers, but some are not"),
+        ("int8.safetensors", "weights must be floating-point numbers, but _bn1.bias is of torch.int8"),
     ):
         assert refusal(functools.partial(load_backbone, str(tmp_path / name)), BackboneError).endswith(expected)
     assert not (tmp_path / "ran").exists()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import optuna
 import pytest
 from torch import Tensor
 
@@ -21,11 +23,13 @@ from sweeps.console import SweepConsole
 from sweeps.stages.adaptation import Adaptation, AdaptedResult, Stopped
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError, open_storage
+from sweeps.studies.study import open_study
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.registry import champions
 from sweeps.tracking.tracker import MlflowTracker
 from tests.cifar_core.transfer.support import small_backbone
+from tests.sweeps import support
 from tests.sweeps.small_data import CPU, SYNTHETIC
 
 STUDY = "a study-adapted"
@@ -56,6 +60,12 @@ def adapt(
         ).run()
     finally:
         assert tracker.close() == 0
+
+
+def states(store: Store) -> dict[str, str]:
+    """Return the states of all runs of the study by key."""
+    runs = runs_of(connect(store.tracking_uri), STUDY)
+    return {run.data.tags["key"]: run.data.tags["state"] for run in runs}
 
 
 @pytest.mark.slow
@@ -112,6 +122,17 @@ def test_study_resumes_and_its_network_is_tested_once(
         adapt(store, backbone)
 
 
+def test_a_sweep_of_that_name_is_named(empty_store: Callable[[Path], Store], tmp_path: Path) -> None:
+    store = empty_store(tmp_path / "store")
+    storage = open_storage(store.storage_url)
+    open_study(support.plan(study=STUDY), storage)
+    with pytest.raises(StudyError, match=r"^study 'a study-adapted' must be one that adapts a network, but it is a"):
+        adapt(store, small_backbone(tmp_path))
+    optuna.create_study(study_name="adapts", storage=storage).set_user_attr("adaptation", {})
+    with pytest.raises(StudyError, match=r"^study 'adapts' must be a sweep, but it adapts a network; give it another"):
+        open_study(support.plan(study="adapts"), storage)
+
+
 def test_the_better_of_two_is_the_network() -> None:
     backbone = Backbone(name="resnet18", network=FeatureNetwork("resnet18"), sha256="", source="", pretrained_on="")
     head, tie, tuned = (AdaptedResult(backbone, 3, 0.8, accuracy) for accuracy in (None, 0.8, 0.9))
@@ -146,6 +167,8 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
         adapt(store, backbone, lambda: next(asked), BUDGET)
     folder = store.checkpoints(STUDY, "tuning")
     assert (folder / "state.safetensors").exists()
+    shutil.copytree(store.root, tmp_path / "copy")
+    assert states(store) == {"study": "interrupted", "trial-0": "complete", "final-0-1": "interrupted"}
     capsys.readouterr()
     result = adapt(store, backbone, budget=BUDGET)
     printed = capsys.readouterr().out
@@ -153,6 +176,15 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
     assert (result.tuned, folder.exists()) == (True, False)
     assert adapt(store, backbone, budget=BUDGET) == result
     assert adapt(store, backbone) == result  # without fine-tuning now: it is there already
+
+    without = Store.locate(tmp_path / "copy")
+    assert not adapt(without, backbone).tuned
+    assert states(without) == {
+        "study": "finished",
+        "trial-0": "complete",
+        "final-0-1": "failed",
+        "final-0-0": "complete",
+    }
 
     runs = {run.data.tags["key"]: run for run in runs_of(connect(store.tracking_uri), STUDY)}
     assert set(runs) == {"study", "trial-0", "final-0-1"}
