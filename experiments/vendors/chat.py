@@ -6,6 +6,8 @@ import base64
 import http.client
 import json
 import random
+import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -24,6 +26,7 @@ UNREADABLE = 2  # such replies to one image are taken for its answer, which is w
 LONGEST_WAIT = 60.0  # seconds between two tries
 LOCAL = ("localhost", "127.0.0.1", "::1")
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
+_NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)  # before anything was sent
 LEAST_BOUND = 10_000  # tokens of a small image and its prompt: some services count up to 8,500 for one tile
 
 
@@ -235,7 +238,10 @@ class Chat:
                     raise _FailedTryError(f"status {error.code}", after=_after(error), sent=error.code >= 500) from None
                 raise VendorError(f"the service must accept the request, but answers status {error.code}") from None
         except (OSError, http.client.HTTPException) as error:
-            raise _FailedTryError(f"{type(error).__name__}, no whole reply") from None
+            cause = getattr(error, "reason", error)  # of a URLError
+            sent = not isinstance(cause, _NOT_CONNECTED)
+            said = f"{type(cause).__name__}, no {'whole reply' if sent else 'connection'}"
+            raise _FailedTryError(said, sent=sent) from None
 
     def _read(self, response: Any) -> bytes:
         """The body of a reply, within the limits of size and time."""

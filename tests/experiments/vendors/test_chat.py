@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from http.server import BaseHTTPRequestHandler
 
@@ -81,6 +82,16 @@ def test_what_breaks_off_counts_as_billed_and_is_asked_again() -> None:
     assert [answer.state for answer in answers] == [FAILED, FAILED, ANSWERED]
     assert money.spent == pytest.approx(sum(answer.usd or 0 for answer in answers))
     assert money.spent > 2 * COST
+
+
+def test_what_never_reached_a_service_costs_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    money, kept = budget(), list[Answer]()
+    chat = Chat(f"http://127.0.0.1:{port}", "model", "which?", money, sleep=lambda _: None)
+    with pytest.raises(VendorError, match=r"^6 tries of one request failed; the last: ConnectionRefusedError, no c"):
+        chat.ask("1.png", b"", kept.append)
+    assert (kept, money.spent) == ([], 0.0)
 
 
 def test_a_slow_service_is_given_up_in_time() -> None:
