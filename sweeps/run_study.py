@@ -278,6 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     device = _device(options)
     space = read_space(options.space)
+    study = _study_name(options, _preset(options, device), space)
     store = Store.locate(
         options.store,
         tracking_uri=options.tracking_uri,
@@ -291,22 +292,22 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         (options.replay, _replay),
     ):
         if asked:
-            return answer(store, _study_name(options, _preset(options, device), space))
+            return answer(store, study)
     with contextlib.closing(_engine(options, device)) as engine:
-        return _sweep(options, arguments, engine, space, store)
+        return _sweep(options, arguments, engine, space, store, study)
 
 
 def _sweep(
-    options: argparse.Namespace, arguments: Sequence[str], engine: Engine, space: SearchSpace, store: Store
+    options: argparse.Namespace, arguments: Sequence[str], engine: Engine, space: SearchSpace, store: Store, name: str
 ) -> int:
-    """Run the sweep and write the report; return the exit code."""
+    """Run the sweep of that name and write the report; return the exit code."""
     source, backbone = _image_source(options), _backbone(options)
     set_up_cpu(engine.threads)
     given = options.enqueue or list(space.enqueue)
     wanted = {name: comparable(read_recipe(name)) for name in expand(given, SYSTEMS_GROUP)}
     pictures = None if source is None else _prepared(source)
     data_set = CIFAR10 if pictures is None else pictures.data_set
-    plan = _plan(options, data_set, engine, space)
+    plan = _plan(options, name, data_set, engine, space)
     if options.tracking_uri is not None:
         connect(options.tracking_uri)
     if options.storage is not None:
@@ -524,12 +525,12 @@ def _earlier_recipes(source: str, store: Store, study: str) -> dict[str, Recipe]
     return {f"{place} of {source}": comparable(recipe) for place, recipe in enumerate(recipes, start=1)}
 
 
-def _plan(options: argparse.Namespace, data_set: DataSet, engine: Engine, space: SearchSpace) -> Plan:
+def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: Engine, space: SearchSpace) -> Plan:
     device = engine.hardware.device.type
     preset = _preset(options, device).fitted(data_set)
     probe = Recipe(batch_size=64 if device == "cpu" else 1024)
     return Plan(
-        study=_study_name(options, preset, space),
+        study=study,
         trials=options.trials,
         space=space,
         preset=preset,

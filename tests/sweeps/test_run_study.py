@@ -275,11 +275,12 @@ class TestArgumentsThatCannotBe:
         )
 
     @pytest.mark.parametrize("name", ["", " ", "a/b", "..", "ü" * 100])
-    def test_a_name_that_no_study_can_have(self, refused: Refused, name: str) -> None:
+    def test_a_name_that_no_study_can_have(self, refused: Refused, name: str, tmp_path: Path) -> None:
         rule = "without slashes that does not begin with a dot"
         if len(name) == 100:
             rule = "of at most 200 letters once quoted for a folder"
-        assert refused("--study", name) == f"--study must be a name {rule}, but got {name!r}"
+        for images in ((), ("--images", str(tmp_path))):  # said before pictures are looked for
+            assert refused("--study", name, *images) == f"--study must be a name {rule}, but got {name!r}"
 
     @pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "bell\a", "\u202eback"])
     def test_a_name_that_would_change_the_terminal(self, refused: Refused, name: str) -> None:
