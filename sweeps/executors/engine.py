@@ -80,7 +80,8 @@ class LocalEngine:
         return {}
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
-        return LocalExecutor(workers=self.workers, threads=self.threads, hardware=self.hardware, data=data)
+        workers = min(self.workers, most)
+        return LocalExecutor(workers=workers, threads=self.threads, hardware=self.hardware, data=data)
 
     def close(self) -> None:
         pass

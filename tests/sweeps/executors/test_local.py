@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from sweeps.executors import local
+from sweeps.executors.engine import LocalEngine
 from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
 from sweeps.executors.protocol import Failed, Finished
@@ -52,6 +54,14 @@ def test_workers_that_do_not_start_are_not_replaced_without_end(monkeypatch: pyt
             events_until(executor, lambda event: False)
     finally:
         executor.close()
+
+
+def test_no_more_workers_start_than_runs_side_by_side() -> None:
+    engine = LocalEngine("cpu", None)
+    engine.workers = 4
+    for most in (1, 2):
+        with contextlib.closing(engine.executor(SYNTHETIC, most, print)) as executor:
+            assert executor.free == most
 
 
 @pytest.mark.real_data
