@@ -288,4 +288,4 @@ class Coordinator:
 
     def _remove(self, run: SweepRun) -> None:
         del self._running[run.key]
-        self.sweep.progress.spent += run.spent
+        self.sweep.progress.add(run)

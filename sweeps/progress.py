@@ -12,6 +12,7 @@ from cifar_core.training import Progress
 from sweeps.executors.protocol import Job, TrainJob
 
 _WEIGHT = 10  # trials that the expected cost of a trial weighs as much as
+_AFTER_SEARCH = ("confirm", "final", "test")  # stages of a sweep
 _SPEED_SECONDS = 15.0  # after which the speed so far predicts the time left
 
 
@@ -104,10 +105,19 @@ class SweepProgress:
     started: int = 0  # runs
     trials: int = 0  # that have ended
     spent: float = 0.0  # training FLOPs of runs that have ended
+    trained: float = 0.0  # seconds of training in these runs
+    validated: float = 0.0  # seconds of validation in them
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
+
+    def add(self, run: SweepRun) -> None:
+        """Add what a run has cost when it leaves its worker."""
+        self.spent += run.spent
+        if run.point is not None:
+            self.trained += run.point.train_seconds
+            self.validated += run.point.validation_seconds
 
     def count_trial(self, expected: float) -> None:
         """Count a search trial that has ended, to predict the cost of the next ones.
@@ -131,11 +141,19 @@ class SweepProgress:
         )
 
     def _seconds_left(self, running: Collection[SweepRun]) -> float | None:
-        """Divide the remaining compute by the speed so far."""
+        """Divide the remaining compute by the speed so far; after the search by the speed of training alone.
+
+        Trials of the search are validated several times, the longer runs after it once.
+        """
         stage, seconds = self.stage, self.seconds
         spent = self.spent + sum(run.spent for run in running)
         if not spent or seconds < _SPEED_SECONDS:
             return None
         waiting = max(0, stage.total - stage.ended - len(running))
         left = waiting * stage.flops_each + sum(max(0.0, stage.flops_each - run.spent) for run in running)
-        return (left + stage.flops_after) / (spent / seconds)
+        points = [run.point for run in running if run.point is not None]
+        trained = self.trained + sum(point.train_seconds for point in points)
+        validated = self.validated + sum(point.validation_seconds for point in points)
+        share = trained / (trained + validated) if stage.name in _AFTER_SEARCH or stage.name == "search" else 1.0
+        in_stage = left * (share if stage.name in _AFTER_SEARCH else 1.0)
+        return (in_stage + stage.flops_after * share) / (spent / seconds)

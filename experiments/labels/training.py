@@ -117,7 +117,7 @@ class _Training:
         data = replace(context.data, train=context.data.train.part(places))
         channel = Channel(self._receive, go_on=lambda: True, pause=context.stop)
         run_job(shown.job, data, _no_test_set, context.hardware, channel)
-        self.progress.spent += shown.spent
+        self.progress.add(shown)
         self._show(())
         if self.interrupted:
             raise Interrupted
