@@ -96,8 +96,8 @@ class MlflowExperiment:
         self._created: set[str] = set()  # keys of runs that this process created
         self._last: dict[tuple[str, str], int] = {}  # step of the last point, by run and metric
 
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Write `entries`, grouped by run, in few calls.
+    def write(self, entries: Sequence[Entry]) -> Iterator[None]:
+        """Write `entries`, grouped by run, in few calls; yield after each run.
 
         Raises:
             MlflowException, SQLAlchemyError, OSError: the store does not answer, or refuses.
@@ -105,6 +105,7 @@ class MlflowExperiment:
         """
         for attempt in _attempts(entries):
             self._write_run(attempt)
+            yield
 
     def _write_run(self, entries: Sequence[Entry]) -> None:
         """Write entries of one attempt of one run; its first entry starts it, if it is among them."""

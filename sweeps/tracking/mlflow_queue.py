@@ -22,6 +22,7 @@ from typing import Any
 from sweeps.store import StoreError
 
 SUFFIX = ".jsonl"
+_MOST_BYTES = 16_000_000  # of lines that are read at once
 REFUSED = ".refused"  # of files with entries that MLflow refused
 
 
@@ -96,9 +97,11 @@ class MlflowQueue:
             self._end += len(line)
 
     def first(self, count: int = 1) -> list[Entry]:
-        """Return up to `count` of the oldest entries."""
+        """Return up to `count` of the oldest entries: fewer if they are large, but one if there is any."""
         with self._lock:
             lengths = list(itertools.islice(self._lengths, count))
+            fits = sum(size <= _MOST_BYTES for size in itertools.accumulate(lengths))
+            lengths = lengths[: max(1, fits)]
             content = os.pread(self._file, sum(lengths), self._begin)
         starts = itertools.accumulate(lengths, initial=0)
         return [_entry(content[start : start + length]) for start, length in zip(starts, lengths, strict=False)]

@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -21,8 +21,9 @@ from sweeps.tracking.mlflow_queue import REFUSED, SUFFIX, Entry, MlflowQueue, Qu
 _UNREACHABLE = (MlflowException, SQLAlchemyError, RequestException, OSError)
 # Errors that no retry mends.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
-_BATCH = 400  # entries
-_GATHER_SECONDS = 0.5  # to wait for more entries: one large batch costs less than many small ones
+_BATCH = 5_000  # entries
+_GATHER_SECONDS = 0.5  # to wait for more entries, at least: a batch has one call for all entries of a run
+_MOST_SECONDS = 30.0  # likewise, at most
 _PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts; the last one repeats
 
 
@@ -32,7 +33,7 @@ class MlflowSender:
     Args:
         folder: of the queues. Entries that an earlier process left there are sent at once, also those that were
             refused then: what was deleted in MLflow may have been restored.
-        write: writes entries to MLflow.
+        write: writes entries to MLflow; it yields now and then while it comes forward.
         say: receives a line when MLflow stops answering, answers again, or refuses an entry.
 
     Raises:
@@ -40,13 +41,17 @@ class MlflowSender:
         MlflowException, SQLAlchemyError, RequestException, OSError: MLflow does not answer; the queues stay.
     """
 
-    def __init__(self, folder: Path, write: Callable[[Sequence[Entry]], None], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, write: Callable[[Sequence[Entry]], Iterator[None]], say: Callable[[str], None]
+    ) -> None:
         self._folder, self._write, self._say = folder, write, say
         self._refused: Counter[str] = Counter()  # entries by run
+        self._steps = 0  # forward, of all writes
         self._send_leftovers()
         self._queue = MlflowQueue(folder / f"{time.time_ns()}{SUFFIX}")
         self._changed = threading.Condition()
         self._failures = 0  # in a row
+        self._seconds = 0.0  # of the last write
         self._closing = self._flushing = False
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-sender", daemon=True)
@@ -75,7 +80,7 @@ class MlflowSender:
             try:
                 while left := len(self._queue):
                     patience = model_seconds if self._queue.first()[0].recipe is not None else seconds
-                    moved = self._changed.wait_for(functools.partial(self._moved_on, left), patience)
+                    moved = self._changed.wait_for(functools.partial(self._moved_on, left, self._steps), patience)
                     self._check()
                     if not moved:
                         return False
@@ -109,8 +114,8 @@ class MlflowSender:
             finally:
                 left.close()
 
-    def _moved_on(self, left: int) -> bool:
-        return len(self._queue) < left or self._broken is not None
+    def _moved_on(self, left: int, steps: int) -> bool:
+        return len(self._queue) < left or self._steps > steps or self._broken is not None
 
     def _check(self) -> None:
         if self._broken is not None:
@@ -121,8 +126,10 @@ class MlflowSender:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing or len(self._queue))
+                    # As long as the last write took, so that writing leaves the coordinator half of a core.
                     self._changed.wait_for(
-                        lambda: self._closing or self._flushing or len(self._queue) >= _BATCH, _GATHER_SECONDS
+                        lambda: self._closing or self._flushing or len(self._queue) >= _BATCH,
+                        min(max(_GATHER_SECONDS, self._seconds), _MOST_SECONDS),
                     )
                     if self._closing:
                         return
@@ -133,10 +140,12 @@ class MlflowSender:
                 self._changed.notify_all()
 
     def _send_first(self) -> None:
-        some = _batch(self._queue.first(_BATCH))
+        some, began = _batch(self._queue.first(_BATCH)), time.monotonic()
         try:
             self._write_or_set_aside(some)
+            self._seconds = time.monotonic() - began if some[0].recipe is None else 0.0
         except _UNREACHABLE as error:
+            self._seconds = 0.0
             self._pause(error)
             return
         if self._failures:
@@ -158,7 +167,8 @@ class MlflowSender:
 
     def _write_or_set_aside(self, some: Sequence[Entry]) -> None:
         try:
-            self._write(some)
+            for _ in self._write(some):
+                self._steps += 1
         except (MlflowException, CheckpointError) as error:
             if isinstance(error, MlflowException) and error.error_code not in _REFUSALS:
                 raise

@@ -58,7 +58,7 @@ def record(store: Path, experiment: str, batches: Sequence[Sequence[Entry]]) -> 
     """Write the batches, and return what MLflow knows at the end, by run."""
     runs = MlflowExperiment(f"sqlite:///{store}/mlflow.db", experiment, (store / experiment).as_uri(), source="test")
     for batch in batches:
-        runs.write(batch)
+        list(runs.write(batch))
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     known = {}
     for run in runs.stored(""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,16 +22,20 @@ class Server:
     def __init__(self) -> None:
         self.taken: list[int] = []
         self.down = False
+        self.seconds = 0.0  # for an entry
         self.fault: Callable[[Entry], Exception | None] = lambda entry: None
         self.said: list[str] = []
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[Entry]) -> Iterator[None]:
         if self.down:
             raise MlflowException("API request failed\nwith a long story")
         for entry in entries:
             if (error := self.fault(entry)) is not None:
                 raise error
-        self.taken += [entry.at for entry in entries]
+        for entry in entries:
+            time.sleep(self.seconds)
+            self.taken.append(entry.at)
+            yield
 
     def open(self, folder: Path) -> MlflowSender:
         return MlflowSender(folder, self.write, self.said.append)
@@ -92,6 +96,14 @@ def test_what_was_not_sent_is_kept_for_the_next_process(server: Server, tmp_path
     put(sender, 3)
     assert sender.close(10, 10) == 0
     assert server.taken == [0, 1, 2, 3]
+
+
+def test_a_write_that_comes_forward_is_waited_for(server: Server, tmp_path: Path) -> None:
+    sender = server.open(tmp_path)
+    server.seconds = 0.05
+    put(sender, *range(20))
+    assert sender.close(0.3, 0.3) == 0, "each entry takes less than that, all of them more"
+    assert server.taken == list(range(20))
 
 
 @pytest.mark.slow
