@@ -78,6 +78,19 @@ class PowerLaw:
         return a, b, c
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A law that was fitted without the largest number of labels, and that point.
+
+    Attributes:
+        held: the error there lies within the 95 % interval of what the law predicts to be measured.
+    """
+
+    law: PowerLaw
+    point: Point
+    held: bool
+
+
 def points_of(accuracies: Mapping[int, Sequence[float]], images: int) -> tuple[Point, ...]:
     """Return the points of a curve.
 
@@ -104,13 +117,16 @@ def points_of(accuracies: Mapping[int, Sequence[float]], images: int) -> tuple[P
     return tuple(found)
 
 
-def fit(points: Sequence[Point], *, least: int = LEAST_POINTS) -> PowerLaw | None:
-    """Fit a law by weighted least squares; None with fewer points than `least`, or where the error does not fall.
+def fit(points: Sequence[Point], generator: np.random.Generator) -> PowerLaw | None:
+    """Fit a law by weighted least squares; None with fewer than four points, or where the error does not fall.
 
     The uncertainty is that of the errors. Where they lie further from the law than that explains, it is widened by as
     much as they do (Birge's ratio).
+
+    Args:
+        generator: draws errors. Laws that are compared need one that goes on, as equal draws would cancel.
     """
-    if len(points) < least:
+    if len(points) < LEAST_POINTS:
         return None
     labels, errors, deviations = (
         np.array([getattr(point, name) for point in points], dtype=float) for name in ("labels", "error", "deviation")
@@ -120,23 +136,20 @@ def fit(points: Sequence[Point], *, least: int = LEAST_POINTS) -> PowerLaw | Non
         return None
     freedom = len(points) - 3
     widened = deviations * max(1.0, math.sqrt(misfit[0] / freedom)) if freedom > 0 else deviations
-    noise = np.random.default_rng(0).standard_normal((_DRAWS, len(points)))
+    noise = generator.standard_normal((_DRAWS, len(points)))
     drawn, _ = _least_squares(labels, errors + widened * noise, deviations)
     a, b, c = (float(values[0]) for values in best)
     return PowerLaw(tuple(points), (a, b, c), drawn)
 
 
-def held_out(points: Sequence[Point]) -> tuple[PowerLaw, Point] | None:
-    """Fit a law without the largest number of labels, which is returned beside it; None where that leaves too few."""
-    law = fit(points[:-1], least=LEAST_POINTS)
-    return None if law is None else (law, points[-1])
-
-
-def holds(law: PowerLaw, point: Point) -> bool:
-    """Return true if the error at `point` lies within the 95 % interval of what the law predicts to be measured."""
-    noise = point.deviation * np.random.default_rng(1).standard_normal(_DRAWS)
-    predicted = _interval(law.errors(point.labels) + noise)
-    return predicted.low <= point.error <= predicted.high
+def held_out(points: Sequence[Point], generator: np.random.Generator) -> HeldOut | None:
+    """Fit a law without the largest number of labels; None where that leaves too few, or errors that do not fall."""
+    law = fit(points[:-1], generator)
+    if law is None:
+        return None
+    point = points[-1]
+    predicted = _interval(law.errors(point.labels) + point.deviation * generator.standard_normal(_DRAWS))
+    return HeldOut(law, point, predicted.low <= point.error <= predicted.high)
 
 
 def crossing(one: PowerLaw, other: PowerLaw, low: float, high: float) -> tuple[Interval, float]:

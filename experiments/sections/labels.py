@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
 from experiments.labels.curve import LabelCurve
-from experiments.labels.power_law import REACH, Interval, Point, PowerLaw, crossing, fit, held_out, holds, points_of
+from experiments.labels.power_law import REACH, HeldOut, Interval, Point, PowerLaw, crossing, fit, held_out, points_of
 from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Row, Section, Table, numbers_of
 from experiments.pages.plots import (
     GREEN,
@@ -51,6 +51,7 @@ class WayCurve:
     accuracies: Mapping[int, Estimate]
     points: tuple[Point, ...]
     law: PowerLaw | None
+    held_out: HeldOut | None
 
     @property
     def words(self) -> str:
@@ -95,13 +96,14 @@ def described(curve: LabelCurve | None) -> dict[str, str]:
 
 def curves_of(curve: LabelCurve, images: int) -> list[WayCurve]:
     """The curve of each way, over so many validation images."""
-    found = []
+    found, generator = [], np.random.default_rng(0)
     for way in (way for way in WAYS if way in curve.ways):
         runs = curve.of_way(way)
         values = {labels: [r.accuracy for r in some] for labels, some in runs.items()}
         accuracies = {n: mean_accuracy(values[n], tuple(r.run_id for r in some), images) for n, some in runs.items()}
         points = points_of(values, images)
-        found.append(WayCurve(way, run(curve.run_id), MappingProxyType(accuracies), points, fit(points)))
+        law, left_out = fit(points, generator), held_out(points, generator)
+        found.append(WayCurve(way, run(curve.run_id), MappingProxyType(accuracies), points, law, left_out))
     return found
 
 
@@ -130,12 +132,11 @@ def _law_sentences(curve: WayCurve) -> Iterator[CitedText]:
     text = f"{name}, the error follows a + b / labels^c: c is {c:.2f} (95 % interval {exponent.low:.2f} to "
     text += f"{exponent.high:.2f}), and {percent(a, 1)} ({100 * floor.low:.1f} to {percent(floor.high, 1)}) of error "
     yield CitedText(text + "would stay with any number of labels.", curve.sources)
-    if (left := held_out(curve.points)) is not None:
-        law, point = left
-        found = law.interval(point.labels)
+    if (left := curve.held_out) is not None:
+        point, found = left.point, left.law.interval(left.point.labels)
         predicted = f"{100 * (1 - found.high):.1f} to {percent(1 - found.low, 1)}"
         text = f"Fitted without the {point.labels:,} labels it predicts {predicted} for them; measured were "
-        text += f"{percent(1 - point.error, 1)}: it {'held' if holds(law, point) else 'did not hold'}."
+        text += f"{percent(1 - point.error, 1)}: it {'held' if left.held else 'did not hold'}."
         yield CitedText(text, curve.sources)
 
 
@@ -283,7 +284,7 @@ def _numbers(curve: WayCurve, needed: Interval | None) -> Iterator[Number]:
         yield Number(f"{name}.law.{constant}", law.best[place] if law else None, unit, sources)
         interval = law.constants[place] if law else None
         yield from numbers_of(f"{name}.law.{constant}", interval, sources, low=unit, high=unit)
-    left = held_out(curve.points)
-    yield Number(f"{name}.held", None if left is None else str(holds(*left)).lower(), "text", sources)
+    left = curve.held_out
+    yield Number(f"{name}.held", None if left is None else str(left.held).lower(), "text", sources)
     unit = "labels for the accuracy bar"
     yield from numbers_of(f"{name}.needed", needed, sources, low=unit, high=unit)

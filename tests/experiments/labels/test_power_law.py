@@ -7,9 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from experiments.labels.power_law import Point, crossing, fit, held_out, holds, points_of
+from experiments.labels.power_law import Point, crossing, fit, held_out, points_of
 
 COUNTS = (450, 1_350, 4_500, 13_500, 45_000)
+
+
+def draws(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
 def curve(a: float, b: float, c: float, deviation: float = 0.002, noise: int | None = None) -> list[Point]:
@@ -19,7 +23,7 @@ def curve(a: float, b: float, c: float, deviation: float = 0.002, noise: int | N
 
 
 def test_a_law_is_found_again() -> None:
-    law = fit(curve(0.02, 6.0, 0.45))
+    law = fit(curve(0.02, 6.0, 0.45), draws())
     assert law is not None
     assert law.best == pytest.approx((0.02, 6.0, 0.45), rel=0.05)
     assert 1 - law.error(45_000) == pytest.approx(0.98 - 6 * 45_000**-0.45, abs=0.001)
@@ -32,17 +36,17 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     covered = {"labels": 0, "error": 0, "held": 0}
     for seed in range(20):
         points = curve(0.02, 6.0, 0.45, noise=seed)
-        law, left = fit(points), held_out(points)
+        law, left = fit(points, draws()), held_out(points, draws())
         assert law is not None
         needed, error = law.labels_for(0.3), law.interval(4_500)
         covered["labels"] += needed.low <= (6 / 0.28) ** (1 / 0.45) <= needed.high
         covered["error"] += error.low <= 0.02 + 6 * 4_500**-0.45 <= error.high
-        covered["held"] += left is not None and holds(*left)
+        covered["held"] += left is not None and left.held
     assert all(count >= 16 for count in covered.values()), covered  # 95 %, and room for chance
 
 
 def test_a_bar_above_what_any_number_of_labels_gives_needs_infinitely_many() -> None:
-    law = fit(curve(0.1, 6.0, 0.45))
+    law = fit(curve(0.1, 6.0, 0.45), draws())
     assert law is not None
     assert law.labels_for(0.05).high == math.inf
 
@@ -50,23 +54,23 @@ def test_a_bar_above_what_any_number_of_labels_gives_needs_infinitely_many() -> 
 def test_points_off_the_law_widen_the_uncertainty_and_a_kink_does_not_hold() -> None:
     straight, bent = curve(0.0, 6.0, 0.45), curve(0.0, 6.0, 0.45)
     bent[-1] = Point(45_000, 3 * bent[-1].error, 0.002)  # saturated
-    one, other = fit(straight), fit(bent)
+    one, other = fit(straight, draws()), fit(bent, draws())
     assert one is not None
     assert other is not None
     assert other.interval(4_500).high - other.interval(4_500).low > 3 * (
         one.interval(4_500).high - one.interval(4_500).low
     )
-    kept, broken = held_out(straight), held_out(bent)
+    kept, broken = held_out(straight, draws()), held_out(bent, draws())
     assert kept is not None
     assert broken is not None
-    assert holds(*kept)
-    assert not holds(*broken)
+    assert kept.held
+    assert not broken.held
 
 
 def test_too_few_points_and_an_error_that_rises_have_no_law() -> None:
-    assert fit(curve(0.02, 6.0, 0.45)[:3]) is None
-    assert held_out(curve(0.02, 6.0, 0.45)[:4]) is None
-    assert fit([Point(n, 0.2 + n / 1e6, 0.001) for n in COUNTS]) is None
+    assert fit(curve(0.02, 6.0, 0.45)[:3], draws()) is None
+    assert held_out(curve(0.02, 6.0, 0.45)[:4], draws()) is None
+    assert fit([Point(n, 0.2 + n / 1e6, 0.001) for n in COUNTS], draws()) is None
 
 
 def test_the_spread_between_runs_is_pooled_over_the_numbers_of_labels() -> None:
@@ -78,7 +82,7 @@ def test_the_spread_between_runs_is_pooled_over_the_numbers_of_labels() -> None:
 
 
 def test_two_laws_change_places_once_or_never() -> None:
-    nothing, adapted = fit(curve(0.0, 6.0, 0.45)), fit(curve(0.12, 1.2, 0.4))
+    nothing, adapted = fit(curve(0.0, 6.0, 0.45), draws()), fit(curve(0.12, 1.2, 0.4), draws())
     assert nothing is not None
     assert adapted is not None
     place, sure = crossing(nothing, adapted, COUNTS[0], COUNTS[-1])
@@ -86,6 +90,21 @@ def test_two_laws_change_places_once_or_never() -> None:
     truth = int(grid[(6 * grid**-0.45 - 0.12 - 1.2 * grid**-0.4) <= 0][0])
     assert sure > 0.99
     assert place.low < truth < place.high
-    better = fit(curve(0.0, 2.0, 0.45))
+    better = fit(curve(0.0, 2.0, 0.45), draws())
     assert better is not None
     assert crossing(nothing, better, COUNTS[0], COUNTS[-1])[1] == 0
+
+
+def test_the_interval_of_the_crossing_covers_the_truth() -> None:
+    grid = np.arange(450, 45_000)
+    truth = int(grid[(6 * grid**-0.45 - 0.12 - 1.2 * grid**-0.4) <= 0][0])
+    covered = 0
+    for seed in range(40):
+        generator = draws(seed)
+        nothing = fit(curve(0.0, 6.0, 0.45, 0.01, noise=2 * seed), generator)
+        adapted = fit(curve(0.12, 1.2, 0.4, 0.01, noise=2 * seed + 1), generator)
+        assert nothing is not None
+        assert adapted is not None
+        place, _ = crossing(nothing, adapted, COUNTS[0], COUNTS[-1])
+        covered += place.low <= truth <= place.high
+    assert covered >= 34  # 95 %, and room for chance
