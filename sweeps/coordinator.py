@@ -44,7 +44,7 @@ from sweeps.tracking.tracker import RunLabel
 
 _ATTEMPTS = 3  # of a run whose worker dies, without any progress in between
 _POLL_SECONDS = 0.25
-_STARTS = 8  # runs in a row: what others report must not wait until a thousand have started
+_START_SECONDS = 0.25  # for starting runs in a row: what others report must not wait until a thousand have started
 _PAUSE_SECONDS = 6.0  # for workers to save their states after a stop
 
 
@@ -200,21 +200,24 @@ class Coordinator:
         """
         runs = stage.runs()
         while True:
-            left, starts = True, 0  # `left`: unless a worker is free and there is no run for it
-            while left and starts < _STARTS and self.executor.free and len(self._running) < stage.at_once:
+            left, began = True, time.monotonic()  # `left`: unless a worker is free and there is no run for it
+            while left and (room := self._has_room(stage)) and time.monotonic() < began + _START_SECONDS:
                 run = self._again.pop() if self._again else next(runs, None)
-                left, starts = run is not None, starts + 1
+                left = run is not None
                 if run is not None:
                     self._start(stage, run)
             if not left and not self._running:
                 return
             self._description.write("running")
-            self._handle_events(stage, 0.0 if starts == _STARTS else _POLL_SECONDS)
+            self._handle_events(stage, 0.0 if left and room else _POLL_SECONDS)
             running, waiting = self._running.values(), self.executor.waiting
             self.sweep.console.update(self.sweep.progress.view(self.sweep.plan.study, running, waiting))
             if self.stop():
                 self._pause(stage)
                 raise Interrupted
+
+    def _has_room(self, stage: Stage) -> bool:
+        return self.executor.free > 0 and len(self._running) < stage.at_once
 
     def _start(self, stage: Stage, run: SweepRun) -> None:
         run.started = time.monotonic()
