@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cifar_core.hardware import has_amx, native_bf16
+from cifar_core.hardware import native_bf16
 from cifar_core.models import native
 
 _FEWEST_CHANNELS = 24  # of inputs and outputs; a tile has 32
@@ -50,7 +50,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
         weight = weight.float().contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(inputs, weight)
-        if not has_amx():
+        if not _has_tiles():
             return plain(inputs, weight.bfloat16(), None if bias is None else bias.bfloat16(), height, width)
         output = _new_images(len(inputs), len(weight), height, width)
         _call("convolve", inputs, output, 0, inputs, weight, None if bias is None else bias.float(), output)
@@ -62,7 +62,7 @@ class _Convolution(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = of_bias = None
         gradient = _images(gradient)
-        if ctx.needs_input_grad[0] and has_amx():
+        if ctx.needs_input_grad[0] and _has_tiles():
             of_inputs = _new_images(*inputs.shape)
             _call("convolve", gradient, of_inputs, 1, gradient, weight, None, of_inputs)
         elif ctx.needs_input_grad[0]:
@@ -115,6 +115,13 @@ def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor |
 @functools.cache
 def _library() -> native.Library | None:
     library = native.load(Path(__file__).with_suffix(".c")) if native_bf16("cpu") else None
-    if library is not None and has_amx() and library.functions.allow_tiles():
+    if library is not None and hasattr(library.functions, "allow_tiles") and library.functions.allow_tiles():
         return None
     return library
+
+
+@functools.cache
+def _has_tiles() -> bool:
+    """Return true if the compiler knew AMX; else, and where the processor has none, only one pass is compiled."""
+    library = _library()
+    return library is not None and hasattr(library.functions, "convolve")
