@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import plotly.graph_objects as go
+from scipy.optimize import isotonic_regression
 
 from experiments.decision.facts import Facts
 from experiments.decision.machines import machines_on
@@ -193,22 +195,35 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
 def _labels(
     ways: Sequence[Way], places: Sequence[float], heights: tuple[float, float], target: float
 ) -> Iterator[dict[str, object]]:
-    """A label beside each mark, towards the middle of the figure; no two of unknown accuracies at one height.
+    """A label beside each mark, towards the middle of the figure; no two at one height.
 
     Args:
         places: of the ways on the axis of costs, in ascending order.
         heights: of the figure, from bottom to top.
     """
     low, high = heights
-    taken = [target, *(pc(way.accuracy.mean) for way in ways if way.accuracy)]
+    gap = 0.9 * (high - low) / _HEIGHTS
+    known = sorted(((pc(way.accuracy.mean), way.title) for way in ways if way.accuracy), reverse=True)
+    apart = _apart([accuracy for accuracy, _ in known], gap)
+    beside = {title: height for (_, title), height in zip(known, apart, strict=True)}
+    taken = [target, *apart]
     steps = [high - (high - low) * step / _HEIGHTS for step in range(1, _HEIGHTS)]
-    free = [y for y in steps if all(abs(y - other) > 0.8 * (high - low) / _HEIGHTS for other in taken)] or steps
+    free = [y for y in steps if all(abs(y - other) > gap for other in taken)] or steps
     unknown = itertools.cycle(free)
     for way, x in zip(ways, places, strict=True):
         anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
-        y = pc(way.accuracy.mean) if way.accuracy else next(unknown)
+        y = beside[way.title] if way.accuracy else next(unknown)
         colour = MUTED if way.misses else COLOURS[way.option.kind]
         yield label(way.title, x, y, colour=colour, xanchor=anchor, xshift=shift)
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Return falling heights that are at least `gap` apart, as near as can be to the given ones, which fall too."""
+    if not heights:
+        return []
+    steps = gap * np.arange(len(heights))
+    moved = isotonic_regression(np.asarray(heights) + steps, increasing=False).x - steps
+    return [float(height) for height in moved]
 
 
 def _table(facts: Facts, ways: Sequence[Way]) -> Table:

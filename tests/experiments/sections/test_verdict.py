@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -124,3 +125,15 @@ def test_the_figure_has_a_mark_for_each_way_and_the_bar(demo: Facts) -> None:
     assert luna["y"][0] - luna["error_y"]["arrayminus"][0] == low  # an unknown accuracy may be any
     assert luna["y"][0] + luna["error_y"]["array"][0] == 100 < high
     assert [shape["y0"] for shape in drawn["layout"]["shapes"]] == [70]
+
+
+@pytest.mark.parametrize("right", [9300, 9310, 9500])
+def test_labels_of_near_marks_stand_apart(demo: Facts, right: int) -> None:
+    close = replace(demo, scores={"GPT-6 Luna": score(right), "Claude Haiku 5.5": score(right)})
+    [figure] = verdict.section(close).pictures
+    assert isinstance(figure, Figure)
+    labels = json.loads(figure.figure.to_json())["layout"]["annotations"][1:]  # without the bar's
+    heights = sorted(label["y"] for label in labels)
+    low, high = 60.0, 100.0
+    assert len(heights) == 8
+    assert all(above - below > 0.05 * (high - low) for below, above in itertools.pairwise(heights)), heights
