@@ -217,7 +217,7 @@ class Coordinator:
                 raise Interrupted
 
     def _has_room(self, stage: Stage) -> bool:
-        return self.executor.free > 0 and len(self._running) < stage.at_once
+        return bool(self.executor.free) and len(self._running) < stage.at_once
 
     def _start(self, stage: Stage, run: SweepRun) -> None:
         run.started = time.monotonic()
