@@ -195,7 +195,8 @@ def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
         for optimizer in optimizers:
             optimizer.step()
     loss.item()
-    return 3 * step_flops(recipe, data_set) / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started  # before the first count of FLOPs, which takes a while
+    return 3 * step_flops(recipe, data_set) / seconds
 
 
 def _workers(plan: Plan) -> str:

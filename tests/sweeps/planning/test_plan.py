@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -136,3 +137,12 @@ def test_runs_are_judged_at_rising_points_up_to_the_end() -> None:
 def test_speed_is_measured_in_flops_a_second() -> None:
     speed = measure_speed(Recipe(width=0.125, batch_size=16), CPU)
     assert 1e7 < speed < 1e14
+
+
+def test_the_speed_does_not_count_the_time_that_counting_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> float:
+        time.sleep(1.0)
+        return 1e12
+
+    monkeypatch.setattr("sweeps.planning.plan.step_flops", slow)
+    assert measure_speed(Recipe(width=0.125, batch_size=2), CPU) > 3e12, "three steps, in less than a second"
