@@ -321,7 +321,7 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
         raise BackboneError(
             f"{path}: it must be safetensors or a checkpoint that loads with weights only, but: {cause}"
         ) from error
-    for _ in _NESTED:  # not for ever, as a checkpoint can hold itself
+    for _ in _NESTED:  # at most so often, as a checkpoint can contain itself
         if isinstance(loaded, Mapping) and (inner := next((key for key in _NESTED if key in loaded), None)) is not None:
             loaded = loaded[inner]
     if not isinstance(loaded, Mapping) or not all(torch.is_tensor(value) for value in loaded.values()):

@@ -33,7 +33,7 @@ class MlflowSender:
     Args:
         folder: of the queues. Entries that an earlier process left there are sent at once, also those that were
             refused then: what was deleted in MLflow may have been restored.
-        write: writes entries to MLflow; it yields now and then while it comes forward.
+        write: writes entries to MLflow, and yields after each part of them.
         say: receives a line when MLflow stops answering, answers again, or refuses an entry.
 
     Raises:
@@ -46,7 +46,7 @@ class MlflowSender:
     ) -> None:
         self._folder, self._write, self._say = folder, write, say
         self._refused: Counter[str] = Counter()  # entries by run
-        self._steps = 0  # forward, of all writes
+        self._steps = 0  # parts that were written
         self._send_leftovers()
         self._queue = MlflowQueue(folder / f"{time.time_ns()}{SUFFIX}")
         self._changed = threading.Condition()
