@@ -194,7 +194,7 @@ def _live_view(view: SweepView, now: float, room: int, *, wide: bool = False) ->
     if len(view.running) > room:
         parts.append(Text(f"and {len(view.running) - room} more", style="dim"))
     if view.waiting:
-        parts.append(Text(_waiting(view.waiting), style="dim"))
+        parts.append(Text(waiting_workers(view.waiting), style="dim"))
     return Group(*parts)
 
 
@@ -245,7 +245,8 @@ def _trial_table(running: tuple[SweepRun, ...], now: float, wide: bool) -> Table
     return table
 
 
-def _waiting(workers: int) -> str:
+def waiting_workers(workers: int) -> str:
+    """Return `3 workers wait for resources`."""
     return "1 worker waits for resources" if workers == 1 else f"{workers} workers wait for resources"
 
 
@@ -260,7 +261,7 @@ def status_line(view: SweepView) -> str:
         f"{len(view.running)} running",
     ]
     if view.waiting:
-        parts.append(_waiting(view.waiting))
+        parts.append(waiting_workers(view.waiting))
     if view.best is not None:
         parts.append(f"best {view.best}")
     if view.seconds_left is not None:

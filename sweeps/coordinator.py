@@ -84,6 +84,7 @@ class Coordinator:
     stop: Callable[[], bool] = lambda: False
     _running: dict[str, SweepRun] = field(default_factory=dict)
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
+    _waiting: int | None = None  # workers that wait for resources, as last recorded
     _description: StudyDescription = field(init=False)
 
     def __post_init__(self) -> None:
@@ -210,11 +211,17 @@ class Coordinator:
                 return
             self._description.write("running")
             self._handle_events(stage, 0.0 if left and room else _POLL_SECONDS)
-            running, waiting = self._running.values(), self.executor.waiting
-            self.sweep.console.update(self.sweep.progress.view(self.sweep.plan.study, running, waiting))
+            self._show()
             if self.stop():
                 self._pause(stage)
                 raise Interrupted
+
+    def _show(self) -> None:
+        """Show the sweep in the terminal, and tell `--status` how many workers wait."""
+        if (waiting := self.executor.waiting) != self._waiting:
+            self._waiting = waiting
+            self.sweep.tracker.tag(STUDY_KEY, waiting=str(waiting))
+        self.sweep.console.update(self.sweep.progress.view(self.sweep.plan.study, self._running.values(), waiting))
 
     def _has_room(self, stage: Stage) -> bool:
         return bool(self.executor.free) and len(self._running) < stage.at_once
@@ -226,7 +233,7 @@ class Coordinator:
         self._running[run.key] = run
         run.node = self.executor.start(run.job)
         if run.node is not None and isinstance(run.job, TrainJob):
-            self.sweep.tracker.place(run.key, run.node)
+            self.sweep.tracker.tag(run.key, node=run.node)
 
     def _pause(self, stage: Stage) -> None:
         """Let the workers save the states of all runs; a run that takes too long resumes from an older checkpoint."""

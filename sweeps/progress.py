@@ -30,7 +30,7 @@ class SweepRun:
     point: Progress | None = None
     accuracies: tuple[float, ...] = ()  # of its validations
     started: float = 0.0  # time.monotonic()
-    node: str | None = None  # of a cluster
+    node: str | None = None  # of a cluster, with its GPU if it has one
 
     @property
     def accuracy(self) -> float | None:

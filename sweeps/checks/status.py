@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import optuna
 from mlflow.entities import Run
 from optuna.trial import TrialState
 
-from sweeps.console import best_trial, percent, with_tta
+from sweeps.console import best_trial, percent, waiting_workers, with_tta
 from sweeps.lock import holder
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
 from sweeps.studies.study import load_study
-from sweeps.tracking.mlflow_client import connect, runs_of
+from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.mlflow_queue import waiting
 
 
@@ -36,9 +37,8 @@ def read_status(store: Store, study: str) -> dict[str, str]:
         states = Counter(run.data.tags.get("state", "unknown") for run in own)
         if states:
             rows[name] = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    places = [(run.data.tags["node"], run.data.tags["key"]) for run in runs if _on_a_node(run)]
-    if places and rows["state"].startswith("run by"):
-        rows["nodes"] = ", ".join(f"{key} on {node}" for node, key in sorted(places))
+    if rows["state"].startswith("run by"):
+        rows |= _cluster(runs)
     if tested:
         rows["test"] = ", ".join(percent(m["test/accuracy"], 2) + with_tta(m.get("test/tta_accuracy")) for m in tested)
     if checkpoints:
@@ -48,8 +48,16 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     return rows
 
 
-def _on_a_node(run: Run) -> bool:
-    return run.data.tags.get("state") == "running" and "node" in run.data.tags
+def _cluster(runs: Sequence[Run]) -> dict[str, str]:
+    """Rows of a sweep that runs on a cluster: where its runs train, and what waits."""
+    rows, tags = {}, [run.data.tags for run in runs]
+    places = sorted((own["node"], own["key"]) for own in tags if own.get("state") == "running" and "node" in own)
+    if places:
+        rows["nodes"] = ", ".join(f"{key} on {node}" for node, key in places)
+    waiting = next((int(own["waiting"]) for own in tags if own.get("key") == STUDY_KEY and "waiting" in own), 0)
+    if waiting:
+        rows["waiting"] = waiting_workers(waiting)
+    return rows
 
 
 def _search(study: optuna.Study, runner: str | None) -> dict[str, str]:

@@ -141,7 +141,7 @@ class Executor(Protocol):
         """Number of workers that have not started yet, or wait for resources that others use."""
 
     def start(self, job: Job) -> str | None:
-        """Start `job` on a free worker; return the name of its node, None if that is this machine."""
+        """Start `job` on a free worker; return its place, `node-1` or `node-1 GPU 0`, None if that is this machine."""
 
     def events(self, timeout: float) -> list[Event]:
         """Return the events since the last call; wait up to `timeout` seconds for one."""

@@ -80,11 +80,12 @@ class NodeHardware(Hardware):
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """Versions of a node, which must be those of all others."""
+    """What a worker tells of its node; the versions must be those of all others."""
 
     node: str  # id
     versions: Mapping[str, str]
     bf16: bool  # of its device
+    gpus: tuple[str, ...]  # numbers of those that Ray gave the worker
 
     @classmethod
     def here(cls, device: str) -> NodeFacts:
@@ -93,7 +94,9 @@ class NodeFacts:
         Raises:
             UserError: it has no such device.
         """
-        return cls(ray.get_runtime_context().get_node_id(), versions(), Hardware.detect(device).bf16)
+        context = ray.get_runtime_context()
+        gpus = tuple(context.get_accelerator_ids()["GPU"])
+        return cls(context.get_node_id(), versions(), Hardware.detect(device).bf16, gpus)
 
 
 class RayCluster:

@@ -37,6 +37,7 @@ _IDLE_SECONDS = 60.0  # after which a worker without a job gives its resources b
 class _Worker:
     actor: Any
     node: str | None = None  # its name; None while it waits for resources
+    gpus: tuple[str, ...] = ()
     unfit: bool = False  # gets no job, but keeps its place, so that no other worker is placed there
     job: Job | None = None
     pausing: bool = False  # its job has been asked to pause
@@ -47,6 +48,10 @@ class _Worker:
     @property
     def free(self) -> bool:
         return self.node is not None and not self.unfit and self.job is None
+
+    @property
+    def place(self) -> str | None:
+        return f"{self.node} GPU {', '.join(self.gpus)}" if self.gpus else self.node
 
 
 class RayExecutor:
@@ -97,7 +102,7 @@ class RayExecutor:
         self._send(worker, job, weights)
         if not self.free:
             self._fill()
-        return worker.node
+        return worker.place
 
     def events(self, timeout: float) -> list[Event]:
         if not self._ended:
@@ -168,7 +173,8 @@ class RayExecutor:
             self._asked[worker.actor.events.remote(worker.seen)] = worker
 
     def _welcome(self, worker: _Worker, facts: NodeFacts) -> None:
-        worker.node, worker.idle_since = self._cluster.nodes().get(facts.node, facts.node), time.monotonic()
+        worker.node, worker.gpus = self._cluster.nodes().get(facts.node, facts.node), facts.gpus
+        worker.idle_since = time.monotonic()
         fault = differences(facts.versions)
         if self._hardware.bf16 and not facts.bf16:
             fault = "no bf16, in which this sweep trains"

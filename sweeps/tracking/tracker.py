@@ -113,9 +113,9 @@ class MlflowTracker:
             files=label.files,
         )
 
-    def place(self, key: str, node: str) -> None:
-        """Record the node of a cluster that a run trains on."""
-        self._put(key, tags={"node": node}, sync=False)
+    def tag(self, key: str, **tags: str) -> None:
+        """Set tags of a run that a crash may lose."""
+        self._put(key, tags=tags, sync=False)
 
     def point(self, key: str, point: Progress, *, met: str = "val", system: Mapping[str, float] = {}) -> None:
         """Add a point to the curves of a run.

@@ -60,6 +60,7 @@ class TestFailures:
         assert "trial 1: worker died: killed by SIGKILL; it starts again\n" in sweep.log.getvalue()
         assert "0 running, 2 workers wait for resources" in sweep.log.getvalue()
         assert {run.tags["node"] for run in sweep.tracker.runs.values()} == {"node-7"}
+        assert sweep.tracker.study.tags["waiting"] == "0"
 
     def test_after_three_deaths_it_has_failed(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: died(key) if key == "trial-1" else None

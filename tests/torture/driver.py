@@ -53,6 +53,7 @@ class Torture:
         trials: of the study; more are added where they end before the disturbances do.
         epochs: of each trial.
         engine: options that choose where the trials train.
+        within: the beginning of the command, which says where it runs.
         environment: of every process.
     """
 
@@ -64,6 +65,7 @@ class Torture:
     tracking_uri: str | None = None
     storage: str | None = None
     engine: Sequence[str] = ()
+    within: Sequence[str] = ()
     store: Path = field(init=False)
     environment: dict[str, str] = field(default_factory=dict)
     injected: Counter[str] = field(default_factory=Counter)
@@ -87,7 +89,7 @@ class Torture:
         where += ["--storage", self.storage] if self.storage else []
         size = ["--trials", str(self.trials), "--epochs", str(self.epochs), "--workers", str(self.workers)]
         options = [*_OPTIONS, *self.engine, *where, *size, "--enqueue", *self.recipes(), *more]
-        return [sys.executable, "tests/torture/witness.py", str(self.truth), *options]
+        return [*self.within, sys.executable, "tests/torture/witness.py", str(self.truth), *options]
 
     def recipes(self) -> list[str]:
         """A file for every trial, no two alike, as the same one is not tried twice."""

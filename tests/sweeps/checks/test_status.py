@@ -14,6 +14,7 @@ from sweeps.checks.status import read_status
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.studies.storage import StudyError
+from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import STUDY, contents, outcome, write_queue
@@ -38,7 +39,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     tracker.open_study(STUDY)
     for key in ("confirm-1-0", "confirm-0-0"):
         tracker.begin(RunLabel(key=key, name=key, tags={"stage": "confirm"}, params={}))
-    tracker.place("confirm-0-0", "node-1")
+    tracker.tag("confirm-0-0", node="node-1 GPU 0")
+    tracker.tag(STUDY_KEY, waiting="3")
     tracker.end("confirm-1-0", "complete", outcome=outcome(0.8))
     tracker.tested("confirm-1-0", replace(outcome(0.7925), tta_accuracy=0.8))
     assert tracker.close() == 0
@@ -68,7 +70,8 @@ def test_who_is_running_it(store: Store) -> None:
         rows = read_status(store, "s")
     assert rows["state"].startswith("run by process ")
     assert ", 1 running, 1 queued" in rows["trials"]
-    assert rows["nodes"] == "confirm-0-0 on node-1"
+    assert rows["nodes"] == "confirm-0-0 on node-1 GPU 0"
+    assert rows["waiting"] == "3 workers wait for resources"
 
 
 def test_a_study_without_trials(store: Store) -> None:

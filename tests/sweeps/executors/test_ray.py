@@ -105,6 +105,21 @@ def test_nodes_that_come_and_go(nodes: Nodes, tmp_path: Path) -> None:
         executor.close()
 
 
+def test_the_place_of_a_run_names_its_gpu(nodes: Nodes, cluster: RayCluster) -> None:
+    """Two trials share a GPU; Ray only counts it, and they train on the CPU."""
+    joined = add_node(nodes.started, "node-gpu", cpus=2, gpus=1)
+    cluster.demand = Demand(1.0, 0.5)
+    executor = RayExecutor(cluster, most=2, hardware=CPU, data=SYNTHETIC)
+    try:
+        assert executor.waiting == 2
+        events_until(executor, lambda event: False, until=lambda: executor.free == 2)
+        assert [executor.start(replace(LONG, key=key)) for key in "ab"] == ["node-gpu GPU 0"] * 2
+        assert executor.waiting == 0
+    finally:
+        executor.close()
+        nodes.started.remove_node(joined)
+
+
 def test_a_node_with_other_versions_that_joins_later_is_not_used(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(ray_cluster, "_code_hash", lambda: "mine")
