@@ -1,19 +1,22 @@
-"""Databases with empty tables, which take seconds to create and so are copied, and a scripted sweep."""
+"""Databases with empty tables, which take seconds to create and so are copied; a scripted sweep; refused arguments."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from cifar_core.data import Splits
+from sweeps import run_study
+from sweeps.executors import engine, job_loop
 from sweeps.store import Store
 from sweeps.studies.storage import open_storage
 from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, VAL_IMAGES, Study
 from tests.sweeps.small_data import small_splits
-from tests.sweeps.support import plan
+from tests.sweeps.support import Refused, plan
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +48,33 @@ def small_data() -> Splits:
 def sweep(tmp_path: Path, small_data: Splits) -> Study:
     small = plan(study="a study", trials=4, space=SPACE, preset=PRESET)
     return Study(tmp_path / "store", small_data, small)
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments that cannot be must be found before data are fetched or workers started."""
+    early = Mock(side_effect=AssertionError("this was to be refused before"))
+    for module, name in ((run_study, "ensure_cifar10"), (job_loop, "load_train_val"), (engine, "LocalExecutor")):
+        monkeypatch.setattr(module, name, early)
+    monkeypatch.setattr(engine, "measure_speed", lambda recipe, hardware, data_set: 1e12)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
+    """Runs arguments that must give exit code 2, one line on standard error and no store; returns the line."""
+    store = tmp_path / "store"
+
+    def run(*arguments: str) -> str:
+        existed = store.exists()
+        try:
+            code: object = run_study.main(("--store", str(store), *arguments))
+        except SystemExit as ended:
+            code = ended.code
+        said = capsys.readouterr()
+        assert (code, said.out) == (2, ""), said
+        assert store.exists() == existed, "nothing is written"
+        [line] = said.err.splitlines()
+        assert line.startswith("run_study.py: error: ")
+        return line.removeprefix("run_study.py: error: ").removesuffix(" (--help lists the options)")
+
+    return run

@@ -1,4 +1,4 @@
-"""The command line: what it makes of its arguments, and one line for those that cannot be."""
+"""The command line: the plan that it makes of its arguments, stops, failures, and what it says then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,12 +18,10 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
-from cifar_core.budget import Budget
 from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
-from cifar_core.transfer.backbone import ARCHITECTURES
-from sweeps import run_study
+from sweeps import options, run_study
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
 from sweeps.executors import engine, job_loop
@@ -33,7 +30,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import TTA, comparable
 from sweeps.planning.space_file import SPACES
-from sweeps.run_study import build_parser, main
+from sweeps.run_study import main
 from sweeps.stages.adaptation import Stopped
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
@@ -42,22 +39,12 @@ from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
 from tests.pictures import write_pictures
 from tests.sweeps.small_data import small_splits
-from tests.sweeps.support import STUDY
+from tests.sweeps.support import STUDY, Refused
 
 CORES = usable_cores()
 
 
-pytestmark = pytest.mark.usefixtures("settings_of_this_process")
-
-
-@pytest.fixture(autouse=True)
-def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arguments that cannot be must be found before data are fetched or workers started."""
-
-    early = Mock(side_effect=AssertionError("this was to be refused before"))
-    for module, name in ((run_study, "ensure_cifar10"), (job_loop, "load_train_val"), (engine, "LocalExecutor")):
-        monkeypatch.setattr(module, name, early)
-    monkeypatch.setattr(engine, "measure_speed", lambda recipe, hardware, data_set: 1e12)
+pytestmark = pytest.mark.usefixtures("settings_of_this_process", "untouched")
 
 
 class StubCoordinator:
@@ -84,7 +71,7 @@ def interrupted(coordinator: StubCoordinator, number: signal.Signals = signal.SI
 
 
 @pytest.fixture
-def stubs(monkeypatch: pytest.MonkeyPatch) -> type[StubCoordinator]:
+def stubs(monkeypatch: pytest.MonkeyPatch, untouched: None) -> type[StubCoordinator]:
     """The command with everything that takes time left out; a sweep is interrupted at once."""
     data = small_splits(20, 10)
     monkeypatch.setattr(run_study, "ensure_cifar10", lambda directory, progress: None)
@@ -96,30 +83,6 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> type[StubCoordinator]:
     return StubCoordinator
 
 
-Refused = Callable[..., str]
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
-    """Runs arguments that must give exit code 2, one line on standard error and no store; returns the line."""
-    store = tmp_path / "store"
-
-    def run(*arguments: str) -> str:
-        existed = store.exists()
-        try:
-            code: object = main(("--store", str(store), *arguments))
-        except SystemExit as ended:
-            code = ended.code
-        said = capsys.readouterr()
-        assert (code, said.out) == (2, ""), said
-        assert store.exists() == existed, "nothing is written"
-        [line] = said.err.splitlines()
-        assert line.startswith("run_study.py: error: ")
-        return line.removeprefix("run_study.py: error: ").removesuffix(" (--help lists the options)")
-
-    return run
-
-
 @pytest.mark.parametrize("notify", [["--notify", "mail -s Bearer"], ["--notify=mail Bearer"], ["--not", "mail Bearer"]])
 def test_the_command_on_record_holds_no_password(
     stubs: type[StubCoordinator], tmp_path: Path, notify: list[str]
@@ -128,211 +91,6 @@ def test_the_command_on_record_holds_no_password(
     main(["--storage", storage, *notify, "--store", str(tmp_path), "--seed", "1"])
     public = f"--storage sqlite:///{tmp_path}//optuna.db --store {tmp_path} --seed 1"
     assert stubs.got.command == f"python sweeps/run_study.py {public}"
-
-
-@pytest.mark.parametrize(
-    ("option", "url"),
-    [
-        ("--storage", "postgresql://me:hunter2@db.example/optuna"),
-        ("--storage", "postgresql://db.example/optuna?user=me&password=hunter2"),
-        ("--tracking-uri", "http://me:hunter2@db.example:5000"),
-    ],
-)
-def test_a_url_with_a_password_is_refused_and_not_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, url: str
-) -> None:
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main([option, url, "--store", str(tmp_path / "store")])
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "must hold no password, which others see in the list of processes, but the URL of db.example does" in said
-    assert "hunter2" not in said
-    assert not (tmp_path / "store").exists()
-
-
-def test_a_url_that_is_none_is_not_printed_either(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main(["--storage", "postgresql://me:hunter]2@db.example/optuna"])
-    said = capsys.readouterr().err
-    assert "--storage: must be a URL, but its brackets do not match" in said
-    assert "hunter" not in said
-
-
-class TestArgumentsThatCannotBe:
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ("--preset smoke --epochs 2", "argument --epochs: not allowed with argument --preset"),
-            ("--nonsense", "unrecognized arguments: --nonsense"),
-            (
-                "--study Default",
-                "--study must not be one of systems, range-tests, Default, which other commands or MLflow use, but got "
-                "'Default'",
-            ),
-            ("--verify --repair", "argument --repair: not allowed with argument --verify"),
-            ("--images x --data y", "argument --data: not allowed with argument --images"),
-            ("--images nothing", "--images must be a folder with pictures, but nothing is not one"),
-            ("--labels a.csv", "--labels must come with --images, but there is none"),
-            ("--size 48", "--size must come with --images, but there is none"),
-            ("--skip-unreadable", "--skip-unreadable must come with --images, but there is none"),
-            ("--adapt --adapt-only", "argument --adapt-only: not allowed with argument --adapt"),
-            *(
-                (
-                    f"--checkpoints {path}",
-                    f"argument --checkpoints: must be a folder that exists and can be written to, but got {path!r}",
-                )
-                for path in ("nowhere", sys.executable)
-            ),
-            ("--backbone x", "--backbone must come with --adapt or --adapt-only, but there is neither"),
-            ("--no-fine-tune", "--no-fine-tune must come with --adapt or --adapt-only, but there is neither"),
-            (
-                "--adapt --backbone nothing",
-                f"a backbone must be one of {', '.join(ARCHITECTURES)} or a readable file, but nothing gave: "
-                "No such file or directory",
-            ),
-        ],
-    )
-    def test_what_the_parser_refuses(self, refused: Refused, arguments: str, message: str) -> None:
-        assert refused(*arguments.split()) == message
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ("--address a:1", "--address must come with --engine ray, but the engine is local"),
-            ("--gpus-per-trial 0.5", "--gpus-per-trial must come with --engine ray, but the engine is local"),
-            ("--engine ray --max-latency 3", "--max-latency must come with --engine local, but the engine is ray"),
-            ("--engine ray --adapt", "--adapt must come with --engine local, but the engine is ray"),
-            (
-                "--engine ray --device cpu --gpus-per-trial 0.5",
-                "--device must be auto or cuda for trials that take a GPU, but got cpu",
-            ),
-            ("--engine ray --device mps", "--device must be auto or cpu for trials that take no GPU, but got mps"),
-            ("--engine ray", "--engine ray needs Ray, which is not installed: pip install '.[cluster]'"),
-        ],
-    )
-    def test_a_cluster(self, refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str) -> None:
-        monkeypatch.setitem(sys.modules, "ray", None)
-        for name in ("ray_cluster", "ray_executor"):
-            monkeypatch.delitem(sys.modules, f"sweeps.executors.{name}", raising=False)
-        assert refused(*arguments.split()) == message
-
-    @pytest.mark.parametrize(
-        ("option", "values", "rule"),
-        [
-            ("cpus-per-trial", "0 -1 x", "a number above 0"),
-            ("gpus-per-trial", "-1 1.5 inf nan", "a whole number or a fraction of 1"),
-            ("trials", "0 -3 x 2.5", "a whole number of at least 1"),
-            ("workers", "0", "a whole number of at least 1"),
-            ("timeout", "inf", "a number above 0"),
-            ("max-parameters", "0 1e6", "a whole number of at least 1"),
-            ("max-latency", "0 nan", "a number above 0"),
-            ("patience", "0", "a whole number of at least 1"),
-            ("seed", "-1 4294967296", "a whole number in [0, 2**32)"),
-            ("epochs", "0 -1 nan 20000 x", "a number above 0 and at most 10000"),
-        ],
-    )
-    def test_the_rule_and_the_value(self, refused: Refused, option: str, values: str, rule: str) -> None:
-        for value in values.split():
-            assert refused(f"--{option}", value) == f"argument --{option}: must be {rule}, but got {value!r}"
-
-    @pytest.mark.parametrize(
-        ("option", "names"),
-        [
-            ("preset", "smoke, quick, standard, thorough"),
-            ("sampler", "cmaes, gp, random, tpe"),
-            ("pruner", "halving, hyperband, median, none"),
-            ("device", "auto, cpu, cuda, mps"),
-            ("engine", "local, ray"),
-        ],
-    )
-    def test_an_unknown_name_and_those_that_there_are(self, refused: Refused, option: str, names: str) -> None:
-        said = refused(f"--{option}", "nope").replace("'", "")  # newer versions of Python leave out the quotes
-        assert said == f"argument --{option}: invalid choice: nope (choose from {names})"
-
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("ful", "unknown space 'ful': did you mean 'full'?"),
-            ("x", "unknown space 'x': the spaces are fast, full, systems; a file's name ends in .toml"),
-            ("no.toml", "a space file must be readable text, but no.toml gave: No such file or directory"),
-        ],
-    )
-    def test_a_space_that_does_not_exist(self, refused: Refused, name: str, message: str) -> None:
-        assert refused("--space", name) == message
-
-    def test_a_space_that_breaks_rules(self, refused: Refused, tmp_path: Path) -> None:
-        space = tmp_path / "mine.toml"
-        space.write_text('description = "d"\n[parameters.widht]\nlow = 1.0\nhigh = 2.0')
-        assert (
-            refused("--space", str(space)) == f"{space}: parameters: unknown parameter 'widht': did you mean 'width'?"
-        )
-
-    def test_a_space_whose_name_makes_no_study(self, refused: Refused, tmp_path: Path) -> None:
-        space = tmp_path / f"{'ü' * 100}.toml"
-        space.write_text(SPACES["fast"].text)
-        assert refused("--space", str(space), "--preset", "smoke") == (
-            f"--study must be a name of at most 200 letters once quoted for a folder, but got 'smoke-{space.stem}'"
-        )
-
-    @pytest.mark.parametrize("name", ["", " ", "a/b", "..", "ü" * 100])
-    def test_a_name_that_no_study_can_have(self, refused: Refused, name: str, tmp_path: Path) -> None:
-        rule = "without slashes that does not begin with a dot"
-        if len(name) == 100:
-            rule = "of at most 200 letters once quoted for a folder"
-        for images in ((), ("--images", str(tmp_path))):  # said before pictures are looked for
-            assert refused("--study", name, *images) == f"--study must be a name {rule}, but got {name!r}"
-
-    @pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "bell\a", "\u202eback"])
-    def test_a_name_that_would_change_the_terminal(self, refused: Refused, name: str) -> None:
-        rule = "must be a name without line breaks and control characters"
-        assert refused("--study", name) == f"--study {rule}, but got {name!r}"
-
-    def test_more_workers_than_the_machine_can_run(self, refused: Refused) -> None:
-        said = refused("--workers", "100000")
-        assert re.fullmatch(r"--workers must be at most \d+ on a machine with .*, but got 100000", said)
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_a_device_that_is_not_there(self, refused: Refused) -> None:
-        said = refused("--device", "cuda")
-        assert re.fullmatch(r"device 'cuda' is not on this machine; it has (mps, )?cpu", said)
-
-
-class TestRecipesThatCannotBe:
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ("learning_rat = 0.1", r"unknown recipe field 'learning_rat': did you mean 'learning_rate'\?"),
-            (
-                "batch_size = 50000\nwidth = 2.0",
-                r"a budget must cover two training steps, but 3e\+12 FLOPs cover \d\.\d\d of fast_resnet "
-                r"at batch size 50000",
-            ),
-        ],
-    )
-    def test_the_rule_and_the_value(self, refused: Refused, tmp_path: Path, content: str, message: str) -> None:
-        recipe = tmp_path / "r.toml"
-        recipe.write_text(content)
-        said = refused("--enqueue", str(recipe), "--preset", "smoke")
-        assert re.fullmatch(message, said.removeprefix(f"{recipe}: "))
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("names", [("dynamic_conv",), ("systems", "dynamic_conv")])
-    def test_a_system_by_its_own_name_does_not_shrink_to_the_budget(
-        self, refused: Refused, names: tuple[str, ...]
-    ) -> None:
-        assert refused("--device", "cpu", "--space", "systems", "--enqueue", *names) == (
-            "a budget must cover two training steps, but 1.2e+13 FLOPs cover 1.71 of dynamic_conv at batch size 128"
-        )
-
-    @pytest.mark.slow
-    def test_a_group_with_a_system_that_is_too_dear_even_when_narrow(
-        self, refused: Refused, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        tiny = replace(PRESETS["smoke"], trial=Budget(flops=1e11, max_epochs=1))
-        monkeypatch.setattr(run_study, "PRESETS", {**PRESETS, "smoke": tiny})
-        assert refused("--preset", "smoke", "--enqueue", "systems") == (
-            "a budget must cover two training steps, but 1e+11 FLOPs cover 0.88 of dynamic_conv at batch size 128"
-        )
 
 
 class TestStoresThatCannotBe:
@@ -349,7 +107,7 @@ class TestStoresThatCannotBe:
         self, refused: Refused, monkeypatch: pytest.MonkeyPatch, option: str, value: str, message: str
     ) -> None:
         assert refused(option, value).startswith(message)
-        monkeypatch.setattr(run_study, "load_backbone", lambda wanted: Mock())
+        monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
         assert refused("--adapt-only", option, value).startswith(message)
 
     @pytest.mark.parametrize("look", [(), ("--status",)])
@@ -359,25 +117,6 @@ class TestStoresThatCannotBe:
         url = empty_store(tmp_path / "store").tracking_uri
         said = refused("--study", "s", "--storage", url, *look)
         assert said.startswith(f"the Optuna storage must open, but {url} gave: ")
-
-
-class TestHelp:
-    def test_help_mentions_every_option_with_its_meaning(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit) as ended:
-            main(["--help"])
-        assert ended.value.code == 0
-        said = capsys.readouterr().out
-        options = [option for action in build_parser()._actions for option in action.option_strings]
-        expected = (
-            "--trials --space --preset --epochs --seed --sampler --pruner --enqueue --timeout --patience "
-            "--no-starts --no-confirm --from --max-parameters --max-latency --device "
-            "--notify "
-            "--workers --data --study --store --keep-weights --tracking-uri --storage --status --verify --replay"
-        )
-        assert set(expected.split()) <= set(options)
-        assert all(re.search(rf"^  (-h, )?{option}\b", said, re.MULTILINE) for option in options if option != "-h")
-        assert all(action.help for action in build_parser()._actions)
-        assert all(len(line) <= 80 for line in said.splitlines())
 
 
 class TestPlanOfTheArguments:
@@ -619,7 +358,7 @@ def test_a_store_that_takes_no_more(
 @pytest.mark.usefixtures("stubs")
 def test_an_adaptation_sends_the_notice_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Mock(side_effect=["a network", Stopped, OSError("no room")])
-    monkeypatch.setattr(run_study, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
     monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=runs))
     command = f"echo $SWEEP_STATE >> {tmp_path}/said"
     codes = [main(("--adapt-only", "--store", str(tmp_path / "store"), "--notify", command)) for _ in range(3)]
