@@ -19,7 +19,7 @@ from sweeps.executors.engine import ENGINES, Engine, LocalEngine, RayEngine
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace
 from sweeps.planning.space_file import SPACES
-from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, folder_name
+from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
 from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.study import SAMPLERS
 
@@ -284,6 +284,22 @@ def name_study(options: argparse.Namespace, preset: Preset, space: SearchSpace) 
             f"--study must be a name of at most {_STUDY_LETTERS} letters once quoted for a folder, but got {name!r}"
         )
     return name
+
+
+def locate_store(options: argparse.Namespace) -> Store:
+    """Return the store, without touching it.
+
+    Raises:
+        UsageError: the checkpoints would lie among its other files.
+    """
+    if options.checkpoints is not None and options.checkpoints.resolve().is_relative_to(options.store.resolve()):
+        raise UsageError(f"--checkpoints must be a folder outside the store, but got {options.checkpoints}")
+    return Store.locate(
+        options.store,
+        tracking_uri=options.tracking_uri,
+        storage_url=options.storage,
+        checkpoints=options.checkpoints,
+    )
 
 
 def image_source(options: argparse.Namespace) -> ImageSource | None:

@@ -46,6 +46,7 @@ from sweeps.options import (
     choose_preset,
     find_backbone,
     image_source,
+    locate_store,
     name_study,
     open_engine,
     public_command,
@@ -96,12 +97,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     device = choose_device(options)
     space = read_space(options.space)
     study = name_study(options, choose_preset(options, device), space)
-    store = Store.locate(
-        options.store,
-        tracking_uri=options.tracking_uri,
-        storage_url=options.storage,
-        checkpoints=options.checkpoints,
-    )
+    store = locate_store(options)
     for asked, answer in (
         (options.status, _print_status),
         (options.verify, _verify),

@@ -135,7 +135,7 @@ class Plan:
         """Return the seconds that the sweep will take."""
         share = SEARCH_SHARE if self.pruner != "none" else 1.0
         flops = remaining * self.trial_flops() * share + self.flops_after_search()
-        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.workers)
+        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * min(self.workers, self.most_side_by_side))
 
     def _flops(self, budget: Budget) -> float:
         """Training FLOPs of a budget; those of a plain recipe where it is in epochs."""
@@ -200,7 +200,8 @@ def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
 
 
 def _workers(plan: Plan) -> str:
-    workers = f"{plan.workers} worker{'s' if plan.workers > 1 else ''}"
+    count = min(plan.workers, plan.most_side_by_side)
+    workers = f"{count} worker{'s' if count > 1 else ''}"
     if plan.hardware.device.type != "cpu":
         return workers
     return f"{workers} x {plan.threads} thread{'s' if plan.threads > 1 else ''}"

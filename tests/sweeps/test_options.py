@@ -183,6 +183,13 @@ class TestArgumentsThatCannotBe:
         rule = "must be a name without line breaks and control characters"
         assert refused("--study", name) == f"--study {rule}, but got {name!r}"
 
+    @pytest.mark.parametrize("inside", ["", "artifacts"])
+    def test_checkpoints_among_the_other_files_of_a_store(self, refused: Refused, tmp_path: Path, inside: str) -> None:
+        folder = tmp_path / "store" / inside
+        folder.mkdir(parents=True)
+        message = f"--checkpoints must be a folder outside the store, but got {folder}"
+        assert refused("--checkpoints", str(folder)) == message
+
     def test_more_workers_than_the_machine_can_run(self, refused: Refused) -> None:
         said = refused("--workers", "100000")
         assert re.fullmatch(r"--workers must be at most \d+ on a machine with .*, but got 100000", said)
