@@ -139,7 +139,6 @@ def _sweep(
         if pictures is None:
             ensure_cifar10(data_dir, console.progress)
         loaders = DataSource.cifar10(data_dir) if pictures is None else DataSource.pictures(pictures)
-        stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
         # Workers take seconds to start: they do so while the databases are opened.
         executor = engine.executor(loaders, plan.most_side_by_side, console.say)
         with contextlib.closing(engine), contextlib.closing(executor):
@@ -169,6 +168,7 @@ def _sweep(
                 command=public_command(arguments),
                 keeps_checkpoints=engine.keeps_checkpoints,
             )
+            stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
             summary = None
             try:
                 with contextlib.suppress(Interrupted):

@@ -34,6 +34,7 @@ from sweeps.run_study import main
 from sweeps.stages.adaptation import Stopped
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
+from sweeps.studies.storage import StudyError
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
@@ -283,6 +284,15 @@ def test_workers_end_also_when_something_breaks(tmp_path: Path, stubs: type[Stub
     stubs.does = Mock(side_effect=RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         main(("--store", str(tmp_path)))
+    stubs.executor.close.assert_called_once_with()
+
+
+@pytest.mark.parametrize(("broken", "code"), [(KeyboardInterrupt, 130), (StudyError("no such database"), 2)])
+def test_workers_end_also_when_the_databases_do_not_open(
+    tmp_path: Path, stubs: type[StubCoordinator], monkeypatch: pytest.MonkeyPatch, broken: object, code: int
+) -> None:
+    monkeypatch.setattr(run_study, "open_storage", Mock(side_effect=broken))
+    assert main(("--store", str(tmp_path))) == code
     stubs.executor.close.assert_called_once_with()
 
 
