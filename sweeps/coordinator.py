@@ -84,7 +84,7 @@ class Coordinator:
     stop: Callable[[], bool] = lambda: False
     _running: dict[str, SweepRun] = field(default_factory=dict)
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
-    _waiting: int | None = None  # workers that wait for resources, as last recorded
+    _waiting: int = 0  # workers that wait for resources, as last recorded
     _description: StudyDescription = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Coordinator:
 
     def _open(self) -> None:
         sweep, plan = self.sweep, self.sweep.plan
-        tags = {"stage": "study", "study": plan.study, **sweep.tags}
+        tags = {"stage": "study", "study": plan.study, "waiting": "0", **sweep.tags}
         files = {"pictures/samples.png": self.samples, "space.toml": plan.space.text.encode()}
         files[DATA_SET] = json.dumps(plan.data_set.to_dict(), ensure_ascii=False).encode()
         sweep.tracker.open_study(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
@@ -201,6 +201,9 @@ class Coordinator:
         """
         runs = stage.runs()
         while True:
+            if self.stop():
+                self._pause(stage)
+                raise Interrupted
             left, began = True, time.monotonic()  # `left`: unless a worker is free and there is no run for it
             while left and (room := self._has_room(stage)) and time.monotonic() < began + _START_SECONDS:
                 run = self._again.pop() if self._again else next(runs, None)
@@ -212,9 +215,6 @@ class Coordinator:
             self._description.write("running")
             self._handle_events(stage, 0.0 if left and room else _POLL_SECONDS)
             self._show()
-            if self.stop():
-                self._pause(stage)
-                raise Interrupted
 
     def _show(self) -> None:
         """Show the sweep in the terminal, and tell `--status` how many workers wait."""

@@ -139,49 +139,49 @@ def _sweep(
         if pictures is None:
             ensure_cifar10(data_dir, console.progress)
         loaders = DataSource.cifar10(data_dir) if pictures is None else DataSource.pictures(pictures)
+        tracker = MlflowTracker(store, plan.study, say=console.say)
+        summary = None
         # Workers take seconds to start: they do so while the databases are opened.
         executor = engine.executor(loaders, plan.most_side_by_side, console.say)
-        with contextlib.closing(engine), contextlib.closing(executor):
-            data = loaders.train_val()
-            train_images, val_images, samples = len(data.train), len(data.val), draw_samples(data.train)
-            del data  # each worker loads its own
-            release_memory()
-            storage = OneWriterStorage(open_storage(store.storage_url))
-            study = open_study(
-                plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
-            )
-            checkpoints = store.checkpoints(plan.study, STUDY_KEY).parent
-            console.plan({**plan.rows(max(0, plan.trials - started_trials(study))), **engine.rows(checkpoints)})
-            for note in (*(() if pictures is None else pictures.notes), *notes):
-                console.say(note)
-            tracker = MlflowTracker(store, plan.study, say=console.say)
-            sweep = Sweep(
-                plan=plan,
-                study=study,
-                storage=storage,
-                train_images=train_images,
-                val_images=val_images,
-                tracker=tracker,
-                store=store,
-                console=console,
-                tags=_tags(plan),
-                command=public_command(arguments),
-                keeps_checkpoints=engine.keeps_checkpoints,
-            )
-            stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
-            summary = None
-            try:
-                with contextlib.suppress(Interrupted):
-                    summary = Coordinator(sweep, executor, samples, stopper.asked).run()
-            finally:
-                lacking = tracker.close() if summary else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
-                if lacking:
-                    console.say(_lacking(store, plan.study, lacking))
-    if summary is None:
+        try:
+            with contextlib.closing(engine), contextlib.closing(executor), contextlib.suppress(Interrupted):
+                data = loaders.train_val()
+                train_images, val_images, samples = len(data.train), len(data.val), draw_samples(data.train)
+                del data  # each worker loads its own
+                release_memory()
+                storage = OneWriterStorage(open_storage(store.storage_url))
+                study = open_study(
+                    plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
+                )
+                checkpoints = store.checkpoints(plan.study, STUDY_KEY).parent
+                console.plan({**plan.rows(max(0, plan.trials - started_trials(study))), **engine.rows(checkpoints)})
+                for note in (*(() if pictures is None else pictures.notes), *notes):
+                    console.say(note)
+                sweep = Sweep(
+                    plan=plan,
+                    study=study,
+                    storage=storage,
+                    train_images=train_images,
+                    val_images=val_images,
+                    tracker=tracker,
+                    store=store,
+                    console=console,
+                    tags=_tags(plan),
+                    command=public_command(arguments),
+                    keeps_checkpoints=engine.keeps_checkpoints,
+                )
+                stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
+                summary = Coordinator(sweep, executor, samples, stopper.asked).run()
+        finally:
+            lacking = tracker.close() if summary else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
+            if lacking:
+                console.say(_lacking(store, plan.study, lacking))
+    if summary is not None:
+        _print_summary(summary, plan)
+    if summary is None or (backbone is not None and stopper.asked()):
         print("stopped; the same command resumes the sweep")
         notice.send("interrupted")
         return 128 + stopper.signal
-    _print_summary(summary, plan)
     if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures, notice)):
         return code
     code = FAILED if lacking else _report(plan, store, tracker, tested=summary.test_accuracy is not None)
@@ -202,11 +202,11 @@ def _adapt(
     set_up_cpu(plan.workers * plan.threads)
     study, data_dir = study_name(plan.study), options.data or default_data_dir()
     store.create()
-    stopper = Stopper()
     with acquire(store.lock(study), study), notice.of_failure(), SweepConsole() as console:
         if pictures is None:
             ensure_cifar10(data_dir, console.progress)
         tracker = MlflowTracker(store, study, say=console.say)
+        stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
         adaptation = Adaptation(
             study=study,
             backbone=backbone,
@@ -326,7 +326,7 @@ def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: En
 def _tags(plan: Plan) -> dict[str, str]:
     return {
         **provenance(plan.data_set, plan.hardware, plan.threads),
-        "workers": str(plan.workers),
+        "workers": str(plan.side_by_side),
         "preset": plan.preset.name,
         "space": plan.space.name,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -113,7 +114,10 @@ class Store:
         return self.root / "weights" / folder_name(study) / f"{key}.safetensors"
 
     def checkpoints(self, study: str, key: str) -> Path:
-        return (self.checkpoint_root or self.root / "checkpoints") / folder_name(study) / key
+        if self.checkpoint_root is None:
+            return self.root / "checkpoints" / folder_name(study) / key
+        store = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]  # stores may share the folder
+        return self.checkpoint_root / store / folder_name(study) / key
 
     def queues(self, study: str) -> Path:
         """Return the folder of the queues of MLflow writes."""

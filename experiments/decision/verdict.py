@@ -113,7 +113,8 @@ class Verdict:
     Attributes:
         answer: Build | Adapt | Buy | Either | Not yet.
         best: the cheapest way that is known to clear every bar.
-        rival: the cheapest way that may win: not known to clear every bar, and cheaper than all that are.
+        rival: the cheapest way that may win: known to miss no bar, with one unknown, and clearly cheaper than every way
+            known to clear all bars.
         near: of each kind, the cheapest way that clears every bar and costs about as much as `best`.
     """
 
@@ -172,12 +173,12 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
     rules = (
         Rule("every way is known to miss a bar", "Not yet", best is None and rival is None),
         Rule(
-            f"a download may win: nothing known to clear every bar costs less, or within {percent(CLOSE, 0)} as much",
+            "the cheapest way that may win is a download",
             "Adapt",
             rival is not None and rival.option.kind == "adapt",
         ),
         Rule(
-            f"another way may win: nothing known to clear every bar costs less, or within {percent(CLOSE, 0)} as much",
+            "the cheapest way that may win is another one",
             "Not yet",
             rival is not None,
         ),

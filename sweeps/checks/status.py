@@ -29,7 +29,7 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     runs = runs_of(connect(store.tracking_uri), study)
     tested = [run.data.metrics for run in runs if "test/accuracy" in run.data.metrics]
     folder = store.checkpoints(study, "x").parent
-    checkpoints = sorted(path.name for path in folder.glob("*") if any(path.iterdir()))
+    checkpoints = sorted({path.parent.name for path in folder.glob("*/*")})
     queued = waiting(store.queues(study))
     rows = {"study": study, **_search(stored, holder(store.lock(study)))}
     for name, stage in (("confirmation", "confirm"), ("final", "final")):

@@ -152,7 +152,7 @@ class RayEngine:
 
         return RayExecutor(
             self._cluster,
-            most=self._most or most,
+            most=min(self._most or most, most),
             hardware=self.hardware,
             data=data,
             say=say,

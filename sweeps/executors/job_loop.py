@@ -29,7 +29,7 @@ class DataSource:
     """Loaders of the data set. A worker calls them, so they must pickle."""
 
     train_val: Callable[[], Splits]
-    test: Callable[[], Split]  # called for a test of the champion only
+    test: Callable[[], Split]
 
     @classmethod
     def cifar10(cls, directory: Path) -> DataSource:

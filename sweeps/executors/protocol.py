@@ -138,7 +138,7 @@ class Executor(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Number of workers that have not started yet, or wait for resources that others use."""
+        """Number of workers of a cluster that wait for resources."""
 
     def start(self, job: Job) -> str | None:
         """Start `job` on a free worker; return its place, `node-1` or `node-1 GPU 0`, None if that is this machine."""

@@ -213,6 +213,8 @@ class RayCluster:
             except RayTaskError as error:
                 said = str(error).strip().splitlines()[-1]
                 raise ClusterError(f"every node must have this project, but {node['NodeName']} gave: {said}") from error
+            except RayError as error:
+                raise ClusterError(f"every node must answer, but {node['NodeName']} is gone") from error
         return answers
 
 

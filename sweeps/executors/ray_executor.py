@@ -51,7 +51,7 @@ class _Worker:
 
     @property
     def place(self) -> str | None:
-        return f"{self.node} GPU {', '.join(self.gpus)}" if self.gpus else self.node
+        return f"{self.node} GPU {'+'.join(self.gpus)}" if self.gpus else self.node
 
 
 class RayExecutor:
@@ -89,8 +89,9 @@ class RayExecutor:
 
     @property
     def waiting(self) -> int:
-        placed = sum(worker.node is not None for worker in self._workers)
-        return max(0, min(self._most, self._places) - placed)
+        asked = sum(worker.node is None and not worker.unfit for worker in self._workers)
+        placed = len(self._workers) - asked
+        return min(asked, max(0, min(self._most, self._places) - placed))
 
     def start(self, job: Job) -> str | None:
         worker = next(worker for worker in self._workers if worker.free)

@@ -69,11 +69,11 @@ class RayWorker:
             self._inbox.put(self._unpacked(due))
 
     async def events(self, seen: int) -> Sequence[Parcel]:
-        """Wait for events after the one with the number `seen`, and return them all."""
+        """Wait for events after the one with the number `seen`, and return the first, so that each gets its answer."""
         async with self._changed:
             self._sent = [parcel for parcel in self._sent if parcel.number > seen]
             await self._changed.wait_for(lambda: self._sent)
-            return self._sent
+            return self._sent[:1]
 
     def _fetch(self, reference: Any) -> Any:
         """Return an object of the store; called by the job loop, as an actor with an event loop is not to `ray.get`."""

@@ -127,6 +127,11 @@ class Plan:
         confirmed = (self.preset.recipes + self.has_baseline) * self.preset.seeds
         return max(self.trials, *((confirmed, self.preset.finals) if self.confirm else ()), 1)
 
+    @property
+    def side_by_side(self) -> int:
+        """Number of workers that the sweep can use."""
+        return min(self.workers, self.most_side_by_side)
+
     def trial_flops(self) -> float:
         """Return the training FLOPs of an unpruned trial."""
         return self._flops(self.preset.trial)
@@ -135,7 +140,7 @@ class Plan:
         """Return the seconds that the sweep will take."""
         share = SEARCH_SHARE if self.pruner != "none" else 1.0
         flops = remaining * self.trial_flops() * share + self.flops_after_search()
-        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * min(self.workers, self.most_side_by_side))
+        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.side_by_side)
 
     def _flops(self, budget: Budget) -> float:
         """Training FLOPs of a budget; those of a plain recipe where it is in epochs."""
@@ -200,8 +205,7 @@ def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
 
 
 def _workers(plan: Plan) -> str:
-    count = min(plan.workers, plan.most_side_by_side)
-    workers = f"{count} worker{'s' if count > 1 else ''}"
+    workers = f"{plan.side_by_side} worker{'s' if plan.side_by_side > 1 else ''}"
     if plan.hardware.device.type != "cpu":
         return workers
     return f"{workers} x {plan.threads} thread{'s' if plan.threads > 1 else ''}"

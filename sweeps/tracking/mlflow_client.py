@@ -220,8 +220,8 @@ class MlflowExperiment:
         else:
             run = self._client.get_run(run_id)
             self._client.update_run(run_id, status="RUNNING", name=entry.name)
-            if "reason" in run.data.tags:
-                self._client.delete_tag(run_id, "reason")  # the run has not ended after all
+            for name in ("reason", "node") & run.data.tags.keys():  # the run has not ended, and may move
+                self._client.delete_tag(run_id, name)
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
         if entry.tags.get("stage") == "study":
             save_views(self._client, self._client.get_experiment(self._experiment))

@@ -127,6 +127,10 @@ class TestInterruption:
         check_whole(sweep)
         assert sweep.study.user_attrs["seconds"] > 1000, "the wall time of all processes"
 
+    def test_a_stop_before_the_first_trial_starts_none(self, sweep: Study) -> None:
+        assert sweep.stopped_after(1)
+        assert (sweep.jobs, sweep.trials) == ([], [])
+
     def test_stop_again_and_again(self, sweep: Study) -> None:
         interruptions = 0
         while sweep.stopped_after(60):

@@ -56,8 +56,10 @@ def test_locating_a_store_makes_it_absolute_and_touches_nothing(
     assert store.tracking_uri == f"sqlite:///{tmp_path}/new/mlflow.db"
     assert store.storage_url == f"sqlite:///{tmp_path}/new/optuna.db"
     assert store.checkpoints("s", "trial-1") == tmp_path / "new" / "checkpoints" / "s" / "trial-1"
-    elsewhere = Store.locate(Path("new"), checkpoints=Path("shared"))
-    assert elsewhere.checkpoints("s", "trial-1") == tmp_path / "shared" / "s" / "trial-1"
+    elsewhere, another = (Store.locate(Path(name), checkpoints=Path("shared")) for name in ("new", "other"))
+    folder = elsewhere.checkpoints("s", "trial-1")
+    assert folder.is_relative_to(tmp_path / "shared")
+    assert folder != another.checkpoints("s", "trial-1"), "two stores may share the folder"
     assert list(tmp_path.iterdir()) == []
     assert DEFAULT_STORE.name == "mlruns"
 

@@ -48,6 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = store.checkpoints("s", "trial-4")
     folder.mkdir(parents=True)
     (folder / "step-000000001.safetensors").write_bytes(b"")
+    (folder.parent / ".shared-1a2b").touch()  # left by a check of a cluster's folder
     return store
 
 

@@ -176,6 +176,7 @@ class TestRecord:
         self, store: Mlflow, tracker: MlflowTracker, ended: bool, new_process: bool
     ) -> None:
         record(tracker, TRIAL.key, CURVE[:4])
+        tracker.tag(TRIAL.key, node="node-1")
         if ended:
             tracker.end(TRIAL.key, "interrupted", reason="the sweep was stopped", metrics={"cost/seconds": 3.0})
             assert store.state() == ("KILLED", "interrupted", "the sweep was stopped")
@@ -184,6 +185,7 @@ class TestRecord:
         tracker.begin(replace(TRIAL, tags={**TRIAL.tags, "attempt": "2"}))
         assert store.state() == ("RUNNING", "running", None), "a reason of an end that was none would mislead"
         assert store.run().data.tags["attempt"] == "2"
+        assert "node" not in store.run().data.tags, "it may run on this machine now"
         record(tracker, TRIAL.key, CURVE)
         tracker.end(TRIAL.key, "complete", outcome=OUTCOME, metrics={"cost/seconds": 8.0})
         assert store.steps("train/loss") == [1, 2, 3, 4, 8]
