@@ -192,7 +192,7 @@ class RayCluster:
         return answer
 
     def _nodes(self) -> list[dict[str, Any]]:
-        return [node for node in ray.nodes() if node["Alive"]]
+        return sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeName"]))
 
     def _for_trials(self) -> list[dict[str, Any]]:
         return [node for node in self._nodes() if self.demand.side_by_side(node["Resources"])]
