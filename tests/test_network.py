@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not can_be_made(), reason="network namespaces need root, and the program ip"),
 ]
-_SHORT, _LONG = 30.0, 100.0  # seconds; Ray gives a silent node up after some 65 s
+_SHORT, _LONG = 30.0, 100.0  # seconds; Ray gives up a node that was silent for the longer time, but not the shorter
 
 
 @pytest.fixture

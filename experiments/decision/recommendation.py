@@ -35,7 +35,7 @@ def section(facts: Facts, sections: Sequence[Section]) -> Section:
     for head, title in HEADS.items():
         blocks += [Heading(title), *texts[head]]
     intro = (
-        "The first rule that holds decides. A way may win if it is known to miss no bar, at least one bar is unknown, "
+        "The first rule that holds decides. A way may win if no bar is known to be missed, at least one is unknown, "
         f"and it costs over {percent(CLOSE, 0)} less than every way known to clear all bars. Measurements come from "
         "the runs, prices from the sources below, and the rest from the scenario."
     )

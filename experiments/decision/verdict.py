@@ -113,8 +113,8 @@ class Verdict:
     Attributes:
         answer: Build | Adapt | Buy | Either | Not yet.
         best: the cheapest way that is known to clear every bar.
-        rival: the cheapest way that may win: known to miss no bar, with one unknown, and clearly cheaper than every way
-            known to clear all bars.
+        rival: the cheapest way that may win: no bar is known to be missed, one is unknown, and it is clearly cheaper
+            than every way known to clear all bars.
         near: of each kind, the cheapest way that clears every bar and costs about as much as `best`.
     """
 

@@ -80,12 +80,12 @@ class NodeHardware(Hardware):
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What a worker tells of its node; the versions must be those of all others."""
+    """Facts about the node of a worker. The versions must be the same on all nodes."""
 
     node: str  # id
     versions: Mapping[str, str]
     bf16: bool  # of its device
-    gpus: tuple[str, ...]  # numbers of those that Ray gave the worker
+    gpus: tuple[str, ...]  # numbers of the GPUs that Ray gave the worker
 
     @classmethod
     def here(cls, device: str) -> NodeFacts:

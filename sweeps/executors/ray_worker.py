@@ -69,7 +69,7 @@ class RayWorker:
             self._inbox.put(self._unpacked(due))
 
     async def events(self, seen: int) -> Sequence[Parcel]:
-        """Wait for events after the one with the number `seen`, and return the first, so that each gets its answer."""
+        """Wait for events after the one with the number `seen`, and return the first alone: it may need an answer."""
         async with self._changed:
             self._sent = [parcel for parcel in self._sent if parcel.number > seen]
             await self._changed.wait_for(lambda: self._sent)

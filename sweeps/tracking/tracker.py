@@ -114,7 +114,7 @@ class MlflowTracker:
         )
 
     def tag(self, key: str, **tags: str) -> None:
-        """Set tags of a run that a crash may lose."""
+        """Set tags of a run. A crash may lose them."""
         self._put(key, tags=tags, sync=False)
 
     def point(self, key: str, point: Progress, *, met: str = "val", system: Mapping[str, float] = {}) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -374,6 +375,20 @@ def test_an_adaptation_sends_the_notice_too(tmp_path: Path, monkeypatch: pytest.
     codes = [main(("--adapt-only", "--store", str(tmp_path / "store"), "--notify", command)) for _ in range(3)]
     assert codes == [0, 128, 1]
     assert (tmp_path / "said").read_text().split() == ["finished", "interrupted", "failed"]
+
+
+def test_a_stop_at_the_end_of_a_sweep_adapts_nothing(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(coordinator: StubCoordinator) -> Summary:
+        with contextlib.suppress(Interrupted):
+            interrupted(coordinator)
+        return Summary(Counter(complete=1), {"study/saved_fraction": 0.0})
+
+    stubs.does = ended
+    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(run_study, "Adaptation", Mock(side_effect=AssertionError("it was stopped")))
+    assert main(("--adapt", "--store", str(tmp_path / "store"))) == 130
 
 
 def test_a_folder_of_pictures(
