@@ -230,6 +230,9 @@ class Coordinator:
         run.started = time.monotonic()
         self.sweep.progress.started += 1
         stage.start(run)
+        if run.refusal:
+            self._prune(stage, run, run.refusal)
+            return
         self._running[run.key] = run
         run.node = self.executor.start(run.job)
         if run.node is not None and isinstance(run.job, TrainJob):

@@ -31,6 +31,7 @@ class SweepRun:
     accuracies: tuple[float, ...] = ()  # of its validations
     started: float = 0.0  # time.monotonic()
     node: str | None = None  # of a cluster, with its GPU if it has one
+    refusal: str = ""  # why it is not trained: its network breaks a limit
 
     @property
     def accuracy(self) -> float | None:

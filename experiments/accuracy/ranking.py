@@ -31,14 +31,17 @@ from sweeps.planning.space_file import SPACES
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
 RECIPES = 5  # of each group
 
-# Budgets of the preset `quick`; the last is four times the confirmation, near the final.
+# A shorter trial, and the budgets of the preset `quick`; the last is four times the confirmation, near the final.
 LENGTHS: Mapping[str, Budget] = MappingProxyType(
     {
+        "short trial": Budget(flops=8e12, max_epochs=10),
         "trial": PRESETS["quick"].trial,
         "confirmation": PRESETS["quick"].confirm,
         "long": Budget(flops=240e12, max_epochs=100),
     }
 )
+
+TRIALS = ("short trial", "trial")
 
 # Values of a group's recipe of that number: parameters of the space, or fields of the recipe that the space holds.
 GROUPS: Mapping[str, Callable[[np.random.Generator, int], dict[str, Any]]] = MappingProxyType(
@@ -87,8 +90,8 @@ def recipe_of(group: str, number: int, length: str) -> Recipe:
     base = Recipe(seed=100 * list(LENGTHS).index(length) + number, epochs=REFERENCE_IMAGES / TRAIN_IMAGES)
     fields = {name: value for name, value in drawn.items() if name not in space.parameters}
     recipe = replace(space.recipe(space.point_of(values.__getitem__), base), **fields)
-    trial = at_length(recipe, LENGTHS["trial"].apply(recipe, TRAIN_IMAGES).epochs)
-    return trial if length == "trial" else LENGTHS[length].extend(trial, TRAIN_IMAGES)
+    trials = {name: at_length(recipe, LENGTHS[name].apply(recipe, TRAIN_IMAGES).epochs) for name in TRIALS}
+    return trials.get(length) or LENGTHS[length].extend(trials["trial"], TRAIN_IMAGES)
 
 
 def table(runs: Sequence[TrainingRun]) -> Iterator[str]:

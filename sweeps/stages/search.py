@@ -44,7 +44,7 @@ class Search(Stage):
         """Yield the trials that an earlier process left unfinished, then new ones up to the planned total."""
         plan, progress = self.sweep.plan, self.sweep.progress
         for trial, values in unfinished_trials(self.sweep.study, self.sweep.storage):
-            yield from self._within_limits(trial, set(values))
+            yield self._within_limits(trial, set(values))
         for _ in range(started_trials(self.sweep.study), plan.trials):
             if plan.timeout is not None and progress.seconds > plan.timeout:
                 left = plan.trials - started_trials(self.sweep.study)
@@ -60,7 +60,7 @@ class Search(Stage):
                     f"{plan.trials} are left out"
                 )
                 return
-            yield from self._within_limits(ask(self.sweep.study, plan), set())
+            yield self._within_limits(ask(self.sweep.study, plan), set())
 
     def should_prune(self, run: SweepRun, point: Progress) -> bool:
         """Report the validation accuracy to Optuna, and ask its pruner."""
@@ -107,21 +107,16 @@ class Search(Stage):
         trial.set_user_attr("flops", run.flops)
         return run
 
-    def _within_limits(self, trial: Trial, reported: set[int]) -> Iterator[SweepRun]:
-        """Yield the run of a trial; or end the trial, and tell Optuna by how much, if its network breaks a limit."""
+    def _within_limits(self, trial: Trial, reported: set[int]) -> SweepRun:
+        """Return the run of a trial, refused if its network breaks a limit; then Optuna is told by how much."""
         run, plan = self._run(trial, reported), self.sweep.plan
-        limits = plan.limits
         told = trial.constraints  # by an earlier process
-        excesses = {**limits.excesses(run.job.recipe, plan.hardware, plan.data_set), **told}
+        excesses = {**plan.limits.excesses(run.job.recipe, plan.hardware, plan.data_set), **told}
         for name in excesses.keys() - told.keys():
             trial.set_constraint(name, excesses[name])
-        reason = limits.broken(excesses)
-        if not reason:
-            yield run
-            return
-        self.start(run)
-        self.sweep.console.say(f"{run.title} is not trained: {run.job.recipe.model} has {reason}")
-        self.end(run, "pruned", reason=reason)
+        if reason := plan.limits.broken(excesses):
+            run.refusal = f"not trained, {run.job.recipe.model} has {reason}"
+        return run
 
     def _recipe(self, trial: Trial) -> Recipe:
         plan, images = self.sweep.plan, self.sweep.train_images

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from cifar_core.budget import Budget, step_flops
 from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
+from sweeps.coordinator import Interrupted
 from sweeps.executors.protocol import Diverged, TrainJob
 from sweeps.planning.limits import Limits
 from sweeps.studies.study import BASELINE
@@ -111,10 +112,10 @@ class TestLimits:
         assert summary.trials == {"complete": 12 - len(wide), "pruned": len(wide)}
         trained = {job.recipe.width for job in sweep.jobs if isinstance(job, TrainJob)}
         assert trained == {0.25}, "nor is it confirmed"
-        reason = f"{parameter_count('fast_resnet', 0.5):,} weights where {allowed:,} are allowed"
+        has = f"fast_resnet has {parameter_count('fast_resnet', 0.5):,} weights where {allowed:,} are allowed"
         run = sweep.tracker.runs[f"trial-{wide[0]}"]
-        assert (run.state, run.reason) == ("pruned", reason)
-        assert f"trial {wide[0]} is not trained: fast_resnet has {reason}" in sweep.log.getvalue().splitlines()
+        assert (run.state, run.reason) == ("pruned", f"not trained, {has}")
+        assert f"trial {wide[0]}: not trained, {has}" in sweep.log.getvalue().splitlines()
         assert check[0.5].user_attrs["spent_flops"] == 0
         assert check[0.5].constraints["parameters"] > 0, "so that Optuna's samplers learn it"
         assert check[0.25].constraints == {"parameters": 0}
@@ -126,7 +127,14 @@ class TestLimits:
         summary = sweep.run(trials=1, confirm=False, limits=Limits(parameters=1000))
         assert summary.trials == {"pruned": 1}
         assert sweep.jobs == []
-        assert sweep.tracker.runs["trial-0"].reason == "1,500 weights where 1,000 are allowed"
+        reason = sweep.tracker.runs["trial-0"].reason
+        assert reason == "not trained, fast_resnet has 1,500 weights where 1,000 are allowed"
+
+    def test_a_stop_is_heard_while_every_trial_is_beyond_them(self, sweep: Study) -> None:
+        with pytest.raises(Interrupted):
+            sweep.run(stop=lambda: bool(sweep.trials), trials=10_000, limits=Limits(parameters=1))
+        assert len(sweep.trials) < 10_000
+        assert {run.state for run in sweep.tracker.runs.values()} == {"pruned"}
 
     def test_a_starting_recipe_beyond_them_is_not_confirmed(self, sweep: Study) -> None:
         sweep.study.enqueue_trial({"width": 0.5}, user_attrs={BASELINE: True})
