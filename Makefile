@@ -61,11 +61,11 @@ study: install
 	@$(PY) sweeps/run_study.py --trials $(TRIALS) --store "$$STORE" $${IMAGES:+--images "$$IMAGES"} $(ARGS)
 
 ui: install
-	@PYTHONWARNINGS=ignore $(PY) experiments/ui.py --store "$$STORE" --port $(PORT) $(ARGS)
+	@$(PY) experiments/ui.py --store "$$STORE" --port $(PORT) $(ARGS)
 
 dashboard: PORT = 8080
 dashboard: install
-	@PYTHONWARNINGS=ignore $(PY) experiments/dashboard.py --store "$$STORE" --port $(PORT) $(ARGS)
+	@$(PY) experiments/dashboard.py --store "$$STORE" --port $(PORT) $(ARGS)
 
 serve: PORT = 5001
 serve: install

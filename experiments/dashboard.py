@@ -6,6 +6,7 @@ python experiments/dashboard.py [--store DIR] [--port N]
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=port, default=8080, metavar="N", help=f"on {HOST} (default: %(default)s)")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
     options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")  # those of libraries, which say nothing to who browses
     return run_command(parser, lambda: _run(Store.locate(options.store), options.port), stopped="stopped")
 
 

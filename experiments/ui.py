@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import sys
+import warnings
 import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,9 +44,14 @@ _SERVED = re.compile(
     r"|traces|server-info)(/.*)?"
 )
 _LANGUAGE_MODELS = "/ajax-api/2.0/mlflow/gateway-proxy"  # the UI asks for their list, and shows an error without one
-# What the UI keeps in the browser. Without it, the UI opens an assistant that is not there, and pages for agents.
+# What the UI keeps in the browser. Without it, the UI opens an assistant that is not there, pages for agents, and an
+# advertisement of the model registry over the registry.
 _BROWSER: Mapping[str, object] = MappingProxyType(
-    {"mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True, "mlflow.workflowType_v1": "machine_learning"}
+    {
+        "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,
+        "mlflow.workflowType_v1": "machine_learning",
+        "_mlflow_model_registry_promo_modal_dismissed_v1": True,
+    }
 )
 # A description is folded below its first picture, and not below its second line.
 _HEAD = """<style>
@@ -66,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=port, default=UI_PORT, metavar="N", help=f"on {HOST} (default: %(default)s)")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
     options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")  # those of libraries, which say nothing to who browses
     return run_command(parser, lambda: serve(Store.locate(options.store), options.port), stopped="stopped")
 
 

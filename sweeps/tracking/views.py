@@ -15,7 +15,8 @@ TRIALS, FINALISTS = "trials", "finalists"
 UI_PORT = 5000  # of `make ui`
 
 _TAG = "mlflow.sharedViewState."
-_PARAMETERS = ("learning_rate", "batch_size", "width", "mix", "label_smoothing")  # the name has model and optimizer
+# Of the space `full`; the name has model and optimizer.
+_PARAMETERS = ("learning_rate", "batch_size", "mix", "translate", "cutout")
 _NAME, _NOTE = "attributes.`Run Name`", "attributes.`Description`"
 _WIDTHS = {_NAME: 330, _NOTE: 320}  # pixels
 _SECTION = "search"

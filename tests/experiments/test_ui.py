@@ -231,6 +231,12 @@ def test_a_study_clicked_opens_at_its_runs(page: Page, site: str) -> None:
     expect(page.get_by_role("heading", name="Runs")).to_be_visible()
 
 
+def test_nothing_lies_over_the_model_registry(page: Page, site: str) -> None:
+    page.goto(f"{site}/#/models")
+    expect(page.get_by_role("heading", name="Registered Models")).to_be_visible()
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+
+
 def test_charts_begin_with_the_curves_and_the_parameters(page: Page, address: str, site: str) -> None:
     view = requests.get(address, allow_redirects=False).headers["location"]
     page.goto(f"{site}{view}&compareRunsMode=CHART")
