@@ -4,16 +4,12 @@
    after the other. Sums are kept per chunk and added in the order of the chunks, so the number of threads changes no
    bit of the result. A vector holds 16 channels of a pixel, in fp32. */
 
-#include <immintrin.h>
-#include <stdint.h>
+#include "vectors.h"
 
 #define WIDEST 1024 /* channels; `_MOST_CHANNELS` in fused.py */
-#define LANES 16
 #define NOWHERE 4   /* winner of a block whose ReLU is zero: no pixel takes a gradient */
 
-typedef uint16_t bf16;
 typedef __m512 vector;
-typedef void (*fork_join)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of GCC's OpenMP */
 
 enum pool { NONE, FIRST, LAST };
 

@@ -33,7 +33,7 @@ class Conv3x3(nn.Conv2d):
         height, width = inputs.shape[2:]
         if self.pooled:
             height, width = height - height % 2, width - width % 2
-        convolve = conv3x3.convolve if conv3x3.is_faster(inputs, self.weight) else conv3x3.plain
+        convolve = conv3x3.convolve if conv3x3.is_faster(inputs, self.weight, height, width) else conv3x3.plain
         return convolve(inputs, self.weight, self.bias, height, width)
 
 

@@ -69,7 +69,8 @@ def load(source: Path) -> Library | None:
 
 
 def _key(source: Path, options: list[str]) -> str:
-    parts = [source.read_text(encoding="utf-8"), *options, platform.machine(), _cpu_features()]
+    sources = [source, *sorted(source.parent.glob("*.h"))]
+    parts = [*(path.read_text(encoding="utf-8") for path in sources), *options, platform.machine(), _cpu_features()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

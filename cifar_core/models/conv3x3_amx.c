@@ -1,5 +1,4 @@
-/* 3x3 convolutions with stride 1 of bf16 images in channels-last order: on AMX, the matrix unit of Intel's processors,
-   all three passes; on processors with AVX512-bf16 alone, the gradient of the weights.
+/* 3x3 convolutions with stride 1 of bf16 images in channels-last order, on AMX, the matrix unit of Intel's processors.
 
    Outputs: a few images are copied into a row of places, with a zero before and after each of their lines. Pixel
    (y, x) of an image stands at place (y + 1) * pitch + x + 1, with pitch > width, so that each tap of a filter reads
@@ -12,18 +11,15 @@
 
    Each output, and the gradient of each weight, is summed in one order: the number of threads changes no bit of it. */
 
-#include <immintrin.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "vectors.h"
 
 #define TILE 16         /* rows of a tile; also its columns of fp32 */
 #define DEPTH 32        /* columns of bf16 of a tile: products that one instruction adds up */
 #define TILE_BF16 512   /* numbers of a tile of bf16 */
 #define TILE_FP32 256   /* numbers of a tile of fp32 */
-#define TAPS 9
 #define ROW_BYTES 32768 /* of a row that is convolved: it stays in the first cache */
 #define SEGMENT 8       /* pixels of a line whose pairs and slopes stay in the first cache */
 #define IN_PANEL 256    /* channels of a panel of weights whose gradients stay in the second cache */
@@ -31,9 +27,6 @@
 
 /* GCC does not know that the tile instructions read memory. */
 #define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
-
-typedef uint16_t bf16;
-typedef void (*fork_join)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of GCC's OpenMP */
 
 struct job {
     int64_t images, height, width, inputs, outputs; /* inputs, outputs: channels */
@@ -48,20 +41,6 @@ struct job {
     bf16 *output;
     float *of_weight;
 };
-
-static int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
-static int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
-static int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
-static __mmask16 first_16(int64_t count) { return count >= 16 ? 0xffff : count < 0 ? 0 : (1 << count) - 1; }
-static __mmask32 first_32(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
-
-/* Null if there is no memory. */
-static void *zeros(int64_t bytes) {
-    void *memory = aligned_alloc(64, round_up(bytes, 64));
-    return memory == NULL ? NULL : memset(memory, 0, round_up(bytes, 64));
-}
-
-#ifdef __AMX_BF16__
 
 struct configuration {
     uint8_t palette, start, reserved[14];
@@ -87,16 +66,6 @@ static void restore_tiles(const struct configuration *before) {
     else
         _tile_release();
 }
-
-#else
-
-struct configuration {
-    char none;
-};
-static void use_tiles(struct configuration *before) { (void)before; }
-static void restore_tiles(const struct configuration *before) { (void)before; }
-
-#endif
 
 /* Pieces of memory that come next. They are fetched step by step while products are added up. */
 struct upcoming {
@@ -125,37 +94,6 @@ static inline void fetch(struct upcoming *memory) {
 static int64_t take(struct job *job, int64_t count) { return __atomic_fetch_add(&job->next, count, __ATOMIC_RELAXED); }
 
 /* ---- Gradient of the weights ---- */
-
-/* Transpose 16 vectors of 16 numbers of 32 bits. */
-static inline void transpose(__m512i *v) {
-    __m512i t[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {
-        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        v[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        v[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        v[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
-}
 
 /* A line of pixels of some images: of each pixel some channels, of each image the same line. */
 struct line {
@@ -207,8 +145,6 @@ static void transpose_line(const struct line *line, int64_t group, bf16 *tiles) 
 }
 
 /* Add the products of two rows of tiles of slopes with two of pairs to four tiles of sums. */
-#ifdef __AMX_BF16__
-
 static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const bf16 *pairs, const bf16 *more_pairs,
                               int64_t tiles, float *sums, struct upcoming *next, struct upcoming *next_slopes) {
     MEMORY_IS_READ;
@@ -236,41 +172,6 @@ static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const
     _tile_stored(2, sums + 2 * TILE_FP32, 64);
     _tile_stored(3, sums + 3 * TILE_FP32, 64);
 }
-
-#else
-
-static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const bf16 *pairs, const bf16 *more_pairs,
-                              int64_t tiles, float *sums, struct upcoming *next, struct upcoming *next_slopes) {
-    for (int64_t eight = 0; eight < 4; eight++) { /* rows: as many sums as stay in registers */
-        const bf16 *row = (eight < 2 ? slopes : more_slopes) + eight % 2 * 8 * DEPTH;
-        float *to = sums + eight / 2 * 2 * TILE_FP32 + eight % 2 * 8 * TILE;
-        __m512 sum[8], more[8];
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++)
-            sum[i] = _mm512_load_ps(to + i * TILE), more[i] = _mm512_load_ps(to + TILE_FP32 + i * TILE);
-        for (int64_t tile = 0; tile < tiles * TILE_BF16; tile += TILE_BF16) {
-#pragma GCC unroll 16
-            for (int k = 0; k < DEPTH; k += 2) {
-                const __m512bh pair = (__m512bh)_mm512_load_si512(pairs + tile + k * TILE);
-                const __m512bh more_pair = (__m512bh)_mm512_load_si512(more_pairs + tile + k * TILE);
-#pragma GCC unroll 8
-                for (int i = 0; i < 8; i++) {
-                    __m512bh slope = (__m512bh)_mm512_set1_epi32(*(const int32_t *)(row + tile + i * DEPTH + k));
-                    __asm__("" : "+v"(slope)); /* else GCC reads it from memory twice, which is slower */
-                    sum[i] = _mm512_dpbf16_ps(sum[i], slope, pair);
-                    more[i] = _mm512_dpbf16_ps(more[i], slope, more_pair);
-                }
-            }
-            fetch(next);
-            fetch(next_slopes);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++)
-            _mm512_store_ps(to + i * TILE, sum[i]), _mm512_store_ps(to + TILE_FP32 + i * TILE, more[i]);
-    }
-}
-
-#endif
 
 /* Write the sums (outputs / 32, inputs / 32, 9, 2, 2, 16, 16), whose channels are halves as in `pair`, in order. */
 static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_from, int64_t out_from,
@@ -407,8 +308,6 @@ int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int6
     run(&job, sum_panels, parallel);
     return job.out_of_memory;
 }
-
-#ifdef __AMX_BF16__
 
 /* ---- Outputs ---- */
 
@@ -630,5 +529,3 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
 
 /* Linux lets a process use the tiles once it has asked (Documentation/arch/x86/xstate.rst); 0: it may. */
 int allow_tiles(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */); }
-
-#endif
