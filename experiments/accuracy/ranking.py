@@ -1,6 +1,6 @@
 """Rank correlation of accuracies after a short and after a long run, by group of parameters.
 
-python -m experiments.accuracy.ranking [--lengths trial confirmation] [--results FILE]
+python -m experiments.accuracy.ranking [--lengths 8 12 45] [--results FILE]
 
 Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start, and
 the rate goes with the square root of the batch size, and both with the length of the run, as in a sweep. Runs that the
@@ -24,24 +24,23 @@ from cifar_core.budget import Budget, at_length
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
-from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.planning.space_file import SPACES
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
 RECIPES = 5  # of each group
 
-# A shorter trial, and the budgets of the preset `quick`; the last is four times the confirmation, near the final.
+# By TFLOP: two lengths for a trial, one for a confirmation, and one near the final.
 LENGTHS: Mapping[str, Budget] = MappingProxyType(
     {
-        "short trial": Budget(flops=8e12, max_epochs=10),
-        "trial": PRESETS["quick"].trial,
-        "confirmation": PRESETS["quick"].confirm,
-        "long": Budget(flops=240e12, max_epochs=100),
+        "8": Budget(flops=8e12, max_epochs=10),
+        "12": Budget(flops=12e12, max_epochs=10),
+        "45": Budget(flops=45e12, max_epochs=50),
+        "240": Budget(flops=240e12, max_epochs=100),
     }
 )
-
-TRIALS = ("short trial", "trial")
+TRIALS = ("8", "12")
+_PAIRS = (("8", "45"), ("12", "45"), ("45", "240"))
 
 # Values of a group's recipe of that number: parameters of the space, or fields of the recipe that the space holds.
 GROUPS: Mapping[str, Callable[[np.random.Generator, int], dict[str, Any]]] = MappingProxyType(
@@ -70,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
 
     def add_lengths(parser: argparse.ArgumentParser) -> None:
-        chosen = ["trial", "confirmation"]
-        help_ = f"lengths to train for (default: {' '.join(chosen)})"
-        parser.add_argument("--lengths", nargs="+", choices=list(LENGTHS), default=chosen, metavar="LENGTH", help=help_)
+        chosen = ["8", "12", "45"]
+        help_ = f"TFLOP to train for (default: {' '.join(chosen)})"
+        parser.add_argument("--lengths", nargs="+", choices=list(LENGTHS), default=chosen, metavar="TFLOP", help=help_)
 
     def wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
         lengths = [length for length in LENGTHS if length in options.lengths]
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def recipe_of(group: str, number: int, length: str) -> Recipe:
-    """Return a recipe of a group: the same parameters for each length, with other seeds."""
+    """Return a recipe of a group: the same parameters for each length in TFLOP, with other seeds."""
     drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]), number)
     space = SPACES["full"]
     values = {"mix_alpha": Recipe().mix_alpha, "weight_decay_multiple": 1.0, **space.starts[0], **drawn}
@@ -91,19 +90,20 @@ def recipe_of(group: str, number: int, length: str) -> Recipe:
     fields = {name: value for name, value in drawn.items() if name not in space.parameters}
     recipe = replace(space.recipe(space.point_of(values.__getitem__), base), **fields)
     trials = {name: at_length(recipe, LENGTHS[name].apply(recipe, TRAIN_IMAGES).epochs) for name in TRIALS}
-    return trials.get(length) or LENGTHS[length].extend(trials["trial"], TRAIN_IMAGES)
+    return trials.get(length) or LENGTHS[length].extend(trials["12"], TRAIN_IMAGES)
 
 
 def table(runs: Sequence[TrainingRun]) -> Iterator[str]:
     """Yield the lines of a Markdown table: Spearman's rank correlations by group, and over all recipes."""
-    yield "| parameters | recipes | a quarter of a trial with its end | trial with confirmation | trial with long run |"
-    yield "| --- | --- | --- | --- | --- |"
+    quarters = [f"a quarter of {length} with its end" for length in TRIALS]
+    yield f"| parameters | recipes | {' | '.join([*quarters, *(f'{one} with {other}' for one, other in _PAIRS)])} |"
+    yield f"| --- | --- |{' --- |' * (len(TRIALS) + len(_PAIRS))}"
     found = {run.name: run for run in runs}
     for group in (*GROUPS, "all"):
         own = [(g, n) for g, n in _numbers() if group in (g, "all")]
-        ends, early = _values(found, own, "trial", "accuracy"), _values(found, own, "trial", "early")
-        cells = [_correlation(early, ends)]
-        cells += [_correlation(ends, _values(found, own, length, "accuracy")) for length in ("confirmation", "long")]
+        ends = {length: _values(found, own, length, "accuracy") for length in LENGTHS}
+        cells = [_correlation(_values(found, own, length, "early"), ends[length]) for length in TRIALS]
+        cells += [_correlation(ends[one], ends[other]) for one, other in _PAIRS]
         yield f"| {group} | {len(own)} | {' | '.join(cells)} |"
 
 
@@ -125,7 +125,7 @@ def _numbers() -> list[tuple[str, int]]:
 
 
 def _name(group: str, number: int, length: str) -> str:
-    return f"{group} {number}, {length}"
+    return f"{group} {number}, {length} TFLOP"
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ from experiments.accuracy.training_runs import TrainingRun
 def test_a_group_varies_its_own_parameters_and_keeps_them_for_each_length(group: str) -> None:
     lengths = {length: [recipe_of(group, number, length) for number in range(RECIPES)] for length in LENGTHS}
     length_of_run = {"epochs", "seed", "weight_decay", "learning_rate", "batch_size"}
-    for short, long in zip(lengths["trial"], lengths["long"], strict=True):
+    for short, long in zip(lengths["8"], lengths["240"], strict=True):
         other = {name for name, value in short.to_dict().items() if long.to_dict()[name] != value}
         assert other <= length_of_run
         assert total_steps(long, 45_000) * step_flops(long) == pytest.approx(240e12, rel=0.01)
     varied = {
         name
-        for recipe in lengths["trial"]
+        for recipe in lengths["12"]
         for name, value in recipe.to_dict().items()
-        if lengths["trial"][0].to_dict()[name] != value
+        if lengths["12"][0].to_dict()[name] != value
     }
     assert varied - {"epochs", "seed"}
 
@@ -30,7 +30,7 @@ def test_a_group_varies_its_own_parameters_and_keeps_them_for_each_length(group:
 def test_correlations_are_of_ranks() -> None:
     def run(group: str, number: int, length: str, early: float, accuracy: float) -> TrainingRun:
         return TrainingRun(
-            name=f"{group} {number}, {length}",
+            name=f"{group} {number}, {length} TFLOP",
             recipe=recipe_of(group, number, length).to_dict(),
             early=early,
             accuracy=accuracy,
@@ -39,9 +39,10 @@ def test_correlations_are_of_ranks() -> None:
             machine="m",
         )
 
-    runs = [run("width", n, "trial", 0.2 - n / 100, 0.5 + n**2 / 100) for n in range(5)]
-    runs += [run("width", n, "confirmation", 0.2, 0.8 + n / 100) for n in range(5)]
+    runs = [run("width", n, "12", 0.2 - n / 100, 0.5 + n**2 / 100) for n in range(5)]
+    runs += [run("width", n, "45", 0.2, 0.8 + n / 100) for n in range(5)]
     rows = {row.split(" | ")[0]: row for row in table(runs)}
-    assert rows["| width"] == "| width | 5 | -1.00 | +1.00 | not measured |"
-    assert rows["| augmentation"] == "| augmentation | 5 | not measured | not measured | not measured |"
-    assert rows["| all"].startswith("| all | 25 | -1.00 | +1.00 |")
+    assert rows["| parameters"].endswith("| 8 with 45 | 12 with 45 | 45 with 240 |")
+    assert rows["| width"] == "| width | 5 | not measured | -1.00 | not measured | +1.00 | not measured |"
+    assert rows["| augmentation"] == f"| augmentation | 5 |{' not measured |' * 5}"
+    assert rows["| all"].startswith("| all | 25 | not measured | -1.00 | not measured | +1.00 |")
