@@ -8,6 +8,7 @@ Winograd's algorithm (`conv3x3_winograd.c`) needs fewer.
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from cifar_core.models import native
 
 _FEWEST_CHANNELS = 24  # of inputs and outputs; a tile of AMX, and a vector, have 32
 
-# For Winograd's algorithm, measured on an EPYC (Zen 4): the filters are transformed once for all tiles of 2x2 outputs,
-# and of tiles that reach beyond the last row or column all four are computed.
-_FEWEST_TILES, _MOST_WASTE = 64, 1.8
+# Winograd's algorithm computes all four outputs of a tile that reaches beyond the last row or column, and multiples of
+# 32 channels: no more than so many times the products that are wanted, or it does not pay (measured on an EPYC, Zen 4).
+# It transforms the filters once for all tiles.
+_WINOGRAD_CHANNELS = 32
+_MOST_WASTE, _FEWEST_TILES = 1.7, 64
 
 
 def is_available() -> bool:
@@ -32,14 +35,23 @@ def is_available() -> bool:
 
 
 def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
-    """Return true if `convolve` is faster than torch's own convolution of `inputs` (N, C, H, W) by `weight`."""
-    if inputs.device.type != "cpu" or torch.compiler.is_compiling() or min(weight.shape[:2]) < _FEWEST_CHANNELS:
+    """Return true if `convolve` is faster than torch's own convolution for these arguments."""
+    if inputs.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return False
+    outputs, *filter_shape = weight.shape
+    channels = inputs.shape[1]
+    if min(outputs, channels) < _FEWEST_CHANNELS or filter_shape != [channels, 3, 3]:  # torch says what is wrong
+        return False
+    return is_available() and (_is_amx_used() or _suits_winograd(len(inputs), channels, outputs, height, width))
+
+
+def _suits_winograd(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
     tiles = -(-height // 2) * -(-width // 2)
-    suits_winograd = len(inputs) * tiles >= _FEWEST_TILES and 4 * tiles <= _MOST_WASTE * height * width
-    return is_available() and (suits_winograd or _is_amx_used())
+    padded = math.prod(-(-count // _WINOGRAD_CHANNELS) * _WINOGRAD_CHANNELS for count in (channels, outputs))
+    waste = 4 * tiles * padded / (height * width * channels * outputs)
+    return images * tiles >= _FEWEST_TILES and waste <= _MOST_WASTE
 
 
 def convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
@@ -56,8 +68,9 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
         weight = weight.float().contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(inputs, weight)
+        bias = None if bias is None else bias.float().contiguous()
         output = _new_images(len(inputs), len(weight), height, width)
-        _call("convolve", inputs, output, 0, inputs, weight, None if bias is None else bias.float(), output)
+        _call("convolve", inputs, output, 0, inputs, weight, bias, output)
         return output
 
     @staticmethod

@@ -5,7 +5,7 @@
    (2016), section 4.1. The image is cut into tiles of 4x4 pixels, two pixels apart. The sixteen points of transformed
    tiles and of transformed filters, both in bf16, are multiplied as sixteen matrix products over the channels, summed
    in fp32. The inverse transform, in fp32, gives 2x2 pixels of the output. The gradient of the weights is the
-   transpose of these steps.
+   transpose of these steps; the gradient of the output is called the slopes.
 
    Each output, and the gradient of each weight, is summed in one order: the number of threads changes no bit of it. */
 
@@ -13,9 +13,10 @@
 
 #define POINTS 16
 #define WIDE 32             /* channels that are taken at once: bf16 numbers of a vector */
-#define ROWS 12             /* tiles whose products with WIDE filters are summed in registers */
-#define SUM_ROWS 8          /* the same of channels, in the gradient of the weights */
-#define PAD 32              /* numbers between points: at a power of two they would share a line of the caches */
+#define TILES_AT_ONCE 12    /* whose products with WIDE filters are summed in registers */
+#define SLOPES_AT_ONCE 8    /* channels of slopes whose products with WIDE channels of tiles are summed in registers */
+#define PAD 32              /* numbers between points: at a power of two they would share a set of the caches */
+#define SHARE 16            /* tiles that a thread takes to transform them */
 #define BLOCK_BYTES 393216  /* of transformed tiles: they stay in the second cache */
 #define SUM_BYTES 3145728   /* of transformed tiles and slopes in the gradient of the weights: the third cache */
 #define SUM_PAIRS 96        /* of tiles whose products are summed in registers: they stay in the first cache */
@@ -58,16 +59,16 @@ static inline void transform_tile(__m512 d[4][4]) {
     }
 }
 
-/* The 4x4 pixels of a tile; black ones beyond the edge of the image. */
-static inline void find_pixels(const struct job *job, int64_t tile, const bf16 *pixels[POINTS]) {
-    const int64_t image = tile / job->tiles_each, rest = tile % job->tiles_each;
-    const int64_t top = rest / job->tiles_across * 2 - 1, left = rest % job->tiles_across * 2 - 1;
-    for (int64_t i = 0; i < 4; i++)
-        for (int64_t j = 0; j < 4; j++) {
-            const int64_t y = top + i, x = left + j;
-            const int there = y >= 0 && y < job->height && x >= 0 && x < job->width;
-            const int64_t pixel = (image * job->height + y) * job->width + x;
-            pixels[4 * i + j] = there ? job->image + pixel * job->inputs : job->black;
+/* The pixels of a tile, black ones beyond the edge: 4x4 of images (images, height, width, channels), one of which lies
+   before the outputs, or 2x2 of slopes. */
+static inline void find_pixels(const struct job *job, int64_t tile, const bf16 *from, int64_t height, int64_t width,
+                               int64_t channels, int side, const bf16 **pixels) {
+    const int64_t image = tile / job->tiles_each, rest = tile % job->tiles_each, before = side / 2 - 1;
+    const int64_t top = rest / job->tiles_across * 2 - before, left = rest % job->tiles_across * 2 - before;
+    for (int64_t y = top; y < top + side; y++)
+        for (int64_t x = left; x < left + side; x++) {
+            const int there = tile < job->tiles && y >= 0 && y < height && x >= 0 && x < width;
+            *pixels++ = there ? from + ((image * height + y) * width + x) * channels : job->black;
         }
 }
 
@@ -80,12 +81,12 @@ static inline __m512 high_half(__m512i numbers) {
 
 /* Transformed tiles from `first` on: (16, block, channels), with PAD numbers behind each point. */
 static void transform_tiles(const struct job *job, int64_t first, int64_t count, bf16 *tiles) {
-    const int64_t channels = round_up(job->inputs, WIDE);
+    const int64_t inputs = job->inputs, channels = round_up(inputs, WIDE), point_size = job->block * channels + PAD;
     const bf16 *pixels[POINTS];
     for (int64_t t = 0; t < count; t++) {
-        find_pixels(job, first + t, pixels);
+        find_pixels(job, first + t, job->image, job->height, job->width, inputs, 4, pixels);
         for (int64_t c = 0; c < channels; c += WIDE) {
-            const __mmask32 valid = first_32(job->inputs - c);
+            const __mmask32 valid = first_32(inputs - c);
             __m512 low[4][4], high[4][4];
 #pragma GCC unroll 16
             for (int p = 0; p < POINTS; p++) {
@@ -96,7 +97,7 @@ static void transform_tiles(const struct job *job, int64_t first, int64_t count,
             transform_tile(high);
 #pragma GCC unroll 16
             for (int p = 0; p < POINTS; p++)
-                _mm512_store_si512(tiles + p * (job->block * channels + PAD) + t * channels + c,
+                _mm512_store_si512(tiles + p * point_size + t * channels + c,
                                    (__m512i)_mm512_cvtne2ps_pbh(high[p / 4][p % 4], low[p / 4][p % 4]));
         }
     }
@@ -217,18 +218,18 @@ static inline void transform_sums(const __m512 u[4][4], __m512 g[3][3]) {
 
 /* ---- Outputs ---- */
 
-/* Products of ROWS tiles, `stride` numbers apart, with filters (channels / 2, 32, 2): (ROWS, 32). */
+/* Products of TILES_AT_ONCE tiles, `stride` numbers apart, with filters (channels / 2, 32, 2): (TILES_AT_ONCE, 32). */
 static inline void multiply(const bf16 *tiles, int64_t stride, int64_t channels, const bf16 *filters,
                             float *products) {
-    __m512 sum[ROWS], more[ROWS];
+    __m512 sum[TILES_AT_ONCE], more[TILES_AT_ONCE];
 #pragma GCC unroll 12
-    for (int i = 0; i < ROWS; i++)
+    for (int i = 0; i < TILES_AT_ONCE; i++)
         sum[i] = more[i] = _mm512_setzero_ps();
     for (int64_t c = 0; c < channels; c += 2, filters += 2 * WIDE) {
         const __m512bh filter = (__m512bh)_mm512_load_si512(filters);
         const __m512bh more_filter = (__m512bh)_mm512_load_si512(filters + WIDE);
 #pragma GCC unroll 12
-        for (int i = 0; i < ROWS; i++) {
+        for (int i = 0; i < TILES_AT_ONCE; i++) {
             __m512bh pair = (__m512bh)_mm512_set1_epi32(*(const int32_t *)(tiles + i * stride + c));
             __asm__("" : "+v"(pair)); /* else GCC reads it from memory twice, which is slower */
             sum[i] = _mm512_dpbf16_ps(sum[i], pair, filter);
@@ -236,7 +237,7 @@ static inline void multiply(const bf16 *tiles, int64_t stride, int64_t channels,
         }
     }
 #pragma GCC unroll 12
-    for (int i = 0; i < ROWS; i++)
+    for (int i = 0; i < TILES_AT_ONCE; i++)
         _mm512_store_ps(products + i * WIDE, sum[i]), _mm512_store_ps(products + i * WIDE + LANES, more[i]);
 }
 
@@ -287,19 +288,22 @@ static void convolve_blocks(void *argument) {
     const int64_t channels = round_up(job->inputs, WIDE), point_size = job->block * channels + PAD;
     bf16 *tiles = zeros(POINTS * point_size * sizeof(bf16));
     float *products = zeros(POINTS * (job->block * WIDE + PAD) * sizeof(float));
-    if (tiles == NULL || products == NULL)
+    if (tiles == NULL || products == NULL) {
         job->out_of_memory = 1;
-    for (int64_t first; !job->out_of_memory && (first = take(job, job->block)) < job->tiles;) {
+        goto end;
+    }
+    for (int64_t first; (first = take(job, job->block)) < job->tiles;) {
         const int64_t count = smaller(job->block, job->tiles - first);
         transform_tiles(job, first, count, tiles);
         for (int64_t k = 0; k < job->outputs; k += WIDE) {
             for (int64_t p = 0; p < POINTS; p++)
-                for (int64_t t = 0; t < count; t += ROWS)
+                for (int64_t t = 0; t < count; t += TILES_AT_ONCE)
                     multiply(tiles + p * point_size + t * channels, channels, round_up(job->inputs, 2),
                              filters_at(job, k, p, 0), products + p * (job->block * WIDE + PAD) + t * WIDE);
             write_outputs(job, first, count, k, products);
         }
     }
+end:
     free(products);
     free(tiles);
 }
@@ -321,85 +325,75 @@ static inline void store_pairs(bf16 *to, __m512 one, __m512 next) {
 static int64_t pairs_size(const struct job *job, int64_t channels) {
     return round_up(channels, WIDE) / WIDE * (job->block * WIDE + PAD) + PAD;
 }
-static inline bf16 *pairs_at(const struct job *job, bf16 *pairs, int64_t point, int64_t channels, int64_t channel) {
-    return pairs + point * pairs_size(job, channels) + channel / WIDE * (job->block * WIDE + PAD) + channel % WIDE * 2;
+static inline bf16 *pairs_at(const struct job *job, bf16 *pairs, int64_t channel) {
+    return pairs + channel / WIDE * (job->block * WIDE + PAD) + channel % WIDE * 2;
 }
 
 /* Transformed tiles `first + t` and the next one; tiles beyond the last are zero. */
 static void transform_pair_of_tiles(const struct job *job, int64_t t) {
+    const int64_t inputs = job->inputs, point_size = pairs_size(job, inputs);
     const bf16 *pixels[2][POINTS];
-    for (int next = 0; next < 2; next++) {
-        if (t + next < job->count)
-            find_pixels(job, job->first + t + next, pixels[next]);
-        else
-            for (int p = 0; p < POINTS; p++)
-                pixels[next][p] = job->black;
-    }
-    for (int64_t c = 0; c < round_up(job->inputs, WIDE); c += LANES) {
+    for (int next = 0; next < 2; next++)
+        find_pixels(job, job->first + t + next, job->image, job->height, job->width, inputs, 4, pixels[next]);
+    for (int64_t c = 0; c < round_up(inputs, WIDE); c += LANES) {
+        bf16 *to = pairs_at(job, job->tile_pairs, c) + t * WIDE;
         __m512 d[2][4][4];
 #pragma GCC unroll 2
         for (int next = 0; next < 2; next++) {
 #pragma GCC unroll 16
             for (int p = 0; p < POINTS; p++)
-                d[next][p / 4][p % 4] = load_16(pixels[next][p] + c, job->inputs - c);
+                d[next][p / 4][p % 4] = load_16(pixels[next][p] + c, inputs - c);
             transform_tile(d[next]);
         }
 #pragma GCC unroll 16
         for (int p = 0; p < POINTS; p++)
-            store_pairs(pairs_at(job, job->tile_pairs, p, job->inputs, c) + t * WIDE, d[0][p / 4][p % 4],
-                        d[1][p / 4][p % 4]);
+            store_pairs(to + p * point_size, d[0][p / 4][p % 4], d[1][p / 4][p % 4]);
     }
 }
 
 /* Transformed slopes of the same tiles. */
 static void transform_pair_of_slopes(const struct job *job, int64_t t) {
+    const int64_t outputs = job->outputs, point_size = pairs_size(job, outputs);
     const bf16 *pixels[2][4];
-    for (int next = 0; next < 2; next++) {
-        const int64_t tile = job->first + t + next, image = tile / job->tiles_each, rest = tile % job->tiles_each;
-        const int64_t top = rest / job->tiles_across * 2, left = rest % job->tiles_across * 2;
-        for (int64_t i = 0; i < 4; i++) {
-            const int64_t y = top + i / 2, x = left + i % 2;
-            const int there = t + next < job->count && y < job->rows && x < job->columns;
-            const int64_t pixel = (image * job->rows + y) * job->columns + x;
-            pixels[next][i] = there ? job->gradient + pixel * job->outputs : job->black;
-        }
-    }
-    for (int64_t k = 0; k < round_up(job->outputs, WIDE); k += LANES) {
+    for (int next = 0; next < 2; next++)
+        find_pixels(job, job->first + t + next, job->gradient, job->rows, job->columns, outputs, 2, pixels[next]);
+    for (int64_t k = 0; k < round_up(outputs, WIDE); k += LANES) {
+        bf16 *to = pairs_at(job, job->slope_pairs, k) + t * WIDE;
         __m512 y[2][2], z[2][4][4];
 #pragma GCC unroll 2
         for (int next = 0; next < 2; next++) {
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
-                y[i / 2][i % 2] = load_16(pixels[next][i] + k, job->outputs - k);
+                y[i / 2][i % 2] = load_16(pixels[next][i] + k, outputs - k);
             transform_slopes(y, z[next]);
         }
 #pragma GCC unroll 16
         for (int p = 0; p < POINTS; p++)
-            store_pairs(pairs_at(job, job->slope_pairs, p, job->outputs, k) + t * WIDE, z[0][p / 4][p % 4],
-                        z[1][p / 4][p % 4]);
+            store_pairs(to + p * point_size, z[0][p / 4][p % 4], z[1][p / 4][p % 4]);
     }
 }
 
 static void transform_block(void *argument) {
     struct job *job = argument;
-    for (int64_t t; (t = take(job, 2)) < job->count;) {
-        transform_pair_of_tiles(job, t);
-        transform_pair_of_slopes(job, t);
-    }
+    for (int64_t from; (from = take(job, SHARE)) < job->count;)
+        for (int64_t t = from; t < smaller(from + SHARE, job->count); t += 2) {
+            transform_pair_of_tiles(job, t);
+            transform_pair_of_slopes(job, t);
+        }
 }
 
-/* Add the products of SUM_ROWS channels of slopes and WIDE of tiles, both (pairs, 32, 2), to sums (SUM_ROWS,
-   inputs). */
+/* Add the products of SLOPES_AT_ONCE channels of slopes and WIDE of tiles, both (pairs, 32, 2), to sums
+   (SLOPES_AT_ONCE, inputs). */
 static inline void accumulate(const bf16 *slopes, const bf16 *tiles, int64_t pairs, float *sums, int64_t inputs) {
-    __m512 sum[SUM_ROWS], more[SUM_ROWS];
+    __m512 sum[SLOPES_AT_ONCE], more[SLOPES_AT_ONCE];
 #pragma GCC unroll 8
-    for (int i = 0; i < SUM_ROWS; i++)
+    for (int i = 0; i < SLOPES_AT_ONCE; i++)
         sum[i] = _mm512_load_ps(sums + i * inputs), more[i] = _mm512_load_ps(sums + i * inputs + LANES);
     for (int64_t pair = 0; pair < pairs; pair++, slopes += 2 * WIDE, tiles += 2 * WIDE) {
         const __m512bh tile = (__m512bh)_mm512_load_si512(tiles);
         const __m512bh more_tile = (__m512bh)_mm512_load_si512(tiles + WIDE);
 #pragma GCC unroll 8
-        for (int i = 0; i < SUM_ROWS; i++) {
+        for (int i = 0; i < SLOPES_AT_ONCE; i++) {
             __m512bh slope = (__m512bh)_mm512_set1_epi32(*(const int32_t *)(slopes + 2 * i));
             __asm__("" : "+v"(slope)); /* else GCC reads it from memory twice, which is slower */
             sum[i] = _mm512_dpbf16_ps(sum[i], slope, tile);
@@ -407,7 +401,7 @@ static inline void accumulate(const bf16 *slopes, const bf16 *tiles, int64_t pai
         }
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < SUM_ROWS; i++)
+    for (int i = 0; i < SLOPES_AT_ONCE; i++)
         _mm512_store_ps(sums + i * inputs, sum[i]), _mm512_store_ps(sums + i * inputs + LANES, more[i]);
 }
 
@@ -418,11 +412,12 @@ static void sum_block(void *argument) {
     const int64_t pairs = (job->count + 1) / 2;
     for (int64_t panel; (panel = take(job, 1)) < POINTS * outputs / WIDE;) {
         const int64_t p = panel / (outputs / WIDE), k = panel % (outputs / WIDE) * WIDE;
-        const bf16 *slopes = pairs_at(job, job->slope_pairs, p, job->outputs, k);
+        const bf16 *slopes = pairs_at(job, job->slope_pairs + p * pairs_size(job, job->outputs), k);
+        bf16 *const tiles_of_point = job->tile_pairs + p * pairs_size(job, job->inputs);
         for (int64_t from = 0; from < pairs; from += SUM_PAIRS)
             for (int64_t c = 0; c < inputs; c += WIDE) {
-                const bf16 *tiles = pairs_at(job, job->tile_pairs, p, job->inputs, c) + from * 2 * WIDE;
-                for (int64_t i = 0; i < WIDE; i += SUM_ROWS)
+                const bf16 *tiles = pairs_at(job, tiles_of_point, c) + from * 2 * WIDE;
+                for (int64_t i = 0; i < WIDE; i += SLOPES_AT_ONCE)
                     accumulate(slopes + from * 2 * WIDE + 2 * i, tiles, smaller(SUM_PAIRS, pairs - from),
                                job->sums + (p * outputs + k + i) * inputs + c, inputs);
             }
@@ -475,8 +470,8 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
     struct job job = new_job(images, height, width, inputs, outputs, rows, columns);
     const int64_t channels = round_up(inputs, WIDE);
     bf16 *black = zeros(channels * sizeof(bf16));
-    const int64_t most = BLOCK_BYTES / (POINTS * channels * sizeof(bf16));
-    job.block = round_up(smaller(larger(most, 1), job.tiles), ROWS);
+    const int64_t each = (job.tiles + threads - 1) / threads, most = BLOCK_BYTES / (POINTS * channels * sizeof(bf16));
+    job.block = round_up(smaller(larger(most, 1), each), TILES_AT_ONCE);
     job.image = image, job.black = black, job.weight = weight, job.bias = bias, job.output = output;
     job.filters = zeros(POINTS * channels * round_up(outputs, WIDE) * sizeof(bf16));
     job.out_of_memory = job.filters == NULL || black == NULL;

@@ -65,7 +65,7 @@ def ours(tensors: list[Tensor], *, cut: int = 0, biased: bool = True) -> list[Te
     images=st.integers(1, 40),
     height=st.integers(1, 18),
     width=st.integers(1, 18),
-    channels=st.sampled_from([(24, 64), (32, 32), (40, 24), (64, 72), (136, 160)]),
+    channels=st.sampled_from([(24, 64), (32, 32), (25, 33), (40, 24), (64, 72), (136, 160)]),
     biased=st.booleans(),
     cut=st.integers(0, 1),
 )
@@ -138,13 +138,14 @@ def test_other_matrix_products_are_right_in_between() -> None:
 @pytest.mark.parametrize(
     ("channels", "side", "available", "autocast", "taken"),
     [
-        ((24, 32), 7, True, True, True),
-        ((3, 64), 7, True, True, False),  # most of a tile would be empty
-        ((64, 16), 7, True, True, False),
-        ((24, 32), 7, False, True, False),
-        ((24, 32), 7, True, False, False),
+        ((24, 32), 8, True, True, True),
+        ((3, 64), 8, True, True, False),  # most of a tile would be empty
+        ((64, 16), 8, True, True, False),
+        ((24, 32), 8, False, True, False),
+        ((24, 32), 8, True, False, False),
         ((24, 32), 1, True, True, None),
         ((24, 32), 4, True, True, None),
+        ((40, 40), 8, True, True, None),
     ],
 )
 def test_it_is_taken_where_it_is_faster(
@@ -162,8 +163,13 @@ def test_it_is_taken_where_it_is_faster(
     layer = Conv3x3(*channels)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         layer(torch.zeros(8, channels[0], side, side))
-    # Winograd's algorithm computes three of four outputs for nothing, or has too few for the filters.
+    # Winograd's algorithm computes outputs or channels for nothing, or has too few tiles for the filters.
     assert bool(calls) == (algorithm == "AMX" if taken is None else taken)
+
+
+def test_a_wrong_number_of_channels_is_said_by_torch() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError, match="to have 32 channels, but got"):
+        Conv3x3(32, 64)(torch.zeros(16, 48, 8, 8))
 
 
 def test_exported_layer_takes_batches_of_any_size() -> None:
