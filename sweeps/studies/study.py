@@ -248,10 +248,10 @@ def _check_trials(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
     """Check that trials have the compute and the rates that this version gives them; earlier ones gave others."""
     most = plan.preset.trial.flops
     for trial in trials:
-        if most is not None and trial.user_attrs.get("flops", 0.0) > most:
+        if most is not None and (given := trial.user_attrs.get("flops", 0.0)) > most:
             raise StudyError(
-                f"study {plan.study!r} was started by an earlier version, which gave trial {trial.number} "
-                f"{trial.user_attrs['flops'] / 1e12:.3g} TFLOP, now at most {most / 1e12:g}; {ANOTHER_NAME}"
+                f"study {plan.study!r} was started by an earlier version, whose trials took {given / 1e12:.3g} TFLOP, "
+                f"where this one gives them {most / 1e12:g}; {ANOTHER_NAME}"
             )
         if "recipe" not in trial.user_attrs or "enqueued_recipe" in trial.user_attrs:
             continue

@@ -113,8 +113,8 @@ class TestSettings:
         with pytest.raises(StudyError) as error:
             open_study(replace(plan, preset=less), storage)
         assert str(error.value) == (
-            f"study {plan.study!r} was started by an earlier version, which gave trial 0 12 TFLOP, now at most 8; "
-            "give it another name with --study"
+            f"study {plan.study!r} was started by an earlier version, whose trials took 12 TFLOP, where this "
+            "one gives them 8; give it another name with --study"
         )
 
     def test_a_study_whose_rates_did_not_go_with_the_length(self, storage: BaseStorage, plan: Plan) -> None:
