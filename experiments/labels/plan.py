@@ -21,8 +21,7 @@ from sweeps.planning.search_space import comparable
 
 BUILD, ADAPT = "build", "adapt"  # the ways: training from nothing, and a head on a pretrained network
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
-# Training FLOPs of the whole curve. Half an hour of two cores that compute 0.35 TFLOP a second, as those with
-# AVX512-bf16 do; with AMX it takes about half of that.
+# Training FLOPs of the whole curve: half an hour of two cores that compute 0.35 TFLOP a second together.
 BUDGET = 0.6e15
 SEEDS = 5  # of a share, at most
 _FIRSTS = 2 / 3  # of the budget that the first seeds may take
