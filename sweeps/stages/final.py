@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from cifar_core.recipe import Recipe
 from sweeps.console import percent, with_tta
 from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
 from sweeps.progress import StageProgress, SweepRun
@@ -49,12 +50,7 @@ class Final(Stage):
             state, kept = sweep.tracker.state(key), sweep.store.weights(plan.study, key).exists()
             if state in ("pruned", "failed") or (state == "complete" and kept):
                 continue
-            recipe = replace(
-                self._champion.recipe,
-                seed=derive_seed(plan.seed, self._champion.source, plan.preset.seeds + seed + 1),
-                val_fraction=0.0,
-            )
-            recipe = plan.preset.final.extend(recipe, sweep.train_images + sweep.val_images, plan.data_set)
+            recipe = _recipe(sweep, self._champion, seed)
             tags = {"stage": "final", "trial": key, "source_trial": str(self._champion.source), "seed": str(seed)}
             tags |= {"champion": "true"} | ({"threads": str(threads)} if threads else {})
             title = f"final {self._champion.source}/{seed}"
@@ -76,7 +72,8 @@ class ChampionTest(Stage):
             if self.sweep.tracker.metric(key, "test/accuracy") is None:
                 weights = self.sweep.store.weights(self.sweep.plan.study, key)
                 threads = self.sweep.threads_of_each(len(self._keys))
-                job = EvaluateJob(key=key, recipe=self._champion.recipe, weights=weights, threads=threads)
+                recipe = _recipe(self.sweep, self._champion, _seed(key))
+                job = EvaluateJob(key=key, recipe=recipe, weights=weights, threads=threads)
                 yield SweepRun(f"test of {key}", job)
 
     def mean(self, metric: str) -> float | None:
@@ -102,7 +99,7 @@ class ChampionTest(Stage):
             **{name: f"{value:.4f}" for name, value in accuracies.items() if value is not None},
         }
         weights = self.sweep.store.weights(self.sweep.plan.study, key)
-        tracker.register(key, self._champion.recipe, weights, numbers)
+        tracker.register(key, _recipe(self.sweep, self._champion, _seed(key)), weights, numbers)
 
     def start(self, run: SweepRun) -> None:
         """Log the network, and record the evaluation before it happens."""
@@ -113,8 +110,7 @@ class ChampionTest(Stage):
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record the test accuracy."""
         assert outcome is not None
-        seed = run.key.rpartition("-")[2]
-        tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": seed}
+        tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": str(_seed(run.key))}
         name = run_name({**tags, "trial": run.key}, run.job.recipe, outcome.accuracy)
         tested = f"Champion: {percent(outcome.accuracy, 2)} test accuracy{with_tta(outcome.tta_accuracy)}"
         self.sweep.tracker.tested(run.key, outcome, name=name, note=run_note(tested, {}, outcome.files))
@@ -126,3 +122,16 @@ class ChampionTest(Stage):
 
     def interrupt(self, run: SweepRun) -> None:
         """The next sweep evaluates again; the run itself is complete."""
+
+
+def _recipe(sweep: Sweep, champion: Confirmed, seed: int) -> Recipe:
+    """Return the recipe of a final run: the champion's, at the length of a final, on all training images."""
+    plan = sweep.plan
+    derived = derive_seed(plan.seed, champion.source, plan.preset.seeds + seed + 1)
+    recipe = replace(champion.recipe, seed=derived, val_fraction=0.0)
+    return plan.preset.final.extend(recipe, sweep.train_images + sweep.val_images, plan.data_set)
+
+
+def _seed(key: str) -> int:
+    """Return the number of a final run among those of its recipe."""
+    return int(key.rpartition("-")[2])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cifar_core.recipe import Recipe
-from sweeps.executors.protocol import Diverged, Failed, TrainJob
+from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, TrainJob
 from sweeps.stages.confirmation import Gain
 from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.study import BASELINE
@@ -188,6 +188,8 @@ class TestFinal:
         tags = {"stage": "final", "champion": "true", "source_trial": "3", "threads": "6"}
         assert sweep.tracker.runs["final-3-0"].tags.items() >= tags.items()
         assert sweep.tracker.runs["final-3-0"].metrics["cost/epochs"] == 4
+        [test] = [job for job in sweep.jobs if isinstance(job, EvaluateJob)]
+        assert test.recipe == job.recipe
 
     @pytest.mark.parametrize(("runs", "together", "threads"), [(1, 1, 6), (2, 2, 3), (3, 1, 6), (4, 2, 3)])
     def test_long_runs_leave_no_core_idle(self, sweep: Study, runs: int, together: int, threads: int) -> None:
