@@ -108,7 +108,7 @@ class Search(Stage):
         return run
 
     def _within_limits(self, trial: Trial, reported: set[int]) -> SweepRun:
-        """Return the run of a trial, refused if its network breaks a limit; then Optuna is told by how much."""
+        """Return the run of a trial. It is refused if its network breaks a limit; Optuna gets the excess either way."""
         run, plan = self._run(trial, reported), self.sweep.plan
         told = trial.constraints  # by an earlier process
         excesses = {**plan.limits.excesses(run.job.recipe, plan.hardware, plan.data_set), **told}
