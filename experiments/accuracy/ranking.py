@@ -28,7 +28,6 @@ from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.planning.space_file import SPACES
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
-RECIPES = 5  # of each group
 
 # By TFLOP: two lengths for a trial, one for a confirmation, and one near the final.
 LENGTHS: Mapping[str, Budget] = MappingProxyType(
@@ -42,26 +41,31 @@ LENGTHS: Mapping[str, Budget] = MappingProxyType(
 TRIALS = ("8", "12")
 _PAIRS = (("8", "45"), ("12", "45"), ("45", "240"))
 
-# Values of a group's recipe of that number: parameters of the space, or fields of the recipe that the space holds.
-GROUPS: Mapping[str, Callable[[np.random.Generator, int], dict[str, Any]]] = MappingProxyType(
+_ARCHITECTURE = "architecture and optimiser"
+# Draws the values of a group's recipe: parameters of the space, or fields of the recipe that the space holds.
+GROUPS: Mapping[str, Callable[[np.random.Generator], dict[str, Any]]] = MappingProxyType(
     {
-        "rate and batch size": lambda draw, number: {
+        "rate and batch size": lambda draw: {
             "learning_rate_multiple": float(4 ** draw.uniform(-1, 1)),
             "batch_size": int(draw.choice([128, 256, 512])),
         },
-        "width": lambda draw, number: {"width": float(draw.choice([0.5, 0.75, 1.0, 1.25, 1.5]))},
-        "regularisation": lambda draw, number: {"label_smoothing": float(draw.uniform(0, 0.3))},
-        "augmentation": lambda draw, number: {
+        "width": lambda draw: {"width": float(draw.choice([0.5, 0.75, 1.0, 1.25, 1.5]))},
+        "regularisation": lambda draw: {"label_smoothing": float(draw.uniform(0, 0.3))},
+        "augmentation": lambda draw: {
             "translate": int(draw.integers(0, 5)),
             "cutout": int(draw.choice([0, 4, 8, 12])),
             "alternate_flip": bool(draw.integers(2)),
             "mix": str(draw.choice(["none", "mixup", "cutmix"])),
         },
-        "architecture and optimiser": lambda draw, number: {
+        _ARCHITECTURE: lambda draw: {
             "model": str(draw.choice(SPACES["full"].models)),
             "optimizer": str(draw.choice(["sgd", "adamw", "muon"])),
         },
     }
+)
+# The recipes of a group. The numbers left out of the last would draw a network and optimiser again.
+NUMBERS: Mapping[str, Sequence[int]] = MappingProxyType(
+    {group: range(5) for group in GROUPS} | {_ARCHITECTURE: (0, 1, 2, 3, 4, 5, 7, 8, 11)}
 )
 
 
@@ -83,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def recipe_of(group: str, number: int, length: str) -> Recipe:
     """Return a recipe of a group: the same parameters for each length in TFLOP, with other seeds."""
-    drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]), number)
+    drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]))
     space = SPACES["full"]
     values = {"mix_alpha": Recipe().mix_alpha, "weight_decay_multiple": 1.0, **space.starts[0], **drawn}
     base = Recipe(seed=100 * list(LENGTHS).index(length) + number, epochs=REFERENCE_IMAGES / TRAIN_IMAGES)
@@ -121,7 +125,7 @@ def _correlation(one: Sequence[float], other: Sequence[float]) -> str:
 
 
 def _numbers() -> list[tuple[str, int]]:
-    return [(group, number) for group in GROUPS for number in range(RECIPES)]
+    return [(group, number) for group, numbers in NUMBERS.items() for number in numbers]
 
 
 def _name(group: str, number: int, length: str) -> str:

@@ -84,7 +84,7 @@ _PRESETS = (
     Preset(
         "quick",
         "an answer from two CPU cores; the plan says its time beforehand",
-        trial=Budget(flops=12e12, max_epochs=10),
+        trial=Budget(flops=8e12, max_epochs=10),
         rung_images=1000,
         trial_images=3000,
         confirm=Budget(flops=45e12, max_epochs=50),

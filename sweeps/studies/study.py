@@ -77,7 +77,7 @@ def open_study(
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(["validation accuracy"])  # for optuna-dashboard
     _check_settings(plan, study.user_attrs)
-    _check_rates(plan, study.get_trials(deepcopy=False))
+    _check_trials(plan, study.get_trials(deepcopy=False))
     if known:
         check(study.get_trials(deepcopy=False))
     # The number of trials makes another seed, so that a resumed study does not draw the same points again.
@@ -244,9 +244,15 @@ def _check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
         raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {ANOTHER_NAME}")
 
 
-def _check_rates(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
-    """Check that trials have the rates that this version draws; earlier ones did not scale them with the length."""
+def _check_trials(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
+    """Check that trials have the compute and the rates that this version gives them; earlier ones gave others."""
+    most = plan.preset.trial.flops
     for trial in trials:
+        if most is not None and (given := trial.user_attrs.get("flops", 0.0)) > most:
+            raise StudyError(
+                f"study {plan.study!r} was started by an earlier version, whose trials took {given / 1e12:.3g} TFLOP, "
+                f"where this one gives them {most / 1e12:g}; {ANOTHER_NAME}"
+            )
         if "recipe" not in trial.user_attrs or "enqueued_recipe" in trial.user_attrs:
             continue
         drawn = Recipe.from_dict(trial.user_attrs["recipe"])

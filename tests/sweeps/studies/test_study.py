@@ -13,7 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from cifar_core.budget import at_length
+from cifar_core.budget import Budget, at_length
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from sweeps.planning.limits import Limits
@@ -103,6 +103,18 @@ class TestSettings:
         assert str(error.value) == (
             f"study {own.study!r} was started with the data flowers (abababababab), but got flowers (cdcdcdcdcdcd), "
             "which has other pictures, labels or splits; give it another name with --study"
+        )
+
+    def test_a_study_whose_trials_had_more_compute(self, storage: BaseStorage, plan: Plan) -> None:
+        study = open_study(plan, storage)
+        study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"flops": 12e12}))
+        less = replace(plan.preset, trial=Budget(flops=8e12, max_epochs=10))
+        open_study(replace(plan, preset=replace(less, trial=Budget(flops=12e12, max_epochs=10))), storage)
+        with pytest.raises(StudyError) as error:
+            open_study(replace(plan, preset=less), storage)
+        assert str(error.value) == (
+            f"study {plan.study!r} was started by an earlier version, whose trials took 12 TFLOP, where this "
+            "one gives them 8; give it another name with --study"
         )
 
     def test_a_study_whose_rates_did_not_go_with_the_length(self, storage: BaseStorage, plan: Plan) -> None:
