@@ -11,6 +11,7 @@ from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section,
 from experiments.pages.text import CitedText, flops, percent, plural, points, run, runs, signed
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
+from sweeps.stages.confirmation import Beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Candidate:
     run_ids: tuple[str, ...]
     accuracy: float | None  # mean validation accuracy of its complete runs
     champion: bool
-    baseline: bool  # the recipe that the search began with
+    baseline: Beginning | None  # what the search began with, if it was this recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def candidates_of(study: Study) -> tuple[Candidate, ...]:
                 run_ids=tuple(again["run_id"]),
                 accuracy=float(known.mean()) if len(known) else None,
                 champion=source in chosen,
-                baseline=bool((again["tags.baseline"] == "true").any()),
+                baseline=next((kind for kind in Beginning if (again["tags.baseline"] == kind).any()), None),
             )
         )
     return tuple(sorted(found, key=lambda c: (not c.champion, -(c.accuracy or 0), c.trial)))
@@ -95,10 +96,12 @@ def section(facts: Facts) -> Section:
         missing = "No recipe was confirmed. The report is about the best complete trial, judged on validation images."
     blocks: tuple[Block, ...] = (Missing(missing),)
     if candidates:
-        baseline = any(candidate.baseline for candidate in candidates)
-        text = f"The best recipes of the search{', and the one that it began with,' if baseline else ''} were trained "
-        text += "again. The one with the highest mean validation accuracy is the champion"
-        text += ", unless its lead on the starting recipe is within chance." if baseline else "."
+        first = next((candidate.baseline for candidate in candidates if candidate.baseline), None)
+        began = ", and the one that it began with," if first else ""
+        text = f"The best recipes of the search{began} were trained again. "
+        text += "The one with the highest mean validation accuracy is the champion"
+        known_good = first == Beginning.KNOWN_GOOD
+        text += ", unless its lead on the starting recipe is within chance." if known_good else "."
         text += " Its recipe was then trained on all training images." if len(facts.study.final) else ""
         text += "" if facts.has_champion else " That choice has not been made yet."
         blocks = (CitedText(text), _table(candidates))
@@ -130,7 +133,8 @@ def gain_sentence(study: Study) -> CitedText | None:
             f"its own best has {points} {interval}."
         )
     else:
-        stays = any(candidate.baseline and candidate.champion for candidate in candidates_of(study))
+        champions = [candidate.baseline for candidate in candidates_of(study) if candidate.champion]
+        stays = Beginning.KNOWN_GOOD in champions
         text += "within chance, so the recipe that it began with stays." if stays else "within chance."
     return CitedText(text, run(study.run_id))
 

@@ -88,7 +88,8 @@ class Plan:
             "pruning": f"{self.pruner}, judged on {preset.rung_images:,} images, at the end on {preset.trial_images:,}",
         }
         if self.confirm:
-            recipes = f"best {preset.recipes} recipes{' and the starting one' if self.has_baseline else ''}"
+            known_good = self.starts and bool(self.space.starts)
+            recipes = f"best {preset.recipes} recipes and the {'starting' if known_good else 'first'} one"
             runs = f"{recipes} x {preset.seeds} seed{'s' if preset.seeds > 1 else ''}"
             rows["confirmation"] = f"{runs}, {_budget(preset.confirm.flops, preset.confirm.max_epochs)} each"
             runs = "once" if preset.finals == 1 else f"{preset.finals} times"
@@ -99,14 +100,9 @@ class Plan:
         rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
         return rows
 
-    @property
-    def has_baseline(self) -> bool:
-        """True if the search begins with a known-good recipe, which is confirmed in any case."""
-        return self.starts and bool(self.space.starts)
-
     def confirm_flops(self) -> float:
         """Return the training FLOPs of the whole confirmation."""
-        return self._flops(self.preset.confirm) * (self.preset.recipes + self.has_baseline) * self.preset.seeds
+        return self._flops(self.preset.confirm) * (self.preset.recipes + 1) * self.preset.seeds
 
     def final_flops(self) -> float:
         """Return the training FLOPs of all final runs."""
@@ -124,7 +120,7 @@ class Plan:
     @property
     def most_side_by_side(self) -> int:
         """The most runs that a stage has."""
-        confirmed = (self.preset.recipes + self.has_baseline) * self.preset.seeds
+        confirmed = (self.preset.recipes + 1) * self.preset.seeds
         return max(self.trials, *((confirmed, self.preset.finals) if self.confirm else ()), 1)
 
     @property

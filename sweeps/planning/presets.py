@@ -23,7 +23,7 @@ class Preset:
         trial: budget of each trial of the search.
         rung_images, trial_images: number of validation images before the end of a trial, and at its end.
         confirm: budget of each confirmation run, which trains one of the best recipes again.
-        recipes: number of the best recipes to confirm, beside the starting recipe.
+        recipes: number of the best recipes to confirm, beside the one that the search begins with.
         seeds: confirmation runs of each recipe, with different seeds.
         final: budget of each final run, which trains the champion's recipe on all training images.
         finals: final runs, with different seeds.

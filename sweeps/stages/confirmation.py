@@ -1,10 +1,11 @@
-"""The confirmation: train the best recipes, and the starting one, again at a larger budget."""
+"""The confirmation: train the best recipes, and the one that the search began with, again at a larger budget."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -23,6 +24,18 @@ _LEVEL = 0.05  # of the interval of the gain
 DECISION = "decision"  # attribute of the Optuna study: the champion, and the runs that it was chosen from
 
 
+class Beginning(StrEnum):
+    """What the search began with, as a tag of its confirmation runs: a known-good recipe, or any other."""
+
+    KNOWN_GOOD = "true"
+    OTHER = "other"
+
+    @property
+    def noun(self) -> str:
+        """What people call it."""
+        return "starting recipe" if self == Beginning.KNOWN_GOOD else "first recipe"
+
+
 @dataclass(frozen=True, slots=True)
 class Confirmed:
     """A recipe that was trained again, with the validation accuracies of its confirmation runs."""
@@ -30,7 +43,7 @@ class Confirmed:
     recipe: Recipe
     source: int  # number of the search trial
     accuracies: Mapping[str, float]  # by key of the run
-    baseline: bool  # the recipe that the search began with
+    baseline: Beginning | None  # None: it is not what the search began with
 
     @property
     def accuracy(self) -> float:
@@ -39,11 +52,12 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """Gain of the search: validation accuracy of the best recipe that it found, minus that of the starting recipe."""
+    """Gain of the search: validation accuracy of the best recipe that it found, minus that of its first."""
 
     mean: float
     low: float  # 95 % interval
     high: float
+    beginning: Beginning
 
     def metrics(self) -> dict[str, float]:
         """Return it as metrics of the study's run."""
@@ -53,10 +67,12 @@ class Gain:
         """Return a sentence for the terminal."""
         points = f"{100 * self.mean:+.2f} points"
         interval = f"(95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f})"
+        first = f"its {self.beginning.noun}"
         if self.high < 0:
-            return f"The search found nothing better than its starting recipe: its own best has {points} {interval}"
-        judged = ", within chance: it stays" if self.low <= 0 else ""
-        return f"The search added {points} to its starting recipe {interval}{judged}"
+            return f"The search found nothing better than {first}: its own best has {points} {interval}"
+        stays = ": it stays" if self.beginning == Beginning.KNOWN_GOOD else ""
+        judged = f", within chance{stays}" if self.low <= 0 else ""
+        return f"The search added {points} to {first} {interval}{judged}"
 
 
 class Confirmation(Stage):
@@ -86,9 +102,9 @@ class Confirmation(Stage):
     def champion(self) -> Confirmed | None:
         """Return the starting recipe, unless another is better by more than chance; None if no run is complete.
 
-        Short runs favour recipes that lose in long ones, so a lead within chance is not followed. Without a
-        starting recipe it is the one with the best mean validation accuracy. A decision stands until other runs are
-        complete: a study that resumes keeps its champion.
+        Short runs favour recipes that lose in long ones, so a lead within chance is not followed. Without a known-good
+        recipe to start from it is the one with the best mean validation accuracy. A decision stands until other runs
+        are complete: a study that resumes keeps its champion.
         """
         results = {result.source: result for result in self.results()}
         runs = sorted(key for result in results.values() for key in result.accuracies)
@@ -97,8 +113,8 @@ class Confirmation(Stage):
         if decided["champion"] in results and decided["runs"] == runs:
             return results[decided["champion"]]
         gain = self.gain()
-        within_chance = gain is not None and gain.low <= 0
-        candidates = [result for result in results.values() if result.baseline or not within_chance]
+        stays = gain is not None and gain.low <= 0 and gain.beginning == Beginning.KNOWN_GOOD
+        candidates = [result for result in results.values() if result.baseline or not stays]
         champion = max(candidates, key=lambda result: result.accuracy, default=None)
         if champion is not None:
             self.sweep.study.set_user_attr(DECISION, {"champion": champion.source, "runs": runs})
@@ -110,7 +126,7 @@ class Confirmation(Stage):
         return next((n for n in numbers if self.sweep.tracker.state(f"final-{n}-0") == "complete"), None)
 
     def gain(self) -> Gain | None:
-        """Return what the search added to the recipe that it began with; None if either has no complete run.
+        """Return what the search added to its first recipe; None if either has no complete run.
 
         The interval combines the sampling error of the images, of which each is answered by both recipes, and the
         deviation between seeds, which was measured on CIFAR-10. It holds for the best of several recipes (Bonferroni's
@@ -120,20 +136,20 @@ class Confirmation(Stage):
         baseline = next((result for result in self.results() if result.baseline), None)
         others = [result for result in self.results() if not result.baseline]
         best = max(others, key=lambda result: result.accuracy, default=None)
-        if baseline is None or best is None:
+        if baseline is None or baseline.baseline is None or best is None:
             return None
         mean, variance = self._difference(baseline, best)
         variance += sum(_SEED_DEVIATION**2 / len(result.accuracies) for result in (baseline, best))
         half = NormalDist().inv_cdf(1 - _LEVEL / 2 / len(others)) * math.sqrt(variance)
-        return Gain(best.accuracy - baseline.accuracy, mean - half, mean + half)
+        return Gain(best.accuracy - baseline.accuracy, mean - half, mean + half, baseline.baseline)
 
     def results(self) -> Iterator[Confirmed]:
         """Yield each candidate that has a complete run."""
-        for trial in self._candidates():
+        for place, trial in enumerate(self._candidates()):
             keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
             known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
             if known:
-                yield Confirmed(self._recipe(trial, 0), trial.number, known, BASELINE in trial.user_attrs)
+                yield Confirmed(self._recipe(trial, 0), trial.number, known, _beginning(trial, place))
 
     def _difference(self, one: Confirmed, other: Confirmed) -> tuple[float, float]:
         """Difference of two accuracies, and its variance over samples of images.
@@ -169,32 +185,41 @@ class Confirmation(Stage):
         sweep, preset = self.sweep, self.sweep.plan.preset
         validations = {k / _VALIDATIONS: preset.rung_images for k in range(1, _VALIDATIONS)} | {1.0: sweep.val_images}
         for seed in range(preset.seeds):
-            for trial in self._candidates():
+            for place, trial in enumerate(self._candidates()):
                 key = _key(trial, seed)
                 state = sweep.tracker.state(key)
                 kept = sweep.store.weights(sweep.plan.study, key).exists()
                 if state in ("pruned", "failed") or (state == "complete" and kept):
                     continue
                 tags = {"stage": "confirm", "trial": key, "source_trial": str(trial.number), "seed": str(seed)}
-                tags |= {"baseline": "true"} if BASELINE in trial.user_attrs else {}
+                tags |= {"baseline": beginning} if (beginning := _beginning(trial, place)) else {}
                 tags |= {"threads": str(self._threads)} if self._threads else {}
                 title, recipe = f"confirm {trial.number}/{seed}", self._recipe(trial, seed)
                 yield sweep.train_run(key, title, recipe, validations, tags, keep_weights=True, threads=self._threads)
 
     def _candidates(self) -> list[FrozenTrial]:
-        """Return the best complete trials, and the one of the starting recipe however it ended."""
+        """Return the trial that the search began with, however it ended, and then the best complete ones."""
         ended = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         trials = [trial for trial in ended if is_feasible(trial)]
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        if not trials:
+            return []
+        first = next((trial for trial in trials if BASELINE in trial.user_attrs), trials[0])
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial is not first]
         ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        best = [trial for trial in ranked if BASELINE not in trial.user_attrs][: self.sweep.plan.preset.recipes]
-        return [trial for trial in trials if BASELINE in trial.user_attrs] + best
+        return [first, *ranked[: self.sweep.plan.preset.recipes]]
 
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         plan = self.sweep.plan
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
         return plan.preset.confirm.extend(fresh, self.sweep.train_images, plan.data_set)
+
+
+def _beginning(trial: FrozenTrial, place: int) -> Beginning | None:
+    """Return what the search began with, if it was this trial, at that place among the candidates."""
+    if place:
+        return None
+    return Beginning.KNOWN_GOOD if BASELINE in trial.user_attrs else Beginning.OTHER
 
 
 def _key(trial: FrozenTrial, seed: int) -> str:

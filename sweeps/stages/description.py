@@ -78,7 +78,8 @@ class StudyDescription:
             recipe = finalist.recipe
             name = f"trial {finalist.source}: {recipe.model}, {recipe.optimizer}, batch size {recipe.batch_size}"
             crown = " (champion)" if self._champion is not None and finalist.source == self._champion.source else ""
-            baseline = " (the starting recipe)" if finalist.baseline else ""
+            beginning = f" (the {finalist.baseline.noun})" if finalist.baseline else ""
             runs = ", ".join(f"[seed {key.rpartition('-')[2]}](run:{key})" for key in finalist.accuracies)
-            linked, searched = f"[{name}](run:trial-{finalist.source}){baseline}{crown}", values.get(finalist.source)
+            linked = f"[{name}](run:trial-{finalist.source}){beginning}{crown}"
+            searched = values.get(finalist.source)
             yield [linked, percent(finalist.accuracy, 2), "pruned" if searched is None else percent(searched), runs]

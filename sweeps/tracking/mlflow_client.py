@@ -171,9 +171,9 @@ class MlflowExperiment:
         return self._last_step(key, run_id, metric) if run_id is not None else 0
 
     def artifact(self, key: str, path: str) -> bytes | None:
-        """Return an artifact at the top of the run with this key; None if there is none."""
-        run_id = self.id_of(key)
-        if path not in (file.path for file in self._client.list_artifacts(run_id)):
+        """Return an artifact at the top of the run with this key; None if there is no such run or artifact."""
+        run_id = self._find(key)
+        if run_id is None or path not in (file.path for file in self._client.list_artifacts(run_id)):
             return None
         with tempfile.TemporaryDirectory() as folder:
             return Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()

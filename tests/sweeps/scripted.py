@@ -265,7 +265,7 @@ def pruning(sweep: Study) -> Study:
 def check_whole(sweep: Study, trials: int = 4) -> None:
     """The sweep is at its end as if nothing had ever happened to it."""
     assert sweep.states() == {TrialState.COMPLETE: trials}
-    best = [f"confirm-{trial}-{seed}" for trial in (trials - 1, trials - 2) for seed in (0, 1)]
+    best = [f"confirm-{trial}-{seed}" for trial in {0, trials - 1, trials - 2} for seed in (0, 1)]
     finals = [f"final-{trials - 1}-{seed}" for seed in (0, 1)]
     assert set(sweep.tracker.runs) == {f"trial-{number}" for number in range(trials)} | {*best, *finals}
     for key, run in sweep.tracker.runs.items():

@@ -93,18 +93,18 @@ def test_our_study_ends_with_the_champion_and_a_long_run_without_the_test_set(
     monkeypatch.setattr(contestants, "LocalExecutor", lambda **_: executor)
     monkeypatch.setattr(contestants, "measure", measure)
     found = our_study(3, Terms(preset=PRESET, trials=4), CPU, starts=False)
-    assert [job.key for job in executor.jobs[:8]] == [
+    assert [job.key for job in executor.jobs[:10]] == [
         *(f"trial-{number}" for number in range(4)),
-        *("confirm-2-0", "confirm-1-0", "confirm-2-1", "confirm-1-1"),
+        *(f"confirm-{trial}-{seed}" for seed in (0, 1) for trial in (0, 2, 1)),
     ]
     assert executor.tested == [], "the study stops before its test"
     [final] = measured
-    trial, confirmed = executor.jobs[1].recipe, executor.jobs[5].recipe
+    trial, confirmed = executor.jobs[1].recipe, executor.jobs[6].recipe
     assert replace(final, seed=trial.seed, epochs=trial.epochs, weight_decay=trial.weight_decay) == trial
     assert (final.epochs, final.val_fraction) == (4.0, FIXED_SPLIT)
     assert len({final.seed, trial.seed, confirmed.seed}) == 3
     assert [p.accuracy for p in found.points] == [0.4, 0.5, 0.6, 0.7, 0.9, 0.85], "its own accuracy, if that is lower"
     assert sorted(p.flops for p in found.points) == [p.flops for p in found.points]
-    steps = (3 * 32 + 8) + 4 * 64 + 128  # trial 3 is pruned after a quarter
+    steps = (3 * 32 + 8) + 6 * 64 + 128  # trial 3 is pruned after a quarter
     assert found.points[-1].flops == steps * step_flops(final)
     assert (found.trials, found.recipe, found.tta_accuracy) == (4, final.to_dict(), 0.86)

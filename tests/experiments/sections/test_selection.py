@@ -48,7 +48,7 @@ def test_candidates_are_the_recipes_that_were_trained_again(demo: Facts) -> None
 
 def test_the_lead_of_the_champion_is_stated_with_its_interval() -> None:
     def candidate(trial: int, accuracy: float | None, *, champion: bool = False) -> Candidate:
-        return Candidate(trial, "fast_resnet", 1, (f"{trial}" * 32,), accuracy, champion, baseline=False)
+        return Candidate(trial, "fast_resnet", 1, (f"{trial}" * 32,), accuracy, champion, baseline=None)
 
     pair = [candidate(1, 0.8928, champion=True), candidate(2, 0.8936), candidate(3, 0.7)]
     assert known(lead_sentence(pair, 5000)).text == (
@@ -94,7 +94,7 @@ def test_without_a_gain_nothing_is_said_of_it(demo: Facts) -> None:
 
 def test_the_final_makes_its_recipe_the_champion(finals: Facts) -> None:
     (row,) = candidates_of(finals.study)
-    assert (row.trial, row.champion, row.baseline) == (3, True, False)
+    assert (row.trial, row.champion, row.baseline) == (3, True, None)
     text = section(finals).blocks[0]
     assert isinstance(text, CitedText)
     assert text.text.endswith("is the champion. Its recipe was then trained on all training images.")

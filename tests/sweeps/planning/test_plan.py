@@ -71,7 +71,11 @@ class TestRows:
                 "confirmation",
                 "best 3 recipes and the starting one x 1 seed, 2.5 epochs each",
             ),
-            ({"starts": False}, "confirmation", "best 2 recipes x 1 seed, 160 TFLOP, at most 50 epochs each"),
+            (
+                {"starts": False},
+                "confirmation",
+                "best 2 recipes and the first one x 1 seed, 160 TFLOP, at most 50 epochs each",
+            ),
             ({"preset": replace(PRESET, finals=3)}, "final", FINAL_RUNS),
             ({"confirm": False}, "final", None),
             ({"confirm": False}, "confirmation", None),

@@ -8,7 +8,7 @@ import pytest
 
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, TrainJob
-from sweeps.stages.confirmation import Gain
+from sweeps.stages.confirmation import Beginning, Gain
 from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.study import BASELINE
 from sweeps.tracking.artifacts import PREDICTIONS
@@ -21,9 +21,9 @@ class TestConfirmation:
         sweep.run()
         trials = {trial.number: Recipe.from_dict(trial.user_attrs["recipe"]) for trial in sweep.trials}
         jobs = {job.key: job for job in sweep.jobs if job.key.startswith("confirm") and isinstance(job, TrainJob)}
-        assert list(jobs) == ["confirm-3-0", "confirm-2-0", "confirm-3-1", "confirm-2-1"], "first seeds first"
+        assert list(jobs) == [f"confirm-{trial}-{seed}" for seed in (0, 1) for trial in (0, 3, 2)], "first seeds first"
         seeds = {job.recipe.seed for job in jobs.values()} | {recipe.seed for recipe in trials.values()}
-        assert len(seeds) == 8
+        assert len(seeds) == 10
         for key, job in jobs.items():
             _, number, seed = key.split("-")
             source = trials[int(number)]
@@ -34,6 +34,15 @@ class TestConfirmation:
             assert job.weights.exists()
             tags = {"stage": "confirm", "source_trial": number, "seed": seed}
             assert sweep.tracker.runs[key].tags.items() >= tags.items()
+
+    def test_without_a_known_good_recipe_the_first_is_confirmed_and_does_not_stay(self, sweep: Study) -> None:
+        summary = sweep.run()
+        assert sweep.tracker.runs["confirm-0-0"].tags["baseline"] == "other"
+        assert summary.gain is not None
+        assert summary.gain.mean == pytest.approx(0.03)
+        assert summary.gain.low < 0
+        assert summary.champion is not None
+        assert (summary.champion.source, summary.champion.baseline) == (3, None)
 
     def test_complete_search_runs_leave_weights_if_asked_to(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key == "trial-1" else None
@@ -116,7 +125,7 @@ class TestBaseline:
         assert summary.gain is not None
         assert summary.gain.low > 0
         assert summary.champion is not None
-        assert (summary.champion.source, summary.champion.baseline) == (3, False)
+        assert (summary.champion.source, summary.champion.baseline) == (3, None)
 
     def test_both_answer_the_same_images(self, sweep: Study) -> None:
         """A lead that two independent samples of images would explain can be beyond chance on the same images."""
@@ -168,7 +177,7 @@ class TestBaseline:
         sweep.script = lambda key: even(key) + (0.1 if key.startswith("confirm-0") else 0.0)
         summary = sweep.run()
         assert summary.champion is not None
-        assert (summary.champion.source, summary.champion.baseline) == (0, True)
+        assert (summary.champion.source, summary.champion.baseline) == (0, Beginning.KNOWN_GOOD)
         assert summary.gain is not None
         assert summary.gain.mean == pytest.approx(-0.07)
 
@@ -246,15 +255,22 @@ class TestTestSet:
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        (Gain(0.0123, 0.001, 0.0236), "added +1.23 points to its starting recipe (95 % interval +0.10 to +2.36)"),
         (
-            Gain(0.0031, -0.0052, 0.0114),
+            Gain(0.0123, 0.001, 0.0236, Beginning.KNOWN_GOOD),
+            "added +1.23 points to its starting recipe (95 % interval +0.10 to +2.36)",
+        ),
+        (
+            Gain(0.0031, -0.0052, 0.0114, Beginning.KNOWN_GOOD),
             "added +0.31 points to its starting recipe (95 % interval -0.52 to +1.14), within chance: it stays",
         ),
         (
-            Gain(-0.0128, -0.0224, -0.0032),
+            Gain(-0.0128, -0.0224, -0.0032, Beginning.KNOWN_GOOD),
             "found nothing better than its starting recipe: "
             "its own best has -1.28 points (95 % interval -2.24 to -0.32)",
+        ),
+        (
+            Gain(0.0031, -0.0052, 0.0114, Beginning.OTHER),
+            "added +0.31 points to its first recipe (95 % interval -0.52 to +1.14), within chance",
         ),
     ],
 )

@@ -18,7 +18,8 @@ def test_a_finished_study_has_its_result_its_finalists_and_links(sweep: Study) -
     assert links.endswith("(run:study/artifacts/report/report.html)")
     rows = table.splitlines()[2:]
     assert rows[0].startswith("| [trial 3: fast_resnet, sgd, batch size 8](run:trial-3) (champion) |")
-    assert len(rows) == 2
+    assert rows[2].startswith("| [trial 0: fast_resnet, sgd, batch size 8](run:trial-0) (the first recipe) |")
+    assert len(rows) == 3
 
 
 def test_a_study_without_a_confirmation_has_the_best_so_far(sweep: Study) -> None:

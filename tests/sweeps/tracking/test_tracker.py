@@ -285,6 +285,13 @@ class TestMlflow:
         assert store.said[0].startswith(refused)
         assert not list(store.store.root.rglob("out.txt"))
 
+    def test_artifacts_are_read_again_once_mlflow_has_them(self, store: Mlflow, tracker: MlflowTracker) -> None:
+        tracker.attach(TRIAL.key, {"predictions.csv": b"index"}, {})
+        store.run()
+        assert tracker.artifact(TRIAL.key, "predictions.csv") == b"index"
+        assert tracker.artifact(TRIAL.key, "other.csv") is None
+        assert tracker.artifact("trial-9", "predictions.csv") is None, "no such run yet"
+
     def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         tracker = MlflowTracker(Store.locate(tmp_path, tracking_uri="http://127.0.0.1:9"), STUDY.name)
