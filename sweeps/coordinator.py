@@ -1,7 +1,7 @@
 """The coordinator: one process that drives the stages of a sweep and records all results.
 
 A sweep has four stages. Search: Optuna trials of equal compute, pruned by successive halving. Confirmation: the best
-recipes and the starting one, trained again at a larger budget. Final: the best of these, the champion, is trained on
+recipes and the first one, trained again at a larger budget. Final: the best of these, the champion, is trained on
 all training images. Test: the final networks alone meet the sealed test set. Every run has a key, by which an
 interrupted stage resumes where it was.
 """

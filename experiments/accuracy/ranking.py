@@ -63,7 +63,7 @@ GROUPS: Mapping[str, Callable[[np.random.Generator], dict[str, Any]]] = MappingP
         },
     }
 )
-# The recipes of a group. The numbers left out of the last would draw a network and optimiser again.
+# The recipes of a group. Most numbers left out of the last would draw a network and optimiser again.
 NUMBERS: Mapping[str, Sequence[int]] = MappingProxyType(
     {group: range(5) for group in GROUPS} | {_ARCHITECTURE: (0, 1, 2, 3, 4, 5, 7, 8, 11)}
 )

@@ -43,7 +43,7 @@ from sweeps.validation import STRICT, read_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
 
-# 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (31 TFLOP) is 1.1 passes
+# 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (26 TFLOP) is 0.9 passes
 # over the images. The 8 long ones show how much hangs on that choice.
 _hyperband = partial(HyperbandPruner, max_resource=EIGHTHS)
 SEARCHES: Mapping[str, Callable[[int, Terms, Hardware], Found]] = MappingProxyType(

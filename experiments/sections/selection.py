@@ -11,7 +11,7 @@ from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section,
 from experiments.pages.text import CitedText, flops, percent, plural, points, run, runs, signed
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
-from sweeps.stages.confirmation import Beginning
+from sweeps.studies.study import Beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def section(facts: Facts) -> Section:
 
 
 def gain_sentence(study: Study) -> CitedText | None:
-    """Gain of the search over the starting recipe, with its interval; None where it was not measured."""
+    """Gain of the search over the recipe that it began with, with its interval; None where it was not measured."""
     mean, low, high = (study.metrics.get(f"study/search_gain{end}") for end in ("", "_low", "_high"))
     if mean is None or low is None or high is None:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -15,25 +14,13 @@ from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
-from sweeps.studies.study import BASELINE, derive_seed, is_feasible
+from sweeps.studies.study import Beginning, derive_seed, is_feasible
 from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 
 _VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images
 _SEED_DEVIATION = 0.0015  # of the accuracy between seeds, measured on fast_resnet
 _LEVEL = 0.05  # of the interval of the gain
 DECISION = "decision"  # attribute of the Optuna study: the champion, and the runs that it was chosen from
-
-
-class Beginning(StrEnum):
-    """What the search began with, as a tag of its confirmation runs: a known-good recipe, or any other."""
-
-    KNOWN_GOOD = "true"
-    OTHER = "other"
-
-    @property
-    def noun(self) -> str:
-        """What people call it."""
-        return "starting recipe" if self == Beginning.KNOWN_GOOD else "first recipe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +132,11 @@ class Confirmation(Stage):
 
     def results(self) -> Iterator[Confirmed]:
         """Yield each candidate that has a complete run."""
-        for place, trial in enumerate(self._candidates()):
+        for trial in self._candidates():
             keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
             known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
             if known:
-                yield Confirmed(self._recipe(trial, 0), trial.number, known, _beginning(trial, place))
+                yield Confirmed(self._recipe(trial, 0), trial.number, known, Beginning.of(trial))
 
     def _difference(self, one: Confirmed, other: Confirmed) -> tuple[float, float]:
         """Difference of two accuracies, and its variance over samples of images.
@@ -185,14 +172,14 @@ class Confirmation(Stage):
         sweep, preset = self.sweep, self.sweep.plan.preset
         validations = {k / _VALIDATIONS: preset.rung_images for k in range(1, _VALIDATIONS)} | {1.0: sweep.val_images}
         for seed in range(preset.seeds):
-            for place, trial in enumerate(self._candidates()):
+            for trial in self._candidates():
                 key = _key(trial, seed)
                 state = sweep.tracker.state(key)
                 kept = sweep.store.weights(sweep.plan.study, key).exists()
                 if state in ("pruned", "failed") or (state == "complete" and kept):
                     continue
                 tags = {"stage": "confirm", "trial": key, "source_trial": str(trial.number), "seed": str(seed)}
-                tags |= {"baseline": beginning} if (beginning := _beginning(trial, place)) else {}
+                tags |= {"baseline": beginning} if (beginning := Beginning.of(trial)) else {}
                 tags |= {"threads": str(self._threads)} if self._threads else {}
                 title, recipe = f"confirm {trial.number}/{seed}", self._recipe(trial, seed)
                 yield sweep.train_run(key, title, recipe, validations, tags, keep_weights=True, threads=self._threads)
@@ -201,25 +188,15 @@ class Confirmation(Stage):
         """Return the trial that the search began with, however it ended, and then the best complete ones."""
         ended = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         trials = [trial for trial in ended if is_feasible(trial)]
-        if not trials:
-            return []
-        first = next((trial for trial in trials if BASELINE in trial.user_attrs), trials[0])
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial is not first]
-        ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        return [first, *ranked[: self.sweep.plan.preset.recipes]]
+        others = [trial for trial in trials if trial.state == TrialState.COMPLETE and not Beginning.of(trial)]
+        ranked = sorted(others, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        return [trial for trial in trials if Beginning.of(trial)] + ranked[: self.sweep.plan.preset.recipes]
 
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         plan = self.sweep.plan
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
         return plan.preset.confirm.extend(fresh, self.sweep.train_images, plan.data_set)
-
-
-def _beginning(trial: FrozenTrial, place: int) -> Beginning | None:
-    """Return what the search began with, if it was this trial, at that place among the candidates."""
-    if place:
-        return None
-    return Beginning.KNOWN_GOOD if BASELINE in trial.user_attrs else Beginning.OTHER
 
 
 def _key(trial: FrozenTrial, seed: int) -> str:

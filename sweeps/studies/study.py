@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -31,7 +32,7 @@ from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.storage import StudyError, open_storage, opening_storage
 from sweeps.validation import shortened
 
-BASELINE = "baseline"  # user attribute of the first trial, if it is a known-good recipe
+BASELINE = "baseline"  # user attribute of the trial that is confirmed in any case: see `Beginning`
 REMOVED = "removed_runs"  # attribute of a study: keys of runs that were removed from MLflow on purpose
 _MANY_OBJECTS = 100_000
 _STARTUP = 8  # random trials before a sampler learns from them
@@ -40,6 +41,25 @@ _DATA = "data"  # attribute of a study: name and SHA-256 of its data set
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
 ADAPTATION = "adaptation"  # attribute of a study that adapts a network: all that its trials depend on
 ANOTHER_NAME = "give it another name with --study"
+
+
+class Beginning(StrEnum):
+    """What the search began with: a known-good recipe, or that of the first trial of a study without one."""
+
+    KNOWN_GOOD = "true"
+    FIRST = "first"
+
+    @property
+    def noun(self) -> str:
+        """What people call it."""
+        return "starting recipe" if self == Beginning.KNOWN_GOOD else "first recipe"
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Beginning | None:
+        """Return what the search began with, if it was this trial."""
+        value = trial.user_attrs.get(BASELINE)
+        return None if value is None else cls.KNOWN_GOOD if value is True else cls(value)
+
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
     {
@@ -110,7 +130,10 @@ def ask(study: optuna.Study, plan: Plan) -> Trial:
         model = min((name for name in models if not tried[name] or name in allowed), key=lambda name: tried[name])
         if tried[model] < int(plan.trials * _SHARED_OUT / len(models)):
             study.enqueue_trial({"model": model})
-    return study.ask()
+    asked = study.ask()
+    if asked.number == 0 and not any(BASELINE in trial.user_attrs for trial in trials):
+        asked.set_user_attr(BASELINE, Beginning.FIRST)
+    return asked
 
 
 def is_feasible(trial: FrozenTrial) -> bool:

@@ -117,7 +117,7 @@ class MemoryTracker(MlflowTracker):
         return self._step.get(key, 0)
 
     def artifact(self, key: str, path: str) -> bytes | None:
-        return self._everything[key].files.get(path)
+        return self._everything[key].files.get(path) if key in self._everything else None
 
 
 class _Memory(MlflowSender):

@@ -8,9 +8,9 @@ import pytest
 
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, TrainJob
-from sweeps.stages.confirmation import Beginning, Gain
+from sweeps.stages.confirmation import Gain
 from sweeps.studies.pruners import PRUNERS
-from sweeps.studies.study import BASELINE
+from sweeps.studies.study import BASELINE, Beginning
 from sweeps.tracking.artifacts import PREDICTIONS
 from tests.sweeps.scripted import SPACE, Study, check_whole, died, even, no_fault
 
@@ -37,7 +37,7 @@ class TestConfirmation:
 
     def test_without_a_known_good_recipe_the_first_is_confirmed_and_does_not_stay(self, sweep: Study) -> None:
         summary = sweep.run()
-        assert sweep.tracker.runs["confirm-0-0"].tags["baseline"] == "other"
+        assert sweep.tracker.runs["confirm-0-0"].tags["baseline"] == "first"
         assert summary.gain is not None
         assert summary.gain.mean == pytest.approx(0.03)
         assert summary.gain.low < 0
@@ -269,7 +269,7 @@ class TestTestSet:
             "its own best has -1.28 points (95 % interval -2.24 to -0.32)",
         ),
         (
-            Gain(0.0031, -0.0052, 0.0114, Beginning.OTHER),
+            Gain(0.0031, -0.0052, 0.0114, Beginning.FIRST),
             "added +0.31 points to its first recipe (95 % interval -0.52 to +1.14), within chance",
         ),
     ],

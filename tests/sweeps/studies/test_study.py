@@ -26,6 +26,7 @@ from sweeps.studies.storage import StudyError, open_storage
 from sweeps.studies.study import (
     BASELINE,
     SAMPLERS,
+    Beginning,
     ask,
     derive_seed,
     load_study,
@@ -195,6 +196,27 @@ class TestSettings:
         other = replace(plan, trials=99, sampler="tpe", pruner="none", workers=2, threads=4, confirm=False)
         again = open_study(other, storage)
         assert (again._study_id, again.direction.name) == (first._study_id, "MAXIMIZE")
+
+
+class TestBeginning:
+    def test_without_known_good_points_it_is_the_first_trial(self, storage: BaseStorage, plan: Plan) -> None:
+        study = open_study(replace(plan, starts=False), storage)
+        for _ in range(2):
+            ask(study, replace(plan, starts=False))
+        assert [Beginning.of(trial) for trial in study.trials] == [Beginning.FIRST, None]
+
+    def test_the_known_good_point_is_it_though_another_recipe_comes_first(
+        self, storage: BaseStorage, plan: Plan
+    ) -> None:
+        study = open_study(plan, storage, [Recipe(model="five_conv")])
+        ask(study, plan)
+        assert [Beginning.of(trial) for trial in study.trials][:2] == [None, Beginning.KNOWN_GOOD]
+
+    def test_a_study_that_an_earlier_version_began_has_none(self, storage: BaseStorage, plan: Plan) -> None:
+        study = open_study(replace(plan, starts=False), storage)
+        study.ask()
+        ask(study, replace(plan, starts=False))
+        assert [Beginning.of(trial) for trial in study.trials] == [None, None], "it keeps its finalists"
 
 
 class TestQueue:
