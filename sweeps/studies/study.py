@@ -44,19 +44,19 @@ ANOTHER_NAME = "give it another name with --study"
 
 
 class Beginning(StrEnum):
-    """What the search began with: a known-good recipe, or that of the first trial of a study without one."""
+    """First recipe of a search: a known-good one, or that of trial 0 in a study without one."""
 
     KNOWN_GOOD = "true"
     FIRST = "first"
 
     @property
     def noun(self) -> str:
-        """What people call it."""
+        """Its name in a sentence."""
         return "starting recipe" if self == Beginning.KNOWN_GOOD else "first recipe"
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Beginning | None:
-        """Return what the search began with, if it was this trial."""
+        """Return the kind of first recipe that `trial` has; None if it is not the first."""
         value = trial.user_attrs.get(BASELINE)
         return None if value is None else cls.KNOWN_GOOD if value is True else cls(value)
 
