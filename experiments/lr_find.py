@@ -29,6 +29,7 @@ from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, RANGE_TESTS_EXPERIMENT, Store, StoreError
+from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
@@ -113,7 +114,7 @@ def _run_range_test(
     name, ends = Path(options.recipe).stem, {"low": options.low, "high": options.high, "steps": options.steps}
     tracker = MlflowTracker(store, RANGE_TESTS_EXPERIMENT, source="experiments/lr_find.py", say=console.say)
     tags = provenance(CIFAR10, hardware, torch.get_num_threads())
-    parent = RunLabel(key="study", name=RANGE_TESTS_EXPERIMENT, tags={"stage": "range-tests", **tags}, params={})
+    parent = RunLabel(key=STUDY_KEY, name=RANGE_TESTS_EXPERIMENT, tags={"stage": "range-tests", **tags}, params={})
     tracker.open_study(parent)
     key = f"{quote(name, safe='')}-{datetime.now(UTC).isoformat(timespec='seconds')}"
     tracker.begin(

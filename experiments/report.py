@@ -159,7 +159,8 @@ def references_of(facts: Facts) -> References:
             what[row["run_id"]] = f"search trial {row['trial']:g}, {row['state']}"
         else:
             seed = f", seed {row['seed']:g}" if row["seed"] == row["seed"] else ""
-            what[row["run_id"]] = f"confirmation of trial {row['source_trial']:g}{seed}, {row['state']}"
+            kind = "final" if row["tags.stage"] == "final" else "confirmation"
+            what[row["run_id"]] = f"{kind} of trial {row['source_trial']:g}{seed}, {row['state']}"
     if study.adapted is not None:
         what[study.adapted.run_id] = f"adapted {study.adapted.backbone} of {study.adapted.study}"
     subject = facts.subject_runs

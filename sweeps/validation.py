@@ -1,4 +1,4 @@
-"""Read TOML and JSON files into pydantic dataclasses, with all faults of a file in one line."""
+"""Read TOML and JSON files into pydantic dataclasses, with all faults of a file in one line, and write JSON files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from cifar_core.errors import UserError, first_line, suggest_name
-from cifar_core.files import read_text
+from cifar_core.files import read_text, write_atomically
 
 # The configuration of a record that a person writes: no text for a number, no unknown fields.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True)
@@ -73,6 +73,11 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"{path.name} must be a readable JSON file, but: {error}") from error
     return _validate(path.name, content, record, None)
+
+
+def write_json(path: Path, record: object) -> None:
+    """Write a pydantic dataclass for `read_json`; an existing file is replaced in one step."""
+    write_atomically(path, TypeAdapter(type(record)).dump_json(record, indent=1, by_alias=True) + b"\n")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

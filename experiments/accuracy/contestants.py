@@ -62,7 +62,7 @@ _STUDY = "benchmark"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """Compute that each search may spend: that of a study of so many trials of a preset. A usual sweep has a time."""
+    """Limits: a search has the compute that a study of `trials` trials of `preset` plans, a usual sweep `seconds`."""
 
     preset: Preset = PRESETS["quick"]
     trials: int = 50

@@ -1,6 +1,6 @@
 """Rank correlation of accuracies after a short and after a long run, by group of parameters.
 
-python -m experiments.accuracy.ranking [--lengths 8 12 45] [--results FILE]
+python -m experiments.accuracy.ranking [--lengths 6 8 12 45] [--results FILE]
 
 Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start, and
 the rate goes with the square root of the batch size, and both with the length of the run, as in a sweep. Runs that the
@@ -29,17 +29,17 @@ from sweeps.planning.space_file import SPACES
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
 
-# By TFLOP: two lengths for a trial, one for a confirmation, and one near the final.
+# By TFLOP: three lengths for a trial, and that of a confirmation.
 LENGTHS: Mapping[str, Budget] = MappingProxyType(
     {
+        "6": Budget(flops=6e12, max_epochs=10),
         "8": Budget(flops=8e12, max_epochs=10),
         "12": Budget(flops=12e12, max_epochs=10),
         "45": Budget(flops=45e12, max_epochs=50),
-        "240": Budget(flops=240e12, max_epochs=100),
     }
 )
-TRIALS = ("8", "12")
-_PAIRS = (("8", "45"), ("12", "45"), ("45", "240"))
+TRIALS, CONFIRMATION = ("6", "8", "12"), "45"
+_FIRST_SEEDS = {"6": 300, "8": 0, "12": 100, "45": 200}
 
 _ARCHITECTURE = "architecture and optimiser"
 # Draws the values of a group's recipe: parameters of the space, or fields of the recipe that the space holds.
@@ -73,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
 
     def add_lengths(parser: argparse.ArgumentParser) -> None:
-        chosen = ["8", "12", "45"]
-        help_ = f"TFLOP to train for (default: {' '.join(chosen)})"
-        parser.add_argument("--lengths", nargs="+", choices=list(LENGTHS), default=chosen, metavar="TFLOP", help=help_)
+        lengths = list(LENGTHS)
+        help_ = f"TFLOP to train for (default: {' '.join(lengths)})"
+        parser.add_argument("--lengths", nargs="+", choices=lengths, default=lengths, metavar="TFLOP", help=help_)
 
     def wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
         lengths = [length for length in LENGTHS if length in options.lengths]
@@ -90,7 +90,7 @@ def recipe_of(group: str, number: int, length: str) -> Recipe:
     drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]))
     space = SPACES["full"]
     values = {"mix_alpha": Recipe().mix_alpha, "weight_decay_multiple": 1.0, **space.starts[0], **drawn}
-    base = Recipe(seed=100 * list(LENGTHS).index(length) + number, epochs=REFERENCE_IMAGES / TRAIN_IMAGES)
+    base = Recipe(seed=_FIRST_SEEDS[length] + number, epochs=REFERENCE_IMAGES / TRAIN_IMAGES)
     fields = {name: value for name, value in drawn.items() if name not in space.parameters}
     recipe = replace(space.recipe(space.point_of(values.__getitem__), base), **fields)
     trials = {name: at_length(recipe, LENGTHS[name].apply(recipe, TRAIN_IMAGES).epochs) for name in TRIALS}
@@ -100,14 +100,15 @@ def recipe_of(group: str, number: int, length: str) -> Recipe:
 def table(runs: Sequence[TrainingRun]) -> Iterator[str]:
     """Yield the lines of a Markdown table: Spearman's rank correlations by group, and over all recipes."""
     quarters = [f"a quarter of {length} with its end" for length in TRIALS]
-    yield f"| parameters | recipes | {' | '.join([*quarters, *(f'{one} with {other}' for one, other in _PAIRS)])} |"
-    yield f"| --- | --- |{' --- |' * (len(TRIALS) + len(_PAIRS))}"
+    pairs = [f"{length} with {CONFIRMATION}" for length in TRIALS]
+    yield f"| parameters | recipes | {' | '.join([*quarters, *pairs])} |"
+    yield f"| --- | --- |{' --- |' * (2 * len(TRIALS))}"
     found = {run.name: run for run in runs}
     for group in (*GROUPS, "all"):
         own = [(g, n) for g, n in _numbers() if group in (g, "all")]
         ends = {length: _values(found, own, length, "accuracy") for length in LENGTHS}
         cells = [_correlation(_values(found, own, length, "early"), ends[length]) for length in TRIALS]
-        cells += [_correlation(ends[one], ends[other]) for one, other in _PAIRS]
+        cells += [_correlation(ends[length], ends[CONFIRMATION]) for length in TRIALS]
         yield f"| {group} | {len(own)} | {' | '.join(cells)} |"
 
 

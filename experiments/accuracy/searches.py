@@ -24,7 +24,6 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import RandomSampler, TPESampler
-from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass as validated
 
 from cifar_core.data.download import default_data_dir, ensure_cifar10
@@ -39,7 +38,7 @@ from experiments.stats import mean_interval
 from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
 from sweeps.console import SweepConsole, clock_time, percent
 from sweeps.planning.presets import EIGHTHS
-from sweeps.validation import STRICT, read_json
+from sweeps.validation import STRICT, read_json, write_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
 
@@ -141,7 +140,7 @@ def complete(
                     continue
                 run = search.result()
                 runs.append(run)
-                write_atomically(path, TypeAdapter(_File).dump_json(_File(runs=tuple(runs)), indent=1) + b"\n")
+                write_json(path, _File(runs=tuple(runs)))
                 end = run.points[-1]
                 say(f"{run.search}, seed {run.seed}: {percent(end.accuracy, 2)}, {clock_time(end.seconds)}")
         except BaseException:

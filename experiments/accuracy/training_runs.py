@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass as validated
 
 from cifar_core.data.download import default_data_dir, ensure_cifar10
-from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evaluate, train
 from experiments.benchmarks import real_data
 from sweeps.command_line import OneLineParser, output_file, run_command
 from sweeps.console import SweepConsole, percent
-from sweeps.validation import STRICT, read_json
+from sweeps.validation import STRICT, read_json, write_json
 
 TRAIN_IMAGES = 45_000  # of the fixed split
 _EARLY, _EARLY_IMAGES = 0.25, 1000  # where and on how many images a run is judged before its end
@@ -87,8 +85,7 @@ def complete(
     for name, recipe in wanted:
         if not any(is_of(run, name, recipe) for run in runs):
             runs.append(measure(name, recipe, hardware))
-            content = TypeAdapter(_File).dump_json(_File(runs=tuple(runs)), indent=1)
-            write_atomically(path, content + b"\n")
+            write_json(path, _File(runs=tuple(runs)))
             say(f"{name}: {percent(runs[-1].accuracy, 2)}, {runs[-1].seconds:.0f} s")
     return tuple(run for run in runs if any(is_of(run, *one) for one in wanted))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,7 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     set_up_cpu(options.threads)
     hardware = Hardware.detect(options.device)
     machine = {

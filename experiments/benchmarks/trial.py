@@ -24,6 +24,7 @@ from sweeps.planning.plan import eval_schedule
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
 from sweeps.store import Store
+from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 
@@ -42,7 +43,7 @@ def bench_trial(hardware: Hardware) -> Iterator[Line]:
             store = Store.locate(Path(folder))
             store.create()
             tracker = MlflowTracker(store, "bench")
-            tracker.open_study(RunLabel(key="study", name="bench", tags={}, params={}))
+            tracker.open_study(RunLabel(key=STUDY_KEY, name="bench", tags={}, params={}))
             saving = _saving_seconds(recipe, data, hardware, store.checkpoints("bench", "trial"))
             yield _shares(recipe, tracker, saving * (len(preset.trial_validations()) - 1), data, hardware)
             tracker.close()

@@ -24,7 +24,7 @@ from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
 from cifar_core.training import EvalSchedule, TrainState, train
-from experiments.benchmarks import Line, real_data
+from experiments.benchmarks import Line, never, real_data
 
 _SYSTEMS = ("five_conv", "three_conv")
 _IMAGES, _WARM_UP = 5_120, 1_280  # trained on, the first of which are not timed
@@ -80,7 +80,7 @@ def _usual_speed(recipe: Recipe, split: Split, hardware: Hardware) -> float:
         Pictures(split, augmented=True), recipe.batch_size, shuffle=True, num_workers=WORKERS
     )
     seen, started = 0, 0.0
-    with mock.patch.object(winograd, "is_faster", return_value=False):
+    with mock.patch.object(winograd, "is_faster", never):
         for images, labels in loader:
             if not started and seen >= _WARM_UP:
                 started, seen = time.perf_counter(), 0

@@ -19,7 +19,7 @@ from experiments.comparison.selection import choose
 from experiments.pages.blocks import Code, Page, Section
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
-from experiments.reading.results import RESULTS, load_results
+from experiments.reading.results import load_results
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
 from sweeps.store import Store
@@ -28,7 +28,7 @@ SECTIONS = (outcome.lead, outcome.metrics, outcome.images, classes.section, sett
 
 
 def write_runs(
-    names: Sequence[str], baseline: str | None, *, store: Store, results: Path = RESULTS, out: Path
+    names: Sequence[str], baseline: str | None, *, store: Store, results: Path, out: Path
 ) -> tuple[Comparison, list[Path]]:
     """Write runs.html and runs.md into a folder; nothing if a name is wrong.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import pandas as pd
@@ -45,8 +45,8 @@ class Facts:
     augmented: Estimate | None
     validation_images: int
     cost: Cost
-    scores: Mapping[str, VendorScore] = field(default_factory=lambda: MappingProxyType({}))
-    labels: LabelCurve | None = None
+    scores: Mapping[str, VendorScore]
+    labels: LabelCurve | None
 
     @property
     def run_id(self) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BUILD, ADAPT = "build", "adapt"  # the ways: training from nothing, and a head on a pretrained network
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledRun:
     """A complete training of a label curve."""
 
-    way: str  # "build": trained from nothing; "adapt": a head on a pretrained network
+    way: str  # BUILD or ADAPT
     labels: int  # labelled images that it learnt from
     seed: int
     accuracy: float  # on the validation images

@@ -16,10 +16,10 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import total_steps
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.head import HeadRecipe
+from experiments.labels.curve import ADAPT, BUILD
 from sweeps.console import percent
 from sweeps.planning.search_space import comparable
 
-BUILD, ADAPT = "build", "adapt"  # the ways: training from nothing, and a head on a pretrained network
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 # Training FLOPs of the whole curve: half an hour of two cores that compute 0.35 TFLOP a second together.
 BUDGET = 0.6e15

@@ -124,7 +124,7 @@ def fit(points: Sequence[Point], generator: np.random.Generator) -> PowerLaw | N
     much as they do (Birge's ratio).
 
     Args:
-        generator: draws errors. Laws that are compared need one that goes on, as equal draws would cancel.
+        generator: draws errors. Pass the same one for laws that are compared, so that their draws are independent.
     """
     if len(points) < LEAST_POINTS:
         return None

@@ -109,7 +109,6 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> list[Path]:
     """
     try:
         for name, content in files.items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(out / name, content)
     except OSError as error:
         raise StoreError(f"--out must be a folder that can be written to, but: {error}") from error

@@ -1,4 +1,4 @@
-"""Sentences with their traces, and numbers as words."""
+"""Sentences with their sources, and numbers as words."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class CitedText:
 
 
 def run(*run_ids: str) -> tuple[str, ...]:
-    """The traces of runs."""
+    """Runs as sources of a text."""
     return tuple(f"run/{run_id}" for run_id in run_ids if run_id)
 
 
 def runs(estimate: Estimate) -> tuple[str, ...]:
-    """The traces of the runs that an accuracy is the mean of."""
+    """The runs that an accuracy is the mean of, as sources of a text."""
     return run(*estimate.run_ids)
 
 

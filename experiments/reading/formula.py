@@ -26,7 +26,7 @@ def calculate(formula: str, **values: float) -> float:
     3.0
 
     Raises:
-        ValueError: it is none, or its value is not a finite number.
+        ValueError: the text is no such formula, or its value is not finite.
     """
     rule = f"must be made of numbers, {', '.join(values)}, + - * / ( ) and ceil, min or max, but got {formula!r}"
     if len(formula) > MOST_LETTERS:

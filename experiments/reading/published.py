@@ -94,7 +94,6 @@ class Accuracy(Dated):
     decimals: Literal[0, 1, 2] = 1  # of the percent, as published
     training_flops: _Unknown = math.nan  # of one training
     training_data: Literal["cifar10", "more"]
-    zero_shot: bool = False  # it saw none of the training images with their labels
     same_test: bool = True  # on the 10,000 test images
     epochs: str = "not published"  # of a system: those that its published run reached
     caveats: tuple[Text, ...] = ()  # of comparisons with it

@@ -9,12 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
-from cifar_core.files import write_atomically
 from cifar_core.recipes import SYSTEMS
 from sweeps.validation import STRICT, InvalidFileError, NonNegative, Positive, Share, Text, read_json
 
@@ -141,11 +140,6 @@ class Result:
         used = self.hardware
         threads = f"{used.threads} thread{'' if used.threads == 1 else 's'}"
         return f"{used.device}, {used.processor}, {threads}, {used.precision}, torch {self.versions.torch}"
-
-
-def write_result(path: Path, result: Result) -> None:
-    """Replace the file at `path`, atomically, by one for `read_result`."""
-    write_atomically(path, TypeAdapter(Result).dump_json(result, indent=1, by_alias=True) + b"\n")
 
 
 def read_result(path: Path) -> Result:

@@ -65,7 +65,7 @@ def _look_up_accuracy(value: Any, info: ValidationInfo) -> Any:
     if value is None or isinstance(value, Accuracy):
         return value
     accuracies: Mapping[str, Accuracy] = (info.context or {})["accuracies"]
-    if value not in accuracies:
+    if not isinstance(value, str) or value not in accuracies:
         raise ValueError(f"must be a key of published.toml, but got {value!r}{did_you_mean(str(value), [*accuracies])}")
     return accuracies[value]
 
@@ -123,16 +123,20 @@ class Vendor:
         except ValueError as error:
             raise ValueError(f"image_tokens {error}") from None
 
+    def labelling(self, *, waits: bool) -> tuple[Price, ...]:
+        """Return the prices of labelling, which add up; `waits` is as in `tariffs`."""
+        if waits and self.batch is not None:
+            return (self.batch,)
+        return tuple(price for price in (self.per_call, self.endpoint, self.tokens) if price is not None)
+
     def tariffs(self, *, waits: bool) -> tuple[Tariff, ...]:
         """The prices of labelling, which add up.
 
         Args:
             waits: no latency bar is set, so images can be labelled in batches.
         """
-        if waits and self.batch is not None:
-            return (self._tariff(self.batch, in_batches=True),)
-        prices = (self.per_call, self.endpoint, self.tokens)
-        return tuple(self._tariff(price, in_batches=False) for price in prices if price is not None)
+        in_batches = waits and self.batch is not None
+        return tuple(self._tariff(price, in_batches=in_batches) for price in self.labelling(waits=waits))
 
     def serving(self, images: float, *, waits: bool) -> float:
         """US dollars for labelling so many images in a month; see `tariffs`."""

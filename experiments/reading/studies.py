@@ -169,7 +169,7 @@ class StudyReader:
         return content if isinstance(content, dict) else {}
 
     def data_set(self, run: Run) -> DataSet:
-        """Load the data set of a run, which its study's own run has; CIFAR-10, which earlier versions had alone.
+        """Load the data set of a run from its study's own run; CIFAR-10 if an earlier version did not record it.
 
         Raises:
             StoreError: that of a study of other data is missing or damaged.
@@ -249,7 +249,7 @@ class StudyReader:
             confusions={run_id: counts for run_id, (names, counts) in confusions.items() if names == classes},
             classes=classes,
             validation_images=int(validated[1].sum()) if validated else None,
-            recipe=recipe.decode() if recipe else None,
+            recipe=recipe.decode(errors="replace") if recipe else None,
             space=space.decode(errors="replace") if space else None,
             model_uris=self._model_uris(run_ids),
             answers={r: known for r in run_ids if is_champion and (known := self.answers(r)) is not None},

@@ -179,8 +179,8 @@ class Study:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     test_set_evaluations: TestSetEvaluations
     artifacts: StudyArtifacts = StudyArtifacts()
-    data_set: DataSet = CIFAR10
-    in_default_store: bool = True
+    data_set: DataSet
+    in_default_store: bool
     adapted: Adapted | None = None  # the adapted network that the store has for the same images
 
     @property

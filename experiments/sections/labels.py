@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
-from experiments.labels.curve import LabelCurve
+from experiments.labels.curve import ADAPT, BUILD, LabelCurve
 from experiments.labels.power_law import REACH, HeldOut, Interval, Point, PowerLaw, crossing, fit, held_out, points_of
 from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Row, Section, Table, numbers_of
 from experiments.pages.plots import (
@@ -30,7 +30,6 @@ from experiments.pages.text import CitedText, count, percent, plural, run, short
 from experiments.stats import Estimate, mean_accuracy
 
 TITLE = "How many labels"
-BUILD, ADAPT = "build", "adapt"
 WAYS: Mapping[str, tuple[str, str]] = MappingProxyType({BUILD: ("built from nothing", RUST), ADAPT: ("adapted", GREEN)})
 """The words and the colour of each way to a classifier."""
 
@@ -70,15 +69,15 @@ def section(facts: Facts) -> Section:
         return Section(TITLE, (Missing(text),))
     curves = curves_of(curve, facts.validation_images)
     needed = [labels_needed(found, facts.bar.target) for found in curves]
-    texts = [
-        *(text for found in curves for text in _law_sentences(found)),
+    laws = [text for found in curves for text in _law_sentences(found)]
+    decisive = [
         *(_needed_sentence(facts, found, labels) for found, labels in zip(curves, needed, strict=True)),
+        *_crossing_sentences(facts, curves),
     ]
-    decisive = [*texts[-len(curves) :], *_crossing_sentences(facts, curves)]
     blocks: list[Block] = [
         Figure("label_curve", "Accuracy by labels", _caption(facts, curves), _figure(curves, facts.bar.target)),
         _table(facts, curves),
-        *texts[: -len(curves)],
+        *laws,
         *decisive,
         *_caveats(facts, curve),
     ]

@@ -48,7 +48,7 @@ from experiments.reading.published import UNITS
 from experiments.reading.scenario import HOURS_A_MONTH, Scenario, Vendor, slug
 
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario
-CROPPED = 3.0  # times the cost of building: what lies above leaves the figure
+CROPPED = 3.0  # times the cost of building, or else of the first way: what lies above leaves the figure
 STRETCHES = 4  # that a sentence lists
 
 
@@ -130,18 +130,19 @@ def _in_time(facts: Facts, ways: Sequence[Way]) -> str:
         return ""
     rival = min(others, key=lambda option: (option.total(months), option.name))
     stretches = cheapest_by_month([ours, rival], months)
-    return f"Cheapest so far, of building and {rival.name}: {_stretches(stretches)}."
+    return f"Cheapest so far, of building and {rival.name}: {_stretches(stretches)}." if stretches else ""
 
 
 def _stretches(found: Sequence[Cheapest]) -> str:
-    def name(one: Cheapest) -> str:
-        return "building" if one.name == "build" else one.name
-
     if len(found) == 1:
-        return f"{name(found[0])} from the first day to the last"
+        return f"{_name(found[0])} from the first day to the last"
     *before, last = found
-    parts = [f"{name(one)} {'for the first' if not one.start else 'up to month'} {_months(one)}" for one in before]
-    return ", ".join([*parts, f"then {name(last)}"])
+    parts = [f"{_name(one)} {'for the first' if not one.start else 'up to month'} {_months(one)}" for one in before]
+    return ", ".join([*parts, f"then {_name(last)}"])
+
+
+def _name(one: Cheapest) -> str:
+    return "building" if one.name == "build" else one.name
 
 
 def _months(one: Cheapest) -> str:
@@ -150,16 +151,12 @@ def _months(one: Cheapest) -> str:
 
 def _volume_sentence(facts: Facts, found: Sequence[Cheapest]) -> CitedText:
     """The way that costs least, from volume to volume."""
-
-    def name(one: Cheapest) -> str:
-        return "building" if one.name == "build" else one.name
-
     over = f"over {years(facts.scenario.horizon_years)}"
-    parts = [f"{name(one)} up to {count(one.end)}" for one in found[:-1]]
+    parts = [f"{_name(one)} up to {count(one.end)}" for one in found[:-1]]
     shown = parts[:STRETCHES]
     if len(parts) > STRETCHES:
         shown.append(f"{len(parts) - STRETCHES} more changes")
-    ending = f"{name(found[-1])} {'above' if parts else 'at any volume'}"
+    ending = f"{_name(found[-1])} {'above' if parts else 'at any volume'}"
     listing = ", ".join([*shown, ending])
     text = f"By images a month, these cost least {over}, of the ways that miss no bar: {listing}."
     return CitedText(text, facts.cost_sources)
@@ -353,10 +350,11 @@ def _serving(facts: Facts) -> CitedText:
         f"{money(large)} in batches. "
     )
     waits = facts.scenario.latency_bar_ms is None
-    calls = {v.name: v.serving(1000, waits=waits) for v in facts.scenario.vendors if v.per_call or v.tokens}
+    priced = [vendor for vendor in facts.scenario.vendors if vendor.per_call or vendor.tokens]
+    calls = {vendor.name: vendor.serving(1000, waits=waits) for vendor in priced}
     prices = "; ".join(f"{name} {money(usd)}" for name, usd in calls.items())
     text += f"Vendors priced by the image, for 1,000: {prices}." if calls else "No vendor is priced by the image."
-    sources = (f"source/{price.key}" for v in facts.scenario.vendors for price in (v.per_call, v.tokens) if price)
+    sources = (f"source/{price.key}" for vendor in priced for price in vendor.labelling(waits=waits))
     return CitedText(text, (*run(*speed.runs), *cost.machine_sources, *sources))
 
 

@@ -41,8 +41,9 @@ def commands(study: Study, scenario: Scenario) -> str:
     given = {"study": study.name, **study.params}
     if given.get("preset", "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
         given["epochs"] = given.pop("preset").removeprefix("epochs-")
-    names = ("study", "trials", "preset", "epochs", "space", "seed")
+    names = ("study", "trials", "preset", "epochs", "space", "seed", "sampler", "pruner")
     options = " ".join(f"--{name} {shlex.quote(given[name])}" for name in names if name in given)
+    options += " --no-starts" if given.get("starts") == "False" else ""
     own = "" if scenario.file == DEFAULT_SCENARIO.name else f" --scenario {shlex.quote(scenario.file)}"
     lines = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
     lines += [

@@ -72,12 +72,9 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         others = [way for way in ways_of(facts) if way is not best and way.clears and way.title != best.title]
         text = f"Of what is known to clear every bar, {_doing(best)} costs least {over}: {cost(best)}"
         nearest = min(others, key=lambda way: (way.option.total(months), way.title), default=None)
-        text += f", {total(_gap(best, nearest, months))} less than {nearest.title}." if nearest else "."
+        gap = nearest.option.total(months) - best.option.total(months) if nearest else 0.0
+        text += f", {total(gap)} less than {nearest.title}." if nearest else "."
     return CitedText(text, tuple(dict.fromkeys(sources)))
-
-
-def _gap(one: Way, other: Way, months: float) -> float:
-    return other.option.total(months) - one.option.total(months)
 
 
 def _doing(way: Way) -> str:
@@ -88,7 +85,7 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[Cite
     """Changes that would alter the headline: a measurement of the way that may win, then the nearest assumptions."""
     months, rival = facts.scenario.months, verdict.rival
     if rival is not None:
-        won = judge([_settled(w, Standing.CLEARS) if w.title == rival.title else w for w in ways], months).headline
+        won = judge([_cleared(w) if w.title == rival.title else w for w in ways], months).headline
         others = [way for way in ways if way.title != rival.title]
         lost = judge(others, months).headline
         none = judge([way for way in ways if not way.unknown or way.option.kind == "build"], months).headline
@@ -101,9 +98,9 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[Cite
         yield CitedText(text, result.sources)
 
 
-def _settled(way: Way, standing: Standing) -> Way:
-    """The way as if what is unknown of it had been measured."""
-    checks = tuple(replace(c, standing=standing) if c.standing is Standing.UNKNOWN else c for c in way.checks)
+def _cleared(way: Way) -> Way:
+    """The way as if all that is unknown of it had proved to clear its bar."""
+    checks = tuple(replace(c, standing=Standing.CLEARS) if c.standing is Standing.UNKNOWN else c for c in way.checks)
     return replace(way, checks=checks)
 
 

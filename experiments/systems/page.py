@@ -26,7 +26,7 @@ from experiments.pages.blocks import (
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText, count_word, listed, percent, plural, points, run, signed, span
 from experiments.reading.published import load_published
-from experiments.reading.results import RESULTS, Result, departures, load_results
+from experiments.reading.results import Result, departures, load_results
 from experiments.sections.systems import (
     NOTHING,
     epoch_of_loss,
@@ -45,7 +45,7 @@ from sweeps.validation import InvalidFileError
 _COLUMNS = ("Published", "Reproduced", "Difference")
 
 
-def write_systems(results: Path = RESULTS, *, out: Path) -> list[Path]:
+def write_systems(results: Path, *, out: Path) -> list[Path]:
     """Write systems.html and systems.md into a folder, and return their paths.
 
     Raises:

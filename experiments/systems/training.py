@@ -39,15 +39,17 @@ from cifar_core.training import (
     train,
 )
 from experiments.reading.published_curves import FIRST_BATCHES
-from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result, write_result
+from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result
 from experiments.systems.range_test import log_range_test
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.executors.protocol import Outcome
 from sweeps.executors.system_metrics import SystemMetrics
 from sweeps.store import SYSTEMS_EXPERIMENT, Store
 from sweeps.tracking import artifacts
+from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from sweeps.validation import write_json
 
 # Fractions of an epoch: its first batches, whose mean loss one published curve shows, and its end.
 _LOSSES = (FIRST_BATCHES, 1.0)
@@ -82,7 +84,7 @@ def open_tracker(store: Store, hardware: Hardware, say: Callable[[str], None]) -
     """Open the MLflow experiment of all reproductions."""
     tracker = MlflowTracker(store, SYSTEMS_EXPERIMENT, source="experiments/reproduce.py", say=say)
     tags = {"stage": "reproductions", **provenance(CIFAR10, hardware, torch.get_num_threads())}
-    tracker.open_study(RunLabel(key="study", name=SYSTEMS_EXPERIMENT, tags=tags, params={}))
+    tracker.open_study(RunLabel(key=STUDY_KEY, name=SYSTEMS_EXPERIMENT, tags=tags, params={}))
     return tracker
 
 
@@ -92,10 +94,10 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
     Raises:
         UserError: a range test found no rate, a batch did not fit into memory, or MLflow does not answer.
         Diverged: a loss was no longer finite.
-        Stopped: SIGINT or SIGTERM; a later call resumes.
+        Stopped: SIGINT, SIGTERM or SIGHUP; a later call resumes.
     """
     run = _Run(name, recipe, context)
-    goal = run.steps if epochs is None else min(run.steps, round(epochs / recipe.epochs * run.steps))
+    goal = run.steps if epochs is None else min(run.steps, max(1, round(epochs / recipe.epochs * run.steps)))
     if run.recall() and run.step >= goal and run.tested is not None:
         run.say(f"nothing is left to do, {run.path} reaches to epoch {run.epochs}")
         return
@@ -219,7 +221,7 @@ class _Run:
             if validation is not None and self.watched == "test":
                 self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
             # The file is written first, so that every checkpoint has its points in the file.
-            write_result(self.path, self.result())
+            write_json(self.path, self.result())
             if is_new:
                 self.checkpoints.clear()  # later ones of an earlier run would count as the newest
                 is_new = False
@@ -247,7 +249,7 @@ class _Run:
         tracker.tested(self.key, outcome, {"epochs_run": self.epochs})
         tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())
         self.tested = Tested.of(predictions, augmented)
-        write_result(self.path, self.result())
+        write_json(self.path, self.result())
         reached = percent(predictions.accuracy, 2) + with_tta(augmented)
         self.say(f"{reached} of the test set after epoch {self.epochs}; {self.path}")
 

@@ -88,7 +88,6 @@ def keep(found: VendorScore, content: bytes, store: Store) -> None:
     folder = store.root / FOLDER / slug(found.vendor)
     try:
         store.record_test_set_evaluation(study=LOOKS, key=f"{slug(found.vendor)}-{found.sha256[:8]}")
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ANSWERS, content)
         write_atomically(folder / SCORE, json.dumps(asdict(found), indent=1) + "\n")
     except OSError as error:

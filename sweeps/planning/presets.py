@@ -84,13 +84,13 @@ _PRESETS = (
     Preset(
         "quick",
         "an answer from two CPU cores; the plan says its time beforehand",
-        trial=Budget(flops=8e12, max_epochs=10),
+        trial=Budget(flops=6e12, max_epochs=10),
         rung_images=1000,
         trial_images=3000,
         confirm=Budget(flops=45e12, max_epochs=50),
         recipes=2,
         seeds=1,
-        final=Budget(flops=260e12, max_epochs=100),
+        final=Budget(flops=320e12, max_epochs=100),
         finals=1,
     ),
     Preset(

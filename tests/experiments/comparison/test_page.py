@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments import compare
-from experiments.reading.results import load_results, write_result
+from experiments.reading.results import load_results
+from sweeps.validation import write_json
 from tests.experiments.conftest import Pages, Refused
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import known, write_page
@@ -22,7 +23,7 @@ def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
     half = replace(five, epochs_run=20.0, curve=tuple(p for p in five.curve if p.epoch <= 20))
     (tmp_path / "results").mkdir()
     for result in (half, three):
-        write_result(tmp_path / "results" / f"{result.name}-seed0.json", result)
+        write_json(tmp_path / "results" / f"{result.name}-seed0.json", result)
     places = ["--store", str(tmp_path / "nowhere"), "--results", str(tmp_path / "results"), "--out", str(tmp_path)]
     assert compare.main(["--runs", "five_conv-seed0", "three_conv-seed0", *places]) == 0
     text = (tmp_path / "runs.md").read_text()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cifar_core.recipes import SYSTEMS, read_recipe
-from experiments.reading.results import RESULTS, load_results, read_result, write_result
-from sweeps.validation import InvalidFileError
+from experiments.reading.results import RESULTS, load_results, read_result
+from sweeps.validation import InvalidFileError, write_json
 from tests.experiments.results import RECIPES, content, run_id, write
 
 
@@ -38,7 +38,7 @@ def test_results_come_by_system_and_seed_and_other_recipes_are_left_alone(tmp_pa
 def test_a_result_survives_writing(tmp_path: Path) -> None:
     path = write(tmp_path, "custom_resnet", recipe={**RECIPES["custom_resnet"], "learning_rate": "range-test"})
     result = read_result(path)
-    write_result(path, result)
+    write_json(path, result)
     assert read_result(path) == result
     old = content("custom_resnet")
     assert sorted(json.loads(path.read_text())) == sorted(old), "other fields than in old files"

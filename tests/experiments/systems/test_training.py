@@ -318,12 +318,12 @@ def test_epochs_that_are_no_whole_steps(place: Place) -> None:
     ("target", "name", "call", "number"),
     [
         (training, "train_step", 6, signal.SIGINT),
-        (systems_training, "write_result", 3, signal.SIGINT),
+        (systems_training, "write_json", 3, signal.SIGINT),
         (Checkpoints, "save", 4, signal.SIGINT),
         (systems_training._Run, "_report", 2, signal.SIGTERM),
         (training, "train_step", 7, signal.SIGHUP),
         (systems_training, "predict", 1, signal.SIGINT),
-        (systems_training, "write_result", 7, signal.SIGINT),
+        (systems_training, "write_json", 7, signal.SIGINT),
     ],
     ids=["in-an-epoch", "no-file", "no-checkpoint", "after-both", "lost-terminal", "before-the-test", "after-the-test"],
 )
