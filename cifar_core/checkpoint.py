@@ -104,9 +104,9 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     if (trained := _data_set(facts)).sha256 != data.train.data_set.sha256:
         raise CheckpointError(f"{path}: the data must be those that are trained on, but this state has {trained.name}")
     state = TrainState.create(recipe, data, hardware)
-    state.model.load_state_dict(_under("model.", tensors))
+    state.model.load_state_dict(under("model.", tensors))
     for place, optimizer in enumerate(state.optimizers):
-        restore_optimizer(optimizer, facts["optimizers"][place], _under(f"optimizer{place}.", tensors))
+        restore_optimizer(optimizer, facts["optimizers"][place], under(f"optimizer{place}.", tensors))
     state.generator.set_state(tensors["generator"])
     state.order = tensors["order"].to(hardware.device)
     state.step = facts["step"]
@@ -114,8 +114,8 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
     state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
     state.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
-    state.best = _under("best.", tensors)
-    for name, tensor in _under("average.", tensors).items():
+    state.best = under("best.", tensors)
+    for name, tensor in under("average.", tensors).items():
         state.average[name].copy_(tensor)
     return state
 
@@ -129,7 +129,7 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
     facts, tensors = read_tensors(path)
     model = build_model(recipe, data_set=_data_set(facts))
     try:
-        model.load_state_dict(_under("best.", tensors) or _under("model.", tensors) | _under("average.", tensors))
+        model.load_state_dict(under("best.", tensors) or under("model.", tensors) | under("average.", tensors))
     except RuntimeError as error:
         raise CheckpointError(f"{path}: these must be weights of {recipe.model}, but others were found") from error
     return model
@@ -269,7 +269,8 @@ def restore_optimizer(optimizer: Optimizer, facts: Mapping[str, Any], tensors: M
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

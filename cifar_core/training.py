@@ -1,7 +1,7 @@
 """Training as a generator of progress, and evaluation.
 
     state = TrainState.create(recipe, data, hardware)
-    for progress in train(state, data, schedule):
+    for progress in train(state, data, points):
         ...                              # record, report, save; to stop, stop iterating
 
 The state is complete at each yield, and after a step at which `stop` ended training. All that is drawn during training

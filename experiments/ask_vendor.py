@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace) -> int:
     budget.spent = sum(answer.usd or 0.0 for answer in before)
     left = [path for path in pictures if path.name not in answered]
     spent_out = _ask_all(chat, budget, left, options.out, options.concurrency)
-    done = sum(answer.state != FAILED for answer in read_answers(options.out)) if options.out.exists() else 0
+    done = sum(answer.state != FAILED for answer in read_answers(options.out))
     print(f"{done:,} of {len(pictures):,} images are answered in {options.out}, for ${budget.spent:.4f}")
     if spent_out:
         print(f"stopped: {spent_out}", file=sys.stderr)
@@ -139,7 +139,9 @@ def _resume(out: Path) -> tuple[Answer, ...]:
     """The answers of an earlier call; a last line that a crash cut short is dropped."""
     header = ",".join(COLUMNS) + "\n"
     try:
-        content = out.read_bytes() if out.exists() else b""
+        with out.open("a+b") as file:  # fails here if it cannot be written to
+            file.seek(0)
+            content = file.read()
         if not content.startswith(header.encode()):
             if content:
                 raise InvalidFileError(f"{out.name} must begin with {header.strip()!r}, or not exist")

@@ -17,12 +17,12 @@ import gc
 if __name__ == "__main__":
     gc.disable()  # a short command that makes little garbage need not go through its memory for it
 
+import argparse
 import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_core.errors import UserError
 from experiments.comparison.page import show, write_runs
 from experiments.comparison.scenarios import write_scenarios
 from experiments.comparison.selection import LETTERS
@@ -31,12 +31,27 @@ from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
 from experiments.systems.page import write_systems
-from sweeps.command_line import USAGE, OneLineParser, server_url
+from sweeps.command_line import OneLineParser, run_command, server_url
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.what and (options.study or options.tracking_uri or options.scenario):
+        parser.error("--study, --scenario and --tracking-uri go with the report of a study, not with systems")
+    if options.runs and (options.what or options.study or options.scenario):
+        parser.error("--runs makes a page of its own, and cannot go with --study, --scenario or systems")
+    if options.baseline is not None and not options.runs:
+        parser.error("--baseline goes with --runs")
+    if options.prices and (options.what or options.study or options.scenario or options.runs):
+        parser.error("--prices lists published figures, and cannot go with --study, --scenario, --runs or systems")
+    return run_command(parser, lambda: _run(options), stopped="stopped")
+
+
+def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="compare.py",
         description="Write the build-vs-buy report of a study, the page of the published systems, or any runs side by "
@@ -91,42 +106,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="where to write (default: reports/STUDY in the store, reports/systems or reports/runs)",
     )
-    options = parser.parse_args(arguments)
-    if options.what and (options.study or options.tracking_uri or options.scenario):
-        parser.error("--study, --scenario and --tracking-uri go with the report of a study, not with systems")
-    if options.runs and (options.what or options.study or options.scenario):
-        parser.error("--runs makes a page of its own, and cannot go with --study, --scenario or systems")
-    if options.baseline is not None and not options.runs:
-        parser.error("--baseline goes with --runs")
-    if options.prices and (options.what or options.study or options.scenario or options.runs):
-        parser.error("--prices lists published figures, and cannot go with --study, --scenario, --runs or systems")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
     not_logged = ""
-    try:
-        if options.prices:
-            show_old(load_published(), datetime.datetime.now(datetime.UTC).date())
-            return 0
-        if options.what:
-            paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
-        elif options.runs:
-            place = Store.locate(options.store, tracking_uri=options.tracking_uri)
-            out = options.out or place.report("runs")
-            compared, paths = write_runs(options.runs, options.baseline, store=place, results=options.results, out=out)
-            show(compared)
-        elif options.scenario and len(options.scenario) > 1:
-            places = {"store": options.store, "tracking_uri": options.tracking_uri, "out": options.out}
-            paths = write_scenarios(options.study, options.scenario, **places)
-        else:
-            paths, not_logged = write_report(
-                options.study,
-                store=options.store,
-                tracking_uri=options.tracking_uri,
-                out=options.out,
-                results=options.results,
-                scenario=options.scenario[0] if options.scenario else DEFAULT_SCENARIO,
-            )
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return USAGE
+    if options.prices:
+        show_old(load_published(), datetime.datetime.now(datetime.UTC).date())
+        return 0
+    if options.what:
+        paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
+    elif options.runs:
+        place = Store.locate(options.store, tracking_uri=options.tracking_uri)
+        out = options.out or place.report("runs")
+        compared, paths = write_runs(options.runs, options.baseline, store=place, results=options.results, out=out)
+        show(compared)
+    elif options.scenario and len(options.scenario) > 1:
+        places = {"store": options.store, "tracking_uri": options.tracking_uri, "out": options.out}
+        paths = write_scenarios(options.study, options.scenario, **places)
+    else:
+        paths, not_logged = write_report(
+            options.study,
+            store=options.store,
+            tracking_uri=options.tracking_uri,
+            out=options.out,
+            results=options.results,
+            scenario=options.scenario[0] if options.scenario else DEFAULT_SCENARIO,
+        )
     print("Report:", "\n        ".join(map(str, paths)))
     if not_logged:
         print(f"It is not in MLflow: {not_logged}", file=sys.stderr)
@@ -146,4 +152,4 @@ def show_old(published: Published, today: datetime.date) -> None:
 
 if __name__ == "__main__":
     protect_streams()
-    raise SystemExit(main())
+    sys.exit(main())

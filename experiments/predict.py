@@ -73,20 +73,21 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store:
-        model, recipe, data_set = load_network(options.run, store)
-    if options.top > (known := len(data_set.classes)):
+        loaded = load_network(options.run, store)
+    if options.top > (known := len(loaded.data_set.classes)):
         raise UserError(f"--top must be at most {known}, the classes that the network knows, but got {options.top}")
     images: list[tuple[Path, Tensor]] = []
     for path in options.images:
         try:
-            images.append((path, read_image(path, data_set.side)))
+            images.append((path, read_image(path, loaded.data_set.side)))
         except UserError as error:
             print(f"predict.py: error: {error}", file=sys.stderr)
     if not images:
         return USAGE
-    data = Split(torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long), data_set)
-    tta = options.tta or recipe.tta
-    predictions = predict(hardware.place(model), data, hardware, recipe.normalisation, tta=tta)
+    pixels, labels = torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long)
+    tta = options.tta or loaded.tta
+    network, data = hardware.place(loaded.network), Split(pixels, labels, loaded.data_set)
+    predictions = predict(network, data, hardware, loaded.normalisation, tta=tta)
     _print([path for path, _ in images], predictions, options.top, TTA_VIEWS[tta])
     return 0 if len(images) == len(options.images) else FAILED
 

@@ -287,13 +287,13 @@ class Coordinator:
         if point.val_accuracy is None:
             return
         run.accuracies = (*run.accuracies, point.val_accuracy)
-        pruned = stage.should_prune(run, point)
+        reason = stage.why_prune(run, point)
         if point.fraction == 1:
             return
-        self.executor.reply(run.key, go_on=not pruned)
-        if pruned:
+        self.executor.reply(run.key, go_on=reason is None)
+        if reason is not None:
             self._remove(run)
-            self._prune(stage, run, stage.why_pruned(run, point))
+            self._prune(stage, run, reason)
 
     def _prune(self, stage: Stage, run: SweepRun, reason: str) -> None:
         self.sweep.console.say(f"{run.title}: {reason}")

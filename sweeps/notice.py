@@ -1,4 +1,4 @@
-"""A command of the user's that hears of the end of a sweep."""
+"""Run the command of `--notify` at the end of a sweep."""
 
 from __future__ import annotations
 

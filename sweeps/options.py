@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     adapt.add_argument(
         "--no-fine-tune",
         action="store_true",
-        help="only fit heads; otherwise the last blocks are trained too, with 28 %% of the compute of a final run",
+        help="only fit heads; otherwise the last blocks are trained too, with 23 %% of the compute of a final run",
     )
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")

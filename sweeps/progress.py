@@ -70,7 +70,7 @@ class SweepRun:
 class StageProgress:
     """Runs of a stage that have ended, and those still to come."""
 
-    name: str  # "search", "confirm", "final" or "test"
+    name: str  # "search", "confirm", "final", "test", or "labels" of a label curve
     total: int = 0  # runs of this stage
     flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
     flops_after: float = 0.0  # of the later stages

@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from optuna.exceptions import StorageInternalError
 
@@ -20,7 +19,7 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.data.own_images import ImageSource, prepare
 from cifar_core.data.picture_cache import CachedPictures
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import first_line
 from cifar_core.evaluation.pictures import samples as draw_samples
 from cifar_core.hardware import set_up_cpu
 from cifar_core.memory import release_memory
@@ -31,7 +30,7 @@ from sweeps.checks.consistency import check_before_training
 from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
-from sweeps.command_line import FAILED, USAGE, Stopper
+from sweeps.command_line import FAILED, Stopper, run_command
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.engine import Engine
@@ -75,22 +74,22 @@ _STOP_FLUSH_SECONDS = 2.0  # for MLflow to answer after a stop
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0: success. 1: the store accepted no more writes, or MLflow lacks something at the end. 2: an error that the user
-    can mend. 129, 130 or 143: interrupted.
+    0: success. 1: the store accepted no more writes, MLflow lacks something at the end, the report failed, `--verify`
+    found faults, or `--repair` or `--replay` left some. 2: an error that the user can mend. 129, 130 or 143:
+    interrupted.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
-    try:
-        return _run(options, sys.argv[1:] if arguments is None else arguments)
-    except StoreLostError as error:
-        print(f"{parser.prog}: error: {error}; mend that, and the same command resumes the sweep", file=sys.stderr)
-        return FAILED
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:  # before the first trial; later the coordinator handles it
-        print("stopped before the first trial; the same command starts again", file=sys.stderr)
-        return 128 + signal.SIGINT
+
+    def run() -> int:
+        try:
+            return _run(options, sys.argv[1:] if arguments is None else arguments)
+        except StoreLostError as error:
+            print(f"{parser.prog}: error: {error}; mend that, and the same command resumes the sweep", file=sys.stderr)
+            return FAILED
+
+    # Ctrl-C comes here before the first trial only; later the coordinator handles it.
+    return run_command(parser, run, stopped="stopped before the first trial; the same command starts again")
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -173,16 +172,14 @@ def _sweep(
                 stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
                 summary = Coordinator(sweep, executor, samples, stopper.asked).run()
         finally:
-            lacking = tracker.close() if summary else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
-            if lacking:
-                console.say(_lacking(store, plan.study, lacking))
+            lacking = _close(tracker, store, plan.study, console.say, ended=summary is not None)
     if summary is not None:
         _print_summary(summary, plan)
     if summary is None or (backbone is not None and stopper.asked()):
         print("stopped; the same command resumes the sweep")
         notice.send("interrupted")
         return 128 + stopper.signal
-    if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures, notice)):
+    if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures, notice, stopper)):
         return code
     code = FAILED if lacking else _report(plan, store, tracker, tested=summary.test_accuracy is not None)
     notice.send("finished" if code == 0 else "failed", summary)
@@ -197,6 +194,7 @@ def _adapt(
     backbone: Backbone,
     pictures: CachedPictures | None,
     notice: Notice,
+    stopper: Stopper | None = None,
 ) -> int:
     """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0."""
     set_up_cpu(plan.workers * plan.threads)
@@ -206,7 +204,7 @@ def _adapt(
         if pictures is None:
             ensure_cifar10(data_dir, console.progress)
         tracker = MlflowTracker(store, study, say=console.say)
-        stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
+        stopper = stopper or Stopper()  # a new one not earlier: until here Ctrl-C ends everything at once
         adaptation = Adaptation(
             study=study,
             backbone=backbone,
@@ -231,9 +229,7 @@ def _adapt(
         except (StoreError, StorageInternalError, OSError) as error:  # OSError: no room for features or the network
             raise StoreLostError(first_line(error.__cause__ or error)) from error
         finally:
-            lacking = tracker.close() if result else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
-            if lacking:
-                console.say(_lacking(store, study, lacking))
+            lacking = _close(tracker, store, study, console.say, ended=result is not None)
     if result is None:
         print("stopped; the same command resumes the sweep")
         notice.send("interrupted")
@@ -244,13 +240,18 @@ def _adapt(
     return FAILED if lacking else 0
 
 
-def _lacking(store: Store, study: str, entries: int) -> str:
+def _close(tracker: MlflowTracker, store: Store, study: str, say: Callable[[str], None], *, ended: bool) -> int:
+    """Close the tracker, and say how to send what MLflow lacks; return the number of those entries."""
+    entries = tracker.close() if ended else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
+    if not entries:
+        return 0
     given = ["--study", study, *(["--store", str(store.root)] if store.root != DEFAULT_STORE else [])]
     if store.tracking_uri != Store.locate(store.root).tracking_uri:
         given += ["--tracking-uri", store.tracking_uri]
     command = shlex.join(["python", "sweeps/run_study.py", *given, "--replay"])
     what = "1 entry" if entries == 1 else f"{entries} entries"
-    return f"MLflow lacks {what}, kept in {store.queues(study)}; once it answers, this command sends them: {command}"
+    say(f"MLflow lacks {what}, kept in {store.queues(study)}; once it answers, this command sends them: {command}")
+    return entries
 
 
 def _prepared(source: ImageSource) -> CachedPictures:

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, lose their reader or lack a character, and end no command by that."""
+"""Standard output and error that never end a command: they may be closed, lose their reader or lack a character."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal t
 
 
 def protect_streams() -> None:
-    """Replace the standard streams of this process by such streams; called once, before anything is printed."""
+    """Make the standard streams of this process safe to write to. Call it once, before anything is printed."""
     for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
         if stream is None:
             _reserve(number)

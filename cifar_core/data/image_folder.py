@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -92,8 +93,8 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
 def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, class, "train") of every line of a CSV file."""
     try:
-        reader = csv.DictReader(decode_text(table.read_bytes()).splitlines())
-        rows, columns = list(reader), reader.fieldnames or []
+        reader = csv.DictReader(io.StringIO(decode_text(table.read_bytes()), newline=""))
+        rows, columns = [(reader.line_num, row) for row in reader], reader.fieldnames or []
     except (ValueError, csv.Error) as error:
         raise DataError(f"{printable(table)}: this must be a CSV file, but: {error}") from error
     if missing := [name for name in ("path", "label") if name not in columns]:
@@ -101,7 +102,7 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
             f"{printable(table)}: its first line must name the columns path and label, but lacks {listed(missing)}"
         )
     seen: dict[str, int] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         place, label = (row["path"] or "").strip(), (row["label"] or "").strip()
         if not place or not label:
             raise DataError(f"{printable(table)}: each line must have a path and a label, but line {line} lacks one")

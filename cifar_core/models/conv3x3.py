@@ -59,7 +59,7 @@ def convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, w
 
     Returns the first pixels of the result, in bf16: (N, C_out, `height`, `width`), which are at most H and W.
     """
-    output: Tensor = _Convolution.apply(_images(inputs), weight, bias, height, width)  # type: ignore[no-untyped-call]
+    output: Tensor = _Convolution.apply(native.as_images(inputs), weight, bias, height, width)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -69,7 +69,7 @@ class _Convolution(torch.autograd.Function):
         weight = weight.float().contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(inputs, weight)
         bias = None if bias is None else bias.float().contiguous()
-        output = _new_images(len(inputs), len(weight), height, width)
+        output = native.new_images((len(inputs), len(weight), height, width))
         _call("convolve", inputs, output, 0, inputs, weight, bias, output)
         return output
 
@@ -78,9 +78,9 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = of_bias = None
-        gradient = _images(gradient)
+        gradient = native.as_images(gradient)
         if ctx.needs_input_grad[0]:
-            of_inputs = _new_images(*inputs.shape)
+            of_inputs = native.new_images(inputs.shape)
             _call("convolve", gradient, of_inputs, 1, gradient, weight, None, of_inputs)
         if ctx.needs_input_grad[1]:
             of_weight = torch.empty_like(weight)
@@ -96,14 +96,6 @@ def plain(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, widt
         return F.conv2d(inputs, weight, bias, padding=1)
     beyond = (1, width + 1 - inputs.shape[3], 1, height + 1 - inputs.shape[2])  # left, right, above, below
     return F.conv2d(F.pad(inputs, beyond), weight, bias)
-
-
-def _new_images(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
-
-
-def _images(images: Tensor) -> Tensor:
-    return images.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
 
 
 def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor | None) -> None:

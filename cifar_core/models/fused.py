@@ -105,7 +105,7 @@ class _Gelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (inputs,) = ctx.saved_tensors
         of_inputs = torch.empty_like(inputs)
-        _call("gelu", inputs.shape, _gelu_slope_table(), inputs, _like_images(gradient), of_inputs)
+        _call("gelu", inputs.shape, _gelu_slope_table(), inputs, native.as_images(gradient), of_inputs)
         return of_inputs
 
 
@@ -129,11 +129,11 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: object) -> tuple[Tensor | None, ...]:
         pixels, winners, bias, mean, variance, scale = ctx.saved_tensors
-        of_inputs = _new_images(ctx.shape)
+        of_inputs = native.new_images(ctx.shape)
         of_weight, of_bias = torch.empty(2, len(bias)).unbind()
         table = _gelu_slope_table() if ctx.gelu else None
         given = (ctx.pool, ctx.epsilon, table, bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)
-        _call("norm_backward", ctx.shape, *given, _like_images(gradient), of_weight, of_bias, of_inputs)
+        _call("norm_backward", ctx.shape, *given, native.as_images(gradient), of_weight, of_bias, of_inputs)
         return of_inputs, of_weight, of_bias, None, None, None
 
 
@@ -161,17 +161,9 @@ def _room(inputs: Tensor, pool: _Pool) -> tuple[Tensor, Tensor | None, Tensor]:
     if pool is _Pool.NEVER:
         return inputs, None, torch.empty_like(inputs)
     images, channels, height, width = inputs.shape
-    output = _new_images((images, channels, height // 2, width // 2))
+    output = native.new_images((images, channels, height // 2, width // 2))
     pixels = torch.empty_like(output) if pool is _Pool.FIRST else inputs
     return pixels, torch.empty(output.numel(), dtype=torch.uint8), output
-
-
-def _new_images(shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
-
-
-def _like_images(gradient: Tensor) -> Tensor:
-    return gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
 
 
 def _sums(shape: tuple[int, ...]) -> Tensor:

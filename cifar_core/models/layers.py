@@ -40,9 +40,6 @@ class Conv3x3(nn.Conv2d):
 class Head(nn.Linear):
     """Last layer: features (N, C) to logits (N, classes), in fp32 under autocast too, as logits in bf16 have ties."""
 
-    def __init__(self, features: int, classes: int, *, bias: bool = True) -> None:
-        super().__init__(features, classes, bias=bias)
-
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
             return F.linear(features.float(), self.weight, self.bias)

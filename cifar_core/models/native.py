@@ -1,4 +1,7 @@
-"""C functions: compiled once on each machine by its C compiler, and kept in the user's cache folder."""
+"""C functions: compiled once on each machine by its C compiler, and kept in the user's cache folder.
+
+Their images are bf16 in channels-last order.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +45,16 @@ class Library:
         """
         threads = ctypes.c_int64(torch.get_num_threads())
         return int(getattr(self.functions, name)(self.parallel, threads, *map(_argument, arguments)))
+
+
+def new_images(shape: Sequence[int]) -> Tensor:
+    """Return room for images (N, C, H, W)."""
+    return torch.empty(tuple(shape), dtype=torch.bfloat16, memory_format=torch.channels_last)
+
+
+def as_images(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) in the form that the functions take."""
+    return images.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
 
 
 def _argument(value: int | float | Tensor | None) -> ctypes.c_int64 | ctypes.c_float | ctypes.c_void_p:

@@ -17,6 +17,7 @@ from cifar_core.transfer.backbone import Backbone, FeatureNetwork
 from cifar_core.transfer.head import Head
 
 NORMALISATION = "half"  # of the images that an adapted network takes
+TTA = "mirror"  # views that it is tested with, beside the image alone
 _FACTS = "adapted"
 
 
@@ -55,11 +56,19 @@ def load_network(recipe: Mapping[str, Any], path: Path) -> tuple[nn.Module, str]
     Raises:
         CheckpointError: the file is missing or damaged, or holds weights of another network.
     """
-    facts, _ = read_tensors(path)
-    if _FACTS in facts:
+    if is_adapted(path):
         return load_adapted(path), NORMALISATION
     trained = Recipe.from_dict(recipe)
     return load_weights(trained, path).eval(), trained.normalisation
+
+
+def is_adapted(path: Path) -> bool:
+    """Return true if a file of weights is of an adapted network.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    return _FACTS in read_tensors(path)[0]
 
 
 def load_adapted(path: Path) -> AdaptedNetwork:

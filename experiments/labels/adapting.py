@@ -98,6 +98,6 @@ def _fit(run: AdaptRun, found: _Features, context: Context) -> None:
         outcome=outcome,
         metrics={"val/accuracy": outcome.accuracy, "val/loss": outcome.loss, "cost/fit_seconds": seconds},
         name=run.name(backbone.name, outcome.accuracy),
-        note=run_note(f"{reached} with {run.labels:,} labels, a head on {backbone.name}", {}, outcome.accuracies),
+        note=run_note(f"{reached} with {run.labels:,} labels, a head on {backbone.name}", {}, outcome.files),
     )
     context.console.say(f"{run.labels:,} labels/{run.seed}, adapted: {reached}")

@@ -154,7 +154,7 @@ class _Training:
                 reached = f"{percent(outcome.accuracy, 2)} validation accuracy"
                 self._best(outcome.accuracy)
                 context.console.say(f"{shown.title}: {reached}")
-                note = run_note(f"{reached} with {self.run.labels:,} labels", shown.costs(), outcome.accuracies)
+                note = run_note(f"{reached} with {self.run.labels:,} labels", shown.costs(), outcome.files)
                 name, costs = self.run.name(self.run.recipe.model, outcome.accuracy), shown.costs()
                 context.tracker.end(shown.key, "complete", outcome=outcome, metrics=costs, name=name, note=note)
                 self._count("complete")

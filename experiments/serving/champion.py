@@ -21,8 +21,8 @@ from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.mlflow_client import answering, every_run
-from sweeps.tracking.registry import champions, registered_runs
-from sweeps.tracking.tracker import MODEL_SECONDS, MlflowTracker
+from sweeps.tracking.registry import champions, registered_runs, version_tags
+from sweeps.tracking.tracker import MlflowTracker
 
 
 def registered(store: Store, name: str | None = None) -> ModelVersion:
@@ -87,7 +87,7 @@ def _recording(store: Store, study: str) -> Iterator[MlflowTracker]:
         tracker = MlflowTracker(store, study, say=print)
         tracker.open()
         yield tracker
-        if lacking := tracker.close(model_seconds=MODEL_SECONDS):
+        if lacking := tracker.close():
             raise StoreError(f"MLflow must have received all of {study}, but lacks {lacking} entries")
 
 
@@ -111,15 +111,7 @@ def _register(store: Store, study: str, final: Run, reader: StudyReader) -> None
             f"a champion must have confirmation runs in MLflow, but trial {tags['source_trial']} of {study!r} has none"
         )
     recipe, weights = recipe_of(final.info.run_id, reader), store.weights(study, tags["key"])
-    data_set = read_data_set(weights)
-    numbers = {
-        "data": data_set.name,
-        "side": str(data_set.side),
-        "study": study,
-        "trial": tags["source_trial"],
-        "architecture": recipe.model,
-        "val_accuracy": f"{fmean(accuracies):.4f}",
-        "test_accuracy": f"{metrics['test/accuracy']:.4f}",
-    }
+    of_version = read_data_set(weights), study, tags["source_trial"], recipe.model
+    numbers = version_tags(*of_version, val=fmean(accuracies), test=metrics["test/accuracy"])
     with _recording(store, study) as tracker:
         tracker.register(tags["key"], recipe, weights, numbers)

@@ -1,1 +1,1 @@
-"""Reading commands: the status of a study, and the check of its store."""
+"""Checks of a store: status, verification, repair, cleaning, and the check before a sweep."""

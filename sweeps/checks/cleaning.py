@@ -1,4 +1,4 @@
-"""Removal of what nobody needs: what was deleted in MLflow's UI, and files that ended or cut-short work left.
+"""Remove what is no longer needed: what was deleted in MLflow's UI, and leftovers of runs that ended or were cut short.
 
 A run whose network is in the model registry is never removed, and nothing is while a process runs a study of the store.
 """
@@ -20,7 +20,7 @@ from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, Run, 
 
 from sweeps.lock import LockError, acquire, holder
 from sweeps.states import STATE_OF_TRIAL
-from sweeps.store import Store, StoreError
+from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
 from sweeps.studies.storage import open_storage
 from sweeps.studies.study import REMOVED
 from sweeps.tracking.locations import artifact_folder, follow_store
@@ -116,15 +116,19 @@ def _of_study(
         paths = _inside(store, _folder(store, deleted[run_id].info.artifact_uri), *(() if key in active else own))
         yield Waste(study, f"{key}, deleted in MLflow", paths, key=None if key in active else key)
     ended = set(STATE_OF_TRIAL.values())
-    for folder in sorted(store.checkpoints(study, "x").parent.glob("*")):
+    # A reproduction of some of its epochs is complete in MLflow, and resumes from its checkpoints.
+    resumable = study == SYSTEMS_EXPERIMENT
+    for folder in () if resumable else sorted(store.checkpoints(study, "x").parent.glob("*")):
         if folder.name in active and active[folder.name].data.tags.get("state") in ended:
             yield Waste(study, f"checkpoints of {folder.name}, which has ended", (folder,))
     models = client.search_logged_models([experiment.experiment_id])
-    served = {model.source_run_id for model in models if model.name == CLASSIFIER and _ready(model.status)}
+    served = {
+        model.source_run_id for model in models if model.name == CLASSIFIER and model.status == LoggedModelStatus.READY
+    }
     for model in models:
         if model.source_run_id in deleted.keys() - kept:
             what = "network of a deleted run"
-        elif not _ready(model.status):
+        elif model.status != LoggedModelStatus.READY:
             what = "network whose logging was cut short"
         elif model.name != CLASSIFIER and model.source_run_id in served:
             what = "network in the form of an earlier version, beside the present one"
@@ -155,10 +159,6 @@ def _folder(store: Store, artifacts: str) -> Path | None:
 def _inside(store: Store, *paths: Path | None) -> tuple[Path, ...]:
     """Return those that exist in the store."""
     return tuple(path for path in paths if path is not None and path.exists() and store.root in path.parents)
-
-
-def _ready(status: object) -> bool:
-    return status == LoggedModelStatus.READY
 
 
 def _restore(client: MlflowClient) -> None:

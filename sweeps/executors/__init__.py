@@ -1,1 +1,1 @@
-"""Executors: the protocol, and worker processes on this machine."""
+"""Executors: the protocol, and workers on this machine or a Ray cluster."""

@@ -117,7 +117,7 @@ class RayEngine:
         try:
             from sweeps.executors import ray_cluster
         except ModuleNotFoundError as error:
-            raise EngineError("--engine ray needs Ray, which is not installed: pip install '.[cluster]'") from error
+            raise EngineError("--engine ray needs Ray, which is not installed: pip install -e '.[cluster]'") from error
         self._cluster = ray_cluster.RayCluster(address, ray_cluster.Demand(cpus, gpus))
         try:
             self._cluster.check()

@@ -48,6 +48,7 @@ from sweeps.tracking import artifacts
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_note, study_note
+from sweeps.tracking.registry import version_tags
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 TRIALS = 16  # heads that are tried
@@ -238,7 +239,7 @@ class Adaptation:
 
     @property
     def _folder(self) -> Path:
-        """Folder of the activations and the checkpoint of fine-tuning, which removes it at its end."""
+        """Folder of the activations and the checkpoint of fine-tuning; removed once the study has finished."""
         return self.store.checkpoints(self.study, "tuning")
 
     def _tuning_ended(self) -> bool:
@@ -413,19 +414,8 @@ class Adaptation:
         return logits
 
     def _register(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
-        numbers = {
-            "data": self.data_set.name,
-            "side": str(self.data_set.side),
-            "study": self.study,
-            "trial": str(result.trial),
-            "architecture": self.backbone.name,
-            "val_accuracy": f"{result.val_accuracy:.4f}",
-        }
-        numbers |= {
-            name: f"{value:.4f}"
-            for name, value in (("test_accuracy", result.test_accuracy), ("tta_accuracy", result.tta_accuracy))
-            if value is not None
-        }
+        accuracies = {"val": result.val_accuracy, "test": result.test_accuracy, "tta": result.tta_accuracy}
+        numbers = version_tags(self.data_set, self.study, result.trial, self.backbone.name, **accuracies)
         self.tracker.register(result.key, recipe, self.store.weights(self.study, result.key), numbers)
 
     def _fit(

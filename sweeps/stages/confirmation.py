@@ -141,7 +141,7 @@ class Confirmation(Stage):
     def _difference(self, one: Confirmed, other: Confirmed) -> tuple[float, float]:
         """Difference of two accuracies, and its variance over samples of images.
 
-        Without the predictions, as of runs of earlier versions, it takes the two for independent, which is too much.
+        Without predictions (runs of earlier versions) the two are taken as independent, which overestimates it.
         """
         ours, theirs = self._answers(one), self._answers(other)
         if ours is None or theirs is None:
@@ -185,7 +185,7 @@ class Confirmation(Stage):
                 yield sweep.train_run(key, title, recipe, validations, tags, keep_weights=True, threads=self._threads)
 
     def _candidates(self) -> list[FrozenTrial]:
-        """Return the trial that the search began with, however it ended, and then the best complete ones."""
+        """Return the first trial of the search, unless it failed or broke a limit, and then the best complete ones."""
         ended = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         trials = [trial for trial in ended if is_feasible(trial)]
         others = [trial for trial in trials if trial.state == TrialState.COMPLETE and not Beginning.of(trial)]

@@ -12,8 +12,10 @@ from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.stage import Stage, Sweep
+from sweeps.store import StoreError
 from sweeps.studies.study import derive_seed
 from sweeps.tracking.notes import run_name, run_note
+from sweeps.tracking.registry import version_tags
 
 
 class Final(Stage):
@@ -84,28 +86,21 @@ class ChampionTest(Stage):
 
     def register(self) -> None:
         """Register the network of the first final run as the study's champion."""
-        key, tracker = self._keys[0], self.sweep.tracker
-        accuracies = {
-            "val_accuracy": self._champion.accuracy,
-            "test_accuracy": tracker.metric(key, "test/accuracy"),
-            "tta_accuracy": tracker.metric(key, "test/tta_accuracy"),
-        }
-        numbers = {
-            "data": self.sweep.plan.data_set.name,
-            "side": str(self.sweep.plan.data_set.side),
-            "study": self.sweep.plan.study,
-            "trial": str(self._champion.source),
-            "architecture": self._champion.recipe.model,
-            **{name: f"{value:.4f}" for name, value in accuracies.items() if value is not None},
-        }
-        weights = self.sweep.store.weights(self.sweep.plan.study, key)
+        key, champion, tracker, plan = self._keys[0], self._champion, self.sweep.tracker, self.sweep.plan
+        test, tta = (tracker.metric(key, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
+        of_version = plan.data_set, plan.study, champion.source, champion.recipe.model
+        numbers = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
+        weights = self.sweep.store.weights(plan.study, key)
         tracker.register(key, _recipe(self.sweep, self._champion, _seed(key)), weights, numbers)
 
     def start(self, run: SweepRun) -> None:
         """Log the network, and record the evaluation before it happens."""
         weights = self.sweep.store.weights(self.sweep.plan.study, run.key)
         self.sweep.tracker.log_model(run.key, run.job.recipe, weights)
-        self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
+        try:
+            self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
+        except OSError as error:
+            raise StoreError("a test must be recorded in the store before it") from error
 
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record the test accuracy."""

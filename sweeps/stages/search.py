@@ -62,25 +62,20 @@ class Search(Stage):
                 return
             yield self._within_limits(ask(self.sweep.study, plan), set())
 
-    def should_prune(self, run: SweepRun, point: Progress) -> bool:
-        """Report the validation accuracy to Optuna, and ask its pruner."""
+    def why_prune(self, run: SweepRun, point: Progress) -> str | None:
+        """Report the validation accuracy to Optuna; return the reason to end the trial, if its pruner asks for that."""
         assert point.val_accuracy is not None
-        trial, eighth = self._trials[run.key], round(point.fraction * EIGHTHS)
+        trial, study, eighth = self._trials[run.key], self.sweep.study, round(point.fraction * EIGHTHS)
         if eighth not in self._reported[run.key]:
             trial.report(point.val_accuracy, eighth)
             self._reported[run.key].add(eighth)
-        return point.fraction < 1 and trial.should_prune()
-
-    def why_pruned(self, run: SweepRun, point: Progress) -> str:
-        """Return what the pruner asked of a trial that it ends at this validation."""
-        assert point.val_accuracy is not None
-        trial, plan = self._trials[run.key], self.sweep.plan
-        frozen = self.sweep.study.get_trials(deepcopy=False)[trial.number]
-        asked = bar(plan.pruner, self.sweep.study, frozen, round(point.fraction * EIGHTHS))
-        needed = f", needed {percent(asked.accuracy)}" if asked is not None else ""
-        below = f", below {asked.place}" if asked is not None else ""
-        at = f"pruned at {percent(point.fraction, 0)} of its budget"
-        return f"{percent(point.val_accuracy)}{needed}: {at}{below}"
+        if point.fraction == 1 or not trial.should_prune():
+            return None
+        asked = bar(self.sweep.plan.pruner, study, study.get_trials(deepcopy=False)[trial.number], eighth)
+        reached, at = percent(point.val_accuracy), f"pruned at {percent(point.fraction, 0)} of its budget"
+        if asked is None:
+            return f"{reached}: {at}"
+        return f"{reached}, needed {percent(asked.accuracy)}: {at}, below {asked.place}"
 
     def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
         """Record the end of a trial in MLflow, then in Optuna."""

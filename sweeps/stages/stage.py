@@ -138,13 +138,9 @@ class Stage(ABC):
         if isinstance(run.job, TrainJob) and run.job.checkpoints is not None and run.job.checkpoints.exists():
             run.job = replace(run.job, recorded=self.sweep.tracker.recorded(run.key))
 
-    def should_prune(self, run: SweepRun, point: Progress) -> bool:
-        """Return true if a run shall end after this validation."""
-        return False
-
-    def why_pruned(self, run: SweepRun, point: Progress) -> str:
-        """Return the reason to end a run after this validation, as `should_prune` decided."""
-        raise NotImplementedError
+    def why_prune(self, run: SweepRun, point: Progress) -> str | None:
+        """Return the reason to end a run after this validation; None if it continues."""
+        return None
 
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record a run that has reached its end."""
@@ -169,7 +165,7 @@ class Stage(ABC):
     def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
         """Record the end of a run in MLflow."""
         accuracy = outcome.accuracy if outcome is not None else run.accuracy
-        result = f"{percent(accuracy)} validation accuracy" if outcome is not None and accuracy is not None else state
+        result = f"{percent(outcome.accuracy)} validation accuracy" if outcome is not None else state
         costs, files = run.costs(), outcome.files if outcome is not None else {}
         self.sweep.tracker.end(
             run.key,

@@ -1,9 +1,9 @@
 """Artifact locations that follow the store when it is moved or copied.
 
 MLflow records absolute locations, and has none that follow a database: it makes relative paths absolute on the first
-write, and `mlflow-artifacts:` needs a server to resolve it. So locations below the old folder of a store stand for the
-same ones below its folder now: `artifact_folder` reads them like that and writes nothing, and `follow_store` records
-it, for MLflow's own UI and for models.
+write, and `mlflow-artifacts:` needs a server to resolve it. So a location below the store's old folder means the same
+place below its present one. `artifact_folder` translates it and writes nothing; `follow_store` records the new one, for
+MLflow's own UI and for models.
 """
 
 from __future__ import annotations

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
-from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.checkpoint import CheckpointError
 from cifar_core.errors import first_line
 from sweeps.tracking.mlflow_queue import REFUSED, SUFFIX, Entry, MlflowQueue, QueueInUseError
 
-_UNREACHABLE = (MlflowException, SQLAlchemyError, RequestException, OSError)
+_UNREACHABLE = (MlflowException, SQLAlchemyError, OSError)  # OSError: also requests' own
 # Errors that no retry mends.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 _BATCH = 5_000  # entries
@@ -91,11 +90,11 @@ class MlflowSender:
     def close(self, seconds: float, model_seconds: float) -> int:
         """Flush and stop; unsent entries stay in the queue. Return the number of entries that MLflow lacks."""
         self.flush(seconds, model_seconds)
-        left = len(self._queue)
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(1)
+        left = len(self._queue)
         if not self._thread.is_alive():  # else it waits for a server, and dies with the process
             self._queue.close()
         return left + self._refused.total()

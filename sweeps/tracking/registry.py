@@ -22,7 +22,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Map
 
 from cifar_core.checkpoint import read_data_set
-from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.export import export, export_onnx
 from cifar_core.transfer.adapted import load_network
 from sweeps.tracking import served_model
@@ -72,13 +72,22 @@ def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Pa
     return client.get_logged_model(logged.model_id)
 
 
+def version_tags(
+    data_set: DataSet, study: str, trial: int | str, architecture: str, **accuracies: float | None
+) -> dict[str, str]:
+    """Return the tags of a version, for `register`; accuracies (val, test, tta) that are None are left out."""
+    known = {f"{name}_accuracy": f"{value:.4f}" for name, value in accuracies.items() if value is not None}
+    facts = {"data": data_set.name, "side": str(data_set.side), "study": study, "trial": str(trial)}
+    return {**facts, "architecture": architecture, **known}
+
+
 def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, str]) -> None:
     """Register the champion of a study, and move the alias to the best of its data set; again it changes nothing.
 
     The alias names the newest version of the study whose champion had the best validation accuracy.
 
     Args:
-        numbers: tags of the version: `data` and `side` of the data set, `study`, `trial`, `architecture`, accuracies.
+        numbers: the tags of the version.
     """
     mlflow.set_tracking_uri(uri)  # where the registry looks the model up, whatever its client was given
     client = MlflowClient(uri)

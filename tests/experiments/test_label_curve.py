@@ -36,6 +36,7 @@ from tests.experiments.support import known
 from tests.synthetic import synthetic_splits
 
 SMALL = Recipe(model="three_conv", width=0.25, epochs=4.0, batch_size=40, learning_rate=0.02, val_fraction=0.0)
+_ARTIFACTS = {"confusion.json": b"{}", "pictures/classes.png": b"a picture"}
 IMAGES: Splits = synthetic_splits(torch.Generator().manual_seed(0), train=200, val=40)
 
 
@@ -49,7 +50,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(label_curve, "measure_speed", lambda recipe, hardware, data_set: 1e12)
     monkeypatch.setattr(label_curve, "load_backbone", Mock(side_effect=BackboneError("none is installed")))
     monkeypatch.setattr(artifacts, "of_training", lambda recipe, model, train: {})  # pictures take a second a run
-    monkeypatch.setattr(artifacts, "of_predictions", lambda split, predictions: {"confusion.json": b"{}"})
+    monkeypatch.setattr(artifacts, "of_predictions", lambda split, predictions: _ARTIFACTS)
     yield
     torch.set_num_threads(threads)
     for number, handler in handlers.items():
@@ -78,6 +79,11 @@ def call(store: Fake, *arguments: str) -> int:
 
 def curve_of(store: Fake) -> LabelCurve:
     return known(load_label_curve(StudyReader(store.place), "demo"))
+
+
+def note_of(run_id: str, store: Fake) -> str:
+    """The description of a run in MLflow."""
+    return str(StudyReader(store.place).client.get_run(run_id).data.tags["mlflow.note.content"])
 
 
 @pytest.mark.slow
@@ -112,6 +118,7 @@ def test_an_interrupted_curve_resumes_to_the_same_accuracies(
     assert not list((studied.folder / "checkpoints").glob("*/*"))
     assert [list(map(len, runs)) for runs in [curve.of_way("build").values()]] == [[2, 1]]
     assert curve.source == StudyReader(studied.place).read("demo").subject["run_id"].iloc[0]
+    assert "pictures/classes.png" in note_of(curve.runs[0].run_id, studied)
 
     whole = with_a_small_champion(Fake(tmp_path / "whole", blank))
     assert call(whole) == 0
@@ -148,6 +155,7 @@ def test_heads_on_a_pretrained_network_learn_from_the_same_shares(
     curve = curve_of(studied)
     assert {labels: len(runs) for labels, runs in curve.of_way("adapt").items()} == {20: 5, 200: 1}
     assert {(run.model, run.pretrained_on) for run in curve.runs} == {("efficientnet_lite0", "other images")}
+    assert "pictures/classes.png" in note_of(curve.runs[0].run_id, studied)
     few, whole = (curve.of_way("adapt")[labels][0].accuracy for labels in (20, 200))
     assert 0.1 < few <= whole
     assert asked == [200, 40]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from mlflow import MlflowClient
 from PIL import Image
@@ -19,10 +20,14 @@ from cifar_core.data.image_file import read_image
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState, predict
+from cifar_core.transfer.adapted import AdaptedNetwork, save_adapted
+from cifar_core.transfer.features import features
+from cifar_core.transfer.head import HeadRecipe, fit
 from experiments import predict as command
 from sweeps import snapshot
 from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from tests.cifar_core.transfer.support import small_backbone
 from tests.experiments.conftest import Refused
 from tests.experiments.fake_store import Fake
 from tests.synthetic import synthetic_splits
@@ -105,6 +110,26 @@ def test_a_line_for_each_picture_and_a_warning(place: Place, capsys: pytest.Capt
         "It knows only these classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, "
         "truck. A picture of anything else gets one of them too."
     )
+
+
+def test_an_adapted_network_answers_with_the_views_of_its_test(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, study, key = place.copy(tmp_path), "a study-adapted", "final-0-0"
+    tracker, backbone, recipe = MlflowTracker(own.store, study), small_backbone(tmp_path / "backbone"), HeadRecipe()
+    tracker.open_study(RunLabel(key="study", name=study, tags={}, params={}))
+    files = {"recipe.toml": tomli_w.dumps(recipe.to_dict()).encode()}
+    tracker.begin(RunLabel(key=key, name=key, tags={"study": study}, params={}, files=files))
+    tracker.end(key, "complete")
+    data = synthetic_splits(torch.Generator().manual_seed(0), train=20, val=8)
+    head = fit([features(backbone, data.train.images, CPU).values], data.train.labels, recipe, classes=10)
+    save_adapted(backbone, head, CIFAR10, own.store.weights(study, key))
+    _, line, views, _ = own.printed(capsys, tracker.run_id(key))
+    picture = Split(read_image(own.images[0], 32).unsqueeze(0), torch.zeros(1, dtype=torch.long))
+    found = predict(AdaptedNetwork(backbone.network, head).eval(), picture, CPU, "half", tta="mirror")
+    share, index = found.probabilities[0].max(0)
+    assert line.removeprefix(str(own.images[0])).split()[:3] == [CIFAR10.classes[index], f"{100 * share:.1f}", "%"]
+    assert views == "Each answer is the mean of those to 2 views of the picture (test-time augmentation)."
 
 
 @pytest.mark.parametrize("key", ["confirm-1-0", "three_conv-seed0"])

@@ -48,6 +48,13 @@ def test_a_section_takes_one_module_and_one_entry_of_the_table(demo: Facts) -> N
 
 
 @pytest.mark.slow
+def test_final_runs_are_listed_as_such(finals: Facts) -> None:
+    page = render(finals, {})["report.md"].decode()
+    assert "final of trial 3, seed 0, complete" in page
+    assert "confirmation of trial 3" not in page
+
+
+@pytest.mark.slow
 def test_the_first_lines_say_under_which_scenario(demo: Facts) -> None:
     for facts, words in (
         (demo, "UTC; example scenario: replace it with yours (`--scenario mine.toml`)"),

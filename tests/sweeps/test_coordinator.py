@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import time
@@ -14,6 +15,7 @@ from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
 from sweeps.coordinator import Interrupted, StoreLostError
 from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, TrainJob
+from sweeps.store import Store
 from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
 
 
@@ -82,6 +84,18 @@ class TestFailures:
         with pytest.raises(StoreLostError, match=r"^a checkpoint must be writable, but got: No space left on device$"):
             sweep.run()
         assert TrialState.FAIL not in sweep.states()
+        sweep.run()
+        check_whole(sweep)
+
+    def test_a_test_that_cannot_be_recorded_does_not_begin(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as context:
+            context.setattr(Store, "record_test_set_evaluation", full)
+            with pytest.raises(StoreLostError, match=r"^\[Errno 28\] No space left on device$"):
+                sweep.run()
+        assert not [key for key in sweep.starts if key.startswith("test")]
         sweep.run()
         check_whole(sweep)
 

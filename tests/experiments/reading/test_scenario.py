@@ -82,6 +82,7 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ("image_tokens = 77", 'image_tokens = "len(width)"', "image_tokens must be made of numbers, width, height, + "),
         ("image_tokens = 77", 'image_tokens = "9 ** 9 ** 9"', "image_tokens must be made of numbers, width, height, "),
         ("image_tokens = 77", 'accuracy = "dbm"\nimage_tokens = 77', "but got 'dbm'; did you mean 'dbn'?"),
+        ("image_tokens = 77", 'accuracy = ["dbn"]\nimage_tokens = 77', "a key of published.toml, but got ['dbn']"),
         ('name = "Claude Haiku 5.5"', 'name = "GPT 6 (Luna)"', "names of vendors and downloads must differ, and none"),
         ('name = "Claude Haiku 5.5"', 'name = "build"', "downloads must differ, and none be 'build'"),
         ('name = "Claude Haiku 5.5"', 'name = "!"', "name must have a letter or a digit, but got '!'"),

@@ -75,6 +75,15 @@ def test_the_scenario_picks_the_sentence(demo: Facts) -> None:
     assert "No vendor is priced by the image" in text(with_scenario(demo, vendors=demo.scenario.vendors[4:]))
 
 
+def test_prices_of_labelling_in_batches_are_cited_where_images_can_wait(demo: Facts) -> None:
+    def cited(facts: Facts) -> set[str]:
+        [serving] = [said for said in section(facts).recommendation["cost"] if said.text.startswith("Serving: ")]
+        return {source for source in serving.sources if "gemini" in source}
+
+    assert cited(demo) == {"source/gemini-3.1-flash-lite"}
+    assert cited(with_scenario(demo, latency_bar_ms=None)) == {"source/gemini-3.1-flash-lite-batch"}
+
+
 def test_unknown_costs_are_stated(empty: Facts) -> None:
     stated = text(empty)
     assert "The duration of the study was not recorded, so building has no price yet." in stated
@@ -127,6 +136,7 @@ def test_the_figure_has_a_line_for_each_option(demo: Facts) -> None:
             {"engineering_hours": 0, "maintenance_hours_per_year": 0, "images_per_month": 1000, "vendors": (START,)},
             "of building and calls: building for the first 13.5 months, then calls.",
         ),
+        ({"horizon_years": 0.001}, "Lines start at what is paid at once."),
     ],
 )
 def test_it_is_said_from_when_to_when_each_is_cheaper(demo: Facts, changes: dict[str, Any], words: str) -> None:

@@ -46,6 +46,9 @@ def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
         "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1\n"
         "python experiments/compare.py --study 'my study' --scenario 'my own.toml'"
     )
+    told = replace(fixed, params={**fixed.params, "sampler": "gp", "pruner": "none", "starts": "False"})
+    [run, _] = commands(told, demo.scenario).splitlines()
+    assert run.endswith("--epochs 0.5 --seed 1 --sampler gp --pruner none --no-starts")
     own = replace(fixed, data_set=replace(CIFAR10, sha256="1", side=48))
     [run, _] = commands(own, demo.scenario).splitlines()
     assert (

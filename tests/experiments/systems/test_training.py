@@ -302,6 +302,11 @@ def test_a_part_is_tested_and_resumes_to_the_same_end(
     check_same(place, undisturbed[watched])
 
 
+def test_less_than_a_step_is_a_step(place: Place) -> None:
+    assert place.call("--epochs", "0.0001") == 0
+    assert 0 < place.written()["epochs_run"] < 1
+
+
 def test_epochs_that_are_no_whole_steps(place: Place) -> None:
     # 6.4 steps of 20 images: an epoch ends after the third, and training after the sixth.
     place.recipe.write_text(replace(WATCHING_VALIDATION, batch_size=20, epochs=2.0).to_toml())

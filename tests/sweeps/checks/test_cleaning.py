@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from sweeps.checks.cleaning import find_waste, remove
 from sweeps.checks.verify import findings
 from sweeps.lock import LockError, acquire
-from sweeps.store import Store, StoreError
+from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import contents
 
@@ -65,6 +65,17 @@ def place(tmp_path: Path, empty_store: Callable[[Path], Store]) -> Place:
 
 def test_nothing_that_is_in_use(place: Place) -> None:
     assert place.shown() == []
+
+
+def test_checkpoints_of_ended_runs_go_but_a_reproduction_resumes_from_its_own(place: Place) -> None:
+    for study in ("mine", SYSTEMS_EXPERIMENT):
+        tracker = MlflowTracker(place.store, study)
+        tracker.open_study(RunLabel(key="study", name=study, tags={"stage": "study", "study": study}, params={}))
+        tracker.begin(RunLabel(key="trial-0", name="trial-0", tags={"study": study}, params={}))
+        tracker.end("trial-0", "complete")
+        assert tracker.close() == 0
+        place.store.checkpoints(study, "trial-0").mkdir(parents=True)
+    assert place.shown() == ["mine: checkpoints of trial-0, which has ended"]
 
 
 def test_deleted_runs_go_and_the_champion_is_restored(place: Place) -> None:
