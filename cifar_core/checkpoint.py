@@ -27,7 +27,7 @@ from cifar_core.errors import UserError
 from cifar_core.files import write_together
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
-from cifar_core.recipe import Recipe
+from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.training import TrainState
 
 _KEPT = 2  # checkpoints of a run
@@ -97,17 +97,20 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
         CheckpointError: the file is missing or damaged, or holds a state of another recipe.
     """
     facts, tensors = read_tensors(path)
-    if Recipe.from_dict(facts["recipe"]) != recipe:
+    if _recipe(facts, path) != recipe:
         raise CheckpointError(f"{path}: the recipe must be the one that is trained, but this state has another one")
     if "optimizers" not in facts:
         raise CheckpointError(f"{path}: training can resume from states of this version only, but this one is older")
-    if (trained := _data_set(facts)).sha256 != data.train.data_set.sha256:
+    if (trained := _data_set(facts, path)).sha256 != data.train.data_set.sha256:
         raise CheckpointError(f"{path}: the data must be those that are trained on, but this state has {trained.name}")
     state = TrainState.create(recipe, data, hardware)
     state.model.load_state_dict(under("model.", tensors))
     for place, optimizer in enumerate(state.optimizers):
         restore_optimizer(optimizer, facts["optimizers"][place], under(f"optimizer{place}.", tensors))
-    state.generator.set_state(tensors["generator"])
+    try:
+        state.generator.set_state(tensors["generator"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: training can resume on the kind of device that it began on only") from error
     state.order = tensors["order"].to(hardware.device)
     state.step = facts["step"]
     state.batches = facts["batches"]
@@ -127,7 +130,7 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
         CheckpointError: the file is missing or damaged, or holds weights of another network.
     """
     facts, tensors = read_tensors(path)
-    model = build_model(recipe, data_set=_data_set(facts))
+    model = build_model(recipe, data_set=_data_set(facts, path))
     try:
         model.load_state_dict(under("best.", tensors) or under("model.", tensors) | under("average.", tensors))
     except RuntimeError as error:
@@ -142,7 +145,7 @@ def read_data_set(path: Path) -> DataSet:
         CheckpointError: the file is missing or damaged.
     """
     facts, _ = read_tensors(path)
-    return _data_set(facts)
+    return _data_set(facts, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +159,14 @@ class Checkpoints:
         return self.folder / f"step-{step:09d}{_SUFFIX}"
 
     def save(self, state: TrainState) -> None:
-        """Save `state`, and delete all older states but the newest.
+        """Save `state`; delete later ones, from which training has not resumed, and all but one of the older.
 
         Raises:
             OSError: writing failed, for example on a full disk; the older ones are untouched.
         """
         save_state(state, self.path(state.step))
-        for old in self._paths()[_KEPT:]:
+        kept = [path for path in self._paths() if path <= self.path(state.step)][:_KEPT]
+        for old in set(self._paths()) - set(kept):
             old.unlink()
             _hash_path(old).unlink(missing_ok=True)
 
@@ -212,8 +216,10 @@ def write_state_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: writing failed, for example on a full disk; an older file there is untouched.
     """
-    # The hash is replaced first, so a state that exists is complete.
-    write_together({_hash_path(path): hashlib.sha256(content).hexdigest().encode(), path: content})
+    # The hash is replaced first, so a state that exists is complete. Until its file is replaced too, the older counts.
+    contents = [content, path.read_bytes()] if path.exists() else [content]
+    hashes = " ".join(hashlib.sha256(each).hexdigest() for each in contents)
+    write_together({_hash_path(path): hashes.encode(), path: content})
 
 
 def read_state_file(path: Path) -> bytes:
@@ -227,7 +233,7 @@ def read_state_file(path: Path) -> bytes:
     except OSError as error:
         raise CheckpointError(f"{error.filename}: this state must be readable, but got: {error.strerror}") from error
     found = hashlib.sha256(content).hexdigest()
-    if found != expected:
+    if found not in expected.split():
         raise CheckpointError(f"{path}: SHA-256 must be {expected}, but got {found}")
     return content
 
@@ -247,8 +253,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path}: this must be a training state, but is none") from error
 
 
-def _data_set(facts: dict[str, Any]) -> DataSet:
-    return DataSet.from_dict(facts["data_set"]) if "data_set" in facts else CIFAR10  # which earlier versions had alone
+def _recipe(facts: Mapping[str, Any], path: Path) -> Recipe:
+    try:
+        return Recipe.from_dict(facts["recipe"])
+    except (KeyError, RecipeError) as error:
+        raise CheckpointError(f"{path}: its recipe must be one of this version, but: {error}") from error
+
+
+def _data_set(facts: Mapping[str, Any], path: Path) -> DataSet:
+    if "data_set" not in facts:
+        return CIFAR10  # which earlier versions had alone
+    try:
+        return DataSet.from_dict(facts["data_set"])
+    except TypeError as error:
+        raise CheckpointError(f"{path}: its data set must be one of this version, but: {error}") from error
 
 
 def restore_optimizer(optimizer: Optimizer, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -47,6 +47,8 @@ def range_test(
 
     Raises:
         RangeTestError: the loss never fell, or `low`, `high` or `steps` breaks a rule.
+        RecipeError: unknown model.
+        OutOfMemory: a batch did not fit into the memory of the device.
     """
     if not 0 < low < high:
         raise RangeTestError(f"`0 < low < high` must hold, but got {low:g} and {high:g}")
@@ -78,7 +80,7 @@ def settle(recipe: Recipe, data: Splits, hardware: Hardware) -> tuple[Recipe, Ra
         the recipe with a numeric learning rate, and the range test, or None if the recipe asks for none.
 
     Raises:
-        RangeTestError: the loss never fell.
+        RangeTestError, OutOfMemory: as for `range_test`.
     """
     if recipe.learning_rate != RANGE_TEST:
         return recipe, None

@@ -13,12 +13,14 @@ import torch
 from cifar_core.errors import OutOfMemory, first_line
 from cifar_core.recipe import Recipe
 
-# torch, oneDNN, cuBLAS and cuDNN raise a plain RuntimeError with one of these texts.
+# torch, oneDNN, cuBLAS, cuDNN and Metal raise a plain RuntimeError with one of these texts.
 _SHORTAGES = (
     "can't allocate memory",
     "could not create a primitive",
     "could not create a memory object",
     "ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "MPS backend out of memory",
 )
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h

@@ -94,7 +94,7 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]
     for (kind, of_first), weights in found.items():
         lr, decay = settings[kind]
         if muon and recipe.aux_optimizer == "sgd" and kind != "hidden":
-            decay *= rate / lr  # shrinks each weight by rate * weight_decay a step, as Muon's decay does
+            decay *= rate / lr  # rate times decay is that of Muon, before momentum multiplies both
         group = {"params": weights, "lr": lr, "peak_lr": lr, "weight_decay": decay, "first": of_first}
         groups.append((kind, group))
     return groups

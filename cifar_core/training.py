@@ -30,7 +30,7 @@ from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.memory import oom_context
 from cifar_core.models import build_model
-from cifar_core.models.layers import Dropout
+from cifar_core.models.layers import draw_from
 from cifar_core.optim import ScheduleValues, build_optimizers, schedule, set_schedule
 from cifar_core.recipe import Recipe
 
@@ -119,9 +119,7 @@ class TrainState:
         model = hardware.place(build_model(recipe, examples, data_set=data_set))
         generator = torch.Generator(hardware.device)
         generator.manual_seed(recipe.seed)
-        for module in model.modules():
-            if isinstance(module, Dropout):
-                module.generator = generator
+        draw_from(model, generator)
         return cls(
             recipe=recipe,
             data_set=data_set,
@@ -138,11 +136,8 @@ class TrainState:
         )
 
     def next_batch(self, images: int) -> Tensor:
-        """Return the indices (batch_size,) of the next batch; batches may span two passes, so all have one size."""
-        while len(self.order) < self.recipe.batch_size:
-            again = torch.randperm(images, generator=self.generator, device=self.generator.device)
-            self.order = torch.cat([self.order, again])
-        batch, self.order = self.order[: self.recipe.batch_size], self.order[self.recipe.batch_size :]
+        """Return the indices (batch_size,) of the next batch; see `take_batch`."""
+        batch, self.order = take_batch(self.order, self.recipe.batch_size, images, self.generator)
         return batch
 
     def take_means(self) -> tuple[float, float]:
@@ -152,6 +147,17 @@ class TrainState:
         self.right_sum.zero_()
         self.batches = 0
         return means
+
+
+def take_batch(order: Tensor, size: int, images: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the indices (size,) of a batch, and the rest of `order`; batches may span two passes over the images.
+
+    Args:
+        order: indices that are left in this pass. Further passes are drawn from `generator`.
+    """
+    while len(order) < size:
+        order = torch.cat([order, torch.randperm(images, generator=generator, device=generator.device)])
+    return order[:size], order[size:]
 
 
 def total_steps(recipe: Recipe, train_images: int) -> int:
@@ -164,8 +170,8 @@ def train(
 ) -> Iterator[Progress]:
     """Train `state` to the end of its recipe, and yield progress at `points`.
 
-    A state that was saved at a yield resumes there with the same bits. After the last yield the model holds the
-    weights that the recipe keeps.
+    A state that was saved at a yield resumes there with the same bits. Once the iteration is exhausted, the
+    model holds the weights that the recipe keeps.
 
     Args:
         data: images uint8 (N, 3, side, side). They are moved to the device once.
@@ -176,7 +182,8 @@ def train(
         OutOfMemory: a batch did not fit into the memory of the device.
     """
     recipe, device = state.recipe, state.hardware.device
-    images, labels = data.train.images.to(device), data.train.labels.to(device)
+    with oom_context(len(data.train), recipe):
+        images, labels = data.train.images.to(device), data.train.labels.to(device)
     yields = set(points.steps(state.total_steps))
     validate = {
         _step_at(fraction, state.total_steps): count

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -50,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--price", required=True, metavar="KEY", help="its token price in experiments/data/published.toml"
     )
     parser.add_argument("--images", type=Path, default=Path("test-images"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("ANSWERS.csv"), metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="a CSV file (default: MODEL.csv in the folder of the images)"
+    )
     parser.add_argument(
         "--max-usd",
         type=above,
@@ -83,13 +86,14 @@ def _run(options: argparse.Namespace) -> int:
     budget = Budget(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
     key = os.environ.get(KEY, "").strip()  # a file from Windows leaves a carriage return
     chat = Chat(options.url, options.model, prompt, budget, key=key, seconds=options.timeout)
-    before = _resume(options.out)
+    out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", options.model) + ".csv")
+    before = _resume(out)
     answered = {answer.image for answer in before if answer.state != FAILED}
     budget.spent = sum(answer.usd or 0.0 for answer in before)
     left = [path for path in pictures if path.name not in answered]
-    spent_out = _ask_all(chat, budget, left, options.out, options.concurrency)
-    done = sum(answer.state != FAILED for answer in read_answers(options.out))
-    print(f"{done:,} of {len(pictures):,} images are answered in {options.out}, for ${budget.spent:.4f}")
+    spent_out = _ask_all(chat, budget, left, out, options.concurrency)
+    done = sum(answer.state != FAILED for answer in read_answers(out))
+    print(f"{done:,} of {len(pictures):,} images are answered in {out}, for ${budget.spent:.4f}")
     if spent_out:
         print(f"stopped: {spent_out}", file=sys.stderr)
         return EXIT_FAILED

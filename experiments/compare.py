@@ -25,10 +25,10 @@ from pathlib import Path
 
 from experiments.comparison.page import show, write_runs
 from experiments.comparison.scenarios import write_scenarios
-from experiments.comparison.selection import LETTERS
 from experiments.reading.published import Published, load_published
 from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
+from experiments.reading.weights import LETTERS
 from experiments.report import write_report
 from experiments.systems.page import write_systems
 from sweeps.command_line import OneLineParser, run_command, server_url

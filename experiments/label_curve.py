@@ -180,7 +180,7 @@ def _subject(name: str | None, store: Store) -> _Subject:
     """
     databases = [path for path in store.databases() if path.name == "mlflow.db"]
     reader = StudyReader(store) if name is not None or all(path.is_file() for path in databases) else None
-    if reader is None or (name is None and not reader.studies()):
+    if reader is None or (name is None and not reader.studies() and not reader.adapted_studies()):
         return _Subject(_WITHOUT_STUDY, read_recipe(_WITHOUT_STUDY), "", CIFAR10)
     study = reader.read(name)
     if not len(study.subject):

@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture file")
     parser.add_argument(
-        "--top", type=positive_int, default=3, metavar="N", help="classes to name (default: %(default)s)"
+        "--top", type=positive_int, metavar="N", help="classes to name (default: 3, or all if the network knows fewer)"
     )
     parser.add_argument(
         "--tta",
@@ -74,8 +74,10 @@ def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store:
         loaded = load_network(options.run, store)
-    if options.top > (known := len(loaded.data_set.classes)):
-        raise UserError(f"--top must be at most {known}, the classes that the network knows, but got {options.top}")
+    known = len(loaded.data_set.classes)
+    top = options.top or min(3, known)
+    if top > known:
+        raise UserError(f"--top must be at most {known}, the classes that the network knows, but got {top}")
     images: list[tuple[Path, Tensor]] = []
     for path in options.images:
         try:
@@ -88,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     tta = options.tta or loaded.tta
     network, data = hardware.place(loaded.network), Split(pixels, labels, loaded.data_set)
     predictions = predict(network, data, hardware, loaded.normalisation, tta=tta)
-    _print([path for path, _ in images], predictions, options.top, TTA_VIEWS[tta])
+    _print([path for path, _ in images], predictions, top, TTA_VIEWS[tta])
     return 0 if len(images) == len(options.images) else FAILED
 
 

@@ -128,7 +128,7 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
 
 
 def _under(scenario: Scenario) -> str:
-    if scenario.file == DEFAULT_SCENARIO.name:
+    if scenario.is_example:
         return "example scenario: replace it with yours (`--scenario mine.toml`)"
     return f"scenario {scenario.file}"
 

@@ -30,6 +30,7 @@ from sweeps.executors.protocol import (
     Progressed,
     TrainJob,
 )
+from sweeps.planning.plan import LOSS_POINTS
 from sweeps.progress import SweepRun
 from sweeps.stages.confirmation import Confirmation, Confirmed, Gain
 from sweeps.stages.description import StudyDescription
@@ -37,7 +38,7 @@ from sweeps.stages.final import ChampionTest, Final
 from sweeps.stages.search import Search
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.store import StoreError
-from sweeps.studies.study import ended_trials, started_trials
+from sweeps.studies.study import ended_trials, is_feasible, started_trials
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel
@@ -85,9 +86,11 @@ class Coordinator:
     _running: dict[str, SweepRun] = field(default_factory=dict)
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
     _waiting: int = 0  # workers that wait for resources, as last recorded
+    _before: float = field(init=False)  # seconds of earlier processes
     _description: StudyDescription = field(init=False)
 
     def __post_init__(self) -> None:
+        self._before = float(self.sweep.study.user_attrs.get("seconds", 0.0))
         self._description = StudyDescription(self.sweep)
 
     def run(self) -> Summary:
@@ -99,23 +102,28 @@ class Coordinator:
         """
         self._open()
         try:
-            self._drive(Search(self.sweep))
-            summary = self._summarise_search()
-            if self.sweep.plan.confirm:
-                self._confirm(summary)
-            complete = started_trials(self.sweep.study) >= self.sweep.plan.trials
-            summary.nothing_left = complete and self.sweep.progress.started == 0
+            try:
+                summary = self._run()
+            except Interrupted:
+                self._close("interrupted", {})
+                raise
             self._close("finished", {"study/seconds": self._seconds(), **summary.metrics})
-            return summary
-        except Interrupted:
-            self._close("interrupted", {})
-            raise
         except (StoreError, StorageInternalError) as error:
             raise StoreLostError(first_line(error.__cause__ or error)) from error
+        return summary
+
+    def _run(self) -> Summary:
+        self._drive(Search(self.sweep))
+        summary = self._summarise_search()
+        if self.sweep.plan.confirm:
+            self._confirm(summary)
+        complete = started_trials(self.sweep.study) >= self.sweep.plan.trials
+        summary.nothing_left = complete and self.sweep.progress.started == 0
+        return summary
 
     def _open(self) -> None:
         sweep, plan = self.sweep, self.sweep.plan
-        tags = {"stage": "study", "study": plan.study, "waiting": "0", **sweep.tags}
+        tags = {"stage": "study", "study": plan.study, "waiting": "0", **plan.latest(), **sweep.tags}
         files = {"pictures/samples.png": self.samples, "space.toml": plan.space.text.encode()}
         files[DATA_SET] = json.dumps(plan.data_set.to_dict(), ensure_ascii=False).encode()
         sweep.tracker.open_study(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
@@ -169,6 +177,7 @@ class Coordinator:
     def _summarise_search(self) -> Summary:
         study = self.sweep.study
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        ended = [trial for trial in ended if is_feasible(trial)]  # others were never to be trained
         spent = sum(trial.user_attrs["spent_flops"] for trial in ended)
         full = sum(trial.user_attrs["flops"] for trial in ended)  # if none had been pruned
         metrics = {
@@ -187,7 +196,7 @@ class Coordinator:
 
     def _seconds(self) -> float:
         """Wall time of this sweep, earlier processes included."""
-        return float(self.sweep.study.user_attrs.get("seconds", 0.0)) + self.sweep.progress.seconds
+        return self._before + self.sweep.progress.seconds
 
     # The loop
 
@@ -279,7 +288,10 @@ class Coordinator:
             stage.fail(run, event)
 
     def _continue_or_prune(self, stage: Stage, run: SweepRun, event: Progressed) -> None:
-        point = run.point = event.point
+        point = event.point
+        if run.point is None:  # it may have resumed from a checkpoint
+            run.begun = max(0.0, point.fraction - 1 / LOSS_POINTS)
+        run.point = point
         self.sweep.tracker.point(run.key, point, system=event.system)
         judged = point.val_accuracy is not None
         if point.step > run.furthest and (judged or not run.validates):
@@ -302,3 +314,4 @@ class Coordinator:
     def _remove(self, run: SweepRun) -> None:
         del self._running[run.key]
         self.sweep.progress.add(run)
+        self.sweep.study.set_user_attr("seconds", self._seconds())  # a process that is killed stores no end

@@ -28,6 +28,7 @@ class SweepRun:
     furthest: int = 0  # step of the last validation of any attempt
     deaths: int = 0  # of workers since then
     point: Progress | None = None
+    begun: float = 0.0  # fraction at which this attempt began
     accuracies: tuple[float, ...] = ()  # of its validations
     started: float = 0.0  # time.monotonic()
     node: str | None = None  # of a cluster, with its GPU if it has one
@@ -51,6 +52,11 @@ class SweepRun:
         """Training FLOPs so far."""
         return self.flops * self.point.fraction if self.point else 0.0
 
+    @property
+    def spent_here(self) -> float:
+        """Those of this attempt, without what it resumed from."""
+        return self.spent - self.flops * self.begun if self.point else 0.0
+
     def costs(self) -> dict[str, float]:
         """Return the costs so far as MLflow metrics."""
         if self.point is None:
@@ -73,7 +79,8 @@ class StageProgress:
     name: str  # "search", "confirm", "final", "test", or "labels" of a label curve
     total: int = 0  # runs of this stage
     flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
-    flops_after: float = 0.0  # of the later stages
+    flops_after: float = 0.0  # that all workers could compute in the time of the later stages
+    stretch: float = 1.0  # of the time, by workers that are idle while the last runs train
     counts: Counter[str] = field(default_factory=Counter)  # of runs that have ended: complete, pruned or failed
 
     @property
@@ -115,7 +122,7 @@ class SweepProgress:
 
     def add(self, run: SweepRun) -> None:
         """Add what a run has cost when it leaves its worker."""
-        self.spent += run.spent
+        self.spent += run.spent_here
         if run.point is not None:
             self.trained += run.point.train_seconds
             self.validated += run.point.validation_seconds
@@ -147,7 +154,7 @@ class SweepProgress:
         Trials of the search are validated several times, the longer runs after it once.
         """
         stage, seconds = self.stage, self.seconds
-        spent = self.spent + sum(run.spent for run in running)
+        spent = self.spent + sum(run.spent_here for run in running)
         if not spent or seconds < _SPEED_SECONDS:
             return None
         waiting = max(0, stage.total - stage.ended - len(running))
@@ -156,5 +163,5 @@ class SweepProgress:
         trained = self.trained + sum(point.train_seconds for point in points)
         validated = self.validated + sum(point.validation_seconds for point in points)
         share = trained / (trained + validated) if stage.name in _AFTER_SEARCH or stage.name == "search" else 1.0
-        in_stage = left * (share if stage.name in _AFTER_SEARCH else 1.0)
+        in_stage = left * stage.stretch * (share if stage.name in _AFTER_SEARCH else 1.0)
         return (in_stage + stage.flops_after * share) / (spent / seconds)

@@ -61,7 +61,7 @@ from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.studies.storage import OneWriterStorage, open_storage
-from sweeps.studies.study import best_recipes, load_study, open_study, started_trials
+from sweeps.studies.study import best_recipes, left_out, load_study, open_study, started_trials
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.provenance import ROOT, provenance
@@ -154,7 +154,7 @@ def _sweep(
                 )
                 checkpoints = store.checkpoints(plan.study, STUDY_KEY).parent
                 console.plan({**plan.rows(max(0, plan.trials - started_trials(study))), **engine.rows(checkpoints)})
-                for note in (*(() if pictures is None else pictures.notes), *notes):
+                for note in (*(() if pictures is None else pictures.notes), *notes, *left_out(study, plan.trials)):
                     console.say(note)
                 sweep = Sweep(
                     plan=plan,
@@ -212,6 +212,7 @@ def _adapt(
             data_set=plan.data_set,
             hardware=plan.hardware,
             seed=plan.seed,
+            preset=plan.preset.name,
             store=store,
             storage=OneWriterStorage(open_storage(store.storage_url)),
             tracker=tracker,
@@ -423,7 +424,7 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
     else:
         is_server = store.tracking_uri.startswith(("http://", "https://"))
         print(f"Browse all runs: {tracker.address() if is_server else store.tracking_uri}")
-    return done.returncode
+    return FAILED if done.returncode else 0
 
 
 if __name__ == "__main__":

@@ -44,6 +44,6 @@ def finish(
         tracker.end(key, "complete", metrics={"val/accuracy": accuracy} if stage == "confirm" else {})
     tracker.tested(KEY, outcome(0.79))
     if registered:
-        tracker.register(KEY, RECIPE, weights, {**numbers(study, accuracy), **data})
+        tracker.register(KEY, RECIPE.to_dict(), weights, {**numbers(study, accuracy), **data})
     assert tracker.close(60) == 0
     return state

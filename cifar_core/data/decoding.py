@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def decode(
     Returns:
         the pictures that could be read, and a line for each that could not.
     """
-    lengths = [picture.path.stat().st_size for picture in pictures]
+    lengths = [status(picture.path).st_size for picture in pictures]
     images = np.empty((len(pictures), side, side, 3), dtype=np.uint8)
     kept: list[Picture] = []
     hashes: list[str] = []
@@ -83,7 +84,17 @@ def _decode(path: Path, side: int) -> tuple[Bytes, str, tuple[int, int]] | str:
     """Return pixels, SHA-256 and size of a file, or why it cannot be read."""
     try:
         pixels, size = read_pixels(path, side)
+        with path.open("rb") as file:
+            return pixels, hashlib.file_digest(file, "sha256").hexdigest(), size
     except UserError as error:
         return str(error)
-    with path.open("rb") as file:
-        return pixels, hashlib.file_digest(file, "sha256").hexdigest(), size
+    except OSError as error:
+        return f"{path}: a picture must be readable, but got: {error.strerror or error}"
+
+
+def status(path: Path) -> os.stat_result:
+    """Return the status of a file; that of the link itself where it leads nowhere."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return path.lstat()

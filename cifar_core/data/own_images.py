@@ -14,7 +14,7 @@ import numpy as np
 
 from cifar_core.data import Bytes, DataError
 from cifar_core.data.data_set import DataSet
-from cifar_core.data.decoding import Decoded, decode
+from cifar_core.data.decoding import Decoded, decode, status
 from cifar_core.data.duplicates import content_of
 from cifar_core.data.image_folder import SPLITS, Layout, find_pictures, listed
 from cifar_core.data.picture_cache import CachedPictures, find_cached, pictures_folder, store_pictures
@@ -133,8 +133,8 @@ def _state(layout: Layout) -> str:
     """Return a hash that changes when a file is added, renamed or written to."""
     digest = hashlib.sha256(f"{_VERSION} {layout.classes} {layout.given}".encode())
     for picture in layout.pictures:
-        status = picture.path.stat()
-        facts = (str(picture.path), picture.label, picture.split, status.st_size, status.st_mtime_ns)
+        found = status(picture.path)
+        facts = (str(picture.path), picture.label, picture.split, found.st_size, found.st_mtime_ns)
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
 

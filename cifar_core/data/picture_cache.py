@@ -53,7 +53,11 @@ class CachedPictures:
 
     def _load(self, split: str) -> Split:
         arrays = []
-        for name, digest in _facts(self.folder)["files"][split].items():
+        try:
+            files = _facts(self.folder)["files"][split]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{self.folder}: these pictures must be readable, but: {error}") from error
+        for name, digest in files.items():
             path = self.folder / name
             try:
                 with path.open("rb") as file:

@@ -6,6 +6,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from cifar_core.data import Split
@@ -33,11 +34,10 @@ def time_serving(
 ) -> tuple[Timing, ...]:
     """Time the prediction of the first images of `split`, for about `seconds` per batch size in `BATCHES`.
 
-    Batch sizes larger than the split are left out. Other work on the machine is not excluded.
+    The images of a smaller split are repeated. Other work on the machine is not excluded.
     """
-    return tuple(
-        _time(model, split.head(images), hardware, normalisation, seconds) for images in BATCHES if images <= len(split)
-    )
+    batches = (split.part(torch.arange(images) % len(split)) for images in BATCHES)
+    return tuple(_time(model, batch, hardware, normalisation, seconds) for batch in batches)
 
 
 def _time(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str, seconds: float) -> Timing:

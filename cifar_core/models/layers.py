@@ -94,3 +94,10 @@ class Dropout(nn.Module):
         bits = words.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:count]
         kept = (bits >= round(self.probability * 2**16) - 2**15).to(inputs.dtype).div_(1 - self.probability)
         return inputs * kept.as_strided(inputs.shape, torch.empty_like(inputs, device="meta").stride())
+
+
+def draw_from(model: nn.Module, generator: torch.Generator) -> None:
+    """Let all `Dropout` of `model` draw from `generator`, which is on the model's device."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = generator

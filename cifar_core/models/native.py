@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -99,12 +100,13 @@ def _cpu_features() -> str:
 
 
 def _compile(source: Path, library: Path, options: list[str]) -> None:
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    name, *given = shlex.split(os.environ.get("CC", "")) or ["cc"]  # such as "ccache gcc"
+    compiler = shutil.which(name)
     if compiler is None:
         raise FileNotFoundError("no C compiler")
     library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        command = [compiler, *options, "-o", str(built), str(source)]
+        command = [compiler, *given, *options, "-o", str(built), str(source)]
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
         os.replace(built, library)

@@ -78,6 +78,8 @@ def load_adapted(path: Path) -> AdaptedNetwork:
         CheckpointError: as for `load_network`.
     """
     facts, tensors = read_tensors(path)
+    if _FACTS not in facts:
+        raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found")
     features = FeatureNetwork(facts[_FACTS]["architecture"])
     features.side = facts[_FACTS]["side"]
     classes, dimensions = tensors["head.linear.weight"].shape

@@ -258,7 +258,7 @@ def _downloaded(name: str, kind: Architecture) -> Backbone:
     socket.setdefaulttimeout(_DOWNLOAD_SECONDS)  # torch sets none
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise BackboneError(
             f"the weights of {name} must come from {weights.url}, but: {first_line(error)}; "
             "download that file elsewhere and name it with --backbone"

@@ -29,7 +29,7 @@ from cifar_core.checkpoint import (
 from cifar_core.data import Split
 from cifar_core.data.augment import beta
 from cifar_core.hardware import Hardware
-from cifar_core.training import EvalSchedule, Progress, evenly
+from cifar_core.training import EvalSchedule, Progress, evenly, take_batch
 from cifar_core.transfer.backbone import Backbone, FeatureNetwork, UpperHalf
 from cifar_core.transfer.features import compute
 from cifar_core.transfer.head import Head
@@ -155,11 +155,8 @@ class Tuning:
         self.validation_seconds = facts["validation_seconds"]
 
     def next_batch(self, images: int) -> Tensor:
-        """Return the indices of the next batch; batches may span two passes, so all have one size."""
-        size = self.recipe.batch_size
-        while len(self.order) < size:
-            self.order = torch.cat([self.order, torch.randperm(images, generator=self.generator)])
-        batch, self.order = self.order[:size], self.order[size:]
+        """Return the indices of the next batch; see `take_batch`."""
+        batch, self.order = take_batch(self.order, self.recipe.batch_size, images, self.generator)
         return batch
 
 

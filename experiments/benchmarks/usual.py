@@ -19,7 +19,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model, winograd
-from cifar_core.models.layers import Dropout
+from cifar_core.models.layers import draw_from
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
@@ -72,9 +72,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 def _usual_speed(recipe: Recipe, split: Split, hardware: Hardware) -> float:
     """Return the images a second of a plain loop in fp32, without our own convolutions."""
     model = build_model(recipe).to(hardware.device).train()
-    for module in model.modules():
-        if isinstance(module, Dropout):
-            module.generator = torch.Generator(hardware.device)
+    draw_from(model, torch.Generator(hardware.device))
     optimizers = build_optimizers(model, recipe)
     loader: DataLoader[Any] = DataLoader(
         Pictures(split, augmented=True), recipe.batch_size, shuffle=True, num_workers=WORKERS

@@ -87,7 +87,7 @@ def draw_classes(comparison: Comparison, table: ClassTable) -> go.Figure:
     ends = zip(100 * classes.min(axis=1), 100 * classes.max(axis=1), strict=True)
     figure.update_layout(shapes=[segment(low, high, y, y) for y, (low, high) in enumerate(ends)])
     figure.update_xaxes(title=f"accuracy on the {SPLITS[table.split]} images (%)")
-    return figure.update_yaxes(showgrid=False)
+    return figure.update_yaxes(type="category", showgrid=False)
 
 
 def _p_by_class(group: Group, reference: Group, names: Sequence[str]) -> tuple[float, ...] | float:

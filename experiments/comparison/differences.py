@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 
-from experiments.pages.text import duration, percent, run
+from experiments.pages.text import duration, flops, percent, run
 from experiments.reading.study import TrainedRun
 from experiments.stats import (
     SIGNIFICANCE_LEVEL,
@@ -110,10 +110,6 @@ class Comparison:
         return tuple(source for group in self.groups for source in run(*group.run_ids))
 
 
-def _compute(flops: float) -> str:
-    return f"{flops / 1e15:.2f} PFLOP" if flops >= 1e15 else f"{flops / 1e12:.3g} TFLOP"
-
-
 @dataclass(frozen=True, slots=True)
 class ComparedMetric:
     """A metric that the groups are compared by.
@@ -140,7 +136,7 @@ METRICS = (
     ComparedMetric("test/loss", "Test loss, nats", -1, "{:.3f}".format),
     ComparedMetric("cost/seconds", "Time to train", -1, duration, 0.1),  # the speed of a machine varies by a tenth
     ComparedMetric("cost/images_per_second", "Images a second", 1, "{:,.0f}".format, 0.1),
-    ComparedMetric("cost/training_flops", "Training compute", -1, _compute, 0.01),  # a budget is rounded to whole steps
+    ComparedMetric("cost/training_flops", "Training compute", -1, flops, 0.01),  # a budget is rounded to whole steps
     ComparedMetric("cost/epochs", "Epochs", 0, lambda epochs: f"{round(epochs, 2):g}"),
 )
 

@@ -22,7 +22,7 @@ from experiments.pages.text import CitedText
 from experiments.reading.results import load_results
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
-from sweeps.store import Store
+from sweeps.store import DEFAULT_STORE, Store
 
 SECTIONS = (outcome.lead, outcome.metrics, outcome.images, classes.section, settings.section, curves.section)
 
@@ -38,7 +38,7 @@ def write_runs(
     """
     with readable(store) as source:
         comparison = choose(names, baseline, source, load_results(results))
-    return comparison, write_files(out, render(comparison, command(names, baseline)))
+    return comparison, write_files(out, render(comparison, command(names, baseline, store)))
 
 
 def render(comparison: Comparison, command: str) -> dict[str, bytes]:
@@ -58,10 +58,11 @@ def render(comparison: Comparison, command: str) -> dict[str, bytes]:
     return render_page(page, References({}, newest, what, cited=list(what)))
 
 
-def command(names: Sequence[str], baseline: str | None) -> str:
-    """The command line that writes this page again."""
+def command(names: Sequence[str], baseline: str | None, store: Store) -> str:
+    """The command line that writes this page again; STORE stands for another store than the default."""
     against = ["--baseline", baseline] if baseline is not None else []
-    return shlex.join(["python", "experiments/compare.py", "--runs", *names, *against])
+    where = [] if store.root == DEFAULT_STORE else ["--store", "STORE"]
+    return shlex.join(["python", "experiments/compare.py", "--runs", *names, *against, *where])
 
 
 def show(comparison: Comparison) -> None:

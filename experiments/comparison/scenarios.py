@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cifar_core.errors import UserError
 from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
@@ -32,8 +33,10 @@ def write_scenarios(
     """Write scenarios.html and scenarios.md, by default to reports/<study>/ in the store.
 
     Raises:
-        UserError: there is no such store or study, or a file breaks a rule.
+        UserError: there is no such store or study, or a file breaks a rule or is given twice.
     """
+    if twice := next((path for path in scenarios if scenarios.count(path) > 1), None):
+        raise UserError(f"--scenario must name different files, but got {twice} more than once")
     published = load_published()
     assumed = [load_scenario(published, path) for path in scenarios]
     with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:

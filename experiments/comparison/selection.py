@@ -13,13 +13,12 @@ from experiments.pages.plots import PALETTE
 from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
 from experiments.reading.studies import StudyReader
-from experiments.reading.weights import champion_run
+from experiments.reading.weights import LETTERS, champion_run
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY, every_run
 from sweeps.tracking.registry import CHAMPION
 from sweeps.validation import did_you_mean, shortened
 
-LETTERS = 6  # of an id, at least
 MOST_GROUPS = len(PALETTE)  # each has a colour
 
 

@@ -131,7 +131,7 @@ def adapt_measured(name: str, cost: Cost, scenario: Scenario) -> Option:
     return replace(built, name=name, kind="adapt", people=hours * scenario.hourly_rate)
 
 
-def buy(vendor: Vendor, scenario: Scenario, today: datetime.date) -> Option:
+def buy(vendor: Vendor, cost: Cost, scenario: Scenario, today: datetime.date) -> Option:
     """The cost of buying from a vendor under the scenario.
 
     Each training is the least that the vendor sells, as vendors do not publish the hours that this data needs. It is
@@ -139,22 +139,24 @@ def buy(vendor: Vendor, scenario: Scenario, today: datetime.date) -> Option:
     """
     waits = scenario.latency_bar_ms is None
     each = vendor.training.least_purchase if vendor.training else 0.0
-    retired = (price.retirement for price in vendor.prices)
+    stored = vendor.images_stored(cost.labels)
+    paid = vendor.paid(waits=waits)
+    retired = (price.retirement for price in paid)
     last = min((day for day in retired if day), default=None)
     migrating = vendor.migration_hours * vendor.migrations_per_year
     return Option(
         name=vendor.name,
         kind="buy",
         people=vendor.integration_hours * scenario.hourly_rate,
-        labels=scenario.labels_usd(vendor.stored_images) if vendor.training else 0.0,
+        labels=scenario.labels_usd(stored) if vendor.training else 0.0,
         training=each,
         upkeep=migrating * scenario.hourly_rate / 12,
         retraining=each * scenario.retraining_per_year / 12,
         tariffs=vendor.tariffs(waits=waits),
         images=scenario.images_per_month,
-        storage=vendor.storage.usd * vendor.stored_images / 1000 if vendor.storage else 0.0,
+        storage=vendor.storage.usd * stored / 1000 if vendor.storage else 0.0,
         ends=math.inf if last is None else max(0.0, (last - today).days / DAYS_A_MONTH),
-        sources=tuple(f"source/{price.key}" for price in vendor.prices),
+        sources=tuple(f"source/{price.key}" for price in paid),
     )
 
 

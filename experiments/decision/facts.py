@@ -30,7 +30,6 @@ class Facts:
         bar: the published one, with the scenario's target.
         validation, test: accuracies of the runs that the report is about.
         augmented: test accuracy with test-time augmentation.
-        validation_images: their number.
         scores: what was measured of vendors' answers to the test images, by the slug of the vendor.
         labels: accuracy by the number of labels.
     """
@@ -43,7 +42,6 @@ class Facts:
     validation: Estimate | None
     test: Estimate | None
     augmented: Estimate | None
-    validation_images: int
     cost: Cost
     scores: Mapping[str, VendorScore]
     labels: LabelCurve | None
@@ -132,7 +130,6 @@ def gather(
         validation=estimate(study.validated, "metrics.val/accuracy", validation_images),
         test=estimate(tested, "metrics.test/accuracy", test_images),
         augmented=estimate(tested, "metrics.test/tta_accuracy", test_images),
-        validation_images=validation_images,
         cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
         scores=scores,
         labels=labels,

@@ -155,7 +155,7 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
         machine=machine,
         machines=_machines(machine, device, workers * threads),
         run_machines=_machines(machine, device, run_threads),
-        copies=_copies(machine, device, run_threads, workers),
+        copies=_copies(machine, device, run_threads, workers * threads),
         seconds=seconds,
         estimated=recorded is None,
         flops=sum(flops) if flops else None,
@@ -207,11 +207,11 @@ def answer_seconds(cost: Cost, images: float) -> float:
     return cost.speed.worst + cost.speed.latency * load / (2 - 2 * load)
 
 
-def _copies(machine: Price | None, device: str, threads: int, workers: int) -> int:
+def _copies(machine: Price | None, device: str, threads: int, study_threads: int) -> int:
     if machine is None or device != "cpu":
         return 1
-    # A price that the scenario states is that of the machine that the study ran on: it ran all workers at once.
-    return max(1, workers if isinstance(machine, AssumedPrice) else machine.units // threads)
+    # A price that the scenario states is that of the machine that the study ran on: it ran all its threads at once.
+    return max(1, (study_threads if isinstance(machine, AssumedPrice) else machine.units) // threads)
 
 
 def _machines(machine: Price | None, device: str, threads: int) -> int:

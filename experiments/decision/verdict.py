@@ -175,7 +175,7 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
         Rule(
             "the cheapest way that may win is a download",
             "Adapt",
-            rival is not None and rival.option.kind == "adapt",
+            rival is not None and rival.option.kind == "adapt" and not rival.measured,
         ),
         Rule(
             "the cheapest way that may win is another one",
@@ -221,14 +221,13 @@ def _building(facts: Facts) -> Way:
     if facts.test is None:
         accuracy = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study)
     else:
-        more = facts.study.command("--preset standard")  # with more finals, whose mean has a narrower interval
+        more = facts.study.command("--preset standard")  # trains for longer: that network may clear the bar
         accuracy = _against_bar(facts, facts.test, f"has {percent(facts.test.mean)} ({span(facts.test)})", more)
     again = facts.study.command(f"--study {shlex.quote(facts.study.name + '-again')}")
     checks = [accuracy, *_in_time(facts, facts.cost, seconds, again)]
     price = f"has no price: {option.unpriced}" if option.unpriced else "has a price"
-    priced = f"python experiments/compare.py --scenario mine.toml{facts.study.store_option}  # with compute = PRICE"
     standing = Standing.UNKNOWN if option.unpriced else Standing.CLEARS
-    checks.append(Check("price", standing, price, priced if facts.cost.machine is None else study))
+    checks.append(Check("price", standing, price, _priced(facts) if facts.cost.machine is None else study))
     return Way(
         option=option,
         accuracy=facts.test,
@@ -237,6 +236,11 @@ def _building(facts: Facts) -> Way:
         checks=tuple(checks),
         sources=runs(facts.test) if facts.test is not None else run(facts.run_id),
     )
+
+
+def _priced(facts: Facts) -> str:
+    """The command that gives the study's machine a price."""
+    return f"python experiments/compare.py --scenario mine.toml{facts.study.store_option}  # with compute = PRICE"
 
 
 def _in_time(facts: Facts, cost: Cost, seconds: float | None, command: str) -> Iterator[Check]:
@@ -268,11 +272,12 @@ def _adapted(facts: Facts) -> Iterator[Way]:
     name = f"{adapted.backbone} (fine-tuned)" if adapted.is_tuned else adapted.backbone
     option = adapt_measured(name, cost, facts.scenario)
     seconds = answer_seconds(cost, facts.scenario.images_per_month) if cost.speed is not None else None
-    again = facts.study.command(f"--study {shlex.quote(facts.study.name)} --adapt-only")
+    again = facts.study.command(f"--study {shlex.quote(facts.study.name + '-again')} --adapt-only")
     accuracy = _against_bar(facts, adapted.test, f"has {percent(adapted.test.mean)} ({span(adapted.test)})", again)
     checks = [accuracy, *_in_time(facts, cost, seconds, again)]
     if option.unpriced:
-        checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", again))
+        priced = _priced(facts) if cost.machine is None else again
+        checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", priced))
     yield Way(
         option=option,
         accuracy=adapted.test,
@@ -305,9 +310,10 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
     scenario, score = facts.scenario, facts.scores.get(slug(vendor.name))
     if score is not None and score.data_sha256 != facts.study.data_set.sha256:
         score = None  # of other images
-    option = buy(vendor, scenario, facts.as_of)
+    option = buy(vendor, facts.cost, scenario, facts.as_of)
     study = f"--study {shlex.quote(facts.study.name)}{facts.study.store_option}"
-    command = f"python experiments/score_answers.py ANSWERS.csv --vendor {shlex.quote(vendor.name)} {study}"
+    file = "test-images/MODEL.csv" if vendor.tokens else "ANSWERS.csv"
+    command = f"python experiments/score_answers.py {file} --vendor {shlex.quote(vendor.name)} {study}"
     if vendor.tokens:
         ask = f"python experiments/ask_vendor.py --url URL --model MODEL --price {vendor.tokens.key}"
         command = f"VENDOR_KEY=... {ask}\n{command}"

@@ -9,7 +9,7 @@ from mlflow.entities import Run
 
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.evaluation.serving import Timing
-from experiments.reading.study import Adapted, ImageAnswers
+from experiments.reading.study import Adapted, HttpSpeed, ImageAnswers
 from experiments.stats import mean_accuracy
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import every_run
@@ -31,8 +31,14 @@ def find_adapted(client: MlflowClient, experiments: Mapping[str, str], study: st
     return max(tested, key=lambda run: (run.data.tags.get("study") == own, run.info.start_time), default=None)
 
 
-def adapted_of(run: Run, data_set: DataSet, answers: ImageAnswers | None, serving: tuple[Timing, ...]) -> Adapted:
-    """Return the record of an adapted network; `answers` and `serving` are artifacts of its run."""
+def adapted_of(
+    run: Run,
+    data_set: DataSet,
+    answers: ImageAnswers | None,
+    serving: tuple[Timing, ...],
+    http: HttpSpeed | None = None,
+) -> Adapted:
+    """Return the record of an adapted network; `answers`, `serving` and `http` are artifacts of its run."""
     tags, params, metrics = run.data.tags, run.data.params, metrics_of(run)
     images = len(answers.true) if answers is not None else data_set.test_images
     return Adapted(
@@ -53,6 +59,7 @@ def adapted_of(run: Run, data_set: DataSet, answers: ImageAnswers | None, servin
         flops=metrics.get("cost/training_flops"),
         answers=answers,
         serving=serving,
+        http=http,
         head=float(tags.get("head_accuracy", tags["val_accuracy"])),  # earlier versions fitted heads alone
         tuned=float(tags["tuned_accuracy"]) if "tuned_accuracy" in tags else None,
     )

@@ -92,7 +92,7 @@ class Vendor:
     answer_tokens: NonNegative = 5
     batch: OptionalPrice = None  # in place of the others where no latency bar is set
     storage: OptionalPrice = None  # 1,000 stored images, a month
-    stored_images: NonNegative = 50_000
+    stored_images: NonNegative | None = None  # None: those that the study trained and validated with
     integration_hours: NonNegative = 0.0  # of people, once
     migration_hours: NonNegative = 0.0  # of people, for each forced migration
     migrations_per_year: NonNegative = 0.0
@@ -122,6 +122,15 @@ class Vendor:
             return calculate(self.image_tokens, width=self.image_size[0], height=self.image_size[1])
         except ValueError as error:
             raise ValueError(f"image_tokens {error}") from None
+
+    def images_stored(self, images: float) -> float:
+        """Return how many images it stores, of a study that trained and validated with `images`."""
+        return images if self.stored_images is None else self.stored_images
+
+    def paid(self, *, waits: bool) -> tuple[Price, ...]:
+        """Return the prices of what is bought; `waits` is as in `tariffs`."""
+        others = (price for price in (self.training, self.storage) if price is not None)
+        return (*others, *self.labelling(waits=waits))
 
     def labelling(self, *, waits: bool) -> tuple[Price, ...]:
         """Return the prices of labelling, which add up; `waits` is as in `tariffs`."""
@@ -182,6 +191,7 @@ class Scenario:
     vendors: Annotated[tuple[Vendor, ...], Field(alias="vendor", min_length=1)]
     downloads: Annotated[tuple[Download, ...], Field(alias="download")] = ()
     file: str = ""  # name of the file that the scenario was read from
+    is_example: bool = False  # it is the shipped one
 
     def __post_init__(self) -> None:
         names = [slug(name) for name in (*(v.name for v in self.vendors), *(d.name for d in self.downloads))]
@@ -230,7 +240,8 @@ def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenar
         "prices": {price.key: price for price in published.prices},
         "accuracies": {accuracy.key: accuracy for accuracy in published.accuracies},
     }
-    scenario = replace(read_toml(path, Scenario, context), file=path.name)
+    is_example = path.resolve() == DEFAULT_SCENARIO
+    scenario = replace(read_toml(path, Scenario, context), file=path.name, is_example=is_example)
     parts: tuple[Scenario | Vendor | Download, ...] = (scenario, *scenario.vendors, *scenario.downloads)
     for part in parts:
         for name, value in _numbers(part):

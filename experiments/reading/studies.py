@@ -31,9 +31,11 @@ from sweeps.store import DEFAULT_STORE, Store, StoreError, opening
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
+from sweeps.validation import shortened
 
 HTTP_SPEED = "test/http.json"  # artifact of a final run
 LARGEST = 1e300  # MLflow keeps infinity as 1.8e308
+_LATEST = ("trials", "sampler", "pruner")  # params that may change when a study is resumed: tags have the last value
 _CURVES = ("lr", "train/accuracy", "train/loss", "val/accuracy", "val/loss")
 
 
@@ -69,6 +71,11 @@ class StudyReader:
         """Names of the studies in the store, the most recent first."""
         return list(self._parents)
 
+    def adapted_studies(self) -> list[str]:
+        """Names of the studies that adapt a pretrained network, by name."""
+        runs = every_run(self.client, list(self.experiments), "tags.stage = 'adapted-study'")
+        return sorted({self.experiments[run.info.experiment_id] for run in runs})
+
     def read(self, name: str | None = None) -> Study:
         """Load the study of that name, or the most recent one.
 
@@ -76,7 +83,11 @@ class StudyReader:
             StoreError: there is no such study, or none at all; artifacts that it must have are missing.
         """
         if not self._parents:
-            raise StoreError(f"a store must hold at least one study, but {self._store.tracking_uri} holds none")
+            adapted = shortened(self.adapted_studies())
+            beside = (
+                f", only networks that were adapted ({adapted}): run the study without --adapt-only" if adapted else ""
+            )
+            raise StoreError(f"a store must hold at least one study, but {self._store.tracking_uri} holds none{beside}")
         if name is None:
             name = next(iter(self._parents))
         elif name not in self._parents:
@@ -86,15 +97,15 @@ class StudyReader:
         search = attempts[attempts["tags.stage"] == "search"].drop_duplicates("trial", keep="last")
         search = search.reset_index(drop=True)
         confirm, final = (_last_attempts(attempts, stage) for stage in ("confirm", "final"))
-        start = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC)
+        start, tags = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC), parent.data.tags
         study = Study(
             name=name,
             run_id=parent.info.run_id,
             state="finished" if (state := state_of(parent)) == "complete" else state,
             start=start,
             end=time_of(parent.info.end_time) or max(attempts["end"].dropna(), default=start),
-            tags={k: v for k, v in parent.data.tags.items() if not k.startswith("mlflow.")},
-            params=dict(parent.data.params),
+            tags={k: v for k, v in tags.items() if not k.startswith("mlflow.")},
+            params=parent.data.params | {name: tags[name] for name in _LATEST if name in tags},
             metrics=metrics_of(parent),
             attempts=attempts,
             search=search,
@@ -270,7 +281,8 @@ class StudyReader:
         run = find_adapted(self.client, self.experiments, study, data_set)
         if run is None:
             return None
-        return adapted_of(run, data_set, self.answers(run.info.run_id), self._serving(run.info.run_id))
+        run_id = run.info.run_id
+        return adapted_of(run, data_set, self.answers(run_id), self._serving(run_id), self._http(run_id))
 
     def _serving(self, run_id: str) -> tuple[Timing, ...]:
         try:

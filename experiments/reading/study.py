@@ -72,6 +72,7 @@ class Adapted:
         test, augmented: accuracy on the test images, and with test-time augmentation.
         study_seconds: of all passes over the images and all fits; `seconds` and `flops`: of those of this network.
         serving: timings, smallest batch first.
+        http: speed of its server.
     """
 
     study: str
@@ -91,6 +92,7 @@ class Adapted:
     flops: float | None
     answers: ImageAnswers | None
     serving: tuple[Timing, ...]
+    http: HttpSpeed | None
     head: float
     tuned: float | None
 

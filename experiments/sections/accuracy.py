@@ -263,10 +263,11 @@ def benchmarks(published: Sequence[Accuracy], ours: Estimate | None, own_name: s
 
 def _table(facts: Facts) -> Table:
     test = facts.test
+    part = "" if len(facts.study.final) else ", without its validation images"
     ours = Row.of(
         Cell(_name(facts), note=f"{facts.parameters:,} weights" if facts.parameters else ""),
         Cell(percent(test.mean), note=span(test)) if test else "not measured",
-        Cell(f"{facts.study.data_set.name} alone, without its validation images", style="plain"),
+        Cell(f"{facts.study.data_set.name} alone{part}", style="plain"),
         Cell("", sources=runs(test) if test else run(*facts.subject_runs)),
         style="ours",
     )

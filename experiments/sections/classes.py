@@ -252,7 +252,11 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
         return ()
     weakest, strongest = found.rows[0], found.rows[-1]
     gap = strongest.shown - weakest.shown
-    if round(gap, 9) >= UNEVEN:
+    low, high = strongest.interval, weakest.interval
+    if round(gap, 9) >= UNEVEN and low and high and low.low <= high.high:
+        text = f"not known to be uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}, "
+        text += "but the intervals of the two overlap."
+    elif round(gap, 9) >= UNEVEN:
         text = f"uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}. Only with a "
         text += "training of one's own can one work on that."
     else:
@@ -314,7 +318,7 @@ def _class_figure(found: ClassResults, bar: Bar) -> go.Figure:
     if found.lowest < bar.target:
         figure.add_vline(x=100 * bar.target, line={"color": MUTED, "width": 1, "dash": "dot"})
     figure.update_xaxes(title="accuracy (%)")
-    figure.update_yaxes(showgrid=False)
+    figure.update_yaxes(type="category", showgrid=False)
     return figure
 
 
@@ -359,8 +363,9 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
         for j, value in enumerate(row)
         if count <= _NUMBERED and ((whole := int(value + 0.5)) or i == j)
     ]
-    figure.update_xaxes(title="taken for", tickangle=-45, showgrid=False)
-    figure.update_yaxes(title="true class", autorange="reversed", showgrid=False)
+    # Names of classes may be numbers, which plotly would space by their values.
+    figure.update_xaxes(title="taken for", type="category", tickangle=-45, showgrid=False)
+    figure.update_yaxes(title="true class", type="category", autorange="reversed", showgrid=False)
     return figure
 
 

@@ -67,7 +67,7 @@ def section(facts: Facts) -> Section:
     if curve is None or not curve.runs:
         text = "Accuracy by the number of labels was not measured: `python experiments/label_curve.py` does that."
         return Section(TITLE, (Missing(text),))
-    curves = curves_of(curve, facts.validation_images)
+    curves = curves_of(curve, facts.study.data_set.val_images)
     needed = [labels_needed(found, facts.bar.target) for found in curves]
     laws = [text for found in curves for text in _law_sentences(found)]
     decisive = [
@@ -191,8 +191,12 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
 
 
 def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
-    text = f"All accuracies are of the same {facts.validation_images:,} validation images, which no training saw; the "
-    text += "test set was not used. A single run's interval covers the images alone. Each run draws its own labels, "
+    text = (
+        f"All accuracies are of the same {facts.study.data_set.val_images:,} validation images, which no training saw; "
+    )
+    text += (
+        "the test set was not used. A single run's interval covers the images alone. Each run draws its own labels, "
+    )
     text += "and with fewer of them a network goes over them more often."
     yield CitedText(text, run(curve.run_id))
     if adapted := [r for r in curve.runs if r.way == ADAPT]:

@@ -178,7 +178,7 @@ def assumptions(facts: Facts) -> dict[str, str]:
         "Retraining": f"{times(s.retraining_per_year)} a year",
         "Compute": f"{machine.name}, {rate(machine.usd)} an hour" if machine else "no price for this device",
     }
-    rows |= {vendor.name: "; ".join(_terms(vendor, s)) for vendor in s.vendors}
+    rows |= {vendor.name: "; ".join(_terms(vendor, facts)) for vendor in s.vendors}
     for download in s.downloads:
         published = f"; published at {download.accuracy.figure}" if facts.is_cifar10 else ""
         rows[download.name] = f"{download.hours:g} h to adapt and test it{published}"
@@ -194,11 +194,11 @@ def _labels(scenario: Scenario, images: int) -> str:
     return f"{scenario.labels_at_hand:,.0f} at hand, {bought:,.0f} to buy{price}"
 
 
-def _terms(vendor: Vendor, scenario: Scenario) -> Iterator[str]:
-    """The prices of a vendor, in words."""
+def _terms(vendor: Vendor, facts: Facts) -> Iterator[str]:
+    """What the scenario says of a vendor, in words."""
     if vendor.training:
         yield f"training {money(vendor.training.least_purchase)} at least"
-    if scenario.latency_bar_ms is None and vendor.batch:
+    if facts.scenario.latency_bar_ms is None and vendor.batch:
         yield f"batch {vendor.batch.figure}"
     else:
         if vendor.per_call:
@@ -212,12 +212,16 @@ def _terms(vendor: Vendor, scenario: Scenario) -> Iterator[str]:
         asked = f"{vendor.tokens_per_image:g} tokens an image, {vendor.prompt_tokens:g} of prompt"
         yield f"{asked}, {vendor.answer_tokens:g} of answer"
     if vendor.storage:
-        yield f"{vendor.stored_images:,.0f} images stored, {vendor.storage.figure}"
+        yield f"{vendor.images_stored(facts.cost.labels):,.0f} images stored, {vendor.storage.figure}"
     if vendor.integration_hours or vendor.migration_hours * vendor.migrations_per_year:
         text = f"{vendor.integration_hours:g} h to integrate"
         if vendor.migration_hours * vendor.migrations_per_year:
             text += f", {vendor.migration_hours:g} h for a migration, {times(vendor.migrations_per_year)} a year"
         yield text
+    if vendor.accuracy and facts.is_cifar10:
+        yield f"published at {vendor.accuracy.figure}"
+    if vendor.p95_ms is not None:
+        yield f"answers within {duration(vendor.p95_ms / 1000)} in 95 % of cases"
 
 
 def _spent_table(facts: Facts) -> Table:
@@ -478,7 +482,8 @@ def _option_numbers(facts: Facts, options: Sequence[Option], found: Sequence[Che
         yield Number(f"{name}.ends", option.ends, "months from the end of the study", sources)
     waits = facts.scenario.latency_bar_ms is None
     for vendor in facts.scenario.vendors:
-        each, sources = vendor.serving(1000, waits=waits), tuple(f"source/{price.key}" for price in vendor.prices)
+        each = vendor.serving(1000, waits=waits)
+        sources = tuple(f"source/{price.key}" for price in vendor.labelling(waits=waits))
         yield Number(f"buy.{slug(vendor.name)}.first_1000", each, "USD for 1,000 images in a month", sources)
     for index, one in enumerate(found):
         yield Number(f"cheapest.{index}.name", one.name, "text", facts.cost_sources)

@@ -8,8 +8,9 @@ import shlex
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Code, Heading, Missing, Pairs, Section
 from experiments.pages.text import CitedText, listed, run
-from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario
+from experiments.reading.scenario import Scenario
 from experiments.reading.study import Study
+from sweeps.planning.space_file import SPACES
 
 
 def section(facts: Facts) -> Section:
@@ -19,7 +20,7 @@ def section(facts: Facts) -> Section:
     if uris:
         at = "" if study.in_default_store else " STORE=STORE"
         text = (
-            f"The weights are in MLflow: `make serve{at}` answers with the champion over HTTP, and "
+            f"The weights are in MLflow: `make serve{at}` answers with the store's champion over HTTP, and "
             "`mlflow.pyfunc.load_model` loads one of these addresses where `MLFLOW_TRACKING_URI` names the store's "
             "database."
         )
@@ -41,11 +42,27 @@ def commands(study: Study, scenario: Scenario) -> str:
     given = {"study": study.name, **study.params}
     if given.get("preset", "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
         given["epochs"] = given.pop("preset").removeprefix("epochs-")
-    names = ("study", "trials", "preset", "epochs", "space", "seed", "sampler", "pruner")
-    options = " ".join(f"--{name} {shlex.quote(given[name])}" for name in names if name in given)
-    options += " --no-starts" if given.get("starts") == "False" else ""
-    own = "" if scenario.file == DEFAULT_SCENARIO.name else f" --scenario {shlex.quote(scenario.file)}"
     lines = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
+    built_in = SPACES.get(given.get("space", ""))
+    if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
+        given["space"] = "space.toml"
+        lines.append("# space.toml is an artifact of the study's own run in MLflow")
+    names = (
+        "study",
+        "trials",
+        "preset",
+        "epochs",
+        "space",
+        "seed",
+        "sampler",
+        "pruner",
+        "max_parameters",
+        "max_latency",
+    )
+    known = {name: shlex.quote(given[name]) for name in names if given.get(name, "None") != "None"}
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())
+    options += " --no-starts" if given.get("starts") == "False" else ""
+    own = "" if scenario.is_example else f" --scenario {shlex.quote(scenario.file)}"
     lines += [
         study.command(options),
         f"python experiments/compare.py --study {shlex.quote(study.name)}{own}{study.store_option}",

@@ -49,7 +49,7 @@ class SelectionBias:
 
 def candidates_of(study: Study) -> tuple[Candidate, ...]:
     """The recipes that were trained again: the champion, then by mean validation accuracy."""
-    found, chosen = [], set(study.champion["source_trial"])
+    found, chosen = [], set((study.final if len(study.final) else study.champion)["source_trial"])
     for source, again in study.confirm.groupby("source_trial", sort=True):
         complete = again[again["state"] == "complete"]
         known = complete["metrics.val/accuracy"].dropna()
@@ -90,7 +90,8 @@ def selection_bias(study: Study, images: int) -> SelectionBias | None:
 def section(facts: Facts) -> Section:
     """The candidates, and what choosing the best did to its accuracy."""
     candidates = candidates_of(facts.study)
-    bias = selection_bias(facts.study, facts.validation_images)
+    images = facts.study.data_set.val_images
+    bias = selection_bias(facts.study, images)
     missing = "No trial is complete, so there is no network to show."
     if facts.subject_runs:
         missing = "No recipe was confirmed. The report is about the best complete trial, judged on validation images."
@@ -102,11 +103,10 @@ def section(facts: Facts) -> Section:
         text += "The one with the highest mean validation accuracy is the champion"
         known_good = first == Beginning.KNOWN_GOOD
         text += ", unless its lead on the starting recipe is within chance." if known_good else "."
-        text += " Its recipe was then trained on all training images." if len(facts.study.final) else ""
-        text += "" if facts.has_champion else " That choice has not been made yet."
+        text += _final_sentence(facts)
         blocks = (CitedText(text), _table(candidates))
     gain = gain_sentence(facts.study)
-    said = tuple(text for text in (gain, lead_sentence(candidates, facts.validation_images)) if text is not None)
+    said = tuple(text for text in (gain, lead_sentence(candidates, images)) if text is not None)
     blocks = (*blocks, *said)
     learning = (*said, *((bias_sentence(bias),) if bias else ()))
     return Section(
@@ -115,6 +115,16 @@ def section(facts: Facts) -> Section:
         {"learning": learning} if learning else {},
         tuple(_numbers(facts.study, candidates, bias)),
     )
+
+
+def _final_sentence(facts: Facts) -> str:
+    """The training of the champion on all training images."""
+    final = facts.study.final
+    if not len(final):
+        return "" if facts.has_champion else " That choice has not been made yet."
+    if facts.has_champion:
+        return " Its recipe was then trained on all training images."
+    return f" The training of its recipe on all training images is {final['state'].iloc[-1]}."
 
 
 def gain_sentence(study: Study) -> CitedText | None:

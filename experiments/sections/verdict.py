@@ -17,7 +17,7 @@ from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_
 from experiments.pages.blocks import Block, Bullets, Cell, Code, Figure, Lead, Link, Row, Section, Table
 from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
 from experiments.pages.text import CitedText, duration, listed, percent, plural, run, short_percent, span, total, years
-from experiments.reading.scenario import DEFAULT_SCENARIO
+from experiments.reading.scenario import slug
 from experiments.sections.sensitivity import nearest_flips
 
 FLIPS = 2  # of assumptions that the first screen names
@@ -88,7 +88,7 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[Cite
         won = judge([_cleared(w) if w.title == rival.title else w for w in ways], months).headline
         others = [way for way in ways if way.title != rival.title]
         lost = judge(others, months).headline
-        none = judge([way for way in ways if not way.unknown or way.option.kind == "build"], months).headline
+        none = judge([way for way in others if not way.unknown or way.option.kind == "build"], months).headline
         text = f"If {rival.title} proves to clear the bars: “{won}”. If not: “{lost}”."
         if none != lost:
             text += f" If nothing else that is unmeasured does either: “{none}”."
@@ -108,11 +108,11 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     """Yield the next steps, and caveats of the decision."""
     if verdict.answer == "Build":
         at = "" if facts.study.in_default_store else " STORE=STORE"
-        yield CitedText(f"Next: `make serve{at}` answers with the champion over HTTP.", run(facts.run_id))
+        yield CitedText(f"Next: `make serve{at}` answers with the store's champion over HTTP.", run(facts.run_id))
     s, cost, ours = facts.scenario, facts.cost, ways_of(facts)[0].option
     share = "" if ours.unpriced or not s.people_usd else f"{percent(s.people_usd / ours.total(s.months), 0)} of "
     people = f"{s.engineering_hours:g} h to build and {s.maintenance_hours_per_year:g} h a year to maintain"
-    guess = ", which nobody measured" if s.file == DEFAULT_SCENARIO.name else ""
+    guess = ", which nobody measured" if s.is_example else ""
     yield CitedText(f"People are {share}the cost of building: {people}{guess}.", ("source/scenario",))
     if cost.machine is not None and not ours.unpriced and s.latency_bar_ms is not None:
         count = machines_on(cost, s.images_per_month)
@@ -126,6 +126,10 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
         yield CitedText(text, run(*facts.test.run_ids))
     if (adapted := facts.study.adapted) is not None:
         yield CitedText(adapted.overlap, run(adapted.run_id))
+    vendors = {slug(vendor.name) for vendor in s.vendors}
+    if unused := [score.vendor for key, score in facts.scores.items() if key not in vendors]:
+        text = f"Answers of {listed(unused)} were scored, but {s.file} has no vendor of that name."
+        yield CitedText(text, ("source/scenario",))
     named = [way for way in (verdict.best, verdict.rival) if way]
     keys = {s.removeprefix("source/") for way in named for s in way.option.sources}
     prices = [price for price in facts.published.prices if price.key in keys and price.age(facts.as_of)]

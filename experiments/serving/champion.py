@@ -114,4 +114,4 @@ def _register(store: Store, study: str, final: Run, reader: StudyReader) -> None
     of_version = read_data_set(weights), study, tags["source_trial"], recipe.model
     numbers = version_tags(*of_version, val=fmean(accuracies), test=metrics["test/accuracy"])
     with _recording(store, study) as tracker:
-        tracker.register(tags["key"], recipe, weights, numbers)
+        tracker.register(tags["key"], recipe.to_dict(), weights, numbers)

@@ -95,7 +95,7 @@ def rerun(
     for progress in train(state, data, _schedule([step for step, _ in curve], steps, validated)):
         found[progress.step], accuracy = progress.train_loss, progress.val_accuracy
         say(f"step {progress.step:,} of {last:,}: training loss {progress.train_loss:.4f}")
-        if progress.step >= last:
+        if last <= progress.step < steps:  # at the end the loop gives the network the weights that the recipe keeps
             break
     finished = state.step == steps
     gap, at = max((_gap(value, found[step]), step) for step, value in curve)

@@ -195,7 +195,6 @@ class _Run:
         """
         tracker = self.context.tracker
         state = self._resume()
-        is_new = state is None
         if state is None:
             self.curve, self.wall_seconds = [], 0.0
             recipe, found = settle(self.recipe, self.data, self.context.hardware)
@@ -222,9 +221,6 @@ class _Run:
                 self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
             # The file is written first, so that every checkpoint has its points in the file.
             write_json(self.path, self.result())
-            if is_new:
-                self.checkpoints.clear()  # later ones of an earlier run would count as the newest
-                is_new = False
             self.checkpoints.save(state)
             if validation is not None:
                 self._report(progress, validation)

@@ -53,7 +53,11 @@ def _choice(adapted: Adapted) -> str:
 
 def _difference(facts: Facts, adapted: Adapted, test: McNemar) -> CitedText:
     better = "better" if test.difference > 0 else "worse"
-    judged = f"It is {better} than the {facts.subject}" if test.p < SIGNIFICANCE_LEVEL else "The two do not differ"
+    judged = (
+        f"It is {better} than the {facts.subject}"
+        if test.p < SIGNIFICANCE_LEVEL
+        else "The two do not differ beyond chance"
+    )
     text = f"{judged}: {signed(test.difference)} points on the same {test.images:,} test images. It alone labels "
     text += f"{test.second:,} of them right, the {facts.subject} alone {test.first:,} (McNemar's test, "
     text += f"{probability(test.p)})."
@@ -65,6 +69,8 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
     single = adapted.serving[0] if adapted.serving else None
     validation, augmented = (each.mean if each is not None else None for each in (facts.validation, facts.augmented))
     p95 = speed.p95 if speed is not None else None
+    servers = next(iter(facts.study.artifacts.http.values()), None), adapted.http
+    ours_p95, theirs_p95 = (each.p95 if each is not None else None for each in servers)
     rows: tuple[tuple[str, Callable[[Any], str], float | None, float | None], ...] = (
         ("Validation accuracy", percent, validation, adapted.validation),
         ("With test-time augmentation", percent, augmented, adapted.augmented),
@@ -74,6 +80,8 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
         ("Weights", "{:,}".format, facts.parameters, adapted.parameters),
         ("Answer to one image (95 %)", duration, p95, single.slow_seconds if single is not None else None),
     )
+    if any(servers):
+        rows = (*rows, ("The same over HTTP", duration, ours_p95, theirs_p95))
     cells = [Row.of("Test accuracy", _accuracy(facts.test), _accuracy(adapted.test))]
     cells += [Row.of(name, _cell(words, champion), _cell(words, other)) for name, words, champion, other in rows]
     how = "Fine-tuned" if adapted.is_tuned else "Adapted"

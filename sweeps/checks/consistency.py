@@ -28,8 +28,8 @@ from sweeps.validation import shortened
 
 _ANOTHER_NAME = "begin a study of another name with --study"
 _KEY = re.compile(r"(?:trial|confirm|final)-(\d+)(?:-\d+)?")
-# Fields of a recipe that confirmation and final set anew.
-_OF_STAGE = frozenset({"seed", "epochs", "weight_decay", "val_fraction"})
+# Fields of a recipe that confirmation and final set anew, most of them by `Budget.extend`.
+_OF_STAGE = frozenset({"seed", "epochs", "batch_size", "learning_rate", "weight_decay", "val_fraction"})
 
 
 class InconsistentError(UserError):

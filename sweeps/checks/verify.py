@@ -13,7 +13,6 @@ from mlflow.entities import LifecycleStage, Run, ViewType
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
-from cifar_core.recipe import Recipe
 from sweeps.checks.consistency import (
     Finding,
     Repair,
@@ -140,7 +139,7 @@ def _log_network(store: Store, study: str, key: str, recipe: Mapping[str, Any], 
         client.delete_logged_model(model)
     tracker = MlflowTracker(store, study)
     tracker.open()
-    tracker.log_model(key, Recipe.from_dict(recipe), store.weights(study, key))
+    tracker.log_model(key, recipe, store.weights(study, key))
     if lacking := tracker.close():
         raise StoreError(f"MLflow must have received the network of {key}, but lacks {lacking} entries")
 

@@ -111,7 +111,7 @@ class LocalExecutor:
             worker = pipes[ready]  # type: ignore[index]
             try:
                 event: Event = worker.pipe.recv()
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # OSError: it died within a message
                 self._replace_dead(worker)
                 continue
             self._idle_deaths = 0
@@ -145,7 +145,7 @@ def _send(worker: _Worker, message: WorkerConfig | Command) -> None:
 
 def _wait_for_ending(worker: _Worker) -> None:
     """Wait for the answer to a pause: until then the worker may be writing a checkpoint."""
-    with contextlib.suppress(EOFError, ConnectionResetError):
+    with contextlib.suppress(EOFError, OSError):
         while worker.pipe.poll(_CLOSE_SECONDS):
             if isinstance(worker.pipe.recv(), Ending):
                 return

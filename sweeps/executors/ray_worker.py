@@ -16,7 +16,7 @@ from typing import Any
 from cifar_core.checkpoint import read_state_file, write_state_file
 from cifar_core.hardware import Hardware
 from sweeps.executors.job_loop import Command, WorkerConfig, serve
-from sweeps.executors.protocol import EvaluateJob, Event, Finished, Job, TrainJob
+from sweeps.executors.protocol import CheckpointWriteFailed, EvaluateJob, Event, Finished, Job, TrainJob
 from sweeps.executors.ray_cluster import NodeFacts, StoredData
 
 
@@ -66,7 +66,12 @@ class RayWorker:
         self._early[parcel.number] = parcel
         while (due := self._early.pop(self._taken + 1, None)) is not None:
             self._taken += 1
-            self._inbox.put(self._unpacked(due))
+            try:
+                self._inbox.put(self._unpacked(due))
+            except OSError as error:  # else the coordinator would wait for the job for ever
+                assert isinstance(due.message, TrainJob | EvaluateJob)
+                reason = f"a node must have room for the network that it tests, but: {error.strerror or error}"
+                await self._add(CheckpointWriteFailed(due.message.key, reason), None)
 
     async def events(self, seen: int) -> Sequence[Parcel]:
         """Wait for events after the one with the number `seen`, and return the first alone: it may need an answer."""

@@ -15,6 +15,7 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.hardware import Hardware
 from cifar_core.memory import oom_context
 from cifar_core.models import build_model
+from cifar_core.models.layers import draw_from
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
@@ -73,8 +74,13 @@ class Plan:
             "rung_images": self.preset.rung_images,
             "trial_images": self.preset.trial_images,
             "starts": self.starts,
-            "limits": str(self.limits),
+            "max_parameters": self.limits.parameters,
+            "max_latency": self.limits.latency,
         }
+
+    def latest(self) -> dict[str, str]:
+        """Return the settings that may change when a study is resumed, as tags of its own run: params cannot change."""
+        return {"trials": str(self.trials), "sampler": self.sampler, "pruner": self.pruner}
 
     def rows(self, remaining: int) -> dict[str, str]:
         """Return a table of two columns for people; `remaining` trials are still to do."""
@@ -108,9 +114,19 @@ class Plan:
         """Return the training FLOPs of all final runs."""
         return self._flops(self.preset.final) * self.preset.finals
 
-    def flops_after_search(self) -> float:
-        """Return the training FLOPs of confirmation and final."""
-        return self.confirm_flops() + self.final_flops() if self.confirm else 0.0
+    def work_after_search(self) -> float:
+        """Return the FLOPs that all workers could compute in the time of confirmation and final."""
+        if not self.confirm:
+            return 0.0
+        confirmed = (self.preset.recipes + 1) * self.preset.seeds
+        finals = self.preset.finals
+        return self.confirm_flops() * self.stretch(confirmed) + self.final_flops() * self.stretch(finals)
+
+    def stretch(self, runs: int) -> float:
+        """Return how many times longer a stage of `runs` long runs takes than with no worker ever idle."""
+        if self.shares_cores or not runs:
+            return 1.0
+        return math.ceil(runs / self.side_by_side) * self.side_by_side / runs
 
     @property
     def shares_cores(self) -> bool:
@@ -135,7 +151,7 @@ class Plan:
     def estimate(self, remaining: int) -> float:
         """Return the seconds that the sweep will take."""
         share = SEARCH_SHARE if self.pruner != "none" else 1.0
-        flops = remaining * self.trial_flops() * share + self.flops_after_search()
+        flops = remaining * self.trial_flops() * share + self.work_after_search()
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.side_by_side)
 
     def _flops(self, budget: Budget) -> float:
@@ -180,6 +196,7 @@ def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet = CIFAR1
 
 def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
     model = hardware.place(build_model(recipe, data_set=data_set))
+    draw_from(model, torch.Generator(hardware.device))
     optimizers = build_optimizers(model, recipe)
     images = torch.rand(recipe.batch_size, 3, data_set.side, data_set.side)
     images = images.to(hardware.device, memory_format=torch.channels_last)

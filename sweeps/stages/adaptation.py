@@ -132,6 +132,7 @@ class Adaptation:
     Args:
         study: its name in Optuna and MLflow.
         seed: of the search.
+        preset: whose budget the fine-tuning has, by name.
         tags: of every run: commit, data, machine.
         budget: of the fine-tuning; None leaves it out.
         command: that runs the study, for its description in MLflow.
@@ -145,6 +146,7 @@ class Adaptation:
     data_set: DataSet
     hardware: Hardware
     seed: int
+    preset: str
     store: Store
     storage: BaseStorage
     tracker: MlflowTracker
@@ -202,6 +204,7 @@ class Adaptation:
     def _open(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         settings = {"data": self.data_set.sha256, "backbone": self.backbone.sha256, "side": self.backbone.side}
+        settings |= {"preset": self.preset, "seed": self.seed}
         known = self.study in optuna.get_all_study_names(self.storage)
         if not known:
             check_before_training(self.store, self.study, None, self.console.say)
@@ -212,13 +215,18 @@ class Adaptation:
             raise StudyError(
                 f"study {self.study!r} must be one that adapts a network, but it is a sweep; {ANOTHER_NAME}"
             )
-        if (before := study.user_attrs.get(ADAPTATION, settings)) != settings:
-            raise StudyError(f"study {self.study!r} was started with {before}, but got {settings}; {ANOTHER_NAME}")
+        before = study.user_attrs.get(ADAPTATION, settings)
+        for name, value in before.items():  # earlier versions had fewer
+            if value != settings[name]:
+                raise StudyError(
+                    f"study {self.study!r} was started with {name} {value}, but got {name} {settings[name]}; "
+                    f"{ANOTHER_NAME}"
+                )
         if known:
             check_before_training(self.store, self.study, study.get_trials(deepcopy=False), self.console.say)
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(HeadRecipe().to_dict())
-        study.set_user_attr(ADAPTATION, settings)
+        study.set_user_attr(ADAPTATION, before)
         seed = derive_seed(self.seed, len(study.get_trials(deepcopy=False)))
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
         tags = {**self._tags(), "stage": "adapted-study"}
@@ -392,7 +400,7 @@ class Adaptation:
         """Evaluate the network on the sealed test set, once."""
         key = result.key
         weights = self.store.weights(self.study, key)
-        self.tracker.log_model(key, recipe, weights)
+        self.tracker.log_model(key, recipe.to_dict(), weights)
         self.store.record_test_set_evaluation(study=self.study, key=key)
         test = self.data.test()
         network = load_adapted(weights)
@@ -416,7 +424,7 @@ class Adaptation:
     def _register(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
         accuracies = {"val": result.val_accuracy, "test": result.test_accuracy, "tta": result.tta_accuracy}
         numbers = version_tags(self.data_set, self.study, result.trial, self.backbone.name, **accuracies)
-        self.tracker.register(result.key, recipe, self.store.weights(self.study, result.key), numbers)
+        self.tracker.register(result.key, recipe.to_dict(), self.store.weights(self.study, result.key), numbers)
 
     def _fit(
         self, views: Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, used: Sequence[Features]

@@ -72,8 +72,13 @@ class Confirmation(Stage):
         self._predictions: dict[str, bytes] = {}  # of runs that ended in this process
         self._todo = list(self._unfinished())
         flops_each = fmean(run.flops for run in self._todo) if self._todo else 0.0
+        plan, finals = sweep.plan, sweep.plan.preset.finals
         sweep.progress.stage = StageProgress(
-            "confirm", len(self._todo), flops_each, flops_after=sweep.plan.final_flops()
+            "confirm",
+            total=len(self._todo),
+            flops_each=flops_each,
+            flops_after=plan.final_flops() * plan.stretch(finals),
+            stretch=plan.stretch(len(self._todo)),
         )
 
     def runs(self) -> Iterator[SweepRun]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 
+from cifar_core.checkpoint import CheckpointError, read_state_file
 from cifar_core.recipe import Recipe
 from sweeps.console import percent, with_tta
 from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
@@ -27,7 +29,8 @@ class Final(Stage):
         self.at_once = sweep.side_by_side(sweep.plan.preset.finals)
         self._todo = list(self._unfinished())
         flops_each = fmean(run.flops for run in self._todo) if self._todo else 0.0
-        sweep.progress.stage = StageProgress("final", len(self._todo), flops_each)
+        stretch = sweep.plan.stretch(len(self._todo))
+        sweep.progress.stage = StageProgress("final", len(self._todo), flops_each, stretch=stretch)
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the runs that are still to do."""
@@ -49,8 +52,8 @@ class Final(Stage):
         sweep, plan = self.sweep, self.sweep.plan
         threads = sweep.threads_of_each(plan.preset.finals)
         for seed, key in enumerate(self._keys()):
-            state, kept = sweep.tracker.state(key), sweep.store.weights(plan.study, key).exists()
-            if state in ("pruned", "failed") or (state == "complete" and kept):
+            state = sweep.tracker.state(key)
+            if state in ("pruned", "failed") or (state == "complete" and _kept(sweep.store.weights(plan.study, key))):
                 continue
             recipe = _recipe(sweep, self._champion, seed)
             tags = {"stage": "final", "trial": key, "source_trial": str(self._champion.source), "seed": str(seed)}
@@ -91,12 +94,13 @@ class ChampionTest(Stage):
         of_version = plan.data_set, plan.study, champion.source, champion.recipe.model
         numbers = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
         weights = self.sweep.store.weights(plan.study, key)
-        tracker.register(key, _recipe(self.sweep, self._champion, _seed(key)), weights, numbers)
+        recipe = _recipe(self.sweep, self._champion, _seed(key)).to_dict()
+        tracker.register(key, recipe, weights, numbers)
 
     def start(self, run: SweepRun) -> None:
         """Log the network, and record the evaluation before it happens."""
         weights = self.sweep.store.weights(self.sweep.plan.study, run.key)
-        self.sweep.tracker.log_model(run.key, run.job.recipe, weights)
+        self.sweep.tracker.log_model(run.key, run.job.recipe.to_dict(), weights)
         try:
             self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
         except OSError as error:
@@ -125,6 +129,15 @@ def _recipe(sweep: Sweep, champion: Confirmed, seed: int) -> Recipe:
     derived = derive_seed(plan.seed, champion.source, plan.preset.seeds + seed + 1)
     recipe = replace(champion.recipe, seed=derived, val_fraction=0.0)
     return plan.preset.final.extend(recipe, sweep.train_images + sweep.val_images, plan.data_set)
+
+
+def _kept(weights: Path) -> bool:
+    """Return true if the file of weights is there and undamaged."""
+    try:
+        read_state_file(weights)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _seed(key: str) -> int:

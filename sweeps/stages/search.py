@@ -33,7 +33,7 @@ class Search(Stage):
             "search",
             total=plan.trials,
             flops_each=SEARCH_SHARE * plan.trial_flops(),
-            flops_after=plan.flops_after_search(),
+            flops_after=plan.work_after_search(),
             counts=ended_trials(sweep.study),
         )
         if sweep.progress.stage.counts["complete"]:
@@ -66,12 +66,17 @@ class Search(Stage):
         """Report the validation accuracy to Optuna; return the reason to end the trial, if its pruner asks for that."""
         assert point.val_accuracy is not None
         trial, study, eighth = self._trials[run.key], self.sweep.study, round(point.fraction * EIGHTHS)
-        if eighth not in self._reported[run.key]:
+        again = eighth in self._reported[run.key]
+        if not again:
             trial.report(point.val_accuracy, eighth)
             self._reported[run.key].add(eighth)
-        if point.fraction == 1 or not trial.should_prune():
+        if point.fraction == 1:
             return None
         asked = bar(self.sweep.plan.pruner, study, study.get_trials(deepcopy=False)[trial.number], eighth)
+        # Optuna's halving judges a value once: a process that died after that may not have ended the trial.
+        below = again and asked is not None and point.val_accuracy < asked.accuracy
+        if not below and not trial.should_prune():
+            return None
         reached, at = percent(point.val_accuracy), f"pruned at {percent(point.fraction, 0)} of its budget"
         if asked is None:
             return f"{reached}: {at}"

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cifar_core.budget import at_length
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
 from sweeps.planning.search_space import REFERENCE_IMAGES
@@ -90,9 +91,14 @@ def open_study(
     known = plan.study in optuna.get_all_study_names(storage)
     if not known:
         check(None)
-    with _without_garbage_collection():
-        study = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize", load_if_exists=True)
-        study.get_trials(deepcopy=False)  # fills the cache
+    try:
+        with _without_garbage_collection():
+            study = optuna.create_study(
+                study_name=plan.study, storage=storage, direction="maximize", load_if_exists=True
+            )
+            study.get_trials(deepcopy=False)  # fills the cache
+    except StorageInternalError as error:
+        raise StudyError(f"the Optuna storage must be writable, but: {first_line(error.__cause__ or error)}") from error
     if not known:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(["validation accuracy"])  # for optuna-dashboard
@@ -106,9 +112,9 @@ def open_study(
     enqueued = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
     for recipe in enqueue:
         if recipe.to_dict() not in enqueued:  # the same command again finishes the study and adds nothing to it
-            study.enqueue_trial(
-                plan.space.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False
-            )
+            # Points of a space are recipes for the length of the reference.
+            point = plan.space.nearest(at_length(recipe, REFERENCE_IMAGES / plan.data_set.train_images))
+            study.enqueue_trial(point, user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False)
     if not study.user_attrs:
         for number, start in enumerate(plan.space.starts if plan.starts else ()):
             # An earlier process may have crashed between two.
@@ -127,8 +133,9 @@ def ask(study: optuna.Study, plan: Plan) -> Trial:
     models = plan.space.models
     if len(models) > 1 and not any(trial.state == TrialState.WAITING for trial in trials):
         allowed = {trial.params.get("model") for trial in trials if is_feasible(trial)}
-        model = min((name for name in models if not tried[name] or name in allowed), key=lambda name: tried[name])
-        if tried[model] < int(plan.trials * _SHARED_OUT / len(models)):
+        left = (name for name in models if not tried[name] or name in allowed)
+        model = min(left, key=lambda name: tried[name], default=None)
+        if model is not None and tried[model] < int(plan.trials * _SHARED_OUT / len(models)):
             study.enqueue_trial({"model": model})
     asked = study.ask()
     if asked.number == 0 and not any(BASELINE in trial.user_attrs for trial in trials):
@@ -192,6 +199,15 @@ def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tup
 def started_trials(study: optuna.Study) -> int:
     """Return the number of trials that have started, ended ones included."""
     return sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+
+
+def left_out(study: optuna.Study, trials: int) -> Iterator[str]:
+    """Yield a line on the recipes that wait and that none of so many trials is left for, if there are such."""
+    waiting = sum(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+    needed = started_trials(study) + waiting
+    if waiting and needed > trials:
+        lost = min(waiting, needed - trials)
+        yield f"{lost} of the {waiting} recipes that wait are left out: all need --trials {needed}"
 
 
 def trials_since_best(study: optuna.Study) -> int:

@@ -11,9 +11,7 @@ from typing import Any
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
-from cifar_core.transfer.head import HeadRecipe
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
 from sweeps.tracking.figures import figures_of, metrics_of, split_figures
@@ -172,13 +170,13 @@ class MlflowTracker:
         """Add artifacts and metrics to a run."""
         self._put_figures(key, metrics, files=files)
 
-    def log_model(self, key: str, recipe: Recipe | HeadRecipe, weights: Path) -> None:
+    def log_model(self, key: str, recipe: Mapping[str, Any], weights: Path) -> None:
         """Log the network with the weights in that file of the store to the run, as a model that MLflow can serve."""
-        self._put(key, recipe=recipe.to_dict(), weights=str(weights))
+        self._put(key, recipe=dict(recipe), weights=str(weights))
 
-    def register(self, key: str, recipe: Recipe | HeadRecipe, weights: Path, numbers: Mapping[str, str]) -> None:
+    def register(self, key: str, recipe: Mapping[str, Any], weights: Path, numbers: Mapping[str, str]) -> None:
         """Register the network as a champion in the model registry, with `numbers` as tags; log it first if need be."""
-        self._put(key, recipe=recipe.to_dict(), weights=str(weights), registered=dict(numbers))
+        self._put(key, recipe=dict(recipe), weights=str(weights), registered=dict(numbers))
 
     def study_progress(self, name: str, value: float, step: int) -> None:
         """Add a point to a curve of the study's own run."""

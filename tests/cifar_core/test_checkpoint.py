@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from cifar_core.checkpoint import CheckpointError, Checkpoints, load_state, load_weights, read_data_set, save_state
+from cifar_core.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    load_state,
+    load_weights,
+    read_data_set,
+    read_state_file,
+    read_tensors,
+    save_state,
+    write_state_file,
+    write_tensors,
+)
 from cifar_core.data import Split, Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
@@ -153,20 +165,56 @@ def shown(point: Progress) -> tuple[object, ...]:
     return (point.step, point.epoch, point.train_loss, point.train_accuracy, point.learning_rate, predictions)
 
 
-def test_a_state_of_an_earlier_version(saved: Path) -> None:
-    content = saved.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
+def test_a_state_of_an_earlier_version(saved: Path, tmp_path: Path) -> None:
+    facts, tensors = read_tensors(saved)
     del facts["optimizers"]
-    write_state(saved, safetensors.torch.save(safetensors.torch.load(content), {"state": json.dumps(facts)}))
+    path = tmp_path / "older.safetensors"
+    write_tensors(path, facts, tensors)
     rule = "training can resume from states of this version only, but this one is older"
-    assert refusal(lambda: load_state(SMALL, saved, TINY_DATA, FP32), CheckpointError) == f"{saved}: {rule}"
+    assert refusal(lambda: load_state(SMALL, path, TINY_DATA, FP32), CheckpointError) == f"{path}: {rule}"
 
 
 def test_a_state_of_another_recipe(saved: Path) -> None:
     rule = "the recipe must be the one that is trained, but this state has another one"
     other = replace(SMALL, seed=1)
     assert refusal(lambda: load_state(other, saved, TINY_DATA, FP32), CheckpointError) == f"{saved}: {rule}"
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "message"),
+    [
+        ("recipe", {"model": "fast_resnet", "sharpness": 3}, "its recipe must be one of this version, but: unknown"),
+        ("recipe", {"model": "fast_resnet", "width": -1.0}, "its recipe must be one of this version, but: "),
+        ("data_set", {"name": "pets"}, "its data set must be one of this version, but: "),
+    ],
+)
+def test_a_state_of_another_version(saved: Path, tmp_path: Path, fact: str, value: object, message: str) -> None:
+    facts, tensors = read_tensors(saved)
+    path = tmp_path / "other.safetensors"
+    write_tensors(path, {**facts, fact: value}, tensors)
+    with pytest.raises(CheckpointError, match=f"^{re.escape(f'{path}: {message}')}"):
+        load_state(SMALL, path, TINY_DATA, FP32)
+
+
+def test_a_state_of_another_kind_of_device(saved: Path, tmp_path: Path) -> None:
+    facts, tensors = read_tensors(saved)
+    path = tmp_path / "cuda.safetensors"
+    write_tensors(path, facts, {**tensors, "generator": torch.zeros(16, dtype=torch.uint8)})  # as long as one of CUDA
+    with pytest.raises(CheckpointError, match=r"resume on the kind of device that it began on only$"):
+        load_state(SMALL, path, TINY_DATA, FP32)
+
+
+def test_a_file_that_is_replaced_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, replace_file, seen = tmp_path / "state.safetensors", os.replace, list[bytes]()
+
+    def step(one: Path, other: Path) -> None:
+        replace_file(one, other)
+        seen.append(read_state_file(path))
+
+    write_state_file(path, b"old")
+    monkeypatch.setattr(os, "replace", step)
+    write_state_file(path, b"new")
+    assert seen == [b"old", b"new"]
 
 
 def test_weights_know_their_data_set(tmp_path: Path) -> None:
@@ -220,6 +268,15 @@ class TestCheckpoints:
         states = sorted(path.name for path in checkpoints.folder.iterdir() if path.suffix != ".sha256")
         assert states == ["step-000000010.safetensors", "step-000000100.safetensors"]
         assert len(list(checkpoints.folder.iterdir())) == 4
+
+    def test_states_that_training_did_not_resume_from_do_not_outlive_it(self, checkpoints: Checkpoints) -> None:
+        state = fresh()
+        state.step = 5
+        checkpoints.save(state)
+        loaded = checkpoints.load(SMALL, TINY_DATA, FP32)
+        assert loaded is not None
+        assert loaded.step == 5
+        assert len(list(checkpoints.folder.iterdir())) == 2
 
     @pytest.mark.parametrize("damage", [b"", b"not a state", None])
     def test_the_one_before_stands_in_for_a_bad_one(self, checkpoints: Checkpoints, damage: bytes | None) -> None:

@@ -40,6 +40,7 @@ ADAPTED = Adapted(
     flops=5e13,
     answers=None,
     serving=(Timing(1, 0.004, 0.006, 200), Timing(256, 0.5, 0.6, 10)),
+    http=None,
     head=0.8512,
     tuned=None,
 )

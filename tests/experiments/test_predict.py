@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from cifar_core.checkpoint import load_weights, save_state
-from cifar_core.data import Split
+from cifar_core.data import Split, Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.image_file import read_image
 from cifar_core.hardware import Hardware
@@ -130,6 +130,23 @@ def test_an_adapted_network_answers_with_the_views_of_its_test(
     share, index = found.probabilities[0].max(0)
     assert line.removeprefix(str(own.images[0])).split()[:3] == [CIFAR10.classes[index], f"{100 * share:.1f}", "%"]
     assert views == "Each answer is the mean of those to 2 views of the picture (test-time augmentation)."
+
+
+def test_two_classes_are_named_where_there_are_no_more(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, study, key = place.copy(tmp_path), "pets", "final-0-0"
+    pets = replace(CIFAR10, name="pets", sha256="1", classes=("cat", "dog"), groups=())
+    data = synthetic_splits(torch.Generator().manual_seed(0), train=20, val=8)
+    data = Splits(*(replace(split, labels=split.labels % 2, data_set=pets) for split in (data.train, data.val)))
+    save_state(TrainState.create(RECIPE, data, CPU), own.store.weights(study, key))
+    tracker = MlflowTracker(own.store, study)
+    tracker.open_study(RunLabel(key="study", name=study, tags={}, params={}))
+    files = {"recipe.toml": RECIPE.to_toml().encode()}
+    tracker.begin(RunLabel(key=key, name=key, tags={"study": study}, params={}, files=files))
+    tracker.end(key, "complete")
+    _, line, _ = own.printed(capsys, tracker.run_id(key))
+    assert {name for name in ("cat", "dog") if name in line} == {"cat", "dog"}
 
 
 @pytest.mark.parametrize("key", ["confirm-1-0", "three_conv-seed0"])

@@ -58,7 +58,7 @@ def test_final_runs_are_listed_as_such(finals: Facts) -> None:
 def test_the_first_lines_say_under_which_scenario(demo: Facts) -> None:
     for facts, words in (
         (demo, "UTC; example scenario: replace it with yours (`--scenario mine.toml`)"),
-        (replace(demo, scenario=replace(demo.scenario, file="ours.toml")), "UTC; scenario ours.toml"),
+        (replace(demo, scenario=replace(demo.scenario, file="ours.toml", is_example=False)), "UTC; scenario ours.toml"),
     ):
         assert words in render(facts, {})["report.md"].decode()
 

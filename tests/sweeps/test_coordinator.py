@@ -87,6 +87,21 @@ class TestFailures:
         sweep.run()
         check_whole(sweep)
 
+    def test_a_damaged_network_is_trained_again_before_the_test(
+        self, sweep: Study, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def lost(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as context:
+            context.setattr(Store, "record_test_set_evaluation", lost)
+            with pytest.raises(StoreLostError):
+                sweep.run()
+        sweep.store.weights("a study", "final-3-0").write_bytes(b"damaged")
+        sweep.run()
+        check_whole(sweep)
+        assert (sweep.starts["final-3-0"], sweep.starts["final-3-1"]) == (2, 1)
+
     def test_a_test_that_cannot_be_recorded_does_not_begin(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -140,6 +155,32 @@ class TestInterruption:
         sweep.run()
         check_whole(sweep)
         assert sweep.study.user_attrs["seconds"] > 1000, "the wall time of all processes"
+
+    def test_the_time_of_a_process_that_is_killed_counts(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        sweep.study.set_user_attr("seconds", 1000.0)
+        with monkeypatch.context() as context:
+            context.setattr(coordinator.Coordinator, "_summarise_search", killed)
+            with pytest.raises(KeyboardInterrupt):
+                sweep.run()
+        assert 1000 < (before := sweep.study.user_attrs["seconds"]) < 1100
+        sweep.run()
+        assert before < sweep.study.user_attrs["seconds"] < 1100, "each counted once"
+
+    def test_settings_that_may_change_have_the_value_of_the_last_command(self, sweep: Study) -> None:
+        sweep.run(trials=2, confirm=False)
+        sweep.run(trials=3, confirm=False, sampler="random")
+        assert (sweep.tracker.study.tags["trials"], sweep.tracker.study.tags["sampler"]) == ("3", "random")
+
+    def test_a_storage_that_is_away_at_a_stop_is_one_line(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+        def away(*_: object) -> None:
+            raise StorageInternalError("say") from OSError("the server has gone away")
+
+        monkeypatch.setattr(coordinator.Coordinator, "_close", away)
+        with pytest.raises(StoreLostError, match=r"^the server has gone away$"):
+            sweep.stopped_after(50)
 
     def test_a_stop_before_the_first_trial_starts_none(self, sweep: Study) -> None:
         assert sweep.stopped_after(1)

@@ -45,6 +45,16 @@ def test_time_left_is_the_remaining_compute_at_the_speed_so_far(stage: str, in_i
     assert progress.view("s", [run]).seconds_left == pytest.approx(left / (10e12 / 100), rel=0.01)
 
 
+def test_what_a_run_resumed_from_was_not_computed_here_and_idle_workers_stretch_the_time() -> None:
+    progress = SweepProgress(StageProgress("final", total=1, flops_each=8e12, stretch=4.0))
+    progress.began -= 100
+    run = SweepRun("final 0/0", JOB, flops=8e12, point=point(6), begun=0.5)
+    assert (run.spent, run.spent_here) == (6e12, 2e12)
+    assert progress.view("s", [run]).seconds_left == pytest.approx(2e12 * 0.9 * 4 / (2e12 / 100), rel=0.01)
+    progress.add(run)
+    assert progress.spent == 2e12
+
+
 def test_no_estimate_at_first() -> None:
     assert SweepProgress(spent=1e12).view("s", []).seconds_left is None
     assert SweepProgress(began=time.monotonic() - 100).view("s", []).seconds_left is None

@@ -73,7 +73,7 @@ function decide(model, values) {
   const near = new Set(sure.filter((way) => way.total - best.total <= model.close * way.total).map((way) => way.kind));
   const holds = [
     !best && !rival,
-    rival?.kind === "adapt",
+    rival?.kind === "adapt" && !rival.measured,
     rival !== null,
     near.size > 1,
     best?.kind === "build",

@@ -147,6 +147,13 @@ def test_files_that_are_no_pictures(pets: Path, cache: Path) -> None:
     assert cached.data_set.sha256 == made_without(pets, broken).data_set.sha256
 
 
+def test_a_link_that_leads_nowhere_is_no_readable_picture(pets: Path) -> None:
+    (pets / "cat" / "gone.jpg").symlink_to(pets / "nothing.jpg")
+    said = refusal(lambda: made(pets), DataError)
+    assert said.startswith(f"1 of 63 files are no readable pictures: {pets}/cat/gone.jpg: "), said
+    assert made(pets, skip_unreadable=True).data_set.sha256 == made_without(pets, ["gone.jpg"]).data_set.sha256
+
+
 def made_without(folder: Path, names: list[str]) -> CachedPictures:
     for name in names:
         (folder / "cat" / name).unlink()

@@ -74,6 +74,11 @@ def test_none_without_compiler(source: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert native.load(source) is None
 
 
+def test_a_compiler_with_arguments(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "env cc")
+    assert native.load(source) is not None
+
+
 def test_none_without_home(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")

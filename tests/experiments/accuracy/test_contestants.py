@@ -39,7 +39,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_compute_is_that_of_the_plan_of_the_default_study() -> None:
     whole = plan(preset=Terms().preset, trials=50)
-    assert Terms().flops == 0.6 * 50 * whole.trial_flops() + whole.flops_after_search() == 635e12
+    assert Terms().flops == 0.6 * 50 * whole.trial_flops() + whole.work_after_search() == 635e12
 
 
 def test_optuna_spends_the_compute_on_trials_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:

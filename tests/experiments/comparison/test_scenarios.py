@@ -40,4 +40,8 @@ def test_a_fault_in_one_of_them_is_one_line(store: Fake, tmp_path: Path, house: 
     (tmp_path / "bad.toml").write_text("images_per_month = 0")
     options = ["--store", str(store.folder), "--out", str(tmp_path / "out"), "--scenario", str(house)]
     assert refused(compare.main, *options, str(tmp_path / "bad.toml")).startswith("bad.toml: ")
+    assert (
+        refused(compare.main, *options, str(house))
+        == f"--scenario must name different files, but got {house} more than once"
+    )
     assert not (tmp_path / "out").exists()

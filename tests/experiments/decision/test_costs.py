@@ -28,39 +28,41 @@ def option(name: str, once: float, month: float, ends: float = float("inf")) -> 
 
 
 def test_nine_million_images_by_the_token() -> None:
-    luna, gemini = (buy(vendor, AT_ONCE, TODAY) for vendor in (LUNA, GEMINI))
+    luna, gemini = (buy(vendor, COST, AT_ONCE, TODAY) for vendor in (LUNA, GEMINI))
     assert 36 * luna.serving == pytest.approx(9e6 * (137 * 0.10 + 5 * 0.50) / 1e6)
     assert 36 * gemini.serving == pytest.approx(9e6 * (1150 * 0.25 + 5 * 1.50) / 1e6)
-    assert buy(GEMINI, WAITING, TODAY).serving == pytest.approx(gemini.serving / 2)  # batches cost half
+    assert buy(GEMINI, COST, WAITING, TODAY).serving == pytest.approx(gemini.serving / 2)  # batches cost half
     assert (luna.training, luna.retraining) == (0, 0)
 
 
 def test_people_integrate_and_migrate() -> None:
-    luna = buy(LUNA, AT_ONCE, TODAY)
+    luna = buy(LUNA, COST, AT_ONCE, TODAY)
     assert luna.people == 16 * 80
     assert 36 * luna.upkeep == pytest.approx(3 * 8 * 80)
 
 
 def test_a_service_is_charged_until_it_ends_and_its_storage_with_it() -> None:
-    azure = buy(AZURE, AT_ONCE, TODAY)
+    azure = buy(AZURE, replace(COST, labels=50_000), AT_ONCE, TODAY)
     assert azure.ends == pytest.approx(22.2, abs=0.1)
     assert azure.storage == pytest.approx(35)
     assert azure.total(36) == pytest.approx(azure.once + azure.ends * azure.month)
     assert azure.total(12) == pytest.approx(azure.once + 12 * azure.month)
-    assert buy(AZURE, AT_ONCE, datetime.date(2029, 1, 1)).ends == 0
+    assert buy(AZURE, replace(COST, labels=500), AT_ONCE, TODAY).storage == pytest.approx(0.35)
+    assert buy(replace(AZURE, stored_images=100.0), COST, AT_ONCE, TODAY).storage == pytest.approx(0.07)
+    assert buy(AZURE, COST, AT_ONCE, datetime.date(2029, 1, 1)).ends == 0
 
 
 def test_an_endpoint_carries_a_stated_number_of_images() -> None:
-    one = buy(VERTEX, AT_ONCE, TODAY).serving
+    one = buy(VERTEX, COST, AT_ONCE, TODAY).serving
     assert one == pytest.approx(730 * 1.375)
     full = 5 * 3600 * 730.0
-    assert buy(VERTEX, replace(AT_ONCE, images_per_month=full), TODAY).serving == pytest.approx(one)
-    assert buy(VERTEX, replace(AT_ONCE, images_per_month=full + 1), TODAY).serving == pytest.approx(2 * one)
+    assert buy(VERTEX, COST, replace(AT_ONCE, images_per_month=full), TODAY).serving == pytest.approx(one)
+    assert buy(VERTEX, COST, replace(AT_ONCE, images_per_month=full + 1), TODAY).serving == pytest.approx(2 * one)
 
 
 def test_what_can_wait_is_paid_by_the_hours_it_takes() -> None:
     assert build(COST, WAITING).serving == pytest.approx(250_000 / (2 * 2000) / 3600 * 0.0816)
-    assert buy(VERTEX, WAITING, TODAY).serving == pytest.approx(250_000 / 5 / 3600 * 2.222)
+    assert buy(VERTEX, COST, WAITING, TODAY).serving == pytest.approx(250_000 / 5 / 3600 * 2.222)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_each_stretch_of_volume_has_its_cheapest_way() -> None:
 
 def test_a_vendor_by_the_call_alone_needs_no_training() -> None:
     untrained = Vendor(name="calls", per_call=PRICES["azure-prediction"])
-    assert buy(untrained, SCENARIO, TODAY).total(12) == pytest.approx(12 * 500)
+    assert buy(untrained, COST, SCENARIO, TODAY).total(12) == pytest.approx(12 * 500)
     assert isinstance(known(untrained.per_call), Price)
 
 
@@ -132,8 +134,8 @@ def test_whoever_trains_buys_the_labels_that_are_not_at_hand() -> None:
     ways: tuple[Callable[[Scenario], Option], ...] = (
         lambda scenario: build(cost, scenario),
         lambda scenario: adapt(scenario.downloads[0], cost, scenario),
-        lambda scenario: buy(AZURE, scenario, TODAY),
-        lambda scenario: buy(LUNA, scenario, TODAY),
+        lambda scenario: buy(AZURE, cost, scenario, TODAY),
+        lambda scenario: buy(LUNA, cost, scenario, TODAY),
     )
     extra = [way(bought).total(36) - way(AT_ONCE).total(36) for way in ways]
     assert extra == pytest.approx([2000, 2000, 2000, 0])  # 40,000 labels; a model that is asked needs none

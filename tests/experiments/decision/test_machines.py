@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from experiments.decision.costs import build
 from experiments.decision.facts import Facts, gather
 from experiments.decision.machines import LOAD_LIMIT, SECONDS_A_MONTH, Cost, Speed, answer_seconds, machines_on
-from experiments.reading.published import load_published
+from experiments.reading.published import AssumedPrice, load_published
 from experiments.reading.scenario import load_scenario
 from sweeps.validation import InvalidFileError
 from tests.experiments.support import known, with_artifacts
@@ -50,6 +50,16 @@ def test_all_cores_of_the_machine_that_is_paid_label_images(demo: Facts) -> None
     assert cost.per_1000_usd == pytest.approx(0.0816 / 3600 * 1000 / (2 * 1600))
     own = gather(demo.study, PUBLISHED, replace(SCENARIO, compute=replace(known(cost.machine), units=1)))
     assert own.cost.copies == 1
+
+
+def test_a_machine_whose_price_is_stated_has_the_threads_of_the_study(demo: Facts) -> None:
+    stated = AssumedPrice(key="scenario-compute", name="own", role="compute", usd=0.7, units=10**6, source="mine.toml")
+    subject = demo.study.final if len(demo.study.final) else demo.study.confirm
+    wide = replace(demo.study, tags={**demo.study.tags, "workers": "8", "threads": "2"})
+    for threads, copies in (("16", 1), ("4", 4)):
+        runs = subject.assign(**{"tags.threads": threads})
+        study = replace(wide, final=runs) if len(demo.study.final) else replace(wide, confirm=runs)
+        assert gather(study, PUBLISHED, replace(SCENARIO, compute=stated)).cost.copies == copies
 
 
 def test_a_machine_of_another_device_is_refused(demo: Facts) -> None:

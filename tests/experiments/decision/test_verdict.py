@@ -17,7 +17,7 @@ from experiments.decision.verdict import CLOSE, Check, Standing, Way, judge, ver
 from experiments.reading.scenario import Vendor
 from experiments.reading.vendor_score import VendorScore
 from tests.experiments.decision.test_machines import PUBLISHED
-from tests.experiments.support import with_cost, with_scenario, with_study, with_test
+from tests.experiments.support import ADAPTED, known, with_cost, with_scenario, with_study, with_test
 
 PRICES = {price.key: price for price in PUBLISHED.prices}
 ACCURACIES = {accuracy.key: accuracy for accuracy in PUBLISHED.accuracies}
@@ -51,7 +51,7 @@ def test_the_shipped_scenario_waits_for_a_measurement(demo: Facts) -> None:
     assert verdict.rival.commands == (
         "python experiments/export_test.py test-images --study demo --store STORE\n"
         "VENDOR_KEY=... python experiments/ask_vendor.py --url URL --model MODEL --price gpt-6-luna\n"
-        "python experiments/score_answers.py ANSWERS.csv --vendor 'GPT-6 Luna' --study demo --store STORE",
+        "python experiments/score_answers.py test-images/MODEL.csv --vendor 'GPT-6 Luna' --study demo --store STORE",
     )
     at_home = verdict_of(with_study(demo, in_default_store=True)).rival
     assert at_home is not None
@@ -91,6 +91,16 @@ def test_adapt_is_an_answer_of_its_own_and_never_said_to_be_measured(demo: Facts
     assert verdict_of(never).headline == "Not yet: measure calls"
 
 
+def test_a_measured_download_too_close_to_the_bar_is_not_said_to_be_untested(demo: Facts) -> None:
+    close = replace(known(ADAPTED.test), mean=0.70, low=0.65, high=0.75)
+    facts = with_study(with_test(demo, 0.5), adapted=replace(ADAPTED, test=close))
+    verdict = verdict_of(under(facts, vendor(accuracy=ACCURACIES["pixtral-large"])))
+    assert verdict.headline == "Not yet: measure efficientnet_lite0"
+    assert known(verdict.rival).commands == (
+        "python sweeps/run_study.py --study demo-again --adapt-only --store STORE",
+    )
+
+
 def test_a_measured_download_can_win_like_any_other_way(demo: Facts) -> None:
     ways = ways_of(with_scenario(demo, vendors=(vendor(),)))
     tested = [
@@ -126,13 +136,19 @@ def test_what_is_unknown_cannot_win_but_is_measured_first(demo: Facts, changes: 
         ({}, score(6000), "accuracy"),
         ({}, score(9000, p95=1.2), "latency"),
         ({"p95_ms": 1001}, None, "latency"),
-        ({"batch": PRICES["azure-prediction"]}, None, "horizon"),  # retires after 22 of 36 months
+        ({"training": PRICES["azure-training"]}, None, "horizon"),  # retires after 22 of 36 months
     ],
 )
 def test_what_misses_a_bar_is_out(demo: Facts, changes: dict[str, Any], scored: VendorScore | None, bar: str) -> None:
     facts = replace(under(demo, vendor(0.5, **changes)), scores={"calls": scored} if scored else {})
     assert [check.bar for check in ways_of(facts)[1].misses] == [bar]
     assert verdict_of(facts).headline == "Build"
+
+
+def test_a_price_that_is_not_paid_ends_no_service(demo: Facts) -> None:
+    unused = under(demo, vendor(0.5, batch=PRICES["azure-prediction"]))  # images do not wait
+    assert not ways_of(unused)[1].misses
+    assert [check.bar for check in ways_of(with_scenario(unused, latency_bar_ms=None))[1].misses] == ["horizon"]
 
 
 def test_accuracies_on_other_images_are_unknown(demo: Facts) -> None:

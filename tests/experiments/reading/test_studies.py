@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 
 from cifar_core.data.data_set import CIFAR10
+from experiments import export_test, label_curve
 from experiments.decision.facts import Facts
 from experiments.reading import run_table
 from experiments.reading.runs import from_mlflow
 from experiments.reading.studies import StudyReader, count_test_set_evaluations
 from experiments.reading.study import TestSetEvaluations as Evaluations
 from sweeps.store import Store, StoreError
+from tests.experiments.conftest import Refused
 from tests.experiments.fake_store import Fake, Trial
 
 
@@ -143,8 +145,28 @@ def test_what_is_no_store_is_named_and_not_made(tmp_path: Path, fresh_store: Fak
     with pytest.raises(StoreError, match=r"mlflow\.db must be an SQLite database, but .* is not"):
         StudyReader(Store.locate(tmp_path))
     fresh_store.client.create_experiment("no study")
-    with pytest.raises(StoreError, match=r"a store must hold at least one study, but sqlite:.* holds none"):
+    with pytest.raises(StoreError, match=r"a store must hold at least one study, but sqlite:.* holds none$"):
         StudyReader(fresh_store.place).read()
+
+
+def test_a_store_that_holds_adapted_networks_alone(fresh_store: Fake, tmp_path: Path, refused: Refused) -> None:
+    fresh_store.client.create_run(
+        fresh_store.client.create_experiment("pets-adapted"), tags={"stage": "adapted-study", "data_sha256": "1"}
+    )
+    rule = r"holds none, only networks that were adapted \(pets-adapted\): run the study without --adapt-only$"
+    with pytest.raises(StoreError, match=rule):
+        StudyReader(fresh_store.place).read()
+    # Neither takes CIFAR-10 for the images of that store.
+    place = ("--store", str(fresh_store.folder))
+    assert re.search(rule, refused(export_test.main, str(tmp_path / "test-images"), *place))
+    assert re.search(rule, refused(label_curve.main, *place, "--device", "cpu"))
+    assert not (fresh_store.folder / "test_looks.jsonl").exists()
+
+
+def test_settings_that_changed_are_the_last_ones(fresh_store: Fake) -> None:
+    run_id = fresh_store.add()
+    fresh_store.client.set_tag(run_id, "trials", "50")
+    assert StudyReader(fresh_store.place).read().params["trials"] == "50"
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
-from experiments.pages.blocks import Missing
+from experiments.pages.blocks import Figure, Missing
 from experiments.sections import classes
 from experiments.sections.classes import ClassAccuracy, ClassResults, Confusion, section
 from experiments.stats import Estimate, wilson
@@ -105,6 +105,20 @@ def test_the_weakest_class_needs_its_interval_to_clear_the_bar(
 def test_classes_are_uneven_from_ten_points(found: ClassResults, weakest: float, words: str) -> None:
     (sentence,) = classes.evenness(with_weakest(found, weakest))
     assert words in sentence.text
+
+
+def test_classes_whose_intervals_overlap_are_not_said_to_be_uneven(found: ClassResults) -> None:
+    cat, ship = with_weakest(found, 0.7, 0.5, 0.86).rows
+    rows = (cat, replace(ship, test=0.9, interval=Estimate(0.9, 0.85, 0.95, ("r",), 1000)))
+    (sentence,) = classes.evenness(replace(found, rows=rows))
+    assert sentence.text.startswith("Classes are not known to be uneven on the test images: cat (70.0 %) lies ")
+    assert sentence.text.endswith("but the intervals of the two overlap.")
+
+
+def test_names_that_are_numbers_are_names_in_the_figures(demo: Facts) -> None:
+    for picture in classes.section(demo).pictures:
+        assert isinstance(picture, Figure)
+        assert picture.figure.layout.yaxis.type == "category"
 
 
 def test_a_group_is_weaker_only_beyond_chance(found: ClassResults) -> None:

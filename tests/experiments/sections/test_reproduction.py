@@ -6,6 +6,7 @@ from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Code, Missing, Pairs
 from experiments.sections.reproduction import commands, section
+from sweeps.planning.space_file import SPACES
 from tests.experiments.support import with_artifacts, with_study
 
 
@@ -42,13 +43,20 @@ def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
         demo.study, name="my study", params={"trials": "3", "preset": "epochs-0.5", "seed": "1"}, tags={},
         in_default_store=True,
     )  # fmt: skip
-    assert commands(fixed, replace(demo.scenario, file="my own.toml")) == (
+    assert commands(fixed, replace(demo.scenario, file="my own.toml", is_example=False)) == (
         "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1\n"
         "python experiments/compare.py --study 'my study' --scenario 'my own.toml'"
     )
     told = replace(fixed, params={**fixed.params, "sampler": "gp", "pruner": "none", "starts": "False"})
     [run, _] = commands(told, demo.scenario).splitlines()
     assert run.endswith("--epochs 0.5 --seed 1 --sampler gp --pruner none --no-starts")
+    limited = {"max_parameters": "1000", "max_latency": "None", "space": "full", "space_hash": "a" * 64}
+    said, run, _ = commands(replace(fixed, params={**fixed.params, **limited}), demo.scenario).splitlines()
+    assert said == "# space.toml is an artifact of the study's own run in MLflow"
+    assert run.endswith("--epochs 0.5 --space space.toml --seed 1 --max-parameters 1000")
+    built_in = {"space": "full", "space_hash": SPACES["full"].hash}
+    run, _ = commands(replace(fixed, params={**fixed.params, **built_in}), demo.scenario).splitlines()
+    assert run.endswith("--epochs 0.5 --space full --seed 1")
     own = replace(fixed, data_set=replace(CIFAR10, sha256="1", side=48))
     [run, _] = commands(own, demo.scenario).splitlines()
     assert (

@@ -112,3 +112,14 @@ def test_without_candidates_the_section_says_why(unconfirmed: Facts) -> None:
     assert block.text.startswith("No recipe was confirmed.")
     unfinished = with_study(unconfirmed, search=unconfirmed.study.search.head(0))
     assert section(unfinished).blocks == (Missing("No trial is complete, so there is no network to show."),)
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
+def test_a_champion_whose_final_is_not_done_is_chosen(demo: Facts, state: str) -> None:
+    final = demo.study.confirm.head(1).assign(state=state, **{"tags.stage": "final"})
+    facts = with_study(demo, final=final)
+    assert [row.champion for row in candidates_of(facts.study)] == [True]
+    first = section(facts).blocks[0]
+    assert isinstance(first, CitedText)
+    assert first.text.endswith(f"The training of its recipe on all training images is {state}.")
+    assert "not been made yet" not in first.text

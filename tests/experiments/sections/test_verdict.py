@@ -43,7 +43,7 @@ def test_a_measurement_that_is_missing_is_the_answer_with_its_command(demo: Fact
     )
     [command] = [block.text for block in verdict.section(demo).blocks if isinstance(block, Code)]
     assert command.endswith(
-        "python experiments/score_answers.py ANSWERS.csv --vendor 'GPT-6 Luna' --study demo --store STORE"
+        "python experiments/score_answers.py test-images/MODEL.csv --vendor 'GPT-6 Luna' --study demo --store STORE"
     )
 
 
@@ -96,15 +96,25 @@ def test_what_a_reader_must_know_stands_beside_the_verdict(demo: Facts) -> None:
         "Building counts 1 machine (AWS m7g.large (2 vCPU)) and no spare, taken to be as fast as the processor of 2 "
         "cores of the study. Accuracies are on CIFAR-10: `make study IMAGES=DIR` measures them on your own images."
     )
-    assert "nobody" not in notes(with_scenario(demo, file="mine.toml"))
-    assert notes(under(demo, vendor())).startswith("Next: `make serve STORE=STORE` answers with the champion")
+    assert "nobody" not in notes(with_scenario(demo, is_example=False))
+    assert notes(under(demo, vendor())).startswith("Next: `make serve STORE=STORE` answers with the store's champion")
     assert "no spare" not in notes(with_cost(demo, machine=None))
     assert "one training run" not in notes(demo)
+    misspelt = notes(replace(demo, scores={"gpt6_luna": replace(score(9000), vendor="GPT6 Luna")}))
+    assert "Answers of GPT6 Luna were scored, but scenario.toml has no vendor of that name." in misspelt
     single = replace(demo, test=replace(demo.test, run_ids=("r" * 32,)))  # type: ignore[type-var]
     assert "The network is one training run: its interval covers the test images, not another training" in notes(single)
     shipped = {v.name: v for v in demo.scenario.vendors}
     lasting = with_scenario(demo, horizon_years=1, vendors=(shipped["Azure Custom Vision"],), downloads=())
     assert "Azure Custom Vision (2023)" in notes(replace(lasting, test=None))
+
+
+def test_building_that_was_assumed_to_fail_is_no_fallback(demo: Facts) -> None:
+    alone = with_scenario(replace(demo, test=None), data_stays_in_house=True, downloads=())
+    assert (
+        lead(alone).facts[0][1].text
+        == "If building proves to clear the bars: “Build”. If not: “Not yet: nothing clears the bars”."
+    )
 
 
 def test_a_measured_vendor_shows_its_interval(demo: Facts) -> None:

@@ -58,6 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
         ("trial-1", "search", replace(RECIPE, seed=1), IMAGES, 4),
         ("final-0-0", "final", replace(RECIPE, val_fraction=0.0), everything, 10),
         ("trial-2", "search", replace(RECIPE, seed=2), IMAGES, 0),
+        ("trial-3", "search", replace(RECIPE, seed=3, average="ema"), IMAGES, 8),
     ):
         tags = {"study": "demo", "stage": stage, **provenance(CIFAR10, CPU, torch.get_num_threads())}
         files = {"recipe.toml": recipe.to_toml().encode()}
@@ -85,6 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
         ("demo/trial-0", 4, " and the final validation accuracy and the kept weights"),
         ("demo/trial-1", 2, ""),
         ("demo/final-0-0", 4, " and the kept weights"),
+        ("demo/trial-3", 4, " and the final validation accuracy and the kept weights"),
     ],
 )
 def test_it_comes_to_the_same_bits(place: Place, wanted: str, points: int, said: str) -> None:

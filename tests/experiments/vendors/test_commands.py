@@ -84,6 +84,19 @@ def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
     assert "sesame" not in printed.out + printed.err + out.read_text()
 
 
+def test_each_model_has_a_file_of_its_own_beside_the_images(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(cats) as stub:
+        for model in ("maker/small 2", "large"):
+            options = ["--url", stub.url, "--model", model, "--price", "gpt-6-luna", "--images", str(exported)]
+            assert ask_vendor.main(options) == 0
+        assert len(stub.bodies) == 40, "no answer of one counts as one of the other"
+    for name in ("maker-small-2.csv", "large.csv"):
+        assert len(read_answers(exported / name)) == 20
+        assert (
+            f"20 of 20 images are answered in {exported / name}, for " in capsys.readouterr().out or name == "large.csv"
+        )
+
+
 def test_requests_that_cost_more_than_assumed_stay_within_the_limit(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from mlflow.entities import LoggedModelOutput, Run
 from mlflow.store.entities import PagedList
 from optuna.trial import TrialState, create_trial
 
+from cifar_core.budget import Budget
 from cifar_core.recipe import Recipe
 from sweeps.checks.consistency import InconsistentError, check_before_training
 from sweeps.checks.repair import repair
@@ -30,7 +31,11 @@ from tests.sweeps.support import outcome, write_queue
 
 NAME = "a study"
 OUTCOME = outcome(0.5)
-RECIPES = (Recipe(model="fast_resnet", seed=7), Recipe(model="three_conv", learning_rate=0.3, seed=8))
+RECIPES = (
+    Recipe(model="fast_resnet", optimizer="muon", reset_norms=True, epochs=0.2, seed=7),
+    Recipe(model="three_conv", learning_rate=0.3, seed=8),
+)
+CONFIRM, FINAL = Budget(flops=None, max_epochs=2.0), Budget(flops=None, max_epochs=9.0)
 PARENT = RunLabel(key="study", name=NAME, tags={"stage": "study", "study": NAME}, params={})
 FILES = {"recipe.toml": b"x", "confusion.json": b"{}", "test/confusion.json": b"{}", "test/predictions.csv": b"x"}
 
@@ -47,9 +52,9 @@ def good(tmp_path_factory: pytest.TempPathFactory, empty_databases: Path) -> Pat
     for number, recipe in enumerate(RECIPES):
         study.add_trial(create_trial(value=0.5, user_attrs={"recipe": recipe.to_dict()}))
         train(tracker, f"trial-{number}", "search", recipe)
-        train(tracker, f"confirm-{number}-0", "confirm", replace(recipe, seed=9, epochs=2.0, weight_decay=0.1))
+        train(tracker, f"confirm-{number}-0", "confirm", replace(CONFIRM.extend(recipe, 45_000), seed=9))
     study.enqueue_trial({"model": "airbench"})
-    train(tracker, "final-0-0", "final", replace(RECIPES[0], val_fraction=0.0))
+    train(tracker, "final-0-0", "final", FINAL.extend(replace(RECIPES[0], val_fraction=0.0), 50_000))
     store.record_test_set_evaluation(study=NAME, key="final-0-0")
     tracker.tested("final-0-0", OUTCOME)
     tracker.end_study("finished", {})

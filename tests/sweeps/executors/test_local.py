@@ -104,3 +104,25 @@ def test_workers_end_with_their_parent() -> None:
     while not all(is_gone(pid) for pid in pids):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.05)
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_dies_within_a_message_is_one_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of a run fill the buffer of the pipe, so that the worker waits in the middle of its last message."""
+    executor = start()
+    try:
+        executor.start(JOB)
+        [worker] = executor._workers
+        events_until(executor, waits)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.wait()
+
+        def cut() -> object:
+            raise OSError("got end of file during message")
+
+        monkeypatch.setattr(worker.pipe, "recv", cut)
+        [event] = events_until(executor, lambda event: isinstance(event, Failed))
+        assert isinstance(event, Failed)
+        assert (event.reason, event.worker_died) == ("worker died: killed by SIGKILL", True)
+    finally:
+        executor.close()

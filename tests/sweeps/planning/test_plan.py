@@ -100,9 +100,17 @@ class TestEstimate:
         assert replace(one, workers=8).estimate(1) == one.estimate(1), "a trial has one worker"
         alone = replace(plan, confirm=False)
         assert alone.estimate(0) < plan.estimate(0)
-        assert alone.flops_after_search() == 0
+        assert alone.work_after_search() == 0
         pruned, whole = alone.estimate(1000), replace(alone, pruner="none").estimate(1000)
         assert whole / pruned == pytest.approx(1 / SEARCH_SHARE, rel=0.01)
+
+    def test_workers_that_wait_for_the_last_runs_take_time_where_they_share_no_cores(self, plan: Plan) -> None:
+        assert plan.stretch(1) == 1, "one machine gives all its cores to the only run"
+        cluster = replace(plan, on_cluster=True, workers=8)
+        assert [cluster.stretch(runs) for runs in (0, 1, 8, 10)] == [1, 8, 1, 1.6]
+        confirmed = (plan.preset.recipes + 1) * plan.preset.seeds
+        after = plan.confirm_flops() * cluster.stretch(confirmed) + 8 * plan.final_flops()
+        assert cluster.work_after_search() == after > plan.work_after_search()
 
     def test_fixed_epochs_are_costed_by_the_base_recipe(self, plan: Plan) -> None:
         by_epochs = replace(plan, preset=fixed_epochs(2.0))
@@ -131,7 +139,8 @@ def test_params_for_mlflow(plan: Plan) -> None:
         "rung_images": 1000,
         "trial_images": 3000,
         "starts": True,
-        "limits": "none",
+        "max_parameters": None,
+        "max_latency": None,
     }
 
 
@@ -142,7 +151,7 @@ def test_runs_are_judged_at_rising_points_up_to_the_end() -> None:
 
 
 def test_speed_is_measured_in_flops_a_second() -> None:
-    speed = measure_speed(Recipe(width=0.125, batch_size=16), CPU)
+    speed = measure_speed(Recipe(model="five_conv", width=0.125, batch_size=16), CPU)  # which has dropout
     assert 1e7 < speed < 1e14
 
 

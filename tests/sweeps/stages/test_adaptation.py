@@ -39,7 +39,11 @@ BUDGET = Budget(flops=None, max_epochs=2)  # 3 steps
 
 
 def adapt(
-    store: Store, backbone: Backbone, stop: Callable[[], bool] = lambda: False, budget: Budget | None = None
+    store: Store,
+    backbone: Backbone,
+    stop: Callable[[], bool] = lambda: False,
+    budget: Budget | None = None,
+    seed: int = 0,
 ) -> AdaptedResult:
     tracker = MlflowTracker(store, STUDY)
     try:
@@ -49,7 +53,8 @@ def adapt(
             data=SYNTHETIC,
             data_set=CIFAR10,
             hardware=CPU,
-            seed=0,
+            seed=seed,
+            preset="smoke",
             store=store,
             storage=open_storage(store.storage_url),
             tracker=tracker,
@@ -118,8 +123,11 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {key}
 
     backbone.network.side = 48
-    with pytest.raises(StudyError, match=r"was started with .*'side': 32.*but got .*'side': 48"):
+    with pytest.raises(StudyError, match=r"was started with side 32, but got side 48; begin a study"):
         adapt(store, backbone)
+    backbone.network.side = 32
+    with pytest.raises(StudyError, match=r"was started with seed 0, but got seed 1; begin a study"):
+        adapt(store, backbone, seed=1)
 
 
 def test_a_sweep_of_that_name_is_named(empty_store: Callable[[Path], Store], tmp_path: Path) -> None:

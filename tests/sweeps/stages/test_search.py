@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from cifar_core.budget import Budget, step_flops
@@ -14,6 +15,7 @@ from cifar_core.recipe import Recipe
 from sweeps.coordinator import Interrupted
 from sweeps.executors.protocol import Diverged, TrainJob
 from sweeps.planning.limits import Limits
+from sweeps.planning.search_space import Parameter
 from sweeps.studies.study import BASELINE
 from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, Study, check_whole, even, pruning
 
@@ -102,7 +104,29 @@ class TestSearch:
         assert sweep.run(timeout=3600.0).trials["complete"] == 4
 
 
+def test_a_trial_that_was_to_be_pruned_when_the_process_died_is_pruned_by_the_next(sweep: Study) -> None:
+    pruning(sweep)
+    sweep.run(trials=5, confirm=False)
+    left = sweep.study.ask()
+    SPACE.suggest(left, Recipe())
+    left.report(0.01, 2)
+    assert (
+        left.should_prune()
+    )  # Optuna keeps that it has judged the value, and the process dies before it ends the trial
+    sweep.script = lambda key: 0.01
+    sweep.run(trials=6, confirm=False)
+    assert sweep.trials[5].state == TrialState.PRUNED
+    assert sweep.tracker.runs["trial-5"].reason.startswith("0.9 %, needed ")
+
+
 class TestLimits:
+    def test_without_any_network_within_them_every_trial_is_refused(self, sweep: Study) -> None:
+        two = {**SPACE.parameters, "model": Parameter(CategoricalDistribution(("fast_resnet", "five_conv")))}
+        space = replace(SPACE, parameters=two)
+        summary = sweep.run(trials=5, confirm=False, space=space, limits=Limits(parameters=1))
+        assert summary.trials == {"pruned": 5}
+        assert summary.metrics["study/saved_fraction"] == 0, "no pruner has saved what was never to be trained"
+
     def test_a_network_beyond_them_is_not_trained(self, sweep: Study) -> None:
         allowed = parameter_count("fast_resnet", 0.25)
         summary = sweep.run(trials=12, limits=Limits(parameters=allowed))

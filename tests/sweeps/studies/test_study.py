@@ -29,6 +29,7 @@ from sweeps.studies.study import (
     Beginning,
     ask,
     derive_seed,
+    left_out,
     load_study,
     open_study,
     started_trials,
@@ -253,6 +254,21 @@ class TestQueue:
         assert waiting.state == TrialState.WAITING
         assert Recipe.from_dict(waiting.user_attrs["enqueued_recipe"]) == recipe
         assert draw(study, plan, 2) == [plan.space.nearest(recipe), START]
+
+    def test_a_recipe_of_a_short_run_is_told_as_the_point_that_it_was_drawn_at(
+        self, storage: BaseStorage, plan: Plan
+    ) -> None:
+        drawn = plan.space.recipe(START, Recipe(epochs=REFERENCE_IMAGES / 45_000))
+        assert drawn.reset_norms, "so that its rate goes with its length"
+        study = open_study(plan, storage, [at_length(drawn, 0.1)])
+        assert draw(study, plan, 1) == [pytest.approx(START)]
+
+    @pytest.mark.parametrize(("trials", "lines"), [(9, []), (2, ["1 of the 3 recipes that wait are left out"])])
+    def test_recipes_that_no_trial_is_left_for_are_counted(
+        self, storage: BaseStorage, plan: Plan, trials: int, lines: list[str]
+    ) -> None:
+        study = open_study(replace(plan, starts=False), storage, [Recipe(cutout=cut) for cut in (2, 4, 6)])
+        assert [line.partition(":")[0] for line in left_out(study, trials)] == lines
 
     @pytest.mark.slow
     def test_enqueued_recipes_are_tried_before_others_also_in_a_study_that_has_started_trials(
