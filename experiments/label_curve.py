@@ -48,7 +48,6 @@ from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 _WITHOUT_STUDY = "fast94"  # the recipe where the store has no study
-_STOP_FLUSH_SECONDS = 2.0  # for MLflow to answer after a stop
 _OVERHEAD = 1.15  # for validation, pictures and checkpoints
 
 
@@ -156,7 +155,7 @@ def _run(options: argparse.Namespace) -> int:
             pass
         finally:
             tracker.end_study(state, {})
-            lacking = tracker.close() if state == "finished" else tracker.close(_STOP_FLUSH_SECONDS)
+            lacking = tracker.close() if state == "finished" else tracker.close_at_once()
     if lacking:
         print(f"MLflow lacks {lacking} entries; once it answers, the same command sends them", file=sys.stderr)
     if state == "interrupted":

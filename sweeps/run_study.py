@@ -68,8 +68,6 @@ from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.views import UI_PORT, study_path
 
-_STOP_FLUSH_SECONDS = 2.0  # for MLflow to answer after a stop
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
@@ -243,7 +241,7 @@ def _adapt(
 
 def _close(tracker: MlflowTracker, store: Store, study: str, say: Callable[[str], None], *, ended: bool) -> int:
     """Close the tracker, and say how to send what MLflow lacks; return the number of those entries."""
-    entries = tracker.close() if ended else tracker.close(_STOP_FLUSH_SECONDS, _STOP_FLUSH_SECONDS)
+    entries = tracker.close() if ended else tracker.close_at_once()
     if not entries:
         return 0
     given = ["--study", study, *(["--store", str(store.root)] if store.root != DEFAULT_STORE else [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import threading
 import time
 from collections import Counter
@@ -67,18 +68,21 @@ class MlflowSender:
         with self._changed:
             self._changed.notify_all()
 
-    def flush(self, seconds: float, model_seconds: float) -> bool:
+    def flush(self, seconds: float, model_seconds: float, most: float = math.inf) -> bool:
         """Wait until the queue is empty, or until nothing was sent for `seconds`; return true if it is empty.
 
         Args:
             model_seconds: time for a network, in place of `seconds`: a slow machine takes a while to export it.
+            most: seconds in all.
         """
+        deadline = time.monotonic() + most
         with self._changed:
             self._flushing = True
             self._changed.notify_all()
             try:
                 while left := len(self._queue):
                     patience = model_seconds if self._queue.first()[0].recipe is not None else seconds
+                    patience = min(patience, deadline - time.monotonic())
                     moved = self._changed.wait_for(functools.partial(self._moved_on, left, self._steps), patience)
                     self._check()
                     if not moved:
@@ -87,9 +91,9 @@ class MlflowSender:
                 self._flushing = False
         return True
 
-    def close(self, seconds: float, model_seconds: float) -> int:
+    def close(self, seconds: float, model_seconds: float, most: float = math.inf) -> int:
         """Flush and stop; unsent entries stay in the queue. Return the number of entries that MLflow lacks."""
-        self.flush(seconds, model_seconds)
+        self.flush(seconds, model_seconds, most)
         with self._changed:
             self._closing = True
             self._changed.notify_all()

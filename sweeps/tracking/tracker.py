@@ -23,6 +23,7 @@ from sweeps.tracking.views import TRIALS
 
 FLUSH_SECONDS = 10.0  # for a server to answer
 MODEL_SECONDS = 90.0  # for a network, which has to be exported first
+_STOP_SECONDS = 2.0  # for a server to answer after a stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,6 +235,10 @@ class MlflowTracker:
     def close(self, seconds: float = FLUSH_SECONDS, model_seconds: float = MODEL_SECONDS) -> int:
         """Wait until MLflow has received everything, or nothing for so long; return the number of entries it lacks."""
         return self._sender.close(seconds, model_seconds) if self._sender is not None else 0
+
+    def close_at_once(self) -> int:
+        """Close after a stop by the user, who waits: MLflow has some seconds; return the number of entries it lacks."""
+        return self._sender.close(_STOP_SECONDS, _STOP_SECONDS, most=2 * _STOP_SECONDS) if self._sender else 0
 
     def _opened(self) -> MlflowSender:
         if self._sender is None:

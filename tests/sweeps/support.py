@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -138,10 +139,10 @@ class _Memory(MlflowSender):
         run.files |= entry.files
         run.model = Path(entry.weights) if entry.weights is not None else run.model
 
-    def flush(self, seconds: float, model_seconds: float) -> bool:
+    def flush(self, seconds: float, model_seconds: float, most: float = math.inf) -> bool:
         return True
 
-    def close(self, seconds: float, model_seconds: float) -> int:
+    def close(self, seconds: float, model_seconds: float, most: float = math.inf) -> int:
         return 0
 
 

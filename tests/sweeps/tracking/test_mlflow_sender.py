@@ -107,6 +107,15 @@ def test_a_write_that_comes_forward_is_waited_for(server: Server, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_backlog_does_not_hold_up_a_stop(server: Server, tmp_path: Path) -> None:
+    server.seconds = 0.02
+    sender = server.open(tmp_path / "queues")
+    put(sender, *range(1000))
+    started = time.monotonic()
+    assert sender.close(10, 10, most=0.2) > 0
+    assert time.monotonic() - started < 5
+
+
 def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: Path) -> None:
     sender = server.open(tmp_path)
     hanging, answer = threading.Event(), threading.Event()
