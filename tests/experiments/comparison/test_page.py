@@ -84,7 +84,7 @@ def test_without_a_baseline_nothing_is_called_a_regression(rivals: Fake, tmp_pat
     assert "On the test images bad is worse than good (-12.00 points)." in text
     assert "regression" not in text
     assert "| bad | 120 | 0 | 800 | 80 | -12.00 | chi-squared, p < 0.001 |" in text
-    assert "python experiments/compare.py --runs good bad\n" in text
+    assert "python experiments/compare.py --runs good bad --store STORE\n" in text
 
 
 @pytest.mark.slow

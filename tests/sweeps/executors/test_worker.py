@@ -483,8 +483,8 @@ class TestTestSet:
         assert [row["true"] for row in rows] == [CIFAR10.classes[label] for label in data.val.labels]
         right = sum(row["true"] == row["predicted"] for row in rows)
         assert right / 100 == pytest.approx(outcome.accuracy)
-        [alone] = json.loads(outcome.files["test/serving.json"])  # 100 images make no large batch
-        assert alone["images"] == 1
+        alone, large = json.loads(outcome.files["test/serving.json"])
+        assert (alone["images"], large["images"]) == (1, 256)
         assert 0 < alone["seconds"] <= alone["slow_seconds"]
 
     @pytest.mark.parametrize("tta", TTA_VIEWS)

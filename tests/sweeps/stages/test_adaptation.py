@@ -123,10 +123,10 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {key}
 
     backbone.network.side = 48
-    with pytest.raises(StudyError, match=r"was started with side 32, but got side 48; begin a study"):
+    with pytest.raises(StudyError, match=r"was started with side 32, but got side 48; give it another name"):
         adapt(store, backbone)
     backbone.network.side = 32
-    with pytest.raises(StudyError, match=r"was started with seed 0, but got seed 1; begin a study"):
+    with pytest.raises(StudyError, match=r"was started with seed 0, but got seed 1; give it another name"):
         adapt(store, backbone, seed=1)
 
 
