@@ -92,8 +92,7 @@ def _train(
     else:
         optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
     size = trial.suggest_categorical("batch_size", (64, 128, 256))
-    batches: DataLoader[Any] = DataLoader(train, size, shuffle=True, num_workers=WORKERS)
-    judged: DataLoader[Any] = DataLoader(val, 500, num_workers=WORKERS)
+    batches, judged = batches_of(train, size, shuffle=True), batches_of(val, 500)
     for _ in range(_PASSES):
         model.train()
         for images, labels in batches:
@@ -109,6 +108,12 @@ def _train(
                 (model(images.to(hardware.device)).argmax(1).cpu() == labels).sum() for images, labels in judged
             )
         yield flops, int(right) / len(val)
+
+
+def batches_of(pictures: Pictures, size: int, *, shuffle: bool = False) -> DataLoader[Any]:
+    """Return a loader whose workers are forked, as is usual on Linux, also in a process that was spawned itself."""
+    context = "fork" if WORKERS else None
+    return DataLoader(pictures, size, shuffle=shuffle, num_workers=WORKERS, multiprocessing_context=context)
 
 
 def _network(trial: optuna.Trial, networks: Sequence[str]) -> nn.Module:

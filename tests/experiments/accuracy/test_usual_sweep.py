@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from types import SimpleNamespace
 
 import pytest
 
 from experiments.accuracy import usual_sweep as module
 from experiments.accuracy.contestants import Terms
-from experiments.accuracy.usual_sweep import RESNET, SMALL, usual_sweep
+from experiments.accuracy.usual_sweep import RESNET, SMALL, batches_of, usual_sweep
+from experiments.benchmarks.usual import Pictures
 from tests.sweeps.small_data import CPU, small_splits
 
 
@@ -31,3 +33,13 @@ def test_the_best_pass_within_the_time_is_the_answer(networks: tuple[str], monke
         passes = found.points[-1].flops / (8 * 3 * 2 * 0.556e9)
         assert passes > 1
         assert passes == pytest.approx(round(passes), rel=0.01)
+
+
+def test_workers_of_a_search_in_a_spawned_process_are_forked() -> None:
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)  # as in the processes of `searches`
+    try:
+        sizes = [len(labels) for _, labels in batches_of(Pictures(small_splits(8, 20).train, augmented=True), 4)]
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert sizes == [4, 4]
