@@ -110,7 +110,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     try:
         state.generator.set_state(tensors["generator"])
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: training can resume on the kind of device that it began on only") from error
+        raise CheckpointError(f"{path}: training can only resume on the kind of device that it began on") from error
     state.order = tensors["order"].to(hardware.device)
     state.step = facts["step"]
     state.batches = facts["batches"]
@@ -159,14 +159,13 @@ class Checkpoints:
         return self.folder / f"step-{step:09d}{_SUFFIX}"
 
     def save(self, state: TrainState) -> None:
-        """Save `state`; delete later ones, from which training has not resumed, and all but one of the older.
+        """Save `state`, and delete all older ones but the newest. Later ones stay: training could not resume from them.
 
         Raises:
             OSError: writing failed, for example on a full disk; the older ones are untouched.
         """
         save_state(state, self.path(state.step))
-        kept = [path for path in self._paths() if path <= self.path(state.step)][:_KEPT]
-        for old in set(self._paths()) - set(kept):
+        for old in [path for path in self._paths() if path <= self.path(state.step)][_KEPT:]:
             old.unlink()
             _hash_path(old).unlink(missing_ok=True)
 
@@ -217,7 +216,9 @@ def write_state_file(path: Path, content: bytes) -> None:
         OSError: writing failed, for example on a full disk; an older file there is untouched.
     """
     # The hash is replaced first, so a state that exists is complete. Until its file is replaced too, the older counts.
-    contents = [content, path.read_bytes()] if path.exists() else [content]
+    contents = [content]
+    with contextlib.suppress(CheckpointError):
+        contents.append(read_state_file(path))
     hashes = " ".join(hashlib.sha256(each).hexdigest() for each in contents)
     write_together({_hash_path(path): hashes.encode(), path: content})
 

@@ -54,8 +54,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def oom_context(images: int, recipe: Recipe) -> Iterator[None]:
-    """Context for work on a batch of `images` images, which reports a shortage of memory in one line.
+def oom_context(what: str, recipe: Recipe) -> Iterator[None]:
+    """Context that reports a shortage of memory in one line.
+
+    Args:
+        what: needs the memory, such as "a batch of 256 images".
 
     Raises:
         OutOfMemory: in place of any error that reports a shortage of memory.
@@ -67,7 +70,7 @@ def oom_context(images: int, recipe: Recipe) -> Iterator[None]:
             raise
         network = f"{recipe.model}, width {recipe.width:g}"
         raise OutOfMemory(
-            f"out of memory: a batch of {images} images did not fit beside the network ({network}): {first_line(error)}"
+            f"out of memory: {what} did not fit beside the network ({network}): {first_line(error)}"
         ) from error
 
 

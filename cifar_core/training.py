@@ -179,10 +179,10 @@ def train(
             `state.step < state.total_steps`; training resumes from there to the same bits and the same later points.
 
     Raises:
-        OutOfMemory: a batch did not fit into the memory of the device.
+        OutOfMemory: the training images or a batch did not fit into the memory of the device.
     """
     recipe, device = state.recipe, state.hardware.device
-    with oom_context(len(data.train), recipe):
+    with oom_context(f"the {len(data.train):,} training images", recipe):
         images, labels = data.train.images.to(device), data.train.labels.to(device)
     yields = set(points.steps(state.total_steps))
     validate = {
@@ -243,7 +243,7 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
         OutOfMemory: the batch did not fit into the memory of the device.
     """
     recipe, data_set, hardware = state.recipe, state.data_set, state.hardware
-    with oom_context(recipe.batch_size, recipe):
+    with oom_context(f"a batch of {recipe.batch_size} images", recipe):
         if state.forward is None:  # before the schedule freezes a layer, as a graph keeps what it computes
             with hardware.kernels(deterministic=recipe.deterministic):
                 state.forward = cuda_graphs.forward_of(state.model, (recipe.batch_size, *images.shape[1:]), hardware)
@@ -344,7 +344,7 @@ def _statistics(normalisation: str, data_set: DataSet, device: torch.device) -> 
 def _validate(state: TrainState, split: Split) -> Predictions:
     started = time.perf_counter()
     averaged = averaging.in_place_of(state.average, state.model) if state.average else contextlib.nullcontext()
-    with averaged, oom_context(min(len(split), _EVALUATION_BATCH), state.recipe):
+    with averaged, oom_context(f"a batch of {min(len(split), _EVALUATION_BATCH)} images", state.recipe):
         predictions = predict(state.model, split, state.hardware, state.recipe.normalisation)
         if state.recipe.keep_best and predictions.loss < state.best_loss:
             state.best_loss = predictions.loss

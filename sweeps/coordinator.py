@@ -192,6 +192,10 @@ class Coordinator:
     def _close(self, state: str, metrics: dict[str, float]) -> None:
         self._description.write(state)
         self.sweep.tracker.end_study(state, metrics)
+        self._store_seconds()
+
+    def _store_seconds(self) -> None:
+        """Store the wall time so far, at the end of each run too: a process that is killed stores no end."""
         self.sweep.study.set_user_attr("seconds", self._seconds())
 
     def _seconds(self) -> float:
@@ -286,6 +290,8 @@ class Coordinator:
             self._again.append(run)
         else:
             stage.fail(run, event)
+        if not isinstance(event, Paused):
+            self._store_seconds()
 
     def _continue_or_prune(self, stage: Stage, run: SweepRun, event: Progressed) -> None:
         point = event.point
@@ -306,6 +312,7 @@ class Coordinator:
         if reason is not None:
             self._remove(run)
             self._prune(stage, run, reason)
+            self._store_seconds()
 
     def _prune(self, stage: Stage, run: SweepRun, reason: str) -> None:
         self.sweep.console.say(f"{run.title}: {reason}")
@@ -314,4 +321,3 @@ class Coordinator:
     def _remove(self, run: SweepRun) -> None:
         del self._running[run.key]
         self.sweep.progress.add(run)
-        self.sweep.study.set_user_attr("seconds", self._seconds())  # a process that is killed stores no end

@@ -79,7 +79,7 @@ def load(source: Path) -> Library | None:
             _compile(source, library, options)
         parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
         return Library(ctypes.CDLL(str(library)), parallel)
-    except (AttributeError, OSError, TypeError, RuntimeError, subprocess.SubprocessError):
+    except (AttributeError, OSError, TypeError, ValueError, RuntimeError, subprocess.SubprocessError):
         return None
 
 

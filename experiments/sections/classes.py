@@ -358,7 +358,7 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
         ygap=1,
     )
     figure.layout.annotations = [
-        label(f"<b>{whole}</b>" if i == j else str(whole), names[j], names[i])
+        label(f"<b>{whole}</b>" if i == j else str(whole), j, i)  # by place, as names may be numbers
         for i, row in enumerate(percents)
         for j, value in enumerate(row)
         if count <= _NUMBERED and ((whole := int(value + 0.5)) or i == j)

@@ -124,7 +124,9 @@ def _final_sentence(facts: Facts) -> str:
         return "" if facts.has_champion else " That choice has not been made yet."
     if facts.has_champion:
         return " Its recipe was then trained on all training images."
-    return f" The training of its recipe on all training images is {final['state'].iloc[-1]}."
+    states = set(final["state"])
+    how = "is still running" if "running" in states else "was interrupted" if "interrupted" in states else "has failed"
+    return f" The training of its recipe on all training images {how}."
 
 
 def gain_sentence(study: Study) -> CitedText | None:

@@ -134,6 +134,7 @@ class _Run:
         self.curve: list[Point] = []
         self.tested: Tested | None = None
         self.learning_rate_found: float | None = None
+        self.began_on = self.tags["device"]
         self.wall_seconds = 0.0
         self.validation_seconds = 0.0
 
@@ -167,6 +168,7 @@ class _Run:
             if Recipe.from_dict(stored.recipe) == self.recipe:
                 self.curve, self.tested = list(stored.curve), stored.test
                 self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
+                self.began_on = stored.hardware.device
                 return True
         self.say(f"{self.path} does not hold this run, and will be replaced")
         return False
@@ -195,6 +197,7 @@ class _Run:
         """
         tracker = self.context.tracker
         state = self._resume()
+        is_new = state is None
         if state is None:
             self.curve, self.wall_seconds = [], 0.0
             recipe, found = settle(self.recipe, self.data, self.context.hardware)
@@ -221,6 +224,9 @@ class _Run:
                 self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
             # The file is written first, so that every checkpoint has its points in the file.
             write_json(self.path, self.result())
+            if is_new:
+                self.checkpoints.clear()  # later ones of an earlier run would count as the newest
+                is_new = False
             self.checkpoints.save(state)
             if validation is not None:
                 self._report(progress, validation)
@@ -290,7 +296,17 @@ class _Run:
         }
 
     def _resume(self) -> TrainState | None:
-        """Load the newest checkpoint, and cut the curve to its step; None if either is missing."""
+        """Load the newest checkpoint, and cut the curve to its step; None if either is missing.
+
+        Raises:
+            UserError: the run began on another kind of device, on which alone it can resume.
+        """
+        before, now = (device.partition(":")[0] for device in (self.began_on, self.tags["device"]))
+        if before != now and self.checkpoints.folder.exists():
+            raise UserError(
+                f"{self.title} must resume on {before}, where it began, but got {now}; another folder of --results "
+                "begins it anew"
+            )
         found = self.learning_rate_found
         recipe = self.recipe if found is None else replace(self.recipe, learning_rate=found)
         state = self.checkpoints.load(recipe, self.data, self.context.hardware, self.context.console.say)

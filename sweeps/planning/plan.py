@@ -126,7 +126,9 @@ class Plan:
         """Return how many times longer a stage of `runs` long runs takes than with no worker ever idle."""
         if self.shares_cores or not runs:
             return 1.0
-        return math.ceil(runs / self.side_by_side) * self.side_by_side / runs
+        # Workers on one GPU share it, so that fewer are faster.
+        places = self.side_by_side if self.on_cluster else min(self.side_by_side, max(1, torch.cuda.device_count()))
+        return math.ceil(runs / places) * places / runs
 
     @property
     def shares_cores(self) -> bool:
@@ -190,7 +192,7 @@ def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet = CIFAR1
     Raises:
         OutOfMemory: a batch does not fit into the memory of the device.
     """
-    with oom_context(recipe.batch_size, recipe):
+    with oom_context(f"a batch of {recipe.batch_size} images", recipe):
         return _speed(recipe, hardware, data_set)
 
 

@@ -162,7 +162,7 @@ class Adaptation:
 
         Raises:
             Stopped: `stop` returned true; the same call resumes the study.
-            StudyError: the study was started with another backbone or other data.
+            StudyError: the study was started with another backbone, preset or seed, or other data.
             InconsistentError: resuming it would give wrong results.
         """
         study = self._open()
@@ -215,18 +215,16 @@ class Adaptation:
             raise StudyError(
                 f"study {self.study!r} must be one that adapts a network, but it is a sweep; {ANOTHER_NAME}"
             )
-        before = study.user_attrs.get(ADAPTATION, settings)
-        for name, value in before.items():  # earlier versions had fewer
-            if value != settings[name]:
+        for name, value in study.user_attrs.get(ADAPTATION, {}).items():  # earlier versions had fewer
+            if value != (given := settings.get(name)):
                 raise StudyError(
-                    f"study {self.study!r} was started with {name} {value}, but got {name} {settings[name]}; "
-                    f"{ANOTHER_NAME}"
+                    f"study {self.study!r} was started with {name} {value}, but got {name} {given}; {ANOTHER_NAME}"
                 )
         if known:
             check_before_training(self.store, self.study, study.get_trials(deepcopy=False), self.console.say)
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(HeadRecipe().to_dict())
-        study.set_user_attr(ADAPTATION, before)
+        study.set_user_attr(ADAPTATION, settings)
         seed = derive_seed(self.seed, len(study.get_trials(deepcopy=False)))
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
         tags = {**self._tags(), "stage": "adapted-study"}

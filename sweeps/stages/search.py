@@ -65,18 +65,23 @@ class Search(Stage):
     def why_prune(self, run: SweepRun, point: Progress) -> str | None:
         """Report the validation accuracy to Optuna; return the reason to end the trial, if its pruner asks for that."""
         assert point.val_accuracy is not None
-        trial, study, eighth = self._trials[run.key], self.sweep.study, round(point.fraction * EIGHTHS)
-        again = eighth in self._reported[run.key]
-        if not again:
+        trial, eighth = self._trials[run.key], round(point.fraction * EIGHTHS)
+        if eighth not in self._reported[run.key]:
             trial.report(point.val_accuracy, eighth)
             self._reported[run.key].add(eighth)
-        if point.fraction == 1:
+        elif "reason" in trial.user_attrs:  # an earlier process was to end the trial; Optuna judges a value once
+            return str(trial.user_attrs["reason"])
+        if point.fraction == 1 or not trial.should_prune():
             return None
+        reason = self._why(trial, point, eighth)
+        trial.set_user_attr("reason", reason)
+        return reason
+
+    def _why(self, trial: Trial, point: Progress, eighth: int) -> str:
+        """Return what the pruner asked of a trial, and what it reached."""
+        study = self.sweep.study
         asked = bar(self.sweep.plan.pruner, study, study.get_trials(deepcopy=False)[trial.number], eighth)
-        # Optuna's halving judges a value once: a process that died after that may not have ended the trial.
-        below = again and asked is not None and point.val_accuracy < asked.accuracy
-        if not below and not trial.should_prune():
-            return None
+        assert point.val_accuracy is not None
         reached, at = percent(point.val_accuracy), f"pruned at {percent(point.fraction, 0)} of its budget"
         if asked is None:
             return f"{reached}: {at}"

@@ -207,7 +207,7 @@ def left_out(study: optuna.Study, trials: int) -> Iterator[str]:
     needed = started_trials(study) + waiting
     if waiting and needed > trials:
         lost = min(waiting, needed - trials)
-        yield f"{lost} of the {waiting} recipes that wait are left out: all need --trials {needed}"
+        yield f"--trials {trials} leaves out {lost} of the {waiting} queued recipes; --trials {needed} tries all"
 
 
 def trials_since_best(study: optuna.Study) -> int:

@@ -200,7 +200,7 @@ def test_a_state_of_another_kind_of_device(saved: Path, tmp_path: Path) -> None:
     facts, tensors = read_tensors(saved)
     path = tmp_path / "cuda.safetensors"
     write_tensors(path, facts, {**tensors, "generator": torch.zeros(16, dtype=torch.uint8)})  # as long as one of CUDA
-    with pytest.raises(CheckpointError, match=r"resume on the kind of device that it began on only$"):
+    with pytest.raises(CheckpointError, match=r"can only resume on the kind of device that it began on$"):
         load_state(SMALL, path, TINY_DATA, FP32)
 
 
@@ -269,14 +269,20 @@ class TestCheckpoints:
         assert states == ["step-000000010.safetensors", "step-000000100.safetensors"]
         assert len(list(checkpoints.folder.iterdir())) == 4
 
-    def test_states_that_training_did_not_resume_from_do_not_outlive_it(self, checkpoints: Checkpoints) -> None:
+    def test_later_states_that_are_of_no_use_do_not_crowd_out_those_of_a_new_start(
+        self, checkpoints: Checkpoints
+    ) -> None:
+        for path in checkpoints.folder.glob("*.safetensors"):
+            path.write_bytes(b"damaged")
         state = fresh()
-        state.step = 5
-        checkpoints.save(state)
+        for step in (3, 4, 5):
+            state.step = step
+            checkpoints.save(state)
         loaded = checkpoints.load(SMALL, TINY_DATA, FP32)
         assert loaded is not None
         assert loaded.step == 5
-        assert len(list(checkpoints.folder.iterdir())) == 2
+        assert not checkpoints.path(3).exists()
+        assert checkpoints.path(4).exists()
 
     @pytest.mark.parametrize("damage", [b"", b"not a state", None])
     def test_the_one_before_stands_in_for_a_bad_one(self, checkpoints: Checkpoints, damage: bytes | None) -> None:

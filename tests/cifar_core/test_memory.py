@@ -28,7 +28,7 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: type(error).__name__)
 def test_the_batch_is_named(error: Exception) -> None:
-    with pytest.raises(OutOfMemory) as raised, oom_context(512, RECIPE):
+    with pytest.raises(OutOfMemory) as raised, oom_context("a batch of 512 images", RECIPE):
         raise error
     said = str(error).splitlines()[0] if str(error) else "MemoryError"
     expected = f"out of memory: a batch of 512 images did not fit beside the network (custom_resnet, width 1): {said}"
@@ -38,7 +38,7 @@ def test_the_batch_is_named(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")])
 def test_other_errors_are_not_changed(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, oom_context(512, RECIPE):
+    with pytest.raises(type(error)) as raised, oom_context("a batch of 512 images", RECIPE):
         raise error
     assert raised.value is error
 

@@ -69,8 +69,9 @@ def test_none_for_a_broken_library_or_folder(source: Path, tmp_path: Path, monke
     assert native.load(source) is None
 
 
-def test_none_without_compiler(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", "no-such-compiler")
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "'cc"])
+def test_none_without_compiler(source: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
+    monkeypatch.setenv("CC", compiler)
     assert native.load(source) is None
 
 

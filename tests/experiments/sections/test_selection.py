@@ -114,12 +114,15 @@ def test_without_candidates_the_section_says_why(unconfirmed: Facts) -> None:
     assert section(unfinished).blocks == (Missing("No trial is complete, so there is no network to show."),)
 
 
-@pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
-def test_a_champion_whose_final_is_not_done_is_chosen(demo: Facts, state: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("running", "is still running"), ("interrupted", "was interrupted"), ("failed", "has failed")],
+)
+def test_a_champion_whose_final_is_not_done_is_chosen(demo: Facts, state: str, words: str) -> None:
     final = demo.study.confirm.head(1).assign(state=state, **{"tags.stage": "final"})
     facts = with_study(demo, final=final)
     assert [row.champion for row in candidates_of(facts.study)] == [True]
     first = section(facts).blocks[0]
     assert isinstance(first, CitedText)
-    assert first.text.endswith(f"The training of its recipe on all training images is {state}.")
+    assert first.text.endswith(f"The training of its recipe on all training images {words}.")
     assert "not been made yet" not in first.text

@@ -108,7 +108,7 @@ def test_workers_end_with_their_parent() -> None:
 
 @pytest.mark.timeout(300)
 def test_a_worker_that_dies_within_a_message_is_one_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of a run fill the buffer of the pipe, so that the worker waits in the middle of its last message."""
+    """What a pipe raises then, as pictures of a run fill its buffer and a worker waits in the middle of a message."""
     executor = start()
     try:
         executor.start(JOB)

@@ -106,7 +106,6 @@ def test_a_write_that_comes_forward_is_waited_for(server: Server, tmp_path: Path
     assert server.taken == list(range(20))
 
 
-@pytest.mark.slow
 def test_a_backlog_does_not_hold_up_a_stop(server: Server, tmp_path: Path) -> None:
     server.seconds = 0.02
     sender = server.open(tmp_path / "queues")
@@ -116,6 +115,7 @@ def test_a_backlog_does_not_hold_up_a_stop(server: Server, tmp_path: Path) -> No
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: Path) -> None:
     sender = server.open(tmp_path)
     hanging, answer = threading.Event(), threading.Event()
