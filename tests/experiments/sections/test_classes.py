@@ -119,6 +119,8 @@ def test_names_that_are_numbers_are_names_in_the_figures(demo: Facts) -> None:
     for picture in classes.section(demo).pictures:
         assert isinstance(picture, Figure)
         assert picture.figure.layout.yaxis.type == "category"
+        places = {(mark.x, mark.y) for mark in picture.figure.layout.annotations}
+        assert all(isinstance(place, int) for pair in places for place in pair), "a name such as 10 would be a place"
 
 
 def test_a_group_is_weaker_only_beyond_chance(found: ClassResults) -> None:
