@@ -195,7 +195,7 @@ def _labels(scenario: Scenario, images: int) -> str:
 
 
 def _terms(vendor: Vendor, facts: Facts) -> Iterator[str]:
-    """What the scenario says of a vendor, in words."""
+    """Yield the scenario's assumptions about a vendor, in words."""
     if vendor.training:
         yield f"training {money(vendor.training.least_purchase)} at least"
     if facts.scenario.latency_bar_ms is None and vendor.batch:

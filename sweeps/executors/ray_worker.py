@@ -68,7 +68,7 @@ class RayWorker:
             self._taken += 1
             try:
                 self._inbox.put(self._unpacked(due))
-            except OSError as error:  # else the coordinator would wait for the job for ever
+            except OSError as error:  # without an event the coordinator would wait forever
                 assert isinstance(due.message, TrainJob | EvaluateJob)
                 reason = f"a node must have room for the network that it tests, but: {error.strerror or error}"
                 await self._add(CheckpointWriteFailed(due.message.key, reason), None)

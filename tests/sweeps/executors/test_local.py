@@ -108,7 +108,7 @@ def test_workers_end_with_their_parent() -> None:
 
 @pytest.mark.timeout(300)
 def test_a_worker_that_dies_within_a_message_is_one_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a pipe raises then, as pictures of a run fill its buffer and a worker waits in the middle of a message."""
+    """A pipe raises OSError if the worker is killed while it writes a message that is larger than the buffer."""
     executor = start()
     try:
         executor.start(JOB)
