@@ -70,9 +70,7 @@ class Recipe:
     momentum: float = 0.85  # of sgd and muon; beta_1 of the others
     aux_momentum: float = 0.9  # muon: of the auxiliary sgd, or beta_1 of adamw
     nesterov: bool = True  # Nesterov momentum for sgd
-    weight_decay: float = (
-        0.0015  # of the decoupled kind with adamw, muon and ranger; adam and sgd add it to the gradient
-    )
+    weight_decay: float = 0.0015  # decoupled with adamw, muon and ranger; adam and sgd add it to the gradient
     decay_all: bool = False  # biases and norms decay as well
     reset_norms: bool = False  # muon: before each step, hidden weights are scaled to the norm sqrt(C_out), not decayed
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 disables clipping

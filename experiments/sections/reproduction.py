@@ -12,6 +12,19 @@ from experiments.reading.scenario import Scenario
 from experiments.reading.study import Study
 from sweeps.planning.space_file import SPACES
 
+_SETTINGS = (
+    "study",
+    "trials",
+    "preset",
+    "epochs",
+    "space",
+    "seed",
+    "sampler",
+    "pruner",
+    "max_parameters",
+    "max_latency",
+)
+
 
 def section(facts: Facts) -> Section:
     study = facts.study
@@ -47,19 +60,7 @@ def commands(study: Study, scenario: Scenario) -> str:
     if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
         given["space"] = "space.toml"
         lines.append("# space.toml is an artifact of the study's own run in MLflow")
-    names = (
-        "study",
-        "trials",
-        "preset",
-        "epochs",
-        "space",
-        "seed",
-        "sampler",
-        "pruner",
-        "max_parameters",
-        "max_latency",
-    )
-    known = {name: shlex.quote(given[name]) for name in names if given.get(name, "None") != "None"}
+    known = {name: shlex.quote(given[name]) for name in _SETTINGS if given.get(name, "None") != "None"}
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())
     options += " --no-starts" if given.get("starts") == "False" else ""
     own = "" if scenario.is_example else f" --scenario {shlex.quote(scenario.file)}"

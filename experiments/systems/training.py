@@ -92,7 +92,8 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
     """Train `recipe` for `epochs` of its epochs (default: all), and resume where an earlier call ended.
 
     Raises:
-        UserError: a range test found no rate, a batch did not fit into memory, or MLflow does not answer.
+        UserError: a range test found no rate, a batch did not fit into memory, MLflow does not answer, or an earlier
+            call trained on another kind of device.
         Diverged: a loss was no longer finite.
         Stopped: SIGINT, SIGTERM or SIGHUP; a later call resumes.
     """
@@ -101,6 +102,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
     if run.recall() and run.step >= goal and run.tested is not None:
         run.say(f"nothing is left to do, {run.path} reaches to epoch {run.epochs}")
         return
+    run.check_device()
     run.begin()
     try:
         state = run.train(goal)
@@ -172,6 +174,19 @@ class _Run:
                 return True
         self.say(f"{self.path} does not hold this run, and will be replaced")
         return False
+
+    def check_device(self) -> None:
+        """Check that the run can resume on this device.
+
+        Raises:
+            UserError: it began on another kind of device.
+        """
+        before, now = (device.partition(":")[0] for device in (self.began_on, self.tags["device"]))
+        if before != now and self.checkpoints.folder.exists():
+            raise UserError(
+                f"{self.title} must resume on {before}, where it began, but got {now}; without {self.path} it begins "
+                "anew"
+            )
 
     def begin(self) -> None:
         """Begin the run in MLflow.
@@ -296,17 +311,7 @@ class _Run:
         }
 
     def _resume(self) -> TrainState | None:
-        """Load the newest checkpoint, and cut the curve to its step; None if either is missing.
-
-        Raises:
-            UserError: the run began on another kind of device, on which alone it can resume.
-        """
-        before, now = (device.partition(":")[0] for device in (self.began_on, self.tags["device"]))
-        if before != now and self.checkpoints.folder.exists():
-            raise UserError(
-                f"{self.title} must resume on {before}, where it began, but got {now}; another folder of --results "
-                "begins it anew"
-            )
+        """Load the newest checkpoint, and cut the curve to its step; None if either is missing."""
         found = self.learning_rate_found
         recipe = self.recipe if found is None else replace(self.recipe, learning_rate=found)
         state = self.checkpoints.load(recipe, self.data, self.context.hardware, self.context.console.say)

@@ -302,6 +302,22 @@ def test_a_part_is_tested_and_resumes_to_the_same_end(
     check_same(place, undisturbed[watched])
 
 
+def test_a_part_on_another_kind_of_device_is_kept(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.call("--epochs", "1") == 0
+    path = place.results / "three_conv-seed0.json"
+    on_gpu = {**place.written(), "hardware": {**place.written()["hardware"], "device": "cuda:0"}}
+    path.write_text(json.dumps(on_gpu))
+    kept = sorted(place.store.checkpoints("systems", "x").parent.rglob("*.safetensors"))
+    assert place.call() == 2
+    said = f"three_conv seed 0 must resume on cuda, where it began, but got cpu; without {path} it begins anew"
+    assert said in capsys.readouterr().err
+    assert place.written() == on_gpu
+    assert kept
+    assert kept == sorted(place.store.checkpoints("systems", "x").parent.rglob("*.safetensors"))
+    path.unlink()
+    assert place.call() == 0
+
+
 def test_less_than_a_step_is_a_step(place: Place) -> None:
     assert place.call("--epochs", "0.0001") == 0
     assert 0 < place.written()["epochs_run"] < 1
