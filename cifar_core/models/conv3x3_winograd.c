@@ -16,9 +16,8 @@
 #define TILES_AT_ONCE 12    /* whose products with WIDE filters are summed in registers */
 #define SLOPES_AT_ONCE 8    /* channels of slopes whose products with WIDE channels of tiles are summed in registers */
 #define PAD 32              /* numbers between points: at a power of two they would share a set of the caches */
-#define SHARE 16            /* tiles that a thread takes to transform them */
 #define BLOCK_BYTES 393216  /* of transformed tiles: they stay in the second cache */
-#define SUM_BYTES 3145728   /* of transformed tiles and slopes in the gradient of the weights: the third cache */
+#define SUM_BYTES 786432    /* of a thread's transformed tiles and slopes in the gradient of the weights: likewise */
 #define SUM_PAIRS 96        /* of tiles whose products are summed in registers: they stay in the first cache */
 
 struct job {
@@ -27,11 +26,11 @@ struct job {
     int64_t tiles_across, tiles_each, tiles;        /* of a line, of an image, of all images */
     int64_t next;                                   /* piece of work that no thread has taken */
     int64_t block;                                  /* tiles that are taken at once */
-    int64_t first, count;                           /* tiles of the block whose products are summed */
+    int64_t rows_each, groups;                      /* of points, and of channels of slopes, that threads take apart */
     int out_of_memory;                              /* the result is not complete */
     const bf16 *image, *gradient, *black;           /* black: a pixel */
     const float *weight, *bias;                     /* bias: null: none */
-    bf16 *filters, *tile_pairs, *slope_pairs, *output;
+    bf16 *filters, *output;
     float *sums, *of_weight;
 };
 
@@ -321,7 +320,15 @@ static inline void store_pairs(bf16 *to, __m512 one, __m512 next) {
     _mm512_store_si512(to, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(next, one)));
 }
 
-/* Pairs of tiles (16, channels / 32, block / 2, 32, 2), with PAD numbers behind each point and each 32 channels. */
+/* What a thread does of the gradient of the weights: rows of four points each, and some channels of the slopes. Threads
+   share nothing that they write, as cores that write to the same memory in turns are slow. */
+struct share {
+    int64_t top, bottom;     /* rows */
+    int64_t from, to;        /* channels of the slopes */
+    int64_t first, count;    /* tiles of the block */
+    bf16 *tiles, *slopes;    /* transformed: pairs of tiles (points, channels / 32, block / 2, 32, 2), with PAD numbers */
+};                           /* behind each point and each 32 channels */
+
 static int64_t pairs_size(const struct job *job, int64_t channels) {
     return round_up(channels, WIDE) / WIDE * (job->block * WIDE + PAD) + PAD;
 }
@@ -329,36 +336,42 @@ static inline bf16 *pairs_at(const struct job *job, bf16 *pairs, int64_t channel
     return pairs + channel / WIDE * (job->block * WIDE + PAD) + channel % WIDE * 2;
 }
 
-/* Transformed tiles `first + t` and the next one; tiles beyond the last are zero. */
-static void transform_pair_of_tiles(const struct job *job, int64_t t) {
+/* Rows of B' d B of tiles `first + t` and the next one; tiles beyond the last are zero. */
+static inline void transform_pair_of_tiles(const struct job *job, const struct share *share, int64_t t, int top,
+                                           int bottom) {
     const int64_t inputs = job->inputs, point_size = pairs_size(job, inputs);
     const bf16 *pixels[2][POINTS];
     for (int next = 0; next < 2; next++)
-        find_pixels(job, job->first + t + next, job->image, job->height, job->width, inputs, 4, pixels[next]);
+        find_pixels(job, share->first + t + next, job->image, job->height, job->width, inputs, 4, pixels[next]);
     for (int64_t c = 0; c < round_up(inputs, WIDE); c += LANES) {
-        bf16 *to = pairs_at(job, job->tile_pairs, c) + t * WIDE;
+        bf16 *to = pairs_at(job, share->tiles, c) + t * WIDE;
         __m512 d[2][4][4];
 #pragma GCC unroll 2
         for (int next = 0; next < 2; next++) {
 #pragma GCC unroll 16
             for (int p = 0; p < POINTS; p++)
-                d[next][p / 4][p % 4] = load_16(pixels[next][p] + c, inputs - c);
+                if ((p / 4 > 0 || top == 0) && (p / 4 < 3 || bottom == 4)) /* the rows may depend on it */
+                    d[next][p / 4][p % 4] = load_16(pixels[next][p] + c, inputs - c);
+                else
+                    d[next][p / 4][p % 4] = _mm512_setzero_ps();
             transform_tile(d[next]);
         }
 #pragma GCC unroll 16
         for (int p = 0; p < POINTS; p++)
-            store_pairs(to + p * point_size, d[0][p / 4][p % 4], d[1][p / 4][p % 4]);
+            if (p / 4 >= top && p / 4 < bottom)
+                store_pairs(to + (p - 4 * top) * point_size, d[0][p / 4][p % 4], d[1][p / 4][p % 4]);
     }
 }
 
-/* Transformed slopes of the same tiles. */
-static void transform_pair_of_slopes(const struct job *job, int64_t t) {
+/* Rows of A y A' of the slopes of the same tiles. */
+static inline void transform_pair_of_slopes(const struct job *job, const struct share *share, int64_t t, int top,
+                                            int bottom) {
     const int64_t outputs = job->outputs, point_size = pairs_size(job, outputs);
     const bf16 *pixels[2][4];
     for (int next = 0; next < 2; next++)
-        find_pixels(job, job->first + t + next, job->gradient, job->rows, job->columns, outputs, 2, pixels[next]);
-    for (int64_t k = 0; k < round_up(outputs, WIDE); k += LANES) {
-        bf16 *to = pairs_at(job, job->slope_pairs, k) + t * WIDE;
+        find_pixels(job, share->first + t + next, job->gradient, job->rows, job->columns, outputs, 2, pixels[next]);
+    for (int64_t k = share->from; k < share->to; k += LANES) {
+        bf16 *to = pairs_at(job, share->slopes, k) + t * WIDE;
         __m512 y[2][2], z[2][4][4];
 #pragma GCC unroll 2
         for (int next = 0; next < 2; next++) {
@@ -369,17 +382,17 @@ static void transform_pair_of_slopes(const struct job *job, int64_t t) {
         }
 #pragma GCC unroll 16
         for (int p = 0; p < POINTS; p++)
-            store_pairs(to + p * point_size, z[0][p / 4][p % 4], z[1][p / 4][p % 4]);
+            if (p / 4 >= top && p / 4 < bottom)
+                store_pairs(to + (p - 4 * top) * point_size, z[0][p / 4][p % 4], z[1][p / 4][p % 4]);
     }
 }
 
-static void transform_block(void *argument) {
-    struct job *job = argument;
-    for (int64_t from; (from = take(job, SHARE)) < job->count;)
-        for (int64_t t = from; t < smaller(from + SHARE, job->count); t += 2) {
-            transform_pair_of_tiles(job, t);
-            transform_pair_of_slopes(job, t);
-        }
+static inline __attribute__((always_inline)) void transform_rows(const struct job *job, const struct share *share,
+                                                                int top, int bottom) {
+    for (int64_t t = 0; t < share->count; t += 2) {
+        transform_pair_of_tiles(job, share, t, top, bottom);
+        transform_pair_of_slopes(job, share, t, top, bottom);
+    }
 }
 
 /* Add the products of SLOPES_AT_ONCE channels of slopes and WIDE of tiles, both (pairs, 32, 2), to sums
@@ -406,22 +419,50 @@ static inline void accumulate(const bf16 *slopes, const bf16 *tiles, int64_t pai
 }
 
 /* Add a block of tiles to the sums (16, outputs, inputs). */
-static void sum_block(void *argument) {
-    struct job *job = argument;
+static void sum_block(const struct job *job, const struct share *share) {
     const int64_t inputs = round_up(job->inputs, WIDE), outputs = round_up(job->outputs, WIDE);
-    const int64_t pairs = (job->count + 1) / 2;
-    for (int64_t panel; (panel = take(job, 1)) < POINTS * outputs / WIDE;) {
-        const int64_t p = panel / (outputs / WIDE), k = panel % (outputs / WIDE) * WIDE;
-        const bf16 *slopes = pairs_at(job, job->slope_pairs + p * pairs_size(job, job->outputs), k);
-        bf16 *const tiles_of_point = job->tile_pairs + p * pairs_size(job, job->inputs);
-        for (int64_t from = 0; from < pairs; from += SUM_PAIRS)
-            for (int64_t c = 0; c < inputs; c += WIDE) {
-                const bf16 *tiles = pairs_at(job, tiles_of_point, c) + from * 2 * WIDE;
-                for (int64_t i = 0; i < WIDE; i += SLOPES_AT_ONCE)
-                    accumulate(slopes + from * 2 * WIDE + 2 * i, tiles, smaller(SUM_PAIRS, pairs - from),
-                               job->sums + (p * outputs + k + i) * inputs + c, inputs);
-            }
+    const int64_t pairs = (share->count + 1) / 2;
+    for (int64_t p = 4 * share->top; p < 4 * share->bottom; p++)
+        for (int64_t k = share->from; k < share->to; k += WIDE) {
+            const int64_t point = p - 4 * share->top;
+            const bf16 *slopes = pairs_at(job, share->slopes + point * pairs_size(job, job->outputs), k);
+            bf16 *const tiles_of_point = share->tiles + point * pairs_size(job, job->inputs);
+            for (int64_t from = 0; from < pairs; from += SUM_PAIRS)
+                for (int64_t c = 0; c < inputs; c += WIDE) {
+                    const bf16 *tiles = pairs_at(job, tiles_of_point, c) + from * 2 * WIDE;
+                    for (int64_t i = 0; i < WIDE; i += SLOPES_AT_ONCE)
+                        accumulate(slopes + from * 2 * WIDE + 2 * i, tiles, smaller(SUM_PAIRS, pairs - from),
+                                   job->sums + (p * outputs + k + i) * inputs + c, inputs);
+                }
+        }
+}
+
+static void sum_products(void *argument) {
+    struct job *job = argument;
+    const int64_t panels = round_up(job->outputs, WIDE) / WIDE, points = 4 * job->rows_each;
+    struct share share = {.tiles = zeros(points * pairs_size(job, job->inputs) * sizeof(bf16)),
+                          .slopes = zeros(points * pairs_size(job, job->outputs) * sizeof(bf16))};
+    if (share.tiles == NULL || share.slopes == NULL)
+        job->out_of_memory = 1;
+    for (int64_t taken; !job->out_of_memory && (taken = take(job, 1)) < 4 / job->rows_each * job->groups;) {
+        const int64_t group = taken % job->groups;
+        share.top = taken / job->groups * job->rows_each, share.bottom = share.top + job->rows_each;
+        share.from = group * panels / job->groups * WIDE, share.to = (group + 1) * panels / job->groups * WIDE;
+        for (share.first = 0; share.first < job->tiles; share.first += job->block) {
+            share.count = smaller(job->block, job->tiles - share.first);
+            if (share.top == 0 && share.bottom == 4) /* with constants it is fast */
+                transform_rows(job, &share, 0, 4);
+            else if (share.top == 0 && share.bottom == 2)
+                transform_rows(job, &share, 0, 2);
+            else if (share.top == 2 && share.bottom == 4)
+                transform_rows(job, &share, 2, 4);
+            else
+                transform_rows(job, &share, share.top, share.bottom);
+            sum_block(job, &share);
+        }
     }
+    free(share.slopes);
+    free(share.tiles);
 }
 
 static void write_gradient(void *argument) {
@@ -493,25 +534,21 @@ int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int6
                        const bf16 *gradient, float *of_weight) {
     struct job job = new_job(images, height, width, inputs, outputs, rows, columns);
     const int64_t in = round_up(inputs, WIDE), out = round_up(outputs, WIDE);
-    job.block = SUM_BYTES / (POINTS * (in + out) * sizeof(bf16));
+    job.rows_each = threads % 2 ? 4 : 2;
+    if (threads * job.rows_each / 4 > out / WIDE)
+        job.rows_each = 1;
+    job.groups = larger(1, smaller(threads * job.rows_each / 4, out / WIDE));
+    job.block = SUM_BYTES / (4 * job.rows_each * (in + out / job.groups) * sizeof(bf16));
     job.block = round_up(smaller(larger(job.block, 2 * SUM_PAIRS), job.tiles), 2);
     bf16 *black = zeros(larger(in, out) * sizeof(bf16));
     job.image = image, job.black = black, job.gradient = gradient, job.of_weight = of_weight;
-    job.tile_pairs = zeros(POINTS * pairs_size(&job, inputs) * sizeof(bf16));
-    job.slope_pairs = zeros(POINTS * pairs_size(&job, outputs) * sizeof(bf16));
     job.sums = zeros(POINTS * in * out * sizeof(float));
-    job.out_of_memory = black == NULL || job.tile_pairs == NULL || job.slope_pairs == NULL || job.sums == NULL;
+    job.out_of_memory = black == NULL || job.sums == NULL;
     if (!job.out_of_memory) {
-        for (job.first = 0; job.first < job.tiles; job.first += job.block) {
-            job.count = smaller(job.block, job.tiles - job.first);
-            run(&job, threads, transform_block, parallel);
-            run(&job, threads, sum_block, parallel);
-        }
+        run(&job, threads, sum_products, parallel);
         run(&job, threads, write_gradient, parallel);
     }
     free(job.sums);
-    free(job.slope_pairs);
-    free(job.tile_pairs);
     free(black);
     return job.out_of_memory;
 }
