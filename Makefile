@@ -36,6 +36,7 @@ help:
 	@echo 'make clean      remove .venv and caches; mlruns/ and the data set stay'
 	@echo 'For developers:'
 	@echo 'make format     ruff: sort imports, format'
+	@echo 'make lint       ruff and mypy'
 	@echo 'make check      ruff, mypy and the quick tests, in about a minute'
 	@echo 'make test       ruff, mypy and all tests but the long ones (ARGS="-k console": some)'
 	@echo 'make test-long  whole sweeps from end to end, a short torture'

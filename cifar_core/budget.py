@@ -35,13 +35,23 @@ class Budget:
         """
         if self.flops is None:
             return replace(recipe, epochs=float(self.max_epochs))
-        steps = self.flops / step_flops(recipe, data_set)
-        if steps < 2:
+        if (steps := self.steps(recipe, data_set)) < 2:
             raise UserError(
                 f"a budget must cover two training steps, but {self.flops:.3g} FLOPs cover {steps:.2f} of "
                 f"{recipe.model} at batch size {recipe.batch_size}"
             )
         return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
+
+    def steps(self, recipe: Recipe, data_set: DataSet = CIFAR10) -> float:
+        """Return the number of training steps that the budget covers; infinity if it is a number of epochs."""
+        return math.inf if self.flops is None else self.flops / step_flops(recipe, data_set)
+
+    def narrow(self, recipe: Recipe, data_set: DataSet = CIFAR10) -> Recipe:
+        """Halve the width of `recipe` until the budget covers two training steps, down to an eighth of its width."""
+        narrow = recipe
+        while self.steps(narrow, data_set) < 2 and narrow.width > recipe.width / 8:
+            narrow = replace(narrow, width=narrow.width / 2)
+        return narrow
 
     def extend(self, recipe: Recipe, train_images: int, data_set: DataSet = CIFAR10) -> Recipe:
         """Return `recipe`, which was tuned at another length, with the epochs, rate, decay and batch size for this one.

@@ -134,6 +134,8 @@ def _ask_all(chat: Chat, budget: Budget, pictures: Sequence[Path], out: Path, co
                 pool.shutdown(cancel_futures=True)
     errors = [error for future in asked if not future.cancelled() and (error := future.exception())]
     for error in errors:
+        if isinstance(error, OSError):
+            raise InvalidFileError(f"the images must be readable and {out} writable, but: {error}") from error
         if not isinstance(error, BudgetSpentError):
             raise error
     return str(errors[0]) if errors else ""

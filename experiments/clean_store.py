@@ -49,7 +49,12 @@ def _run(options: argparse.Namespace) -> int:
         if not sys.stdin.isatty():
             print("Nothing was removed; --yes does it.")
             return 0
-        if input("Remove it for good? [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input("Remove it for good? [y/N] ")
+        except EOFError:  # Ctrl-D
+            answer = ""
+            print()
+        if answer.strip().lower() not in ("y", "yes"):
             print("Nothing was removed.")
             return 0
     remove(store, found)

@@ -6,6 +6,7 @@ python experiments/export_test.py DIR [--study NAME]
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,11 @@ from experiments.reading.studies import StudyReader
 from experiments.vendors.answers import image_name, prompt_for
 from experiments.vendors.scoring import LOOKS
 from experiments.vendors.sealed import sealed_test
-from sweeps.command_line import OneLineParser, number, run_command
+from sweeps.command_line import OneLineParser, number, run_command, server_url
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.tracking.locations import DATA_SET
 from sweeps.validation import InvalidFileError
 
 SIDE = 256  # pixels: services enlarge smaller images, or read them badly
@@ -54,12 +56,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    parser.add_argument("--tracking-uri", type=server_url, metavar="URI", help="MLflow, if it is not in the store")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    folder, store = options.folder, Store.locate(options.store)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder, store = options.folder, Store.locate(options.store, tracking_uri=options.tracking_uri)
+    try:
+        is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise StoreError(f"DIR must be a new or empty folder, but: {error}") from error
+    if not is_free:
         raise StoreError(f"DIR must be a new or empty folder, but {folder} is not")
     data_set = _data_set(store, options.study)
     if options.side < data_set.side:
@@ -77,6 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         for index, pixels in enumerate(images):
             picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)
             picture.save(folder / "images" / image_name(index))
+        (folder / DATA_SET).write_text(json.dumps(data_set.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "classes.txt").write_text("\n".join(data_set.classes) + "\n", encoding="utf-8")
         (folder / "prompt.txt").write_text(prompt_for(data_set.classes) + "\n", encoding="utf-8")
     except OSError as error:
@@ -87,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _data_set(store: Store, study: str | None) -> DataSet:
     """The data set of the study; without a name, of the most recent one, and CIFAR-10 where there is none."""
-    if study is None and not store.databases()[0].exists():
+    if study is None and store.mlflow_file is not None and not store.mlflow_file.exists():
         return CIFAR10
     with readable(store) as place:
         reader = StudyReader(place)

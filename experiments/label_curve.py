@@ -39,7 +39,7 @@ from sweeps.command_line import FAILED, OneLineParser, Stopper, number, run_comm
 from sweeps.console import SweepConsole, about
 from sweeps.coordinator import Interrupted
 from sweeps.lock import acquire
-from sweeps.planning.plan import measure_speed
+from sweeps.planning.speed import measure_speed
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 from sweeps.tracking.locations import DATA_SET
@@ -164,8 +164,7 @@ def _run(options: argparse.Namespace) -> int:
     if failed:
         print(f"runs that failed: {failed}; the same command tries them again", file=sys.stderr)
     if subject.source:
-        where = [] if store.root == DEFAULT_STORE else ["--store", str(store.root)]
-        command = shlex.join(["python", "experiments/compare.py", "--study", subject.study, *where])
+        command = shlex.join(["python", "experiments/compare.py", "--study", subject.study, *store.as_option()])
         print(f"The report shows the curve: {command}")
     return FAILED if failed or lacking else 0
 
@@ -177,8 +176,8 @@ def _subject(name: str | None, store: Store) -> _Subject:
         StoreError: there is no such store or study, or it lacks the recipe.
         UserError: no trial of the study is complete.
     """
-    databases = [path for path in store.databases() if path.name == "mlflow.db"]
-    reader = StudyReader(store) if name is not None or all(path.is_file() for path in databases) else None
+    database = store.mlflow_file
+    reader = StudyReader(store) if name is not None or database is None or database.is_file() else None
     if reader is None or (name is None and not reader.studies() and not reader.adapted_studies()):
         return _Subject(_WITHOUT_STUDY, read_recipe(_WITHOUT_STUDY), "", CIFAR10)
     study = reader.read(name)

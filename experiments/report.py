@@ -100,7 +100,7 @@ def write_report(
         reader = StudyReader(place)
         found = reader.read(study)
         curve = load_label_curve(reader, found.name)
-        facts = gather(found, figures, assumed, reproduced, load_scores(place.root), curve)
+        facts = gather(found, figures, assumed, reproduced, load_scores(place.root, found.data_set), curve)
         files = render(facts)
         out = out or place.report(facts.study.name)
         return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_core.data.data_set import DataSet
 from experiments.pages.text import duration, percent, probability, span
 from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
-from experiments.reading.study import ImageAnswers
+from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.vendor_score import VendorScore
 from experiments.vendors.answers import parse_answers
 from experiments.vendors.scoring import fingerprint, keep, score
 from experiments.vendors.sealed import sealed_test
-from sweeps.command_line import OneLineParser, run_command
+from sweeps.command_line import OneLineParser, run_command, server_url
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
+from sweeps.tracking.locations import DATA_SET
 from sweeps.validation import InvalidFileError
 
 
@@ -52,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    parser.add_argument("--tracking-uri", type=server_url, metavar="URI", help="MLflow, if it is not in the store")
     return parser
 
 
@@ -61,9 +65,10 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise InvalidFileError(f"{options.answers.name} must be a readable file, but: {error}") from error
     answers = parse_answers(content, options.answers.name)
-    store = Store.locate(options.store)
+    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
     with readable(store) as place:
         study = StudyReader(place).read(options.study)
+    _check_images(options.answers.with_name(DATA_SET), study)
     ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
     test = sealed_test(study.data_set, options.data)()
     found = score(
@@ -76,9 +81,28 @@ def _run(options: argparse.Namespace) -> int:
         study=study.name,
         ours=ours,
     )
-    keep(found, content, store)
+    keep(found, content, study.data_set, store)
     _print(found)
     return 0
+
+
+def _check_images(path: Path, study: Study) -> None:
+    """Check that answers are about the images of the study, by the file that `export_test.py` writes beside them.
+
+    Raises:
+        InvalidFileError: they are about others, or the file is damaged.
+    """
+    if not path.exists():
+        return
+    try:
+        answered = DataSet.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidFileError(f"{path} must be what export_test.py wrote, but: {error}") from error
+    if answered.sha256 != study.data_set.sha256:
+        raise InvalidFileError(
+            f"--study must be one of {answered.name}, whose images were answered by {path}, but {study.name!r} is of "
+            f"{study.data_set.name}"
+        )
 
 
 def _print(found: VendorScore) -> None:

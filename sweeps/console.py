@@ -53,7 +53,7 @@ class SweepConsole:
     ) -> None:
         self._file = sys.stdout if file is None else file
         self._clock = clock
-        self._download: _Download | None = None
+        self._progress: _Progress | None = None
         self._view: SweepView | None = None
         self._written: SweepView | None = None
         self._line_at = 0.0
@@ -95,7 +95,7 @@ class SweepConsole:
 
     def plan(self, rows: Mapping[str, str]) -> None:
         """Print a table of two aligned columns."""
-        self._end_download()
+        self._end_progress()
         if self._live is not None:
             grid = Table.grid(padding=(0, 2))
             grid.add_column(style="dim", no_wrap=True)
@@ -108,13 +108,13 @@ class SweepConsole:
             for name, value in rows.items():
                 self.say(f"  {name:<{width}}  {value}")
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        """Show the progress of a download: `done` of `total` bytes, None for an unknown total."""
-        before, now = self._download, _Download(what=what, done=done, total=total)
+    def progress(self, what: str, done: int, total: int | None, unit: str = "bytes") -> None:
+        """Show the progress of a download or a long pass: `done` of `total`, None for an unknown total."""
+        before, now = self._progress, _Progress(what=what, done=done, total=total, unit=unit)
         if before is not None and before.what != what:
-            self._end_download()
+            self._end_progress()
             before = None
-        self._download = now
+        self._progress = now
         if self._live is not None:
             return
         ended = done == total and not (before is not None and before.done == done)
@@ -124,7 +124,7 @@ class SweepConsole:
 
     def update(self, view: SweepView) -> None:
         """Show `view` at the next redraw; without a live view, print a line now and then."""
-        self._end_download()
+        self._end_progress()
         self._view = view
         if self._live is None:
             fresh = self._written is None or self._written.stage.name != view.stage.name
@@ -135,18 +135,18 @@ class SweepConsole:
         self._written, self._line_at = view, self._clock()
         self.say(status_line(view))
 
-    def _end_download(self) -> None:
-        """Turn the bar of a download into a line that stays."""
-        download, self._download = self._download, None
-        if download is not None and self._live is not None:
-            self.say(download.line())
+    def _end_progress(self) -> None:
+        """Turn the bar into a line that stays."""
+        ended, self._progress = self._progress, None
+        if ended is not None and self._live is not None:
+            self.say(ended.line())
 
     def _picture(self) -> RenderableType:
         """Return the live view; the redrawing thread calls this, so that clocks tick between two updates."""
         wide = self._console.size.width >= MAX_COLUMNS
         parts: list[RenderableType] = []
-        if self._download is not None:
-            parts.append(self._download.bar())
+        if self._progress is not None:
+            parts.append(self._progress.bar())
         if self._view is not None:
             room = max(1, self._console.size.height - LINES_BESIDE_TRIALS)
             parts.append(_live_view(self._view, self._clock(), room, wide=wide))
@@ -154,15 +154,17 @@ class SweepConsole:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Download:
+class _Progress:
     what: str
     done: int
     total: int | None
+    unit: str
 
     def size(self) -> str:
+        divisor, spec, unit = (1e6, ".1f", "MB") if self.unit == "bytes" else (1, ",.0f", self.unit)
         if self.total:
-            return f"{self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB"
-        return f"{self.done / 1e6:.1f} MB" if self.done else ""
+            return f"{self.done / divisor:{spec}} of {self.total / divisor:{spec}} {unit}"
+        return f"{self.done / divisor:{spec}} {unit}" if self.done else ""
 
     def line(self) -> str:
         share = f"{percent(self.done / self.total, 0)}, " if self.total else ""
@@ -274,6 +276,11 @@ def percent(share: float, decimals: int = 1) -> str:
     return f"{100 * share:.{decimals}f} %"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 run` or `1,200 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def with_tta(accuracy: float | None) -> str:
     """Return ` (94.02 % with test-time augmentation)`, or nothing without an accuracy."""
     return "" if accuracy is None else f" ({percent(accuracy, 2)} with test-time augmentation)"
@@ -297,7 +304,7 @@ def clock_time(seconds: float) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """Return an estimate in words, in whole minutes."""
+    """Return an estimate in words."""
     return f"{about(seconds)} left"
 
 

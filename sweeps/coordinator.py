@@ -56,6 +56,11 @@ class Interrupted(Exception):
 class StoreLostError(UserError):
     """The store accepts no more writes; what it has is intact, and running trials can resume."""
 
+    @classmethod
+    def of(cls, error: Exception) -> StoreLostError:
+        """Return it with the message of an error of ours, or with the cause of one of Optuna's, which says more."""
+        return cls(first_line(error.__cause__ or error) if isinstance(error, StorageInternalError) else str(error))
+
 
 @dataclass(slots=True)
 class Summary:
@@ -109,7 +114,7 @@ class Coordinator:
                 raise
             self._close("finished", {"study/seconds": self._seconds(), **summary.metrics})
         except (StoreError, StorageInternalError) as error:
-            raise StoreLostError(first_line(error.__cause__ or error)) from error
+            raise StoreLostError.of(error) from error
         return summary
 
     def _run(self) -> Summary:
@@ -135,7 +140,7 @@ class Coordinator:
         sweep = self.sweep
         trials = sweep.study.get_trials(deepcopy=False)
         ended = {f"trial-{trial.number}" for trial in trials if trial.state.is_finished()}
-        for folder in sweep.store.checkpoints(sweep.plan.study, STUDY_KEY).parent.glob("*"):
+        for folder in sweep.store.checkpoint_folder(sweep.plan.study).glob("*"):
             if folder.name in ended or sweep.tracker.state(folder.name) in ("complete", "pruned", "failed"):
                 yield folder.name
 
@@ -159,6 +164,7 @@ class Coordinator:
             return
         accuracy = f"{percent(champion.accuracy, 2)} validation accuracy"
         self._description.crown(champion)
+        self.sweep.tracker.tag(STUDY_KEY, champion=str(champion.source))
         say(f"champion: trial {champion.source}, {champion.recipe.model}, {accuracy}")
         final = Final(self.sweep, champion)
         self._drive(final)
@@ -282,7 +288,8 @@ class Coordinator:
         elif isinstance(event, Paused):
             self._again.append(run)
         elif event.worker_died and run.deaths < _ATTEMPTS - 1:
-            after = "resumes from its last checkpoint" if self.sweep.keeps_checkpoints else "starts again"
+            resumes = self.sweep.keeps_checkpoints and isinstance(run.job, TrainJob)
+            after = "resumes from its last checkpoint" if resumes else "starts again"
             self.sweep.console.say(f"{run.title}: {event.reason}; it {after}")
             run.attempt += 1
             run.deaths += 1

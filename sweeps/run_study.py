@@ -19,7 +19,7 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.data.own_images import ImageSource, prepare
 from cifar_core.data.picture_cache import CachedPictures
-from cifar_core.errors import first_line
+from cifar_core.data.source import DataSource
 from cifar_core.evaluation.pictures import samples as draw_samples
 from cifar_core.hardware import set_up_cpu
 from cifar_core.memory import release_memory
@@ -31,10 +31,9 @@ from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED, Stopper, run_command
-from sweeps.console import SweepConsole, percent, with_tta
+from sweeps.console import SweepConsole, counted, percent, with_tta
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.engine import Engine
-from sweeps.executors.job_loop import DataSource
 from sweeps.lock import acquire, exclude_runs
 from sweeps.notice import Notice
 from sweeps.options import (
@@ -51,7 +50,7 @@ from sweeps.options import (
     public_command,
 )
 from sweeps.planning.limits import Limits
-from sweeps.planning.plan import Plan, affordable_steps, shrink_to_budget
+from sweeps.planning.plan import Plan
 from sweeps.planning.search_space import SearchSpace, comparable
 from sweeps.planning.space_file import read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
@@ -61,8 +60,8 @@ from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.studies.storage import OneWriterStorage, open_storage
-from sweeps.studies.study import best_recipes, left_out, load_study, open_study, started_trials
-from sweeps.tracking.mlflow_client import STUDY_KEY, connect
+from sweeps.studies.study import ADAPTATION, best_recipes, left_out, load_study, open_study, started_trials
+from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
@@ -130,12 +129,9 @@ def _sweep(
     if options.source is not None:
         wanted = _earlier_recipes(options.source, store, plan.study) | wanted
     recipes, notes = _affordable(wanted, given, plan.preset.trial, data_set)
-    data_dir = options.data or default_data_dir()
     store.create()
     with acquire(store.lock(plan.study), plan.study), notice.of_failure(), SweepConsole() as console:
-        if pictures is None:
-            ensure_cifar10(data_dir, console.progress)
-        loaders = DataSource.cifar10(data_dir) if pictures is None else DataSource.pictures(pictures)
+        loaders = _data_source(options, pictures, console)
         tracker = MlflowTracker(store, plan.study, say=console.say)
         summary = None
         # Workers take seconds to start: they do so while the databases are opened.
@@ -150,7 +146,7 @@ def _sweep(
                 study = open_study(
                     plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
                 )
-                checkpoints = store.checkpoints(plan.study, STUDY_KEY).parent
+                checkpoints = store.checkpoint_folder(plan.study)
                 console.plan({**plan.rows(max(0, plan.trials - started_trials(study))), **engine.rows(checkpoints)})
                 for note in (*(() if pictures is None else pictures.notes), *notes, *left_out(study, plan.trials)):
                     console.say(note)
@@ -196,17 +192,16 @@ def _adapt(
 ) -> int:
     """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0."""
     set_up_cpu(plan.workers * plan.threads)
-    study, data_dir = study_name(plan.study), options.data or default_data_dir()
+    study = study_name(plan.study)
     store.create()
     with acquire(store.lock(study), study), notice.of_failure(), SweepConsole() as console:
-        if pictures is None:
-            ensure_cifar10(data_dir, console.progress)
+        data = _data_source(options, pictures, console)
         tracker = MlflowTracker(store, study, say=console.say)
         stopper = stopper or Stopper()  # a new one not earlier: until here Ctrl-C ends everything at once
         adaptation = Adaptation(
             study=study,
             backbone=backbone,
-            data=DataSource.cifar10(data_dir) if pictures is None else DataSource.pictures(pictures),
+            data=data,
             data_set=plan.data_set,
             hardware=plan.hardware,
             seed=plan.seed,
@@ -226,7 +221,7 @@ def _adapt(
             with contextlib.suppress(Stopped):
                 result = adaptation.run()
         except (StoreError, StorageInternalError, OSError) as error:  # OSError: no room for features or the network
-            raise StoreLostError(first_line(error.__cause__ or error)) from error
+            raise StoreLostError.of(error) from error
         finally:
             lacking = _close(tracker, store, study, console.say, ended=result is not None)
     if result is None:
@@ -244,13 +239,22 @@ def _close(tracker: MlflowTracker, store: Store, study: str, say: Callable[[str]
     entries = tracker.close() if ended else tracker.close_at_once()
     if not entries:
         return 0
-    given = ["--study", study, *(["--store", str(store.root)] if store.root != DEFAULT_STORE else [])]
+    given = ["--study", study, *store.as_option()]
     if store.tracking_uri != Store.locate(store.root).tracking_uri:
         given += ["--tracking-uri", store.tracking_uri]
     command = shlex.join(["python", "sweeps/run_study.py", *given, "--replay"])
     what = "1 entry" if entries == 1 else f"{entries} entries"
     say(f"MLflow lacks {what}, kept in {store.queues(study)}; once it answers, this command sends them: {command}")
     return entries
+
+
+def _data_source(options: argparse.Namespace, pictures: CachedPictures | None, console: SweepConsole) -> DataSource:
+    """Return loaders of the user's pictures or of CIFAR-10, which is downloaded if it is not there."""
+    if pictures is not None:
+        return DataSource.pictures(pictures)
+    directory = options.data or default_data_dir()
+    ensure_cifar10(directory, console.progress)
+    return DataSource.cifar10(directory)
 
 
 def _prepared(source: ImageSource) -> CachedPictures:
@@ -270,14 +274,14 @@ def _affordable(
     """
     recipes, notes = [], []
     for name, recipe in wanted.items():
-        tried = recipe if name in given else shrink_to_budget(recipe, budget, data_set)
+        tried = recipe if name in given else budget.narrow(recipe, data_set)
         budget.apply(tried, data_set.train_images, data_set)
         recipes.append(tried)
         if tried is not recipe:
             notes.append(
                 f"{name} is tried at width {tried.width:g}: the budget of a trial covers "
-                f"{affordable_steps(budget, recipe, data_set):.3g} training steps at width {recipe.width:g}, but "
-                f"{affordable_steps(budget, tried, data_set):.3g} at this one"
+                f"{budget.steps(recipe, data_set):.3g} training steps at width {recipe.width:g}, but "
+                f"{budget.steps(tried, data_set):.3g} at this one"
             )
     return recipes, notes
 
@@ -286,11 +290,14 @@ def _earlier_recipes(source: str, store: Store, study: str) -> dict[str, Recipe]
     """Return the best recipes of the study `source`.
 
     Raises:
-        UserError: there is no such study, it is `study` itself, or it has no complete trial.
+        UserError: there is no such study, it is `study` itself or adapts a network, or it has no complete trial.
     """
     if source == study:
         raise UsageError(f"--from must name another study, but got {source!r}, which this command runs")
-    recipes = best_recipes(load_study(store, source), EARLIER_RECIPES)
+    earlier = load_study(store, source)
+    if ADAPTATION in earlier.user_attrs:
+        raise UsageError(f"--from must name a sweep, but {source!r} adapts a network")
+    recipes = best_recipes(earlier, EARLIER_RECIPES)
     if not recipes:
         raise UsageError(f"--from must name a study with a complete trial, but {source!r} has none")
     return {f"{place} of {source}": comparable(recipe) for place, recipe in enumerate(recipes, start=1)}
@@ -352,7 +359,7 @@ def _verify(store: Store, study: str) -> int:
             mendable += finding.repair is not None
     if found:
         ways = f"; --repair mends {mendable} of them" if mendable else ""
-        print(f"{found} finding{'' if found == 1 else 's'}{ways}")
+        print(f"{counted(found, 'finding')}{ways}")
     else:
         print("nothing found: databases, trials and files agree")
     return 1 if found else 0

@@ -30,7 +30,11 @@ def readable(store: Store) -> Iterator[Store]:
     Raises:
         StoreError: a database cannot be read, or there is no room for a copy.
     """
-    if all(_writable(path) for path in store.databases() if path.exists()):
+    try:
+        writable = all(_writable(path) for path in store.databases() if path.exists())
+    except OSError as error:  # a folder on the way there that this user may not enter
+        raise StoreError(f"the store {store.root} must be readable, but: {error}") from error
+    if writable:
         yield store
         return
     with TemporaryDirectory(prefix="cifar-sweeps-") as folder:

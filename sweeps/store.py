@@ -8,13 +8,14 @@ import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cifar_core.errors import UserError
-from sweeps.lock import creation_lock
+from sweeps.lock import creation_lock, holder
 
 _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
 _ROOM = 64_000_000  # bytes that a sweep needs to get anywhere
@@ -96,28 +97,39 @@ class Store:
 
     def databases(self) -> list[Path]:
         """Return the databases that are files."""
-        return [path for url in (self.tracking_uri, self.storage_url) if (path := self.local(url)) is not None]
+        return [path for path in (self.mlflow_file, self.local(self.storage_url)) if path is not None]
+
+    @property
+    def mlflow_file(self) -> Path | None:
+        """MLflow's database; None if it is no SQLite file."""
+        return self.local(self.tracking_uri)
 
     @property
     def holds_mlflow(self) -> bool:
         """True if the folder holds MLflow's database, and with it the artifacts."""
-        path = self.local((self.original or self).tracking_uri)
+        path = (self.original or self).mlflow_file
         return path is not None and path.parent == self.root
 
     def artifacts(self, study: str) -> str | None:
         """Return the artifact location of the experiment `study`; None leaves it to a tracking server."""
-        if self.local(self.tracking_uri) is None:
+        if self.mlflow_file is None:
             return None
         return (self.root / "artifacts" / folder_name(study)).as_uri()
 
     def weights(self, study: str, key: str) -> Path:
-        return self.root / "weights" / folder_name(study) / f"{key}.safetensors"
+        return self.weights_folder(study) / f"{key}.safetensors"
+
+    def weights_folder(self, study: str) -> Path:
+        return self.root / "weights" / folder_name(study)
 
     def checkpoints(self, study: str, key: str) -> Path:
+        return self.checkpoint_folder(study) / key
+
+    def checkpoint_folder(self, study: str) -> Path:
         if self.checkpoint_root is None:
-            return self.root / "checkpoints" / folder_name(study) / key
+            return self.root / "checkpoints" / folder_name(study)
         store = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]  # stores may share the folder
-        return self.checkpoint_root / store / folder_name(study) / key
+        return self.checkpoint_root / store / folder_name(study)
 
     def queues(self, study: str) -> Path:
         """Return the folder of the queues of MLflow writes."""
@@ -125,6 +137,12 @@ class Store:
 
     def lock(self, study: str) -> Path:
         return self.root / "leases" / f"{folder_name(study)}.lock"
+
+    def runner(self, *, but: str | None = None) -> str | None:
+        """Return the process that runs a study of the store, other than the study `but`; None if there is none."""
+        others = sorted((self.root / "leases").glob("*.lock"))
+        running = (holder(path) for path in others if but is None or path != self.lock(but))
+        return next((who for who in running if who is not None), None)
 
     def report(self, study: str) -> Path:
         return self.root / "reports" / folder_name(study)
@@ -144,12 +162,20 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
 
+    def evaluations(self) -> Iterator[tuple[str, str]]:
+        """Yield study and key of each evaluation on record; damaged lines are left out."""
+        yield from filter(None, map(parse_evaluation, lines_of(self.test_set_evaluations)))
+
+    def as_option(self) -> list[str]:
+        """Return the arguments that name this store on a command line; none for the default store."""
+        return [] if self.root == DEFAULT_STORE else ["--store", str(self.root)]
+
     @staticmethod
     def local(url: str) -> Path | None:
         """Return the SQLite file of a database URL; None if it is no such file."""
         for prefix in (_SQLITE, _SQLITE_LONG):
             if url.startswith(prefix):
-                return Path(unquote(url.removeprefix(prefix)))
+                return Path(unquote(url.removeprefix(prefix))).absolute()
         return None
 
 
@@ -161,6 +187,20 @@ def opening(url: str) -> contextlib.AbstractContextManager[None]:
     """
     path = Store.local(url)
     return creation_lock(path) if path is not None and path.parent.is_dir() else contextlib.nullcontext()
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file; none if there is no such file."""
+    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
+
+
+def parse_evaluation(line: str) -> tuple[str, str] | None:
+    """Return study and key of a line of the record of test set evaluations; None if it is damaged."""
+    try:
+        fields = json.loads(line)
+        return fields["study"], fields["key"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def folder_name(study: str) -> str:

@@ -33,6 +33,6 @@ def test_a_phase_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit, match="2"):
         main()
     assert capsys.readouterr().err == (
-        "driver.py: error: a phase must be one of kills, stops, outages, full_disk, crowd, edited, but got 'kils' "
-        "(--help lists the options)\n"
+        "driver.py: error: a phase must be one of kills, stops, outages, full_disk, crowd, confirmed, edited, but got "
+        "'kils' (--help lists the options)\n"
     )

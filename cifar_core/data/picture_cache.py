@@ -132,7 +132,11 @@ def store_pictures(
         if find_cached(data_set.sha256) is None:
             if final.exists():
                 os.replace(final, Path(scratch) / "damaged")
-            os.replace(folder, final)
+            try:
+                os.replace(folder, final)
+            except OSError:
+                if find_cached(data_set.sha256) is None:  # else another process has done the same just now
+                    raise
         sync_folder(root)
     return CachedPictures(data_set, tuple(notes), final)
 

@@ -26,7 +26,7 @@ struct job {
     int64_t tiles_across, tiles_each, tiles;        /* of a line, of an image, of all images */
     int64_t next;                                   /* piece of work that no thread has taken */
     int64_t block;                                  /* tiles that are taken at once */
-    int64_t rows_each, groups;                      /* of points, and of channels of slopes, that threads take apart */
+    int64_t rows_each, groups, shares;              /* of the work on the gradient of the weights: see `share` */
     int out_of_memory;                              /* the result is not complete */
     const bf16 *image, *gradient, *black;           /* black: a pixel */
     const float *weight, *bias;                     /* bias: null: none */
@@ -320,14 +320,17 @@ static inline void store_pairs(bf16 *to, __m512 one, __m512 next) {
     _mm512_store_si512(to, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(next, one)));
 }
 
-/* What a thread does of the gradient of the weights: rows of four points each, and some channels of the slopes. Threads
-   share nothing that they write, as cores that write to the same memory in turns are slow. */
+/* A share of the work on the gradient of the weights, for one thread: some rows of points, of four each, and a group of
+   channels of the slopes. Shares have no memory in common that they write: cores that do so in turns are slow.
+
+   The transformed tiles and slopes are pairs (points, channels / 32, block / 2, 32, 2), with PAD numbers behind each
+   point and each 32 channels. */
 struct share {
-    int64_t top, bottom;     /* rows */
-    int64_t from, to;        /* channels of the slopes */
-    int64_t first, count;    /* tiles of the block */
-    bf16 *tiles, *slopes;    /* transformed: pairs of tiles (points, channels / 32, block / 2, 32, 2), with PAD numbers */
-};                           /* behind each point and each 32 channels */
+    int64_t top, bottom;  /* rows */
+    int64_t from, to;     /* channels of the slopes */
+    int64_t first, count; /* tiles of the block */
+    bf16 *tiles, *slopes; /* transformed */
+};
 
 static int64_t pairs_size(const struct job *job, int64_t channels) {
     return round_up(channels, WIDE) / WIDE * (job->block * WIDE + PAD) + PAD;
@@ -444,7 +447,7 @@ static void sum_products(void *argument) {
                           .slopes = zeros(points * pairs_size(job, job->outputs) * sizeof(bf16))};
     if (share.tiles == NULL || share.slopes == NULL)
         job->out_of_memory = 1;
-    for (int64_t taken; !job->out_of_memory && (taken = take(job, 1)) < 4 / job->rows_each * job->groups;) {
+    for (int64_t taken; !job->out_of_memory && (taken = take(job, 1)) < job->shares;) {
         const int64_t group = taken % job->groups;
         share.top = taken / job->groups * job->rows_each, share.bottom = share.top + job->rows_each;
         share.from = group * panels / job->groups * WIDE, share.to = (group + 1) * panels / job->groups * WIDE;
@@ -538,6 +541,7 @@ int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int6
     if (threads * job.rows_each / 4 > out / WIDE)
         job.rows_each = 1;
     job.groups = larger(1, smaller(threads * job.rows_each / 4, out / WIDE));
+    job.shares = 4 / job.rows_each * job.groups;
     job.block = SUM_BYTES / (4 * job.rows_each * (in + out / job.groups) * sizeof(bf16));
     job.block = round_up(smaller(larger(job.block, 2 * SUM_PAIRS), job.tiles), 2);
     bf16 *black = zeros(larger(in, out) * sizeof(bf16));
@@ -545,7 +549,7 @@ int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int6
     job.sums = zeros(POINTS * in * out * sizeof(float));
     job.out_of_memory = black == NULL || job.sums == NULL;
     if (!job.out_of_memory) {
-        run(&job, threads, sum_products, parallel);
+        run(&job, smaller(threads, job.shares), sum_products, parallel);
         run(&job, threads, write_gradient, parallel);
     }
     free(job.sums);

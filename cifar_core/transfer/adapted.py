@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.checkpoint import CheckpointError, load_weights, read_tensors, write_tensors
 from cifar_core.data.data_set import DataSet
-from cifar_core.recipe import Recipe
+from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.transfer.backbone import Backbone, FeatureNetwork
 from cifar_core.transfer.head import Head
 
@@ -54,11 +54,14 @@ def load_network(recipe: Mapping[str, Any], path: Path) -> tuple[nn.Module, str]
         recipe: of a network that was trained from nothing.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or holds weights of another network.
+        CheckpointError: the file is missing or damaged or holds weights of another network, or the recipe is unknown.
     """
     if is_adapted(path):
         return load_adapted(path), NORMALISATION
-    trained = Recipe.from_dict(recipe)
+    try:
+        trained = Recipe.from_dict(recipe)
+    except RecipeError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return load_weights(trained, path).eval(), trained.normalisation
 
 

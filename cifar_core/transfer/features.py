@@ -70,11 +70,13 @@ def features(
     """
     network = hardware.place(backbone.network).eval()
 
+    upper = None if lower is None else backbone.network.halves()[1]
+
     def of_chunk(chosen: slice) -> Features:
-        if lower is None:
+        if lower is None or upper is None:
             return _timed(network, _view(images[chosen], mirrored=mirrored), hardware)
         below = lower.part(chosen)
-        above = _timed(backbone.network.halves()[1], below.values, hardware)
+        above = _timed(upper, below.values, hardware)
         return Features(above.values, below.seconds + above.seconds)
 
     return _pass(of_chunk, images, _origin(backbone, hardware, mirrored=mirrored), cache, progress)

@@ -32,6 +32,7 @@ from cifar_core.budget import Budget, at_length, step_flops
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import default_data_dir
+from cifar_core.data.source import DataSource
 from cifar_core.evaluation.pictures import samples
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
@@ -41,10 +42,9 @@ from experiments.benchmarks import real_data
 from experiments.reading.studies import StudyReader
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, Interrupted
-from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
 from sweeps.planning.limits import Limits
-from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule, shrink_to_budget
+from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule
 from sweeps.planning.presets import EIGHTHS, PRESETS, Preset
 from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
 from sweeps.planning.space_file import SPACES
@@ -73,7 +73,7 @@ class Terms:
         """Training FLOPs that the plan of such a study expects."""
         preset = self.preset
         trial, confirm, final = (budget.flops or 0.0 for budget in (preset.trial, preset.confirm, preset.final))
-        return SEARCH_SHARE * self.trials * trial + (preset.recipes + 1) * preset.seeds * confirm + final
+        return SEARCH_SHARE * self.trials * trial + preset.confirmations * confirm + final
 
 
 @validated(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -186,7 +186,7 @@ def optuna_alone(
     while spent + terms.flops / trials <= terms.flops:
         trial = study.ask()
         base = Recipe(seed=derive_seed(seed, trial.number), tta=TTA, epochs=REFERENCE_IMAGES / len(data.train))
-        recipe = shrink_to_budget(SPACE.suggest(trial, base), budget)
+        recipe = budget.narrow(SPACE.suggest(trial, base))
         recipe = at_length(recipe, budget.apply(recipe, len(data.train)).epochs)
         state = TrainState.create(recipe, data, hardware)
         accuracy = _train(trial, state, data, schedule)

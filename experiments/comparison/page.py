@@ -62,6 +62,7 @@ def command(names: Sequence[str], baseline: str | None, store: Store) -> str:
     """The command line that writes this page again; STORE stands for another store than the default."""
     against = ["--baseline", baseline] if baseline is not None else []
     where = [] if store.root == DEFAULT_STORE else ["--store", "STORE"]
+    where += ["--tracking-uri", "URI"] if store.mlflow_file is None else []
     return shlex.join(["python", "experiments/compare.py", "--runs", *names, *against, *where])
 
 

@@ -40,7 +40,8 @@ def write_scenarios(
     published = load_published()
     assumed = [load_scenario(published, path) for path in scenarios]
     with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
-        found, scores = StudyReader(place).read(study), load_scores(place.root)
+        found = StudyReader(place).read(study)
+        scores = load_scores(place.root, found.data_set)
         every = [gather(found, published, scenario, scores=scores) for scenario in assumed]
         out = out or place.report(found.name)
     unique = len({path.name for path in scenarios}) == len(scenarios)

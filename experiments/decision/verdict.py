@@ -269,7 +269,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
     if adapted is None:
         return
     cost = adapting_cost(facts.cost, adapted)
-    name = f"{adapted.backbone} (fine-tuned)" if adapted.is_tuned else adapted.backbone
+    name = f"{adapted.backbone} ({'fine-tuned' if adapted.is_tuned else 'new head'})"
     option = adapt_measured(name, cost, facts.scenario)
     seconds = answer_seconds(cost, facts.scenario.images_per_month) if cost.speed is not None else None
     text = f"has {percent(adapted.test.mean)} ({span(adapted.test)})"
@@ -308,8 +308,6 @@ def _adapting(facts: Facts, download: Download) -> Way:
 
 def _buying(facts: Facts, vendor: Vendor) -> Way:
     scenario, score = facts.scenario, facts.scores.get(slug(vendor.name))
-    if score is not None and score.data_sha256 != facts.study.data_set.sha256:
-        score = None  # of other images
     option = buy(vendor, facts.cost, scenario, facts.as_of)
     study = f"--study {shlex.quote(facts.study.name)}{facts.study.store_option}"
     file = "test-images/MODEL.csv" if vendor.tokens else "ANSWERS.csv"

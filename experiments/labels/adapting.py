@@ -49,10 +49,9 @@ class _Features:
 def _features(backbone: Backbone, name: str, context: Context) -> Tensor:
     split: Split = getattr(context.data, name)
     what = f"features of the {'training' if name == 'train' else 'validation'} images by {backbone.name}"
-    pixels = split.images[0].numel()
 
     def progress(done: int, total: int) -> None:
-        context.console.progress(what, done * pixels, total * pixels)
+        context.console.progress(what, done, total, "images")
         _check(context)
 
     try:

@@ -68,7 +68,7 @@ class PowerLaw:
         a, b, c = self.drawn
         room = error - a
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            labels = np.where(room > 0, (b / np.maximum(room, 1e-300)) ** (1 / c), np.inf)
+            labels = np.where(room > 0, (np.maximum(b, 0) / np.maximum(room, 1e-300)) ** (1 / c), np.inf)
         return _interval(labels)
 
     @property

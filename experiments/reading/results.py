@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipes import SYSTEMS
+from sweeps.console import counted
 from sweeps.validation import STRICT, InvalidFileError, NonNegative, Positive, Share, Text, read_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
@@ -138,7 +139,7 @@ class Result:
     @property
     def machine(self) -> str:
         used = self.hardware
-        threads = f"{used.threads} thread{'' if used.threads == 1 else 's'}"
+        threads = counted(used.threads, "thread")
         return f"{used.device}, {used.processor}, {threads}, {used.precision}, torch {self.versions.torch}"
 
 

@@ -6,7 +6,6 @@ their keys in `data/published.toml`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
@@ -41,14 +40,14 @@ def look_up_price(value: Any, info: ValidationInfo) -> Any:
     field, context = str(info.field_name), info.context or {}
     if value is None or isinstance(value, Price):
         return value
-    if field == "compute" and type(value) in (int, float) and 0 < value < math.inf:
+    if field == "compute" and type(value) in (int, float) and 0 < value <= _LARGEST:
         # However many cores it has, it is one machine: the one that the study ran on.
         return AssumedPrice(
             key="scenario-compute", name="the scenario's machine", role="compute", usd=value, units=10**6,
             source=context["file"],
         )  # fmt: skip
     if not isinstance(value, str):
-        kind = "the key of a price or a number > 0" if field == "compute" else "the key of a price"
+        kind = f"the key of a price or a number in (0, {_LARGEST:g}]" if field == "compute" else "the key of a price"
         raise ValueError(f"must be {kind}, but got {value!r}")
     prices: Mapping[str, Price] = context["prices"]
     if value not in prices:
@@ -253,8 +252,9 @@ def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenar
 def _numbers(part: Scenario | Vendor | Download) -> Iterator[tuple[str, float]]:
     for field in fields(part):
         value = getattr(part, field.name)
-        if isinstance(value, int | float):
-            yield field.name, value
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, int | float):
+                yield field.name, each
 
 
 def slug(name: str) -> str:

@@ -53,10 +53,10 @@ class StudyReader:
     def __init__(self, store: Store) -> None:
         self._store = store
         # MLflow creates a missing database without a word.
-        self._database = next((path for path in store.databases() if path.name == "mlflow.db"), None)
+        self._database = store.mlflow_file
         if self._database is not None:
             if not self._database.is_file():
-                raise StoreError(f"a store must hold mlflow.db, but there is no {self._database}")
+                raise StoreError(f"a store must hold {self._database.name}, but there is no {self._database}")
             with opening(store.tracking_uri):  # not while another process creates it
                 _check_database(self._database)
         with answering(store.tracking_uri):
@@ -98,21 +98,23 @@ class StudyReader:
         search = search.reset_index(drop=True)
         confirm, final = (_last_attempts(attempts, stage) for stage in ("confirm", "final"))
         start, tags = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC), parent.data.tags
+        state = "finished" if (said := state_of(parent)) == "complete" else said
         study = Study(
             name=name,
             run_id=parent.info.run_id,
-            state="finished" if (state := state_of(parent)) == "complete" else state,
+            state=state,
             start=start,
             end=time_of(parent.info.end_time) or max(attempts["end"].dropna(), default=start),
             tags={k: v for k, v in tags.items() if not k.startswith("mlflow.")},
             params=parent.data.params | {name: tags[name] for name in _LATEST if name in tags},
-            metrics=metrics_of(parent),
+            metrics=metrics_of(parent) if state == "finished" else {},  # else those of an earlier, shorter search
             attempts=attempts,
             search=search,
             confirm=confirm,
             final=final,
             data_set=self.data_set(parent),
             in_default_store=self._store.root == DEFAULT_STORE,
+            on_server=self._database is None,
             test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
         )
         run_ids = list(study.subject["run_id"])
@@ -186,7 +188,7 @@ class StudyReader:
             StoreError: that of a study of other data is missing or damaged.
         """
         name = self.experiments[run.info.experiment_id]
-        parent = self._parents.get(name, run)
+        parent = self._parents.get(name) or self._parent(run)
         tags, uri = parent.data.tags, str(parent.info.artifact_uri)
         try:
             return DataSet.from_dict(self.json(parent.info.run_id, DATA_SET))
@@ -198,6 +200,11 @@ class StudyReader:
                 f"{artifact_folder(self._store, uri) or uri}/{DATA_SET}, but that is missing or damaged; bring it back "
                 "from a copy"
             ) from None
+
+    def _parent(self, run: Run) -> Run:
+        """Return the run that `run` is nested in, or itself."""
+        parent = run.data.tags.get("mlflow.parentRunId")
+        return run if parent is None else self.client.get_run(parent)
 
     def confusion(self, run_id: str, path: str) -> tuple[tuple[str, ...], npt.NDArray[np.int64]] | None:
         """Load the classes and the counts of a run's confusion matrix; None if it is missing or damaged."""

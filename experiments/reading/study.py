@@ -183,16 +183,28 @@ class Study:
     artifacts: StudyArtifacts = StudyArtifacts()
     data_set: DataSet
     in_default_store: bool
+    on_server: bool = False  # it was read from an MLflow server
     adapted: Adapted | None = None  # the adapted network that the store has for the same images
 
     @property
     def champion(self) -> pd.DataFrame:
-        """The complete final runs of the champion by seed; empty if there is no champion.
+        """The complete final runs of the champion by seed; empty if there is no champion."""
+        runs = self._crowned
+        return runs[(runs["source_trial"] == self.champion_trial) & (runs["state"] == "complete")]
 
-        A study of a version without finals has tested its confirmation runs.
-        """
+    @property
+    def champion_trial(self) -> int | None:
+        """The trial whose recipe is the champion; more trials, or other confirmations, may have made it another one."""
+        if (chosen := self.tags.get("champion", "")).isdigit():
+            return int(chosen)
+        newest = self._crowned.sort_values("start", kind="stable")["source_trial"].tail(1)  # of an earlier version
+        return int(newest.iloc[0]) if len(newest) else None
+
+    @property
+    def _crowned(self) -> pd.DataFrame:
+        """The runs of recipes that are or were champions: confirmations in studies of a version without finals."""
         runs = self.final if len(self.final) else self.confirm
-        return runs[(runs["tags.champion"] == "true") & (runs["state"] == "complete")]
+        return runs[runs["tags.champion"] == "true"]
 
     @property
     def validated(self) -> pd.DataFrame:
@@ -221,5 +233,6 @@ class Study:
 
     @property
     def store_option(self) -> str:
-        """The option of commands that names the store, " --store STORE", whose folder a report does not tell."""
-        return "" if self.in_default_store else " --store STORE"
+        """The options of commands that name the store; a report tells neither its folder nor its server."""
+        server = " --tracking-uri URI" if self.on_server else ""
+        return ("" if self.in_default_store else " --store STORE") + server

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
+from cifar_core.data.data_set import CIFAR10, DataSet
+from experiments.reading.scenario import slug
 from experiments.stats import Estimate, wilson
 from sweeps.validation import STRICT, NonNegative, Text, read_json
 
@@ -43,10 +45,17 @@ class VendorScore:
         return Estimate(share, *wilson(share, self.images), (), self.images)
 
 
-def load_scores(root: Path) -> dict[str, VendorScore]:
-    """Load the scores of a store by the slug of the vendor.
+def load_scores(root: Path, data_set: DataSet) -> dict[str, VendorScore]:
+    """Load the scores on the test images of a data set by the slug of the vendor.
 
     Raises:
         InvalidFileError: a score breaks a rule.
     """
-    return {path.parent.name: read_json(path, VendorScore) for path in sorted((root / FOLDER).glob(f"*/{SCORE}"))}
+    scores = [read_json(path, VendorScore) for path in sorted((root / FOLDER).glob(f"*/{SCORE}"))]
+    return {slug(score.vendor): score for score in scores if score.data_sha256 == data_set.sha256}
+
+
+def score_folder(root: Path, vendor: str, data_set: DataSet) -> Path:
+    """Return the folder of the score of a vendor on the test images of a data set."""
+    own = "" if data_set.sha256 == CIFAR10.sha256 else f"-{data_set.sha256[:8]}"
+    return root / FOLDER / (slug(vendor) + own)

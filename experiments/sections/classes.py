@@ -248,9 +248,10 @@ def weaker_group(found: ClassResults) -> tuple[CitedText, ...]:
 
 def evenness(found: ClassResults) -> tuple[CitedText, ...]:
     """The gap between the weakest and the strongest class."""
-    if len(found.rows) < 2:
+    rows = [row for row in found.rows if found.split != "test" or row.test is not None]
+    if len(rows) < 2:
         return ()
-    weakest, strongest = found.rows[0], found.rows[-1]
+    weakest, strongest = rows[0], rows[-1]
     gap = strongest.shown - weakest.shown
     low, high = strongest.interval, weakest.interval
     if round(gap, 9) >= UNEVEN and low and high and low.low <= high.high:

@@ -49,7 +49,7 @@ class SelectionBias:
 
 def candidates_of(study: Study) -> tuple[Candidate, ...]:
     """The recipes that were trained again: the champion, then by mean validation accuracy."""
-    found, chosen = [], set((study.final if len(study.final) else study.champion)["source_trial"])
+    found = []
     for source, again in study.confirm.groupby("source_trial", sort=True):
         complete = again[again["state"] == "complete"]
         known = complete["metrics.val/accuracy"].dropna()
@@ -60,7 +60,7 @@ def candidates_of(study: Study) -> tuple[Candidate, ...]:
                 complete=len(complete),
                 run_ids=tuple(again["run_id"]),
                 accuracy=float(known.mean()) if len(known) else None,
-                champion=source in chosen,
+                champion=source == study.champion_trial,
                 baseline=next((kind for kind in Beginning if (again["tags.baseline"] == kind).any()), None),
             )
         )

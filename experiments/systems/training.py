@@ -44,7 +44,7 @@ from experiments.systems.range_test import log_range_test
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.executors.protocol import Outcome
 from sweeps.executors.system_metrics import SystemMetrics
-from sweeps.store import SYSTEMS_EXPERIMENT, Store
+from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
 from sweeps.tracking import artifacts
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
@@ -92,15 +92,15 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
     """Train `recipe` for `epochs` of its epochs (default: all), and resume where an earlier call ended.
 
     Raises:
-        UserError: a range test found no rate, a batch did not fit into memory, MLflow does not answer, or an earlier
-            call trained on another kind of device.
+        UserError: a range test found no rate, a batch did not fit into memory, MLflow does not answer, the disk is
+            full, or an earlier call trained on another kind of device.
         Diverged: a loss was no longer finite.
         Stopped: SIGINT, SIGTERM or SIGHUP; a later call resumes.
     """
     run = _Run(name, recipe, context)
     goal = run.steps if epochs is None else min(run.steps, max(1, round(epochs / recipe.epochs * run.steps)))
     if run.recall() and run.step >= goal and run.tested is not None:
-        run.say(f"nothing is left to do, {run.path} reaches to epoch {run.epochs}")
+        run.say(f"nothing is left to do, {run.path} reaches to epoch {run.epochs}; another --results trains it anew")
         return
     run.check_device()
     run.begin()
@@ -113,6 +113,10 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
     except (UserError, Diverged) as error:
         context.tracker.end(run.key, "failed", reason=str(error), metrics=run.costs())
         raise
+    except OSError as error:
+        reason = f"{run.title} must be able to write its results and checkpoints, but: {error}"
+        context.tracker.end(run.key, "interrupted", reason=reason, metrics=run.costs())
+        raise StoreError(reason) from error
     if state.step == state.total_steps:
         run.checkpoints.clear()
     else:
@@ -172,7 +176,7 @@ class _Run:
                 self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
                 self.began_on = stored.hardware.device
                 return True
-        self.say(f"{self.path} does not hold this run, and will be replaced")
+        self.say(f"{self.path} does not hold this run")
         return False
 
     def check_device(self) -> None:
@@ -214,6 +218,7 @@ class _Run:
         state = self._resume()
         is_new = state is None
         if state is None:
+            self._set_aside()
             self.curve, self.wall_seconds = [], 0.0
             recipe, found = settle(self.recipe, self.data, self.context.hardware)
             if found is not None:
@@ -324,6 +329,13 @@ class _Run:
         self.validation_seconds = state.validation_seconds
         self.say(f"resumes after epoch {self.epochs}")
         return state
+
+    def _set_aside(self) -> None:
+        """Keep the result file of an earlier run, as this one begins anew."""
+        if self.path.exists():
+            kept = self.path.with_suffix(".json.old")
+            self.path.replace(kept)
+            self.say(f"begins anew, and keeps the earlier result as {kept}")
 
     def _report(self, progress: Progress, validation: Predictions) -> None:
         each = (progress.train_seconds + progress.validation_seconds) / progress.epoch

@@ -159,11 +159,15 @@ class Chat:
     ) -> None:
         try:
             parts = urlsplit(url)
+            host, _ = parts.hostname or "", parts.port  # which may raise as well
+            host.encode("idna")
         except ValueError as error:
             raise VendorError(f"--url must be a URL, but {url!r} gave: {error}") from error
-        local = parts.hostname in LOCAL
+        local = host in LOCAL
         if parts.scheme != "https" and not (parts.scheme == "http" and local):
             raise VendorError(f"--url must begin with https:// (http:// for this machine alone), but got {url!r}")
+        if not host:
+            raise VendorError(f"--url must name a host, but got {url!r}")
         if not (url.isascii() and url.isprintable()) or " " in url:
             raise VendorError(f"--url must have printable ASCII characters without spaces alone, but got {url!r}")
         if not (key.isascii() and key.isprintable()):  # no header holds it, and no error may quote it

@@ -14,7 +14,7 @@ from cifar_core.data.data_set import DataSet
 from cifar_core.files import write_atomically
 from experiments.reading.scenario import slug
 from experiments.reading.study import ImageAnswers
-from experiments.reading.vendor_score import ANSWERS, FOLDER, SCORE, VendorScore
+from experiments.reading.vendor_score import ANSWERS, SCORE, VendorScore, score_folder
 from experiments.stats import mcnemar
 from experiments.vendors.answers import FAILED, Answer, image_name, meant_class
 from sweeps.store import Store, StoreError
@@ -79,13 +79,13 @@ def score(
     )
 
 
-def keep(found: VendorScore, content: bytes, store: Store) -> None:
-    """Keep a score with the file of answers in the store; the look at the labels is on record before.
+def keep(found: VendorScore, content: bytes, data_set: DataSet, store: Store) -> None:
+    """Keep a score on the test images of `data_set` with the file of answers; the look is on record before.
 
     Raises:
         StoreError: the store cannot be written to.
     """
-    folder = store.root / FOLDER / slug(found.vendor)
+    folder = score_folder(store.root, found.vendor, data_set)
     try:
         store.record_test_set_evaluation(study=LOOKS, key=f"{slug(found.vendor)}-{found.sha256[:8]}")
         write_atomically(folder / ANSWERS, content)

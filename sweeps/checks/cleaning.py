@@ -18,7 +18,7 @@ import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, Run, ViewType
 
-from sweeps.lock import LockError, acquire, holder
+from sweeps.lock import LockError, acquire
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
 from sweeps.studies.storage import open_storage
@@ -56,9 +56,8 @@ def find_waste(store: Store) -> list[Waste]:
     if not store.holds_mlflow:
         raise StoreError(f"a store must hold its own MLflow database to be cleaned, but {store.root} has another")
     store.check()
-    for path in sorted(store.lock("any").parent.glob("*.lock")):
-        if (who := holder(path)) is not None:
-            raise LockError(f"no study of the store may run while it is cleaned, but {who} runs one; wait for it")
+    if who := store.runner():
+        raise LockError(f"no study of the store may run while it is cleaned, but {who} runs one; wait for it")
     follow_store(store)  # else the files of the store that this is a copy of would be removed
     client = connect(store.tracking_uri)
     found: list[Waste] = []
@@ -118,7 +117,7 @@ def _of_study(
     ended = set(STATE_OF_TRIAL.values())
     # A reproduction of some of its epochs is complete in MLflow, and resumes from its checkpoints.
     resumable = study == SYSTEMS_EXPERIMENT
-    for folder in () if resumable else sorted(store.checkpoints(study, "x").parent.glob("*")):
+    for folder in () if resumable else sorted(store.checkpoint_folder(study).glob("*")):
         if folder.name in active and active[folder.name].data.tags.get("state") in ended:
             yield Waste(study, f"checkpoints of {folder.name}, which has ended", (folder,))
     models = client.search_logged_models([experiment.experiment_id])
@@ -139,8 +138,7 @@ def _of_study(
 
 def _deleted_study(store: Store, experiment: Experiment, runs: Sequence[Run]) -> Waste:
     study = _study(experiment, runs)
-    folders = [store.weights(study, "x").parent, store.checkpoints(study, "x").parent]
-    folders += [store.queues(study), store.report(study)]
+    folders = [store.weights_folder(study), store.checkpoint_folder(study), store.queues(study), store.report(study)]
     paths = _inside(store, *folders, artifact_folder(store, str(experiment.artifact_location)))
     return Waste(study, "the whole study, deleted in MLflow", paths, whole_study=True)
 
@@ -181,4 +179,4 @@ def _collect(store: Store) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise StoreError(f"mlflow gc must succeed, but said: {done.stderr.strip().splitlines()[-1:]}")
+        raise StoreError(f"mlflow gc must succeed, but said: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}")

@@ -6,12 +6,10 @@ its params are those of the trial's recipe.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -19,6 +17,7 @@ from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.errors import UserError
+from sweeps.console import counted
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
 from sweeps.tracking.locations import follow_store, is_new, moved_from
@@ -102,12 +101,12 @@ def disagreements(
     yield from _moved(store, study)
     if trials is None and (entries := unsent(store.queues(study))):
         yield Finding(
-            f"Optuna has no study {study!r}, but {store.queues(study)} holds {_count(entries, 'line')} for MLflow of "
+            f"Optuna has no study {study!r}, but {store.queues(study)} holds {counted(entries, 'line')} for MLflow of "
             "one",
             blocks=True,
             advice=f"bring optuna.db back from a copy, move that folder away, or {_ANOTHER_NAME}",
         )
-    recorded = {key for name, key in recorded_evaluations(store.test_set_evaluations) if name == study}
+    recorded = {key for name, key in store.evaluations() if name == study}
     if trials is None and not recorded and is_new(store):
         return  # so the tables, which take seconds to create, are left to the sweep
     client = connect(store.tracking_uri)
@@ -150,7 +149,7 @@ def _without_experiment(client: MlflowClient, study: str, trials: Sequence[Froze
         )
     elif started := [trial for trial in trials or () if trial.state != TrialState.WAITING]:
         yield Finding(
-            f"Optuna has {_count(len(started), 'trial')} of it, but MLflow has no such experiment",
+            f"Optuna has {counted(len(started), 'trial')} of it, but MLflow has no such experiment",
             blocks=True,
             advice=f"bring mlflow.db back from a copy, or {_ANOTHER_NAME}",
         )
@@ -168,7 +167,7 @@ def _runs(
     if trials is None:
         if runs := every_run(client, where):
             yield Finding(
-                f"Optuna has no study {study!r}, but MLflow has {_count(len(runs), 'run')} of it",
+                f"Optuna has no study {study!r}, but MLflow has {counted(len(runs), 'run')} of it",
                 blocks=True,
                 advice=f"bring optuna.db back from a copy, or {_ANOTHER_NAME}",
             )
@@ -264,26 +263,3 @@ def _second_looks(
             f"the test set was evaluated for {key} of {study}, but MLflow has no result of that; a further evaluation "
             "is not the first"
         )
-
-
-def recorded_evaluations(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield study and key of each evaluation on record; damaged lines are left out."""
-    yield from filter(None, map(parse_evaluation, lines_of(path)))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def lines_of(path: Path) -> list[str]:
-    """Return the lines of a text file; none if there is no such file."""
-    return path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
-
-
-def parse_evaluation(line: str) -> tuple[str, str] | None:
-    """Return study and key of a line of the record of test set evaluations; None if it is damaged."""
-    try:
-        fields = json.loads(line)
-        return fields["study"], fields["key"]
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sweeps.checks.verify import findings
+from sweeps.console import counted
 from sweeps.store import Store
 from sweeps.tracking.mlflow_client import answering
 
@@ -35,5 +36,5 @@ def repair(store: Store, study: str, say: Callable[[str], None]) -> int:
             with answering(store.tracking_uri):
                 each.do()
             say(f"done: {each.does}")
-    say(f"{len(found)} finding{'' if len(found) == 1 else 's'} left" if found else "nothing is left to mend")
+    say(f"{counted(len(found), 'finding')} left" if found else "nothing is left to mend")
     return len(found)

@@ -28,16 +28,16 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     stored = load_study(store, study)
     runs = runs_of(connect(store.tracking_uri), study)
     tested = [run.data.metrics for run in runs if "test/accuracy" in run.data.metrics]
-    folder = store.checkpoints(study, "x").parent
-    checkpoints = sorted({path.parent.name for path in folder.glob("*/*")})
+    checkpoints = sorted({path.parent.name for path in store.checkpoint_folder(study).glob("*/*")})
     queued = waiting(store.queues(study))
-    rows = {"study": study, **_search(stored, holder(store.lock(study)))}
+    runner = holder(store.lock(study))
+    rows = {"study": study, **_search(stored, runner)}
     for name, stage in (("confirmation", "confirm"), ("final", "final")):
         own = [run for run in runs if run.data.tags.get("stage") == stage]
         states = Counter(run.data.tags.get("state", "unknown") for run in own)
         if states:
             rows[name] = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    if rows["state"].startswith("run by"):
+    if runner is not None:
         rows |= _cluster(runs)
     if tested:
         rows["test"] = ", ".join(percent(m["test/accuracy"], 2) + with_tta(m.get("test/tta_accuracy")) for m in tested)
@@ -54,9 +54,9 @@ def _cluster(runs: Sequence[Run]) -> dict[str, str]:
     places = sorted((own["node"], own["key"]) for own in tags if own.get("state") == "running" and "node" in own)
     if places:
         rows["nodes"] = ", ".join(f"{key} on {node}" for node, key in places)
-    waiting = next((int(own["waiting"]) for own in tags if own.get("key") == STUDY_KEY and "waiting" in own), 0)
-    if waiting:
-        rows["waiting"] = waiting_workers(waiting)
+    workers = next((int(own["waiting"]) for own in tags if own.get("key") == STUDY_KEY and "waiting" in own), 0)
+    if workers:
+        rows["waiting"] = waiting_workers(workers)
     return rows
 
 

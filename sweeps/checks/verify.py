@@ -17,14 +17,11 @@ from sweeps.checks.consistency import (
     Finding,
     Repair,
     disagreements,
-    lines_of,
-    parse_evaluation,
-    recorded_evaluations,
     trial_of,
 )
 from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
-from sweeps.store import Store, StoreError
+from sweeps.store import Store, StoreError, lines_of, parse_evaluation
 from sweeps.studies.study import REMOVED, load_study, trials_of
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
@@ -156,12 +153,12 @@ def _artifacts(store: Store, runs: Sequence[Run]) -> Iterator[Finding]:
 def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[Finding]:
     """Only unfinished runs may have checkpoints, and every file must match its hash."""
     ended = {run.data.tags.get("key") for run in runs if run.data.tags.get("state") in STATE_OF_TRIAL.values()}
-    folders = sorted(store.checkpoints(study, "x").parent.glob("*"))
+    folders = sorted(store.checkpoint_folder(study).glob("*"))
     for folder in folders:
         if folder.name in ended:
             yield Finding(f"{folder}: a run that has ended must have no checkpoints")
     states = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
-    for path in [*states, *sorted(store.weights(study, "x").parent.glob("*.safetensors"))]:
+    for path in [*states, *sorted(store.weights_folder(study).glob("*.safetensors"))]:
         try:
             read_state_file(path)
         except CheckpointError as error:
@@ -171,7 +168,7 @@ def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[Finding]:
 def _test_set_evaluations(store: Store, study: str, runs: Sequence[Run]) -> Iterator[Finding]:
     """Every evaluation on the test set must be on record."""
     path = store.test_set_evaluations
-    recorded = set(recorded_evaluations(path))
+    recorded = set(store.evaluations())
     for number, line in enumerate(lines_of(path), start=1):
         if parse_evaluation(line) is None:
             yield Finding(f"{path}: line {number} must record a test set evaluation, but is {line[:40]!r}")

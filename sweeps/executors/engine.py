@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 from cifar_core.data.data_set import DataSet
+from cifar_core.data.source import DataSource
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
 from cifar_core.machine import free_memory, usable_cores
 from cifar_core.recipe import Recipe
-from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
 from sweeps.executors.protocol import Executor
-from sweeps.planning.plan import measure_speed
+from sweeps.planning.speed import measure_speed
 from sweeps.planning.workers import share_cores
 from sweeps.validation import shortened
 

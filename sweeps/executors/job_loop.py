@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import enum
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-from cifar_core.data import Split, Splits, load_test, load_train_val
-from cifar_core.data.picture_cache import CachedPictures
+from cifar_core.data.source import DataSource
 from cifar_core.hardware import Hardware, set_up_cpu
 from sweeps.executors.protocol import EvaluateJob, Event, TrainJob
 from sweeps.executors.worker import Channel, run_job
@@ -22,24 +18,6 @@ class Command(enum.Enum):
     GO_ON = enum.auto()
     END = enum.auto()
     PAUSE = enum.auto()  # may come at any time, even when the run has just ended
-
-
-@dataclass(frozen=True, slots=True)
-class DataSource:
-    """Loaders of the data set. A worker calls them, so they must pickle."""
-
-    train_val: Callable[[], Splits]
-    test: Callable[[], Split]
-
-    @classmethod
-    def cifar10(cls, directory: Path) -> DataSource:
-        """CIFAR-10 from the files in `directory`."""
-        return cls(functools.partial(load_train_val, directory), functools.partial(load_test, directory))
-
-    @classmethod
-    def pictures(cls, cached: CachedPictures) -> DataSource:
-        """A user's pictures from the cache."""
-        return cls(cached.load_train_val, cached.load_test)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 import sweeps
+from cifar_core.data.source import DataSource
 from cifar_core.hardware import Hardware
-from sweeps.executors.job_loop import Command, DataSource, WorkerConfig
+from sweeps.executors.job_loop import Command, WorkerConfig
 from sweeps.executors.protocol import Ending, Event, Failed, Job
 
 # A separate program: forked torch threads deadlock, CUDA cannot fork, and `multiprocessing` would first import the

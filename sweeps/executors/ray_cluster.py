@@ -25,9 +25,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import sweeps
 from cifar_core.data import DataError, Split, Splits
 from cifar_core.data.data_set import DataSet
+from cifar_core.data.source import DataSource
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
-from sweeps.executors.job_loop import DataSource
 
 _PACKAGES = ("cifar_core", "sweeps")
 _SOURCES = ("*.py", "*.c", "*.toml")

@@ -13,8 +13,9 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from cifar_core.checkpoint import CheckpointError, read_state_file, write_state_file
+from cifar_core.data.source import DataSource
 from cifar_core.hardware import Hardware
-from sweeps.executors.job_loop import Command, DataSource
+from sweeps.executors.job_loop import Command
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
     Ending,

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from cifar_core.budget import Budget, step_flops
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from cifar_core.hardware import Hardware
-from cifar_core.memory import oom_context
-from cifar_core.models import build_model
-from cifar_core.models.layers import draw_from
-from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
-from sweeps.console import about
+from sweeps.console import about, counted
 from sweeps.planning.limits import Limits
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SearchSpace
@@ -96,7 +90,7 @@ class Plan:
         if self.confirm:
             known_good = self.starts and bool(self.space.starts)
             recipes = f"best {preset.recipes} recipes and the {'starting' if known_good else 'first'} one"
-            runs = f"{recipes} x {preset.seeds} seed{'s' if preset.seeds > 1 else ''}"
+            runs = f"{recipes} x {counted(preset.seeds, 'seed')}"
             rows["confirmation"] = f"{runs}, {_budget(preset.confirm.flops, preset.confirm.max_epochs)} each"
             runs = "once" if preset.finals == 1 else f"{preset.finals} times"
             final = _budget(preset.final.flops, preset.final.max_epochs)
@@ -108,7 +102,7 @@ class Plan:
 
     def confirm_flops(self) -> float:
         """Return the training FLOPs of the whole confirmation."""
-        return self._flops(self.preset.confirm) * (self.preset.recipes + 1) * self.preset.seeds
+        return self._flops(self.preset.confirm) * self.preset.confirmations
 
     def final_flops(self) -> float:
         """Return the training FLOPs of all final runs."""
@@ -118,8 +112,7 @@ class Plan:
         """Return the FLOPs that all workers could compute in the time of confirmation and final."""
         if not self.confirm:
             return 0.0
-        confirmed = (self.preset.recipes + 1) * self.preset.seeds
-        finals = self.preset.finals
+        confirmed, finals = self.preset.confirmations, self.preset.finals
         return self.confirm_flops() * self.stretch(confirmed) + self.final_flops() * self.stretch(finals)
 
     def stretch(self, runs: int) -> float:
@@ -138,8 +131,7 @@ class Plan:
     @property
     def most_side_by_side(self) -> int:
         """The most runs that a stage has."""
-        confirmed = (self.preset.recipes + 1) * self.preset.seeds
-        return max(self.trials, *((confirmed, self.preset.finals) if self.confirm else ()), 1)
+        return max(self.trials, *((self.preset.confirmations, self.preset.finals) if self.confirm else ()), 1)
 
     @property
     def side_by_side(self) -> int:
@@ -173,57 +165,11 @@ def eval_schedule(validations: Mapping[float, int], val_images: int) -> EvalSche
     return EvalSchedule(evenly(LOSS_POINTS), tuple(validations), counts)
 
 
-def shrink_to_budget(recipe: Recipe, budget: Budget, data_set: DataSet = CIFAR10) -> Recipe:
-    """Halve the width of `recipe` until `budget` covers two training steps, down to an eighth of its width."""
-    narrow = recipe
-    while affordable_steps(budget, narrow, data_set) < 2 and narrow.width > recipe.width / 8:
-        narrow = replace(narrow, width=narrow.width / 2)
-    return narrow
-
-
-def affordable_steps(budget: Budget, recipe: Recipe, data_set: DataSet = CIFAR10) -> float:
-    """Return the number of training steps that `budget` covers."""
-    return math.inf if budget.flops is None else budget.flops / step_flops(recipe, data_set)
-
-
-def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet = CIFAR10) -> float:
-    """Measure the training FLOPs per second of this process on `hardware`, in three steps on noise.
-
-    Raises:
-        OutOfMemory: a batch does not fit into the memory of the device.
-    """
-    with oom_context(f"a batch of {recipe.batch_size} images", recipe):
-        return _speed(recipe, hardware, data_set)
-
-
-def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
-    model = hardware.place(build_model(recipe, data_set=data_set))
-    draw_from(model, torch.Generator(hardware.device))
-    optimizers = build_optimizers(model, recipe)
-    images = torch.rand(recipe.batch_size, 3, data_set.side, data_set.side)
-    images = images.to(hardware.device, memory_format=torch.channels_last)
-    labels = torch.arange(recipe.batch_size, device=hardware.device) % len(data_set.classes)
-    loss = torch.zeros(())
-    for step in range(4):
-        if step == 1:  # after the first step, which sets up kernels
-            loss.item()
-            started = time.perf_counter()
-        with hardware.autocast():
-            loss = F.cross_entropy(model(images).float(), labels)
-        model.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-    loss.item()
-    seconds = time.perf_counter() - started  # before the first count of FLOPs, which takes a while
-    return 3 * step_flops(recipe, data_set) / seconds
-
-
 def _workers(plan: Plan) -> str:
-    workers = f"{plan.side_by_side} worker{'s' if plan.side_by_side > 1 else ''}"
+    workers = counted(plan.side_by_side, "worker")
     if plan.hardware.device.type != "cpu":
         return workers
-    return f"{workers} x {plan.threads} thread{'s' if plan.threads > 1 else ''}"
+    return f"{workers} x {counted(plan.threads, 'thread')}"
 
 
 def _budget(flops: float | None, epochs: float) -> str:

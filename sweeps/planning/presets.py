@@ -40,6 +40,11 @@ class Preset:
     final: Budget
     finals: int
 
+    @property
+    def confirmations(self) -> int:
+        """Number of confirmation runs: of the best recipes, and of the one that the search begins with."""
+        return (self.recipes + 1) * self.seeds
+
     def fitted(self, data_set: DataSet) -> Preset:
         """Return the preset for a data set: a run of the same network takes as many steps as on CIFAR-10.
 

@@ -27,6 +27,7 @@ from cifar_core.budget import Budget
 from cifar_core.checkpoint import CheckpointError
 from cifar_core.data import Split, Splits
 from cifar_core.data.data_set import DataSet
+from cifar_core.data.source import DataSource
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.hardware import Hardware
@@ -37,9 +38,8 @@ from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import Features, activations, compute, default_cache, features
 from cifar_core.transfer.head import SCALINGS, Head, HeadRecipe, fit
 from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
-from sweeps.checks.consistency import check_before_training, recorded_evaluations
+from sweeps.checks.consistency import check_before_training
 from sweeps.console import SweepConsole, percent, with_tta
-from sweeps.executors.job_loop import DataSource
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError
@@ -250,7 +250,7 @@ class Adaptation:
 
     def _tuning_ended(self) -> bool:
         """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has met the test set."""
-        looks = set(recorded_evaluations(self.store.test_set_evaluations))
+        looks = set(self.store.evaluations())
         return self.budget is None or any(
             self.tracker.state(f"final-{number}-1") in ("complete", "failed")
             or (self.study, f"final-{number}-0") in looks
@@ -275,10 +275,9 @@ class Adaptation:
 
     def _pass(self, kind: str, name: str, split: Split, mirrored: bool, lower: Features | None = None) -> Features:
         what = f"{kind} of the {'mirrored ' if mirrored else ''}{name} images by {self.backbone.name}"
-        pixels = split.images[0].numel()
 
         def progress(done: int, total: int) -> None:
-            self.console.progress(what, done * pixels, total * pixels)
+            self.console.progress(what, done, total, "images")
             self._check()
 
         given = self.backbone, split.images, self.hardware
@@ -334,7 +333,7 @@ class Adaptation:
         except CheckpointError as error:
             self.console.say(f"{error}; fine-tuning begins again")
         inputs, below = [lower[each].values for each in _TUNED[:2]], lower[_TUNED[2]].values
-        steps, size = tuning.steps(len(data.train)), len(data.train) * data.train.images[0].numel()
+        steps, images = tuning.steps(len(data.train)), len(data.train)
         for point in tune(state, inputs, data.train, below, data.val, self.hardware, self.stop):
             if not math.isfinite(point.train_loss):
                 reason = f"training loss was {point.train_loss} at step {point.step}"
@@ -343,8 +342,8 @@ class Adaptation:
                 return None
             self.tracker.point(key, replace(point, validation=None))
             state.save(path)
-            done = f"fine-tuning {self.backbone.name}", round(point.epoch * size), round(tuning.epochs * size)
-            self.console.progress(*done)
+            done, total = (round(epochs * images) for epochs in (point.epoch, tuning.epochs))
+            self.console.progress(f"fine-tuning {self.backbone.name}", done, total, "images")
             if point.val_accuracy is not None:
                 at = f"epoch {point.epoch:.1f} of {tuning.epochs:.1f}"
                 self.console.say(f"fine-tuning, {at}: {percent(point.val_accuracy)} validation accuracy")

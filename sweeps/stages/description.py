@@ -72,6 +72,8 @@ class StudyDescription:
             yield f"[Report: build or buy](run:{STUDY_KEY}/artifacts/{_REPORT})"
 
     def _rows(self) -> Iterator[list[str]]:
+        if not self.finalists:
+            return  # during the search, each of whose points would go through all trials
         complete = self._sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         values = {trial.number: trial.value for trial in complete}
         for finalist in sorted(self.finalists, key=lambda result: -result.accuracy):

@@ -104,7 +104,7 @@ class ChampionTest(Stage):
         try:
             self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
         except OSError as error:
-            raise StoreError("a test must be recorded in the store before it") from error
+            raise StoreError(f"a test must be recorded in the store before it, but: {error.strerror}") from error
 
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record the test accuracy."""

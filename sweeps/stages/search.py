@@ -11,7 +11,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.console import best_trial, percent
 from sweeps.executors.protocol import Outcome
-from sweeps.planning.plan import SEARCH_SHARE, shrink_to_budget
+from sweeps.planning.plan import SEARCH_SHARE
 from sweeps.planning.presets import EIGHTHS
 from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
 from sweeps.progress import StageProgress, SweepRun
@@ -42,25 +42,24 @@ class Search(Stage):
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the trials that an earlier process left unfinished, then new ones up to the planned total."""
-        plan, progress = self.sweep.plan, self.sweep.progress
+        plan = self.sweep.plan
         for trial, values in unfinished_trials(self.sweep.study, self.sweep.storage):
             yield self._within_limits(trial, set(values))
         for _ in range(started_trials(self.sweep.study), plan.trials):
-            if plan.timeout is not None and progress.seconds > plan.timeout:
+            if reason := self._why_end():
                 left = plan.trials - started_trials(self.sweep.study)
-                self.sweep.console.say(
-                    f"no further trials: the time of --timeout ({plan.timeout:g} s) is over; {left} of {plan.trials} "
-                    "are left out"
-                )
-                return
-            if plan.patience is not None and (waited := trials_since_best(self.sweep.study)) >= plan.patience:
-                left = plan.trials - started_trials(self.sweep.study)
-                self.sweep.console.say(
-                    f"no further trials: the last {waited} that ended were not better than the best; {left} of "
-                    f"{plan.trials} are left out"
-                )
+                self.sweep.console.say(f"no further trials: {reason}; {left} of {plan.trials} are left out")
                 return
             yield self._within_limits(ask(self.sweep.study, plan), set())
+
+    def _why_end(self) -> str | None:
+        """Return the reason to start no further trial, if there is one."""
+        plan = self.sweep.plan
+        if plan.timeout is not None and self.sweep.progress.seconds > plan.timeout:
+            return f"the time of --timeout ({plan.timeout:g} s) is over"
+        if plan.patience is not None and (waited := trials_since_best(self.sweep.study)) >= plan.patience:
+            return f"the last {waited} that ended were not better than the best"
+        return None
 
     def why_prune(self, run: SweepRun, point: Progress) -> str | None:
         """Report the validation accuracy to Optuna; return the reason to end the trial, if its pruner asks for that."""
@@ -129,7 +128,7 @@ class Search(Stage):
         recipe = plan.space.suggest(trial, base)
         if "enqueued_recipe" in trial.user_attrs:
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
-        narrow = shrink_to_budget(recipe, plan.preset.trial, plan.data_set)
+        narrow = plan.preset.trial.narrow(recipe, plan.data_set)
         if narrow is not recipe:
             self.sweep.console.say(
                 f"trial {trial.number}: {recipe.model} at width {narrow.width:g}, because the budget covers fewer than "

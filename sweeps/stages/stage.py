@@ -20,7 +20,7 @@ from sweeps.console import SweepConsole, percent
 from sweeps.executors.protocol import Failed, Outcome, TrainJob
 from sweeps.planning.plan import Plan, eval_schedule
 from sweeps.progress import SweepProgress, SweepRun
-from sweeps.store import DEFAULT_STORE, Store
+from sweeps.store import Store
 from sweeps.tracking.notes import run_name, run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
@@ -96,7 +96,7 @@ class Sweep:
     def label(self, run: SweepRun) -> RunLabel:
         """Return the label of the next attempt of a training run."""
         recipe, data_set = run.job.recipe, self.plan.data_set
-        where = [] if self.store.root == DEFAULT_STORE else ["--store", str(self.store.root)]
+        command = ["python", "experiments/reproduce.py", f"run:{self.plan.study}/{run.key}", *self.store.as_option()]
         return RunLabel(
             key=run.key,
             name=run_name(run.tags, recipe),
@@ -104,7 +104,7 @@ class Sweep:
                 "study": self.plan.study,
                 **self.tags,
                 "attempt": str(run.attempt),
-                "rerun": shlex.join(["python", "experiments/reproduce.py", f"run:{self.plan.study}/{run.key}", *where]),
+                "rerun": shlex.join(command),
                 **run.tags,
             },
             params={

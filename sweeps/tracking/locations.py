@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 from mlflow.entities import Run
 
 from cifar_core.data.data_set import CIFAR10
-from sweeps.lock import LockError, holder
+from sweeps.lock import LockError
 from sweeps.store import Store, StoreError
 
 _SCHEME = "file://"
@@ -73,7 +73,8 @@ def missing_artifacts(store: Store, run: Run) -> tuple[Path, list[str]] | None:
 
 def is_new(store: Store) -> bool:
     """Return true if the store's own database has no tables of MLflow yet."""
-    if not store.holds_mlflow or not (path := store.databases()[0]).is_file():
+    path = store.mlflow_file
+    if not store.holds_mlflow or path is None or not path.is_file():
         return store.holds_mlflow
     try:
         with closing(sqlite3.connect(path, _LOCK_SECONDS)) as database:
@@ -108,10 +109,10 @@ def follow_store(store: Store, study: str | None = None) -> list[Path]:
     """
     if not (before := moved_from(store)):
         return []
-    for path in sorted(store.lock("any").parent.glob("*.lock")):
-        if (study is None or path != store.lock(study)) and (who := holder(path)) is not None:
-            raise LockError(f"the store {store.root} was moved, and {who} still runs a study of it; wait for it")
-    path = store.databases()[0]
+    if who := store.runner(but=study):
+        raise LockError(f"the store {store.root} was moved, and {who} still runs a study of it; wait for it")
+    path = store.mlflow_file
+    assert path is not None  # else nothing was moved
     try:
         with closing(sqlite3.connect(path, _LOCK_SECONDS, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
@@ -138,7 +139,8 @@ def uri_for_mlflow(store: Store) -> str:
 
 def _out_of_date(store: Store) -> dict[str, str]:
     """Return the locations of experiments that have moved with the store, and where they are now."""
-    if not store.holds_mlflow or not (path := store.databases()[0]).is_file():
+    path = store.mlflow_file
+    if not store.holds_mlflow or path is None or not path.is_file():
         return {}
     try:
         with closing(sqlite3.connect(path, _LOCK_SECONDS)) as database:

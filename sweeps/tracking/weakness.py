@@ -8,6 +8,7 @@ from itertools import combinations
 
 from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.metrics import Predictions
+from sweeps.console import counted
 
 _NAMED = 3  # names in a list; the others are counted
 
@@ -100,24 +101,20 @@ def _most_confused(classes: Sequence[str], confusion: list[list[int]]) -> str:
     pairs = [pair for pair, count in mistakes.items() if count == most]
     if len(pairs) > 1:
         names = _listed([f"{classes[one]}/{classes[other]}" for one, other in pairs])
-        return f"the pairs most often confused with each other are {names}, with {_count(most, 'mistake')} each."
+        return f"the pairs most often confused with each other are {names}, with {counted(most, 'mistake')} each."
     [(one, other)] = pairs
     directions = " and ".join(
-        f"{_count(confusion[true][predicted], f'{classes[true]} image')} taken for {classes[predicted]}"
+        f"{counted(confusion[true][predicted], f'{classes[true]} image')} taken for {classes[predicted]}"
         for true, predicted in ((one, other), (other, one))
     )
     return (
         f"the pair most often confused with each other is {classes[one]} and {classes[other]}, "
-        f"with {_count(most, 'mistake')}: {directions}."
+        f"with {counted(most, 'mistake')}: {directions}."
     )
 
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _listed(names: Sequence[str]) -> str:

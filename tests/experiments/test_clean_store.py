@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +18,7 @@ from sweeps.store import Store
     [
         ([], None, "Nothing was removed; --yes does it."),
         ([], "n", "Nothing was removed."),
+        ([], EOFError, "Nothing was removed."),
         ([], "y", "Removed; 2.0 MB are free."),
         (["--yes"], None, "Removed; 2.0 MB are free."),
     ],
@@ -26,7 +28,7 @@ def test_it_shows_and_asks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: Sequence[str],
-    answer: str | None,
+    answer: str | type[EOFError] | None,
     last: str,
 ) -> None:
     (tmp_path / "big").write_bytes(bytes(2_000_000))
@@ -35,9 +37,9 @@ def test_it_shows_and_asks(
     monkeypatch.setattr(clean_store, "find_waste", lambda store: waste)
     monkeypatch.setattr(clean_store, "remove", lambda store, found: removed.append((store, found)))
     monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None)
-    monkeypatch.setattr("builtins.input", lambda question: answer)
+    monkeypatch.setattr("builtins.input", Mock(side_effect=[answer]))
     assert clean_store.main([*arguments, "--store", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    assert [line for line in capsys.readouterr().out.splitlines() if line] == [
         "   2.0 MB  mine: trial-1, deleted in MLflow",
         "   2.0 MB  in all",
         last,

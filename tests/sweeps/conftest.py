@@ -9,9 +9,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from cifar_core.data import Splits
+from cifar_core.data import Splits, source
 from sweeps import run_study
-from sweeps.executors import engine, job_loop
+from sweeps.executors import engine
 from sweeps.store import Store
 from sweeps.studies.storage import open_storage
 from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, VAL_IMAGES, Study
@@ -54,7 +54,7 @@ def sweep(tmp_path: Path, small_data: Splits) -> Study:
 def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments that cannot be must be found before data are fetched or workers started."""
     early = Mock(side_effect=AssertionError("this was to be refused before"))
-    for module, name in ((run_study, "ensure_cifar10"), (job_loop, "load_train_val"), (engine, "LocalExecutor")):
+    for module, name in ((run_study, "ensure_cifar10"), (source, "load_train_val"), (engine, "LocalExecutor")):
         monkeypatch.setattr(module, name, early)
     monkeypatch.setattr(engine, "measure_speed", lambda recipe, hardware, data_set: 1e12)
 

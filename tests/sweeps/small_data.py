@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from cifar_core.data import Split, Splits
+from cifar_core.data.source import DataSource
 from cifar_core.hardware import Hardware
-from sweeps.executors.job_loop import DataSource
 from tests.synthetic import synthetic_splits
 
 CPU = Hardware(torch.device("cpu"), bf16=False)

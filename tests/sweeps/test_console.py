@@ -236,6 +236,10 @@ class TestPlainLines:
         console.progress("downloading x", 2_500_000, None)
         assert screen.text == "a file is damaged, fetching it again\ndownloading x: 2.5 MB\n"
 
+    def test_a_pass_over_images(self, screen: Screen) -> None:
+        screen.lines().progress("features", 1_000, 45_000, "images")
+        assert screen.text == "features: 2 %, 1,000 of 45,000 images\n"
+
     def test_letters_that_a_terminal_lacks_do_no_harm(self) -> None:
         raw = io.BytesIO()
         file = io.TextIOWrapper(raw, encoding="ascii")

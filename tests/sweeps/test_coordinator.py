@@ -108,7 +108,9 @@ class TestFailures:
 
         with monkeypatch.context() as context:
             context.setattr(Store, "record_test_set_evaluation", full)
-            with pytest.raises(StoreLostError, match=r"^\[Errno 28\] No space left on device$"):
+            with pytest.raises(
+                StoreLostError, match=r"^a test must be recorded in the store before it, but: No space left on device$"
+            ):
                 sweep.run()
         assert not [key for key in sweep.starts if key.startswith("test")]
         sweep.run()
@@ -214,14 +216,14 @@ class TestInterruption:
         sweep.run(confirm=False)
         told = {job.key: job.recorded for job in sweep.jobs if isinstance(job, TrainJob)}
         assert told == {**known, "trial-2": None, "trial-3": None}
-        assert list(sweep.store.checkpoints("a study", "x").parent.iterdir()) == [], "ended runs have none"
+        assert list(sweep.store.checkpoint_folder("a study").iterdir()) == [], "ended runs have none"
 
     def test_checkpoints_that_a_crash_left_of_ended_runs_are_cleared(self, sweep: Study) -> None:
         sweep.run()
         for key in ("trial-0", "confirm-3-0"):
             sweep.store.checkpoints("a study", key).mkdir(parents=True)
         sweep.run()
-        assert list(sweep.store.checkpoints("a study", "x").parent.iterdir()) == []
+        assert list(sweep.store.checkpoint_folder("a study").iterdir()) == []
 
     @pytest.mark.parametrize("polls", [10, 30])
     def test_resumed_trials_are_pruned_as_well(self, sweep: Study, polls: int) -> None:

@@ -19,13 +19,14 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
+from cifar_core.data import source
 from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps import options, run_study
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Interrupted, StoreLostError, Summary
-from sweeps.executors import engine, job_loop
+from sweeps.executors import engine
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
@@ -36,6 +37,7 @@ from sweeps.stages.adaptation import Stopped
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError
+from sweeps.studies.study import ADAPTATION
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
@@ -77,7 +79,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch, untouched: None) -> type[StubCoordina
     """The command with everything that takes time left out; a sweep is interrupted at once."""
     data = small_splits(20, 10)
     monkeypatch.setattr(run_study, "ensure_cifar10", lambda directory, progress: None)
-    monkeypatch.setattr(job_loop, "load_train_val", lambda directory: data)
+    monkeypatch.setattr(source, "load_train_val", lambda directory: data)
     StubCoordinator.executor = Mock()
     monkeypatch.setattr(engine, "LocalExecutor", lambda **_: StubCoordinator.executor)
     monkeypatch.setattr(run_study, "Coordinator", StubCoordinator)
@@ -181,13 +183,15 @@ class TestPlanOfTheArguments:
     ) -> None:
         plan_of("--study", "first", "--no-starts")
         first, recipes = StubCoordinator.got.study, [Recipe(cutout=number, tta=TTA) for number in range(5)]
-        for study, source, message in (
+        optuna.create_study(study_name="adapted", storage=first._storage).set_user_attr(ADAPTATION, {})
+        for study, earlier, message in (
             ("first", "first", "--from must name another study, but got 'first', which this command runs"),
-            ("second", "nope", "--study must be one that the store holds (first), but got 'nope'"),
+            ("second", "nope", "--study must be one that the store holds (adapted, first), but got 'nope'"),
             ("second", "first", "--from must name a study with a complete trial, but 'first' has none"),
+            ("second", "adapted", "--from must name a sweep, but 'adapted' adapts a network"),
         ):
             with pytest.raises(AssertionError):
-                plan_of("--study", study, "--from", source)
+                plan_of("--study", study, "--from", earlier)
             assert capsys.readouterr().err == f"run_study.py: error: {message}\n"
         for number, recipe in enumerate(recipes):
             trial = first.ask()

@@ -156,3 +156,13 @@ def test_a_folder_of_another_user(of_another_user: tuple[Store, list[str]]) -> N
     )
     assert done.stdout == "[(1,)]\n", done.stderr
     assert contents(store.root) == before
+
+
+def test_a_folder_that_may_not_be_entered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)  # as root may enter every folder
+    with pytest.raises(StoreError) as error, readable(store):
+        pass
+    assert str(error.value).startswith(f"the store {store.root} must be readable, but: [Errno 13] Permission denied: ")

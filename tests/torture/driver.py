@@ -24,13 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cifar_core.checkpoint import read_tensors
 from sweeps.command_line import OneLineParser
 from tests.torture.edits import EDITS, Edit, fingerprint
-from tests.torture.oracle import Judgement, judge
+from tests.torture.oracle import Judgement, digest, judge
 from tests.torture.server import MlflowServer
 
 ROOT = Path(__file__).parents[2]
-_OPTIONS = ("--space", "fast", "--no-confirm", "--keep-weights", "--device", "cpu")
+_OPTIONS = ("--space", "fast", "--keep-weights", "--device", "cpu")
 # Small networks, of which a trial takes seconds, that draw on the generator at every step.
 _RECIPE = """
 width = 0.25
@@ -51,7 +52,8 @@ class Torture:
 
     Args:
         trials: of the study; more are added where they end before the disturbances do.
-        epochs: of each trial.
+        epochs: of each trial, without confirmations.
+        preset: in place of these, trials of its own recipes, confirmations, a final and a test.
         engine: options that choose where the trials train.
         within: the beginning of the command, which says where it runs.
         environment: of every process.
@@ -61,6 +63,7 @@ class Torture:
     seed: int
     trials: int = 4
     epochs: float = 0.3
+    preset: str | None = None
     workers: int = 2
     tracking_uri: str | None = None
     storage: str | None = None
@@ -87,8 +90,12 @@ class Torture:
         where = ["--store", str(self.store), "--study", "torture", "--pruner", "none"]
         where += ["--tracking-uri", self.tracking_uri] if self.tracking_uri else []
         where += ["--storage", self.storage] if self.storage else []
-        size = ["--trials", str(self.trials), "--epochs", str(self.epochs), "--workers", str(self.workers)]
-        options = [*_OPTIONS, *self.engine, *where, *size, "--enqueue", *self.recipes(), *more]
+        size = ["--trials", str(self.trials), "--workers", str(self.workers)]
+        if self.preset is not None:
+            size += ["--preset", self.preset]
+        else:
+            size += ["--epochs", str(self.epochs), "--no-confirm", "--enqueue", *self.recipes()]
+        options = [*_OPTIONS, *self.engine, *where, *size, *more]
         return [*self.within, sys.executable, "tests/torture/witness.py", str(self.truth), *options]
 
     def recipes(self) -> list[str]:
@@ -402,12 +409,41 @@ def edited(folder: Path, seed: int, *, each: int = 1, trials: int = 4) -> Tortur
     return torture
 
 
+def confirmed(folder: Path, seed: int, *, each: int = 4) -> Torture:
+    """SIGKILL and Ctrl-C while recipes are confirmed, trained to the end and tested; all runs have other lengths."""
+    torture, calm = (Torture(folder / name, seed, trials=2, preset="smoke") for name in ("disturbed", "calm"))
+    for number in range(2 * each):
+        with torture.sweep() as process:
+            time.sleep(torture.random.uniform(10, 30))  # it takes some eight to begin
+            if process.poll() is not None:
+                torture.trials = calm.trials = torture.trials + 1  # another candidate for the confirmation
+            elif number % 2:
+                torture.stop(process, signal.SIGINT)
+            else:
+                process.kill()
+                torture.injected["SIGKILL of the coordinator"] += 1
+    for each_one in (torture, calm):
+        each_one.finish()
+    ours, theirs = (_tested(each_one.store) for each_one in (torture, calm))
+    if not theirs or not theirs.items() <= ours.items():  # ours may have had another champion before a further trial
+        raise AssertionError(f"the networks that were tested must be {theirs}, but are {ours}")
+    return torture
+
+
+def _tested(store: Path) -> dict[str, str]:
+    """Digests of the weights of all networks that were tested, by key."""
+    looks = [json.loads(line)["key"] for line in (store / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
+    paths = {key: store / "weights" / "torture" / f"{key}.safetensors" for key in looks}
+    return {key: digest(read_tensors(path)[1]) for key, path in paths.items()}
+
+
 PHASES: dict[str, Callable[..., Torture]] = {
     "kills": kills,
     "stops": stops,
     "outages": outages,
     "full_disk": full_disk,
     "crowd": crowd,
+    "confirmed": confirmed,
     "edited": edited,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar_core.checkpoint import CheckpointError, read_data_set
+from cifar_core.checkpoint import CheckpointError, read_data_set, write_tensors
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.export import export
 from cifar_core.training import predict
@@ -41,3 +41,10 @@ def test_compute_is_that_of_the_resolution(tmp_path: Path) -> None:
     # 390 million multiply-adds are published for 224 pixels with the classifier, which has 1.3 million.
     backbone = small_backbone(tmp_path, side=224)
     assert flops_per_image(backbone) == pytest.approx(2 * 384e6, rel=0.05)
+
+
+def test_a_recipe_of_another_version_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, {}, {})
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: unknown recipe field 'zebra'"):
+        load_network({"zebra": 1}, path)

@@ -108,3 +108,12 @@ def test_the_interval_of_the_crossing_covers_the_truth() -> None:
         place, _ = crossing(nothing, adapted, COUNTS[0], COUNTS[-1])
         covered += place.low <= truth <= place.high
     assert covered >= 34  # 95 %, and room for chance
+
+
+def test_a_nearly_flat_curve_that_clears_the_bar_needs_a_number_of_labels() -> None:
+    flat = [Point(n, 0.05 - 0.001 * place, 0.02) for place, n in enumerate(COUNTS)]
+    law = fit(flat, draws())
+    assert law is not None
+    needed = law.labels_for(0.2)
+    assert 0 <= needed.low < COUNTS[0]
+    assert not math.isnan(needed.high)

@@ -17,9 +17,10 @@ from experiments.reading import run_table
 from experiments.reading.runs import from_mlflow
 from experiments.reading.studies import StudyReader, count_test_set_evaluations
 from experiments.reading.study import TestSetEvaluations as Evaluations
+from experiments.sections.selection import candidates_of
 from sweeps.store import Store, StoreError
 from tests.experiments.conftest import Refused
-from tests.experiments.fake_store import Fake, Trial
+from tests.experiments.fake_store import START, Fake, Trial
 
 
 def test_studies_are_listed_and_the_most_recent_one_is_read_by_default(store: Fake) -> None:
@@ -214,3 +215,42 @@ def test_lost_artifacts_are_not_taken_for_things_that_were_never_measured(store:
         StoreError, match=rf"the artifacts of .* must be in {tmp_path}/copy/artifacts/demo/.*, but ther"
     ):
         StudyReader(copy).read("demo")
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_recipe_that_was_the_champion_is_none(fresh_store: Fake, recorded: bool) -> None:
+    run_id = fresh_store.add(final=True)
+    client, before = fresh_store.client, StudyReader(fresh_store.place).read().champion
+    newest = client.create_run(client.get_run(run_id).info.experiment_id, start_time=START + 9_000_000)
+    tags = {"stage": "final", "state": "complete", "champion": "true", "source_trial": "0", "seed": "0"}
+    for name, value in (tags | {"mlflow.parentRunId": run_id, "attempt": "0", "trial": "final-0-0"}).items():
+        client.set_tag(newest.info.run_id, name, value)
+    client.log_metric(newest.info.run_id, "test/accuracy", 0.93)
+    if recorded:  # the study went on, and has the former champion again
+        client.set_tag(run_id, "champion", "3")
+    study = StudyReader(fresh_store.place).read()
+    assert len(study.final) == 3
+    assert study.champion_trial == (3 if recorded else 0)
+    expected = list(before["run_id"]) if recorded else [newest.info.run_id]
+    assert list(study.champion["run_id"]) == expected
+    assert [candidate.trial for candidate in candidates_of(study) if candidate.champion] == [3] * recorded
+
+
+def test_figures_of_a_study_that_went_on_are_not_those_of_its_earlier_end(fresh_store: Fake) -> None:
+    run_id = fresh_store.add()
+    assert StudyReader(fresh_store.place).read().metrics["study/seconds"] == 1290
+    fresh_store.client.set_tag(run_id, "state", "interrupted")
+    study = StudyReader(fresh_store.place).read()
+    assert (study.state, study.metrics) == ("interrupted", {})
+
+
+def test_a_run_of_a_label_curve_has_the_data_set_of_its_curve(fresh_store: Fake) -> None:
+    own = replace(CIFAR10, name="garden", sha256="ab" * 32)
+    run_id = fresh_store.add(name="labels/garden")
+    fresh_store.client.set_tag(run_id, "stage", "label-curve")
+    fresh_store.client.set_tag(run_id, "data_sha256", own.sha256)
+    fresh_store.put(run_id, {"data.json": json.dumps(own.to_dict()).encode()})
+    reader = StudyReader(fresh_store.place)
+    experiment_id = fresh_store.client.get_run(run_id).info.experiment_id
+    [trial] = fresh_store.client.search_runs([experiment_id], "tags.key = 'trial-0'")
+    assert reader.data_set(trial) == own

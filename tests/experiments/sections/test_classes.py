@@ -150,3 +150,9 @@ def test_without_a_champion_the_classes_are_those_of_the_validation_images(demo:
     made = section(unconfirmed)
     assert made.recommendation["performance"] == ()
     assert "on the validation images" in made.recommendation["customisation"][0].text
+
+
+def test_a_class_that_was_not_tested_does_not_count_as_the_weakest_one(found: ClassResults) -> None:
+    rows = (ClassAccuracy("rose", 0.3, None), ClassAccuracy("cat", 0.9, 0.88), ClassAccuracy("dog", 0.9, 0.9))
+    [said] = classes.evenness(replace(found, rows=rows))
+    assert said.text.startswith("Classes are even on the test images: cat (88.0 %) lies only 2.00 points under dog")

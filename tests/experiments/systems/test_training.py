@@ -266,7 +266,8 @@ def test_the_same_again_does_nothing(undisturbed: dict[str, Place], monkeypatch:
         before, looks = path.read_bytes(), place.looks()
         for arguments in ((), ("--epochs", "2"), ("--epochs", "100")):
             assert place.call(*arguments) == 0
-            assert place.said[-1] == f"three_conv seed 0: nothing is left to do, {path} reaches to epoch 3"
+            left = f"nothing is left to do, {path} reaches to epoch 3; another --results trains it anew"
+            assert place.said[-1] == f"three_conv seed 0: {left}"
         assert (path.read_bytes(), place.looks()) == (before, looks)
 
 
@@ -307,13 +308,13 @@ def test_a_part_on_another_kind_of_device_is_kept(place: Place, capsys: pytest.C
     path = place.results / "three_conv-seed0.json"
     on_gpu = {**place.written(), "hardware": {**place.written()["hardware"], "device": "cuda:0"}}
     path.write_text(json.dumps(on_gpu))
-    kept = sorted(place.store.checkpoints("systems", "x").parent.rglob("*.safetensors"))
+    kept = sorted(place.store.checkpoint_folder("systems").rglob("*.safetensors"))
     assert place.call() == 2
     said = f"three_conv seed 0 must resume on cuda, where it began, but got cpu; without {path} it begins anew"
     assert said in capsys.readouterr().err
     assert place.written() == on_gpu
     assert kept
-    assert kept == sorted(place.store.checkpoints("systems", "x").parent.rglob("*.safetensors"))
+    assert kept == sorted(place.store.checkpoint_folder("systems").rglob("*.safetensors"))
     path.unlink()
     assert place.call() == 0
 
@@ -401,9 +402,24 @@ def test_a_file_of_something_else_is_replaced(place: Place, undisturbed: dict[st
     place.results.mkdir()
     other = undisturbed["test"].results / path.name
     path.write_text(other.read_text() if content is None else content)
+    before, kept = path.read_bytes(), path.with_suffix(".json.old")
     assert place.call("--epochs", "1") == 0
-    assert f"three_conv seed 0: {path} does not hold this run, and will be replaced" in place.said
+    assert f"three_conv seed 0: {path} does not hold this run" in place.said
+    assert f"three_conv seed 0: begins anew, and keeps the earlier result as {kept}" in place.said
     assert place.written()["recipe"] == WATCHING_VALIDATION.to_dict()
+    assert kept.read_bytes() == before
+
+
+def test_a_result_of_another_store_is_kept(place: Place, undisturbed: dict[str, Place]) -> None:
+    path = place.results / "three_conv-seed0.json"
+    place.results.mkdir()
+    path.write_bytes((undisturbed["validation"].results / path.name).read_bytes())
+    part = json.loads(path.read_text()) | {"test": None}
+    path.write_text(json.dumps(part))
+    assert place.call("--epochs", "1") == 0
+    kept = path.with_suffix(".json.old")
+    assert f"three_conv seed 0: begins anew, and keeps the earlier result as {kept}" in place.said
+    assert json.loads(kept.read_text()) == part
 
 
 @pytest.mark.slow
@@ -479,3 +495,19 @@ def test_a_run_that_diverges_has_failed(place: Place, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == f"reproduce.py: error: {reason}\n"
     assert place.run().data.tags.items() >= {"state": "failed", "reason": reason}.items()
     assert load_results(place.results) == ()
+
+
+def test_a_full_disk_is_one_line_and_the_run_resumes(
+    place: Place, undisturbed: dict[str, Place], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(systems_training, "write_json", full)
+        assert place.call() == 2
+    reason = "three_conv seed 0 must be able to write its results and checkpoints, but: [Errno 28] No space left on d"
+    assert reason in capsys.readouterr().err
+    assert (place.run().data.tags["state"], place.run().data.tags["reason"][: len(reason)]) == ("interrupted", reason)
+    assert place.call() == 0
+    check_same(place, undisturbed["validation"])

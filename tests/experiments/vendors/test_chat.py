@@ -205,3 +205,18 @@ def test_a_key_is_sent_over_https_alone(url: str) -> None:
 def test_an_address_that_no_request_can_hold_is_refused(url: str) -> None:
     with pytest.raises(VendorError, match="--url must have printable ASCII characters without spaces alone, but got"):
         Chat(url, "m", "Which?", budget())
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://api..example.com/v1", "--url must be a URL, but 'https://api..example.com/v1' gave: "),
+        (f"https://{'a' * 64}.com", "--url must be a URL, but "),
+        ("https://host:abc/", "--url must be a URL, but 'https://host:abc/' gave: Port could not be cast"),
+        ("https:///v1", "--url must name a host, but got 'https:///v1'"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_before_any_request(url: str, message: str) -> None:
+    with pytest.raises(VendorError) as error:
+        Chat(url, "model", "which?", budget())
+    assert str(error.value).startswith(message)

@@ -161,7 +161,7 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     assert re.search(r"airplane +100\.0 %", printed)
     assert "95 % of the answers came within 400 ms" in printed
     assert looks(fresh_store.folder)[-1].startswith("gpt_6_luna-")
-    [score] = load_scores(fresh_store.folder).values()
+    [score] = load_scores(fresh_store.folder, CIFAR10).values()
     assert (score.right, score.unparsable, score.missing) == (18, 1, 1)
     said = refused(score_answers.main, str(tmp_path / "none.csv"), *options)
     assert said.startswith("none.csv must be a readable file, but: ")
@@ -194,8 +194,13 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     scored = ["--vendor", "GPT-6 Luna", "--study", "flowers", *options]
     assert score_answers.main([str(tmp_path / "answers.csv"), *scored]) == 0
     assert "GPT-6 Luna: 83.33 % of 6 images" in capsys.readouterr().out
-    facts = replace(fresh_store.facts("flowers"), scores=load_scores(fresh_store.folder))
+    facts = replace(fresh_store.facts("flowers"), scores=load_scores(fresh_store.folder, own))
     assert [way.title for way in ways_of(facts) if way.measured] == ["building", "GPT-6 Luna"]
+    (folder / "answers.csv").write_text("image,answer\n00000.png,rose\n")
+    said = refused(score_answers.main, str(folder / "answers.csv"), "--vendor", "V", "--study", "earlier", *options)
+    assert said == (
+        f"--study must be one of garden, whose images were answered by {folder}/data.json, but 'earlier' is of CIFAR-10"
+    )
     small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)
     assert small == "--side must be at least the 48 of the images, but got 32"
     before = looks(fresh_store.folder)
@@ -207,3 +212,12 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     said = refused(export_test.main, str(tmp_path / "y"), "--store", f"{tmp_path}/file")
     assert said.startswith("DIR and the store must be folders to write to, but: ")
     assert not any((tmp_path / "y").iterdir()), "the same command can be given again"
+
+
+def test_an_image_that_cannot_be_read_is_one_line(exported: Path, refused: Refused) -> None:
+    (exported / "images" / "00000.png").unlink()
+    (exported / "images" / "00000.png").mkdir()
+    with serving(cats) as stub:
+        options = ["--url", stub.url, "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
+        said = refused(ask_vendor.main, *options)
+    assert said.startswith(f"the images must be readable and {exported / 'm.csv'} writable, but: [Errno 21] ")

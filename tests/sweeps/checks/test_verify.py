@@ -185,3 +185,10 @@ def test_no_such_study(store: Store) -> None:
         list(findings(store, "t"))
     with pytest.raises(StoreError, match=r"a store must hold mlflow\.db, but there is no"):
         list(findings(replace(store, tracking_uri="sqlite:////nowhere/mlflow.db"), "s"))
+
+
+def test_a_database_by_a_relative_url(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.root)
+    relative = Store.locate(store.root, tracking_uri="sqlite:///mlflow.db", storage_url="sqlite:///optuna.db")
+    assert relative.holds_mlflow
+    assert list(findings(relative, "s")) == []

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from cifar_core.data import DataError
+from cifar_core.data.source import DataSource
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
 from sweeps.executors import job_loop
-from sweeps.executors.job_loop import Command, DataSource, WorkerConfig, serve
+from sweeps.executors.job_loop import Command, WorkerConfig, serve
 from sweeps.executors.protocol import Ending, EvaluateJob, Event, Failed, Finished, Paused, Progressed, TrainJob
 from tests.sweeps.small_data import CPU, small_splits, small_test
 

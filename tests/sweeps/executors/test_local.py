@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.data.source import DataSource
 from sweeps.executors import local
 from sweeps.executors.engine import LocalEngine
-from sweeps.executors.job_loop import DataSource
 from sweeps.executors.local import LocalExecutor
 from sweeps.executors.protocol import Failed, Finished
 from tests.sweeps.executors.support import JOB, RECIPE, events_until, is_gone, waits, workers
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow  # every worker takes seconds to start
 # The coordinator of two workers: the first loads and the second trains when it dies without a word.
 PARENT = """
 import functools, time
-from sweeps.executors.job_loop import DataSource
+from cifar_core.data.source import DataSource
 from tests.sweeps.executors.support import LONG
 from tests.sweeps.executors.test_local import start
 from tests.sweeps.small_data import SYNTHETIC
