@@ -110,28 +110,26 @@ def _ask_all(chat: Chat, budget: Budget, pictures: Sequence[Path], out: Path, co
         UserError: the service refuses.
     """
     lock, stop = threading.Lock(), threading.Event()
-    with out.open("a", encoding="utf-8", newline="") as file:
 
-        def keep(answer: Answer) -> None:
-            with lock:
-                file.write(write_row(answer))
-                file.flush()
+    def keep(answer: Answer) -> None:
+        with lock, out.open("ab") as file:
+            file.write(write_row(answer).encode())
 
-        def one(path: Path) -> None:
-            if not stop.is_set():
-                chat.ask(path.name, path.read_bytes(), keep)
+    def one(path: Path) -> None:
+        if not stop.is_set():
+            chat.ask(path.name, path.read_bytes(), keep)
 
-        with ThreadPoolExecutor(concurrency) as pool:
-            asked = []
-            try:
-                for path in pictures:
-                    asked.append(pool.submit(one, path))
-                    if not budget.knows_usage and asked[-1].exception():  # waits for it
-                        break
-                wait(asked, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(concurrency) as pool:
+        asked = []
+        try:
+            for path in pictures:
+                asked.append(pool.submit(one, path))
+                if not budget.knows_usage and asked[-1].exception():  # waits for it
+                    break
+            wait(asked, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
     errors = [error for future in asked if not future.cancelled() and (error := future.exception())]
     for error in errors:
         if isinstance(error, OSError):

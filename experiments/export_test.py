@@ -15,14 +15,13 @@ from PIL import Image
 
 from cifar_core.data.data_set import CIFAR10, DataSet
 from experiments.reading.studies import StudyReader
-from experiments.vendors.answers import image_name, prompt_for
+from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
 from experiments.vendors.scoring import LOOKS
 from experiments.vendors.sealed import sealed_test
 from sweeps.command_line import OneLineParser, number, run_command, server_url
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
-from sweeps.tracking.locations import DATA_SET
 from sweeps.validation import InvalidFileError
 
 SIDE = 256  # pixels: services enlarge smaller images, or read them badly
@@ -84,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         for index, pixels in enumerate(images):
             picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)
             picture.save(folder / "images" / image_name(index))
-        (folder / DATA_SET).write_text(json.dumps(data_set.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / DESCRIPTION).write_text(json.dumps(data_set.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "classes.txt").write_text("\n".join(data_set.classes) + "\n", encoding="utf-8")
         (folder / "prompt.txt").write_text(prompt_for(data_set.classes) + "\n", encoding="utf-8")
     except OSError as error:
@@ -95,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _data_set(store: Store, study: str | None) -> DataSet:
     """The data set of the study; without a name, of the most recent one, and CIFAR-10 where there is none."""
-    if study is None and store.mlflow_file is not None and not store.mlflow_file.exists():
+    if study is None and not store.has_mlflow():
         return CIFAR10
     with readable(store) as place:
         reader = StudyReader(place)

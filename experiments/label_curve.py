@@ -176,8 +176,7 @@ def _subject(name: str | None, store: Store) -> _Subject:
         StoreError: there is no such store or study, or it lacks the recipe.
         UserError: no trial of the study is complete.
     """
-    database = store.mlflow_file
-    reader = StudyReader(store) if name is not None or database is None or database.is_file() else None
+    reader = StudyReader(store) if name is not None or store.has_mlflow() else None
     if reader is None or (name is None and not reader.studies() and not reader.adapted_studies()):
         return _Subject(_WITHOUT_STUDY, read_recipe(_WITHOUT_STUDY), "", CIFAR10)
     study = reader.read(name)

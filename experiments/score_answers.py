@@ -18,14 +18,13 @@ from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.vendor_score import VendorScore
-from experiments.vendors.answers import parse_answers
+from experiments.vendors.answers import DESCRIPTION, parse_answers
 from experiments.vendors.scoring import fingerprint, keep, score
 from experiments.vendors.sealed import sealed_test
 from sweeps.command_line import OneLineParser, run_command, server_url
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
-from sweeps.tracking.locations import DATA_SET
 from sweeps.validation import InvalidFileError
 
 
@@ -68,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     store = Store.locate(options.store, tracking_uri=options.tracking_uri)
     with readable(store) as place:
         study = StudyReader(place).read(options.study)
-    _check_images(options.answers.with_name(DATA_SET), study)
+    _check_images(options.answers.with_name(DESCRIPTION), study)
     ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
     test = sealed_test(study.data_set, options.data)()
     found = score(

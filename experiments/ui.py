@@ -82,11 +82,7 @@ def serve(store: Store, number: int) -> int:
     Raises:
         UserError: there are no runs to browse, the database cannot be read, or the port is in use.
     """
-    try:
-        found = (store.root / "mlflow.db").is_file()
-    except OSError as error:  # a folder on the way there that this user may not enter
-        raise StoreError(f"the store {store.root} must be readable, but: {error}") from error
-    if not found:
+    if not store.has_mlflow():
         raise StoreError(f"a store must hold runs, but {store.root} has none: 'make study' makes some")
     try:
         listening = socket.create_server((HOST, number))

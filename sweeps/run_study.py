@@ -138,10 +138,8 @@ def _sweep(
         executor = engine.executor(loaders, plan.most_side_by_side, console.say)
         try:
             with contextlib.closing(engine), contextlib.closing(executor), contextlib.suppress(Interrupted):
-                data = loaders.train_val()
-                train_images, val_images, samples = len(data.train), len(data.val), draw_samples(data.train)
-                del data  # each worker loads its own
-                release_memory()
+                samples = draw_samples(loaders.train_val().train)
+                release_memory()  # each worker loads images of its own
                 storage = OneWriterStorage(open_storage(store.storage_url))
                 study = open_study(
                     plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
@@ -154,8 +152,6 @@ def _sweep(
                     plan=plan,
                     study=study,
                     storage=storage,
-                    train_images=train_images,
-                    val_images=val_images,
                     tracker=tracker,
                     store=store,
                     console=console,
@@ -239,10 +235,7 @@ def _close(tracker: MlflowTracker, store: Store, study: str, say: Callable[[str]
     entries = tracker.close() if ended else tracker.close_at_once()
     if not entries:
         return 0
-    given = ["--study", study, *store.as_option()]
-    if store.tracking_uri != Store.locate(store.root).tracking_uri:
-        given += ["--tracking-uri", store.tracking_uri]
-    command = shlex.join(["python", "sweeps/run_study.py", *given, "--replay"])
+    command = shlex.join(["python", "sweeps/run_study.py", "--study", study, *store.as_option(), "--replay"])
     what = "1 entry" if entries == 1 else f"{entries} entries"
     say(f"MLflow lacks {what}, kept in {store.queues(study)}; once it answers, this command sends them: {command}")
     return entries

@@ -89,11 +89,25 @@ class Store:
         """Check that the SQLite files exist, as a client would quietly create empty ones.
 
         Raises:
-            StoreError: one of them does not.
+            StoreError: one of them does not, or may not be looked for.
         """
         for path in self.databases():
-            if not path.is_file():
+            if not self._holds(path):
                 raise StoreError(f"a store must hold {path.name}, but there is no {path}")
+
+    def has_mlflow(self) -> bool:
+        """Return true if MLflow's database is there, or that of a server is used.
+
+        Raises:
+            StoreError: it may not be looked for.
+        """
+        return self.mlflow_file is None or self._holds(self.mlflow_file)
+
+    def _holds(self, path: Path) -> bool:
+        try:
+            return path.is_file()
+        except OSError as error:  # a folder on the way there that this user may not enter
+            raise StoreError(f"the store {self.root} must be readable, but: {error}") from error
 
     def databases(self) -> list[Path]:
         """Return the databases that are files."""
@@ -168,7 +182,10 @@ class Store:
 
     def as_option(self) -> list[str]:
         """Return the arguments that name this store on a command line; none for the default store."""
-        return [] if self.root == DEFAULT_STORE else ["--store", str(self.root)]
+        given = [] if self.root == DEFAULT_STORE else ["--store", str(self.root)]
+        if self.tracking_uri != Store.locate(self.root).tracking_uri:
+            given += ["--tracking-uri", self.tracking_uri]
+        return given
 
     @staticmethod
     def local(url: str) -> Path | None:

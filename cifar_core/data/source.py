@@ -1,4 +1,4 @@
-"""Where a sweep has its images from: what another process needs to load them."""
+"""Where images come from: what another process needs to load them."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ struct job {
     int64_t tiles_across, tiles_each, tiles;        /* of a line, of an image, of all images */
     int64_t next;                                   /* piece of work that no thread has taken */
     int64_t block;                                  /* tiles that are taken at once */
-    int64_t rows_each, groups, shares;              /* of the work on the gradient of the weights: see `share` */
+    int64_t rows_each, groups, shares;              /* rows of a `share`, groups of channels, and number of shares */
     int out_of_memory;                              /* the result is not complete */
     const bf16 *image, *gradient, *black;           /* black: a pixel */
     const float *weight, *bias;                     /* bias: null: none */
@@ -442,12 +442,15 @@ static void sum_block(const struct job *job, const struct share *share) {
 
 static void sum_products(void *argument) {
     struct job *job = argument;
+    int64_t taken = take(job, 1);
+    if (taken >= job->shares) /* there are more threads than shares */
+        return;
     const int64_t panels = round_up(job->outputs, WIDE) / WIDE, points = 4 * job->rows_each;
     struct share share = {.tiles = zeros(points * pairs_size(job, job->inputs) * sizeof(bf16)),
                           .slopes = zeros(points * pairs_size(job, job->outputs) * sizeof(bf16))};
     if (share.tiles == NULL || share.slopes == NULL)
         job->out_of_memory = 1;
-    for (int64_t taken; !job->out_of_memory && (taken = take(job, 1)) < job->shares;) {
+    for (; !job->out_of_memory && taken < job->shares; taken = take(job, 1)) {
         const int64_t group = taken % job->groups;
         share.top = taken / job->groups * job->rows_each, share.bottom = share.top + job->rows_each;
         share.from = group * panels / job->groups * WIDE, share.to = (group + 1) * panels / job->groups * WIDE;
@@ -549,7 +552,7 @@ int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int6
     job.sums = zeros(POINTS * in * out * sizeof(float));
     job.out_of_memory = black == NULL || job.sums == NULL;
     if (!job.out_of_memory) {
-        run(&job, smaller(threads, job.shares), sum_products, parallel);
+        run(&job, threads, sum_products, parallel);
         run(&job, threads, write_gradient, parallel);
     }
     free(job.sums);

@@ -15,7 +15,7 @@ class CustomResnet(nn.Sequential):
     Dropout follows every convolution, as published; its rate of 0.05 is our choice, as none is given.
     """
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+    def __init__(self, width: float, classes: int, side: int) -> None:
         super().__init__()
         c1, c2, c3, c4 = (channels(base, width) for base in (64, 128, 256, 512))
         self.features = nn.Sequential(

@@ -17,7 +17,7 @@ class DynamicConv(nn.Sequential):
     0.125 suits small machines.
     """
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+    def __init__(self, width: float, classes: int, side: int) -> None:
         super().__init__()
         size, hidden = channels(1024, width), channels(512, width)
         self.blocks = nn.Sequential(_Block(3, size), _Block(size, size), _Block(size, size))

@@ -19,7 +19,7 @@ class FastResNet(nn.Module):
     norm has no scale, and logits are scaled down. The second convolution of each group is residual.
     """
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32, *, residual: bool = True) -> None:
+    def __init__(self, width: float, classes: int, side: int, *, residual: bool = True) -> None:
         super().__init__()
         c1, c2, c3 = (channels(base, width) for base in (64, 256, 256))
         self.whitening = nn.Conv2d(3, 2 * _WHITENING, 2)
@@ -55,7 +55,7 @@ class FastResNet(nn.Module):
 class Airbench(FastResNet):
     """fast_resnet without residual connections: the network of the paper by Jordan."""
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+    def __init__(self, width: float, classes: int, side: int) -> None:
         super().__init__(width, classes, side, residual=False)
 
 

@@ -12,7 +12,7 @@ _POOLED = (1, 3, 5)  # blocks of block_cnn that end in a max-pool, counted from 
 class FiveConv(nn.Sequential):
     """Five 3x3 convolutions with batch norm, then three linear layers; 4,968,970 weights at width 1."""
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+    def __init__(self, width: float, classes: int, side: int) -> None:
         super().__init__()
         c1, c2, c3, c4 = (channels(base, width) for base in (64, 128, 256, 512))
         self.features = FusedSequential(
@@ -40,7 +40,7 @@ class ThreeConv(nn.Sequential):
     No batch norm; dropout of 0.25 in front of every linear layer.
     """
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+    def __init__(self, width: float, classes: int, side: int) -> None:
         super().__init__()
         sizes = [channels(base, width) for base in (16, 32, 64)]
         h1, h2 = (max(8, round(base * width)) for base in (120, 60))  # 60 is no multiple of 8: not `channels`
@@ -62,7 +62,7 @@ class BlockCnn(nn.Sequential):
     published network ends in a softmax before a cross-entropy that contains one; this network returns logits.
     """
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+    def __init__(self, width: float, classes: int, side: int) -> None:
         super().__init__()
         widths = [channels(base, width) for base in (32, 64, 96, 128, 256, 512)]
         hidden = channels(128, width)

@@ -19,7 +19,7 @@ class VisionTransformer(nn.Module):
     Beyer et al., "Better plain ViT baselines" (2022).
     """
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+    def __init__(self, width: float, classes: int, side: int) -> None:
         super().__init__()
         size = max(1, round(192 * width / _HEAD)) * _HEAD
         self.embed = nn.Conv2d(3, size, _PATCH, stride=_PATCH)

@@ -16,7 +16,7 @@ class WideResNet(nn.Module):
     Zagoruyko & Komodakis, "Wide Residual Networks" (2016).
     """
 
-    def __init__(self, width: float = 1.0, classes: int = 10, side: int = 32) -> None:
+    def __init__(self, width: float, classes: int, side: int) -> None:
         super().__init__()
         c1, c2, c3 = (channels(base, width) for base in (64, 128, 256))
         self.stem = Conv3x3(3, 16, bias=False)

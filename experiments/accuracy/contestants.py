@@ -119,6 +119,7 @@ def our_study(seed: int, terms: Terms, hardware: Hardware, *, starts: bool) -> F
 
 def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, starts: bool) -> Recipe:
     """Run a study until it has chosen its champion; return the champion's recipe in the search."""
+    data = real_data()
     plan = Plan(
         study=_STUDY,
         trials=terms.trials,
@@ -132,21 +133,19 @@ def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, star
         confirm=True,
         starts=starts,
         limits=Limits(),
-        data_set=CIFAR10,
+        data_set=replace(CIFAR10, train_images=len(data.train), val_images=len(data.val)),
         hardware=hardware,
         workers=1,
         threads=torch.get_num_threads(),
         flops_per_second=1e12,  # for an estimate of the time, which nobody sees
     )
     store.create()
-    storage, data = OneWriterStorage(open_storage(store.storage_url)), real_data()
+    storage = OneWriterStorage(open_storage(store.storage_url))
     study, tracker = open_study(plan, storage), MlflowTracker(store, plan.study)
     sweep = Sweep(
         plan=plan,
         study=study,
         storage=storage,
-        train_images=len(data.train),
-        val_images=len(data.val),
         tracker=tracker,
         store=store,
         console=SweepConsole(file=io.StringIO()),

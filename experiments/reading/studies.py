@@ -55,7 +55,7 @@ class StudyReader:
         # MLflow creates a missing database without a word.
         self._database = store.mlflow_file
         if self._database is not None:
-            if not self._database.is_file():
+            if not store.has_mlflow():
                 raise StoreError(f"a store must hold {self._database.name}, but there is no {self._database}")
             with opening(store.tracking_uri):  # not while another process creates it
                 _check_database(self._database)
@@ -338,4 +338,4 @@ def _last_attempts(attempts: pd.DataFrame, stage: str) -> pd.DataFrame:
 def _check_database(path: Path) -> None:
     with path.open("rb") as file:
         if not file.read(16).startswith(b"SQLite format 3"):
-            raise StoreError(f"mlflow.db must be an SQLite database, but {path} is not")
+            raise StoreError(f"{path.name} must be an SQLite database, but {path} is not")

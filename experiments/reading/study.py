@@ -194,7 +194,7 @@ class Study:
 
     @property
     def champion_trial(self) -> int | None:
-        """The trial whose recipe is the champion; more trials, or other confirmations, may have made it another one."""
+        """The trial whose recipe is the champion, which may change when a study goes on; None before one is chosen."""
         if (chosen := self.tags.get("champion", "")).isdigit():
             return int(chosen)
         newest = self._crowned.sort_values("start", kind="stable")["source_trial"].tail(1)  # of an earlier version

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from experiments.reading.scenario import slug
 from experiments.stats import Estimate, wilson
 from sweeps.validation import STRICT, NonNegative, Text, read_json
@@ -52,10 +52,10 @@ def load_scores(root: Path, data_set: DataSet) -> dict[str, VendorScore]:
         InvalidFileError: a score breaks a rule.
     """
     scores = [read_json(path, VendorScore) for path in sorted((root / FOLDER).glob(f"*/{SCORE}"))]
+    scores.sort(key=lambda score: score.date)  # earlier versions kept them in a folder without the data set's hash
     return {slug(score.vendor): score for score in scores if score.data_sha256 == data_set.sha256}
 
 
 def score_folder(root: Path, vendor: str, data_set: DataSet) -> Path:
     """Return the folder of the score of a vendor on the test images of a data set."""
-    own = "" if data_set.sha256 == CIFAR10.sha256 else f"-{data_set.sha256[:8]}"
-    return root / FOLDER / (slug(vendor) + own)
+    return root / FOLDER / f"{slug(vendor)}-{data_set.sha256[:8]}"

@@ -119,12 +119,14 @@ def section(facts: Facts) -> Section:
 
 def _final_sentence(facts: Facts) -> str:
     """The training of the champion on all training images."""
-    final = facts.study.final
-    if not len(final):
-        return "" if facts.has_champion else " That choice has not been made yet."
+    study = facts.study
     if facts.has_champion:
-        return " Its recipe was then trained on all training images."
-    states = set(final["state"])
+        return " Its recipe was then trained on all training images." if len(study.final) else ""
+    if study.champion_trial is None:
+        return " That choice has not been made yet."
+    states = set(study.final[study.final["source_trial"] == study.champion_trial]["state"])
+    if not states:
+        return " The training of its recipe on all training images has not begun yet."
     how = "is still running" if "running" in states else "was interrupted" if "interrupted" in states else "has failed"
     return f" The training of its recipe on all training images {how}."
 

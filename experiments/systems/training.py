@@ -6,6 +6,7 @@ The file is written at each point of the curve and a checkpoint after it, so tha
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import platform
 import time
@@ -110,13 +111,14 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
     except Stopped:
         context.tracker.end(run.key, "interrupted", reason="stopped by the user", metrics=run.costs())
         raise
+    except (StoreError, OSError) as error:
+        reason = f"{run.title} must be able to write its results, but: {error}"
+        with suppress(StoreError):
+            context.tracker.end(run.key, "interrupted", reason=reason, metrics=run.costs())
+        raise StoreError(reason) from error
     except (UserError, Diverged) as error:
         context.tracker.end(run.key, "failed", reason=str(error), metrics=run.costs())
         raise
-    except OSError as error:
-        reason = f"{run.title} must be able to write its results and checkpoints, but: {error}"
-        context.tracker.end(run.key, "interrupted", reason=reason, metrics=run.costs())
-        raise StoreError(reason) from error
     if state.step == state.total_steps:
         run.checkpoints.clear()
     else:
@@ -218,7 +220,6 @@ class _Run:
         state = self._resume()
         is_new = state is None
         if state is None:
-            self._set_aside()
             self.curve, self.wall_seconds = [], 0.0
             recipe, found = settle(self.recipe, self.data, self.context.hardware)
             if found is not None:
@@ -242,11 +243,12 @@ class _Run:
             self.tested = None
             if validation is not None and self.watched == "test":
                 self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
-            # The file is written first, so that every checkpoint has its points in the file.
-            write_json(self.path, self.result())
             if is_new:
+                self._set_aside()
                 self.checkpoints.clear()  # later ones of an earlier run would count as the newest
                 is_new = False
+            # The file is written first, so that every checkpoint has its points in the file.
+            write_json(self.path, self.result())
             self.checkpoints.save(state)
             if validation is not None:
                 self._report(progress, validation)
@@ -333,9 +335,10 @@ class _Run:
     def _set_aside(self) -> None:
         """Keep the result file of an earlier run, as this one begins anew."""
         if self.path.exists():
-            kept = self.path.with_suffix(".json.old")
+            names = (self.path.with_suffix(f".json.old{number or ''}") for number in itertools.count())
+            kept = next(name for name in names if not name.exists())
             self.path.replace(kept)
-            self.say(f"begins anew, and keeps the earlier result as {kept}")
+            self.say(f"began anew, and keeps the earlier result as {kept}")
 
     def _report(self, progress: Progress, validation: Predictions) -> None:
         each = (progress.train_seconds + progress.validation_seconds) / progress.epoch

@@ -14,6 +14,7 @@ from sweeps.validation import InvalidFileError
 
 COLUMNS = ("image", "answer", "seconds", "usd", "state")
 ANSWERED, FAILED = "answered", "failed"  # of a state; empty: answered
+DESCRIPTION = "test-images.json"  # of the data set, beside its exported images
 MOST_BYTES = 100_000_000
 MOST_LETTERS = 2000  # of an answer: what lies beyond is not read
 

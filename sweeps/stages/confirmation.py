@@ -151,7 +151,7 @@ class Confirmation(Stage):
         ours, theirs = self._answers(one), self._answers(other)
         if ours is None or theirs is None:
             spread = sum(result.accuracy * (1 - result.accuracy) for result in (one, other))
-            return other.accuracy - one.accuracy, spread / self.sweep.val_images
+            return other.accuracy - one.accuracy, spread / self.sweep.plan.data_set.val_images
         differences = np.mean(theirs, axis=0) - np.mean(ours, axis=0)
         count = len(differences) + 2  # with half an image on which only one is right, half on which only the other is
         mean = float(differences.sum() / count)
@@ -163,7 +163,7 @@ class Confirmation(Stage):
         for key in result.accuracies:
             content = self._predictions.get(key) or self.sweep.tracker.artifact(key, PREDICTIONS)
             answers = right_answers(content or b"")
-            if len(answers) != self.sweep.val_images:
+            if len(answers) != self.sweep.plan.data_set.val_images:
                 return None
             known.append(answers)
         return known
@@ -175,7 +175,8 @@ class Confirmation(Stage):
 
     def _unfinished(self) -> Iterator[SweepRun]:
         sweep, preset = self.sweep, self.sweep.plan.preset
-        validations = {k / _VALIDATIONS: preset.rung_images for k in range(1, _VALIDATIONS)} | {1.0: sweep.val_images}
+        validations = {k / _VALIDATIONS: preset.rung_images for k in range(1, _VALIDATIONS)}
+        validations[1.0] = sweep.plan.data_set.val_images
         for seed in range(preset.seeds):
             for trial in self._candidates():
                 key = _key(trial, seed)
@@ -201,7 +202,7 @@ class Confirmation(Stage):
         plan = self.sweep.plan
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
-        return plan.preset.confirm.extend(fresh, self.sweep.train_images, plan.data_set)
+        return plan.preset.confirm.extend(fresh, plan.data_set.train_images, plan.data_set)
 
 
 def _key(trial: FrozenTrial, seed: int) -> str:

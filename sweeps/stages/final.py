@@ -104,7 +104,7 @@ class ChampionTest(Stage):
         try:
             self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
         except OSError as error:
-            raise StoreError(f"a test must be recorded in the store before it, but: {error.strerror}") from error
+            raise StoreError(f"a test must be recorded in the store before it, but: {error}") from error
 
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record the test accuracy."""
@@ -128,7 +128,8 @@ def _recipe(sweep: Sweep, champion: Confirmed, seed: int) -> Recipe:
     plan = sweep.plan
     derived = derive_seed(plan.seed, champion.source, plan.preset.seeds + seed + 1)
     recipe = replace(champion.recipe, seed=derived, val_fraction=0.0)
-    return plan.preset.final.extend(recipe, sweep.train_images + sweep.val_images, plan.data_set)
+    images = plan.data_set.train_images + plan.data_set.val_images
+    return plan.preset.final.extend(recipe, images, plan.data_set)
 
 
 def _kept(weights: Path) -> bool:

@@ -123,7 +123,7 @@ class Search(Stage):
         return run
 
     def _recipe(self, trial: Trial) -> Recipe:
-        plan, images = self.sweep.plan, self.sweep.train_images
+        plan, images = self.sweep.plan, self.sweep.plan.data_set.train_images
         base = Recipe(seed=derive_seed(plan.seed, trial.number), tta=TTA, epochs=REFERENCE_IMAGES / images)
         recipe = plan.space.suggest(trial, base)
         if "enqueued_recipe" in trial.user_attrs:

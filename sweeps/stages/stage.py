@@ -30,7 +30,6 @@ class Sweep:
     """A planned sweep: everything that its stages share.
 
     Args:
-        train_images, val_images: sizes of the data set's splits.
         tags: of every run: commit, data, machine.
         command: that runs the sweep, for its description in MLflow.
         keeps_checkpoints: runs leave checkpoints. On a cluster without a shared folder they do not.
@@ -39,8 +38,6 @@ class Sweep:
     plan: Plan
     study: optuna.Study
     storage: BaseStorage
-    train_images: int
-    val_images: int
     tracker: MlflowTracker
     store: Store
     console: SweepConsole
@@ -66,16 +63,17 @@ class Sweep:
             validations: number of validation images by fraction of the run.
             threads: on a CPU, in place of the workers' own number.
         """
+        data_set = self.plan.data_set
         job = TrainJob(
             key=key,
             recipe=recipe,
-            schedule=eval_schedule(validations, self.val_images),
+            schedule=eval_schedule(validations, data_set.val_images),
             weights=self.store.weights(self.plan.study, key) if keep_weights else None,
             checkpoints=self.store.checkpoints(self.plan.study, key) if self.keeps_checkpoints else None,
             threads=threads,
         )
-        images = self.train_images + (self.val_images if recipe.val_fraction == 0 else 0)
-        return SweepRun(title, job, float(step_flops(recipe, self.plan.data_set) * total_steps(recipe, images)), tags)
+        images = data_set.train_images + (data_set.val_images if recipe.val_fraction == 0 else 0)
+        return SweepRun(title, job, float(step_flops(recipe, data_set) * total_steps(recipe, images)), tags)
 
     def side_by_side(self, runs: int) -> int:
         """Return how many of `runs` long runs train at the same time, if there are workers for them.

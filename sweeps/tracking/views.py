@@ -44,12 +44,12 @@ def _column(kind: str, name: str) -> str:
     return f"{kind}.`{name}`"
 
 
-def _view(*, only: str, by: str, metrics: Sequence[str], tags: Sequence[str]) -> dict[str, Any]:
+def _view(*, only: str, metrics: Sequence[str], tags: Sequence[str]) -> dict[str, Any]:
     columns = [*(_column("metrics", name) for name in metrics), _NOTE]
     columns += [*(_column("params", name) for name in _PARAMETERS), *(_column("tags", name) for name in tags)]
     return {
         "searchFilter": only,
-        "orderByKey": _column("metrics", by),
+        "orderByKey": _column("metrics", "val/accuracy"),
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": [_NAME, *columns],
@@ -79,13 +79,12 @@ _VIEWS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
     {
         TRIALS: (
             "Trials by accuracy",
-            _view(only="tags.stage = 'search'", by="val/accuracy", metrics=["val/accuracy"], tags=["state"]),
+            _view(only="tags.stage = 'search'", metrics=["val/accuracy"], tags=["state"]),
         ),
         FINALISTS: (
             "Finalists",
             _view(
                 only="tags.stage != 'search' AND tags.stage != 'study'",
-                by="val/accuracy",
                 metrics=["val/accuracy", "test/accuracy"],
                 tags=["source_trial"],
             ),

@@ -202,6 +202,8 @@ class Study:
     together: Counter[str] = field(default_factory=Counter)  # most jobs at the same time, by stage
 
     def __post_init__(self) -> None:
+        sizes = replace(self.plan.data_set, train_images=len(self.data.train), val_images=len(self.data.val))
+        self.plan = replace(self.plan, data_set=sizes)
         self.store = Store.locate(self.root)
         self.root.mkdir()
         self.storage = OneWriterStorage(InMemoryStorage())
@@ -221,8 +223,6 @@ class Study:
                     plan=plan,
                     study=self.study,
                     storage=self.storage,
-                    train_images=len(self.data.train),
-                    val_images=len(self.data.val),
                     tracker=self.tracker,
                     store=self.store,
                     console=console,

@@ -412,16 +412,18 @@ def edited(folder: Path, seed: int, *, each: int = 1, trials: int = 4) -> Tortur
 def confirmed(folder: Path, seed: int, *, each: int = 4) -> Torture:
     """SIGKILL and Ctrl-C while recipes are confirmed, trained to the end and tested; all runs have other lengths."""
     torture, calm = (Torture(folder / name, seed, trials=2, preset="smoke") for name in ("disturbed", "calm"))
-    for number in range(2 * each):
+    while torture.injected.total() < 2 * each:
         with torture.sweep() as process:
             time.sleep(torture.random.uniform(10, 30))  # it takes some eight to begin
-            if process.poll() is not None:
-                torture.trials = calm.trials = torture.trials + 1  # another candidate for the confirmation
-            elif number % 2:
+            if process.poll() is None and torture.injected.total() % 2:
                 torture.stop(process, signal.SIGINT)
-            else:
+            elif process.poll() is None:
                 process.kill()
                 torture.injected["SIGKILL of the coordinator"] += 1
+        if process.returncode == 0:
+            torture.trials = calm.trials = torture.trials + 1  # another candidate for the confirmation
+        elif process.returncode not in (-signal.SIGKILL, 128 + signal.SIGINT):
+            raise AssertionError(f"the sweep must go on, but ended with {process.returncode}: {torture.log[-8:]}")
     for each_one in (torture, calm):
         each_one.finish()
     ours, theirs = (_tested(each_one.store) for each_one in (torture, calm))

@@ -88,7 +88,7 @@ def test_it_is_the_convolution(
 
 
 @needs_kernels
-@pytest.mark.parametrize("channels", [(24, 64), (64, 64), (256, 256)])
+@pytest.mark.parametrize("channels", [(24, 32), (24, 64), (64, 64), (256, 256)])
 def test_bits_do_not_depend_on_the_number_of_threads(threads: int, channels: tuple[int, int]) -> None:
     tensors = leaves(40, channels, 7, 7)
     torch.set_num_threads(1)

@@ -30,10 +30,10 @@ def vendor(usd: float = 2.0, **fields: Any) -> Vendor:
     return Vendor(name=fields.pop("name", "calls"), per_call=replace(LASTING, usd=usd), **fields)
 
 
-def score(right: int, p95: float | None = 0.5, data: str = CIFAR10.sha256) -> VendorScore:
+def score(right: int, p95: float | None = 0.5) -> VendorScore:
     return VendorScore(
-        vendor="calls", date="2026-11-20", sha256="0", data_sha256=data, images=10_000, right=right, unparsable=0,
-        missing=0, classes={}, p95_seconds=p95, usd=None, study="", mcnemar=None,
+        vendor="calls", date="2026-11-20", sha256="0", data_sha256=CIFAR10.sha256, images=10_000, right=right,
+        unparsable=0, missing=0, classes={}, p95_seconds=p95, usd=None, study="", mcnemar=None,
     )  # fmt: skip
 
 

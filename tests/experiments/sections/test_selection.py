@@ -126,3 +126,11 @@ def test_a_champion_whose_final_is_not_done_is_chosen(demo: Facts, state: str, w
     assert isinstance(first, CitedText)
     assert first.text.endswith(f"The training of its recipe on all training images {words}.")
     assert "not been made yet" not in first.text
+
+
+def test_a_champion_whose_final_has_not_begun(finals: Facts) -> None:
+    facts = with_study(finals, tags={**finals.study.tags, "champion": "0"})  # a study that went on
+    assert len(facts.study.champion) == 0
+    first = section(facts).blocks[0]
+    assert isinstance(first, CitedText)
+    assert first.text.endswith("The training of its recipe on all training images has not begun yet.")

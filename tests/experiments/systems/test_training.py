@@ -32,6 +32,7 @@ from experiments.reading.results import load_results
 from experiments.systems import training as systems_training
 from sweeps.store import Store
 from sweeps.tracking.figures import metrics_of
+from sweeps.validation import write_json
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
 from tests.synthetic import synthetic_splits
@@ -405,7 +406,7 @@ def test_a_file_of_something_else_is_replaced(place: Place, undisturbed: dict[st
     before, kept = path.read_bytes(), path.with_suffix(".json.old")
     assert place.call("--epochs", "1") == 0
     assert f"three_conv seed 0: {path} does not hold this run" in place.said
-    assert f"three_conv seed 0: begins anew, and keeps the earlier result as {kept}" in place.said
+    assert f"three_conv seed 0: began anew, and keeps the earlier result as {kept}" in place.said
     assert place.written()["recipe"] == WATCHING_VALIDATION.to_dict()
     assert kept.read_bytes() == before
 
@@ -418,7 +419,7 @@ def test_a_result_of_another_store_is_kept(place: Place, undisturbed: dict[str, 
     path.write_text(json.dumps(part))
     assert place.call("--epochs", "1") == 0
     kept = path.with_suffix(".json.old")
-    assert f"three_conv seed 0: begins anew, and keeps the earlier result as {kept}" in place.said
+    assert f"three_conv seed 0: began anew, and keeps the earlier result as {kept}" in place.said
     assert json.loads(kept.read_text()) == part
 
 
@@ -500,14 +501,29 @@ def test_a_run_that_diverges_has_failed(place: Place, capsys: pytest.CaptureFixt
 def test_a_full_disk_is_one_line_and_the_run_resumes(
     place: Place, undisturbed: dict[str, Place], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    write, calls = write_json, itertools.count(1)
+
+    def full(*arguments: Any) -> None:
+        if next(calls) == 7:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(systems_training, "write_json", full)
         assert place.call() == 2
-    reason = "three_conv seed 0 must be able to write its results and checkpoints, but: [Errno 28] No space left on d"
-    assert reason in capsys.readouterr().err
-    assert (place.run().data.tags["state"], place.run().data.tags["reason"][: len(reason)]) == ("interrupted", reason)
+    reason = "three_conv seed 0 must be able to write its results, but: [Errno 28] No space left on device"
+    assert capsys.readouterr().err == f"reproduce.py: error: {reason}\n"
+    assert place.run().data.tags.items() >= {"state": "interrupted", "reason": reason}.items()
     assert place.call() == 0
+    assert any(line.startswith("three_conv seed 0: resumes after epoch ") for line in place.said)
     check_same(place, undisturbed["validation"])
+
+
+def test_a_run_that_fails_at_once_leaves_an_earlier_result(place: Place, undisturbed: dict[str, Place]) -> None:
+    path = place.results / "three_conv-seed0.json"
+    place.results.mkdir()
+    path.write_bytes((undisturbed["test"].results / path.name).read_bytes())
+    before = path.read_bytes()
+    place.recipe.write_text(replace(WATCHING_VALIDATION, learning_rate=1e30).to_toml())
+    assert place.call() == 1
+    assert (path.read_bytes(), [each.name for each in place.results.iterdir()]) == (before, [path.name])

@@ -199,7 +199,8 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     (folder / "answers.csv").write_text("image,answer\n00000.png,rose\n")
     said = refused(score_answers.main, str(folder / "answers.csv"), "--vendor", "V", "--study", "earlier", *options)
     assert said == (
-        f"--study must be one of garden, whose images were answered by {folder}/data.json, but 'earlier' is of CIFAR-10"
+        f"--study must be one of garden, whose images were answered by {folder}/test-images.json, but 'earlier' is "
+        "of CIFAR-10"
     )
     small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)
     assert small == "--side must be at least the 48 of the images, but got 32"

@@ -69,10 +69,10 @@ def test_a_score_is_kept_with_its_answers_and_the_look_is_on_record(tmp_path: Pa
     found = scored([answer(index) for index in range(100)])
     keep(found, b"image,answer\n", CIFAR10, Store.locate(tmp_path))
     assert load_scores(tmp_path, CIFAR10) == {"a_b": found}
-    assert (tmp_path / "vendors" / "a_b" / "answers.csv").read_bytes() == b"image,answer\n"
+    assert (tmp_path / "vendors" / "a_b-9a5bcfec" / "answers.csv").read_bytes() == b"image,answer\n"
     [look] = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text().splitlines()]
     assert (look["study"], look["key"]) == ("vendors", "a_b-00000000")
-    (tmp_path / "vendors" / "a_b" / "score.json").write_text("{}")
+    (tmp_path / "vendors" / "a_b-9a5bcfec" / "score.json").write_text("{}")
     with pytest.raises(InvalidFileError, match=r"score\.json: field 'vendor' is missing"):
         load_scores(tmp_path, CIFAR10)
 
