@@ -1,4 +1,4 @@
-"""Where images come from: what another process needs to load them."""
+"""Loaders of a data set that can be sent to another process."""
 
 from __future__ import annotations
 
