@@ -10,6 +10,7 @@ import functools
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_core.recipe import Recipe
@@ -48,16 +49,13 @@ def translate(images: Tensor, pixels: int, generator: torch.Generator, *, paddin
 
     This is a random crop after padding with the mirrored image ("reflect") or with black ("zero").
     """
-    count, _, height, width = images.shape
-    rows, rows_inside = _shifted(height, pixels, count, generator)
-    columns, columns_inside = _shifted(width, pixels, count, generator)
-    # Gather in channels-last format, the fastest for convolutions, so that nothing is copied later.
-    pixels_last = images.permute(0, 2, 3, 1)
-    batch = torch.arange(count, device=images.device)
-    moved = pixels_last[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
-    if padding == "zero":
-        moved *= (rows_inside[:, :, None] & columns_inside[:, None, :])[..., None]
-    return moved.permute(0, 3, 1, 2)
+    count, colours, height, width = images.shape
+    down, across = (torch.randint(2 * pixels + 1, (count,), generator=generator, device=images.device) for _ in "yx")
+    framed = F.pad(images, (pixels,) * 4, mode="constant" if padding == "zero" else "reflect")
+    image, colour, row, column = framed.stride()
+    places = (count, 2 * pixels + 1, 2 * pixels + 1)
+    crops = framed.as_strided((*places, colours, height, width), (image, row, column, colour, row, column))
+    return crops[torch.arange(count, device=images.device), down, across]
 
 
 def cutout(images: Tensor, side: int, fill: Tensor, generator: torch.Generator) -> Tensor:
@@ -132,15 +130,6 @@ def _colours(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, 
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, generator=generator, device=generator.device)
-
-
-def _shifted(size: int, pixels: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices (count, size) of a row of pixels after a random shift, mirrored into [0, size), and a mask of those that
-    were not mirrored."""
-    shift = torch.randint(-pixels, pixels + 1, (count, 1), generator=generator, device=generator.device)
-    moved = torch.arange(size, device=generator.device) + shift
-    index = (size - 1) - ((size - 1) - moved.abs()).abs()
-    return index, moved == index
 
 
 def _window(size: int, side: int, count: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,5 @@
-/* Batch norm and GELU or ReLU, with a 2x2 max-pool before or after them, on bf16 images in channels-last order.
+/* Batch norm and GELU or ReLU, with a 2x2 max-pool before or after them, or less of these, on bf16 images in
+   channels-last order.
 
    A tensor is an array (images, height, width, channels). Images are divided into chunks, which threads take one
    after the other. Sums are kept per chunk and added in the order of the chunks, so the number of threads changes no
@@ -168,8 +169,8 @@ static void activate(struct job *job, int64_t chunk) {
         activate_as(job, chunk, 0);
 }
 
-/* Norm, ReLU, then pool. */
-static void activate_and_pool(struct job *job, int64_t chunk) {
+/* Norm if there is one, ReLU, then pool. */
+static inline void activate_and_pool_as(struct job *job, int64_t chunk, int norm) {
     int64_t place = first_image(job, chunk) * job->rows * job->columns * job->channels, to[4];
     block(job, to);
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
@@ -179,8 +180,11 @@ static void activate_and_pool(struct job *job, int64_t chunk) {
                 for (int64_t c = 0; c < job->channels; c += LANES, place += LANES) {
                     vector v[4];
 #pragma GCC unroll 4
-                    for (int i = 0; i < 4; i++)
-                        v[i] = normalised(job, c, load(from + to[i] + c));
+                    for (int i = 0; i < 4; i++) {
+                        v[i] = load(from + to[i] + c);
+                        if (norm)
+                            v[i] = normalised(job, c, v[i]);
+                    }
                     __m512i winner;
                     const vector found = largest(v, &winner);
                     const __mmask16 zero = _mm512_cmp_ps_mask(found, _mm512_setzero_ps(), _CMP_LE_OQ);
@@ -189,6 +193,13 @@ static void activate_and_pool(struct job *job, int64_t chunk) {
                     _mm_storeu_si128((__m128i *)(job->winner + place), _mm512_cvtepi32_epi8(winner));
                 }
             }
+}
+
+static void activate_and_pool(struct job *job, int64_t chunk) {
+    if (job->scale)
+        activate_and_pool_as(job, chunk, 1);
+    else
+        activate_and_pool_as(job, chunk, 0);
 }
 
 /* ---- Backward ---- */
@@ -318,8 +329,8 @@ static void spread_before_pool(struct job *job, int64_t chunk) {
         spread_before_pool_as(job, chunk, 0);
 }
 
-/* The gradient of the inputs of the norm before a last pool. */
-static void spread_after_pool(struct job *job, int64_t chunk) {
+/* The gradient of the inputs of the norm before a last pool, or of ReLU without a norm. */
+static inline void spread_after_pool_as(struct job *job, int64_t chunk, int norm) {
     const int64_t channels = job->channels;
     int64_t place = first_image(job, chunk) * job->rows * job->columns * channels, to[4];
     block(job, to);
@@ -334,10 +345,17 @@ static void spread_after_pool(struct job *job, int64_t chunk) {
                     for (int i = 0; i < 4; i++) {
                         const int64_t at = first + to[i] + c;
                         const vector own = _mm512_maskz_mov_ps(is_winner(winner, i), s);
-                        store(job->outputs + at, spread_to(job, c, own, load(job->pixels + at)));
+                        store(job->outputs + at, norm ? spread_to(job, c, own, load(job->pixels + at)) : own);
                     }
                 }
             }
+}
+
+static void spread_after_pool(struct job *job, int64_t chunk) {
+    if (job->scale)
+        spread_after_pool_as(job, chunk, 1);
+    else
+        spread_after_pool_as(job, chunk, 0);
 }
 
 /* ---- GELU alone ---- */
@@ -389,6 +407,14 @@ static struct job new_job(int64_t images, int64_t height, int64_t width, int64_t
     const int64_t side = pool == NONE ? 1 : 2, rows = height / side, columns = width / side;
     return (struct job){.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
                         .rows = rows, .columns = columns, .area = pool == FIRST ? rows * columns : height * width};
+}
+
+/* ReLU, then pool; with a gradient, that of the inputs. */
+void relu_pool(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
+               int64_t chunks, bf16 *inputs, uint8_t *winner, const bf16 *gradient, bf16 *outputs) {
+    struct job job = new_job(images, height, width, channels, chunks, LAST);
+    job.pixels = inputs, job.winner = winner, job.gradient = gradient, job.outputs = outputs;
+    run(&job, gradient ? spread_after_pool : activate_and_pool, parallel, threads);
 }
 
 void norm_forward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,

@@ -55,21 +55,28 @@ class GELU(nn.GELU):
 
 
 class FusedSequential(nn.Sequential):
-    """Sequential that does batch norm, ReLU, and a 2x2 pool before or after them, by the faster kernels."""
+    """Sequential that does ReLU, with a batch norm, a 2x2 pool before or after it, or both, by the faster kernels."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         layers = list(self)
         while layers:
             match layers:
-                case [nn.MaxPool2d(kernel_size=2) as pool, nn.BatchNorm2d() as norm, nn.ReLU() as relu, *layers]:
+                case [nn.MaxPool2d() as pool, nn.BatchNorm2d() as norm, nn.ReLU() as relu, *layers] if _halves(pool):
                     inputs = fused.norm_activation(inputs, norm, relu, pool)
-                case [nn.BatchNorm2d() as norm, nn.ReLU() as relu, nn.MaxPool2d(kernel_size=2) as pool, *layers]:
+                case [nn.BatchNorm2d() as norm, nn.ReLU() as relu, nn.MaxPool2d() as pool, *layers] if _halves(pool):
                     inputs = fused.norm_activation(inputs, norm, relu, pool, last=True)
                 case [nn.BatchNorm2d() as norm, nn.ReLU() as relu, *layers]:
                     inputs = fused.norm_activation(inputs, norm, relu)
+                case [nn.ReLU() as relu, nn.MaxPool2d() as pool, *layers] if _halves(pool):
+                    inputs = fused.relu_pool(inputs, relu, pool)
                 case [layer, *layers]:
                     inputs = layer(inputs)
         return inputs
+
+
+def _halves(pool: nn.MaxPool2d) -> bool:
+    """Return true if `pool` is of 2x2 pixels, as the kernels have it."""
+    return (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode) == (2, 2, 0, 1, False)
 
 
 class Dropout(nn.Module):

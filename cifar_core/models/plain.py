@@ -44,7 +44,7 @@ class ThreeConv(nn.Sequential):
         super().__init__()
         sizes = [channels(base, width) for base in (16, 32, 64)]
         h1, h2 = (max(8, round(base * width)) for base in (120, 60))  # 60 is no multiple of 8: not `channels`
-        self.features = nn.Sequential()
+        self.features = FusedSequential()
         for inputs, outputs in zip([3, *sizes], sizes, strict=False):
             self.features.extend([Conv3x3(inputs, outputs), nn.ReLU(), nn.MaxPool2d(2)])
         self.features.append(nn.Flatten())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -135,6 +136,33 @@ def test_bits_do_not_depend_on_threads(threads: int, case: Case) -> None:
 
 
 @needs_kernels
+@settings(max_examples=8, deadline=None)
+@given(count=st.integers(1, 70), height=st.integers(1, 5), width=st.integers(1, 5), channels=st.sampled_from([16, 48]))
+def test_relu_and_pool_are_exact(count: int, height: int, width: int, channels: int) -> None:
+    inputs = images(count, channels, 2 * height, 2 * width).detach().round().requires_grad_()  # many are equal
+    expected = inputs.detach().float().requires_grad_()
+    with mock.patch.object(fused, "_call", wraps=fused._call) as kernel:
+        found = fused.relu_pool(inputs, nn.ReLU(), nn.MaxPool2d(2))
+    assert kernel.call_count == 1
+    reference = nn.MaxPool2d(2)(nn.ReLU()(expected))
+    assert torch.equal(found.float(), reference)
+    slopes = torch.linspace(-1, 1, found.numel()).bfloat16().view_as(found)
+    (of_inputs,), (of_expected,) = (
+        torch.autograd.grad(output, given, slopes.to(output.dtype))
+        for output, given in ((found, inputs), (reference, expected))
+    )
+    assert torch.equal(of_inputs.float(), of_expected)
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(2, 8, 4, 4), (2, 16, 5, 4), (2, 16, 4, 5)])
+def test_relu_and_pool_of_other_shapes_are_torchs(shape: tuple[int, ...]) -> None:
+    inputs = images(*shape).detach()
+    expected = nn.MaxPool2d(2)(nn.ReLU()(inputs))
+    assert torch.equal(fused.relu_pool(inputs, nn.ReLU(), nn.MaxPool2d(2)), expected)
+
+
+@needs_kernels
 def test_gelu_of_every_bf16_number_is_right() -> None:
     numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     inputs = numbers[numbers.isfinite()].view(1, 1, 1, -1).contiguous(memory_format=torch.channels_last)
@@ -153,6 +181,8 @@ def test_nan_passes() -> None:
     for place in range(4):
         inputs = images(2, 16, 2, 2).detach()
         inputs[0, 3, place // 2, place % 2] = float("nan")
+        pooled = fused.relu_pool(inputs, nn.ReLU(), nn.MaxPool2d(2))
+        assert pooled.isnan().nonzero().tolist() == [[0, 3, 0, 0]]
         for case in (POOL_GELU, RELU_POOL):
             output = case(inputs.requires_grad_(), norm_of(16))
             assert output[:, 3].isnan().all()

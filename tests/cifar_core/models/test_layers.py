@@ -90,9 +90,12 @@ def test_fused_layers_compute_what_they_do_one_by_one(precision: torch.dtype) ->
     images = torch.randn(16, 32, 16, 16, generator=seeded()).contiguous(memory_format=torch.channels_last)
     ours, reference = FusedSequential(*layers), nn.Sequential(*copy.deepcopy(layers))
     assert list(ours.state_dict()) == list(reference.state_dict())
-    with mock.patch.object(fused, "norm_activation", wraps=fused.norm_activation) as together:
+    with (
+        mock.patch.object(fused, "norm_activation", wraps=fused.norm_activation) as with_norm,
+        mock.patch.object(fused, "relu_pool", wraps=fused.relu_pool) as without,
+    ):
         found = ours(images.to(precision)).float()
-    assert together.call_count == 3
+    assert (with_norm.call_count, without.call_count) == (3, 1)
     torch.testing.assert_close(found, reference(images), rtol=0.02, atol=0.02)
     for one, other in zip(ours.buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.01)
