@@ -45,7 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"The key comes from the environment variable {KEY} and is written nowhere. Costs are of the tokens "
         "that the service reports; a request that breaks off, or whose reply reports none, counts as billed.",
     )
-    parser.add_argument("--url", required=True, help="of chat completions, such as https://HOST/v1/chat/completions")
+    parser.add_argument(
+        "--url", required=True, help="where the service answers chats, such as https://HOST/v1/chat/completions"
+    )
     parser.add_argument("--model", required=True, metavar="MODEL", help="the model, in the service's words")
     parser.add_argument(
         "--price", required=True, metavar="KEY", help="its token price in experiments/data/published.toml"
@@ -59,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=above,
         default=5.0,
         metavar="USD",
-        help="the most to spend, counting a token for each byte of the first request (default: %(default)s)",
+        help="the most to spend: a request is sent only if its upper bound still fits (default: %(default)s)",
     )
     parser.add_argument(
         "--concurrency",

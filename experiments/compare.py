@@ -80,8 +80,8 @@ def _parser() -> OneLineParser:
         "--runs",
         nargs="+",
         metavar="RUN",
-        help="set these side by side: studies, STUDY/KEY (as demo/trial-3), results of reproduce.py, or ids of runs "
-        f"({LETTERS} letters will do)",
+        help="set these side by side: studies, STUDY/KEY (as demo/trial-3), results of reproduce.py, champion, or "
+        f"ids of runs ({LETTERS} letters will do)",
     )
     parser.add_argument(
         "--baseline",

@@ -88,7 +88,10 @@ def _run(options: argparse.Namespace) -> int:
         (folder / "prompt.txt").write_text(prompt_for(data_set.classes) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"DIR and the store must be folders to write to, but: {error}") from error
-    print(f"{len(images):,} images, classes.txt and prompt.txt are in {folder}; the look is on record in {store.root}")
+    print(
+        f"{len(images):,} images, classes.txt and prompt.txt are in {folder}; the store {store.root} has a record of "
+        "this use of the test set"
+    )
     return 0
 
 

@@ -45,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="predict.py",
         description="Classify your own pictures with a trained run. Each is turned upright, cropped to a square around "
         "its middle and reduced to the only size that the network knows, 32 x 32 pixels for CIFAR-10.",
-        epilog="Runs and their names: `make ui`. Confirmed runs, reproductions and the complete trials of run_study.py "
-        "--keep-weights keep their weights.",
+        epilog="Runs and their names: `make ui`. Confirmations, finals, adapted networks, reproductions and the "
+        "complete trials of run_study.py --keep-weights keep their weights.",
     )
     parser.add_argument(
         "run",

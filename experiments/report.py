@@ -150,6 +150,7 @@ def references_of(facts: Facts) -> References:
     entries |= {p.key: p for p in published.prices}
     if facts.cost.machine is not None:
         entries.setdefault(facts.cost.machine.key, facts.cost.machine)
+    entries |= {score.key: score.entry for score in facts.scores.values()}
     entries["scenario"] = facts.scenario.entry
     what = {study.run_id: "the study"}
     what |= {r.run_id: f"{r.name}, seed {r.seed}, reproduced" for r in facts.results}

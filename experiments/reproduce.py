@@ -58,15 +58,20 @@ def build_parser() -> argparse.ArgumentParser:
         "names",
         nargs="+",
         metavar="NAME",
-        help=f"{', '.join(NAMES)}, a TOML file, or all: the published ones; or run:RUN, a run of a study: its id, "
-        "STUDY/KEY or champion",
+        help=f"{', '.join(NAMES)}, a TOML file, or all: the published ones; or run:RUN, a run of a study: its id or "
+        "its first letters, its name, STUDY/KEY or champion",
     )
     parser.add_argument("--epochs", type=_epochs, metavar="N", help="end after N epochs of the unchanged schedule")
     parser.add_argument("--seeds", type=positive_int, default=1, metavar="K", help="runs of each (default: 1)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, metavar="DIR", help="default: experiments/data/results"
+        "--results",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="a run that is complete in this folder is not trained again (default: experiments/data/results, which "
+        "holds those that we made)",
     )
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
     parser.add_argument(

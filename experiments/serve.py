@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         "returns their classes and probabilities.",
         epilog="The store's studies and their champions: `make ui`.",
     )
-    parser.add_argument("--model", metavar="NAME", help="where studies of several data sets are in the store: whose")
+    parser.add_argument("--model", metavar="NAME", help="registered model to serve, where the store has several")
     parser.add_argument("--port", type=port, default=5001, metavar="N", help=f"on {HOST} (default: %(default)s)")
     parser.add_argument(
         "--measure",

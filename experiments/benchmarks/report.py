@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,10 @@ from sweeps.store import Store
 def bench_report(folder: Path, runs: int) -> Iterator[Line]:
     """Fill a store in `folder` unless there is one, and write its report in a separate process."""
     store = Store.locate(folder)
-    if not (folder / "mlflow.db").exists():
+    if (folder / "mlflow.db").exists():
+        with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+            [[runs]] = database.execute("SELECT COUNT(*) FROM tags WHERE key = 'stage' AND value = 'search'")
+    else:
         fill_store(store, runs)
     script = Path(__file__).parents[1] / "compare.py"
     command = [sys.executable, str(script), "--store", str(folder)]

@@ -140,7 +140,9 @@ def _bar(published: Bar, scenario: Scenario) -> Bar:
     target = scenario.accuracy_bar
     if target == published.target:
         return published
-    source = f"{scenario.file}; start and rework: {published.source}"
+    source = scenario.file
+    if published.source != source:  # else it is of images of one's own, which have a target alone
+        source += f"; start and rework: {published.source}"
     start, rework = min(published.start, target), min(published.rework, target)
     return replace(published, target=target, start=start, rework=rework, source=source)
 

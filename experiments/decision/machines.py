@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cifar_core.evaluation.serving import Timing
-from experiments.reading.published import AssumedPrice, Price
+from experiments.reading.published import AssumedPrice, Price, Published
 from experiments.reading.scenario import HOURS_A_MONTH, Scenario
 from experiments.reading.study import Adapted, Study
 from sweeps.validation import InvalidFileError
@@ -173,13 +173,16 @@ def capacity(cost: Cost) -> float:
     return cost.speed.per_second * cost.copies * SECONDS_A_MONTH
 
 
-def adapting_cost(cost: Cost, adapted: Adapted) -> Cost:
-    """The cost of the adapted network, on all cores of the machine that a study has the cost `cost` on."""
+def adapting_cost(cost: Cost, adapted: Adapted, published: Published) -> Cost:
+    """The cost of the adapted network: on all cores of the machine that a study has the cost `cost` on, or on the
+    published machine with its own device, where that is another."""
     speed = _timed({adapted.run_id: adapted.serving}) if adapted.serving else None
+    same = adapted.device == cost.device
     return replace(
         cost,
-        machine=cost.machine if adapted.device == cost.device else None,
-        run_machines=cost.machines,
+        device=adapted.device,
+        machine=cost.machine if same else published.compute(adapted.device),
+        run_machines=cost.machines if same else 1,
         copies=1,
         seconds=adapted.study_seconds,
         estimated=False,

@@ -268,7 +268,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
     adapted = facts.study.adapted
     if adapted is None:
         return
-    cost = adapting_cost(facts.cost, adapted)
+    cost = adapting_cost(facts.cost, adapted, facts.published)
     name = f"{adapted.backbone} ({'fine-tuned' if adapted.is_tuned else 'new head'})"
     option = adapt_measured(name, cost, facts.scenario)
     seconds = answer_seconds(cost, facts.scenario.images_per_month) if cost.speed is not None else None
@@ -276,7 +276,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
     # To adapt it again would give the same network.
     checks = [_against_bar(facts, adapted.test, text, command=""), *_in_time(facts, cost, seconds, command="")]
     if option.unpriced:
-        priced = _priced(facts) if cost.machine is None else ""
+        priced = _priced(facts) if cost.machine is None and adapted.device == facts.cost.device else ""
         checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", priced))
     yield Way(
         option=option,
@@ -318,8 +318,11 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
     command = f"python experiments/export_test.py test-images {study}\n{command}"
     accuracy, check, sources = _published(facts, vendor.accuracy, command)
     if score is not None:
-        accuracy, sources = score.accuracy, run(facts.run_id)
-        check = _against_bar(facts, accuracy, f"was measured at {percent(accuracy.mean)} ({span(accuracy)})", command)
+        accuracy, sources = score.accuracy, (f"source/{score.key}",)
+        text = f"was measured at {percent(accuracy.mean)} ({span(accuracy)})"
+        if score.missing:
+            text += f", {score.missing:,} of {score.images:,} images unanswered"
+        check = _against_bar(facts, accuracy, text, command)
     checks = [check]
     seconds = score.p95_seconds if score is not None and score.p95_seconds is not None else None
     if seconds is None and vendor.p95_ms is not None:
@@ -336,6 +339,8 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
         lasts = option.ends >= scenario.months
         day = facts.as_of + datetime.timedelta(days=round(option.ends * DAYS_A_MONTH))
         text = f"ends its service on {day}, after {count_months(option.ends)} of {scenario.months:g}"
+        if option.ends == 0:
+            text = "has ended its service"
         checks.append(Check("horizon", Standing.CLEARS if lasts else Standing.MISSES, text))
     if scenario.data_stays_in_house:
         checks.append(Check("data", Standing.MISSES, "would see images that may not leave the house"))

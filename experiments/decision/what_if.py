@@ -103,7 +103,7 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
         "name": option.name,
         "hours": None if option.kind == "build" or adapted_without_hours else option.people,  # None: those to build
         "hours_a_month": option.upkeep,
-        "prices": "vendors" if option.kind == "buy" else "compute",
+        "prices": _prices(facts, way),
         "labels": option.labels,
         "training": option.training,
         "retraining": option.retraining,
@@ -118,12 +118,20 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
     }
 
 
+def _prices(facts: Facts, way: Way) -> str:
+    """The slider that moves the prices of a way: none where its machine is another one than the study's."""
+    adapted = facts.study.adapted if way.option.kind == "adapt" and way.measured else None
+    if adapted is not None and adapted.device != facts.cost.device:
+        return "fixed"
+    return "vendors" if way.option.kind == "buy" else "compute"
+
+
 def _latency(facts: Facts, way: Way) -> dict[str, Any]:
     """The time of an answer in seconds, None where it is unknown; a network of ours waits for earlier images too."""
     adapted = facts.study.adapted if way.option.kind == "adapt" and way.measured else None
     if way.option.kind != "build" and adapted is None:
         return {"seconds": way.seconds, "bounded": False, "queue": None}
-    cost = facts.cost if adapted is None else adapting_cost(facts.cost, adapted)
+    cost = facts.cost if adapted is None else adapting_cost(facts.cost, adapted, facts.published)
     if (speed := cost.speed) is None:
         return {"seconds": None, "bounded": False, "queue": None}
     return {

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from cifar_core.data.data_set import DataSet
+from experiments.reading.published import Dated
 from experiments.reading.scenario import slug
 from experiments.stats import Estimate, wilson
 from sweeps.validation import STRICT, NonNegative, Text, read_json
@@ -39,10 +40,25 @@ class VendorScore:
             raise ValueError(f"0 <= right <= images must hold, but got {self.right} of {self.images}")
 
     @property
+    def key(self) -> str:
+        """Key of the score as a source to cite."""
+        return f"score-{slug(self.vendor)}"
+
+    @property
+    def entry(self) -> Dated:
+        """The score as a source to cite."""
+        answers = f"{self.images - self.missing:,} answers to {self.images:,} test images, SHA-256 {self.sha256[:12]}"
+        return Dated(name=f"{self.vendor}, measured", source=answers, date=self.date)
+
+    @property
     def accuracy(self) -> Estimate:
-        """Share of right answers with its 95 % interval over images (Wilson, 1927)."""
-        share = self.right / self.images
-        return Estimate(share, *wilson(share, self.images), (), self.images)
+        """Share of right answers with its 95 % interval over images (Wilson, 1927).
+
+        The vendor may be right about images that it did not answer, so the interval reaches up to that.
+        """
+        share, most = self.right / self.images, (self.right + self.missing) / self.images
+        low, high = wilson(share, self.images)[0], wilson(most, self.images)[1]
+        return Estimate(share, low, high, (), self.images)
 
 
 def load_scores(root: Path, data_set: DataSet) -> dict[str, VendorScore]:

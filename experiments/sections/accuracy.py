@@ -22,7 +22,9 @@ def section(facts: Facts) -> Section:
     """Test accuracy beside the published figures, against the bar, and how often the test set was used."""
     test = facts.test
     target, start, rework = _levels(facts.bar)
-    levels = f"{target} is the target; over {start} is a start; under {rework} {_REWORK}"
+    levels = f"{target} is the target"
+    if facts.is_cifar10:
+        levels += f"; over {start} is a start; under {rework} {_REWORK}"
     same = "All of these are accuracies on the same 10,000 test images." if facts.is_cifar10 else ""
     if test:
         count = len(test.run_ids)
@@ -69,6 +71,8 @@ def bar_sentence(facts: Facts) -> CitedText:
         text = f"{ours} meets the {target} target, but its {interval} reaches below."
     elif test.high >= bar.target:
         text = f"{ours} misses the {target} target, though its {interval} reaches it."
+    elif not facts.is_cifar10:
+        text = f"{ours} misses the {target} target."
     elif test.mean > bar.start:
         text = f"{ours} misses the {target} target; being over {start}, it is a start."
     elif test.mean >= bar.rework:
@@ -91,9 +95,12 @@ def evaluations_sentence(facts: Facts) -> CitedText:
         text = f"{tested} {plural(tested, 'run')} used the test set, but this store has no record of its use."
         return CitedText(text, runs(facts.test))
     times = f"{used.study} {plural(used.study, 'time')}"
-    text = f"The sealed test set was used {times} for this study, {used.store} in all studies of this store"
+    text = f"The sealed test set was used {times} for this study"
+    if used.store > used.study:
+        text += f"; the store's record has {used.store} uses of test sets in all, with exports and reproductions"
     if used.study < tested:
-        text += f"; {tested} runs carry a test accuracy, so the record is incomplete"
+        carry = "run carries" if tested == 1 else "runs carry"
+        text += f"; {tested} {carry} a test accuracy, so the record is incomplete"
     if used.unreadable:
         text += f"; {used.unreadable} {plural(used.unreadable, 'line')} of the record could not be read"
     return CitedText(f"{text}.", run(facts.run_id))
@@ -298,7 +305,8 @@ def _numbers(facts: Facts) -> Iterator[Number]:
     yield Number("model.parameters", facts.parameters, "weights", run(*facts.subject_runs))
     used = facts.study.test_set_evaluations
     yield from numbers_of("looks", used if used.recorded else None, study, study="looks", store="looks")
-    yield from numbers_of("bar", facts.bar, ("source/bar",), target="share", start="share", rework="share")
+    levels = ("target", "start", "rework") if facts.is_cifar10 else ("target",)
+    yield from numbers_of("bar", facts.bar, ("source/bar",), **dict.fromkeys(levels, "share"))
     for a in facts.published.accuracies:
         source = (f"source/{a.key}",)
         yield Number(f"published.{a.key}", a.accuracy, "share of test images", source)

@@ -73,10 +73,12 @@ class Confusion:
     images: int  # in each run
 
     def weakest_pair(self) -> tuple[str, str, float] | None:
-        """(class, class, mean of the shares predicted as each other) of the two that are most often confused."""
+        """(class, class, share of the images of both predicted as each other) of the two with the largest share."""
+        n, shares = self.counts, self.shares
         pairs = [
-            (-(self.shares[i][j] + self.shares[j][i]) / 2, self.classes[i], self.classes[j])
+            (-(shares[i][j] * n[i] + shares[j][i] * n[j]) / (n[i] + n[j]), self.classes[i], self.classes[j])
             for i, j in combinations(range(len(self.classes)), 2)
+            if n[i] + n[j]
         ]
         share, one, other = min(pairs, default=(0.0, "", ""))
         return (one, other, -share) if share < 0 else None

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
+from cifar_core.budget import at_length
+from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, add_points, canvas, pc
 from experiments.pages.text import CitedText, listed, percent, plural, run
 from experiments.stats import FEW_TRIALS, SIGNIFICANCE_LEVEL, holm
-from sweeps.planning.search_space import MULTIPLES, OPTIMIZER_SCALES, Parameter
+from sweeps.planning.search_space import MULTIPLE, MULTIPLES, REFERENCE_IMAGES, Parameter, multiples_of
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.validation import InvalidFileError
 
@@ -36,6 +38,14 @@ TRIALS_PER_PARAMETER = 3  # complete ones, below which importances are not state
 TELLING = 30  # complete ones, below which the test of chance finds next to nothing
 _SHUFFLES = 999
 _TENTHS = 10
+_OF_MULTIPLES: Mapping[str, Callable[[str], Any]] = {  # params that a multiple depends on
+    "optimizer": str,
+    "reset_norms": "True".__eq__,
+    "batch_size": int,
+    "epochs": float,
+    "learning_rate": float,
+    "weight_decay": float,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ def search_parameters(space: str | None = None) -> Mapping[str, Parameter]:
     return {_label(name): parameter for each in spaces for name, parameter in each.parameters.items()}
 
 
-def varied(search: pd.DataFrame, parameters: Mapping[str, Parameter]) -> pd.DataFrame:
+def varied(search: pd.DataFrame, parameters: Mapping[str, Parameter], train_images: int) -> pd.DataFrame:
     """The complete trials: trial, accuracy, and each parameter of the search that differs among them.
 
     A trial has no value (NaN) of a parameter whose condition does not hold in it.
@@ -84,7 +94,9 @@ def varied(search: pd.DataFrame, parameters: Mapping[str, Parameter]) -> pd.Data
     for name, parameter in parameters.items():
         field = name.removesuffix(USUAL)
         if f"params.{field}" in complete and complete[f"params.{field}"].notna().all():
-            column = _typed(complete[f"params.{field}"]) if name == field else _multiples(complete, field)
+            column = _typed(complete[f"params.{field}"])
+            if name != field:
+                column = _multiples(complete, field, train_images)
             for other, allowed in parameter.when.items():
                 if (label := _label(other)) in values:
                     column = column.where(_among(values[label], allowed))
@@ -130,7 +142,7 @@ def importances_of(table: pd.DataFrame, parameters: Mapping[str, Parameter]) -> 
 def section(facts: Facts) -> Section:
     """Importance of each parameter, and the trials by the most important ones."""
     parameters = search_parameters(facts.study.artifacts.space)
-    table = varied(facts.study.search, parameters)
+    table = varied(facts.study.search, parameters, facts.study.data_set.train_images)
     found = importances_of(table, parameters)
     title, numbers = "Which parameters mattered", tuple(_numbers(facts, found))
     if found.missing:
@@ -222,14 +234,15 @@ def _slices_figure(table: pd.DataFrame, names: Sequence[str], parameters: Mappin
     return figure
 
 
-def _multiples(complete: pd.DataFrame, field: str) -> pd.Series:  # type: ignore[type-arg, unused-ignore]
-    """Rate or decay over what suits the optimiser (at the batch size), as search spaces draw it."""
-    usual = complete.get("params.optimizer", pd.Series(None, complete.index))
-    usual = usual.map({key: getattr(scale, field) for key, scale in OPTIMIZER_SCALES.items()}).astype(float)
-    if field == "learning_rate" and "params.batch_size" in complete:
-        usual = usual * np.sqrt(pd.to_numeric(complete["params.batch_size"], errors="coerce").astype(float) / 256)
-    values = pd.to_numeric(complete[f"params.{field}"], errors="coerce").astype(float)
-    return (values / usual).round(6).fillna(0.0)
+def _multiples(complete: pd.DataFrame, field: str, train_images: int) -> pd.Series:  # type: ignore[type-arg, unused-ignore]
+    """Rate or decay as search spaces draw it: over what suits the optimiser, at the batch size and the length."""
+    found = []
+    for row in complete.to_dict("records"):
+        texts = {name: row.get(f"params.{name}") for name in _OF_MULTIPLES}
+        recipe = Recipe(**{name: _OF_MULTIPLES[name](text) for name, text in texts.items() if isinstance(text, str)})
+        usual = at_length(recipe, REFERENCE_IMAGES / train_images)
+        found.append(round(multiples_of(usual)[f"{field}{MULTIPLE}"], 6))
+    return pd.Series(found, complete.index)
 
 
 def _typed(texts: pd.Series) -> pd.Series:  # type: ignore[type-arg, unused-ignore]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -65,7 +66,8 @@ class WayCurve:
 def section(facts: Facts) -> Section:
     curve = facts.labels
     if curve is None or not curve.runs:
-        text = "Accuracy by the number of labels was not measured: `python experiments/label_curve.py` does that."
+        command = f"python experiments/label_curve.py --study {shlex.quote(facts.study.name)}{facts.study.store_option}"
+        text = f"Accuracy by the number of labels was not measured: `{command}` does that."
         return Section(TITLE, (Missing(text),))
     curves = curves_of(curve, facts.study.data_set.val_images)
     needed = [labels_needed(found, facts.bar.target) for found in curves]

@@ -57,10 +57,10 @@ def section(facts: Facts) -> Section:
     options = [way.option for way in ways]
     ours = options[0]
     assumed = f"These are assumptions, from `{scenario.file}`: copy it, change them, and pass it with `--scenario`."
-    text = (
-        "A trained vendor is priced at the least training that it sells, a download at its people and one machine. "
-        "Traffic is in no price."
-    )
+    downloads = "" if not scenario.downloads else ", a download at its people and labels"
+    if downloads and scenario.latency_bar_ms is not None:
+        downloads += " and one machine"
+    text = f"A trained vendor is priced at the least training that it sells{downloads}. Traffic is in no price."
     by_volume = volumes(facts)
     blocks: list[Block] = [
         Heading(f"Every way over {years(scenario.horizon_years)}"),

@@ -105,8 +105,9 @@ def section(facts: Facts) -> Section:
         text += ", unless its lead on the starting recipe is within chance." if known_good else "."
         text += _final_sentence(facts)
         blocks = (CitedText(text), _table(candidates))
-    gain = gain_sentence(facts.study)
-    said = tuple(text for text in (gain, lead_sentence(candidates, images)) if text is not None)
+    # The gain is the better comparison, of the answers to each image.
+    judged = gain_sentence(facts.study) or lead_sentence(candidates, images)
+    said = () if judged is None else (judged,)
     blocks = (*blocks, *said)
     learning = (*said, *((bias_sentence(bias),) if bias else ()))
     return Section(
@@ -163,7 +164,9 @@ def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | N
     low, high = difference_interval(ours, theirs)
     gap = ours.mean - theirs.mean
     chance = "within chance" if low <= 0 <= high else "more than chance explains"
-    text = f"The champion leads the recipe of trial {second.trial} by {signed(gap)} points of validation accuracy, or "
+    text = (
+        f"Against the recipe of trial {second.trial} the champion has {signed(gap)} points of validation accuracy, or "
+    )
     text += f"{round(gap * images)} of {images:,} images (95 % interval over images {signed(low)} to {signed(high)}): "
     return CitedText(f"{text}{chance}.", run(*first.run_ids, *second.run_ids))
 

@@ -14,7 +14,19 @@ from scipy.optimize import isotonic_regression
 from experiments.decision.facts import Facts
 from experiments.decision.machines import machines_on
 from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of, ways_of
-from experiments.pages.blocks import Block, Bullets, Cell, Code, Figure, Lead, Link, Row, Section, Table
+from experiments.pages.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Figure,
+    Lead,
+    Link,
+    Row,
+    Section,
+    Table,
+    estimate_numbers,
+)
 from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
 from experiments.pages.text import CitedText, duration, listed, percent, plural, run, short_percent, span, total, years
 from experiments.reading.scenario import slug
@@ -39,7 +51,13 @@ def section(facts: Facts) -> Section:
     blocks: list[Block] = [lead, _figure(facts, ways), try_it, _table(facts, ways)]
     if verdict.answer == "Not yet" and verdict.rival and (commands := verdict.rival.commands):
         blocks.insert(1, Code("\n".join(commands)))
-    return Section("", (*blocks, Bullets(tuple(_notes(facts, verdict)))))
+    numbers = (
+        number
+        for way in ways
+        if way.option.kind == "buy" and way.measured and way.accuracy is not None
+        for number in estimate_numbers(f"{way.option.key}.accuracy", way.accuracy, way.sources)
+    )
+    return Section("", (*blocks, Bullets(tuple(_notes(facts, verdict)))), numbers=tuple(numbers))
 
 
 def _because(facts: Facts, verdict: Verdict) -> CitedText:
@@ -110,10 +128,12 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
         at = "" if facts.study.in_default_store else " STORE=STORE"
         yield CitedText(f"Next: `make serve{at}` answers with the store's champion over HTTP.", run(facts.run_id))
     s, cost, ours = facts.scenario, facts.cost, ways_of(facts)[0].option
-    share = "" if ours.unpriced or not s.people_usd else f"{percent(s.people_usd / ours.total(s.months), 0)} of "
+    share = ": " if ours.unpriced or not s.people_usd else " are "
+    if share == " are ":
+        share += f"{percent(s.people_usd / ours.total(s.months), 0)} of the cost of building: "
     people = f"{s.engineering_hours:g} h to build and {s.maintenance_hours_per_year:g} h a year to maintain"
     guess = ", which nobody measured" if s.is_example else ""
-    yield CitedText(f"People are {share}the cost of building: {people}{guess}.", ("source/scenario",))
+    yield CitedText(f"People{share}{people}{guess}.", ("source/scenario",))
     if cost.machine is not None and not ours.unpriced and s.latency_bar_ms is not None:
         count = machines_on(cost, s.images_per_month)
         fast = f", taken to be as fast as the {cost.processor} of the study" if cost.processor else ""

@@ -56,7 +56,7 @@ class Rerun:
         if self.conditions:
             said.append(f"what was different: {'; '.join(self.conditions)}")
         else:
-            said.append("processor, threads, torch and commit are those of the record")
+            said.append("of processor, threads, torch and commit, all that is on record is the same")
         return said
 
 

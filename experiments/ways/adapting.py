@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ def section(facts: Facts) -> Section:
     """A table of both networks, the test of their difference, and what the adapted one learnt from."""
     title, adapted = "Adapting a pretrained network", facts.study.adapted
     if adapted is None:
-        command = facts.study.command(f"--study {facts.study.name} --adapt-only")
+        command = facts.study.command(f"--study {shlex.quote(facts.study.name)} --adapt-only")
         return Section(title, (Missing(f"No pretrained network was adapted to these images: {command}"),))
     test = compared(facts, adapted)
     source = run(adapted.run_id)

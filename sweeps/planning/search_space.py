@@ -151,12 +151,7 @@ class SearchSpace:
 
     def nearest(self, recipe: Recipe) -> dict[str, Any]:
         """Return the point in this space that is nearest to `recipe`, without parameters that do not exist there."""
-        scale = _scale(recipe.optimizer, recipe.reset_norms)
-        wanted = {
-            **recipe.to_dict(),
-            "learning_rate_multiple": recipe.peak_rate / _base_rate(scale, recipe.batch_size),
-            "weight_decay_multiple": recipe.weight_decay / _base_decay(scale, recipe.batch_size, recipe.peak_rate),
-        }
+        wanted = {**recipe.to_dict(), **multiples_of(recipe)}
         return self.point_of(lambda name: _nearest(wanted[name], self.parameters[name].distribution))
 
     def point_of(self, value: Callable[[str], Any]) -> dict[str, Any]:
@@ -215,6 +210,15 @@ def comparable(recipe: Recipe) -> Recipe:
     if isinstance(rate, str):
         rate = _base_rate(_scale(recipe.optimizer, recipe.reset_norms), recipe.batch_size)
     return replace(recipe, learning_rate=rate, val_fraction=FIXED_SPLIT, keep_best=False, tta=TTA)
+
+
+def multiples_of(recipe: Recipe) -> dict[str, float]:
+    """Return the parameters of `recipe`, one for `REFERENCE_IMAGES`, that are multiples of a reference value."""
+    scale = _scale(recipe.optimizer, recipe.reset_norms)
+    return {
+        "learning_rate_multiple": recipe.peak_rate / _base_rate(scale, recipe.batch_size),
+        "weight_decay_multiple": recipe.weight_decay / _base_decay(scale, recipe.batch_size, recipe.peak_rate),
+    }
 
 
 def _scale(optimizer: str, reset_norms: bool) -> OptimizerScale:

@@ -217,7 +217,5 @@ def test_a_store_without_studies_gets_the_curve_of_a_known_recipe(fresh_store: F
         label_curve._subject("x", fresh_store.place)
 
 
-def test_a_curve_without_its_plan_is_none(studied: Fake) -> None:
-    reader = StudyReader(studied.place)
-    assert load_label_curve(reader, "demo") is None
-    assert replace(SMALL, seed=1).digest != SMALL.digest
+def test_a_study_without_a_curve_has_none(studied: Fake) -> None:
+    assert load_label_curve(StudyReader(studied.place), "demo") is None

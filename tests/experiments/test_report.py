@@ -94,7 +94,18 @@ def test_nothing_is_said_of_cifar10_where_the_data_are_others(demo: Facts) -> No
         page = files[name].decode()
         assert "Build or buy: an image classifier for flowers" in page
         assert "Training images of 48 x 48 pixels" in page
-        for foreign in ("CIFAR", "airbench", "ImageNet", "on the same 10,000", "animal", "vehicle", "five_conv, as"):
+        for foreign in (
+            "CIFAR",
+            "airbench",
+            "ImageNet",
+            "on the same 10,000",
+            "animal",
+            "vehicle",
+            "five_conv, as",
+            "a start",
+        ):
             assert foreign not in page, foreign
     document = json.loads(files["report.json"])
     assert not [name for name in document["numbers"] if name.startswith(("published.", "fresh.", "group."))]
+    assert [name for name in document["numbers"] if name.startswith("bar.")] == ["bar.target"]
+    assert "is a start" not in files["report.md"].decode()

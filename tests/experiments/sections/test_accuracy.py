@@ -63,8 +63,11 @@ def test_validation_is_judged_by_the_test(demo: Facts, test: float, words: str) 
 @pytest.mark.parametrize(
     ("used", "words"),
     [
-        (Evaluations(True, 2, 5, 0), "was used 2 times for this study, 5 in all studies"),
-        (Evaluations(True, 1, 1, 0), "1 time for this study"),
+        (
+            Evaluations(True, 2, 5, 0),
+            "used 2 times for this study; the store's record has 5 uses of test sets in all, with exports and",
+        ),
+        (Evaluations(True, 1, 1, 0), "1 time for this study; 2 runs"),
         (Evaluations(True, 1, 1, 0), "2 runs carry a test accuracy, so the record is incomplete"),
         (Evaluations(True, 2, 2, 1), "1 line of the record could not be read"),
         (Evaluations(False), "2 runs used the test set, but this store has no record"),

@@ -36,6 +36,8 @@ def test_the_weakest_pair_counts_both_directions() -> None:
     assert "The weakest pair is b and c: 12.5 %" in classes.weakest_pair(confused).text
     perfect = matrix((1.0, 0.0), (0.0, 1.0))
     assert perfect.weakest_pair() is None
+    uneven = replace(confused, classes=("a", "b"), shares=((0.99, 0.01), (0.41, 0.59)), counts=(900, 100))
+    assert known(uneven.weakest_pair())[2] == pytest.approx((9 + 41) / 1000)
     assert classes.weakest_pair(perfect).text == "No image of the test set is taken for another class."
 
 

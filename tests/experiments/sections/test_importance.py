@@ -7,11 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cifar_core.budget import at_length
+from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
 from experiments.sections import importance
 from experiments.sections.importance import TELLING, importances_of, search_parameters, section, varied
 from experiments.stats import FEW_TRIALS
+from sweeps.planning.search_space import REFERENCE_IMAGES
+from sweeps.planning.space_file import SPACES
 from tests.experiments.support import figures, known, with_study
 
 PARAMETERS = search_parameters()
@@ -108,13 +112,26 @@ def test_trials_are_drawn_by_the_most_important_parameters_in_order(many: Facts)
 
 def test_only_what_differs_among_complete_trials_was_varied(demo: Facts) -> None:
     search = demo.study.search
-    assert list(varied(search, PARAMETERS)) == ["trial", "accuracy", "model"]
+    assert list(varied(search, PARAMETERS, 45_000)) == ["trial", "accuracy", "model"]
     by_rate = search.assign(**{"params.learning_rate": [str(2.0**n) for n in range(len(search))]})
-    trials = varied(by_rate, PARAMETERS)
+    trials = varied(by_rate, PARAMETERS, 45_000)
     # SGD's usual rate is 0.5 at batch size 256, so 0.5 * sqrt(2) at 512.
     assert trials["learning_rate / usual"].tolist() == pytest.approx(
         [1 / (0.5 * math.sqrt(2)), 8 / (0.5 * math.sqrt(2))]
     )
+
+
+@pytest.mark.parametrize("model", ["airbench", "wide_resnet", "vision_transformer"])
+def test_a_rate_is_shown_as_the_multiple_that_was_drawn(demo: Facts, model: str) -> None:
+    """Where norms are reset it has another scale, and goes with the length of the trial."""
+    space, multiples = SPACES["full"], [0.5, 1.0, 2.0]
+    base = Recipe(epochs=REFERENCE_IMAGES / 45_000)
+    drawn = [space.recipe({**space.starts[0], "model": model, "learning_rate_multiple": m}, base) for m in multiples]
+    drawn = [at_length(recipe, epochs) for recipe, epochs in zip(drawn, (0.5, 1.0, 3.0), strict=True)]
+    search = pd.concat([demo.study.search.query("state == 'complete'").head(1)] * 3, ignore_index=True)
+    params = pd.DataFrame([{f"params.{k}": str(v) for k, v in recipe.to_dict().items()} for recipe in drawn])
+    trials = varied(search.assign(**params), search_parameters(space.text), 45_000)
+    assert trials["learning_rate / usual"].tolist() == pytest.approx(multiples)
 
 
 def test_the_parameters_are_those_of_the_space_that_the_study_recorded(many: Facts) -> None:
@@ -128,7 +145,7 @@ def test_the_parameters_are_those_of_the_space_that_the_study_recorded(many: Fac
     high = 0.9
     """
     parameters = search_parameters(toy)
-    assert list(varied(search, parameters)) == ["trial", "accuracy", "bn_momentum"]
+    assert list(varied(search, parameters, 45_000)) == ["trial", "accuracy", "bn_momentum"]
     artifacts = replace(many.study.artifacts, space=toy)
     bars = figures(section(with_study(many, search=search, artifacts=artifacts)))["importances"]
     assert list(bars.figure.data[0].y) == ["bn_momentum"]
@@ -144,17 +161,17 @@ class TestConditionalParameters:
         return with_study(many, search=search.assign(**{"params.mix": mix}))
 
     def test_a_trial_without_it_has_no_value_of_it(self, many: Facts) -> None:
-        trials = varied(self.with_mix(many, 20).study.search, PARAMETERS)
+        trials = varied(self.with_mix(many, 20).study.search, PARAMETERS, 45_000)
         assert trials["mix_alpha"].notna().tolist() == [True] * 20 + [False] * 40
         assert trials["width"].notna().all()
 
     def test_it_is_never_important_where_it_does_nothing(self, many: Facts) -> None:
-        assert "mix_alpha" not in varied(self.with_mix(many, 0).study.search, PARAMETERS)
-        assert "mix_alpha" not in varied(self.with_mix(many, 1).study.search, PARAMETERS)
+        assert "mix_alpha" not in varied(self.with_mix(many, 0).study.search, PARAMETERS, 45_000)
+        assert "mix_alpha" not in varied(self.with_mix(many, 1).study.search, PARAMETERS, 45_000)
 
     def test_it_is_judged_by_the_trials_that_have_it(self, many: Facts) -> None:
         facts = self.with_mix(many, 40)
-        found = importances_of(varied(facts.study.search, PARAMETERS), PARAMETERS)
+        found = importances_of(varied(facts.study.search, PARAMETERS, 45_000), PARAMETERS)
         assert {name for name, _ in found.shares} == {"mix", "mix_alpha", "model", "width"}
         assert sum(share for _, share in found.shares) == pytest.approx(1)
         assert found.left_out == ()
@@ -171,6 +188,6 @@ class TestConditionalParameters:
         facts = self.with_mix(many, 40)
         search = facts.study.search.copy()
         search.loc[50, "metrics.val/accuracy"] = 0.99
-        trials = varied(search, PARAMETERS)
+        trials = varied(search, PARAMETERS, 45_000)
         text = importance._slices_caption(facts, trials, "mix_alpha").text
         assert "the best, trial 50, has no mix_alpha." in text

@@ -90,7 +90,10 @@ def test_labels_without_a_price_have_none(demo: Facts) -> None:
 
 def test_what_is_not_known_is_said(demo: Facts) -> None:
     assert section(demo).blocks == (
-        Missing("Accuracy by the number of labels was not measured: `python experiments/label_curve.py` does that."),
+        Missing(
+            "Accuracy by the number of labels was not measured: "
+            f"`python experiments/label_curve.py --study demo{demo.study.store_option}` does that."
+        ),
     )
     some = with_curve(demo, build={450: (0.58,), 1_350: (0.7,)}, source="another", missing=3)
     assert texts(some)[0] == (

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from experiments.decision.facts import Facts
+from experiments.decision.verdict import ways_of
 from experiments.pages.blocks import Bullets, Code, Figure, Lead, Table
+from experiments.report import references_of
 from experiments.sections import verdict
 from tests.experiments.decision.test_verdict import ACCURACIES, score, under, vendor
 from tests.experiments.support import with_cost, with_scenario, with_test
@@ -120,6 +122,28 @@ def test_building_that_was_assumed_to_fail_is_no_fallback(demo: Facts) -> None:
 def test_a_measured_vendor_shows_its_interval(demo: Facts) -> None:
     measured = replace(under(demo, vendor(0.5)), scores={"calls": score(9000)})
     assert rows(measured)["Calls"] == ["90.00 %", "$1,500", "$4,500", "500 ms", "none", "clears all"]
+    [table] = [block for block in verdict.section(measured).blocks if isinstance(block, Table)]
+    assert "89.4 to 90.6 %" in [cell.note for row in table.rows for cell in row.cells]
+
+
+def test_the_accuracy_of_a_measured_vendor_is_traced_to_its_answers(demo: Facts) -> None:
+    measured = replace(under(demo, vendor(0.5)), scores={"calls": score(9000)})
+    found = {number.name: number for number in verdict.section(measured).numbers}
+    assert found["buy.calls.accuracy.mean"].value == 0.9
+    [source] = found["buy.calls.accuracy.mean"].sources
+    entry = references_of(measured).entries[source.removeprefix("source/")]
+    assert entry.name == "calls, measured"
+    assert entry.source.startswith("10,000 answers to 10,000 test images, SHA-256 ")
+
+
+def test_a_vendor_that_left_images_unanswered_is_not_known_to_miss(demo: Facts) -> None:
+    partly = replace(under(demo, vendor(0.5)), scores={"calls": replace(score(100), missing=9900)})
+    assert rows(partly)["Calls"][-1] == "Accuracy unknown"
+    [check] = next(way for way in ways_of(partly) if way.title == "calls").unknown
+    assert (
+        check.reason
+        == "was measured at 1.00 % (0.8 to 100.0 %), 9,900 of 10,000 images unanswered, too close to the bar"
+    )
 
 
 def test_the_figure_has_a_mark_for_each_way_and_the_bar(demo: Facts) -> None:
@@ -139,7 +163,7 @@ def test_the_figure_has_a_mark_for_each_way_and_the_bar(demo: Facts) -> None:
 
 @pytest.mark.parametrize("right", [9300, 9310, 9500])
 def test_labels_of_near_marks_stand_apart(demo: Facts, right: int) -> None:
-    close = replace(demo, scores={"GPT-6 Luna": score(right), "Claude Haiku 5.5": score(right)})
+    close = replace(demo, scores={"gpt_6_luna": score(right), "claude_haiku_5_5": score(right)})
     [figure] = verdict.section(close).pictures
     assert isinstance(figure, Figure)
     labels = json.loads(figure.figure.to_json())["layout"]["annotations"][1:]  # without the bar's
