@@ -47,10 +47,12 @@ class Budget:
         return math.inf if self.flops is None else self.flops / step_flops(recipe, data_set)
 
     def narrow(self, recipe: Recipe, data_set: DataSet = CIFAR10) -> Recipe:
-        """Halve the width of `recipe` until the budget covers two training steps, down to an eighth of its width."""
+        """Halve the width of `recipe`, at most thrice, then its batch, until the budget covers two training steps."""
         narrow = recipe
         while self.steps(narrow, data_set) < 2 and narrow.width > recipe.width / 8:
             narrow = replace(narrow, width=narrow.width / 2)
+        while self.steps(narrow, data_set) < 2 and narrow.batch_size > 2:
+            narrow = _at_batch_size(narrow, max(2, narrow.batch_size // 2))
         return narrow
 
     def extend(self, recipe: Recipe, train_images: int, data_set: DataSet = CIFAR10) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     Raises:
         OSError: writing failed; no temporary file is left.
     """
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    # Process ids are not unique where containers share a folder.
+    temporaries = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in contents}
     parent = next(iter(contents)).parent
     parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, first_line
 
 FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
@@ -28,12 +28,20 @@ class OneLineParser(argparse.ArgumentParser):
 def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, stopped: str) -> int:
     """Run a command and return its exit code.
 
-    A `UserError` is reported in one line, with exit code 2. Ctrl-C prints the line `stopped`, with exit code 130.
+    A `UserError` and a shortage of memory are reported in one line, with exit code 2. Ctrl-C prints the line `stopped`,
+    with exit code 130.
     """
     try:
         return command()
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USAGE
+    except (RuntimeError, MemoryError) as error:
+        from cifar_core.memory import is_out_of_memory  # takes a second, and some commands need no torch
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"{parser.prog}: error: out of memory: {first_line(error)}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)

@@ -111,9 +111,9 @@ def load_train(directory: Path) -> Split:
 
 
 def hold_out(everything: Split, fraction: float, seed: int) -> Splits:
-    """Hold out a random `fraction` of the images for validation; 0 is allowed."""
-    drawn = _shuffled(len(everything), seed)[: round(fraction * len(everything))]
-    return _split_off(everything, drawn)
+    """Hold out a random `fraction` of the images for validation, at least one; none for 0."""
+    count = max(1, round(fraction * len(everything))) if fraction else 0
+    return _split_off(everything, _shuffled(len(everything), seed)[:count])
 
 
 def nested_places(labels: Tensor, count: int, seed: int) -> Tensor:

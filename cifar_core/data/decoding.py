@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_core.data import Bytes
-from cifar_core.data.image_file import lenient, read_pixels
+from cifar_core.data.image_file import lenient, printable, read_pixels
 from cifar_core.data.image_folder import Picture
 from cifar_core.errors import UserError
 from cifar_core.machine import usable_cores
@@ -89,12 +89,12 @@ def _decode(path: Path, side: int) -> tuple[Bytes, str, tuple[int, int]] | str:
     except UserError as error:
         return str(error)
     except OSError as error:
-        return f"{path}: a picture must be readable, but got: {error.strerror or error}"
+        return f"{printable(path)}: a picture must be readable, but got: {error.strerror or error}"
 
 
 def status(path: Path) -> os.stat_result:
-    """Return the status of a file; that of the link itself where it leads nowhere."""
+    """Return the status of a file; that of the link itself where it leads nowhere, or in a circle."""
     try:
         return path.stat()
-    except FileNotFoundError:
+    except OSError:
         return path.lstat()

@@ -59,7 +59,9 @@ def find_pictures(folder: Path, labels: Path | None = None) -> Layout:
     try:
         found = list(_from_folders(folder) if labels is None else _from_table(folder, labels))
     except OSError as error:
-        raise DataError(f"{error.filename}: this must be readable, but got: {error.strerror}") from error
+        raise DataError(
+            f"{printable(Path(error.filename))}: this must be readable, but got: {error.strerror}"
+        ) from error
     classes = tuple(sorted({name for _, name, _ in found}))
     _check_classes(folder, classes)
     numbers = {name: label for label, name in enumerate(classes)}
@@ -82,12 +84,22 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
     has_splits = (folder / "train").is_dir() and any(_folders(folder / "train"))
     if has_splits and (others := [path.name for path in _folders(folder) if path.name not in SPLITS]):
         raise DataError(f"beside train/ there may be val/ and test/ alone, but {place} has {listed(others)}")
-    suffixes = Image.registered_extensions()
-    if loose := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in suffixes):
-        raise DataError(f"pictures must lie in the folder of their class, but {place} itself has {listed(loose)}")
-    for split in SPLITS if has_splits else SPLITS[:1]:
-        for of_class in _folders(folder / split if has_splits else folder):
+    if not has_splits and any((folder / split).is_dir() for split in SPLITS[1:]):
+        raise DataError(f"beside val/ and test/ there must be train/ with folders of classes, but {place} has none")
+    places = {folder / split: split for split in SPLITS} if has_splits else {folder: "train"}
+    for each in dict.fromkeys((folder, *places)):
+        if loose := _loose(each):
+            raise DataError(f"pictures must lie in the folder of their class, but {printable(each)} itself has {loose}")
+    for each, split in places.items():
+        for of_class in _folders(each):
             yield from ((path, of_class.name, split) for path in _files(of_class))
+
+
+def _loose(folder: Path) -> str:
+    """Return the names of pictures that lie in no folder of `folder`; empty if it is not there."""
+    suffixes = Image.registered_extensions()
+    files = folder.iterdir() if folder.is_dir() else ()
+    return listed(sorted(path.name for path in files if path.suffix.lower() in suffixes))
 
 
 def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
@@ -140,8 +152,13 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
+        if real in seen:  # linked folders can form a loop
+            continue
+        seen.add(real)
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 

@@ -88,7 +88,8 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
     left_out = unreadable_note(unreadable, len(layout.pictures), source.notes_folder, skip=source.skip_unreadable)
     contents = content_of(decoded.images, decoded.hashes)
     kept, copies = _without_copies(decoded, contents)
-    drawn = shares(len(kept), [split for split in SPLITS if split not in layout.given])
+    to_draw_from = sum(decoded.pictures[i].split == "train" for i in kept)
+    drawn = shares(to_draw_from, [split for split in SPLITS if split not in layout.given])
     _check_classes(layout, decoded, contents, kept, len(drawn))
     left_out += copies_note([decoded.pictures[i].path for i in copies], source.notes_folder)
     decoded, contents = decoded.part(kept), [contents[i] for i in kept]

@@ -45,8 +45,8 @@ class FastResNet(nn.Module):
         Each eigenvector of the patches' covariance appears with both signs, because the activation that follows
         would drop one half.
         """
-        patches = images.float().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
-        covariance = patches.T.double() @ patches.double() / len(patches)
+        patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+        covariance = patches.T @ patches / len(patches)
         values, vectors = torch.linalg.eigh(covariance)
         filters = (vectors / (values + epsilon).sqrt()).T.reshape(_WHITENING, 3, 2, 2).flip(0)
         self.whitening.weight.copy_(torch.cat([filters, -filters]))

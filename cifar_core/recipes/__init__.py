@@ -32,7 +32,7 @@ def read_recipe(name: str) -> Recipe:
     """
     if is_path(name):
         path = Path(name)
-        if not path.name.isprintable():
+        if not name.isprintable():
             raise RecipeError(f"a recipe file's name must have no line breaks and control characters, but got {name!r}")
     elif name in NAMES:
         path = FOLDER / f"{name}.toml"

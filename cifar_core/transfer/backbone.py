@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_core.data.image_file import printable
 from cifar_core.errors import UserError, first_line
 from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.transfer.efficientnet_lite import EfficientNetLite, fold
@@ -299,7 +300,7 @@ def _content(path: Path) -> bytes:
         cause = error.strerror if isinstance(error, OSError) else error
         names = ", ".join(ARCHITECTURES)
         raise BackboneError(
-            f"a backbone must be one of {names} or a readable file, but {path} gave: {cause}"
+            f"a backbone must be one of {names} or a readable file, but {printable(path)} gave: {cause}"
         ) from error
     if len(content) > _LARGEST:
         raise BackboneError(f"{path}: a backbone must have at most {_LARGEST:,} bytes, but this file has more")
@@ -333,7 +334,8 @@ def _built(name: str, tensors: Mapping[str, Tensor], sha256: str, source: str, p
     network = FeatureNetwork(name)
     try:
         state = ARCHITECTURES[name].convert(tensors)
-        expected = network.body.state_dict()
+        # Files of before 2018 lack the counters of batch norm, which torch fills in.
+        expected = (k for k in network.body.state_dict() if k in state or not k.endswith("num_batches_tracked"))
         network.body.load_state_dict({key: state[key] for key in expected})
     except (KeyError, RuntimeError) as error:
         raise BackboneError(f"{source}: it must hold weights of {name}, but: {first_line(error)}") from error

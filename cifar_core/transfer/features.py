@@ -79,7 +79,9 @@ def features(
         above = _timed(upper, below.values, hardware)
         return Features(above.values, below.seconds + above.seconds)
 
-    return _pass(of_chunk, images, _origin(backbone, hardware, mirrored=mirrored), cache, progress)
+    # Activations are rounded, so that the features differ a little.
+    origin = _origin(backbone, hardware, mirrored=mirrored) + ("" if lower is None else " upper")
+    return _pass(of_chunk, images, origin, cache, progress)
 
 
 def activations(
@@ -93,7 +95,7 @@ def activations(
 ) -> Features:
     """Return the activations of images below the blocks that fine-tuning trains; arguments as for `features`.
 
-    fp16 holds what bf16 computes without a loss; 16 kB an image for `efficientnet_lite0`.
+    They are kept in fp16, which has more digits than bf16; 16 kB an image for `efficientnet_lite0`.
     """
     network, _ = hardware.place(backbone.network).eval().halves()  # type: ignore[operator]
 

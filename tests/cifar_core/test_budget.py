@@ -109,6 +109,16 @@ def test_cap_in_epochs(flops: float | None) -> None:
     assert Budget(flops=flops, max_epochs=7).apply(NARROW, 45_000) == replace(NARROW, epochs=7.0)
 
 
+def test_a_recipe_is_narrowed_and_then_its_batch_until_the_budget_pays_for_two_steps() -> None:
+    wide = Recipe(model="five_conv", width=1.0, batch_size=512)
+    for share, width, batch_size in ((2.0, 1.0, 512), (1.0, 0.5, 512), (0.02, 0.125, 256)):
+        budget = Budget(flops=share * step_flops(wide), max_epochs=1)
+        narrow = budget.narrow(wide)
+        assert (narrow.width, narrow.batch_size) == (width, batch_size)
+        assert budget.steps(narrow) >= 2
+        assert narrow.peak_rate == pytest.approx(wide.peak_rate * (batch_size / 512) ** 0.5)
+
+
 def test_budget_that_pays_for_less_than_two_steps() -> None:
     flops = 1.5 * step_flops(NARROW)
     message = refusal(lambda: Budget(flops=flops, max_epochs=10.0).apply(NARROW, 45_000))

@@ -69,7 +69,7 @@ def test_rate_is_found_for_a_recipe_that_asks_for_it(data: Splits) -> None:
 
 def test_loss_that_never_falls(data: Splits) -> None:
     recipe = replace(RECIPE, optimizer="sgd")
-    with pytest.raises(RangeTestError, match=r"^a range test must (see the loss fall|find rates that train), but "):
+    with pytest.raises(RangeTestError, match=r"^a range test must see the loss fall, but "):
         range_test(recipe, data, FP32, low=1e3, high=1e6, steps=40)
 
 

@@ -90,6 +90,7 @@ def test_held_out_images_are_drawn_with_the_seed(small: Path) -> None:
     assert set(rows(other.val)) != set(rows(splits.val))
     assert rows(none.train) == rows(everything)
     check_form(none.val, 0)
+    check_form(data.hold_out(everything, 1e-6, 0).val, 1)
 
 
 def test_head_is_the_beginning_of_a_split(small: Path) -> None:

@@ -30,6 +30,18 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     assert shown(tmp_path, layout) == ["dog/more/0.png dog train", "cat/1.jpg cat train", "dog/1.jpg dog train"]
 
 
+def test_linked_folders_belong_to_their_class(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/2.jpg", "photos/cat/1.jpg", "photos/dog/1.jpg")
+    (tmp_path / "photos" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos" / "cat")  # a loop
+    layout = find_pictures(tmp_path / "photos")
+    assert shown(tmp_path / "photos", layout) == [
+        "cat/1.jpg cat train",
+        "dog/1.jpg dog train",
+        "cat/more/2.jpg cat train",
+    ]
+
+
 @pytest.mark.parametrize("given", [("train",), ("train", "val"), ("train", "test"), ("train", "val", "test")])
 def test_folders_of_splits(tmp_path: Path, given: tuple[str, ...]) -> None:
     for split in given:
@@ -80,6 +92,12 @@ def test_a_table_that_cannot_be(tmp_path: Path, rows: str, message: str) -> None
          "pictures must lie in the folder of their class, but {folder} itself has 'a.png', 'b.JPG'"),
         (("train/cat/1", "train/dog/1", "valid/cat/1"),
          "beside train/ there may be val/ and test/ alone, but {folder} has 'valid'"),
+        (("train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg"),
+         "pictures must lie in the folder of their class, but {folder}/test itself has '1.jpg'"),
+        (("train/1.jpg", "test/2.jpg"),
+         "beside val/ and test/ there must be train/ with folders of classes, but {folder} has none"),
+        (("cat/1.jpg", "dog/1.jpg", "test/cat/1.jpg"),
+         "beside val/ and test/ there must be train/ with folders of classes, but {folder} has none"),
         (("cat/1.jpg",), "--images must have at least two classes, but {folder} has only 'cat'"),
         (("train/cat/1", "train/dog/1", "val/cow/1"),
          "each class must have training pictures, but these have some in val/ or test/ only: 'cow'"),

@@ -154,6 +154,30 @@ def test_a_link_that_leads_nowhere_is_no_readable_picture(pets: Path) -> None:
     assert made(pets, skip_unreadable=True).data_set.sha256 == made_without(pets, ["gone.jpg"]).data_set.sha256
 
 
+def test_a_link_to_itself_is_no_readable_picture(pets: Path) -> None:
+    (pets / "cat" / "loop.jpg").symlink_to(pets / "cat" / "loop.jpg")
+    said = refusal(lambda: made(pets), DataError)
+    assert said.startswith(f"1 of 63 files are no readable pictures: {pets}/cat/loop.jpg: "), said
+
+
+def test_the_share_to_validate_is_of_the_pictures_that_it_is_drawn_from(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A given test split must not make the drawn validation split smaller than it would be without."""
+    counted: list[int] = []
+
+    def shares(count: int, _: object) -> dict[str, float]:
+        counted.append(count)
+        return {"val": 0.2}
+
+    monkeypatch.setattr(own_images, "shares", shares)
+    both = tmp_path / "both"
+    shutil.copytree(pets, both / "train")
+    write_pictures(both / "test", dict.fromkeys(COUNTS, 3), seed=9)
+    made(both)
+    assert counted == [sum(COUNTS.values())]
+
+
 def made_without(folder: Path, names: list[str]) -> CachedPictures:
     for name in names:
         (folder / "cat" / name).unlink()

