@@ -153,8 +153,8 @@ class Coordinator:
         confirmation = Confirmation(self.sweep)
         self._drive(confirmation)
         self._description.finalists = list(confirmation.results())
-        summary.metrics["study/confirm_flops"] = confirmation.total("cost/training_flops")
-        summary.metrics["study/confirm_seconds"] = confirmation.total("cost/seconds")
+        summary.metrics["study/confirm_flops"] = self.sweep.tracker.total("confirm", "cost/training_flops")
+        summary.metrics["study/confirm_seconds"] = self.sweep.tracker.total("confirm", "cost/seconds")
         champion = summary.champion = confirmation.champion()
         gain = summary.gain = confirmation.gain()
         if gain is not None:
@@ -168,8 +168,8 @@ class Coordinator:
         say(f"champion: trial {champion.source}, {champion.recipe.model}, {accuracy}")
         final = Final(self.sweep, champion)
         self._drive(final)
-        summary.metrics["study/final_flops"] = final.total("cost/training_flops")
-        summary.metrics["study/final_seconds"] = final.total("cost/seconds")
+        summary.metrics["study/final_flops"] = self.sweep.tracker.total("final", "cost/training_flops")
+        summary.metrics["study/final_seconds"] = self.sweep.tracker.total("final", "cost/seconds")
         if not final.trained:
             say("no final run was completed, so there is nothing to test")
             return

@@ -138,16 +138,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="train on this machine, or on a Ray cluster (docs/clusters.md; default: %(default)s)",
     )
     machine.add_argument(
-        "--address", metavar="HOST:PORT", help="of the cluster (default: auto, the one that this machine belongs to)"
+        "--address",
+        metavar="HOST:PORT",
+        help="head of the cluster (default: auto, the one that this machine belongs to)",
     )
     machine.add_argument(
-        "--cpus-per-trial", type=_positive_float, metavar="N", help="of the cluster (default: 1), also its threads"
+        "--cpus-per-trial",
+        type=_positive_float,
+        metavar="N",
+        help="CPUs of each trial on the cluster, and its threads (default: 1)",
     )
     machine.add_argument(
         "--gpus-per-trial",
         type=_gpus,
         metavar="N",
-        help="of the cluster: a number of GPUs, or a fraction of one (default: 0, train on CPUs)",
+        help="GPUs of each trial on the cluster, or a fraction of one (default: 0, train on CPUs)",
     )
     data = parser.add_argument_group("the data")
     given = data.add_mutually_exclusive_group()
@@ -184,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
     keep.add_argument(
         "--keep-weights",
         action="store_true",
-        help="keep the weights of every complete trial, not only those of confirmation runs",
+        help="keep the weights of every complete trial too, beside those of confirmations and finals",
     )
     keep.add_argument(
         "--notify",
@@ -197,8 +202,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoints",
         type=existing_folder,
         metavar="DIR",
-        help="existing folder for the checkpoints of running trials (default: in the store); on a cluster one that all "
-        "nodes share, so that a trial survives its node",
+        help="existing folder outside the store for the checkpoints of running trials (default: in the store); on a "
+        "cluster one that all nodes share, so that a trial survives its node",
     )
     keep.add_argument(
         "--tracking-uri",

@@ -151,7 +151,7 @@ class SweepProgress:
     def _seconds_left(self, running: Collection[SweepRun]) -> float | None:
         """Divide the remaining compute by the speed so far; after the search by the speed of training alone.
 
-        Trials of the search are validated several times, the longer runs after it once.
+        Trials of the search spend a larger share on validation than the longer runs after it.
         """
         stage, seconds = self.stage, self.seconds
         spent = self.spent + sum(run.spent_here for run in running)

@@ -22,6 +22,7 @@ from cifar_core.data.picture_cache import CachedPictures
 from cifar_core.data.source import DataSource
 from cifar_core.evaluation.pictures import samples as draw_samples
 from cifar_core.hardware import set_up_cpu
+from cifar_core.machine import usable_cores
 from cifar_core.memory import release_memory
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import expand, read_recipe
@@ -51,16 +52,26 @@ from sweeps.options import (
 )
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
-from sweeps.planning.search_space import SearchSpace, comparable
+from sweeps.planning.search_space import SearchSpace, comparable, for_data_set, images_of
 from sweeps.planning.space_file import read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.snapshot import readable
-from sweeps.stages.adaptation import Adaptation, Stopped, study_name
+from sweeps.stages.adaptation import Adaptation, Stopped, check_settings, settings_of, study_name
 from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.studies.storage import OneWriterStorage, open_storage
-from sweeps.studies.study import ADAPTATION, best_recipes, left_out, load_study, open_study, started_trials
+from sweeps.studies.study import (
+    ADAPTATION,
+    SOURCE,
+    TRAIN_IMAGES,
+    best_recipes,
+    left_out,
+    load_study,
+    open_study,
+    started_trials,
+    trials_of,
+)
 from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.provenance import ROOT, provenance
@@ -113,7 +124,7 @@ def _sweep(
     source, backbone = image_source(options), find_backbone(options)
     set_up_cpu(engine.threads)
     given = options.enqueue or list(space.enqueue)
-    wanted = {name: comparable(read_recipe(name)) for name in expand(given, SYSTEMS_GROUP)}
+    named = {name: read_recipe(name) for name in expand(given, SYSTEMS_GROUP)}
     pictures = None if source is None else _prepared(source)
     data_set = CIFAR10 if pictures is None else pictures.data_set
     plan = _plan(options, name, data_set, engine, space)
@@ -126,8 +137,9 @@ def _sweep(
         if (code := _adapt(options, arguments, plan, store, backbone, pictures, notice)) == 0:
             notice.send("finished")
         return code
+    wanted = {name: comparable(for_data_set(recipe, images_of(recipe), data_set)) for name, recipe in named.items()}
     if options.source is not None:
-        wanted = _earlier_recipes(options.source, store, plan.study) | wanted
+        wanted = _earlier_recipes(options.source, store, plan) | wanted
     recipes, notes = _affordable(wanted, given, plan.preset.trial, data_set)
     store.create()
     with acquire(store.lock(plan.study), plan.study), notice.of_failure(), SweepConsole() as console:
@@ -141,9 +153,14 @@ def _sweep(
                 samples = draw_samples(loaders.train_val().train)
                 release_memory()  # each worker loads images of its own
                 storage = OneWriterStorage(open_storage(store.storage_url))
+                if backbone is not None:  # refused now, and not after the sweep
+                    settings = settings_of(plan.data_set, backbone, plan.preset.name, plan.seed)
+                    check_settings(storage, study_name(plan.study), settings)
                 study = open_study(
                     plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
                 )
+                if options.source is not None:
+                    study.set_user_attr(SOURCE, options.source)
                 checkpoints = store.checkpoint_folder(plan.study)
                 console.plan({**plan.rows(max(0, plan.trials - started_trials(study))), **engine.rows(checkpoints)})
                 for note in (*(() if pictures is None else pictures.notes), *notes, *left_out(study, plan.trials)):
@@ -187,7 +204,7 @@ def _adapt(
     stopper: Stopper | None = None,
 ) -> int:
     """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0."""
-    set_up_cpu(plan.workers * plan.threads)
+    set_up_cpu(plan.cores)
     study = study_name(plan.study)
     store.create()
     with acquire(store.lock(study), study), notice.of_failure(), SweepConsole() as console:
@@ -206,7 +223,7 @@ def _adapt(
             storage=OneWriterStorage(open_storage(store.storage_url)),
             tracker=tracker,
             console=console,
-            tags=provenance(plan.data_set, plan.hardware, plan.workers * plan.threads),
+            tags=provenance(plan.data_set, plan.hardware, plan.cores),
             budget=None if options.no_fine_tune else plan.preset.final,
             command=public_command(arguments),
             test=plan.confirm,
@@ -279,21 +296,25 @@ def _affordable(
     return recipes, notes
 
 
-def _earlier_recipes(source: str, store: Store, study: str) -> dict[str, Recipe]:
-    """Return the best recipes of the study `source`.
+def _earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
+    """Return the best recipes of the study `source`; none if the plan's study has been given those.
 
     Raises:
-        UserError: there is no such study, it is `study` itself or adapts a network, or it has no complete trial.
+        UserError: there is no such study, it is the plan's own or adapts a network, or it has no complete trial.
     """
-    if source == study:
+    if source == plan.study:
         raise UsageError(f"--from must name another study, but got {source!r}, which this command runs")
-    earlier = load_study(store, source)
+    earlier = load_study(store, source, option="--from")
+    if trials_of(store, plan.study) and load_study(store, plan.study).user_attrs.get(SOURCE) == source:
+        return {}
     if ADAPTATION in earlier.user_attrs:
         raise UsageError(f"--from must name a sweep, but {source!r} adapts a network")
     recipes = best_recipes(earlier, EARLIER_RECIPES)
     if not recipes:
         raise UsageError(f"--from must name a study with a complete trial, but {source!r} has none")
-    return {f"{place} of {source}": comparable(recipe) for place, recipe in enumerate(recipes, start=1)}
+    images = earlier.user_attrs.get(TRAIN_IMAGES, CIFAR10.train_images)  # earlier versions did not record it
+    recipes = [comparable(for_data_set(recipe, images, plan.data_set)) for recipe in recipes]
+    return {f"{place} of {source}": recipe for place, recipe in enumerate(recipes, start=1)}
 
 
 def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: Engine, space: SearchSpace) -> Plan:
@@ -315,6 +336,7 @@ def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: En
         hardware=engine.hardware,
         workers=engine.workers,
         threads=engine.threads,
+        cores=usable_cores(),
         flops_per_second=engine.speed(probe, data_set),
         data_set=data_set,
         keep_weights=options.keep_weights,

@@ -137,6 +137,7 @@ def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, star
         hardware=hardware,
         workers=1,
         threads=torch.get_num_threads(),
+        cores=torch.get_num_threads(),
         flops_per_second=1e12,  # for an estimate of the time, which nobody sees
     )
     store.create()

@@ -10,6 +10,7 @@ many others.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from experiments.pages import plots
 from experiments.stats import mean_interval
 from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
 from sweeps.console import SweepConsole, clock_time, percent
+from sweeps.executors.worker_process import exit_with
 from sweeps.planning.presets import EIGHTHS
 from sweeps.validation import STRICT, read_json, write_json
 
@@ -131,7 +133,7 @@ def complete(
     runs = list(read_json(path, _File).runs) if path.exists() else []
     left = [one for one in wanted if not any(run.is_of(*one, terms) for run in runs)]
     errors: list[BaseException] = []
-    with ProcessPoolExecutor(jobs, get_context("spawn"), signal.signal, (signal.SIGINT, _quit)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (os.getpid(),)) as pool:
         searches = [pool.submit(run_search, *one, terms, hardware, max(1, usable_cores() // jobs)) for one in left]
         try:
             for search in as_completed(searches):
@@ -151,8 +153,13 @@ def complete(
     return [run for run in runs if any(run.is_of(*one, terms) for one in wanted)]
 
 
+def _begin(parent: int) -> None:
+    """Set up a process of the pool: Ctrl-C lets it clean up without a traceback, and it does not outlive `parent`."""
+    signal.signal(signal.SIGINT, _quit)
+    exit_with(parent)
+
+
 def _quit(*_: object) -> None:
-    """End a process of the pool on Ctrl-C: it cleans up, and prints no traceback."""
     sys.exit(128 + signal.SIGINT)
 
 

@@ -134,6 +134,7 @@ class NoOpSweep:
             hardware=self.hardware,
             workers=2,
             threads=1,
+            cores=2,
             flops_per_second=1e12,
         )
 

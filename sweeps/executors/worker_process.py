@@ -18,17 +18,21 @@ _CHECK_SECONDS = 0.5
 def main() -> None:
     """Serve the coordinator that the command line names."""
     coordinator, pipe = map(int, sys.argv[1:])
-    threading.Thread(target=_exit_with, args=(coordinator,), daemon=True).start()
+    exit_with(coordinator)
     from sweeps.executors.job_loop import serve
 
     serve(Connection(pipe))
 
 
-def _exit_with(coordinator: int) -> None:
-    """Exit at once when the coordinator is gone, whatever the other threads do."""
-    while os.getppid() == coordinator:
-        time.sleep(_CHECK_SECONDS)
-    os._exit(1)
+def exit_with(parent: int) -> None:
+    """From now on exit at once when the parent of this process is gone, whatever its threads do."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Plan:
     hardware: Hardware
     workers: int
     threads: int  # of each worker
+    cores: int  # of this machine
     flops_per_second: float  # of one worker
     keep_weights: bool = False  # of every complete trial, not only of confirmed runs
     on_cluster: bool = False
@@ -94,7 +95,7 @@ class Plan:
             rows["confirmation"] = f"{runs}, {_budget(preset.confirm.flops, preset.confirm.max_epochs)} each"
             runs = "once" if preset.finals == 1 else f"{preset.finals} times"
             final = _budget(preset.final.flops, preset.final.max_epochs)
-            rows["final"] = f"the best of them {runs} on all training images, {final}"
+            rows["final"] = f"the champion {runs} on all training images, {final}"
         if self.limits != Limits():
             rows["limits"] = f"{self.limits}; other networks are not trained"
         rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
@@ -138,15 +139,20 @@ class Plan:
         """Number of workers that the sweep can use."""
         return min(self.workers, self.most_side_by_side)
 
+    @property
+    def search_share(self) -> float:
+        """Share of the compute of unpruned trials that the search is expected to spend."""
+        return SEARCH_SHARE if self.pruner != "none" else 1.0
+
     def trial_flops(self) -> float:
         """Return the training FLOPs of an unpruned trial."""
         return self._flops(self.preset.trial)
 
     def estimate(self, remaining: int) -> float:
         """Return the seconds that the sweep will take."""
-        share = SEARCH_SHARE if self.pruner != "none" else 1.0
-        flops = remaining * self.trial_flops() * share + self.work_after_search()
-        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.side_by_side)
+        flops = remaining * self.trial_flops() * self.search_share + self.work_after_search()
+        at_once = min(self.side_by_side, self.cores) if self.shares_cores else self.side_by_side
+        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * at_once)
 
     def _flops(self, budget: Budget) -> float:
         """Training FLOPs of a budget; those of a plain recipe where it is in epochs."""

@@ -13,6 +13,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 
 
@@ -210,6 +211,16 @@ def comparable(recipe: Recipe) -> Recipe:
     if isinstance(rate, str):
         rate = _base_rate(_scale(recipe.optimizer, recipe.reset_norms), recipe.batch_size)
     return replace(recipe, learning_rate=rate, val_fraction=FIXED_SPLIT, keep_best=False, tta=TTA)
+
+
+def images_of(recipe: Recipe) -> float:
+    """Return the training images of CIFAR-10 that an epoch of `recipe` is of."""
+    return (1 - recipe.val_fraction) * (CIFAR10.train_images + CIFAR10.val_images)
+
+
+def for_data_set(recipe: Recipe, images: float, data_set: DataSet) -> Recipe:
+    """Return `recipe`, whose epochs are of so many images, with as many steps in epochs of `data_set`."""
+    return replace(recipe, epochs=recipe.epochs * images / data_set.train_images)
 
 
 def multiples_of(recipe: Recipe) -> dict[str, float]:

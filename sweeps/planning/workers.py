@@ -6,11 +6,11 @@ import torch
 
 from cifar_core.errors import UserError
 
-# Measured on a Xeon with AMX, 2026-11-27. Most of `system/process_memory_megabytes` in a study of 50 trials with the
-# preset quick: 3.72 GB, in workers that had trained every network; the first three steps of one network, with batches
-# of 512, take 1.6 to 3.0 GB. VmHWM of the coordinator of a study of 2 trials: 0.87 GB; of a worker after one of the
-# smallest trainings (three_conv, width 0.125, batches of 32): 0.73 GB.
-_COORDINATOR_BYTES, _WORKER_BYTES, _LEAST_WORKER_BYTES = 0.9e9, 3.8e9, 0.7e9
+# Measured in 2026-11. Most of `system/process_memory_megabytes` in a study of 50 trials with the preset quick: 3.72 GB
+# on a Xeon with AMX, 4.0 GB on an EPYC, in workers that had trained every network; the first three steps of one
+# network, with batches of 512, take 1.6 to 3.0 GB. VmHWM on the Xeon of the coordinator of a study of 2 trials: 0.87
+# GB; of a worker after one of the smallest trainings (three_conv, width 0.125, batches of 32): 0.73 GB.
+_COORDINATOR_BYTES, _WORKER_BYTES, _LEAST_WORKER_BYTES = 0.9e9, 4.0e9, 0.7e9
 _PER_CORE = 8  # more workers on a core only hinder one another
 
 

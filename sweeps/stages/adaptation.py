@@ -66,6 +66,28 @@ def study_name(study: str) -> str:
     return f"{study}-adapted"
 
 
+def settings_of(data_set: DataSet, backbone: Backbone, preset: str, seed: int) -> dict[str, object]:
+    """Return the settings that cannot change within a study."""
+    weights = {"backbone": backbone.sha256, "side": backbone.side}
+    return {"data": data_set.sha256, **weights, "preset": preset, "seed": seed}
+
+
+def check_settings(storage: BaseStorage, study: str, settings: Mapping[str, object]) -> None:
+    """Check that the study of that name, if there is one, adapts a network under these settings.
+
+    Raises:
+        StudyError: it does not.
+    """
+    if study not in optuna.get_all_study_names(storage):
+        return
+    attributes = optuna.load_study(study_name=study, storage=storage).user_attrs
+    if attributes and ADAPTATION not in attributes:
+        raise StudyError(f"study {study!r} must be one that adapts a network, but it is a sweep; {ANOTHER_NAME}")
+    for name, value in attributes.get(ADAPTATION, {}).items():  # earlier versions had fewer
+        if value != (given := settings.get(name)):
+            raise StudyError(f"study {study!r} was started with {name} {value}, but got {name} {given}; {ANOTHER_NAME}")
+
+
 @dataclass(frozen=True, slots=True)
 class AdaptedResult:
     """The adapted network of a study.
@@ -203,23 +225,14 @@ class Adaptation:
 
     def _open(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        settings = {"data": self.data_set.sha256, "backbone": self.backbone.sha256, "side": self.backbone.side}
-        settings |= {"preset": self.preset, "seed": self.seed}
+        settings = settings_of(self.data_set, self.backbone, self.preset, self.seed)
+        check_settings(self.storage, self.study, settings)
         known = self.study in optuna.get_all_study_names(self.storage)
         if not known:
             check_before_training(self.store, self.study, None, self.console.say)
         study = optuna.create_study(
             study_name=self.study, storage=self.storage, direction="maximize", load_if_exists=True
         )
-        if study.user_attrs and ADAPTATION not in study.user_attrs:
-            raise StudyError(
-                f"study {self.study!r} must be one that adapts a network, but it is a sweep; {ANOTHER_NAME}"
-            )
-        for name, value in study.user_attrs.get(ADAPTATION, {}).items():  # earlier versions had fewer
-            if value != (given := settings.get(name)):
-                raise StudyError(
-                    f"study {self.study!r} was started with {name} {value}, but got {name} {given}; {ANOTHER_NAME}"
-                )
         if known:
             check_before_training(self.store, self.study, study.get_trials(deepcopy=False), self.console.say)
         if not study.get_trials(deepcopy=False):
@@ -262,10 +275,11 @@ class Adaptation:
         _, upper = self.backbone.network.halves()
         size, free = 2 * upper.dimensions * (2 * len(data.train) + len(data.val)), free_memory()
         if free is not None and size > free / 2:
-            self.console.say(
-                f"{self.backbone.name} is not fine-tuned: its activations must fit into half of the free memory, "
-                f"{free / 2e9:.1f} GB, but have {size / 1e9:.1f} GB"
-            )
+            rule = f"its activations must fit into half of the free memory, {free / 2e9:.1f} GB, but have "
+            rule += f"{size / 1e9:.1f} GB"
+            if any(self.tracker.state(f"final-{number}-1") is not None for number in range(TRIALS)):
+                raise StudyError(f"the fine-tuning of {self.backbone.name} cannot go on yet: {rule}")
+            self.console.say(f"{self.backbone.name} is not fine-tuned: {rule}")
             return {}
         return {
             (name, mirrored): self._pass("activations", name, split, mirrored)
@@ -275,15 +289,19 @@ class Adaptation:
 
     def _pass(self, kind: str, name: str, split: Split, mirrored: bool, lower: Features | None = None) -> Features:
         what = f"{kind} of the {'mirrored ' if mirrored else ''}{name} images by {self.backbone.name}"
+        given, progress = (self.backbone, split.images, self.hardware), self._progress(what)
+        if kind == "activations":
+            return activations(*given, mirrored=mirrored, cache=self._folder, progress=progress)
+        return features(*given, mirrored=mirrored, lower=lower, cache=default_cache(), progress=progress)
+
+    def _progress(self, what: str) -> Callable[[int, int], None]:
+        """Return a function that shows the progress of a pass over images, and ends the study when it is stopped."""
 
         def progress(done: int, total: int) -> None:
             self.console.progress(what, done, total, "images")
             self._check()
 
-        given = self.backbone, split.images, self.hardware
-        if kind == "activations":
-            return activations(*given, mirrored=mirrored, cache=self._folder, progress=progress)
-        return features(*given, mirrored=mirrored, lower=lower, cache=default_cache(), progress=progress)
+        return progress
 
     def _try(self, study: optuna.Study, trial: Trial, data: Splits, sets: Mapping[tuple[str, bool], Features]) -> None:
         """Fit a head to the training images, and record its validation accuracy in MLflow, then in Optuna."""
@@ -398,10 +416,10 @@ class Adaptation:
         key = result.key
         weights = self.store.weights(self.study, key)
         self.tracker.log_model(key, recipe.to_dict(), weights)
-        self.store.record_test_set_evaluation(study=self.study, key=key)
         test = self.data.test()
         network = load_adapted(weights)
-        logits = [self._logits(network, test, mirrored) for mirrored in (False, True)]
+        logits = [self._logits(network, test, mirrored) for mirrored in (False, True)]  # until here it can be stopped
+        self.store.record_test_set_evaluation(study=self.study, key=key)
         both = logits[0], torch.stack(logits).mean(0)
         plain, averaged = (Predictions(each.softmax(1), test.labels.cpu(), test.data_set) for each in both)
         timings = time_serving(self.hardware.place(network), test, self.hardware, NORMALISATION)
@@ -414,8 +432,9 @@ class Adaptation:
 
     @torch.no_grad()
     def _logits(self, network: AdaptedNetwork, test: Split, mirrored: bool) -> Tensor:
-        backbone = replace(self.backbone, network=network.features)
-        logits: Tensor = network.head.cpu()(features(backbone, test.images, self.hardware, mirrored=mirrored).values)
+        backbone, what = replace(self.backbone, network=network.features), f"test images by {self.backbone.name}"
+        found = features(backbone, test.images, self.hardware, mirrored=mirrored, progress=self._progress(what))
+        logits: Tensor = network.head.cpu()(found.values)
         return logits
 
     def _register(self, result: AdaptedResult, recipe: HeadRecipe) -> None:

@@ -136,8 +136,8 @@ class Confirmation(Stage):
         return Gain(best.accuracy - baseline.accuracy, mean - half, mean + half, baseline.baseline)
 
     def results(self) -> Iterator[Confirmed]:
-        """Yield each candidate that has a complete run."""
-        for trial in self._candidates():
+        """Yield each recipe that has a complete run; in a study that went on, earlier candidates have some too."""
+        for trial in self._ended():
             keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
             known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
             if known:
@@ -168,11 +168,6 @@ class Confirmation(Stage):
             known.append(answers)
         return known
 
-    def total(self, metric: str) -> float:
-        """Return the sum of a metric over all complete runs."""
-        keys = [_key(trial, seed) for trial in self._candidates() for seed in range(self.sweep.plan.preset.seeds)]
-        return sum(self.sweep.tracker.metric(key, metric) or 0.0 for key in keys)
-
     def _unfinished(self) -> Iterator[SweepRun]:
         sweep, preset = self.sweep, self.sweep.plan.preset
         validations = {k / _VALIDATIONS: preset.rung_images for k in range(1, _VALIDATIONS)}
@@ -192,11 +187,15 @@ class Confirmation(Stage):
 
     def _candidates(self) -> list[FrozenTrial]:
         """Return the first trial of the search, unless it failed or broke a limit, and then the best complete ones."""
-        ended = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        trials = [trial for trial in ended if is_feasible(trial)]
+        trials = self._ended()
         others = [trial for trial in trials if trial.state == TrialState.COMPLETE and not Beginning.of(trial)]
         ranked = sorted(others, key=lambda trial: (-(trial.value or 0.0), trial.number))
         return [trial for trial in trials if Beginning.of(trial)] + ranked[: self.sweep.plan.preset.recipes]
+
+    def _ended(self) -> list[FrozenTrial]:
+        """Return the complete and pruned trials of the search that broke no limit."""
+        ended = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return [trial for trial in ended if is_feasible(trial)]
 
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         plan = self.sweep.plan

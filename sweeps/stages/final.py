@@ -41,10 +41,6 @@ class Final(Stage):
         """The keys of the complete runs."""
         return [key for key in self._keys() if self.sweep.tracker.state(key) == "complete"]
 
-    def total(self, metric: str) -> float:
-        """Return the sum of a metric over all complete runs."""
-        return sum(self.sweep.tracker.metric(key, metric) or 0.0 for key in self._keys())
-
     def _keys(self) -> list[str]:
         return [f"final-{self._champion.source}-{seed}" for seed in range(self.sweep.plan.preset.finals)]
 

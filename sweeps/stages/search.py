@@ -11,7 +11,6 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.console import best_trial, percent
 from sweeps.executors.protocol import Outcome
-from sweeps.planning.plan import SEARCH_SHARE
 from sweeps.planning.presets import EIGHTHS
 from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
 from sweeps.progress import StageProgress, SweepRun
@@ -32,7 +31,7 @@ class Search(Stage):
         sweep.progress.stage = StageProgress(
             "search",
             total=plan.trials,
-            flops_each=SEARCH_SHARE * plan.trial_flops(),
+            flops_each=plan.search_share * plan.trial_flops(),
             flops_after=plan.work_after_search(),
             counts=ended_trials(sweep.study),
         )
@@ -94,7 +93,7 @@ class Search(Stage):
             trial.set_user_attr("reason", reason)
         trial.set_user_attr("spent_flops", run.spent)
         self.sweep.study.tell(trial, outcome.accuracy if outcome is not None else None, TRIAL_OF_STATE[state])
-        progress.count_trial(SEARCH_SHARE * self.sweep.plan.trial_flops())
+        progress.count_trial(self.sweep.plan.search_share * self.sweep.plan.trial_flops())
         if outcome is not None:
             self._note_best(trial.number, outcome.accuracy, run.job.recipe.model)
             self.sweep.tracker.study_progress("study/best_val_accuracy", progress.best_accuracy, progress.stage.ended)
@@ -130,9 +129,10 @@ class Search(Stage):
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
         narrow = plan.preset.trial.narrow(recipe, plan.data_set)
         if narrow is not recipe:
+            batch = "" if narrow.batch_size == recipe.batch_size else f" and batch size {narrow.batch_size}"
             self.sweep.console.say(
-                f"trial {trial.number}: {recipe.model} at width {narrow.width:g}, because the budget covers fewer than "
-                f"two training steps at {recipe.width:g}"
+                f"trial {trial.number}: {recipe.model} at width {narrow.width:g}{batch}, because the budget covers "
+                f"fewer than two training steps at {recipe.width:g}"
             )
         return at_length(narrow, plan.preset.trial.apply(narrow, images, plan.data_set).epochs)
 

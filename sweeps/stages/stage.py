@@ -82,14 +82,14 @@ class Sweep:
         """
         if not self.plan.shares_cores:
             return runs
-        workers = self.plan.workers
-        return max(count for count in range(1, workers + 1) if runs % count == 0)
+        most = min(self.plan.workers, self.plan.cores)
+        return max(count for count in range(1, most + 1) if runs % count == 0)
 
     def threads_of_each(self, runs: int) -> int | None:
         """Return the threads of each of `runs` long runs; None: as many as the workers have."""
         if not self.plan.shares_cores:
             return None
-        return self.plan.workers * self.plan.threads // self.side_by_side(runs)
+        return self.plan.cores // self.side_by_side(runs)
 
     def label(self, run: SweepRun) -> RunLabel:
         """Return the label of the next attempt of a training run."""

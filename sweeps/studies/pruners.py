@@ -25,7 +25,7 @@ class SameModelPruner(BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return true if `trial` shall end."""
-        return self._rule.prune(cast(Study, _TrialsOfModel(study, trial.params.get("model"))), trial)
+        return self._rule.prune(cast(Study, _TrialsOfModel(study, model_of(trial))), trial)
 
 
 class _TrialsOfModel:
@@ -39,7 +39,13 @@ class _TrialsOfModel:
 
     def get_trials(self, deepcopy: bool = True, states: Collection[TrialState] | None = None) -> list[FrozenTrial]:
         trials = self._study.get_trials(deepcopy=deepcopy, states=tuple(states) if states is not None else None)
-        return [trial for trial in trials if trial.params.get("model") == self._model]
+        return [trial for trial in trials if model_of(trial) == self._model]
+
+
+def model_of(trial: FrozenTrial) -> object:
+    """Return the model that a trial trains; the space lacks it where the user named a recipe with another."""
+    recipe = trial.user_attrs.get("recipe")
+    return trial.params.get("model") if recipe is None else recipe["model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +66,10 @@ def bar(pruner: str, study: Study, trial: FrozenTrial, step: int) -> Bar | None:
 
     Halving compares the values that the trials of a model reported at this step, and the median those of complete ones.
     """
-    model = trial.params.get("model")  # None in a space of one model
+    model = model_of(trial)
     trials = f"{model} trials" if model else "trials"
-    rivals = [
-        other
-        for other in study.get_trials(deepcopy=False)
-        if other.params.get("model") == model and step in other.intermediate_values
-    ]
+    of_model = _TrialsOfModel(study, model).get_trials(deepcopy=False)
+    rivals = [other for other in of_model if step in other.intermediate_values]
     if pruner == "halving":
         values = sorted((other.intermediate_values[step] for other in rivals), reverse=True)
         kept = max(1, len(values) // _KEPT)

@@ -29,7 +29,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
-from sweeps.studies.pruners import PRUNERS
+from sweeps.studies.pruners import PRUNERS, model_of
 from sweeps.studies.storage import StudyError, open_storage, opening_storage
 from sweeps.validation import shortened
 
@@ -39,6 +39,8 @@ _MANY_OBJECTS = 100_000
 _STARTUP = 8  # random trials before a sampler learns from them
 _CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
 _DATA = "data"  # attribute of a study: name and SHA-256 of its data set
+TRAIN_IMAGES = "train_images"  # likewise: their number, of which an epoch of its recipes is
+SOURCE = "from"  # likewise: the study whose best recipes it was given
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
 ADAPTATION = "adaptation"  # attribute of a study that adapts a network: all that its trials depend on
 ANOTHER_NAME = "give it another name with --study"
@@ -129,10 +131,10 @@ def open_study(
 def ask(study: optuna.Study, plan: Plan) -> Trial:
     """Return the next trial: one that waits, else one of a model that still has to be heard, else the sampler's."""
     trials = study.get_trials(deepcopy=False)
-    tried = Counter(trial.params.get("model") for trial in trials)
+    tried = Counter(map(model_of, trials))
     models = plan.space.models
     if len(models) > 1 and not any(trial.state == TrialState.WAITING for trial in trials):
-        allowed = {trial.params.get("model") for trial in trials if is_feasible(trial)}
+        allowed = {model_of(trial) for trial in trials if is_feasible(trial)}
         left = (name for name in models if not tried[name] or name in allowed)
         model = min(left, key=lambda name: tried[name], default=None)
         if model is not None and tried[model] < int(plan.trials * _SHARED_OUT / len(models)):
@@ -155,8 +157,8 @@ def best_recipes(study: optuna.Study, count: int) -> list[Recipe]:
     return [Recipe.from_dict(trial.user_attrs["recipe"]) for trial in ranked[:count]]
 
 
-def load_study(store: Store, name: str) -> optuna.Study:
-    """Load a study for reading.
+def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study:
+    """Load a study for reading; `option` has named it.
 
     Raises:
         StoreError: the store has no such study, or cannot be read.
@@ -170,7 +172,7 @@ def load_study(store: Store, name: str) -> optuna.Study:
             return optuna.load_study(study_name=name, storage=storage)
         except KeyError as error:
             names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
-            raise StoreError(f"--study must be one that the store holds ({names}), but got {name!r}") from error
+            raise StoreError(f"{option} must be one that the store holds ({names}), but got {name!r}") from error
 
 
 def trials_of(store: Store, name: str) -> list[FrozenTrial] | None:
@@ -211,8 +213,9 @@ def left_out(study: optuna.Study, trials: int) -> Iterator[str]:
 
 
 def trials_since_best(study: optuna.Study) -> int:
-    """Return the number of trials with higher numbers than the best that have ended; 0 while none is complete."""
-    ended = study.get_trials(deepcopy=False, states=tuple(STATE_OF_TRIAL))
+    """Return the number of trials with higher numbers than the best that were trained and have ended; 0 while none is
+    complete."""
+    ended = list(filter(is_feasible, study.get_trials(deepcopy=False, states=tuple(STATE_OF_TRIAL))))
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     if not complete:
         return 0
@@ -249,6 +252,7 @@ def _settings(plan: Plan) -> dict[str, object]:
     """Settings that cannot change within a study, because its trials would no longer compare."""
     return {
         _DATA: [plan.data_set.name, plan.data_set.sha256],  # the first: a study with settings but without it is older
+        TRAIN_IMAGES: plan.data_set.train_images,
         _CONTENT: plan.space.content(),
         "space_hash": plan.space.hash,
         "space": plan.space.name,

@@ -84,7 +84,7 @@ def version_tags(
 def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, str]) -> None:
     """Register the champion of a study, and move the alias to the best of its data set; again it changes nothing.
 
-    The alias names the newest version of the study whose champion had the best validation accuracy.
+    The alias names the champion with the best validation accuracy: this one, and the newest version of other studies.
 
     Args:
         numbers: the tags of the version.
@@ -106,6 +106,7 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
     # An earlier version registered a folder named cifar10 as `cifar10` as well.
     same = [version for version in versions if version.tags.get("data") == numbers["data"]]
     newest = {version.tags.get("study"): version for version in same}
+    newest[numbers["study"]] = next(version for version in versions if version.source == model.model_uri)
     best = max(newest.values(), key=lambda version: (float(version.tags.get("val_accuracy", 0)), int(version.version)))
     client.set_registered_model_alias(name, CHAMPION, best.version)
 

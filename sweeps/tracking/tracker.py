@@ -223,6 +223,10 @@ class MlflowTracker:
         """Return the last value of a metric of a complete run, None if there is none."""
         return self._known[key].metrics.get(name) if self.state(key) == "complete" else None
 
+    def total(self, stage: str, name: str) -> float:
+        """Return the sum of a metric over the complete runs whose keys begin with `stage`: confirm or final."""
+        return sum(self.metric(key, name) or 0.0 for key in self._known if key.startswith(f"{stage}-"))
+
     def artifact(self, key: str, path: str) -> bytes | None:
         """Return an artifact at the top of a run; None if MLflow has not received it.
 

@@ -46,6 +46,7 @@ def plan(**changes: Any) -> Plan:
         hardware=CPU,
         workers=2,
         threads=1,
+        cores=2,
         flops_per_second=1e12,
     )
     return replace(whole, **changes)

@@ -142,7 +142,7 @@ def test_a_vendor_that_left_images_unanswered_is_not_known_to_miss(demo: Facts) 
     [check] = next(way for way in ways_of(partly) if way.title == "calls").unknown
     assert (
         check.reason
-        == "was measured at 1.00 % (0.8 to 100.0 %), 9,900 of 10,000 images unanswered, too close to the bar"
+        == "was measured at 1.00 % (0.82 to 100.00 %), 9,900 of 10,000 images unanswered, too close to the bar"
     )
 
 

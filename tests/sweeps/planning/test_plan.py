@@ -30,7 +30,7 @@ PRESET = Preset(
     finals=1,
 )
 
-FINAL_RUNS = "the best of them 3 times on all training images, 320 TFLOP, at most 100 epochs"
+FINAL_RUNS = "the champion 3 times on all training images, 320 TFLOP, at most 100 epochs"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class TestRows:
             "each trial": "16 TFLOP, at most 10 epochs",
             "pruning": "halving, judged on 1,000 images, at the end on 3,000",
             "confirmation": "best 2 recipes and the starting one x 1 seed, 160 TFLOP, at most 50 epochs each",
-            "final": "the best of them once on all training images, 320 TFLOP, at most 100 epochs",
+            "final": "the champion once on all training images, 320 TFLOP, at most 100 epochs",
             "estimate": f"about {minutes} min at the speed just measured",
         }
 
@@ -94,9 +94,10 @@ class TestEstimate:
 
     def test_what_changes_it(self, plan: Plan) -> None:
         assert plan.estimate(10) < plan.estimate(50), "what is done is not counted"
-        assert replace(plan, workers=8).estimate(50) < plan.estimate(50) / 3
+        assert replace(plan, workers=8, cores=8).estimate(50) < plan.estimate(50) / 3
+        assert replace(plan, workers=8).estimate(50) == plan.estimate(50), "they share two cores"
         one = replace(plan, trials=1, confirm=False)
-        assert replace(one, workers=8).estimate(1) == one.estimate(1), "a trial has one worker"
+        assert replace(one, workers=8, cores=8).estimate(1) == one.estimate(1), "a trial has one worker"
         alone = replace(plan, confirm=False)
         assert alone.estimate(0) < plan.estimate(0)
         assert alone.work_after_search() == 0

@@ -20,7 +20,7 @@ from cifar_core.transfer.head import Head, HeadRecipe, fit
 from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.checks.verify import findings
 from sweeps.console import SweepConsole
-from sweeps.stages.adaptation import Adaptation, AdaptedResult, Stopped
+from sweeps.stages.adaptation import Adaptation, AdaptedResult, Stopped, check_settings, settings_of
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError, open_storage
 from sweeps.studies.study import open_study
@@ -139,6 +139,18 @@ def test_a_sweep_of_that_name_is_named(empty_store: Callable[[Path], Store], tmp
     optuna.create_study(study_name="adapts", storage=storage).set_user_attr("adaptation", {})
     with pytest.raises(StudyError, match=r"^study 'adapts' must be a sweep, but it adapts a network; give it another"):
         open_study(support.plan(study="adapts"), storage)
+
+
+def test_other_settings_can_be_refused_before_anything_is_trained(
+    empty_store: Callable[[Path], Store], tmp_path: Path
+) -> None:
+    backbone, storage = small_backbone(tmp_path), open_storage(empty_store(tmp_path / "store").storage_url)
+    settings = settings_of(CIFAR10, backbone, "quick", 0)
+    check_settings(storage, "new", settings)
+    optuna.create_study(study_name="s-adapted", storage=storage).set_user_attr("adaptation", settings)
+    check_settings(storage, "s-adapted", settings)
+    with pytest.raises(StudyError, match=r"^study 's-adapted' was started with preset quick, but got preset smoke"):
+        check_settings(storage, "s-adapted", settings_of(CIFAR10, backbone, "smoke", 0))
 
 
 def test_the_better_of_two_is_the_network() -> None:

@@ -95,6 +95,23 @@ class TestConfirmation:
         assert sweep.tested == ["final-3-0", "final-3-1", "final-4-0", "final-4-1"]
         assert len(sweep.recorded_tests()) == 4
 
+    def test_more_trials_later_do_not_lose_a_better_champion(self, sweep: Study) -> None:
+        sweep.script = lambda key: even(key) + (0.3 if key.startswith("confirm-3") else 0.0)
+        sweep.run()
+        summary = sweep.run(trials=6)  # whose two best in the search are new
+        assert [job.key for job in sweep.jobs if job.key.startswith("confirm")] == [
+            f"confirm-{trial}-{seed}" for seed in (0, 1) for trial in (5, 4)
+        ]
+        assert summary.champion is not None
+        assert summary.champion.source == 3
+        assert not [job.key for job in sweep.jobs if job.key.startswith("final")]
+        compute = {name: summary.metrics[f"study/{name}_flops"] for name in ("confirm", "final")}
+        runs = sweep.tracker.runs
+        assert compute == {
+            name: sum(run.metrics["cost/training_flops"] for key, run in runs.items() if key.startswith(name))
+            for name in compute
+        }
+
 
 class TestBaseline:
     @pytest.fixture
@@ -188,7 +205,7 @@ class TestBaseline:
 
 class TestFinal:
     def test_it_trains_on_all_images_with_all_threads(self, sweep: Study) -> None:
-        sweep.plan = replace(sweep.plan, preset=replace(sweep.plan.preset, finals=1), threads=3)
+        sweep.plan = replace(sweep.plan, preset=replace(sweep.plan.preset, finals=1), threads=3, cores=6)
         sweep.run()
         [job] = [job for job in sweep.jobs if job.key.startswith("final") and isinstance(job, TrainJob)]
         assert job.recipe.val_fraction == 0
@@ -202,11 +219,19 @@ class TestFinal:
 
     @pytest.mark.parametrize(("runs", "together", "threads"), [(1, 1, 6), (2, 2, 3), (3, 1, 6), (4, 2, 3)])
     def test_long_runs_leave_no_core_idle(self, sweep: Study, runs: int, together: int, threads: int) -> None:
-        sweep.plan = replace(sweep.plan, preset=replace(sweep.plan.preset, recipes=1, seeds=1, finals=runs), threads=3)
+        preset = replace(sweep.plan.preset, recipes=1, seeds=1, finals=runs)
+        sweep.plan = replace(sweep.plan, preset=preset, threads=3, cores=6)
         sweep.run()
         jobs = [job for job in sweep.jobs if job.key.startswith("final") and isinstance(job, TrainJob)]
         assert [job.threads for job in jobs] == [threads] * runs
         assert sweep.together["final"] == together
+
+    def test_many_workers_on_few_cores_do_not_share_them_in_long_runs(self, sweep: Study) -> None:
+        preset = replace(sweep.plan.preset, recipes=1, seeds=1, finals=3)
+        sweep.plan = replace(sweep.plan, preset=preset, workers=8, threads=1, cores=2)
+        sweep.run()
+        jobs = [job for job in sweep.jobs if job.key.startswith("final") and isinstance(job, TrainJob)]
+        assert ([job.threads for job in jobs], sweep.together["final"]) == ([2] * 3, 1)
 
     def test_one_that_fails_leaves_the_test_set_closed(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: Failed(key, "broken", "") if key.startswith("final") else None

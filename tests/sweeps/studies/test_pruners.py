@@ -19,13 +19,21 @@ def study_with(pruner: str) -> optuna.Study:
     return optuna.create_study(direction="maximize", pruner=PRUNERS[pruner]())
 
 
-def run(study: optuna.Study, values: Sequence[float], model: str | None = "airbench") -> int | None:
-    """Run a trial with these accuracies, and return the eighth of its budget at which it was pruned, if it was."""
+def run(
+    study: optuna.Study, values: Sequence[float], model: str | None = "airbench", *, recipe: str | None = None
+) -> int | None:
+    """Run a trial with these accuracies, and return the eighth of its budget at which it was pruned, if it was.
+
+    Args:
+        recipe: model of its recipe, if another.
+    """
     if model is not None:
         study.enqueue_trial({"model": model})
     trial = study.ask()
     if model is not None:
         trial.suggest_categorical("model", ["airbench", "five_conv"])
+    if recipe is not None:
+        trial.set_user_attr("recipe", {"model": recipe})
     for eighth, value in zip(JUDGED, values, strict=True):
         trial.report(value, eighth)
         if trial.should_prune():
@@ -63,6 +71,16 @@ def test_trials_compete_with_those_of_their_own_network(pruner: str) -> None:
     assert run(study, (0.3, 0.3, 0.3), "five_conv") is None, "the first of its network, so it trains to the end"
     assert run(study, (0.5, 0.5, 0.5), "airbench") == 2
     assert run(study, (0.4, 0.4, 0.4), "five_conv") is None
+
+
+def test_a_network_that_the_space_lacks_competes_with_its_own_kind() -> None:
+    study = study_with("halving")
+    assert [run(study, (0.8, 0.8, 0.8)) for _ in range(8)] == [None] * 8
+    assert run(study, (0.3, 0.3, 0.3), recipe="three_conv") is None
+    assert run(study, (0.2, 0.2, 0.2), recipe="three_conv") == 2
+    found = bar("halving", study, study.trials[-1], 2)
+    assert found is not None
+    assert found.place == "the best 1 of 2 three_conv trials"
 
 
 @pytest.mark.parametrize(("pruner", "pruned"), [("median", [None] * 4 + [2, 2]), ("none", [None] * 6)])

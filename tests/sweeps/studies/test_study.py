@@ -19,7 +19,7 @@ from cifar_core.recipe import Recipe
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import REFERENCE_IMAGES
+from sweeps.planning.search_space import REFERENCE_IMAGES, for_data_set
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError, open_storage
@@ -262,6 +262,14 @@ class TestQueue:
         assert drawn.reset_norms, "so that its rate goes with its length"
         study = open_study(plan, storage, [at_length(drawn, 0.1)])
         assert draw(study, plan, 1) == [pytest.approx(START)]
+
+    def test_a_recipe_of_other_data_is_told_as_the_point_that_it_was_drawn_at(
+        self, storage: BaseStorage, plan: Plan
+    ) -> None:
+        drawn = plan.space.recipe(START, Recipe(epochs=REFERENCE_IMAGES / 1_000))  # drawn for a thousand images
+        recipe = for_data_set(at_length(drawn, 9.5), 1_000, plan.data_set)
+        assert recipe.epochs == pytest.approx(9.5 * 1_000 / plan.data_set.train_images)
+        assert draw(open_study(plan, storage, [recipe]), plan, 1) == [pytest.approx(START)]
 
     @pytest.mark.parametrize(
         ("trials", "lines"), [(9, []), (2, ["--trials 2 leaves out 1 of the 3 queued recipes; --trials 3 tries all"])]

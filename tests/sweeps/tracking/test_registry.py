@@ -153,6 +153,17 @@ def test_a_study_that_finds_a_better_champion_moves_the_alias(place: Place, tmp_
         assert found.tags["study"] == champion
 
 
+def test_a_study_that_returns_to_an_earlier_champion_moves_the_alias_back(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.store.root, tmp_path / "moved")
+    uri = Store.locate(tmp_path / "moved").tracking_uri
+    client = MlflowClient(uri)
+    run = client.get_run(str(champions(client)[0].run_id)).info
+    one, other = (client.create_logged_model(run.experiment_id, name=name, source_run_id=run.run_id) for name in "ab")
+    for model, accuracy in ((one, 0.95), (other, 0.97), (one, 0.95)):
+        register(uri, run.run_id, model, numbers("third", accuracy))
+    assert champions(client)[0].source == one.model_uri
+
+
 def test_other_data_have_models_of_their_own(place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.store.root, tmp_path / "store")
     store = Store.locate(tmp_path / "store")
