@@ -135,14 +135,23 @@ class MlflowExperiment:
             self._client.set_terminated(run_id, STATUS_OF_STATE[str(ends[-1].state)], end_time=ends[-1].at)
 
     def _log(self, run_id: str, entries: Sequence[Entry], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Log everything but the points that the run already has: an attempt repeats points of the one before it."""
+        """Log everything but the points that the run already has: an attempt repeats points of the one before it.
+
+        Points that MLflow refused can come after later ones.
+        """
         last: dict[tuple[str, str], int] = {}
-        metrics = []
+        metrics: list[Metric] = []
+        told: set[tuple[str, int]] = set()
+        known = functools.cache(functools.partial(self._steps, run_id))
         for entry in entries:
             for name, value in entry.metrics.items():
-                if entry.step and entry.step <= last.get((entry.key, name), self._last_step(entry.key, run_id, name)):
+                newest = last.get((entry.key, name), self._last_step(entry.key, run_id, name))
+                point = name, entry.step
+                early = 0 < entry.step <= newest
+                if early and (entry.key in self._created or point in told or entry.step in known(name)):
                     continue
-                last[entry.key, name] = entry.step
+                told.add(point)
+                last[entry.key, name] = max(newest, entry.step)
                 metrics.append(Metric(name, value, entry.at, entry.step))
         if metrics or params or tags:
             self._client.log_batch(
@@ -237,9 +246,12 @@ class MlflowExperiment:
 
     def _last_step(self, key: str, run_id: str, metric: str) -> int:
         if (key, metric) not in self._last:
-            history = [] if key in self._created else self._client.get_metric_history(run_id, metric)
-            self._last[key, metric] = max((point.step for point in history), default=0)
+            known = () if key in self._created else self._steps(run_id, metric)
+            self._last[key, metric] = max(known, default=0)
         return self._last[key, metric]
+
+    def _steps(self, run_id: str, metric: str) -> set[int]:
+        return {point.step for point in self._client.get_metric_history(run_id, metric)}
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         if not files:

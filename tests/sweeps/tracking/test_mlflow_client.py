@@ -93,6 +93,14 @@ def test_telling_it_again_changes_nothing(store: Path) -> None:
     assert once == record(store, "twice", [entries[:4], entries, entries])
 
 
+def test_points_that_were_refused_may_come_after_later_ones(store: Path) -> None:
+    """As `--replay` sends them, from another process."""
+    points = [Entry(key="trial-0", at=step, metrics={"loss": 1 / step}, step=step) for step in range(1, 7)]
+    record(store, "late", [[beginning(STUDY_KEY, 1), beginning("trial-0", 1), *points[:2], *points[4:]]])
+    known = record(store, "late", [[*points[1:4], points[3]], points])
+    assert known["trial-0"][4]["loss"] == [(step, step, 1 / step) for step in range(1, 7)]
+
+
 def test_more_at_once_than_mlflow_takes_in_a_call(store: Path) -> None:
     metrics = {step: {"loss": 1 / step, "rate": 0.5} for step in range(1, 901)}
     points = [Entry(key=STUDY_KEY, at=step, metrics=values, step=step) for step, values in metrics.items()]
