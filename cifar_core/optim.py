@@ -19,6 +19,12 @@ _MUON_TO_ADAMW = 0.05
 _COLOURS = 3
 
 
+def import_optimizers() -> None:
+    """Import what the first optimiser would, which takes a second: a worker does so before it has a job."""
+    import pytorch_optimizer  # noqa: F401
+    import torch._dynamo  # noqa: F401
+
+
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
     """Build the recipe's optimiser over the trainable weights of `model`, at peak rates; a second one beside Muon.
 

@@ -80,17 +80,18 @@ class Coordinator:
     """Runs a planned sweep to its end, from wherever it stands.
 
     Args:
-        samples: a picture of training images, as PNG.
+        samples: draws a picture of training images, as PNG.
         stop: called between events; once it returns true, the sweep is interrupted.
     """
 
     sweep: Sweep
     executor: Executor
-    samples: bytes
+    samples: Callable[[], bytes]
     stop: Callable[[], bool] = lambda: False
     _running: dict[str, SweepRun] = field(default_factory=dict)
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
     _waiting: int = 0  # workers that wait for resources, as last recorded
+    _has_samples: bool = False
     _before: float = field(init=False)  # seconds of earlier processes
     _description: StudyDescription = field(init=False)
 
@@ -129,8 +130,8 @@ class Coordinator:
     def _open(self) -> None:
         sweep, plan = self.sweep, self.sweep.plan
         tags = {"stage": "study", "study": plan.study, "waiting": "0", **plan.latest(), **sweep.tags}
-        files = {"pictures/samples.png": self.samples, "space.toml": plan.space.text.encode()}
-        files[DATA_SET] = json.dumps(plan.data_set.to_dict(), ensure_ascii=False).encode()
+        data_set = json.dumps(plan.data_set.to_dict(), ensure_ascii=False).encode()
+        files = {"space.toml": plan.space.text.encode(), DATA_SET: data_set}
         sweep.tracker.open_study(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
         for key in list(self._ended_runs()):
             sweep.clear_checkpoints(key)
@@ -231,6 +232,9 @@ class Coordinator:
                     self._start(stage, run)
             if not left and not self._running:
                 return
+            if self._running and not self._has_samples:  # now, as it takes a second, in which the runs train
+                self._has_samples = True
+                self.sweep.tracker.attach(STUDY_KEY, {"pictures/samples.png": self.samples()}, {})
             self._description.write("running")
             self._handle_events(stage, 0.0 if left and room else _POLL_SECONDS)
             self._show()

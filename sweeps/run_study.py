@@ -150,8 +150,6 @@ def _sweep(
         executor = engine.executor(loaders, plan.most_side_by_side, console.say)
         try:
             with contextlib.closing(engine), contextlib.closing(executor), contextlib.suppress(Interrupted):
-                samples = draw_samples(loaders.train_val().train)
-                release_memory()  # each worker loads images of its own
                 storage = OneWriterStorage(open_storage(store.storage_url))
                 if backbone is not None:  # refused now, and not after the sweep
                     settings = settings_of(plan.data_set, backbone, plan.preset.name, plan.seed)
@@ -177,7 +175,7 @@ def _sweep(
                     keeps_checkpoints=engine.keeps_checkpoints,
                 )
                 stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
-                summary = Coordinator(sweep, executor, samples, stopper.asked).run()
+                summary = Coordinator(sweep, executor, lambda: _samples(loaders), stopper.asked).run()
         finally:
             lacking = _close(tracker, store, plan.study, console.say, ended=summary is not None)
     if summary is not None:
@@ -191,6 +189,12 @@ def _sweep(
     code = FAILED if lacking else _report(plan, store, tracker, tested=summary.test_accuracy is not None)
     notice.send("finished" if code == 0 else "failed", summary)
     return code
+
+
+def _samples(loaders: DataSource) -> bytes:
+    picture = draw_samples(loaders.train_val().train)
+    release_memory()  # each worker loads images of its own
+    return picture
 
 
 def _adapt(

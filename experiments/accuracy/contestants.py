@@ -156,7 +156,7 @@ def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, star
     executor = LocalExecutor(workers=plan.workers, threads=plan.threads, hardware=hardware, data=loaders)
     try:
         with contextlib.closing(executor), contextlib.suppress(Interrupted):
-            Coordinator(sweep, executor, samples(data.train), lambda: DECISION in study.user_attrs).run()
+            Coordinator(sweep, executor, lambda: samples(data.train), lambda: DECISION in study.user_attrs).run()
     finally:
         tracker.close()
     champion = study.trials[study.user_attrs[DECISION]["champion"]]

@@ -158,7 +158,7 @@ class NoOpSweep:
                 tags={},
             )
             with contextlib.suppress(Interrupted):
-                Coordinator(sweep, executor, samples=bytes(30_000), stop=stop).run()
+                Coordinator(sweep, executor, samples=lambda: bytes(30_000), stop=stop).run()
         if tracker.close(60):
             raise RuntimeError("MLflow must get everything")
         return study

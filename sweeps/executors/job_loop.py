@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from cifar_core.data.source import DataSource
 from cifar_core.hardware import Hardware, set_up_cpu
+from cifar_core.optim import import_optimizers
 from sweeps.executors.protocol import EvaluateJob, Event, TrainJob
 from sweeps.executors.worker import Channel, run_job
 
@@ -48,6 +49,7 @@ def serve(pipe: Pipe) -> None:
         config: WorkerConfig = pipe.recv()
         set_up_cpu(config.threads)
         data = config.data.train_val()
+        import_optimizers()
         while True:
             job = pipe.recv()
             if isinstance(job, TrainJob | EvaluateJob):  # and not a command to a run that had just ended

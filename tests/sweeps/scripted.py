@@ -229,7 +229,7 @@ class Study:
                     tags={"git_commit": "abc"},
                     keeps_checkpoints=self.keeps_checkpoints,
                 )
-                return Coordinator(sweep, executor, b"samples", stop).run()
+                return Coordinator(sweep, executor, lambda: b"samples", stop).run()
         finally:
             self.jobs = executor.jobs
             self.tested += executor.tested

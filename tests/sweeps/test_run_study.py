@@ -59,7 +59,7 @@ class StubCoordinator:
     got: Sweep
     does: Callable[[StubCoordinator], Summary]
 
-    def __init__(self, sweep: Sweep, executor: object, samples: bytes, stop: Callable[[], bool]) -> None:
+    def __init__(self, sweep: Sweep, executor: object, samples: object, stop: Callable[[], bool]) -> None:
         self.sweep, self.stop = sweep, stop
         StubCoordinator.got = sweep
 
