@@ -20,7 +20,7 @@ _COLOURS = 3
 
 
 def import_optimizers() -> None:
-    """Import what the first optimiser would, which takes a second: a worker does so before it has a job."""
+    """Import what Muon needs, and half of it any optimiser, in a second: a worker does so before it has a job."""
     import pytorch_optimizer  # noqa: F401
     import torch._dynamo  # noqa: F401
 

@@ -33,6 +33,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 RANGE_TEST = "range-test"
 FIXED_SPLIT = 0.1
+MOST_EPOCHS = 10_000.0
 
 
 class RecipeError(UserError):
@@ -187,7 +188,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
         "width": (lambda v: 0 < v <= 8, "0 < width <= 8"),
         "bn_momentum": (lambda v: 0 < v <= 1, "0 < bn_momentum <= 1"),
-        "epochs": (lambda v: 0 < v <= 10_000, "0 < epochs <= 10000"),
+        "epochs": (lambda v: 0 < v <= MOST_EPOCHS, f"0 < epochs <= {MOST_EPOCHS:g}"),
         "batch_size": (lambda v: 2 <= v <= 50_000, "2 <= batch_size <= 50000"),
         "val_fraction": (lambda v: 0 <= v <= 0.9, "0 <= val_fraction <= 0.9"),
         "learning_rate": (lambda v: v > 0, "learning_rate > 0"),

@@ -107,6 +107,8 @@ def _check_images(path: Path, study: Study) -> None:
 def _print(found: VendorScore) -> None:
     accuracy = found.accuracy
     print(f"{found.vendor}: {percent(accuracy.mean)} of {found.images:,} images (95 % interval {span(accuracy)})")
+    if found.missing:
+        print("  the interval reaches up to where the missing answers would all be right")
     print(f"  counted as wrong: {found.unparsable:,} answers that name no class or several, {found.missing:,} missing")
     for name, (right, images) in found.classes.items():
         print(f"  {name:<12} {percent(right / images, 1) if images else 'no images':>9}")

@@ -25,7 +25,7 @@ from cifar_core.hardware import set_up_cpu
 from cifar_core.machine import usable_cores
 from cifar_core.memory import release_memory
 from cifar_core.recipe import Recipe
-from cifar_core.recipes import expand, read_recipe
+from cifar_core.recipes import expand, is_path, read_recipe
 from cifar_core.transfer.backbone import Backbone
 from sweeps.checks.consistency import check_before_training
 from sweeps.checks.repair import repair
@@ -52,7 +52,7 @@ from sweeps.options import (
 )
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
-from sweeps.planning.search_space import SearchSpace, comparable, for_data_set, images_of
+from sweeps.planning.search_space import SearchSpace, comparable, for_data_set
 from sweeps.planning.space_file import read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.snapshot import readable
@@ -124,7 +124,7 @@ def _sweep(
     source, backbone = image_source(options), find_backbone(options)
     set_up_cpu(engine.threads)
     given = options.enqueue or list(space.enqueue)
-    named = {name: read_recipe(name) for name in expand(given, SYSTEMS_GROUP)}
+    named = {name: comparable(read_recipe(name)) for name in expand(given, SYSTEMS_GROUP)}
     pictures = None if source is None else _prepared(source)
     data_set = CIFAR10 if pictures is None else pictures.data_set
     plan = _plan(options, name, data_set, engine, space)
@@ -137,7 +137,11 @@ def _sweep(
         if (code := _adapt(options, arguments, plan, store, backbone, pictures, notice)) == 0:
             notice.send("finished")
         return code
-    wanted = {name: comparable(for_data_set(recipe, images_of(recipe), data_set)) for name, recipe in named.items()}
+    # The epochs of our recipes are of CIFAR-10, those of a file of the data that it is tried on.
+    wanted = {
+        name: recipe if is_path(name) else for_data_set(recipe, CIFAR10.train_images, data_set)
+        for name, recipe in named.items()
+    }
     if options.source is not None:
         wanted = _earlier_recipes(options.source, store, plan) | wanted
     recipes, notes = _affordable(wanted, given, plan.preset.trial, data_set)
@@ -292,8 +296,9 @@ def _affordable(
         budget.apply(tried, data_set.train_images, data_set)
         recipes.append(tried)
         if tried is not recipe:
+            batch = "" if tried.batch_size == recipe.batch_size else f" and batch size {tried.batch_size}"
             notes.append(
-                f"{name} is tried at width {tried.width:g}: the budget of a trial covers "
+                f"{name} is tried at width {tried.width:g}{batch}: the budget of a trial covers "
                 f"{budget.steps(recipe, data_set):.3g} training steps at width {recipe.width:g}, but "
                 f"{budget.steps(tried, data_set):.3g} at this one"
             )
@@ -316,7 +321,8 @@ def _earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]
     recipes = best_recipes(earlier, EARLIER_RECIPES)
     if not recipes:
         raise UsageError(f"--from must name a study with a complete trial, but {source!r} has none")
-    images = earlier.user_attrs.get(TRAIN_IMAGES, CIFAR10.train_images)  # earlier versions did not record it
+    # Earlier versions did not record it, and most sweeps go from one study of a data set to the next.
+    images = earlier.user_attrs.get(TRAIN_IMAGES, plan.data_set.train_images)
     recipes = [comparable(for_data_set(recipe, images, plan.data_set)) for recipe in recipes]
     return {f"{place} of {source}": recipe for place, recipe in enumerate(recipes, start=1)}
 
@@ -353,6 +359,7 @@ def _tags(plan: Plan) -> dict[str, str]:
     return {
         **provenance(plan.data_set, plan.hardware, plan.threads),
         "workers": str(plan.side_by_side),
+        **({"cores": str(plan.cores)} if plan.shares_cores else {}),
         "preset": plan.preset.name,
         "space": plan.space.name,
     }

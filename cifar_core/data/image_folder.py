@@ -60,7 +60,7 @@ def find_pictures(folder: Path, labels: Path | None = None) -> Layout:
         found = list(_from_folders(folder) if labels is None else _from_table(folder, labels))
     except OSError as error:
         raise DataError(
-            f"{printable(Path(error.filename))}: this must be readable, but got: {error.strerror}"
+            f"{printable(Path(error.filename or labels or folder))}: this must be readable, but got: {error.strerror}"
         ) from error
     classes = tuple(sorted({name for _, name, _ in found}))
     _check_classes(folder, classes)
@@ -152,13 +152,14 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()
+    top, seen = folder.resolve(), set[Path]()
     for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
-        if real in seen:  # linked folders can form a loop
+        real = Path(place).resolve()
+        if real in seen or (real != top and top.is_relative_to(real)):  # links can form a loop, or lead upwards
+            folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 

@@ -22,7 +22,7 @@ struct job {
     void (*work)(struct job *, int64_t chunk);
     const float *table;      /* of GELU; null: ReLU */
     const bf16 *inputs;
-    bf16 *pixels;            /* inputs of the norm: `inputs`, or what the first pool leaves of them */
+    bf16 *pixels;            /* `inputs`, or what the first pool leaves of them */
     bf16 *outputs;
     uint8_t *winner;         /* which pixel of its 2x2 block is the largest; null without a pool */
     float *partial;          /* (chunks, 2, channels); null where the statistics are given */

@@ -1,4 +1,5 @@
-"""Batch norm with GELU or ReLU, and a 2x2 max-pool before or after them, in one operation, on CPUs in bf16.
+"""Batch norm with GELU or ReLU, and a 2x2 max-pool before or after them, in one operation, on CPUs in bf16; or ReLU
+and a 2x2 max-pool without a norm.
 
 torch's own operations go through memory one after the other, and its pool keeps an index of eight bytes for each
 pixel. `fused.c` needs two passes forward and two backward, and keeps one byte.

@@ -55,7 +55,8 @@ class GELU(nn.GELU):
 
 
 class FusedSequential(nn.Sequential):
-    """Sequential that does ReLU, with a batch norm, a 2x2 pool before or after it, or both, by the faster kernels."""
+    """Sequential that does batch norm and ReLU, with a 2x2 pool before or after them, and ReLU and a 2x2 pool, by the
+    faster kernels."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         layers = list(self)

@@ -61,7 +61,8 @@ def features(
 
     Args:
         mirrored: mirror the images first.
-        lower: their `activations`, which spare most of the time.
+        lower: their `activations`, which spare most of the time; as they are rounded, features differ by some 1e-3 of
+            their size from those without.
         cache: folder, which is created; None keeps nothing.
         progress: called with the images done so far and their total; what it raises passes through.
 
@@ -79,9 +80,7 @@ def features(
         above = _timed(upper, below.values, hardware)
         return Features(above.values, below.seconds + above.seconds)
 
-    # Activations are rounded, so that the features differ a little.
-    origin = _origin(backbone, hardware, mirrored=mirrored) + ("" if lower is None else " upper")
-    return _pass(of_chunk, images, origin, cache, progress)
+    return _pass(of_chunk, images, _origin(backbone, hardware, mirrored=mirrored), cache, progress)
 
 
 def activations(

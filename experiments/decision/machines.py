@@ -137,7 +137,9 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
             f"{scenario.file}: compute must be a machine with {device}, as study {study.name!r} ran on it, but "
             f"{machine.key!r} is one with {machine.device}"
         )
-    workers, threads = _count(study.tags.get("workers")), _count(study.tags.get("threads"))
+    workers, cores = _count(study.tags.get("workers")), study.tags.get("cores")
+    # Earlier versions did not record the cores, and a cluster has many machines.
+    threads = _count(cores) if cores else workers * _count(study.tags.get("threads"))
     recorded = seconds = study.metrics.get("study/seconds")
     if recorded is None:
         spent = float(study.attempts["metrics.cost/seconds"].sum())
@@ -153,9 +155,9 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
         device=device,
         processor=study.tags.get("cpu", ""),
         machine=machine,
-        machines=_machines(machine, device, workers * threads),
+        machines=_machines(machine, device, threads),
         run_machines=_machines(machine, device, run_threads),
-        copies=_copies(machine, device, run_threads, workers * threads),
+        copies=_copies(machine, device, run_threads, threads),
         seconds=seconds,
         estimated=recorded is None,
         flops=sum(flops) if flops else None,

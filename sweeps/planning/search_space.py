@@ -13,8 +13,8 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
-from cifar_core.data.data_set import CIFAR10, DataSet
-from cifar_core.recipe import FIXED_SPLIT, Recipe
+from cifar_core.data.data_set import DataSet
+from cifar_core.recipe import FIXED_SPLIT, MOST_EPOCHS, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +213,9 @@ def comparable(recipe: Recipe) -> Recipe:
     return replace(recipe, learning_rate=rate, val_fraction=FIXED_SPLIT, keep_best=False, tta=TTA)
 
 
-def images_of(recipe: Recipe) -> float:
-    """Return the training images of CIFAR-10 that an epoch of `recipe` is of."""
-    return (1 - recipe.val_fraction) * (CIFAR10.train_images + CIFAR10.val_images)
-
-
 def for_data_set(recipe: Recipe, images: float, data_set: DataSet) -> Recipe:
-    """Return `recipe`, whose epochs are of so many images, with as many steps in epochs of `data_set`."""
-    return replace(recipe, epochs=recipe.epochs * images / data_set.train_images)
+    """Return `recipe`, whose epochs are of so many images, with as many steps in epochs of `data_set`, if it may."""
+    return replace(recipe, epochs=min(MOST_EPOCHS, recipe.epochs * images / data_set.train_images))
 
 
 def multiples_of(recipe: Recipe) -> dict[str, float]:

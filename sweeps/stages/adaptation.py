@@ -184,7 +184,8 @@ class Adaptation:
 
         Raises:
             Stopped: `stop` returned true; the same call resumes the study.
-            StudyError: the study was started with another backbone, preset or seed, or other data.
+            StudyError: the study was started with another backbone, preset or seed, or other data; or its fine-tuning
+                was interrupted, and there is too little memory now.
             InconsistentError: resuming it would give wrong results.
         """
         study = self._open()
@@ -219,7 +220,7 @@ class Adaptation:
             self.tracker.end_study("finished", {})
             shutil.rmtree(self._folder, ignore_errors=True)
             return result
-        except Stopped:
+        except (Stopped, StudyError):
             self.tracker.end_study("interrupted", {})
             raise
 
@@ -278,7 +279,9 @@ class Adaptation:
             rule = f"its activations must fit into half of the free memory, {free / 2e9:.1f} GB, but have "
             rule += f"{size / 1e9:.1f} GB"
             if any(self.tracker.state(f"final-{number}-1") is not None for number in range(TRIALS)):
-                raise StudyError(f"the fine-tuning of {self.backbone.name} cannot go on yet: {rule}")
+                raise StudyError(
+                    f"the fine-tuning of {self.backbone.name} cannot go on: {rule}; --no-fine-tune does without it"
+                )
             self.console.say(f"{self.backbone.name} is not fine-tuned: {rule}")
             return {}
         return {
@@ -412,7 +415,7 @@ class Adaptation:
         return sum(each.seconds for each in sets.values()) + sum(fits)
 
     def _test(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
-        """Evaluate the network on the sealed test set, once."""
+        """Evaluate the network on the sealed test set, once: on record before its answers meet the labels."""
         key = result.key
         weights = self.store.weights(self.study, key)
         self.tracker.log_model(key, recipe.to_dict(), weights)

@@ -172,10 +172,17 @@ class TestInterruption:
         sweep.run()
         assert before < sweep.study.user_attrs["seconds"] < 1100, "each counted once"
 
+    def test_a_picture_of_training_images_is_drawn_once_runs_train(self, sweep: Study) -> None:
+        sweep.run(trials=2, confirm=False)
+        assert sweep.tracker.study.files["pictures/samples.png"] == b"samples"
+        sweep.tracker.study.files.clear()
+        assert sweep.run(trials=2, confirm=False).nothing_left
+        assert "pictures/samples.png" not in sweep.tracker.study.files
+
     def test_settings_that_may_change_have_the_value_of_the_last_command(self, sweep: Study) -> None:
         sweep.run(trials=2, confirm=False)
-        sweep.run(trials=3, confirm=False, sampler="random")
-        assert (sweep.tracker.study.tags["trials"], sweep.tracker.study.tags["sampler"]) == ("3", "random")
+        sweep.run(trials=3, confirm=False, sampler="tpe")
+        assert (sweep.tracker.study.tags["trials"], sweep.tracker.study.tags["sampler"]) == ("3", "tpe")
 
     def test_a_storage_that_is_away_at_a_stop_is_one_line(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
         def away(*_: object) -> None:

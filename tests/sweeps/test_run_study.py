@@ -20,7 +20,6 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from cifar_core.data import source
-from cifar_core.data.data_set import CIFAR10
 from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
@@ -31,7 +30,7 @@ from sweeps.executors import engine
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import TTA, comparable, for_data_set
+from sweeps.planning.search_space import TTA, comparable
 from sweeps.planning.space_file import SPACES
 from sweeps.run_study import main
 from sweeps.stages.adaptation import Stopped
@@ -124,12 +123,6 @@ class TestStoresThatCannotBe:
         assert said.startswith(f"the Optuna storage must open, but {url} gave: ")
 
 
-def known(name: str) -> Recipe:
-    """Return a recipe by name as a sweep over CIFAR-10 tries it."""
-    recipe = read_recipe(name)
-    return comparable(for_data_set(recipe, (1 - recipe.val_fraction) * 50_000, CIFAR10))
-
-
 class TestPlanOfTheArguments:
     @pytest.fixture
     def plan_of(
@@ -220,7 +213,7 @@ class TestPlanOfTheArguments:
     ) -> None:
         for _ in range(2):  # a resumed study is not given them again
             assert plan_of("--space", "systems", "--preset", "standard").study == "standard-systems"
-            assert self.enqueued() == [known(name) for name in SYSTEMS]
+            assert self.enqueued() == [comparable(read_recipe(name)) for name in SYSTEMS]
             assert "is tried at width" not in capsys.readouterr().out
 
     @pytest.mark.slow
@@ -233,12 +226,12 @@ class TestPlanOfTheArguments:
         plan = plan_of("--space", str(space))
         assert (plan.study, plan.space.name, plan.space.text) == ("quick-mine", "mine", space.read_text())
         assert plan.params()["space_hash"] == plan.space.hash == SPACES["fast"].hash
-        assert self.enqueued() == [known("five_conv"), Recipe(cutout=7, tta=TTA)]
+        assert self.enqueued() == [comparable(read_recipe("five_conv")), Recipe(cutout=7, tta=TTA)]
 
     @pytest.mark.slow
     def test_recipes_that_are_named_take_the_place_of_the_systems(self, plan_of: Callable[..., Plan]) -> None:
         plan_of("--space", "systems", "--enqueue", "five_conv")
-        assert self.enqueued() == [known("five_conv")]
+        assert self.enqueued() == [comparable(read_recipe("five_conv"))]
 
     @pytest.mark.slow
     @pytest.mark.parametrize("option", ["--space", "--enqueue"])
@@ -249,7 +242,7 @@ class TestPlanOfTheArguments:
         tried = {recipe.model: recipe for recipe in self.enqueued()}
         widths = {name: recipe.width for name, recipe in tried.items()}
         assert widths == {**dict.fromkeys(SYSTEMS, 1.0), "dynamic_conv": 0.5}
-        assert replace(tried["dynamic_conv"], width=1.0) == known("dynamic_conv")
+        assert replace(tried["dynamic_conv"], width=1.0) == comparable(read_recipe("dynamic_conv"))
         lines = [line for line in capsys.readouterr().out.splitlines() if "is tried at" in line]
         assert lines == [
             "dynamic_conv is tried at width 0.5: the budget of a trial covers 0.857 training steps at width 1, but "

@@ -34,6 +34,7 @@ def test_linked_folders_belong_to_their_class(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/2.jpg", "photos/cat/1.jpg", "photos/dog/1.jpg")
     (tmp_path / "photos" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos" / "cat")  # a loop
+    (tmp_path / "photos" / "dog" / "all").symlink_to("..")  # upwards: other classes are no dogs
     layout = find_pictures(tmp_path / "photos")
     assert shown(tmp_path / "photos", layout) == [
         "cat/1.jpg cat train",

@@ -269,6 +269,7 @@ class TestQueue:
         drawn = plan.space.recipe(START, Recipe(epochs=REFERENCE_IMAGES / 1_000))  # drawn for a thousand images
         recipe = for_data_set(at_length(drawn, 9.5), 1_000, plan.data_set)
         assert recipe.epochs == pytest.approx(9.5 * 1_000 / plan.data_set.train_images)
+        assert for_data_set(drawn, 1e9, plan.data_set).epochs == 10_000, "and no more than a recipe may have"
         assert draw(open_study(plan, storage, [recipe]), plan, 1) == [pytest.approx(START)]
 
     @pytest.mark.parametrize(
