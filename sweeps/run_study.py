@@ -145,6 +145,8 @@ def _sweep(
     if options.source is not None:
         wanted = _earlier_recipes(options.source, store, plan) | wanted
     recipes, notes = _affordable(wanted, given, plan.preset.trial, data_set)
+    if backbone is not None:
+        notes.append(f"{backbone.name} is adapted after that; its time is not in the estimate")
     store.create()
     with acquire(store.lock(plan.study), plan.study), notice.of_failure(), SweepConsole() as console:
         loaders = _data_source(options, pictures, console)
