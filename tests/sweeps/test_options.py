@@ -231,10 +231,10 @@ class TestRecipesThatCannotBe:
     def test_a_group_with_a_system_that_is_too_dear_even_when_narrow(
         self, refused: Refused, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        tiny = replace(PRESETS["smoke"], trial=Budget(flops=1e11, max_epochs=1))
+        tiny = replace(PRESETS["smoke"], trial=Budget(flops=1e8, max_epochs=1))
         monkeypatch.setattr(options, "PRESETS", {**PRESETS, "smoke": tiny})
         assert refused("--preset", "smoke", "--enqueue", "systems") == (
-            "a budget must cover two training steps, but 1e+11 FLOPs cover 0.88 of dynamic_conv at batch size 128"
+            "a budget must cover two training steps, but 1e+08 FLOPs cover 1.94 of five_conv at batch size 2"
         )
 
 
