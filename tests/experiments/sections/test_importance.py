@@ -123,7 +123,7 @@ def test_only_what_differs_among_complete_trials_was_varied(demo: Facts) -> None
 
 @pytest.mark.parametrize("model", ["airbench", "wide_resnet", "vision_transformer"])
 def test_a_rate_is_shown_as_the_multiple_that_was_drawn(demo: Facts, model: str) -> None:
-    """Where norms are reset it has another scale, and goes with the length of the trial."""
+    """With `reset_norms` rates have another scale, and depend on the length of the trial."""
     space, multiples = SPACES["full"], [0.5, 1.0, 2.0]
     base = Recipe(epochs=REFERENCE_IMAGES / 45_000)
     drawn = [space.recipe({**space.starts[0], "model": model, "learning_rate_multiple": m}, base) for m in multiples]
