@@ -20,7 +20,10 @@ _COLOURS = 3
 
 
 def import_optimizers() -> None:
-    """Import what Muon needs, and half of it any optimiser, in a second: a worker does so before it has a job."""
+    """Import what optimisers need, which takes a second; a worker does so before its first job.
+
+    Any needs torch's compiler, Muon and Ranger also the package.
+    """
     import pytorch_optimizer  # noqa: F401
     import torch._dynamo  # noqa: F401
 

@@ -61,8 +61,7 @@ def features(
 
     Args:
         mirrored: mirror the images first.
-        lower: their `activations`, which spare most of the time; as they are rounded, features differ by some 1e-3 of
-            their size from those without.
+        lower: their `activations`, which spare most of the time. They are rounded, so the features differ a little.
         cache: folder, which is created; None keeps nothing.
         progress: called with the images done so far and their total; what it raises passes through.
 

@@ -128,12 +128,12 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
         at = "" if facts.study.in_default_store else " STORE=STORE"
         yield CitedText(f"Next: `make serve{at}` answers with the store's champion over HTTP.", run(facts.run_id))
     s, cost, ours = facts.scenario, facts.cost, ways_of(facts)[0].option
-    share = ": " if ours.unpriced or not s.people_usd else " are "
-    if share == " are ":
-        share += f"{percent(s.people_usd / ours.total(s.months), 0)} of the cost of building: "
-    people = f"{s.engineering_hours:g} h to build and {s.maintenance_hours_per_year:g} h a year to maintain"
+    people = "People"
+    if s.people_usd and not ours.unpriced:
+        people += f" are {percent(s.people_usd / ours.total(s.months), 0)} of the cost of building"
+    people += f": {s.engineering_hours:g} h to build and {s.maintenance_hours_per_year:g} h a year to maintain"
     guess = ", which nobody measured" if s.is_example else ""
-    yield CitedText(f"People{share}{people}{guess}.", ("source/scenario",))
+    yield CitedText(f"{people}{guess}.", ("source/scenario",))
     if cost.machine is not None and not ours.unpriced and s.latency_bar_ms is not None:
         count = machines_on(cost, s.images_per_month)
         fast = f", taken to be as fast as the {cost.processor} of the study" if cost.processor else ""

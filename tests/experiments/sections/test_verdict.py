@@ -126,6 +126,11 @@ def test_a_measured_vendor_shows_its_interval(demo: Facts) -> None:
     assert "89.4 to 90.6 %" in [cell.note for row in table.rows for cell in row.cells]
 
 
+def test_people_who_cost_nothing_are_no_share_of_the_cost(demo: Facts) -> None:
+    said = notes(with_scenario(demo, hourly_rate=0.0))
+    assert said.startswith("People: 84 h to build and 12 h a year to maintain, which nobody measured.")
+
+
 def test_the_accuracy_of_a_measured_vendor_is_traced_to_its_answers(demo: Facts) -> None:
     measured = replace(under(demo, vendor(0.5)), scores={"calls": score(9000)})
     found = {number.name: number for number in verdict.section(measured).numbers}
