@@ -57,8 +57,8 @@ def resident():  # in MB
 for keep in (lambda: None, keep_freed_memory):
     keep()
     faults = []
-    for _ in range(10):  # the first ones find free blocks
-        torch.zeros(10_000_000)
+    for step in range(10):  # ever smaller, since glibc asks for more than it needs to align a block
+        torch.zeros(11_000_000 - 100_000 * step)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
     before = resident()
     release_memory()
