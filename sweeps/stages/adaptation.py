@@ -8,7 +8,6 @@ key `trial-NUMBER`, the head on all images `final-TRIAL-0`, the fine-tuned netwo
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -17,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
-import tomli_w
 import torch
 from optuna.storages import BaseStorage
 from optuna.trial import Trial
@@ -32,7 +30,6 @@ from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.hardware import Hardware
 from cifar_core.machine import free_memory
-from cifar_core.training import Progress
 from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, flops_per_image, load_adapted, save_adapted
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import Features, activations, compute, default_cache, features
@@ -41,18 +38,18 @@ from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
 from sweeps.checks.consistency import check_before_training
 from sweeps.console import SweepConsole, percent, with_tta
 from sweeps.executors.protocol import Outcome
+from sweeps.stages.adaptation_runs import AdaptationRuns
+from sweeps.stages.adapted_result import AdaptedResult, provenance_of
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError
 from sweeps.studies.study import ADAPTATION, ANOTHER_NAME, derive_seed, started_trials, unfinished_trials
 from sweeps.tracking import artifacts
-from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_note, study_note
 from sweeps.tracking.registry import version_tags
-from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from sweeps.tracking.tracker import MlflowTracker
 
 TRIALS = 16  # heads that are tried
-OVERLAP = "whether these hold images of the test set is unknown"
 _TUNED = ("training", False), ("training", True), ("validation", False)  # split and mirrored: what fine-tuning needs
 _STARTUP = 6  # random heads before the sampler learns from them
 
@@ -86,65 +83,6 @@ def check_settings(storage: BaseStorage, study: str, settings: Mapping[str, obje
     for name, value in attributes.get(ADAPTATION, {}).items():  # earlier versions had fewer
         if value != (given := settings.get(name)):
             raise StudyError(f"study {study!r} was started with {name} {value}, but got {name} {given}; {ANOTHER_NAME}")
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptedResult:
-    """The adapted network of a study.
-
-    Attributes:
-        trial: whose head it has, or started from.
-        head_accuracy, tuned_accuracy: validation accuracy of that trial, and after fine-tuning; the better network was
-            chosen. None: it was not fine-tuned.
-        test_accuracy, tta_accuracy: of the network; None if it was not tested.
-    """
-
-    backbone: Backbone
-    trial: int
-    head_accuracy: float
-    tuned_accuracy: float | None
-    test_accuracy: float | None = None
-    tta_accuracy: float | None = None
-
-    @property
-    def tuned(self) -> bool:
-        """True if the network is the fine-tuned one."""
-        return self.tuned_accuracy is not None and self.tuned_accuracy > self.head_accuracy
-
-    @property
-    def key(self) -> str:
-        """Key of its run."""
-        return f"final-{self.trial}-{int(self.tuned)}"
-
-    @property
-    def val_accuracy(self) -> float:
-        """The accuracy that it was chosen by."""
-        return max(self.head_accuracy, self.tuned_accuracy or 0.0)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Tags of its run."""
-        tags = {"stage": "adapted", "trial": self.key, "source_trial": str(self.trial), "seed": "0", "champion": "true"}
-        tags |= {"val_accuracy": f"{self.val_accuracy:.4f}", "head_accuracy": f"{self.head_accuracy:.4f}"}
-        return tags | ({} if self.tuned_accuracy is None else {"tuned_accuracy": f"{self.tuned_accuracy:.4f}"})
-
-    def __str__(self) -> str:
-        how = "fine-tuned from" if self.tuned else "with"
-        said = f"{self.backbone.name} {how} the head of trial {self.trial}, {percent(self.val_accuracy, 2)} validation "
-        said += "accuracy"
-        if self.tuned:
-            said += f" (the head alone: {percent(self.head_accuracy, 2)})"
-        elif self.tuned_accuracy is not None:
-            said += f" (fine-tuned: {percent(self.tuned_accuracy, 2)})"
-        if self.test_accuracy is not None:
-            said += f"; {'' if self.tuned else 'fitted to all images '}it has {percent(self.test_accuracy, 2)} test "
-            said += f"accuracy{with_tta(self.tta_accuracy)}"
-        return f"{said}. It learnt from {pretrained_on(self.backbone.pretrained_on)} before; {OVERLAP}"
-
-
-def pretrained_on(images: str) -> str:
-    """Return the images that a backbone learnt from, in words."""
-    return images or "images that its file does not name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +179,7 @@ class Adaptation:
         study.set_user_attr(ADAPTATION, settings)
         seed = derive_seed(self.seed, len(study.get_trials(deepcopy=False)))
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
-        tags = {**self._tags(), "stage": "adapted-study"}
-        files = {DATA_SET: json.dumps(self.data_set.to_dict(), ensure_ascii=False).encode()}
-        self.tracker.open_study(RunLabel(key=STUDY_KEY, name=self.study, tags=tags, params={}, files=files))
+        self._runs.open_study()
         return study
 
     def _trials(self, study: optuna.Study) -> Iterator[Trial]:
@@ -252,6 +188,10 @@ class Adaptation:
             yield trial
         while started_trials(study) < TRIALS:
             yield study.ask()
+
+    @property
+    def _runs(self) -> AdaptationRuns:
+        return AdaptationRuns(self.tracker, self.study, self.backbone, self.data_set, self.tags)
 
     def _check(self) -> None:
         if self.stop():
@@ -264,12 +204,17 @@ class Adaptation:
 
     def _tuning_ended(self) -> bool:
         """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has met the test set."""
+        if self.budget is None or any(
+            self.tracker.state(f"final-{number}-1") in ("complete", "failed") for number in range(TRIALS)
+        ):
+            return True
         looks = set(self.store.evaluations())
-        return self.budget is None or any(
-            self.tracker.state(f"final-{number}-1") in ("complete", "failed")
-            or (self.study, f"final-{number}-0") in looks
-            for number in range(TRIALS)
-        )
+        tested = any((self.study, f"final-{number}-0") in looks for number in range(TRIALS))
+        if tested:
+            self.console.say(
+                f"{self.backbone.name} is not fine-tuned: its head has been tested, and a study tests once"
+            )
+        return tested
 
     def _activations(self, data: Splits) -> dict[tuple[str, bool], Features]:
         """Compute what the last blocks are trained on; nothing if it does not fit into half of the free memory."""
@@ -317,11 +262,12 @@ class Adaptation:
         key, tags = f"trial-{trial.number}", {"stage": "adapt", "trial": str(trial.number)}
         used = [sets["training", mirrored] for mirrored in ((False, True) if recipe.mirrored else (False,))]
         name = f"#{trial.number} {self.backbone.name} {recipe.scaling}, penalty {recipe.penalty:.2g}"
-        self.tracker.begin(self._label(key, name, tags, recipe))
+        self._runs.begin(key, name, tags, recipe)
         head, costs = self._fit([each.values for each in used], data.train.labels, recipe, used)
         predictions = head.predict(sets["validation", False].values, data.val)
         on_train = head.predict(sets["training", False].values, data.train)
-        self._record(key, name, head, on_train, predictions, costs, artifacts.of_predictions(data.val, predictions))
+        files = artifacts.of_predictions(data.val, predictions)
+        self._runs.end_head(key, name, head, on_train, predictions, costs, files)
         study.tell(trial, predictions.accuracy)
         self.console.say(f"head {trial.number}: {percent(predictions.accuracy)} validation accuracy, {recipe.scaling}")
 
@@ -345,7 +291,7 @@ class Adaptation:
         tuning = TuningRecipe.within(self.budget, self.backbone, len(data.train), derive_seed(self.seed, number))
         tags = {"stage": "tuned", "trial": key, "source_trial": str(number), "seed": "0"}
         name = f"fine-tuned {self.backbone.name} #{number}"
-        self.tracker.begin(self._label(key, name, tags, recipe, tuning))
+        self._runs.begin(key, name, tags, recipe, tuning)
         views = [sets["training", mirrored] for mirrored in ((False, True) if recipe.mirrored else (False,))]
         head, costs = self._fit([each.values for each in views], data.train.labels, recipe, views)
         state, path = Tuning.create(self.backbone, head, tuning, self.hardware), self._folder / "state.safetensors"
@@ -388,7 +334,7 @@ class Adaptation:
             "cost/model_bytes": float(weights.stat().st_size),
         }
         costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + state.seconds
-        self._end(key, name, predictions, costs, artifacts.of_predictions(data.val, predictions))
+        self._runs.end(key, name, predictions, costs, artifacts.of_predictions(data.val, predictions))
         return predictions.accuracy
 
     def _fit_to_all(
@@ -397,7 +343,7 @@ class Adaptation:
         """Fit the best head to the training and validation images, and keep the whole network."""
         everything, key = data.everything(), result.key
         name = f"adapted {self.backbone.name} #{result.trial}"
-        self.tracker.begin(self._label(key, name, result.tags, recipe))
+        self._runs.begin(key, name, result.tags, recipe)
         views = [False, True] if recipe.mirrored else [False]
         used = [sets[split, mirrored] for mirrored in views for split in ("training", "validation")]
         both = [torch.cat([sets[s, m].values for s in ("training", "validation")]) for m in views]
@@ -407,7 +353,7 @@ class Adaptation:
         costs["cost/model_bytes"] = float(weights.stat().st_size)
         tuning = self.tracker.metric(f"final-{result.trial}-1", "cost/tuning_seconds") or 0.0
         costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + tuning
-        self._record(key, name, head, head.predict(both[0], everything), None, costs, {})
+        self._runs.end_head(key, name, head, head.predict(both[0], everything), None, costs, {})
 
     def _search_seconds(self, sets: Mapping[tuple[str, bool], Features]) -> float:
         """Return the seconds of all passes over the images and all fits of the search."""
@@ -429,7 +375,8 @@ class Adaptation:
         files = artifacts.of_test(test, plain) | artifacts.of_serving(timings)
         outcome = Outcome.of(plain, files, averaged.accuracy)
         how = "Fine-tuned" if result.tuned else "Adapted"
-        note = f"{how}: {percent(plain.accuracy, 2)} test accuracy{with_tta(averaged.accuracy)}; {self._learnt()}"
+        note = f"{how}: {percent(plain.accuracy, 2)} test accuracy{with_tta(averaged.accuracy)}; "
+        note += provenance_of(self.backbone)
         name = f"{how.lower()} {self.backbone.name} #{result.trial} {percent(plain.accuracy)}"
         self.tracker.tested(key, outcome, result.tags, name=name, note=run_note(note, {}, outcome.files))
 
@@ -462,78 +409,6 @@ class Adaptation:
             "cost/images_per_second": images / of_features,
             "cost/validation_share": 0.0,
         }
-
-    def _record(
-        self,
-        key: str,
-        name: str,
-        head: Head,
-        on_train: Predictions,
-        predictions: Predictions | None,
-        costs: Mapping[str, float],
-        files: Mapping[str, bytes],
-    ) -> None:
-        """Record the end of a run: one point of its curves, its costs, and its pictures."""
-        self.tracker.point(
-            key,
-            Progress(
-                step=head.evaluations,
-                fraction=1.0,
-                epoch=float(head.evaluations),
-                train_loss=on_train.loss,
-                train_accuracy=on_train.accuracy,
-                learning_rate=1.0,
-                train_seconds=costs["cost/seconds"],
-                validation_seconds=0.0,
-                val_loss=predictions.loss if predictions is not None else None,
-                val_accuracy=predictions.accuracy if predictions is not None else None,
-            ),
-        )
-        self._end(key, name, predictions, costs, files)
-
-    def _end(
-        self,
-        key: str,
-        name: str,
-        predictions: Predictions | None,
-        costs: Mapping[str, float],
-        files: Mapping[str, bytes],
-    ) -> None:
-        outcome = Outcome.of(predictions, dict(files)) if predictions is not None else None
-        result = f"{percent(outcome.accuracy)} validation accuracy" if outcome else "fitted to all training images"
-        self.tracker.end(
-            key,
-            "complete",
-            outcome=outcome,
-            metrics=costs,
-            name=f"{name} {percent(outcome.accuracy)}" if outcome else name,
-            note=run_note(f"{result}; {self._learnt()}", costs, files),
-        )
-
-    def _label(
-        self, key: str, name: str, tags: Mapping[str, str], recipe: HeadRecipe, tuning: TuningRecipe | None = None
-    ) -> RunLabel:
-        parameters = sum(each.numel() for each in self.backbone.network.parameters())
-        chosen = {**recipe.to_dict(), **(tuning.to_dict() if tuning is not None else {})}
-        params = {**chosen, "model": self.backbone.name, "side": self.backbone.side, "parameters": parameters}
-        files = {
-            "recipe.toml": tomli_w.dumps(chosen).encode(),
-            DATA_SET: json.dumps(self.data_set.to_dict(), ensure_ascii=False).encode(),
-        }
-        return RunLabel(key=key, name=name, tags={**self._tags(), **tags}, params=params, files=files)
-
-    def _tags(self) -> dict[str, str]:
-        return {
-            **self.tags,
-            "study": self.study,
-            "backbone": self.backbone.name,
-            "backbone_sha256": self.backbone.sha256,
-            "backbone_source": self.backbone.source,
-            "pretrained_on": self.backbone.pretrained_on,
-        }
-
-    def _learnt(self) -> str:
-        return f"the backbone learnt from {pretrained_on(self.backbone.pretrained_on)}, and {OVERLAP}"
 
 
 def _passes(data: Splits) -> Iterator[tuple[str, Split, bool]]:

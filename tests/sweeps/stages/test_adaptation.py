@@ -20,7 +20,8 @@ from cifar_core.transfer.head import Head, HeadRecipe, fit
 from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.checks.verify import findings
 from sweeps.console import SweepConsole
-from sweeps.stages.adaptation import Adaptation, AdaptedResult, Stopped, check_settings, settings_of
+from sweeps.stages.adaptation import Adaptation, Stopped, check_settings, settings_of
+from sweeps.stages.adapted_result import AdaptedResult
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError, open_storage
 from sweeps.studies.study import open_study
@@ -119,7 +120,10 @@ def test_study_resumes_and_its_network_is_tested_once(
         dies.setattr("sweeps.stages.adaptation.time_serving", lambda *_: next(iter(())))
         with pytest.raises(StopIteration):
             adapt(again, backbone)
+    capsys.readouterr()
     assert adapt(again, backbone, budget=BUDGET).tuned_accuracy is None
+    said = "efficientnet_lite0 is not fine-tuned: its head has been tested, and a study tests once"
+    assert said in capsys.readouterr().out
     assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {key}
 
     backbone.network.side = 48

@@ -1,0 +1,73 @@
+"""The adapted network of a study, in MLflow's tags and in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cifar_core.transfer.backbone import Backbone
+from sweeps.console import percent, with_tta
+
+_OVERLAP = "whether these hold images of the test set is unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedResult:
+    """The adapted network of a study.
+
+    Attributes:
+        trial: whose head it has, or started from.
+        head_accuracy, tuned_accuracy: validation accuracy of that trial, and after fine-tuning; the better network was
+            chosen. None: it was not fine-tuned.
+        test_accuracy, tta_accuracy: of the network; None if it was not tested.
+    """
+
+    backbone: Backbone
+    trial: int
+    head_accuracy: float
+    tuned_accuracy: float | None
+    test_accuracy: float | None = None
+    tta_accuracy: float | None = None
+
+    @property
+    def tuned(self) -> bool:
+        """True if the network is the fine-tuned one."""
+        return self.tuned_accuracy is not None and self.tuned_accuracy > self.head_accuracy
+
+    @property
+    def key(self) -> str:
+        """Key of its run."""
+        return f"final-{self.trial}-{int(self.tuned)}"
+
+    @property
+    def val_accuracy(self) -> float:
+        """The accuracy that it was chosen by."""
+        return max(self.head_accuracy, self.tuned_accuracy or 0.0)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of its run."""
+        tags = {"stage": "adapted", "trial": self.key, "source_trial": str(self.trial), "seed": "0", "champion": "true"}
+        tags |= {"val_accuracy": f"{self.val_accuracy:.4f}", "head_accuracy": f"{self.head_accuracy:.4f}"}
+        return tags | ({} if self.tuned_accuracy is None else {"tuned_accuracy": f"{self.tuned_accuracy:.4f}"})
+
+    def __str__(self) -> str:
+        how = "fine-tuned from" if self.tuned else "with"
+        said = f"{self.backbone.name} {how} the head of trial {self.trial}, {percent(self.val_accuracy, 2)} validation "
+        said += "accuracy"
+        if self.tuned:
+            said += f" (the head alone: {percent(self.head_accuracy, 2)})"
+        elif self.tuned_accuracy is not None:
+            said += f" (fine-tuned: {percent(self.tuned_accuracy, 2)})"
+        if self.test_accuracy is not None:
+            said += f"; {'' if self.tuned else 'fitted to all images '}it has {percent(self.test_accuracy, 2)} test "
+            said += f"accuracy{with_tta(self.tta_accuracy)}"
+        return f"{said}. It learnt from {_images(self.backbone)} before; {_OVERLAP}"
+
+
+def provenance_of(backbone: Backbone) -> str:
+    """Return what is known of the images that a backbone learnt from, for the description of a run."""
+    return f"the backbone learnt from {_images(backbone)}, and {_OVERLAP}"
+
+
+def _images(backbone: Backbone) -> str:
+    return backbone.pretrained_on or "images that its file does not name"
