@@ -99,7 +99,7 @@ def write_report(
     with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
         reader = StudyReader(place)
         found = reader.read(study)
-        curve = load_label_curve(reader, found.name)
+        curve = load_label_curve(reader, found.name, found.data_set)
         facts = gather(found, figures, assumed, reproduced, load_scores(place.root, found.data_set), curve)
         files = render(facts)
         out = out or place.report(facts.study.name)

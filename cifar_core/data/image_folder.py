@@ -19,6 +19,10 @@ from cifar_core.files import decode_text
 SPLITS = ("train", "val", "test")
 LAYOUTS = "a folder for each class, or train/ with those (and val/ and test/, if there are any), or --labels FILE"
 
+# What people call the folders of splits, in any case.
+_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+# Formats with a suffix in Pillow that are documents, films or data, or that it only writes.
+_NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF")
 _LONGEST = 200  # characters of a class
 _SHOWN = 3  # names in a message
 
@@ -54,9 +58,9 @@ def find_pictures(folder: Path, labels: Path | None = None) -> Layout:
     Raises:
         DataError: the folder has none of the layouts, or classes that cannot be learned; the message is one line.
     """
-    if not folder.is_dir():
-        raise DataError(f"--images must be a folder with pictures, but {printable(folder)} is not one")
     try:
+        if not folder.is_dir():
+            raise DataError(f"--images must be a folder with pictures, but {printable(folder)} is not one")
         found = list(_from_folders(folder) if labels is None else _from_table(folder, labels))
     except OSError as error:
         raise DataError(
@@ -86,6 +90,9 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
         raise DataError(f"beside train/ there may be val/ and test/ alone, but {place} has {listed(others)}")
     if not has_splits and any((folder / split).is_dir() for split in SPLITS[1:]):
         raise DataError(f"beside val/ and test/ there must be train/ with folders of classes, but {place} has none")
+    named = [path.name for path in _folders(folder) if path.name.casefold() in _SPLIT_NAMES]
+    if not has_splits and len(named) > 1:  # else they would be classes, and the test pictures would be trained on
+        raise DataError(f"the folders of splits must be called train, val and test, but {place} has {listed(named)}")
     places = {folder / split: split for split in SPLITS} if has_splits else {folder: "train"}
     for each in dict.fromkeys((folder, *places)):
         if loose := _loose(each):
@@ -97,7 +104,7 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
 
 def _loose(folder: Path) -> str:
     """Return the names of pictures that lie in no folder of `folder`; empty if it is not there."""
-    suffixes = Image.registered_extensions()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind not in _NO_PICTURES}
     files = folder.iterdir() if folder.is_dir() else ()
     return listed(sorted(path.name for path in files if path.suffix.lower() in suffixes))
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,10 +71,13 @@ def prepare(source: ImageSource, progress: Callable[[str, int, int | None], None
         state = _state(layout)
         known = _last(source)
         if known.get("state") == state and (cached := find_cached(known["content"])) is not None:
-            return replace(cached, data_set=replace(cached.data_set, name=source.name))  # it may have had another name
+            # The same content may have had another name elsewhere, and other notes. Earlier versions kept none here.
+            notes = tuple(known.get("notes", cached.notes))
+            return replace(cached, data_set=replace(cached.data_set, name=source.name), notes=notes)
         made = _make(source, layout, progress)
         content = made.data_set.sha256
-        write_atomically(source.notes_folder / "state.json", json.dumps({"state": state, "content": content}))
+        facts = {"state": state, "content": content, "notes": made.notes}
+        write_atomically(source.notes_folder / "state.json", json.dumps(facts))
     except OSError as error:
         raise DataError(f"decoded pictures are kept in {pictures_folder()}, but: {error}") from error
     if known.get("content", content) != content:
@@ -101,7 +105,9 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
             places[split] = [places[split][i] for i in order]
     for split, chosen in places.items():
         if not chosen:
-            raise DataError(f"{split}/ must have pictures of its own, but all of them are copies from a later split")
+            raise DataError(
+                f"{split}/ must have pictures of its own, but all of them are unreadable, or copies from a later split"
+            )
     mean, std = _statistics(decoded.images, [*places["train"], *places["val"]])
     data_set = DataSet(
         name=source.name,
@@ -140,10 +146,10 @@ def _state(layout: Layout) -> str:
     return digest.hexdigest()
 
 
-def _last(source: ImageSource) -> dict[str, str]:
-    """Return the state and the content of the folder when it was last read."""
+def _last(source: ImageSource) -> dict[str, Any]:
+    """Return the state, the content and the notes of the folder when it was last read."""
     try:
-        found: dict[str, str] = json.loads((source.notes_folder / "state.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((source.notes_folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

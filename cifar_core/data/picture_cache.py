@@ -52,7 +52,7 @@ class CachedPictures:
         return self._load("test")
 
     def _load(self, split: str) -> Split:
-        arrays = []
+        arrays, mend = [], "delete its folder to read the pictures again"
         try:
             files = _facts(self.folder)["files"][split]
         except (OSError, ValueError, KeyError) as error:
@@ -65,9 +65,8 @@ class CachedPictures:
                 # Processes share the pages of a file that is mapped.
                 arrays.append(torch.from_numpy(np.load(path, mmap_mode="c")))
             except (OSError, ValueError) as error:
-                raise DataError(f"{path}: these pictures must be readable, but: {error}") from error
+                raise DataError(f"{path}: these pictures must be readable, but: {error}; {mend}") from error
             if found != digest:
-                mend = "delete its folder to read the pictures again"
                 raise DataError(f"{path}: SHA-256 must be {digest}, but got {found}; {mend}")
         return Split(arrays[0], arrays[1], self.data_set)
 
@@ -78,14 +77,15 @@ def pictures_folder() -> Path:
 
 
 def find_cached(content: str) -> CachedPictures | None:
-    """Return the data set with this SHA-256, if it is in the cache."""
+    """Return the data set with this SHA-256, if it is in the cache with all of its arrays."""
     folder = pictures_folder() / content[:_LETTERS]
     try:
         facts = _facts(folder)
         data_set = DataSet.from_dict(facts["data_set"])
+        whole = all((folder / name).is_file() for split in facts["files"].values() for name in split)
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return CachedPictures(data_set, tuple(facts["notes"]), folder) if data_set.sha256 == content else None
+    return CachedPictures(data_set, tuple(facts["notes"]), folder) if whole and data_set.sha256 == content else None
 
 
 def require_cached(content: str, name: str) -> CachedPictures:

@@ -45,6 +45,7 @@ def drawn_note(drawn: Mapping[str, float]) -> list[str]:
     words = {"test": "to test", "val": "to validate"}
     parts = " and ".join(f"{100 * share:g} % {words[split]}" for split, share in drawn.items())
     line = f"{parts} are drawn by the content of the pictures, so that they stay when others are added"
+    line += ", except in small classes"
     if drawn.get("val") == LARGER_VAL_SHARE:
         line += f"; {100 * VAL_SHARE:g} % to validate would be under {ENOUGH:,} pictures"
     return [line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,14 @@ def load_adapted(path: Path) -> AdaptedNetwork:
 
 def flops_per_image(backbone: Backbone) -> int:
     """Return the FLOPs of a forward pass: matrix products and convolutions, 2 per multiply-add."""
+    return _flops(backbone.name, backbone.side)
+
+
+@functools.cache
+def _flops(name: str, side: int) -> int:
     with torch.device("meta"):
-        network = FeatureNetwork(backbone.name).eval()
-    network.side = backbone.side
+        network = FeatureNetwork(name).eval()
+    network.side = side
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, 32, 32, device="meta"))
     return int(counter.get_total_flops())

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_core.data.image_file import printable
+from cifar_core.data.image_folder import listed
 from cifar_core.errors import UserError, first_line
 from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.transfer.efficientnet_lite import EfficientNetLite, fold
@@ -46,7 +47,7 @@ class Architecture:
 
     Attributes:
         build: returns the network from normalised images (N, 3, H, W) to features (N, D).
-        convert: turns a file's tensors into the state of that network.
+        convert: turns a file's tensors into the state of that network; it keeps those that it has no place for.
         halves: returns that network in two modules that share its weights: what fine-tuning keeps, and what it trains.
         side: pixels that images are scaled to, in x and in y.
         mean, std: of each channel in [0, 1], for normalisation.
@@ -335,8 +336,11 @@ def _built(name: str, tensors: Mapping[str, Tensor], sha256: str, source: str, p
     try:
         state = ARCHITECTURES[name].convert(tensors)
         # Files of before 2018 lack the counters of batch norm, which torch fills in.
-        expected = (k for k in network.body.state_dict() if k in state or not k.endswith("num_batches_tracked"))
+        expected = [k for k in network.body.state_dict() if k in state or not k.endswith("num_batches_tracked")]
         network.body.load_state_dict({key: state[key] for key in expected})
     except (KeyError, RuntimeError) as error:
         raise BackboneError(f"{source}: it must hold weights of {name}, but: {first_line(error)}") from error
+    # A larger network of the same family has all of its names and shapes.
+    if others := sorted(key for key in state.keys() - set(expected) if not key.startswith("fc.")):
+        raise BackboneError(f"{source}: it must hold weights of {name} alone, but has others: {listed(others)}")
     return Backbone(name=name, network=network.eval(), sha256=sha256, source=source, pretrained_on=pretrained_on)

@@ -105,21 +105,25 @@ def fold(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of `EfficientNetLite` from published weights, whose names have underscores in front.
 
     Running batch norm is a scale and an offset of each channel; a convolution can do both, which takes a third off
-    the time of a forward pass. The classifier of the 1,000 classes is left out.
+    the time of a forward pass. The classifier of the 1,000 classes is left out; tensors of other layers stay.
 
     Raises:
         KeyError: a batch norm is missing.
     """
     plain = {".".join(part.removeprefix("_") for part in name.split(".")): value for name, value in stored.items()}
-    folded: dict[str, Tensor] = {}
+    folded = {name: value for name, value in plain.items() if not name.startswith("fc.")}
     for name, value in plain.items():
         path, _, convolution = name.removesuffix(".weight").rpartition(".")
         if not name.endswith(".weight") or convolution not in _NORMS:
             continue
         norm = f"{path}.{_NORMS[convolution]}" if path else _NORMS[convolution]
-        scale = plain[f"{norm}.weight"] * torch.rsqrt(plain[f"{norm}.running_var"] + _EPSILON)
+        weight, bias, mean, variance = (
+            folded.pop(f"{norm}.{part}") for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        folded.pop(f"{norm}.num_batches_tracked", None)
+        scale = weight * torch.rsqrt(variance + _EPSILON)
         folded[name] = value * scale.view(-1, 1, 1, 1)
-        folded[name.removesuffix("weight") + "bias"] = plain[f"{norm}.bias"] - plain[f"{norm}.running_mean"] * scale
+        folded[name.removesuffix("weight") + "bias"] = bias - mean * scale
     return folded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -222,9 +223,14 @@ def tune(
 
 def tuning_flops(backbone: Backbone) -> int:
     """Return the FLOPs of training on the activations of one image: products and convolutions, 2 per multiply-add."""
+    return _flops(backbone.name, backbone.side)
+
+
+@functools.cache
+def _flops(name: str, side: int) -> int:
     with torch.device("meta"):
-        network = FeatureNetwork(backbone.name).eval()
-    network.side = backbone.side
+        network = FeatureNetwork(name).eval()
+    network.side = side
     upper = _upper_to_train(network)
     with FlopCounterMode(display=False) as counter:
         upper(torch.zeros(1, upper.dimensions, device="meta")).sum().backward()

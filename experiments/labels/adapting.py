@@ -18,6 +18,7 @@ from sweeps.console import percent
 from sweeps.coordinator import Interrupted
 from sweeps.executors.protocol import Outcome
 from sweeps.tracking import artifacts
+from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import RunLabel
 
@@ -27,8 +28,10 @@ def fit_all(runs: Sequence[AdaptRun], context: Context) -> None:
 
     Raises:
         Interrupted: the user asked to stop; the next call resumes, and the features so far are in the cache.
-        DataError: the cache cannot be written to.
+        DataError: the cache cannot be written to, or the experiment has runs of other images.
+        StoreError: MLflow does not answer.
     """
+    _check_data(context)
     todo = [run for run in runs if context.tracker.state(run.key) != "complete"]
     if not todo:
         return
@@ -58,6 +61,18 @@ def _features(backbone: Backbone, name: str, context: Context) -> Tensor:
         return features(backbone, split.images, context.hardware, cache=default_cache(), progress=progress).values
     except OSError as error:
         raise DataError(f"features are kept in {default_cache()}, but: {error}") from error
+
+
+def _check_data(context: Context) -> None:
+    """Refuse runs of other images, as a study of that name had before it began anew: keys do not tell them apart."""
+    own = context.tags["data_sha256"]
+    for run in runs_of(connect(context.store.tracking_uri), context.experiment):
+        found = run.data.tags.get("data_sha256", own)
+        if run.data.tags.get("key") != STUDY_KEY and found != own:
+            raise DataError(
+                f"all runs of {context.experiment} must be of the images {own[:12]}, but {run.info.run_name!r} is of "
+                f"{found[:12]}; delete that experiment in MLflow, then run make clean-store"
+            )
 
 
 def _check(context: Context) -> None:

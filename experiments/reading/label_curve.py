@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cifar_core.data.data_set import DataSet
 from experiments.labels.curve import LabelCurve, LabelledRun
 from experiments.reading.run_table import state_of
 from experiments.reading.studies import StudyReader
@@ -19,8 +20,8 @@ def experiment_of(study: str) -> str:
     return f"{_PREFIX}{study}"
 
 
-def load_label_curve(reader: StudyReader, study: str) -> LabelCurve | None:
-    """Load the label curve of a study; None if it has none, or its plan is missing or damaged.
+def load_label_curve(reader: StudyReader, study: str, data_set: DataSet) -> LabelCurve | None:
+    """Load the label curve of a study on its images; None if it has none, or its plan is missing or damaged.
 
     Raises:
         StoreError: MLflow does not answer.
@@ -34,7 +35,10 @@ def load_label_curve(reader: StudyReader, study: str) -> LabelCurve | None:
     planned, source = plan.get("runs"), plan.get("source")
     if not isinstance(planned, Sequence) or not isinstance(source, str):
         return None
-    complete = [run for key in planned if (run := runs.get(key)) is not None and state_of(run) == "complete"]
+    # Runs that an earlier study of that name left are of other images.
+    own_images = (run for run in runs.values() if run.data.tags.get("data_sha256", data_set.sha256) == data_set.sha256)
+    known = {run.data.tags.get("key"): run for run in own_images}
+    complete = [run for key in planned if (run := known.get(key)) is not None and state_of(run) == "complete"]
     found = [
         LabelledRun(
             way=run.data.tags["way"],

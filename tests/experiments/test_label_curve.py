@@ -78,7 +78,7 @@ def call(store: Fake, *arguments: str) -> int:
 
 
 def curve_of(store: Fake) -> LabelCurve:
-    return known(load_label_curve(StudyReader(store.place), "demo"))
+    return known(load_label_curve(StudyReader(store.place), "demo", CIFAR10))
 
 
 def note_of(run_id: str, store: Fake) -> str:
@@ -115,6 +115,8 @@ def test_an_interrupted_curve_resumes_to_the_same_accuracies(
     assert call(studied) == 0
     curve = curve_of(studied)
     assert (len(curve.runs), curve.planned) == (3, 3)
+    others = load_label_curve(StudyReader(studied.place), "demo", replace(CIFAR10, sha256="of other labels"))
+    assert known(others).runs == (), "runs of an earlier study of that name"
     assert not list((studied.folder / "checkpoints").glob("*/*"))
     assert [list(map(len, runs)) for runs in [curve.of_way("build").values()]] == [[2, 1]]
     assert curve.source == StudyReader(studied.place).read("demo").subject["run_id"].iloc[0]
@@ -218,4 +220,4 @@ def test_a_store_without_studies_gets_the_curve_of_a_known_recipe(fresh_store: F
 
 
 def test_a_study_without_a_curve_has_none(studied: Fake) -> None:
-    assert load_label_curve(StudyReader(studied.place), "demo") is None
+    assert load_label_curve(StudyReader(studied.place), "demo", CIFAR10) is None

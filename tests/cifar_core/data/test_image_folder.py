@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert layout.classes == ("bus", "train")
 
 
+def test_documents_films_and_data_beside_the_classes_are_no_pictures(tmp_path: Path) -> None:
+    others = ("license.pdf", "page.eps", "film.mpg", "features.h5", "weather.grib")
+    layout = find_pictures(touch(tmp_path, "cat/1.jpg", "dog/1.jpg", *others))
+    assert shown(tmp_path, layout) == ["cat/1.jpg cat train", "dog/1.jpg dog train"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_table(tmp_path: Path, encoding: str) -> None:
     touch(tmp_path, "b.jpg", "sub/a.jpg")
@@ -99,6 +106,10 @@ def test_a_table_that_cannot_be(tmp_path: Path, rows: str, message: str) -> None
          "beside val/ and test/ there must be train/ with folders of classes, but {folder} has none"),
         (("cat/1.jpg", "dog/1.jpg", "test/cat/1.jpg"),
          "beside val/ and test/ there must be train/ with folders of classes, but {folder} has none"),
+        (("Train/rose/1.jpg", "Test/rose/1.jpg"),
+         "the folders of splits must be called train, val and test, but {folder} has 'Test', 'Train'"),
+        (("training/rose/1.jpg", "validation/rose/1.jpg", "tulip/1.jpg"),
+         "the folders of splits must be called train, val and test, but {folder} has 'training', 'validation'"),
         (("cat/1.jpg",), "--images must have at least two classes, but {folder} has only 'cat'"),
         (("train/cat/1", "train/dog/1", "val/cow/1"),
          "each class must have training pictures, but these have some in val/ or test/ only: 'cow'"),
@@ -115,3 +126,12 @@ def test_a_folder_that_cannot_be(tmp_path: Path, names: tuple[str, ...], message
 def test_no_folder(tmp_path: Path) -> None:
     said = refusal(lambda: find_pictures(tmp_path / "nothing"), DataError)
     assert said == f"--images must be a folder with pictures, but {tmp_path}/nothing is not one"
+
+
+def test_a_folder_below_one_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)  # root may enter every folder
+    said = refusal(lambda: find_pictures(tmp_path), DataError)
+    assert said == f"{tmp_path}: this must be readable, but got: Permission denied"

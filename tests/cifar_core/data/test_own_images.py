@@ -16,7 +16,7 @@ from cifar_core.data import DataError, Split, Splits, own_images
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.image_file import read_image
 from cifar_core.data.own_images import SIDES, ImageSource, prepare
-from cifar_core.data.picture_cache import CachedPictures
+from cifar_core.data.picture_cache import CachedPictures, find_cached
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
 from tests.cifar_core.support import FP32, identical, refusal, synthetic, weights
@@ -70,7 +70,10 @@ def test_a_folder_becomes_a_data_set(pets: Path, side: int) -> None:
         f"{sizes[2]} to test; 56 x 40 pixels, cropped to the square in the middle and scaled to {side} x {side}"
     )
     assert cached.notes[1].startswith("classes are uneven, from 'a|b <i>' (12) to 'cat' (30): balanced accuracy")
-    assert cached.notes[2].startswith("10 % to test and 20 % to validate are drawn by the content of the pictures")
+    assert cached.notes[2].startswith(
+        "10 % to test and 20 % to validate are drawn by the content of the pictures, so that they stay when others are "
+        "added, except in small classes; "
+    )
 
 
 def test_splits_are_the_same_for_every_size(pets: Path) -> None:
@@ -115,6 +118,26 @@ def test_a_damaged_cache(pets: Path) -> None:
     assert said.endswith("; delete its folder to read the pictures again")
     shutil.rmtree(cached.folder)
     assert made(pets).load_train_val().val.images.shape == (cached.data_set.val_images, 3, 32, 32)
+
+
+def test_a_cache_that_lacks_an_array_is_written_again(pets: Path) -> None:
+    cached = made(pets)
+    path = cached.folder / "test-images.npy"
+    path.unlink()
+    said = refusal(cached.load_test, DataError)
+    assert said.startswith(f"{path}: these pictures must be readable, but: ")
+    assert said.endswith("; delete its folder to read the pictures again")
+    assert find_cached(cached.data_set.sha256) is None
+    assert len(made(pets).load_test()) == cached.data_set.test_images
+
+
+def test_notes_are_those_of_the_folder_and_not_of_the_same_pictures_elsewhere(pets: Path) -> None:
+    plain = made(pets)
+    write_broken(pets / "cat")  # left out, so that the content stays
+    first = made(pets, skip_unreadable=True)
+    assert first.data_set == plain.data_set
+    assert any(note.startswith("4 of 66 files are left out") for note in first.notes)
+    assert made(pets, skip_unreadable=True) == first
 
 
 def test_pictures_of_all_kinds(pets: Path) -> None:
@@ -218,6 +241,15 @@ def test_copies_in_given_splits_stay_in_the_last_one(tmp_path: Path) -> None:
     sizes = cached.data_set
     assert (sizes.train_images + sizes.val_images, sizes.test_images) == (12, 12)
     assert any(note.startswith("2 pictures are left out, as val/ or test/ has them too") for note in cached.notes)
+
+
+def test_a_split_without_a_readable_picture(tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    write_pictures(folder / "train", {"cat": 6, "dog": 6})
+    (folder / "test" / "cat").mkdir(parents=True)
+    write_broken(folder / "test" / "cat")
+    said = refusal(lambda: made(folder, skip_unreadable=True), DataError)
+    assert said == "test/ must have pictures of its own, but all of them are unreadable, or copies from a later split"
 
 
 @pytest.mark.parametrize(

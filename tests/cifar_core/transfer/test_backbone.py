@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 from cifar_core.evaluation.pictures import load_torchvision
+from cifar_core.transfer import backbone
 from cifar_core.transfer.backbone import ARCHITECTURES, BackboneError, load_backbone
 from tests.cifar_core.support import refusal
 from tests.cifar_core.transfer.support import published_weights
@@ -76,6 +77,22 @@ def test_foreign_files_are_refused_and_run_no_code(tmp_path: Path) -> None:
         f"a backbone must be one of {', '.join(ARCHITECTURES)} or a readable file, but efficientnet_lite9 gave: "
         "No such file or directory"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("resnet18", "layer1.2.conv1.weight"), ("efficientnet_lite0", "blocks.0.se_reduce.weight")],
+    ids=["ResNet-34", "EfficientNet-B0"],
+)
+def test_a_larger_network_that_holds_all_of_ours_is_refused(name: str, layer: str) -> None:
+    if name == "resnet18":
+        weights = load_torchvision("models").resnet18(weights=None).state_dict()
+    else:
+        weights = {**published_weights(), "_bn0.num_batches_tracked": torch.tensor(1)}
+    load = functools.partial(backbone._built, name, sha256="", source="a file", pretrained_on="")
+    assert load(weights).name == name
+    said = refusal(lambda: load({**weights, layer: torch.zeros(1)}), BackboneError)
+    assert said == f"a file: it must hold weights of {name} alone, but has others: '{layer}'"
 
 
 def test_damaged_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

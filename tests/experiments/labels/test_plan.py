@@ -14,6 +14,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
 from cifar_core.training import total_steps
 from experiments.labels.plan import BUDGET, SEEDS, SHARES, build_runs, counts_of
+from sweeps.planning.search_space import comparable
 
 RECIPE = read_recipe("fast94")
 
@@ -44,7 +45,7 @@ def test_a_plan_keeps_to_its_budget_and_to_the_length_of_the_recipe(
     assert {run.labels for run in runs} == set(counts)
     assert max(Counter(run.labels for run in runs).values()) <= SEEDS
     assert all(10 <= run.labels <= images for run in runs)
-    assert all(total_steps(run.recipe, run.labels) <= total_steps(RECIPE, images) for run in runs)
+    assert all(total_steps(run.recipe, run.labels) <= total_steps(comparable(RECIPE), images) for run in runs)
 
 
 def test_a_run_as_long_as_the_recipe_keeps_its_decay_and_a_shorter_one_scales_it() -> None:
