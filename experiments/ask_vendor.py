@@ -70,6 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="requests at a time (default: %(default)s)",
     )
+    parser.add_argument(
+        "--reasoning-effort",
+        default="",
+        metavar="WORD",
+        help="of a model that reasons, in the service's words, such as none or minimal (default: the service's)",
+    )
     parser.add_argument("--timeout", type=above, default=60.0, metavar="SECONDS", help="default: %(default)s")
     return parser
 
@@ -87,7 +93,15 @@ def _run(options: argparse.Namespace) -> int:
         )
     budget = Budget(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
     key = os.environ.get(KEY, "").strip()  # a file from Windows leaves a carriage return
-    chat = Chat(options.url, options.model, prompt, budget, key=key, seconds=options.timeout)
+    chat = Chat(
+        options.url,
+        options.model,
+        prompt,
+        budget,
+        key=key,
+        seconds=options.timeout,
+        effort=options.reasoning_effort,
+    )
     out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", options.model) + ".csv")
     before = _resume(out)
     answered = {answer.image for answer in before if answer.state != FAILED}

@@ -115,7 +115,7 @@ def _print(found: VendorScore) -> None:
     if found.p95_seconds is not None:
         print(f"  95 % of the answers came within {duration(found.p95_seconds)}")
     if found.usd is not None:
-        print(f"  the service billed ${found.usd:,.4f} for them")
+        print(f"  the answers cost ${found.usd:,.4f}")
     if found.mcnemar is None:
         print("  no predictions of a champion to compare with")
     else:

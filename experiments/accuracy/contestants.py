@@ -89,6 +89,7 @@ class Point:
 class Found:
     """Result of a search: its number of trials, its curve, and the parameters of its best network."""
 
+    hardware: Hardware  # that it trained on
     trials: int
     points: Sequence[Point]
     tta_accuracy: float | None
@@ -114,7 +115,13 @@ def our_study(seed: int, terms: Terms, hardware: Hardware, *, starts: bool) -> F
     trained = measure("final", final, hardware)
     spent = runs["metrics.cost/training_flops"].sum() + step_flops(final) * total_steps(final, images)
     points.append(Point(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
-    return Found(trials=len(study.search), points=points, tta_accuracy=trained.tta_accuracy, recipe=final.to_dict())
+    return Found(
+        hardware=hardware,
+        trials=len(study.search),
+        points=points,
+        tta_accuracy=trained.tta_accuracy,
+        recipe=final.to_dict(),
+    )
 
 
 def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, starts: bool) -> Recipe:
@@ -196,7 +203,13 @@ def optuna_alone(
             points.append(Point(flops=spent, seconds=time.perf_counter() - clock, accuracy=accuracy))
             chosen, (_, tta_accuracy) = recipe, evaluate(state.model, data.val, hardware, recipe)
     points.append(replace(points[-1], flops=spent, seconds=time.perf_counter() - clock))
-    return Found(trials=len(study.trials), points=points, tta_accuracy=tta_accuracy, recipe=chosen.to_dict())
+    return Found(
+        hardware=hardware,
+        trials=len(study.trials),
+        points=points,
+        tta_accuracy=tta_accuracy,
+        recipe=chosen.to_dict(),
+    )
 
 
 def _train(trial: optuna.Trial, state: TrainState, data: Splits, schedule: EvalSchedule) -> float | None:

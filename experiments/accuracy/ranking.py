@@ -42,22 +42,25 @@ TRIALS, CONFIRMATION = ("6", "8", "12"), "45"
 _FIRST_SEEDS = {"6": 300, "8": 0, "12": 100, "45": 200}
 
 _ARCHITECTURE = "architecture and optimiser"
-# Draws the values of a group's recipe: parameters of the space, or fields of the recipe that the space holds.
-GROUPS: Mapping[str, Callable[[np.random.Generator], dict[str, Any]]] = MappingProxyType(
+WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
+
+# Gives the values of a group's recipe by its number, or draws them: parameters of the space, or fields of the recipe
+# that the space holds.
+GROUPS: Mapping[str, Callable[[int, np.random.Generator], dict[str, Any]]] = MappingProxyType(
     {
-        "rate and batch size": lambda draw: {
+        "rate and batch size": lambda _, draw: {
             "learning_rate_multiple": float(4 ** draw.uniform(-1, 1)),
             "batch_size": int(draw.choice([128, 256, 512])),
         },
-        "width": lambda draw: {"width": float(draw.choice([0.5, 0.75, 1.0, 1.25, 1.5]))},
-        "regularisation": lambda draw: {"label_smoothing": float(draw.uniform(0, 0.3))},
-        "augmentation": lambda draw: {
+        "width": lambda number, _: {"width": WIDTHS[number]},
+        "regularisation": lambda _, draw: {"label_smoothing": float(draw.uniform(0, 0.3))},
+        "augmentation": lambda _, draw: {
             "translate": int(draw.integers(0, 5)),
             "cutout": int(draw.choice([0, 4, 8, 12])),
             "alternate_flip": bool(draw.integers(2)),
             "mix": str(draw.choice(["none", "mixup", "cutmix"])),
         },
-        _ARCHITECTURE: lambda draw: {
+        _ARCHITECTURE: lambda _, draw: {
             "model": str(draw.choice(SPACES["full"].models)),
             "optimizer": str(draw.choice(["sgd", "adamw", "muon"])),
         },
@@ -87,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def recipe_of(group: str, number: int, length: str) -> Recipe:
     """Return a recipe of a group: the same parameters for each length in TFLOP, with other seeds."""
-    drawn = GROUPS[group](np.random.default_rng([list(GROUPS).index(group), number]))
+    drawn = GROUPS[group](number, np.random.default_rng([list(GROUPS).index(group), number]))
     space = SPACES["full"]
     values = {"mix_alpha": Recipe().mix_alpha, "weight_decay_multiple": 1.0, **space.starts[0], **drawn}
     base = Recipe(seed=_FIRST_SEEDS[length] + number, epochs=REFERENCE_IMAGES / TRAIN_IMAGES)

@@ -176,7 +176,7 @@ def run_search(search: str, seed: int, terms: Terms, hardware: Hardware, threads
         points=tuple(found.points),
         tta_accuracy=found.tta_accuracy,
         recipe=found.recipe,
-        machine=machine(hardware),
+        machine=machine(found.hardware),
     )
 
 

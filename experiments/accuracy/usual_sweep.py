@@ -51,6 +51,8 @@ def usual_sweep(seed: int, terms: Terms, hardware: Hardware, *, networks: Sequen
         run = client.create_run(experiment).info.run_id
         for epoch, (spent, accuracy) in enumerate(_train(trial, networks, train, val, hardware, over), start=1):
             flops += spent
+            if accuracy is None:
+                break
             client.log_metric(run, "val/accuracy", accuracy, step=epoch)
             if accuracy > points[-1].accuracy:
                 points.append(Point(flops=flops, seconds=time.perf_counter() - clock, accuracy=accuracy))
@@ -69,7 +71,13 @@ def usual_sweep(seed: int, terms: Terms, hardware: Hardware, *, networks: Sequen
         experiment = client.create_experiment("usual", artifact_location=folder)
         study.optimize(objective)
     points.append(replace(points[-1], flops=flops, seconds=time.perf_counter() - clock))
-    return Found(trials=len(study.trials), points=points, tta_accuracy=None, recipe=chosen)
+    return Found(
+        hardware=replace(hardware, bf16=False),
+        trials=len(study.trials),
+        points=points,
+        tta_accuracy=None,
+        recipe=chosen,
+    )
 
 
 def _train(
@@ -79,8 +87,12 @@ def _train(
     val: Pictures,
     hardware: Hardware,
     over: Callable[[], bool],
-) -> Iterator[tuple[float, float]]:
-    """Train as the trial suggests until the time is over; yield training FLOPs and validation accuracy of each pass."""
+) -> Iterator[tuple[float, float | None]]:
+    """Train as the trial suggests until the time is over.
+
+    Yields:
+        training FLOPs and validation accuracy of each pass; None of one that the end of the time cuts short.
+    """
     model = _network(trial, networks).to(hardware.device)
     with FlopCounterMode(display=False) as counted:
         model.eval()(torch.zeros(1, 3, 32, 32, device=hardware.device))
@@ -95,12 +107,13 @@ def _train(
     batches, judged = batches_of(train, size, shuffle=True), batches_of(val, 500)
     for _ in range(_PASSES):
         model.train()
-        for images, labels in batches:
+        for step, (images, labels) in enumerate(batches, start=1):
             loss = F.cross_entropy(model(images.to(hardware.device)), labels.to(hardware.device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if over():
+                yield flops * step / len(batches), None
                 return
         model.eval()
         with torch.no_grad():

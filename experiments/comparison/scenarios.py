@@ -10,7 +10,7 @@ from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
 from experiments.pages.page import References, render_page, write_files
-from experiments.pages.text import CitedText, listed, total
+from experiments.pages.text import CitedText, listed
 from experiments.reading.published import load_published
 from experiments.reading.scenario import load_scenario
 from experiments.reading.studies import StudyReader
@@ -100,7 +100,6 @@ def _costs(every: Sequence[Facts]) -> list[Row]:
 
 
 def _cell(way: Way, months: float) -> Cell:
-    least = "at least " if way.option.unpriced else ""
     missed = listed([check.bar for check in way.misses])
     standing = f"misses {missed}" if missed else f"{way.doubts} unknown" if way.doubts else "clears all bars"
-    return Cell(f"{least}{total(way.option.total(months))}", note=standing)
+    return Cell(way.option.stated(months), note=standing)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiments.decision.machines import LOAD_LIMIT, Cost, capacity
+from experiments.pages.text import total
 from experiments.reading.published import ByImage, ByMachine, Tariff
 from experiments.reading.scenario import Download, Scenario, Vendor, slug
 
@@ -73,6 +74,12 @@ class Option:
     def total(self, months: float) -> float:
         """Return the cost of so many months, or until the service ends."""
         return self.once + min(months, self.ends) * self.month
+
+    def stated(self, months: float) -> str:
+        """Return the same in words, such as "at least $4,800"; "unknown" where building has no price."""
+        if self.kind == "build" and self.unpriced:
+            return "unknown"
+        return f"{'at least ' if self.unpriced else ''}{total(self.total(months))}"
 
 
 def build(cost: Cost, scenario: Scenario) -> Option:

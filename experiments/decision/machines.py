@@ -176,15 +176,19 @@ def capacity(cost: Cost) -> float:
 
 
 def adapting_cost(cost: Cost, adapted: Adapted, published: Published) -> Cost:
-    """The cost of the adapted network: on all cores of the machine that a study has the cost `cost` on, or on the
-    published machine with its own device, where that is another."""
+    """The cost of the adapted network, on as many machines as its threads fill.
+
+    They are the study's, which has the cost `cost`, or the published ones with its own device, where that is another.
+    """
     speed = _timed({adapted.run_id: adapted.serving}) if adapted.serving else None
-    same = adapted.device == cost.device
+    machine = cost.machine if adapted.device == cost.device else published.compute(adapted.device)
+    machines = _machines(machine, adapted.device, adapted.threads)
     return replace(
         cost,
         device=adapted.device,
-        machine=cost.machine if same else published.compute(adapted.device),
-        run_machines=cost.machines if same else 1,
+        machine=machine,
+        machines=machines,
+        run_machines=machines,
         copies=1,
         seconds=adapted.study_seconds,
         estimated=False,

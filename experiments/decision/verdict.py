@@ -58,6 +58,7 @@ class Way:
         same_test: it is of the test images that the bar is about; of others, it says nothing against the bar.
         seconds: within which 95 % of the answers come; None: unknown.
         sources: of the accuracy.
+        cost: of a network that was trained here; None: it is another's.
     """
 
     option: Option
@@ -67,6 +68,7 @@ class Way:
     checks: tuple[Check, ...]
     sources: tuple[str, ...]
     same_test: bool = True
+    cost: Cost | None = None
 
     @property
     def title(self) -> str:
@@ -85,6 +87,11 @@ class Way:
     def clears(self) -> bool:
         """It is known to clear every bar, and has a price."""
         return all(check.standing is Standing.CLEARS for check in self.checks)
+
+    @property
+    def is_close(self) -> bool:
+        """All that is unknown is whether its accuracy, which was measured, clears the bar: it is too close to it."""
+        return self.measured and [check.bar for check in self.unknown] == ["accuracy"]
 
     @property
     def doubts(self) -> str:
@@ -133,7 +140,10 @@ class Verdict:
     def headline(self) -> str:
         """The answer with its object, such as "Not yet: measure GPT-6 Luna"."""
         if self.answer == "Not yet":
-            return f"Not yet: measure {self.rival.title}" if self.rival else "Not yet: nothing clears the bars"
+            if self.rival is None:
+                return "Not yet: nothing clears the bars"
+            close = f"Not yet: {self.rival.title} is too close to the bar"
+            return close if self.rival.is_close else f"Not yet: measure {self.rival.title}"
         if self.answer == "Adapt":
             way = self.rival or self.best
             assert way is not None
@@ -235,6 +245,7 @@ def _building(facts: Facts) -> Way:
         seconds=seconds,
         checks=tuple(checks),
         sources=runs(facts.test) if facts.test is not None else run(facts.run_id),
+        cost=facts.cost,
     )
 
 
@@ -245,22 +256,24 @@ def _priced(facts: Facts) -> str:
 
 def _in_time(facts: Facts, cost: Cost, seconds: float | None, command: str) -> Iterator[Check]:
     """The check against the latency bar, if there is one, of a network that one serves oneself at that cost."""
-    bar, speed = facts.scenario.latency_bar_ms, cost.speed
+    bar = facts.scenario.latency_bar_ms
     if bar is None:
         return
-    limit = duration(bar / 1000)
-    if speed is None:
+    if cost.speed is None:
         yield Check("latency", Standing.UNKNOWN, "has a latency that was not measured", command)
     elif seconds is None:
         # Training bounds the speed; a bound over the bar says nothing.
         bound = answer_seconds(cost, facts.scenario.images_per_month)
         kept = bound * 1000 <= bar
-        text = f"answers within {duration(bound)} by the speed of its training; the bar is {limit}"
+        text = f"answers within {duration(bound)} by the speed of its training; the bar is {duration(bar / 1000)}"
         yield Check("latency", Standing.CLEARS if kept else Standing.UNKNOWN, text, command)
     else:
-        kept = seconds * 1000 <= bar
-        text = f"answers within {duration(seconds)} in 95 % of cases; the bar is {limit}"
-        yield Check("latency", Standing.CLEARS if kept else Standing.MISSES, text)
+        yield _against_latency(bar, seconds)
+
+
+def _against_latency(bar: float, seconds: float) -> Check:
+    text = f"answers within {duration(seconds)} in 95 % of cases; the bar is {duration(bar / 1000)}"
+    return Check("latency", Standing.CLEARS if seconds * 1000 <= bar else Standing.MISSES, text)
 
 
 def _adapted(facts: Facts) -> Iterator[Way]:
@@ -285,6 +298,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
         seconds=seconds,
         checks=tuple(checks),
         sources=run(adapted.run_id),
+        cost=cost,
     )
 
 
@@ -315,26 +329,26 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
     if vendor.tokens:
         ask = f"python experiments/ask_vendor.py --url URL --model MODEL --price {vendor.tokens.key}"
         command = f"VENDOR_KEY=... {ask}\n{command}"
-    command = f"python experiments/export_test.py test-images {study}\n{command}"
+    if not facts.scores:  # the images lie there, and another export would be one more use of the test set
+        command = f"python experiments/export_test.py test-images {study}\n{command}"
     accuracy, check, sources = _published(facts, vendor.accuracy, command)
     if score is not None:
         accuracy, sources = score.accuracy, (f"source/{score.key}",)
         text = f"was measured at {percent(accuracy.mean)} ({span(accuracy)})"
         if score.missing:
             text += f", {score.missing:,} of {score.images:,} images unanswered"
-        check = _against_bar(facts, accuracy, text, command)
+        if score.unparsable:
+            text += f", {score.unparsable:,} answers without one class"
+        check = _against_bar(facts, accuracy, text, command="")  # the same images again would give no other answer
     checks = [check]
     seconds = score.p95_seconds if score is not None and score.p95_seconds is not None else None
     if seconds is None and vendor.p95_ms is not None:
         seconds = vendor.p95_ms / 1000
     if scenario.latency_bar_ms is not None:
-        limit = duration(scenario.latency_bar_ms / 1000)
         if seconds is None:
             checks.append(Check("latency", Standing.UNKNOWN, "has no known latency", command))
         else:
-            kept = seconds * 1000 <= scenario.latency_bar_ms
-            text = f"answers within {duration(seconds)} in 95 % of cases; the bar is {limit}"
-            checks.append(Check("latency", Standing.CLEARS if kept else Standing.MISSES, text))
+            checks.append(_against_latency(scenario.latency_bar_ms, seconds))
     if option.ends < math.inf:
         lasts = option.ends >= scenario.months
         day = facts.as_of + datetime.timedelta(days=round(option.ends * DAYS_A_MONTH))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from experiments.decision.facts import Facts
-from experiments.decision.machines import LOAD_LIMIT, adapting_cost, capacity
+from experiments.decision.machines import LOAD_LIMIT, capacity
 from experiments.decision.verdict import CLOSE, Way, verdict_of, ways_of
 from experiments.pages.blocks import Page
 from experiments.pages.page import References, render_html
@@ -112,7 +112,7 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
         "ends": option.ends if math.isfinite(option.ends) else None,
         "unpriced": bool(option.unpriced),
         "accuracy": [way.accuracy.low, way.accuracy.high] if way.accuracy and way.same_test else None,
-        "latency": _latency(facts, way) if facts.scenario.latency_bar_ms is not None else None,
+        "latency": _latency(way) if facts.scenario.latency_bar_ms is not None else None,
         # These no slider moves.
         "settled": {check.bar: check.standing.value for check in way.checks if check.bar in ("data", "price")},
     }
@@ -120,25 +120,17 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
 
 def _prices(facts: Facts, way: Way) -> str:
     """The slider that moves the prices of a way: none where its machine is another one than the study's."""
-    adapted = facts.study.adapted if way.option.kind == "adapt" and way.measured else None
-    if adapted is not None and adapted.device != facts.cost.device:
+    if way.cost is not None and way.cost.device != facts.cost.device:
         return "fixed"
     return "vendors" if way.option.kind == "buy" else "compute"
 
 
-def _latency(facts: Facts, way: Way) -> dict[str, Any]:
+def _latency(way: Way) -> dict[str, Any]:
     """The time of an answer in seconds, None where it is unknown; a network of ours waits for earlier images too."""
-    adapted = facts.study.adapted if way.option.kind == "adapt" and way.measured else None
-    if way.option.kind != "build" and adapted is None:
+    if way.cost is None or (speed := way.cost.speed) is None:
         return {"seconds": way.seconds, "bounded": False, "queue": None}
-    cost = facts.cost if adapted is None else adapting_cost(facts.cost, adapted, facts.published)
-    if (speed := cost.speed) is None:
-        return {"seconds": None, "bounded": False, "queue": None}
-    return {
-        "seconds": speed.worst,
-        "bounded": speed.bounded,
-        "queue": {"mean": speed.latency, "capacity": capacity(cost)},
-    }
+    queue = {"mean": speed.latency, "capacity": capacity(way.cost)}
+    return {"seconds": speed.worst, "bounded": speed.bounded, "queue": queue}
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def adapted_of(
         source=tags["backbone_source"],
         pretrained_on=tags["pretrained_on"],
         device=tags.get("device", ""),
+        threads=int(tags.get("threads", "1")),
         side=int(params["side"]),
         parameters=int(params["parameters"]),
         validation=float(tags["val_accuracy"]),

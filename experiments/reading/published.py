@@ -260,7 +260,7 @@ class Bar(Dated):
 
     @property
     def figure(self) -> str:
-        return f"{round(100 * self.target, 2):g} %"
+        return f"{100 * self.target:.10g} %"
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)

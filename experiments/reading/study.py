@@ -66,6 +66,7 @@ class Adapted:
         study: that it is of.
         source: of its pretrained weights.
         pretrained_on: the images that these learnt from; "" if unknown.
+        threads: that it was adapted and timed with.
         side: pixels that images are scaled up to.
         validation: accuracy that it was chosen by, between the best head and the fine-tuned network.
         head, tuned: validation accuracy of these two; `tuned` is None if it was not fine-tuned.
@@ -81,6 +82,7 @@ class Adapted:
     source: str
     pretrained_on: str
     device: str
+    threads: int
     side: int
     parameters: int
     validation: float

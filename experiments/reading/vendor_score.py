@@ -31,7 +31,7 @@ class VendorScore:
     missing: int
     classes: Mapping[str, tuple[int, int]]  # right, and images
     p95_seconds: NonNegative | None  # of the answers with a time
-    usd: NonNegative | None  # that the service reported for them
+    usd: NonNegative | None  # for the tokens of these answers, without tries that failed
     study: str  # whose champion they were compared with; "": none
     mcnemar: Mapping[str, float] | None  # ours_only, theirs_only, p
 

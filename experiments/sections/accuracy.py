@@ -97,7 +97,8 @@ def evaluations_sentence(facts: Facts) -> CitedText:
     times = f"{used.study} {plural(used.study, 'time')}"
     text = f"The sealed test set was used {times} for this study"
     if used.store > used.study:
-        text += f"; the store's record has {used.store} uses of test sets in all, with exports and reproductions"
+        text += f"; the store's record has {used.store} uses of test sets in all, with exports, adapted networks and "
+        text += "reproductions"
     if used.study < tested:
         carry = "run carries" if tested == 1 else "runs carry"
         text += f"; {tested} {carry} a test accuracy, so the record is incomplete"

@@ -132,7 +132,7 @@ def importances_of(table: pd.DataFrame, parameters: Mapping[str, Parameter]) -> 
             shares = get_param_importances(study, normalize=True)
     finally:
         optuna.logging.set_verbosity(before)
-    if not all(math.isfinite(v) for v in shares.values()) or not sum(shares.values()) > 0:
+    if not all(math.isfinite(v) for v in shares.values()):
         return Importances((), trials, "the best of the complete trials do not differ from the others")
     ranked = sorted(((name, float(share)) for name, share in shares.items()), key=lambda item: (-item[1], item[0]))
     significant = _significant(table, names) if trials >= TELLING else None

@@ -88,7 +88,7 @@ def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
     priced = [option for option in options if option.kind != "build" or not option.unpriced]
     for option in priced:
         end, last = option.total(months), min(months, option.ends)
-        name = f"{option.name}, {'at least ' if option.unpriced else ''}{total(end)}"
+        name = f"{option.name}, {option.stated(months)}"
         style = {"colour": RUST, "width": 3} if option.kind == "build" else {"colour": next(colours), "dash": "dash"}
         hover = f"{option.name}, month %{{x:.0f}}: $%{{y:,.0f}}"
         add_line(figure, [0, round(last, 4)], [round(option.once, 2), round(end, 2)], name=name, hover=hover, **style)
@@ -168,7 +168,7 @@ def assumptions(facts: Facts) -> dict[str, str]:
     waits = "none: images can wait, and compute is paid by the second"
     people = f"{s.engineering_hours:g} h to build, {s.maintenance_hours_per_year:g} h a year to maintain"
     rows = {
-        "Images a month": count(s.images_per_month),
+        "Images a month": f"{s.images_per_month:,.10g}",
         "Accuracy bar": f"{facts.bar.figure} of the test images",
         "Latency bar": waits if s.latency_bar_ms is None else duration(s.latency_bar_ms / 1000),
         "Data": "may not leave the house" if s.data_stays_in_house else "may be sent to services",
@@ -199,7 +199,8 @@ def _terms(vendor: Vendor, facts: Facts) -> Iterator[str]:
     if vendor.training:
         yield f"training {money(vendor.training.least_purchase)} at least"
     if facts.scenario.latency_bar_ms is None and vendor.batch:
-        yield f"batch {vendor.batch.figure}"
+        speed = f" for {vendor.images_per_second:g} images a second" if vendor.batch.role == "endpoint" else ""
+        yield f"batch {vendor.batch.figure}{speed}"
     else:
         if vendor.per_call:
             yield f"{money(vendor.per_call.usd)} for 1,000 images"
@@ -262,10 +263,9 @@ def _options_table(facts: Facts, options: Sequence[Option]) -> Table:
         people, serving = option.people + option.upkeep * lasts, option.serving * lasts
         parts = (people, option.labels, option.training, option.retraining * lasts, serving, option.storage * lasts)
         sums = [total(usd) if usd else "" for usd in parts]
-        least = "at least " if option.unpriced else ""
         ends = f" until it ends, in {count_months(option.ends)}" if option.ends < months else ""
         name, style = ("building", "ours") if option.kind == "build" else (f"{option.name}{ends}", "")
-        rows.append(Row.of(name, *sums, f"{least}{total(option.total(months))}", style=style))
+        rows.append(Row.of(name, *sums, option.stated(months), style=style))
     titles = ("", "People", "Labels", "First training", "Retraining", "Serving", "Storage", "In all")
     return Table(titles, rows, numbers=range(1, 8), style="cards tight")
 
@@ -391,7 +391,7 @@ def _horizon(facts: Facts, options: Sequence[Option]) -> list[CitedText]:
     scenario, horizon = facts.scenario, f"Over {years(facts.scenario.horizon_years)}"
     months, ours = scenario.months, options[0]
     others = _cheapest_first(options, months)[1:]
-    totals = "; ".join(f"{o.name} {'at least ' if o.unpriced else ''}{total(o.total(months))}" for o in others)
+    totals = "; ".join(f"{option.name} {option.stated(months)}" for option in others)
     if ours.unpriced:
         text = f"{horizon}: {totals}. The cost of building is not known yet: {ours.unpriced}."
         return [CitedText(text, ("source/scenario", *_sources(options)))]

@@ -206,7 +206,15 @@ def _architectures_sentence(facts: Facts, found: Sequence[Architecture]) -> Cite
 
 def _architectures_table(found: Sequence[Architecture]) -> Table:
     """The architectures by their best trials, with the interval of each and its measured time."""
-    columns = ("Architecture", "Trials", "Complete", "Best at equal compute", "95 % interval", "Training time", "Run")
+    columns = (
+        "Architecture",
+        "Trials",
+        "Complete",
+        "Best at equal compute",
+        "95 % interval of that trial",
+        "Training time",
+        "Run",
+    )
     rows = []
     for one in found:
         interval = f"{percent(one.low, 1)} to {percent(one.high, 1)}"

@@ -56,16 +56,24 @@ class Assumption:
 
 @dataclass(frozen=True, slots=True)
 class SensitivityResult:
-    """The effect of one assumption on the answer, and on the US dollars that building saves over the horizon."""
+    """The effect of one assumption on the answer, and on the US dollars that building saves over the horizon.
+
+    Without a rival, nothing is saved.
+    """
 
     name: str
     value: str
-    low: float  # saved with the assumption divided by FACTOR
-    high: float  # saved with it multiplied by FACTOR
+    low: float | None  # saved with the assumption divided by FACTOR
+    high: float | None  # saved with it multiplied by FACTOR
     flip: str  # the nearest value at which the answer changes; "" where there is none within REACH
     factor: float  # flip / value; NaN where there is none
     becomes: str  # the answer beyond `flip`
     sources: tuple[str, ...]
+
+    @property
+    def width(self) -> float:
+        """The difference between the two savings."""
+        return 0.0 if self.low is None or self.high is None else abs(self.high - self.low)
 
     @property
     def side(self) -> str:
@@ -77,8 +85,8 @@ def section(facts: Facts) -> Section:
     results, gain = sensitivity(facts), saved(facts)
     drawn: Block = Missing("There is no figure of the assumptions, as there are no two costs to compare.")
     if results and gain is not None:
-        widest = max(abs(result.high - result.low) for result in results)
-        shown = [r for r in results if r.becomes or abs(r.high - r.low) >= VISIBLE * widest]
+        widest = max(result.width for result in results)
+        shown = [r for r in results if r.becomes or r.width >= VISIBLE * widest]
         drawn = Figure("tornado", "What moves the decision", _caption(facts, results), tornado(shown, gain))
     return Section(
         "What would change the answer",
@@ -95,16 +103,16 @@ def rival_of(facts: Facts) -> Way | None:
 
 def saved(facts: Facts) -> float | None:
     """The US dollars that building saves against its rival over the horizon; negative: it costs more."""
-    rival = rival_of(facts)
-    return None if rival is None else _saved_against(facts, rival.title)
+    return _saved_against(facts, rival_of(facts))
 
 
-def _saved_against(facts: Facts, title: str) -> float | None:
-    """The US dollars that building saves against the way of this title, even if that misses a bar."""
+def _saved_against(facts: Facts, rival: Way | None) -> float | None:
+    """The US dollars that building saves against the way of the rival's title, even if that misses a bar."""
     ours, *others = ways_of(facts)
-    theirs = next(way.option for way in others if way.title == title)
-    months = facts.scenario.months
-    return None if ours.option.unpriced else theirs.total(months) - ours.option.total(months)
+    if rival is None or ours.option.unpriced:
+        return None
+    theirs = next(way.option for way in others if way.title == rival.title)
+    return theirs.total(facts.scenario.months) - ours.option.total(facts.scenario.months)
 
 
 def nearest_flips(facts: Facts) -> list[SensitivityResult]:
@@ -113,19 +121,16 @@ def nearest_flips(facts: Facts) -> list[SensitivityResult]:
 
 
 def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:
-    """The effect of each assumption, the largest first; empty where a cost is unknown."""
-    rival = rival_of(facts)
-    if rival is None or saved(facts) is None:
+    """The effect of each assumption, the largest first; empty where the cost of building is unknown."""
+    if facts.cost.missing:
         return ()
-    results, now = [], verdict_of(facts).headline
+    rival, results, now = rival_of(facts), [], verdict_of(facts).headline
     for assumption in assumptions(facts):
-        low, high = (_saved_against(assumption.scaled(factor), rival.title) for factor in (1 / FACTOR, FACTOR))
-        assert low is not None
-        assert high is not None
+        low, high = (_saved_against(assumption.scaled(factor), rival) for factor in (1 / FACTOR, FACTOR))
         factor, becomes = _nearest_flip(assumption, now)
         value, flip = assumption.show(assumption.value), assumption.show(assumption.value * factor) if becomes else ""
         results.append(SensitivityResult(assumption.name, value, low, high, flip, factor, becomes, assumption.sources))
-    return tuple(sorted(results, key=lambda r: (-abs(r.high - r.low), r.name)))
+    return tuple(sorted(results, key=lambda r: (-r.width, r.name)))
 
 
 def assumptions(facts: Facts) -> tuple[Assumption, ...]:
@@ -144,6 +149,17 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
 
         return lambda f: replace(facts, scenario=replace(s, vendors=tuple(change(v, f) for v in s.vendors)))
 
+    def integrated(f: float) -> Facts:
+        changed = (
+            replace(v, integration_hours=v.integration_hours * f, migration_hours=v.migration_hours * f)
+            for v in s.vendors
+        )
+        return replace(facts, scenario=replace(s, vendors=tuple(changed)))
+
+    def adapted(f: float) -> Facts:
+        changed = tuple(replace(download, hours=download.hours * f) for download in s.downloads)
+        return replace(facts, scenario=replace(s, downloads=changed))
+
     def machine(factor: float) -> Facts:
         return replace(facts, cost=replace(cost, machine=_scaled(cost.machine, factor)))
 
@@ -158,6 +174,7 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
 
     upkeep = scenario("maintenance_hours_per_year")
     price, bought = s.usd_per_label, s.labels_usd(cost.labels) > 0
+    with_vendors = any(v.integration_hours or v.migration_hours for v in s.vendors)
     own, prices = ("source/scenario",), tuple(f"source/{p.key}" for v in s.vendors for p in v.prices)
     rows = (
         Assumption("images a month", s.images_per_month, count, scenario("images_per_month"), own),
@@ -165,6 +182,8 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         Assumption("an hour of people", s.hourly_rate, hourly, scenario("hourly_rate"), own),
         Assumption("hours to build", s.engineering_hours, "{:.3g} h".format, scenario("engineering_hours"), own),
         Assumption("hours of maintenance a year", s.maintenance_hours_per_year, "{:.3g} h".format, upkeep, own),
+        Assumption("hours with vendors", 1.0 if with_vendors else 0.0, share, integrated, own),
+        Assumption("hours to adapt", 1.0 if any(d.hours for d in s.downloads) else 0.0, share, adapted, own),
         Assumption("price of a label", price if bought else 0.0, money, scenario("usd_per_label"), own),
         Assumption("retraining a year", s.retraining_per_year, times, scenario("retraining_per_year"), own),
         Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
@@ -179,7 +198,8 @@ def tornado(results: Sequence[SensitivityResult], saved: float) -> go.Figure:
     """The savings of building with each assumption halved and doubled, the largest effect on top."""
     rows = list(reversed(results))
     figure = canvas(height=80 + 42 * len(rows), left=10, top=26)
-    for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
+    for name, colour, ends in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
+        gains = [saved if gain is None else gain for gain in ends]
         texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
         figure.add_bar(
             x=[round(gain - saved, 2) for gain in gains],
@@ -220,9 +240,7 @@ def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedTex
     """The changes of each assumption that change the answer, the nearest first, then the assumptions without one."""
     texts = [_accuracy_flip(facts), *_latency_flip(facts)]
     if not results:
-        text = "While a cost of building is unknown, so is the effect of prices and volumes."
-        if rival_of(facts) is None:
-            text = "All that could be had in place of building misses a bar, so prices and volumes do not decide."
+        text = "While the cost of building is unknown, so is the effect of prices and volumes."
         return (*texts, CitedText(text, run(facts.run_id)))
     for result in _by_distance(results):
         at = f"{result.side} {result.flip} ({factor(result.factor)} times)"

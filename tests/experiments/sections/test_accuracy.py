@@ -65,7 +65,7 @@ def test_validation_is_judged_by_the_test(demo: Facts, test: float, words: str) 
     [
         (
             Evaluations(True, 2, 5, 0),
-            "used 2 times for this study; the store's record has 5 uses of test sets in all, with exports and",
+            "used 2 times for this study; the store's record has 5 uses of test sets in all, with exports, adapted",
         ),
         (Evaluations(True, 1, 1, 0), "1 time for this study; 2 runs"),
         (Evaluations(True, 1, 1, 0), "2 runs carry a test accuracy, so the record is incomplete"),

@@ -39,7 +39,7 @@ def flips(facts: Facts) -> list[str]:
 def test_the_largest_effect_comes_first_and_the_answer_changes_at_the_flip(
     facts: Facts, results: dict[str, SensitivityResult]
 ) -> None:
-    widths = [abs(result.high - result.low) for result in results.values()]
+    widths = [result.width for result in results.values()]
     assert widths == sorted(widths, reverse=True)
     changed = 0
     for assumption in assumptions(facts):
@@ -68,7 +68,7 @@ def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(fa
 def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> None:
     unknown = with_cost(facts, machine=None)
     assert sensitivity(unknown) == ()
-    assert flips(unknown)[-1] == "While a cost of building is unknown, so is the effect of prices and volumes."
+    assert flips(unknown)[-1] == "While the cost of building is unknown, so is the effect of prices and volumes."
     assert section(unknown).pictures == ()
     assert [(n.name, n.value) for n in section(unknown).numbers] == [("sensitivity.saved", None)]
 
@@ -89,7 +89,31 @@ def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None
     flip = 'Our labelling speed: 100 %; above 120 % (1.2 times) the answer becomes "Build".'
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)
     assert flip in flips(quick)
-    assert flips(with_scenario(facts, latency_bar_ms=8))[-1].startswith("All that could be had in place of building")
+
+
+def test_hours_of_people_that_nobody_measured_can_flip_it_too(demo: Facts) -> None:
+    people = {"hours with vendors": "integration_hours", "hours to adapt": "hours"}
+    named = {assumption.name: assumption for assumption in assumptions(demo)}
+    assert people.keys() <= named.keys()
+    twice = named["hours with vendors"].scaled(2.0).scenario.vendors
+    assert [v.integration_hours for v in twice] == [2 * v.integration_hours for v in demo.scenario.vendors]
+    assert [v.migration_hours for v in twice] == [2 * v.migration_hours for v in demo.scenario.vendors]
+    assert named["hours to adapt"].scaled(0.5).scenario.downloads[0].hours == demo.scenario.downloads[0].hours / 2
+    bought = under(demo, vendor(0.5, accuracy=ACCURACIES["gpt-4o"], p95_ms=900, integration_hours=40))
+    assert 'Hours with vendors: 100 %; above 190 % (1.9 times) the answer becomes "Either".' in flips(bought)
+
+
+def test_flips_are_found_though_every_rival_misses_a_bar(demo: Facts) -> None:
+    """The service ends after 22 months: a shorter horizon makes it a rival."""
+    ends = {v.name: v for v in demo.scenario.vendors}["Azure Custom Vision"]
+    known = replace(ends, accuracy=ACCURACIES["gpt-4o"], p95_ms=900)
+    facts = under(demo, known)
+    assert verdict_of(facts).headline == "Build"
+    results = {result.name: result for result in sensitivity(facts)}
+    assert results["horizon"].becomes == "Either"
+    assert results["horizon"].low is results["horizon"].high is None
+    assert any(text.startswith("Horizon: 3 years; below 1.") for text in flips(facts))
+    assert section(facts).pictures == ()
 
 
 def test_the_figure_has_a_bar_and_a_label_for_each_assumption(facts: Facts) -> None:

@@ -12,7 +12,7 @@ from experiments.pages.blocks import Bullets, Code, Figure, Lead, Table
 from experiments.report import references_of
 from experiments.sections import verdict
 from tests.experiments.decision.test_verdict import ACCURACIES, score, under, vendor
-from tests.experiments.support import with_cost, with_scenario, with_test
+from tests.experiments.support import known, with_cost, with_scenario, with_test
 
 
 def lead(facts: Facts) -> Lead:
@@ -104,6 +104,12 @@ def test_what_a_reader_must_know_stands_beside_the_verdict(demo: Facts) -> None:
     assert "one training run" not in notes(demo)
     misspelt = notes(replace(demo, scores={"gpt6_luna": replace(score(9000), vendor="GPT6 Luna")}))
     assert "Answers of GPT6 Luna were scored, but scenario.toml has no vendor of that name." in misspelt
+    [luna] = [v for v in demo.scenario.vendors if v.name == "GPT-6 Luna"]
+    told = replace(score(9000), vendor=luna.name, usd=10_000 * luna.serving(1000, waits=False) / 1000)
+    for times, is_told in ((1.0, False), (1.1, False), (5.0, True)):
+        paid = notes(replace(demo, scores={"gpt_6_luna": replace(told, usd=times * known(told.usd))}))
+        assert ("GPT-6 Luna cost $" in paid) == is_told
+    assert "for 1,000 images when it was measured, but the scenario's tokens make $" in paid
     single = replace(demo, test=replace(demo.test, run_ids=("r" * 32,)))  # type: ignore[type-var]
     assert "The network is one training run: its interval covers the test images, not another training" in notes(single)
     shipped = {v.name: v for v in demo.scenario.vendors}

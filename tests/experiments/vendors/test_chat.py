@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 from http.server import BaseHTTPRequestHandler
@@ -11,7 +12,7 @@ import pytest
 
 from experiments.vendors.answers import ANSWERED, FAILED, Answer
 from experiments.vendors.chat import LEAST_BOUND, Budget, BudgetSpentError, Chat, VendorError
-from tests.experiments.vendors.stub import Behaviour, completion, send, serving
+from tests.experiments.vendors.stub import USAGE, Behaviour, completion, send, serving
 
 COST = (100 * 1.0 + 5 * 2.0) / 1e6
 
@@ -132,10 +133,60 @@ def test_a_text_that_is_none_is_an_empty_answer() -> None:
     assert [(answer.text, answer.state) for answer in answers] == [("", ANSWERED)]
 
 
+def test_an_error_that_a_gateway_passes_on_is_waited_for() -> None:
+    limited, down = (json.dumps({"error": {"code": code}}).encode() for code in (429, "502"))
+    answers, waits, _ = ask(then_cat(lambda r, _: send(r, limited), lambda r, _: send(r, down)))
+    assert [(answer.text, answer.state) for answer in answers] == [("", FAILED), ("cat", ANSWERED)]
+    assert len(waits) == 2
+
+
+def test_the_time_of_an_answer_includes_the_tries_that_failed() -> None:
+    def slowly_busy(request: BaseHTTPRequestHandler, _: int) -> None:
+        time.sleep(0.2)
+        send(request, b"", 503)
+
+    answers, _, _ = ask(then_cat(slowly_busy))
+    assert answers[-1].seconds is not None
+    assert answers[-1].seconds > 0.2
+
+
+def test_a_model_that_reasons_gets_the_limit_in_its_own_words() -> None:
+    def newer(request: BaseHTTPRequestHandler, _: int) -> None:
+        send(request, b"'max_tokens' is not supported. Use 'max_completion_tokens' instead.", 400)
+
+    with serving(then_cat(newer)) as stub:
+        kept: list[Answer] = []
+        chat = Chat(stub.url, "m", "Which?", budget(), effort="minimal", sleep=lambda _: None)
+        chat.ask("00000.png", b"png", kept.append)
+        chat.ask("00001.png", b"png", kept.append)
+    assert [answer.text for answer in kept] == ["cat", "cat"]
+    limits = [{name: body[name] for name in body.keys() - {"model", "messages"}} for body in stub.bodies]
+    after = {"max_completion_tokens": 16, "reasoning_effort": "minimal"}
+    assert limits == [{"max_tokens": 16, "temperature": 0, "reasoning_effort": "minimal"}, after, after]
+
+
+def test_a_model_that_reasons_past_its_limit_ends_at_its_first_image_alone() -> None:
+    silent = {"choices": [{"message": {"content": ""}, "finish_reason": "length"}], "usage": USAGE}
+    reply, kept = json.dumps(silent).encode(), list[Answer]()
+    with serving(lambda r, n: send(r, completion("cat") if n == 2 else reply)) as stub:
+        money = budget()
+        chat = Chat(stub.url, "m", "Which?", money, sleep=lambda _: None)
+        with pytest.raises(VendorError, match=r"^the service must answer within 16 tokens, but spends .*-effort none"):
+            chat.ask("0.png", b"png", kept.append)
+        chat.ask("1.png", b"png", kept.append)
+        chat.ask("2.png", b"png", kept.append)
+    assert [(answer.text, answer.state) for answer in kept] == [("", FAILED), ("cat", ANSWERED), ("", ANSWERED)]
+    assert money.spent == pytest.approx(3 * COST)
+
+
 @pytest.mark.parametrize(
     ("behave", "message"),
     [
         (lambda r, _: send(r, b"", 401), "the service must accept the request, but answers status 401"),
+        (
+            lambda r, _: send(r, b'{"error":\n "Bearer secret: no such model"}', 404),
+            r'answers status 404: \{"error": "Bearer \.\.\.: no such model"\}$',
+        ),
         (lambda r, _: send(r, b"", 302, Location="http://127.0.0.1:1/"), "answers status 302"),
         (lambda r, _: send(r, completion("cat", usage=None)), "must report its usage, without which --max-usd"),
         (lambda r, _: send(r, completion("cat", usage={"prompt_tokens": -1})), "must report its usage in tokens, but"),
