@@ -24,6 +24,7 @@ from sweeps.executors.protocol import (
     Diverged,
     Event,
     Executor,
+    Failed,
     Finished,
     Log,
     Paused,
@@ -44,6 +45,7 @@ from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel
 
 _ATTEMPTS = 3  # of a run whose worker dies, without any progress in between
+_MOST_FAILURES = 5  # of runs in a row, before their first point: then a GPU, a driver or a disk is broken
 _POLL_SECONDS = 0.25
 _START_SECONDS = 0.25  # for starting runs in a row: what others report must not wait until a thousand have started
 _PAUSE_SECONDS = 6.0  # for workers to save their states after a stop
@@ -51,6 +53,10 @@ _PAUSE_SECONDS = 6.0  # for workers to save their states after a stop
 
 class Interrupted(Exception):
     """The user asked to stop; everything so far is recorded."""
+
+
+class RunsFailError(UserError):
+    """Run after run fails before it trains; running trials can resume."""
 
 
 class StoreLostError(UserError):
@@ -92,6 +98,7 @@ class Coordinator:
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
     _waiting: int = 0  # workers that wait for resources, as last recorded
     _has_samples: bool = False
+    _failures: int = 0  # of runs, since one had a point
     _before: float = field(init=False)  # seconds of earlier processes
     _description: StudyDescription = field(init=False)
 
@@ -104,13 +111,14 @@ class Coordinator:
 
         Raises:
             Interrupted: `stop` returned true; running trials can resume from their last checkpoints.
+            RunsFailError: several runs in a row failed before they trained.
             StoreLostError: the disk is full, for example.
         """
         self._open()
         try:
             try:
                 summary = self._run()
-            except Interrupted:
+            except (Interrupted, RunsFailError):
                 self._close("interrupted", {})
                 raise
             self._close("finished", {"study/seconds": self._seconds(), **summary.metrics})
@@ -218,6 +226,7 @@ class Coordinator:
 
         Raises:
             Interrupted: `stop` returned true.
+            RunsFailError: several runs in a row failed before they trained.
         """
         runs = stage.runs()
         while True:
@@ -301,13 +310,31 @@ class Coordinator:
             self._again.append(run)
         else:
             stage.fail(run, event)
+            self._count_failure(stage, run, event)
         if not isinstance(event, Paused):
             self._store_seconds()
+
+    def _count_failure(self, stage: Stage, run: SweepRun, event: Failed) -> None:
+        """Count a run that failed before its first point; too little memory is the fault of its recipe.
+
+        Raises:
+            RunsFailError: there were too many in a row. A broken worker would use up the search within minutes.
+        """
+        if run.point is not None or event.reason.startswith("out of memory"):
+            return
+        self._failures += 1
+        if self._failures == _MOST_FAILURES:
+            self._pause(stage)
+            raise RunsFailError(
+                f"runs must train, but {self._failures} in a row failed before their first step, the last with: "
+                f"{event.reason}; mend that, and the same command resumes the sweep"
+            )
 
     def _continue_or_prune(self, stage: Stage, run: SweepRun, event: Progressed) -> None:
         point = event.point
         if run.point is None:  # it may have resumed from a checkpoint
             run.begun = max(0.0, point.fraction - 1 / LOSS_POINTS)
+            self._failures = 0
         run.point = point
         self.sweep.tracker.point(run.key, point, system=event.system)
         judged = point.val_accuracy is not None

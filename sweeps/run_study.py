@@ -82,9 +82,9 @@ from sweeps.tracking.views import UI_PORT, study_path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0: success. 1: the store accepted no more writes, MLflow lacks something at the end, the report failed, `--verify`
-    found faults, or `--repair` or `--replay` left some. 2: an error that the user can mend. 129, 130 or 143:
-    interrupted.
+    0: success. 1: no network could be tested, the store accepted no more writes, MLflow lacks something at the end, the
+    report failed, `--verify` found faults, or `--repair` or `--replay` left some. 2: an error that the user can mend.
+    129, 130 or 143: interrupted.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -92,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> int:
         try:
             return _run(options, sys.argv[1:] if arguments is None else arguments)
-        except StoreLostError as error:
-            print(f"{parser.prog}: error: {error}; mend that, and the same command resumes the sweep", file=sys.stderr)
+        except (StoreLostError, StorageInternalError) as error:  # the latter: outside the coordinator's loop
+            said = f"{StoreLostError.of(error)}; mend that, and the same command resumes the sweep"
+            print(f"{parser.prog}: error: {said}", file=sys.stderr)
             return FAILED
 
     # Ctrl-C comes here before the first trial only; later the coordinator handles it.
@@ -191,8 +192,13 @@ def _sweep(
         notice.send("interrupted")
         return 128 + stopper.signal
     if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures, notice, stopper)):
+        report = ["python", "experiments/compare.py", "--study", plan.study, *store.as_option()]
+        print(f"the sweep has ended; its report without the adapted network: {shlex.join(report)}")
         return code
-    code = FAILED if lacking else _report(plan, store, tracker, tested=summary.test_accuracy is not None)
+    tested = summary.test_accuracy is not None
+    code = FAILED if lacking else _report(plan, store, tracker, tested=tested)
+    if plan.confirm and not tested:
+        code = FAILED
     notice.send("finished" if code == 0 else "failed", summary)
     return code
 
@@ -218,6 +224,9 @@ def _adapt(
     study = study_name(plan.study)
     store.create()
     with acquire(store.lock(study), study), notice.of_failure(), SweepConsole() as console:
+        if options.adapt_only and pictures is not None:
+            for note in pictures.notes:
+                console.say(note)
         data = _data_source(options, pictures, console)
         tracker = MlflowTracker(store, study, say=console.say)
         stopper = stopper or Stopper()  # a new one not earlier: until here Ctrl-C ends everything at once

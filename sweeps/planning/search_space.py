@@ -205,12 +205,14 @@ def comparable(recipe: Recipe) -> Recipe:
     """Return `recipe` with the validation images and test-time augmentation of a sweep, a learning rate, and the
     weights of the last step.
 
-    A range test would cost more than a trial, so a rate to be found becomes the optimiser's reference rate.
+    A range test would cost more than a trial, so a rate to be found becomes the optimiser's reference rate. The epochs
+    are of fewer images, and as many steps.
     """
     rate = recipe.learning_rate
     if isinstance(rate, str):
         rate = _base_rate(_scale(recipe.optimizer, recipe.reset_norms), recipe.batch_size)
-    return replace(recipe, learning_rate=rate, val_fraction=FIXED_SPLIT, keep_best=False, tta=TTA)
+    epochs = min(MOST_EPOCHS, recipe.epochs * ((1 - recipe.val_fraction) / (1 - FIXED_SPLIT)))
+    return replace(recipe, learning_rate=rate, epochs=epochs, val_fraction=FIXED_SPLIT, keep_best=False, tta=TTA)
 
 
 def for_data_set(recipe: Recipe, images: float, data_set: DataSet) -> Recipe:

@@ -101,7 +101,8 @@ class Confirmation(Stage):
         results = {result.source: result for result in self.results()}
         runs = sorted(key for result in results.values() for key in result.accuracies)
         attributes = self.sweep.study.user_attrs
-        decided = attributes.get(DECISION) or {"champion": self._trained_to_the_end(), "runs": runs}
+        # An earlier version has chosen without a record of it.
+        decided = attributes.get(DECISION) or {"champion": None if self._todo else self._finalist(), "runs": runs}
         if decided["champion"] in results and decided["runs"] == runs:
             return results[decided["champion"]]
         gain = self.gain()
@@ -112,9 +113,9 @@ class Confirmation(Stage):
             self.sweep.study.set_user_attr(DECISION, {"champion": champion.source, "runs": runs})
         return champion
 
-    def _trained_to_the_end(self) -> int | None:
-        """Return the trial with a complete final, if no run was to do: an earlier version has chosen it."""
-        numbers = (trial.number for trial in self._candidates() if not self._todo)
+    def _finalist(self) -> int | None:
+        """Return the candidate whose recipe has a complete final, None if none has."""
+        numbers = (trial.number for trial in self._candidates())
         return next((n for n in numbers if self.sweep.tracker.state(f"final-{n}-0") == "complete"), None)
 
     def gain(self) -> Gain | None:
@@ -170,6 +171,8 @@ class Confirmation(Stage):
 
     def _unfinished(self) -> Iterator[SweepRun]:
         sweep, preset = self.sweep, self.sweep.plan.preset
+        # One that failed is tried again, until a final has made the choice.
+        given_up = ("pruned", "failed") if self._finalist() is not None else ("pruned",)
         validations = {k / _VALIDATIONS: preset.rung_images for k in range(1, _VALIDATIONS)}
         validations[1.0] = sweep.plan.data_set.val_images
         for seed in range(preset.seeds):
@@ -177,7 +180,7 @@ class Confirmation(Stage):
                 key = _key(trial, seed)
                 state = sweep.tracker.state(key)
                 kept = sweep.store.weights(sweep.plan.study, key).exists()
-                if state in ("pruned", "failed") or (state == "complete" and kept):
+                if state in given_up or (state == "complete" and kept):
                     continue
                 tags = {"stage": "confirm", "trial": key, "source_trial": str(trial.number), "seed": str(seed)}
                 tags |= {"baseline": beginning} if (beginning := Beginning.of(trial)) else {}
@@ -200,6 +203,8 @@ class Confirmation(Stage):
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         plan = self.sweep.plan
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
+        if "enqueued_recipe" in trial.user_attrs and not recipe.reset_norms:  # its decay is that of its own length
+            recipe = replace(recipe, epochs=trial.user_attrs["enqueued_recipe"]["epochs"])
         fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
         return plan.preset.confirm.extend(fresh, plan.data_set.train_images, plan.data_set)
 

@@ -33,7 +33,7 @@ class Final(Stage):
         sweep.progress.stage = StageProgress("final", len(self._todo), flops_each, stretch=stretch)
 
     def runs(self) -> Iterator[SweepRun]:
-        """Yield the runs that are still to do."""
+        """Yield the runs that are still to do; those that failed in an earlier process are."""
         yield from self._todo
 
     @property
@@ -49,7 +49,7 @@ class Final(Stage):
         threads = sweep.threads_of_each(plan.preset.finals)
         for seed, key in enumerate(self._keys()):
             state = sweep.tracker.state(key)
-            if state in ("pruned", "failed") or (state == "complete" and _kept(sweep.store.weights(plan.study, key))):
+            if state == "pruned" or (state == "complete" and _kept(sweep.store.weights(plan.study, key))):
                 continue
             recipe = _recipe(sweep, self._champion, seed)
             tags = {"stage": "final", "trial": key, "source_trial": str(self._champion.source), "seed": str(seed)}
@@ -123,8 +123,9 @@ def _recipe(sweep: Sweep, champion: Confirmed, seed: int) -> Recipe:
     """Return the recipe of a final run: the champion's, at the length of a final, on all training images."""
     plan = sweep.plan
     derived = derive_seed(plan.seed, champion.source, plan.preset.seeds + seed + 1)
-    recipe = replace(champion.recipe, seed=derived, val_fraction=0.0)
     images = plan.data_set.train_images + plan.data_set.val_images
+    epochs = champion.recipe.epochs * plan.data_set.train_images / images  # as many steps, in passes over all images
+    recipe = replace(champion.recipe, seed=derived, val_fraction=0.0, epochs=epochs)
     return plan.preset.final.extend(recipe, images, plan.data_set)
 
 

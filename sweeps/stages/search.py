@@ -19,6 +19,8 @@ from sweeps.states import TRIAL_OF_STATE
 from sweeps.studies.pruners import bar
 from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
 
+_SECONDS = "search_seconds"  # attribute of the Optuna study: wall time
+
 
 class Search(Stage):
     """Trials up to the planned total, each a run with the key `trial-NUMBER`."""
@@ -27,6 +29,7 @@ class Search(Stage):
         super().__init__(sweep)
         self._trials: dict[str, Trial] = {}  # by key
         self._reported: dict[str, set[int]] = {}  # eighths that Optuna has, by key; also from an earlier attempt
+        self._before = float(sweep.study.user_attrs.get(_SECONDS, 0.0))
         plan = sweep.plan
         sweep.progress.stage = StageProgress(
             "search",
@@ -54,7 +57,7 @@ class Search(Stage):
     def _why_end(self) -> str | None:
         """Return the reason to start no further trial, if there is one."""
         plan = self.sweep.plan
-        if plan.timeout is not None and self.sweep.progress.seconds > plan.timeout:
+        if plan.timeout is not None and self._seconds() > plan.timeout:
             return f"the time of --timeout ({plan.timeout:g} s) is over"
         if plan.patience is not None and (waited := trials_since_best(self.sweep.study)) >= plan.patience:
             return f"the last {waited} that ended were not better than the best"
@@ -85,6 +88,15 @@ class Search(Stage):
             return f"{reached}: {at}"
         return f"{reached}, needed {percent(asked.accuracy)}: {at}, below {asked.place}"
 
+    def _seconds(self) -> float:
+        """Wall time of the search, earlier processes included."""
+        return self._before + self.sweep.progress.seconds
+
+    def interrupt(self, run: SweepRun) -> None:
+        """Record a trial that the user interrupted."""
+        super().interrupt(run)
+        self.sweep.study.set_user_attr(_SECONDS, self._seconds())
+
     def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
         """Record the end of a trial in MLflow, then in Optuna."""
         super().record_end(run, state, reason, outcome)
@@ -92,6 +104,7 @@ class Search(Stage):
         if reason:
             trial.set_user_attr("reason", reason)
         trial.set_user_attr("spent_flops", run.spent)
+        self.sweep.study.set_user_attr(_SECONDS, self._seconds())
         self.sweep.study.tell(trial, outcome.accuracy if outcome is not None else None, TRIAL_OF_STATE[state])
         progress.count_trial(self.sweep.plan.search_share * self.sweep.plan.trial_flops())
         if outcome is not None:

@@ -111,17 +111,22 @@ def open_study(
     # The number of trials makes another seed, so that a resumed study does not draw the same points again.
     study.sampler = SAMPLERS[plan.sampler](derive_seed(plan.seed, len(study.get_trials(deepcopy=False))))
     study.pruner = PRUNERS[plan.pruner]()
+    starts = plan.space.starts if plan.starts else ()
     enqueued = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
     for recipe in enqueue:
         if recipe.to_dict() not in enqueued:  # the same command again finishes the study and adds nothing to it
             # Points of a space are recipes for the length of the reference.
             point = plan.space.nearest(at_length(recipe, REFERENCE_IMAGES / plan.data_set.train_images))
-            study.enqueue_trial(point, user_attrs={"enqueued_recipe": recipe.to_dict()}, skip_if_exists=False)
+            attributes = {"enqueued_recipe": recipe.to_dict(), **({} if starts else _first(study))}
+            study.enqueue_trial(point, user_attrs=attributes, skip_if_exists=False)
     if not study.user_attrs:
-        for number, start in enumerate(plan.space.starts if plan.starts else ()):
-            # An earlier process may have crashed between two.
-            attributes = {BASELINE: True} if number == 0 else {}
-            study.enqueue_trial(start, user_attrs=attributes, skip_if_exists=True)
+        # An earlier process may have crashed between two. The first one is tried even if it is enqueued too.
+        has_baseline = any(BASELINE in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+        for number, start in enumerate(starts):
+            if number > 0:
+                study.enqueue_trial(start, skip_if_exists=True)
+            elif not has_baseline:
+                study.enqueue_trial(start, user_attrs={BASELINE: True}, skip_if_exists=False)
     for name, value in _settings(plan).items():
         if name not in study.user_attrs:
             study.set_user_attr(name, value)
@@ -132,17 +137,21 @@ def ask(study: optuna.Study, plan: Plan) -> Trial:
     """Return the next trial: one that waits, else one of a model that still has to be heard, else the sampler's."""
     trials = study.get_trials(deepcopy=False)
     tried = Counter(map(model_of, trials))
-    models = plan.space.models
+    models, point, first = plan.space.models, dict[str, Any](), _first(study)
     if len(models) > 1 and not any(trial.state == TrialState.WAITING for trial in trials):
         allowed = {model_of(trial) for trial in trials if is_feasible(trial)}
         left = (name for name in models if not tried[name] or name in allowed)
         model = min(left, key=lambda name: tried[name], default=None)
         if model is not None and tried[model] < int(plan.trials * _SHARED_OUT / len(models)):
-            study.enqueue_trial({"model": model})
-    asked = study.ask()
-    if asked.number == 0 and not any(BASELINE in trial.user_attrs for trial in trials):
-        asked.set_user_attr(BASELINE, Beginning.FIRST)
-    return asked
+            point["model"] = model
+    if point or first:  # in one write, which a crash cannot part
+        study.enqueue_trial(point, user_attrs=first)
+    return study.ask()
+
+
+def _first(study: optuna.Study) -> dict[str, Any]:
+    """Return the attributes of the next trial of a study without a known-good recipe: of trial 0 what it is."""
+    return {} if study.get_trials(deepcopy=False) else {BASELINE: Beginning.FIRST}
 
 
 def is_feasible(trial: FrozenTrial) -> bool:

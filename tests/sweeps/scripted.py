@@ -152,6 +152,9 @@ class ScriptedExecutor:
         shown = {step_at(fraction) for fraction in job.schedule.losses}
         fault = self.sweep.fault(job.key, self.sweep.starts[job.key])
         last = self.sweep.dies_at(job.key, self.sweep.starts[job.key])
+        if (refusal := self.sweep.refuses(job.key)) is not None:
+            yield refusal
+            return
         if job.key in self.sweep.notes:
             yield Log(job.key, self.sweep.notes[job.key])
         for step in sorted(validated | shown):
@@ -189,6 +192,7 @@ class Study:
     script: Script = even
     fault: Fault = no_fault
     dies_at: Callable[[str, int], int | None] = lambda key, starts: None  # number of the last validation
+    refuses: Callable[[str], Event | None] = lambda key: None  # what happens to a run in place of its first point
     notes: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # artifacts of a run at its end, by its key
     late: int = 0  # calls for events before there is a worker

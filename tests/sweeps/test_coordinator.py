@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -13,7 +14,7 @@ from optuna.trial import TrialState
 
 from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
-from sweeps.coordinator import Interrupted, StoreLostError
+from sweeps.coordinator import Interrupted, RunsFailError, StoreLostError
 from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, TrainJob
 from sweeps.store import Store
 from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
@@ -33,6 +34,24 @@ class TestFailures:
         assert "trial 2: step-000000004.safetensors: SHA-256 must be a, but got b" in sweep.log.getvalue()
         assert sweep.starts["trial-1"] == 1, "an error in the run itself would only come again"
         assert sweep.run(confirm=False).nothing_left, "a failed trial is one of the total"
+
+    def test_a_broken_worker_does_not_use_up_the_search(self, sweep: Study) -> None:
+        """As where a driver was updated under a running sweep: whatever begins fails at once."""
+        broken = Failed("", "RuntimeError: no GPU", "...")
+        sweep.refuses = lambda key: replace(broken, key=key) if key not in ("trial-0", "trial-1") else None
+        said = r"^runs must train, but 5 in a row failed before their first step, the last with: RuntimeError: no GPU; "
+        with pytest.raises(RunsFailError, match=said + "mend that, and the same command resumes the sweep$"):
+            sweep.run(trials=20)
+        assert sweep.states()[TrialState.FAIL] == 5
+        assert sweep.tracker.study.state == "interrupted"
+        sweep.refuses = lambda key: None
+        summary = sweep.run(trials=20)
+        assert summary.trials == {"complete": 15, "failed": 5}
+
+    def test_recipes_that_need_too_much_memory_do_not_end_the_sweep(self, sweep: Study) -> None:
+        large = Failed("", "out of memory: a batch of 512 images", "")
+        sweep.refuses = lambda key: replace(large, key=key) if key != "trial-9" else None
+        assert sweep.run(trials=10, confirm=False).trials == {"complete": 1, "failed": 9}
 
     def test_the_study_keeps_the_file_of_its_space(self, sweep: Study) -> None:
         sweep.run(confirm=False)

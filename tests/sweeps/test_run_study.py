@@ -18,6 +18,7 @@ import optuna
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from optuna.exceptions import StorageInternalError
 
 from cifar_core.data import source
 from cifar_core.machine import usable_cores
@@ -364,10 +365,11 @@ def test_a_study_that_only_mlflow_knows_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("error", [StoreLostError("the disk is full"), StorageInternalError("the disk is full")])
 def test_a_store_that_takes_no_more(
-    stubs: type[StubCoordinator], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stubs: type[StubCoordinator], tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    stubs.does = Mock(side_effect=StoreLostError("the disk is full"))
+    stubs.does = Mock(side_effect=error)
     assert main(("--store", str(tmp_path))) == 1
     assert capsys.readouterr().err == (
         "run_study.py: error: the disk is full; mend that, and the same command resumes the sweep\n"
@@ -384,6 +386,51 @@ def test_an_adaptation_sends_the_notice_too(tmp_path: Path, monkeypatch: pytest.
     codes = [main(("--adapt-only", "--store", str(tmp_path / "store"), "--notify", command)) for _ in range(3)]
     assert codes == [0, 128, 1]
     assert (tmp_path / "said").read_text().split() == ["finished", "interrupted", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("option", "tested", "code", "state"),
+    [([], 0.9, 0, "finished"), ([], None, 1, "failed"), (["--no-confirm"], None, 0, "finished")],
+)
+def test_a_sweep_that_could_test_nothing_has_failed(
+    stubs: type[StubCoordinator],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: list[str],
+    tested: float | None,
+    code: int,
+    state: str,
+) -> None:
+    stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=tested)
+    monkeypatch.setattr(run_study, "_report", lambda *_, **__: 0)
+    command = f"echo $SWEEP_STATE > {tmp_path}/said"
+    assert main((*option, "--store", str(tmp_path / "store"), "--notify", command)) == code
+    assert (tmp_path / "said").read_text().strip() == state
+
+
+def test_what_an_adaptation_alone_finds_in_a_folder_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=lambda: "a network"))
+    folder = write_pictures(tmp_path / "photos", {"rose": 10, "tulip": 20})
+    assert main(("--adapt-only", "--images", str(folder), "--store", str(tmp_path / "store"))) == 0
+    assert "found 30 pictures of 2 classes (10 to 20 of each): " in capsys.readouterr().out
+
+
+def test_a_sweep_whose_adaptation_stops_says_how_to_report_on_it(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
+    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=Stopped)))
+    monkeypatch.setattr(run_study, "check_settings", Mock())
+    monkeypatch.setattr(run_study, "settings_of", Mock())
+    store = tmp_path / "store"
+    assert main(("--adapt", "--study", "s", "--store", str(store))) == 128
+    said = capsys.readouterr().out
+    assert f"report without the adapted network: python experiments/compare.py --study s --store {store}" in said
 
 
 def test_a_stop_at_the_end_of_a_sweep_adapts_nothing(

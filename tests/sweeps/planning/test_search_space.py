@@ -270,7 +270,10 @@ class TestSystems:
         recipe = comparable(system)
         assert (recipe.val_fraction, recipe.keep_best, recipe.tta) == (0.1, False, "mirror-shift")
         assert recipe.peak_rate > 0
-        changed = {field: getattr(system, field) for field in ("val_fraction", "keep_best", "learning_rate", "tta")}
+        seen = recipe.epochs * (1 - recipe.val_fraction)
+        assert seen == pytest.approx(system.epochs * (1 - system.val_fraction)), "as many images"
+        changes = ("val_fraction", "keep_best", "learning_rate", "tta", "epochs")
+        changed = {field: getattr(system, field) for field in changes}
         assert replace(recipe, **changed) == system, "and is otherwise the same"
         found, params = enqueue(SPACES["systems"], SPACES["systems"].nearest(recipe))
         assert params["model"] == name

@@ -12,7 +12,9 @@ from sweeps.stages.confirmation import Gain
 from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.study import BASELINE, Beginning
 from sweeps.tracking.artifacts import PREDICTIONS
-from tests.sweeps.scripted import SPACE, Study, check_whole, died, even, no_fault
+from tests.sweeps.scripted import SPACE, TRAIN_IMAGES, VAL_IMAGES, Study, check_whole, died, even, no_fault
+
+ALL_IMAGES = TRAIN_IMAGES + VAL_IMAGES
 
 
 class TestConfirmation:
@@ -70,7 +72,27 @@ class TestConfirmation:
         assert summary.champion is not None
         assert list(summary.champion.accuracies) == ["confirm-3-1"]
         assert sweep.tested == ["final-3-0", "final-3-1"]
-        assert sweep.run().nothing_left, "a run that has failed is not repeated"
+        assert sweep.run().nothing_left, "a run that has failed is not repeated once the choice is made"
+
+    @pytest.mark.parametrize("stage", ["confirm", "final"])
+    def test_what_failed_is_tried_again_by_the_next_command(self, sweep: Study, stage: str) -> None:
+        sweep.fault = lambda key, starts: Failed(key, "broken", "") if key.startswith(stage) else None
+        assert sweep.run().test_accuracy is None
+        failed = {key for key, run in sweep.tracker.runs.items() if run.state == "failed"}
+        assert failed
+        sweep.fault = no_fault
+        assert sweep.run().test_accuracy is not None
+        assert {job.key for job in sweep.jobs} >= failed
+        check_whole(sweep)
+
+    def test_the_decay_of_an_enqueued_recipe_is_that_of_its_own_length(self, sweep: Study) -> None:
+        recipe = Recipe(model="five_conv", width=0.125, batch_size=16, epochs=20.0, weight_decay=1e-3)
+        sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
+        sweep.run(trials=1)
+        runs = {job.key: job.recipe for job in sweep.jobs}
+        assert runs["trial-0"].weight_decay == 1e-3, "trained as it is"
+        assert runs["confirm-0-0"].weight_decay == pytest.approx(1e-3 * 20 / 2)
+        assert runs["final-0-0"].weight_decay == pytest.approx(1e-3 * 20 * (TRAIN_IMAGES / ALL_IMAGES) / 4)
 
     @pytest.mark.parametrize("key", ["confirm-3-0", "final-3-0"])
     def test_lost_weights_are_made_again(self, sweep: Study, key: str) -> None:
@@ -214,6 +236,9 @@ class TestFinal:
         tags = {"stage": "final", "champion": "true", "source_trial": "3", "threads": "6"}
         assert sweep.tracker.runs["final-3-0"].tags.items() >= tags.items()
         assert sweep.tracker.runs["final-3-0"].metrics["cost/epochs"] == 4
+        [confirmed] = [job.recipe for job in sweep.jobs if job.key == "confirm-3-0"]
+        longer = 4 / (2 * TRAIN_IMAGES / ALL_IMAGES)  # counted in images, as a pass over all of them is longer
+        assert job.recipe.weight_decay == pytest.approx(confirmed.weight_decay / longer)
         [test] = [job for job in sweep.jobs if isinstance(job, EvaluateJob)]
         assert test.recipe == job.recipe
 

@@ -103,6 +103,14 @@ class TestSearch:
         assert sweep.trials == []
         assert sweep.run(timeout=3600.0).trials["complete"] == 4
 
+    def test_the_time_is_that_of_all_processes(self, sweep: Study) -> None:
+        sweep.run(trials=1, confirm=False)
+        assert sweep.stopped_after(10, trials=3, confirm=False)
+        assert 0 < sweep.study.user_attrs["search_seconds"] < 100
+        sweep.study.set_user_attr("search_seconds", 5000.0)
+        assert sweep.run(trials=9, timeout=3600.0).trials["complete"] == 3, "those that had begun"
+        assert "no further trials: the time of --timeout (3600 s) is over; 6 of 9 are left out" in sweep.log.getvalue()
+
 
 def test_a_trial_that_was_to_be_pruned_when_the_process_died_is_pruned_by_the_next(sweep: Study) -> None:
     pruning(sweep)

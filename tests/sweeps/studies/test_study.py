@@ -213,6 +213,25 @@ class TestBeginning:
         ask(study, plan)
         assert [Beginning.of(trial) for trial in study.trials][:2] == [None, Beginning.KNOWN_GOOD]
 
+    def test_it_is_tried_though_the_first_enqueued_recipe_is_the_same(self, storage: BaseStorage, plan: Plan) -> None:
+        best = plan.space.recipe(START, Recipe(epochs=REFERENCE_IMAGES / plan.data_set.train_images))
+        study = open_study(plan, storage, [Recipe(model="five_conv"), best])
+        assert [Beginning.of(trial) for trial in study.trials] == [None, None, Beginning.KNOWN_GOOD, None]
+        assert draw(study, plan, 3)[1:] == [pytest.approx(START), START]
+        assert len(open_study(plan, storage, [Recipe(model="five_conv"), best]).trials) == 4
+
+    @pytest.mark.parametrize("enqueued", [0, 2])
+    def test_a_first_trial_that_a_crash_cut_short_is_it_still(
+        self, storage: BaseStorage, plan: Plan, enqueued: int
+    ) -> None:
+        unknown = replace(plan, starts=False)
+        recipes = [Recipe(cutout=4), Recipe(cutout=8)][:enqueued]
+        study = open_study(unknown, storage, recipes)
+        ask(study, unknown)  # and the process dies before it sets anything of the trial
+        again = open_study(unknown, storage, recipes)
+        ask(again, unknown)
+        assert [Beginning.of(trial) for trial in again.trials][:2] == [Beginning.FIRST, None]
+
     def test_a_study_that_an_earlier_version_began_has_none(self, storage: BaseStorage, plan: Plan) -> None:
         study = open_study(replace(plan, starts=False), storage)
         study.ask()
