@@ -271,7 +271,7 @@ def _close(tracker: MlflowTracker, store: Store, study: str, say: Callable[[str]
     entries = tracker.close() if ended else tracker.close_at_once()
     if not entries:
         return 0
-    command = shlex.join(["python", "sweeps/run_study.py", "--study", study, *store.as_option(), "--replay"])
+    command = public_command(["--study", study, *store.as_option(storage=True), "--replay"])
     what = "1 entry" if entries == 1 else f"{entries} entries"
     say(f"MLflow lacks {what}, kept in {store.queues(study)}; once it answers, this command sends them: {command}")
     return entries

@@ -180,11 +180,18 @@ class Store:
         """Yield study and key of each evaluation on record; damaged lines are left out."""
         yield from filter(None, map(parse_evaluation, lines_of(self.test_set_evaluations)))
 
-    def as_option(self) -> list[str]:
-        """Return the arguments that name this store on a command line; none for the default store."""
+    def as_option(self, *, storage: bool = False) -> list[str]:
+        """Return the arguments that name this store on a command line; none for the default store.
+
+        Args:
+            storage: name Optuna's database too; only `run_study.py` has an option for it.
+        """
         given = [] if self.root == DEFAULT_STORE else ["--store", str(self.root)]
-        if self.tracking_uri != Store.locate(self.root).tracking_uri:
+        own = Store.locate(self.root)
+        if self.tracking_uri != own.tracking_uri:
             given += ["--tracking-uri", self.tracking_uri]
+        if storage and self.storage_url != own.storage_url:
+            given += ["--storage", self.storage_url]
         return given
 
     @staticmethod

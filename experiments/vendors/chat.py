@@ -250,7 +250,8 @@ class Chat:
                 if error.code in RETRIED or error.code >= 500:
                     raise _FailedTryError(f"status {error.code}", after=_after(error), sent=error.code >= 500) from None
                 said = self._said(error)
-                newer: dict[str, object] = {"max_completion_tokens": self._budget.answer_tokens}  # of models that reason
+                # Of models that reason.
+                newer: dict[str, object] = {"max_completion_tokens": self._budget.answer_tokens}
                 if error.code == 400 and "max_completion_tokens" in said and self._limits != newer:
                     self._limits = newer
                     raise _FailedTryError("status 400", after=0.0, sent=False) from None

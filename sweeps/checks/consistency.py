@@ -224,12 +224,14 @@ def _trained_another(run: Run, trial: FrozenTrial, key: str) -> bool:
 def _one(client: MlflowClient, key: str, active: Sequence[Run], same: Sequence[Run]) -> Iterator[Finding]:
     """There must be one run with this key, and it must not be deleted."""
     if len(active) > 1:
-        ids = shortened([run.info.run_id for run in active])
-        yield Finding(
-            f"MLflow: there must be one run {key}, but there are {len(active)}",
-            blocks=True,
-            advice=f"delete all but one of {ids} in MLflow",
-        )
+        text = f"MLflow: there must be one run {key}, but there are {len(active)}"
+        empty = [run.info.run_id for run in active if not run.data.params and not run.data.metrics]
+        if len(empty) == len(active) - 1:
+            does = f"delete {shortened(empty)}, without params and metrics"
+            yield Finding(text, Repair(does, lambda: _delete(client, empty)))
+        else:
+            ids = shortened([run.info.run_id for run in active])
+            yield Finding(text, blocks=True, advice=f"delete all but one of {ids} in MLflow")
     elif not active and len(same) == 1:
         [run] = same
         yield Finding(
@@ -241,6 +243,11 @@ def _one(client: MlflowClient, key: str, active: Sequence[Run], same: Sequence[R
         yield Finding(
             f"{len(same)} runs {key} were deleted in MLflow", blocks=True, advice=f"restore one of {ids} in MLflow"
         )
+
+
+def _delete(client: MlflowClient, run_ids: Sequence[str]) -> None:
+    for run_id in run_ids:
+        client.delete_run(run_id)
 
 
 def _stranger(key: str) -> Finding:

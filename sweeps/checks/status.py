@@ -31,7 +31,8 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     checkpoints = sorted({path.parent.name for path in store.checkpoint_folder(study).glob("*/*")})
     queued = waiting(store.queues(study))
     runner = holder(store.lock(study))
-    rows = {"study": study, **_search(stored, runner)}
+    on_server = store.mlflow_file is None or Store.local(store.storage_url) is None
+    rows = {"study": study, **_search(stored, runner, on_server=on_server)}
     for name, stage in (("confirmation", "confirm"), ("final", "final")):
         own = [run for run in runs if run.data.tags.get("stage") == stage]
         states = Counter(run.data.tags.get("state", "unknown") for run in own)
@@ -60,18 +61,21 @@ def _cluster(runs: Sequence[Run]) -> dict[str, str]:
     return rows
 
 
-def _search(study: optuna.Study, runner: str | None) -> dict[str, str]:
-    """Rows of the search; `runner` is the process that runs it, if any."""
+def _search(study: optuna.Study, runner: str | None, *, on_server: bool) -> dict[str, str]:
+    """Rows of the search; `runner` is the process that runs it, if any, but `on_server` another machine may."""
+    stopped = "running or interrupted" if on_server else "interrupted"
     names = {
         **STATE_OF_TRIAL,
-        TrialState.RUNNING: "running" if runner is not None else "interrupted",
+        TrialState.RUNNING: "running" if runner is not None else stopped,
         TrialState.WAITING: "queued",
     }
     counts = Counter(names[trial.state] for trial in study.get_trials(deepcopy=False))
-    stopped = "interrupted; the same command resumes it" if counts["interrupted"] else "not running"
+    state = "interrupted; the same command resumes it" if counts["interrupted"] else "not running"
+    if on_server:
+        state = "does not run from this store; another machine may run it"
     settings = [f"{name} {study.user_attrs[name]}" for name in ("space", "preset", "seed") if name in study.user_attrs]
     rows = {
-        "state": stopped if runner is None else f"run by {runner}",
+        "state": state if runner is None else f"run by {runner}",
         "settings": ", ".join(settings) or "none recorded",
         "trials": "none yet",
     }

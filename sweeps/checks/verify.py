@@ -70,7 +70,9 @@ def _agreement(
     client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run], known: Set[str]
 ) -> Iterator[Finding]:
     """Optuna and MLflow must agree on each trial, and have no point twice; `known` has the keys of deleted runs."""
-    by_key = {run.data.tags.get("key", ""): run for run in runs}
+    # Of several runs with one key, that with content: `--repair` deletes the others.
+    by_content = sorted(runs, key=lambda run: bool(run.data.params or run.data.metrics))
+    by_key = {run.data.tags.get("key", ""): run for run in by_content}
     for trial in trials:
         run = by_key.get(f"trial-{trial.number}")
         if run is not None and trial.state != TrialState.WAITING:

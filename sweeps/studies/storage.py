@@ -23,6 +23,9 @@ from cifar_core.errors import UserError, first_line
 from sweeps.store import Store, opening
 
 _SERVER_SECONDS, _RETRY_SECONDS = 120.0, 0.5  # for a database server to come back; between attempts
+# Of PostgreSQL's library: two in seconds, one in milliseconds. By default a call to a host that is gone blocks for a
+# quarter of an hour.
+_LIMITS = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 60_000}
 
 
 class StudyError(UserError):
@@ -38,7 +41,8 @@ def open_storage(url: str) -> BaseStorage:
     with opening_storage(url), opening(url):
         if Store.local(url) is not None:
             return RDBStorage(url)
-        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        limits = {"connect_args": _LIMITS} if url.startswith(("postgresql://", "postgresql+psycopg")) else {}
+        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **limits})
     sqlalchemy.event.listen(storage.engine, "do_connect", _connect)
     return storage
 

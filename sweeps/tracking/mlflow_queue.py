@@ -1,12 +1,13 @@
 """On-disk queue of MLflow writes: one line per entry, with a checksum.
 
-Writing an entry to MLflow twice changes nothing. So the file does not record what has been sent: after a crash
-everything that it still holds is sent again.
+The last line that was sent begins with a mark. The mark is not synced, as writing an entry to MLflow twice changes
+nothing: after a crash everything that may not have been sent is sent again.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import itertools
 import json
@@ -23,6 +24,8 @@ from sweeps.store import StoreError
 
 SUFFIX = ".jsonl"
 _MOST_BYTES = 16_000_000  # of lines that are read at once
+_MOST_SENT = 64_000_000  # bytes of lines that were sent, until the lines behind them move up
+_SENT = b"-"  # in place of the first letter of a checksum
 REFUSED = ".refused"  # of files with entries that MLflow refused
 
 
@@ -70,9 +73,10 @@ class MlflowQueue:
             raise QueueInUseError(str(path)) from error
         except OSError as error:
             raise StoreError(f"the MLflow queue {path} must be a writable file, but: {error.strerror}") from error
-        self._lengths = self._read_lengths()  # of the lines that have not been sent
-        self._begin = 0
-        self._end = sum(self._lengths)
+        content = path.read_bytes()
+        self._begin = _first_unsent(content)
+        self._lengths = self._read_lengths(content)  # of the lines that have not been sent
+        self._end = self._begin + sum(self._lengths)
         os.ftruncate(self._file, self._end)
 
     def __len__(self) -> int:
@@ -109,10 +113,17 @@ class MlflowQueue:
     def remove(self, count: int) -> None:
         """Remove the oldest `count` entries, which have been sent."""
         with self._lock:
-            self._begin += sum(self._lengths.popleft() for _ in range(count))
+            lengths = [self._lengths.popleft() for _ in range(count)]
+            self._begin += sum(lengths)
             if not self._lengths:
                 os.ftruncate(self._file, 0)
                 self._begin = self._end = 0
+                return
+            mark = self._begin - lengths[-1]
+            with contextlib.suppress(OSError):  # lines that stay are only sent again
+                os.pwrite(self._file, _SENT, mark)
+                if mark > max(_MOST_SENT, self._end - self._begin):
+                    self._move_up()
 
     def close(self) -> None:
         """Close the file, and delete it if it is empty."""
@@ -121,16 +132,30 @@ class MlflowQueue:
                 self.path.unlink(missing_ok=True)
             os.close(self._file)
 
-    def _read_lengths(self) -> deque[int]:
-        content = self.path.read_bytes()
-        lines = content.splitlines(keepends=True)
+    def _move_up(self) -> None:
+        """Move the unsent lines to the beginning of the file.
+
+        The copy ends before the mark, so a crash leaves the lines behind the mark, or the file cut off after the copy.
+        """
+        left = self._end - self._begin
+        for start in range(0, left, _MOST_BYTES):
+            part = os.pread(self._file, min(_MOST_BYTES, left - start), self._begin + start)
+            _write_all(self._file, part, start)
+        os.fsync(self._file)
+        os.ftruncate(self._file, left)
+        os.fsync(self._file)
+        self._begin, self._end = 0, left
+
+    def _read_lengths(self, content: bytes) -> deque[int]:
+        lines, sent = content[self._begin :].splitlines(keepends=True), content.count(b"\n", 0, self._begin)
         for number, line in enumerate(lines, start=1):
             try:
                 _entry(line)
             except ValueError as error:
                 if number < len(lines):
                     raise StoreError(
-                        f"{self.path}: line {number} is damaged ({error}); move the file away to continue without it"
+                        f"{self.path}: line {sent + number} is damaged ({error}); move the file away to continue "
+                        "without it"
                     ) from error
                 lines.pop()
         return deque(len(line) for line in lines)
@@ -138,12 +163,23 @@ class MlflowQueue:
 
 def waiting(folder: Path) -> int:
     """Return the number of entries in the queues in `folder`, without changing them."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{SUFFIX}"))
+    return sum(_waiting(path) for path in folder.glob(f"*{SUFFIX}"))
 
 
 def unsent(folder: Path) -> int:
     """Return the number of entries in `folder` that wait for MLflow, or that it refused."""
-    return waiting(folder) + sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{REFUSED}"))
+    return waiting(folder) + sum(_waiting(path) for path in folder.glob(f"*{REFUSED}"))
+
+
+def _waiting(path: Path) -> int:
+    content = path.read_bytes()
+    return content.count(b"\n", _first_unsent(content))
+
+
+def _first_unsent(content: bytes) -> int:
+    """Return where the first line begins that has not been sent: after the last one with the mark."""
+    marked = content.rfind(b"\n" + _SENT) + 1
+    return content.find(b"\n", marked) + 1 or len(content) if content.startswith(_SENT, marked) else 0
 
 
 def _line(entry: Entry) -> bytes:

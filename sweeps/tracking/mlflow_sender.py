@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
+from requests import HTTPError
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.checkpoint import CheckpointError
@@ -21,10 +22,12 @@ from sweeps.tracking.mlflow_queue import REFUSED, SUFFIX, Entry, MlflowQueue, Qu
 _UNREACHABLE = (MlflowException, SQLAlchemyError, OSError)  # OSError: also requests' own
 # Errors that no retry mends.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
+_PASSING = (401, 403, 408, 425, 429)  # statuses from 400 to 499 that a retry can mend
 _BATCH = 5_000  # entries
 _GATHER_SECONDS = 0.5  # to wait for more entries, at least: a batch has one call for all entries of a run
 _MOST_SECONDS = 30.0  # likewise, at most
-_PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts; the last one repeats
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)  # seconds between attempts; the last one repeats
+_FLUSH_PAUSE = 4.0  # likewise, at most, while somebody waits
 
 
 class MlflowSender:
@@ -166,14 +169,16 @@ class MlflowSender:
         seconds = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
         self._failures += 1
         with self._changed:
-            self._changed.wait_for(lambda: self._closing, seconds)
+            flushing = self._flushing
+            seconds = min(seconds, _FLUSH_PAUSE) if flushing else seconds
+            self._changed.wait_for(lambda: self._closing or self._flushing > flushing, seconds)
 
     def _write_or_set_aside(self, some: Sequence[Entry]) -> None:
         try:
             for _ in self._write(some):
                 self._steps += 1
-        except (MlflowException, CheckpointError) as error:
-            if isinstance(error, MlflowException) and error.error_code not in _REFUSALS:
+        except (MlflowException, HTTPError, CheckpointError) as error:
+            if not _refused(error):
                 raise
             if len(some) == 1:
                 self._set_aside(some[0], error)
@@ -192,6 +197,16 @@ class MlflowSender:
                 f"MLflow refuses an entry of {entry.key} ({first_line(error)}); it and what else is refused of "
                 f"{entry.key} is kept in {self._folder}"
             )
+
+
+def _refused(error: Exception) -> bool:
+    """Return true if no retry mends the error."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _REFUSALS
+    if isinstance(error, HTTPError):  # of an upload, which a proxy before MLflow may refuse
+        status = error.response.status_code if error.response is not None else 0
+        return 400 <= status < 500 and status not in _PASSING
+    return True
 
 
 def _batch(entries: Sequence[Entry]) -> Sequence[Entry]:

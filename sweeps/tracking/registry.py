@@ -48,6 +48,9 @@ def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Pa
     run = client.get_run(run_id)
     if (kept := _classifier(client, run)) is not None:
         return kept
+    for attempt in client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
+        if attempt.name == CLASSIFIER:  # its logging was cut short
+            client.delete_logged_model(attempt.model_id)
     data_set = read_data_set(weights)
     program = export(*load_network(recipe, weights), data_set)
     shape = (data_set.side, data_set.side, 3)
@@ -178,9 +181,10 @@ the class and the probability of every class for each:
 
 ```python
 import mlflow, numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 model = mlflow.pyfunc.load_model("{champion_uri(name)}")
-picture = Image.open("picture.jpg").convert("RGB").resize(({side}, {side}))
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
+picture = ImageOps.fit(picture, ({side}, {side}), Image.Resampling.LANCZOS)
 print(model.predict(np.asarray(picture)[None])[0])
 ```
 """

@@ -78,6 +78,10 @@ def test_servers_take_the_place_of_databases(tmp_path: Path) -> None:
     assert (store.tracking_uri, store.storage_url) == (tracking, storage)
     assert list(store.root.iterdir()) == []
     assert store.artifacts("a") is None, "the server knows where its artifacts go"
+    where = ["--store", str(store.root), "--tracking-uri", tracking]
+    assert store.as_option() == where
+    assert store.as_option(storage=True) == [*where, "--storage", storage]
+    assert Store.locate(tmp_path).as_option(storage=True) == ["--store", str(tmp_path)]
 
 
 def test_each_study_has_folders_of_its_own_below_the_store(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,6 +90,13 @@ class Edited:
     def keys(self) -> list[str]:
         return sorted(run.data.tags.get("key", "") for run in every_run(self.client, [self.experiment]))
 
+    def double(self, key: str, **params: str) -> str:
+        """Create another run with that key; return its id."""
+        run_id: str = self.client.create_run(self.experiment, tags={"key": key, "stage": "confirm"}).info.run_id
+        for name, value in params.items():
+            self.client.log_param(run_id, name, value)
+        return run_id
+
     def delete_study(self) -> None:
         optuna.delete_study(study_name=NAME, storage=self.store.storage_url)
 
@@ -156,9 +164,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         "of another name with --study",
     ),
     "two runs for one": (
-        lambda edited: edited.client.set_tag(
-            edited.client.create_run(edited.experiment, tags={"stage": "confirm"}).info.run_id, "key", "confirm-0-0"
-        ),
+        lambda edited: edited.double("confirm-0-0", model=RECIPES[0].model),
         r"MLflow: there must be one run confirm-0-0, but there are 2; delete all but one of [0-9a-f, ]+ in MLflow",
     ),
     "keys exchanged": (
@@ -211,6 +217,20 @@ def test_a_deleted_run_that_trained_something_else_stays_deleted(edited: Edited)
     edited.resume()
     assert edited.client.get_run(other).info.lifecycle_stage == "deleted"
     assert edited.keys() == sorted(edited.ids)
+
+
+def test_further_runs_without_content_are_deleted_and_that_is_said(edited: Edited) -> None:
+    """A server that stalls makes another run at each attempt to create one."""
+    spare = {edited.double("confirm-0-0") for _ in range(2)}
+    [said] = edited.resume()
+    pattern = (
+        r"MLflow: there must be one run confirm-0-0, but there are 3; mended: delete (.*), without params and metrics"
+    )
+    match = re.fullmatch(pattern, said)
+    assert match is not None, said
+    assert set(match[1].split(", ")) == spare
+    assert edited.keys() == sorted(edited.ids)
+    assert edited.resume() == []
 
 
 def test_a_lost_parent_is_made_again_and_adopts_the_runs(edited: Edited) -> None:

@@ -75,6 +75,17 @@ def test_who_is_running_it(store: Store) -> None:
     assert rows["waiting"] == "3 workers wait for resources"
 
 
+def test_a_study_on_a_server_may_run_on_another_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "mlflow_file", None)  # as if the tracking URI named a server
+    rows = read_status(store, "s")
+    assert rows["state"] == "does not run from this store; another machine may run it"
+    assert ", 1 running or interrupted, 1 queued" in rows["trials"]
+    with acquire(store.lock("s"), "s"):
+        rows = read_status(store, "s")
+    assert rows["state"].startswith("run by process ")
+    assert ", 1 running, 1 queued" in rows["trials"]
+
+
 def test_a_study_without_trials(store: Store) -> None:
     assert read_status(store, "empty") == {
         "study": "empty",

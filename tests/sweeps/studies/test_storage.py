@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -12,6 +14,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from sweeps.store import Store
+from sweeps.studies import storage as optuna_storage
 from sweeps.studies.storage import OneWriterStorage, StudyError, open_storage
 
 WRITES = ("ask", "enqueue", "suggest", "report", "attribute", "tell", "prune", "read")
@@ -21,6 +24,21 @@ WRITES = ("ask", "enqueue", "suggest", "report", "attribute", "tell", "prune", "
 def test_a_storage_that_is_none(url: str) -> None:
     with pytest.raises(StudyError, match=rf"^the Optuna storage must open, but {url} gave: [^\n]*$"):
         open_storage(url)
+
+
+LIMITS = {"connect_args": {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 60_000}}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "limits"),
+    [("postgresql", LIMITS), ("postgresql+psycopg", LIMITS), ("postgresql+pg8000", {}), ("mysql", {})],
+)
+def test_a_host_that_is_gone_is_noticed(scheme: str, limits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Mock(side_effect=RuntimeError("there is no such server here"))
+    monkeypatch.setattr(optuna_storage, "RDBStorage", opened)
+    with pytest.raises(StudyError, match="there is no such server here"):
+        open_storage(f"{scheme}://localhost/optuna")
+    opened.assert_called_once_with(f"{scheme}://localhost/optuna", engine_kwargs={"pool_pre_ping": True, **limits})
 
 
 @settings(max_examples=30, deadline=None)

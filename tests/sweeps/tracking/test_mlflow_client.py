@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
+import sweeps
 from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment
 from sweeps.tracking.mlflow_queue import Entry
 
@@ -120,3 +124,18 @@ def test_a_study_ends_after_the_last_of_its_runs(store: Path, monkeypatch: pytes
     beginnings = [beginning(STUDY_KEY, 1), beginning("trial-0", 1)]
     record(store, "ends", [[*beginnings, end("trial-0", "complete"), end(STUDY_KEY, "complete")]])
     assert ended == ["trial-0", STUDY_KEY]
+
+
+@pytest.mark.slow
+def test_a_server_that_stalls_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may do later what it was asked, and then each further attempt to create a run would make another."""
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    importlib.reload(sweeps)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with pytest.raises(MlflowException, match="timed out"):
+            MlflowClient(f"http://127.0.0.1:{server.getsockname()[1]}").create_run("0")
+        server.setblocking(False)
+        server.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            server.accept()

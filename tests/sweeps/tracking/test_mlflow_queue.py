@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweeps.store import StoreError
+from sweeps.tracking import mlflow_queue
 from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, QueueInUseError, waiting
 from tests.sweeps.support import file_size_limit, write_queue
 
@@ -69,12 +71,72 @@ def test_entries_are_taken_while_others_come(tmp_path: Path) -> None:
     assert (len(queue), queue.first(), waiting(tmp_path)) == (2, [FIRST], 2)
     queue.remove(1)
     queue.append(FIRST, sync=True)
-    assert (len(queue), queue.first(5)) == (2, [SECOND, FIRST])
+    assert (len(queue), queue.first(5), waiting(tmp_path)) == (2, [SECOND, FIRST], 2)
     queue.remove(2)
     assert (len(queue), queue.first(), path.stat().st_size) == (0, [], 0)
     queue.append(SECOND, sync=True)
     queue.close()
     assert content(path) == [SECOND]
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(steps=st.lists(entries | st.integers(1, 3), max_size=15))
+def test_a_crash_at_any_moment_loses_nothing_and_what_was_sent_is_known(
+    tmp_path: Path, steps: list[Entry | int]
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    path, crashed = folder / "queues" / "j.jsonl", folder / "crashed" / "j.jsonl"
+    crashed.parent.mkdir()
+    moments: list[bytes] = []
+    pwrite, ftruncate = os.pwrite, os.ftruncate
+
+    def write_half(file: int, data: bytes, offset: int) -> int:
+        written = pwrite(file, data[: max(1, len(data) // 2)], offset)
+        moments.append(path.read_bytes())
+        return written
+
+    def truncate(file: int, length: int) -> None:
+        ftruncate(file, length)
+        moments.append(path.read_bytes())
+
+    queue, told = MlflowQueue(path), list[Entry]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_queue, "_MOST_SENT", 0)
+        patch.setattr(mlflow_queue, "_MOST_BYTES", 200)
+        for step in steps:
+            before = told
+            with patch.context() as inner:
+                inner.setattr(os, "pwrite", write_half)
+                inner.setattr(os, "ftruncate", truncate)
+                if isinstance(step, Entry):
+                    told = [*told, step]
+                    queue.append(step, sync=False)
+                elif told:
+                    told = told[step:]
+                    queue.remove(min(step, len(before)))
+            for moment in moments:
+                crashed.write_bytes(moment)
+                left = waiting(crashed.parent)
+                found = content(crashed)
+                assert found in (before, told)
+                assert len(found) == left
+            moments.clear()
+            assert waiting(path.parent) == len(told)
+    queue.close()
+
+
+def test_room_of_what_was_sent_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_queue, "_MOST_SENT", 10_000)
+    path = tmp_path / "j.jsonl"
+    queue, longest = MlflowQueue(path), 0
+    for number in range(1000):
+        queue.append(Entry(key="trial-0", at=number), sync=False)
+        if number >= 10:
+            queue.remove(1)
+        longest = max(longest, path.stat().st_size)
+    assert longest < 12_000
+    queue.close()
+    assert [entry.at for entry in content(path)] == list(range(990, 1000))
 
 
 def test_a_line_that_was_changed(tmp_path: Path) -> None:
@@ -84,6 +146,18 @@ def test_a_line_that_was_changed(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"j\.jsonl: line 1 is damaged \(its checksum differs\); move the file away"):
         MlflowQueue(path)
     assert path.read_bytes() == before
+
+
+def test_a_line_that_was_changed_behind_those_that_were_sent(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    queue = MlflowQueue(path)
+    for entry in (FIRST, FIRST, SECOND):
+        queue.append(entry, sync=True)
+    queue.remove(1)
+    queue.close()
+    path.write_bytes(path.read_bytes().replace(b"0.1", b"0.7"))
+    with pytest.raises(StoreError, match=r"j\.jsonl: line 2 is damaged \(its checksum differs\); move the file away"):
+        MlflowQueue(path)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
+from requests import HTTPError, Response
 
 from sweeps.store import StoreError
 from sweeps.tracking import mlflow_sender
@@ -52,6 +53,13 @@ def put(sender: MlflowSender, *numbers: int) -> None:
         sender.put(Entry(key=f"trial-{number}", at=number), sync=True)
 
 
+def answer(status: int) -> HTTPError:
+    """The error of an upload that was answered with that status."""
+    response = Response()
+    response.status_code = status
+    return HTTPError(f"{status} for url: http://proxy", response=response)
+
+
 def test_everything_is_sent_in_its_order(server: Server, tmp_path: Path) -> None:
     sender = server.open(tmp_path / "queues")
     put(sender, *range(100))
@@ -78,6 +86,19 @@ def test_nothing_waits_for_a_server_that_is_gone(server: Server, tmp_path: Path)
     assert server.said[1].startswith("MLflow answers again; sending the ")
     assert len(server.said) == 2
     assert sender.close(10, 10) == 0
+
+
+def test_an_end_does_not_wait_for_a_long_pause(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_sender, "_PAUSES", (60.0,))
+    monkeypatch.setattr(mlflow_sender, "_GATHER_SECONDS", 0.01)
+    sender = server.open(tmp_path)
+    server.down = True
+    put(sender, 0)
+    while not server.said:
+        time.sleep(0.01)
+    server.down = False
+    assert sender.close(3, 3) == 0
+    assert server.taken == [0]
 
 
 def test_what_was_not_sent_is_kept_for_the_next_process(server: Server, tmp_path: Path) -> None:
@@ -169,6 +190,29 @@ def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
         "MLflow refuses an entry of trial-1 (no such run); it and what else is refused of trial-1 is kept in "
         f"{tmp_path}"
     ]
+
+
+def test_what_a_proxy_refuses_is_set_aside(server: Server, tmp_path: Path) -> None:
+    server.fault = lambda entry: answer(413) if entry.at == 1 else None
+    sender = server.open(tmp_path)
+    put(sender, 0, 1, 2)
+    assert sender.close(10, 10) == 1
+    assert (server.taken, unsent(tmp_path)) == ([0, 2], 1)
+    assert server.said == [
+        "MLflow refuses an entry of trial-1 (413 for url: http://proxy); it and what else is refused of trial-1 is "
+        f"kept in {tmp_path}"
+    ]
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 425, 429, 500, 503])
+def test_an_answer_that_may_change_is_an_outage(server: Server, tmp_path: Path, status: int) -> None:
+    faults: list[Exception] = [answer(status)]
+    server.fault = lambda entry: faults.pop() if faults else None
+    sender = server.open(tmp_path)
+    put(sender, 0)
+    assert sender.close(10, 10) == 0
+    assert server.taken == [0]
+    assert server.said[0].startswith(f"MLflow does not answer ({status} for url: http://proxy); ")
 
 
 def test_what_was_refused_is_sent_again_by_the_next_process(server: Server, tmp_path: Path) -> None:

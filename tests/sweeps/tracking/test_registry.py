@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import zipfile
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import mlflow
 import numpy as np
@@ -16,15 +18,17 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.image_file import read_image
 from cifar_core.training import predict
 from sweeps.store import Store
-from sweeps.tracking import served_model
+from sweeps.tracking import registry, served_model
 from sweeps.tracking.locations import follow_store
 from sweeps.tracking.mlflow_queue import Entry
-from sweeps.tracking.registry import champion_uri, champions, register
+from sweeps.tracking.registry import CLASSIFIER, champion_uri, champions, log_classifier, register
 from sweeps.tracking.tracker import MlflowTracker
 from tests.champions import KEY, RECIPE, finish, numbers
 from tests.sweeps.small_data import CPU
@@ -33,6 +37,7 @@ from tests.sweeps.support import write_queue
 IMAGES = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 NAME = "cifar10"
+GUIDE = Path(__file__).parents[3].joinpath("docs", "serving.md").read_text(encoding="utf-8")
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +135,21 @@ def test_registering_again_changes_nothing(place: Place) -> None:
     assert {str(version.version): version.tags["study"] for version in versions} == {"1": "better", "2": "worse study"}
 
 
+def test_attempts_that_were_cut_short_are_deleted(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.store.root, tmp_path / "moved")
+    store = Store.locate(tmp_path / "moved")
+    follow_store(store)
+    client = MlflowClient(store.tracking_uri)
+    run = client.get_run(str(champions(client)[0].run_id)).info
+    [ready] = client.search_logged_models([run.experiment_id])
+    client.delete_logged_model(ready.model_id)
+    client.create_logged_model(run.experiment_id, name=CLASSIFIER, source_run_id=run.run_id)
+    other = client.create_logged_model(run.experiment_id, name="other", source_run_id=run.run_id)
+    logged = log_classifier(store.tracking_uri, run.run_id, RECIPE.to_dict(), store.weights("better", KEY))
+    left = {model.model_id for model in client.search_logged_models([run.experiment_id])}
+    assert left == {logged.model_id, other.model_id}
+
+
 def test_a_moved_store_serves_its_own_files(place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.store.root, tmp_path / "moved")
     moved = replace(place, store=Store.locate(tmp_path / "moved"))
@@ -191,3 +211,39 @@ def test_a_folder_that_an_earlier_version_registered_as_cifar10_gives_the_alias_
 
 def test_without_a_champion(empty_databases: Path) -> None:
     assert champions(MlflowClient(Store.locate(empty_databases).tracking_uri)) == []
+
+
+@pytest.fixture
+def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`picture.jpg`, which lies on its side, in the working directory; returns the pixels that training sees."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    ramp = np.linspace(0, 255, 120)
+    pixels = np.stack([np.tile(ramp, (80, 1)), np.full((80, 120), 90), np.tile(ramp[:80, None], (1, 120))], axis=2)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "picture.jpg", exif=exif)
+    monkeypatch.chdir(tmp_path)
+    return read_image(tmp_path / "picture.jpg", 32).permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("text", [GUIDE, registry._describe_all(NAME, "32")], ids=["guide", "MLflow"])
+def test_the_instructions_prepare_a_picture_as_training_does(
+    text: str, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Mock()
+    monkeypatch.setattr(mlflow, "set_tracking_uri", Mock())
+    monkeypatch.setattr(mlflow.pyfunc, "load_model", Mock(return_value=model))
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model.predict.return_value = ["cat"]
+    exec(code, {})
+    [pixels] = model.predict.call_args.args
+    assert (pixels.shape, pixels.dtype) == ((1, 32, 32, 3), np.uint8)
+    assert np.abs(pixels[0].astype(float) - picture).mean() < 1
+
+
+def test_the_request_of_the_guide_holds_a_picture_as_training_sees_it(
+    picture: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [code] = re.findall(r'python -c "(.*?)" \|', GUIDE, re.DOTALL)
+    exec(code, {})
+    [pixels] = json.loads(capsys.readouterr().out)["inputs"]
+    assert np.abs(np.array(pixels, dtype=float) - picture).mean() < 1
