@@ -24,7 +24,6 @@ from sweeps.executors.protocol import (
     Diverged,
     Event,
     Executor,
-    Failed,
     Finished,
     Log,
     Paused,
@@ -98,7 +97,8 @@ class Coordinator:
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
     _waiting: int = 0  # workers that wait for resources, as last recorded
     _has_samples: bool = False
-    _failures: int = 0  # of runs, since one had a point
+    _failures: int = 0  # of runs before their first point, since one had a point
+    _last_failure: str = ""
     _before: float = field(init=False)  # seconds of earlier processes
     _description: StudyDescription = field(init=False)
 
@@ -233,6 +233,10 @@ class Coordinator:
             if self.stop():
                 self._pause(stage)
                 raise Interrupted
+            if self._failures >= _MOST_FAILURES:  # a broken worker would use up the search within minutes
+                said = f"{self._failures} in a row failed before their first step, the last with: {self._last_failure}"
+                self._pause(stage)
+                raise RunsFailError(f"runs must train, but {said}; mend that, and the same command resumes the sweep")
             left, began = True, time.monotonic()  # `left`: unless a worker is free and there is no run for it
             while left and (room := self._has_room(stage)) and time.monotonic() < began + _START_SECONDS:
                 run = self._again.pop() if self._again else next(runs, None)
@@ -310,25 +314,10 @@ class Coordinator:
             self._again.append(run)
         else:
             stage.fail(run, event)
-            self._count_failure(stage, run, event)
+            if run.point is None and not event.reason.startswith("out of memory"):  # which is the fault of its recipe
+                self._failures, self._last_failure = self._failures + 1, event.reason
         if not isinstance(event, Paused):
             self._store_seconds()
-
-    def _count_failure(self, stage: Stage, run: SweepRun, event: Failed) -> None:
-        """Count a run that failed before its first point; too little memory is the fault of its recipe.
-
-        Raises:
-            RunsFailError: there were too many in a row. A broken worker would use up the search within minutes.
-        """
-        if run.point is not None or event.reason.startswith("out of memory"):
-            return
-        self._failures += 1
-        if self._failures == _MOST_FAILURES:
-            self._pause(stage)
-            raise RunsFailError(
-                f"runs must train, but {self._failures} in a row failed before their first step, the last with: "
-                f"{event.reason}; mend that, and the same command resumes the sweep"
-            )
 
     def _continue_or_prune(self, stage: Stage, run: SweepRun, event: Progressed) -> None:
         point = event.point

@@ -92,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> int:
         try:
             return _run(options, sys.argv[1:] if arguments is None else arguments)
-        except (StoreLostError, StorageInternalError) as error:  # the latter: outside the coordinator's loop
-            said = f"{StoreLostError.of(error)}; mend that, and the same command resumes the sweep"
-            print(f"{parser.prog}: error: {said}", file=sys.stderr)
+        except StoreLostError as error:
+            print(f"{parser.prog}: error: {error}; mend that, and the same command resumes the sweep", file=sys.stderr)
             return FAILED
 
     # Ctrl-C comes here before the first trial only; later the coordinator handles it.
@@ -115,7 +114,10 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         if asked:
             return answer(store, study)
     with contextlib.closing(open_engine(options, device)) as engine:
-        return _sweep(options, arguments, engine, space, store, study)
+        try:
+            return _sweep(options, arguments, engine, space, store, study)
+        except StorageInternalError as error:  # outside the coordinator's loop
+            raise StoreLostError.of(error) from error
 
 
 def _sweep(

@@ -59,6 +59,7 @@ class Way:
         seconds: within which 95 % of the answers come; None: unknown.
         sources: of the accuracy.
         cost: of a network that was trained here; None: it is another's.
+        complete: every test image was answered.
     """
 
     option: Option
@@ -69,6 +70,7 @@ class Way:
     sources: tuple[str, ...]
     same_test: bool = True
     cost: Cost | None = None
+    complete: bool = True
 
     @property
     def title(self) -> str:
@@ -91,7 +93,7 @@ class Way:
     @property
     def is_close(self) -> bool:
         """All that is unknown is whether its accuracy, which was measured, clears the bar: it is too close to it."""
-        return self.measured and [check.bar for check in self.unknown] == ["accuracy"]
+        return self.measured and self.complete and [check.bar for check in self.unknown] == ["accuracy"]
 
     @property
     def doubts(self) -> str:
@@ -339,7 +341,7 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
             text += f", {score.missing:,} of {score.images:,} images unanswered"
         if score.unparsable:
             text += f", {score.unparsable:,} answers without one class"
-        check = _against_bar(facts, accuracy, text, command="")  # the same images again would give no other answer
+        check = _against_bar(facts, accuracy, text, command if score.missing else "")  # it has answered all others
     checks = [check]
     seconds = score.p95_seconds if score is not None and score.p95_seconds is not None else None
     if seconds is None and vendor.p95_ms is not None:
@@ -365,6 +367,7 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
         seconds=seconds,
         checks=tuple(checks),
         sources=sources or option.sources,
+        complete=score is None or not score.missing,
         same_test=score is not None or vendor.accuracy is None or vendor.accuracy.same_test,
     )
 

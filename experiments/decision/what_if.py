@@ -100,6 +100,7 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
         "title": way.title,
         "kind": option.kind,
         "measured": way.measured,
+        "complete": way.complete,
         "name": option.name,
         "hours": None if option.kind == "build" or adapted_without_hours else option.people,  # None: those to build
         "hours_a_month": option.upkeep,

@@ -169,7 +169,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
             paid, assumed = 1000 * score.usd / (score.images - score.missing), vendor.serving(1000, waits=False)
             if not 1 / OFF < paid / assumed < OFF:
                 text = f"{vendor.name} cost {money(paid)} for 1,000 images when it was measured, but the scenario's "
-                text += f"tokens make {money(assumed)}: set its image_tokens."
+                text += f"tokens make {money(assumed)}: set its image_tokens and answer_tokens."
                 yield CitedText(text, (f"source/{score.key}", "source/scenario"))
     named = [way for way in (verdict.best, verdict.rival) if way]
     keys = {s.removeprefix("source/") for way in named for s in way.option.sources}

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from cifar_core.errors import UserError
 from experiments.vendors.answers import ANSWERED, FAILED, Answer
 
 MOST_BYTES = 1_000_000  # of a reply
-MOST_SAID = 300  # bytes of an error that are shown
+MOST_READ, MOST_SAID = 10_000, 300  # bytes of an error that are read, letters that are shown
 TRIES = 6
 UNREADABLE = 2  # such replies to one image are taken for its answer, which is wrong
 LONGEST_WAIT = 60.0  # seconds between two tries
@@ -193,13 +193,15 @@ class Chat:
             BudgetSpentError: the next try might cross the limit.
         """
         unreadable, seconds, picture = 0, 0.0, base64.b64encode(png).decode()
-        bound = max(LEAST_BOUND, len(self._body(picture)))  # no token is shorter than a byte of the request
+        bound = max(
+            LEAST_BOUND, len(self._body(picture, self._limits))
+        )  # no token is shorter than a byte of the request
         for number in range(TRIES):
             first = not self._budget.knows_usage
             reserved, began = self._budget.reserve(bound), time.perf_counter()
             charged, reply, failure = 0.0, None, None
             try:
-                reply = self._send(self._body(picture))
+                reply = self._send(picture)
                 charged = self._budget.cost(*reply.usage)
             except _FailedTryError as error:
                 failure = error
@@ -210,7 +212,7 @@ class Chat:
                 raise
             finally:
                 self._budget.settle(reserved, charged, reply.usage if reply else None)
-            seconds += time.perf_counter() - began  # a caller waits for the tries that fail too
+            seconds += time.perf_counter() - began  # also of tries that fail, without the pauses after them
             if reply is not None:
                 if first and reply.cut_off:
                     keep(Answer(image, "", None, charged, FAILED))
@@ -232,14 +234,16 @@ class Chat:
                 self._sleep(min(LONGEST_WAIT, wait))
         raise AssertionError("the last try has returned or raised")
 
-    def _body(self, picture: str) -> bytes:
+    def _body(self, picture: str, limits: Mapping[str, object]) -> bytes:
         url = {"url": f"data:image/png;base64,{picture}"}
         content = [{"type": "image_url", "image_url": url}, {"type": "text", "text": self._prompt}]
         messages = [{"role": "user", "content": content}]
-        body = {"model": self._model, "messages": messages, **self._limits, **self._effort}
+        body = {"model": self._model, "messages": messages, **limits, **self._effort}
         return json.dumps(body).encode()
 
-    def _send(self, body: bytes) -> _Reply:
+    def _send(self, picture: str) -> _Reply:
+        limits = self._limits  # another request may change them meanwhile
+        body = self._body(picture, limits)
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         request = urllib.request.Request(self._url, body, headers)
         try:
@@ -252,7 +256,7 @@ class Chat:
                 said = self._said(error)
                 # Of models that reason.
                 newer: dict[str, object] = {"max_completion_tokens": self._budget.answer_tokens}
-                if error.code == 400 and "max_completion_tokens" in said and self._limits != newer:
+                if error.code == 400 and "max_completion_tokens" in said and limits != newer:
                     self._limits = newer
                     raise _FailedTryError("status 400", after=0.0, sent=False) from None
                 raise VendorError(
@@ -267,11 +271,11 @@ class Chat:
     def _said(self, error: urllib.error.HTTPError) -> str:
         """The beginning of what a service says of an error, on one line and without the key."""
         try:
-            text = " ".join(error.read(MOST_SAID).decode(errors="replace").split())
+            text = " ".join(error.read(MOST_READ).decode(errors="replace").split())
         except (OSError, http.client.HTTPException):
             return ""
         text = text.replace(self._key, "...") if self._key else text
-        return "".join(letter for letter in text if letter.isprintable())
+        return "".join(letter for letter in text if letter.isprintable())[:MOST_SAID]
 
     def _read(self, response: Any) -> bytes:
         """The body of a reply, within the limits of size and time."""

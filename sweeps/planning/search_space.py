@@ -206,7 +206,7 @@ def comparable(recipe: Recipe) -> Recipe:
     weights of the last step.
 
     A range test would cost more than a trial, so a rate to be found becomes the optimiser's reference rate. The epochs
-    are of fewer images, and as many steps.
+    are of fewer images of CIFAR-10, and as many steps.
     """
     rate = recipe.learning_rate
     if isinstance(rate, str):

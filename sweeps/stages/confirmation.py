@@ -14,7 +14,7 @@ from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
-from sweeps.studies.study import Beginning, derive_seed, is_feasible
+from sweeps.studies.study import Beginning, derive_seed, is_feasible, recipe_of
 from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 
 _VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images
@@ -115,8 +115,11 @@ class Confirmation(Stage):
 
     def _finalist(self) -> int | None:
         """Return the candidate whose recipe has a complete final, None if none has."""
-        numbers = (trial.number for trial in self._candidates())
-        return next((n for n in numbers if self.sweep.tracker.state(f"final-{n}-0") == "complete"), None)
+        for trial in self._candidates():
+            finals = (f"final-{trial.number}-{seed}" for seed in range(self.sweep.plan.preset.finals))
+            if any(self.sweep.tracker.state(key) == "complete" for key in finals):
+                return trial.number
+        return None
 
     def gain(self) -> Gain | None:
         """Return what the search added to its first recipe; None if either has no complete run.
@@ -202,10 +205,7 @@ class Confirmation(Stage):
 
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         plan = self.sweep.plan
-        recipe = Recipe.from_dict(trial.user_attrs["recipe"])
-        if "enqueued_recipe" in trial.user_attrs and not recipe.reset_norms:  # its decay is that of its own length
-            recipe = replace(recipe, epochs=trial.user_attrs["enqueued_recipe"]["epochs"])
-        fresh = replace(recipe, seed=derive_seed(plan.seed, trial.number, seed + 1))
+        fresh = replace(recipe_of(trial), seed=derive_seed(plan.seed, trial.number, seed + 1))
         return plan.preset.confirm.extend(fresh, plan.data_set.train_images, plan.data_set)
 
 

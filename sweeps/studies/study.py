@@ -117,7 +117,8 @@ def open_study(
         if recipe.to_dict() not in enqueued:  # the same command again finishes the study and adds nothing to it
             # Points of a space are recipes for the length of the reference.
             point = plan.space.nearest(at_length(recipe, REFERENCE_IMAGES / plan.data_set.train_images))
-            attributes = {"enqueued_recipe": recipe.to_dict(), **({} if starts else _first(study))}
+            first = {} if starts else _first(study.get_trials(deepcopy=False))
+            attributes = {"enqueued_recipe": recipe.to_dict(), **first}
             study.enqueue_trial(point, user_attrs=attributes, skip_if_exists=False)
     if not study.user_attrs:
         # An earlier process may have crashed between two. The first one is tried even if it is enqueued too.
@@ -137,7 +138,7 @@ def ask(study: optuna.Study, plan: Plan) -> Trial:
     """Return the next trial: one that waits, else one of a model that still has to be heard, else the sampler's."""
     trials = study.get_trials(deepcopy=False)
     tried = Counter(map(model_of, trials))
-    models, point, first = plan.space.models, dict[str, Any](), _first(study)
+    models, point, first = plan.space.models, dict[str, Any](), _first(trials)
     if len(models) > 1 and not any(trial.state == TrialState.WAITING for trial in trials):
         allowed = {model_of(trial) for trial in trials if is_feasible(trial)}
         left = (name for name in models if not tried[name] or name in allowed)
@@ -149,9 +150,9 @@ def ask(study: optuna.Study, plan: Plan) -> Trial:
     return study.ask()
 
 
-def _first(study: optuna.Study) -> dict[str, Any]:
+def _first(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     """Return the attributes of the next trial of a study without a known-good recipe: of trial 0 what it is."""
-    return {} if study.get_trials(deepcopy=False) else {BASELINE: Beginning.FIRST}
+    return {} if trials else {BASELINE: Beginning.FIRST}
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
@@ -163,7 +164,18 @@ def best_recipes(study: optuna.Study, count: int) -> list[Recipe]:
     """Return the recipes of the best complete trials, best first."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-    return [Recipe.from_dict(trial.user_attrs["recipe"]) for trial in ranked[:count]]
+    return [recipe_of(trial) for trial in ranked[:count]]
+
+
+def recipe_of(trial: FrozenTrial) -> Recipe:
+    """Return the recipe of a trial at the length that its decay is for.
+
+    Where norms are not reset, an enqueued recipe keeps its decay in the trial, which is that of its own length.
+    """
+    recipe = Recipe.from_dict(trial.user_attrs["recipe"])
+    if recipe.reset_norms or "enqueued_recipe" not in trial.user_attrs:
+        return recipe
+    return replace(recipe, epochs=trial.user_attrs["enqueued_recipe"]["epochs"])
 
 
 def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study:

@@ -137,14 +137,15 @@ class MlflowQueue:
 
         The copy ends before the mark, so a crash leaves the lines behind the mark, or the file cut off after the copy.
         """
+        os.fsync(self._file)  # of the mark
         left = self._end - self._begin
         for start in range(0, left, _MOST_BYTES):
             part = os.pread(self._file, min(_MOST_BYTES, left - start), self._begin + start)
             _write_all(self._file, part, start)
         os.fsync(self._file)
         os.ftruncate(self._file, left)
-        os.fsync(self._file)
         self._begin, self._end = 0, left
+        os.fsync(self._file)
 
     def _read_lengths(self, content: bytes) -> deque[int]:
         lines, sent = content[self._begin :].splitlines(keepends=True), content.count(b"\n", 0, self._begin)

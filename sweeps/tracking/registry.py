@@ -48,9 +48,8 @@ def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Pa
     run = client.get_run(run_id)
     if (kept := _classifier(client, run)) is not None:
         return kept
-    for attempt in client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
-        if attempt.name == CLASSIFIER:  # its logging was cut short
-            client.delete_logged_model(attempt.model_id)
+    for attempt in _classifiers(client, run):  # whose logging was cut short
+        client.delete_logged_model(attempt.model_id)
     data_set = read_data_set(weights)
     program = export(*load_network(recipe, weights), data_set)
     shape = (data_set.side, data_set.side, 3)
@@ -149,9 +148,13 @@ def _active(client: MlflowClient, run: Run) -> Iterator[None]:
 
 def _classifier(client: MlflowClient, run: Run) -> LoggedModel | None:
     """Return the classifier that was logged with a run; one whose logging a crash cut short does not count."""
-    where = f"source_run_id = '{run.info.run_id}' AND name = '{CLASSIFIER}'"
-    logged = client.search_logged_models([run.info.experiment_id], where)
+    logged = _classifiers(client, run)
     return next((model for model in logged if model.status == LoggedModelStatus.READY), None)
+
+
+def _classifiers(client: MlflowClient, run: Run) -> list[LoggedModel]:
+    where = f"source_run_id = '{run.info.run_id}' AND name = '{CLASSIFIER}'"
+    return list(client.search_logged_models([run.info.experiment_id], where))
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:

@@ -39,14 +39,17 @@ class TestFailures:
         """As where a driver was updated under a running sweep: whatever begins fails at once."""
         broken = Failed("", "RuntimeError: no GPU", "...")
         sweep.refuses = lambda key: replace(broken, key=key) if key not in ("trial-0", "trial-1") else None
-        said = r"^runs must train, but 5 in a row failed before their first step, the last with: RuntimeError: no GPU; "
+        said = (
+            r"^runs must train, but [56] in a row failed before their first step, the last with: RuntimeError: no GPU; "
+        )
         with pytest.raises(RunsFailError, match=said + "mend that, and the same command resumes the sweep$"):
             sweep.run(trials=20)
-        assert sweep.states()[TrialState.FAIL] == 5
+        failed = sweep.states()[TrialState.FAIL]
+        assert failed in (5, 6), "two run side by side"
         assert sweep.tracker.study.state == "interrupted"
         sweep.refuses = lambda key: None
         summary = sweep.run(trials=20)
-        assert summary.trials == {"complete": 15, "failed": 5}
+        assert summary.trials == {"complete": 20 - failed, "failed": failed}
 
     def test_recipes_that_need_too_much_memory_do_not_end_the_sweep(self, sweep: Study) -> None:
         large = Failed("", "out of memory: a batch of 512 images", "")

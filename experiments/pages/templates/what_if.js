@@ -87,7 +87,7 @@ function decide(model, values) {
 function headline(answer, best, rival) {
   if (answer === "Not yet") {
     if (!rival) return "Not yet: nothing clears the bars";
-    const close = rival.measured && rival.unknown.join() === "accuracy";
+    const close = rival.measured && rival.complete && rival.unknown.join() === "accuracy";
     return close ? `Not yet: ${rival.title} is too close to the bar` : `Not yet: measure ${rival.title}`;
   }
   if (answer === "Adapt") return rival ? `Adapt and test ${rival.title}` : `Adapt ${best.title}`;

@@ -106,6 +106,9 @@ def test_a_measured_vendor_too_close_to_the_bar_is_not_to_be_measured_again(demo
     [check] = known(verdict.rival).unknown
     assert check.reason.endswith("70.99 %), 12 answers without one class, too close to the bar")
     assert known(verdict.rival).commands == ()
+    partly = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": replace(scored, missing=900)}))
+    assert partly.headline == "Not yet: measure calls", "the rest of the images can be asked about"
+    assert known(partly.rival).commands
     untimed = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": replace(scored, p95_seconds=None)}))
     assert untimed.headline == "Not yet: measure calls", "its time is unknown too"
 
