@@ -1,6 +1,6 @@
 """Rank correlation of accuracies after a short and after a long run, by group of parameters.
 
-python -m experiments.accuracy.ranking [--lengths 6 8 12 45] [--results FILE]
+python -m experiments.accuracy.ranking [--lengths 6 8 12 45 320] [--results FILE]
 
 Each group varies its own parameters around the starting recipe of the space `full`; the others keep their start, and
 the rate goes with the square root of the batch size, and both with the length of the run, as in a sweep. Runs that the
@@ -24,25 +24,28 @@ from cifar_core.budget import Budget, at_length
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
+from sweeps.console import percent
 from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.planning.space_file import SPACES
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
 
-# By TFLOP: three lengths for a trial, and that of a confirmation.
+# By TFLOP: three lengths for a trial, that of a confirmation, and that of a final.
 LENGTHS: Mapping[str, Budget] = MappingProxyType(
     {
         "6": Budget(flops=6e12, max_epochs=10),
         "8": Budget(flops=8e12, max_epochs=10),
         "12": Budget(flops=12e12, max_epochs=10),
         "45": Budget(flops=45e12, max_epochs=50),
+        "320": Budget(flops=320e12, max_epochs=100),
     }
 )
-TRIALS, CONFIRMATION = ("6", "8", "12"), "45"
-_FIRST_SEEDS = {"6": 300, "8": 0, "12": 100, "45": 200}
+TRIALS, CONFIRMATION, FINAL = ("6", "8", "12"), "45", "320"
+_FIRST_SEEDS = {"6": 300, "8": 0, "12": 100, "45": 200, "320": 400}
 
 _ARCHITECTURE = "architecture and optimiser"
 WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5)
+_TO_THE_END = ("width", range(3))  # recipes that are trained for the length of a final too
 
 # Gives the values of a group's recipe by its number, or draws them: parameters of the space, or fields of the recipe
 # that the space holds.
@@ -82,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
         lengths = [length for length in LENGTHS if length in options.lengths]
-        return [(_name(group, n, length), recipe_of(group, n, length)) for length in lengths for group, n in _numbers()]
+        each = ((group, n, length) for length in lengths for group, n in _numbers(length))
+        return [(_name(*one), recipe_of(*one)) for one in each]
 
     description = "Measure which parameters a short training can rank."
     return training_runs.command("ranking", description, RESULTS, wanted, table, arguments, add_lengths)
@@ -101,18 +105,27 @@ def recipe_of(group: str, number: int, length: str) -> Recipe:
 
 
 def table(runs: Sequence[TrainingRun]) -> Iterator[str]:
-    """Yield the lines of a Markdown table: Spearman's rank correlations by group, and over all recipes."""
+    """Yield the lines of Markdown tables.
+
+    Spearman's rank correlations by group, and over all recipes; then the accuracy of each width by the length of a run.
+    """
     quarters = [f"a quarter of {length} with its end" for length in TRIALS]
     pairs = [f"{length} with {CONFIRMATION}" for length in TRIALS]
     yield f"| parameters | recipes | {' | '.join([*quarters, *pairs])} |"
     yield f"| --- | --- |{' --- |' * (2 * len(TRIALS))}"
     found = {run.name: run for run in runs}
     for group in (*GROUPS, "all"):
-        own = [(g, n) for g, n in _numbers() if group in (g, "all")]
-        ends = {length: _values(found, own, length, "accuracy") for length in LENGTHS}
+        own = [(g, n) for g, n in _numbers(CONFIRMATION) if group in (g, "all")]
+        ends = {length: _values(found, own, length, "accuracy") for length in (*TRIALS, CONFIRMATION)}
         cells = [_correlation(_values(found, own, length, "early"), ends[length]) for length in TRIALS]
         cells += [_correlation(ends[length], ends[CONFIRMATION]) for length in TRIALS]
         yield f"| {group} | {len(own)} | {' | '.join(cells)} |"
+    yield ""
+    yield f"| width alone | {' | '.join(f'{length} TFLOP' for length in LENGTHS)} |"
+    yield f"| --- |{' --- |' * len(LENGTHS)}"
+    for number, width in enumerate(WIDTHS):
+        each = [_values(found, [("width", number)], length, "accuracy")[0] for length in LENGTHS]
+        yield f"| {width:g} | {' | '.join('' if np.isnan(one) else percent(one) for one in each)} |"
 
 
 def _values(found: Mapping[str, TrainingRun], own: Sequence[tuple[str, int]], length: str, field: str) -> list[float]:
@@ -128,8 +141,10 @@ def _correlation(one: Sequence[float], other: Sequence[float]) -> str:
     return f"{stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic:+.2f}"
 
 
-def _numbers() -> list[tuple[str, int]]:
-    return [(group, number) for group, numbers in NUMBERS.items() for number in numbers]
+def _numbers(length: str) -> list[tuple[str, int]]:
+    """Return the group and the number of each recipe that is trained to this length."""
+    groups = [_TO_THE_END] if length == FINAL else NUMBERS.items()
+    return [(group, number) for group, numbers in groups for number in numbers]
 
 
 def _name(group: str, number: int, length: str) -> str:

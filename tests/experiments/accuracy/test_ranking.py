@@ -41,6 +41,10 @@ def test_correlations_are_of_ranks() -> None:
 
     runs = [run("width", n, "12", 0.2 - n / 100, 0.5 + n**2 / 100) for n in range(5)]
     runs += [run("width", n, "45", 0.2, 0.8 + n / 100) for n in range(5)]
+    runs += [run("width", 2, "320", 0.2, 0.9)]
+    *_, last = table(runs)
+    *_, middle, _, _ = table(runs)
+    assert (middle, last) == ("| 1 |  |  | 54.0 % | 82.0 % | 90.0 % |", "| 1.5 |  |  | 66.0 % | 84.0 % |  |")
     rows = {row.split(" | ")[0]: row for row in table(runs)}
     assert rows["| parameters"].endswith("| 6 with 45 | 8 with 45 | 12 with 45 |")
     unknown = " not measured | not measured |"
