@@ -44,7 +44,7 @@ from experiments.pages.text import (
 from experiments.reading.scenario import slug
 from experiments.sections.sensitivity import nearest_flips
 
-OFF = 1.2  # times what the scenario assumes: a measured cost that far away is told
+COST_RATIO = 1.2  # between a measured and an assumed cost, in either direction, from which the report mentions it
 FLIPS = 2  # of assumptions that the first screen names
 UNKNOWN = "unknown"
 WHAT_IF = "what-if.html"  # the page of sliders, beside the report
@@ -167,7 +167,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
         score = facts.scores.get(slug(vendor.name))
         if vendor.tokens and score is not None and score.usd and score.missing < score.images:
             paid, assumed = 1000 * score.usd / (score.images - score.missing), vendor.serving(1000, waits=False)
-            if not 1 / OFF < paid / assumed < OFF:
+            if not 1 / COST_RATIO < paid / assumed < COST_RATIO:
                 text = f"{vendor.name} cost {money(paid)} for 1,000 images when it was measured, but the scenario's "
                 text += f"tokens make {money(assumed)}: set its image_tokens and answer_tokens."
                 yield CitedText(text, (f"source/{score.key}", "source/scenario"))

@@ -193,9 +193,8 @@ class Chat:
             BudgetSpentError: the next try might cross the limit.
         """
         unreadable, seconds, picture = 0, 0.0, base64.b64encode(png).decode()
-        bound = max(
-            LEAST_BOUND, len(self._body(picture, self._limits))
-        )  # no token is shorter than a byte of the request
+        largest = len(self._body(picture, self._limits))  # no token is shorter than a byte of the request
+        bound = max(LEAST_BOUND, largest)
         for number in range(TRIES):
             first = not self._budget.knows_usage
             reserved, began = self._budget.reserve(bound), time.perf_counter()
