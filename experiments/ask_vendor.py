@@ -21,7 +21,8 @@ from experiments.vendors.chat import Budget, BudgetSpentError, Chat
 from sweeps.command_line import FAILED as EXIT_FAILED
 from sweeps.command_line import OneLineParser, number, run_command
 from sweeps.standard_streams import protect_streams
-from sweeps.validation import InvalidFileError, did_you_mean
+from sweeps.validation import InvalidFileError
+from sweeps.words import did_you_mean
 
 KEY = "VENDOR_KEY"  # of the environment
 

@@ -36,7 +36,7 @@ from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import recipe_of
 from sweeps.command_line import FAILED, OneLineParser, Stopper, number, run_command, server_url
-from sweeps.console import SweepConsole, about
+from sweeps.console import SweepConsole
 from sweeps.coordinator import Interrupted
 from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
@@ -46,6 +46,7 @@ from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from sweeps.words import about, counted
 
 _WITHOUT_STUDY = "fast94"  # the recipe where the store has no study
 _OVERHEAD = 1.15  # for validation, pictures and checkpoints
@@ -157,7 +158,9 @@ def _run(options: argparse.Namespace) -> int:
             tracker.end_study(state, {})
             lacking = tracker.close() if state == "finished" else tracker.close_at_once()
     if lacking:
-        print(f"MLflow lacks {lacking} entries; once it answers, the same command sends them", file=sys.stderr)
+        print(
+            f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr
+        )
     if state == "interrupted":
         print("stopped; the same command resumes the curve")
         return 128 + stopper.signal

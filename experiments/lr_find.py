@@ -32,6 +32,7 @@ from sweeps.store import DEFAULT_STORE, RANGE_TESTS_EXPERIMENT, Store, StoreErro
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from sweeps.words import counted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +96,9 @@ def _run(options: argparse.Namespace) -> int:
         raise StoreError(f"--out must be a file that can be written, but: {error}") from error
     print(f"curve: {out}")
     if lacking:
-        print(f"MLflow lacks {lacking} entries; the next range test sends them once it answers", file=sys.stderr)
+        print(
+            f"MLflow lacks {counted(lacking, 'entry')}; the next range test sends them once it answers", file=sys.stderr
+        )
     return FAILED if lacking else 0
 
 

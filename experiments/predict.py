@@ -24,10 +24,11 @@ from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.weights import LETTERS, load_network
 from sweeps.command_line import FAILED, USAGE, OneLineParser, positive_int, run_command, server_url
-from sweeps.console import answer_console, percent
+from sweeps.console import answer_console
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
+from sweeps.words import percent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -41,7 +41,7 @@ from experiments.sections import (
 from experiments.ways import adapting
 from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
-from sweeps.validation import shortened
+from sweeps.words import shortened
 
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
 SCHEMA = 1

@@ -34,6 +34,7 @@ from sweeps.lock import acquire
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, SYSTEMS_EXPERIMENT, Store, StoreError
+from sweeps.words import counted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +124,9 @@ def _run(options: argparse.Namespace) -> int:
         print("stopped; the same command resumes here")
         return 128 + stopped.signal
     if lacking:
-        print(f"MLflow lacks {lacking} entries; once it answers, the same command sends them", file=sys.stderr)
+        print(
+            f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr
+        )
     return FAILED if lacking else 0
 
 

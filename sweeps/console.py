@@ -17,6 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.words import clock_time, percent, time_left, waiting_workers
+
 if TYPE_CHECKING:  # at run time this module stays free of torch
     from sweeps.progress import SweepRun, SweepView
 
@@ -247,11 +249,6 @@ def _trial_table(running: tuple[SweepRun, ...], now: float, wide: bool) -> Table
     return table
 
 
-def waiting_workers(workers: int) -> str:
-    """Return `3 workers wait for resources`."""
-    return "1 worker waits for resources" if workers == 1 else f"{workers} workers wait for resources"
-
-
 def status_line(view: SweepView) -> str:
     """Return the sweep in one line.
 
@@ -269,54 +266,3 @@ def status_line(view: SweepView) -> str:
     if view.seconds_left is not None:
         parts.append(time_left(view.seconds_left))
     return f"[{clock_time(view.at - view.began):>6}] {stage.name}: {', '.join(parts)}"
-
-
-def percent(share: float, decimals: int = 1) -> str:
-    """Return `62.4 %` for a share in [0, 1]."""
-    return f"{100 * share:.{decimals}f} %"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return `1 run` or `1,200 runs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def with_tta(accuracy: float | None) -> str:
-    """Return ` (94.02 % with test-time augmentation)`, or nothing without an accuracy."""
-    return "" if accuracy is None else f" ({percent(accuracy, 2)} with test-time augmentation)"
-
-
-def best_trial(accuracy: float, trial: int, model: str) -> str:
-    """Return `62.4 % validation accuracy, trial 12, fast_resnet`."""
-    return f"{percent(accuracy)} validation accuracy, trial {trial}, {model}"
-
-
-def clock_time(seconds: float) -> str:
-    """Return `47s`, `3m12s`, `2h05m` or `4d03h`."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 100 * 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
-
-
-def time_left(seconds: float) -> str:
-    """Return an estimate in words."""
-    return f"{about(seconds)} left"
-
-
-def about(seconds: float) -> str:
-    """Return `less than 1 min`, `about 12 min`, `about 2 h 05 min`, `about 3 days` or `about 102 years`."""
-    minutes, days = round(seconds / 60), round(seconds / 86_400)
-    if minutes < 1:
-        return "less than 1 min"
-    if minutes < 100:
-        return f"about {minutes} min"
-    if minutes < 48 * 60:
-        return f"about {minutes // 60} h {minutes % 60:02} min"
-    if days < 730:
-        return f"about {days} days"
-    return f"about {days / 365.25:,.0f} years"

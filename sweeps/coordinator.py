@@ -18,7 +18,6 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from cifar_core.errors import UserError, first_line
-from sweeps.console import percent
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
     Diverged,
@@ -42,6 +41,7 @@ from sweeps.studies.study import ended_trials, is_feasible, started_trials
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel
+from sweeps.words import percent
 
 _ATTEMPTS = 3  # of a run whose worker dies, without any progress in between
 _MOST_FAILURES = 5  # of runs in a row, before their first point: then a GPU, a driver or a disk is broken

@@ -32,7 +32,7 @@ from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED, Stopper, run_command
-from sweeps.console import SweepConsole, counted, percent, with_tta
+from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, Interrupted, StoreLostError, Summary
 from sweeps.executors.engine import Engine
 from sweeps.lock import acquire, exclude_runs
@@ -77,6 +77,7 @@ from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.views import UI_PORT, study_path
+from sweeps.words import counted, percent, with_tta
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -274,8 +275,10 @@ def _close(tracker: MlflowTracker, store: Store, study: str, say: Callable[[str]
     if not entries:
         return 0
     command = public_command(["--study", study, *store.as_option(storage=True), "--replay"])
-    what = "1 entry" if entries == 1 else f"{entries} entries"
-    say(f"MLflow lacks {what}, kept in {store.queues(study)}; once it answers, this command sends them: {command}")
+    say(
+        f"MLflow lacks {counted(entries, 'entry')}, kept in {store.queues(study)}; "
+        f"once it answers, this command sends them: {command}"
+    )
     return entries
 
 
@@ -432,7 +435,7 @@ def _replay(store: Store, study: str) -> int:
         tracker = MlflowTracker(store, study, say=print)
         tracker.open()
         refused = tracker.close()
-    print(f"MLflow has received {entries - refused} of {entries} {'entry' if entries == 1 else 'entries'}")
+    print(f"MLflow has received {entries - refused} of {counted(entries, 'entry')}")
     return FAILED if refused else 0
 
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from cifar_core.errors import UserError, first_line, suggest_name
+from cifar_core.errors import UserError, first_line
 from cifar_core.files import read_text, write_atomically
+from sweeps.words import did_you_mean, shortened
 
 # The configuration of a record that a person writes: no text for a number, no unknown fields.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True)
@@ -24,7 +25,6 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 
-_MOST = 10  # faults or names in a message
 _Record = TypeVar("_Record")
 
 
@@ -78,17 +78,6 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
 def write_json(path: Path, record: object) -> None:
     """Write a pydantic dataclass for `read_json`; an existing file is replaced in one step."""
     write_atomically(path, TypeAdapter(type(record)).dump_json(record, indent=1, by_alias=True) + b"\n")
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name: the known name nearest to it, or those that are known."""
-    return f"; {suggest_name(name, known, f'known: {shortened(known)}' if known else 'known: none')}"
-
-
-def shortened(items: Sequence[str], separator: str = ", ") -> str:
-    """Join the first ten items, and count the others."""
-    more = [f"and {len(items) - _MOST} more"] if len(items) > _MOST else []
-    return separator.join([*items[:_MOST], *more])
 
 
 def _unreadable_toml(file: str, error: Exception) -> InvalidFileError:

@@ -23,7 +23,7 @@ from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
 from experiments.stats import mean_interval
 from sweeps.command_line import positive_int
-from sweeps.console import percent
+from sweeps.words import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ablation.json"
 BUDGET = 0.1e15  # training FLOPs of a run: some three epochs

@@ -20,7 +20,7 @@ from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
-from sweeps.console import percent
+from sweeps.words import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "lengths.json"
 BUDGETS = (12, 60, 240)  # TFLOP: the preset `quick` has 6, 45 and 320 in its trials, confirmations and final

@@ -24,9 +24,9 @@ from cifar_core.budget import Budget, at_length
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
-from sweeps.console import percent
 from sweeps.planning.search_space import REFERENCE_IMAGES
 from sweeps.planning.space_file import SPACES
+from sweeps.words import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
 

@@ -37,10 +37,11 @@ from experiments.accuracy.usual_sweep import RESNET, SMALL, usual_sweep
 from experiments.pages import plots
 from experiments.stats import mean_interval
 from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
-from sweeps.console import SweepConsole, clock_time, percent
+from sweeps.console import SweepConsole
 from sweeps.executors.worker_process import exit_with
 from sweeps.planning.presets import EIGHTHS
 from sweeps.validation import STRICT, read_json, write_json
+from sweeps.words import clock_time, percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
 

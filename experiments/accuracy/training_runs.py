@@ -16,8 +16,9 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evaluate, train
 from experiments.benchmarks import real_data
 from sweeps.command_line import OneLineParser, output_file, run_command
-from sweeps.console import SweepConsole, percent
+from sweeps.console import SweepConsole
 from sweeps.validation import STRICT, read_json, write_json
+from sweeps.words import percent
 
 TRAIN_IMAGES = 45_000  # of the fixed split
 _EARLY, _EARLY_IMAGES = 0.25, 1000  # where and on how many images a run is judged before its end

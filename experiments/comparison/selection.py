@@ -17,7 +17,7 @@ from experiments.reading.weights import LETTERS, champion_run
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY, every_run
 from sweeps.tracking.registry import CHAMPION
-from sweeps.validation import did_you_mean, shortened
+from sweeps.words import did_you_mean, shortened
 
 MOST_GROUPS = len(PALETTE)  # each has a colour
 

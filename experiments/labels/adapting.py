@@ -14,13 +14,13 @@ from cifar_core.transfer.features import default_cache, features
 from cifar_core.transfer.head import fit
 from experiments.labels.plan import AdaptRun
 from experiments.labels.training import Context
-from sweeps.console import percent
 from sweeps.coordinator import Interrupted
 from sweeps.executors.protocol import Outcome
 from sweeps.tracking import artifacts
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import RunLabel
+from sweeps.words import percent
 
 
 def fit_all(runs: Sequence[AdaptRun], context: Context) -> None:

@@ -17,8 +17,8 @@ from cifar_core.training import total_steps
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.head import HeadRecipe
 from experiments.labels.curve import ADAPT, BUILD
-from sweeps.console import percent
 from sweeps.planning.search_space import comparable
+from sweeps.words import percent
 
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 # Training FLOPs of the whole curve: half an hour of two cores that compute 0.35 TFLOP a second together.

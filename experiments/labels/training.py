@@ -12,7 +12,7 @@ from cifar_core.data import Splits, nested_places
 from cifar_core.hardware import Hardware
 from cifar_core.models import parameter_count
 from experiments.labels.plan import STAGE, BuildRun
-from sweeps.console import SweepConsole, percent
+from sweeps.console import SweepConsole
 from sweeps.coordinator import Interrupted
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
@@ -31,6 +31,7 @@ from sweeps.progress import StageProgress, SweepProgress, SweepRun
 from sweeps.store import Store, StoreError
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from sweeps.words import percent
 
 ENDED = ("complete", "pruned")  # states of runs that are not trained again
 _VALIDATIONS = 8  # of a run, evenly spaced: a checkpoint follows each; the last one is on all validation images

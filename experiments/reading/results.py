@@ -15,8 +15,8 @@ from pydantic.dataclasses import dataclass
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipes import SYSTEMS
-from sweeps.console import counted
 from sweeps.validation import STRICT, InvalidFileError, NonNegative, Positive, Share, Text, read_json
+from sweeps.words import counted
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 

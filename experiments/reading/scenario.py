@@ -17,7 +17,8 @@ from pydantic.dataclasses import dataclass
 
 from experiments.reading.formula import calculate
 from experiments.reading.published import Accuracy, Assumed, AssumedPrice, ByImage, ByMachine, Price, Published, Tariff
-from sweeps.validation import STRICT, InvalidFileError, NonNegative, Positive, Text, did_you_mean, read_toml
+from sweeps.validation import STRICT, InvalidFileError, NonNegative, Positive, Text, read_toml
+from sweeps.words import did_you_mean
 
 DEFAULT_SCENARIO = Path(__file__).resolve().parents[1] / "data" / "scenario.toml"
 HOURS_A_MONTH = 730.0  # 365 days / 12

@@ -31,7 +31,7 @@ from sweeps.store import DEFAULT_STORE, Store, StoreError, opening
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
-from sweeps.validation import shortened
+from sweeps.words import shortened
 
 HTTP_SPEED = "test/http.json"  # artifact of a final run
 LARGEST = 1e300  # MLflow keeps infinity as 1.8e308

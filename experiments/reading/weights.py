@@ -17,7 +17,7 @@ from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, every_run
 from sweeps.tracking.registry import CHAMPION, champions
-from sweeps.validation import shortened
+from sweeps.words import shortened
 
 LETTERS = 4  # at least, of the beginning of an id
 

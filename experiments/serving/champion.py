@@ -23,6 +23,7 @@ from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.mlflow_client import answering, every_run
 from sweeps.tracking.registry import champions, registered_runs, version_tags
 from sweeps.tracking.tracker import MlflowTracker
+from sweeps.words import counted
 
 
 def registered(store: Store, name: str | None = None) -> ModelVersion:
@@ -88,7 +89,7 @@ def _recording(store: Store, study: str) -> Iterator[MlflowTracker]:
         tracker.open()
         yield tracker
         if lacking := tracker.close():
-            raise StoreError(f"MLflow must have received all of {study}, but lacks {lacking} entries")
+            raise StoreError(f"MLflow must have received all of {study}, but lacks {counted(lacking, 'entry')}")
 
 
 def _tested(finals: Iterable[Run]) -> dict[str, Run]:

@@ -42,7 +42,7 @@ from cifar_core.training import (
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result
 from experiments.systems.range_test import log_range_test
-from sweeps.console import SweepConsole, percent, with_tta
+from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Outcome
 from sweeps.executors.system_metrics import SystemMetrics
 from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
@@ -51,6 +51,7 @@ from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.validation import write_json
+from sweeps.words import percent, with_tta
 
 # Fractions of an epoch: its first batches, whose mean loss one published curve shows, and its end.
 _LOSSES = (FIRST_BATCHES, 1.0)

@@ -17,13 +17,12 @@ from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.errors import UserError
-from sweeps.console import counted
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
 from sweeps.tracking.locations import follow_store, is_new, moved_from
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run
 from sweeps.tracking.mlflow_queue import unsent
-from sweeps.validation import shortened
+from sweeps.words import counted, shortened
 
 _ANOTHER_NAME = "begin a study of another name with --study"
 _KEY = re.compile(r"(?:trial|confirm|final)-(\d+)(?:-\d+)?")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sweeps.checks.verify import findings
-from sweeps.console import counted
 from sweeps.store import Store
 from sweeps.tracking.mlflow_client import answering
+from sweeps.words import counted
 
 _ROUNDS = 4  # a repair can show more to be mended: an experiment first, then its runs
 

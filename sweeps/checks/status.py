@@ -9,13 +9,13 @@ import optuna
 from mlflow.entities import Run
 from optuna.trial import TrialState
 
-from sweeps.console import best_trial, percent, waiting_workers, with_tta
 from sweeps.lock import holder
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
 from sweeps.studies.study import load_study
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.mlflow_queue import waiting
+from sweeps.words import best_trial, counted, percent, waiting_workers, with_tta
 
 
 def read_status(store: Store, study: str) -> dict[str, str]:
@@ -45,7 +45,7 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     if checkpoints:
         rows["checkpoints"] = f"of {', '.join(checkpoints)}"
     if queued:
-        rows["queue"] = f"{queued} {'entry waits' if queued == 1 else 'entries wait'} for MLflow"
+        rows["queue"] = f"{counted(queued, 'entry')} for MLflow"
     return rows
 
 

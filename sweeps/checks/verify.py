@@ -27,7 +27,7 @@ from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
 from sweeps.tracking.mlflow_queue import REFUSED, waiting
 from sweeps.tracking.tracker import MlflowTracker
-from sweeps.validation import shortened
+from sweeps.words import counted, shortened
 
 
 def findings(store: Store, study: str) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def _log_network(store: Store, study: str, key: str, recipe: Mapping[str, Any], 
     tracker.open()
     tracker.log_model(key, recipe, store.weights(study, key))
     if lacking := tracker.close():
-        raise StoreError(f"MLflow must have received the network of {key}, but lacks {lacking} entries")
+        raise StoreError(f"MLflow must have received the network of {key}, but lacks {counted(lacking, 'entry')}")
 
 
 def _artifacts(store: Store, runs: Sequence[Run]) -> Iterator[Finding]:
@@ -184,6 +184,6 @@ def _queues(store: Store, study: str) -> Iterator[Finding]:
     """MLflow must have received everything."""
     folder = store.queues(study)
     if entries := waiting(folder):
-        yield Finding(f"{folder}: MLflow lacks {entries} of the entries here; --replay sends them")
+        yield Finding(f"{folder}: MLflow lacks {counted(entries, 'entry')}; --replay sends them")
     for path in sorted(folder.glob(f"*{REFUSED}")):
         yield Finding(f"{path}: MLflow has refused this")

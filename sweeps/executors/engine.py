@@ -17,7 +17,7 @@ from sweeps.executors.local import LocalExecutor
 from sweeps.executors.protocol import Executor
 from sweeps.planning.speed import measure_speed
 from sweeps.planning.workers import share_cores
-from sweeps.validation import shortened
+from sweeps.words import shortened
 
 ENGINES = ("local", "ray")
 

@@ -13,10 +13,10 @@ from cifar_core.data.data_set import DataSet
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
-from sweeps.console import about, counted
 from sweeps.planning.limits import Limits
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import SearchSpace
+from sweeps.words import about, counted
 
 LOSS_POINTS = 40  # of the training-loss curve of any run
 SEARCH_SHARE = 0.6  # of the compute of unpruned trials, spent with pruning: 0.61 in a study of 50 trials

@@ -14,7 +14,8 @@ from cifar_core.files import read_small_text
 from cifar_core.recipes import is_path
 from sweeps.planning.search_space import Condition, Distribution, Hold, Parameter, SearchSpace
 from sweeps.planning.space_rules import ParameterEntry, SpaceEntries, entry_faults, listed, space_faults, typed
-from sweeps.validation import InvalidFileError, parse_toml, shortened
+from sweeps.validation import InvalidFileError, parse_toml
+from sweeps.words import shortened
 
 FOLDER = Path(__file__).resolve().parents[1] / "spaces"
 

@@ -36,7 +36,7 @@ from cifar_core.transfer.features import Features, activations, compute, default
 from cifar_core.transfer.head import SCALINGS, Head, HeadRecipe, fit
 from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
 from sweeps.checks.consistency import check_before_training
-from sweeps.console import SweepConsole, percent, with_tta
+from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Outcome
 from sweeps.stages.adaptation_runs import AdaptationRuns
 from sweeps.stages.adapted_result import AdaptedResult, provenance_of
@@ -48,6 +48,7 @@ from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_note, study_note
 from sweeps.tracking.registry import version_tags
 from sweeps.tracking.tracker import MlflowTracker
+from sweeps.words import percent, with_tta
 
 TRIALS = 16  # heads that are tried
 _TUNED = ("training", False), ("training", True), ("validation", False)  # split and mirrored: what fine-tuning needs

@@ -14,13 +14,13 @@ from cifar_core.training import Progress
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.head import Head, HeadRecipe
 from cifar_core.transfer.tuning import TuningRecipe
-from sweeps.console import percent
 from sweeps.executors.protocol import Outcome
 from sweeps.stages.adapted_result import provenance_of
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from sweeps.words import percent
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cifar_core.transfer.backbone import Backbone
-from sweeps.console import percent, with_tta
+from sweeps.words import percent, with_tta
 
 _OVERLAP = "whether these hold images of the test set is unknown"
 

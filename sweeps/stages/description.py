@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from optuna.trial import TrialState
 
 from cifar_core.recipe import Recipe
-from sweeps.console import percent, with_tta
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.stage import Sweep
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_name, study_note
 from sweeps.tracking.views import FINALISTS, TRIALS
+from sweeps.words import percent, with_tta
 
 _CHAMPION = "champion"  # attribute of the Optuna study: the number of a trial
 _REPORT = "report/report.html"

@@ -9,7 +9,6 @@ from statistics import fmean
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
 from cifar_core.recipe import Recipe
-from sweeps.console import percent, with_tta
 from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.confirmation import Confirmed
@@ -18,6 +17,7 @@ from sweeps.store import StoreError
 from sweeps.studies.study import derive_seed
 from sweeps.tracking.notes import run_name, run_note
 from sweeps.tracking.registry import version_tags
+from sweeps.words import percent, with_tta
 
 
 class Final(Stage):

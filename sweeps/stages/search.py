@@ -9,7 +9,6 @@ from optuna.trial import Trial
 from cifar_core.budget import at_length
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
-from sweeps.console import best_trial, percent
 from sweeps.executors.protocol import Outcome
 from sweeps.planning.presets import EIGHTHS
 from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
@@ -18,6 +17,7 @@ from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
 from sweeps.studies.pruners import bar
 from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
+from sweeps.words import best_trial, percent
 
 _SECONDS = "search_seconds"  # attribute of the Optuna study: wall time
 

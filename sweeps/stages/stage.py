@@ -16,13 +16,14 @@ from cifar_core.checkpoint import Checkpoints
 from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress, total_steps
-from sweeps.console import SweepConsole, percent
+from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Failed, Outcome, TrainJob
 from sweeps.planning.plan import Plan, eval_schedule
 from sweeps.progress import SweepProgress, SweepRun
 from sweeps.store import Store
 from sweeps.tracking.notes import run_name, run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
+from sweeps.words import percent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,7 +31,7 @@ from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
 from sweeps.studies.pruners import PRUNERS, model_of
 from sweeps.studies.storage import StudyError, open_storage, opening_storage
-from sweeps.validation import shortened
+from sweeps.words import shortened
 
 BASELINE = "baseline"  # user attribute of the trial that is confirmed in any case: see `Beginning`
 REMOVED = "removed_runs"  # attribute of a study: keys of runs that were removed from MLflow on purpose

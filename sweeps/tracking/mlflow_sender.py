@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cifar_core.checkpoint import CheckpointError
 from cifar_core.errors import first_line
 from sweeps.tracking.mlflow_queue import REFUSED, SUFFIX, Entry, MlflowQueue, QueueInUseError
+from sweeps.words import counted
 
 _UNREACHABLE = (MlflowException, SQLAlchemyError, OSError)  # OSError: also requests' own
 # Errors that no retry mends.
@@ -155,7 +156,7 @@ class MlflowSender:
             self._pause(error)
             return
         if self._failures:
-            self._say(f"MLflow answers again; sending the {len(self._queue)} entries that waited")
+            self._say(f"MLflow answers again; sending {counted(len(self._queue), 'entry')}")
             self._failures = 0
         with self._changed:
             self._queue.remove(len(some))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cifar_core.recipe import Recipe
-from sweeps.console import clock_time, percent
+from sweeps.words import clock_time, percent
 
 _LEADS = {"search": "", "confirm": "confirm ", "final": "champion "}  # of names, by stage
 _PICTURES = {

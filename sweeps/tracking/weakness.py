@@ -8,7 +8,7 @@ from itertools import combinations
 
 from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.metrics import Predictions
-from sweeps.console import counted
+from sweeps.words import counted
 
 _NAMED = 3  # names in a list; the others are counted
 

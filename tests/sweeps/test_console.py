@@ -15,7 +15,7 @@ from rich.console import Console
 
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule
-from sweeps.console import SweepConsole, _live_view, clock_time, status_line, time_left
+from sweeps.console import SweepConsole, _live_view, status_line
 from sweeps.executors.protocol import TrainJob
 from sweeps.progress import StageProgress, SweepRun, SweepView
 from tests.sweeps.support import point
@@ -84,28 +84,7 @@ def words(text: str) -> str:
     return " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", text).split())
 
 
-class TestWords:
-    @pytest.mark.parametrize(
-        ("seconds", "text"),
-        [
-            *((-1, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m00s"), (192, "3m12s"), (3599, "59m59s")),
-            *((7500, "2h05m"), (9e5, "10d10h")),
-        ],
-    )
-    def test_clock_time(self, seconds: float, text: str) -> None:
-        assert clock_time(seconds) == text
-
-    @pytest.mark.parametrize(
-        ("seconds", "text"),
-        [
-            *((0, "less than 1 min"), (29, "less than 1 min"), (50, "about 1 min")),
-            *((540, "about 9 min"), (5940, "about 99 min"), (6060, "about 1 h 41 min")),
-            *((172_000, "about 47 h 47 min"), (259_000, "about 3 days"), (3.222e9, "about 102 years")),
-        ],
-    )
-    def test_time_left(self, seconds: float, text: str) -> None:
-        assert time_left(seconds) == f"{text} left"
-
+class TestStatusLine:
     def test_status_line(self) -> None:
         assert status_line(VIEW) == (
             "[ 3m12s] search: 12/50 done (7 pruned, 1 failed), 2 running, "

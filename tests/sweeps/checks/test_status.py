@@ -62,7 +62,7 @@ def test_what_is_told(store: Store) -> None:
         "confirmation": "1 complete, 1 running",
         "test": "79.25 % (80.00 % with test-time augmentation)",
         "checkpoints": "of trial-4",
-        "queue": "1 entry waits for MLflow",
+        "queue": "1 entry for MLflow",
     }
 
 

@@ -140,7 +140,7 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
         ),
         (
             lambda store: write_queue(store.queues("s") / "1.jsonl", Entry(key="trial-0", at=0)),
-            r".*journals/s: MLflow lacks 1 of the entries here; --replay sends them",
+            r".*journals/s: MLflow lacks 1 entry; --replay sends them",
         ),
         (
             lambda store: write_queue(store.queues("s") / "1.refused", Entry(key="trial-0", at=0)),

@@ -83,7 +83,7 @@ def test_nothing_waits_for_a_server_that_is_gone(server: Server, tmp_path: Path)
     assert server.said[0] == (
         "MLflow does not answer (API request failed); the sweep continues, and its results wait on disk"
     )
-    assert server.said[1].startswith("MLflow answers again; sending the ")
+    assert server.said[1].startswith("MLflow answers again; sending ")
     assert len(server.said) == 2
     assert sender.close(10, 10) == 0
 

@@ -1,0 +1,77 @@
+"""Numbers, times and lists of names in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cifar_core.errors import suggest_name
+
+_MOST_NAMES = 10
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """Return `62.4 %` for a share in [0, 1]."""
+    return f"{100 * share:.{decimals}f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 run`, `1,200 runs` or `3 entries`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else many}"
+
+
+def with_tta(accuracy: float | None) -> str:
+    """Return ` (94.02 % with test-time augmentation)`, or nothing without an accuracy."""
+    return "" if accuracy is None else f" ({percent(accuracy, 2)} with test-time augmentation)"
+
+
+def best_trial(accuracy: float, trial: int, model: str) -> str:
+    """Return `62.4 % validation accuracy, trial 12, fast_resnet`."""
+    return f"{percent(accuracy)} validation accuracy, trial {trial}, {model}"
+
+
+def clock_time(seconds: float) -> str:
+    """Return `47s`, `3m12s`, `2h05m` or `4d03h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 100 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
+
+
+def time_left(seconds: float) -> str:
+    """Return an estimate in words."""
+    return f"{about(seconds)} left"
+
+
+def about(seconds: float) -> str:
+    """Return `less than 1 min`, `about 12 min`, `about 2 h 05 min`, `about 3 days` or `about 102 years`."""
+    minutes, days = round(seconds / 60), round(seconds / 86_400)
+    if minutes < 1:
+        return "less than 1 min"
+    if minutes < 100:
+        return f"about {minutes} min"
+    if minutes < 48 * 60:
+        return f"about {minutes // 60} h {minutes % 60:02} min"
+    if days < 730:
+        return f"about {days} days"
+    return f"about {days / 365.25:,.0f} years"
+
+
+def waiting_workers(workers: int) -> str:
+    """Return `3 workers wait for resources`."""
+    return "1 worker waits for resources" if workers == 1 else f"{workers} workers wait for resources"
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the known name nearest to it, or those that are known."""
+    return f"; {suggest_name(name, known, f'known: {shortened(known)}' if known else 'known: none')}"
+
+
+def shortened(items: Sequence[str], separator: str = ", ") -> str:
+    """Join the first ten items, and count the others."""
+    more = [f"and {len(items) - _MOST_NAMES} more"] if len(items) > _MOST_NAMES else []
+    return separator.join([*items[:_MOST_NAMES], *more])

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from sweeps.words import clock_time, counted, shortened, time_left
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((-1, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m00s"), (192, "3m12s"), (3599, "59m59s")),
+        *((7500, "2h05m"), (9e5, "10d10h")),
+    ],
+)
+def test_clock_time(seconds: float, text: str) -> None:
+    assert clock_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "less than 1 min"), (29, "less than 1 min"), (50, "about 1 min")),
+        *((540, "about 9 min"), (5940, "about 99 min"), (6060, "about 1 h 41 min")),
+        *((172_000, "about 47 h 47 min"), (259_000, "about 3 days"), (3.222e9, "about 102 years")),
+    ],
+)
+def test_time_left(seconds: float, text: str) -> None:
+    assert time_left(seconds) == f"{text} left"
+
+
+def test_counts_with_their_nouns() -> None:
+    assert [counted(1, "run"), counted(1_200, "run"), counted(0, "day")] == ["1 run", "1,200 runs", "0 days"]
+    assert [counted(1, "entry"), counted(3, "entry")] == ["1 entry", "3 entries"]
+
+
+def test_of_many_names_ten_are_given() -> None:
+    assert shortened(["a", "b"]) == "a, b"
+    assert shortened([str(number) for number in range(12)], "; ") == "0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"
