@@ -57,6 +57,15 @@ class EvalSchedule:
         """Return the steps of a run of `total_steps` at which it yields, rising."""
         return sorted({_step_at(fraction, total_steps) for fraction in (*self.losses, *self.validations)})
 
+    def planned(self, point: Progress) -> float:
+        """Return the fraction in `validations` for which the model was validated at `point`.
+
+        Of a run of few steps it differs from the fraction that is done; where several fall on a step, it is the first.
+        """
+        total_steps = round(point.step / point.fraction)
+        at = (fraction for fraction in self.validations if _step_at(fraction, total_steps) == point.step)
+        return 1.0 if point.fraction == 1 else next(at)
+
 
 def evenly(count: int) -> tuple[float, ...]:
     """Return `count` evenly spaced fractions of training; the last is its end."""

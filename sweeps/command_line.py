@@ -16,6 +16,7 @@ from cifar_core.errors import UserError, first_line
 
 FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
+_SHOW_CURSOR = b"\x1b[?25h\n"  # a live view hides it
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -67,6 +68,8 @@ class Stopper:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.signal and number != signal.SIGHUP:  # a lost terminal sends it once itself, and once by the shell
+            if os.isatty(1):
+                os.write(1, _SHOW_CURSOR)
             os._exit(128 + number)
         self.signal = self.signal or number
 

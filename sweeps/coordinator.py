@@ -31,7 +31,7 @@ from sweeps.executors.protocol import (
 )
 from sweeps.planning.plan import LOSS_POINTS
 from sweeps.progress import SweepRun
-from sweeps.stages.confirmation import Confirmation, Confirmed, Gain
+from sweeps.stages.confirmation import DECISION, Confirmation, Confirmed, Gain
 from sweeps.stages.description import StudyDescription
 from sweeps.stages.final import ChampionTest, Final
 from sweeps.stages.search import Search
@@ -129,8 +129,12 @@ class Coordinator:
     def _run(self) -> Summary:
         self._drive(Search(self.sweep))
         summary = self._summarise_search()
-        if self.sweep.plan.confirm:
+        if self.sweep.plan.confirm or DECISION in self.sweep.study.user_attrs:
             self._confirm(summary)
+        for stage in ("confirm", "final"):
+            for name, metric in (("flops", "cost/training_flops"), ("seconds", "cost/seconds")):
+                if total := self.sweep.tracker.total(stage, metric):
+                    summary.metrics[f"study/{stage}_{name}"] = total
         complete = started_trials(self.sweep.study) >= self.sweep.plan.trials
         summary.nothing_left = complete and self.sweep.progress.started == 0
         return summary
@@ -154,16 +158,18 @@ class Coordinator:
                 yield folder.name
 
     def _confirm(self, summary: Summary) -> None:
-        """Confirm the best recipes, train the best of them on all images, and evaluate it on the test set."""
+        """Confirm the best recipes, train the best of them on all images, and evaluate it on the test set.
+
+        With --no-confirm, read what earlier commands found in this way.
+        """
+        drive = self._drive if self.sweep.plan.confirm else lambda stage: None
         say = self.sweep.console.say
         if not summary.trials["complete"]:
             say("no trial was completed, so there is nothing to confirm")
             return
         confirmation = Confirmation(self.sweep)
-        self._drive(confirmation)
+        drive(confirmation)
         self._description.finalists = list(confirmation.results())
-        summary.metrics["study/confirm_flops"] = self.sweep.tracker.total("confirm", "cost/training_flops")
-        summary.metrics["study/confirm_seconds"] = self.sweep.tracker.total("confirm", "cost/seconds")
         champion = summary.champion = confirmation.champion()
         gain = summary.gain = confirmation.gain()
         if gain is not None:
@@ -176,17 +182,17 @@ class Coordinator:
         self.sweep.tracker.tag(STUDY_KEY, champion=str(champion.source))
         say(f"champion: trial {champion.source}, {champion.recipe.model}, {accuracy}")
         final = Final(self.sweep, champion)
-        self._drive(final)
-        summary.metrics["study/final_flops"] = self.sweep.tracker.total("final", "cost/training_flops")
-        summary.metrics["study/final_seconds"] = self.sweep.tracker.total("final", "cost/seconds")
+        drive(final)
         if not final.trained:
             say("no final run was completed, so there is nothing to test")
             return
         test = ChampionTest(self.sweep, champion, final.trained)
-        self._drive(test)
-        test.register()
+        drive(test)
         summary.test_accuracy = test.mean("test/accuracy")
         summary.tta_accuracy = test.mean("test/tta_accuracy")
+        if summary.test_accuracy is None:
+            return
+        test.register()
         self._description.tested = final.trained, summary.test_accuracy, summary.tta_accuracy
 
     def _summarise_search(self) -> Summary:
@@ -199,8 +205,6 @@ class Coordinator:
             "study/search_flops": spent,
             "study/full_flops": full,
             "study/saved_fraction": 1 - spent / full if full else 0.0,
-            "study/confirm_flops": 0.0,
-            "study/confirm_seconds": 0.0,
         }
         return Summary(ended_trials(study), metrics)
 

@@ -69,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--enqueue",
         nargs="+",
+        action="extend",
         default=[],
         metavar="RECIPE",
         help="recipes to try first: names in cifar_core/recipes, 'systems' for the five published ones, or "
@@ -98,9 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="start no further trial once N trials in a row were not better",
     )
-    search.add_argument(
-        "--no-starts", action="store_true", help="do not begin with the recipes that the space knows to be good"
-    )
+    search.add_argument("--no-starts", action="store_true", help="do not try the space's known-good recipes first")
     search.add_argument("--no-confirm", action="store_true", help="stop after the search, without a test")
     adapt = parser.add_argument_group("adapting a pretrained network (docs/adapting.md)")
     when = adapt.add_mutually_exclusive_group()
@@ -280,8 +279,8 @@ def name_study(options: argparse.Namespace, preset: Preset, space: SearchSpace) 
     if name in RESERVED_STUDIES:
         reserved = ", ".join(RESERVED_STUDIES)
         raise UsageError(f"--study must not be one of {reserved}, which other commands or MLflow use, but got {name!r}")
-    if not name.strip() or "/" in name or "\\" in name or name.startswith("."):
-        raise UsageError(f"--study must be a name without slashes that does not begin with a dot, but got {name!r}")
+    if not name.strip() or "/" in name or "\\" in name or name.startswith((".", "-")):
+        raise UsageError(f"--study must be a name without slashes that begins with no dot or hyphen, but got {name!r}")
     if not name.isprintable():
         raise UsageError(f"--study must be a name without line breaks and control characters, but got {name!r}")
     if len(folder_name(name)) > _STUDY_LETTERS:

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from optuna.exceptions import StorageInternalError
 
@@ -98,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
 
     # Ctrl-C comes here before the first trial only; later the coordinator handles it.
-    return run_command(parser, run, stopped="stopped before the first trial; the same command starts again")
+    sweeps = not (options.status or options.verify or options.repair or options.replay)
+    stopped = "stopped before the first trial; the same command starts again" if sweeps else "stopped"
+    return run_command(parser, run, stopped=stopped)
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -169,8 +172,9 @@ def _sweep(
                 )
                 if options.source is not None:
                     study.set_user_attr(SOURCE, options.source)
+                plan = replace(plan, trials=max(plan.trials, started_trials(study)))
                 checkpoints = store.checkpoint_folder(plan.study)
-                console.plan({**plan.rows(max(0, plan.trials - started_trials(study))), **engine.rows(checkpoints)})
+                console.plan({**plan.rows(plan.trials - started_trials(study)), **engine.rows(checkpoints)})
                 for note in (*(() if pictures is None else pictures.notes), *notes, *left_out(study, plan.trials)):
                     console.say(note)
                 sweep = Sweep(
@@ -194,12 +198,22 @@ def _sweep(
         print("stopped; the same command resumes the sweep")
         notice.send("interrupted")
         return 128 + stopper.signal
-    if backbone is not None and (code := _adapt(options, arguments, plan, store, backbone, pictures, notice, stopper)):
-        report = ["python", "experiments/compare.py", "--study", plan.study, *store.as_option()]
-        print(f"the sweep has ended; its report without the adapted network: {shlex.join(report)}")
-        return code
+    report = shlex.join(["python", "experiments/compare.py", "--study", plan.study, *store.as_option()])
+    if backbone is not None:
+        code = FAILED
+        try:
+            code = _adapt(options, arguments, plan, store, backbone, pictures, notice, stopper)
+        finally:
+            if code:
+                print(f"the sweep has ended; its report without the adapted network: {report}")
+        if code:
+            return code
     tested = summary.test_accuracy is not None
     code = FAILED if lacking else _report(plan, store, tracker, tested=tested)
+    if code and stopper.asked():  # the report, another process, was stopped too
+        print(f"stopped; the sweep has ended, and this command writes its report: {report}")
+        notice.send("interrupted", summary)
+        return 128 + stopper.signal
     if plan.confirm and not tested:
         code = FAILED
     notice.send("finished" if code == 0 else "failed", summary)

@@ -46,7 +46,7 @@ from sweeps.executors.local import LocalExecutor
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule
 from sweeps.planning.presets import EIGHTHS, PRESETS, Preset
-from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
+from sweeps.planning.search_space import TTA, reference_epochs
 from sweeps.planning.space_file import SPACES
 from sweeps.stages.confirmation import DECISION
 from sweeps.stages.stage import Sweep
@@ -192,7 +192,7 @@ def optuna_alone(
     spent, chosen, tta_accuracy = 0.0, Recipe(), None
     while spent + terms.flops / trials <= terms.flops:
         trial = study.ask()
-        base = Recipe(seed=derive_seed(seed, trial.number), tta=TTA, epochs=REFERENCE_IMAGES / len(data.train))
+        base = Recipe(seed=derive_seed(seed, trial.number), tta=TTA, epochs=reference_epochs(len(data.train)))
         recipe = budget.narrow(SPACE.suggest(trial, base))
         recipe = at_length(recipe, budget.apply(recipe, len(data.train)).epochs)
         state = TrainState.create(recipe, data, hardware)

@@ -24,7 +24,7 @@ from cifar_core.budget import Budget, at_length
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
-from sweeps.planning.search_space import REFERENCE_IMAGES
+from sweeps.planning.search_space import reference_epochs
 from sweeps.planning.space_file import SPACES
 from sweeps.words import percent
 
@@ -97,7 +97,7 @@ def recipe_of(group: str, number: int, length: str) -> Recipe:
     drawn = GROUPS[group](number, np.random.default_rng([list(GROUPS).index(group), number]))
     space = SPACES["full"]
     values = {"mix_alpha": Recipe().mix_alpha, "weight_decay_multiple": 1.0, **space.starts[0], **drawn}
-    base = Recipe(seed=_FIRST_SEEDS[length] + number, epochs=REFERENCE_IMAGES / TRAIN_IMAGES)
+    base = Recipe(seed=_FIRST_SEEDS[length] + number, epochs=reference_epochs(TRAIN_IMAGES))
     fields = {name: value for name, value in drawn.items() if name not in space.parameters}
     recipe = replace(space.recipe(space.point_of(values.__getitem__), base), **fields)
     trials = {name: at_length(recipe, LENGTHS[name].apply(recipe, TRAIN_IMAGES).epochs) for name in TRIALS}

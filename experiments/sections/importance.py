@@ -27,7 +27,7 @@ from experiments.pages.blocks import Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, add_points, canvas, pc
 from experiments.pages.text import CitedText, listed, percent, plural, run
 from experiments.stats import FEW_TRIALS, SIGNIFICANCE_LEVEL, holm
-from sweeps.planning.search_space import MULTIPLE, MULTIPLES, REFERENCE_IMAGES, Parameter, multiples_of
+from sweeps.planning.search_space import MULTIPLE, MULTIPLES, Parameter, multiples_of, reference_epochs
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.validation import InvalidFileError
 
@@ -240,7 +240,7 @@ def _multiples(complete: pd.DataFrame, field: str, train_images: int) -> pd.Seri
     for row in complete.to_dict("records"):
         texts = {name: row.get(f"params.{name}") for name in _OF_MULTIPLES}
         recipe = Recipe(**{name: _OF_MULTIPLES[name](text) for name, text in texts.items() if isinstance(text, str)})
-        usual = at_length(recipe, REFERENCE_IMAGES / train_images)
+        usual = at_length(recipe, reference_epochs(train_images))
         found.append(round(multiples_of(usual)[f"{field}{MULTIPLE}"], 6))
     return pd.Series(found, complete.index)
 

@@ -98,7 +98,8 @@ class Plan:
             rows["final"] = f"the champion {runs} on all training images, {final}"
         if self.limits != Limits():
             rows["limits"] = f"{self.limits}; other networks are not trained"
-        rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
+        if remaining:
+            rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
         return rows
 
     def confirm_flops(self) -> float:

@@ -40,7 +40,7 @@ OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
 # that the product of rate and decay has to be held: the decay is that of batch size 256.
 _RESET_SCALE = OptimizerScale(0.075, 2e-6 * 256 / 0.075, 0.6, 1.0)
 
-REFERENCE_IMAGES = 8.25 * 50_000  # trained on by fast94
+_REFERENCE_IMAGES = 8.25 * 50_000  # trained on by fast94
 
 TTA = "mirror-shift"  # test-time augmentation of a sweep's champion
 
@@ -125,7 +125,7 @@ class SearchSpace:
         return tuple(self.point_of(values.__getitem__) for values in each)
 
     def suggest(self, trial: BaseTrial, base: Recipe) -> Recipe:
-        """Return the recipe of `trial`, for `REFERENCE_IMAGES`; what the space does not name comes from `base`."""
+        """Return the recipe of `trial`, for `reference_epochs`; what the space does not name comes from `base`."""
         return self.recipe(self.point_of(lambda name: _draw(trial, name, self.parameters[name].distribution)), base)
 
     def recipe(self, point: Mapping[str, Any], base: Recipe) -> Recipe:
@@ -201,6 +201,11 @@ def is_true(condition: Condition, point: Mapping[str, Any]) -> bool:
     return all(name in point and point[name] in values for name, values in condition.items())
 
 
+def reference_epochs(train_images: int) -> float:
+    """Return the length, in passes over so many images, that the rates and decays of a space are for."""
+    return min(MOST_EPOCHS, _REFERENCE_IMAGES / train_images)
+
+
 def comparable(recipe: Recipe) -> Recipe:
     """Return `recipe` with the validation images and test-time augmentation of a sweep, a learning rate, and the
     weights of the last step.
@@ -221,7 +226,7 @@ def for_data_set(recipe: Recipe, images: float, data_set: DataSet) -> Recipe:
 
 
 def multiples_of(recipe: Recipe) -> dict[str, float]:
-    """Return the parameters of `recipe`, one for `REFERENCE_IMAGES`, that are multiples of a reference value."""
+    """Return the parameters of `recipe`, one for `reference_epochs`, that are multiples of a reference value."""
     scale = _scale(recipe.optimizer, recipe.reset_norms)
     return {
         "learning_rate_multiple": recipe.peak_rate / _base_rate(scale, recipe.batch_size),

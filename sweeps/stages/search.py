@@ -9,9 +9,9 @@ from optuna.trial import Trial
 from cifar_core.budget import at_length
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
-from sweeps.executors.protocol import Outcome
+from sweeps.executors.protocol import Outcome, TrainJob
 from sweeps.planning.presets import EIGHTHS
-from sweeps.planning.search_space import REFERENCE_IMAGES, TTA
+from sweeps.planning.search_space import TTA, reference_epochs
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
@@ -60,13 +60,14 @@ class Search(Stage):
         if plan.timeout is not None and self._seconds() > plan.timeout:
             return f"the time of --timeout ({plan.timeout:g} s) is over"
         if plan.patience is not None and (waited := trials_since_best(self.sweep.study)) >= plan.patience:
-            return f"the last {waited} that ended were not better than the best"
+            return f"none of the last {waited} trials beat the best"
         return None
 
     def why_prune(self, run: SweepRun, point: Progress) -> str | None:
         """Report the validation accuracy to Optuna; return the reason to end the trial, if its pruner asks for that."""
         assert point.val_accuracy is not None
-        trial, eighth = self._trials[run.key], round(point.fraction * EIGHTHS)
+        assert isinstance(run.job, TrainJob)
+        trial, eighth = self._trials[run.key], round(run.job.schedule.planned(point) * EIGHTHS)
         if eighth not in self._reported[run.key]:
             trial.report(point.val_accuracy, eighth)
             self._reported[run.key].add(eighth)
@@ -109,7 +110,7 @@ class Search(Stage):
         progress.count_trial(self.sweep.plan.search_share * self.sweep.plan.trial_flops())
         if outcome is not None:
             self._note_best(trial.number, outcome.accuracy, run.job.recipe.model)
-            self.sweep.tracker.study_progress("study/best_val_accuracy", progress.best_accuracy, progress.stage.ended)
+            self.sweep.tracker.study_progress(progress.best_accuracy, progress.stage.ended)
 
     def _run(self, trial: Trial, reported: set[int]) -> SweepRun:
         sweep, key = self.sweep, f"trial-{trial.number}"
@@ -136,7 +137,7 @@ class Search(Stage):
 
     def _recipe(self, trial: Trial) -> Recipe:
         plan, images = self.sweep.plan, self.sweep.plan.data_set.train_images
-        base = Recipe(seed=derive_seed(plan.seed, trial.number), tta=TTA, epochs=REFERENCE_IMAGES / images)
+        base = Recipe(seed=derive_seed(plan.seed, trial.number), tta=TTA, epochs=reference_epochs(images))
         recipe = plan.space.suggest(trial, base)
         if "enqueued_recipe" in trial.user_attrs:
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])

@@ -26,7 +26,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
-from sweeps.planning.search_space import REFERENCE_IMAGES
+from sweeps.planning.search_space import reference_epochs
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
 from sweeps.studies.pruners import PRUNERS, model_of
@@ -116,7 +116,7 @@ def open_study(
     for recipe in enqueue:
         if recipe.to_dict() not in enqueued:  # the same command again finishes the study and adds nothing to it
             # Points of a space are recipes for the length of the reference.
-            point = plan.space.nearest(at_length(recipe, REFERENCE_IMAGES / plan.data_set.train_images))
+            point = plan.space.nearest(at_length(recipe, reference_epochs(plan.data_set.train_images)))
             first = {} if starts else _first(study.get_trials(deepcopy=False))
             attributes = {"enqueued_recipe": recipe.to_dict(), **first}
             study.enqueue_trial(point, user_attrs=attributes, skip_if_exists=False)
@@ -322,8 +322,9 @@ def _check_trials(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
         drawn = Recipe.from_dict(trial.user_attrs["recipe"])
         if not drawn.reset_norms:  # nothing else goes with the length
             continue
-        base = replace(drawn, epochs=REFERENCE_IMAGES / plan.data_set.train_images)
-        rate = at_length(plan.space.recipe(trial.params, base), drawn.epochs).peak_rate
+        base = Recipe(epochs=reference_epochs(plan.data_set.train_images))
+        again = plan.preset.trial.narrow(plan.space.recipe(trial.params, base), plan.data_set)
+        rate = at_length(again, drawn.epochs).peak_rate
         if not math.isclose(rate, drawn.peak_rate, rel_tol=1e-6):
             raise StudyError(
                 f"study {plan.study!r} was started by an earlier version, which gave trial {trial.number} the learning "

@@ -23,6 +23,7 @@ from sweeps.tracking.views import TRIALS
 
 FLUSH_SECONDS = 10.0  # for a server to answer
 MODEL_SECONDS = 90.0  # for a network, which has to be exported first
+BEST_ACCURACY = "study/best_val_accuracy"  # the curve of the study's own run
 _STOP_SECONDS = 2.0  # for a server to answer after a stop
 
 
@@ -179,13 +180,15 @@ class MlflowTracker:
         """Register the network as a champion in the model registry, with `numbers` as tags; log it first if need be."""
         self._put(key, recipe=dict(recipe), weights=str(weights), registered=dict(numbers))
 
-    def study_progress(self, name: str, value: float, step: int) -> None:
-        """Add a point to a curve of the study's own run."""
-        self._put(STUDY_KEY, metrics={name: value}, step=step)
+    def study_progress(self, best_accuracy: float, step: int) -> None:
+        """Add a point to the curve of the study's own run."""
+        self._put(STUDY_KEY, metrics={BEST_ACCURACY: best_accuracy}, step=step)
 
     def end_study(self, state: str, metrics: Mapping[str, float]) -> None:
-        """End the study's own run as finished or interrupted."""
-        self._put_figures(STUDY_KEY, metrics, tags={"state": state}, state=state)
+        """End the study's own run as finished or interrupted; figures of earlier commands that are not given stay."""
+        known = self._known[STUDY_KEY].metrics if STUDY_KEY in self._known else {}
+        earlier = {name: value for name, value in known.items() if name.startswith("study/") and name != BEST_ACCURACY}
+        self._put_figures(STUDY_KEY, {**earlier, **metrics}, tags={"state": state}, state=state)
 
     def recorded(self, key: str) -> int:
         """Return the step of the last point of a run, 0 if there is none.

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from cifar_core.errors import UserError
@@ -20,6 +25,19 @@ def test_what_the_user_can_mend_is_one_line(capsys: pytest.CaptureFixture[str], 
 
     assert run_command(OneLineParser(prog="x.py"), command, stopped="") == 2
     assert capsys.readouterr().err == f"x.py: error: {said}\n"
+
+
+def test_a_second_ctrl_c_gives_the_terminal_its_cursor_back() -> None:
+    code = (
+        "import os, signal; from sweeps.command_line import Stopper; Stopper();"
+        "[os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]"
+    )
+    terminal, end = os.openpty()
+    done = subprocess.run([sys.executable, "-c", code], stdout=end, timeout=60)
+    os.close(end)
+    assert done.returncode == 128 + signal.SIGINT
+    assert os.read(terminal, 100).startswith(b"\x1b[?25h")
+    os.close(terminal)
 
 
 def test_an_error_of_ours_keeps_its_traceback() -> None:

@@ -170,13 +170,13 @@ class TestArgumentsThatCannotBe:
             f"--study must be a name of at most 200 letters once quoted for a folder, but got 'smoke-{space.stem}'"
         )
 
-    @pytest.mark.parametrize("name", ["", " ", "a/b", "..", "ü" * 100])
+    @pytest.mark.parametrize("name", ["", " ", "a/b", "..", "-x", "ü" * 100])
     def test_a_name_that_no_study_can_have(self, refused: Refused, name: str, tmp_path: Path) -> None:
-        rule = "without slashes that does not begin with a dot"
+        rule = "without slashes that begins with no dot or hyphen"
         if len(name) == 100:
             rule = "of at most 200 letters once quoted for a folder"
         for images in ((), ("--images", str(tmp_path))):  # said before pictures are looked for
-            assert refused("--study", name, *images) == f"--study must be a name {rule}, but got {name!r}"
+            assert refused(f"--study={name}", *images) == f"--study must be a name {rule}, but got {name!r}"
 
     @pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "bell\a", "\u202eback"])
     def test_a_name_that_would_change_the_terminal(self, refused: Refused, name: str) -> None:
@@ -217,6 +217,10 @@ class TestRecipesThatCannotBe:
         recipe.write_text(content)
         said = refused("--enqueue", str(recipe), "--preset", "smoke")
         assert re.fullmatch(message, said.removeprefix(f"{recipe}: "))
+
+    def test_recipes_of_several_options_are_all_tried(self) -> None:
+        options = build_parser().parse_args(["--enqueue", "five_conv", "--enqueue", "fast94", "three_conv"])
+        assert options.enqueue == ["five_conv", "fast94", "three_conv"]
 
     @pytest.mark.slow
     @pytest.mark.parametrize("names", [("dynamic_conv",), ("systems", "dynamic_conv")])

@@ -14,7 +14,7 @@ from experiments.pages.blocks import Missing
 from experiments.sections import importance
 from experiments.sections.importance import TELLING, importances_of, search_parameters, section, varied
 from experiments.stats import FEW_TRIALS
-from sweeps.planning.search_space import REFERENCE_IMAGES
+from sweeps.planning.search_space import reference_epochs
 from sweeps.planning.space_file import SPACES
 from tests.experiments.support import figures, known, with_study
 
@@ -125,7 +125,7 @@ def test_only_what_differs_among_complete_trials_was_varied(demo: Facts) -> None
 def test_a_rate_is_shown_as_the_multiple_that_was_drawn(demo: Facts, model: str) -> None:
     """With `reset_norms` rates have another scale, and depend on the length of the trial."""
     space, multiples = SPACES["full"], [0.5, 1.0, 2.0]
-    base = Recipe(epochs=REFERENCE_IMAGES / 45_000)
+    base = Recipe(epochs=reference_epochs(45_000))
     drawn = [space.recipe({**space.starts[0], "model": model, "learning_rate_multiple": m}, base) for m in multiples]
     drawn = [at_length(recipe, epochs) for recipe, epochs in zip(drawn, (0.5, 1.0, 3.0), strict=True)]
     search = pd.concat([demo.study.search.query("state == 'complete'").head(1)] * 3, ignore_index=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, TrainJob
@@ -284,6 +285,20 @@ class TestTestSet:
         assert not (sweep.root / "weights").exists(), "search runs leave none"
         sweep.run()
         check_whole(sweep)
+
+    def test_a_later_command_without_confirmation_keeps_what_is_on_record(self, sweep: Study) -> None:
+        before = sweep.run()
+        recorded = dict(sweep.tracker.study.metrics)
+        note = sweep.tracker.study.tags[MLFLOW_RUN_NOTE]
+        after = sweep.run(trials=5, confirm=False)
+        assert [job.key for job in sweep.jobs] == ["trial-4"]
+        assert (after.champion, after.gain, after.test_accuracy) == (before.champion, before.gain, before.test_accuracy)
+        kept = [name for name in recorded if name.startswith(("study/confirm", "study/final", "study/search_gain"))]
+        assert len(kept) == 7
+        assert {name: sweep.tracker.study.metrics[name] for name in kept} == {name: recorded[name] for name in kept}
+        assert sweep.tracker.study.metrics["study/search_flops"] > recorded["study/search_flops"]
+        assert sweep.tracker.study.tags[MLFLOW_RUN_NOTE] == note
+        assert len(sweep.recorded_tests()) == 2
 
     def test_a_worker_that_dies_in_a_test_may_have_looked(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: died(key) if key == "test-final-3-0" and starts == 0 else None

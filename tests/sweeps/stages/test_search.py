@@ -89,10 +89,16 @@ class TestSearch:
         line = "trial 0: five_conv at width 0.25, because the budget covers fewer than two training steps at 0.5"
         assert line in sweep.log.getvalue().splitlines()
 
+    def test_a_run_of_few_steps_reports_the_planned_parts_of_its_budget(self, sweep: Study) -> None:
+        recipe = Recipe(model="five_conv", width=0.125, batch_size=TRAIN_IMAGES // 3)
+        sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
+        sweep.run(trials=1, confirm=False)
+        assert list(sweep.trials[0].intermediate_values) == [2, 4, 8], "steps 1, 2 and 3 of 3"
+
     def test_no_further_trials_once_patience_is_over(self, sweep: Study) -> None:
         sweep.script = lambda key: 0.9 if key == "trial-1" else 0.5
         assert sweep.run(trials=20, patience=3, confirm=False).trials["complete"] in (5, 6), "two run side by side"
-        said = r"no further trials: the last [34] that ended were not better than the best; 1[45] of 20 are left out"
+        said = r"no further trials: none of the last [34] trials beat the best; 1[45] of 20 are left out"
         assert re.search(said, sweep.log.getvalue())
         assert sweep.run(trials=20, patience=10, confirm=False).trials["complete"] in (12, 13), "it resumes"
 

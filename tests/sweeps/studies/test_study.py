@@ -13,13 +13,13 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from cifar_core.budget import Budget, at_length
+from cifar_core.budget import Budget, at_length, step_flops
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import REFERENCE_IMAGES, for_data_set
+from sweeps.planning.search_space import for_data_set, reference_epochs
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError, open_storage
@@ -124,12 +124,28 @@ class TestSettings:
         trial = ask(study, plan)
         recipe = plan.space.suggest(trial, Recipe())
         assert recipe.reset_norms
-        scaled = at_length(replace(recipe, epochs=REFERENCE_IMAGES / plan.data_set.train_images), 0.5)
+        scaled = at_length(replace(recipe, epochs=reference_epochs(plan.data_set.train_images)), 0.5)
         trial.set_user_attr("recipe", scaled.to_dict())
         open_study(plan, storage)
         trial.set_user_attr("recipe", replace(recipe, epochs=0.5).to_dict())
         with pytest.raises(StudyError, match="started by an earlier version, which gave trial 0 the learning rate 0"):
             open_study(plan, storage)
+
+    def test_a_trial_whose_batch_was_narrowed_resumes(self, storage: BaseStorage, plan: Plan) -> None:
+        trial = ask(open_study(plan, storage), plan)
+        recipe = plan.space.suggest(trial, Recipe(epochs=reference_epochs(plan.data_set.train_images)))
+        budget = Budget(flops=1.5 * step_flops(replace(recipe, width=recipe.width / 8)), max_epochs=10)
+        narrow = budget.narrow(recipe, plan.data_set)
+        assert recipe.reset_norms
+        assert narrow.batch_size < recipe.batch_size
+        trial.set_user_attr("recipe", at_length(narrow, 0.5).to_dict())
+        assert open_study(replace(plan, preset=replace(plan.preset, trial=budget)), storage).trials
+
+    def test_recipes_for_very_few_images(self, storage: BaseStorage, plan: Plan) -> None:
+        few = replace(plan, data_set=replace(CIFAR10, name="few", sha256="ab" * 32, train_images=20))
+        study = open_study(few, storage, [Recipe(epochs=100.0)])
+        recipe = few.space.suggest(study.ask(), Recipe(epochs=reference_epochs(20)))
+        assert recipe.epochs == 10_000, "the most that a recipe may have"
 
     def test_a_study_of_a_version_that_had_cifar10_alone(self, storage: BaseStorage, plan: Plan) -> None:
         earlier = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize")
@@ -214,7 +230,7 @@ class TestBeginning:
         assert [Beginning.of(trial) for trial in study.trials][:2] == [None, Beginning.KNOWN_GOOD]
 
     def test_it_is_tried_though_the_first_enqueued_recipe_is_the_same(self, storage: BaseStorage, plan: Plan) -> None:
-        best = plan.space.recipe(START, Recipe(epochs=REFERENCE_IMAGES / plan.data_set.train_images))
+        best = plan.space.recipe(START, Recipe(epochs=reference_epochs(plan.data_set.train_images)))
         study = open_study(plan, storage, [Recipe(model="five_conv"), best])
         assert [Beginning.of(trial) for trial in study.trials] == [None, None, Beginning.KNOWN_GOOD, None]
         assert draw(study, plan, 3)[1:] == [pytest.approx(START), START]
@@ -277,7 +293,7 @@ class TestQueue:
     def test_a_recipe_of_a_short_run_is_told_as_the_point_that_it_was_drawn_at(
         self, storage: BaseStorage, plan: Plan
     ) -> None:
-        drawn = plan.space.recipe(START, Recipe(epochs=REFERENCE_IMAGES / 45_000))
+        drawn = plan.space.recipe(START, Recipe(epochs=reference_epochs(45_000)))
         assert drawn.reset_norms, "so that its rate goes with its length"
         study = open_study(plan, storage, [at_length(drawn, 0.1)])
         assert draw(study, plan, 1) == [pytest.approx(START)]
@@ -285,7 +301,7 @@ class TestQueue:
     def test_a_recipe_of_other_data_is_told_as_the_point_that_it_was_drawn_at(
         self, storage: BaseStorage, plan: Plan
     ) -> None:
-        drawn = plan.space.recipe(START, Recipe(epochs=REFERENCE_IMAGES / 1_000))  # drawn for a thousand images
+        drawn = plan.space.recipe(START, Recipe(epochs=reference_epochs(1_000)))  # drawn for a thousand images
         recipe = for_data_set(at_length(drawn, 9.5), 1_000, plan.data_set)
         assert recipe.epochs == pytest.approx(9.5 * 1_000 / plan.data_set.train_images)
         assert for_data_set(drawn, 1e9, plan.data_set).epochs == 10_000, "and no more than a recipe may have"

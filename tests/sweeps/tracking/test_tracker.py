@@ -228,8 +228,8 @@ class TestRecord:
     def test_the_study_has_a_run_of_its_own(self, store: Mlflow) -> None:
         tracker = store.open()
         assert store.state("study") == ("RUNNING", "running", None)
-        tracker.study_progress("study/best_val_accuracy", 0.5, 1)
-        tracker.study_progress("study/best_val_accuracy", 0.7, 3)
+        tracker.study_progress(0.5, 1)
+        tracker.study_progress(0.7, 3)
         tracker.end_study("interrupted", {})
         assert store.state("study") == ("KILLED", "interrupted", None)
         tracker = store.open()
