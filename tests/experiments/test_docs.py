@@ -98,6 +98,20 @@ def test_the_guides_give_options_that_a_command_has(script: str, capsys: pytest.
     assert used <= known
 
 
+def anchors(path: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda path: path.name)
+def test_the_links_of_a_guide_lead_to_files_and_sections_that_exist(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file, _, section = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not section or section in anchors(target), f"{page.name} links to {link}"
+
+
 def test_the_slurm_template_starts_ray_with_options_that_every_node_takes(tmp_path: Path) -> None:
     programs = {
         "scontrol": "echo node-1 node-2 | tr ' ' '\\n'",
