@@ -13,12 +13,17 @@ project=$HOME/cifar-sweeps  # with .venv, on a file system that all nodes share
 store=$SCRATCH/sweep        # likewise
 
 umask 077
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token RAY_USAGE_STATS_ENABLED=0
-[ -s "$RAY_AUTH_TOKEN_PATH" ] || "$project/.venv/bin/ray" get-auth-token --generate >/dev/null
-
 cd "$project"
+export PATH=$project/.venv/bin:$PATH                        # symmetric-run looks for `ray` there
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300           # seconds for all nodes to join, in place of 30
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK              # srun does not take it from sbatch since Slurm 22.05
+ray get-auth-token --generate >/dev/null                    # into ~/.ray/auth_token, once
+
+# The head is the node that has the address of its name. Where /etc/hosts gives each node 127.0.1.1 for its own name, none
+# is: give an address of the cluster's network here.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun --kill-on-bad-exit=0 .venv/bin/ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
-  --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "$SLURM_GPUS_ON_NODE" --include-dashboard false -- \
-  .venv/bin/python sweeps/run_study.py --trials 500 --store "$store" \
+srun --kill-on-bad-exit=0 ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
+  --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "$SLURM_GPUS_ON_NODE" -- \
+  python sweeps/run_study.py --trials 500 --store "$store" \
   --engine ray --address "$head:6379" --gpus-per-trial 0.25 --cpus-per-trial 1

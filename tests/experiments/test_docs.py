@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,8 @@ from sweeps.planning.space_rules import SET_BY_SWEEP
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-SCRIPTS = ("sweeps/run_study.py", *(f"experiments/{n}.py" for n in ("compare", "reproduce", "lr_find", "predict")))
+COMMANDS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "def main(" in path.read_text("utf-8")]
+SCRIPTS = ("sweeps/run_study.py", *(f"experiments/{path.name}" for path in COMMANDS))
 
 
 def guide(name: str) -> str:
@@ -93,3 +96,44 @@ def test_the_guides_give_options_that_a_command_has(script: str, capsys: pytest.
         for option in re.findall(r"--[a-z][\w-]+", command)
     }
     assert used <= known
+
+
+def anchors(path: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda path: path.name)
+def test_the_links_of_a_guide_lead_to_files_and_sections_that_exist(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file, _, section = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not section or section in anchors(target), f"{page.name} links to {link}"
+
+
+def test_the_slurm_template_starts_ray_with_options_that_every_node_takes(tmp_path: Path) -> None:
+    programs = {
+        "scontrol": "echo node-1 node-2 | tr ' ' '\\n'",
+        "srun": 'shift; exec "$@"',
+        "cifar-sweeps/.venv/bin/ray": f'echo "$SRUN_CPUS_PER_TASK $@" >> {tmp_path}/calls',
+    }
+    for name, script in programs.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    sizes = {
+        "SLURM_JOB_NODELIST": "node-[1-2]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "16",
+        "SLURM_GPUS_ON_NODE": "4",
+    }
+    here = {"HOME": str(tmp_path), "SCRATCH": str(tmp_path), "PATH": f"{tmp_path}:{os.defpath}"}
+    subprocess.run(["bash", ROOT / "docs/clusters/slurm.sh"], env=sizes | here, check=True)
+    token, run = (tmp_path / "calls").read_text().splitlines()
+    assert token == "16 get-auth-token --generate"
+    # Each node's `ray start` gets the options before `--`; some, as --include-dashboard, only the head may have.
+    assert run.startswith(
+        "16 symmetric-run --address node-1:6379 --min-nodes 2 --num-cpus 16 --num-gpus 4 -- python sweeps/run_study.py "
+    )
