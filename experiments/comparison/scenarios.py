@@ -101,5 +101,5 @@ def _costs(every: Sequence[Facts]) -> list[Row]:
 
 def _cell(way: Way, months: float) -> Cell:
     missed = listed([check.bar for check in way.misses])
-    standing = f"misses {missed}" if missed else f"{way.doubts} unknown" if way.doubts else "clears all bars"
+    standing = f"misses {missed}" if missed else way.doubts or "clears all bars"
     return Cell(way.option.stated(months), note=standing)
