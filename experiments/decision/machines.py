@@ -237,7 +237,7 @@ def _spent(study: Study, device: str, workers: int, cores: int) -> float:
     """
     seconds = study.attempts["metrics.cost/seconds"].fillna(0.0)
     threads = [_count(t or study.tags.get("threads")) if device == "cpu" else 0 for t in study.attempts["tags.threads"]]
-    return sum(s * max(1 / workers, t / cores) for s, t in zip(seconds, threads, strict=True))
+    return sum(float(s) * max(1 / workers, t / cores) for s, t in zip(seconds, threads, strict=True))
 
 
 def _speed(study: Study) -> Speed | None:

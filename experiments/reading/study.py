@@ -84,7 +84,8 @@ class Adapted:
         threads: that it was adapted and timed with.
         side: pixels that images are scaled up to.
         validation: accuracy that it was chosen by, between the best head and the fine-tuned network.
-        head, tuned: validation accuracy of these two; `tuned` is None if it was not fine-tuned.
+        head, tuned: validation accuracy of these two; `tuned` is None if none was fine-tuned.
+        is_tuned: it is the fine-tuned one.
         test, augmented: accuracy on the test images, and with test-time augmentation.
         study_seconds: of all passes over the images and all fits; `seconds` and `flops`: of those of this network.
         serving: timings, smallest batch first.
@@ -112,11 +113,7 @@ class Adapted:
     http: HttpSpeed | None
     head: float
     tuned: float | None
-
-    @property
-    def is_tuned(self) -> bool:
-        """True if its last blocks were trained too."""
-        return self.tuned is not None and self.tuned > self.head
+    is_tuned: bool
 
     @property
     def overlap(self) -> str:

@@ -95,8 +95,7 @@ def evaluations_sentence(facts: Facts) -> CitedText:
             return CitedText("The test set was not used, as far as this store knows.", run(facts.run_id))
         text = f"{tested} {plural(tested, 'run')} used the test set, but this store has no record of its use."
         return CitedText(text, runs(facts.test))
-    times = f"{used.study} {plural(used.study, 'time')}"
-    text = f"The sealed test set was used {times} for this study"
+    text = f"The sealed test set was used {used.study} {plural(used.study, 'time')} for this study"
     if used.store > used.study:
         text += f"; the store's record has {used.store} uses of test sets in all, with exports, adapted networks and "
         text += "reproductions"

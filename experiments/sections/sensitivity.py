@@ -127,11 +127,11 @@ def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:
         return ()
     rival, results, now = rival_of(facts), [], verdict_of(facts).headline
     for assumption in assumptions(facts):
-        low, high = (_saved_against(assumption.scaled(factor), rival) for factor in (1 / FACTOR, FACTOR))
-        factor, becomes = _nearest_flip(assumption, now)
+        low, high = (_saved_against(assumption.scaled(by), rival) for by in (1 / FACTOR, FACTOR))
+        scale, becomes = _nearest_flip(assumption, now)
         value = assumption.show(assumption.value)
-        flip = assumption.show(float(f"{assumption.value * factor:.3g}")) if becomes else ""
-        results.append(SensitivityResult(assumption.name, value, low, high, flip, factor, becomes, assumption.sources))
+        flip = assumption.show(float(f"{assumption.value * scale:.3g}")) if becomes else ""
+        results.append(SensitivityResult(assumption.name, value, low, high, flip, scale, becomes, assumption.sources))
     return tuple(sorted(results, key=lambda r: (-r.width, r.name)))
 
 
@@ -162,11 +162,11 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         changed = tuple(replace(download, hours=download.hours * f) for download in s.downloads)
         return replace(facts, scenario=replace(s, downloads=changed))
 
-    def machine(factor: float) -> Facts:
-        return replace(facts, cost=replace(cost, machine=_scaled(cost.machine, factor)))
+    def machine(f: float) -> Facts:
+        return replace(facts, cost=replace(cost, machine=_scaled(cost.machine, f)))
 
-    def faster(factor: float) -> Facts:
-        return replace(facts, cost=replace(cost, speed=speed.faster(factor)))
+    def faster(f: float) -> Facts:
+        return replace(facts, cost=replace(cost, speed=speed.faster(f)))
 
     def hourly(usd: float) -> str:
         return f"{rate(float(f'{usd:.3g}'))} an hour"
