@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
     data_set = subject.data_set
     experiment = experiment_of(subject.study)
     budget = options.pflop * 1e15 if options.pflop else BUDGET * (data_set.side / CIFAR10.side) ** 2
-    built = build_runs(subject.recipe, options.shares, budget, data_set.train_images, data_set)
+    built = build_runs(subject.recipe, options.shares, budget, data_set)
     backbone, missing = _backbone(options.backbone)
     heads = adapt_runs(backbone, options.shares, data_set.train_images, len(data_set.classes)) if backbone else []
     runs = [*built, *heads]

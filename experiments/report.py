@@ -24,6 +24,7 @@ from experiments.reading.study import Study
 from experiments.reading.vendor_score import load_scores
 from experiments.sections import (
     accuracy,
+    adapting,
     calibration,
     classes,
     examples,
@@ -34,11 +35,10 @@ from experiments.sections import (
     search,
     selection,
     sensitivity,
-    systems,
     training,
     verdict,
 )
-from experiments.ways import adapting
+from experiments.systems import section as systems
 from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
 from sweeps.words import shortened
@@ -170,7 +170,7 @@ def references_of(facts: Facts) -> References:
 
 def numbers_json(facts: Facts, sections: Sequence[Section]) -> bytes:
     """report.json: the verdict, every number with its unit and sources, and the series of every figure."""
-    study, verdict = facts.study, verdict_of(facts)
+    study, decided = facts.study, verdict_of(facts)
     lead = next((block for section in sections for block in section.blocks if isinstance(block, Lead)), None)
     pictures = [picture for section in sections for picture in section.pictures]
     document = {
@@ -182,12 +182,12 @@ def numbers_json(facts: Facts, sections: Sequence[Section]) -> bytes:
             "as_of": facts.as_of.isoformat(),
         },
         "verdict": {
-            "answer": verdict.answer,
-            "headline": verdict.headline,
+            "answer": decided.answer,
+            "headline": decided.headline,
             "because": _cited(lead.because) if lead else None,
             "facts": [_cited(text) for _, text in lead.facts] if lead else [],
-            "rules": [{"if": r.condition, "then": r.answer, "holds": r.holds} for r in verdict.rules],
-            "decided_by": verdict.decided_by + 1,
+            "rules": [{"if": r.condition, "then": r.answer, "holds": r.holds} for r in decided.rules],
+            "decided_by": decided.decided_by + 1,
         },
         "numbers": {
             number.name: {"value": _finite(number.value), "unit": number.unit, "from": list(number.sources)}

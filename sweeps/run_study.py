@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from optuna.exceptions import StorageInternalError
 
 from cifar_core.budget import Budget
@@ -184,7 +186,7 @@ def _sweep(
                     tracker=tracker,
                     store=store,
                     console=console,
-                    tags=_tags(plan),
+                    tags=_tags(plan, options.gpus_per_trial),
                     command=public_command(arguments),
                     keeps_checkpoints=engine.keeps_checkpoints,
                 )
@@ -385,11 +387,15 @@ def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: En
     )
 
 
-def _tags(plan: Plan) -> dict[str, str]:
+def _tags(plan: Plan, gpus_per_trial: float | None) -> dict[str, str]:
+    gpus = min(plan.side_by_side, torch.cuda.device_count())
+    if plan.on_cluster:
+        gpus = math.ceil(plan.side_by_side * (gpus_per_trial or 0))
     return {
         **provenance(plan.data_set, plan.hardware, plan.threads),
         "workers": str(plan.side_by_side),
         **({"cores": str(plan.cores)} if plan.shares_cores else {}),
+        **({"gpus": str(gpus)} if plan.hardware.device.type == "cuda" else {}),
         "preset": plan.preset.name,
         "space": plan.space.name,
     }

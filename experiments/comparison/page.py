@@ -19,7 +19,7 @@ from experiments.comparison.selection import choose
 from experiments.pages.blocks import Code, Page, Section
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
-from experiments.reading.results import load_results
+from experiments.reading.results import RESULTS, load_results
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
@@ -38,7 +38,7 @@ def write_runs(
     """
     with readable(store) as source:
         comparison = choose(names, baseline, source, load_results(results))
-    return comparison, write_files(out, render(comparison, command(names, baseline, store)))
+    return comparison, write_files(out, render(comparison, command(names, baseline, store, results)))
 
 
 def render(comparison: Comparison, command: str) -> dict[str, bytes]:
@@ -58,11 +58,12 @@ def render(comparison: Comparison, command: str) -> dict[str, bytes]:
     return render_page(page, References({}, newest, what, cited=list(what)))
 
 
-def command(names: Sequence[str], baseline: str | None, store: Store) -> str:
-    """The command line that writes this page again; STORE stands for another store than the default."""
+def command(names: Sequence[str], baseline: str | None, store: Store, results: Path) -> str:
+    """The command line that writes this page again; STORE and RESULTS stand for other folders than the default."""
     against = ["--baseline", baseline] if baseline is not None else []
     where = [] if store.root == DEFAULT_STORE else ["--store", "STORE"]
     where += ["--tracking-uri", "URI"] if store.mlflow_file is None else []
+    where += [] if results == RESULTS else ["--results", "RESULTS"]
     return shlex.join(["python", "experiments/compare.py", "--runs", *names, *against, *where])
 
 

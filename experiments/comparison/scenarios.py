@@ -10,7 +10,7 @@ from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
 from experiments.pages.page import References, render_page, write_files
-from experiments.pages.text import CitedText, listed
+from experiments.pages.text import NOTHING, CitedText, listed
 from experiments.reading.published import load_published
 from experiments.reading.scenario import load_scenario
 from experiments.reading.studies import StudyReader
@@ -18,8 +18,6 @@ from experiments.reading.vendor_score import load_scores
 from experiments.sections.money import assumptions
 from sweeps.snapshot import readable
 from sweeps.store import Store
-
-MISSING = "\N{EN DASH}"
 
 
 def write_scenarios(
@@ -85,7 +83,7 @@ def _differences(every: Sequence[Facts]) -> dict[str, list[str]]:
     """The assumptions that are not the same in all scenarios, in words."""
     words = [assumptions(facts) for facts in every]
     names = dict.fromkeys(name for found in words for name in found)
-    values = {name: [found.get(name, MISSING) for found in words] for name in names}
+    values = {name: [found.get(name, NOTHING) for found in words] for name in names}
     return {name: row for name, row in values.items() if len(set(row)) > 1}
 
 
@@ -94,12 +92,12 @@ def _costs(every: Sequence[Facts]) -> list[Row]:
     columns = [{way.title: (way, facts.scenario.months) for way in ways_of(facts)} for facts in every]
     names = list(dict.fromkeys(name for column in columns for name in column))
     return [
-        Row.of(name, *(_cell(*column[name]) if name in column else Cell(MISSING) for column in columns))
+        Row.of(name, *(_cell(*column[name]) if name in column else Cell(NOTHING) for column in columns))
         for name in names
     ]
 
 
 def _cell(way: Way, months: float) -> Cell:
     missed = listed([check.bar for check in way.misses])
-    standing = f"misses {missed}" if missed else f"{way.doubts} unknown" if way.doubts else "clears all bars"
+    standing = f"misses {missed}" if missed else way.doubts or "clears all bars"
     return Cell(way.option.stated(months), note=standing)

@@ -12,10 +12,10 @@ from typing import Literal
 from experiments.decision.machines import LOAD_LIMIT, Cost, capacity
 from experiments.pages.text import total
 from experiments.reading.published import ByImage, ByMachine, Tariff
-from experiments.reading.scenario import Download, Scenario, Vendor, slug
+from experiments.reading.scenario import HOURS_A_MONTH, Download, Scenario, Vendor, slug
 
 Kind = Literal["build", "adapt", "buy"]
-DAYS_A_MONTH = 365.25 / 12
+DAYS_A_MONTH = HOURS_A_MONTH / 24
 VOLUMES = (1e3, 1e9)  # images a month, between which `cheapest_by_volume` looks
 _STEPS = 240  # of that search
 

@@ -117,7 +117,6 @@ def gather(
         bar = replace(published.bar, source=scenario.file, date="")
         published = replace(published, bar=bar, accuracies=())
     confusions = study.artifacts.confusions
-    tested = study.champion[study.champion["metrics.test/accuracy"].notna()]
     counts = [int(matrix.sum()) for matrix in confusions.values()] if len(study.champion) else []
     test_images = round(sum(counts) / len(counts)) if counts else study.data_set.test_images
     validation_images = study.artifacts.validation_images or study.data_set.val_images
@@ -128,8 +127,8 @@ def gather(
         results=tuple(results),
         bar=_bar(published.bar, scenario),
         validation=estimate(study.validated, "metrics.val/accuracy", validation_images),
-        test=estimate(tested, "metrics.test/accuracy", test_images),
-        augmented=estimate(tested, "metrics.test/tta_accuracy", test_images),
+        test=estimate(study.champion, "metrics.test/accuracy", test_images),
+        augmented=estimate(study.champion, "metrics.test/tta_accuracy", test_images),
         cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
         scores=scores,
         labels=labels,

@@ -142,9 +142,11 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
     threads = _count(cores) if cores else workers * _count(study.tags.get("threads"))
     recorded = seconds = study.metrics.get("study/seconds")
     if recorded is None:
-        spent = float(study.attempts["metrics.cost/seconds"].sum())
-        seconds = spent / workers if spent > 0 else None
+        spent = _spent(study, device, workers, threads)
+        seconds = spent if spent > 0 else None
     run_threads = max((_count(t) for t in subject["tags.threads"]), default=1)
+    # Earlier versions did not record the GPUs, which workers can share.
+    units, run_units = (threads, run_threads) if device == "cpu" else (_count(study.tags.get("gpus")), 1)
     flops = [
         v
         for k in ("study/search_flops", "study/confirm_flops", "study/final_flops")
@@ -155,8 +157,8 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
         device=device,
         processor=study.tags.get("cpu", ""),
         machine=machine,
-        machines=_machines(machine, device, threads),
-        run_machines=_machines(machine, device, run_threads),
+        machines=_machines(machine, units),
+        run_machines=_machines(machine, run_units),
         copies=_copies(machine, device, run_threads, threads),
         seconds=seconds,
         estimated=recorded is None,
@@ -182,14 +184,14 @@ def adapting_cost(cost: Cost, adapted: Adapted, published: Published) -> Cost:
     """
     speed = _timed({adapted.run_id: adapted.serving}) if adapted.serving else None
     machine = cost.machine if adapted.device == cost.device else published.compute(adapted.device)
-    machines = _machines(machine, adapted.device, adapted.threads)
+    machines = _machines(machine, adapted.threads if adapted.device == "cpu" else 1)
     return replace(
         cost,
         device=adapted.device,
         machine=machine,
         machines=machines,
         run_machines=machines,
-        copies=1,
+        copies=_copies(machine, adapted.device, adapted.threads, adapted.threads),
         seconds=adapted.study_seconds,
         estimated=False,
         flops=adapted.flops,
@@ -223,9 +225,19 @@ def _copies(machine: Price | None, device: str, threads: int, study_threads: int
     return max(1, (study_threads if isinstance(machine, AssumedPrice) else machine.units) // threads)
 
 
-def _machines(machine: Price | None, device: str, threads: int) -> int:
-    # A GPU is shared by the workers; a CPU's threads add up, and whole machines are paid for.
-    return math.ceil(threads / machine.units) if machine and device == "cpu" else 1
+def _machines(machine: Price | None, units: int) -> int:
+    """The machines to pay for so many threads or GPUs: whole ones."""
+    return math.ceil(units / machine.units) if machine else 1
+
+
+def _spent(study: Study, device: str, workers: int, cores: int) -> float:
+    """The wall time of the runs so far: each takes its share of the workers, and of the cores if it had more of them.
+
+    Confirmations and finals on a CPU have few runs side by side, and all cores between them.
+    """
+    seconds = study.attempts["metrics.cost/seconds"].fillna(0.0)
+    threads = [_count(t or study.tags.get("threads")) if device == "cpu" else 0 for t in study.attempts["tags.threads"]]
+    return sum(float(s) * max(1 / workers, t / cores) for s, t in zip(seconds, threads, strict=True))
 
 
 def _speed(study: Study) -> Speed | None:

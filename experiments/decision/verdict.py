@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import itertools
 import math
 import shlex
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from experiments.pages.text import count_months, duration, listed, percent, run,
 from experiments.reading.published import Accuracy
 from experiments.reading.scenario import Download, Vendor, slug
 from experiments.stats import TEST_IMAGES, Estimate, wilson
+from sweeps.planning.presets import PRESETS
 
 RETEST_LOSS = 0.03  # published networks that were tested again fell by up to 2.8 points
 CLOSE = 0.10  # two costs that differ by less than this share of the dearer one count as the same
@@ -97,8 +99,12 @@ class Way:
 
     @property
     def doubts(self) -> str:
-        """The bars that it is not known to clear, such as "accuracy and latency"."""
-        return listed([check.bar for check in self.unknown])
+        """The bars that it is not known to clear, such as "accuracy and latency unknown"; "" if it misses one."""
+        bars = [check.bar for check in self.unknown]
+        close = self.measured and self.complete and "accuracy" in bars
+        unknown = [bar for bar in bars if not (close and bar == "accuracy")]
+        words = ["accuracy too close to the bar"] * close + [f"{listed(unknown)} unknown"] * bool(unknown)
+        return ", ".join(words)
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -229,17 +235,17 @@ def _building(facts: Facts) -> Way:
     seconds = None
     if facts.cost.speed is not None and not facts.cost.speed.bounded:
         seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
-    study = facts.study.command(f"--study {shlex.quote(facts.study.name)}")
+    study = facts.study.rerun()
     if facts.test is None:
-        accuracy = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study)
+        accuracy, timed = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study), study
     else:
-        more = facts.study.command("--preset standard")  # trains for longer: that network may clear the bar
-        accuracy = _against_bar(facts, facts.test, f"has {percent(facts.test.mean)} ({span(facts.test)})", more)
-    again = facts.study.command(f"--study {shlex.quote(facts.study.name + '-again')}")
-    checks = [accuracy, *_in_time(facts, facts.cost, seconds, again)]
-    price = f"has no price: {option.unpriced}" if option.unpriced else "has a price"
-    standing = Standing.UNKNOWN if option.unpriced else Standing.CLEARS
-    checks.append(Check("price", standing, price, _priced(facts) if facts.cost.machine is None else study))
+        text = f"has {percent(facts.test.mean)} ({span(facts.test)})"
+        accuracy = _against_bar(facts, facts.test, text, _longer(facts))
+        timed = facts.study.rerun(study=f"{facts.study.name}-again")
+    checks = [accuracy, *_in_time(facts, facts.cost, seconds, timed)]
+    if option.unpriced:
+        command = _priced(facts) if facts.cost.machine is None else study
+        checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", command))
     return Way(
         option=option,
         accuracy=facts.test,
@@ -251,9 +257,16 @@ def _building(facts: Facts) -> Way:
     )
 
 
+def _longer(facts: Facts) -> str:
+    """The command for a study that trains for longer, whose network may clear the bar; "" where no preset does."""
+    longer = dict(itertools.pairwise(PRESETS)).get(facts.study.params.get("preset", ""))
+    return facts.study.rerun(study=None, trials=None, preset=longer) if longer else ""
+
+
 def _priced(facts: Facts) -> str:
     """The command that gives the study's machine a price."""
-    return f"python experiments/compare.py --scenario mine.toml{facts.study.store_option}  # with compute = PRICE"
+    named = f"--study {shlex.quote(facts.study.name)}{facts.study.store_option}"
+    return f"python experiments/compare.py {named} --scenario mine.toml  # with compute = PRICE"
 
 
 def _in_time(facts: Facts, cost: Cost, seconds: float | None, command: str) -> Iterator[Check]:

@@ -46,7 +46,7 @@ def render(facts: Facts) -> bytes:
     page = Page(
         name="what-if",
         title=f"What if: {study.name}",
-        heading="What if the assumptions were others?",
+        heading="What if the assumptions change?",
         subject=CitedText(f"Study {study.name}; the sliders start at the assumptions of {facts.scenario.file}"),
         sections=(),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -35,21 +34,14 @@ def fit_all(runs: Sequence[AdaptRun], context: Context) -> None:
     todo = [run for run in runs if context.tracker.state(run.key) != "complete"]
     if not todo:
         return
-    found = _Features(*(_features(todo[0].backbone, name, context) for name in ("train", "val")))
+    train, val = (_features(todo[0].backbone, name, context) for name in ("train", "val"))
     for run in todo:
         _check(context)
-        _fit(run, found, context)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Features:
-    """Features (N, D) of the training and of the validation images."""
-
-    train: Tensor
-    val: Tensor
+        _fit(run, train, val, context)
 
 
 def _features(backbone: Backbone, name: str, context: Context) -> Tensor:
+    """The features (N, D) of the training or of the validation images."""
     split: Split = getattr(context.data, name)
     what = f"features of the {'training' if name == 'train' else 'validation'} images by {backbone.name}"
 
@@ -80,7 +72,7 @@ def _check(context: Context) -> None:
         raise Interrupted
 
 
-def _fit(run: AdaptRun, found: _Features, context: Context) -> None:
+def _fit(run: AdaptRun, train_features: Tensor, val_features: Tensor, context: Context) -> None:
     tracker, train, val, backbone = context.tracker, context.data.train, context.data.val, run.backbone
     provenance = {
         "backbone": backbone.name,
@@ -100,10 +92,10 @@ def _fit(run: AdaptRun, found: _Features, context: Context) -> None:
     )
     places = nested_places(train.labels, run.labels, run.seed)
     began = time.perf_counter()
-    views, labels, device = found.train[places], train.labels[places], context.hardware.device
+    views, labels, device = train_features[places], train.labels[places], context.hardware.device
     head = fit(views.to(device), labels, run.head, len(train.data_set.classes)).cpu()
     seconds = time.perf_counter() - began
-    predictions = head.predict(found.val, val)
+    predictions = head.predict(val_features, val)
     outcome = Outcome.of(predictions, artifacts.of_predictions(val, predictions))
     reached = f"{percent(outcome.accuracy, 2)} validation accuracy"
     tracker.end(

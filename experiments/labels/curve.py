@@ -29,12 +29,14 @@ class LabelCurve:
         source: id of the run of the study whose recipe it is.
         planned: number of its runs, the complete ones included.
         runs: the complete ones.
+        diverged: number of those that ended without an accuracy, which are not trained again.
     """
 
     run_id: str
     source: str
     planned: int
     runs: tuple[LabelledRun, ...]
+    diverged: int = 0
 
     @property
     def ways(self) -> tuple[str, ...]:

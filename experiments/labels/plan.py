@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cifar_core.budget import lengthen, step_flops
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from cifar_core.errors import UserError
-from cifar_core.recipe import Recipe
+from cifar_core.recipe import MOST_EPOCHS, Recipe
 from cifar_core.training import total_steps
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.head import HeadRecipe
@@ -26,7 +26,6 @@ BUDGET = 0.6e15
 SEEDS = 5  # of a share, at most
 _FIRSTS = 2 / 3  # of the budget that the first seeds may take
 _LEAST_BATCH = 16
-_MOST_EPOCHS = 10_000.0  # that a recipe may have
 _HEAD = HeadRecipe(mirrored=False)  # features of the mirror images would double the time
 STAGE = "labels"  # of a run in MLflow
 
@@ -95,9 +94,7 @@ def counts_of(shares: Sequence[float], train_images: int, classes: int) -> list[
     return sorted({min(train_images, max(classes, round(share * train_images))) for share in shares})
 
 
-def build_runs(
-    recipe: Recipe, shares: Sequence[float], budget: float, train_images: int, data_set: DataSet = CIFAR10
-) -> list[BuildRun]:
+def build_runs(recipe: Recipe, shares: Sequence[float], budget: float, data_set: DataSet) -> list[BuildRun]:
     """Plan the trainings from nothing, first seeds first, and few labels first.
 
     All take as many steps: those of `recipe`, or fewer, so that the first seeds cost two thirds of the budget. Batches
@@ -111,7 +108,7 @@ def build_runs(
     Raises:
         UserError: the budget does not cover two steps of each.
     """
-    recipe = comparable(recipe)
+    recipe, train_images = comparable(recipe), data_set.train_images
     counts = counts_of(shares, train_images, len(data_set.classes))
     batches = {labels: _batch_size(recipe, labels, train_images) for labels in counts}
     each = {labels: step_flops(replace(recipe, batch_size=batches[labels]), data_set) for labels in counts}
@@ -125,7 +122,7 @@ def build_runs(
     recipe = lengthen(recipe, recipe.epochs * steps / own)
 
     def planned(labels: int, seed: int) -> BuildRun:
-        epochs = min(_MOST_EPOCHS, steps * batches[labels] / labels)
+        epochs = min(MOST_EPOCHS, steps * batches[labels] / labels)
         length = replace(recipe, batch_size=batches[labels], epochs=epochs, seed=seed)
         flops = float(total_steps(length, labels) * each[labels])
         return BuildRun(labels=labels, seed=seed, recipe=length, flops=flops)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from experiments.stats import Estimate
 
+NOTHING = "\N{EN DASH}"  # in a cell of a table that has no value
+
 
 @dataclass(frozen=True, slots=True)
 class CitedText:

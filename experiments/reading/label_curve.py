@@ -38,8 +38,8 @@ def load_label_curve(reader: StudyReader, study: str, data_set: DataSet) -> Labe
     # Runs that an earlier study of that name left are of other images.
     own_images = (run for run in runs.values() if run.data.tags.get("data_sha256", data_set.sha256) == data_set.sha256)
     known = {run.data.tags.get("key"): run for run in own_images}
-    complete = [run for key in planned if (run := known.get(key)) is not None and state_of(run) == "complete"]
-    found = [
+    found = [(run, state_of(run)) for key in planned if (run := known.get(key)) is not None]
+    complete = [
         LabelledRun(
             way=run.data.tags["way"],
             labels=int(run.data.tags["labels"]),
@@ -49,6 +49,10 @@ def load_label_curve(reader: StudyReader, study: str, data_set: DataSet) -> Labe
             model=run.data.params["model"],
             pretrained_on=run.data.tags.get("pretrained_on", ""),
         )
-        for run in complete
+        for run, state in found
+        if state == "complete"
     ]
-    return LabelCurve(run_id=own.info.run_id, source=source, planned=len(planned), runs=tuple(found))
+    diverged = sum(state == "pruned" for _, state in found)
+    return LabelCurve(
+        run_id=own.info.run_id, source=source, planned=len(planned), runs=tuple(complete), diverged=diverged
+    )

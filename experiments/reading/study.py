@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,7 +17,21 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.own_images import SIDES
 from cifar_core.evaluation.serving import Timing
 from experiments.stats import Estimate
+from sweeps.planning.space_file import SPACES
 
+# Parameters of a study that are options of its command.
+_OPTIONS = (
+    "study",
+    "trials",
+    "preset",
+    "epochs",
+    "space",
+    "seed",
+    "sampler",
+    "pruner",
+    "max_parameters",
+    "max_latency",
+)
 # The splits in words, by their names in metrics.
 SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
 
@@ -69,7 +84,8 @@ class Adapted:
         threads: that it was adapted and timed with.
         side: pixels that images are scaled up to.
         validation: accuracy that it was chosen by, between the best head and the fine-tuned network.
-        head, tuned: validation accuracy of these two; `tuned` is None if it was not fine-tuned.
+        head, tuned: validation accuracy of these two; `tuned` is None if none was fine-tuned.
+        is_tuned: it is the fine-tuned one.
         test, augmented: accuracy on the test images, and with test-time augmentation.
         study_seconds: of all passes over the images and all fits; `seconds` and `flops`: of those of this network.
         serving: timings, smallest batch first.
@@ -97,11 +113,7 @@ class Adapted:
     http: HttpSpeed | None
     head: float
     tuned: float | None
-
-    @property
-    def is_tuned(self) -> bool:
-        """True if its last blocks were trained too."""
-        return self.tuned is not None and self.tuned > self.head
+    is_tuned: bool
 
     @property
     def overlap(self) -> str:
@@ -226,6 +238,25 @@ class Study:
     def subject(self) -> pd.DataFrame:
         """The runs that the report is about: the champion's, else the best complete search trial, if any."""
         return champion if len(champion := self.champion) else self.complete_trials.head(1)
+
+    def rerun(self, **changes: str | None) -> str:
+        """The command that runs the study, below a comment on a space of one's own; without changes it resumes it.
+
+        Args:
+            changes: options in place of those that the study has; None: left out.
+        """
+        given: dict[str, str | None] = {"study": self.name, **self.params}
+        if (given.get("preset") or "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
+            given["epochs"] = str(given.pop("preset")).removeprefix("epochs-")
+        lines, built_in = [], SPACES.get(given.get("space") or "")
+        if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
+            given["space"] = "space.toml"
+            lines.append("# space.toml is an artifact of the study's own run in MLflow")
+        given |= changes
+        known = {name: shlex.quote(value) for name in _OPTIONS if (value := given.get(name) or "None") != "None"}
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())
+        options += " --no-starts" if given.get("starts") == "False" else ""
+        return "\n".join([*lines, self.command(options)])
 
     def command(self, options: str) -> str:
         """The command for a study of the same images; DIR stands for one's own, whose folder is not on record."""

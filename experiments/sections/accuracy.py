@@ -33,7 +33,7 @@ def section(facts: Facts) -> Section:
             same += f"seeds with the sampling error of {test.images:,} test images."
         else:
             same += f" Ours is one run of the champion; its 95 % interval covers the sampling of {test.images:,} test "
-            same += f"images alone. Another training, as the scenario has {_retrained(facts)}, may lie outside."
+            same += f"images alone. Another training{_retrained(facts)} may lie outside."
     return Section(
         "Accuracy beside published figures" if facts.is_cifar10 else "Accuracy",
         (
@@ -49,7 +49,8 @@ def section(facts: Facts) -> Section:
 
 
 def _retrained(facts: Facts) -> str:
-    return f"{times(facts.scenario.retraining_per_year)} a year"
+    often = facts.scenario.retraining_per_year
+    return f", as the scenario has {times(often)} a year," if often else ""
 
 
 def bar_sentence(facts: Facts) -> CitedText:
@@ -94,8 +95,7 @@ def evaluations_sentence(facts: Facts) -> CitedText:
             return CitedText("The test set was not used, as far as this store knows.", run(facts.run_id))
         text = f"{tested} {plural(tested, 'run')} used the test set, but this store has no record of its use."
         return CitedText(text, runs(facts.test))
-    times = f"{used.study} {plural(used.study, 'time')}"
-    text = f"The sealed test set was used {times} for this study"
+    text = f"The sealed test set was used {used.study} {plural(used.study, 'time')} for this study"
     if used.store > used.study:
         text += f"; the store's record has {used.store} uses of test sets in all, with exports, adapted networks and "
         text += "reproductions"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Figure, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
 from experiments.pages.plots import (
@@ -70,7 +70,11 @@ class Confusion:
     run_ids: tuple[str, ...]
     split: str  # test | validation
     counts: tuple[int, ...]  # images of each class, in each run
-    images: int  # in each run
+
+    @property
+    def images(self) -> int:
+        """In each run."""
+        return sum(self.counts)
 
     def weakest_pair(self) -> tuple[str, str, float] | None:
         """(class, class, share of the images of both predicted as each other) of the two with the largest share."""
@@ -119,7 +123,7 @@ def class_results(study: Study) -> ClassResults:
 
 
 def class_accuracies(
-    subject: pd.DataFrame, validated: pd.DataFrame, confusion: Confusion | None, data_set: DataSet = CIFAR10
+    subject: pd.DataFrame, validated: pd.DataFrame, confusion: Confusion | None, data_set: DataSet
 ) -> tuple[ClassAccuracy, ...]:
     """The classes, weakest first; those of the split of `confusion` have an interval.
 
@@ -171,7 +175,6 @@ def confusion_of(study: Study) -> Confusion | None:
         run_ids=tuple(matrices),
         split="test" if len(study.champion) else "validation",
         counts=tuple(round(float(n) / len(matrices)) for n in of_class[:, 0]),
-        images=round(float(counts.sum()) / len(matrices)),
     )
 
 
@@ -220,7 +223,7 @@ def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
     tested = [row for row in found.rows if row.test is not None]
     if not tested:
         return ()
-    weakest = min(tested, key=lambda row: (row.shown, row.name))
+    weakest = tested[0]
     known = weakest.interval
     low, high = (known.low, known.high) if known else (weakest.shown, weakest.shown)
     clears = "by itself cannot be told from the bar"

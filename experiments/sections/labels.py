@@ -178,11 +178,13 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
         return
     low = max(min(ours.accuracies), min(theirs.accuracies))
     high = min(ours.most, theirs.most)
-    place, sure = crossing(ours.law, theirs.law, low, high)
+    overtakes, falls_behind = crossing(ours.law, theirs.law, low, high), crossing(theirs.law, ours.law, low, high)
+    place, sure = max(overtakes, falls_behind, key=lambda found: found[1])
+    first, then = ("adapting", "building") if overtakes[1] >= falls_behind[1] else ("building", "adapting")
     tried = f"between {low:,} and {high:,} labels"
     if sure >= _SURE:
         text = f"Build and adapt change places at {count(place.low)} to {count(place.high)} labels"
-        text += f"{_price(facts, place.low, place.high)}: with fewer, adapting is more accurate; with more, building."
+        text += f"{_price(facts, place.low, place.high)}: with fewer, {first} is more accurate; with more, {then}."
     elif sure > 1 - _SURE:
         text = f"Whether the two change places {tried} cannot be said: {percent(sure, 0)} of the laws within the "
         text += "uncertainty do."
@@ -206,8 +208,11 @@ def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
         text = f"Adapted is a linear head on the features of {model}, which learnt from {before} before; whether these "
         text += "hold validation images is unknown."
         yield CitedText(text, run(curve.run_id))
-    if len(curve.runs) < curve.planned:
-        text = f"The curve has {len(curve.runs)} of {curve.planned} runs: the same command resumes it."
+    if (complete := len(curve.runs)) < curve.planned:
+        text = f"The curve has {complete} of {curve.planned} runs"
+        text += f"; {curve.diverged} diverged" if curve.diverged else ""
+        left = curve.planned - complete - curve.diverged
+        text += ": the same command runs the rest." if left else "."
         yield CitedText(text, run(curve.run_id))
     if curve.source not in facts.subject_runs:
         text = f"The curve is of another recipe than the {facts.subject}'s: the study went on after it was measured."

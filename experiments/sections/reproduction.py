@@ -10,20 +10,6 @@ from experiments.pages.blocks import Block, Cell, Code, Heading, Missing, Pairs,
 from experiments.pages.text import CitedText, listed, run
 from experiments.reading.scenario import Scenario
 from experiments.reading.study import Study
-from sweeps.planning.space_file import SPACES
-
-_SETTINGS = (
-    "study",
-    "trials",
-    "preset",
-    "epochs",
-    "space",
-    "seed",
-    "sampler",
-    "pruner",
-    "max_parameters",
-    "max_latency",
-)
 
 
 def section(facts: Facts) -> Section:
@@ -52,20 +38,10 @@ def section(facts: Facts) -> Section:
 def commands(study: Study, scenario: Scenario) -> str:
     """The command lines that run the study and write its report again."""
     commit = study.tags.get("git_commit", "")
-    given = {"study": study.name, **study.params}
-    if given.get("preset", "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
-        given["epochs"] = given.pop("preset").removeprefix("epochs-")
     lines = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
-    built_in = SPACES.get(given.get("space", ""))
-    if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
-        given["space"] = "space.toml"
-        lines.append("# space.toml is an artifact of the study's own run in MLflow")
-    known = {name: shlex.quote(given[name]) for name in _SETTINGS if given.get(name, "None") != "None"}
-    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())
-    options += " --no-starts" if given.get("starts") == "False" else ""
     own = "" if scenario.is_example else f" --scenario {shlex.quote(scenario.file)}"
     lines += [
-        study.command(options),
+        study.rerun(),
         f"python experiments/compare.py --study {shlex.quote(study.name)}{own}{study.store_option}",
     ]
     return "\n".join(lines)

@@ -154,7 +154,7 @@ def _summary(facts: Facts) -> Pairs:
     parts = ("search", "full", "confirm", "final")
     spent, full, again, final = (facts.study.metrics.get(f"study/{part}_flops") for part in parts)
     trials = ", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "unfinished")
-    compute = "not recorded"
+    compute = "not recorded" if facts.cost.flops is None else f"{flops(facts.cost.flops)} so far"
     if spent is not None:
         compute = f"{flops(spent)} spent on the search"
         compute += f", of {flops(full)} that full trials would have taken" if full else ""

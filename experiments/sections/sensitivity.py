@@ -87,7 +87,8 @@ def section(facts: Facts) -> Section:
     if results and gain is not None:
         widest = max(result.width for result in results)
         shown = [r for r in results if r.becomes or r.width >= VISIBLE * widest]
-        drawn = Figure("tornado", "What moves the decision", _caption(facts, results), tornado(shown, gain))
+        figure = tornado(shown, gain, _least(facts))
+        drawn = Figure("tornado", "What moves the decision", _caption(facts, results), figure)
     return Section(
         "What would change the answer",
         (Bullets(_flips(facts, results)), drawn),
@@ -126,10 +127,11 @@ def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:
         return ()
     rival, results, now = rival_of(facts), [], verdict_of(facts).headline
     for assumption in assumptions(facts):
-        low, high = (_saved_against(assumption.scaled(factor), rival) for factor in (1 / FACTOR, FACTOR))
-        factor, becomes = _nearest_flip(assumption, now)
-        value, flip = assumption.show(assumption.value), assumption.show(assumption.value * factor) if becomes else ""
-        results.append(SensitivityResult(assumption.name, value, low, high, flip, factor, becomes, assumption.sources))
+        low, high = (_saved_against(assumption.scaled(by), rival) for by in (1 / FACTOR, FACTOR))
+        scale, becomes = _nearest_flip(assumption, now)
+        value = assumption.show(assumption.value)
+        flip = assumption.show(float(f"{assumption.value * scale:.3g}")) if becomes else ""
+        results.append(SensitivityResult(assumption.name, value, low, high, flip, scale, becomes, assumption.sources))
     return tuple(sorted(results, key=lambda r: (-r.width, r.name)))
 
 
@@ -160,14 +162,17 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         changed = tuple(replace(download, hours=download.hours * f) for download in s.downloads)
         return replace(facts, scenario=replace(s, downloads=changed))
 
-    def machine(factor: float) -> Facts:
-        return replace(facts, cost=replace(cost, machine=_scaled(cost.machine, factor)))
+    def machine(f: float) -> Facts:
+        return replace(facts, cost=replace(cost, machine=_scaled(cost.machine, f)))
 
-    def faster(factor: float) -> Facts:
-        return replace(facts, cost=replace(cost, speed=speed.faster(factor)))
+    def faster(f: float) -> Facts:
+        return replace(facts, cost=replace(cost, speed=speed.faster(f)))
 
     def hourly(usd: float) -> str:
         return f"{rate(float(f'{usd:.3g}'))} an hour"
+
+    def hours(value: float) -> str:
+        return f"{value:,.10g} h"
 
     def share(value: float) -> str:
         return percent(value, 0)
@@ -180,8 +185,8 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         Assumption("images a month", s.images_per_month, count, scenario("images_per_month"), own),
         Assumption("horizon", s.horizon_years, years, scenario("horizon_years", most=100.0), own),
         Assumption("an hour of people", s.hourly_rate, hourly, scenario("hourly_rate"), own),
-        Assumption("hours to build", s.engineering_hours, "{:.3g} h".format, scenario("engineering_hours"), own),
-        Assumption("hours of maintenance a year", s.maintenance_hours_per_year, "{:.3g} h".format, upkeep, own),
+        Assumption("hours to build", s.engineering_hours, hours, scenario("engineering_hours"), own),
+        Assumption("hours of maintenance a year", s.maintenance_hours_per_year, hours, upkeep, own),
         Assumption("hours with vendors", 1.0 if with_vendors else 0.0, share, integrated, own),
         Assumption("hours to adapt", 1.0 if any(d.hours for d in s.downloads) else 0.0, share, adapted, own),
         Assumption("price of a label", price if bought else 0.0, money, scenario("usd_per_label"), own),
@@ -194,8 +199,12 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
     return tuple(row for row in rows if row.value > 0)
 
 
-def tornado(results: Sequence[SensitivityResult], saved: float) -> go.Figure:
-    """The savings of building with each assumption halved and doubled, the largest effect on top."""
+def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> go.Figure:
+    """The savings of building with each assumption halved and doubled, the largest effect on top.
+
+    Args:
+        least: words that follow the unit, as `_least` has them.
+    """
     rows = list(reversed(results))
     figure = canvas(height=80 + 42 * len(rows), left=10, top=26)
     for name, colour, ends in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
@@ -219,14 +228,15 @@ def tornado(results: Sequence[SensitivityResult], saved: float) -> go.Figure:
     ]
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.5})
     figure.add_vline(x=round(saved, 2), line={"color": MUTED, "width": 1, "dash": "dot"})
-    figure.update_xaxes(title="saved by building over the horizon (US dollars)", tickformat=",.0f", nticks=6)
+    figure.update_xaxes(title=f"saved by building over the horizon (US dollars{least})", tickformat=",.0f", nticks=6)
     figure.update_yaxes(visible=False, range=[-0.6, len(rows) - 0.2])
     figure.update_layout(barmode="overlay")
     return figure
 
 
 def _caption(facts: Facts, results: Sequence[SensitivityResult]) -> CitedText:
-    text = "Each bar halves or doubles one assumption; right of 0, building costs less than what else is cheapest. "
+    text = "Each bar halves or doubles one assumption; right of 0, building costs less than what else is cheapest"
+    text += ", of which only the least is known. " if _least(facts) else ". "
     flips = _by_distance(results)
     if flips:
         near = flips[0]
@@ -274,9 +284,10 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
 
 
 def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Number]:
-    yield Number("sensitivity.saved", saved(facts), "USD over the horizon", facts.cost_sources)
+    over = f"USD over the horizon{_least(facts)}"
+    yield Number("sensitivity.saved", saved(facts), over, facts.cost_sources)
     for result in results:
-        name, over = f"sensitivity.{result.name.replace(' ', '_')}", "USD over the horizon"
+        name = f"sensitivity.{result.name.replace(' ', '_')}"
         sources = (*facts.cost_sources, *result.sources)
         yield Number(f"{name}.value", result.value, "text", sources)
         yield Number(f"{name}.saved_if_halved", result.low, over, sources)
@@ -284,6 +295,12 @@ def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Num
         yield Number(f"{name}.flip_factor", result.factor, "times the value", sources)
         yield Number(f"{name}.flips_at", result.flip or None, "text", sources)
         yield Number(f"{name}.becomes", result.becomes or None, "text", sources)
+
+
+def _least(facts: Facts) -> str:
+    """Words after a saving where only the least cost of the rival is known, and so the least that building saves."""
+    rival = rival_of(facts)
+    return ", at least" if rival is not None and rival.option.unpriced else ""
 
 
 def _by_distance(results: Sequence[SensitivityResult]) -> list[SensitivityResult]:

@@ -181,9 +181,9 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
 
 
 def _figure(facts: Facts, ways: Sequence[Way]) -> Figure:
-    text = f"Right of the figure is dearer, up is better; the line is the {short_percent(facts.bar.target)} bar. "
-    text += "Filled marks were measured here, open ones published; a line without a mark is an unknown accuracy. "
-    text += "Grey ways miss a bar."
+    text = "Further right costs more, further up is more accurate; the line is the "
+    text += f"{short_percent(facts.bar.target)} bar. Filled marks were measured here, open ones published; a line "
+    text += "without a mark is an unknown accuracy. Grey ways miss a bar."
     caption = CitedText(text, ("source/bar", "source/scenario"))
     return Figure("ways", "Cost against accuracy", caption, cost_against_accuracy(facts, ways))
 
@@ -310,9 +310,7 @@ def _labels_needed(facts: Facts, way: Way) -> str:
 def _standing(way: Way) -> str:
     if way.misses:
         return f"misses {listed([check.bar for check in way.misses])}: {way.misses[0].reason}"
-    if way.unknown:
-        return f"{_capital(way.doubts)} unknown"
-    return "clears all"
+    return _capital(way.doubts) or "clears all"
 
 
 def _sources(way: Way) -> tuple[str, ...]:

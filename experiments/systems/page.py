@@ -24,11 +24,12 @@ from experiments.pages.blocks import (
     Table,
 )
 from experiments.pages.page import References, render_page, write_files
-from experiments.pages.text import CitedText, count_word, listed, percent, plural, points, run, signed, span
+from experiments.pages.text import NOTHING, CitedText, count_word, listed, percent, plural, points, run, signed, span
 from experiments.reading.published import load_published
 from experiments.reading.results import Result, departures, load_results
-from experiments.sections.systems import (
-    NOTHING,
+from experiments.systems.overlay import overlay
+from experiments.systems.reproduction import System, best_epoch, load_systems
+from experiments.systems.section import (
     epoch_of_loss,
     epochs,
     gap_cell,
@@ -38,8 +39,6 @@ from experiments.sections.systems import (
     sentence,
     systems_table,
 )
-from experiments.systems.overlay import overlay
-from experiments.systems.reproduction import System, best_epoch, load_systems
 from sweeps.validation import InvalidFileError
 
 _COLUMNS = ("Published", "Reproduced", "Difference")

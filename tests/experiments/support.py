@@ -44,6 +44,7 @@ ADAPTED = Adapted(
     http=None,
     head=0.8512,
     tuned=None,
+    is_tuned=False,
 )
 
 

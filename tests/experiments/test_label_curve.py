@@ -129,6 +129,8 @@ def test_an_interrupted_curve_resumes_to_the_same_accuracies(
     }
     monkeypatch.setattr(training, "run_job", refuse)
     assert call(studied) == 0, "nothing is left to do"
+    StudyReader(studied.place).client.set_tag(curve.runs[0].run_id, "state", "pruned")
+    assert (len(curve_of(studied).runs), curve_of(studied).diverged) == (2, 1)
 
 
 @pytest.mark.slow

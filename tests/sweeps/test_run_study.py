@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError
 
 from cifar_core.data import source
+from cifar_core.hardware import Hardware
 from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
@@ -168,6 +169,27 @@ class TestPlanOfTheArguments:
         assert (plan.confirm, plan.keep_weights) == (False, True)
         assert (plan.patience, plan.starts) == (9, False)
         assert plan.limits == Limits(parameters=2_000_000, latency=2.5)
+
+    @pytest.mark.parametrize(
+        ("on_cluster", "arguments", "gpus"),
+        [(False, (), "4"), (True, ("--engine", "ray", "--address", "auto", "--gpus-per-trial", "0.3"), "3")],
+    )
+    def test_the_gpus_that_it_fills_are_on_record(
+        self,
+        stubs: type[StubCoordinator],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        on_cluster: bool,
+        arguments: tuple[str, ...],
+        gpus: str,
+    ) -> None:
+        engine = Mock(hardware=Hardware(torch.device("cuda"), bf16=True), workers=8, threads=1, on_cluster=on_cluster)
+        engine.speed.return_value, engine.rows.return_value = 1e12, {}
+        monkeypatch.setattr(run_study, "open_engine", lambda options, device: engine)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+        assert main(("--store", str(tmp_path), *arguments)) == 130
+        assert (stubs.got.tags["workers"], stubs.got.tags["gpus"]) == ("8", gpus)
 
     @pytest.mark.slow
     def test_recipes_are_enqueued_exactly(self, plan_of: Callable[..., Plan], tmp_path: Path) -> None:

@@ -84,10 +84,15 @@ function decide(model, values) {
   return { ways, best, rival, rule, headline: headline(model.rules[rule].answer, best, rival) };
 }
 
+/** The accuracy was measured, but its interval lies on both sides of the bar. */
+function isClose(way) {
+  return way.measured && way.complete && way.unknown.includes("accuracy");
+}
+
 function headline(answer, best, rival) {
   if (answer === "Not yet") {
     if (!rival) return "Not yet: nothing clears the bars";
-    const close = rival.measured && rival.complete && rival.unknown.join() === "accuracy";
+    const close = isClose(rival) && rival.unknown.length === 1;
     return close ? `Not yet: ${rival.title} is too close to the bar` : `Not yet: measure ${rival.title}`;
   }
   if (answer === "Adapt") return rival ? `Adapt and test ${rival.title}` : `Adapt ${best.title}`;

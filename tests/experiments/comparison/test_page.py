@@ -92,5 +92,7 @@ def test_the_page_goes_into_the_store_by_default(fresh_store: Fake, capsys: pyte
     fresh_store.add(trials=(Trial(), Trial()), champion=())
     arguments = ["--runs", "demo", "demo/trial-1", "--store", str(fresh_store.folder), "--results", "none"]
     assert compare.main(arguments) == 0
-    assert (fresh_store.folder / "reports" / "runs" / "runs.html").is_file()
+    written = fresh_store.folder / "reports" / "runs" / "runs.md"
+    assert "compare.py --runs demo demo/trial-1 --store STORE --results RESULTS\n" in written.read_text()
+    assert written.with_suffix(".html").is_file()
     assert "demo/trial-1" in capsys.readouterr().out

@@ -52,6 +52,35 @@ def test_more_threads_than_a_machine_has_need_more_machines(demo: Facts) -> None
     assert gather(wide, PUBLISHED, SCENARIO).cost.machines == 3
 
 
+def test_gpus_side_by_side_are_all_paid_for(demo: Facts) -> None:
+    tags = {**demo.study.tags, "device": "cuda", "workers": "8", "gpus": "8"}
+    cost = gather(replace(demo.study, tags=tags), PUBLISHED, SCENARIO).cost
+    assert (cost.machines, cost.run_machines) == (8, 1)
+    assert cost.study_usd == pytest.approx(8 * known(cost.machine).usd * 1290 / 3600)
+    four = replace(SCENARIO, compute=replace(known(cost.machine), units=4))
+    assert gather(replace(demo.study, tags=tags), PUBLISHED, four).cost.machines == 2
+    del tags["gpus"]  # of an earlier version: the workers may have shared one
+    assert gather(replace(demo.study, tags=tags), PUBLISHED, SCENARIO).cost.machines == 1
+
+
+def test_an_unfinished_study_has_taken_the_time_of_its_runs_by_their_share_of_the_machine(demo: Facts) -> None:
+    trials = float(demo.study.search["metrics.cost/seconds"].sum())
+    again = float(demo.study.confirm["metrics.cost/seconds"].sum())
+    assert trials > 0
+    assert again > 0
+    attempts = demo.study.attempts
+    threads = ["2" if stage == "confirm" else "1" for stage in attempts["tags.stage"]]
+    study = replace(demo.study, metrics={}, attempts=attempts.assign(**{"tags.threads": threads}))
+    for more, seconds in (
+        ({"cores": "2"}, trials / 2 + again),
+        ({"cores": "3", "workers": "2"}, trials / 2 + again * 2 / 3),  # a core that no worker took
+        ({"device": "cuda"}, (trials + again) / 2),
+    ):
+        cost = gather(replace(study, tags={**study.tags, **more}), PUBLISHED, SCENARIO).cost
+        assert cost.estimated
+        assert cost.seconds == pytest.approx(seconds)
+
+
 def test_all_cores_of_the_machine_that_is_paid_label_images(demo: Facts) -> None:
     cost = demo.cost
     assert cost.copies == 2  # of one thread each, on a machine of two
@@ -66,6 +95,7 @@ def test_an_adapted_network_has_the_machines_of_its_own_threads(demo: Facts) -> 
         cost = adapting_cost(cluster, replace(ADAPTED, threads=threads), PUBLISHED)
         assert (cost.machines, cost.run_machines) == (machines, machines)
         assert cost.study_usd == pytest.approx(machines * 0.0816 * 600 / 3600)
+    assert [adapting_cost(cluster, replace(ADAPTED, threads=n), PUBLISHED).copies for n in (1, 2)] == [2, 1]
     gpu = adapting_cost(cluster, replace(ADAPTED, device="cuda", threads=8), PUBLISHED)
     assert (known(gpu.machine).device, gpu.machines, gpu.run_machines) == ("cuda", 1, 1)
 

@@ -47,7 +47,7 @@ def test_the_shipped_scenario_waits_for_a_measurement(demo: Facts) -> None:
     assert verdict.best is not None
     assert verdict.best.title == "building"
     assert verdict.rival is not None
-    assert verdict.rival.doubts == "accuracy and latency"
+    assert verdict.rival.doubts == "accuracy and latency unknown"
     assert verdict.rival.commands == (
         "python experiments/export_test.py test-images --study demo --store STORE\n"
         "VENDOR_KEY=... python experiments/ask_vendor.py --url URL --model MODEL --price gpt-6-luna\n"
@@ -81,7 +81,7 @@ def test_adapt_is_an_answer_of_its_own_and_never_said_to_be_measured(demo: Facts
     assert verdict_of(alone).headline == "Adapt and test ViT-B/16"
     [vit] = [way for way in ways_of(alone) if way.option.kind == "adapt"]
     assert not vit.measured
-    assert vit.doubts == "latency and price"
+    assert vit.doubts == "latency and price unknown"
     far = with_scenario(with_test(alone, 0.5), vendors=(vendor(),), accuracy_bar=0.70)
     assert verdict_of(far).headline == "Adapt and test ViT-B/16"
     high = replace(alone, bar=replace(demo.bar, target=0.95))  # re-tests of such cards fell by up to 2.8 points
@@ -180,16 +180,42 @@ def test_accuracies_on_other_images_are_unknown(demo: Facts) -> None:
 def test_commands_for_images_of_ones_own_name_these(demo: Facts, side: int, size: str) -> None:
     own = with_study(demo, name="photos", data_set=replace(CIFAR10, sha256="1", side=side), in_default_store=True)
     own = with_cost(replace(own, test=None), speed=None)
+    settings = "--trials 6 --preset quick --space default --seed 0"
     assert ways_of(under(own, vendor()))[0].commands == (
-        f"python sweeps/run_study.py --study photos --images DIR{size}",
-        f"python sweeps/run_study.py --study photos-again --images DIR{size}",
+        f"python sweeps/run_study.py --study photos {settings} --images DIR{size}",  # whose test times it too
+    )
+    assert ways_of(under(with_test(own, 0.80), vendor()))[0].commands == (
+        f"python sweeps/run_study.py --study photos-again {settings} --images DIR{size}",
+        f"python sweeps/run_study.py --study photos {settings} --images DIR{size}",  # for a price
     )
     close, *_ = ways_of(under(with_test(own, 0.70, 0.01), vendor(), latency_bar_ms=None))[0].commands
-    assert close == f"python sweeps/run_study.py --preset standard --images DIR{size}"
+    assert close == f"python sweeps/run_study.py --preset standard --space default --seed 0 --images DIR{size}"
     vendors = ways_of(under(own, vendor()))[1].commands
     assert vendors == (
         "python experiments/export_test.py test-images --study photos\n"
         "python experiments/score_answers.py ANSWERS.csv --vendor calls --study photos",
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "more"),
+    [("smoke", "quick"), ("quick", "standard"), ("standard", "thorough"), ("thorough", ""), ("epochs-5", "")],
+)
+def test_a_network_too_close_to_the_bar_is_to_be_trained_for_longer(demo: Facts, preset: str, more: str) -> None:
+    facts = with_study(with_test(demo, 0.70, 0.01), params={**demo.study.params, "preset": preset, "seed": "3"})
+    command = f"python sweeps/run_study.py --preset {more} --space default --seed 3 --store STORE"
+    assert ways_of(facts)[0].commands == ((command,) if more else ())
+
+
+def test_a_measured_accuracy_is_not_called_unknown(demo: Facts) -> None:
+    close = under(with_test(demo, 0.70, 0.01), vendor())
+    assert ways_of(close)[0].doubts == "accuracy too close to the bar"
+    assert ways_of(with_cost(close, machine=None))[0].doubts == "accuracy too close to the bar, price unknown"
+
+
+def test_the_command_for_a_price_names_the_study(demo: Facts) -> None:
+    assert ways_of(with_cost(demo, machine=None))[0].commands == (
+        "python experiments/compare.py --study demo --store STORE --scenario mine.toml  # with compute = PRICE",
     )
 
 
@@ -225,7 +251,7 @@ def test_building_waits_for_a_test_a_price_or_a_timing(demo: Facts) -> None:
         verdict = verdict_of(facts)
         assert verdict.headline == "Not yet: measure building"
         assert verdict.rival is not None
-        assert verdict.rival.doubts == doubt
+        assert verdict.rival.doubts == f"{doubt} unknown"
         assert verdict.rival.commands
     slow = with_cost(alone, speed=replace(speed, p95=1.1))
     assert [check.bar for check in ways_of(slow)[0].misses] == ["latency"]

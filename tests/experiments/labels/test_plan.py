@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
@@ -20,7 +21,7 @@ RECIPE = read_recipe("fast94")
 
 
 def test_few_labels_get_more_seeds_and_more_passes_over_them() -> None:
-    runs = build_runs(RECIPE, SHARES, BUDGET, 45_000)
+    runs = build_runs(RECIPE, SHARES, BUDGET, CIFAR10)
     assert Counter(run.labels for run in runs) == {450: 4, 1_350: 3, 4_500: 2, 13_500: 1, 45_000: 1}
     assert [run.labels for run in runs[:5]] == [450, 1_350, 4_500, 13_500, 45_000]  # the first seeds come first
     passes = [run.recipe.epochs for run in runs[:5]]
@@ -39,7 +40,7 @@ def test_few_labels_get_more_seeds_and_more_passes_over_them() -> None:
 def test_a_plan_keeps_to_its_budget_and_to_the_length_of_the_recipe(
     shares: list[float], budget: float, images: int
 ) -> None:
-    runs = build_runs(RECIPE, shares, budget, images)
+    runs = build_runs(RECIPE, shares, budget, replace(CIFAR10, train_images=images))
     counts = counts_of(shares, images, 10)
     assert sum(run.flops for run in runs) <= budget
     assert {run.labels for run in runs} == set(counts)
@@ -50,8 +51,8 @@ def test_a_plan_keeps_to_its_budget_and_to_the_length_of_the_recipe(
 
 def test_a_run_as_long_as_the_recipe_keeps_its_decay_and_a_shorter_one_scales_it() -> None:
     recipe = replace(Recipe(), epochs=4.0)
-    [long] = build_runs(recipe, [1.0], 1e18, 45_000)[:1]
-    [short] = build_runs(recipe, [1.0], 6e13, 45_000)[:1]
+    [long] = build_runs(recipe, [1.0], 1e18, CIFAR10)[:1]
+    [short] = build_runs(recipe, [1.0], 6e13, CIFAR10)[:1]
     assert long.recipe.epochs == pytest.approx(4, rel=0.01)
     assert long.recipe.weight_decay == pytest.approx(recipe.weight_decay, rel=0.01)
     assert short.recipe.weight_decay * short.recipe.epochs == pytest.approx(recipe.weight_decay * 4, rel=0.01)
@@ -59,4 +60,4 @@ def test_a_run_as_long_as_the_recipe_keeps_its_decay_and_a_shorter_one_scales_it
 
 def test_a_budget_that_is_too_small_is_refused() -> None:
     with pytest.raises(UserError, match=r"--pflop must be at least 0\.0041 for these shares, but got 1e-06"):
-        build_runs(RECIPE, SHARES, 1e9, 45_000)
+        build_runs(RECIPE, SHARES, 1e9, CIFAR10)

@@ -6,9 +6,10 @@ import pytest
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure
+from experiments.pages.text import CitedText
 from experiments.reading.study import TestSetEvaluations as Evaluations
 from experiments.sections.accuracy import evaluations_sentence, section, validation_against_test
-from tests.experiments.support import figures, said, with_study, with_test
+from tests.experiments.support import figures, said, with_scenario, with_study, with_test
 
 
 def benchmarks(facts: Facts) -> Figure:
@@ -42,6 +43,14 @@ def test_test_accuracy_is_compared_with_bar_and_published_figures(
     text = said(section(with_test(demo, mean, half)), "performance")
     assert words in text
     assert ("What can be downloaded is reported to reach more" in text) == (mean < 0.995)
+
+
+@pytest.mark.parametrize(
+    ("often", "text"), [(0, "Another training may"), (4, "as the scenario has 4 times a year, may")]
+)
+def test_retraining_that_a_scenario_has_not_is_not_mentioned(demo: Facts, often: float, text: str) -> None:
+    one = with_scenario(with_test(demo, 0.9), retraining_per_year=often)
+    assert any(f"{text} lie outside" in block.text for block in section(one).blocks if isinstance(block, CitedText))
 
 
 def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(unconfirmed: Facts) -> None:

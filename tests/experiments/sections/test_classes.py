@@ -20,7 +20,7 @@ def found(demo: Facts) -> ClassResults:
 
 def matrix(*shares: tuple[float, ...]) -> Confusion:
     names = ("a", "b", "c")[: len(shares)]
-    return Confusion(names, shares, ("r",), "test", (10,) * len(shares), 10 * len(shares))
+    return Confusion(names, shares, ("r",), "test", (10,) * len(shares))
 
 
 def with_weakest(found: ClassResults, accuracy: float, low: float | None = None, high: float = 0) -> ClassResults:
@@ -44,12 +44,12 @@ def test_the_weakest_pair_counts_both_directions() -> None:
 def test_a_class_of_one_run_has_the_wilson_interval_of_its_images(demo: Facts) -> None:
     confusion = known(classes.confusion_of(demo.study))
     champion = demo.study.champion
-    one, both = (classes.class_accuracies(runs, runs, confusion)[0] for runs in (champion.head(1), champion))
+    one, both = (classes.class_accuracies(runs, runs, confusion, CIFAR10)[0] for runs in (champion.head(1), champion))
     assert one.name == both.name == "cat"
     interval = known(one.interval)
     assert (interval.low, interval.high) == pytest.approx(wilson(known(one.test), 1000))
     assert known(both.interval).low < interval.low  # seed variance widens the interval
-    assert all(row.interval is None for row in classes.class_accuracies(champion, champion, None))
+    assert all(row.interval is None for row in classes.class_accuracies(champion, champion, None, CIFAR10))
 
 
 def test_metrics_stand_for_classes_with_any_letters(demo: Facts) -> None:

@@ -9,7 +9,7 @@ from experiments.labels.curve import LabelCurve, LabelledRun
 from experiments.pages.blocks import Missing, Table
 from experiments.pages.text import CitedText
 from experiments.sections.labels import section
-from tests.experiments.support import figures, said, with_scenario
+from tests.experiments.support import figures, known, said, with_scenario
 
 COUNTS = (450, 1_350, 4_500, 13_500, 45_000)
 BUILT = {450: (0.57, 0.59, 0.58), 1_350: (0.70, 0.71), 4_500: (0.80,), 13_500: (0.868,), 45_000: (0.915,)}
@@ -63,7 +63,11 @@ def test_two_ways_change_places(demo: Facts) -> None:
     assert crossing.startswith("Build and adapt change places at ")
     assert crossing.endswith(": with fewer, adapting is more accurate; with more, building.")
     assert crossing in said(section(facts), "learning")
-    better = {labels: tuple(min(1.0, value + 0.1) for value in values) for labels, values in BUILT.items()}
+    swapped = with_curve(demo, build=ADAPTED, adapt=BUILT)
+    *_, crossing, _, _ = texts(swapped)
+    assert crossing.startswith("Build and adapt change places at ")
+    assert crossing.endswith(": with fewer, building is more accurate; with more, adapting.")
+    better = {labels: tuple(1 - 0.4 * (1 - value) for value in values) for labels, values in BUILT.items()}
     assert "The two do not change places between 450 and 45,000 labels: at the end adapted is ahead." in texts(
         with_curve(demo, build=BUILT, adapt=better)
     )
@@ -101,6 +105,18 @@ def test_what_is_not_known_is_said(demo: Facts) -> None:
     )
     assert "how many labels the 70 % bar takes cannot be said" in texts(some)[1]
     assert texts(some)[-2:] == [
-        "The curve has 2 of 5 runs: the same command resumes it.",
+        "The curve has 2 of 5 runs: the same command runs the rest.",
         "The curve is of another recipe than the champion's: the study went on after it was measured.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [
+        (3, "The curve has 2 of 5 runs; 2 diverged: the same command runs the rest."),
+        (2, "The curve has 2 of 4 runs; 2 diverged."),
+    ],
+)
+def test_a_run_that_diverged_is_not_promised_again(demo: Facts, missing: int, text: str) -> None:
+    facts = with_curve(demo, build={450: (0.58,), 1_350: (0.7,)}, missing=missing)
+    assert texts(replace(facts, labels=replace(known(facts.labels), diverged=2)))[-1] == text

@@ -52,7 +52,10 @@ def test_the_table_counts_trials_compute_and_time(demo: Facts) -> None:
     assert rows["Trials"] == "2 complete, 3 pruned, 1 failed; 6 planned"
     assert rows["Training compute"].startswith("0.31 PFLOP spent on the search, of 0.82 PFLOP that full trials would")
     assert rows["Wall time"] == "21 min 30 s"
-    bare = section(with_cost(with_study(demo, metrics={}), seconds=None))
+    begun = section(with_cost(with_study(demo, metrics={}), flops=3e14))
+    table = next(block for block in begun.blocks if isinstance(block, Pairs))
+    assert {label.text: value.text for label, value in table.rows}["Training compute"] == "0.30 PFLOP so far"
+    bare = section(with_cost(with_study(demo, metrics={}), seconds=None, flops=None))
     table = next(block for block in bare.blocks if isinstance(block, Pairs))
     assert [value.text for _, value in table.rows][3:5] == ["not recorded", "not recorded"]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Bullets
 from experiments.sections.sensitivity import Assumption, SensitivityResult, assumptions, section, sensitivity
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
-from tests.experiments.support import with_cost, with_scenario
+from tests.experiments.support import figures, with_cost, with_scenario
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,23 @@ def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None
     flip = 'Our labelling speed: 100 %; above 120 % (1.2 times) the answer becomes "Build".'
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)
     assert flip in flips(quick)
+
+
+def test_flips_are_stated_in_three_figures_and_assumptions_in_all(facts: Facts) -> None:
+    often = with_scenario(facts, maintenance_hours_per_year=20, retraining_per_year=1234, engineering_hours=1020)
+    stated = " ".join(f"{r.name}: {r.value}, {r.flip}" for r in sensitivity(often))
+    assert "hours to build: 1,020 h, " in stated
+    assert "retraining a year: 1234 times, " in stated
+    assert not re.search(r"\d\.\d{5}|\de\+", stated)
+
+
+def test_a_saving_against_the_least_that_a_rival_costs_is_called_the_least(demo: Facts, facts: Facts) -> None:
+    bound = section(with_scenario(demo, vendors=(vendor(),)))  # against a download whose compute nobody measured
+    assert {n.unit for n in bound.numbers if "saved" in n.name} == {"USD over the horizon, at least"}
+    (figure,) = figures(bound).values()
+    assert "what else is cheapest, of which only the least is known." in figure.caption.text
+    assert "US dollars, at least" in figure.figure.layout.xaxis.title.text
+    assert {n.unit for n in section(facts).numbers if "saved" in n.name} == {"USD over the horizon"}
 
 
 def test_hours_of_people_that_nobody_measured_can_flip_it_too(demo: Facts) -> None:

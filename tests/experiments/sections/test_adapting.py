@@ -10,8 +10,8 @@ from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Cell, Missing, Section, Table
 from experiments.pages.text import CitedText
 from experiments.sections import verdict
+from experiments.sections.adapting import compared, section
 from experiments.stats import mean_accuracy
-from experiments.ways.adapting import compared, section
 from tests.experiments.support import ADAPTED, known, with_artifacts, with_scenario, with_study
 
 
@@ -68,13 +68,13 @@ def test_table_has_the_costs_of_both(demo: Facts) -> None:
 
 def test_the_better_of_head_and_fine_tuned_network_was_tested(demo: Facts) -> None:
     assert "Everything below the head was kept as it is." in texts(section(adapted(demo, wrong=2)))
-    better, worse = (section(adapted(demo, wrong=2, tuned=tuned)) for tuned in (0.93, 0.84))
+    better, worse = (section(adapted(demo, wrong=2, tuned=t, is_tuned=t > 0.9)) for t in (0.93, 0.84))
     assert "fine-tuned: 93.00 % validation accuracy, 85.12 % with the head alone." in texts(better)
     assert "on validation images, the fine-tuned network, was tested; the head was not." in texts(better)
     assert "on validation images, the head, was tested; the fine-tuned network was not." in texts(worse)
     headers = [block.titles[2] for part in (better, worse) for block in part.blocks if isinstance(block, Table)]
     assert headers == ["Fine-tuned efficientnet_lite0", "Adapted efficientnet_lite0"]
-    ways = ways_of(adapted(demo, wrong=2, tuned=0.93))
+    ways = ways_of(adapted(demo, wrong=2, tuned=0.93, is_tuned=True))
     assert "efficientnet_lite0 (fine-tuned)" in [way.option.name for way in ways]
 
 

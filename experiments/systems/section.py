@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers
-from experiments.pages.text import CitedText, listed, percent, points, run, signed, span
+from experiments.pages.text import NOTHING, CitedText, listed, percent, points, run, signed, span
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Result
 from experiments.systems.reproduction import CommonEpoch, Gap, System, load_systems
 
 NOT_RUN = "not run yet"
-NOTHING = "\N{EN DASH}"
 
 
 def section(facts: Facts) -> Section:

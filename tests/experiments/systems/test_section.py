@@ -11,7 +11,7 @@ from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing, Table
 from experiments.pages.text import CitedText
 from experiments.reading.results import load_results
-from experiments.sections.systems import epochs, second, seconds, section, sentence, systems_table
+from experiments.systems.section import epochs, second, seconds, section, sentence, systems_table
 from tests.experiments.results import RECIPES, content, run_id, system, write
 
 

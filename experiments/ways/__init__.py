@@ -1,1 +1,0 @@
-"""Sections of the report on other ways than training a network from nothing."""
