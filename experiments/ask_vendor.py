@@ -6,31 +6,35 @@ VENDOR_KEY=... python experiments/ask_vendor.py --url URL --model MODEL --price 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import IO
 
 from cifar_core.files import read_text
 from experiments.reading.published import Price, load_published
 from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, write_row
-from experiments.vendors.chat import Budget, BudgetSpentError, Chat
+from experiments.vendors.chat import Budget, BudgetSpentError, Chat, ImageRefusedError
 from sweeps.command_line import FAILED as EXIT_FAILED
 from sweeps.command_line import OneLineParser, number, run_command
 from sweeps.standard_streams import protect_streams
 from sweeps.validation import InvalidFileError
-from sweeps.words import did_you_mean
+from sweeps.words import counted, did_you_mean
 
 KEY = "VENDOR_KEY"  # of the environment
+_MOST_REFUSED = 5  # images in a row: then it is the service that refuses, and not its filter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C.
 
-    1 means that --max-usd ended it before all images were answered.
+    1 means that --max-usd ended it before all images were answered, or that the service refused some.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -94,6 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     budget = Budget(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
     key = os.environ.get(KEY, "").strip()  # a file from Windows leaves a carriage return
+    stop = threading.Event()
     chat = Chat(
         options.url,
         options.model,
@@ -102,74 +107,120 @@ def _run(options: argparse.Namespace) -> int:
         key=key,
         seconds=options.timeout,
         effort=options.reasoning_effort,
+        sleep=stop.wait,
     )
     out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", options.model) + ".csv")
-    before = _resume(out)
-    answered = {answer.image for answer in before if answer.state != FAILED}
-    budget.spent = sum(answer.usd or 0.0 for answer in before)
-    left = [path for path in pictures if path.name not in answered]
-    spent_out = _ask_all(chat, budget, left, out, options.concurrency)
+    with _opened(out) as file:
+        before = _resume(file, out)
+        answered = {answer.image for answer in before if answer.state != FAILED}
+        budget.spent = sum(answer.usd or 0.0 for answer in before)
+        left = [path for path in pictures if path.name not in answered]
+        unasked = _ask_all(chat, budget, left, file, options.concurrency, stop)
     done = sum(answer.state != FAILED for answer in read_answers(out))
     print(f"{done:,} of {len(pictures):,} images are answered in {out}, for ${budget.spent:.4f}")
-    if spent_out:
-        print(f"stopped: {spent_out}", file=sys.stderr)
+    if unasked:
+        print(unasked, file=sys.stderr)
         return EXIT_FAILED
     return 0
 
 
-def _ask_all(chat: Chat, budget: Budget, pictures: Sequence[Path], out: Path, concurrency: int) -> str:
+def _ask_all(
+    chat: Chat, budget: Budget, pictures: Sequence[Path], file: IO[bytes], concurrency: int, stop: threading.Event
+) -> str:
     """Ask about the pictures, one at a time until a usage is known, and add the answers to a file as they come.
 
+    Args:
+        stop: set by the first error, after which no request is sent.
+
     Returns:
-        Why not all were asked about; empty if they were.
+        Why some are not answered; empty if all are.
 
     Raises:
-        UserError: the service refuses.
+        UserError: the service refuses, or several images in a row.
     """
-    lock, stop = threading.Lock(), threading.Event()
+    lock = threading.Lock()
+    refused, in_a_row = list[ImageRefusedError](), 0
 
     def keep(answer: Answer) -> None:
-        with lock, out.open("ab") as file:
-            file.write(write_row(answer).encode())
+        nonlocal in_a_row
+        with lock:
+            in_a_row, size = 0, file.seek(0, os.SEEK_END)
+            try:
+                file.write(write_row(answer).encode())
+            except OSError:  # a part of a line would spoil those after it
+                file.truncate(size)
+                raise
 
     def one(path: Path) -> None:
-        if not stop.is_set():
-            chat.ask(path.name, path.read_bytes(), keep)
-
-    with ThreadPoolExecutor(concurrency) as pool:
-        asked = []
+        nonlocal in_a_row
+        if stop.is_set():
+            return
         try:
-            for path in pictures:
-                asked.append(pool.submit(one, path))
-                if not budget.knows_usage and asked[-1].exception():  # waits for it
-                    break
-            wait(asked, return_when=FIRST_EXCEPTION)
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            chat.ask(path.name, path.read_bytes(), keep)
+        except ImageRefusedError as error:
+            with lock:
+                refused.append(error)
+                in_a_row += 1
+                if in_a_row == _MOST_REFUSED:
+                    stop.set()
+                    raise
+
+    pool, asked = ThreadPoolExecutor(concurrency), []
+    try:
+        for path in pictures:
+            asked.append(pool.submit(one, path))
+            if not budget.knows_usage and asked[-1].exception():  # waits for it
+                break
+        wait(asked, return_when=FIRST_EXCEPTION)
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
     errors = [error for future in asked if not future.cancelled() and (error := future.exception())]
     for error in errors:
         if isinstance(error, OSError):
-            raise InvalidFileError(f"the images must be readable and {out} writable, but: {error}") from error
+            raise InvalidFileError(f"the images must be readable and {file.name} writable, but: {error}") from error
         if not isinstance(error, BudgetSpentError):
             raise error
-    return str(errors[0]) if errors else ""
+    if errors:
+        return f"stopped: {errors[0]}"
+    if refused:
+        return f"{counted(len(refused), 'image')} got no answer, the last as {refused[-1]}"
+    return ""
 
 
-def _resume(out: Path) -> tuple[Answer, ...]:
-    """The answers of an earlier call; a last line that a crash cut short is dropped."""
-    header = ",".join(COLUMNS) + "\n"
+@contextlib.contextmanager
+def _opened(out: Path) -> Iterator[IO[bytes]]:
+    """Context in which this process alone writes to `out`, without a buffer.
+
+    Raises:
+        InvalidFileError: the file cannot be written to, or another process writes to it.
+    """
     try:
-        with out.open("a+b") as file:  # fails here if it cannot be written to
-            file.seek(0)
-            content = file.read()
-        if not content.startswith(header.encode()):
-            if content:
-                raise InvalidFileError(f"{out.name} must begin with {header.strip()!r}, or not exist")
-            out.write_text(header, encoding="utf-8")
-            return ()
-        if not content.endswith(b"\n"):
-            out.write_bytes(content[: content.rindex(b"\n") + 1])
+        file = out.open("a+b", buffering=0)
+    except OSError as error:
+        raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidFileError(f"--out must be a file that no other command writes to, but got {out}") from error
+        except OSError:
+            pass  # a file system without locks
+        yield file
+
+
+def _resume(file: IO[bytes], out: Path) -> tuple[Answer, ...]:
+    """The answers of an earlier call; a last line that a crash cut short is dropped."""
+    header = (",".join(COLUMNS) + "\n").encode()
+    try:
+        file.seek(0)
+        content = file.read()
+        if not content:
+            file.write(header)
+        elif not content.startswith(header):
+            raise InvalidFileError(f"{out.name} must begin with {header.decode().strip()!r}, or not exist")
+        elif not content.endswith(b"\n"):
+            file.truncate(content.rindex(b"\n") + 1)
     except OSError as error:
         raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
     return read_answers(out)

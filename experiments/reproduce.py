@@ -20,6 +20,7 @@ from types import FrameType
 
 from cifar_core.data import Splits, load_test, load_train, load_train_val
 from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.errors import UserError
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.recipes import NAMES, expand, read_recipe
@@ -40,7 +41,7 @@ from sweeps.words import counted
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 129, 130 or 143 when interrupted.
 
-    1 means that a run diverged, that MLflow lacks entries, or that a run of a study came to another result.
+    1 means that a run diverged or failed, that MLflow lacks entries, or that a run of a study came to another result.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -109,17 +110,20 @@ def _run(options: argparse.Namespace) -> int:
             context = Context(everything, test, hardware, store, tracker, options.results, console)
             for signal_number in stop_signals():  # not earlier, so that they end a download at once
                 signal.signal(signal_number, _stop)
-            state = "interrupted"
+            state, failed = "interrupted", False
             try:
                 for name, recipe in runs:
-                    reproduce(name, recipe, options.epochs, context)
+                    try:
+                        reproduce(name, recipe, options.epochs, context)
+                    except StoreError:  # the next one could not write either
+                        raise
+                    except (UserError, Diverged) as error:
+                        print(f"reproduce.py: error: {error}", file=sys.stderr)
+                        failed = True
                 state = "finished"
             finally:
                 tracker.end_study(state, {})
                 lacking = tracker.close()
-    except Diverged as error:
-        print(f"reproduce.py: error: {error}", file=sys.stderr)
-        return FAILED
     except Stopped as stopped:
         print("stopped; the same command resumes here")
         return 128 + stopped.signal
@@ -127,7 +131,7 @@ def _run(options: argparse.Namespace) -> int:
         print(
             f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr
         )
-    return FAILED if lacking else 0
+    return FAILED if lacking or failed else 0
 
 
 def _rerun(options: argparse.Namespace) -> int:

@@ -10,11 +10,12 @@ many others.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -131,27 +132,34 @@ def complete(
     Raises:
         InvalidFileError: the file is not what this function writes.
     """
-    runs = list(read_json(path, _File).runs) if path.exists() else []
-    left = [one for one in wanted if not any(run.is_of(*one, terms) for run in runs)]
+    runs = _load(path)
+    left = iter([one for one in wanted if not any(run.is_of(*one, terms) for run in runs)])
     errors: list[BaseException] = []
+    searches: set[Future[SearchRun]] = set()
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (os.getpid(),)) as pool:
-        searches = [pool.submit(run_search, *one, terms, hardware, max(1, usable_cores() // jobs)) for one in left]
-        try:
-            for search in as_completed(searches):
+        while True:
+            # One that waits in the pool would begin when Ctrl-C ends another.
+            for one in itertools.islice(left, jobs - len(searches)):
+                searches.add(pool.submit(run_search, *one, terms, hardware, max(1, usable_cores() // jobs)))
+            if not searches:
+                break
+            ended, searches = wait(searches, return_when=FIRST_COMPLETED)
+            for search in ended:
                 if (error := search.exception()) is not None:
                     errors.append(error)
                     continue
                 run = search.result()
-                runs.append(run)
+                runs = [*_load(path), run]  # another process may have added some meanwhile
                 write_json(path, _File(runs=tuple(runs)))
                 end = run.points[-1]
                 say(f"{run.search}, seed {run.seed}: {percent(end.accuracy, 2)}, {clock_time(end.seconds)}")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
     if errors:
         raise errors[0]
     return [run for run in runs if any(run.is_of(*one, terms) for one in wanted)]
+
+
+def _load(path: Path) -> list[SearchRun]:
+    return list(read_json(path, _File).runs) if path.exists() else []
 
 
 def _begin(parent: int) -> None:

@@ -85,9 +85,10 @@ def complete(
     runs = list(load(path))
     for name, recipe in wanted:
         if not any(is_of(run, name, recipe) for run in runs):
-            runs.append(measure(name, recipe, hardware))
+            run = measure(name, recipe, hardware)
+            runs = [*load(path), run]  # another process may have added some meanwhile
             write_json(path, _File(runs=tuple(runs)))
-            say(f"{name}: {percent(runs[-1].accuracy, 2)}, {runs[-1].seconds:.0f} s")
+            say(f"{name}: {percent(run.accuracy, 2)}, {run.seconds:.0f} s")
     return tuple(run for run in runs if any(is_of(run, *one) for one in wanted))
 
 

@@ -19,7 +19,7 @@ from experiments.comparison.selection import choose
 from experiments.pages.blocks import Code, Page, Section
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import CitedText
-from experiments.reading.results import RESULTS, load_results
+from experiments.reading.results import RESULTS, load_results, recipes_in
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
@@ -37,7 +37,7 @@ def write_runs(
             reproduction breaks a rule, or the folder cannot be written to.
     """
     with readable(store) as source:
-        comparison = choose(names, baseline, source, load_results(results))
+        comparison = choose(names, baseline, source, load_results(results, recipes_in(results)))
     return comparison, write_files(out, render(comparison, command(names, baseline, store, results)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ from sweeps.words import counted
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 
-_STEP = 0.02  # epochs: rounding to whole steps may move the end of a run that far
+_STEP = 0.02  # epochs: published schedules are quoted with two digits
 _FILE = STRICT | ConfigDict(extra="ignore")  # files of older versions have more fields
 
 
@@ -121,16 +121,23 @@ class Result:
     def __post_init__(self) -> None:
         if self.schema != 1:
             raise ValueError(f"schema must be 1, but got {self.schema}")
-        if self.epochs_run > self.epochs_planned + _STEP:
+        if self.epochs_run > self.epochs_planned + self._step:
             raise ValueError(f"epochs_run must be at most {self.epochs_planned:g}, but got {self.epochs_run:g}")
         for before, after in pairwise((p.epoch, p.step) for p in self.curve):
             if after[0] <= before[0] or after[1] <= before[1]:
                 raise ValueError(f"curve must rise in epoch and step, but got {[before, after]}")
 
     @property
+    def _step(self) -> float:
+        """Epochs by which rounding to whole steps may move the end of the run."""
+        images = CIFAR10.train_images + CIFAR10.val_images
+        share = 1 - float(self.recipe.get("val_fraction", 0.0))
+        return max(_STEP, 0.51 * int(self.recipe.get("batch_size", 0)) / (images * share))
+
+    @property
     def complete(self) -> bool:
         """The schedule has ended, and the test set was evaluated."""
-        return self.epochs_run > self.epochs_planned - _STEP and self.test is not None
+        return self.epochs_run > self.epochs_planned - self._step and self.test is not None
 
     @property
     def seconds_an_epoch(self) -> float:
@@ -156,19 +163,24 @@ def read_result(path: Path) -> Result:
     return result
 
 
-def load_results(folder: Path = RESULTS) -> tuple[Result, ...]:
-    """Load the runs of the published systems, by system and seed; none if the folder does not exist.
+def load_results(folder: Path = RESULTS, names: Sequence[str] = SYSTEMS) -> tuple[Result, ...]:
+    """Load the runs of recipes, by name and seed: of the published systems, if no `names` are given.
 
-    Files of other recipes may lie beside them.
+    There are none if the folder does not exist.
 
     Raises:
         InvalidFileError: a file is not what `reproduce.py` writes.
     """
-    results = [read_result(path) for name in SYSTEMS for path in sorted(folder.glob(f"{name}-seed*.json"))]
+    results = [read_result(path) for name in names for path in sorted(folder.glob(f"{name}-seed*.json"))]
     ids = [result.run_id for result in results]
     if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
         raise InvalidFileError(f"{folder.name}: run_id must be unique, but two files have {twice[0]!r}")
-    return tuple(sorted(results, key=lambda result: (SYSTEMS.index(result.name), result.seed)))
+    return tuple(sorted(results, key=lambda result: (names.index(result.name), result.seed)))
+
+
+def recipes_in(folder: Path) -> list[str]:
+    """Return the names of the recipes that have a file in `folder`."""
+    return sorted({path.name.rpartition("-seed")[0] for path in folder.glob("*-seed*.json")})
 
 
 def departures(result: Result, recipe: Mapping[str, Any]) -> tuple[str, ...]:

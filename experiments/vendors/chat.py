@@ -25,6 +25,7 @@ MOST_READ, MOST_SAID = 10_000, 300  # bytes of an error that are read, letters t
 TRIES = 6
 UNREADABLE = 2  # such replies to one image are taken for its answer, which is wrong
 LONGEST_WAIT = 60.0  # seconds between two tries
+REFUSED = (400, 413, 422)  # statuses of an image that a service does not take, by its content or size
 LOCAL = ("localhost", "127.0.0.1", "::1")
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
 _NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)  # before anything was sent
@@ -33,6 +34,10 @@ LEAST_BOUND = 10_000  # tokens of a small image and its prompt: some services co
 
 class VendorError(UserError):
     """A service refuses, does not answer, or reports no usage; the message is one line."""
+
+
+class ImageRefusedError(VendorError):
+    """The service, which has answered others, refuses this image."""
 
 
 class _BilledError(VendorError):
@@ -144,6 +149,7 @@ class Chat:
         key: "" for a service that needs none.
         seconds: the longest that one request may take.
         effort: of a model that reasons, in the service's words; "" leaves it to the service.
+        sleep: waits so many seconds; returns true if no further try is to follow.
 
     Raises:
         VendorError: the address is none that a key may be sent to, or the key is none that can be sent.
@@ -173,7 +179,7 @@ class Chat:
         if not host:
             raise VendorError(f"--url must name a host, but got {url!r}")
         if not (url.isascii() and url.isprintable()) or " " in url:
-            raise VendorError(f"--url must have printable ASCII characters without spaces alone, but got {url!r}")
+            raise VendorError(f"--url must be printable ASCII without spaces, but got {url!r}")
         if not (key.isascii() and key.isprintable()):  # no header holds it, and no error may quote it
             raise VendorError("the key must be one line of printable ASCII characters, but is not")
         self._url, self._model, self._prompt, self._key = url, model, prompt, key
@@ -189,7 +195,8 @@ class Chat:
         """Ask about an image, again and again where it may help, and keep what comes of each try that cost money.
 
         Raises:
-            VendorError: the service refuses, or all tries failed.
+            ImageRefusedError: the service refuses this image.
+            VendorError: the service refuses, gives no chat completions, or all tries failed.
             BudgetSpentError: the next try might cross the limit.
         """
         unreadable, seconds, picture = 0, 0.0, base64.b64encode(png).decode()
@@ -222,6 +229,9 @@ class Chat:
                 return keep(Answer(image, reply.text, seconds, charged, ANSWERED))
             assert failure is not None
             unreadable += failure.unreadable
+            if unreadable == UNREADABLE and first:
+                keep(Answer(image, "", None, charged, FAILED))
+                raise VendorError(f"the service must answer with chat completions, but {self._url} gives {failure}")
             if unreadable == UNREADABLE:
                 return keep(Answer(image, "", seconds, charged, ANSWERED))  # all that it says of this image
             if charged:
@@ -230,7 +240,8 @@ class Chat:
                 raise VendorError(f"{TRIES} tries of one request failed; the last: {failure}")
             if not failure.unreadable:
                 wait = 2.0**number * (0.5 + random.random()) if failure.after is None else failure.after
-                self._sleep(min(LONGEST_WAIT, wait))
+                if self._sleep(min(LONGEST_WAIT, wait)):
+                    return None
         raise AssertionError("the last try has returned or raised")
 
     def _body(self, picture: str, limits: Mapping[str, object]) -> bytes:
@@ -258,7 +269,8 @@ class Chat:
                 if error.code == 400 and "max_completion_tokens" in said and limits != newer:
                     self._limits = newer
                     raise _FailedTryError("status 400", after=0.0, sent=False) from None
-                raise VendorError(
+                kind = ImageRefusedError if error.code in REFUSED and self._budget.knows_usage else VendorError
+                raise kind(
                     f"the service must accept the request, but answers status {error.code}{said and ': '}{said}"
                 ) from None
         except (OSError, http.client.HTTPException) as error:

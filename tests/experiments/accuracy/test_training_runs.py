@@ -56,3 +56,17 @@ def test_runs_of_the_file_are_not_repeated(
     assert call(recipes) == 0
     assert measured[5:] == ["1"], "the run of another recipe under its name does not count"
     assert capsys.readouterr().out.splitlines()[-1] == "4"
+
+
+def test_what_another_process_adds_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runs.json"
+
+    def meanwhile(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
+        if name == "ours":
+            training_runs.complete(path, [("theirs", RECIPE)], hardware, lambda line: None)
+        fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
+        return TrainingRun(name=name, recipe=recipe.to_dict(), **fields)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training_runs, "measure", meanwhile)
+    training_runs.complete(path, [("ours", RECIPE)], CPU, lambda line: None)
+    assert [run.name for run in load(path)] == ["theirs", "ours"]

@@ -123,9 +123,29 @@ def test_a_slow_service_is_given_up_in_time() -> None:
     ],
 )
 def test_other_replies_are_an_answer_that_is_wrong(content: bytes) -> None:
-    answers, _, requests = ask(lambda request, _: send(request, content))
-    assert [(answer.text, answer.state) for answer in answers] == [("", FAILED), ("", ANSWERED)]
-    assert requests == 2
+    kept: list[Answer] = []
+    with serving(lambda request, number: send(request, completion("cat") if number == 1 else content)) as stub:
+        chat = Chat(stub.url, "m", "Which?", budget(), sleep=lambda _: None)
+        chat.ask("0.png", b"png", kept.append)
+        chat.ask("1.png", b"png", kept.append)
+        assert len(stub.bodies) == 3
+    assert [(answer.text, answer.state) for answer in kept] == [("cat", ANSWERED), ("", FAILED), ("", ANSWERED)]
+
+
+def test_an_address_that_answers_no_chats_ends_it_at_the_first_image() -> None:
+    kept: list[Answer] = []
+    with serving(lambda request, _: send(request, b"<html>hello</html>")) as stub:
+        chat = Chat(stub.url, "m", "Which?", budget(), sleep=lambda _: None)
+        with pytest.raises(VendorError, match=r"chat completions, but http\S+ gives a reply that is no"):
+            chat.ask("0.png", b"png", kept.append)
+        assert len(stub.bodies) == 2
+    assert {answer.state for answer in kept} == {FAILED}, "the same command asks again"
+
+
+def test_no_further_try_after_a_stop() -> None:
+    with serving(lambda request, _: send(request, b"", 429)) as stub:
+        Chat(stub.url, "m", "Which?", budget(), sleep=lambda _: True).ask("0.png", b"png", pytest.fail)
+        assert len(stub.bodies) == 1
 
 
 def test_a_text_that_is_none_is_an_empty_answer() -> None:
@@ -190,6 +210,7 @@ def test_a_model_that_reasons_past_its_limit_ends_at_its_first_image_alone() -> 
         (lambda r, _: send(r, b"", 302, Location="http://127.0.0.1:1/"), "answers status 302"),
         (lambda r, _: send(r, completion("cat", usage=None)), "must report its usage, without which --max-usd"),
         (lambda r, _: send(r, completion("cat", usage={"prompt_tokens": -1})), "must report its usage in tokens, but"),
+        (lambda r, _: send(r, b"", 413), "answers status 413"),
         (lambda r, _: send(r, b"", 500), "6 tries of one request failed; the last: status 500"),
     ],
 )
@@ -254,7 +275,7 @@ def test_a_key_is_sent_over_https_alone(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["https://example.com/é", "https://example.com/a b", "http://localhost/\n"])
 def test_an_address_that_no_request_can_hold_is_refused(url: str) -> None:
-    with pytest.raises(VendorError, match="--url must have printable ASCII characters without spaces alone, but got"):
+    with pytest.raises(VendorError, match="--url must be printable ASCII without spaces, but got"):
         Chat(url, "m", "Which?", budget())
 
 

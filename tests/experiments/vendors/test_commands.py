@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
@@ -134,6 +135,37 @@ def test_a_service_that_refuses_ends_it_with_one_line(exported: Path, tmp_path: 
     assert "--images must be a folder that export_test.py wrote" in refused(
         ask_vendor.main, "--url", "https://x", *options
     )
+
+
+def test_an_image_that_the_service_refuses_is_left_out(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    def filters(request: BaseHTTPRequestHandler, number: int) -> None:
+        if number in (3, 4):
+            send(request, b"content filter", 400)
+        else:
+            cats(request, number)
+
+    options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--concurrency", "1"]
+    with serving(filters) as stub:
+        assert ask_vendor.main(["--url", stub.url, *options]) == 1
+        assert len(stub.bodies) == 20
+    said = capsys.readouterr()
+    assert "18 of 20 images are answered" in said.out
+    assert "2 images got no answer, the last as the service must accept the request, but answers status 400" in said.err
+    with serving(lambda r, number: cats(r, number) if number == 1 else send(r, b"", 400)) as stub:
+        new = ["--out", str(tmp_path / "new.csv")]
+        assert "answers status 400" in refused(ask_vendor.main, "--url", stub.url, *options, *new)
+        assert len(stub.bodies) == 6, "five in a row: it is not its filter"
+
+
+def test_two_commands_do_not_write_to_one_file(exported: Path, tmp_path: Path, refused: Refused) -> None:
+    out = tmp_path / "a.csv"
+    options = ["--url", "http://localhost:1", "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
+    with out.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        said = refused(ask_vendor.main, *options, "--out", str(out))
+    assert said == f"--out must be a file that no other command writes to, but got {out}"
 
 
 @pytest.mark.parametrize("key", ["sésame", "sesame\nopen", "sesame\N{EM DASH}", "\udcff"])
