@@ -27,8 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="clean_store.py",
         description="List what can be removed from a store, and remove it: runs and studies that were deleted in "
-        "MLflow, checkpoints of runs that have ended, networks that were superseded or cut short. Networks in the model "
-        "registry stay.",
+        "MLflow, checkpoints of runs that have ended, networks that were superseded or cut short. Networks in the "
+        "model registry stay.",
     )
     parser.add_argument("--yes", action="store_true", help="remove it without a question")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
