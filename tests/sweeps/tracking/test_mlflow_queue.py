@@ -64,7 +64,7 @@ def test_what_is_no_number_comes_back(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_utf8_can_be_sent(tmp_path: Path) -> None:
-    entry = Entry(key="k", at=0, tags={"note": f"--images {os.fsdecode(b'B\xe4ume')} für Bäume"})
+    entry = Entry(key="k", at=0, tags={"note": f"--images {os.fsdecode(bytes([66, 0xE4]))}ume für Bäume"})
     [found] = content(write_queue(tmp_path / "j.jsonl", entry))
     assert found.tags == {"note": "--images B?ume für Bäume"}
 
