@@ -59,11 +59,6 @@ class Stopped(Exception):
     """The user asked to stop; everything so far is recorded."""
 
 
-def study_name(study: str) -> str:
-    """Return the name of the study that adapts a network beside the study of that name."""
-    return f"{study}-adapted"
-
-
 def settings_of(data_set: DataSet, backbone: Backbone, preset: str, seed: int) -> dict[str, object]:
     """Return the settings that cannot change within a study."""
     weights = {"backbone": backbone.sha256, "side": backbone.side}
@@ -226,7 +221,7 @@ class Adaptation:
             rule += f"{size / 1e9:.1f} GB"
             if any(self.tracker.state(f"final-{number}-1") is not None for number in range(TRIALS)):
                 raise StudyError(
-                    f"the fine-tuning of {self.backbone.name} cannot go on: {rule}; --no-fine-tune does without it"
+                    f"the fine-tuning of {self.backbone.name} cannot resume: {rule}; --no-fine-tune does without it"
                 )
             self.console.say(f"{self.backbone.name} is not fine-tuned: {rule}")
             return {}
@@ -261,10 +256,9 @@ class Adaptation:
         )
         trial.set_user_attr("recipe", recipe.to_dict())
         key, tags = f"trial-{trial.number}", {"stage": "adapt", "trial": str(trial.number)}
-        used = [sets["training", mirrored] for mirrored in ((False, True) if recipe.mirrored else (False,))]
         name = f"#{trial.number} {self.backbone.name} {recipe.scaling}, penalty {recipe.penalty:.2g}"
         self._runs.begin(key, name, tags, recipe)
-        head, costs = self._fit([each.values for each in used], data.train.labels, recipe, used)
+        head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
         predictions = head.predict(sets["validation", False].values, data.val)
         on_train = head.predict(sets["training", False].values, data.train)
         files = artifacts.of_predictions(data.val, predictions)
@@ -293,8 +287,7 @@ class Adaptation:
         tags = {"stage": "tuned", "trial": key, "source_trial": str(number), "seed": "0"}
         name = f"fine-tuned {self.backbone.name} #{number}"
         self._runs.begin(key, name, tags, recipe, tuning)
-        views = [sets["training", mirrored] for mirrored in ((False, True) if recipe.mirrored else (False,))]
-        head, costs = self._fit([each.values for each in views], data.train.labels, recipe, views)
+        head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
         state, path = Tuning.create(self.backbone, head, tuning, self.hardware), self._folder / "state.safetensors"
         try:
             state.load(path)
@@ -327,7 +320,7 @@ class Adaptation:
             "cost/seconds": costs["cost/fit_seconds"] + state.seconds + sum(sets[each].seconds for each in _TUNED[:2]),
             "cost/tuning_seconds": state.seconds,
             "cost/training_flops": 2.0 * len(data.train) * flops_per_image(self.backbone)
-            + _head_flops(head, len(views) * len(data.train))
+            + _head_flops(head, len(recipe.views) * len(data.train))
             + trained * tuning_flops(self.backbone),
             "cost/epochs": tuning.epochs,
             "cost/images_per_second": trained / state.seconds,
@@ -345,16 +338,15 @@ class Adaptation:
         everything, key = data.everything(), result.key
         name = f"adapted {self.backbone.name} #{result.trial}"
         self._runs.begin(key, name, result.tags, recipe)
-        views = [False, True] if recipe.mirrored else [False]
-        used = [sets[split, mirrored] for mirrored in views for split in ("training", "validation")]
-        both = [torch.cat([sets[s, m].values for s in ("training", "validation")]) for m in views]
-        head, costs = self._fit(both, everything.labels, recipe, used)
+        both = "training", "validation"
+        head, costs = self._fit(sets, both, everything.labels, recipe)
         weights = self.store.weights(self.study, key)
         save_adapted(self.backbone, head, self.data_set, weights)
         costs["cost/model_bytes"] = float(weights.stat().st_size)
         tuning = self.tracker.metric(f"final-{result.trial}-1", "cost/tuning_seconds") or 0.0
         costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + tuning
-        self._runs.end_head(key, name, head, head.predict(both[0], everything), None, costs, {})
+        on_train = head.predict(_values(sets, both, mirrored=False), everything)
+        self._runs.end_head(key, name, head, on_train, None, costs, {})
 
     def _search_seconds(self, sets: Mapping[tuple[str, bool], Features]) -> float:
         """Return the seconds of all passes over the images and all fits of the search."""
@@ -394,14 +386,15 @@ class Adaptation:
         self.tracker.register(result.key, recipe.to_dict(), self.store.weights(self.study, result.key), numbers)
 
     def _fit(
-        self, views: Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, used: Sequence[Features]
+        self, sets: Mapping[tuple[str, bool], Features], splits: Sequence[str], labels: Tensor, recipe: HeadRecipe
     ) -> tuple[Head, dict[str, float]]:
-        """Fit a head, and return its costs with those of the features that it needs."""
+        """Fit a head to all images of `splits`; return its costs with those of the features that it needs."""
+        views = [_values(sets, splits, mirrored=mirrored) for mirrored in recipe.views]
         classes, images = len(self.data_set.classes), sum(len(each) for each in views)
         began = time.perf_counter()
         head = fit([each.to(self.hardware.device) for each in views], labels, recipe, classes).cpu()
         seconds = time.perf_counter() - began
-        of_features = sum(each.seconds for each in used)
+        of_features = sum(sets[split, mirrored].seconds for split in splits for mirrored in recipe.views)
         return head, {
             "cost/seconds": seconds + of_features,
             "cost/fit_seconds": seconds,
@@ -410,6 +403,11 @@ class Adaptation:
             "cost/images_per_second": images / of_features,
             "cost/validation_share": 0.0,
         }
+
+
+def _values(sets: Mapping[tuple[str, bool], Features], splits: Sequence[str], *, mirrored: bool) -> Tensor:
+    parts = [sets[split, mirrored].values for split in splits]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)  # which would copy a single one
 
 
 def _passes(data: Splits) -> Iterator[tuple[str, Split, bool]]:

@@ -10,6 +10,11 @@ from sweeps.words import percent, with_tta
 _OVERLAP = "whether these hold images of the test set is unknown"
 
 
+def adapted_study(study: str) -> str:
+    """Return the name of the study that adapts a network beside the study of that name."""
+    return f"{study}-adapted"
+
+
 @dataclass(frozen=True, slots=True)
 class AdaptedResult:
     """The adapted network of a study.
