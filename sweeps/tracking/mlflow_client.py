@@ -59,6 +59,7 @@ STUDY_KEY = "study"  # key of the parent run
 
 _METRICS = 800  # per call: MLflow accepts 1,000 metrics, params and tags
 _NOTE_LETTERS = 5000  # of an experiment's tag
+_LOCK_SECONDS = 20
 _PARTS = 3  # of the path of weights: weights/STUDY/KEY.safetensors
 _KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
 
@@ -365,7 +366,7 @@ def _create_tables(path: Path) -> None:
     MLflow itself takes seconds and many transactions; a database that is killed meanwhile can never be opened again.
     """
     try:
-        with contextlib.closing(sqlite3.connect(path)) as database:
+        with contextlib.closing(sqlite3.connect(path, _LOCK_SECONDS)) as database:
             if _has_entries(database):
                 return
             with tempfile.TemporaryDirectory() as folder:
