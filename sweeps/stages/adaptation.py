@@ -41,6 +41,7 @@ from sweeps.executors.protocol import Outcome
 from sweeps.stages.adaptation_runs import AdaptationRuns
 from sweeps.stages.adapted_result import AdaptedResult, provenance_of
 from sweeps.store import Store
+from sweeps.studies.keys import head_key, trial_key, tuned_key
 from sweeps.studies.storage import StudyError
 from sweeps.studies.study import ADAPTATION, ANOTHER_NAME, derive_seed, started_trials, unfinished_trials
 from sweeps.tracking import artifacts
@@ -201,11 +202,11 @@ class Adaptation:
     def _tuning_ended(self) -> bool:
         """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has met the test set."""
         if self.budget is None or any(
-            self.tracker.state(f"final-{number}-1") in ("complete", "failed") for number in range(TRIALS)
+            self.tracker.state(tuned_key(number)) in ("complete", "failed") for number in range(TRIALS)
         ):
             return True
         looks = set(self.store.evaluations())
-        tested = any((self.study, f"final-{number}-0") in looks for number in range(TRIALS))
+        tested = any((self.study, head_key(number)) in looks for number in range(TRIALS))
         if tested:
             self.console.say(
                 f"{self.backbone.name} is not fine-tuned: its head has been tested, and a study tests once"
@@ -219,7 +220,7 @@ class Adaptation:
         if free is not None and size > free / 2:
             rule = f"its activations must fit into half of the free memory, {free / 2e9:.1f} GB, but have "
             rule += f"{size / 1e9:.1f} GB"
-            if any(self.tracker.state(f"final-{number}-1") is not None for number in range(TRIALS)):
+            if any(self.tracker.state(tuned_key(number)) is not None for number in range(TRIALS)):
                 raise StudyError(
                     f"the fine-tuning of {self.backbone.name} cannot resume: {rule}; --no-fine-tune does without it"
                 )
@@ -255,7 +256,7 @@ class Adaptation:
             mirrored=trial.suggest_categorical("mirrored", (False, True)),
         )
         trial.set_user_attr("recipe", recipe.to_dict())
-        key, tags = f"trial-{trial.number}", {"stage": "adapt", "trial": str(trial.number)}
+        key, tags = trial_key(trial.number), {"stage": "adapt", "trial": str(trial.number)}
         name = f"#{trial.number} {self.backbone.name} {recipe.scaling}, penalty {recipe.penalty:.2g}"
         self._runs.begin(key, name, tags, recipe)
         head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
@@ -275,7 +276,7 @@ class Adaptation:
         lower: Mapping[tuple[str, bool], Features],
     ) -> float | None:
         """Fine-tune the last blocks from the head of a trial; return the validation accuracy, None without any."""
-        key = f"final-{number}-1"
+        key = tuned_key(number)
         if self.tracker.state(key) in ("complete", "failed"):
             return self.tracker.metric(key, "val/accuracy")
         if not lower or self.budget is None:
@@ -343,14 +344,14 @@ class Adaptation:
         weights = self.store.weights(self.study, key)
         save_adapted(self.backbone, head, self.data_set, weights)
         costs["cost/model_bytes"] = float(weights.stat().st_size)
-        tuning = self.tracker.metric(f"final-{result.trial}-1", "cost/tuning_seconds") or 0.0
+        tuning = self.tracker.metric(tuned_key(result.trial), "cost/tuning_seconds") or 0.0
         costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + tuning
         on_train = head.predict(_values(sets, both, mirrored=False), everything)
         self._runs.end_head(key, name, head, on_train, None, costs, {})
 
     def _search_seconds(self, sets: Mapping[tuple[str, bool], Features]) -> float:
         """Return the seconds of all passes over the images and all fits of the search."""
-        fits = [self.tracker.metric(f"trial-{number}", "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
+        fits = [self.tracker.metric(trial_key(number), "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
         return sum(each.seconds for each in sets.values()) + sum(fits)
 
     def _test(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
