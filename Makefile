@@ -28,7 +28,7 @@ help:
 	@echo 'make dashboard  the searches in optuna-dashboard, to look at, on http://127.0.0.1:8080 (PORT=8080)'
 	@echo 'make serve      the champion over HTTP, with MLflow on http://127.0.0.1:5001 (PORT=5001)'
 	@echo 'make report     write the build-vs-buy report again'
-	@echo 'make clean-store  show what nobody needs of the store, and remove it once you agree (ARGS=--yes: no question)'
+	@echo 'make clean-store  list what can be removed from the store, and remove it (ARGS=--yes: no question)'
 	@echo '                STORE=DIR: study, ui, dashboard, serve, report and clean-store work on the store there, in place of mlruns'
 	@echo 'make bench      time the trainer against a bare loop, the usual way and the ceiling, and more (ARGS=--help)'
 	@echo 'make install    only the set-up: .venv with pinned versions (PYTHON=python3, 3.11 or newer; TORCH_INDEX=URL: where'

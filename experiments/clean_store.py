@@ -1,4 +1,4 @@
-"""Show what a store keeps although nobody needs it, and remove it once that is confirmed.
+"""List what can be removed from a store, and remove it after a question.
 
 python experiments/clean_store.py [--store DIR] [--yes]
 """
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="clean_store.py",
-        description="Show what nobody needs of a store, and remove it: runs and studies that were deleted in MLflow, "
-        "checkpoints of runs that have ended, networks that were superseded or cut short. Networks in the model "
-        "registry stay.",
+        description="List what can be removed from a store, and remove it: runs and studies that were deleted in "
+        "MLflow, checkpoints of runs that have ended, networks that were superseded or cut short. Networks in the "
+        "model registry stay.",
     )
     parser.add_argument("--yes", action="store_true", help="remove it without a question")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> int:
     store = Store.locate(options.store)
     found = find_waste(store)
     if not found:
-        print(f"{store.root} holds nothing that nobody needs")
+        print(f"{store.root} has nothing to remove")
         return 0
     for waste in found:
         print(f"{_size(waste.size):>9}  {waste.study}: {waste.what}")
@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
             print("Nothing was removed.")
             return 0
     remove(store, found)
-    print(f"Removed; {total} are free.")
+    print(f"Removed; {total} freed.")
     return 0
 
 

@@ -6,7 +6,6 @@ python experiments/export_test.py DIR [--study NAME]
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         for index, pixels in enumerate(images):
             picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)
             picture.save(folder / "images" / image_name(index))
-        (folder / DESCRIPTION).write_text(json.dumps(data_set.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / DESCRIPTION).write_bytes(data_set.to_json() + b"\n")
         (folder / "classes.txt").write_text("\n".join(data_set.classes) + "\n", encoding="utf-8")
         (folder / "prompt.txt").write_text(prompt_for(data_set.classes) + "\n", encoding="utf-8")
     except OSError as error:

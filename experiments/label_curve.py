@@ -207,7 +207,7 @@ def _open(
     """Start or resume the curve's own run; the report reads the plan from there."""
     plan = {"source": subject.source, "runs": [run.key for run in runs]}
     files = {CURVE: json.dumps(plan, indent=1).encode()}
-    files[DATA_SET] = json.dumps(subject.data_set.to_dict(), ensure_ascii=False).encode()
+    files[DATA_SET] = subject.data_set.to_json()
     tags = {"stage": "label-curve", "source_study": subject.study, **tags}
     tracker.open_study(RunLabel(key=STUDY_KEY, name=experiment, tags=tags, params={}, files=files))
 

@@ -8,7 +8,6 @@ interrupted stage resumes where it was.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -142,8 +141,7 @@ class Coordinator:
     def _open(self) -> None:
         sweep, plan = self.sweep, self.sweep.plan
         tags = {"stage": "study", "study": plan.study, "waiting": "0", **plan.latest(), **sweep.tags}
-        data_set = json.dumps(plan.data_set.to_dict(), ensure_ascii=False).encode()
-        files = {"space.toml": plan.space.text.encode(), DATA_SET: data_set}
+        files = {"space.toml": plan.space.text.encode(), DATA_SET: plan.data_set.to_json()}
         sweep.tracker.open_study(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
         for key in list(self._ended_runs()):
             sweep.clear_checkpoints(key)

@@ -59,7 +59,8 @@ from sweeps.planning.search_space import SearchSpace, comparable, for_data_set
 from sweeps.planning.space_file import read_space
 from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.snapshot import readable
-from sweeps.stages.adaptation import Adaptation, Stopped, check_settings, settings_of, study_name
+from sweeps.stages.adaptation import Adaptation, Stopped, check_settings, settings_of
+from sweeps.stages.adapted_result import adapted_study
 from sweeps.stages.stage import Sweep
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store, StoreError
@@ -168,7 +169,7 @@ def _sweep(
                 storage = OneWriterStorage(open_storage(store.storage_url))
                 if backbone is not None:  # refused now, and not after the sweep
                     settings = settings_of(plan.data_set, backbone, plan.preset.name, plan.seed)
-                    check_settings(storage, study_name(plan.study), settings)
+                    check_settings(storage, adapted_study(plan.study), settings)
                 study = open_study(
                     plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
                 )
@@ -240,7 +241,7 @@ def _adapt(
 ) -> int:
     """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0."""
     set_up_cpu(plan.cores)
-    study = study_name(plan.study)
+    study = adapted_study(plan.study)
     store.create()
     with acquire(store.lock(study), study), notice.of_failure(), SweepConsole() as console:
         if options.adapt_only and pictures is not None:

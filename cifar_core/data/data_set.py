@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -54,6 +55,10 @@ class DataSet:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def to_json(self) -> bytes:
+        """Return the content of a JSON file, for `from_dict`."""
+        return json.dumps(self.to_dict(), ensure_ascii=False).encode()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # by
 _PROGRESSIVE_BYTES = 6  # a pixel: all of a progressive JPEG is held, in 2 bytes for each of three channels
 _WHITES = tuple(2**bits - 1 for bits in (1, 8, 10, 12, 14, 16))  # the largest numbers of usual sensors and formats
 _PHOTOMETRIC, _ZERO_IS_WHITE = 262, 0  # of TIFF
+_OF_DAMAGED_EXIF = (AttributeError, SyntaxError, TypeError, ValueError, struct.error)  # the pixels are whole
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -53,8 +55,10 @@ def read_pixels(path: Path, side: int) -> tuple[npt.NDArray[np.uint8], tuple[int
             size = file.size
             _draft(file, side)
             deep = ";16" in str(file.tile)
-            inverted = dict(getattr(file, "tag_v2", {})).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
-            ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
+            inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
+            file.load()
+            with contextlib.suppress(*_OF_DAMAGED_EXIF):
+                ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
             image = _middle(file)
         if image.mode.startswith("I") or image.mode == "F":
             image = _from_numbers(image, inverted=inverted)

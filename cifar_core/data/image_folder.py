@@ -87,7 +87,7 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
     place = printable(folder)
     has_splits = (folder / "train").is_dir() and any(_folders(folder / "train"))
     if has_splits and (others := [path.name for path in _folders(folder) if path.name not in SPLITS]):
-        raise DataError(f"beside train/ there may be val/ and test/ alone, but {place} has {listed(others)}")
+        raise DataError(f"beside train/ only val/ and test/ are allowed, but {place} has {listed(others)}")
     if not has_splits and any((folder / split).is_dir() for split in SPLITS[1:]):
         raise DataError(f"beside val/ and test/ there must be train/ with folders of classes, but {place} has none")
     named = [path.name for path in _folders(folder) if path.name.casefold() in _SPLIT_NAMES]
@@ -106,7 +106,8 @@ def _loose(folder: Path) -> str:
     """Return the names of pictures that lie in no folder of `folder`; empty if it is not there."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind not in _NO_PICTURES}
     files = folder.iterdir() if folder.is_dir() else ()
-    return listed(sorted(path.name for path in files if path.suffix.lower() in suffixes))
+    shown = (path for path in files if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return listed(sorted(path.name for path in shown if path.is_file()))
 
 
 def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:

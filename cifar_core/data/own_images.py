@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from cifar_core.files import write_atomically
 
 SIDES = (32, 48, 64)  # pixels
 
+_BEGINNING = 5_000  # pictures that the first filters of a network are made from
 _VERSION = 1  # of the arrays that come from the same files
 
 
@@ -46,8 +48,9 @@ class ImageSource:
 
     @property
     def name(self) -> str:
-        """The name of the data set: that of the folder."""
-        return self.folder.resolve().name.strip(" .") or "images"
+        """The name of the data set: that of the folder, in which "_" stands for what cannot be printed or encoded."""
+        name = "".join(letter if letter.isprintable() else "_" for letter in self.folder.resolve().name)
+        return name.strip(" .") or "images"
 
     @property
     def notes_folder(self) -> Path:
@@ -100,8 +103,10 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
     splits = _splits(decoded, contents, drawn)
     places = {split: [i for i, of in enumerate(splits) if of == split] for split in SPLITS}
     for split in ("train", "val"):
-        if split == "val" or drawn:  # training pictures of a given split keep the order of their names
-            order = alternating([decoded.pictures[i].label for i in places[split]])
+        labels = [decoded.pictures[i].label for i in places[split]]
+        # Training pictures of a given split keep the order of their names, unless that sorts them by class.
+        if split == "val" or drawn or set(labels[: min(_BEGINNING, len(labels) // 2)]) != set(labels):
+            order = alternating(labels)
             places[split] = [places[split][i] for i in order]
     for split, chosen in places.items():
         if not chosen:
@@ -141,7 +146,7 @@ def _state(layout: Layout) -> str:
     digest = hashlib.sha256(f"{_VERSION} {layout.classes} {layout.given}".encode())
     for picture in layout.pictures:
         found = status(picture.path)
-        facts = (str(picture.path), picture.label, picture.split, found.st_size, found.st_mtime_ns)
+        facts = (os.path.abspath(picture.path), picture.label, picture.split, found.st_size, found.st_mtime_ns)
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
 

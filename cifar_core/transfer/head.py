@@ -35,6 +35,11 @@ class HeadRecipe:
     scaling: Scaling = "length"
     mirrored: bool = True
 
+    @property
+    def views(self) -> tuple[bool, ...]:
+        """Whether mirrored, for each view of an image that the head is fitted to."""
+        return (False, True) if self.mirrored else (False,)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

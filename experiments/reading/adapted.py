@@ -11,6 +11,7 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.evaluation.serving import Timing
 from experiments.reading.study import Adapted, HttpSpeed, ImageAnswers
 from experiments.stats import mean_accuracy
+from sweeps.stages.adapted_result import adapted_study
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import every_run
 
@@ -27,7 +28,7 @@ def find_adapted(client: MlflowClient, experiments: Mapping[str, str], study: st
         for run in every_run(client, list(experiments), "tags.stage = 'adapted'")
         if "test/accuracy" in run.data.metrics and run.data.tags.get("data_sha256", CIFAR10.sha256) == data_set.sha256
     ]
-    own = f"{study}-adapted"
+    own = adapted_study(study)
     return max(tested, key=lambda run: (run.data.tags.get("study") == own, run.info.start_time), default=None)
 
 

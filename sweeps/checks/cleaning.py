@@ -60,32 +60,33 @@ def find_waste(store: Store) -> list[Waste]:
         raise LockError(f"no study of the store may run while it is cleaned, but {who} runs one; wait for it")
     follow_store(store)  # else the files of the store that this is a copy of would be removed
     client = connect(store.tracking_uri)
-    found: list[Waste] = []
     with answering(store.tracking_uri):
-        kept = registered_runs(client)
-        for experiment in client.search_experiments(view_type=ViewType.ALL):
-            runs = every_run(client, [experiment.experiment_id], view=ViewType.ALL)
-            if experiment.lifecycle_stage != LifecycleStage.DELETED:
-                found += _of_study(store, client, experiment, runs, kept)
-            elif not any(run.info.run_id in kept for run in runs):
-                found.append(_deleted_study(store, experiment, runs))
-    return found
+        return _found(store, client)
 
 
 def remove(store: Store, wastes: Sequence[Waste]) -> None:
     """Remove them. What was deleted in MLflow although its network is in the registry is restored.
 
+    MLflow forgets a run last: a removal that was cut short can be repeated.
+
     Raises:
-        StoreError: MLflow or Optuna refuses.
+        StoreError: the store holds other waste by now, and nothing is removed; or MLflow or Optuna refuses.
         LockError: a study has been started meanwhile; nothing is removed.
     """
     client = connect(store.tracking_uri)
     with contextlib.ExitStack() as stack, answering(store.tracking_uri):
         for experiment in client.search_experiments(view_type=ViewType.ALL):
             stack.enter_context(acquire(store.lock(experiment.name), experiment.name))
+        if set(_found(store, client)) != set(wastes):
+            raise StoreError("a store must not change before it is cleaned, but it has; nothing was removed, try again")
         _restore(client)
         storage = open_storage(store.storage_url)
         for waste in wastes:
+            for path in waste.paths:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
             with contextlib.suppress(KeyError):  # MLflow alone knows it, as a reproduction
                 if waste.whole_study:
                     optuna.delete_study(study_name=waste.study, storage=storage)
@@ -95,11 +96,18 @@ def remove(store: Store, wastes: Sequence[Waste]) -> None:
             if waste.model is not None:
                 client.delete_logged_model(waste.model)
         _collect(store)
-        for path in (path for waste in wastes for path in waste.paths):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+
+
+def _found(store: Store, client: MlflowClient) -> list[Waste]:
+    found: list[Waste] = []
+    kept = registered_runs(client)
+    for experiment in client.search_experiments(view_type=ViewType.ALL):
+        runs = every_run(client, [experiment.experiment_id], view=ViewType.ALL)
+        if experiment.lifecycle_stage != LifecycleStage.DELETED:
+            found += _of_study(store, client, experiment, runs, kept)
+        elif not any(run.info.run_id in kept for run in runs):
+            found.append(_deleted_study(store, experiment, runs))
+    return found
 
 
 def _of_study(
@@ -161,12 +169,16 @@ def _inside(store: Store, *paths: Path | None) -> tuple[Path, ...]:
 
 def _restore(client: MlflowClient) -> None:
     """Restore what was deleted although its network is in the registry: `mlflow gc` spares nothing that was deleted."""
-    for run_id in registered_runs(client):
-        run = client.get_run(run_id)
-        if client.get_experiment(run.info.experiment_id).lifecycle_stage == LifecycleStage.DELETED:
-            client.restore_experiment(run.info.experiment_id)
-        elif run.info.lifecycle_stage == LifecycleStage.DELETED:
-            client.restore_run(run_id)
+    kept = registered_runs(client)
+    for experiment in client.search_experiments(view_type=ViewType.ALL):
+        runs = every_run(client, [experiment.experiment_id], view=ViewType.ALL)
+        deleted = [run.info.run_id for run in runs if run.info.lifecycle_stage == LifecycleStage.DELETED]
+        spared = [run_id for run_id in deleted if run_id in kept]
+        if spared and experiment.lifecycle_stage == LifecycleStage.DELETED:
+            client.restore_experiment(experiment.experiment_id)
+        else:
+            for run_id in spared:
+                client.restore_run(run_id)
 
 
 def _collect(store: Store) -> None:

@@ -6,7 +6,6 @@ its params are those of the trial's recipe.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar_core.errors import UserError
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
+from sweeps.studies.keys import trial_key, trial_of
 from sweeps.tracking.locations import follow_store, is_new, moved_from
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.words import counted, shortened
 
 _ANOTHER_NAME = "begin a study of another name with --study"
-_KEY = re.compile(r"(?:trial|confirm|final)-(\d+)(?:-\d+)?")
 # Fields of a recipe that confirmation and final set anew, most of them by `Budget.extend`.
 _OF_STAGE = frozenset({"seed", "epochs", "batch_size", "learning_rate", "weight_decay", "val_fraction"})
 
@@ -184,7 +183,7 @@ def _runs(
             yield from (Finding(f"MLflow has a run {run.info.run_id} without a key") for run in active)
         elif key == STUDY_KEY:
             yield from _one(client, key, active, same)
-        elif (trial := started.get(trial_of(same[0]))) is None:
+        elif (trial := started.get(trial_of(key))) is None:
             yield from (_stranger(key) for _ in active[:1])
         elif any(_trained_another(run, trial, key) for run in active):
             yield Finding(f"the run {key} in MLflow did not train the recipe of trial {trial.number}", blocks=True)
@@ -203,19 +202,13 @@ def _runs_at_stake(client: MlflowClient, where: Sequence[str], trials: Sequence[
     runs = every_run(client, where, "tags.stage != 'search'", view=ViewType.ALL)
     runs += every_run(client, where, view=ViewType.DELETED_ONLY)
     for number in sorted({*begin_again, *samples, len(trials)}):  # the next trial has the number of trials so far
-        runs += every_run(client, where, f"tags.key = 'trial-{number}'")
+        runs += every_run(client, where, f"tags.key = '{trial_key(number)}'")
     return runs
-
-
-def trial_of(run: Run) -> int:
-    """Return the number of the trial whose recipe a run trained, by its key; -1 if the key names none."""
-    match = _KEY.fullmatch(run.data.tags.get("key", ""))
-    return int(match[1]) if match is not None else -1
 
 
 def _trained_another(run: Run, trial: FrozenTrial, key: str) -> bool:
     recipe: Mapping[str, Any] = trial.user_attrs.get("recipe", {})
-    anew = frozenset[str]() if key == f"trial-{trial.number}" else _OF_STAGE
+    anew = frozenset[str]() if key == trial_key(trial.number) else _OF_STAGE
     params = run.data.params
     return any(name in params and params[name] != str(recipe[name]) for name in recipe.keys() - anew)
 

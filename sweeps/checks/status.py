@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from sweeps.lock import holder
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
-from sweeps.studies.study import load_study
+from sweeps.studies.study import ADAPTATION, load_study
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.words import best_trial, counted, percent, waiting_workers, with_tta
@@ -73,7 +73,8 @@ def _search(study: optuna.Study, runner: str | None, *, on_server: bool) -> dict
     state = "interrupted; the same command resumes it" if counts["interrupted"] else "not running"
     if on_server:
         state = "does not run from this store; another machine may run it"
-    settings = [f"{name} {study.user_attrs[name]}" for name in ("space", "preset", "seed") if name in study.user_attrs]
+    known = study.user_attrs.get(ADAPTATION, study.user_attrs)
+    settings = [f"{name} {known[name]}" for name in ("space", "preset", "seed") if name in known]
     rows = {
         "state": state if runner is None else f"run by {runner}",
         "settings": ", ".join(settings) or "none recorded",
@@ -84,6 +85,7 @@ def _search(study: optuna.Study, runner: str | None, *, on_server: bool) -> dict
         rows["trials"] = f"{started} started: {trials}"
     if counts["complete"]:
         best = study.best_trial
-        model = best.user_attrs.get("recipe", {}).get("model", "unknown")
+        recipe = best.user_attrs.get("recipe", {})
+        model = f"scaling {recipe['scaling']}" if "scaling" in recipe else recipe.get("model", "unknown")
         rows["best"] = best_trial(study.best_value, best.number, model)
     return rows

@@ -13,15 +13,11 @@ from mlflow.entities import LifecycleStage, Run, ViewType
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
-from sweeps.checks.consistency import (
-    Finding,
-    Repair,
-    disagreements,
-    trial_of,
-)
+from sweeps.checks.consistency import Finding, Repair, disagreements
 from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError, lines_of, parse_evaluation
+from sweeps.studies.keys import trial_key, trial_of
 from sweeps.studies.study import REMOVED, load_study, trials_of
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
@@ -74,10 +70,10 @@ def _agreement(
     by_content = sorted(runs, key=lambda run: bool(run.data.params or run.data.metrics))
     by_key = {run.data.tags.get("key", ""): run for run in by_content}
     for trial in trials:
-        run = by_key.get(f"trial-{trial.number}")
+        run = by_key.get(trial_key(trial.number))
         if run is not None and trial.state != TrialState.WAITING:
             yield from _trial(client, trial, run)
-        elif f"trial-{trial.number}" not in known and trial.state in STATE_OF_TRIAL:
+        elif trial_key(trial.number) not in known and trial.state in STATE_OF_TRIAL:
             yield Finding(f"trial {trial.number}: Optuna says {trial.state.name}, but MLflow has no run of it")
 
 
@@ -123,7 +119,8 @@ def _networks(
         folders = [artifact_folder(store, uri) for uri in known.values()]
         if any(folder is None or folder.is_dir() for folder in folders):
             continue
-        key, recipe, repair = run.data.tags.get("key", ""), recipes.get(trial_of(run)), None
+        key, repair = run.data.tags.get("key", ""), None
+        recipe = recipes.get(trial_of(key))
         if recipe is not None and store.weights(study, key).exists():
             log = partial(_log_network, store, study, key, recipe, [*known])
             repair = Repair(f"log the network of {key} again", log)

@@ -41,6 +41,7 @@ from sweeps.executors.protocol import Outcome
 from sweeps.stages.adaptation_runs import AdaptationRuns
 from sweeps.stages.adapted_result import AdaptedResult, provenance_of
 from sweeps.store import Store
+from sweeps.studies.keys import head_key, trial_key, tuned_key
 from sweeps.studies.storage import StudyError
 from sweeps.studies.study import ADAPTATION, ANOTHER_NAME, derive_seed, started_trials, unfinished_trials
 from sweeps.tracking import artifacts
@@ -57,11 +58,6 @@ _STARTUP = 6  # random heads before the sampler learns from them
 
 class Stopped(Exception):
     """The user asked to stop; everything so far is recorded."""
-
-
-def study_name(study: str) -> str:
-    """Return the name of the study that adapts a network beside the study of that name."""
-    return f"{study}-adapted"
 
 
 def settings_of(data_set: DataSet, backbone: Backbone, preset: str, seed: int) -> dict[str, object]:
@@ -206,11 +202,11 @@ class Adaptation:
     def _tuning_ended(self) -> bool:
         """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has met the test set."""
         if self.budget is None or any(
-            self.tracker.state(f"final-{number}-1") in ("complete", "failed") for number in range(TRIALS)
+            self.tracker.state(tuned_key(number)) in ("complete", "failed") for number in range(TRIALS)
         ):
             return True
         looks = set(self.store.evaluations())
-        tested = any((self.study, f"final-{number}-0") in looks for number in range(TRIALS))
+        tested = any((self.study, head_key(number)) in looks for number in range(TRIALS))
         if tested:
             self.console.say(
                 f"{self.backbone.name} is not fine-tuned: its head has been tested, and a study tests once"
@@ -224,9 +220,9 @@ class Adaptation:
         if free is not None and size > free / 2:
             rule = f"its activations must fit into half of the free memory, {free / 2e9:.1f} GB, but have "
             rule += f"{size / 1e9:.1f} GB"
-            if any(self.tracker.state(f"final-{number}-1") is not None for number in range(TRIALS)):
+            if any(self.tracker.state(tuned_key(number)) is not None for number in range(TRIALS)):
                 raise StudyError(
-                    f"the fine-tuning of {self.backbone.name} cannot go on: {rule}; --no-fine-tune does without it"
+                    f"the fine-tuning of {self.backbone.name} cannot resume: {rule}; --no-fine-tune does without it"
                 )
             self.console.say(f"{self.backbone.name} is not fine-tuned: {rule}")
             return {}
@@ -260,11 +256,10 @@ class Adaptation:
             mirrored=trial.suggest_categorical("mirrored", (False, True)),
         )
         trial.set_user_attr("recipe", recipe.to_dict())
-        key, tags = f"trial-{trial.number}", {"stage": "adapt", "trial": str(trial.number)}
-        used = [sets["training", mirrored] for mirrored in ((False, True) if recipe.mirrored else (False,))]
+        key, tags = trial_key(trial.number), {"stage": "adapt", "trial": str(trial.number)}
         name = f"#{trial.number} {self.backbone.name} {recipe.scaling}, penalty {recipe.penalty:.2g}"
         self._runs.begin(key, name, tags, recipe)
-        head, costs = self._fit([each.values for each in used], data.train.labels, recipe, used)
+        head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
         predictions = head.predict(sets["validation", False].values, data.val)
         on_train = head.predict(sets["training", False].values, data.train)
         files = artifacts.of_predictions(data.val, predictions)
@@ -281,7 +276,7 @@ class Adaptation:
         lower: Mapping[tuple[str, bool], Features],
     ) -> float | None:
         """Fine-tune the last blocks from the head of a trial; return the validation accuracy, None without any."""
-        key = f"final-{number}-1"
+        key = tuned_key(number)
         if self.tracker.state(key) in ("complete", "failed"):
             return self.tracker.metric(key, "val/accuracy")
         if not lower or self.budget is None:
@@ -293,8 +288,7 @@ class Adaptation:
         tags = {"stage": "tuned", "trial": key, "source_trial": str(number), "seed": "0"}
         name = f"fine-tuned {self.backbone.name} #{number}"
         self._runs.begin(key, name, tags, recipe, tuning)
-        views = [sets["training", mirrored] for mirrored in ((False, True) if recipe.mirrored else (False,))]
-        head, costs = self._fit([each.values for each in views], data.train.labels, recipe, views)
+        head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
         state, path = Tuning.create(self.backbone, head, tuning, self.hardware), self._folder / "state.safetensors"
         try:
             state.load(path)
@@ -327,7 +321,7 @@ class Adaptation:
             "cost/seconds": costs["cost/fit_seconds"] + state.seconds + sum(sets[each].seconds for each in _TUNED[:2]),
             "cost/tuning_seconds": state.seconds,
             "cost/training_flops": 2.0 * len(data.train) * flops_per_image(self.backbone)
-            + _head_flops(head, len(views) * len(data.train))
+            + _head_flops(head, len(recipe.views) * len(data.train))
             + trained * tuning_flops(self.backbone),
             "cost/epochs": tuning.epochs,
             "cost/images_per_second": trained / state.seconds,
@@ -345,20 +339,19 @@ class Adaptation:
         everything, key = data.everything(), result.key
         name = f"adapted {self.backbone.name} #{result.trial}"
         self._runs.begin(key, name, result.tags, recipe)
-        views = [False, True] if recipe.mirrored else [False]
-        used = [sets[split, mirrored] for mirrored in views for split in ("training", "validation")]
-        both = [torch.cat([sets[s, m].values for s in ("training", "validation")]) for m in views]
-        head, costs = self._fit(both, everything.labels, recipe, used)
+        both = "training", "validation"
+        head, costs = self._fit(sets, both, everything.labels, recipe)
         weights = self.store.weights(self.study, key)
         save_adapted(self.backbone, head, self.data_set, weights)
         costs["cost/model_bytes"] = float(weights.stat().st_size)
-        tuning = self.tracker.metric(f"final-{result.trial}-1", "cost/tuning_seconds") or 0.0
+        tuning = self.tracker.metric(tuned_key(result.trial), "cost/tuning_seconds") or 0.0
         costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + tuning
-        self._runs.end_head(key, name, head, head.predict(both[0], everything), None, costs, {})
+        on_train = head.predict(_values(sets, both, mirrored=False), everything)
+        self._runs.end_head(key, name, head, on_train, None, costs, {})
 
     def _search_seconds(self, sets: Mapping[tuple[str, bool], Features]) -> float:
         """Return the seconds of all passes over the images and all fits of the search."""
-        fits = [self.tracker.metric(f"trial-{number}", "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
+        fits = [self.tracker.metric(trial_key(number), "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
         return sum(each.seconds for each in sets.values()) + sum(fits)
 
     def _test(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
@@ -394,14 +387,15 @@ class Adaptation:
         self.tracker.register(result.key, recipe.to_dict(), self.store.weights(self.study, result.key), numbers)
 
     def _fit(
-        self, views: Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, used: Sequence[Features]
+        self, sets: Mapping[tuple[str, bool], Features], splits: Sequence[str], labels: Tensor, recipe: HeadRecipe
     ) -> tuple[Head, dict[str, float]]:
-        """Fit a head, and return its costs with those of the features that it needs."""
+        """Fit a head to all images of `splits`; return its costs with those of the features that it needs."""
+        views = [_values(sets, splits, mirrored=mirrored) for mirrored in recipe.views]
         classes, images = len(self.data_set.classes), sum(len(each) for each in views)
         began = time.perf_counter()
         head = fit([each.to(self.hardware.device) for each in views], labels, recipe, classes).cpu()
         seconds = time.perf_counter() - began
-        of_features = sum(each.seconds for each in used)
+        of_features = sum(sets[split, mirrored].seconds for split in splits for mirrored in recipe.views)
         return head, {
             "cost/seconds": seconds + of_features,
             "cost/fit_seconds": seconds,
@@ -410,6 +404,11 @@ class Adaptation:
             "cost/images_per_second": images / of_features,
             "cost/validation_share": 0.0,
         }
+
+
+def _values(sets: Mapping[tuple[str, bool], Features], splits: Sequence[str], *, mirrored: bool) -> Tensor:
+    parts = [sets[split, mirrored].values for split in splits]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)  # which would copy a single one
 
 
 def _passes(data: Splits) -> Iterator[tuple[str, Split, bool]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,7 +41,7 @@ class AdaptationRuns:
         """Start or resume the study's own run."""
         tags = {**self._tags(), "stage": "adapted-study"}
         self.tracker.open_study(
-            RunLabel(key=STUDY_KEY, name=self.study, tags=tags, params={}, files={DATA_SET: self._data_set()})
+            RunLabel(key=STUDY_KEY, name=self.study, tags=tags, params={}, files={DATA_SET: self.data_set.to_json()})
         )
 
     def begin(
@@ -52,7 +51,7 @@ class AdaptationRuns:
         parameters = sum(each.numel() for each in self.backbone.network.parameters())
         chosen = {**recipe.to_dict(), **(tuning.to_dict() if tuning is not None else {})}
         params = {**chosen, "model": self.backbone.name, "side": self.backbone.side, "parameters": parameters}
-        files = {"recipe.toml": tomli_w.dumps(chosen).encode(), DATA_SET: self._data_set()}
+        files = {"recipe.toml": tomli_w.dumps(chosen).encode(), DATA_SET: self.data_set.to_json()}
         self.tracker.begin(RunLabel(key=key, name=name, tags={**self._tags(), **tags}, params=params, files=files))
 
     def end_head(
@@ -118,6 +117,3 @@ class AdaptationRuns:
             "backbone_source": self.backbone.source,
             "pretrained_on": self.backbone.pretrained_on,
         }
-
-    def _data_set(self) -> bytes:
-        return json.dumps(self.data_set.to_dict(), ensure_ascii=False).encode()

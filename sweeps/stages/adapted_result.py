@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cifar_core.transfer.backbone import Backbone
+from sweeps.studies.keys import head_key, tuned_key
 from sweeps.words import percent, with_tta
 
 _OVERLAP = "whether these hold images of the test set is unknown"
+
+
+def adapted_study(study: str) -> str:
+    """Return the name of the study that adapts a network beside the study of that name."""
+    return f"{study}-adapted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class AdaptedResult:
     @property
     def key(self) -> str:
         """Key of its run."""
-        return f"final-{self.trial}-{int(self.tuned)}"
+        return tuned_key(self.trial) if self.tuned else head_key(self.trial)
 
     @property
     def val_accuracy(self) -> float:

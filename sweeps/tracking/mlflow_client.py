@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import shlex
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import ARCHIVE_URL
 from cifar_core.errors import first_line
 from sweeps.states import STATUS_OF_STATE
-from sweeps.store import StoreError, opening
+from sweeps.store import Store, StoreError, opening
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.notes import link
 from sweeps.tracking.registry import log_classifier, register
@@ -58,6 +59,7 @@ STUDY_KEY = "study"  # key of the parent run
 
 _METRICS = 800  # per call: MLflow accepts 1,000 metrics, params and tags
 _NOTE_LETTERS = 5000  # of an experiment's tag
+_LOCK_SECONDS = 20
 _PARTS = 3  # of the path of weights: weights/STUDY/KEY.safetensors
 _KIND = "custom_model_development"  # makes the MLflow UI open a study at its runs, not at its page for agents
 
@@ -348,11 +350,42 @@ def open_client(uri: str) -> MlflowClient:
     """Return a client of the MLflow store at `uri`; the tables of a database are created by one process at a time.
 
     Raises:
-        MlflowException, SQLAlchemyError: MLflow does not know such a store, or cannot open it.
+        MlflowException, SQLAlchemyError, OSError: MLflow does not know such a store, or cannot open it.
         LockError: as for `opening`.
     """
+    path = Store.local(uri)
     with opening(uri):
+        if path is not None and path.parent.is_dir():
+            _create_tables(path)
         return MlflowClient(uri)
+
+
+def _create_tables(path: Path) -> None:
+    """Create MLflow's tables in one transaction, if the SQLite file holds no entries.
+
+    MLflow itself takes seconds and many transactions; a database that is killed meanwhile can never be opened again.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path, _LOCK_SECONDS)) as database:
+            if _has_entries(database):
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                whole = Store.locate(Path(folder))
+                MlflowClient(whole.tracking_uri)
+                with contextlib.closing(sqlite3.connect(Path(folder, "mlflow.db"))) as source:
+                    source.backup(database)
+    except sqlite3.Error as error:
+        raise OSError(f"{path}: {error}") from error
+
+
+def _has_entries(database: sqlite3.Connection) -> bool:
+    """Return true if a table has rows, apart from those that are there before MLflow's first experiment."""
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return any(
+        database.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()
+        for (name,) in tables
+        if name not in ("alembic_version", "workspaces")
+    )
 
 
 def connect(uri: str) -> MlflowClient:

@@ -186,7 +186,7 @@ def _first_unsent(content: bytes) -> int:
 def _line(entry: Entry) -> bytes:
     fields = {name: value for name, value in asdict(entry).items() if value not in (None, {})}
     fields["files"] = {path: base64.b64encode(content).decode() for path, content in entry.files.items()}
-    text = json.dumps(fields).encode()
+    text = json.dumps(fields, ensure_ascii=False).encode(errors="replace")  # MLflow refuses names that are not UTF-8
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 

@@ -195,8 +195,8 @@ class MlflowSender:
         self._refused[entry.key] += 1
         if self._refused[entry.key] == 1:
             self._say(
-                f"MLflow refuses an entry of {entry.key} ({first_line(error)}); it and what else is refused of "
-                f"{entry.key} is kept in {self._folder}"
+                f"MLflow refuses an entry of {entry.key} ({first_line(error)}); this and further refused entries of "
+                f"{entry.key} are kept in {self._folder}"
             )
 
 

@@ -105,8 +105,8 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
         tags, text = dict(numbers), _describe(numbers, model.tags.get(_ONNX, ""))
         client.create_model_version(name, model.model_uri, run_id, tags, description=text, model_id=model.model_id)
         versions = _versions(client, name)
-    # An earlier version registered a folder named cifar10 as `cifar10` as well.
-    same = [version for version in versions if version.tags.get("data") == numbers["data"]]
+    # An earlier version registered a folder named cifar10 as `cifar10` as well; names of other data hold their hash.
+    same = [version for version in versions if "-" in name or version.tags.get("data") == numbers["data"]]
     newest = {version.tags.get("study"): version for version in same}
     newest[numbers["study"]] = next(version for version in versions if version.source == model.model_uri)
     best = max(newest.values(), key=lambda version: (float(version.tags.get("val_accuracy", 0)), int(version.version)))

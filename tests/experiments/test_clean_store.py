@@ -19,8 +19,8 @@ from sweeps.store import Store
         ([], None, "Nothing was removed; --yes does it."),
         ([], "n", "Nothing was removed."),
         ([], EOFError, "Nothing was removed."),
-        ([], "y", "Removed; 2.0 MB are free."),
-        (["--yes"], None, "Removed; 2.0 MB are free."),
+        ([], "y", "Removed; 2.0 MB freed."),
+        (["--yes"], None, "Removed; 2.0 MB freed."),
     ],
 )
 def test_it_shows_and_asks(

@@ -68,6 +68,13 @@ class TestPictures:
         assert pixel(tmp_path / "a.png", 5, 5) == pixel(tmp_path / "a.png", 27, 5) == RED
         assert pixel(tmp_path / "a.png", 5, 27) == BLUE
 
+    @pytest.mark.parametrize("suffix", ["png", "webp"])
+    def test_damaged_exif_does_not_count(self, tmp_path: Path, suffix: str) -> None:
+        for damaged in (b"garbage", b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00"):
+            path = tmp_path / f"a.{suffix}"
+            Image.new("RGB", (32, 32), WHITE).save(path, exif=b"Exif\x00\x00" + damaged)
+            assert pixel(path, 1, 1) == WHITE
+
     @pytest.mark.parametrize(
         ("mode", "colour", "expected"),
         [

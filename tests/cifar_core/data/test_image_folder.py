@@ -59,9 +59,9 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 
 def test_documents_films_and_data_beside_the_classes_are_no_pictures(tmp_path: Path) -> None:
-    others = ("license.pdf", "page.eps", "film.mpg", "features.h5", "weather.grib")
-    layout = find_pictures(touch(tmp_path, "cat/1.jpg", "dog/1.jpg", *others))
-    assert shown(tmp_path, layout) == ["cat/1.jpg cat train", "dog/1.jpg dog train"]
+    others = ("license.pdf", "page.eps", "film.mpg", "features.h5", "weather.grib", "._cat.jpg")
+    layout = find_pictures(touch(tmp_path, "cat/1.jpg", "slim.fit/1.jpg", *others))
+    assert shown(tmp_path, layout) == ["cat/1.jpg cat train", "slim.fit/1.jpg slim.fit train"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -99,7 +99,7 @@ def test_a_table_that_cannot_be(tmp_path: Path, rows: str, message: str) -> None
         (("b.JPG", "a.png", "cat/1", "dog/1"),
          "pictures must lie in the folder of their class, but {folder} itself has 'a.png', 'b.JPG'"),
         (("train/cat/1", "train/dog/1", "valid/cat/1"),
-         "beside train/ there may be val/ and test/ alone, but {folder} has 'valid'"),
+         "beside train/ only val/ and test/ are allowed, but {folder} has 'valid'"),
         (("train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg"),
          "pictures must lie in the folder of their class, but {folder}/test itself has '1.jpg'"),
         (("train/1.jpg", "test/2.jpg"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -89,6 +90,8 @@ def test_pictures_are_read_once_and_again_when_one_has_changed(
     with monkeypatch.context() as patched:
         read_once(patched)
         assert made(pets) == first
+        monkeypatch.chdir(tmp_path)
+        assert made(Path("pets")) == first
     write_pictures(pets, {"cat": 1}, seed=7)
     said: list[str] = []
     second = prepare(ImageSource(folder=pets), lambda what, done, total: said.append(what))
@@ -104,6 +107,20 @@ def test_the_same_content_in_another_folder_is_the_same_data(pets: Path, tmp_pat
     one, other = made(pets).data_set, made(moved).data_set
     assert other == replace(one, name="moved")
     assert [made(folder).data_set.name for folder in (pets, moved)] == ["pets", "moved"]
+
+
+def test_a_folder_whose_name_is_not_utf8(pets: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pets, tmp_path / os.fsdecode(b"B\xe4ume")))
+    assert made(folder).data_set.name == "B_ume"
+
+
+def test_given_training_pictures_whose_names_sort_them_by_class_alternate(tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    for split in ("train", "val", "test"):
+        write_pictures(folder / split, {"cat": 6, "dog": 6}, seed=ord(split[1]))
+    for path in (folder / "train").glob("*/*"):
+        path.rename(path.with_name(f"{path.parent.name}-{path.name}"))
+    assert made(folder).load_train_val().train.labels.tolist() == [0, 1] * 6
 
 
 def test_a_damaged_cache(pets: Path) -> None:

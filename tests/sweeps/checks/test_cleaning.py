@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -123,6 +127,41 @@ def test_a_deleted_study_goes_whole_unless_its_champion_is_registered(place: Pla
     assert not [path for path in contents(copy.root) if path.suffix in (".toml", ".safetensors")]
     assert optuna.get_all_study_names(copy.storage_url) == []
     assert whole(place.store.root) == before, "the original is as it was"
+
+
+def test_what_was_restored_or_deleted_since_it_was_shown_stays(place: Place) -> None:
+    place.client.delete_run(place.ids["trial-1"])
+    found = find_waste(place.store)
+    place.client.restore_run(place.ids["trial-1"])
+    place.client.delete_run(place.ids["trial-0"])
+    before = [place.files(key) for key in KEYS]
+    with pytest.raises(StoreError, match=r"^a store must not change before it is cleaned, but it has; nothing was "):
+        remove(place.store, found)
+    assert [place.files(key) for key in KEYS] == before
+
+
+def test_a_removal_that_was_cut_short_is_found_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.client.delete_run(place.ids["trial-1"])
+    remove_folder = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        remove(place.store, find_waste(place.store))
+    monkeypatch.setattr(shutil, "rmtree", remove_folder)
+    assert place.shown() == ["mine: trial-1, deleted in MLflow"]
+    remove(place.store, find_waste(place.store))
+    assert place.shown() == []
+    assert place.files("trial-1") == []
+
+
+def test_a_registered_run_that_mlflow_gc_has_removed_does_no_harm(place: Place) -> None:
+    for key in ("final-0-0", "trial-1"):
+        place.client.delete_run(place.ids[key])
+    uri = place.store.tracking_uri
+    collect = ["gc", "--backend-store-uri", uri, "--run-ids", place.ids["final-0-0"]]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
+    subprocess.run([sys.executable, "-m", "mlflow", *collect], env=environment, check=True, capture_output=True)
+    remove(place.store, find_waste(place.store))
+    assert place.files("trial-1") == []
 
 
 def test_never_while_a_study_runs(place: Place) -> None:

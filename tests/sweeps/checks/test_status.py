@@ -10,10 +10,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from cifar_core.transfer.head import HeadRecipe
 from sweeps.checks.status import read_status
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.studies.storage import StudyError
+from sweeps.studies.study import ADAPTATION
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -35,6 +37,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     study.ask()
     study.enqueue_trial({"x": 0.1})
     optuna.create_study(study_name="empty", storage=store.storage_url)
+    adapted = optuna.create_study(study_name="s-adapted", storage=store.storage_url, direction="maximize")
+    adapted.set_user_attr(ADAPTATION, {"data": "12ab", "backbone": "34cd", "side": 224, "preset": "quick", "seed": 7})
+    adapted.add_trial(create_trial(value=0.75, user_attrs={"recipe": HeadRecipe(scaling="length").to_dict()}))
     tracker = MlflowTracker(store, "s")
     tracker.open_study(STUDY)
     for key in ("confirm-1-0", "confirm-0-0"):
@@ -95,6 +100,12 @@ def test_a_study_without_trials(store: Store) -> None:
     }
 
 
+def test_a_study_that_adapts_a_network(store: Store) -> None:
+    rows = read_status(store, "s-adapted")
+    assert rows["settings"] == "preset quick, seed 7"
+    assert rows["best"] == "75.0 % validation accuracy, trial 0, scaling length"
+
+
 def test_asking_changes_nothing(store: Store) -> None:
     def unchanged() -> dict[Path, bytes]:
         return {path: data for path, data in contents(store.root).items() if not path.name.endswith(("-wal", "-shm"))}
@@ -107,7 +118,7 @@ def test_asking_changes_nothing(store: Store) -> None:
 @pytest.mark.parametrize(
     ("study", "change", "error"),
     [
-        ("t", {}, r"--study must be one that the store holds \(empty, s\), but got 't'$"),
+        ("t", {}, r"--study must be one that the store holds \(empty, s, s-adapted\), but got 't'$"),
         ("s", {"storage_url": "bogus://x"}, "the Optuna storage must open, but bogus://x gave: Can't load plugin"),
         ("s", {"tracking_uri": "bogus://x"}, "the MLflow store must answer, but bogus://x gave: "),
     ],

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import socket
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy.event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 import sweeps
-from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment
+from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment, open_client
 from sweeps.tracking.mlflow_queue import Entry
 
 KEYS = (STUDY_KEY, "trial-0", "trial-1")
@@ -139,3 +143,35 @@ def test_a_server_that_stalls_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> 
         server.accept()[0].close()
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("create", [open_client, MlflowClient], ids=["here", "by an earlier version"])
+def test_a_database_whose_creation_was_cut_short_can_be_opened(
+    tmp_path: Path, create: Callable[[str], MlflowClient]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def interrupt(*event: Any) -> None:
+        if "CREATE TABLE _alembic_tmp_experiments" in event[2]:
+            raise KeyboardInterrupt
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            create(uri)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "after_cursor_execute", interrupt)
+    assert open_client(uri).create_experiment("mine")
+    assert [experiment.name for experiment in open_client(uri).search_experiments()] == ["mine", "Default"]
+
+
+def test_a_database_with_entries_is_not_replaced(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        database.execute("CREATE TABLE _alembic_tmp_experiments (name TEXT)")
+        database.execute("INSERT INTO _alembic_tmp_experiments VALUES ('mine')")
+    with pytest.raises((MlflowException, SQLAlchemyError)):
+        open_client(f"sqlite:///{tmp_path}/mlflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert database.execute("SELECT name FROM _alembic_tmp_experiments").fetchall() == [("mine",)]

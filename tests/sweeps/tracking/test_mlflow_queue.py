@@ -63,6 +63,12 @@ def test_what_is_no_number_comes_back(tmp_path: Path) -> None:
     assert entry.metrics["b"] == math.inf
 
 
+def test_names_that_are_not_utf8_can_be_sent(tmp_path: Path) -> None:
+    entry = Entry(key="k", at=0, tags={"note": f"--images {os.fsdecode(bytes([66, 0xE4]))}ume für Bäume"})
+    [found] = content(write_queue(tmp_path / "j.jsonl", entry))
+    assert found.tags == {"note": "--images B?ume für Bäume"}
+
+
 def test_entries_are_taken_while_others_come(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     queue = MlflowQueue(path)

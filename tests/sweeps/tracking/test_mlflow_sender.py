@@ -187,7 +187,7 @@ def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
     assert refused.first() == [Entry(key="trial-1", at=1)]
     refused.close()
     assert server.said == [
-        "MLflow refuses an entry of trial-1 (no such run); it and what else is refused of trial-1 is kept in "
+        "MLflow refuses an entry of trial-1 (no such run); this and further refused entries of trial-1 are kept in "
         f"{tmp_path}"
     ]
 
@@ -199,8 +199,8 @@ def test_what_a_proxy_refuses_is_set_aside(server: Server, tmp_path: Path) -> No
     assert sender.close(10, 10) == 1
     assert (server.taken, unsent(tmp_path)) == ([0, 2], 1)
     assert server.said == [
-        "MLflow refuses an entry of trial-1 (413 for url: http://proxy); it and what else is refused of trial-1 is "
-        f"kept in {tmp_path}"
+        "MLflow refuses an entry of trial-1 (413 for url: http://proxy); this and further refused entries of trial-1 "
+        f"are kept in {tmp_path}"
     ]
 
 

@@ -193,6 +193,18 @@ def test_other_data_have_models_of_their_own(place: Place, tmp_path: Path) -> No
     assert found == {"cifar10": "better", "cifar10-1a2b3c4d": "small", "cifar10-5e6f7a8b": "large"}
 
 
+def test_a_folder_that_was_renamed_keeps_its_better_champion(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.store.root, tmp_path / "moved")
+    uri = Store.locate(tmp_path / "moved").tracking_uri
+    client = MlflowClient(uri)
+    run = client.get_run(str(champions(client)[0].run_id)).info
+    client.set_tag(run.run_id, "data_sha256", "1a2b3c4d" * 8)
+    for data, accuracy in (("My Photos", 0.9), ("my-photos", 0.8)):
+        model = client.create_logged_model(run.experiment_id, name="any", source_run_id=run.run_id)
+        register(uri, run.run_id, model, numbers(data, accuracy) | {"data": data})
+    assert client.get_model_version_by_alias("myphotos-1a2b3c4d", "champion").tags["study"] == "My Photos"
+
+
 def test_a_folder_that_an_earlier_version_registered_as_cifar10_gives_the_alias_back(
     place: Place, tmp_path: Path
 ) -> None:
