@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-_EVERY = 5  # steps between two updates
+EVERY = 5  # steps between two updates
 
 
 def new_average(model: nn.Module) -> dict[str, Tensor]:
@@ -25,8 +25,8 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, s
     Returns:
         true if `average` was moved.
     """
-    since = step % _EVERY or _EVERY  # the update before
-    if since < _EVERY and step < total_steps:
+    since = step % EVERY or EVERY  # the update before
+    if since < EVERY and step < total_steps:
         return False
     weight = 1 - decay**since * (step / total_steps) ** 3
     state = _state(model)

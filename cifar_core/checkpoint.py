@@ -49,7 +49,7 @@ def save_state(state: TrainState, path: Path) -> None:
     tensors["generator"] = state.generator.get_state()
     tensors |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in state.moved_average.items()}
     optimizers = []
     for place, optimizer in enumerate(state.optimizers):
         of_optimizer, values = optimizer_state(optimizer, f"optimizer{place}.")

@@ -144,6 +144,11 @@ class TrainState:
             right_sum=torch.zeros((), device=hardware.device),
         )
 
+    @property
+    def moved_average(self) -> dict[str, Tensor]:
+        """The average once it has moved; empty before, when it still has the initial weights."""
+        return self.average if self.step >= min(averaging.EVERY, self.total_steps) else {}
+
     def next_batch(self, images: int) -> Tensor:
         """Return the indices (batch_size,) of the next batch; see `take_batch`."""
         batch, self.order = take_batch(self.order, self.recipe.batch_size, images, self.generator)
@@ -238,8 +243,8 @@ def keep_weights(state: TrainState) -> None:
     """Give the model the weights that the recipe keeps: the best ones, their average, or the last ones."""
     if state.best:
         state.model.load_state_dict(state.best)
-    elif state.average:
-        averaging.copy_average(state.average, state.model)
+    elif state.moved_average:
+        averaging.copy_average(state.moved_average, state.model)
 
 
 def train_step(state: TrainState, images: Tensor, labels: Tensor, values: ScheduleValues) -> tuple[Tensor, Tensor]:
@@ -352,7 +357,8 @@ def _statistics(normalisation: str, data_set: DataSet, device: torch.device) -> 
 
 def _validate(state: TrainState, split: Split) -> Predictions:
     started = time.perf_counter()
-    averaged = averaging.in_place_of(state.average, state.model) if state.average else contextlib.nullcontext()
+    average = state.moved_average
+    averaged = averaging.in_place_of(average, state.model) if average else contextlib.nullcontext()
     with averaged, oom_context(f"a batch of {min(len(split), _EVALUATION_BATCH)} images", state.recipe):
         predictions = predict(state.model, split, state.hardware, state.recipe.normalisation)
         if state.recipe.keep_best and predictions.loss < state.best_loss:

@@ -247,7 +247,7 @@ def open_engine(options: argparse.Namespace, device: str) -> Engine:
         UserError: it cannot be used as asked.
     """
     if options.engine == "local":
-        return LocalEngine(device, options.workers)
+        return LocalEngine(device, options.workers, options.size or SIDES[0])
     return RayEngine(
         options.address or "auto",
         cpus=options.cpus_per_trial or 1.0,

@@ -45,9 +45,11 @@ class FastResNet(nn.Module):
         Each eigenvector of the patches' covariance appears with both signs, because the activation that follows
         would drop one half.
         """
-        patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
-        covariance = patches.T @ patches / len(patches)
-        values, vectors = torch.linalg.eigh(covariance)
+        moments = torch.zeros(_WHITENING, _WHITENING, dtype=torch.double)
+        for part in images.split(250):  # patches take 12 times the memory of their images
+            patches = part.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, _WHITENING).double()
+            moments += patches.T @ patches
+        values, vectors = torch.linalg.eigh(moments / images[:, 0, 1:, 1:].numel())
         filters = (vectors / (values + epsilon).sqrt()).T.reshape(_WHITENING, 3, 2, 2).flip(0)
         self.whitening.weight.copy_(torch.cat([filters, -filters]))
 

@@ -95,7 +95,8 @@ static void moments(struct job *job, int64_t chunk) {
             _mm512_storeu_ps(product + c, _mm512_fmadd_ps(deviation, deviation, _mm512_loadu_ps(product + c)));
         }
     for (int64_t c = 0; c < channels; c++) {
-        squares[c] = product[c] - sum[c] * sum[c] / (to - from);
+        const float rest = product[c] - sum[c] * sum[c] / (to - from);
+        squares[c] = rest < 0 ? 0 : rest; /* of rounding; NaN stays */
         mean[c] = first[c] + sum[c] / (to - from);
     }
 }
@@ -291,8 +292,7 @@ static void spread(struct job *job, int64_t chunk) {
 }
 
 static void clear(bf16 *from, bf16 *to) {
-    while (from < to)
-        *from++ = 0;
+    memset(from, 0, (to - from) * sizeof(bf16));
 }
 
 /* The gradient of the inputs of a first pool: zero of pixels that are not the largest, or that it left out. */

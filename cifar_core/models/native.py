@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cifar_core.files import cache_folder
+from cifar_core.files import cache_folder, write_atomically
 
 # No option that lets the compiler drop NaN or reorder sums: equal source and options give equal bits.
 _OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-march=native", "-fno-math-errno", "-fno-trapping-math")
@@ -75,10 +75,13 @@ def load(source: Path) -> Library | None:
     try:
         options = [*_OPTIONS, *(_X86_OPTIONS if platform.machine() in ("x86_64", "AMD64") else ())]
         library = cache_folder() / "native" / f"{source.stem}-{_key(source, options)}.so"
-        if not library.exists():
-            _compile(source, library, options)
         parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-        return Library(ctypes.CDLL(str(library)), parallel)
+        try:
+            functions = ctypes.CDLL(str(library))
+        except OSError:  # not there, or cut short
+            _compile(source, library, options)
+            functions = ctypes.CDLL(str(library))
+        return Library(functions, parallel)
     except (AttributeError, OSError, TypeError, ValueError, RuntimeError, subprocess.SubprocessError):
         return None
 
@@ -109,4 +112,4 @@ def _compile(source: Path, library: Path, options: list[str]) -> None:
         built = Path(folder) / library.name
         command = [compiler, *given, *options, "-o", str(built), str(source)]
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
-        os.replace(built, library)
+        write_atomically(library, built.read_bytes())  # durably: a library cut short can kill whoever loads it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Iterable, Sequence
 
@@ -18,9 +17,8 @@ def model_summary(model: nn.Module, side: int = 32) -> str:
 
     A layer is a module without submodules; shared weights count where they are first used. Shapes are those of one
     image, such as "64 x 32 x 32". Multiply-adds are those of convolutions and matrix products in a forward pass.
-    `model` takes images (N, 3, side, side); it is not changed, and only shapes are computed.
+    `model` is on the meta device and takes images (N, 3, side, side). It is changed: to evaluation, with hooks.
     """
-    shapes = copy.deepcopy(model).to("meta").eval()
     layers = [_HEAD]
     listed: set[nn.Parameter] = set()
 
@@ -29,11 +27,11 @@ def model_summary(model: nn.Module, side: int = 32) -> str:
         listed.update(new)
         layers.append((name, type(layer).__name__, " x ".join(map(str, output.shape[1:])), f"{_weights(new):,}"))
 
-    for name, module in shapes.named_modules():
+    for name, module in model.named_modules():
         if not list(module.children()):
             module.register_forward_hook(functools.partial(note, name))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shapes(torch.zeros(1, 3, side, side, device="meta"))
+        model.eval()(torch.zeros(1, 3, side, side, device="meta"))
 
     total = _weights(model.parameters())
     elsewhere = total - _weights(listed)

@@ -38,7 +38,7 @@ from cifar_core.transfer.head import Head
 # Of a run's compute. Depthwise blocks compute a fraction of the FLOPs a second that trained networks do on a CPU, and
 # two epochs of CIFAR-10 are enough.
 _SHARE = 0.23
-_MOST_EPOCHS = 12
+_TUNING_EPOCHS = 12
 _BATCH = 128
 _WARM_UP = 0.1  # share of the steps in which the rate rises
 _POINTS, _VALIDATIONS = 48, 8  # of the curves
@@ -69,7 +69,7 @@ class TuningRecipe:
     @classmethod
     def within(cls, budget: Budget, backbone: Backbone, images: int, seed: int) -> TuningRecipe:
         """Return the recipe with the epochs that 23 % of `budget` pay for, at most 12, on so many images."""
-        epochs = min(budget.max_epochs, float(_MOST_EPOCHS))
+        epochs = min(budget.max_epochs, float(_TUNING_EPOCHS))
         if budget.flops is not None:
             epochs = min(epochs, _SHARE * budget.flops / (images * tuning_flops(backbone)))
         return cls(epochs=epochs, batch_size=min(_BATCH, images), seed=seed)

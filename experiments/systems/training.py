@@ -264,7 +264,7 @@ class _Run:
         keep_weights(state)  # also after a part of the schedule
         self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
         predictions, augmented = evaluate(state.model, self.context.test, hardware, recipe)
-        files = artifacts.of_training(recipe, state.model, self.data.train)
+        files = artifacts.of_training(recipe, self.data.train)
         validation = None
         if self.watched == "validation":
             kept = predict(state.model, self.data.val, hardware, recipe.normalisation)

@@ -61,6 +61,7 @@ class LocalEngine:
 
     Args:
         workers: their number; None for as many as the machine has room for.
+        side: of the images, in pixels.
 
     Raises:
         UserError: there is no such device, or no room for so many workers.
@@ -69,9 +70,9 @@ class LocalEngine:
     on_cluster = False
     keeps_checkpoints = True
 
-    def __init__(self, device: str, workers: int | None) -> None:
+    def __init__(self, device: str, workers: int | None, side: int) -> None:
         self.hardware = Hardware.detect(device)
-        self.workers, self.threads = share_cores(workers, self.hardware.device, usable_cores(), free_memory())
+        self.workers, self.threads = share_cores(workers, self.hardware.device, usable_cores(), free_memory(), side)
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return measure_speed(recipe, self.hardware, data_set)

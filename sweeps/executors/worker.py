@@ -112,7 +112,7 @@ def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) ->
             save_state(state, job.weights)
     if last is None:
         return Finished(job.key, None)
-    files = artifacts.of_training(job.recipe, state.model, data.train)
+    files = artifacts.of_training(job.recipe, data.train)
     return Finished(job.key, Outcome.of(last, files | artifacts.of_predictions(data.val.head(len(last)), last)))
 
 

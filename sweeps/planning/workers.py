@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from cifar_core.data.own_images import SIDES
 from cifar_core.errors import UserError
 
 # Measured in 2026-11. Most of `system/process_memory_megabytes` in a study of 50 trials with the preset quick: 3.72 GB
 # on a Xeon with AMX, 4.0 GB on an EPYC, in workers that had trained every network; the first three steps of one
 # network, with batches of 512, take 1.6 to 3.0 GB. VmHWM on the Xeon of the coordinator of a study of 2 trials: 0.87
 # GB; of a worker after one of the smallest trainings (three_conv, width 0.125, batches of 32): 0.73 GB.
+# A worker takes in proportion to the pixels: two steps with batches of 512 images of 64x64 took 12.1 GB
+# (vision_transformer, whose attention grows with their square) and 3.8 GB (wide_resnet).
 _COORDINATOR_BYTES, _WORKER_BYTES, _LEAST_WORKER_BYTES = 0.9e9, 4.0e9, 0.7e9
 _PER_CORE = 8  # more workers on a core only hinder one another
 
 
-def share_cores(wanted: int | None, device: torch.device, cores: int, memory: int | None) -> tuple[int, int]:
+def share_cores(wanted: int | None, device: torch.device, cores: int, memory: int | None, side: int) -> tuple[int, int]:
     """Return the number of workers and the threads of each.
 
     The default is one worker for each core or GPU, or as many as the memory allows.
@@ -22,13 +25,15 @@ def share_cores(wanted: int | None, device: torch.device, cores: int, memory: in
     Args:
         wanted: by the user; None for the default.
         cores, memory: that this process may use; memory in bytes, None if unknown.
+        side: of the images, in pixels.
 
     Raises:
         UserError: the machine cannot run that many.
     """
     if wanted is None:
         places = {"cpu": cores, "cuda": torch.cuda.device_count()}.get(device.type, 1)
-        workers = min(places, _that_fit(memory, _WORKER_BYTES) if memory is not None else places)
+        larger = (side / SIDES[0]) ** 2 if device.type == "cpu" else 1.0
+        workers = min(places, _that_fit(memory, _WORKER_BYTES * larger) if memory is not None else places)
         return workers, max(1, cores // workers)
     limits = {f"{cores} {'core' if cores == 1 else 'cores'} ({_PER_CORE} workers each)": _PER_CORE * cores}
     if memory is not None:

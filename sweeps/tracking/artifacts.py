@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
-from torch import nn
 
 from cifar_core.data import Split
 from cifar_core.data.augment import augment
 from cifar_core.evaluation import pictures
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import Timing
+from cifar_core.models import build_shapes
 from cifar_core.models.summary import model_summary
 from cifar_core.recipe import Recipe
 from sweeps.tracking.weakness import weakness_report
@@ -24,10 +24,11 @@ PREDICTIONS = "predictions.csv"
 _SHOWN = 16  # images in the picture of augmented training images
 
 
-def of_training(recipe: Recipe, model: nn.Module, train: Split) -> dict[str, bytes]:
+def of_training(recipe: Recipe, train: Split) -> dict[str, bytes]:
     """Return the network layer by layer, and a picture of augmented training images."""
+    network = build_shapes(recipe.model, recipe.width, train.data_set)
     return {
-        "summary.txt": model_summary(model, train.data_set.side).encode(),
+        "summary.txt": model_summary(network, train.data_set.side).encode(),
         "pictures/augmented.png": _augmented(recipe, train),
     }
 

@@ -144,7 +144,7 @@ def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
             found += [shown(point) for point in train(state, DATA, points, functools.partial(has_come_to, state, stop))]
             assert state.step == stop
             save_state(state, tmp_path / "state")
-            kept = state.best or state.model.state_dict() | state.average
+            kept = state.best or state.model.state_dict() | state.moved_average
             assert identical(load_weights(recipe, tmp_path / "state").state_dict(), kept)
             seconds, state = state.train_seconds, load_state(recipe, tmp_path / "state", DATA, hardware)
             assert state.train_seconds == seconds

@@ -49,7 +49,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(label_curve, "load_train_val", lambda directory: IMAGES)
     monkeypatch.setattr(label_curve, "measure_speed", lambda recipe, hardware, data_set: 1e12)
     monkeypatch.setattr(label_curve, "load_backbone", Mock(side_effect=BackboneError("none is installed")))
-    monkeypatch.setattr(artifacts, "of_training", lambda recipe, model, train: {})  # pictures take a second a run
+    monkeypatch.setattr(artifacts, "of_training", lambda recipe, train: {})  # pictures take a second a run
     monkeypatch.setattr(artifacts, "of_predictions", lambda split, predictions: _ARTIFACTS)
     yield
     torch.set_num_threads(threads)

@@ -208,6 +208,15 @@ def test_channel_without_variance_stays_finite() -> None:
 
 
 @needs_kernels
+@torch.no_grad()
+def test_channel_constant_but_for_a_pixel_of_each_chunk_stays_finite() -> None:
+    inputs = images(1024, 16, 32, 32).detach().zero_()
+    inputs[::16, :, 0, 0] = 1.046875  # the first of each of the 64 chunks
+    norm = nn.BatchNorm2d(16, eps=1e-12)
+    assert fused.norm_activation(inputs, norm, nn.ReLU()).isfinite().all()
+
+
+@needs_kernels
 def test_frozen_weight_and_gradient_in_another_layout() -> None:
     inputs, norm, other = images(4, 16, 6, 6), norm_of(16), norm_of(16)
     norm.weight.requires_grad = False

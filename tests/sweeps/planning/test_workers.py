@@ -13,29 +13,33 @@ GB = 10**9
 
 
 @pytest.mark.parametrize(
-    ("wanted", "cores", "memory", "shared"),
+    ("wanted", "cores", "memory", "side", "shared"),
     [
-        (None, 4, None, (4, 1)),
-        (None, 4, 64 * GB, (4, 1)),
-        (None, 64, 40 * GB, (9, 7)),
-        (None, 2, 8 * GB, (1, 2)),
-        (None, 2, GB // 2, (1, 2)),  # it may just fit
-        (1, 4, 64 * GB, (1, 4)),
-        (3, 4, 64 * GB, (3, 1)),
-        (8, 2, 24 * GB, (8, 1)),
-        (1, 2, GB // 2, (1, 2)),
+        (None, 4, None, 32, (4, 1)),
+        (None, 4, 64 * GB, 32, (4, 1)),
+        (None, 64, 40 * GB, 32, (9, 7)),
+        (None, 2, 24 * GB, 32, (2, 1)),
+        (None, 2, 24 * GB, 48, (2, 1)),
+        (None, 2, 24 * GB, 64, (1, 2)),
+        (None, 4, 64 * GB, 64, (3, 1)),
+        (None, 2, 8 * GB, 32, (1, 2)),
+        (None, 2, GB // 2, 32, (1, 2)),  # it may just fit
+        (1, 4, 64 * GB, 32, (1, 4)),
+        (3, 4, 64 * GB, 32, (3, 1)),
+        (8, 2, 24 * GB, 64, (8, 1)),
+        (1, 2, GB // 2, 32, (1, 2)),
     ],
 )
 def test_cores_and_memory_are_shared_out(
-    wanted: int | None, cores: int, memory: int | None, shared: tuple[int, int]
+    wanted: int | None, cores: int, memory: int | None, side: int, shared: tuple[int, int]
 ) -> None:
-    assert share_cores(wanted, CPU, cores, memory) == shared
+    assert share_cores(wanted, CPU, cores, memory, side) == shared
 
 
 def test_one_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert share_cores(None, torch.device("cuda"), 16, 64 * GB) == (4, 4)
-    assert share_cores(None, torch.device("mps"), 8, None) == (1, 8)
+    assert share_cores(None, torch.device("cuda"), 16, 24 * GB, 64) == (4, 4)
+    assert share_cores(None, torch.device("mps"), 8, None, 32) == (1, 8)
 
 
 @pytest.mark.parametrize(
@@ -48,5 +52,5 @@ def test_one_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_too_many_are_refused_with_the_cause(wanted: int, cores: int, memory: int | None, most: str) -> None:
-    said = refusal(lambda: share_cores(wanted, CPU, cores, memory))
+    said = refusal(lambda: share_cores(wanted, CPU, cores, memory, 32))
     assert said == f"--workers must be at most {most}, but got {wanted}"
