@@ -93,23 +93,23 @@ lint: install
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: lint
-	@$(PYTEST) -m 'not slow and not long' $(ARGS)
+	@$(PYTEST) -m 'not slow and not long and not cluster' $(ARGS)
 
 test: lint
-	@$(PYTEST) -m 'not long' $(ARGS)
+	@$(PYTEST) -m 'not long and not cluster' $(ARGS)
 
 test-long: install
-	@$(PYTEST) -m long $(ARGS)
+	@$(PYTEST) -m 'long and not cluster' $(ARGS)
 
 test-all: install
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -m 'not cluster' $(ARGS)
 
 test-cluster: install
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,cluster]'
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster $(ARGS)
 
 coverage: install
-	@$(PYTEST) --cov=cifar_core --cov=sweeps --cov=experiments --cov-report=term:skip-covered $(ARGS)
+	@$(PYTEST) -m 'not cluster' --cov=cifar_core --cov=sweeps --cov=experiments --cov-report=term:skip-covered $(ARGS)
 
 torture: install
 	@OMP_NUM_THREADS=1 $(PY) -m tests.torture.driver $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_import_chains_within_experiments_are_short() -> None:
 
     longest = max(map(chain, imports), key=len)
     assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
+
+
+def test_all_files_of_the_packages_are_installed() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    installed = {path for name, globs in patterns.items() for one in globs for path in (ROOT / name).glob(one)}
+    listed = subprocess.run(["git", "ls-files", *FORBIDDEN], cwd=ROOT, capture_output=True, text=True, check=True)
+    others = {ROOT / line for line in listed.stdout.splitlines() if not line.endswith(".py")}
+    assert others <= installed, f"package-data in pyproject.toml lacks {sorted(others - installed)}"
 
 
 def test_no_folder_is_crowded() -> None:

@@ -48,7 +48,7 @@ class Visit:
         """Lay the page out anew, and wait until its figures have followed."""
         self.page.emulate_media(color_scheme=scheme, media=media)
         self.page.set_viewport_size({"width": width, "height": 900})
-        self.page.wait_for_function(_FIGURES_FIT, timeout=5000)
+        self.page.wait_for_function(_FIGURES_FIT, timeout=30_000)
 
     @property
     def figures(self) -> int:

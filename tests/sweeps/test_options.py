@@ -243,7 +243,10 @@ class TestRecipesThatCannotBe:
 
 
 class TestHelp:
-    def test_help_mentions_every_option_with_its_meaning(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_help_mentions_every_option_with_its_meaning(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
         with pytest.raises(SystemExit) as ended:
             main(["--help"])
         assert ended.value.code == 0

@@ -20,6 +20,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError
 
+from cifar_core.budget import Budget
 from cifar_core.data import source
 from cifar_core.hardware import Hardware
 from cifar_core.machine import usable_cores
@@ -453,6 +454,55 @@ def test_a_sweep_whose_adaptation_stops_says_how_to_report_on_it(
     assert main(("--adapt", "--study", "s", "--store", str(store))) == 128
     said = capsys.readouterr().out
     assert f"report without the adapted network: python experiments/compare.py --study s --store {store}" in said
+
+
+def test_a_sweep_whose_adaptation_fails_says_it_too(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
+    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=OSError("no room"))))
+    monkeypatch.setattr(run_study, "check_settings", Mock())
+    monkeypatch.setattr(run_study, "settings_of", Mock())
+    assert main(("--adapt", "--study", "s", "--store", str(tmp_path / "store"))) == 1
+    said = capsys.readouterr()
+    assert "report without the adapted network: python experiments/compare.py --study s" in said.out
+    assert "error: no room" in said.err
+
+
+@pytest.mark.parametrize(
+    ("given", "test", "budget"),
+    [
+        ([], True, PRESETS["smoke"].final),
+        (["--no-confirm"], False, PRESETS["smoke"].final),
+        (["--no-fine-tune"], True, None),
+    ],
+)
+@pytest.mark.usefixtures("stubs")
+def test_what_an_adaptation_may_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], test: bool, budget: Budget | None
+) -> None:
+    made = Mock(return_value=Mock(run=lambda: "a network"))
+    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(run_study, "Adaptation", made)
+    assert main(("--adapt-only", "--preset", "smoke", "--store", str(tmp_path / "store"), *given)) == 0
+    assert (made.call_args.kwargs["test"], made.call_args.kwargs["budget"]) == (test, budget)
+
+
+def test_a_stop_while_the_report_is_written_is_no_failure(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(coordinator: StubCoordinator) -> Summary:
+        with contextlib.suppress(Interrupted):
+            interrupted(coordinator)
+        return Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
+
+    stubs.does = ended
+    monkeypatch.setattr(run_study, "_report", lambda *_, **__: 1)  # which Ctrl-C reaches as well
+    said = f"echo $SWEEP_STATE $SWEEP_TEST_ACCURACY >> {tmp_path}/said"
+    assert main(("--study", "s", "--store", str(tmp_path / "store"), "--notify", said)) == 130
+    assert "this command writes its report: python experiments/compare.py --study s" in capsys.readouterr().out
+    assert (tmp_path / "said").read_text().split() == ["interrupted", "0.9000"]
 
 
 def test_a_stop_at_the_end_of_a_sweep_adapts_nothing(

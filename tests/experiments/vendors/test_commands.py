@@ -200,6 +200,7 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     assert "--vendor must have a letter or a digit" in refused(score_answers.main, "a.csv", "--vendor", "!")
 
 
+@pytest.mark.usefixtures("small_test_set")
 def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     fresh_store: Fake,
     tmp_path: Path,

@@ -45,6 +45,8 @@ def adapt(
     stop: Callable[[], bool] = lambda: False,
     budget: Budget | None = None,
     seed: int = 0,
+    *,
+    test: bool = True,
 ) -> AdaptedResult:
     tracker = MlflowTracker(store, STUDY)
     try:
@@ -62,6 +64,7 @@ def adapt(
             console=SweepConsole(),
             tags={"data": "CIFAR-10"},
             budget=budget,
+            test=test,
             stop=stop,
         ).run()
     finally:
@@ -87,6 +90,9 @@ def test_study_resumes_and_its_network_is_tested_once(
     asked = iter([False] * 5 + [True])  # four passes and one head
     with pytest.raises(Stopped):
         adapt(store, backbone, lambda: next(asked))
+    assert adapt(store, backbone, test=False).test_accuracy is None
+    assert not store.test_set_evaluations.exists()
+    assert champions(connect(store.tracking_uri)) == []
     result = adapt(store, backbone)
     printed = capsys.readouterr().out
     assert printed.count("head 0:") == printed.count("head 1:") == printed.count("head 2:") == 1
@@ -116,6 +122,7 @@ def test_study_resumes_and_its_network_is_tested_once(
 
     # A process that died between a look and its result: the next one must not take another network to the test set.
     again = empty_store(tmp_path / "again")
+    monkeypatch.setattr("sweeps.stages.adaptation.TRIALS", 1)
     with monkeypatch.context() as dies:
         dies.setattr("sweeps.stages.adaptation.time_serving", lambda *_: next(iter(())))
         with pytest.raises(StopIteration):
@@ -124,7 +131,7 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert adapt(again, backbone, budget=BUDGET).tuned_accuracy is None
     said = "efficientnet_lite0 is not fine-tuned: its head has been tested, and a study tests once"
     assert said in capsys.readouterr().out
-    assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {key}
+    assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {"final-0-0"}
 
     backbone.network.side = 48
     with pytest.raises(StudyError, match=r"was started with side 32, but got side 48; give it another name"):
