@@ -58,7 +58,7 @@ def section(facts: Facts) -> Section:
         question="Should we build the classifier ourselves, as this study did, adapt one, or buy one?",
         answer=verdict.headline,
         because=_because(facts, verdict),
-        facts=tuple(("Would change it", text) for text in _flips(facts, verdict, ways)),
+        facts=tuple(_flips(facts, verdict, ways)),
     )
     try_it = Link("Move the assumptions, and see the answer change", WHAT_IF)
     blocks: list[Block] = [lead, _figure(facts, ways), try_it, _table(facts, ways)]
@@ -112,8 +112,8 @@ def _doing(way: Way) -> str:
     return f"adapting {way.title}" if way.option.kind == "adapt" else way.title
 
 
-def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[CitedText]:
-    """Changes that would alter the headline: a measurement of the way that may win, then the nearest assumptions."""
+def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[tuple[str, CitedText]]:
+    """Labels and changes that would alter the headline: a measurement of the way that may win, then assumptions."""
     months, rival = facts.scenario.months, verdict.rival
     if rival is not None:
         won = judge([_cleared(w) if w.title == rival.title else w for w in ways], months).headline
@@ -123,10 +123,10 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[Cite
         text = f"If {rival.title} proves to clear the bars: “{won}”. If not: “{lost}”."
         if none != lost:
             text += f" If nothing else that is unmeasured does either: “{none}”."
-        yield CitedText(text, ("source/scenario", *_sources(rival)))
-    for result in nearest_flips(facts)[:FLIPS]:
+        yield "Once it is measured", CitedText(text, ("source/scenario", *_sources(rival)))
+    for number, result in enumerate(nearest_flips(facts)[:FLIPS]):
         text = f"{_capital(result.name)} {result.side} {result.flip}, not {result.value}: “{result.becomes}”."
-        yield CitedText(text, result.sources)
+        yield "Would change it too" if number else "Would change it", CitedText(text, result.sources)
 
 
 def _cleared(way: Way) -> Way:
