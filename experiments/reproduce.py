@@ -29,7 +29,16 @@ from experiments.reading.studies import StudyReader
 from experiments.reading.weights import run_named
 from experiments.systems.rerun import rerun
 from experiments.systems.training import Context, Diverged, Stopped, open_tracker, reproduce
-from sweeps.command_line import FAILED, OneLineParser, number, positive_int, run_command, server_url, stop_signals
+from sweeps.command_line import (
+    FAILED,
+    USAGE,
+    OneLineParser,
+    number,
+    positive_int,
+    run_command,
+    server_url,
+    stop_signals,
+)
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.snapshot import readable
@@ -41,7 +50,8 @@ from sweeps.words import counted
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 129, 130 or 143 when interrupted.
 
-    1 means that a run diverged or failed, that MLflow lacks entries, or that a run of a study came to another result.
+    1 means that a run diverged, that MLflow lacks entries, or that a run of a study came to another result. After a run
+    that diverged or that the user must mend the others are still trained.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -110,7 +120,7 @@ def _run(options: argparse.Namespace) -> int:
             context = Context(everything, test, hardware, store, tracker, options.results, console)
             for signal_number in stop_signals():  # not earlier, so that they end a download at once
                 signal.signal(signal_number, _stop)
-            state, failed = "interrupted", False
+            state, failed = "interrupted", 0
             try:
                 for name, recipe in runs:
                     try:
@@ -119,7 +129,7 @@ def _run(options: argparse.Namespace) -> int:
                         raise
                     except (UserError, Diverged) as error:
                         print(f"reproduce.py: error: {error}", file=sys.stderr)
-                        failed = True
+                        failed = max(failed, USAGE if isinstance(error, UserError) else FAILED)
                 state = "finished"
             finally:
                 tracker.end_study(state, {})
@@ -131,7 +141,7 @@ def _run(options: argparse.Namespace) -> int:
         print(
             f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr
         )
-    return FAILED if lacking or failed else 0
+    return failed or (FAILED if lacking else 0)
 
 
 def _rerun(options: argparse.Namespace) -> int:

@@ -101,7 +101,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
     """
     run = _Run(name, recipe, context)
     goal = run.steps if epochs is None else min(run.steps, max(1, round(epochs / recipe.epochs * run.steps)))
-    if run.recall() and run.step >= goal and run.tested is not None:
+    if run.is_known and run.step >= goal and run.tested is not None:
         run.say(f"nothing is left to do, {run.path} reaches to epoch {run.epochs}; another --results trains it anew")
         return
     run.check_device()
@@ -132,9 +132,7 @@ class _Run:
     def __init__(self, name: str, recipe: Recipe, context: Context) -> None:
         self.name, self.recipe, self.context = name, recipe, context
         self.title = f"{name} seed {recipe.seed}"
-        self.key = f"{quote(name, safe='')}-seed{recipe.seed}-{recipe.digest}"
         self.path = context.results / f"{name}-seed{recipe.seed}.json"
-        self.checkpoints = Checkpoints(context.store.checkpoints(SYSTEMS_EXPERIMENT, self.key))
         self.data = _split(recipe, context)
         self.watched: Literal["test", "validation"] = "test" if recipe.val_fraction == 0 else "validation"
         self.steps = total_steps(recipe, len(self.data.train))  # of the whole schedule
@@ -146,6 +144,9 @@ class _Run:
         self.began_on = self.tags["device"]
         self.wall_seconds = 0.0
         self.validation_seconds = 0.0
+        self.is_known = self._recall()
+        self.key = self._key()
+        self.checkpoints = Checkpoints(context.store.checkpoints(SYSTEMS_EXPERIMENT, self.key))
 
     @property
     def step(self) -> int:
@@ -168,7 +169,21 @@ class _Run:
     def say(self, line: str) -> None:
         self.context.console.say(f"{self.title}: {line}")
 
-    def recall(self) -> bool:
+    def _key(self) -> str:
+        """Return the key of the run that the result file is of; of a new one if there is no file.
+
+        So trainings for two folders of results, or on two kinds of device, share no run, weights or checkpoints.
+        """
+        tracker, recipe = self.context.tracker, self.recipe
+        first = f"{quote(self.name, safe='')}-seed{recipe.seed}-{recipe.digest}"
+        for key in (f"{first}-{number}" if number > 1 else first for number in itertools.count(1)):
+            if tracker.state(key) is None or (not self.is_known and not tracker.recorded(key)):
+                break
+            if self.is_known and tracker.run_id(key) == self.run_id:
+                break
+        return key
+
+    def _recall(self) -> bool:
         """Load the result file of an earlier call; return false if there is none of this run."""
         if not self.path.exists():
             return False
@@ -177,7 +192,7 @@ class _Run:
             if Recipe.from_dict(stored.recipe) == self.recipe:
                 self.curve, self.tested = list(stored.curve), stored.test
                 self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
-                self.began_on = stored.hardware.device
+                self.began_on, self.run_id = stored.hardware.device, stored.run_id
                 return True
         self.say(f"{self.path} does not hold this run")
         return False

@@ -63,6 +63,7 @@ class Place:
     """Folder with a recipe, a store and results; each `call` runs the command on them."""
 
     root: Path
+    folder: str = "results"
     said: list[str] = field(default_factory=list)  # lines that the last call printed
 
     @property
@@ -71,7 +72,7 @@ class Place:
 
     @property
     def results(self) -> Path:
-        return self.root / "results"
+        return self.root / self.folder
 
     @property
     def store(self) -> Store:
@@ -272,6 +273,18 @@ def test_the_same_again_does_nothing(undisturbed: dict[str, Place], monkeypatch:
         assert (path.read_bytes(), place.looks()) == (before, looks)
 
 
+def test_another_folder_of_results_has_a_run_of_its_own(place: Place) -> None:
+    assert place.interrupt(systems_training, "write_json", 5) == 130
+    here = place.written()
+    other = replace(place, folder="other")
+    assert other.call("--epochs", "1") == 0
+    assert other.written()["run_id"] != here["run_id"]
+    assert place.call() == 0
+    assert "resumes after epoch" in " ".join(place.said)
+    assert place.written()["run_id"] == here["run_id"]
+    assert len(place.runs("reproduction")) == 2
+
+
 def test_seeds_are_runs_of_their_own(place: Place) -> None:
     assert place.call("--seeds", "2", "--epochs", "1") == 0
     first, second = place.written(0), place.written(1)
@@ -385,10 +398,21 @@ def test_bad_checkpoints_are_passed_over(place: Place, undisturbed: dict[str, Pl
     check_same(place, undisturbed["validation"])
 
 
-def test_without_its_file_a_run_starts_again(place: Place, undisturbed: dict[str, Place]) -> None:
-    assert place.call("--epochs", "2") == 0
+def test_without_its_file_a_run_begins_anew(place: Place) -> None:
+    assert place.call("--epochs", "1") == 0
+    earlier = place.written()["run_id"]
+    (place.results / "three_conv-seed0.json").unlink()
+    assert place.call("--epochs", "1") == 0
+    assert {run.info.run_id for run in place.runs("reproduction")} == {earlier, place.written()["run_id"]}
+    assert len(place.runs("reproduction")) == 2
+
+
+def test_without_its_points_a_run_starts_again(place: Place, undisturbed: dict[str, Place]) -> None:
+    assert place.call("--epochs", "1") == 0
     path = place.results / "three_conv-seed0.json"
-    path.unlink()
+    before = path.read_bytes()
+    assert place.call("--epochs", "2") == 0
+    path.write_bytes(before)
     assert place.interrupt(systems_training._Run, "_report", 1) == 130
     line = f"three_conv seed 0: starts again, as {path} does not hold its points up to step 8"
     assert line in place.said
