@@ -90,7 +90,8 @@ class Plan:
         }
         if self.confirm:
             known_good = self.starts and bool(self.space.starts)
-            recipes = f"best {preset.recipes} recipes and the {'starting' if known_good else 'first'} one"
+            best = "best recipe" if preset.recipes == 1 else f"best {preset.recipes} recipes"
+            recipes = f"{best} and the {'starting' if known_good else 'first'} one"
             runs = f"{recipes} x {counted(preset.seeds, 'seed')}"
             rows["confirmation"] = f"{runs}, {_budget(preset.confirm.flops, preset.confirm.max_epochs)} each"
             runs = "once" if preset.finals == 1 else f"{preset.finals} times"
