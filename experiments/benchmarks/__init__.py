@@ -26,10 +26,10 @@ def real_data() -> Splits:
     return load_train_val(default_data_dir())
 
 
-def peak_gigabytes(who: int = resource.RUSAGE_SELF) -> float:
-    """Return the peak memory of this process, or of its largest child (`RUSAGE_CHILDREN`), in GB."""
+def peak_gigabytes(usage: resource.struct_rusage | None = None) -> float:
+    """Return the peak memory of the process that `usage` is of, or of this one, in GB."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(who).ru_maxrss * unit / 1e9
+    return (usage or resource.getrusage(resource.RUSAGE_SELF)).ru_maxrss * unit / 1e9
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -99,10 +99,10 @@ def _run(options: argparse.Namespace) -> int:
                 console.say(line.text)
                 if line.figures:
                     figures.setdefault(name, {})[line.subject] = dict(line.figures)
-    if options.json is not None:
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        found = {"date": today, "machine": machine, "figures": figures}
-        write_atomically(options.json, json.dumps(found, indent=1).encode() + b"\n")
+            if options.json is not None:  # after each, so that none is lost
+                today = datetime.datetime.now(datetime.UTC).date().isoformat()
+                found = {"date": today, "machine": machine, "figures": figures}
+                write_atomically(options.json, json.dumps(found, indent=1).encode() + b"\n")
     return 0
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import resource
+import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.benchmarks import Line, peak_gigabytes, seconds
+from experiments.benchmarks import Line, peak_gigabytes
 from experiments.benchmarks.synthetic import fill_store
 from sweeps.store import Store
 
@@ -25,7 +26,11 @@ def bench_report(folder: Path, runs: int) -> Iterator[Line]:
         fill_store(store, runs)
     script = Path(__file__).parents[1] / "compare.py"
     command = [sys.executable, str(script), "--store", str(folder)]
-    taken = seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
-    peak = peak_gigabytes(resource.RUSAGE_CHILDREN)
+    began, process = time.perf_counter(), subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)  # the peak of this child, and not of the largest so far
+    taken, peak = time.perf_counter() - began, peak_gigabytes(usage)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     text = f"report of a study with {runs:,} trials: {taken:.1f} s, at most {peak:.2f} GB (rule: <= 10 s, <= 1 GB)"
     yield Line(text, f"{runs} trials", {"seconds": taken, "gigabytes": peak})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cifar_core.hardware import Hardware
 from experiments.benchmarks import Line
 from experiments.benchmarks import __main__ as command
 from experiments.benchmarks.__main__ import NAMES, main
@@ -47,3 +49,12 @@ def test_figures_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyP
     written = json.loads(path.read_text())
     assert written["figures"] == {"trainer": {"five_conv": {"over_bare_loop": 1.01}}}
     assert set(written["machine"]) == {"processor", "instruction_set", "precision", "threads", "torch"}
+
+    def stops(hardware: Hardware) -> Iterator[Line]:
+        yield lines[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "BENCHMARKS", {"trainer": lambda hardware: iter(lines), "start": stops})
+    path.unlink()
+    assert main(["trainer", "start", "--device", "cpu", "--json", str(path)]) == 130
+    assert json.loads(path.read_text())["figures"] == written["figures"]
