@@ -40,7 +40,7 @@ help:
 	@echo 'make check      ruff, mypy and the quick tests, in about a minute'
 	@echo 'make test       ruff, mypy and all tests but the long ones (ARGS="-k console": some)'
 	@echo 'make test-long  whole sweeps from end to end, a short torture'
-	@echo 'make test-all   all tests, without ruff and mypy'
+	@echo 'make test-all   all tests but those of a cluster, without ruff and mypy'
 	@echo 'make coverage   the same, with the share of lines that they run'
 	@echo 'make test-cluster  sweeps on a Ray cluster of two nodes on this machine, and on PostgreSQL where that is installed; installs Ray first'
 	@echo 'make torture    kill, stop and starve sweeps for about an hour; an oracle compares what is left (ARGS=kills: one phase)'

@@ -128,8 +128,10 @@ class Coordinator:
     def _run(self) -> Summary:
         self._drive(Search(self.sweep))
         summary = self._summarise_search()
-        if self.sweep.plan.confirm or DECISION in self.sweep.study.user_attrs:
+        if self.sweep.plan.confirm:
             self._confirm(summary)
+        else:
+            self._recall(summary)
         for stage in ("confirm", "final"):
             for name, metric in (("flops", "cost/training_flops"), ("seconds", "cost/seconds")):
                 if total := self.sweep.tracker.total(stage, metric):
@@ -156,17 +158,13 @@ class Coordinator:
                 yield folder.name
 
     def _confirm(self, summary: Summary) -> None:
-        """Confirm the best recipes, train the best of them on all images, and evaluate it on the test set.
-
-        With --no-confirm, read what earlier commands found in this way.
-        """
-        drive = self._drive if self.sweep.plan.confirm else lambda stage: None
+        """Confirm the best recipes, train the best of them on all images, and evaluate it on the test set."""
         say = self.sweep.console.say
         if not summary.trials["complete"]:
             say("no trial was completed, so there is nothing to confirm")
             return
         confirmation = Confirmation(self.sweep)
-        drive(confirmation)
+        self._drive(confirmation)
         self._description.finalists = list(confirmation.results())
         champion = summary.champion = confirmation.champion()
         gain = summary.gain = confirmation.gain()
@@ -180,18 +178,33 @@ class Coordinator:
         self.sweep.tracker.tag(STUDY_KEY, champion=str(champion.source))
         say(f"champion: trial {champion.source}, {champion.recipe.model}, {accuracy}")
         final = Final(self.sweep, champion)
-        drive(final)
+        self._drive(final)
         if not final.trained:
             say("no final run was completed, so there is nothing to test")
             return
         test = ChampionTest(self.sweep, champion, final.trained)
-        drive(test)
+        self._drive(test)
+        test.register()
         summary.test_accuracy = test.mean("test/accuracy")
         summary.tta_accuracy = test.mean("test/tta_accuracy")
-        if summary.test_accuracy is None:
-            return
-        test.register()
         self._description.tested = final.trained, summary.test_accuracy, summary.tta_accuracy
+
+    def _recall(self, summary: Summary) -> None:
+        """Read which champion an earlier command has tested; --no-confirm chooses none and changes nothing of it."""
+        sweep = self.sweep
+        stage, decided = sweep.progress.stage, sweep.study.user_attrs.get(DECISION, {}).get("champion")
+        finalists = list(Confirmation(sweep).results())
+        champion = next((finalist for finalist in finalists if finalist.source == decided), None)
+        if champion is not None:
+            keys = Final(sweep, champion).trained
+            test = ChampionTest(sweep, champion, keys)
+            if (accuracy := test.mean("test/accuracy")) is not None:
+                summary.champion = champion
+                summary.test_accuracy, summary.tta_accuracy = accuracy, test.mean("test/tta_accuracy")
+                self._description.finalists = finalists
+                self._description.crown(champion)
+                self._description.tested = keys, accuracy, summary.tta_accuracy
+        sweep.progress.stage = stage  # of the search, as nothing else runs
 
     def _summarise_search(self) -> Summary:
         study = self.sweep.study

@@ -102,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
 
     # Ctrl-C comes here before the first trial only; later the coordinator handles it.
-    sweeps = not (options.status or options.verify or options.repair or options.replay)
-    stopped = "stopped before the first trial; the same command starts again" if sweeps else "stopped"
+    trains = not (options.status or options.verify or options.repair or options.replay)
+    stopped = "stopped before the first trial; the same command starts again" if trains else "stopped"
     return run_command(parser, run, stopped=stopped)
 
 
@@ -213,7 +213,7 @@ def _sweep(
             return code
     tested = summary.test_accuracy is not None
     code = FAILED if lacking else _report(plan, store, tracker, tested=tested)
-    if code and stopper.asked():  # the report, another process, was stopped too
+    if code and not lacking and stopper.asked():  # the report, another process, was stopped too
         print(f"stopped; the sweep has ended, and this command writes its report: {report}")
         notice.send("interrupted", summary)
         return 128 + stopper.signal

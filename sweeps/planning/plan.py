@@ -99,7 +99,7 @@ class Plan:
             rows["final"] = f"the champion {runs} on all training images, {final}"
         if self.limits != Limits():
             rows["limits"] = f"{self.limits}; other networks are not trained"
-        if remaining:
+        if remaining or self.confirm:
             rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
         return rows
 

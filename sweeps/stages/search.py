@@ -17,7 +17,7 @@ from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
 from sweeps.studies.pruners import bar
 from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
-from sweeps.words import best_trial, percent
+from sweeps.words import best_trial, counted, percent
 
 _SECONDS = "search_seconds"  # attribute of the Optuna study: wall time
 
@@ -60,7 +60,7 @@ class Search(Stage):
         if plan.timeout is not None and self._seconds() > plan.timeout:
             return f"the time of --timeout ({plan.timeout:g} s) is over"
         if plan.patience is not None and (waited := trials_since_best(self.sweep.study)) >= plan.patience:
-            return f"none of the last {waited} trials beat the best"
+            return f"{counted(waited, 'trial')} in a row did not beat the best"
         return None
 
     def why_prune(self, run: SweepRun, point: Progress) -> str | None:

@@ -8,6 +8,7 @@ import pytest
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from cifar_core.recipe import Recipe
+from sweeps.coordinator import Interrupted
 from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, TrainJob
 from sweeps.stages.confirmation import Gain
 from sweeps.studies.pruners import PRUNERS
@@ -292,13 +293,24 @@ class TestTestSet:
         note = sweep.tracker.study.tags[MLFLOW_RUN_NOTE]
         after = sweep.run(trials=5, confirm=False)
         assert [job.key for job in sweep.jobs] == ["trial-4"]
-        assert (after.champion, after.gain, after.test_accuracy) == (before.champion, before.gain, before.test_accuracy)
+        assert (after.champion, after.test_accuracy) == (before.champion, before.test_accuracy)
         kept = [name for name in recorded if name.startswith(("study/confirm", "study/final", "study/search_gain"))]
         assert len(kept) == 7
         assert {name: sweep.tracker.study.metrics[name] for name in kept} == {name: recorded[name] for name in kept}
         assert sweep.tracker.study.metrics["study/search_flops"] > recorded["study/search_flops"]
         assert sweep.tracker.study.tags[MLFLOW_RUN_NOTE] == note
         assert len(sweep.recorded_tests()) == 2
+
+    def test_it_chooses_no_champion_while_a_confirmation_is_under_way(self, sweep: Study) -> None:
+        before = sweep.run()
+        note = sweep.tracker.study.tags[MLFLOW_RUN_NOTE]
+        with pytest.raises(Interrupted):
+            sweep.run(stop=lambda: sweep.tracker.state("confirm-5-0") == "complete", trials=6)
+        after = sweep.run(trials=6, confirm=False)
+        assert before.champion is not None
+        assert after.champion is not None
+        assert after.champion.source == before.champion.source == sweep.study.user_attrs["decision"]["champion"]
+        assert sweep.tracker.study.tags[MLFLOW_RUN_NOTE].splitlines()[0] == note.splitlines()[0]
 
     def test_a_worker_that_dies_in_a_test_may_have_looked(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: died(key) if key == "test-final-3-0" and starts == 0 else None
