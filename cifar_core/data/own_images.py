@@ -104,7 +104,7 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
     places = {split: [i for i, of in enumerate(splits) if of == split] for split in SPLITS}
     for split in ("train", "val"):
         labels = [decoded.pictures[i].label for i in places[split]]
-        # Training pictures of a given split keep the order of their names, unless that sorts them by class.
+        # Training pictures of a given split keep the order of their names, unless their beginning lacks a class.
         if split == "val" or drawn or set(labels[: min(_BEGINNING, len(labels) // 2)]) != set(labels):
             order = alternating(labels)
             places[split] = [places[split][i] for i in order]
