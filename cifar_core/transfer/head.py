@@ -37,7 +37,7 @@ class HeadRecipe:
 
     @property
     def views(self) -> tuple[bool, ...]:
-        """Whether mirrored, for each view of an image that the head is fitted to."""
+        """For each view of an image that the head is fitted to: true if it is mirrored."""
         return (False, True) if self.mirrored else (False,)
 
     def to_dict(self) -> dict[str, Any]:
