@@ -171,7 +171,8 @@ def load_results(folder: Path = RESULTS, names: Sequence[str] = SYSTEMS) -> tupl
     Raises:
         InvalidFileError: a file is not what `reproduce.py` writes.
     """
-    results = [read_result(path) for name in names for path in sorted(folder.glob(f"{name}-seed*.json"))]
+    files = sorted(folder.glob("*-seed*.json"))
+    results = [read_result(path) for path in files if path.name.rpartition("-seed")[0] in names]
     ids = [result.run_id for result in results]
     if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
         raise InvalidFileError(f"{folder.name}: run_id must be unique, but two files have {twice[0]!r}")

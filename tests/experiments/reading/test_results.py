@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cifar_core.recipes import SYSTEMS, read_recipe
-from experiments.reading.results import RESULTS, load_results, read_result
+from experiments.reading.results import RESULTS, load_results, read_result, recipes_in
 from sweeps.validation import InvalidFileError, write_json
 from tests.experiments.results import RECIPES, content, run_id, write
 
@@ -33,6 +33,14 @@ def test_results_come_by_system_and_seed_and_other_recipes_are_left_alone(tmp_pa
     found = [(r.name, r.seed) for r in load_results(tmp_path)]
     assert found == [("five_conv", 0), ("three_conv", 2), ("three_conv", 10), ("custom_resnet", 0)]
     assert load_results(tmp_path / "nowhere") == ()
+
+
+def test_a_name_that_begins_with_another(tmp_path: Path) -> None:
+    written = json.loads((RESULTS / "three_conv-seed0.json").read_text())
+    for number, name in enumerate(("a", "a-seed-b")):
+        content = {**written, "name": name, "run_id": f"{number}" * 32}
+        (tmp_path / f"{name}-seed0.json").write_text(json.dumps(content))
+    assert [result.name for result in load_results(tmp_path, recipes_in(tmp_path))] == ["a", "a-seed-b"]
 
 
 def test_a_result_survives_writing(tmp_path: Path) -> None:
