@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -144,12 +145,8 @@ def _ask_all(
     def keep(answer: Answer) -> None:
         nonlocal in_a_row
         with lock:
-            in_a_row, size = 0, file.seek(0, os.SEEK_END)
-            try:
-                file.write(write_row(answer).encode())
-            except OSError:  # a part of a line would spoil those after it
-                file.truncate(size)
-                raise
+            in_a_row = 0
+            _append(file, write_row(answer).encode())
 
     def one(path: Path) -> None:
         nonlocal in_a_row
@@ -188,6 +185,18 @@ def _ask_all(
     return ""
 
 
+def _append(file: IO[bytes], line: bytes) -> None:
+    """Add a line to a file without a buffer, or nothing: a part of a line would spoil those after it.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if file.write(line) < len(line):
+        file.truncate(size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @contextlib.contextmanager
 def _opened(out: Path) -> Iterator[IO[bytes]]:
     """Context in which this process alone writes to `out`, without a buffer.
@@ -216,7 +225,7 @@ def _resume(file: IO[bytes], out: Path) -> tuple[Answer, ...]:
         file.seek(0)
         content = file.read()
         if not content:
-            file.write(header)
+            _append(file, header)
         elif not content.startswith(header):
             raise InvalidFileError(f"{out.name} must begin with {header.decode().strip()!r}, or not exist")
         elif not content.endswith(b"\n"):

@@ -130,7 +130,7 @@ def _run(options: argparse.Namespace) -> int:
                     except (UserError, Diverged) as error:
                         print(f"reproduce.py: error: {error}", file=sys.stderr)
                         failed = max(failed, USAGE if isinstance(error, UserError) else FAILED)
-                state = "finished"
+                state = "interrupted" if failed else "finished"
             finally:
                 tracker.end_study(state, {})
                 lacking = tracker.close()

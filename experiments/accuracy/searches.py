@@ -149,8 +149,10 @@ def complete(
                     errors.append(error)
                     continue
                 run = search.result()
-                runs = [*_load(path), run]  # another process may have added some meanwhile
-                write_json(path, _File(runs=tuple(runs)))
+                runs = _load(path)  # another process may have added some meanwhile, this one too
+                if not any(other.is_of(run.search, run.seed, terms) for other in runs):
+                    runs.append(run)
+                    write_json(path, _File(runs=tuple(runs)))
                 end = run.points[-1]
                 say(f"{run.search}, seed {run.seed}: {percent(end.accuracy, 2)}, {clock_time(end.seconds)}")
     if errors:

@@ -86,8 +86,10 @@ def complete(
     for name, recipe in wanted:
         if not any(is_of(run, name, recipe) for run in runs):
             run = measure(name, recipe, hardware)
-            runs = [*load(path), run]  # another process may have added some meanwhile
-            write_json(path, _File(runs=tuple(runs)))
+            runs = list(load(path))  # another process may have added some meanwhile, this one too
+            if not any(is_of(other, name, recipe) for other in runs):
+                runs.append(run)
+                write_json(path, _File(runs=tuple(runs)))
             say(f"{name}: {percent(run.accuracy, 2)}, {run.seconds:.0f} s")
     return tuple(run for run in runs if any(is_of(run, *one) for one in wanted))
 

@@ -121,7 +121,12 @@ class Result:
     def __post_init__(self) -> None:
         if self.schema != 1:
             raise ValueError(f"schema must be 1, but got {self.schema}")
-        if self.epochs_run > self.epochs_planned + self._step:
+        try:
+            step = self._step
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            given = {name: self.recipe.get(name) for name in ("batch_size", "val_fraction")}
+            raise ValueError(f"recipe must have a batch size, and val_fraction below 1, but got {given}") from error
+        if self.epochs_run > self.epochs_planned + step:
             raise ValueError(f"epochs_run must be at most {self.epochs_planned:g}, but got {self.epochs_run:g}")
         for before, after in pairwise((p.epoch, p.step) for p in self.curve):
             if after[0] <= before[0] or after[1] <= before[1]:

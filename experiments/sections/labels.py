@@ -185,8 +185,8 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
     if sure >= _SURE:
         text = f"Build and adapt change places at {count(place.low)} to {count(place.high)} labels"
         text += f"{_price(facts, place.low, place.high)}: with fewer, {first} is more accurate; with more, {then}."
-    elif sure > 1 - _SURE:
-        text = f"Whether the two change places {tried} cannot be said: {percent(sure, 0)} of the laws within the "
+    elif (either := overtakes[1] + falls_behind[1]) > 1 - _SURE:
+        text = f"Whether the two change places {tried} cannot be said: {percent(either, 0)} of the laws within the "
         text += "uncertainty do."
     else:
         ahead = ours if ours.law.error(high) < theirs.law.error(high) else theirs

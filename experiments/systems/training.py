@@ -176,12 +176,15 @@ class _Run:
         """
         tracker, recipe = self.context.tracker, self.recipe
         first = f"{quote(self.name, safe='')}-seed{recipe.seed}-{recipe.digest}"
+        free = None  # the first key without a point
         for key in (f"{first}-{number}" if number > 1 else first for number in itertools.count(1)):
-            if tracker.state(key) is None or (not self.is_known and not tracker.recorded(key)):
-                break
+            if tracker.state(key) is None:
+                return free or key
             if self.is_known and tracker.run_id(key) == self.run_id:
-                break
-        return key
+                return key
+            if free is None and not tracker.recorded(key):
+                free = key
+        raise AssertionError("the numbers do not end")
 
     def _recall(self) -> bool:
         """Load the result file of an earlier call; return false if there is none of this run."""

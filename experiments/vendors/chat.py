@@ -37,7 +37,7 @@ class VendorError(UserError):
 
 
 class ImageRefusedError(VendorError):
-    """The service, which has answered others, refuses this image."""
+    """The service refuses this image, but may take others."""
 
 
 class _BilledError(VendorError):
@@ -269,7 +269,7 @@ class Chat:
                 if error.code == 400 and "max_completion_tokens" in said and limits != newer:
                     self._limits = newer
                     raise _FailedTryError("status 400", after=0.0, sent=False) from None
-                kind = ImageRefusedError if error.code in REFUSED and self._budget.knows_usage else VendorError
+                kind = ImageRefusedError if error.code in REFUSED else VendorError
                 raise kind(
                     f"the service must accept the request, but answers status {error.code}{said and ': '}{said}"
                 ) from None

@@ -83,6 +83,14 @@ def test_shipped_results_are_valid() -> None:
         ({"hardware": {"device": ""}}, r"hardware\.device must have at least 1 character, but got ''"),
         ({"hardware": {"processor": None}}, r"hardware\.processor must be a valid string, but got None"),
         ({"versions": {}}, r"field 'versions\.python' is missing; field 'versions\.torch' is missing"),
+        (
+            {"recipe": {"batch_size": None}},
+            r"recipe must have a batch size, and val_fraction below 1, but got \{'batch",
+        ),
+        (
+            {"recipe": {"batch_size": 8, "val_fraction": 1.0}},
+            r"recipe must have a batch size, and val_fraction below 1",
+        ),
         ({"run_id": "mine"}, r"run_id must match pattern '\^\[0-9a-f\]\{32\}\$', but got 'mine'"),
         ({"date": "21 Nov"}, r"date must be a valid date .*, but got '21 Nov'"),
     ],

@@ -26,6 +26,7 @@ from experiments.vendors.answers import read_answers
 from tests.experiments.conftest import Refused
 from tests.experiments.fake_store import START, Fake
 from tests.experiments.vendors.stub import completion, send, serving
+from tests.sweeps.support import file_size_limit
 
 
 def looks(store: Path) -> list[str]:
@@ -157,6 +158,24 @@ def test_an_image_that_the_service_refuses_is_left_out(
         new = ["--out", str(tmp_path / "new.csv")]
         assert "answers status 400" in refused(ask_vendor.main, "--url", stub.url, *options, *new)
         assert len(stub.bodies) == 6, "five in a row: it is not its filter"
+    with serving(lambda r, number: send(r, b"", 400) if number == 1 else cats(r, number)) as stub:
+        first = ["--out", str(tmp_path / "first.csv")]
+        assert ask_vendor.main(["--url", stub.url, *options, *first]) == 1
+        assert len(stub.bodies) == 20, "also if it is the first that this command asks about"
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(
+    exported: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.csv"
+    options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--out", str(out)]
+    with serving(cats) as stub:
+        with file_size_limit(100):
+            assert "writable, but: " in refused(ask_vendor.main, "--url", stub.url, *options)
+        assert out.read_bytes().endswith(b"\n")
+        assert out.stat().st_size <= 100
+        assert ask_vendor.main(["--url", stub.url, *options]) == 0
+    assert "20 of 20 images are answered" in capsys.readouterr().out
 
 
 def test_two_commands_do_not_write_to_one_file(exported: Path, tmp_path: Path, refused: Refused) -> None:
