@@ -36,6 +36,7 @@ from sweeps.stages.final import ChampionTest, Final
 from sweeps.stages.search import Search
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.store import StoreError
+from sweeps.studies.keys import trial_key
 from sweeps.studies.study import ended_trials, is_feasible, started_trials
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
@@ -152,7 +153,7 @@ class Coordinator:
         """Yield the keys of ended runs whose checkpoints an earlier process has not deleted."""
         sweep = self.sweep
         trials = sweep.study.get_trials(deepcopy=False)
-        ended = {f"trial-{trial.number}" for trial in trials if trial.state.is_finished()}
+        ended = {trial_key(trial.number) for trial in trials if trial.state.is_finished()}
         for folder in sweep.store.checkpoint_folder(sweep.plan.study).glob("*"):
             if folder.name in ended or sweep.tracker.state(folder.name) in ("complete", "pruned", "failed"):
                 yield folder.name

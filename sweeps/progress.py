@@ -95,7 +95,7 @@ class SweepView:
     study: str
     stage: StageProgress
     running: tuple[SweepRun, ...]
-    best: str | None  # the best trial so far, as `console.best_trial` words it
+    best: str | None  # the best trial so far, as `words.best_trial` says it
     began: float  # time.monotonic()
     at: float  # likewise, the time of this snapshot
     seconds_left: float | None  # of the whole sweep; None until there is a basis for an estimate
@@ -107,7 +107,7 @@ class SweepProgress:
     """Progress of the sweep since this process started."""
 
     stage: StageProgress = field(default_factory=lambda: StageProgress("search"))
-    best: str | None = None  # the best trial, as `console.best_trial` words it
+    best: str | None = None  # the best trial, as `words.best_trial` says it
     best_accuracy: float = -math.inf
     began: float = field(default_factory=time.monotonic)
     started: int = 0  # runs

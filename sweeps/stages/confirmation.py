@@ -14,6 +14,7 @@ from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
+from sweeps.studies.keys import confirm_key, final_key
 from sweeps.studies.study import Beginning, derive_seed, is_feasible, recipe_of
 from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 
@@ -116,7 +117,7 @@ class Confirmation(Stage):
     def _finalist(self) -> int | None:
         """Return the candidate whose recipe has a complete final, None if none has."""
         for trial in self._candidates():
-            finals = (f"final-{trial.number}-{seed}" for seed in range(self.sweep.plan.preset.finals))
+            finals = (final_key(trial.number, seed) for seed in range(self.sweep.plan.preset.finals))
             if any(self.sweep.tracker.state(key) == "complete" for key in finals):
                 return trial.number
         return None
@@ -142,7 +143,7 @@ class Confirmation(Stage):
     def results(self) -> Iterator[Confirmed]:
         """Yield each recipe that has a complete run; in a study that went on, earlier candidates have some too."""
         for trial in self._ended():
-            keys = [_key(trial, seed) for seed in range(self.sweep.plan.preset.seeds)]
+            keys = [confirm_key(trial.number, seed) for seed in range(self.sweep.plan.preset.seeds)]
             known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
             if known:
                 yield Confirmed(self._recipe(trial, 0), trial.number, known, Beginning.of(trial))
@@ -180,7 +181,7 @@ class Confirmation(Stage):
         validations[1.0] = sweep.plan.data_set.val_images
         for seed in range(preset.seeds):
             for trial in self._candidates():
-                key = _key(trial, seed)
+                key = confirm_key(trial.number, seed)
                 state = sweep.tracker.state(key)
                 kept = sweep.store.weights(sweep.plan.study, key).exists()
                 if state in given_up or (state == "complete" and kept):
@@ -207,7 +208,3 @@ class Confirmation(Stage):
         plan = self.sweep.plan
         fresh = replace(recipe_of(trial), seed=derive_seed(plan.seed, trial.number, seed + 1))
         return plan.preset.confirm.extend(fresh, plan.data_set.train_images, plan.data_set)
-
-
-def _key(trial: FrozenTrial, seed: int) -> str:
-    return f"confirm-{trial.number}-{seed}"

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from cifar_core.recipe import Recipe
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.stage import Sweep
+from sweeps.studies.keys import seed_of, trial_key
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_name, study_note
 from sweeps.tracking.views import FINALISTS, TRIALS
@@ -42,7 +43,7 @@ class StudyDescription:
                 tags = {"stage": "search", "trial": str(trial.number)}
                 name = run_name(tags, Recipe.from_dict(trial.user_attrs["recipe"]), trial.value)
                 crown = ", champion" if trial.number == champion.source else ""
-                tracker.describe(f"trial-{trial.number}", name=name + crown)
+                tracker.describe(trial_key(trial.number), name=name + crown)
         study.set_user_attr(_CHAMPION, champion.source)
 
     def write(self, state: str) -> None:
@@ -67,7 +68,7 @@ class StudyDescription:
         if self.finalists:
             yield f"[Finalists](view:{FINALISTS})"
         for key in self.tested[0]:
-            yield f"[Champion, seed {key.rpartition('-')[2]}](run:{key})"
+            yield f"[Champion, seed {seed_of(key)}](run:{key})"
         if state == "finished":
             yield f"[Report: build or buy](run:{STUDY_KEY}/artifacts/{_REPORT})"
 
@@ -81,7 +82,7 @@ class StudyDescription:
             name = f"trial {finalist.source}: {recipe.model}, {recipe.optimizer}, batch size {recipe.batch_size}"
             crown = " (champion)" if self._champion is not None and finalist.source == self._champion.source else ""
             beginning = f" (the {finalist.baseline.noun})" if finalist.baseline else ""
-            runs = ", ".join(f"[seed {key.rpartition('-')[2]}](run:{key})" for key in finalist.accuracies)
+            runs = ", ".join(f"[seed {seed_of(key)}](run:{key})" for key in finalist.accuracies)
             linked = f"[{name}](run:trial-{finalist.source}){beginning}{crown}"
             searched = values.get(finalist.source)
             yield [linked, percent(finalist.accuracy, 2), "pruned" if searched is None else percent(searched), runs]

@@ -14,6 +14,7 @@ from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.store import StoreError
+from sweeps.studies.keys import final_key, seed_of
 from sweeps.studies.study import derive_seed
 from sweeps.tracking.notes import run_name, run_note
 from sweeps.tracking.registry import version_tags
@@ -42,7 +43,7 @@ class Final(Stage):
         return [key for key in self._keys() if self.sweep.tracker.state(key) == "complete"]
 
     def _keys(self) -> list[str]:
-        return [f"final-{self._champion.source}-{seed}" for seed in range(self.sweep.plan.preset.finals)]
+        return [final_key(self._champion.source, seed) for seed in range(self.sweep.plan.preset.finals)]
 
     def _unfinished(self) -> Iterator[SweepRun]:
         sweep, plan = self.sweep, self.sweep.plan
@@ -73,7 +74,7 @@ class ChampionTest(Stage):
             if self.sweep.tracker.metric(key, "test/accuracy") is None:
                 weights = self.sweep.store.weights(self.sweep.plan.study, key)
                 threads = self.sweep.threads_of_each(len(self._keys))
-                recipe = _recipe(self.sweep, self._champion, _seed(key))
+                recipe = _recipe(self.sweep, self._champion, seed_of(key))
                 job = EvaluateJob(key=key, recipe=recipe, weights=weights, threads=threads)
                 yield SweepRun(f"test of {key}", job)
 
@@ -90,7 +91,7 @@ class ChampionTest(Stage):
         of_version = plan.data_set, plan.study, champion.source, champion.recipe.model
         numbers = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
         weights = self.sweep.store.weights(plan.study, key)
-        recipe = _recipe(self.sweep, self._champion, _seed(key)).to_dict()
+        recipe = _recipe(self.sweep, self._champion, seed_of(key)).to_dict()
         tracker.register(key, recipe, weights, numbers)
 
     def start(self, run: SweepRun) -> None:
@@ -105,7 +106,7 @@ class ChampionTest(Stage):
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record the test accuracy."""
         assert outcome is not None
-        tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": str(_seed(run.key))}
+        tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": str(seed_of(run.key))}
         name = run_name({**tags, "trial": run.key}, run.job.recipe, outcome.accuracy)
         tested = f"Champion: {percent(outcome.accuracy, 2)} test accuracy{with_tta(outcome.tta_accuracy)}"
         self.sweep.tracker.tested(run.key, outcome, name=name, note=run_note(tested, {}, outcome.files))
@@ -136,8 +137,3 @@ def _kept(weights: Path) -> bool:
     except CheckpointError:
         return False
     return True
-
-
-def _seed(key: str) -> int:
-    """Return the number of a final run among those of its recipe."""
-    return int(key.rpartition("-")[2])

@@ -15,6 +15,7 @@ from sweeps.planning.search_space import TTA, reference_epochs
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
+from sweeps.studies.keys import trial_key
 from sweeps.studies.pruners import bar
 from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
 from sweeps.words import best_trial, counted, percent
@@ -113,7 +114,7 @@ class Search(Stage):
             self.sweep.tracker.study_progress(progress.best_accuracy, progress.stage.ended)
 
     def _run(self, trial: Trial, reported: set[int]) -> SweepRun:
-        sweep, key = self.sweep, f"trial-{trial.number}"
+        sweep, key = self.sweep, trial_key(trial.number)
         recipe = self._recipe(trial)
         tags, validations = {"stage": "search", "trial": str(trial.number)}, sweep.plan.preset.trial_validations()
         run = sweep.train_run(

@@ -12,6 +12,11 @@ def trial_key(trial: int) -> str:
     return f"trial-{trial}"
 
 
+def confirm_key(trial: int, seed: int) -> str:
+    """Return the key of a run that trains the recipe of `trial` again, with another seed."""
+    return f"confirm-{trial}-{seed}"
+
+
 def final_key(trial: int, seed: int) -> str:
     """Return the key of a run that trains the recipe of `trial` on all training images."""
     return f"final-{trial}-{seed}"
@@ -25,6 +30,11 @@ def head_key(trial: int) -> str:
 def tuned_key(trial: int) -> str:
     """Return the key of the network that is fine-tuned from the head of `trial`."""
     return final_key(trial, 1)
+
+
+def seed_of(key: str) -> int:
+    """Return the number of a confirmation or final among those of its recipe."""
+    return int(key.rpartition("-")[2])
 
 
 def trial_of(key: str) -> int:
