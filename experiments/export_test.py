@@ -12,15 +12,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from cifar_core.data import DataError
 from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.source import DataSource
 from experiments.reading.studies import StudyReader
 from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
-from experiments.vendors.scoring import LOOKS
-from experiments.vendors.sealed import sealed_test
 from sweeps.command_line import OneLineParser, number, run_command, server_url
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.store import DEFAULT_STORE, VENDORS, Store, StoreError
 from sweeps.validation import InvalidFileError
 
 SIDE = 256  # pixels: services enlarge smaller images, or read them badly
@@ -69,16 +69,16 @@ def _run(options: argparse.Namespace) -> int:
     data_set = _data_set(store, options.study)
     if options.side < data_set.side:
         raise InvalidFileError(f"--side must be at least the {data_set.side} of the images, but got {options.side}")
-    load = sealed_test(data_set, options.data)
+    load = DataSource.find(data_set.sha256, data_set.name, options.data, lambda *_: None).test
     try:
         (folder / "images").mkdir(parents=True)  # before the look is recorded, as there may be none
         try:
             store.root.mkdir(parents=True, exist_ok=True)
-            store.record_test_set_evaluation(study=LOOKS, key="export")
-        except OSError:
+            store.record_test_set_evaluation(study=VENDORS, key="export")
+            images = load().images.permute(0, 2, 3, 1).numpy()
+        except (OSError, DataError):
             (folder / "images").rmdir()  # so that the same command finds an empty folder
             raise
-        images = load().images.permute(0, 2, 3, 1).numpy()
         for index, pixels in enumerate(images):
             picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)
             picture.save(folder / "images" / image_name(index))

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from cifar_core.data import Splits, load_train_val
+from cifar_core.data import DataError, Splits
 from cifar_core.data.data_set import CIFAR10, DataSet
-from cifar_core.data.download import default_data_dir, ensure_cifar10
-from cifar_core.data.picture_cache import require_cached
+from cifar_core.data.download import default_data_dir
+from cifar_core.data.source import DataSource
 from cifar_core.errors import UserError
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
@@ -35,15 +35,14 @@ from experiments.labels.training import ENDED, Context, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import recipe_of
-from sweeps.command_line import FAILED, OneLineParser, Stopper, number, run_command, server_url
+from sweeps.command_line import FAILED, Interrupted, OneLineParser, Stopper, number, run_command, server_url
 from sweeps.console import SweepConsole
-from sweeps.coordinator import Interrupted
 from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 from sweeps.tracking.locations import DATA_SET
-from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import about, counted
@@ -128,7 +127,8 @@ def _run(options: argparse.Namespace) -> int:
     runs = [*built, *heads]
     store.create()
     with acquire(store.lock(experiment), experiment), SweepConsole() as console:
-        data = _load(data_set, options.data or default_data_dir(), console)
+        _check_images(store, experiment, data_set)
+        data = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).train_val()
         tracker = MlflowTracker(store, experiment, source="experiments/label_curve.py", say=console.say)
         tags = provenance(data_set, hardware, torch.get_num_threads())
         _open(tracker, subject, experiment, runs, tags)
@@ -189,16 +189,19 @@ def _subject(name: str | None, store: Store) -> _Subject:
     return _Subject(study.name, recipe_of(run_id, reader), run_id, study.data_set)
 
 
-def _load(data_set: DataSet, directory: Path, console: SweepConsole) -> Splits:
-    """Load training and validation images.
+def _check_images(store: Store, experiment: str, data_set: DataSet) -> None:
+    """Check that runs of an earlier curve, whose keys do not tell their images, are of the same images.
 
     Raises:
-        DataError: they are missing or damaged, and no source could provide them.
+        DataError: a study of that name had others, before it began anew.
     """
-    if data_set.sha256 != CIFAR10.sha256:
-        return require_cached(data_set.sha256, data_set.name).load_train_val()
-    ensure_cifar10(directory, console.progress)
-    return load_train_val(directory)
+    for run in runs_of(connect(store.tracking_uri), experiment):
+        found = run.data.tags.get("data_sha256", data_set.sha256)
+        if run.data.tags.get("key") != STUDY_KEY and found != data_set.sha256:
+            raise DataError(
+                f"all runs of {experiment} must be of the images {data_set.sha256[:12]}, but {run.info.run_name!r} is "
+                f"of {found[:12]}; delete that experiment in MLflow, then run make clean-store"
+            )
 
 
 def _open(

@@ -15,9 +15,10 @@ from urllib.parse import quote
 
 import torch
 
-from cifar_core.data import Splits, load_train_val
+from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.data.download import default_data_dir, ensure_cifar10
+from cifar_core.data.download import default_data_dir
+from cifar_core.data.source import DataSource
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
@@ -72,12 +73,11 @@ def _run(options: argparse.Namespace) -> int:
     set_up_cpu()
     hardware = Hardware.detect(options.device)
     store = Store.locate(options.store, tracking_uri=options.tracking_uri)
-    data_dir = options.data or default_data_dir()
     out = options.out or store.report(RANGE_TESTS_EXPERIMENT) / f"{Path(options.recipe).stem}.html"
     _check_out(out)
     store.create()
     with acquire(store.lock(RANGE_TESTS_EXPERIMENT), RANGE_TESTS_EXPERIMENT), SweepConsole() as console:
-        ensure_cifar10(data_dir, console.progress)
+        source = DataSource.cifar10(options.data, console.progress)
         console.plan(
             {
                 "recipe": options.recipe,
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
                 "device": f"{hardware.describe()}, {hardware.precision}",
             }
         )
-        data = load_train_val(data_dir)
+        data = source.train_val()
         for number_of_signal in stop_signals():  # each ends the test as Ctrl-C does, so that its run is ended in MLflow
             signal.signal(number_of_signal, signal.default_int_handler)
         found, lacking = _run_range_test(options, recipe, data, hardware, store, console)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from cifar_core.data import Splits, load_test, load_train, load_train_val
+from cifar_core.data import load_test, load_train
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.errors import UserError
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
@@ -158,13 +158,7 @@ def _rerun(options: argparse.Namespace) -> int:
     with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store, SweepConsole() as console:
         reader = StudyReader(store)
         run = run_named(options.names[0].removeprefix(_RUN), reader, store)
-        data_dir = options.data or default_data_dir()
-
-        def load() -> Splits:
-            ensure_cifar10(data_dir, console.progress)
-            return load_train_val(data_dir)
-
-        found = rerun(run, reader, load, options.device, console.say)
+        found = rerun(run, reader, options.data, options.device, console)
     print("\n".join(found.lines()))
     return 0 if found.identical else FAILED
 

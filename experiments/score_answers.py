@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_core.data.data_set import DataSet
+from cifar_core.data.source import DataSource
 from experiments.pages.text import duration, percent, probability, span
 from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
@@ -20,7 +21,6 @@ from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.vendor_score import VendorScore
 from experiments.vendors.answers import DESCRIPTION, parse_answers
 from experiments.vendors.scoring import fingerprint, keep, score
-from experiments.vendors.sealed import sealed_test
 from sweeps.command_line import OneLineParser, run_command, server_url
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
@@ -69,10 +69,10 @@ def _run(options: argparse.Namespace) -> int:
         study = StudyReader(place).read(options.study)
     _check_images(options.answers.with_name(DESCRIPTION), study)
     ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
-    test = sealed_test(study.data_set, options.data)()
+    source = DataSource.find(study.data_set.sha256, study.data_set.name, options.data, lambda *_: None)
     found = score(
         answers,
-        test.labels.tolist(),
+        source.test().labels.tolist(),
         study.data_set,
         vendor=options.vendor,
         sha256=fingerprint(content),

@@ -19,6 +19,10 @@ USAGE = 2  # exit code for invalid arguments
 _SHOW_CURSOR = b"\x1b[?25h\n"  # a live view hides it
 
 
+class Interrupted(Exception):
+    """The user asked to stop; everything so far is recorded."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An `ArgumentParser` that reports an error without the usage."""
 

@@ -17,6 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from cifar_core.errors import UserError, first_line
+from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
     Diverged,
@@ -35,6 +36,7 @@ from sweeps.stages.description import StudyDescription
 from sweeps.stages.final import ChampionTest, Final
 from sweeps.stages.search import Search
 from sweeps.stages.stage import Stage, Sweep
+from sweeps.states import ENDED
 from sweeps.store import StoreError
 from sweeps.studies.keys import trial_key
 from sweeps.studies.study import ended_trials, is_feasible, started_trials
@@ -48,10 +50,6 @@ _MOST_FAILURES = 5  # of runs in a row, before their first point: then a GPU, a 
 _POLL_SECONDS = 0.25
 _START_SECONDS = 0.25  # for starting runs in a row: what others report must not wait until a thousand have started
 _PAUSE_SECONDS = 6.0  # for workers to save their states after a stop
-
-
-class Interrupted(Exception):
-    """The user asked to stop; everything so far is recorded."""
 
 
 class RunsFailError(UserError):
@@ -155,7 +153,7 @@ class Coordinator:
         trials = sweep.study.get_trials(deepcopy=False)
         ended = {trial_key(trial.number) for trial in trials if trial.state.is_finished()}
         for folder in sweep.store.checkpoint_folder(sweep.plan.study).glob("*"):
-            if folder.name in ended or sweep.tracker.state(folder.name) in ("complete", "pruned", "failed"):
+            if folder.name in ended or sweep.tracker.state(folder.name) in ENDED:
                 yield folder.name
 
     def _confirm(self, summary: Summary) -> None:
@@ -168,7 +166,7 @@ class Coordinator:
         self._drive(confirmation)
         self._description.finalists = list(confirmation.results())
         champion = summary.champion = confirmation.champion()
-        gain = summary.gain = confirmation.gain()
+        gain = summary.gain = confirmation.gain
         if gain is not None:
             summary.metrics |= gain.metrics()
         if champion is None:

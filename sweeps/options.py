@@ -20,10 +20,10 @@ from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace
 from sweeps.planning.space_file import SPACES
 from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
+from sweeps.studies.given_recipes import EARLIER_RECIPES
 from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.study import SAMPLERS
 
-EARLIER_RECIPES = 3  # best ones of the study that `--from` names
 _STUDY_LETTERS = 200  # of 255 that a file system allows
 
 

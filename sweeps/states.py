@@ -29,4 +29,5 @@ STATE_OF_STATUS: Mapping[str, str] = MappingProxyType(
 STATE_OF_TRIAL: Mapping[TrialState, str] = MappingProxyType(
     {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 )
+ENDED = tuple(STATE_OF_TRIAL.values())
 TRIAL_OF_STATE: Mapping[str, TrialState] = MappingProxyType({state: trial for trial, state in STATE_OF_TRIAL.items()})

@@ -21,11 +21,12 @@ _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
 _ROOM = 64_000_000  # bytes that a sweep needs to get anywhere
 DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 
-# MLflow experiments of other commands, and of MLflow itself, whose names no study may have.
+# Names of other commands and of MLflow itself, which no study may have: of experiments, unless they say otherwise.
 SYSTEMS_EXPERIMENT = "systems"
 RANGE_TESTS_EXPERIMENT = "range-tests"
 DEFAULT_EXPERIMENT = "Default"  # MLflow's own, whose artifacts lie in the working directory
-RESERVED_STUDIES = (SYSTEMS_EXPERIMENT, RANGE_TESTS_EXPERIMENT, DEFAULT_EXPERIMENT)
+VENDORS = "vendors"  # no experiment, but the study of their looks in the record of test set evaluations
+RESERVED_STUDIES = (SYSTEMS_EXPERIMENT, RANGE_TESTS_EXPERIMENT, DEFAULT_EXPERIMENT, VENDORS)
 
 
 class StoreError(UserError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed: make test-cluster")
 
 from tests.cluster import add_node, ray_nodes  # it imports Ray
+from tests.processes import find_processes
 from tests.torture.driver import Torture
 from tests.torture.oracle import Judgement
 
@@ -19,8 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def workers() -> list[int]:
-    found = subprocess.run(["ps", "-ww", "-e", "-o", "pid=,args="], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if line.split()[1].startswith("ray::Witness")]
+    return find_processes("ray::Witness")
 
 
 @pytest.mark.real_data

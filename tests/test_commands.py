@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = [ROOT / "sweeps" / "run_study.py", *(ROOT / "experiments").glob("*.py")]
+MODULES = ("benchmarks", *(f"accuracy.{name}" for name in ("ablation", "lengths", "ranking", "searches")))
 COMMANDS = {
-    "run_study": [f"{ROOT}/sweeps/run_study.py"],
-    **{name: [f"{ROOT}/experiments/{name}.py"] for name in ("compare", "reproduce", "lr_find", "predict")},
-    "benchmarks": ["-m", "experiments.benchmarks"],
+    **{path.stem: [str(path)] for path in sorted(SCRIPTS) if "__main__" in path.read_text(encoding="utf-8")},
+    **{name: ["-m", f"experiments.{name}"] for name in MODULES},
 }
 
 # Runs each command in a process of its own that has the libraries already, as their import takes seconds. Its standard

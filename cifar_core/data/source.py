@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_core.data import Split, Splits, load_test, load_train_val
-from cifar_core.data.picture_cache import CachedPictures
+from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.download import ProgressCallback, default_data_dir, ensure_cifar10
+from cifar_core.data.picture_cache import CachedPictures, require_cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +21,28 @@ class DataSource:
     test: Callable[[], Split]
 
     @classmethod
-    def cifar10(cls, directory: Path) -> DataSource:
-        """CIFAR-10 from the files in `directory`."""
+    def find(cls, sha256: str, name: str, directory: Path | None, progress: ProgressCallback) -> DataSource:
+        """Return the data set with this SHA-256, called `name`: CIFAR-10, or a user's pictures from the cache.
+
+        Raises:
+            DataError: as for `cifar10`, or the pictures are not in the cache.
+        """
+        if sha256 == CIFAR10.sha256:
+            return cls.cifar10(directory, progress)
+        return cls.pictures(require_cached(sha256, name))
+
+    @classmethod
+    def cifar10(cls, directory: Path | None, progress: ProgressCallback) -> DataSource:
+        """Return CIFAR-10 from the files in `directory`, None for the default one; missing files are downloaded.
+
+        Raises:
+            DataError: files are missing or damaged, and no source could provide them.
+        """
+        directory = directory or default_data_dir()
+        ensure_cifar10(directory, progress)
         return cls(functools.partial(load_train_val, directory), functools.partial(load_test, directory))
 
     @classmethod
     def pictures(cls, cached: CachedPictures) -> DataSource:
-        """A user's pictures from the cache."""
+        """Return a user's pictures from the cache."""
         return cls(cached.load_train_val, cached.load_test)

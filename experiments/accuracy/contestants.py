@@ -31,7 +31,6 @@ from pydantic.dataclasses import dataclass as validated
 from cifar_core.budget import Budget, at_length, step_flops
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.data.download import default_data_dir
 from cifar_core.data.source import DataSource
 from cifar_core.evaluation.pictures import samples
 from cifar_core.hardware import Hardware
@@ -40,10 +39,10 @@ from cifar_core.training import EvalSchedule, TrainState, evaluate, total_steps,
 from experiments.accuracy.training_runs import measure
 from experiments.benchmarks import real_data
 from experiments.reading.studies import StudyReader
+from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
-from sweeps.coordinator import Coordinator, Interrupted
+from sweeps.coordinator import Coordinator
 from sweeps.executors.local import LocalExecutor
-from sweeps.planning.limits import Limits
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule
 from sweeps.planning.presets import EIGHTHS, PRESETS, Preset
 from sweeps.planning.search_space import TTA, reference_epochs
@@ -135,11 +134,8 @@ def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, star
         seed=seed,
         sampler="tpe",
         pruner="halving",
-        timeout=None,
-        patience=None,
         confirm=True,
         starts=starts,
-        limits=Limits(),
         data_set=replace(CIFAR10, train_images=len(data.train), val_images=len(data.val)),
         hardware=hardware,
         workers=1,
@@ -159,7 +155,7 @@ def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, star
         console=SweepConsole(file=io.StringIO()),
         tags={},
     )
-    loaders = DataSource.cifar10(default_data_dir())
+    loaders = DataSource.cifar10(None, lambda *_: None)
     executor = LocalExecutor(workers=plan.workers, threads=plan.threads, hardware=hardware, data=loaders)
     try:
         with contextlib.closing(executor), contextlib.suppress(Interrupted):

@@ -29,10 +29,10 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import Progress, total_steps
 from experiments.benchmarks import Line, peak_gigabytes, real_data, seconds
 from experiments.benchmarks.synthetic import fill_store
+from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
-from sweeps.coordinator import Coordinator, Interrupted
+from sweeps.coordinator import Coordinator
 from sweeps.executors.protocol import Event, Executor, Finished, Job, Outcome, Progressed, TrainJob
-from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import EIGHTHS, fixed_epochs
 from sweeps.planning.space_file import SPACES
@@ -125,11 +125,7 @@ class NoOpSweep:
             seed=0,
             sampler="tpe",
             pruner=pruner,
-            timeout=None,
-            patience=None,
             confirm=False,
-            starts=True,
-            limits=Limits(),
             data_set=replace(CIFAR10, train_images=_TRAIN_IMAGES),
             hardware=self.hardware,
             workers=2,

@@ -13,10 +13,9 @@ from cifar_core.transfer.features import default_cache, features
 from cifar_core.transfer.head import fit
 from experiments.labels.plan import AdaptRun
 from experiments.labels.training import Context
-from sweeps.coordinator import Interrupted
+from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import Outcome
 from sweeps.tracking import artifacts
-from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import RunLabel
 from sweeps.words import percent
@@ -27,23 +26,22 @@ def fit_all(runs: Sequence[AdaptRun], context: Context) -> None:
 
     Raises:
         Interrupted: the user asked to stop; the next call resumes, and the features so far are in the cache.
-        DataError: the cache cannot be written to, or the experiment has runs of other images.
+        DataError: the cache cannot be written to.
         StoreError: MLflow does not answer.
     """
-    _check_data(context)
     todo = [run for run in runs if context.tracker.state(run.key) != "complete"]
     if not todo:
         return
-    train, val = (_features(todo[0].backbone, name, context) for name in ("train", "val"))
+    train = _features(todo[0].backbone, context.data.train, "training", context)
+    val = _features(todo[0].backbone, context.data.val, "validation", context)
     for run in todo:
         _check(context)
         _fit(run, train, val, context)
 
 
-def _features(backbone: Backbone, name: str, context: Context) -> Tensor:
-    """The features (N, D) of the training or of the validation images."""
-    split: Split = getattr(context.data, name)
-    what = f"features of the {'training' if name == 'train' else 'validation'} images by {backbone.name}"
+def _features(backbone: Backbone, split: Split, name: str, context: Context) -> Tensor:
+    """Return the features (N, D) of the images of a split, which `name` calls in the terminal."""
+    what = f"features of the {name} images by {backbone.name}"
 
     def progress(done: int, total: int) -> None:
         context.console.progress(what, done, total, "images")
@@ -53,18 +51,6 @@ def _features(backbone: Backbone, name: str, context: Context) -> Tensor:
         return features(backbone, split.images, context.hardware, cache=default_cache(), progress=progress).values
     except OSError as error:
         raise DataError(f"features are kept in {default_cache()}, but: {error}") from error
-
-
-def _check_data(context: Context) -> None:
-    """Refuse runs of other images, as a study of that name had before it began anew: keys do not tell them apart."""
-    own = context.tags["data_sha256"]
-    for run in runs_of(connect(context.store.tracking_uri), context.experiment):
-        found = run.data.tags.get("data_sha256", own)
-        if run.data.tags.get("key") != STUDY_KEY and found != own:
-            raise DataError(
-                f"all runs of {context.experiment} must be of the images {own[:12]}, but {run.info.run_name!r} is of "
-                f"{found[:12]}; delete that experiment in MLflow, then run make clean-store"
-            )
 
 
 def _check(context: Context) -> None:

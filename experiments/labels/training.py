@@ -12,8 +12,8 @@ from cifar_core.data import Splits, nested_places
 from cifar_core.hardware import Hardware
 from cifar_core.models import parameter_count
 from experiments.labels.plan import STAGE, BuildRun
+from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
-from sweeps.coordinator import Interrupted
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
     Diverged,

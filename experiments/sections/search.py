@@ -17,6 +17,7 @@ from experiments.pages.text import CitedText, count_word, duration, flops, perce
 from experiments.reading.published import Accuracy
 from experiments.reading.study import Study
 from experiments.stats import FEW_TRIALS, wilson
+from sweeps.states import ENDED
 
 SAVED_AIM = 0.5  # of the training compute, by pruning
 TYPICAL = 0.7  # accuracy of a trial, at which the interval over images is stated
@@ -140,7 +141,7 @@ def _pruning_sentence(facts: Facts) -> CitedText:
 def _counts(study: Study) -> dict[str, int]:
     """The number of trials that are complete, pruned, failed, and unfinished: running or interrupted."""
     states = study.search["state"].value_counts()
-    counts = {state: int(states.get(state, 0)) for state in ("complete", "pruned", "failed")}
+    counts = {state: int(states.get(state, 0)) for state in ENDED}
     return {**counts, "unfinished": len(study.search) - sum(counts.values())}
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.data.picture_cache import require_cached
+from cifar_core.data.source import DataSource
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import EvalSchedule, TrainState, total_steps, train
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import KnownRun, recipe_of
+from sweeps.console import SweepConsole
 from sweeps.tracking.provenance import provenance
 
 _CONDITIONS = ("device", "cpu", "precision", "threads", "torch", "git_commit")  # the same ones give the same bits
@@ -60,13 +62,11 @@ class Rerun:
         return said
 
 
-def rerun(
-    run: KnownRun, reader: StudyReader, load: Callable[[], Splits], device: str, say: Callable[[str], None]
-) -> Rerun:
+def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str, console: SweepConsole) -> Rerun:
     """Train the recipe of `run` again, up to the last point on record, with the threads that it had.
 
     Args:
-        load: returns CIFAR-10; a user's own pictures come from the cache.
+        cifar10: folder of its files, None for the default one; a user's own pictures come from the cache.
 
     Raises:
         UserError: the run trained no recipe of a sweep, or has no points on record; its recipe, its weights or the data
@@ -76,25 +76,24 @@ def rerun(
     tags, curve = recorded.data.tags, reader.curve(run.run_id, "train/loss")
     if tags.get("stage") not in ("search", "confirm", "final") or not curve:
         raise UserError(f"run: must name a run of a study that trained, but {run.name!r} is none")
-    if (content := tags.get("data_sha256", CIFAR10.sha256)) != CIFAR10.sha256:
-        load = require_cached(content, tags["data"]).load_train_val
     recipe = recipe_of(run.run_id, reader)
     if tags.get("device", "cpu") == "cpu":
         set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)
     hardware = Hardware.detect(device)
-    data = load()
+    sha256, name = tags.get("data_sha256", CIFAR10.sha256), tags.get("data", CIFAR10.name)
+    data = DataSource.find(sha256, name, cifar10, console.progress).train_val()
     if recipe.val_fraction != FIXED_SPLIT:  # a final, on all images
         data = Splits(train=data.everything(), val=data.val.head(0))
     state = TrainState.create(recipe, data, hardware)
     steps, last = total_steps(recipe, len(data.train)), curve[-1][0]
-    say(f"{run.experiment}/{run.key}, {recipe.model}: {last:,} of {steps:,} steps on {hardware.describe()}")
+    console.say(f"{run.experiment}/{run.key}, {recipe.model}: {last:,} of {steps:,} steps on {hardware.describe()}")
     found: dict[int, float] = {}
     accuracy = None
     confusion = reader.confusion(run.run_id, "confusion.json")  # of the last validation, on some of the images
     validated = 0 if confusion is None else min(int(confusion[1].sum()), len(data.val))
     for progress in train(state, data, _schedule([step for step, _ in curve], steps, validated)):
         found[progress.step], accuracy = progress.train_loss, progress.val_accuracy
-        say(f"step {progress.step:,} of {last:,}: training loss {progress.train_loss:.4f}")
+        console.say(f"step {progress.step:,} of {last:,}: training loss {progress.train_loss:.4f}")
         if last <= progress.step < steps:  # at the end the loop gives the network the weights that the recipe keeps
             break
     finished = state.step == steps

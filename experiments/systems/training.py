@@ -143,7 +143,6 @@ class _Run:
         self.learning_rate_found: float | None = None
         self.began_on = self.tags["device"]
         self.wall_seconds = 0.0
-        self.validation_seconds = 0.0
         self.is_known = self._recall()
         self.key = self._key()
         self.checkpoints = Checkpoints(context.store.checkpoints(SYSTEMS_EXPERIMENT, self.key))
@@ -258,7 +257,6 @@ class _Run:
             tracker.point(self.key, progress, met=met, system=system.read())
             self.curve.append(Point(**asdict(replace(progress, validation=None))))
             self.wall_seconds = before + time.perf_counter() - started
-            self.validation_seconds = progress.validation_seconds
             self.tested = None
             if validation is not None and self.watched == "test":
                 self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
@@ -330,7 +328,7 @@ class _Run:
             return {}
         last = self.curve[-1]
         return {
-            "cost/seconds": last.train_seconds + self.validation_seconds,
+            "cost/seconds": self.wall_seconds,
             "cost/training_flops": self.training_flops,
             "cost/epochs": last.epoch,
             "cost/images_per_second": last.step * self.recipe.batch_size / last.train_seconds,
@@ -347,7 +345,6 @@ class _Run:
             self.say(f"starts again, as {self.path} does not hold its points up to step {state.step}")
             return None
         self.curve = [point for point in self.curve if point.step <= state.step]
-        self.validation_seconds = state.validation_seconds
         self.say(f"resumes after epoch {self.epochs}")
         return state
 

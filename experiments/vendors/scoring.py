@@ -17,10 +17,8 @@ from experiments.reading.study import ImageAnswers
 from experiments.reading.vendor_score import ANSWERS, SCORE, VendorScore, score_folder
 from experiments.stats import mcnemar
 from experiments.vendors.answers import FAILED, Answer, image_name, meant_class
-from sweeps.store import Store, StoreError
+from sweeps.store import VENDORS, Store, StoreError
 from sweeps.validation import InvalidFileError
-
-LOOKS = "vendors"  # the study in the record of test set evaluations
 
 
 def score(
@@ -87,7 +85,7 @@ def keep(found: VendorScore, content: bytes, data_set: DataSet, store: Store) ->
     """
     folder = score_folder(store.root, found.vendor, data_set)
     try:
-        store.record_test_set_evaluation(study=LOOKS, key=f"{slug(found.vendor)}-{found.sha256[:8]}")
+        store.record_test_set_evaluation(study=VENDORS, key=f"{slug(found.vendor)}-{found.sha256[:8]}")
         write_atomically(folder / ANSWERS, content)
         write_atomically(folder / SCORE, json.dumps(asdict(found), indent=1) + "\n")
     except OSError as error:

@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 from sweeps.lock import holder
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
-from sweeps.studies.study import ADAPTATION, load_study
+from sweeps.studies.settings import ADAPTATION
+from sweeps.studies.study import load_study
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.words import best_trial, counted, percent, waiting_workers, with_tta

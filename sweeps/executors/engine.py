@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,20 +34,21 @@ class Engine(Protocol):
         workers: runs side by side, now.
         threads: of each run on a CPU.
         on_cluster: runs train on other machines too.
-        keeps_checkpoints: a run finds its checkpoints on whatever machine it resumes; `rows` finds out.
     """
 
     hardware: Hardware
     workers: int
     threads: int
     on_cluster: bool
-    keeps_checkpoints: bool
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         """Measure the training FLOPs per second of a run."""
 
-    def rows(self, checkpoints: Path) -> Mapping[str, str]:
-        """Return what a plan says of the engine, in two columns; `checkpoints` is the folder for them."""
+    def blind_nodes(self, checkpoints: Path) -> list[str]:
+        """Return the nodes that cannot write to the folder for checkpoints: a run could not resume on another."""
+
+    def rows(self, checkpoints: Path, blind: Sequence[str]) -> Mapping[str, str]:
+        """Return what a plan says of the engine, in two columns; `blind` nodes cannot write to `checkpoints`."""
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
         """Start the executor; `most` runs at the same time are enough."""
@@ -68,7 +69,6 @@ class LocalEngine:
     """
 
     on_cluster = False
-    keeps_checkpoints = True
 
     def __init__(self, device: str, workers: int | None, side: int) -> None:
         self.hardware = Hardware.detect(device)
@@ -77,7 +77,10 @@ class LocalEngine:
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return measure_speed(recipe, self.hardware, data_set)
 
-    def rows(self, checkpoints: Path) -> Mapping[str, str]:
+    def blind_nodes(self, checkpoints: Path) -> list[str]:
+        return []
+
+    def rows(self, checkpoints: Path, blind: Sequence[str]) -> Mapping[str, str]:
         return {}
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
@@ -103,7 +106,6 @@ class RayEngine:
     """
 
     on_cluster = True
-    keeps_checkpoints = True
 
     def __init__(
         self,
@@ -139,10 +141,11 @@ class RayEngine:
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return self._cluster.run(measure_speed, recipe, self.hardware, data_set)
 
-    def rows(self, checkpoints: Path) -> Mapping[str, str]:
+    def blind_nodes(self, checkpoints: Path) -> list[str]:
         checkpoints.mkdir(parents=True, exist_ok=True)
-        blind = self._cluster.blind_nodes(checkpoints)
-        self.keeps_checkpoints = not blind
+        return self._cluster.blind_nodes(checkpoints)
+
+    def rows(self, checkpoints: Path, blind: Sequence[str]) -> Mapping[str, str]:
         resumes = f"resumes from its last checkpoint in {checkpoints}, which all nodes share"
         again = f"starts again, because {shortened(blind)} cannot write to {checkpoints} of this machine; "
         again += "--checkpoints DIR names a folder that all nodes share"

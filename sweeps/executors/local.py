@@ -44,7 +44,7 @@ class LocalExecutor:
     def __init__(self, *, workers: int, threads: int, hardware: Hardware, data: DataSource) -> None:
         self._configs = [WorkerConfig(data, _share(hardware, number), threads) for number in range(workers)]
         self._workers = [self._spawn(number) for number in range(workers)]
-        self._ended: deque[Event] = deque()
+        self._events: deque[Event] = deque()
         self._idle_deaths = 0  # of workers without a job, since the last event of any worker
 
     @property
@@ -64,10 +64,10 @@ class LocalExecutor:
             self._replace_dead(worker)
 
     def events(self, timeout: float) -> list[Event]:
-        if not self._ended:
+        if not self._events:
             self._listen(timeout)
-        happened = list(self._ended)
-        self._ended.clear()
+        happened = list(self._events)
+        self._events.clear()
         return happened
 
     def reply(self, key: str, *, go_on: bool) -> None:
@@ -118,7 +118,7 @@ class LocalExecutor:
             self._idle_deaths = 0
             if isinstance(event, Ending):
                 worker.job = None
-            self._ended.append(event)
+            self._events.append(event)
 
     def _replace_dead(self, worker: _Worker) -> None:
         """Replace a worker that died, and report the job that died with it, if any.
@@ -130,7 +130,7 @@ class LocalExecutor:
         worker.pipe.close()
         cause = _cause(worker.process.returncode)
         if worker.job is not None:
-            self._ended.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
+            self._events.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
         else:
             self._idle_deaths += 1
         if self._idle_deaths > _IDLE_DEATHS:

@@ -79,7 +79,7 @@ class RayExecutor:
         self._hardware, self._data = hardware, StoredData.put(data)
         self._workers: list[_Worker] = []
         self._asked: dict[Any, _Worker] = {}  # by the reference of the answer that is awaited
-        self._ended: deque[Event] = deque()
+        self._events: deque[Event] = deque()
         self._idle_deaths = 0  # of workers without a job, since the last event of any worker
         self._places = 0  # for workers, in the whole cluster
         self._fill()
@@ -107,11 +107,11 @@ class RayExecutor:
         return worker.place
 
     def events(self, timeout: float) -> list[Event]:
-        if not self._ended:
+        if not self._events:
             self._listen(list(self._asked), timeout)
             self._release_idle()
-        happened = list(self._ended)
-        self._ended.clear()
+        happened = list(self._events)
+        self._events.clear()
         return happened
 
     def reply(self, key: str, *, go_on: bool) -> None:
@@ -200,7 +200,7 @@ class RayExecutor:
             except OSError as error:
                 reason = f"{job.weights}: the weights must be writable, but got: {error.strerror or error}"
                 event = CheckpointWriteFailed(job.key, reason)
-        self._ended.append(event)
+        self._events.append(event)
 
     def _replace_dead(self, worker: _Worker, error: RayActorError) -> None:
         """Replace a worker that died, and report the job that died with it, if any.
@@ -214,7 +214,7 @@ class RayExecutor:
         if "OUT_OF_MEMORY" in str(error):
             cause = f"node {worker.node} ran out of memory"
         if worker.job is not None:
-            self._ended.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
+            self._events.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
         elif not lost:
             self._idle_deaths += 1
         if self._idle_deaths > _IDLE_DEATHS:
@@ -241,13 +241,13 @@ class RayExecutor:
     def _wait_for_ending(self, worker: _Worker) -> None:
         """Wait for the answer to a pause: until then the worker may be writing a checkpoint. It is dropped."""
         deadline = time.monotonic() + _CLOSE_SECONDS
-        others, self._ended = self._ended, deque()
+        others, self._events = self._events, deque()
         while worker.job is not None and worker in self._workers and (left := deadline - time.monotonic()) > 0:
             self._listen([reference for reference, asked in self._asked.items() if asked is worker], left)
         if worker.job is not None and worker in self._workers:
             self._forget(worker)
             self._fill()
-        self._ended = others
+        self._events = others
 
 
 def _set_free(worker: _Worker) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -35,11 +35,11 @@ class Plan:
     seed: int
     sampler: str
     pruner: str
-    timeout: float | None  # seconds after which no further trial starts
-    patience: int | None  # trials without a better one, after which no further trial starts
+    timeout: float | None = None  # seconds after which no further trial starts
+    patience: int | None = None  # trials without a better one, after which no further trial starts
     confirm: bool
-    starts: bool  # try the known-good points of the space first
-    limits: Limits
+    starts: bool = True  # try the known-good points of the space first
+    limits: Limits = field(default_factory=Limits)
     data_set: DataSet
     hardware: Hardware
     workers: int
@@ -99,7 +99,7 @@ class Plan:
             rows["final"] = f"the champion {runs} on all training images, {final}"
         if self.limits != Limits():
             rows["limits"] = f"{self.limits}; other networks are not trained"
-        if remaining or self.confirm:
+        if remaining:  # else what is left of confirmation and final is not known here
             rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
         return rows
 

@@ -36,14 +36,16 @@ from cifar_core.transfer.features import Features, activations, compute, default
 from cifar_core.transfer.head import SCALINGS, Head, HeadRecipe, fit
 from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
 from sweeps.checks.consistency import check_before_training
+from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Outcome
 from sweeps.stages.adaptation_runs import AdaptationRuns
 from sweeps.stages.adapted_result import AdaptedResult, provenance_of
 from sweeps.store import Store
 from sweeps.studies.keys import head_key, trial_key, tuned_key
+from sweeps.studies.settings import ADAPTATION, adaptation_settings, check_adaptation
 from sweeps.studies.storage import StudyError
-from sweeps.studies.study import ADAPTATION, ANOTHER_NAME, derive_seed, started_trials, unfinished_trials
+from sweeps.studies.study import derive_seed, started_trials, unfinished_trials
 from sweeps.tracking import artifacts
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_note, study_note
@@ -54,32 +56,6 @@ from sweeps.words import percent, with_tta
 TRIALS = 16  # heads that are tried
 _TUNED = ("training", False), ("training", True), ("validation", False)  # split and mirrored: what fine-tuning needs
 _STARTUP = 6  # random heads before the sampler learns from them
-
-
-class Stopped(Exception):
-    """The user asked to stop; everything so far is recorded."""
-
-
-def settings_of(data_set: DataSet, backbone: Backbone, preset: str, seed: int) -> dict[str, object]:
-    """Return the settings that cannot change within a study."""
-    weights = {"backbone": backbone.sha256, "side": backbone.side}
-    return {"data": data_set.sha256, **weights, "preset": preset, "seed": seed}
-
-
-def check_settings(storage: BaseStorage, study: str, settings: Mapping[str, object]) -> None:
-    """Check that the study of that name, if there is one, adapts a network under these settings.
-
-    Raises:
-        StudyError: it does not.
-    """
-    if study not in optuna.get_all_study_names(storage):
-        return
-    attributes = optuna.load_study(study_name=study, storage=storage).user_attrs
-    if attributes and ADAPTATION not in attributes:
-        raise StudyError(f"study {study!r} must be one that adapts a network, but it is a sweep; {ANOTHER_NAME}")
-    for name, value in attributes.get(ADAPTATION, {}).items():  # earlier versions had fewer
-        if value != (given := settings.get(name)):
-            raise StudyError(f"study {study!r} was started with {name} {value}, but got {name} {given}; {ANOTHER_NAME}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +94,7 @@ class Adaptation:
         """Search for a head, fine-tune the network, and test the better of the two.
 
         Raises:
-            Stopped: `stop` returned true; the same call resumes the study.
+            Interrupted: `stop` returned true; the same call resumes the study.
             StudyError: the study was started with another backbone, preset or seed, or other data; or its fine-tuning
                 was interrupted, and there is too little memory now.
             InconsistentError: resuming it would give wrong results.
@@ -145,7 +121,7 @@ class Adaptation:
                 self._fit_to_all(result, recipe, data, sets)
             if self.test and self.tracker.metric(key, "test/accuracy") is None:
                 self._check()
-                self._test(result, recipe)
+                self._test(result)
             test, tta = (self.tracker.metric(key, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
             result = replace(result, test_accuracy=test, tta_accuracy=tta)
             if self.test:
@@ -155,14 +131,14 @@ class Adaptation:
             self.tracker.end_study("finished", {})
             shutil.rmtree(self._folder, ignore_errors=True)
             return result
-        except (Stopped, StudyError):
+        except (Interrupted, StudyError):
             self.tracker.end_study("interrupted", {})
             raise
 
     def _open(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        settings = settings_of(self.data_set, self.backbone, self.preset, self.seed)
-        check_settings(self.storage, self.study, settings)
+        settings = adaptation_settings(self.data_set, self.backbone, self.preset, self.seed)
+        check_adaptation(self.storage, self.study, settings)
         known = self.study in optuna.get_all_study_names(self.storage)
         if not known:
             check_before_training(self.store, self.study, None, self.console.say)
@@ -192,7 +168,7 @@ class Adaptation:
 
     def _check(self) -> None:
         if self.stop():
-            raise Stopped
+            raise Interrupted
 
     @property
     def _folder(self) -> Path:
@@ -311,7 +287,7 @@ class Adaptation:
                 self.console.say(f"fine-tuning, {at}: {percent(point.val_accuracy)} validation accuracy")
         if state.step < steps:
             self.tracker.end(key, "interrupted", reason="the study was stopped")
-            raise Stopped
+            raise Interrupted
         predictions = state.head.cpu().predict(compute(state.upper, below, self.hardware), data.val)
         weights = self.store.weights(self.study, key)
         save_adapted(replace(self.backbone, network=state.network), state.head, self.data_set, weights)
@@ -354,13 +330,11 @@ class Adaptation:
         fits = [self.tracker.metric(trial_key(number), "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
         return sum(each.seconds for each in sets.values()) + sum(fits)
 
-    def _test(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
+    def _test(self, result: AdaptedResult) -> None:
         """Evaluate the network on the sealed test set, once: on record before its answers meet the labels."""
         key = result.key
-        weights = self.store.weights(self.study, key)
-        self.tracker.log_model(key, recipe.to_dict(), weights)
         test = self.data.test()
-        network = load_adapted(weights)
+        network = load_adapted(self.store.weights(self.study, key))
         logits = [self._logits(network, test, mirrored) for mirrored in (False, True)]  # until here it can be stopped
         self.store.record_test_set_evaluation(study=self.study, key=key)
         both = logits[0], torch.stack(logits).mean(0)

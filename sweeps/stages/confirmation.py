@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -106,7 +107,7 @@ class Confirmation(Stage):
         decided = attributes.get(DECISION) or {"champion": None if self._todo else self._finalist(), "runs": runs}
         if decided["champion"] in results and decided["runs"] == runs:
             return results[decided["champion"]]
-        gain = self.gain()
+        gain = self.gain
         stays = gain is not None and gain.low <= 0 and gain.beginning == Beginning.KNOWN_GOOD
         candidates = [result for result in results.values() if result.baseline or not stays]
         champion = max(candidates, key=lambda result: result.accuracy, default=None)
@@ -122,8 +123,9 @@ class Confirmation(Stage):
                 return trial.number
         return None
 
+    @functools.cached_property
     def gain(self) -> Gain | None:
-        """Return what the search added to its first recipe; None if either has no complete run.
+        """What the search added to its first recipe; None if either has no complete run. All runs must have ended.
 
         The interval combines the sampling error of the images, of which each is answered by both recipes, and the
         deviation between seeds, which was measured on CIFAR-10. It holds for the best of several recipes (Bonferroni's

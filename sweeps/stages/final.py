@@ -95,17 +95,17 @@ class ChampionTest(Stage):
         tracker.register(key, recipe, weights, numbers)
 
     def start(self, run: SweepRun) -> None:
-        """Log the network, and record the evaluation before it happens."""
-        weights = self.sweep.store.weights(self.sweep.plan.study, run.key)
-        self.sweep.tracker.log_model(run.key, run.job.recipe.to_dict(), weights)
+        """Record the evaluation before it happens."""
         try:
             self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
         except OSError as error:
             raise StoreError(f"a test must be recorded in the store before it, but: {error}") from error
 
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
-        """Record the test accuracy."""
+        """Record the test accuracy, and log the network, whose export would slow the timing of serving before."""
         assert outcome is not None
+        weights = self.sweep.store.weights(self.sweep.plan.study, run.key)
+        self.sweep.tracker.log_model(run.key, run.job.recipe.to_dict(), weights)
         tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": str(seed_of(run.key))}
         name = run_name({**tags, "trial": run.key}, run.job.recipe, outcome.accuracy)
         tested = f"Champion: {percent(outcome.accuracy, 2)} test accuracy{with_tta(outcome.tta_accuracy)}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +20,6 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cifar_core.budget import at_length
-from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
@@ -30,20 +27,15 @@ from sweeps.planning.search_space import reference_epochs
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
 from sweeps.studies.pruners import PRUNERS, model_of
+from sweeps.studies.settings import check_settings, check_trials, settings_of
 from sweeps.studies.storage import StudyError, open_storage, opening_storage
-from sweeps.words import shortened
 
 BASELINE = "baseline"  # user attribute of the trial that is confirmed in any case: see `Beginning`
 REMOVED = "removed_runs"  # attribute of a study: keys of runs that were removed from MLflow on purpose
 _MANY_OBJECTS = 100_000
 _STARTUP = 8  # random trials before a sampler learns from them
-_CONTENT = "space_content"  # attribute of a study: all that decides what its trials draw
-_DATA = "data"  # attribute of a study: name and SHA-256 of its data set
-TRAIN_IMAGES = "train_images"  # likewise: their number, of which an epoch of its recipes is
 SOURCE = "from"  # likewise: the study whose best recipes it was given
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
-ADAPTATION = "adaptation"  # attribute of a study that adapts a network: all that its trials depend on
-ANOTHER_NAME = "give it another name with --study"
 
 
 class Beginning(StrEnum):
@@ -104,8 +96,8 @@ def open_study(
     if not known:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(["validation accuracy"])  # for optuna-dashboard
-    _check_settings(plan, study.user_attrs)
-    _check_trials(plan, study.get_trials(deepcopy=False))
+    check_settings(plan, study.user_attrs)
+    check_trials(plan, study.get_trials(deepcopy=False))
     if known:
         check(study.get_trials(deepcopy=False))
     # The number of trials makes another seed, so that a resumed study does not draw the same points again.
@@ -128,7 +120,7 @@ def open_study(
                 study.enqueue_trial(start, skip_if_exists=True)
             elif not has_baseline:
                 study.enqueue_trial(start, user_attrs={BASELINE: True}, skip_if_exists=False)
-    for name, value in _settings(plan).items():
+    for name, value in settings_of(plan).items():
         if name not in study.user_attrs:
             study.set_user_attr(name, value)
     return study
@@ -267,85 +259,3 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.freeze()
         if enabled:
             gc.enable()
-
-
-def _settings(plan: Plan) -> dict[str, object]:
-    """Settings that cannot change within a study, because its trials would no longer compare."""
-    return {
-        _DATA: [plan.data_set.name, plan.data_set.sha256],  # the first: a study with settings but without it is older
-        TRAIN_IMAGES: plan.data_set.train_images,
-        _CONTENT: plan.space.content(),
-        "space_hash": plan.space.hash,
-        "space": plan.space.name,
-        "preset": plan.preset.name,
-        "seed": str(plan.seed),
-        "starts": "yes" if plan.starts else "no",
-        "limits": str(plan.limits),
-    }
-
-
-def _check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
-    if ADAPTATION in stored:
-        raise StudyError(f"study {plan.study!r} must be a sweep, but it adapts a network; {ANOTHER_NAME}")
-    for name in ("space", "preset", "seed", "starts", "limits"):
-        value = _settings(plan)[name]
-        if name in stored and stored[name] != value:
-            raise StudyError(
-                f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; {ANOTHER_NAME}"
-            )
-    name, sha256 = stored.get(_DATA, [CIFAR10.name, CIFAR10.sha256])  # which earlier versions had alone
-    if stored and sha256 != plan.data_set.sha256:
-        raise StudyError(
-            f"study {plan.study!r} was started with the data {name} ({sha256[:12]}), but got {plan.data_set.name} "
-            f"({plan.data_set.sha256[:12]}), which has other pictures, labels or splits; {ANOTHER_NAME}"
-        )
-    if "space" in stored and _CONTENT not in stored:
-        raise StudyError(
-            f"study {plan.study!r} was started by an earlier version, which did not record its space; {ANOTHER_NAME}"
-        )
-    changes = list(_changes(stored[_CONTENT], plan.space.content())) if _CONTENT in stored else []
-    if changes:
-        raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {ANOTHER_NAME}")
-
-
-def _check_trials(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
-    """Check that trials have the compute and the rates that this version gives them; earlier ones gave others."""
-    most = plan.preset.trial.flops
-    for trial in trials:
-        if most is not None and (given := trial.user_attrs.get("flops", 0.0)) > most:
-            raise StudyError(
-                f"study {plan.study!r} was started by an earlier version, whose trials took {given / 1e12:.3g} TFLOP, "
-                f"where this one gives them {most / 1e12:g}; {ANOTHER_NAME}"
-            )
-        if "recipe" not in trial.user_attrs or "enqueued_recipe" in trial.user_attrs:
-            continue
-        drawn = Recipe.from_dict(trial.user_attrs["recipe"])
-        if not drawn.reset_norms:  # nothing else goes with the length
-            continue
-        base = Recipe(epochs=reference_epochs(plan.data_set.train_images))
-        again = plan.preset.trial.narrow(plan.space.recipe(trial.params, base), plan.data_set)
-        rate = at_length(again, drawn.epochs).peak_rate
-        if not math.isclose(rate, drawn.peak_rate, rel_tol=1e-6):
-            raise StudyError(
-                f"study {plan.study!r} was started by an earlier version, which gave trial {trial.number} the learning "
-                f"rate {drawn.peak_rate:.3g}, now {rate:.3g}; {ANOTHER_NAME}"
-            )
-
-
-def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
-    """Yield what differs between the contents of two spaces, as the end of "was started ..."."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in [*before, *(name for name in now if name not in before)]:
-            inner = f"{place}.{name}" if place else name
-            if name not in now:
-                yield f"with {inner}{_given(before[name])}, which the space no longer has"
-            elif name not in before:
-                yield f"without {inner}{_given(now[name])}, which the space now has"
-            else:
-                yield from _changes(before[name], now[name], inner)
-    elif before != now:
-        yield f"with {place} = {json.dumps(before)}, but the space now has {json.dumps(now)}"
-
-
-def _given(value: Any) -> str:
-    return "" if isinstance(value, dict) else f" = {json.dumps(value)}"

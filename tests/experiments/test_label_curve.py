@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from cifar_core.data import Splits
+from cifar_core.data import Splits, source
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
@@ -45,8 +45,8 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Synthetic images in place of CIFAR-10; signal handlers and threads are given back."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     threads = torch.get_num_threads()
-    monkeypatch.setattr(label_curve, "ensure_cifar10", lambda directory, progress: None)
-    monkeypatch.setattr(label_curve, "load_train_val", lambda directory: IMAGES)
+    monkeypatch.setattr(source, "ensure_cifar10", lambda directory, progress: None)
+    monkeypatch.setattr(source, "load_train_val", lambda directory: IMAGES)
     monkeypatch.setattr(label_curve, "measure_speed", lambda recipe, hardware, data_set: 1e12)
     monkeypatch.setattr(label_curve, "load_backbone", Mock(side_effect=BackboneError("none is installed")))
     monkeypatch.setattr(artifacts, "of_training", lambda recipe, train: {})  # pictures take a second a run
@@ -93,7 +93,7 @@ def test_an_interrupted_curve_resumes_to_the_same_accuracies(
     def refuse(*given: Any, **options: Any) -> None:
         raise AssertionError("the test set stays sealed")
 
-    monkeypatch.setattr("cifar_core.data.load_test", refuse)
+    monkeypatch.setattr(source, "load_test", refuse)
     original, calls = MlflowTracker.point, itertools.count(1)
 
     def disturbed(self: MlflowTracker, key: str, point: Any, **options: Any) -> None:
@@ -173,7 +173,7 @@ def test_a_run_that_fails_is_tried_again(
 ) -> None:
     unknown = replace(IMAGES, train=replace(IMAGES.train, labels=torch.full((200,), 99)))
     with monkeypatch.context() as patch:
-        patch.setattr(label_curve, "load_train_val", lambda directory: unknown)
+        patch.setattr(source, "load_train_val", lambda directory: unknown)
         assert call(studied, "--shares", "1", "--pflop", "1e-6") == 1
     assert "200 labels/0: " in capsys.readouterr().out
     assert call(studied, "--shares", "1", "--pflop", "1e-6") == 0
@@ -206,6 +206,20 @@ def test_a_study_without_a_complete_trial(fresh_store: Fake, refused: Refused) -
     fresh_store.add(trials=(), champion=(), state="interrupted")
     said = refused(label_curve.main, "--store", str(fresh_store.folder), "--device", "cpu")
     assert said == "--study must have a complete trial, but 'demo' has none yet"
+
+
+def test_runs_of_other_images_are_refused_before_anything_is_written(studied: Fake, refused: Refused) -> None:
+    client, old = studied.client, "1a2b3c4d5e6f" * 5
+    experiment = client.create_experiment("labels/demo", (studied.folder / "artifacts").as_uri())
+    client.create_run(experiment, run_name="labels/demo", tags={"key": "study", "data_sha256": old})
+    client.create_run(experiment, run_name="20 labels", tags={"key": "adapt-20-0-00000000", "data_sha256": old})
+    before = [run.data.to_dictionary() for run in client.search_runs([experiment])]
+    said = refused(label_curve.main, "--store", str(studied.folder), "--device", "cpu")
+    assert said == (
+        f"all runs of labels/demo must be of the images {CIFAR10.sha256[:12]}, but '20 labels' is of 1a2b3c4d5e6f; "
+        "delete that experiment in MLflow, then run make clean-store"
+    )
+    assert [run.data.to_dictionary() for run in client.search_runs([experiment])] == before
 
 
 def test_one_process_measures_a_curve(studied: Fake, refused: Refused) -> None:

@@ -15,6 +15,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from cifar_core.data import source
 from cifar_core.lr_finder import RangeTest, RangeTestError
 from cifar_core.recipe import Recipe
 from experiments import lr_find
@@ -40,8 +41,8 @@ def signal_handlers() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     data = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=16)
-    monkeypatch.setattr(lr_find, "ensure_cifar10", lambda directory, progress: None)
-    monkeypatch.setattr(lr_find, "load_train_val", lambda directory: data)
+    monkeypatch.setattr(source, "ensure_cifar10", lambda directory, progress: None)
+    monkeypatch.setattr(source, "load_train_val", lambda directory: data)
 
 
 @pytest.fixture

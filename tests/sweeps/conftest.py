@@ -54,7 +54,7 @@ def sweep(tmp_path: Path, small_data: Splits) -> Study:
 def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments that cannot be must be found before data are fetched or workers started."""
     early = Mock(side_effect=AssertionError("this was to be refused before"))
-    for module, name in ((run_study, "ensure_cifar10"), (source, "load_train_val"), (engine, "LocalExecutor")):
+    for module, name in ((source, "ensure_cifar10"), (source, "load_train_val"), (engine, "LocalExecutor")):
         monkeypatch.setattr(module, name, early)
     monkeypatch.setattr(engine, "measure_speed", lambda recipe, hardware, data_set: 1e12)
 

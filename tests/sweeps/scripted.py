@@ -21,8 +21,9 @@ from cifar_core.budget import Budget
 from cifar_core.checkpoint import load_weights, save_state
 from cifar_core.data import Splits
 from cifar_core.training import TrainState, total_steps
+from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
-from sweeps.coordinator import Coordinator, Interrupted, Summary
+from sweeps.coordinator import Coordinator, Summary
 from sweeps.executors.protocol import EvaluateJob, Event, Failed, Finished, Job, Log, Paused, Progressed, TrainJob
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import Preset

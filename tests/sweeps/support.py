@@ -13,7 +13,6 @@ from typing import Any
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
-from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
@@ -37,11 +36,7 @@ def plan(**changes: Any) -> Plan:
         seed=0,
         sampler="random",
         pruner="none",
-        timeout=None,
-        patience=None,
         confirm=True,
-        starts=True,
-        limits=Limits(),
         data_set=CIFAR10,
         hardware=CPU,
         workers=2,

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 
 from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
-from sweeps.coordinator import Interrupted, RunsFailError, StoreLostError
+from sweeps.command_line import Interrupted
+from sweeps.coordinator import RunsFailError, StoreLostError
 from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, TrainJob
 from sweeps.store import Store
 from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning

@@ -62,8 +62,8 @@ class TestArgumentsThatCannotBe:
             ("--nonsense", "unrecognized arguments: --nonsense"),
             (
                 "--study Default",
-                "--study must not be one of systems, range-tests, Default, which other commands or MLflow use, but got "
-                "'Default'",
+                "--study must not be one of systems, range-tests, Default, vendors, which other commands or MLflow "
+                "use, but got 'Default'",
             ),
             ("--verify --repair", "argument --repair: not allowed with argument --verify"),
             ("--images x --data y", "argument --data: not allowed with argument --images"),
@@ -110,6 +110,7 @@ class TestArgumentsThatCannotBe:
         monkeypatch.setitem(sys.modules, "ray", None)
         for name in ("ray_cluster", "ray_executor"):
             monkeypatch.delitem(sys.modules, f"sweeps.executors.{name}", raising=False)
+            monkeypatch.delattr(f"sweeps.executors.{name}", raising=False)
         assert refused(*arguments.split()) == message
 
     @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
 from sweeps import options, run_study
+from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
-from sweeps.coordinator import Interrupted, StoreLostError, Summary
+from sweeps.coordinator import StoreLostError, Summary
 from sweeps.executors import engine
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
@@ -36,11 +37,10 @@ from sweeps.planning.presets import PRESETS
 from sweeps.planning.search_space import TTA, comparable
 from sweeps.planning.space_file import SPACES
 from sweeps.run_study import main
-from sweeps.stages.adaptation import Stopped
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
+from sweeps.studies.settings import ADAPTATION
 from sweeps.studies.storage import StudyError
-from sweeps.studies.study import ADAPTATION
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
@@ -81,7 +81,7 @@ def interrupted(coordinator: StubCoordinator, number: signal.Signals = signal.SI
 def stubs(monkeypatch: pytest.MonkeyPatch, untouched: None) -> type[StubCoordinator]:
     """The command with everything that takes time left out; a sweep is interrupted at once."""
     data = small_splits(20, 10)
-    monkeypatch.setattr(run_study, "ensure_cifar10", lambda directory, progress: None)
+    monkeypatch.setattr(source, "ensure_cifar10", lambda directory, progress: None)
     monkeypatch.setattr(source, "load_train_val", lambda directory: data)
     StubCoordinator.executor = Mock()
     monkeypatch.setattr(engine, "LocalExecutor", lambda **_: StubCoordinator.executor)
@@ -185,7 +185,7 @@ class TestPlanOfTheArguments:
         gpus: str,
     ) -> None:
         engine = Mock(hardware=Hardware(torch.device("cuda"), bf16=True), workers=8, threads=1, on_cluster=on_cluster)
-        engine.speed.return_value, engine.rows.return_value = 1e12, {}
+        engine.speed.return_value, engine.rows.return_value, engine.blind_nodes.return_value = 1e12, {}, []
         monkeypatch.setattr(run_study, "open_engine", lambda options, device: engine)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
@@ -306,7 +306,7 @@ def test_ctrl_c_ends_a_download(
         time.sleep(0.05)
         went_on.append(directory)
 
-    monkeypatch.setattr(run_study, "ensure_cifar10", download)
+    monkeypatch.setattr(source, "ensure_cifar10", download)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
     assert main(("--store", str(tmp_path))) == 130
     assert went_on == []
@@ -402,7 +402,7 @@ def test_a_store_that_takes_no_more(
 
 @pytest.mark.usefixtures("stubs")
 def test_an_adaptation_sends_the_notice_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = Mock(side_effect=["a network", Stopped, OSError("no room")])
+    runs = Mock(side_effect=["a network", Interrupted, OSError("no room")])
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
     monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=runs))
     command = f"echo $SWEEP_STATE >> {tmp_path}/said"
@@ -447,9 +447,9 @@ def test_a_sweep_whose_adaptation_stops_says_how_to_report_on_it(
 ) -> None:
     stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
-    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=Stopped)))
-    monkeypatch.setattr(run_study, "check_settings", Mock())
-    monkeypatch.setattr(run_study, "settings_of", Mock())
+    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=Interrupted)))
+    monkeypatch.setattr(run_study, "check_adaptation", Mock())
+    monkeypatch.setattr(run_study, "adaptation_settings", Mock())
     store = tmp_path / "store"
     assert main(("--adapt", "--study", "s", "--store", str(store))) == 128
     said = capsys.readouterr().out
@@ -462,8 +462,8 @@ def test_a_sweep_whose_adaptation_fails_says_it_too(
     stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
     monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=OSError("no room"))))
-    monkeypatch.setattr(run_study, "check_settings", Mock())
-    monkeypatch.setattr(run_study, "settings_of", Mock())
+    monkeypatch.setattr(run_study, "check_adaptation", Mock())
+    monkeypatch.setattr(run_study, "adaptation_settings", Mock())
     assert main(("--adapt", "--study", "s", "--store", str(tmp_path / "store"))) == 1
     said = capsys.readouterr()
     assert "report without the adapted network: python experiments/compare.py --study s" in said.out
@@ -541,7 +541,7 @@ def test_a_folder_of_pictures(
     assert "found 30 pictures of 2 classes (10 to 20 of each): " in said
     write_pictures(folder, {"rose": 1}, seed=5)
     monkeypatch.setattr(SweepConsole, "progress", lambda *_: None)
-    monkeypatch.setattr(run_study, "ensure_cifar10", Mock(side_effect=AssertionError("CIFAR-10 is not needed")))
+    monkeypatch.setattr(source, "ensure_cifar10", Mock(side_effect=AssertionError("CIFAR-10 is not needed")))
     message = refused(*arguments[:-2])
     assert message.startswith("study 'Blumen & <Co>-quick-full' was started with the data Blumen & <Co> (")
     assert message.endswith("), which has other pictures, labels or splits; give it another name with --study")

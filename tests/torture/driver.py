@@ -26,6 +26,7 @@ from typing import Any
 
 from cifar_core.checkpoint import read_tensors
 from sweeps.command_line import OneLineParser
+from tests.processes import find_processes
 from tests.torture.edits import EDITS, Edit, fingerprint
 from tests.torture.oracle import Judgement, digest, judge
 from tests.torture.server import MlflowServer
@@ -246,10 +247,7 @@ class Torture:
 
 
 def workers(coordinator: int) -> list[int]:
-    found = subprocess.run(
-        ["ps", "-ww", "--ppid", str(coordinator), "-o", "pid=,args="], capture_output=True, text=True
-    )
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "witness_worker.py" in line]
+    return find_processes("witness_worker.py", coordinator)
 
 
 # Phases: each disturbs a study of its own, lets it end, and leaves it to the oracle

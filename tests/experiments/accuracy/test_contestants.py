@@ -15,6 +15,7 @@ from optuna.pruners import ThresholdPruner
 from optuna.samplers import RandomSampler
 
 from cifar_core.budget import Budget, step_flops
+from cifar_core.data import source
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import Progress, total_steps
@@ -34,6 +35,7 @@ SPACE = replace(scripted.SPACE, parameters={**scripted.SPACE.parameters, "width"
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contestants, "SPACE", SPACE)
+    monkeypatch.setattr(source, "ensure_cifar10", lambda directory, progress: None)
     monkeypatch.setattr(contestants, "real_data", lambda: small_splits(TRAIN_IMAGES, VAL_IMAGES))
 
 

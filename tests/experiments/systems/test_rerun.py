@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from cifar_core.checkpoint import save_state
-from cifar_core.data import Splits
+from cifar_core.data import Splits, source
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
@@ -21,6 +22,7 @@ from experiments import reproduce
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import run_named
 from experiments.systems.rerun import Rerun, rerun
+from sweeps.console import SweepConsole
 from sweeps.store import Store
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -41,7 +43,14 @@ class Place:
 
     def rerun(self, wanted: str) -> Rerun:
         reader = StudyReader(self.store)
-        return rerun(run_named(wanted, reader, self.store), reader, lambda: IMAGES, "cpu", lambda line: None)
+        console = SweepConsole(file=io.StringIO())
+        return rerun(run_named(wanted, reader, self.store), reader, None, "cpu", console)
+
+
+@pytest.fixture(autouse=True)
+def small_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "ensure_cifar10", lambda directory, progress: None)
+    monkeypatch.setattr(source, "load_train_val", lambda directory: IMAGES)
 
 
 @pytest.fixture(scope="module")

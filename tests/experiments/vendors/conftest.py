@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar_core.data import Split
+from cifar_core.data import Split, source
 from experiments import export_test
-from experiments.vendors import sealed
 
 IMAGES = 20
 
@@ -19,8 +18,8 @@ def small_test_set(monkeypatch: pytest.MonkeyPatch) -> Split:
     """Test images of the ten classes in turn."""
     pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = Split(pixels, torch.arange(IMAGES) % 10)
-    monkeypatch.setattr(sealed, "load_test", lambda _: split)
-    monkeypatch.setattr(sealed, "ensure_cifar10", lambda *_: None)
+    monkeypatch.setattr(source, "load_test", lambda _: split)
+    monkeypatch.setattr(source, "ensure_cifar10", lambda *_: None)
     return split
 
 

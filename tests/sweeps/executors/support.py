@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Protocol
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
 from sweeps.executors.protocol import Event, Executor, Progressed, TrainJob
+from tests.processes import find_processes
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.25, batch_size=50)  # nine steps
 JOB = TrainJob(key="trial-0", recipe=RECIPE, schedule=EvalSchedule(evenly(3), (0.5, 1.0), (100, 100)))
@@ -47,13 +47,7 @@ def waits(event: Event) -> bool:
 
 def workers() -> list[int]:
     """Processes that run a worker: children of this process, and those of Ray clusters on this machine."""
-    lines = subprocess.check_output(["ps", "-ww", "-e", "-o", "pid=,ppid=,args="], text=True).splitlines()
-    processes = [line.split(maxsplit=2) for line in lines]
-    return [
-        int(pid)
-        for pid, parent, command in processes
-        if ("worker_process" in command and int(parent) == os.getpid()) or command.startswith("ray::RayWorker")
-    ]
+    return find_processes("worker_process", os.getpid()) + find_processes("ray::RayWorker")
 
 
 def is_gone(pid: int) -> bool:

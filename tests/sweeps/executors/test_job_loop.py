@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_core.data import DataError
+from cifar_core.data import DataError, load_train_val
 from cifar_core.data.source import DataSource
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, evenly
@@ -132,7 +132,7 @@ def test_a_test_of_the_champion_without_weights(pipe: Connection, tmp_path: Path
 
 def test_data_that_are_not_there_end_the_worker(tmp_path: Path) -> None:
     ours, theirs = multiprocessing.Pipe()
-    ours.send(WorkerConfig(DataSource.cifar10(tmp_path), CPU, threads=1))
+    ours.send(WorkerConfig(DataSource(functools.partial(load_train_val, tmp_path), small_test), CPU, threads=1))
     with pytest.raises(DataError, match="No such file"):
         serve(theirs)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.data.source import DataSource
 from sweeps.executors import local
 from sweeps.executors.engine import LocalEngine
@@ -68,8 +67,7 @@ def test_no_more_workers_start_than_runs_side_by_side() -> None:
 @pytest.mark.timeout(300)
 def test_ctrl_c_and_a_lost_terminal_are_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> None:
     """A terminal sends both to every process of the group, at any moment: here while the worker still starts."""
-    ensure_cifar10(default_data_dir(), lambda what, done, total: None)
-    executor = start(data=DataSource.cifar10(default_data_dir()))
+    executor = start(data=DataSource.cifar10(None, lambda what, done, total: None))
     try:
         [worker] = workers()
         for _ in range(20):

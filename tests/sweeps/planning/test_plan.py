@@ -49,6 +49,7 @@ def plan() -> Plan:
 class TestRows:
     def test_everything_that_a_user_settled_is_announced(self, plan: Plan) -> None:
         minutes = round(plan.estimate(50) / 60)
+        assert "estimate" not in plan.rows(0), "how much of confirmation and final is left is not known yet"
         assert plan.rows(50) == {
             "study": "first",
             "device": f"{CPU.describe()}, fp32, 2 workers x 1 thread",

@@ -19,10 +19,12 @@ from cifar_core.transfer.backbone import Backbone, FeatureNetwork
 from cifar_core.transfer.head import Head, HeadRecipe, fit
 from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.checks.verify import findings
+from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
-from sweeps.stages.adaptation import Adaptation, Stopped, check_settings, settings_of
+from sweeps.stages.adaptation import Adaptation
 from sweeps.stages.adapted_result import AdaptedResult
 from sweeps.store import Store
+from sweeps.studies.settings import adaptation_settings, check_adaptation
 from sweeps.studies.storage import StudyError, open_storage
 from sweeps.studies.study import open_study
 from sweeps.tracking.figures import metrics_of
@@ -88,7 +90,7 @@ def test_study_resumes_and_its_network_is_tested_once(
     monkeypatch.setattr("sweeps.stages.adaptation.TRIALS", 3)
     store, backbone = empty_store(tmp_path / "store"), small_backbone(tmp_path)
     asked = iter([False] * 5 + [True])  # four passes and one head
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         adapt(store, backbone, lambda: next(asked))
     assert adapt(store, backbone, test=False).test_accuracy is None
     assert not store.test_set_evaluations.exists()
@@ -156,12 +158,12 @@ def test_other_settings_can_be_refused_before_anything_is_trained(
     empty_store: Callable[[Path], Store], tmp_path: Path
 ) -> None:
     backbone, storage = small_backbone(tmp_path), open_storage(empty_store(tmp_path / "store").storage_url)
-    settings = settings_of(CIFAR10, backbone, "quick", 0)
-    check_settings(storage, "new", settings)
+    settings = adaptation_settings(CIFAR10, backbone, "quick", 0)
+    check_adaptation(storage, "new", settings)
     optuna.create_study(study_name="s-adapted", storage=storage).set_user_attr("adaptation", settings)
-    check_settings(storage, "s-adapted", settings)
+    check_adaptation(storage, "s-adapted", settings)
     with pytest.raises(StudyError, match=r"^study 's-adapted' was started with preset quick, but got preset smoke"):
-        check_settings(storage, "s-adapted", settings_of(CIFAR10, backbone, "smoke", 0))
+        check_adaptation(storage, "s-adapted", adaptation_settings(CIFAR10, backbone, "smoke", 0))
 
 
 def test_the_better_of_two_is_the_network() -> None:
@@ -194,7 +196,7 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
     monkeypatch.setattr(TuningRecipe, "rate", lambda recipe, share: 0.0)  # random weights would only suffer
     store, backbone = empty_store(tmp_path / "store"), small_backbone(tmp_path)
     asked = iter([False] * 9 + [True])  # seven passes, a head, before the fine-tuning, and after its first step
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         adapt(store, backbone, lambda: next(asked), BUDGET)
     folder = store.checkpoints(STUDY, "tuning")
     assert (folder / "state.safetensors").exists()

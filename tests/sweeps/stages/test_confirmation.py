@@ -8,7 +8,7 @@ import pytest
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from cifar_core.recipe import Recipe
-from sweeps.coordinator import Interrupted
+from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, TrainJob
 from sweeps.stages.confirmation import Gain
 from sweeps.studies.pruners import PRUNERS

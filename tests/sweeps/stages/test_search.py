@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from cifar_core.budget import Budget, step_flops
 from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
-from sweeps.coordinator import Interrupted
+from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import Diverged, TrainJob
 from sweeps.planning.limits import Limits
 from sweeps.planning.search_space import Parameter

@@ -1,0 +1,84 @@
+"""Recipes that a search tries first because the user names them: `--enqueue`, `--from`, or those of the space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cifar_core.budget import Budget
+from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.recipe import Recipe
+from cifar_core.recipes import expand, is_path, read_recipe
+from sweeps.planning.plan import Plan
+from sweeps.planning.search_space import comparable, for_data_set
+from sweeps.planning.space_rules import SYSTEMS_GROUP
+from sweeps.store import Store
+from sweeps.studies.settings import ADAPTATION, TRAIN_IMAGES
+from sweeps.studies.storage import StudyError
+from sweeps.studies.study import SOURCE, best_recipes, load_study, trials_of
+
+EARLIER_RECIPES = 3  # best ones of the study that `--from` names
+
+
+def read_given(names: Sequence[str]) -> dict[str, Recipe]:
+    """Read recipes by name, file, or group of names, comparable to those of the search.
+
+    Raises:
+        RecipeError: there is no such recipe, or its file breaks a rule.
+    """
+    return {name: comparable(read_recipe(name)) for name in expand(list(names), SYSTEMS_GROUP)}
+
+
+def for_this_data(recipes: Mapping[str, Recipe], data_set: DataSet) -> dict[str, Recipe]:
+    """Return them with the epochs for `data_set`: ours count those of CIFAR-10, a file those of the data at hand."""
+    return {
+        name: recipe if is_path(name) else for_data_set(recipe, CIFAR10.train_images, data_set)
+        for name, recipe in recipes.items()
+    }
+
+
+def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
+    """Return the best recipes of the study `source`; none if the plan's study has been given those.
+
+    Raises:
+        UserError: there is no such study, it is the plan's own or adapts a network, or it has no complete trial.
+    """
+    if source == plan.study:
+        raise StudyError(f"--from must name another study, but got {source!r}, which this command runs")
+    earlier = load_study(store, source, option="--from")
+    if trials_of(store, plan.study) and load_study(store, plan.study).user_attrs.get(SOURCE) == source:
+        return {}
+    if ADAPTATION in earlier.user_attrs:
+        raise StudyError(f"--from must name a sweep, but {source!r} adapts a network")
+    recipes = best_recipes(earlier, EARLIER_RECIPES)
+    if not recipes:
+        raise StudyError(f"--from must name a study with a complete trial, but {source!r} has none")
+    # Earlier versions did not record it, and most sweeps go from one study of a data set to the next.
+    images = earlier.user_attrs.get(TRAIN_IMAGES, plan.data_set.train_images)
+    recipes = [comparable(for_data_set(recipe, images, plan.data_set)) for recipe in recipes]
+    return {f"{place} of {source}": recipe for place, recipe in enumerate(recipes, start=1)}
+
+
+def affordable(
+    recipes: Mapping[str, Recipe], named: Sequence[str], budget: Budget, data_set: DataSet
+) -> tuple[list[Recipe], list[str]]:
+    """Return the recipes, and a line for each whose width was reduced to the budget of a trial.
+
+    Args:
+        named: what the user named one by one, and not as a group; these are not reduced.
+
+    Raises:
+        UserError: the budget does not cover two steps of one of them.
+    """
+    tried, notes = [], []
+    for name, recipe in recipes.items():
+        narrow = recipe if name in named else budget.narrow(recipe, data_set)
+        budget.apply(narrow, data_set.train_images, data_set)
+        tried.append(narrow)
+        if narrow is not recipe:
+            batch = "" if narrow.batch_size == recipe.batch_size else f" and batch size {narrow.batch_size}"
+            notes.append(
+                f"{name} is tried at width {narrow.width:g}{batch}: the budget of a trial covers "
+                f"{budget.steps(recipe, data_set):.3g} training steps at width {recipe.width:g}, but "
+                f"{budget.steps(narrow, data_set):.3g} at this one"
+            )
+    return tried, notes

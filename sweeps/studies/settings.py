@@ -1,0 +1,142 @@
+"""Settings that cannot change within a study, because its trials would no longer compare."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from cifar_core.budget import at_length
+from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.recipe import Recipe
+from cifar_core.transfer.backbone import Backbone
+from sweeps.planning.plan import Plan
+from sweeps.planning.search_space import reference_epochs
+from sweeps.studies.storage import StudyError
+from sweeps.words import shortened
+
+ADAPTATION = "adaptation"  # attribute of a study that adapts a network: its settings
+TRAIN_IMAGES = "train_images"  # attribute of a sweep: their number, of which an epoch of its recipes is
+_CONTENT = "space_content"  # likewise: all that decides what its trials draw
+_DATA = "data"  # likewise: name and SHA-256 of its data set
+_ANOTHER_NAME = "give it another name with --study"
+
+
+def settings_of(plan: Plan) -> dict[str, object]:
+    """Return the settings of a sweep."""
+    return {
+        _DATA: [plan.data_set.name, plan.data_set.sha256],  # the first: a study with settings but without it is older
+        TRAIN_IMAGES: plan.data_set.train_images,
+        _CONTENT: plan.space.content(),
+        "space_hash": plan.space.hash,
+        "space": plan.space.name,
+        "preset": plan.preset.name,
+        "seed": str(plan.seed),
+        "starts": "yes" if plan.starts else "no",
+        "limits": str(plan.limits),
+    }
+
+
+def check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
+    """Check that a study with the attributes `stored` was started with the settings of `plan`, or is new.
+
+    Raises:
+        StudyError: it was not.
+    """
+    if ADAPTATION in stored:
+        raise StudyError(f"study {plan.study!r} must be a sweep, but it adapts a network; {_ANOTHER_NAME}")
+    for name in ("space", "preset", "seed", "starts", "limits"):
+        value = settings_of(plan)[name]
+        if name in stored and stored[name] != value:
+            raise StudyError(
+                f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; {_ANOTHER_NAME}"
+            )
+    name, sha256 = stored.get(_DATA, [CIFAR10.name, CIFAR10.sha256])  # which earlier versions had alone
+    if stored and sha256 != plan.data_set.sha256:
+        raise StudyError(
+            f"study {plan.study!r} was started with the data {name} ({sha256[:12]}), but got {plan.data_set.name} "
+            f"({plan.data_set.sha256[:12]}), which has other pictures, labels or splits; {_ANOTHER_NAME}"
+        )
+    if "space" in stored and _CONTENT not in stored:
+        raise StudyError(
+            f"study {plan.study!r} was started by an earlier version, which did not record its space; {_ANOTHER_NAME}"
+        )
+    changes = list(_changes(stored[_CONTENT], plan.space.content())) if _CONTENT in stored else []
+    if changes:
+        raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {_ANOTHER_NAME}")
+
+
+def check_trials(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
+    """Check that trials have the compute and the rates that this version gives them; earlier ones gave others.
+
+    Raises:
+        StudyError: they have not.
+    """
+    most = plan.preset.trial.flops
+    for trial in trials:
+        if most is not None and (given := trial.user_attrs.get("flops", 0.0)) > most:
+            raise StudyError(
+                f"study {plan.study!r} was started by an earlier version, whose trials took {given / 1e12:.3g} TFLOP, "
+                f"where this one gives them {most / 1e12:g}; {_ANOTHER_NAME}"
+            )
+        if "recipe" not in trial.user_attrs or "enqueued_recipe" in trial.user_attrs:
+            continue
+        drawn = Recipe.from_dict(trial.user_attrs["recipe"])
+        if not drawn.reset_norms:  # nothing else goes with the length
+            continue
+        base = Recipe(epochs=reference_epochs(plan.data_set.train_images))
+        again = plan.preset.trial.narrow(plan.space.recipe(trial.params, base), plan.data_set)
+        rate = at_length(again, drawn.epochs).peak_rate
+        if not math.isclose(rate, drawn.peak_rate, rel_tol=1e-6):
+            raise StudyError(
+                f"study {plan.study!r} was started by an earlier version, which gave trial {trial.number} the learning "
+                f"rate {drawn.peak_rate:.3g}, now {rate:.3g}; {_ANOTHER_NAME}"
+            )
+
+
+def adaptation_settings(data_set: DataSet, backbone: Backbone, preset: str, seed: int) -> dict[str, object]:
+    """Return the settings of a study that adapts a network."""
+    weights = {"backbone": backbone.sha256, "side": backbone.side}
+    return {"data": data_set.sha256, **weights, "preset": preset, "seed": seed}
+
+
+def check_adaptation(storage: BaseStorage, study: str, settings: Mapping[str, object]) -> None:
+    """Check that the study of that name, if there is one, adapts a network under these settings.
+
+    Raises:
+        StudyError: it does not.
+    """
+    if study not in optuna.get_all_study_names(storage):
+        return
+    attributes = optuna.load_study(study_name=study, storage=storage).user_attrs
+    if attributes and ADAPTATION not in attributes:
+        raise StudyError(f"study {study!r} must be one that adapts a network, but it is a sweep; {_ANOTHER_NAME}")
+    for name, value in attributes.get(ADAPTATION, {}).items():  # earlier versions had fewer
+        if value != (given := settings.get(name)):
+            raise StudyError(
+                f"study {study!r} was started with {name} {value}, but got {name} {given}; {_ANOTHER_NAME}"
+            )
+
+
+def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """Yield what differs between the contents of two spaces, as the end of "was started ..."."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*before, *(name for name in now if name not in before)]:
+            inner = f"{place}.{name}" if place else name
+            if name not in now:
+                yield f"with {inner}{_given(before[name])}, which the space no longer has"
+            elif name not in before:
+                yield f"without {inner}{_given(now[name])}, which the space now has"
+            else:
+                yield from _changes(before[name], now[name], inner)
+    elif before != now:
+        yield f"with {place} = {json.dumps(before)}, but the space now has {json.dumps(now)}"
+
+
+def _given(value: Any) -> str:
+    return "" if isinstance(value, dict) else f" = {json.dumps(value)}"
