@@ -2,7 +2,6 @@
 
 PYTHON ?= python3
 TRIALS ?= 50
-PORT   ?= 5000
 STORE  ?= mlruns
 ARGS   ?=
 
@@ -24,7 +23,7 @@ help:
 	@echo 'make study      set up, get CIFAR-10, run a sweep of TRIALS=50 trials, write the report'
 	@echo '                options go into ARGS: make study TRIALS=5 ARGS="--seed 1" (ARGS=--help lists them)'
 	@echo '                IMAGES=DIR: your own pictures in place of CIFAR-10 (docs/own-images.md)'
-	@echo 'make ui         browse the runs with MLflow on http://127.0.0.1:$(PORT) (PORT=5000)'
+	@echo 'make ui         browse the runs with MLflow on http://127.0.0.1:5000 (PORT=5000)'
 	@echo 'make dashboard  the searches in optuna-dashboard, to look at, on http://127.0.0.1:8080 (PORT=8080)'
 	@echo 'make serve      the champion over HTTP, with MLflow on http://127.0.0.1:5001 (PORT=5001)'
 	@echo 'make report     write the build-vs-buy report again'
@@ -61,14 +60,15 @@ install: .venv/installed
 study: install
 	@$(PY) sweeps/run_study.py --trials $(TRIALS) --store "$$STORE" $${IMAGES:+--images "$$IMAGES"} $(ARGS)
 
+ui: PORT ?= 5000
 ui: install
 	@$(PY) experiments/ui.py --store "$$STORE" --port $(PORT) $(ARGS)
 
-dashboard: PORT = 8080
+dashboard: PORT ?= 8080
 dashboard: install
 	@$(PY) experiments/dashboard.py --store "$$STORE" --port $(PORT) $(ARGS)
 
-serve: PORT = 5001
+serve: PORT ?= 5001
 serve: install
 	@$(PY) experiments/serve.py --store "$$STORE" --port $(PORT) $(ARGS)
 

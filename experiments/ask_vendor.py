@@ -18,6 +18,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO
 
+from pydantic.dataclasses import dataclass as validated
+
 from cifar_core.files import read_text
 from experiments.reading.published import Price, load_published
 from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, write_row
@@ -25,7 +27,7 @@ from experiments.vendors.chat import Budget, BudgetSpentError, Chat, ImageRefuse
 from sweeps.command_line import FAILED as EXIT_FAILED
 from sweeps.command_line import OneLineParser, number, run_command
 from sweeps.standard_streams import protect_streams
-from sweeps.validation import InvalidFileError
+from sweeps.validation import STRICT, InvalidFileError, read_json, write_json
 from sweeps.words import counted, did_you_mean
 
 KEY = "VENDOR_KEY"  # of the environment
@@ -92,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
         prompt = read_text(options.images / "prompt.txt").strip()
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"--images must be a folder that export_test.py wrote, but: {error}") from error
-    pictures = sorted((options.images / "images").glob("*.png"))
+    pictures = [path for path in sorted((options.images / "images").glob("*.png")) if path.stem.isdecimal()]
     if not pictures:
         raise InvalidFileError(
             f"--images must be a folder that export_test.py wrote, but {options.images} has no image"
@@ -110,8 +112,10 @@ def _run(options: argparse.Namespace) -> int:
         effort=options.reasoning_effort,
         sleep=stop.wait,
     )
-    out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", options.model) + ".csv")
+    name = "-".join(filter(None, (options.model, options.reasoning_effort)))
+    out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", name) + ".csv")
     with _opened(out) as file:
+        _check_service(out, _Service(options.url, options.model, options.reasoning_effort))
         before = _resume(file, out)
         answered = {answer.image for answer in before if answer.state != FAILED}
         budget.spent = sum(answer.usd or 0.0 for answer in before)
@@ -216,6 +220,36 @@ def _opened(out: Path) -> Iterator[IO[bytes]]:
         except OSError:
             pass  # a file system without locks
         yield file
+
+
+@validated(config=STRICT, frozen=True, slots=True)
+class _Service:
+    """What gives the answers of a file, which is kept beside it."""
+
+    url: str
+    model: str
+    reasoning_effort: str
+
+    def __str__(self) -> str:
+        effort = f" with reasoning effort {self.reasoning_effort}" if self.reasoning_effort else ""
+        return f"{self.model}{effort} at {self.url}"
+
+
+def _check_service(out: Path, service: _Service) -> None:
+    """Check that the answers in `out`, if there are any, are of this service, and keep which one it is.
+
+    Raises:
+        InvalidFileError: they are of another one, or the file beside them is damaged.
+    """
+    path = out.with_name(f"{out.name}.service")
+    if not path.exists():  # the answers are new, or of an earlier version
+        try:
+            write_json(path, service)
+        except OSError as error:
+            raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
+    known = read_json(path, _Service)
+    if known != service:
+        raise InvalidFileError(f"--out must be a file of answers by {service}, but those of {out} are by {known}")
 
 
 def _resume(file: IO[bytes], out: Path) -> tuple[Answer, ...]:

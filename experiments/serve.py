@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import uvicorn
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.pyfunc import scoring_server
 
+from experiments.reading.study import HttpSpeed
 from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
@@ -69,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     store = Store.locate(options.store, tracking_uri=options.tracking_uri)
     if options.measure:
-        return _measure(store, registered(store, options.model), options)
+        version = registered(store, options.model)
+        _print_speed(record_speed(store, version, lambda: _measure(options, version)))
+        return 0
     try:
         listening = socket.create_server((HOST, options.port))  # before the seconds that a model takes to load
     except OSError as error:
@@ -90,12 +94,13 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
     print(f"{_READY} on http://{HOST}:{listening.getsockname()[1]}/invocations (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
         config = uvicorn.Config(application, log_level="warning", limit_concurrency=_AT_ONCE)
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _measure(store: Store, version: ModelVersion, options: argparse.Namespace) -> int:
-    """Time a server in a process of its own, and record the result with the champion's run."""
+def _measure(options: argparse.Namespace, version: ModelVersion) -> HttpSpeed:
+    """Time a server of the champion in a process of its own."""
     command = [sys.executable, __file__, "--store", str(options.store), "--port", "0"]
     command += ["--model", version.name]
     command += ["--tracking-uri", options.tracking_uri] if options.tracking_uri else []
@@ -105,15 +110,16 @@ def _measure(store: Store, version: ModelVersion, options: argparse.Namespace) -
             ready = next((line for line in process.stdout if line.startswith(_READY)), None)
             if ready is None:
                 raise StoreError("the server must start, but ended")
-            speed = measure(HOST, urlsplit(ready.split()[2]).port or 0, int(version.tags["side"]))
+            return measure(HOST, urlsplit(ready.split()[2]).port or 0, int(version.tags["side"]))
         finally:
             process.terminate()
-    record_speed(store, version, speed)
+
+
+def _print_speed(speed: HttpSpeed) -> None:
     print(f"One image a request: {1000 * speed.latency:.1f} ms, 95 % within {1000 * speed.p95:.1f} ms")
     print(f"{speed.clients} clients at once: {speed.per_second:.1f} requests a second")
     print(f"{speed.batch} images a request: {speed.per_second_batched:.0f} images a second")
     print("`make report` puts these into the report")
-    return 0
 
 
 if __name__ == "__main__":

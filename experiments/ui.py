@@ -13,6 +13,7 @@ import html
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import warnings
@@ -102,6 +103,7 @@ def serve(store: Store, number: int) -> int:
             print(f"  {address}{study_path(study) if study else ''}", flush=True)
         if studies and sys.stdout.isatty() and ("DISPLAY" in os.environ or sys.platform == "darwin"):
             webbrowser.open(f"{address}{study_path(studies[0])}")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
     return 0

@@ -100,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--results", type=output_file, default=RESULTS, metavar="FILE", help=f"default: {RESULTS.name}")
     options = parser.parse_args(arguments)
+    page = options.results.with_suffix(".html")
+    if page == options.results:
+        parser.error(f"argument --results: must not end in .html, as the figure beside it does, but got {str(page)!r}")
 
     def run() -> int:
         hardware, terms = Hardware.detect(options.device), Terms()
@@ -109,7 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs = complete(options.results, wanted, terms, hardware, options.jobs, console.say)
         for line in table(runs):
             print(line)
-        page = options.results.with_suffix(".html")
         write_atomically(page, figure(runs).to_html().encode())
         print(f"figure: {page}")
         return 0

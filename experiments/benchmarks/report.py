@@ -13,15 +13,23 @@ from pathlib import Path
 
 from experiments.benchmarks import Line, peak_gigabytes
 from experiments.benchmarks.synthetic import fill_store
-from sweeps.store import Store
+from sweeps.store import Store, StoreError
 
 
 def bench_report(folder: Path, runs: int) -> Iterator[Line]:
-    """Fill a store in `folder` unless there is one, and write its report in a separate process."""
+    """Fill a store in `folder` unless there is one, and write its report in a separate process.
+
+    Raises:
+        StoreError: an earlier process was stopped while it filled the store.
+    """
     store = Store.locate(folder)
     if (folder / "mlflow.db").exists():
         with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
             [[runs]] = database.execute("SELECT COUNT(*) FROM tags WHERE key = 'stage' AND value = 'search'")
+        if not runs:
+            raise StoreError(
+                f"--keep must be a new folder or one that was filled, but {folder} has no trials; delete it"
+            )
     else:
         fill_store(store, runs)
     script = Path(__file__).parents[1] / "compare.py"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from statistics import fmean
 
@@ -64,8 +64,8 @@ def registered(store: Store, name: str | None = None) -> ModelVersion:
     return chosen[0]
 
 
-def record_speed(store: Store, version: ModelVersion, speed: HttpSpeed) -> None:
-    """Add the speed of a champion's server to its run, for the report.
+def record_speed(store: Store, version: ModelVersion, measure: Callable[[], HttpSpeed]) -> HttpSpeed:
+    """Measure the speed of a champion's server, and add it to its run, for the report.
 
     Raises:
         LockError: its study is running.
@@ -73,7 +73,9 @@ def record_speed(store: Store, version: ModelVersion, speed: HttpSpeed) -> None:
     """
     run = StudyReader(store).client.get_run(str(version.run_id))
     with _recording(store, version.tags["study"]) as tracker:
+        speed = measure()
         tracker.attach(run.data.tags["key"], {HTTP_SPEED: json.dumps(asdict(speed)).encode()}, {})
+    return speed
 
 
 @contextlib.contextmanager

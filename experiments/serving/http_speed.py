@@ -34,7 +34,7 @@ def measure(host: str, port: int, side: int, seconds: float = _SECONDS) -> HttpS
     batches = _repeat(host, port, many, seconds)
     return HttpSpeed(
         latency=statistics.median(taken),
-        p95=statistics.quantiles(taken, n=20)[-1],
+        p95=statistics.quantiles(taken, n=20, method="inclusive")[-1],
         clients=_CLIENTS,
         per_second=answered / together,
         batch=_BATCH,

@@ -169,6 +169,8 @@ class Chat:
     ) -> None:
         try:
             parts = urlsplit(url)
+            if parts.username is not None:  # without the URL, which holds a password
+                raise VendorError(f"--url must hold no user name, but that of {parts.hostname} does")
             host, _ = parts.hostname or "", parts.port  # which may raise as well
             host.encode("idna")
         except ValueError as error:

@@ -125,7 +125,7 @@ def test_the_champion_of_an_earlier_version_is_registered_once(store: Store) -> 
 @pytest.mark.usefixtures("server")
 def test_the_speed_over_http_is_kept_with_the_champion(store: Store) -> None:
     version, speed = registered(store), HttpSpeed(0.01, 0.02, 4, 90.0, 64, 300.0)
-    record_speed(store, version, speed)
+    assert record_speed(store, version, lambda: speed) == speed
     assert HttpSpeed(**StudyReader(store).json(str(version.run_id), HTTP_SPEED)) == speed
 
 

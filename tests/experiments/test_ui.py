@@ -80,7 +80,7 @@ def address(browsed: Path) -> Iterator[str]:
         assert server.stdout is not None
         assert server.stdout.readline() == "In your browser (Ctrl-C ends it):\n"
         yield server.stdout.readline().strip()
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
 
 

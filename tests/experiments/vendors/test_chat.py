@@ -274,6 +274,12 @@ def test_a_key_is_sent_over_https_alone(url: str) -> None:
         Chat(url, "m", "Which?", budget())
 
 
+@pytest.mark.parametrize("url", ["https://me:secret@example.com/v1", "http://me@example.com:x/"])
+def test_an_address_with_a_password_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(VendorError, match=r"^--url must hold no user name, but that of example\.com does$"):
+        Chat(url, "m", "Which?", budget())
+
+
 @pytest.mark.parametrize("url", ["https://example.com/é", "https://example.com/a b", "http://localhost/\n"])
 def test_an_address_that_no_request_can_hold_is_refused(url: str) -> None:
     with pytest.raises(VendorError, match="--url must be printable ASCII without spaces, but got"):

@@ -86,13 +86,25 @@ def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
     assert "sesame" not in printed.out + printed.err + out.read_text()
 
 
-def test_each_model_has_a_file_of_its_own_beside_the_images(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_model_has_a_file_of_its_own_beside_the_images(
+    exported: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    for name in ("._00000.png", "00001 (1).png"):  # of macOS, and of a tool that syncs
+        (exported / "images" / name).write_bytes(b"none of ours")
     with serving(cats) as stub:
         for model in ("maker/small 2", "large"):
             options = ["--url", stub.url, "--model", model, "--price", "gpt-6-luna", "--images", str(exported)]
             assert ask_vendor.main(options) == 0
         assert len(stub.bodies) == 40, "no answer of one counts as one of the other"
-    said = capsys.readouterr().out
+        said = capsys.readouterr().out
+        out = exported / "large.csv"
+        assert refused(ask_vendor.main, *options, "--out", str(out), "--model", "small") == (
+            f"--out must be a file of answers by small at {stub.url}, but those of {out} are by large at {stub.url}"
+        )
+        assert ask_vendor.main([*options, "--reasoning-effort", "low"]) == 0
+        assert len(stub.bodies) == 60
+        assert stub.bodies[-1]["reasoning_effort"] == "low"
+    assert len(read_answers(exported / "large-low.csv")) == 20
     for name in ("maker-small-2.csv", "large.csv"):
         assert len(read_answers(exported / name)) == 20
         assert f"20 of 20 images are answered in {exported / name}, for " in said
