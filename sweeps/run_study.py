@@ -62,6 +62,7 @@ from sweeps.studies.storage import OneWriterStorage, open_storage
 from sweeps.studies.study import SOURCE, left_out, open_study, started_trials
 from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.provenance import ROOT, provenance
+from sweeps.tracking.registry import model_name
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.views import UI_PORT, study_path
 from sweeps.words import counted, percent, with_tta
@@ -404,7 +405,9 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
         where = "" if store.root == DEFAULT_STORE else f" STORE={shlex.quote(str(store.root))}"
         print(f"Browse all runs: make ui{where}, then http://127.0.0.1:{UI_PORT}{study_path(plan.study)}")
         if tested:
-            print(f"Serve the champion: make serve{where}")
+            name, sha256 = plan.data_set.name, plan.data_set.sha256
+            options = "" if sha256 == CIFAR10.sha256 else f' ARGS="--model {model_name(name, sha256)}"'
+            print(f"Serve the champion: make serve{where}{options}")
     else:
         is_server = store.tracking_uri.startswith(("http://", "https://"))
         print(f"Browse all runs: {tracker.address() if is_server else store.tracking_uri}")

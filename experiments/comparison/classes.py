@@ -37,8 +37,10 @@ def compare_classes(comparison: Comparison) -> ClassTable | None:
     """Compare accuracies by class on the test images, or on the validation images if a group was not tested.
 
     Returns:
-        None if the groups have no split in common.
+        None if the groups are of different data, or have no split in common.
     """
+    if not comparison.is_of_same_data:
+        return None
     groups, reference = comparison.groups, comparison.reference
     data_set = reference.counted[0].data_set
     names = dict(zip(data_set.keys, data_set.classes, strict=True))
@@ -58,7 +60,8 @@ def compare_classes(comparison: Comparison) -> ClassTable | None:
 def section(comparison: Comparison) -> Section:
     table = compare_classes(comparison)
     if table is None:
-        return Section("Class by class", (Missing("The groups have no accuracies by class on the same split."),))
+        missing = Missing("The groups have no accuracies by class on the same split of the same images.")
+        return Section("Class by class", (missing,))
     note = f"Accuracy on the {SPLITS[table.split]} images, with points above or below {comparison.reference.name}"
     if table.split == "test":
         note += " and, between single runs with stored answers, the p of McNemar's test, adjusted for the number of "

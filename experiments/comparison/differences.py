@@ -95,6 +95,11 @@ class Comparison:
     baseline: bool
 
     @property
+    def is_of_same_data(self) -> bool:
+        """True if all groups are of the same data, as far as that is known."""
+        return all(_same_data(group, self.reference) for group in self.groups)
+
+    @property
     def others(self) -> tuple[Group, ...]:
         return tuple(group for group in self.groups if group is not self.reference)
 

@@ -178,8 +178,7 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
 
     sure = sorted((way for way in ways if way.clears), key=cost)
     best = sure[0] if sure else None
-    doubtful = sorted((way for way in ways if way.unknown), key=cost)
-    rival = next(iter(doubtful), None)
+    rival = min((way for way in ways if way.unknown), key=cost, default=None)
     if rival and best and not total(best) - total(rival) > CLOSE * total(best):
         rival = None
     near: dict[str, Way] = {}
@@ -260,7 +259,7 @@ def _building(facts: Facts) -> Way:
 def _longer(facts: Facts) -> str:
     """The command for a study that trains for longer, whose network may clear the bar; "" where no preset does."""
     longer = dict(itertools.pairwise(PRESETS)).get(facts.study.params.get("preset", ""))
-    return facts.study.rerun(study=None, trials=None, preset=longer) if longer else ""
+    return facts.study.rerun(study=f"{facts.study.name}-{longer}", trials=None, preset=longer) if longer else ""
 
 
 def _priced(facts: Facts) -> str:
@@ -339,13 +338,15 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
     scenario, score = facts.scenario, facts.scores.get(slug(vendor.name))
     option = buy(vendor, facts.cost, scenario, facts.as_of)
     study = f"--study {shlex.quote(facts.study.name)}{facts.study.store_option}"
-    file = "test-images/MODEL.csv" if vendor.tokens else "ANSWERS.csv"
+    folder = "test-images" if facts.is_cifar10 else f"test-images-{facts.study.data_set.sha256[:8]}"
+    file = f"{folder}/MODEL.csv" if vendor.tokens else "ANSWERS.csv"
     command = f"python experiments/score_answers.py {file} --vendor {shlex.quote(vendor.name)} {study}"
     if vendor.tokens:
         ask = f"python experiments/ask_vendor.py --url URL --model MODEL --price {vendor.tokens.key}"
+        ask += "" if facts.is_cifar10 else f" --images {folder}"
         command = f"VENDOR_KEY=... {ask}\n{command}"
     if not facts.scores:  # the images lie there, and another export would be one more use of the test set
-        command = f"python experiments/export_test.py test-images {study}\n{command}"
+        command = f"python experiments/export_test.py {folder} {study}\n{command}"
     accuracy, check, sources = _published(facts, vendor.accuracy, command)
     if score is not None:
         accuracy, sources = score.accuracy, (f"source/{score.key}",)

@@ -18,6 +18,7 @@ from cifar_core.data.own_images import SIDES
 from cifar_core.evaluation.serving import Timing
 from experiments.stats import Estimate
 from sweeps.planning.space_file import SPACES
+from sweeps.tracking.registry import model_name
 
 # Parameters of a study that are options of its command.
 _OPTIONS = (
@@ -263,6 +264,25 @@ class Study:
         if self.data_set.sha256 != CIFAR10.sha256:
             options += " --images DIR" + (f" --size {self.data_set.side}" if self.data_set.side != SIDES[0] else "")
         return f"python sweeps/run_study.py {options}{self.store_option}"
+
+    @property
+    def adapt_command(self) -> str:
+        """The command that adapts a pretrained network beside this study, or resumes that."""
+        preset, seed = self.params.get("preset"), self.params.get("seed")
+        options = f"--study {shlex.quote(self.name)}"
+        if preset is not None:
+            options += f" --epochs {preset[7:]}" if preset.startswith("epochs-") else f" --preset {preset}"
+        options += f" --seed {seed}" if seed not in (None, "0") else ""
+        return self.command(f"{options} --adapt-only")
+
+    @property
+    def serve_command(self) -> str:
+        """The command that serves its champion over HTTP."""
+        name, sha256 = self.data_set.name, self.data_set.sha256
+        named = [] if sha256 == CIFAR10.sha256 else [f"--model {model_name(name, sha256)}"]
+        options = " ".join([*named, *(["--tracking-uri URI"] * self.on_server)])
+        store = "" if self.in_default_store else " STORE=STORE"
+        return f"make serve{store}" + (f' ARGS="{options}"' if options else "")
 
     @property
     def store_option(self) -> str:

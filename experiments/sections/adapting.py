@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,8 +18,8 @@ def section(facts: Facts) -> Section:
     """A table of both networks, the test of their difference, and what the adapted one learnt from."""
     title, adapted = "Adapting a pretrained network", facts.study.adapted
     if adapted is None:
-        command = facts.study.command(f"--study {shlex.quote(facts.study.name)} --adapt-only")
-        return Section(title, (Missing(f"No pretrained network was adapted to these images: {command}"),))
+        text = f"No adapted network was tested on these images: {facts.study.adapt_command}"
+        return Section(title, (Missing(text),))
     test = compared(facts, adapted)
     source = run(adapted.run_id)
     how = f"{adapted.backbone} of {adapted.source} takes images of {adapted.side} pixels, to which these are scaled. A "

@@ -93,7 +93,7 @@ def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
         hover = f"{option.name}, month %{{x:.0f}}: $%{{y:,.0f}}"
         add_line(figure, [0, round(last, 4)], [round(option.once, 2), round(end, 2)], name=name, hover=hover, **style)
     totals = [option.total(months) for option in priced]
-    top = min(max(totals), CROPPED * totals[0])  # a single dear vendor would squash the others
+    top = min(max(totals), CROPPED * (totals[0] or max(totals)))  # a single dear vendor would squash the others
     figure.update_xaxes(title="months", rangemode="tozero")
     figure.update_yaxes(title="cost so far (US dollars)", tickformat=",.0f", range=[0, round(1.05 * top, 2)])
     return figure

@@ -17,9 +17,8 @@ def section(facts: Facts) -> Section:
     recipe, uris = study.artifacts.recipe, study.artifacts.model_uris
     blocks: list[Block] = [Missing("No weights were logged as a model.")]
     if uris:
-        at = "" if study.in_default_store else " STORE=STORE"
         text = (
-            f"The weights are in MLflow: `make serve{at}` answers with the store's champion over HTTP, and "
+            f"The weights are in MLflow: `{study.serve_command}` answers with the store's champion over HTTP, and "
             "`mlflow.pyfunc.load_model` loads one of these addresses where `MLFLOW_TRACKING_URI` names the store's "
             "database."
         )

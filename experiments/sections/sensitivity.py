@@ -80,6 +80,13 @@ class SensitivityResult:
         """The side of `flip` on which the answer is another."""
         return "below" if self.factor < 1 else "above"
 
+    @property
+    def change(self) -> str:
+        """The change that flips the answer, after the assumption's name: "above 200,000, not 100,000"."""
+        if self.flip == self.value:  # they are too close for the digits shown
+            return f"{self.side} {factor(self.factor)} times {self.value}"
+        return f"{self.side} {self.flip}, not {self.value}"
+
 
 def section(facts: Facts) -> Section:
     results, gain = sensitivity(facts), saved(facts)
@@ -240,7 +247,7 @@ def _caption(facts: Facts, results: Sequence[SensitivityResult]) -> CitedText:
     flips = _by_distance(results)
     if flips:
         near = flips[0]
-        text += f'The nearest flip: "{near.becomes}", with {near.name} {near.side} {near.flip} instead of {near.value}.'
+        text += f'The nearest flip: "{near.becomes}", with {near.name} {near.change}.'
     else:
         text += "None of them alone changes the answer within a factor of ten."
     return CitedText(text, facts.cost_sources)

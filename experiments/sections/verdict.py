@@ -120,12 +120,14 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[tupl
         others = [way for way in ways if way.title != rival.title]
         lost = judge(others, months).headline
         none = judge([way for way in others if not way.unknown or way.option.kind == "build"], months).headline
-        text = f"If {rival.title} proves to clear the bars: “{won}”. If not: “{lost}”."
+        label, text = "Once it is measured", f"If {rival.title} proves to clear the bars: “{won}”. If not: “{lost}”."
+        if all(check.bar == "price" for check in rival.unknown):  # it clears the bars, and may cost anything
+            label, text = "Without it", f"If {rival.title} proves too dear: “{lost}”."
         if none != lost:
-            text += f" If nothing else that is unmeasured does either: “{none}”."
-        yield "Once it is measured", CitedText(text, ("source/scenario", *_sources(rival)))
+            text += f" If nothing else that is unmeasured clears them either: “{none}”."
+        yield label, CitedText(text, ("source/scenario", *_sources(rival)))
     for number, result in enumerate(nearest_flips(facts)[:FLIPS]):
-        text = f"{_capital(result.name)} {result.side} {result.flip}, not {result.value}: “{result.becomes}”."
+        text = f"{_capital(result.name)} {result.change}: “{result.becomes}”."
         yield "Would change it too" if number else "Would change it", CitedText(text, result.sources)
 
 
@@ -138,8 +140,8 @@ def _cleared(way: Way) -> Way:
 def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     """Yield the next steps, and caveats of the decision."""
     if verdict.answer == "Build":
-        at = "" if facts.study.in_default_store else " STORE=STORE"
-        yield CitedText(f"Next: `make serve{at}` answers with the store's champion over HTTP.", run(facts.run_id))
+        text = f"Next: `{facts.study.serve_command}` answers with the store's champion over HTTP."
+        yield CitedText(text, run(facts.run_id))
     s, cost, ours = facts.scenario, facts.cost, ways_of(facts)[0].option
     people = "People"
     if s.people_usd and not ours.unpriced:

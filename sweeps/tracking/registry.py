@@ -94,7 +94,7 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
     mlflow.set_tracking_uri(uri)  # where the registry looks the model up, whatever its client was given
     client = MlflowClient(uri)
     of_run = client.get_run(run_id).data.tags
-    name = _model_name(numbers["data"], of_run.get("data_sha256", CIFAR10.sha256))  # before the tag, that was all
+    name = model_name(numbers["data"], of_run.get("data_sha256", CIFAR10.sha256))  # before the tag, that was all
     try:
         client.create_registered_model(name, description=_describe_all(name, numbers["side"]))
     except MlflowException as error:
@@ -129,7 +129,7 @@ def champion_uri(name: str) -> str:
     return f"models:/{name}@{CHAMPION}"
 
 
-def _model_name(data_set: str, sha256: str) -> str:
+def model_name(data_set: str, sha256: str) -> str:
     """Return `cifar10` for CIFAR-10, and a name as `photos-1a2b3c4d` for other data, whose hash holds the side."""
     plain = re.sub(r"[^\w.]", "", data_set).lower() or "images"
     return plain if sha256 == CIFAR10.sha256 else f"{plain}-{sha256[:8]}"

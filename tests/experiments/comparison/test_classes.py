@@ -13,6 +13,7 @@ from experiments.comparison.classes import compare_classes
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.blocks import Figure, Missing
 from tests.experiments.comparison.conftest import Chosen
+from tests.experiments.comparison.test_differences import with_run
 from tests.experiments.support import known
 
 _WILD = {"cat": "cat (wild)"}
@@ -50,7 +51,13 @@ def test_classes_have_their_own_names_and_a_class_without_answers_takes_p_from_n
 
 def test_a_group_without_classes_leaves_none_to_compare(chosen: Chosen) -> None:
     blocks = classes.section(chosen("good", "good/trial-1")).blocks
-    assert blocks == (Missing("The groups have no accuracies by class on the same split."),)
+    assert blocks == (Missing("The groups have no accuracies by class on the same split of the same images."),)
+
+
+def test_groups_of_different_images_are_not_compared_by_class(pair: Comparison) -> None:
+    others = with_run(pair, conditions={**pair.groups[1].runs[0].conditions, "data_sha256": "cd" * 32})
+    assert compare_classes(pair) is not None
+    assert compare_classes(others) is None
 
 
 def test_the_caption_names_the_largest_difference(chosen: Chosen) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from experiments.comparison.curves import caption, draw_curves
+from experiments.comparison.differences import Comparison
 from tests.experiments.comparison.conftest import Chosen
+from tests.experiments.comparison.test_differences import with_run
 
 
-def test_the_caption_ranks_curves_on_the_same_images_only(chosen: Chosen) -> None:
+def test_the_caption_ranks_curves_on_the_same_images_only(chosen: Chosen, pair: Comparison) -> None:
+    of_others = with_run(pair, conditions={**pair.groups[1].runs[0].conditions, "data_sha256": "cd" * 32})
     text = caption(chosen("good", "bad"), "accuracy").text
     assert text == "Solid: validation images; dotted: training batches. good ends highest, at 92.40 %."
     assert "cannot be compared by these curves" in caption(chosen("good", "five_conv-seed0"), "loss").text
+    assert "cannot be compared by these curves" in caption(of_others, "accuracy").text
 
 
 def test_every_run_has_a_curve_of_training_and_one_of_validation(chosen: Chosen) -> None:

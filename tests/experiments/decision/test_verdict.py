@@ -189,10 +189,11 @@ def test_commands_for_images_of_ones_own_name_these(demo: Facts, side: int, size
         f"python sweeps/run_study.py --study photos {settings} --images DIR{size}",  # for a price
     )
     close, *_ = ways_of(under(with_test(own, 0.70, 0.01), vendor(), latency_bar_ms=None))[0].commands
-    assert close == f"python sweeps/run_study.py --preset standard --space default --seed 0 --images DIR{size}"
+    longer = "--preset standard --space default --seed 0"
+    assert close == f"python sweeps/run_study.py --study photos-standard {longer} --images DIR{size}"
     vendors = ways_of(under(own, vendor()))[1].commands
     assert vendors == (
-        "python experiments/export_test.py test-images --study photos\n"
+        "python experiments/export_test.py test-images-1 --study photos\n"
         "python experiments/score_answers.py ANSWERS.csv --vendor calls --study photos",
     )
 
@@ -203,7 +204,7 @@ def test_commands_for_images_of_ones_own_name_these(demo: Facts, side: int, size
 )
 def test_a_network_too_close_to_the_bar_is_to_be_trained_for_longer(demo: Facts, preset: str, more: str) -> None:
     facts = with_study(with_test(demo, 0.70, 0.01), params={**demo.study.params, "preset": preset, "seed": "3"})
-    command = f"python sweeps/run_study.py --preset {more} --space default --seed 3 --store STORE"
+    command = f"python sweeps/run_study.py --study demo-{more} --preset {more} --space default --seed 3 --store STORE"
     assert ways_of(facts)[0].commands == ((command,) if more else ())
 
 

@@ -28,6 +28,13 @@ def test_weights_facts_commands_and_recipe_are_shown(demo: Facts) -> None:
     ]
 
 
+def test_the_command_that_serves_the_champion_names_its_model_and_server(demo: Facts) -> None:
+    assert demo.study.serve_command == "make serve STORE=STORE"
+    data_set = replace(CIFAR10, name="My photos", sha256="0123456789")
+    own = replace(demo.study, data_set=data_set, in_default_store=True, on_server=True)
+    assert own.serve_command == 'make serve ARGS="--model myphotos-01234567 --tracking-uri URI"'
+
+
 def test_what_was_not_kept_is_stated(demo: Facts) -> None:
     blocks = section(with_study(with_artifacts(demo, model_uris={}, recipe=None), tags={}, params={})).blocks
     assert [b.text for b in blocks if isinstance(b, Missing)] == [

@@ -74,6 +74,12 @@ def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> 
     assert [(n.name, n.value) for n in section(unknown).numbers] == [("sensitivity.saved", None)]
 
 
+def test_a_flip_that_is_too_close_for_three_figures_is_stated_as_a_factor() -> None:
+    flip = SensitivityResult("prices", "100 %", 1.0, 2.0, flip="100 %", factor=1.0004, becomes="Buy", sources=())
+    assert flip.change == "above 1.0004 times 100 %"
+    assert replace(flip, flip="90 %", factor=0.9).change == "below 90 %, not 100 %"
+
+
 def test_an_assumption_of_zero_is_not_changed(facts: Facts) -> None:
     free = with_scenario(facts, hourly_rate=0, retraining_per_year=0)
     assert {"an hour of people", "retraining a year"}.isdisjoint(a.name for a in assumptions(free))
