@@ -62,7 +62,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", type=Path, default=Path("test-images"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="a CSV file (default: MODEL.csv in the folder of the images)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="a CSV file (default: MODEL.csv, or MODEL-WORD.csv with --reasoning-effort WORD, in the folder of the "
+        "images)",
     )
     parser.add_argument(
         "--max-usd",

@@ -9,7 +9,8 @@
 #SBATCH --time=24:00:00
 set -euo pipefail
 
-project=$HOME/cifar-sweeps  # with .venv, on a file system that all nodes share
+# On a file system that all nodes share. Its .venv: `make install TORCH_INDEX=`, then Ray as docs/clusters.md says.
+project=$HOME/cifar-sweeps
 store=$SCRATCH/sweep        # likewise
 
 umask 077

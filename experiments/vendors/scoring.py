@@ -39,7 +39,7 @@ def score(
         study, ours: whose predictions of the same images they are compared with.
 
     Raises:
-        InvalidFileError: an image is answered twice, or is none of the exported ones.
+        InvalidFileError: no image is answered, one is answered twice, or is none of the exported ones.
     """
     known = {image_name(index): index for index in range(len(labels))}
     given: dict[int, Answer] = {}
@@ -52,6 +52,8 @@ def score(
         if index in given:
             raise InvalidFileError(f"each image must be answered once, but {answer.image} is answered twice")
         given[index] = answer
+    if not given:
+        raise InvalidFileError(f"at least one image must be answered, but none of {len(answers):,} rows has an answer")
     meant = {index: meant_class(answer.text, data_set.classes) for index, answer in given.items()}
     right = [meant.get(index) == data_set.classes[label] for index, label in enumerate(labels)]
     images, hits = Counter(labels), Counter(label for label, hit in zip(labels, right, strict=True) if hit)

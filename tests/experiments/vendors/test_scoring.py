@@ -56,6 +56,7 @@ def test_it_is_compared_with_ours_image_by_image() -> None:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
+        ([replace(answer(1), state=FAILED)], "at least one image must be answered, but none of 1 rows has an answer"),
         ([answer(1), answer(1)], "each image must be answered once, but 00001.png is answered twice"),
         ([Answer("cat.png", "cat")], "image must be one of 100 exported, but got 'cat.png'"),
     ],
