@@ -119,7 +119,7 @@ class Coordinator:
             except (Interrupted, RunsFailError):
                 self._close("interrupted", {})
                 raise
-            self._close("finished", {"study/seconds": self._seconds(), **summary.metrics})
+            self._close("finished", summary.metrics)
         except (StoreError, StorageInternalError) as error:
             raise StoreLostError.of(error) from error
         return summary
@@ -141,11 +141,18 @@ class Coordinator:
 
     def _open(self) -> None:
         sweep, plan = self.sweep, self.sweep.plan
-        tags = {"stage": "study", "study": plan.study, "waiting": "0", **plan.latest(), **sweep.tags}
+        sweep.tracker.open()
+        tags = {"stage": "study", "study": plan.study, "waiting": "0"}
+        if sweep.tracker.state(STUDY_KEY) is None:
+            tags |= self._conditions()
         files = {"space.toml": plan.space.text.encode(), DATA_SET: plan.data_set.to_json()}
-        sweep.tracker.open_study(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
+        sweep.tracker.begin(RunLabel(key=STUDY_KEY, name=plan.study, tags=tags, params=plan.params(), files=files))
         for key in list(self._ended_runs()):
             sweep.clear_checkpoints(key)
+
+    def _conditions(self) -> dict[str, str]:
+        """Tags of the study's run that may differ between commands: the last one that trained anything decides."""
+        return {**self.sweep.plan.latest(), **self.sweep.tags}
 
     def _ended_runs(self) -> Iterator[str]:
         """Yield the keys of ended runs whose checkpoints an earlier process has not deleted."""
@@ -220,16 +227,18 @@ class Coordinator:
 
     def _close(self, state: str, metrics: dict[str, float]) -> None:
         self._description.write(state)
-        self.sweep.tracker.end_study(state, metrics)
-        self._store_seconds()
+        seconds = self._store_seconds()
+        self.sweep.tracker.end_study(state, {"study/seconds": seconds, **metrics} if state == "finished" else metrics)
 
-    def _store_seconds(self) -> None:
+    def _store_seconds(self) -> float:
         """Store the wall time so far, at the end of each run too: a process that is killed stores no end."""
-        self.sweep.study.set_user_attr("seconds", self._seconds())
+        seconds = self._seconds()
+        self.sweep.study.set_user_attr("seconds", seconds)
+        return seconds
 
     def _seconds(self) -> float:
-        """Wall time of this sweep, earlier processes included."""
-        return self._before + self.sweep.progress.seconds
+        """Wall time of this sweep, earlier processes included, but not those that started no run."""
+        return self._before + (self.sweep.progress.seconds if self.sweep.progress.started else 0.0)
 
     # The loop
 
@@ -278,6 +287,8 @@ class Coordinator:
 
     def _start(self, stage: Stage, run: SweepRun) -> None:
         run.started = time.monotonic()
+        if self.sweep.progress.started == 0:
+            self.sweep.tracker.tag(STUDY_KEY, **self._conditions())
         self.sweep.progress.started += 1
         stage.start(run)
         if run.refusal:

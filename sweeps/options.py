@@ -344,9 +344,9 @@ def public_command(arguments: Sequence[str]) -> str:
     """Return the command without what may hold passwords: the command to notify, and the users in addresses."""
     kept = list(arguments)
     for place in reversed(range(len(kept))):
-        option, _, value = kept[place].partition("=")
+        option, equals, _ = kept[place].partition("=")
         if len(option) > len("--no") and "--notify".startswith(option):
-            del kept[place : place + (1 if value else 2)]
+            del kept[place : place + (1 if equals else 2)]
     return shlex.join(["python", "sweeps/run_study.py", *(re.sub(r"//[^/@]+@", "//", each) for each in kept)])
 
 

@@ -191,7 +191,8 @@ class _Command:
         if self.backbone is not None:
             code = FAILED
             try:
-                code = self._adapt(self.backbone, stopper)
+                with self.notice.of_failure():
+                    code = self._adapt_after_sweep(self.backbone, stopper)
             finally:
                 if code:
                     print(f"the sweep has ended; its report without the adapted network: {report}")
@@ -211,17 +212,28 @@ class _Command:
     def adapt(self) -> int:
         """Adapt the pretrained network alone."""
         assert self.backbone is not None
-        code = self._adapt(self.backbone)
+        study = adapted_study(self.plan.study)
+        self.store.create()
+        with acquire(self.store.lock(study), study), self.notice.of_failure():
+            code = self._adapt(self.backbone)
         if code == 0:
             self.notice.send("finished")
         return code
+
+    def _adapt_after_sweep(self, backbone: Backbone, stopper: Stopper) -> int:
+        study = adapted_study(self.plan.study)
+        try:
+            self.store.create()
+        except StoreError as error:  # the sweep has filled the disk, for example
+            raise StoreLostError.of(error) from error
+        with acquire(self.store.lock(study), study):
+            return self._adapt(backbone, stopper)
 
     def _adapt(self, backbone: Backbone, stopper: Stopper | None = None) -> int:
         """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0."""
         plan, store, study = self.plan, self.store, adapted_study(self.plan.study)
         set_up_cpu(plan.cores)
-        store.create()
-        with acquire(store.lock(study), study), self.notice.of_failure(), SweepConsole() as console:
+        with SweepConsole() as console:
             if self.options.adapt_only and self.pictures is not None:
                 for note in self.pictures.notes:
                     console.say(note)
@@ -286,7 +298,8 @@ class _Command:
         )
         if source is not None:
             study.set_user_attr(SOURCE, source)
-        plan = replace(plan, trials=max(plan.trials, started_trials(study)))
+        workers = plan.workers if plan.on_cluster else plan.side_by_side  # which have started
+        plan = replace(plan, trials=max(plan.trials, started_trials(study)), workers=workers)
         checkpoints = store.checkpoint_folder(plan.study)
         blind = engine.blind_nodes(checkpoints)
         console.plan({**plan.rows(plan.trials - started_trials(study)), **engine.rows(checkpoints, blind)})
@@ -351,6 +364,8 @@ def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: En
         patience=options.patience,
         confirm=not options.no_confirm,
         starts=not options.no_starts,
+        earlier=options.source,
+        enqueue=tuple(options.enqueue),
         hardware=engine.hardware,
         workers=engine.workers,
         threads=engine.threads,

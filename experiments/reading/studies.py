@@ -35,7 +35,8 @@ from sweeps.words import shortened
 
 HTTP_SPEED = "test/http.json"  # artifact of a final run
 LARGEST = 1e300  # MLflow keeps infinity as 1.8e308
-_LATEST = ("trials", "sampler", "pruner")  # params that may change when a study is resumed: tags have the last value
+# Params that may change when a study is resumed: tags have the last value.
+_LATEST = ("trials", "sampler", "pruner", "timeout", "patience", "from", "enqueue")
 _CURVES = ("lr", "train/accuracy", "train/loss", "val/accuracy", "val/loss")
 
 

@@ -32,6 +32,9 @@ _OPTIONS = (
     "pruner",
     "max_parameters",
     "max_latency",
+    "timeout",
+    "patience",
+    "from",
 )
 # The splits in words, by their names in metrics.
 SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
@@ -257,6 +260,7 @@ class Study:
         known = {name: shlex.quote(value) for name in _OPTIONS if (value := given.get(name) or "None") != "None"}
         options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())
         options += " --no-starts" if given.get("starts") == "False" else ""
+        options += f" --enqueue {enqueued}" if (enqueued := given.get("enqueue")) else ""
         return "\n".join([*lines, self.command(options)])
 
     def command(self, options: str) -> str:

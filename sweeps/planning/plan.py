@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -39,6 +40,8 @@ class Plan:
     patience: int | None = None  # trials without a better one, after which no further trial starts
     confirm: bool
     starts: bool = True  # try the known-good points of the space first
+    earlier: str | None = None  # study whose best recipes are tried first
+    enqueue: tuple[str, ...] = ()  # names and files of recipes to try first
     limits: Limits = field(default_factory=Limits)
     data_set: DataSet
     hardware: Hardware
@@ -75,7 +78,11 @@ class Plan:
 
     def latest(self) -> dict[str, str]:
         """Return the settings that may change when a study is resumed, as tags of its own run: params cannot change."""
-        return {"trials": str(self.trials), "sampler": self.sampler, "pruner": self.pruner}
+        chosen = {"trials": str(self.trials), "sampler": self.sampler, "pruner": self.pruner}
+        stops = {"timeout": str(self.timeout), "patience": str(self.patience)}
+        # Without these options a study still has the recipes that an earlier command gave it.
+        given = {"from": self.earlier or "", "enqueue": shlex.join(self.enqueue)}
+        return chosen | stops | {name: value for name, value in given.items() if value}
 
     def rows(self, remaining: int) -> dict[str, str]:
         """Return a table of two columns for people; `remaining` trials are still to do."""

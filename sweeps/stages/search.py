@@ -72,8 +72,10 @@ class Search(Stage):
         if eighth not in self._reported[run.key]:
             trial.report(point.val_accuracy, eighth)
             self._reported[run.key].add(eighth)
-        elif "reason" in trial.user_attrs:  # an earlier process was to end the trial; Optuna judges a value once
+        elif "reason" in trial.user_attrs:  # an earlier process was to end the trial
             return str(trial.user_attrs["reason"])
+        elif eighth < max(self._reported[run.key]):  # it has passed, and trains this part again
+            return None
         if point.fraction == 1 or not trial.should_prune():
             return None
         reason = self._why(trial, point, eighth)

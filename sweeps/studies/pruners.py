@@ -8,9 +8,24 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, cast
 
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+
+class Halving(BasePruner):
+    """Ends trials after a quarter of their budget, unless they are among the best quarter of their network's there.
+
+    Asynchronous successive halving (Li et al., "A system for massively parallel hyperparameter tuning", 2020) with one
+    rung. It judges by what trials reported, so those that another pruner judged count too.
+    """
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Return true if `trial` shall end."""
+        if trial.last_step != _RUNG:
+            return False
+        asked = bar("halving", study, trial, _RUNG)
+        return asked is not None and trial.intermediate_values[_RUNG] < asked.accuracy
 
 
 class SameModelPruner(BasePruner):
@@ -81,12 +96,11 @@ def bar(pruner: str, study: Study, trial: FrozenTrial, step: int) -> Bar | None:
 
 
 _KEPT = 4  # of so many trials halving keeps one
+_RUNG = 2  # eighths of its budget after which it judges a trial
 
-# A trial reports in eighths of its budget. Successive halving judges it after a quarter: only the best quarter of the
-# trials of its model that have got there continues.
 PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
     {
-        "halving": lambda: SameModelPruner(SuccessiveHalvingPruner(min_resource=2, reduction_factor=_KEPT)),
+        "halving": Halving,
         "hyperband": lambda: HyperbandPruner(min_resource=2, max_resource=8, reduction_factor=4),
         "median": lambda: SameModelPruner(MedianPruner(n_startup_trials=4)),
         "none": NopPruner,

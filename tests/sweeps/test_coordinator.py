@@ -176,7 +176,7 @@ class TestInterruption:
         unfinished = [run for run in sweep.tracker.runs.values() if run.state != "complete"]
         assert len(unfinished) <= 2
         assert {(run.state, run.reason) for run in unfinished} <= {("interrupted", "the sweep was stopped")}
-        assert sweep.study.user_attrs["seconds"] > 0
+        assert (sweep.study.user_attrs["seconds"] > 0) == bool(sweep.starts), "what starts no run costs nothing"
         sweep.study.set_user_attr("seconds", 1000.0)
         sweep.run()
         check_whole(sweep)
@@ -206,6 +206,12 @@ class TestInterruption:
         sweep.run(trials=2, confirm=False)
         sweep.run(trials=3, confirm=False, sampler="tpe")
         assert (sweep.tracker.study.tags["trials"], sweep.tracker.study.tags["sampler"]) == ("3", "tpe")
+
+    def test_a_command_that_trains_nothing_changes_no_setting_on_record(self, sweep: Study) -> None:
+        sweep.run(trials=2, confirm=False)
+        before = dict(sweep.tracker.study.tags)
+        sweep.run(trials=2, confirm=False, sampler="tpe")
+        assert sweep.tracker.study.tags == before
 
     def test_a_storage_that_is_away_at_a_stop_is_one_line(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
         def away(*_: object) -> None:

@@ -31,6 +31,7 @@ from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
 from sweeps.coordinator import StoreLostError, Summary
 from sweeps.executors import engine
+from sweeps.lock import acquire
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
@@ -90,7 +91,9 @@ def stubs(monkeypatch: pytest.MonkeyPatch, untouched: None) -> type[StubCoordina
     return StubCoordinator
 
 
-@pytest.mark.parametrize("notify", [["--notify", "mail -s Bearer"], ["--notify=mail Bearer"], ["--not", "mail Bearer"]])
+@pytest.mark.parametrize(
+    "notify", [["--notify", "mail -s Bearer"], ["--notify=mail Bearer"], ["--not", "mail Bearer"], ["--notify="]]
+)
 def test_the_command_on_record_holds_no_password(
     stubs: type[StubCoordinator], tmp_path: Path, notify: list[str]
 ) -> None:
@@ -170,6 +173,10 @@ class TestPlanOfTheArguments:
         assert (plan.confirm, plan.keep_weights) == (False, True)
         assert (plan.patience, plan.starts) == (9, False)
         assert plan.limits == Limits(parameters=2_000_000, latency=2.5)
+
+    @pytest.mark.slow
+    def test_the_plan_has_the_workers_that_were_started(self, plan_of: Callable[..., Plan]) -> None:
+        assert plan_of("--trials", "1", "--no-confirm", "--workers", "2").workers == 1
 
     @pytest.mark.parametrize(
         ("on_cluster", "arguments", "gpus"),
@@ -454,6 +461,21 @@ def test_a_sweep_whose_adaptation_stops_says_how_to_report_on_it(
     assert main(("--adapt", "--study", "s", "--store", str(store))) == 128
     said = capsys.readouterr().out
     assert f"report without the adapted network: python experiments/compare.py --study s --store {store}" in said
+
+
+def test_an_adaptation_that_cannot_begin_after_its_sweep_sends_a_notice(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
+    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(run_study, "check_adaptation", Mock())
+    monkeypatch.setattr(run_study, "adaptation_settings", Mock())
+    store = Store.locate(tmp_path / "store")
+    store.create()
+    command = f"echo $SWEEP_STATE >> {tmp_path}/said"
+    with acquire(store.lock("s-adapted"), "s-adapted"):
+        assert main(("--adapt", "--study", "s", "--store", str(store.root), "--notify", command)) == 2
+    assert (tmp_path / "said").read_text().split() == ["failed"]
 
 
 def test_a_sweep_whose_adaptation_fails_says_it_too(

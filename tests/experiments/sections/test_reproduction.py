@@ -28,6 +28,13 @@ def test_weights_facts_commands_and_recipe_are_shown(demo: Facts) -> None:
     ]
 
 
+def test_commands_name_the_stops_and_the_recipes_that_were_given(demo: Facts) -> None:
+    given = {"timeout": "None", "patience": "20", "from": "my first", "enqueue": "five_conv './my recipe.toml'"}
+    [run, _] = commands(with_study(demo, params={**demo.study.params, **given}).study, demo.scenario).splitlines()[-2:]
+    assert " --patience 20 --from 'my first' --enqueue five_conv './my recipe.toml'" in run
+    assert "--timeout" not in run
+
+
 def test_the_command_that_serves_the_champion_names_its_model_and_server(demo: Facts) -> None:
     assert demo.study.serve_command == "make serve STORE=STORE"
     data_set = replace(CIFAR10, name="My photos", sha256="0123456789")

@@ -49,6 +49,14 @@ def plan() -> Plan:
 class TestRows:
     def test_everything_that_a_user_settled_is_announced(self, plan: Plan) -> None:
         minutes = round(plan.estimate(50) / 60)
+        assert "enqueue" not in plan.latest(), "what an earlier command gave stays on record"
+        given = replace(plan, earlier="first", enqueue=("five_conv", "my recipe.toml"), patience=20)
+        assert {name: given.latest()[name] for name in ("timeout", "patience", "from", "enqueue")} == {
+            "timeout": "None",
+            "patience": "20",
+            "from": "first",
+            "enqueue": "five_conv 'my recipe.toml'",
+        }
         assert "estimate" not in plan.rows(0), "how much of confirmation and final is left is not known yet"
         assert plan.rows(50) == {
             "study": "first",

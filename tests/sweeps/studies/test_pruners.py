@@ -64,6 +64,16 @@ def test_halving_lets_a_quarter_pass() -> None:
     assert max(values) in passed
 
 
+@pytest.mark.parametrize("earlier", ["none", "median", "hyperband"])
+def test_halving_compares_with_trials_that_another_pruner_judged(earlier: str) -> None:
+    study = study_with(earlier)
+    for k in range(8):
+        run(study, (0.8 + k / 100,) * 3)
+    study.pruner = PRUNERS["halving"]()
+    assert run(study, (0.8, 0.9, 0.9)) == 2
+    assert run(study, (0.9, 0.9, 0.9)) is None
+
+
 @pytest.mark.parametrize("pruner", ["halving", "median"])
 def test_trials_compete_with_those_of_their_own_network(pruner: str) -> None:
     study = study_with(pruner)
