@@ -15,7 +15,8 @@ import pytest
 from experiments import compare
 from experiments.decision.facts import Facts
 from experiments.decision.recommendation import HEADS
-from experiments.pages.text import money, rate, total
+from experiments.pages.text import money, total
+from experiments.reading.published import rate
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.studies import StudyReader
 from experiments.report import SECTIONS, write_report
