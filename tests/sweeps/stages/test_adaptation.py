@@ -113,7 +113,7 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert max(metrics_of(runs[f"trial-{n}"])["val/accuracy"] for n in range(3)) == result.val_accuracy
     assert runs[key].data.tags["pretrained_on"] == ""
     assert tested["cost/study_seconds"] > tested["cost/seconds"] > 0
-    assert "learnt from images that its file does not name" in str(result)
+    assert "learnt from images that its file of weights does not name" in str(result)
 
     looks = [json.loads(line) for line in store.test_set_evaluations.read_text().splitlines()]
     assert [(look["study"], look["key"]) for look in looks] == [(STUDY, key)]
