@@ -21,7 +21,8 @@ from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.studies import StudyReader
 from experiments.report import SECTIONS, write_report
 from sweeps import snapshot
-from tests.experiments.conftest import Pages, Refused
+from tests.conftest import Refused
+from tests.experiments.conftest import Pages
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import WrittenPage, tables_are_even, write_page
 

@@ -43,9 +43,10 @@ from sweeps.studies.storage import StudyError
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
+from tests.conftest import Refused
 from tests.pictures import write_pictures
 from tests.sweeps.small_data import small_splits
-from tests.sweeps.support import STUDY, Refused
+from tests.sweeps.support import STUDY
 
 CORES = usable_cores()
 
