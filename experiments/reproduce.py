@@ -28,10 +28,11 @@ from experiments.reading.results import RESULTS
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import run_named
 from experiments.systems.rerun import rerun
-from experiments.systems.training import Context, Diverged, Stopped, open_tracker, reproduce
+from experiments.systems.training import Context, Diverged, open_tracker, reproduce
 from sweeps.command_line import (
     FAILED,
     USAGE,
+    Interrupted,
     OneLineParser,
     number,
     positive_int,
@@ -134,9 +135,9 @@ def _run(options: argparse.Namespace) -> int:
             finally:
                 tracker.end_study(state, {})
                 lacking = tracker.close()
-    except Stopped as stopped:
+    except Interrupted as stopped:
         print("stopped; the same command resumes here")
-        return 128 + stopped.signal
+        return 128 + int(stopped.args[0])
     if lacking:
         print(
             f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr
@@ -181,7 +182,7 @@ def _runs(options: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGHUP, lambda *_: None)  # a lost terminal sends it once itself, and once by the shell
-    raise Stopped(signal_number)
+    raise Interrupted(signal_number)
 
 
 _RUN = "run:"  # before the name of a run of a study

@@ -198,7 +198,7 @@ class Coordinator:
     def _recall(self, summary: Summary) -> None:
         """Read which champion an earlier command has tested; --no-confirm chooses none and changes nothing of it."""
         sweep = self.sweep
-        stage, decided = sweep.progress.stage, sweep.study.user_attrs.get(DECISION, {}).get("champion")
+        decided = sweep.study.user_attrs.get(DECISION, {}).get("champion")
         finalists = list(Confirmation(sweep).results())
         champion = next((finalist for finalist in finalists if finalist.source == decided), None)
         if champion is not None:
@@ -210,7 +210,6 @@ class Coordinator:
                 self._description.finalists = finalists
                 self._description.crown(champion)
                 self._description.tested = keys, accuracy, summary.tta_accuracy
-        sweep.progress.stage = stage  # of the search, as nothing else runs
 
     def _summarise_search(self) -> Summary:
         study = self.sweep.study
@@ -251,7 +250,7 @@ class Coordinator:
             Interrupted: `stop` returned true.
             RunsFailError: several runs in a row failed before they trained.
         """
-        runs = stage.runs()
+        self.sweep.progress.stage, runs = stage.progress, stage.runs()
         while True:
             if self.stop():
                 self._pause(stage)

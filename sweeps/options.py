@@ -27,10 +27,6 @@ from sweeps.studies.study import SAMPLERS
 _STUDY_LETTERS = 200  # of 255 that a file system allows
 
 
-class UsageError(UserError):
-    """Invalid arguments."""
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="run_study.py",
@@ -228,15 +224,15 @@ def choose_device(options: argparse.Namespace) -> str:
     if options.engine == "local":
         for name in ("address", "cpus_per_trial", "gpus_per_trial"):
             if getattr(options, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} must come with --engine ray, but the engine is local")
+                raise UserError(f"--{name.replace('_', '-')} must come with --engine ray, but the engine is local")
         return Hardware.detect(options.device).device.type
     for name in ("max_latency", "adapt", "adapt_only"):
         if getattr(options, name):
-            raise UsageError(f"--{name.replace('_', '-')} must come with --engine local, but the engine is ray")
+            raise UserError(f"--{name.replace('_', '-')} must come with --engine local, but the engine is ray")
     device = "cuda" if options.gpus_per_trial else "cpu"
     if options.device not in ("auto", device):
         given = "a GPU" if options.gpus_per_trial else "no GPU"
-        raise UsageError(f"--device must be auto or {device} for trials that take {given}, but got {options.device}")
+        raise UserError(f"--device must be auto or {device} for trials that take {given}, but got {options.device}")
     return device
 
 
@@ -269,7 +265,7 @@ def name_study(options: argparse.Namespace, preset: Preset, space: SearchSpace) 
     """Return the name that is asked for, or one from the data, the preset, the space and the seed.
 
     Raises:
-        UsageError: no study can have that name.
+        UserError: no study can have that name.
     """
     seed, starts = [f"seed{options.seed}"] * (options.seed != 0), ["nostarts"] * options.no_starts
     data = [] if options.images is None else [ImageSource(folder=options.images).name]
@@ -278,13 +274,13 @@ def name_study(options: argparse.Namespace, preset: Preset, space: SearchSpace) 
     name: str = "-".join(parts) if options.study is None else options.study
     if name in RESERVED_STUDIES:
         reserved = ", ".join(RESERVED_STUDIES)
-        raise UsageError(f"--study must not be one of {reserved}, which other commands or MLflow use, but got {name!r}")
+        raise UserError(f"--study must not be one of {reserved}, which other commands or MLflow use, but got {name!r}")
     if not name.strip() or "/" in name or "\\" in name or name.startswith((".", "-")):
-        raise UsageError(f"--study must be a name without slashes that begins with no dot or hyphen, but got {name!r}")
+        raise UserError(f"--study must be a name without slashes that begins with no dot or hyphen, but got {name!r}")
     if not name.isprintable():
-        raise UsageError(f"--study must be a name without line breaks and control characters, but got {name!r}")
+        raise UserError(f"--study must be a name without line breaks and control characters, but got {name!r}")
     if len(folder_name(name)) > _STUDY_LETTERS:
-        raise UsageError(
+        raise UserError(
             f"--study must be a name of at most {_STUDY_LETTERS} letters once quoted for a folder, but got {name!r}"
         )
     return name
@@ -294,10 +290,10 @@ def locate_store(options: argparse.Namespace) -> Store:
     """Return the store, without touching it.
 
     Raises:
-        UsageError: the checkpoints would lie among its other files.
+        UserError: the checkpoints would lie among its other files.
     """
     if options.checkpoints is not None and options.checkpoints.resolve().is_relative_to(options.store.resolve()):
-        raise UsageError(f"--checkpoints must be a folder outside the store, but got {options.checkpoints}")
+        raise UserError(f"--checkpoints must be a folder outside the store, but got {options.checkpoints}")
     return Store.locate(
         options.store,
         tracking_uri=options.tracking_uri,
@@ -310,7 +306,7 @@ def image_source(options: argparse.Namespace) -> ImageSource | None:
     """Return the user's own pictures, if there are any.
 
     Raises:
-        UsageError: an option about them is given without them.
+        UserError: an option about them is given without them.
     """
     if options.images is not None:
         return ImageSource(
@@ -321,7 +317,7 @@ def image_source(options: argparse.Namespace) -> ImageSource | None:
         )
     for name in ("labels", "size", "skip_unreadable"):
         if getattr(options, name):
-            raise UsageError(f"--{name.replace('_', '-')} must come with --images, but there is none")
+            raise UserError(f"--{name.replace('_', '-')} must come with --images, but there is none")
     return None
 
 
@@ -329,14 +325,14 @@ def find_backbone(options: argparse.Namespace) -> Backbone | None:
     """Load the pretrained network, if one is to be adapted.
 
     Raises:
-        UsageError: an option of adapting is given, but no network is to be adapted.
+        UserError: an option of adapting is given, but no network is to be adapted.
         BackboneError: it cannot be loaded.
     """
     if options.adapt or options.adapt_only:
         return load_backbone(options.backbone)
     for name, given in (("backbone", options.backbone is not None), ("no-fine-tune", options.no_fine_tune)):
         if given:
-            raise UsageError(f"--{name} must come with --adapt or --adapt-only, but there is neither")
+            raise UserError(f"--{name} must come with --adapt or --adapt-only, but there is neither")
     return None
 
 

@@ -242,20 +242,16 @@ class _Command:
             stopper = stopper or Stopper()  # a new one not earlier: until here Ctrl-C ends everything at once
             adaptation = Adaptation(
                 study=study,
+                plan=plan,
                 backbone=backbone,
+                fine_tune=not self.options.no_fine_tune,
                 data=data,
-                data_set=plan.data_set,
-                hardware=plan.hardware,
-                seed=plan.seed,
-                preset=plan.preset.name,
                 store=store,
                 storage=OneWriterStorage(open_storage(store.storage_url)),
                 tracker=tracker,
                 console=console,
                 tags=provenance(plan.data_set, plan.hardware, plan.cores),
-                budget=None if self.options.no_fine_tune else plan.preset.final,
                 command=self.text,
-                test=plan.confirm,
                 stop=stopper.asked,
             )
             result = None

@@ -1,4 +1,4 @@
-"""Settings of every test: no telemetry, and no writing into the project's own store."""
+"""Settings of every test: no telemetry, and no writing into the project's own store; refused arguments."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+
+Refused = Callable[..., str]  # the fixture `refused`
 
 STORE = os.path.join(os.path.realpath(Path(__file__).parents[1]), "mlruns")
 
@@ -113,3 +115,23 @@ def settings_of_this_process() -> Iterator[None]:
     torch.set_num_threads(threads)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Call the `main` of a command, which must exit with 2 and one line; returns that line's message."""
+
+    def call(main: Callable[[list[str]], int], *arguments: str) -> str:
+        capsys.readouterr()
+        try:
+            code: object = main([*arguments])
+        except SystemExit as ended:
+            code = ended.code
+        printed = capsys.readouterr()
+        assert (code, printed.out) == (2, ""), printed
+        [line] = printed.err.splitlines()
+        command = Path(str(sys.modules[main.__module__].__file__)).name
+        assert line.startswith(f"{command}: error: ")
+        return line.removeprefix(f"{command}: error: ").removesuffix(" (--help lists the options)")
+
+    return call

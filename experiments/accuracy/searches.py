@@ -33,6 +33,7 @@ from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.machine import usable_cores
 from experiments.accuracy.contestants import SPACE, Found, Point, Terms, optuna_alone, our_study
+from experiments.accuracy.run_file import add, load
 from experiments.accuracy.training_runs import machine
 from experiments.accuracy.usual_sweep import RESNET, SMALL, usual_sweep
 from experiments.pages import plots
@@ -41,7 +42,7 @@ from sweeps.command_line import OneLineParser, output_file, positive_int, run_co
 from sweeps.console import SweepConsole
 from sweeps.executors.worker_process import exit_with
 from sweeps.planning.presets import EIGHTHS
-from sweeps.validation import STRICT, read_json, write_json
+from sweeps.validation import STRICT
 from sweeps.words import clock_time, percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
@@ -81,11 +82,6 @@ class SearchRun:
         """Return true if this is the run of that search on these terms."""
         mine = (self.search, self.seed, self.planned_flops, self.space)
         return mine == (search, seed, terms.flops, SPACE.hash)
-
-
-@validated(config=STRICT, frozen=True, kw_only=True, slots=True)
-class _File:
-    runs: tuple[SearchRun, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,7 +130,7 @@ def complete(
     Raises:
         InvalidFileError: the file is not what this function writes.
     """
-    runs = _load(path)
+    runs = load(path, SearchRun)
     left = iter([one for one in wanted if not any(run.is_of(*one, terms) for run in runs)])
     errors: list[BaseException] = []
     searches: set[Future[SearchRun]] = set()
@@ -151,19 +147,13 @@ def complete(
                     errors.append(error)
                     continue
                 run = search.result()
-                runs = _load(path)  # another process may have added some meanwhile, this one too
-                if not any(other.is_of(run.search, run.seed, terms) for other in runs):
-                    runs.append(run)
-                    write_json(path, _File(runs=tuple(runs)))
+                same = partial(SearchRun.is_of, search=run.search, seed=run.seed, terms=terms)
+                runs = add(path, run, same)
                 end = run.points[-1]
                 say(f"{run.search}, seed {run.seed}: {percent(end.accuracy, 2)}, {clock_time(end.seconds)}")
     if errors:
         raise errors[0]
     return [run for run in runs if any(run.is_of(*one, terms) for one in wanted)]
-
-
-def _load(path: Path) -> list[SearchRun]:
-    return list(read_json(path, _File).runs) if path.exists() else []
 
 
 def _begin(parent: int) -> None:

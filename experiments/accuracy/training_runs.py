@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evaluate, train
+from experiments.accuracy.run_file import add, load
 from experiments.benchmarks import real_data
 from sweeps.command_line import OneLineParser, output_file, run_command
 from sweeps.console import SweepConsole
-from sweeps.validation import STRICT, read_json, write_json
+from sweeps.validation import STRICT
 from sweeps.words import percent
 
 TRAIN_IMAGES = 45_000  # of the fixed split
@@ -35,11 +37,6 @@ class TrainingRun:
     tta_accuracy: float | None  # with the recipe's test-time augmentation, if it has one
     seconds: float  # of training
     machine: str
-
-
-@validated(config=STRICT, frozen=True, kw_only=True, slots=True)
-class _File:
-    runs: tuple[TrainingRun, ...]
 
 
 def command(
@@ -82,25 +79,13 @@ def complete(
     Raises:
         InvalidFileError: the file is not what this function writes.
     """
-    runs = list(load(path))
+    runs = load(path, TrainingRun)
     for name, recipe in wanted:
         if not any(is_of(run, name, recipe) for run in runs):
             run = measure(name, recipe, hardware)
-            runs = list(load(path))  # another process may have added some meanwhile, this one too
-            if not any(is_of(other, name, recipe) for other in runs):
-                runs.append(run)
-                write_json(path, _File(runs=tuple(runs)))
+            runs = add(path, run, partial(is_of, name=name, recipe=recipe))
             say(f"{name}: {percent(run.accuracy, 2)}, {run.seconds:.0f} s")
     return tuple(run for run in runs if any(is_of(run, *one) for one in wanted))
-
-
-def load(path: Path) -> tuple[TrainingRun, ...]:
-    """Load the runs in `path`; none if there is no file.
-
-    Raises:
-        InvalidFileError: the file is not what `complete` writes.
-    """
-    return read_json(path, _File).runs if path.exists() else ()
 
 
 def is_of(run: TrainingRun, name: str, recipe: Recipe) -> bool:

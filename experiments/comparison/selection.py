@@ -22,17 +22,13 @@ from sweeps.words import did_you_mean, shortened
 MOST_GROUPS = len(PALETTE)  # each has a colour
 
 
-class RunsError(UserError):
-    """Names that stand for no runs, or for runs that cannot be compared."""
-
-
 def choose(names: Sequence[str], baseline: str | None, store: Store, results: Sequence[Result]) -> Comparison:
     """Find the runs that these names (at least one) stand for.
 
     The reference is the baseline, else the first group. A baseline that is not among the names becomes the first group.
 
     Raises:
-        RunsError: a name stands for no run or for several, a run is given twice, or there are fewer than 2 or more
+        UserError: a name stands for no run or for several, a run is given twice, or there are fewer than 2 or more
             than 8 groups.
         StoreError: there is no such store.
     """
@@ -53,11 +49,11 @@ def choose(names: Sequence[str], baseline: str | None, store: Store, results: Se
     owner: dict[str, str] = {}
     for name, group in zip(names, groups, strict=True):
         if twice := next((run_id for run_id in group.run_ids if run_id in owner), None):
-            raise RunsError(f"a run must be given once, but {owner[twice]!r} and {name!r} both hold {twice}")
+            raise UserError(f"a run must be given once, but {owner[twice]!r} and {name!r} both hold {twice}")
         owner |= dict.fromkeys(group.run_ids, name)
     if not 2 <= len(groups) <= MOST_GROUPS:
         given = f"{len(groups)}, the baseline included" if baseline is not None else str(len(groups))
-        raise RunsError(f"--runs must name 2 to {MOST_GROUPS} runs or studies, but got {given}")
+        raise UserError(f"--runs must name 2 to {MOST_GROUPS} runs or studies, but got {given}")
     return Comparison(tuple(groups), reference, baseline is not None)
 
 
@@ -85,7 +81,7 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
         where = f"attributes.run_id LIKE '{name.lower()}%'"
         if runs := every_run(reader.client, list(reader.experiments), where):
             return _by_id(name.lower(), runs, reader)
-    raise RunsError(
+    raise UserError(
         "--runs and --baseline must name a study, STUDY/KEY (as demo/trial-3), a result of reproduce.py, a run's id "
         f"({LETTERS} or more letters of it), or champion, but got {name!r}{did_you_mean(name, known)}"
     )
@@ -95,7 +91,7 @@ def _study(name: str, reader: StudyReader) -> Group:
     study = reader.read(name)
     runs = tuple(from_mlflow(reader.client.get_run(run_id), name, reader) for run_id in study.subject["run_id"])
     if not runs:
-        raise RunsError(f"a study must have a complete trial to be compared, but {name!r} has none yet")
+        raise UserError(f"a study must have a complete trial to be compared, but {name!r} has none yet")
     best = "champion of the study"
     if not len(study.champion):
         best = f"best complete trial of the study, number {study.subject['trial'].iloc[0]:g}"
@@ -105,7 +101,7 @@ def _study(name: str, reader: StudyReader) -> Group:
 def _by_id(start: str, runs: Sequence[Run], reader: StudyReader) -> Group:
     if len(runs) > 1:
         several = shortened(sorted(run.info.run_id for run in runs))
-        raise RunsError(f"the first letters of a run's id must be those of one run, but {start!r} may be {several}")
+        raise UserError(f"the first letters of a run's id must be those of one run, but {start!r} may be {several}")
     [run] = runs
     if run.data.tags.get("stage") == "study":
         return _study(reader.experiments[run.info.experiment_id], reader)
@@ -114,6 +110,6 @@ def _by_id(start: str, runs: Sequence[Run], reader: StudyReader) -> Group:
 
 def _single(name: str, run: Run, reader: StudyReader) -> Group:
     if not run.data.params:  # the parent run of a study or of the reproductions
-        raise RunsError(f"a run must be one that trained, but {name!r} has no parameters")
+        raise UserError(f"a run must be one that trained, but {name!r} has no parameters")
     found = from_mlflow(run, reader.experiments[run.info.experiment_id], reader)
     return Group(name, found.description, (found,))

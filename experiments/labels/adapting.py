@@ -15,6 +15,7 @@ from experiments.labels.plan import AdaptRun
 from experiments.labels.training import Context
 from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import Outcome
+from sweeps.stages.adapted_result import backbone_tags
 from sweeps.tracking import artifacts
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import RunLabel
@@ -60,18 +61,12 @@ def _check(context: Context) -> None:
 
 def _fit(run: AdaptRun, train_features: Tensor, val_features: Tensor, context: Context) -> None:
     tracker, train, val, backbone = context.tracker, context.data.train, context.data.val, run.backbone
-    provenance = {
-        "backbone": backbone.name,
-        "backbone_sha256": backbone.sha256,
-        "backbone_source": backbone.source,
-        "pretrained_on": backbone.pretrained_on,
-    }
     params = {**run.head.to_dict(), "model": backbone.name, "side": backbone.side, "labels": run.labels}
     tracker.begin(
         RunLabel(
             key=run.key,
             name=run.name(backbone.name),
-            tags={**context.tags, **run.tags, **provenance},
+            tags={**context.tags, **run.tags, **backbone_tags(backbone)},
             params=params,
             files={"recipe.toml": run.head.to_toml().encode()},
         )

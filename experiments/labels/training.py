@@ -33,7 +33,7 @@ from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import percent
 
-ENDED = ("complete", "pruned")  # states of runs that are not trained again
+NOT_REPEATED = ("complete", "pruned")  # states of runs that are not trained again; failed ones are
 _VALIDATIONS = 8  # of a run, evenly spaced: a checkpoint follows each; the last one is on all validation images
 _EARLY_IMAGES = 500  # of the others
 
@@ -67,7 +67,7 @@ def train_all(runs: Sequence[BuildRun], context: Context) -> int:
         Interrupted: the user asked to stop; the next call resumes.
         StoreError: a checkpoint could not be written.
     """
-    todo = [run for run in runs if context.tracker.state(run.key) not in ENDED]
+    todo = [run for run in runs if context.tracker.state(run.key) not in NOT_REPEATED]
     for run in runs:
         if run not in todo:  # an earlier process may have been killed before it deleted them
             Checkpoints(context.store.checkpoints(context.experiment, run.key)).clear()

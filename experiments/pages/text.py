@@ -92,16 +92,6 @@ def total(usd: float) -> str:
     return f"${usd:,.0f}" if usd >= 99.995 else money(usd)
 
 
-def rate(usd: float) -> str:
-    """A price by the hour, as it was published.
-
-    >>> rate(0.0816), rate(6.88), rate(10)
-    ('$0.0816', '$6.88', '$10.00')
-    """
-    text = f"{usd:,.2f}"
-    return f"${text if float(text.replace(',', '')) == usd else f'{usd:,.6g}'}"
-
-
 def duration(seconds: float) -> str:
     """
     >>> duration(42), duration(754), duration(9000), duration(0.0042), duration(1.0)

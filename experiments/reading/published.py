@@ -215,8 +215,8 @@ class Price(Dated):
 
     @property
     def figure(self) -> str:
-        output = f" in, {_dollars(self.usd_output)} out," if self.role == "token" else ""
-        return f"{_dollars(self.usd)}{output} {UNITS[self.role]}"
+        output = f" in, {rate(self.usd_output)} out," if self.role == "token" else ""
+        return f"{rate(self.usd)}{output} {UNITS[self.role]}"
 
     @property
     def least_purchase(self) -> float:
@@ -310,6 +310,11 @@ def load_published(path: Path = DEFAULT_PATH) -> Published:
     return read_toml(path, Published)
 
 
-def _dollars(usd: float) -> str:
+def rate(usd: float) -> str:
+    """A price in US dollars, as it was published.
+
+    >>> rate(0.0816), rate(6.88), rate(10)
+    ('$0.0816', '$6.88', '$10.00')
+    """
     amount = f"{usd:,.2f}"
     return f"${amount if float(amount.replace(',', '')) == usd else f'{usd:,.6g}'}"

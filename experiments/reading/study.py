@@ -18,6 +18,7 @@ from cifar_core.data.own_images import SIDES
 from cifar_core.evaluation.serving import Timing
 from experiments.stats import Estimate
 from sweeps.planning.space_file import SPACES
+from sweeps.stages.adapted_result import images_before
 from sweeps.tracking.registry import model_name
 
 # Parameters of a study that are options of its command.
@@ -122,7 +123,7 @@ class Adapted:
     @property
     def overlap(self) -> str:
         """The caveat wherever it is compared."""
-        images = self.pretrained_on or "images that its file of weights does not name"
+        images = images_before(self.pretrained_on)
         return (
             f"The adapted {self.backbone} learnt from {images} before. Whether these include test images is unknown; "
             "if they do, its accuracy is too high."

@@ -29,6 +29,7 @@ from experiments.pages.plots import (
 )
 from experiments.pages.text import CitedText, count, percent, plural, run, short_percent, span, total
 from experiments.stats import Estimate, mean_accuracy
+from sweeps.stages.adapted_result import images_before
 
 TITLE = "How many labels"
 WAYS: Mapping[str, tuple[str, str]] = MappingProxyType({BUILD: ("built from nothing", RUST), ADAPT: ("adapted", GREEN)})
@@ -205,7 +206,7 @@ def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
     text += "and with fewer of them a network goes over them more often."
     yield CitedText(text, run(curve.run_id))
     if adapted := [r for r in curve.runs if r.way == ADAPT]:
-        model, before = adapted[0].model, adapted[0].pretrained_on or "images that its file does not name"
+        model, before = adapted[0].model, images_before(adapted[0].pretrained_on)
         text = f"Adapted is a linear head on the features of {model}, which learnt from {before} before; whether these "
         text += "hold validation images is unknown."
         yield CitedText(text, run(curve.run_id))

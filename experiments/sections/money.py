@@ -38,13 +38,12 @@ from experiments.pages.text import (
     money,
     percent,
     plural,
-    rate,
     run,
     times,
     total,
     years,
 )
-from experiments.reading.published import UNITS
+from experiments.reading.published import UNITS, rate
 from experiments.reading.scenario import HOURS_A_MONTH, Scenario, Vendor, slug
 
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario

@@ -21,7 +21,6 @@ from experiments.pages.text import (
     factor,
     money,
     percent,
-    rate,
     run,
     runs,
     short_percent,
@@ -29,7 +28,7 @@ from experiments.pages.text import (
     total,
     years,
 )
-from experiments.reading.published import Price
+from experiments.reading.published import Price, rate
 from experiments.reading.scenario import Vendor
 
 FACTOR = 2.0  # the figure divides and multiplies each assumption by this

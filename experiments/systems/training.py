@@ -42,6 +42,7 @@ from cifar_core.training import (
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result
 from experiments.systems.range_test import log_range_test
+from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Outcome
 from sweeps.executors.system_metrics import SystemMetrics
@@ -55,14 +56,6 @@ from sweeps.words import percent, with_tta
 
 # Fractions of an epoch: its first batches, whose mean loss one published curve shows, and its end.
 _LOSSES = (FIRST_BATCHES, 1.0)
-
-
-class Stopped(Exception):
-    """SIGINT or SIGTERM; everything trained so far is kept."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal = signal_number
 
 
 class Diverged(Exception):
@@ -97,7 +90,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
         UserError: a range test found no rate, a batch did not fit into memory, MLflow does not answer, the disk is
             full, or an earlier call trained on another kind of device.
         Diverged: a loss was no longer finite.
-        Stopped: SIGINT, SIGTERM or SIGHUP; a later call resumes.
+        Interrupted: SIGINT, SIGTERM or SIGHUP; a later call resumes.
     """
     run = _Run(name, recipe, context)
     goal = run.steps if epochs is None else min(run.steps, max(1, round(epochs / recipe.epochs * run.steps)))
@@ -109,7 +102,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
     try:
         state = run.train(goal)
         run.test(state)
-    except Stopped:
+    except Interrupted:
         context.tracker.end(run.key, "interrupted", reason="stopped by the user", metrics=run.costs())
         raise
     except (StoreError, OSError) as error:
@@ -232,7 +225,7 @@ class _Run:
         """Train up to the first point of the curve at or after step `goal`.
 
         Raises:
-            UserError, Diverged, Stopped: as for `reproduce`.
+            UserError, Diverged, Interrupted: as for `reproduce`.
         """
         tracker = self.context.tracker
         state = self._resume()

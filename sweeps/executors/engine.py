@@ -22,10 +22,6 @@ from sweeps.words import shortened
 ENGINES = ("local", "ray")
 
 
-class EngineError(UserError):
-    """An engine that cannot be used as asked."""
-
-
 class Engine(Protocol):
     """A place to train in.
 
@@ -120,12 +116,12 @@ class RayEngine:
         try:
             from sweeps.executors import ray_cluster
         except ModuleNotFoundError as error:
-            raise EngineError("--engine ray needs Ray, which is not installed: pip install -e '.[cluster]'") from error
+            raise UserError("--engine ray needs Ray, which is not installed: pip install -e '.[cluster]'") from error
         self._cluster = ray_cluster.RayCluster(address, ray_cluster.Demand(cpus, gpus))
         try:
             self._cluster.check()
             if checkpoints is not None and (blind := self._cluster.blind_nodes(checkpoints)):
-                raise EngineError(
+                raise UserError(
                     f"--checkpoints must be a folder that all nodes share, but {', '.join(blind)} cannot write to "
                     f"{checkpoints} of this machine"
                 )

@@ -36,10 +36,6 @@ _PATIENCE_SECONDS = 30.0  # for a task to start and end
 _Answer = TypeVar("_Answer")
 
 
-class ClusterError(UserError):
-    """A cluster that cannot be used as asked."""
-
-
 @dataclass(frozen=True, slots=True)
 class Demand:
     """Resources that a trial takes: CPUs, and GPUs or a fraction of one."""
@@ -103,7 +99,7 @@ class RayCluster:
     """A cluster that runs, and the resources that each trial takes of it.
 
     Raises:
-        ClusterError: nothing answers at `address` ("auto": the cluster that this machine belongs to), or its versions
+        UserError: nothing answers at `address` ("auto": the cluster that this machine belongs to), or its versions
             of Ray or Python are others.
     """
 
@@ -117,7 +113,7 @@ class RayCluster:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, RayError) as error:
             said = " ".join(str(error).split())
-            raise ClusterError(
+            raise UserError(
                 "--address must be that of a running Ray cluster (and with its token, if it asks for one), "
                 f"but {address} gave: {said}"
             ) from error
@@ -145,20 +141,20 @@ class RayCluster:
         """Check that a node has the resources of a trial, and that those which do have this process's versions.
 
         Raises:
-            ClusterError: no node has them, or one has other versions of Python, torch or the project.
+            UserError: no node has them, or one has other versions of Python, torch or the project.
         """
         for option, name, wanted in (("cpus", "CPU", self.demand.cpus), ("gpus", "GPU", self.demand.gpus)):
             most = max((node["Resources"].get(name, 0.0) for node in self._nodes()), default=0.0)
             if wanted > most:
-                raise ClusterError(
+                raise UserError(
                     f"--{option}-per-trial must be at most {most:g}, the most that a node of the cluster has, "
                     f"but got {wanted:g}"
                 )
         if not self._for_trials():
-            raise ClusterError(f"a node of the cluster must have {self.demand} for a trial, but none has both")
+            raise UserError(f"a node of the cluster must have {self.demand} for a trial, but none has both")
         for node, found in self._on_each_node(versions).items():
             if different := differences(found):
-                raise ClusterError(f"every node must have what this machine has, but {node} has {different}")
+                raise UserError(f"every node must have what this machine has, but {node} has {different}")
 
     def blind_nodes(self, folder: Path) -> list[str]:
         """Return the names of the nodes that do not share `folder`, which exists here."""
@@ -178,7 +174,7 @@ class RayCluster:
             waiting: receives a line if that takes a while.
 
         Raises:
-            ClusterError: the function raised a `UserError`.
+            UserError: the function raised a `UserError`.
         """
         task = ray.remote(function).options(num_cpus=self.demand.cpus, num_gpus=self.demand.gpus).remote(*arguments)
         if not ray.wait([task], timeout=_PATIENCE_SECONDS)[0]:
@@ -187,7 +183,7 @@ class RayCluster:
             answer: _Answer = ray.get(task)
         except RayTaskError as error:
             if isinstance(error.cause, UserError):
-                raise ClusterError(f"a node of the cluster gave: {error.cause}") from error
+                raise UserError(f"a node of the cluster gave: {error.cause}") from error
             raise
         return answer
 
@@ -212,9 +208,9 @@ class RayCluster:
                 answers[node["NodeName"]] = ray.get(task)
             except RayTaskError as error:
                 said = str(error).strip().splitlines()[-1]
-                raise ClusterError(f"every node must have this project, but {node['NodeName']} gave: {said}") from error
+                raise UserError(f"every node must have this project, but {node['NodeName']} gave: {said}") from error
             except RayError as error:
-                raise ClusterError(f"every node must answer, but {node['NodeName']} is gone") from error
+                raise UserError(f"every node must answer, but {node['NodeName']} is gone") from error
         return answers
 
 

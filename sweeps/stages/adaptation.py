@@ -21,14 +21,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import Trial
 from torch import Tensor
 
-from cifar_core.budget import Budget
 from cifar_core.checkpoint import CheckpointError
 from cifar_core.data import Split, Splits
-from cifar_core.data.data_set import DataSet
 from cifar_core.data.source import DataSource
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
-from cifar_core.hardware import Hardware
 from cifar_core.machine import free_memory
 from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, flops_per_image, load_adapted, save_adapted
 from cifar_core.transfer.backbone import Backbone
@@ -39,6 +36,7 @@ from sweeps.checks.consistency import check_before_training
 from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Outcome
+from sweeps.planning.plan import Plan
 from sweeps.stages.adaptation_runs import AdaptationRuns
 from sweeps.stages.adapted_result import AdaptedResult, provenance_of
 from sweeps.store import Store
@@ -64,31 +62,25 @@ class Adaptation:
 
     Args:
         study: its name in Optuna and MLflow.
-        seed: of the search.
-        preset: whose budget the fine-tuning has, by name.
+        plan: of the sweep beside it. The fine-tuning has the budget of a final; a plan that confirms also evaluates the
+            network on the sealed test set, and registers it.
         tags: of every run: commit, data, machine.
-        budget: of the fine-tuning; None leaves it out.
         command: that runs the study, for its description in MLflow.
-        test: evaluate the network on the sealed test set, and register it.
         stop: called between steps; once it returns true, the study is interrupted.
     """
 
     study: str
+    plan: Plan
     backbone: Backbone
+    fine_tune: bool
     data: DataSource
-    data_set: DataSet
-    hardware: Hardware
-    seed: int
-    preset: str
     store: Store
     storage: BaseStorage
     tracker: MlflowTracker
     console: SweepConsole
     tags: Mapping[str, str]
-    budget: Budget | None = None
-    command: str = ""
-    test: bool = True
-    stop: Callable[[], bool] = lambda: False
+    command: str
+    stop: Callable[[], bool]
 
     def run(self) -> AdaptedResult:
         """Search for a head, fine-tune the network, and test the better of the two.
@@ -119,12 +111,12 @@ class Adaptation:
             if not result.tuned and not fitted:
                 self._check()
                 self._fit_to_all(result, recipe, data, sets)
-            if self.test and self.tracker.metric(key, "test/accuracy") is None:
+            if self.plan.confirm and self.tracker.metric(key, "test/accuracy") is None:
                 self._check()
                 self._test(result)
             test, tta = (self.tracker.metric(key, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
             result = replace(result, test_accuracy=test, tta_accuracy=tta)
-            if self.test:
+            if self.plan.confirm:
                 self._register(result, recipe)
             note = study_note(str(result), [f"[The network](run:{key})"], [], self.command)
             self.tracker.describe(STUDY_KEY, note=note)
@@ -137,7 +129,7 @@ class Adaptation:
 
     def _open(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        settings = adaptation_settings(self.data_set, self.backbone, self.preset, self.seed)
+        settings = adaptation_settings(self.plan.data_set, self.backbone, self.plan.preset.name, self.plan.seed)
         check_adaptation(self.storage, self.study, settings)
         known = self.study in optuna.get_all_study_names(self.storage)
         if not known:
@@ -150,7 +142,7 @@ class Adaptation:
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(HeadRecipe().to_dict())
         study.set_user_attr(ADAPTATION, settings)
-        seed = derive_seed(self.seed, len(study.get_trials(deepcopy=False)))
+        seed = derive_seed(self.plan.seed, len(study.get_trials(deepcopy=False)))
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
         self._runs.open_study()
         return study
@@ -164,7 +156,7 @@ class Adaptation:
 
     @property
     def _runs(self) -> AdaptationRuns:
-        return AdaptationRuns(self.tracker, self.study, self.backbone, self.data_set, self.tags)
+        return AdaptationRuns(self.tracker, self.study, self.backbone, self.plan.data_set, self.tags)
 
     def _check(self) -> None:
         if self.stop():
@@ -177,7 +169,7 @@ class Adaptation:
 
     def _tuning_ended(self) -> bool:
         """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has met the test set."""
-        if self.budget is None or any(
+        if not self.fine_tune or any(
             self.tracker.state(tuned_key(number)) in ("complete", "failed") for number in range(TRIALS)
         ):
             return True
@@ -210,7 +202,7 @@ class Adaptation:
 
     def _pass(self, kind: str, name: str, split: Split, mirrored: bool, lower: Features | None = None) -> Features:
         what = f"{kind} of the {'mirrored ' if mirrored else ''}{name} images by {self.backbone.name}"
-        given, progress = (self.backbone, split.images, self.hardware), self._progress(what)
+        given, progress = (self.backbone, split.images, self.plan.hardware), self._progress(what)
         if kind == "activations":
             return activations(*given, mirrored=mirrored, cache=self._folder, progress=progress)
         return features(*given, mirrored=mirrored, lower=lower, cache=default_cache(), progress=progress)
@@ -255,24 +247,25 @@ class Adaptation:
         key = tuned_key(number)
         if self.tracker.state(key) in ("complete", "failed"):
             return self.tracker.metric(key, "val/accuracy")
-        if not lower or self.budget is None:
+        if not lower:
             if self.tracker.state(key) is not None:
                 self.tracker.end(key, "failed", reason="the study was resumed without fine-tuning")
             return None
         self._check()
-        tuning = TuningRecipe.within(self.budget, self.backbone, len(data.train), derive_seed(self.seed, number))
+        budget, seed, hardware = self.plan.preset.final, self.plan.seed, self.plan.hardware
+        tuning = TuningRecipe.within(budget, self.backbone, len(data.train), derive_seed(seed, number))
         tags = {"stage": "tuned", "trial": key, "source_trial": str(number), "seed": "0"}
         name = f"fine-tuned {self.backbone.name} #{number}"
         self._runs.begin(key, name, tags, recipe, tuning)
         head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
-        state, path = Tuning.create(self.backbone, head, tuning, self.hardware), self._folder / "state.safetensors"
+        state, path = Tuning.create(self.backbone, head, tuning, hardware), self._folder / "state.safetensors"
         try:
             state.load(path)
         except CheckpointError as error:
             self.console.say(f"{error}; fine-tuning begins again")
         inputs, below = [lower[each].values for each in _TUNED[:2]], lower[_TUNED[2]].values
         steps, images = tuning.steps(len(data.train)), len(data.train)
-        for point in tune(state, inputs, data.train, below, data.val, self.hardware, self.stop):
+        for point in tune(state, inputs, data.train, below, data.val, hardware, self.stop):
             if not math.isfinite(point.train_loss):
                 reason = f"training loss was {point.train_loss} at step {point.step}"
                 self.tracker.end(key, "failed", reason=reason)
@@ -288,9 +281,9 @@ class Adaptation:
         if state.step < steps:
             self.tracker.end(key, "interrupted", reason="the study was stopped")
             raise Interrupted
-        predictions = state.head.cpu().predict(compute(state.upper, below, self.hardware), data.val)
+        predictions = state.head.cpu().predict(compute(state.upper, below, hardware), data.val)
         weights = self.store.weights(self.study, key)
-        save_adapted(replace(self.backbone, network=state.network), state.head, self.data_set, weights)
+        save_adapted(replace(self.backbone, network=state.network), state.head, self.plan.data_set, weights)
         trained = float(steps * tuning.batch_size)
         costs |= {
             # Both views of the images, as mirror images are trained on whether or not the head was fitted to them.
@@ -318,7 +311,7 @@ class Adaptation:
         both = "training", "validation"
         head, costs = self._fit(sets, both, everything.labels, recipe)
         weights = self.store.weights(self.study, key)
-        save_adapted(self.backbone, head, self.data_set, weights)
+        save_adapted(self.backbone, head, self.plan.data_set, weights)
         costs["cost/model_bytes"] = float(weights.stat().st_size)
         tuning = self.tracker.metric(tuned_key(result.trial), "cost/tuning_seconds") or 0.0
         costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + tuning
@@ -339,7 +332,8 @@ class Adaptation:
         self.store.record_test_set_evaluation(study=self.study, key=key)
         both = logits[0], torch.stack(logits).mean(0)
         plain, averaged = (Predictions(each.softmax(1), test.labels.cpu(), test.data_set) for each in both)
-        timings = time_serving(self.hardware.place(network), test, self.hardware, NORMALISATION)
+        hardware = self.plan.hardware
+        timings = time_serving(hardware.place(network), test, hardware, NORMALISATION)
         files = artifacts.of_test(test, plain) | artifacts.of_serving(timings)
         outcome = Outcome.of(plain, files, averaged.accuracy)
         how = "Fine-tuned" if result.tuned else "Adapted"
@@ -351,13 +345,13 @@ class Adaptation:
     @torch.no_grad()
     def _logits(self, network: AdaptedNetwork, test: Split, mirrored: bool) -> Tensor:
         backbone, what = replace(self.backbone, network=network.features), f"test images by {self.backbone.name}"
-        found = features(backbone, test.images, self.hardware, mirrored=mirrored, progress=self._progress(what))
+        found = features(backbone, test.images, self.plan.hardware, mirrored=mirrored, progress=self._progress(what))
         logits: Tensor = network.head.cpu()(found.values)
         return logits
 
     def _register(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
         accuracies = {"val": result.val_accuracy, "test": result.test_accuracy, "tta": result.tta_accuracy}
-        numbers = version_tags(self.data_set, self.study, result.trial, self.backbone.name, **accuracies)
+        numbers = version_tags(self.plan.data_set, self.study, result.trial, self.backbone.name, **accuracies)
         self.tracker.register(result.key, recipe.to_dict(), self.store.weights(self.study, result.key), numbers)
 
     def _fit(
@@ -365,9 +359,9 @@ class Adaptation:
     ) -> tuple[Head, dict[str, float]]:
         """Fit a head to all images of `splits`; return its costs with those of the features that it needs."""
         views = [_values(sets, splits, mirrored=mirrored) for mirrored in recipe.views]
-        classes, images = len(self.data_set.classes), sum(len(each) for each in views)
+        classes, images = len(self.plan.data_set.classes), sum(len(each) for each in views)
         began = time.perf_counter()
-        head = fit([each.to(self.hardware.device) for each in views], labels, recipe, classes).cpu()
+        head = fit([each.to(self.plan.hardware.device) for each in views], labels, recipe, classes).cpu()
         seconds = time.perf_counter() - began
         of_features = sum(sets[split, mirrored].seconds for split in splits for mirrored in recipe.views)
         return head, {

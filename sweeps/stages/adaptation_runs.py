@@ -14,7 +14,7 @@ from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.head import Head, HeadRecipe
 from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.executors.protocol import Outcome
-from sweeps.stages.adapted_result import provenance_of
+from sweeps.stages.adapted_result import backbone_tags, provenance_of
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_note
@@ -109,11 +109,4 @@ class AdaptationRuns:
         )
 
     def _tags(self) -> dict[str, str]:
-        return {
-            **self.tags,
-            "study": self.study,
-            "backbone": self.backbone.name,
-            "backbone_sha256": self.backbone.sha256,
-            "backbone_source": self.backbone.source,
-            "pretrained_on": self.backbone.pretrained_on,
-        }
+        return {**self.tags, "study": self.study, **backbone_tags(self.backbone)}

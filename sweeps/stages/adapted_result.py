@@ -67,13 +67,24 @@ class AdaptedResult:
         if self.test_accuracy is not None:
             said += f"; {'' if self.tuned else 'fitted to all images '}it has {percent(self.test_accuracy, 2)} test "
             said += f"accuracy{with_tta(self.tta_accuracy)}"
-        return f"{said}. It learnt from {_images(self.backbone)} before; {_OVERLAP}"
+        return f"{said}. It learnt from {images_before(self.backbone.pretrained_on)} before; {_OVERLAP}"
+
+
+def backbone_tags(backbone: Backbone) -> dict[str, str]:
+    """Return the tags of a run whose network has this backbone."""
+    return {
+        "backbone": backbone.name,
+        "backbone_sha256": backbone.sha256,
+        "backbone_source": backbone.source,
+        "pretrained_on": backbone.pretrained_on,
+    }
 
 
 def provenance_of(backbone: Backbone) -> str:
     """Return what is known of the images that a backbone learnt from, for the description of a run."""
-    return f"the backbone learnt from {_images(backbone)}, and {_OVERLAP}"
+    return f"the backbone learnt from {images_before(backbone.pretrained_on)}, and {_OVERLAP}"
 
 
-def _images(backbone: Backbone) -> str:
-    return backbone.pretrained_on or "images that its file does not name"
+def images_before(pretrained_on: str) -> str:
+    """Return the tag `pretrained_on` for a sentence, also if it is empty."""
+    return pretrained_on or "images that its file of weights does not name"

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
-from sweeps.progress import StageProgress, SweepRun
+from sweeps.progress import SweepRun
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.studies.keys import confirm_key, final_key
 from sweeps.studies.study import Beginning, derive_seed, is_feasible, recipe_of
@@ -73,15 +73,8 @@ class Confirmation(Stage):
         self.at_once, self._threads = sweep.side_by_side(runs), sweep.threads_of_each(runs)
         self._predictions: dict[str, bytes] = {}  # of runs that ended in this process
         self._todo = list(self._unfinished())
-        flops_each = fmean(run.flops for run in self._todo) if self._todo else 0.0
-        plan, finals = sweep.plan, sweep.plan.preset.finals
-        sweep.progress.stage = StageProgress(
-            "confirm",
-            total=len(self._todo),
-            flops_each=flops_each,
-            flops_after=plan.final_flops() * plan.stretch(finals),
-            stretch=plan.stretch(len(self._todo)),
-        )
+        plan = sweep.plan
+        self.progress = sweep.stage_of("confirm", self._todo, plan.final_flops() * plan.stretch(plan.preset.finals))
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the runs that are still to do, first seeds of all candidates first."""

@@ -29,9 +29,7 @@ class Final(Stage):
         self._champion = champion
         self.at_once = sweep.side_by_side(sweep.plan.preset.finals)
         self._todo = list(self._unfinished())
-        flops_each = fmean(run.flops for run in self._todo) if self._todo else 0.0
-        stretch = sweep.plan.stretch(len(self._todo))
-        sweep.progress.stage = StageProgress("final", len(self._todo), flops_each, stretch=stretch)
+        self.progress = sweep.stage_of("final", self._todo)
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the runs that are still to do; those that failed in an earlier process are."""
@@ -66,7 +64,7 @@ class ChampionTest(Stage):
         super().__init__(sweep)
         self._champion, self._keys = champion, keys
         self.at_once = sweep.side_by_side(len(keys))
-        sweep.progress.stage = StageProgress("test", len(keys))
+        self.progress = StageProgress("test", len(keys))
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the final runs that have no test accuracy yet."""
@@ -110,7 +108,7 @@ class ChampionTest(Stage):
         name = run_name({**tags, "trial": run.key}, run.job.recipe, outcome.accuracy)
         tested = f"Champion: {percent(outcome.accuracy, 2)} test accuracy{with_tta(outcome.tta_accuracy)}"
         self.sweep.tracker.tested(run.key, outcome, name=name, note=run_note(tested, {}, outcome.files))
-        self.sweep.progress.stage.counts["complete"] += 1
+        self.progress.counts["complete"] += 1
 
     def fail(self, run: SweepRun, event: Failed) -> None:
         """Raise: a network that trained must also evaluate."""

@@ -32,14 +32,14 @@ class Search(Stage):
         self._reported: dict[str, set[int]] = {}  # eighths that Optuna has, by key; also from an earlier attempt
         self._before = float(sweep.study.user_attrs.get(_SECONDS, 0.0))
         plan = sweep.plan
-        sweep.progress.stage = StageProgress(
+        self.progress = StageProgress(
             "search",
             total=plan.trials,
             flops_each=plan.search_share * plan.trial_flops(),
             flops_after=plan.work_after_search(),
             counts=ended_trials(sweep.study),
         )
-        if sweep.progress.stage.counts["complete"]:
+        if self.progress.counts["complete"]:
             best = sweep.study.best_trial
             self._note_best(best.number, sweep.study.best_value, best.user_attrs["recipe"]["model"])
 
@@ -113,7 +113,7 @@ class Search(Stage):
         progress.count_trial(self.sweep.plan.search_share * self.sweep.plan.trial_flops())
         if outcome is not None:
             self._note_best(trial.number, outcome.accuracy, run.job.recipe.model)
-            self.sweep.tracker.study_progress(progress.best_accuracy, progress.stage.ended)
+            self.sweep.tracker.study_progress(progress.best_accuracy, self.progress.ended)
 
     def _run(self, trial: Trial, reported: set[int]) -> SweepRun:
         sweep, key = self.sweep, trial_key(trial.number)

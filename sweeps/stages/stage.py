@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import optuna
 from optuna.storages import BaseStorage
@@ -19,7 +20,7 @@ from cifar_core.training import Progress, total_steps
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Failed, Outcome, TrainJob
 from sweeps.planning.plan import Plan, eval_schedule
-from sweeps.progress import SweepProgress, SweepRun
+from sweeps.progress import StageProgress, SweepProgress, SweepRun
 from sweeps.store import Store
 from sweeps.tracking.notes import run_name, run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -92,6 +93,11 @@ class Sweep:
             return None
         return self.plan.cores // self.side_by_side(runs)
 
+    def stage_of(self, name: str, runs: Sequence[SweepRun], flops_after: float = 0.0) -> StageProgress:
+        """Return the progress of a stage of long runs, none of which has ended."""
+        flops_each = fmean(run.flops for run in runs) if runs else 0.0
+        return StageProgress(name, len(runs), flops_each, flops_after, self.plan.stretch(len(runs)))
+
     def label(self, run: SweepRun) -> RunLabel:
         """Return the label of the next attempt of a training run."""
         recipe, data_set = run.job.recipe, self.plan.data_set
@@ -122,6 +128,8 @@ class Sweep:
 
 class Stage(ABC):
     """A stage of the sweep: its runs, and how it records them. As it stands here, every run trains."""
+
+    progress: StageProgress
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -175,4 +183,4 @@ class Stage(ABC):
             name=run_name(run.tags, run.job.recipe, accuracy),
             note=run_note(reason or result, costs, files),
         )
-        self.sweep.progress.stage.counts[state] += 1
+        self.progress.counts[state] += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from tests.experiments.fake_store import START, Fake, Trial, nested_answers
 from tests.experiments.support import WrittenPage, write_page
 
 Pages = Callable[[str], WrittenPage]
-Refused = Callable[..., str]  # (main, *arguments)
 
 # A page that is new in the project comes in here.
 COMMANDS = {
@@ -98,23 +96,3 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         return write_page(store, tmp_path_factory.mktemp(name), *COMMANDS[name])
 
     return write
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Call the `main` of a command, which must exit with 2 and one line; returns that line's message."""
-
-    def call(main: Callable[[list[str]], int], *arguments: str) -> str:
-        capsys.readouterr()
-        try:
-            code: object = main([*arguments])
-        except SystemExit as ended:
-            code = ended.code
-        printed = capsys.readouterr()
-        assert (code, printed.out) == (2, "")
-        [line] = printed.err.splitlines()
-        command = Path(str(sys.modules[main.__module__].__file__)).name
-        assert line.startswith(f"{command}: error: ")
-        return line.removeprefix(f"{command}: error: ").removesuffix(" (--help lists the options)")
-
-    return call

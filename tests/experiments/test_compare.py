@@ -15,12 +15,14 @@ import pytest
 from experiments import compare
 from experiments.decision.facts import Facts
 from experiments.decision.recommendation import HEADS
-from experiments.pages.text import money, rate, total
+from experiments.pages.text import money, total
+from experiments.reading.published import rate
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.studies import StudyReader
 from experiments.report import SECTIONS, write_report
 from sweeps import snapshot
-from tests.experiments.conftest import Pages, Refused
+from tests.conftest import Refused
+from tests.experiments.conftest import Pages
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import WrittenPage, tables_are_even, write_page
 

@@ -30,7 +30,7 @@ from sweeps.lock import acquire
 from sweeps.tracking import artifacts
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.tracker import MlflowTracker
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
 from tests.synthetic import synthetic_splits

@@ -21,7 +21,7 @@ from cifar_core.recipe import Recipe
 from experiments import lr_find
 from sweeps.lock import acquire
 from sweeps.store import Store
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
 from tests.synthetic import synthetic_splits

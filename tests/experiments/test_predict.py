@@ -28,7 +28,7 @@ from sweeps import snapshot
 from sweeps.store import Store
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.cifar_core.transfer.support import small_backbone
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 from tests.experiments.fake_store import Fake
 from tests.synthetic import synthetic_splits
 

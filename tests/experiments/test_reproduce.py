@@ -12,7 +12,7 @@ from cifar_core.recipes import NAMES
 from experiments import reproduce
 from sweeps.lock import acquire
 from sweeps.store import Store
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 
 
 @pytest.mark.parametrize(

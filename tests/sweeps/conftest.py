@@ -14,9 +14,10 @@ from sweeps import run_study
 from sweeps.executors import engine
 from sweeps.store import Store
 from sweeps.studies.storage import open_storage
+from tests.conftest import Refused
 from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, VAL_IMAGES, Study
 from tests.sweeps.small_data import small_splits
-from tests.sweeps.support import Refused, plan
+from tests.sweeps.support import plan
 
 
 @pytest.fixture(scope="session")
@@ -60,21 +61,14 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
-    """Runs arguments that must give exit code 2, one line on standard error and no store; returns the line."""
+def refused(refused: Refused, tmp_path: Path) -> Refused:
+    """Runs arguments of a sweep that must be refused without a store; returns the line's message."""
     store = tmp_path / "store"
 
-    def run(*arguments: str) -> str:
+    def call(*arguments: str) -> str:
         existed = store.exists()
-        try:
-            code: object = run_study.main(("--store", str(store), *arguments))
-        except SystemExit as ended:
-            code = ended.code
-        said = capsys.readouterr()
-        assert (code, said.out) == (2, ""), said
+        message = refused(run_study.main, "--store", str(store), *arguments)
         assert store.exists() == existed, "nothing is written"
-        [line] = said.err.splitlines()
-        assert line.startswith("run_study.py: error: ")
-        return line.removeprefix("run_study.py: error: ").removesuffix(" (--help lists the options)")
+        return message
 
-    return run
+    return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,6 @@ class MemoryRun:
     @property
     def reason(self) -> str:
         return self.tags.get("reason", "")
-
-
-Refused = Callable[..., str]  # the fixture `refused`
 
 
 class MemoryTracker(MlflowTracker):

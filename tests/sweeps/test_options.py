@@ -18,7 +18,7 @@ from sweeps.options import build_parser
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
 from sweeps.run_study import main
-from tests.sweeps.support import Refused
+from tests.conftest import Refused
 
 CORES = usable_cores()
 

@@ -20,7 +20,6 @@ import torch
 from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError
 
-from cifar_core.budget import Budget
 from cifar_core.data import source
 from cifar_core.hardware import Hardware
 from cifar_core.machine import usable_cores
@@ -45,9 +44,10 @@ from sweeps.studies.storage import StudyError
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
+from tests.conftest import Refused
 from tests.pictures import write_pictures
 from tests.sweeps.small_data import small_splits
-from tests.sweeps.support import STUDY, Refused
+from tests.sweeps.support import STUDY
 
 CORES = usable_cores()
 
@@ -493,22 +493,18 @@ def test_a_sweep_whose_adaptation_fails_says_it_too(
 
 
 @pytest.mark.parametrize(
-    ("given", "test", "budget"),
-    [
-        ([], True, PRESETS["smoke"].final),
-        (["--no-confirm"], False, PRESETS["smoke"].final),
-        (["--no-fine-tune"], True, None),
-    ],
+    ("given", "test", "fine_tune"),
+    [([], True, True), (["--no-confirm"], False, True), (["--no-fine-tune"], True, False)],
 )
 @pytest.mark.usefixtures("stubs")
 def test_what_an_adaptation_may_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], test: bool, budget: Budget | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], test: bool, fine_tune: bool
 ) -> None:
     made = Mock(return_value=Mock(run=lambda: "a network"))
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
     monkeypatch.setattr(run_study, "Adaptation", made)
     assert main(("--adapt-only", "--preset", "smoke", "--store", str(tmp_path / "store"), *given)) == 0
-    assert (made.call_args.kwargs["test"], made.call_args.kwargs["budget"]) == (test, budget)
+    assert (made.call_args.kwargs["plan"].confirm, made.call_args.kwargs["fine_tune"]) == (test, fine_tune)
 
 
 def test_a_stop_while_the_report_is_written_is_no_failure(

@@ -10,7 +10,8 @@ from cifar_core.budget import step_flops
 from cifar_core.recipes import read_recipe
 from cifar_core.training import total_steps
 from experiments.accuracy.lengths import RESULTS, recipe_of, table
-from experiments.accuracy.training_runs import is_of, load
+from experiments.accuracy.run_file import load
+from experiments.accuracy.training_runs import TrainingRun, is_of
 
 
 def test_the_rate_goes_with_the_root_of_the_batch_size() -> None:
@@ -21,7 +22,7 @@ def test_the_rate_goes_with_the_root_of_the_batch_size() -> None:
 
 
 def test_the_best_rate_of_the_committed_runs_falls_with_the_length() -> None:
-    runs = load(RESULTS)
+    runs = load(RESULTS, TrainingRun)
     assert len(runs) > 50
     for run in runs:
         budget, size, multiple = re.findall(r"[\d.]+", run.name)

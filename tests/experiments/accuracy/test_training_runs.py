@@ -10,7 +10,8 @@ import pytest
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
-from experiments.accuracy.training_runs import TrainingRun, load, measure
+from experiments.accuracy.run_file import load
+from experiments.accuracy.training_runs import TrainingRun, measure
 from tests.sweeps.small_data import CPU, small_splits
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, batch_size=32, epochs=1.0, tta="mirror")
@@ -49,7 +50,7 @@ def test_runs_of_the_file_are_not_repeated(
     monkeypatch.setattr(training_runs, "ensure_cifar10", lambda folder, progress: None)
     recipes = [replace(RECIPE, seed=seed) for seed in range(4)]
     assert call(recipes) == 130
-    assert [run.name for run in load(tmp_path / "runs.json")] == measured[:2] == ["0", "1"]
+    assert [run.name for run in load(tmp_path / "runs.json", TrainingRun)] == measured[:2] == ["0", "1"]
     assert call(recipes) == 0
     assert measured[3:] == ["2", "3"]
     recipes[1] = replace(RECIPE, cutout=4)
@@ -69,4 +70,4 @@ def test_what_another_process_adds_meanwhile_is_kept(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(training_runs, "measure", meanwhile)
     training_runs.complete(path, [("ours", RECIPE)], CPU, lambda line: None)
-    assert [run.name for run in load(path)] == ["theirs", "ours"]
+    assert [run.name for run in load(path, TrainingRun)] == ["theirs", "ours"]

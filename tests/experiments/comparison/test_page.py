@@ -11,7 +11,8 @@ import pytest
 from experiments import compare
 from experiments.reading.results import load_results
 from sweeps.validation import write_json
-from tests.experiments.conftest import Pages, Refused
+from tests.conftest import Refused
+from tests.experiments.conftest import Pages
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import known, write_page
 

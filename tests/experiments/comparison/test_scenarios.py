@@ -6,7 +6,7 @@ import pytest
 
 from experiments import compare
 from experiments.reading.scenario import DEFAULT_SCENARIO
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import tables_are_even
 

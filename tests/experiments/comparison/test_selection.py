@@ -6,7 +6,8 @@ import uuid
 
 import pytest
 
-from experiments.comparison.selection import RunsError, choose
+from cifar_core.errors import UserError
+from experiments.comparison.selection import choose
 from tests.experiments.comparison.conftest import Chosen
 from tests.experiments.fake_store import Fake, Trial
 
@@ -55,7 +56,7 @@ def test_an_ambiguous_beginning_names_what_it_may_be(fresh_store: Fake, monkeypa
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(f"abcdef{next(ids):026x}"))
     fresh_store.add()
     with pytest.raises(
-        RunsError, match=r"must be those of one run, but 'abcdef' may be abcdef0+, abcdef0+1, abcdef0+2"
+        UserError, match=r"must be those of one run, but 'abcdef' may be abcdef0+, abcdef0+1, abcdef0+2"
     ):
         choose(["demo", "abcdef"], None, fresh_store.place, ())
 
@@ -64,5 +65,5 @@ def test_an_ambiguous_beginning_names_what_it_may_be(fresh_store: Fake, monkeypa
 def test_a_study_without_a_complete_trial_is_refused(fresh_store: Fake) -> None:
     fresh_store.add(name="young", trials=(Trial(state="running"),), champion=(), state="running")
     fresh_store.add(name="old", trials=(Trial(),), champion=())
-    with pytest.raises(RunsError, match=r"must have a complete trial to be compared, but 'young' has none yet"):
+    with pytest.raises(UserError, match=r"must have a complete trial to be compared, but 'young' has none yet"):
         choose(["old", "young"], None, fresh_store.place, ())

@@ -19,7 +19,7 @@ from experiments.reading.studies import StudyReader, count_test_set_evaluations
 from experiments.reading.study import TestSetEvaluations as Evaluations
 from experiments.sections.selection import candidates_of
 from sweeps.store import Store, StoreError
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 from tests.experiments.fake_store import START, Fake, Trial
 
 

@@ -9,7 +9,7 @@ import pytest
 from cifar_core.data.data_set import CIFAR10
 from experiments import compare
 from experiments.systems.page import headline, render
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 from tests.experiments.fake_store import Fake
 from tests.experiments.results import RECIPES, content, run_id, system, systems, write
 from tests.experiments.support import prose

@@ -26,7 +26,7 @@ from sweeps.console import SweepConsole
 from sweeps.store import Store
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 from tests.synthetic import synthetic_splits
 
 pytestmark = pytest.mark.slow

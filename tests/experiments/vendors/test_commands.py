@@ -23,7 +23,7 @@ from experiments import ask_vendor, export_test, score_answers
 from experiments.decision.verdict import ways_of
 from experiments.reading.vendor_score import load_scores
 from experiments.vendors.answers import read_answers
-from tests.experiments.conftest import Refused
+from tests.conftest import Refused
 from tests.experiments.fake_store import START, Fake
 from tests.experiments.vendors.stub import completion, send, serving
 from tests.sweeps.support import file_size_limit

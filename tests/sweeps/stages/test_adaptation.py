@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -21,6 +22,7 @@ from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.checks.verify import findings
 from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
+from sweeps.planning.presets import PRESETS
 from sweeps.stages.adaptation import Adaptation
 from sweeps.stages.adapted_result import AdaptedResult
 from sweeps.store import Store
@@ -33,40 +35,35 @@ from sweeps.tracking.registry import champions
 from sweeps.tracking.tracker import MlflowTracker
 from tests.cifar_core.transfer.support import small_backbone
 from tests.sweeps import support
-from tests.sweeps.small_data import CPU, SYNTHETIC
+from tests.sweeps.small_data import SYNTHETIC
 
 STUDY = "a study-adapted"
-
-
-BUDGET = Budget(flops=None, max_epochs=2)  # 3 steps
+PRESET = replace(PRESETS["smoke"], final=Budget(flops=None, max_epochs=2))  # 3 steps
 
 
 def adapt(
     store: Store,
     backbone: Backbone,
     stop: Callable[[], bool] = lambda: False,
-    budget: Budget | None = None,
-    seed: int = 0,
     *,
+    seed: int = 0,
+    fine_tune: bool = False,
     test: bool = True,
 ) -> AdaptedResult:
     tracker = MlflowTracker(store, STUDY)
     try:
         return Adaptation(
             study=STUDY,
+            plan=support.plan(preset=PRESET, seed=seed, confirm=test),
             backbone=backbone,
+            fine_tune=fine_tune,
             data=SYNTHETIC,
-            data_set=CIFAR10,
-            hardware=CPU,
-            seed=seed,
-            preset="smoke",
             store=store,
             storage=open_storage(store.storage_url),
             tracker=tracker,
             console=SweepConsole(),
             tags={"data": "CIFAR-10"},
-            budget=budget,
-            test=test,
+            command="",
             stop=stop,
         ).run()
     finally:
@@ -113,7 +110,7 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert max(metrics_of(runs[f"trial-{n}"])["val/accuracy"] for n in range(3)) == result.val_accuracy
     assert runs[key].data.tags["pretrained_on"] == ""
     assert tested["cost/study_seconds"] > tested["cost/seconds"] > 0
-    assert "learnt from images that its file does not name" in str(result)
+    assert "learnt from images that its file of weights does not name" in str(result)
 
     looks = [json.loads(line) for line in store.test_set_evaluations.read_text().splitlines()]
     assert [(look["study"], look["key"]) for look in looks] == [(STUDY, key)]
@@ -130,7 +127,7 @@ def test_study_resumes_and_its_network_is_tested_once(
         with pytest.raises(StopIteration):
             adapt(again, backbone)
     capsys.readouterr()
-    assert adapt(again, backbone, budget=BUDGET).tuned_accuracy is None
+    assert adapt(again, backbone, fine_tune=True).tuned_accuracy is None
     said = "efficientnet_lite0 is not fine-tuned: its head has been tested, and a study tests once"
     assert said in capsys.readouterr().out
     assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {"final-0-0"}
@@ -197,17 +194,17 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
     store, backbone = empty_store(tmp_path / "store"), small_backbone(tmp_path)
     asked = iter([False] * 9 + [True])  # seven passes, a head, before the fine-tuning, and after its first step
     with pytest.raises(Interrupted):
-        adapt(store, backbone, lambda: next(asked), BUDGET)
+        adapt(store, backbone, lambda: next(asked), fine_tune=True)
     folder = store.checkpoints(STUDY, "tuning")
     assert (folder / "state.safetensors").exists()
     shutil.copytree(store.root, tmp_path / "copy")
     assert states(store) == {"study": "interrupted", "trial-0": "complete", "final-0-1": "interrupted"}
     capsys.readouterr()
-    result = adapt(store, backbone, budget=BUDGET)
+    result = adapt(store, backbone, fine_tune=True)
     printed = capsys.readouterr().out
     assert (printed.count("head 0:"), printed.count("fine-tuning, epoch 1.3 of 2.0:")) == (0, 1)
     assert (result.tuned, folder.exists()) == (True, False)
-    assert adapt(store, backbone, budget=BUDGET) == result
+    assert adapt(store, backbone, fine_tune=True) == result
     assert adapt(store, backbone) == result  # without fine-tuning now: it is there already
 
     without = Store.locate(tmp_path / "copy")
