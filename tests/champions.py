@@ -23,9 +23,7 @@ def numbers(study: str, accuracy: float) -> dict[str, str]:
     return {"data": "CIFAR-10", "side": "32", "study": study, "trial": "3", "architecture": RECIPE.model, **accuracies}
 
 
-def finish(
-    store: Store, study: str, accuracy: float, *, registered: bool = True, data: Mapping[str, str] = {}
-) -> TrainState:
+def finish(store: Store, study: str, accuracy: float, *, data: Mapping[str, str] = {}) -> TrainState:
     """Record a study with that validation accuracy; return the state of its champion.
 
     Args:
@@ -43,7 +41,6 @@ def finish(
         tracker.begin(RunLabel(key=key, name=f"{stage} 3/0", tags=tags, params=RECIPE.to_dict(), files=files))
         tracker.end(key, "complete", metrics={"val/accuracy": accuracy} if stage == "confirm" else {})
     tracker.tested(KEY, outcome(0.79))
-    if registered:
-        tracker.register(KEY, RECIPE.to_dict(), weights, {**numbers(study, accuracy), **data})
+    tracker.register(KEY, RECIPE.to_dict(), weights, {**numbers(study, accuracy), **data})
     assert tracker.close(60) == 0
     return state

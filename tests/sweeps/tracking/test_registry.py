@@ -148,6 +148,7 @@ def test_attempts_that_were_cut_short_are_deleted(place: Place, tmp_path: Path) 
     logged = log_classifier(store.tracking_uri, run.run_id, RECIPE.to_dict(), store.weights("better", KEY))
     left = {model.model_id for model in client.search_logged_models([run.experiment_id])}
     assert left == {logged.model_id, other.model_id}
+    assert client.get_run(run.run_id).info.end_time == run.end_time
 
 
 def test_a_moved_store_serves_its_own_files(place: Place, tmp_path: Path) -> None:
