@@ -31,7 +31,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it wou
 
 CHAMPION = "champion"  # alias
 _ONNX = "onnx"  # tag of a logged model, as `export_onnx` returns it
-CLASSIFIER = "classifier"  # of a logged model; earlier versions logged one that took normalised images, named "model"
+CLASSIFIER = "classifier"  # of a logged model
 
 
 def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Path) -> LoggedModel:
