@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cifar_core.checkpoint import save_state
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.store import Store
@@ -36,7 +37,8 @@ def finish(store: Store, study: str, accuracy: float, *, data: Mapping[str, str]
     tracker.open_study(RunLabel(key="study", name=study, tags={"stage": "study"}, params={}))
     for stage in ("confirm", "final"):
         key = f"{stage}-3-0"
-        tags = {"study": study, "stage": stage, "source_trial": "3", "seed": "0", "trial": key, **data}
+        tags = {"study": study, "stage": stage, "source_trial": "3", "seed": "0", "trial": key}
+        tags |= {"data_sha256": CIFAR10.sha256, **data}
         files = {"recipe.toml": RECIPE.to_toml().encode()}
         tracker.begin(RunLabel(key=key, name=f"{stage} 3/0", tags=tags, params=RECIPE.to_dict(), files=files))
         tracker.end(key, "complete", metrics={"val/accuracy": accuracy} if stage == "confirm" else {})

@@ -182,7 +182,7 @@ class StudyReader:
         return content if isinstance(content, dict) else {}
 
     def data_set(self, run: Run) -> DataSet:
-        """Load the data set of a run from its study's own run; CIFAR-10 if an earlier version did not record it.
+        """Load the data set of a run from its study's own run; CIFAR-10 where none is on record.
 
         Raises:
             StoreError: that of a study of other data is missing or damaged.

@@ -69,7 +69,7 @@ def test_the_space_of_a_study_is_read(fresh_store: Fake) -> None:
 def test_the_data_set_of_a_study_is_read(fresh_store: Fake) -> None:
     run = fresh_store.add()
     reader, own = StudyReader(fresh_store.place), replace(CIFAR10, name="flowers", sha256="ab" * 32)
-    assert reader.read().data_set == CIFAR10, "that of earlier versions, which kept no file"
+    assert reader.read().data_set == CIFAR10, "where no file was kept"
     fresh_store.put(run, {"data.json": json.dumps(own.to_dict()).encode()})
     assert reader.read().data_set == own
 

@@ -206,22 +206,6 @@ def test_a_folder_that_was_renamed_keeps_its_better_champion(place: Place, tmp_p
     assert client.get_model_version_by_alias("myphotos-1a2b3c4d", "champion").tags["study"] == "My Photos"
 
 
-def test_a_folder_that_an_earlier_version_registered_as_cifar10_gives_the_alias_back(
-    place: Place, tmp_path: Path
-) -> None:
-    shutil.copytree(place.store.root, tmp_path / "moved")
-    store = Store.locate(tmp_path / "moved")
-    [before] = champions(client := MlflowClient(store.tracking_uri))
-    run = client.get_run(str(before.run_id))
-    foreign = numbers("three classes", 0.99) | {"data": "cifar10"}
-    version = client.create_model_version(NAME, str(before.source), run.info.run_id, foreign)
-    client.set_registered_model_alias(NAME, "champion", version.version)
-    model = client.create_logged_model(run.info.experiment_id, name="any", source_run_id=run.info.run_id)
-    register(store.tracking_uri, run.info.run_id, model, numbers("new", 0.7))
-    [found] = champions(client)
-    assert found.tags["study"] == "better"
-
-
 def test_without_a_champion(empty_databases: Path) -> None:
     assert champions(MlflowClient(Store.locate(empty_databases).tracking_uri)) == []
 
