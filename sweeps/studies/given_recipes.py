@@ -52,8 +52,7 @@ def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
     recipes = best_recipes(earlier, EARLIER_RECIPES)
     if not recipes:
         raise StudyError(f"--from must name a study with a complete trial, but {source!r} has none")
-    # Earlier versions did not record it, and most sweeps go from one study of a data set to the next.
-    images = earlier.user_attrs.get(TRAIN_IMAGES, plan.data_set.train_images)
+    images = earlier.user_attrs[TRAIN_IMAGES]
     recipes = [comparable(for_data_set(recipe, images, plan.data_set)) for recipe in recipes]
     return {f"{place} of {source}": recipe for place, recipe in enumerate(recipes, start=1)}
 

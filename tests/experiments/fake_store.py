@@ -27,7 +27,7 @@ from experiments.reading.studies import StudyReader
 from sweeps.store import Store
 
 EASE = (0.01, 0.03, -0.04, -0.09, 0.0, -0.06, 0.03, 0.02, 0.05, 0.03)  # of each class against the mean
-TIMINGS = (Timing(1, 0.004, 0.006, 200), Timing(256, 0.16, 0.2, 12))
+TIMINGS = (Timing(1, 0.004, 0.006, 200, 0.004), Timing(256, 0.16, 0.2, 12, 0.16))
 START = 1_795_000_000_000  # 2026-11-18, in milliseconds
 
 
