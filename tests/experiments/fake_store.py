@@ -177,9 +177,8 @@ class Fake:
         model = self.client.create_logged_model(plan.experiment, "model", source_run_id=run)
         self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
         self.client.set_terminated(run, "FINISHED", end_time=at + 240_000)
-        look = {"time": "2026-11-18T10:00:00Z", "study": plan.name, "run_id": run, "accuracy": accuracy}
         with (self.folder / "test_looks.jsonl").open("a") as file:
-            file.write(json.dumps({**look, "images": 10_000}) + "\n")
+            file.write(json.dumps({"time": "2026-11-18T10:00:00Z", "study": plan.name, "key": key}) + "\n")
 
     def _run(
         self,
