@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_core.data import Splits
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from cifar_core.errors import UserError
 from cifar_core.files import write_together
 from cifar_core.hardware import Hardware
@@ -99,8 +99,6 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     facts, tensors = read_tensors(path)
     if _recipe(facts, path) != recipe:
         raise CheckpointError(f"{path}: the recipe must be the one that is trained, but this state has another one")
-    if "optimizers" not in facts:
-        raise CheckpointError(f"{path}: training can resume from states of this version only, but this one is older")
     if (trained := _data_set(facts, path)).sha256 != data.train.data_set.sha256:
         raise CheckpointError(f"{path}: the data must be those that are trained on, but this state has {trained.name}")
     state = TrainState.create(recipe, data, hardware)
@@ -250,7 +248,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
         return facts, safetensors.torch.load(content)
-    except (KeyError, ValueError, safetensors.SafetensorError) as error:  # for example weights of an earlier version
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:  # for example weights alone
         raise CheckpointError(f"{path}: this must be a training state, but is none") from error
 
 
@@ -262,11 +260,9 @@ def _recipe(facts: Mapping[str, Any], path: Path) -> Recipe:
 
 
 def _data_set(facts: Mapping[str, Any], path: Path) -> DataSet:
-    if "data_set" not in facts:
-        return CIFAR10  # which earlier versions had alone
     try:
         return DataSet.from_dict(facts["data_set"])
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its data set must be one of this version, but: {error}") from error
 
 

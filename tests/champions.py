@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cifar_core.checkpoint import save_state
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.store import Store
@@ -23,9 +24,7 @@ def numbers(study: str, accuracy: float) -> dict[str, str]:
     return {"data": "CIFAR-10", "side": "32", "study": study, "trial": "3", "architecture": RECIPE.model, **accuracies}
 
 
-def finish(
-    store: Store, study: str, accuracy: float, *, registered: bool = True, data: Mapping[str, str] = {}
-) -> TrainState:
+def finish(store: Store, study: str, accuracy: float, *, data: Mapping[str, str] = {}) -> TrainState:
     """Record a study with that validation accuracy; return the state of its champion.
 
     Args:
@@ -38,12 +37,12 @@ def finish(
     tracker.open_study(RunLabel(key="study", name=study, tags={"stage": "study"}, params={}))
     for stage in ("confirm", "final"):
         key = f"{stage}-3-0"
-        tags = {"study": study, "stage": stage, "source_trial": "3", "seed": "0", "trial": key, **data}
+        tags = {"study": study, "stage": stage, "source_trial": "3", "seed": "0", "trial": key}
+        tags |= {"data_sha256": CIFAR10.sha256, **data}
         files = {"recipe.toml": RECIPE.to_toml().encode()}
         tracker.begin(RunLabel(key=key, name=f"{stage} 3/0", tags=tags, params=RECIPE.to_dict(), files=files))
         tracker.end(key, "complete", metrics={"val/accuracy": accuracy} if stage == "confirm" else {})
     tracker.tested(KEY, outcome(0.79))
-    if registered:
-        tracker.register(KEY, RECIPE.to_dict(), weights, {**numbers(study, accuracy), **data})
+    tracker.register(KEY, RECIPE.to_dict(), weights, {**numbers(study, accuracy), **data})
     assert tracker.close(60) == 0
     return state

@@ -74,9 +74,9 @@ def prepare(source: ImageSource, progress: Callable[[str, int, int | None], None
         state = _state(layout)
         known = _last(source)
         if known.get("state") == state and (cached := find_cached(known["content"])) is not None:
-            # The same content may have had another name elsewhere, and other notes. Earlier versions kept none here.
-            notes = tuple(known.get("notes", cached.notes))
-            return replace(cached, data_set=replace(cached.data_set, name=source.name), notes=notes)
+            # The same content may have had another name elsewhere, and other notes.
+            named = replace(cached.data_set, name=source.name)
+            return replace(cached, data_set=named, notes=tuple(known["notes"]))
         made = _make(source, layout, progress)
         content = made.data_set.sha256
         facts = {"state": state, "content": content, "notes": made.notes}

@@ -26,7 +26,7 @@ class Timing:
     seconds: float  # median
     slow_seconds: float  # 95th percentile
     repeats: int
-    mean_seconds: float | None = None  # None: timed by a version that did not keep it
+    mean_seconds: float
 
 
 def time_serving(

@@ -257,10 +257,10 @@ def _timed(serving: Mapping[str, Sequence[Timing]]) -> Speed:
     single = [batches[0] for batches in serving.values()]
     large = [batches[-1] for batches in serving.values()]
     return Speed(
-        latency=statistics.fmean(b.mean_seconds or b.seconds for b in single),
+        latency=statistics.fmean(b.mean_seconds for b in single),
         p95=statistics.fmean(b.slow_seconds for b in single),
         batch=large[0].images,
-        per_second_batched=statistics.fmean(b.images / (b.mean_seconds or b.seconds) for b in large),
+        per_second_batched=statistics.fmean(b.images / b.mean_seconds for b in large),
         bounded=False,
         runs=tuple(serving),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.serving import Timing
 from experiments.reading.study import Adapted, HttpSpeed, ImageAnswers
 from experiments.stats import mean_accuracy
@@ -26,7 +26,7 @@ def find_adapted(client: MlflowClient, experiments: Mapping[str, str], study: st
     tested = [
         run
         for run in every_run(client, list(experiments), "tags.stage = 'adapted'")
-        if "test/accuracy" in run.data.metrics and run.data.tags.get("data_sha256", CIFAR10.sha256) == data_set.sha256
+        if "test/accuracy" in run.data.metrics and run.data.tags["data_sha256"] == data_set.sha256
     ]
     own = adapted_study(study)
     return max(tested, key=lambda run: (run.data.tags.get("study") == own, run.info.start_time), default=None)

@@ -22,12 +22,11 @@ from mlflow.exceptions import MlflowException
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.errors import first_line
 from cifar_core.evaluation.serving import Timing
-from cifar_core.files import read_text
 from experiments.reading import run_table
 from experiments.reading.adapted import adapted_of, find_adapted
 from experiments.reading.run_table import state_of, time_of
 from experiments.reading.study import Adapted, HttpSpeed, ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
-from sweeps.store import DEFAULT_STORE, Store, StoreError, opening
+from sweeps.store import DEFAULT_STORE, Store, StoreError, lines_of, opening, parse_evaluation
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
@@ -183,7 +182,7 @@ class StudyReader:
         return content if isinstance(content, dict) else {}
 
     def data_set(self, run: Run) -> DataSet:
-        """Load the data set of a run from its study's own run; CIFAR-10 if an earlier version did not record it.
+        """Load the data set of a run from its study's own run; CIFAR-10 where none is on record.
 
         Raises:
             StoreError: that of a study of other data is missing or damaged.
@@ -312,22 +311,14 @@ class StudyReader:
 
 
 def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
-    """Count the lines of the record of test set evaluations (one JSON object a line).
-
-    Raises:
-        StoreError: the file is not text.
-    """
+    """Count the lines of the record of test set evaluations; one that cannot be opened counts as none."""
     try:
-        lines = [line for line in read_text(path).splitlines() if line.strip()]
+        recorded, lines = path.exists(), [line for line in lines_of(path) if line.strip()]
     except OSError:
         return TestSetEvaluations(recorded=False)
-    except ValueError as error:
-        raise StoreError(f"{path} must be a text file, but: {error}") from error
-    studies: list[str] = []
-    for line in lines:
-        with suppress(ValueError, TypeError, KeyError):
-            studies.append(json.loads(line)["study"])
-    return TestSetEvaluations(True, studies.count(study), len(studies), len(lines) - len(studies))
+    found = [evaluation for line in lines if (evaluation := parse_evaluation(line)) is not None]
+    of_study = sum(name == study for name, _ in found)
+    return TestSetEvaluations(recorded, of_study, len(found), len(lines) - len(found))
 
 
 def _last_attempts(attempts: pd.DataFrame, stage: str) -> pd.DataFrame:

@@ -93,7 +93,7 @@ def champion_run(reader: StudyReader) -> str:
         found = champions(reader.client)
     if len(found) != 1:
         several = ", ".join(f"{version.run_id} of {version.name}" for version in found)
-        none = "no champion is registered yet: the end of a study registers one, and so does `make serve`"
+        none = "no champion is registered yet: the end of a study registers one"
         raise UserError(f"'champion' must be one run, but may be {several}" if found else none)
     return str(found[0].run_id)
 

@@ -11,7 +11,6 @@ import torch
 
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import Splits
-from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.source import DataSource
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware, set_up_cpu
@@ -80,8 +79,7 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
     if tags.get("device", "cpu") == "cpu":
         set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)
     hardware = Hardware.detect(device)
-    sha256, name = tags.get("data_sha256", CIFAR10.sha256), tags.get("data", CIFAR10.name)
-    data = DataSource.find(sha256, name, cifar10, console.progress).train_val()
+    data = DataSource.find(tags["data_sha256"], tags["data"], cifar10, console.progress).train_val()
     if recipe.val_fraction != FIXED_SPLIT:  # a final, on all images
         data = Splits(train=data.everything(), val=data.val.head(0))
     state = TrainState.create(recipe, data, hardware)

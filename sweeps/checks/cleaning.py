@@ -25,7 +25,7 @@ from sweeps.studies.storage import open_storage
 from sweeps.studies.study import REMOVED
 from sweeps.tracking.locations import artifact_folder, follow_store
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run
-from sweeps.tracking.registry import CLASSIFIER, registered_runs
+from sweeps.tracking.registry import registered_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +128,11 @@ def _of_study(
     for folder in () if resumable else sorted(store.checkpoint_folder(study).glob("*")):
         if folder.name in active and active[folder.name].data.tags.get("state") in ended:
             yield Waste(study, f"checkpoints of {folder.name}, which has ended", (folder,))
-    models = client.search_logged_models([experiment.experiment_id])
-    served = {
-        model.source_run_id for model in models if model.name == CLASSIFIER and model.status == LoggedModelStatus.READY
-    }
-    for model in models:
+    for model in client.search_logged_models([experiment.experiment_id]):
         if model.source_run_id in deleted.keys() - kept:
             what = "network of a deleted run"
         elif model.status != LoggedModelStatus.READY:
             what = "network whose logging was cut short"
-        elif model.name != CLASSIFIER and model.source_run_id in served:
-            what = "network in the form of an earlier version, beside the present one"
         else:
             continue
         yield Waste(study, what, _inside(store, _folder(store, model.artifact_location)), model=model.model_id)

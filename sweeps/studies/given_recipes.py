@@ -47,13 +47,13 @@ def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
     earlier = load_study(store, source, option="--from")
     if trials_of(store, plan.study) and load_study(store, plan.study).user_attrs.get(SOURCE) == source:
         return {}
-    if ADAPTATION in earlier.user_attrs:
-        raise StudyError(f"--from must name a sweep, but {source!r} adapts a network")
+    if TRAIN_IMAGES not in earlier.user_attrs:
+        what = "adapts a network" if ADAPTATION in earlier.user_attrs else "is a study of another program"
+        raise StudyError(f"--from must name a sweep, but {source!r} {what}")
     recipes = best_recipes(earlier, EARLIER_RECIPES)
     if not recipes:
         raise StudyError(f"--from must name a study with a complete trial, but {source!r} has none")
-    # Earlier versions did not record it, and most sweeps go from one study of a data set to the next.
-    images = earlier.user_attrs.get(TRAIN_IMAGES, plan.data_set.train_images)
+    images = earlier.user_attrs[TRAIN_IMAGES]
     recipes = [comparable(for_data_set(recipe, images, plan.data_set)) for recipe in recipes]
     return {f"{place} of {source}": recipe for place, recipe in enumerate(recipes, start=1)}
 

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from cifar_core.budget import at_length
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from cifar_core.recipe import Recipe
 from cifar_core.transfer.backbone import Backbone
 from sweeps.planning.plan import Plan
@@ -30,12 +30,13 @@ _ANOTHER_NAME = "give it another name with --study"
 def settings_of(plan: Plan) -> dict[str, object]:
     """Return the settings of a sweep."""
     return {
-        _DATA: [plan.data_set.name, plan.data_set.sha256],  # the first: a study with settings but without it is older
+        _DATA: [plan.data_set.name, plan.data_set.sha256],
         TRAIN_IMAGES: plan.data_set.train_images,
         _CONTENT: plan.space.content(),
         "space_hash": plan.space.hash,
         "space": plan.space.name,
         "preset": plan.preset.name,
+        "trial_flops": f"{plan.preset.trial.flops or 0:g}",
         "seed": str(plan.seed),
         "starts": "yes" if plan.starts else "no",
         "limits": str(plan.limits),
@@ -50,40 +51,30 @@ def check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
     """
     if ADAPTATION in stored:
         raise StudyError(f"study {plan.study!r} must be a sweep, but it adapts a network; {_ANOTHER_NAME}")
-    for name in ("space", "preset", "seed", "starts", "limits"):
+    name, sha256 = stored.get(_DATA, settings_of(plan)[_DATA])
+    if sha256 != plan.data_set.sha256:  # which decides the budgets as well
+        raise StudyError(
+            f"study {plan.study!r} was started with the data {name} ({sha256[:12]}), but got {plan.data_set.name} "
+            f"({plan.data_set.sha256[:12]}), which has other pictures, labels or splits; {_ANOTHER_NAME}"
+        )
+    for name in ("space", "preset", "trial_flops", "seed", "starts", "limits"):
         value = settings_of(plan)[name]
         if name in stored and stored[name] != value:
             raise StudyError(
                 f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; {_ANOTHER_NAME}"
             )
-    name, sha256 = stored.get(_DATA, [CIFAR10.name, CIFAR10.sha256])  # which earlier versions had alone
-    if stored and sha256 != plan.data_set.sha256:
-        raise StudyError(
-            f"study {plan.study!r} was started with the data {name} ({sha256[:12]}), but got {plan.data_set.name} "
-            f"({plan.data_set.sha256[:12]}), which has other pictures, labels or splits; {_ANOTHER_NAME}"
-        )
-    if "space" in stored and _CONTENT not in stored:
-        raise StudyError(
-            f"study {plan.study!r} was started by an earlier version, which did not record its space; {_ANOTHER_NAME}"
-        )
     changes = list(_changes(stored[_CONTENT], plan.space.content())) if _CONTENT in stored else []
     if changes:
         raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {_ANOTHER_NAME}")
 
 
 def check_trials(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
-    """Check that trials have the compute and the rates that this version gives them; earlier ones gave others.
+    """Check that trials have the learning rates that this version gives them; another one may give others.
 
     Raises:
         StudyError: they have not.
     """
-    most = plan.preset.trial.flops
     for trial in trials:
-        if most is not None and (given := trial.user_attrs.get("flops", 0.0)) > most:
-            raise StudyError(
-                f"study {plan.study!r} was started by an earlier version, whose trials took {given / 1e12:.3g} TFLOP, "
-                f"where this one gives them {most / 1e12:g}; {_ANOTHER_NAME}"
-            )
         if "recipe" not in trial.user_attrs or "enqueued_recipe" in trial.user_attrs:
             continue
         drawn = Recipe.from_dict(trial.user_attrs["recipe"])
@@ -116,7 +107,7 @@ def check_adaptation(storage: BaseStorage, study: str, settings: Mapping[str, ob
     attributes = optuna.load_study(study_name=study, storage=storage).user_attrs
     if attributes and ADAPTATION not in attributes:
         raise StudyError(f"study {study!r} must be one that adapts a network, but it is a sweep; {_ANOTHER_NAME}")
-    for name, value in attributes.get(ADAPTATION, {}).items():  # earlier versions had fewer
+    for name, value in attributes.get(ADAPTATION, {}).items():
         if value != (given := settings.get(name)):
             raise StudyError(
                 f"study {study!r} was started with {name} {value}, but got {name} {given}; {_ANOTHER_NAME}"

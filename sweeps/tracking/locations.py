@@ -39,7 +39,7 @@ _RECORDED = """
     WHERE artifact_uri LIKE '%/' || run_uuid || '/artifacts'
 """
 _LOCK_SECONDS = 20
-DATA_SET = "data.json"  # artifact of a study's own run; earlier versions, which had CIFAR-10 alone, logged none
+DATA_SET = "data.json"  # artifact of a study's own run; reproductions, all of CIFAR-10, have none
 # Artifacts that every version has logged: of a run that trained, of a complete one that was validated, of a test.
 _TRAINED, _VALIDATED, _TESTED = ("recipe.toml",), ("confusion.json",), ("test/confusion.json", "test/predictions.csv")
 

@@ -31,7 +31,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it wou
 
 CHAMPION = "champion"  # alias
 _ONNX = "onnx"  # tag of a logged model, as `export_onnx` returns it
-CLASSIFIER = "classifier"  # of a logged model; earlier versions logged one that took normalised images, named "model"
+CLASSIFIER = "classifier"  # of a logged model
 
 
 def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Path) -> LoggedModel:
@@ -93,8 +93,7 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
     """
     mlflow.set_tracking_uri(uri)  # where the registry looks the model up, whatever its client was given
     client = MlflowClient(uri)
-    of_run = client.get_run(run_id).data.tags
-    name = model_name(numbers["data"], of_run.get("data_sha256", CIFAR10.sha256))  # before the tag, that was all
+    name = model_name(numbers["data"], client.get_run(run_id).data.tags["data_sha256"])
     try:
         client.create_registered_model(name, description=_describe_all(name, numbers["side"]))
     except MlflowException as error:
@@ -105,9 +104,7 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
         tags, text = dict(numbers), _describe(numbers, model.tags.get(_ONNX, ""))
         client.create_model_version(name, model.model_uri, run_id, tags, description=text, model_id=model.model_id)
         versions = _versions(client, name)
-    # An earlier version registered a folder named cifar10 as `cifar10` as well; names of other data hold their hash.
-    same = [version for version in versions if "-" in name or version.tags.get("data") == numbers["data"]]
-    newest = {version.tags.get("study"): version for version in same}
+    newest = {version.tags.get("study"): version for version in versions}
     newest[numbers["study"]] = next(version for version in versions if version.source == model.model_uri)
     best = max(newest.values(), key=lambda version: (float(version.tags.get("val_accuracy", 0)), int(version.version)))
     client.set_registered_model_alias(name, CHAMPION, best.version)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import multiprocessing
 import os
 import re
@@ -165,15 +164,6 @@ def shown(point: Progress) -> tuple[object, ...]:
     return (point.step, point.epoch, point.train_loss, point.train_accuracy, point.learning_rate, predictions)
 
 
-def test_a_state_of_an_earlier_version(saved: Path, tmp_path: Path) -> None:
-    facts, tensors = read_tensors(saved)
-    del facts["optimizers"]
-    path = tmp_path / "older.safetensors"
-    write_tensors(path, facts, tensors)
-    rule = "training can resume from states of this version only, but this one is older"
-    assert refusal(lambda: load_state(SMALL, path, TINY_DATA, FP32), CheckpointError) == f"{path}: {rule}"
-
-
 def test_a_state_of_another_recipe(saved: Path) -> None:
     rule = "the recipe must be the one that is trained, but this state has another one"
     other = replace(SMALL, seed=1)
@@ -229,15 +219,6 @@ def test_weights_know_their_data_set(tmp_path: Path) -> None:
     load_state(SMALL, path, data, FP32)
     rule = "the data must be those that are trained on, but this state has flowers"
     assert refusal(lambda: load_state(SMALL, path, TINY_DATA, FP32), CheckpointError) == f"{path}: {rule}"
-
-
-def test_weights_of_an_earlier_version_are_of_cifar10(saved: Path) -> None:
-    content = saved.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
-    del facts["data_set"]
-    write_state(saved, safetensors.torch.save(safetensors.torch.load(content), {"state": json.dumps(facts)}))
-    assert read_data_set(saved) == CIFAR10
 
 
 @pytest.mark.parametrize("content", [b"", b"no state at all", safetensors.torch.save({"weight": torch.zeros(3)})])

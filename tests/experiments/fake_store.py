@@ -27,7 +27,7 @@ from experiments.reading.studies import StudyReader
 from sweeps.store import Store
 
 EASE = (0.01, 0.03, -0.04, -0.09, 0.0, -0.06, 0.03, 0.02, 0.05, 0.03)  # of each class against the mean
-TIMINGS = (Timing(1, 0.004, 0.006, 200), Timing(256, 0.16, 0.2, 12))
+TIMINGS = (Timing(1, 0.004, 0.006, 200, 0.004), Timing(256, 0.16, 0.2, 12, 0.16))
 START = 1_795_000_000_000  # 2026-11-18, in milliseconds
 
 
@@ -177,9 +177,8 @@ class Fake:
         model = self.client.create_logged_model(plan.experiment, "model", source_run_id=run)
         self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
         self.client.set_terminated(run, "FINISHED", end_time=at + 240_000)
-        look = {"time": "2026-11-18T10:00:00Z", "study": plan.name, "run_id": run, "accuracy": accuracy}
         with (self.folder / "test_looks.jsonl").open("a") as file:
-            file.write(json.dumps({**look, "images": 10_000}) + "\n")
+            file.write(json.dumps({"time": "2026-11-18T10:00:00Z", "study": plan.name, "key": key}) + "\n")
 
     def _run(
         self,

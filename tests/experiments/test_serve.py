@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
@@ -26,7 +24,6 @@ from experiments.reading.study import HttpSpeed
 from experiments.serve import main
 from experiments.serving.champion import record_speed, registered
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_client import runs_of
 from tests.champions import RECIPE, finish, numbers
 from tests.sweeps.small_data import CPU
 
@@ -54,7 +51,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Store:
-    """A store of an earlier version: a study is finished, and its champion not registered."""
+    """A store without a study yet."""
     store = Store.locate(tmp_path_factory.mktemp("serve") / "a store")
     store.create()
     shutil.copyfile(blank, store.root / "mlflow.db")
@@ -63,7 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def server(store: Store) -> Iterator[Server]:
-    state = finish(store, "a study", 0.8, registered=False)
+    state = finish(store, "a study", 0.8)
     command = [sys.executable, str(ROOT / "experiments" / "serve.py"), "--store", str(store.root), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
@@ -113,13 +110,10 @@ def test_a_server_labels_images_and_outlives_wrong_requests(server: Server) -> N
 
 
 @pytest.mark.usefixtures("server")
-def test_the_champion_of_an_earlier_version_is_registered_once(store: Store) -> None:
-    first, again = registered(store), registered(store)
-    assert first.tags == numbers("a study", 0.8)
-    assert first.version == again.version
+def test_the_champion_goes_by_the_name_of_its_model(store: Store) -> None:
+    assert registered(store).tags == registered(store, "cifar10").tags == numbers("a study", 0.8)
     with pytest.raises(StoreError, match=r"^--model must be one of cifar10, but got 'mine'$"):
         registered(store, "mine")
-    assert len(MlflowClient(store.tracking_uri).search_model_versions("name = 'cifar10'")) == 1
 
 
 @pytest.mark.usefixtures("server")
@@ -127,42 +121,6 @@ def test_the_speed_over_http_is_kept_with_the_champion(store: Store) -> None:
     version, speed = registered(store), HttpSpeed(0.01, 0.02, 4, 90.0, 64, 300.0)
     assert record_speed(store, version, lambda: speed) == speed
     assert HttpSpeed(**StudyReader(store).json(str(version.run_id), HTTP_SPEED)) == speed
-
-
-@pytest.mark.usefixtures("server")
-def test_an_earlier_champion_is_registered_beside_others_and_its_run_ends_when_it_did(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    finish(store, "a better study", 0.9, registered=False)
-    without_confirmation(store, "a study without")
-    final = next(run for run in runs_of(MlflowClient(store.tracking_uri), "a better study") if is_final(run))
-    assert registered(store).tags["study"] == "a better study"
-    found = MlflowClient(store.tracking_uri).get_run(final.info.run_id).info
-    assert (found.status, found.end_time) == ("FINISHED", final.info.end_time)
-    assert capsys.readouterr().err == (
-        "a champion is not registered: a champion must have confirmation runs in MLflow, but trial 3 of "
-        "'a study without' has none\n"
-    )
-
-
-def test_a_champion_whose_confirmation_was_deleted_is_one_line(tmp_path: Path, blank: Path) -> None:
-    shutil.copyfile(blank, tmp_path / "mlflow.db")
-    store = Store.locate(tmp_path)
-    without_confirmation(store, "x")
-    with pytest.raises(StoreError, match=r"^a champion must have confirmation runs in MLflow, but trial 3 of 'x' has"):
-        registered(store)
-
-
-def without_confirmation(store: Store, study: str) -> None:
-    finish(store, study, 0.95, registered=False)
-    client = MlflowClient(store.tracking_uri)
-    for run in runs_of(client, study):
-        if run.data.tags["stage"] == "confirm":
-            client.delete_run(run.info.run_id)
-
-
-def is_final(run: Run) -> bool:
-    return run.data.tags["stage"] == "final"
 
 
 def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

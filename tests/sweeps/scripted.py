@@ -280,4 +280,5 @@ def check_whole(sweep: Study, trials: int = 4) -> None:
         assert run.metrics["cost/epochs"] == {"trial": 1, "confirm": 2, "final": 4}[key.split("-")[0]]
     assert sweep.tested == finals, "only the champion's final runs meet the test set, and each only once"
     assert [line["key"] for line in sweep.recorded_tests()] == finals
+    assert [key for key, run in sweep.tracker.runs.items() if run.version] == finals[:1], "the registered champion"
     assert sweep.tracker.study.state == "finished"

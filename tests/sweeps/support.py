@@ -79,6 +79,7 @@ class MemoryRun:
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     model: Path | None = None
+    version: Mapping[str, str] | None = None  # tags of it in the model registry
 
     @property
     def state(self) -> str:
@@ -131,6 +132,7 @@ class _Memory(MlflowSender):
         run.params |= entry.params
         run.files |= entry.files
         run.model = Path(entry.weights) if entry.weights is not None else run.model
+        run.version = entry.registered or run.version
 
     def flush(self, seconds: float, model_seconds: float, most: float = math.inf) -> bool:
         return True

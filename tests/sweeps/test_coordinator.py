@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -17,6 +18,7 @@ from sweeps import coordinator
 from sweeps.command_line import Interrupted
 from sweeps.coordinator import RunsFailError, StoreLostError
 from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, TrainJob
+from sweeps.stages.final import ChampionTest
 from sweeps.store import Store
 from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
 
@@ -194,6 +196,16 @@ class TestInterruption:
         assert 1000 < (before := sweep.study.user_attrs["seconds"]) < 1100
         sweep.run()
         assert before < sweep.study.user_attrs["seconds"] < 1100, "each counted once"
+
+    def test_a_champion_that_was_tested_but_not_registered(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as context:
+            context.setattr(ChampionTest, "register", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                sweep.run()
+        assert len(sweep.tested) == 2
+        assert not any(run.version for run in sweep.tracker.runs.values())
+        sweep.run()
+        check_whole(sweep)
 
     def test_a_picture_of_training_images_is_drawn_once_runs_train(self, sweep: Study) -> None:
         sweep.run(trials=2, confirm=False)

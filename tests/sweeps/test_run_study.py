@@ -215,9 +215,11 @@ class TestPlanOfTheArguments:
         plan_of("--study", "first", "--no-starts")
         first, recipes = StubCoordinator.got.study, [Recipe(cutout=number, tta=TTA) for number in range(5)]
         optuna.create_study(study_name="adapted", storage=first._storage).set_user_attr(ADAPTATION, {})
+        optuna.create_study(study_name="foreign", storage=first._storage)
         for study, earlier, message in (
             ("first", "first", "--from must name another study, but got 'first', which this command runs"),
-            ("second", "nope", "--from must be one that the store holds (adapted, first), but got 'nope'"),
+            ("second", "nope", "--from must be one that the store holds (adapted, foreign, first), but got 'nope'"),
+            ("second", "foreign", "--from must name a sweep, but 'foreign' is a study of another program"),
             ("second", "first", "--from must name a study with a complete trial, but 'first' has none"),
             ("second", "adapted", "--from must name a sweep, but 'adapted' adapts a network"),
         ):

@@ -40,7 +40,7 @@ def test_without_a_timing_training_bounds_the_speed(demo: Facts) -> None:
     assert speed.per_second_batched == 780
 
 
-def test_the_mean_of_the_timings_counts_where_it_was_kept(demo: Facts) -> None:
+def test_the_mean_of_the_timings_counts(demo: Facts) -> None:
     timings = {run: tuple(replace(t, mean_seconds=2 * t.seconds) for t in known(demo.study.artifacts.serving.get(run)))
                for run in demo.study.artifacts.serving}  # fmt: skip
     speed = known(gather(with_artifacts(demo, serving=timings).study, PUBLISHED, SCENARIO).cost.speed)

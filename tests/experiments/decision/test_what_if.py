@@ -75,7 +75,9 @@ def draw(chance: random.Random, facts: Facts) -> Facts:
     low = chance.uniform(0.3, 0.95)
     test = maybe(Estimate(low + 0.01, low, low + 0.02, ("r" * 32,), 10_000), odds=0.9)
     scores: dict[str, VendorScore] = {"vendor_1": score(chance.randint(3000, 9900))} if chance.random() < 0.4 else {}
-    serving = maybe((Timing(1, 0.004, chance.choice([0.006, 0.4]), 200), Timing(256, 0.5, 0.6, 10)), (), odds=0.8)
+    serving = maybe(
+        (Timing(1, 0.004, chance.choice([0.006, 0.4]), 200, 0.004), Timing(256, 0.5, 0.6, 10, 0.5)), (), odds=0.8
+    )
     network = replace(
         ADAPTED, test=mean_accuracy([chance.uniform(0.3, 0.99)], ("a" * 32,), 10_000), serving=serving,
         device=maybe("cpu", "cuda", odds=0.9),

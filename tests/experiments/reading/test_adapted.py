@@ -15,7 +15,7 @@ from experiments.reading.studies import StudyReader
 from tests.experiments.fake_store import START, Fake, sure_answers
 from tests.experiments.support import known
 
-TIMING = Timing(1, 0.004, 0.006, 200)
+TIMING = Timing(1, 0.004, 0.006, 200, 0.004)
 
 
 def add(

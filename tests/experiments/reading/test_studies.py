@@ -69,7 +69,7 @@ def test_the_space_of_a_study_is_read(fresh_store: Fake) -> None:
 def test_the_data_set_of_a_study_is_read(fresh_store: Fake) -> None:
     run = fresh_store.add()
     reader, own = StudyReader(fresh_store.place), replace(CIFAR10, name="flowers", sha256="ab" * 32)
-    assert reader.read().data_set == CIFAR10, "that of earlier versions, which kept no file"
+    assert reader.read().data_set == CIFAR10, "where no file was kept"
     fresh_store.put(run, {"data.json": json.dumps(own.to_dict()).encode()})
     assert reader.read().data_set == own
 
@@ -120,18 +120,19 @@ def test_test_set_evaluations_are_counted_and_damaged_lines_reported(tmp_path: P
     path = tmp_path / "test_looks.jsonl"
     assert count_test_set_evaluations(path, "demo") == Evaluations(recorded=False)
     lines = (
-        {"time": "t", "study": "demo", "run_id": "r", "accuracy": 0.9, "images": 10_000},
-        {"time": "t", "study": "other", "key": "confirm-1-0", "images": 10_000},
-        {"time": "t", "study": "demo", "key": "confirm-3-0", "images": 10_000},  # before the images are opened
+        {"time": "t", "study": "demo", "key": "final-3-0"},
+        {"time": "t", "study": "other", "key": "final-1-0"},
+        {"time": "t", "study": "demo", "key": "final-3-1"},
+        {"time": "t", "study": "demo"},
     )
-    path.write_text("\n".join([*map(json.dumps, lines), "[1]", '{"study": "demo"']))
-    expected = Evaluations(recorded=True, study=2, store=3, unreadable=2)
+    path.write_text("\n".join([*map(json.dumps, lines), "[1]", "", '{"study": "demo"']))
+    expected = Evaluations(recorded=True, study=2, store=3, unreadable=3)
     assert count_test_set_evaluations(path, "demo") == expected
-    path.write_text(path.read_text(), encoding="utf-16", newline="\r\n")  # as another editor saves it
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\xff")  # as an editor saves it
     assert count_test_set_evaluations(path, "demo") == expected
-    path.write_bytes(b"\xff")
-    with pytest.raises(StoreError, match=rf"^{path} must be a text file, but: 'utf-8' codec .*"):
-        count_test_set_evaluations(path, "demo")
+    path.unlink()
+    path.mkdir()
+    assert count_test_set_evaluations(path, "demo") == Evaluations(recorded=False)
 
 
 def test_what_is_no_store_is_named_and_not_made(tmp_path: Path, fresh_store: Fake) -> None:

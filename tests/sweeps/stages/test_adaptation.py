@@ -62,7 +62,7 @@ def adapt(
             storage=open_storage(store.storage_url),
             tracker=tracker,
             console=SweepConsole(),
-            tags={"data": "CIFAR-10"},
+            tags={"data": "CIFAR-10", "data_sha256": CIFAR10.sha256},
             command="",
             stop=stop,
         ).run()
