@@ -218,7 +218,7 @@ class TestPlanOfTheArguments:
         optuna.create_study(study_name="foreign", storage=first._storage)
         for study, earlier, message in (
             ("first", "first", "--from must name another study, but got 'first', which this command runs"),
-            ("second", "nope", "--from must be one that the store holds (adapted, foreign, first), but got 'nope'"),
+            ("second", "nope", "--from must be one that the store holds (adapted, first, foreign), but got 'nope'"),
             ("second", "foreign", "--from must name a sweep, but 'foreign' is a study of another program"),
             ("second", "first", "--from must name a study with a complete trial, but 'first' has none"),
             ("second", "adapted", "--from must name a sweep, but 'adapted' adapts a network"),
