@@ -62,7 +62,7 @@ def adapted_of(
         answers=answers,
         serving=serving,
         http=http,
-        head=float(tags.get("head_accuracy", tags["val_accuracy"])),  # earlier versions fitted heads alone
+        head=float(tags["head_accuracy"]),
         tuned=float(tags["tuned_accuracy"]) if "tuned_accuracy" in tags else None,
         is_tuned=tags["trial"].endswith("-1"),  # the key of its run, final-TRIAL-1
     )

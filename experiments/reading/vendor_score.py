@@ -68,7 +68,6 @@ def load_scores(root: Path, data_set: DataSet) -> dict[str, VendorScore]:
         InvalidFileError: a score breaks a rule.
     """
     scores = [read_json(path, VendorScore) for path in sorted((root / FOLDER).glob(f"*/{SCORE}"))]
-    scores.sort(key=lambda score: score.date)  # earlier versions kept them in a folder without the data set's hash
     return {slug(score.vendor): score for score in scores if score.data_sha256 == data_set.sha256}
 
 

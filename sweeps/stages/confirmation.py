@@ -95,10 +95,8 @@ class Confirmation(Stage):
         """
         results = {result.source: result for result in self.results()}
         runs = sorted(key for result in results.values() for key in result.accuracies)
-        attributes = self.sweep.study.user_attrs
-        # An earlier version has chosen without a record of it.
-        decided = attributes.get(DECISION) or {"champion": None if self._todo else self._finalist(), "runs": runs}
-        if decided["champion"] in results and decided["runs"] == runs:
+        decided = self.sweep.study.user_attrs.get(DECISION, {})
+        if decided.get("runs") == runs and decided["champion"] in results:
             return results[decided["champion"]]
         gain = self.gain
         stays = gain is not None and gain.low <= 0 and gain.beginning == Beginning.KNOWN_GOOD

@@ -33,7 +33,8 @@ def add(
     run = client.create_run(experiment, start).info.run_id
     tags = {
         "stage": "adapted", "state": "complete", "study": study, "data_sha256": data, "device": "cpu",
-        "backbone": "resnet18", "backbone_source": "weights.pth", "pretrained_on": "", "val_accuracy": "0.8500",
+        "backbone": "resnet18", "backbone_source": "weights.pth", "pretrained_on": "",
+        "val_accuracy": "0.8500", "head_accuracy": "0.8500",
         "trial": "final-2-0",
         "figures.cost": json.dumps({"seconds": 5.0, "study_seconds": 9.0, "training_flops": 7.0, "model_bytes": 3.0}),
         **more,

@@ -192,14 +192,6 @@ class TestBaseline:
         assert len(sweep.recorded_tests()) == 2
         assert sweep.run(trials=5).champion.source == 0  # type: ignore[union-attr]
 
-    def test_a_champion_of_an_earlier_version_stays(self, sweep: Study) -> None:
-        sweep.script = lambda key: even(key) + (0.3 if key.startswith("confirm-3") else 0.0)
-        sweep.run()
-        sweep.study.set_user_attr("decision", None)
-        for key in [key for key in sweep.tracker.runs if key.startswith("confirm-0")]:
-            sweep.tracker._known[key].metrics["val/accuracy"] = 0.99
-        assert sweep.run().champion.source == 3  # type: ignore[union-attr]
-
     @pytest.mark.parametrize("content", [b"", b"\xff\0\n", b"index,true\n0,cat", b"index,true,predicted\n0,cat,cat"])
     def test_damaged_predictions_count_as_missing(self, sweep: Study, content: bytes) -> None:
         sweep.files = {f"confirm-{trial}-{seed}": {PREDICTIONS: content} for trial in (0, 2, 3) for seed in (0, 1)}
