@@ -119,9 +119,10 @@ def _run(options: argparse.Namespace) -> int:
     name = "-".join(filter(None, (options.model, options.reasoning_effort)))
     out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", name) + ".csv")
     with _opened(out) as file:
-        _check_service(out, _Service(options.url, options.model, options.reasoning_effort))
         before = _resume(file, out)
         answered = {answer.image for answer in before if answer.state != FAILED}
+        service = _Service(options.url.rstrip("/"), options.model, options.reasoning_effort)
+        _check_service(out, service, begun=bool(answered))
         budget.spent = sum(answer.usd or 0.0 for answer in before)
         left = [path for path in pictures if path.name not in answered]
         unasked = _ask_all(chat, budget, left, file, options.concurrency, stop)
@@ -239,20 +240,19 @@ class _Service:
         return f"{self.model}{effort} at {self.url}"
 
 
-def _check_service(out: Path, service: _Service) -> None:
-    """Check that the answers in `out`, if there are any, are of this service, and keep which one it is.
+def _check_service(out: Path, service: _Service, *, begun: bool) -> None:
+    """Keep beside `out` which service answers, or check that it is this one if there are answers.
 
     Raises:
-        InvalidFileError: they are of another one, or the file beside them is damaged.
+        InvalidFileError: they are of another service, or the file beside them is missing, damaged or not writable.
     """
     path = out.with_name(f"{out.name}.service")
-    if not path.exists():  # the answers are new, or of an earlier version
+    if not begun:
         try:
             write_json(path, service)
         except OSError as error:
             raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
-    known = read_json(path, _Service)
-    if known != service:
+    elif (known := read_json(path, _Service)) != service:
         raise InvalidFileError(f"--out must be a file of answers by {service}, but those of {out} are by {known}")
 
 

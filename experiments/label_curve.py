@@ -149,6 +149,7 @@ def _run(options: argparse.Namespace) -> int:
         )
         state, failed = "interrupted", 0
         try:
+            _check_images(store, experiment, data_set)  # again: opening has sent what an earlier process left
             fit_all(heads, context)
             failed = train_all(built, context)
             state = "finished"

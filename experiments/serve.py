@@ -91,10 +91,10 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     with answering(store.tracking_uri), TemporaryDirectory() as folder:  # MLflow writes a file beside the network
         model = mlflow.pyfunc.load_model(champion_uri(version.name), dst_path=folder)
         application = Guard(scoring_server.init(model), most_bytes(int(version.tags["side"])))
-    print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
-    print(f"{_READY} on http://{HOST}:{listening.getsockname()[1]}/invocations (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
+        print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
+        print(f"{_READY} on http://{HOST}:{listening.getsockname()[1]}/invocations (Ctrl-C ends it)", flush=True)
         config = uvicorn.Config(application, log_level="warning", limit_concurrency=_AT_ONCE)
         uvicorn.Server(config).run(sockets=[listening])
 

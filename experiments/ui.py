@@ -98,13 +98,13 @@ def serve(store: Store, number: int) -> int:
         address = f"http://{HOST}:{listening.getsockname()[1]}"
         app = application(source)
         studies = save_all_views(source)
-        print("In your browser (Ctrl-C ends it):", flush=True)
-        for study in studies or [""]:
-            print(f"  {address}{study_path(study) if study else ''}", flush=True)
-        if studies and sys.stdout.isatty() and ("DISPLAY" in os.environ or sys.platform == "darwin"):
-            webbrowser.open(f"{address}{study_path(studies[0])}")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
         with contextlib.suppress(KeyboardInterrupt):
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
+            print("In your browser (Ctrl-C ends it):", flush=True)
+            for study in studies or [""]:
+                print(f"  {address}{study_path(study) if study else ''}", flush=True)
+            if studies and sys.stdout.isatty() and ("DISPLAY" in os.environ or sys.platform == "darwin"):
+                webbrowser.open(f"{address}{study_path(studies[0])}")
             uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
     return 0
 

@@ -24,7 +24,8 @@ def bench_report(folder: Path, runs: int) -> Iterator[Line]:
     """
     store = Store.locate(folder)
     if (folder / "mlflow.db").exists():
-        with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        runs, database = 0, sqlite3.connect(folder / "mlflow.db")
+        with contextlib.closing(database), contextlib.suppress(sqlite3.OperationalError):  # it may have no tables yet
             [[runs]] = database.execute("SELECT COUNT(*) FROM tags WHERE key = 'stage' AND value = 'search'")
         if not runs:
             raise StoreError(

@@ -259,7 +259,10 @@ def _building(facts: Facts) -> Way:
 def _longer(facts: Facts) -> str:
     """The command for a study that trains for longer, whose network may clear the bar; "" where no preset does."""
     longer = dict(itertools.pairwise(PRESETS)).get(facts.study.params.get("preset", ""))
-    return facts.study.rerun(study=f"{facts.study.name}-{longer}", trials=None, preset=longer) if longer else ""
+    if not longer:
+        return ""
+    name = f"{facts.study.name}-{longer}"
+    return facts.study.rerun(study=name, trials=None, timeout=None, patience=None, preset=longer)
 
 
 def _priced(facts: Facts) -> str:

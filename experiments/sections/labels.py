@@ -68,7 +68,7 @@ def section(facts: Facts) -> Section:
     curve = facts.labels
     if curve is None or not curve.runs:
         command = f"python experiments/label_curve.py --study {shlex.quote(facts.study.name)}{facts.study.store_option}"
-        how = f": `{command}` does that." if facts.subject_runs else ", and takes a complete trial, which there is not."
+        how = f": `{command}` does that." if facts.subject_runs else ": the study has no complete trial yet."
         text = f"Accuracy by the number of labels was not measured{how}"
         return Section(TITLE, (Missing(text),))
     curves = curves_of(curve, facts.study.data_set.val_images)

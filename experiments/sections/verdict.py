@@ -124,7 +124,7 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[tupl
         if all(check.bar == "price" for check in rival.unknown):  # it clears the bars, and may cost anything
             label, text = "Without it", f"If {rival.title} proves too dear: “{lost}”."
         if none != lost:
-            text += f" If nothing else that is unmeasured clears them either: “{none}”."
+            text += f" If nothing else that is unmeasured clears the bars: “{none}”."
         yield label, CitedText(text, ("source/scenario", *_sources(rival)))
     for number, result in enumerate(nearest_flips(facts)[:FLIPS]):
         text = f"{_capital(result.name)} {result.change}: “{result.becomes}”."

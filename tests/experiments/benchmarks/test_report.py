@@ -11,7 +11,7 @@ from experiments import compare
 from experiments.benchmarks.report import bench_report
 from experiments.benchmarks.synthetic import fill_store
 from experiments.reading.studies import StudyReader
-from sweeps.store import Store
+from sweeps.store import Store, StoreError
 
 
 @pytest.mark.slow
@@ -29,3 +29,9 @@ def test_report_of_a_synthetic_study_is_timed(tmp_path: Path, monkeypatch: pytes
     assert line.text.startswith("report of a study with 30 trials: ")
     assert line.text.endswith(" GB (rule: <= 10 s, <= 1 GB)")
     assert set(line.figures) == {"seconds", "gigabytes"}
+
+
+def test_a_store_whose_filling_was_cut_short_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with pytest.raises(StoreError, match=r"^--keep must be a new folder or one that was filled, but .* has no trials"):
+        list(bench_report(tmp_path, 30))

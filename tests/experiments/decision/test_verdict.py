@@ -203,7 +203,8 @@ def test_commands_for_images_of_ones_own_name_these(demo: Facts, side: int, size
     [("smoke", "quick"), ("quick", "standard"), ("standard", "thorough"), ("thorough", ""), ("epochs-5", "")],
 )
 def test_a_network_too_close_to_the_bar_is_to_be_trained_for_longer(demo: Facts, preset: str, more: str) -> None:
-    facts = with_study(with_test(demo, 0.70, 0.01), params={**demo.study.params, "preset": preset, "seed": "3"})
+    params = {**demo.study.params, "preset": preset, "seed": "3", "timeout": "600.0", "patience": "20"}
+    facts = with_study(with_test(demo, 0.70, 0.01), params=params)
     command = f"python sweeps/run_study.py --study demo-{more} --preset {more} --space default --seed 3 --store STORE"
     assert ways_of(facts)[0].commands == ((command,) if more else ())
 

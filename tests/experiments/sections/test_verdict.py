@@ -41,7 +41,7 @@ def test_a_measurement_that_is_missing_is_the_answer_with_its_command(demo: Fact
     )
     assert shown.facts[0][1].text == (
         "If GPT-6 Luna proves to clear the bars: “Buy GPT-6 Luna”. If not: “Not yet: measure Claude Haiku 5.5”. If "
-        "nothing else that is unmeasured clears them either: “Build”."
+        "nothing else that is unmeasured clears the bars: “Build”."
     )
     [command] = [block.text for block in verdict.section(demo).blocks if isinstance(block, Code)]
     assert command.endswith(

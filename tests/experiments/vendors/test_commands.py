@@ -110,6 +110,19 @@ def test_each_model_has_a_file_of_its_own_beside_the_images(
         assert f"20 of 20 images are answered in {exported / name}, for " in said
 
 
+def test_a_file_without_answers_is_of_no_service_yet(exported: Path, tmp_path: Path, refused: Refused) -> None:
+    out = tmp_path / "a.csv"
+    options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--out", str(out)]
+    with serving(lambda request, _: send(request, b"", 401)) as stub:
+        assert "answers status 401" in refused(ask_vendor.main, "--url", stub.url, *options)
+    with serving(cats) as stub:
+        assert ask_vendor.main(["--url", stub.url, *options]) == 0
+        assert ask_vendor.main(["--url", f"{stub.url}/", *options]) == 0
+        out.with_name("a.csv.service").unlink()
+        assert refused(ask_vendor.main, "--url", stub.url, *options).startswith("a.csv.service must be a readable JSON")
+        assert len(stub.bodies) == 20
+
+
 def test_requests_that_cost_more_than_assumed_stay_within_the_limit(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
