@@ -260,9 +260,11 @@ def _recipe(facts: Mapping[str, Any], path: Path) -> Recipe:
 
 
 def _data_set(facts: Mapping[str, Any], path: Path) -> DataSet:
+    if "data_set" not in facts:
+        raise CheckpointError(f"{path}: this must name its data set, but does not")
     try:
         return DataSet.from_dict(facts["data_set"])
-    except (KeyError, TypeError) as error:
+    except TypeError as error:
         raise CheckpointError(f"{path}: its data set must be one of this version, but: {error}") from error
 
 

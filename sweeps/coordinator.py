@@ -95,6 +95,7 @@ class Coordinator:
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
     _waiting: int = 0  # workers that wait for resources, as last recorded
     _has_samples: bool = False
+    _trains: bool = False  # this process has trained something
     _failures: int = 0  # of runs before their first point, since one had a point
     _last_failure: str = ""
     _before: float = field(init=False)  # seconds of earlier processes
@@ -286,7 +287,8 @@ class Coordinator:
 
     def _start(self, stage: Stage, run: SweepRun) -> None:
         run.started = time.monotonic()
-        if self.sweep.progress.started == 0:
+        if isinstance(run.job, TrainJob) and not run.refusal and not self._trains:
+            self._trains = True
             self.sweep.tracker.tag(STUDY_KEY, **self._conditions())
         self.sweep.progress.started += 1
         stage.start(run)

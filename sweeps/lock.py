@@ -72,7 +72,7 @@ def creation_lock(database: Path) -> Iterator[None]:
     path = database.with_name(f".{database.name}.lock")
     try:
         file = path.open("r+" if database.exists() else "a+", encoding="utf-8")
-    except OSError:  # it was created by an earlier version, or cannot be written by this user
+    except OSError:  # this user cannot write it
         yield
         return
     with file:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psutil
 
 
-def find_processes(part: str, parent: int | None = None) -> list[int]:
-    """Return the PIDs of processes whose command lines hold `part`; of the children of `parent`, if one is given."""
+def find_processes(matches: Callable[[str], bool], parent: int | None = None) -> list[int]:
+    """Return the PIDs of processes whose command lines match; of the children of `parent`, if one is given."""
     return [
         process.info["pid"]
         for process in psutil.process_iter(["pid", "ppid", "cmdline"])
-        if part in " ".join(process.info["cmdline"] or ()) and parent in (None, process.info["ppid"])
+        if parent in (None, process.info["ppid"]) and matches(" ".join(process.info["cmdline"] or ()))
     ]

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def workers() -> list[int]:
-    return find_processes("ray::Witness")
+    return find_processes(lambda command: command.startswith("ray::Witness"))
 
 
 @pytest.mark.real_data

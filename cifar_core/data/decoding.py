@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_core.data import Bytes
+from cifar_core.data import Bytes, DataError
 from cifar_core.data.image_file import lenient, printable, read_pixels
 from cifar_core.data.image_folder import Picture
 from cifar_core.errors import UserError
@@ -93,8 +93,16 @@ def _decode(path: Path, side: int) -> tuple[Bytes, str, tuple[int, int]] | str:
 
 
 def status(path: Path) -> os.stat_result:
-    """Return the status of a file; that of the link itself where it leads nowhere, or in a circle."""
+    """Return the status of a file; that of the link itself where it leads nowhere, or in a circle.
+
+    Raises:
+        DataError: it cannot be looked up.
+    """
     try:
         return path.stat()
     except OSError:
+        pass
+    try:
         return path.lstat()
+    except OSError as error:
+        raise DataError(f"{printable(path)}: a picture must be readable, but got: {error.strerror}") from error

@@ -73,7 +73,7 @@ def prepare(source: ImageSource, progress: Callable[[str, int, int | None], None
     try:
         state = _state(layout)
         known = _last(source)
-        if known.get("state") == state and (cached := find_cached(known["content"])) is not None:
+        if known.get("state") == state and "notes" in known and (cached := find_cached(known["content"])) is not None:
             # The same content may have had another name elsewhere, and other notes.
             named = replace(cached.data_set, name=source.name)
             return replace(cached, data_set=named, notes=tuple(known["notes"]))

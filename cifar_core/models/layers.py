@@ -50,7 +50,7 @@ class GELU(nn.GELU):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.ndim == 3:  # as images of one column
-            return self(inputs.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)  # type: ignore[no-any-return]
+            return self.forward(inputs.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
         return fused.gelu(inputs) if fused.is_faster(inputs) else super().forward(inputs)
 
 

@@ -138,7 +138,7 @@ def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
             f"{machine.key!r} is one with {machine.device}"
         )
     workers, cores = _count(study.tags.get("workers")), study.tags.get("cores")
-    # Earlier versions did not record the cores, and a cluster has many machines.
+    # Of a cluster, which has many machines, no number of cores is on record.
     threads = _count(cores) if cores else workers * _count(study.tags.get("threads"))
     recorded = seconds = study.metrics.get("study/seconds")
     if recorded is None:

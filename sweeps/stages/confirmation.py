@@ -144,7 +144,7 @@ class Confirmation(Stage):
     def _difference(self, one: Confirmed, other: Confirmed) -> tuple[float, float]:
         """Difference of two accuracies, and its variance over samples of images.
 
-        Without predictions (runs of earlier versions) the two are taken as independent, which overestimates it.
+        Without predictions, which may be lost, the two are taken as independent, which overestimates it.
         """
         ours, theirs = self._answers(one), self._answers(other)
         if ours is None or theirs is None:

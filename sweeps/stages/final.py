@@ -83,8 +83,15 @@ class ChampionTest(Stage):
         return fmean(known) if known else None
 
     def register(self) -> None:
-        """Register the network of the first final run as the study's champion."""
-        key, champion, tracker, plan = self._keys[0], self._champion, self.sweep.tracker, self.sweep.plan
+        """Log all networks, and register that of the first final run as the study's champion.
+
+        Only now, as the export of a network would slow the timing of serving.
+        """
+        champion, tracker, plan = self._champion, self.sweep.tracker, self.sweep.plan
+        for key in self._keys:
+            recipe = _recipe(self.sweep, champion, seed_of(key)).to_dict()
+            tracker.log_model(key, recipe, self.sweep.store.weights(plan.study, key))
+        key = self._keys[0]
         test, tta = (tracker.metric(key, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
         of_version = plan.data_set, plan.study, champion.source, champion.recipe.model
         numbers = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
@@ -100,10 +107,8 @@ class ChampionTest(Stage):
             raise StoreError(f"a test must be recorded in the store before it, but: {error}") from error
 
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
-        """Record the test accuracy, and log the network, whose export would slow the timing of serving before."""
+        """Record the test accuracy."""
         assert outcome is not None
-        weights = self.sweep.store.weights(self.sweep.plan.study, run.key)
-        self.sweep.tracker.log_model(run.key, run.job.recipe.to_dict(), weights)
         tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": str(seed_of(run.key))}
         name = run_name({**tags, "trial": run.key}, run.job.recipe, outcome.accuracy)
         tested = f"Champion: {percent(outcome.accuracy, 2)} test accuracy{with_tta(outcome.tta_accuracy)}"

@@ -14,7 +14,7 @@ from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.store import Store
 from sweeps.studies.settings import ADAPTATION, TRAIN_IMAGES
 from sweeps.studies.storage import StudyError
-from sweeps.studies.study import SOURCE, best_recipes, load_study, trials_of
+from sweeps.studies.study import SOURCE, best_recipes, ended_trials, load_study, trials_of
 
 EARLIER_RECIPES = 3  # best ones of the study that `--from` names
 
@@ -40,20 +40,20 @@ def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
     """Return the best recipes of the study `source`; none if the plan's study has been given those.
 
     Raises:
-        UserError: there is no such study, it is the plan's own or adapts a network, or it has no complete trial.
+        UserError: there is no such study, it is the plan's own or no sweep, or it has no complete trial.
     """
     if source == plan.study:
         raise StudyError(f"--from must name another study, but got {source!r}, which this command runs")
     earlier = load_study(store, source, option="--from")
     if trials_of(store, plan.study) and load_study(store, plan.study).user_attrs.get(SOURCE) == source:
         return {}
-    if TRAIN_IMAGES not in earlier.user_attrs:
-        what = "adapts a network" if ADAPTATION in earlier.user_attrs else "is a study of another program"
-        raise StudyError(f"--from must name a sweep, but {source!r} {what}")
-    recipes = best_recipes(earlier, EARLIER_RECIPES)
-    if not recipes:
+    if ADAPTATION in earlier.user_attrs:
+        raise StudyError(f"--from must name a sweep, but {source!r} adapts a network")
+    if not ended_trials(earlier)["complete"]:
         raise StudyError(f"--from must name a study with a complete trial, but {source!r} has none")
-    images = earlier.user_attrs[TRAIN_IMAGES]
+    if TRAIN_IMAGES not in earlier.user_attrs:
+        raise StudyError(f"--from must name a sweep, but {source!r} is a study of another program")
+    images, recipes = earlier.user_attrs[TRAIN_IMAGES], best_recipes(earlier, EARLIER_RECIPES)
     recipes = [comparable(for_data_set(recipe, images, plan.data_set)) for recipe in recipes]
     return {f"{place} of {source}": recipe for place, recipe in enumerate(recipes, start=1)}
 

@@ -22,10 +22,12 @@ class Halving(BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return true if `trial` shall end."""
-        if trial.last_step != _RUNG:
+        # A crash may have lost the value at the rung itself; then the next one is judged.
+        reached = [step for step in trial.intermediate_values if step >= _RUNG]
+        if len(reached) != 1:
             return False
         asked = bar("halving", study, trial, _RUNG)
-        return asked is not None and trial.intermediate_values[_RUNG] < asked.accuracy
+        return asked is not None and trial.intermediate_values[reached[0]] < asked.accuracy
 
 
 class SameModelPruner(BasePruner):

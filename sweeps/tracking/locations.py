@@ -40,7 +40,7 @@ _RECORDED = """
 """
 _LOCK_SECONDS = 20
 DATA_SET = "data.json"  # artifact of a study's own run; reproductions, all of CIFAR-10, have none
-# Artifacts that every version has logged: of a run that trained, of a complete one that was validated, of a test.
+# Artifacts that must be there: of a run that trained, of a complete one that was validated, of a test.
 _TRAINED, _VALIDATED, _TESTED = ("recipe.toml",), ("confusion.json",), ("test/confusion.json", "test/predictions.csv")
 
 

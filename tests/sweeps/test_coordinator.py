@@ -225,6 +225,14 @@ class TestInterruption:
         sweep.run(trials=2, confirm=False, sampler="tpe")
         assert sweep.tracker.study.tags == before
 
+    def test_a_command_that_only_tests_changes_none_either(self, sweep: Study) -> None:
+        sweep.run(trials=2)
+        before = sweep.tracker.study.tags["sampler"]
+        [key, *_] = [key for key in sweep.tracker.runs if key.startswith("final")]
+        del sweep.tracker._known[key].metrics["test/accuracy"]
+        assert sweep.run(trials=2, sampler="tpe").test_accuracy is not None
+        assert sweep.tracker.study.tags["sampler"] == before != "tpe"
+
     def test_a_storage_that_is_away_at_a_stop_is_one_line(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
         def away(*_: object) -> None:
             raise StorageInternalError("say") from OSError("the server has gone away")

@@ -215,7 +215,8 @@ class TestPlanOfTheArguments:
         plan_of("--study", "first", "--no-starts")
         first, recipes = StubCoordinator.got.study, [Recipe(cutout=number, tta=TTA) for number in range(5)]
         optuna.create_study(study_name="adapted", storage=first._storage).set_user_attr(ADAPTATION, {})
-        optuna.create_study(study_name="foreign", storage=first._storage)
+        foreign = optuna.create_study(study_name="foreign", storage=first._storage)
+        foreign.add_trial(optuna.trial.create_trial(value=0.5))
         for study, earlier, message in (
             ("first", "first", "--from must name another study, but got 'first', which this command runs"),
             ("second", "nope", "--from must be one that the store holds (adapted, first, foreign), but got 'nope'"),

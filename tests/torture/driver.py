@@ -247,7 +247,7 @@ class Torture:
 
 
 def workers(coordinator: int) -> list[int]:
-    return find_processes("witness_worker.py", coordinator)
+    return find_processes(lambda command: "witness_worker.py" in command, coordinator)
 
 
 # Phases: each disturbs a study of its own, lets it end, and leaves it to the oracle

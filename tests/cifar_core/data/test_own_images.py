@@ -15,6 +15,7 @@ from PIL import Image
 
 from cifar_core.data import DataError, Split, Splits, own_images
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.data.decoding import status
 from cifar_core.data.image_file import read_image
 from cifar_core.data.own_images import SIDES, ImageSource, prepare
 from cifar_core.data.picture_cache import CachedPictures, find_cached
@@ -331,3 +332,9 @@ def write_as_files(folder: Path, splits: Mapping[str, Split]) -> Path:
             path = folder / split / CIFAR10.classes[label] / f"{number:05d}.png"
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     return folder
+
+
+def test_a_picture_that_vanishes_while_the_folder_is_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone.png"
+    said = refusal(lambda: status(path), DataError)
+    assert said == f"{path}: a picture must be readable, but got: No such file or directory"

@@ -32,7 +32,8 @@ def test_lines_add_up_to_the_totals(name: str) -> None:
 
 
 def test_weights_outside_the_layers_have_a_line_of_their_own() -> None:
-    _, totals = parts(model_summary(build_shapes("vision_transformer", 1.0)))
+    rows, totals = parts(model_summary(build_shapes("vision_transformer", 1.0)))
+    assert len({row[0] for row in rows}) == len(rows), "each layer is used once, and has one line"
     assert totals["in none of these layers"] == 64 * 192  # the positions
 
 

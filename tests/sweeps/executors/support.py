@@ -47,7 +47,8 @@ def waits(event: Event) -> bool:
 
 def workers() -> list[int]:
     """Processes that run a worker: children of this process, and those of Ray clusters on this machine."""
-    return find_processes("worker_process", os.getpid()) + find_processes("ray::RayWorker")
+    ours = find_processes(lambda command: "worker_process" in command, os.getpid())
+    return ours + find_processes(lambda command: command.startswith("ray::RayWorker"))
 
 
 def is_gone(pid: int) -> bool:

@@ -64,6 +64,18 @@ def test_halving_lets_a_quarter_pass() -> None:
     assert max(values) in passed
 
 
+def test_halving_judges_a_trial_whose_quarter_was_lost_by_its_next_value() -> None:
+    study = study_with("halving")
+    for _ in range(8):
+        run(study, (0.8,) * 3)
+    for value, ends in ((0.7, True), (0.9, False)):
+        study.enqueue_trial({"model": "airbench"})
+        trial = study.ask()
+        trial.suggest_categorical("model", ["airbench", "five_conv"])
+        trial.report(value, 4)
+        assert trial.should_prune() == ends
+
+
 @pytest.mark.parametrize("earlier", ["none", "median", "hyperband"])
 def test_halving_compares_with_trials_that_another_pruner_judged(earlier: str) -> None:
     study = study_with(earlier)
