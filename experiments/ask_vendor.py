@@ -229,7 +229,7 @@ def _opened(out: Path) -> Iterator[IO[bytes]]:
 
 @validated(config=STRICT, frozen=True, slots=True)
 class _Service:
-    """What gives the answers of a file, which is kept beside it."""
+    """The service that gave the answers of a file; it is kept beside the file."""
 
     url: str
     model: str

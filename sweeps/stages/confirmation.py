@@ -116,7 +116,7 @@ class Confirmation(Stage):
 
     @functools.cached_property
     def gain(self) -> Gain | None:
-        """What the search added to its first recipe; None if either has no complete run. All runs must have ended.
+        """The gain of the search over its first recipe; None without complete runs of both. All runs must have ended.
 
         The interval combines the sampling error of the images, of which each is answered by both recipes, and the
         deviation between seeds, which was measured on CIFAR-10. It holds for the best of several recipes (Bonferroni's
