@@ -250,16 +250,13 @@ class Study:
         Args:
             changes: options in place of those that the study has; None: left out.
         """
-        given: dict[str, str | None] = {"study": self.name, **self.params}
-        if (given.get("preset") or "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
-            given["epochs"] = str(given.pop("preset")).removeprefix("epochs-")
+        given = self._given()
         lines, built_in = [], SPACES.get(given.get("space") or "")
         if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
             given["space"] = "space.toml"
             lines.append("# space.toml is an artifact of the study's own run in MLflow")
         given |= changes
-        known = {name: shlex.quote(value) for name in _OPTIONS if (value := given.get(name) or "None") != "None"}
-        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())
+        options = _options(given)
         options += " --no-starts" if given.get("starts") == "False" else ""
         options += f" --enqueue {enqueued}" if (enqueued := given.get("enqueue")) else ""
         return "\n".join([*lines, self.command(options)])
@@ -273,12 +270,16 @@ class Study:
     @property
     def adapt_command(self) -> str:
         """The command that adapts a pretrained network beside this study, or resumes that."""
-        preset, seed = self.params.get("preset"), self.params.get("seed")
-        options = f"--study {shlex.quote(self.name)}"
-        if preset is not None:
-            options += f" --epochs {preset[7:]}" if preset.startswith("epochs-") else f" --preset {preset}"
-        options += f" --seed {seed}" if seed not in (None, "0") else ""
+        given = self._given()
+        options = _options({name: given.get(name) for name in ("study", "preset", "epochs", "seed")})
         return self.command(f"{options} --adapt-only")
+
+    def _given(self) -> dict[str, str | None]:
+        """The options of the command that ran the study, and its other params."""
+        given: dict[str, str | None] = {"study": self.name, **self.params}
+        if (given.get("preset") or "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
+            given["epochs"] = str(given.pop("preset")).removeprefix("epochs-")
+        return given
 
     @property
     def serve_command(self) -> str:
@@ -294,3 +295,9 @@ class Study:
         """The options of commands that name the store; a report tells neither its folder nor its server."""
         server = " --tracking-uri URI" if self.on_server else ""
         return ("" if self.in_default_store else " --store STORE") + server
+
+
+def _options(given: Mapping[str, str | None]) -> str:
+    """Return those of the values that are options of a command, as it has them."""
+    known = {name: shlex.quote(value) for name in _OPTIONS if (value := given.get(name) or "None") != "None"}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())

@@ -81,8 +81,10 @@ class Bar:
 def bar(pruner: str, study: Study, trial: FrozenTrial, step: int) -> Bar | None:
     """Return what the pruner of that name asked of `trial` at `step`; None if it has no such rule.
 
-    Halving compares the values that the trials of a model reported at this step, and the median those of complete ones.
+    Halving compares the values that the trials of a model reported after a quarter, and the median those that complete
+    ones reported at this step.
     """
+    step = _RUNG if pruner == "halving" else step
     model = model_of(trial)
     trials = f"{model} trials" if model else "trials"
     of_model = _TrialsOfModel(study, model).get_trials(deepcopy=False)

@@ -32,9 +32,9 @@ from sweeps.studies.storage import StudyError, open_storage, opening_storage
 
 BASELINE = "baseline"  # user attribute of the trial that is confirmed in any case: see `Beginning`
 REMOVED = "removed_runs"  # attribute of a study: keys of runs that were removed from MLflow on purpose
+SOURCE = "from"  # likewise: the study whose best recipes it was given
 _MANY_OBJECTS = 100_000
 _STARTUP = 8  # random trials before a sampler learns from them
-SOURCE = "from"  # likewise: the study whose best recipes it was given
 _SHARED_OUT = 0.5  # of the trials, equally among the models; the sampler chooses the models of the others
 
 
