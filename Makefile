@@ -9,7 +9,6 @@ ARGS   ?=
 TORCH_INDEX ?= $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && [ ! -e /proc/driver/nvidia ] \
 	&& echo https://download.pytorch.org/whl/cpu)
 
-SHELL  := /bin/bash
 PY     := .venv/bin/python
 export MLFLOW_DISABLE_TELEMETRY := true
 export STORE IMAGES

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from cifar_core.files import read_text
 from experiments.reading.published import Price, load_published
-from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, write_row
+from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, read_data_set, write_row
 from experiments.vendors.chat import Budget, BudgetSpentError, Chat, ImageRefusedError
 from sweeps.command_line import FAILED as EXIT_FAILED
 from sweeps.command_line import OneLineParser, number, run_command
@@ -121,7 +121,9 @@ def _run(options: argparse.Namespace) -> int:
     with _opened(out) as file:
         before = _resume(file, out)
         answered = {answer.image for answer in before if answer.state != FAILED}
-        service = _Service(options.url.rstrip("/"), options.model, options.reasoning_effort)
+        service = _Service(
+            options.url.rstrip("/"), options.model, options.reasoning_effort, read_data_set(options.images).sha256
+        )
         _check_service(out, service, begun=bool(answered))
         budget.spent = sum(answer.usd or 0.0 for answer in before)
         left = [path for path in pictures if path.name not in answered]
@@ -234,10 +236,11 @@ class _Service:
     url: str
     model: str
     reasoning_effort: str
+    images: str  # SHA-256 of the data set that they are of
 
     def __str__(self) -> str:
         effort = f" with reasoning effort {self.reasoning_effort}" if self.reasoning_effort else ""
-        return f"{self.model}{effort} at {self.url}"
+        return f"{self.model}{effort} at {self.url} to the images of {self.images[:8]}"
 
 
 def _check_service(out: Path, service: _Service, *, begun: bool) -> None:

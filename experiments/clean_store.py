@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="clean_store.py",
         description="List what can be removed from a store, and remove it: runs and studies that were deleted in "
-        "MLflow, checkpoints of runs that have ended, networks that were superseded or cut short. Networks in the "
+        "MLflow, checkpoints of runs that have ended, networks whose logging was cut short. Networks in the "
         "model registry stay.",
     )
     parser.add_argument("--yes", action="store_true", help="remove it without a question")

@@ -18,6 +18,7 @@ from cifar_core.data.source import DataSource
 from experiments.reading.studies import StudyReader
 from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
 from sweeps.command_line import OneLineParser, number, run_command, server_url
+from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, VENDORS, Store, StoreError
@@ -69,7 +70,8 @@ def _run(options: argparse.Namespace) -> int:
     data_set = _data_set(store, options.study)
     if options.side < data_set.side:
         raise InvalidFileError(f"--side must be at least the {data_set.side} of the images, but got {options.side}")
-    load = DataSource.find(data_set.sha256, data_set.name, options.data, lambda *_: None).test
+    with SweepConsole() as console:
+        load = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).test
     try:
         (folder / "images").mkdir(parents=True)  # before the look is recorded, as there may be none
         try:

@@ -19,6 +19,7 @@ from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import default_data_dir
 from cifar_core.data.source import DataSource
+from cifar_core.errors import UserError
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
@@ -112,6 +113,7 @@ def _run_range_test(
 
     Raises:
         RangeTestError: the test found no rate.
+        OutOfMemory: the device has too little memory.
         StoreError: MLflow does not answer.
     """
     name, ends = Path(options.recipe).stem, {"low": options.low, "high": options.high, "steps": options.steps}
@@ -134,7 +136,7 @@ def _run_range_test(
         found = range_test(recipe, data, hardware, **ends)
         log_range_test(tracker, key, found)
         state = "complete"
-    except RangeTestError as error:
+    except UserError as error:
         reason = str(error)
         raise
     except KeyboardInterrupt:

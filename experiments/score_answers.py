@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_core.data.data_set import DataSet
 from cifar_core.data.source import DataSource
 from experiments.pages.text import duration, percent, probability, span
 from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.vendor_score import VendorScore
-from experiments.vendors.answers import DESCRIPTION, parse_answers
+from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score
 from sweeps.command_line import OneLineParser, run_command, server_url
+from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
@@ -67,9 +66,10 @@ def _run(options: argparse.Namespace) -> int:
     store = Store.locate(options.store, tracking_uri=options.tracking_uri)
     with readable(store) as place:
         study = StudyReader(place).read(options.study)
-    _check_images(options.answers.with_name(DESCRIPTION), study)
+    _check_images(options.answers.parent, study)
     ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
-    source = DataSource.find(study.data_set.sha256, study.data_set.name, options.data, lambda *_: None)
+    with SweepConsole() as console:
+        source = DataSource.find(study.data_set.sha256, study.data_set.name, options.data, console.progress)
     found = score(
         answers,
         source.test().labels.tolist(),
@@ -85,21 +85,18 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_images(path: Path, study: Study) -> None:
-    """Check that answers are about the images of the study, by the file that `export_test.py` writes beside them.
+def _check_images(folder: Path, study: Study) -> None:
+    """Check that answers are about the images of the study, if they lie where `export_test.py` wrote some.
 
     Raises:
         InvalidFileError: they are about others, or the file is damaged.
     """
-    if not path.exists():
+    if not (folder / DESCRIPTION).exists():
         return
-    try:
-        answered = DataSet.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InvalidFileError(f"{path} must be what export_test.py wrote, but: {error}") from error
+    answered = read_data_set(folder)
     if answered.sha256 != study.data_set.sha256:
         raise InvalidFileError(
-            f"--study must be one of {answered.name}, whose images were answered by {path}, but {study.name!r} is of "
+            f"--study must be one of {answered.name}, whose images lie in {folder}, but {study.name!r} is of "
             f"{study.data_set.name}"
         )
 

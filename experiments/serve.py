@@ -101,8 +101,7 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
 
 def _measure(options: argparse.Namespace, version: ModelVersion) -> HttpSpeed:
     """Time a server of the champion in a process of its own."""
-    command = [sys.executable, __file__, "--store", str(options.store), "--port", "0"]
-    command += ["--model", version.name]
+    command = [sys.executable, __file__, "--store", str(options.store), "--port", "0", "--model", version.name]
     command += ["--tracking-uri", options.tracking_uri] if options.tracking_uri else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Context, Decimal
 
 from cifar_core.budget import lengthen, step_flops
 from cifar_core.data.data_set import DataSet
@@ -114,8 +115,9 @@ def build_runs(recipe: Recipe, shares: Sequence[float], budget: float, data_set:
     each = {labels: step_flops(replace(recipe, batch_size=batches[labels]), data_set) for labels in counts}
     own, affordable_steps = total_steps(recipe, train_images), int(_FIRSTS * budget / sum(each.values()))
     if affordable_steps < 2:
-        least = 2 * sum(each.values()) / _FIRSTS / 1e15
-        raise UserError(f"--pflop must be at least {least:.2g} for these shares, but got {budget / 1e15:g}")
+        least = Decimal(2 * sum(each.values()) / _FIRSTS / 1e15)
+        rounded = Context(prec=2, rounding=ROUND_CEILING).plus(least)
+        raise UserError(f"--pflop must be at least {rounded:f} for these shares, but got {budget / 1e15:g}")
 
     steps = min(own, affordable_steps)
     # Shorter runs need another decay, or another rate.

@@ -134,8 +134,7 @@ def fit(points: Sequence[Point], generator: np.random.Generator) -> PowerLaw | N
     best, misfit = _least_squares(labels, errors[None], deviations)
     if not best[1][0] > 0:
         return None
-    freedom = len(points) - 3
-    widened = deviations * max(1.0, math.sqrt(misfit[0] / freedom)) if freedom > 0 else deviations
+    widened = deviations * max(1.0, math.sqrt(misfit[0] / (len(points) - 3)))
     noise = generator.standard_normal((_DRAWS, len(points)))
     drawn, _ = _least_squares(labels, errors + widened * noise, deviations)
     a, b, c = (float(values[0]) for values in best)

@@ -55,7 +55,7 @@ class Context:
     tracker: MlflowTracker
     console: SweepConsole
     tags: Mapping[str, str]
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], bool]
 
 
 def train_all(runs: Sequence[BuildRun], context: Context) -> int:

@@ -328,6 +328,10 @@ def _last_attempts(attempts: pd.DataFrame, stage: str) -> pd.DataFrame:
 
 
 def _check_database(path: Path) -> None:
-    with path.open("rb") as file:
-        if not file.read(16).startswith(b"SQLite format 3"):
-            raise StoreError(f"{path.name} must be an SQLite database, but {path} is not")
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise StoreError(f"{path.name} must be readable, but: {error}") from error
+    if not start.startswith(b"SQLite format 3"):
+        raise StoreError(f"{path.name} must be an SQLite database, but {path} is not")

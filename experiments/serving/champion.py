@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow.entities.model_registry import ModelVersion
 
@@ -15,8 +15,7 @@ from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import champions
-from sweeps.tracking.tracker import MlflowTracker
-from sweeps.words import counted
+from sweeps.validation import write_json
 
 
 def registered(store: Store, name: str | None = None) -> ModelVersion:
@@ -45,14 +44,12 @@ def record_speed(store: Store, version: ModelVersion, measure: Callable[[], Http
 
     Raises:
         LockError: its study is running.
-        StoreError: MLflow does not answer, or has not received everything at the end.
+        StoreError: MLflow does not take it.
     """
-    run, study = StudyReader(store).client.get_run(str(version.run_id)), version.tags["study"]
-    with acquire(store.lock(study), study):
-        tracker = MlflowTracker(store, study, say=print)
-        tracker.open()
+    reader, study = StudyReader(store), version.tags["study"]
+    with acquire(store.lock(study), study), TemporaryDirectory() as folder:
         speed = measure()
-        tracker.attach(run.data.tags["key"], {HTTP_SPEED: json.dumps(asdict(speed)).encode()}, {})
-        if lacking := tracker.close():
-            raise StoreError(f"MLflow must have received all of {study}, but lacks {counted(lacking, 'entry')}")
+        write_json(Path(folder) / HTTP_SPEED, speed)
+        if failed := reader.log(str(version.run_id), Path(folder), [HTTP_SPEED], under=""):
+            raise StoreError(f"MLflow must take the speed, but: {failed}")
     return speed

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_core.data.data_set import DataSet
 from cifar_core.files import decode_text
 from sweeps.validation import InvalidFileError
 
@@ -33,6 +35,19 @@ class Answer:
     seconds: float | None = None
     usd: float | None = None
     state: str = ANSWERED
+
+
+def read_data_set(folder: Path) -> DataSet:
+    """Read which data set the images are of that `export_test.py` wrote to a folder.
+
+    Raises:
+        InvalidFileError: its description is missing or damaged.
+    """
+    path = folder / DESCRIPTION
+    try:
+        return DataSet.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidFileError(f"{path} must be what export_test.py wrote, but: {error}") from error
 
 
 def image_name(index: int) -> str:

@@ -300,7 +300,7 @@ class Chat:
             if time.monotonic() > deadline:
                 raise _FailedTryError("a reply slower than the limit of time")
             parts.append(chunk)
-        if (length := response.headers.get("Content-Length", "")).isdigit() and size < int(length):
+        if (length := response.headers.get("Content-Length", "")).isdecimal() and size < int(length):
             raise _FailedTryError("a reply that broke off")
         return b"".join(parts)
 
@@ -335,4 +335,4 @@ def _passed_on(reply: Any) -> int:
 
 def _after(error: urllib.error.HTTPError) -> float | None:
     text = error.headers.get("Retry-After", "") if error.headers else ""
-    return float(text) if text.isdigit() else None
+    return float(text) if text.isdecimal() else None

@@ -73,7 +73,7 @@ def score(
         missing=len(labels) - len(given),
         classes={name: (hits[label], images[label]) for label, name in enumerate(data_set.classes)},
         p95_seconds=_p95([answer.seconds for answer in given.values() if answer.seconds is not None]),
-        usd=sum(costs) if costs else None,
+        usd=sum(costs) if len(costs) == len(given) else None,
         study=study if compared else "",
         mcnemar=compared,
     )
@@ -100,4 +100,4 @@ def fingerprint(content: bytes) -> str:
 
 def _p95(seconds: Sequence[float]) -> float | None:
     """The time within which 95 % of the answers came."""
-    return sorted(seconds)[max(0, math.ceil(0.95 * len(seconds)) - 1)] if seconds else None
+    return sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1] if seconds else None

@@ -83,10 +83,7 @@ def remove(store: Store, wastes: Sequence[Waste]) -> None:
         storage = open_storage(store.storage_url)
         for waste in wastes:
             for path in waste.paths:
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+                _delete(path)
             with contextlib.suppress(KeyError):  # MLflow alone knows it, as a reproduction
                 if waste.whole_study:
                     optuna.delete_study(study_name=waste.study, storage=storage)
@@ -98,14 +95,33 @@ def remove(store: Store, wastes: Sequence[Waste]) -> None:
         _collect(store)
 
 
+def _delete(path: Path) -> None:
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"files of a store must be removable to clean it, but: {error}") from error
+
+
 def _found(store: Store, client: MlflowClient) -> list[Waste]:
     found: list[Waste] = []
     kept = registered_runs(client)
-    for experiment in client.search_experiments(view_type=ViewType.ALL):
-        runs = every_run(client, [experiment.experiment_id], view=ViewType.ALL)
-        if experiment.lifecycle_stage != LifecycleStage.DELETED:
+    runs_of = {
+        experiment: every_run(client, [experiment.experiment_id], view=ViewType.ALL)
+        for experiment in client.search_experiments(view_type=ViewType.ALL)
+    }
+    active = [experiment for experiment in runs_of if experiment.lifecycle_stage != LifecycleStage.DELETED]
+    names, folders = {_study(each, runs_of[each]) for each in active}, {each.artifact_location for each in active}
+    for experiment, runs in runs_of.items():
+        if experiment in active:
             found += _of_study(store, client, experiment, runs, kept)
-        elif not any(run.info.run_id in kept for run in runs):
+        elif any(run.info.run_id in kept for run in runs):
+            continue
+        elif _study(experiment, runs) in names or experiment.artifact_location in folders:
+            found.append(_deleted_namesake(store, experiment, runs))
+        else:
             found.append(_deleted_study(store, experiment, runs))
     return found
 
@@ -143,6 +159,12 @@ def _deleted_study(store: Store, experiment: Experiment, runs: Sequence[Run]) ->
     folders = [store.weights_folder(study), store.checkpoint_folder(study), store.queues(study), store.report(study)]
     paths = _inside(store, *folders, artifact_folder(store, str(experiment.artifact_location)))
     return Waste(study, "the whole study, deleted in MLflow", paths, whole_study=True)
+
+
+def _deleted_namesake(store: Store, experiment: Experiment, runs: Sequence[Run]) -> Waste:
+    """Return what runs of a deleted experiment own whose name or folder another one has since it was renamed."""
+    paths = _inside(store, *(_folder(store, run.info.artifact_uri) for run in runs))
+    return Waste(_study(experiment, runs), f"experiment {experiment.name!r}, deleted in MLflow", paths)
 
 
 def _study(experiment: Experiment, runs: Sequence[Run]) -> str:

@@ -20,7 +20,7 @@ from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
 from sweeps.studies.keys import trial_key, trial_of
 from sweeps.tracking.locations import follow_store, is_new, moved_from
-from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run
+from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run, renamed
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.words import counted, shortened
 
@@ -135,14 +135,10 @@ def _moved(store: Store, study: str) -> Iterator[Finding]:
 
 def _without_experiment(client: MlflowClient, study: str, trials: Sequence[FrozenTrial] | None) -> Iterator[Finding]:
     """MLflow has no experiment of this name."""
-    experiments = {each.experiment_id: each for each in client.search_experiments()}
-    parents = every_run(client, list(experiments), f"tags.key = '{STUDY_KEY}'")
-    renamed = {run.info.experiment_id for run in parents if run.data.tags.get("study") == study}
-    if len(renamed) == 1:
-        [number] = renamed
+    if (other := renamed(client, study)) is not None:
         yield Finding(
-            f"the MLflow experiment {study!r} is now called {experiments[number].name!r}",
-            Repair(f"rename it to {study!r}", lambda: client.rename_experiment(number, study)),
+            f"the MLflow experiment {study!r} is now called {other.name!r}",
+            Repair(f"rename it to {study!r}", lambda: client.rename_experiment(other.experiment_id, study)),
             blocks=True,
         )
     elif started := [trial for trial in trials or () if trial.state != TrialState.WAITING]:
@@ -184,7 +180,12 @@ def _runs(
         elif key == STUDY_KEY:
             yield from _one(client, key, active, same)
         elif (trial := started.get(trial_of(key))) is None:
-            yield from (_stranger(key) for _ in active[:1])
+            if active:
+                yield Finding(
+                    f"MLflow has a run {key}, but Optuna has no such trial",
+                    blocks=True,
+                    advice=f"bring optuna.db back from a copy, or {_ANOTHER_NAME}",
+                )
         elif any(_trained_another(run, trial, key) for run in active):
             yield Finding(f"the run {key} in MLflow did not train the recipe of trial {trial.number}", blocks=True)
         else:
@@ -240,14 +241,6 @@ def _one(client: MlflowClient, key: str, active: Sequence[Run], same: Sequence[R
 def _delete(client: MlflowClient, run_ids: Sequence[str]) -> None:
     for run_id in run_ids:
         client.delete_run(run_id)
-
-
-def _stranger(key: str) -> Finding:
-    return Finding(
-        f"MLflow has a run {key}, but Optuna has no such trial",
-        blocks=True,
-        advice=f"bring optuna.db back from a copy, or {_ANOTHER_NAME}",
-    )
 
 
 def _second_looks(

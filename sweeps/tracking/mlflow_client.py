@@ -89,6 +89,8 @@ class MlflowExperiment:
                 f"the MLflow experiment {name!r} must not be deleted; this restores it: "
                 f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri)} {restore}"
             )
+        if found is None and (other := renamed(self._client, name)) is not None:
+            raise StoreError(f"the MLflow experiment {name!r} must have this name, but is now called {other.name!r}")
         self._experiment: str = (
             found.experiment_id
             if found
@@ -309,6 +311,14 @@ def every_run(
         if not token:
             break
     return runs
+
+
+def renamed(client: MlflowClient, study: str) -> Experiment | None:
+    """Return the experiment of a study that has another name; None if there is none, or several."""
+    experiments = {experiment.experiment_id: experiment for experiment in client.search_experiments()}
+    parents = every_run(client, list(experiments), f"tags.key = '{STUDY_KEY}'")
+    found = {run.info.experiment_id for run in parents if run.data.tags.get("study") == study}
+    return experiments[found.pop()] if len(found) == 1 else None
 
 
 def save_views(client: MlflowClient, experiment: Experiment) -> None:

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from cifar_core.data import source
+from cifar_core.errors import OutOfMemory, UserError
 from cifar_core.lr_finder import RangeTest, RangeTestError
 from cifar_core.recipe import Recipe
 from experiments import lr_find
@@ -122,11 +123,12 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return instead
 
 
+@pytest.mark.parametrize("error", [RangeTestError, OutOfMemory])
 def test_no_rate_is_one_line_and_a_failed_run(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: type[UserError]
 ) -> None:
     reason = "a range test must see the loss fall, but it rose from 0.01 to 10"
-    monkeypatch.setattr(lr_find, "range_test", raising(RangeTestError(reason)))
+    monkeypatch.setattr(lr_find, "range_test", raising(error(reason)))
     assert call(store) == 2
     assert capsys.readouterr().err == f"lr_find.py: error: {reason}\n"
     assert states(store) == ("failed", "failed")

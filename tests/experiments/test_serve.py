@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
@@ -121,6 +122,14 @@ def test_the_speed_over_http_is_kept_with_the_champion(store: Store) -> None:
     version, speed = registered(store), HttpSpeed(0.01, 0.02, 4, 90.0, 64, 300.0)
     assert record_speed(store, version, lambda: speed) == speed
     assert HttpSpeed(**StudyReader(store).json(str(version.run_id), HTTP_SPEED)) == speed
+    client = MlflowClient(store.tracking_uri)
+    experiment = client.get_experiment_by_name("a study")
+    assert experiment is not None
+    client.rename_experiment(experiment.experiment_id, "nicer")
+    assert record_speed(store, version, lambda: replace(speed, clients=8)).clients == 8
+    assert StudyReader(store).json(str(version.run_id), HTTP_SPEED)["clients"] == 8
+    assert client.get_experiment_by_name("a study") is None, "no new one in the place of the renamed one"
+    client.rename_experiment(experiment.experiment_id, "a study")
 
 
 def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

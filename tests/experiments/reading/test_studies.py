@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -135,7 +136,9 @@ def test_test_set_evaluations_are_counted_and_damaged_lines_reported(tmp_path: P
     assert count_test_set_evaluations(path, "demo") == Evaluations(recorded=False)
 
 
-def test_what_is_no_store_is_named_and_not_made(tmp_path: Path, fresh_store: Fake) -> None:
+def test_what_is_no_store_is_named_and_not_made(
+    tmp_path: Path, fresh_store: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StoreError, match=r"a store must hold mlflow\.db, but there is no .*/none/mlflow\.db"):
         StudyReader(Store.locate(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
@@ -146,6 +149,10 @@ def test_what_is_no_store_is_named_and_not_made(tmp_path: Path, fresh_store: Fak
     (tmp_path / "mlflow.db").write_text("hello")
     with pytest.raises(StoreError, match=r"mlflow\.db must be an SQLite database, but .* is not"):
         StudyReader(Store.locate(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", Mock(side_effect=PermissionError("denied")))
+        with pytest.raises(StoreError, match=r"^mlflow\.db must be readable, but: denied$"):
+            StudyReader(Store.locate(tmp_path))
     fresh_store.client.create_experiment("no study")
     with pytest.raises(StoreError, match=r"a store must hold at least one study, but sqlite:.* holds none$"):
         StudyReader(fresh_store.place).read()

@@ -63,12 +63,15 @@ def test_an_answer_has_its_time_and_its_cost() -> None:
 def test_a_limit_of_rate_is_waited_for_and_costs_nothing() -> None:
     answers, waits, _ = ask(
         then_cat(
-            lambda request, _: send(request, b"", 429, Retry_After="7"), lambda request, _: send(request, b"", 429)
+            lambda request, _: send(request, b"", 429, Retry_After="7"),
+            lambda request, _: send(request, b"", 429),
+            lambda request, _: send(request, b"", 429, Retry_After="\u00b2"),  # no number, though it is a digit
         )
     )
     assert [answer.text for answer in answers] == ["cat"]
     assert waits[0] == 7
     assert 1 <= waits[1] <= 3
+    assert 2 <= waits[2] <= 6
 
 
 def test_what_breaks_off_counts_as_billed_and_is_asked_again() -> None:

@@ -22,7 +22,7 @@ from cifar_core.data.picture_cache import store_pictures
 from experiments import ask_vendor, export_test, score_answers
 from experiments.decision.verdict import ways_of
 from experiments.reading.vendor_score import load_scores
-from experiments.vendors.answers import read_answers
+from experiments.vendors.answers import DESCRIPTION, read_answers
 from tests.conftest import Refused
 from tests.experiments.fake_store import START, Fake
 from tests.experiments.vendors.stub import completion, send, serving
@@ -99,7 +99,8 @@ def test_each_model_has_a_file_of_its_own_beside_the_images(
         said = capsys.readouterr().out
         out = exported / "large.csv"
         assert refused(ask_vendor.main, *options, "--out", str(out), "--model", "small") == (
-            f"--out must be a file of answers by small at {stub.url}, but those of {out} are by large at {stub.url}"
+            f"--out must be a file of answers by small at {stub.url} to the images of 9a5bcfec, but those of {out} are "
+            f"by large at {stub.url} to the images of 9a5bcfec"
         )
         assert ask_vendor.main([*options, "--reasoning-effort", "low"]) == 0
         assert len(stub.bodies) == 60
@@ -118,6 +119,11 @@ def test_a_file_without_answers_is_of_no_service_yet(exported: Path, tmp_path: P
     with serving(cats) as stub:
         assert ask_vendor.main(["--url", stub.url, *options]) == 0
         assert ask_vendor.main(["--url", f"{stub.url}/", *options]) == 0
+        others = tmp_path / "others"
+        shutil.copytree(exported, others)
+        (others / DESCRIPTION).write_bytes(replace(CIFAR10, sha256="ab" * 32).to_json())
+        said = refused(ask_vendor.main, "--url", stub.url, *options, "--images", str(others))
+        assert said.startswith(f"--out must be a file of answers by m at {stub.url} to the images of abababab, but ")
         out.with_name("a.csv.service").unlink()
         assert refused(ask_vendor.main, "--url", stub.url, *options).startswith("a.csv.service must be a readable JSON")
         assert len(stub.bodies) == 20
@@ -195,10 +201,10 @@ def test_a_full_disk_leaves_no_part_of_a_line(
     out = tmp_path / "a.csv"
     options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--out", str(out)]
     with serving(cats) as stub:
-        with file_size_limit(100):
+        with file_size_limit(400):
             assert "writable, but: " in refused(ask_vendor.main, "--url", stub.url, *options)
         assert out.read_bytes().endswith(b"\n")
-        assert out.stat().st_size <= 100
+        assert out.stat().st_size <= 400
         assert ask_vendor.main(["--url", stub.url, *options]) == 0
     assert "20 of 20 images are answered" in capsys.readouterr().out
 
@@ -275,10 +281,7 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     assert [way.title for way in ways_of(facts) if way.measured] == ["building", "GPT-6 Luna"]
     (folder / "answers.csv").write_text("image,answer\n00000.png,rose\n")
     said = refused(score_answers.main, str(folder / "answers.csv"), "--vendor", "V", "--study", "earlier", *options)
-    assert said == (
-        f"--study must be one of garden, whose images were answered by {folder}/test-images.json, but 'earlier' is "
-        "of CIFAR-10"
-    )
+    assert said == (f"--study must be one of garden, whose images lie in {folder}, but 'earlier' is of CIFAR-10")
     small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)
     assert small == "--side must be at least the 48 of the images, but got 32"
     before = looks(fresh_store.folder)

@@ -30,15 +30,16 @@ def scored(answers: list[Answer], **fields: Any) -> VendorScore:
 
 def test_what_names_no_class_or_is_missing_is_wrong_and_counted() -> None:
     answers = [answer(index, seconds=index / 100, usd=0.01) for index in range(90)]
-    answers[0] = answer(0, "no idea", seconds=9.0)
-    answers[1] = answer(1, "cat or automobile", seconds=9.0)
+    answers[0] = answer(0, "no idea", seconds=9.0, usd=0.01)
+    answers[1] = answer(1, "cat or automobile", seconds=9.0, usd=0.01)
     answers.append(Answer(image_name(3), "", None, 0.5, FAILED))  # a try that broke off
     found = scored(answers)
     assert (found.right, found.images, found.unparsable, found.missing) == (88, 100, 2, 10)
     assert found.classes["airplane"] == (8, 10)
     assert found.classes["ship"] == (9, 10)
     assert found.p95_seconds == pytest.approx(0.87)
-    assert found.usd == pytest.approx(0.88), "without the try that failed"
+    assert found.usd == pytest.approx(0.9), "without the try that failed"
+    assert scored([*answers, answer(95)]).usd is None, "the cost of one is not known"
     assert found.accuracy.low == pytest.approx(0.8019, abs=1e-4)
     assert (found.mcnemar, found.study) == (None, "")
 

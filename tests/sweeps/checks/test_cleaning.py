@@ -82,6 +82,37 @@ def test_checkpoints_of_ended_runs_go_but_a_reproduction_resumes_from_its_own(pl
     assert place.shown() == ["mine: checkpoints of trial-0, which has ended"]
 
 
+def test_the_files_of_an_experiment_stay_when_a_renamed_one_before_it_goes(place: Place) -> None:
+    def reproduce() -> tuple[str, list[Path]]:
+        tracker = MlflowTracker(place.store, SYSTEMS_EXPERIMENT)
+        label = RunLabel(key="study", name="a", tags={}, params={}, files={"recipe.toml": b"a"})
+        tracker.open_study(label)
+        run_id = tracker.run_id("study")
+        assert tracker.close() == 0
+        return run_id, [path for path in contents(place.store.root) if run_id in path.parts]
+
+    _, before = reproduce()
+    experiment = place.client.get_experiment_by_name(SYSTEMS_EXPERIMENT)
+    assert experiment is not None
+    place.client.rename_experiment(experiment.experiment_id, "old")
+    _, after = reproduce()
+    place.client.delete_experiment(experiment.experiment_id)
+    assert place.shown() == ["old: experiment 'old', deleted in MLflow"]
+    remove(place.store, find_waste(place.store))
+    left = contents(place.store.root)
+    assert [path for path in before if path in left] == []
+    assert after
+    assert set(after) <= set(left)
+
+
+def test_a_file_that_cannot_be_removed_is_one_line(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.client.delete_run(place.ids["trial-1"])
+    found = find_waste(place.store)
+    monkeypatch.setattr(shutil, "rmtree", Mock(side_effect=PermissionError("denied")))
+    with pytest.raises(StoreError, match=r"^files of a store must be removable to clean it, but: denied$"):
+        remove(place.store, found)
+
+
 def test_deleted_runs_go_and_the_champion_is_restored(place: Place) -> None:
     for key in ("trial-1", "final-0-0"):
         place.client.delete_run(place.ids[key])

@@ -327,3 +327,14 @@ def test_an_experiment_that_was_deleted_is_refused_with_how_to_restore_it(
         store.open()
     store.client.restore_experiment(number)
     store.open()
+
+
+@pytest.mark.usefixtures("tracker")
+def test_an_experiment_that_was_renamed_does_not_begin_again(store: Mlflow) -> None:
+    number = store.run().info.experiment_id
+    store.client.rename_experiment(number, "nicer")
+    with pytest.raises(StoreError, match=r"^the MLflow experiment 'a study' must have this name, but is now called 'n"):
+        store.open()
+    assert store.client.get_experiment_by_name("a study") is None
+    store.client.rename_experiment(number, "a study")
+    store.open()
