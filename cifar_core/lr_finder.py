@@ -11,6 +11,7 @@ import torch
 from cifar_core.data import Splits
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
+from cifar_core.memory import oom_context
 from cifar_core.optim import ScheduleValues
 from cifar_core.recipe import RANGE_TEST, Recipe
 from cifar_core.training import TrainState, train_step
@@ -48,7 +49,7 @@ def range_test(
     Raises:
         RangeTestError: the loss never fell, or `low`, `high` or `steps` breaks a rule.
         RecipeError: unknown model.
-        OutOfMemory: a batch did not fit into the memory of the device.
+        OutOfMemory: the training images or a batch did not fit into the memory of the device.
     """
     if not 0 < low < high:
         raise RangeTestError(f"`0 < low < high` must hold, but got {low:g} and {high:g}")
@@ -56,7 +57,8 @@ def range_test(
         raise RangeTestError(f"a range test must take at least {LEAST_STEPS} steps, but got {steps}")
     bare = replace(recipe, learning_rate=1.0, schedule="constant", warmup=0.0, average="none", freeze_first=1.0)
     state = TrainState.create(bare, data, hardware)
-    images, labels = data.train.images.to(hardware.device), data.train.labels.to(hardware.device)
+    with oom_context(f"the {len(data.train):,} training images", recipe):
+        images, labels = data.train.images.to(hardware.device), data.train.labels.to(hardware.device)
     state.model.train()
     rates: list[float] = []
     losses: list[float] = []

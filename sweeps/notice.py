@@ -49,10 +49,10 @@ class Notice:
             print(f"the command of --notify ended with exit code {done.returncode}: {self.command}", file=sys.stderr)
 
     @contextlib.contextmanager
-    def of_failure(self) -> Iterator[None]:
+    def of_failure(self, summary: Summary | None = None) -> Iterator[None]:
         """Context that sends `failed` if it is left by an error."""
         try:
             yield
         except Exception:
-            self.send("failed")
+            self.send("failed", summary)
             raise

@@ -182,26 +182,30 @@ class _Command:
                     stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
                     summary = Coordinator(sweep, executor, lambda: _samples(data), stopper.asked).run()
             finally:
-                lacking = self._close(tracker, study, console.say, ended=summary is not None)
+                ended = summary is not None and not stopper.asked()
+                lacking = self._close(tracker, study, console.say, ended=ended)
         if summary is not None:
             _print_summary(summary, sweep.plan)
         if summary is None or (self.backbone is not None and stopper.asked()):
-            return self._stopped(stopper)
+            return self._stopped(stopper, summary)
         report = shlex.join(["python", "experiments/compare.py", "--study", study, *self.store.as_option()])
         if self.backbone is not None:
             code = FAILED
             try:
-                with self.notice.of_failure():
-                    code = self._adapt_after_sweep(self.backbone, stopper)
+                with self.notice.of_failure(summary):
+                    code = self._adapt_after_sweep(self.backbone, stopper, summary)
             finally:
                 if code:
                     print(f"the sweep has ended; its report without the adapted network: {report}")
             if code:
                 return code
         tested = summary.test_accuracy is not None
-        code = FAILED if lacking else _report(self.plan, self.store, tracker, tested=tested)
-        if code and not lacking and stopper.asked():  # the report, another process, was stopped too
+        code = FAILED if lacking or stopper.asked() else _report(self.plan, self.store, tracker, tested=tested)
+        if lacking:
+            print(f"no report yet; once MLflow has everything, this command writes it: {report}")
+        elif code and stopper.asked():  # before the report, or while another process wrote it
             print(f"stopped; the sweep has ended, and this command writes its report: {report}")
+        if code and stopper.asked():
             self.notice.send("interrupted", summary)
             return 128 + stopper.signal
         if self.plan.confirm and not tested:
@@ -220,17 +224,21 @@ class _Command:
             self.notice.send("finished")
         return code
 
-    def _adapt_after_sweep(self, backbone: Backbone, stopper: Stopper) -> int:
+    def _adapt_after_sweep(self, backbone: Backbone, stopper: Stopper, summary: Summary) -> int:
         study = adapted_study(self.plan.study)
         try:
             self.store.create()
         except StoreError as error:  # the sweep has filled the disk, for example
             raise StoreLostError.of(error) from error
         with acquire(self.store.lock(study), study):
-            return self._adapt(backbone, stopper)
+            return self._adapt(backbone, stopper, summary)
 
-    def _adapt(self, backbone: Backbone, stopper: Stopper | None = None) -> int:
-        """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0."""
+    def _adapt(self, backbone: Backbone, stopper: Stopper | None = None, summary: Summary | None = None) -> int:
+        """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0.
+
+        Args:
+            stopper, summary: of the sweep before, if any.
+        """
         plan, store, study = self.plan, self.store, adapted_study(self.plan.study)
         set_up_cpu(plan.cores)
         with SweepConsole() as console:
@@ -263,10 +271,10 @@ class _Command:
             finally:
                 lacking = self._close(tracker, study, console.say, ended=result is not None)
         if result is None:
-            return self._stopped(stopper)
+            return self._stopped(stopper, summary)
         print(f"Adapted: {result}")
         if lacking:
-            self.notice.send("failed")
+            self.notice.send("failed", summary)
         return FAILED if lacking else 0
 
     def _data(self, console: SweepConsole) -> DataSource:
@@ -326,10 +334,10 @@ class _Command:
         )
         return entries
 
-    def _stopped(self, stopper: Stopper) -> int:
+    def _stopped(self, stopper: Stopper, summary: Summary | None) -> int:
         """Say that the user stopped the sweep; return the exit code."""
         print("stopped; the same command resumes the sweep")
-        self.notice.send("interrupted")
+        self.notice.send("interrupted", summary)
         return 128 + stopper.signal
 
 

@@ -78,10 +78,8 @@ class Splits:
 
     def everything(self) -> Split:
         """Return the images of both."""
-        images, labels = (
-            torch.cat([self.train.images, self.val.images]),
-            torch.cat([self.train.labels, self.val.labels]),
-        )
+        images = torch.cat([self.train.images, self.val.images])
+        labels = torch.cat([self.train.labels, self.val.labels])
         return replace(self.train, images=images, labels=labels)
 
 

@@ -311,7 +311,9 @@ def _content(path: Path) -> bytes:
 def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     """Read the tensors of a file by name: of a checkpoint by `torch.load` with `weights_only`, else of safetensors."""
     try:
-        if zipfile.is_zipfile(io.BytesIO(content)) or content[:1] == b"\x80":  # formats of torch
+        # Safetensors may begin with the byte of a pickle too: eight bytes of length, then a JSON object.
+        pickled = content[:1] == b"\x80" and content[8:9] != b"{"
+        if pickled or zipfile.is_zipfile(io.BytesIO(content)):  # formats of torch
             with warnings.catch_warnings(action="ignore"):  # of the protocol of a pickle that it then refuses
                 loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         else:

@@ -169,9 +169,11 @@ class Adaptation:
 
     def _tuning_ended(self) -> bool:
         """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has met the test set."""
-        if not self.fine_tune or any(
-            self.tracker.state(tuned_key(number)) in ("complete", "failed") for number in range(TRIALS)
-        ):
+        states = {self.tracker.state(tuned_key(number)) for number in range(TRIALS)}
+        if not self.fine_tune or "complete" in states:
+            return True
+        if "failed" in states:
+            self.console.say(f"{self.backbone.name} is not fine-tuned: its fine-tuning failed before")
             return True
         looks = set(self.store.evaluations())
         tested = any((self.study, head_key(number)) in looks for number in range(TRIALS))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
 
 from cifar_core.data import Splits
+from cifar_core.errors import OutOfMemory
 from cifar_core.lr_finder import RangeTest, RangeTestError, range_test, settle
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
@@ -37,6 +39,13 @@ def test_rates_rise_evenly_on_a_logarithmic_axis(found: RangeTest) -> None:
     torch.testing.assert_close(logs.diff(), logs.diff()[:1].expand(len(logs) - 1))
     assert len(found.rates) == len(found.losses)
     assert found.rates[-1] <= 10.0
+
+
+def test_images_that_do_not_fit_on_the_device_are_one_line(data: Splits) -> None:
+    images = MagicMock(to=Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+    images.__getitem__.side_effect = data.train.images.__getitem__
+    with pytest.raises(OutOfMemory, match=r"^out of memory: the 256 training images did not fit beside the network \("):
+        range_test(RECIPE, replace(data, train=replace(data.train, images=images)), FP32)
 
 
 @pytest.mark.slow

@@ -360,6 +360,8 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     said = " ".join(capsys.readouterr().out.split())
     assert f"MLflow lacks 1 entry, kept in {store.root}/journals/s; once it answers, this command sends them:" in said
     assert f"python sweeps/run_study.py --study s --store {store.root} --replay" in said
+    report = f"python experiments/compare.py --study s --store {store.root}"
+    assert f"no report yet; once MLflow has everything, this command writes it: {report}" in said
 
     again = ("--study", "s", "--store", str(store.root), "--replay")
     assert main(again) == 0
@@ -489,7 +491,9 @@ def test_a_sweep_whose_adaptation_fails_says_it_too(
     monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=OSError("no room"))))
     monkeypatch.setattr(run_study, "check_adaptation", Mock())
     monkeypatch.setattr(run_study, "adaptation_settings", Mock())
-    assert main(("--adapt", "--study", "s", "--store", str(tmp_path / "store"))) == 1
+    notify = f"echo $SWEEP_STATE $SWEEP_TEST_ACCURACY >> {tmp_path}/said"
+    assert main(("--adapt", "--study", "s", "--store", str(tmp_path / "store"), "--notify", notify)) == 1
+    assert (tmp_path / "said").read_text().split() == ["failed", "0.9000"]
     said = capsys.readouterr()
     assert "report without the adapted network: python experiments/compare.py --study s" in said.out
     assert "error: no room" in said.err
@@ -510,16 +514,27 @@ def test_what_an_adaptation_may_do(
     assert (made.call_args.kwargs["plan"].confirm, made.call_args.kwargs["fine_tune"]) == (test, fine_tune)
 
 
-def test_a_stop_while_the_report_is_written_is_no_failure(
-    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("when", ["before", "within"])
+def test_a_stop_before_the_report_is_whole_is_no_failure(
+    stubs: type[StubCoordinator],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    when: str,
 ) -> None:
     def ended(coordinator: StubCoordinator) -> Summary:
-        with contextlib.suppress(Interrupted):
-            interrupted(coordinator)
+        if when == "before":
+            with contextlib.suppress(Interrupted):
+                interrupted(coordinator)
         return Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
 
+    def report(*_: object, **__: object) -> int:
+        assert when == "within"
+        signal.raise_signal(signal.SIGINT)  # which also reaches the other process
+        return 1
+
     stubs.does = ended
-    monkeypatch.setattr(run_study, "_report", lambda *_, **__: 1)  # which Ctrl-C reaches as well
+    monkeypatch.setattr(run_study, "_report", report)
     said = f"echo $SWEEP_STATE $SWEEP_TEST_ACCURACY >> {tmp_path}/said"
     assert main(("--study", "s", "--store", str(tmp_path / "store"), "--notify", said)) == 130
     assert "this command writes its report: python experiments/compare.py --study s" in capsys.readouterr().out
