@@ -87,6 +87,14 @@ class TestConfirmation:
         assert {job.key for job in sweep.jobs} >= failed
         check_whole(sweep)
 
+    @pytest.mark.parametrize("stage", ["confirm", "final"])
+    def test_what_diverged_is_not_tried_again(self, sweep: Study, stage: str) -> None:
+        sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key.startswith(stage) else None
+        sweep.run()
+        assert {run.state for key, run in sweep.tracker.runs.items() if key.startswith(stage)} == {"pruned"}
+        sweep.run()
+        assert [job for job in sweep.jobs if isinstance(job, TrainJob)] == []
+
     def test_the_decay_of_an_enqueued_recipe_is_that_of_its_own_length(self, sweep: Study) -> None:
         recipe = Recipe(model="five_conv", width=0.125, batch_size=16, epochs=20.0, weight_decay=1e-3)
         sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
