@@ -14,6 +14,12 @@ def percent(share: float, decimals: int = 1) -> str:
     return f"{100 * share:.{decimals}f} %"
 
 
+def rounded(number: float, figures: int = 3) -> str:
+    """Return a number in so many figures, never with an exponent from 1 up: `1,230`, `12.3` or `0.412`."""
+    text = f"{number:.{figures}g}"
+    return f"{float(text):,.0f}" if abs(float(text)) >= 10 ** (figures - 1) else text
+
+
 def counted(number: int, noun: str) -> str:
     """Return `1 run`, `1,200 runs` or `3 entries`."""
     many = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"

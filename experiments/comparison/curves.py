@@ -72,7 +72,8 @@ def caption(comparison: Comparison, metric: str) -> CitedText:
     if len(splits) == 1 and len(ends) > 1 and comparison.is_of_same_data:
         best = (max if metric == "accuracy" else min)(ends, key=ends.__getitem__)
         value = percent(ends[best]) if metric == "accuracy" else f"{ends[best]:.3f} nats"
-        text += f". {best} ends {'highest' if metric == 'accuracy' else 'lowest'}, at {value}"
+        if list(ends.values()).count(ends[best]) == 1:
+            text += f". {best} ends {'highest' if metric == 'accuracy' else 'lowest'}, at {value}"
     elif len(splits) > 1 or not comparison.is_of_same_data:
         text += ". Groups that were evaluated on different images cannot be compared by these curves"
     return CitedText(f"{text}.", comparison.sources)

@@ -360,7 +360,7 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
             text += f", {score.unparsable:,} answers without one class"
         check = _against_bar(facts, accuracy, text, command if score.missing else "")  # it has answered all others
     checks = [check]
-    seconds = score.p95_seconds if score is not None and score.p95_seconds is not None else None
+    seconds = score.p95_seconds if score is not None else None
     if seconds is None and vendor.p95_ms is not None:
         seconds = vendor.p95_ms / 1000
     if scenario.latency_bar_ms is not None:

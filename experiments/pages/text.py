@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.stats import Estimate
+from sweeps.words import rounded
 
 NOTHING = "\N{EN DASH}"  # in a cell of a table that has no value
 
@@ -133,7 +134,7 @@ def count(number: float) -> str:
     >>> count(250_000), count(159_432.1), count(12)
     ('250,000', '159,000', '12')
     """
-    return f"{float(f'{number:.3g}'):,.0f}" if number >= 10 else f"{number:.2g}"
+    return rounded(number, figures=3 if number >= 100 else 2)
 
 
 def times(number: float) -> str:

@@ -282,6 +282,12 @@ class Study:
         return given
 
     @property
+    def trial_images(self) -> int:
+        """The validation images that the accuracy of a complete trial of the search is over."""
+        given = self.params.get("trial_images", "")
+        return int(given) if given.isdigit() else self.data_set.val_images
+
+    @property
     def serve_command(self) -> str:
         """The command that serves its champion over HTTP."""
         name, sha256 = self.data_set.name, self.data_set.sha256

@@ -62,8 +62,9 @@ def bar_sentence(facts: Facts) -> CitedText:
             return CitedText("No trial has finished, so performance cannot be judged yet.", run(facts.run_id))
         text = (
             "Accuracy on unseen images is not known yet. On the validation images the network reaches "
-            f"{percent(facts.validation.mean)}; trials were selected on these images, so the figure flatters."
+            f"{percent(facts.validation.mean)}"
         )
+        text += "; trials were selected on these images, so the figure flatters." if _selected(facts) else "."
         return CitedText(text, runs(facts.validation))
     ours, interval = f"At {percent(test.mean)} the network", f"95 % interval, {span(test)},"
     if test.low >= bar.target:
@@ -81,6 +82,11 @@ def bar_sentence(facts: Facts) -> CitedText:
     else:
         text = f"{ours} misses the {target} target; being under {rework}, it {_REWORK}."
     return CitedText(text, (*runs(test), "source/bar"))
+
+
+def _selected(facts: Facts) -> bool:
+    """True where the network is one of several trials, those included that were stopped for their accuracy."""
+    return int(facts.study.search["state"].isin(["complete", "pruned"]).sum()) > 1
 
 
 def _levels(bar: Bar) -> tuple[str, str, str]:

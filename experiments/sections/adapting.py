@@ -32,11 +32,16 @@ def section(facts: Facts) -> Section:
 
 
 def compared(facts: Facts, adapted: Adapted) -> McNemar | None:
-    """McNemar's test of the champion's first run and the adapted network; None without answers to the same images."""
-    ours = next((found for r in facts.subject_runs if (found := facts.study.artifacts.answers.get(r))), None)
+    """McNemar's test of a run of the champion and the adapted network; None without answers to the same images."""
+    ours = facts.study.artifacts.answers.get(_answered(facts))
     if ours is None or adapted.answers is None or ours.true != adapted.answers.true:
         return None
     return mcnemar(ours.right, adapted.answers.right)
+
+
+def _answered(facts: Facts) -> str:
+    """The first run of the champion whose answers are stored; "" without one."""
+    return next((r for r in facts.subject_runs if r in facts.study.artifacts.answers), "")
 
 
 def _choice(adapted: Adapted) -> str:
@@ -61,7 +66,7 @@ def _difference(facts: Facts, adapted: Adapted, test: McNemar) -> CitedText:
     text = f"{judged}: {signed(test.difference)} points on the same {test.images:,} test images. It alone labels "
     text += f"{test.second:,} of them right, the {facts.subject} alone {test.first:,} (McNemar's test, "
     text += f"{probability(test.p)})."
-    return CitedText(text, run(facts.subject_runs[0], adapted.run_id))
+    return CitedText(text, run(_answered(facts), adapted.run_id))
 
 
 def _table(facts: Facts, adapted: Adapted) -> Table:

@@ -182,18 +182,19 @@ def section(facts: Facts) -> Section:
     """Strong and weak classes, and which are taken for which."""
     found = class_results(facts.study)
     blocks: list[Block] = [Missing("Accuracy by class was not measured yet.")]
-    if len(found.rows) > 1:
+    if found.rows:
         figure = _class_figure(found, facts.bar)
         blocks = [Figure("classes", "Accuracy by class", _class_caption(found, facts.bar), figure)]
-    if found.rows:
         seeds = ", joined with the spread over seeds" if len(found.run_ids) > 1 else ""
         text = f"Intervals are for the {found.split} images (Wilson, 1927{seeds}); classes from the weakest on."
         blocks += [_table(found), CitedText(text), *balanced_sentence(facts.study, found.split)]
     learning: tuple[CitedText, ...] = ()
     if found.confusion:
         learning = (weakest_pair(found.confusion),)
-        text = f"Percent of each true class; rows add up to 100, blank is under 0.5. {learning[0].text}"
-        caption = CitedText(text, learning[0].sources)
+        text = "Percent of each true class; rows add up to 100, blank is under 0.5."
+        if len(found.confusion.classes) > _NUMBERED:
+            text = "Darker is more often mistaken."
+        caption = CitedText(f"{text} {learning[0].text}", learning[0].sources)
         blocks.append(Figure("confusion", "Confusion matrix", caption, _confusion_figure(found.confusion)))
     else:
         blocks.append(Missing("There is no confusion matrix yet."))

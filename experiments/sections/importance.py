@@ -30,6 +30,7 @@ from experiments.stats import FEW_TRIALS, SIGNIFICANCE_LEVEL, holm
 from sweeps.planning.search_space import MULTIPLE, MULTIPLES, Parameter, multiples_of, reference_epochs
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.validation import InvalidFileError
+from sweeps.words import rounded
 
 SLICES = 4  # parameters that are drawn
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
@@ -194,13 +195,18 @@ def _importances_figure(found: Importances) -> go.Figure:
 
 def _slices_caption(facts: Facts, table: pd.DataFrame, name: str) -> CitedText:
     best = table.loc[table["accuracy"].idxmax()]
-    value = best[name] if isinstance(best[name], str) else f"{best[name]:.3g}"
+    value = best[name] if isinstance(best[name], str) else _in_words(best[name])
     has = f"has no {name}" if pd.isna(best[name]) else f"has {name} {value}"
     text = (
         f"Each point is a complete trial; the best, trial {int(best['trial'])}, {has}. Trials differ in "
         "all parameters at once, so a slope here need not be that parameter's doing."
     )
     return CitedText(text, run(facts.run_id))
+
+
+def _in_words(value: float) -> str:
+    """A value of a parameter: a whole number with all its digits."""
+    return f"{value:.0f}" if value.is_integer() else rounded(value)
 
 
 def _slices_figure(table: pd.DataFrame, names: Sequence[str], parameters: Mapping[str, Parameter]) -> go.Figure:

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 import plotly.graph_objects as go
 
-from experiments.decision.costs import Cheapest, Option, cheapest_by_month, cheapest_by_volume
+from experiments.decision.costs import VOLUMES, Cheapest, Option, cheapest_by_month, cheapest_by_volume
 from experiments.decision.facts import Facts
 from experiments.decision.machines import LOAD_LIMIT, machines_on
 from experiments.decision.verdict import Way, ways_of
@@ -155,10 +155,13 @@ def _volume_sentence(facts: Facts, found: Sequence[Cheapest]) -> CitedText:
     shown = parts[:STRETCHES]
     if len(parts) > STRETCHES:
         shown.append(f"{len(parts) - STRETCHES} more changes")
-    ending = f"{_name(found[-1])} {'above' if parts else 'at any volume'}"
-    listing = ", ".join([*shown, ending])
-    text = f"By images a month, these cost least {over}, of the ways that miss no bar: {listing}."
-    return CitedText(text, facts.cost_sources)
+    low, high = VOLUMES
+    text = f"From {count(low)} to {high / 1e9:g} billion images a month, "
+    last, among = _name(found[-1]), "of the ways that miss no bar and have a price"
+    if not parts:
+        return CitedText(f"{text}{last} costs least {over}, {among}.", facts.cost_sources)
+    listing = ", ".join([*shown, f"{last} above"])
+    return CitedText(f"{text}these cost least {over}, {among}: {listing}.", facts.cost_sources)
 
 
 def assumptions(facts: Facts) -> dict[str, str]:
@@ -231,7 +234,7 @@ def _spent_table(facts: Facts) -> Table:
     def row(what: str, seconds: float | None, work: str, usd: float | None, runs: Sequence[str], most: str = "") -> Row:
         time = "not measured" if seconds is None else f"{most}{duration(seconds)}"
         price = "no price" if usd is None else f"{most}{money(usd)}"
-        return Row.of(what, time, work, "not measured", price, Cell("", sources=run(*runs)))
+        return Row.of(what, time, work, price, Cell("", sources=run(*runs)))
 
     rows = [
         row("the whole study", cost.seconds, study, cost.study_usd, [facts.run_id]),
@@ -251,8 +254,8 @@ def _spent_table(facts: Facts) -> Table:
         ):
             usd = None if cost.hourly is None else cost.hourly * 1000 / per_second / 3600
             rows.append(row(f"1,000 predictions over HTTP, {how}", 1000 / per_second, "none", usd, [run_id]))
-    titles = ("", "Time", "Training compute", "Energy", "Compute cost", "Runs")
-    return Table(titles, rows, numbers=range(1, 5), style="cards tight")
+    titles = ("", "Time", "Training compute", "Compute cost", "Runs")
+    return Table(titles, rows, numbers=range(1, 4), style="cards tight")
 
 
 def _options_table(facts: Facts, options: Sequence[Option]) -> Table:

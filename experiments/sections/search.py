@@ -76,13 +76,11 @@ def architectures_of(study: Study) -> tuple[Architecture, ...]:
     complete = trials[trials["state"] == "complete"]
     finished, tried = complete["model"].value_counts(), study.search["params.model"].value_counts()
     best = complete.loc[complete.groupby("model")["accuracy"].idxmax()]
-    given = study.params.get("trial_images", "")
-    images = int(given) if given.isdigit() else study.data_set.val_images
     return tuple(
         Architecture(
             str(t.model),
             float(t.accuracy),
-            *wilson(float(t.accuracy), images),
+            *wilson(float(t.accuracy), study.trial_images),
             str(t.run_id),
             int(finished[t.model]),
             int(tried[t.model]),
@@ -178,12 +176,13 @@ def _summary(facts: Facts) -> Pairs:
 
 def _judged(study: Study) -> str:
     """The validation images behind an accuracy of the search, and the interval that they leave."""
-    rung, end = (study.params.get(f"{name}_images", "") for name in ("rung", "trial"))
-    if not (rung.isdigit() and end.isdigit()):
+    given = study.params.get("rung_images", "")
+    if not given.isdigit():
         return "a number of validation images that was not recorded"
-    halves = [(high - low) / 2 for low, high in (wilson(TYPICAL, int(images)) for images in (rung, end))]
-    text = f"{int(rung):,} validation images where trials are pruned (95 % interval of {percent(TYPICAL, 0)}: "
-    text += f"\N{PLUS-MINUS SIGN}{points(halves[0])}), {int(end):,} at the end (\N{PLUS-MINUS SIGN}{points(halves[1])})"
+    rung, end = int(given), study.trial_images
+    halves = [(high - low) / 2 for low, high in (wilson(TYPICAL, images) for images in (rung, end))]
+    text = f"{rung:,} validation images where trials are pruned (95 % interval of {percent(TYPICAL, 0)}: "
+    text += f"\N{PLUS-MINUS SIGN}{points(halves[0])}), {end:,} at the end (\N{PLUS-MINUS SIGN}{points(halves[1])})"
     return text
 
 
@@ -211,7 +210,7 @@ def _architectures_table(found: Sequence[Architecture]) -> Table:
         "Architecture",
         "Trials",
         "Complete",
-        "Best at equal compute",
+        "Best trial",
         "95 % interval of that trial",
         "Training time",
         "Run",
@@ -288,9 +287,10 @@ def _add_trials(figure: go.Figure, trials: pd.DataFrame, *, x: str, y: str) -> N
 
 
 def _front_caption(facts: Facts, front: ParetoFront) -> CitedText:
-    text = "Each point is a run. Ours are on the validation images but for the champion's test accuracy."
     known = [a for a in facts.published.accuracies if not math.isnan(a.training_flops)]
     ours, test = front.champion_flops, facts.test
+    text = "Each point is a run. Ours are on the validation images"
+    text += " but for the champion's test accuracy." if test and ours else "."
     if not (known and test and ours):
         return CitedText(text, run(facts.run_id))
     least = min(known, key=lambda a: a.training_flops)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
-from experiments.pages.text import CitedText, flops, percent, plural, points, run, runs, signed
+from experiments.pages.text import CitedText, flops, percent, points, run, runs, signed
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
 from sweeps.studies.study import Beginning
@@ -36,6 +36,7 @@ class SelectionBias:
     search_run: str
     trials: int  # complete ones that it is the best of
     confirmed: Estimate | None  # validation accuracy of its new runs; None: it was not trained again
+    as_searched: Estimate | None  # that, with an interval over as many images as `searched` is over
     search_flops: float | None
     confirm_flops: float | None
 
@@ -82,6 +83,7 @@ def selection_bias(study: Study, images: int) -> SelectionBias | None:
         search_run=str(row["run_id"]),
         trials=len(complete),
         confirmed=estimate(again, "metrics.val/accuracy", images),
+        as_searched=estimate(again, "metrics.val/accuracy", min(images, study.trial_images)),
         search_flops=None if math.isnan(own) else float(own),
         confirm_flops=float(compute.mean()) if len(compute) else None,
     )
@@ -103,13 +105,16 @@ def section(facts: Facts) -> Section:
         text += "The one with the highest mean validation accuracy is the champion"
         known_good = first == Beginning.KNOWN_GOOD
         text += ", unless its lead on the starting recipe is within chance." if known_good else "."
+        if len(candidates) == 1 and candidates[0].champion:
+            only = "The recipe that the search began with" if first else "The best recipe of the search"
+            text = f"{only} was trained again, and is the champion."
         text += _final_sentence(facts)
         blocks = (CitedText(text), _table(candidates))
     # The gain is the better comparison, of the answers to each image.
     judged = gain_sentence(facts.study) or lead_sentence(candidates, images)
     said = () if judged is None else (judged,)
     blocks = (*blocks, *said)
-    learning = (*said, *((bias_sentence(bias),) if bias else ()))
+    learning = (*said, *((bias_sentence(bias),) if bias and bias.trials > 1 else ()))
     return Section(
         "How the champion was chosen",
         blocks,
@@ -174,8 +179,8 @@ def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | N
 def bias_sentence(bias: SelectionBias) -> CitedText:
     """The best validation accuracy of the search, against the same recipe trained from new seeds."""
     accuracy = f"{percent(bias.searched)} validation accuracy (trial {bias.trial})"
-    best = f"The best of {bias.trials} complete {plural(bias.trials, 'trial')} had {accuracy}"
-    if bias.confirmed is None:
+    best = f"The best of {bias.trials} complete trials had {accuracy}"
+    if bias.confirmed is None or bias.as_searched is None:
         text = f"{best}. It was not trained again, so how much of that is luck cannot be said."
         return CitedText(text, run(bias.search_run))
     change = bias.confirmed.mean - bias.searched
@@ -183,7 +188,7 @@ def bias_sentence(bias: SelectionBias) -> CitedText:
     if bias.same_compute:
         judged = f"choosing the best {'flattered it' if change < 0 else 'did not flatter it'}"
         text = f"more than chance explains: {judged}"
-        if bias.confirmed.low <= bias.searched <= bias.confirmed.high:
+        if bias.as_searched.low <= bias.searched <= bias.as_searched.high:
             text = "within chance: choosing the best did not flatter it noticeably"
         text = f"{again} with the same compute, {points(abs(change))} {'less' if change < 0 else 'more'}, {text}."
     elif bias.search_flops and bias.confirm_flops:

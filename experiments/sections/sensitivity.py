@@ -214,7 +214,7 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
     rows = list(reversed(results))
     figure = canvas(height=80 + 42 * len(rows), left=10, top=26)
     for name, colour, ends in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
-        gains = [saved if gain is None else gain for gain in ends]
+        gains = [gain for gain in ends if gain is not None]
         texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
         figure.add_bar(
             x=[round(gain - saved, 2) for gain in gains],

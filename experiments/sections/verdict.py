@@ -100,7 +100,7 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         reasons = " ".join(f"{_capital(way.title)} {way.misses[0].reason}." for way in ways_of(facts))
         text = f"Every way misses a bar. {reasons}"
     else:
-        others = [way for way in ways_of(facts) if way is not best and way.clears and way.title != best.title]
+        others = [way for way in ways_of(facts) if way.clears and way.title != best.title]
         text = f"Of what is known to clear every bar, {_doing(best)} costs least {over}: {cost(best)}"
         nearest = min(others, key=lambda way: (way.option.total(months), way.title), default=None)
         gap = nearest.option.total(months) - best.option.total(months) if nearest else 0.0
@@ -120,7 +120,8 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[tupl
         others = [way for way in ways if way.title != rival.title]
         lost = judge(others, months).headline
         none = judge([way for way in others if not way.unknown or way.option.kind == "build"], months).headline
-        label, text = "Once it is measured", f"If {rival.title} proves to clear the bars: “{won}”. If not: “{lost}”."
+        label = "Once that is settled" if rival.is_close else "Once it is measured"
+        text = f"If {rival.title} proves to clear the bars: “{won}”. If not: “{lost}”."
         if all(check.bar == "price" for check in rival.unknown):  # it clears the bars, and may cost anything
             label, text = "Without it", f"If {rival.title} proves too dear: “{lost}”."
         if none != lost:

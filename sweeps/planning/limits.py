@@ -15,6 +15,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.models import build_model, parameter_count
 from cifar_core.recipe import Recipe
 from cifar_core.training import predict
+from sweeps.words import rounded
 
 _REPEATS = 30  # of a prediction; the fastest counts, as trials run beside it
 
@@ -51,7 +52,9 @@ class Limits:
         if self.parameters is not None and (excess := excesses["parameters"]) > 0:
             reasons.append(f"{round((1 + excess) * self.parameters):,} weights where {self.parameters:,} are allowed")
         if self.latency is not None and (excess := excesses["latency"]) > 0:
-            reasons.append(f"{(1 + excess) * self.latency:.3g} ms for one image where {self.latency:g} are allowed")
+            reasons.append(
+                f"{rounded((1 + excess) * self.latency)} ms for one image where {self.latency:g} are allowed"
+            )
         return " and ".join(reasons)
 
 

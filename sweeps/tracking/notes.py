@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cifar_core.recipe import Recipe
-from sweeps.words import clock_time, percent
+from sweeps.words import clock_time, percent, rounded
 
 _LEADS = {"search": "", "confirm": "confirm ", "final": "champion "}  # of names, by stage
 _PICTURES = {
@@ -41,8 +41,8 @@ def run_note(result: str, costs: Mapping[str, float], files: Collection[str] = (
     parts = [result]
     if costs:
         compute, speed = costs["cost/training_flops"] / 1e12, costs["cost/images_per_second"]
-        time = f"{clock_time(costs['cost/seconds'])}, {costs['cost/epochs']:.2g} epochs"
-        parts.append(f"Trained for {time}, {compute:.3g} TFLOP, {speed:,.0f} images a second.")
+        time = f"{clock_time(costs['cost/seconds'])}, {rounded(costs['cost/epochs'], figures=2)} epochs"
+        parts.append(f"Trained for {time}, {rounded(compute)} TFLOP, {speed:,.0f} images a second.")
     for name, title in _PICTURES.items():
         parts += [f"**{title}**\n\n![{title}](file:{path})" for path in files if path.endswith(f"/{name}")]
     return "\n\n".join(parts)

@@ -94,6 +94,8 @@ def test_nothing_is_said_of_cifar10_where_the_data_are_others(demo: Facts) -> No
         page = files[name].decode()
         assert "Build or buy: an image classifier for flowers" in page
         assert "Training images of 48 x 48 pixels" in page
+        assert "how to reproduce the study" in page
+        assert "--images DIR --size 48" in page
         for foreign in (
             "CIFAR",
             "airbench",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.words import clock_time, counted, shortened, time_left
+from sweeps.words import clock_time, counted, rounded, shortened, time_left
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,17 @@ def test_clock_time(seconds: float, text: str) -> None:
 )
 def test_time_left(seconds: float, text: str) -> None:
     assert time_left(seconds) == f"{text} left"
+
+
+@pytest.mark.parametrize(
+    ("number", "figures", "text"),
+    [
+        *((1234.5, 3, "1,230"), (999.9, 3, "1,000"), (12.345, 3, "12.3"), (5.97, 3, "5.97"), (12.0, 3, "12")),
+        *((99.6, 2, "100"), (0.412, 2, "0.41"), (0.0, 3, "0"), (4.2e7, 2, "42,000,000")),
+    ],
+)
+def test_a_number_in_so_many_figures(number: float, figures: int, text: str) -> None:
+    assert rounded(number, figures) == text
 
 
 def test_counts_with_their_nouns() -> None:

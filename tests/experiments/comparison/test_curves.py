@@ -16,6 +16,11 @@ def test_the_caption_ranks_curves_on_the_same_images_only(chosen: Chosen, pair: 
     assert "cannot be compared by these curves" in caption(of_others, "accuracy").text
 
 
+def test_of_curves_that_end_level_none_is_said_to_end_best(pair: Comparison) -> None:
+    level = with_run(pair, curves=pair.groups[0].runs[0].curves)
+    assert caption(level, "accuracy").text == "Solid: validation images; dotted: training batches."
+
+
 def test_every_run_has_a_curve_of_training_and_one_of_validation(chosen: Chosen) -> None:
     figure = draw_curves(chosen("good", "twice"), "loss")
     assert [trace.name for trace in figure.data] == ["good"] * 2 + ["twice"] * 4

@@ -59,6 +59,14 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
     assert "is not known yet" in sentence.text
     assert "the figure flatters" in sentence.text
     assert "cannot be said before a test" in said(made, "learning")
+    search = unconfirmed.study.search
+    complete = search[search["state"] == "complete"].head(1)
+    [alone] = section(with_study(unconfirmed, search=complete)).recommendation["performance"]
+    assert alone.text.endswith(" %."), "nothing was selected"
+    [pruned] = section(
+        with_study(unconfirmed, search=search[(search["state"] == "pruned") | search.index.isin(complete.index)])
+    ).recommendation["performance"]
+    assert "the figure flatters" in pruned.text
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,14 @@ def test_networks_are_compared_image_by_image(demo: Facts) -> None:
     assert "It alone labels 0 of them right, the champion alone 40 (McNemar's test, p < 0.001)." in said
     assert f"The two do not differ beyond chance: {-200 / images:.2f} points" in texts(section(adapted(demo, wrong=2)))
     assert "McNemar" not in texts(section(with_artifacts(facts, answers={})))
+    first, second = facts.subject_runs
+    answers = facts.study.artifacts.answers
+    [sentence] = (
+        block
+        for block in section(with_artifacts(facts, answers={second: answers[first]})).blocks
+        if isinstance(block, CitedText) and "McNemar" in block.text
+    )
+    assert sentence.sources == (f"run/{second}", f"run/{ADAPTED.run_id}"), "the run that was compared"
 
 
 def test_what_it_learnt_from_is_said_wherever_it_is_compared(demo: Facts) -> None:

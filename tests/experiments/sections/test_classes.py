@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cifar_core.data.data_set import CIFAR10
@@ -141,6 +142,16 @@ def test_the_confusion_figure_colours_errors_only(demo: Facts) -> None:
     assert all(figure.figure.data[0].z[i][i] is None for i in range(10))
     bold = [a.text for a in figure.figure.layout.annotations if a.text.startswith("<b>")]
     assert len(bold) == 10
+
+
+def test_with_many_classes_the_caption_speaks_of_no_numbers(demo: Facts) -> None:
+    few = figures(section(demo))["confusion"]
+    assert few.caption.text.startswith("Percent of each true class; rows add up to 100, blank is under 0.5. The weak")
+    names = tuple(f"class {number}" for number in range(31))
+    confusions = {run_id: np.eye(31, dtype=np.int64) * 10 for run_id in demo.subject_runs}
+    many = figures(section(with_artifacts(demo, confusions=confusions, classes=names)))["confusion"]
+    assert many.caption.text == ("Darker is more often mistaken. No image of the test set is taken for another class.")
+    assert not many.figure.layout.annotations
 
 
 def test_without_a_champion_the_classes_are_those_of_the_validation_images(demo: Facts, unconfirmed: Facts) -> None:

@@ -110,6 +110,12 @@ def test_trials_are_drawn_by_the_most_important_parameters_in_order(many: Facts)
     assert f"the best, trial {best}, has mix_alpha " in slices.caption.text
 
 
+@pytest.mark.parametrize(("value", "words"), [(1024.0, "1024"), (0.512345, "0.512"), (1234.5, "1,230")])
+def test_a_value_of_the_best_trial_has_no_exponent(many: Facts, value: float, words: str) -> None:
+    trials = table().assign(batch_size=value)
+    assert f" has batch_size {words}. " in importance._slices_caption(many, trials, "batch_size").text
+
+
 def test_only_what_differs_among_complete_trials_was_varied(demo: Facts) -> None:
     search = demo.study.search
     assert list(varied(search, PARAMETERS, 45_000)) == ["trial", "accuracy", "model"]

@@ -16,7 +16,7 @@ from experiments.sections.selection import (
     section,
     selection_bias,
 )
-from tests.experiments.support import known, with_study
+from tests.experiments.support import known, said, with_study
 
 
 def test_the_best_trial_is_compared_with_its_retraining(demo: Facts) -> None:
@@ -28,7 +28,8 @@ def test_the_best_trial_is_compared_with_its_retraining(demo: Facts) -> None:
 
 def test_selection_bias_needs_the_same_compute_and_more_than_chance(demo: Facts) -> None:
     bias = known(selection_bias(demo.study, 5000))
-    again = replace(bias, confirmed=replace(known(bias.confirmed), mean=0.80, low=0.79, high=0.81))
+    confirmed = replace(known(bias.confirmed), mean=0.80, low=0.79, high=0.81)
+    again = replace(bias, confirmed=confirmed, as_searched=confirmed)
     cases = {
         "with the same compute, 4.00 points less, more than chance explains: choosing the best flattered it": again,
         "cannot be told from the effect of more training": replace(again, confirm_flops=9e14),
@@ -39,6 +40,38 @@ def test_selection_bias_needs_the_same_compute_and_more_than_chance(demo: Facts)
     }
     for words, case in cases.items():
         assert words in bias_sentence(case).text
+
+
+def test_chance_is_judged_by_as_many_images_as_the_search_had(demo: Facts) -> None:
+    """A trial of 1,000 images may lie further from its retraining by chance than one of all 50,000."""
+    own = replace(demo.study, data_set=replace(demo.study.data_set, val_images=50_000))
+    every, few = (
+        known(selection_bias(replace(own, params={**own.params, "trial_images": images}), 50_000))
+        for images in ("50000", "1000")
+    )
+    assert every.confirmed == every.as_searched == few.confirmed
+    searched = (known(few.as_searched).low + known(every.as_searched).low) / 2
+    said = [bias_sentence(replace(bias, searched=searched)).text for bias in (every, few)]
+    assert ["within chance" in text for text in said] == [False, True]
+
+
+def test_of_a_single_trial_nothing_was_chosen(demo: Facts) -> None:
+    complete = demo.study.search["state"] == "complete"
+    best = demo.study.search[complete & (demo.study.search["trial"] == 3)]
+    facts = with_study(demo, search=best)
+    assert "trained again from new seeds" in said(section(demo), "learning")
+    assert "learning" not in section(facts).recommendation
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [(None, "The best recipe of the search"), ("true", "The recipe that the search began with")],
+)
+def test_a_single_candidate_was_not_chosen_among_several(demo: Facts, baseline: str | None, words: str) -> None:
+    confirm = demo.study.confirm.assign(**{"tags.baseline": baseline})
+    first = section(with_study(demo, confirm=confirm)).blocks[0]
+    assert isinstance(first, CitedText)
+    assert first.text == f"{words} was trained again, and is the champion."
 
 
 def test_candidates_are_the_recipes_that_were_trained_again(demo: Facts) -> None:

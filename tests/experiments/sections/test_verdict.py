@@ -77,6 +77,13 @@ def test_costs_decide_between_what_clears_every_bar(demo: Facts, usd: float, wor
     assert lead(clear).because.text.startswith(words)
 
 
+@pytest.mark.parametrize(("right", "label"), [(7000, "Once that is settled"), (None, "Once it is measured")])
+def test_a_way_that_was_measured_is_not_still_to_be_measured(demo: Facts, right: int | None, label: str) -> None:
+    scores = {} if right is None else {"calls": score(right)}
+    shown = lead(replace(under(demo, vendor(0.5)), scores=scores))
+    assert shown.facts[0][0] == label
+
+
 def test_other_answers_have_their_reason(demo: Facts) -> None:
     alone = under(demo, vendor(accuracy=ACCURACIES["pixtral-large"]))
     reasons = {

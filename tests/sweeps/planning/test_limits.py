@@ -44,6 +44,8 @@ def test_latency_is_measured_once_for_each_network(monkeypatch: pytest.MonkeyPat
     assert len(answers) == before
     limits._latency.cache_clear()
     assert str(strict) == "at most 1 weights and at most 0.5 ms for one image"
+    slow = Limits(latency=1000.0).broken({"latency": 0.2345})
+    assert slow == "1,230 ms for one image where 1000 are allowed"
 
 
 def test_a_real_network_answers_within_a_minute() -> None:

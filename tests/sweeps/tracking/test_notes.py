@@ -42,6 +42,8 @@ def test_a_run_s_description_has_costs_and_pictures() -> None:
         "**Augmented training images**\n\n![Augmented training images](get-artifact?path=pictures/augmented.png)"
     )
     assert run_note("failed", {}) == "failed"
+    long = run_note("done", {**COSTS, "cost/training_flops": 1.5e15, "cost/epochs": 99.6})
+    assert "100 epochs, 1,500 TFLOP, " in long
 
 
 def test_a_study_s_description() -> None:
