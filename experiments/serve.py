@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
@@ -29,10 +28,10 @@ from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, PortError, port
-from sweeps.command_line import OneLineParser, run_command, server_url
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import champion_uri
 
@@ -61,18 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="time a server of it over HTTP for a quarter of a minute, record that for the report, and end",
     )
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument(
-        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
-    )
+    add_store(parser)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    store = store_of(options)
     if options.measure:
         version = registered(store, options.model)
-        _print_speed(record_speed(store, version, lambda: _measure(options, version)))
+        _print_speed(record_speed(store, version, lambda: _measure(store, version)))
         return 0
     try:
         listening = socket.create_server((HOST, options.port))  # before the seconds that a model takes to load
@@ -99,10 +95,9 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _measure(options: argparse.Namespace, version: ModelVersion) -> HttpSpeed:
+def _measure(store: Store, version: ModelVersion) -> HttpSpeed:
     """Time a server of the champion in a process of its own."""
-    command = [sys.executable, __file__, "--store", str(options.store), "--port", "0", "--model", version.name]
-    command += ["--tracking-uri", options.tracking_uri] if options.tracking_uri else []
+    command = [sys.executable, __file__, *store.as_option(), "--port", "0", "--model", version.name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from experiments.serving.local import HOST, PortError, port
-from sweeps.command_line import OneLineParser, run_command
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.views import TRIALS, UI_PORT, study_path, view_route
 
@@ -71,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 after Ctrl-C, 2 for an error that the user can mend."""
     parser = OneLineParser(prog="ui.py", description="Browse the runs of a store in the MLflow UI.")
     parser.add_argument("--port", type=port, default=UI_PORT, metavar="N", help=f"on {HOST} (default: %(default)s)")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    add_store(parser, server=False)
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # those of libraries, which say nothing to who browses
-    return run_command(parser, lambda: serve(Store.locate(options.store), options.port), stopped="stopped")
+    return run_command(parser, lambda: serve(store_of(options), options.port), stopped="stopped")
 
 
 def serve(store: Store, number: int) -> int:
