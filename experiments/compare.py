@@ -110,21 +110,19 @@ def _run(options: argparse.Namespace) -> int:
     if options.prices:
         show_old(load_published(), datetime.datetime.now(datetime.UTC).date())
         return 0
+    store = store_of(options)
     if options.what:
-        paths = write_systems(options.results, out=options.out or store_of(options).report(options.what))
+        paths = write_systems(options.results, out=options.out or store.report(options.what))
     elif options.runs:
-        place = store_of(options)
-        out = options.out or place.report("runs")
-        compared, paths = write_runs(options.runs, options.baseline, store=place, results=options.results, out=out)
+        out = options.out or store.report("runs")
+        compared, paths = write_runs(options.runs, options.baseline, store=store, results=options.results, out=out)
         show(compared)
     elif options.scenario and len(options.scenario) > 1:
-        places = {"store": options.store, "tracking_uri": options.tracking_uri, "out": options.out}
-        paths = write_scenarios(options.study, options.scenario, **places)
+        paths = write_scenarios(options.study, options.scenario, store, out=options.out)
     else:
         paths, not_logged = write_report(
             options.study,
-            store=options.store,
-            tracking_uri=options.tracking_uri,
+            store,
             out=options.out,
             results=options.results,
             scenario=options.scenario[0] if options.scenario else DEFAULT_SCENARIO,
