@@ -188,22 +188,33 @@ def _bare_calls(root: Path, points: int) -> Callable[[int], None]:
     return run
 
 
-class _NoOpExecutor:
-    """Two workers whose training takes no time and always gives the same points."""
+class RecordedExecutor:
+    """Workers that train nothing: their runs give `recorded_events`, at times that a subclass decides."""
 
-    def __init__(self) -> None:
-        self.points = 0  # of the curve of a trial
-        self.starts: list[float] = []  # time of the start of each trial
-        self._left: dict[str, deque[Event]] = {}
-        self._waiting: set[str] = set()
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._left: dict[str, deque[Event]] = {}  # events to come, by the key of their run
 
     @property
     def free(self) -> int:
-        return 2 - len(self._left)
+        return self._workers - len(self._left)
 
     @property
     def waiting(self) -> int:
         return 0
+
+    def close(self) -> None:
+        self._left.clear()
+
+
+class _NoOpExecutor(RecordedExecutor):
+    """Two workers whose training takes no time and always gives the same points."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.points = 0  # of the curve of a trial
+        self.starts: list[float] = []  # time of the start of each trial
+        self._waiting: set[str] = set()
 
     def start(self, job: Job) -> None:
         self.starts.append(time.perf_counter())
@@ -227,9 +238,6 @@ class _NoOpExecutor:
 
     def pause(self) -> None:
         raise NotImplementedError("a benchmark is never paused")
-
-    def close(self) -> None:
-        self._left.clear()
 
 
 def recorded_events(job: TrainJob, more: float = 0.0) -> Iterator[Event]:
