@@ -31,7 +31,7 @@ from cifar_core.transfer.adapted import flops_per_image
 from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, BackboneError, load_backbone
 from experiments.labels.adapting import fit_all
 from experiments.labels.plan import BUDGET, SHARES, AdaptRun, BuildRun, LabelRun, adapt_runs, build_runs
-from experiments.labels.training import NOT_REPEATED, Context, train_all
+from experiments.labels.training import NOT_REPEATED, CurveContext, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import recipe_of
@@ -134,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
         if missing:
             console.say(f"no adapted network: {missing}")
         stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
-        context = Context(
+        context = CurveContext(
             experiment=experiment,
             data=data,
             hardware=hardware,

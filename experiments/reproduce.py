@@ -28,7 +28,7 @@ from experiments.reading.results import RESULTS
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import run_named
 from experiments.systems.rerun import rerun
-from experiments.systems.training import Context, Diverged, open_tracker, reproduce
+from experiments.systems.training import DivergedError, ReproductionContext, open_tracker, reproduce
 from sweeps.command_line import (
     FAILED,
     USAGE,
@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
             )
             tracker = open_tracker(store, hardware, console.say)
             everything, test = load_train(data_dir), load_test(data_dir)
-            context = Context(everything, test, hardware, store, tracker, options.results, console)
+            context = ReproductionContext(everything, test, hardware, store, tracker, options.results, console)
             for signal_number in stop_signals():  # not earlier, so that they end a download at once
                 signal.signal(signal_number, _stop)
             state, failed = "interrupted", 0
@@ -126,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
                         reproduce(name, recipe, options.epochs, context)
                     except StoreError:  # the next one could not write either
                         raise
-                    except (UserError, Diverged) as error:
+                    except (UserError, DivergedError) as error:
                         print(f"reproduce.py: error: {error}", file=sys.stderr)
                         failed = max(failed, USAGE if isinstance(error, UserError) else FAILED)
                 state = "interrupted" if failed else "finished"
