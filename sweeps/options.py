@@ -68,9 +68,17 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--sampler",
         choices=sorted(SAMPLERS),
         default="tpe",
-        help="gp and cmaes learn from complete trials alone, and cmaes draws choices at random (default: %(default)s)",
+        help="tpe: learn from pruned trials too; gp: a Gaussian process, from complete trials alone; cmaes: evolution, "
+        "from complete trials alone, with choices drawn at random; random: learn nothing (default: %(default)s)",
     )
-    search.add_argument("--pruner", choices=sorted(PRUNERS), default="halving", help="default: %(default)s")
+    search.add_argument(
+        "--pruner",
+        choices=sorted(PRUNERS),
+        default="halving",
+        help="halving: end a trial after 1/4 unless it is among the best quarter of its network's; hyperband: so for a "
+        "part of the trials, and across networks; median: end it below the median of its network's; none: train all to "
+        "the end (default: %(default)s)",
+    )
     search.add_argument(
         "--enqueue",
         nargs="+",
