@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass as validated
 from cifar_core.files import read_text
 from experiments.reading.published import Price, load_published
 from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, read_data_set, write_row
-from experiments.vendors.chat import Budget, BudgetSpentError, Chat, ImageRefusedError
+from experiments.vendors.chat import Chat, ImageRefusedError, SpendingLimit, SpendingLimitError
 from sweeps.command_line import FAILED as EXIT_FAILED
 from sweeps.command_line import OneLineParser, number, run_command
 from sweeps.standard_streams import protect_streams
@@ -103,14 +103,14 @@ def _run(options: argparse.Namespace) -> int:
         raise InvalidFileError(
             f"--images must be a folder that export_test.py wrote, but {options.images} has no image"
         )
-    budget = Budget(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
+    spending = SpendingLimit(options.max_usd, price.usd, price.usd_output, answer_tokens=16)
     key = os.environ.get(KEY, "").strip()  # a file from Windows leaves a carriage return
     stop = threading.Event()
     chat = Chat(
         options.url,
         options.model,
         prompt,
-        budget,
+        spending,
         key=key,
         seconds=options.timeout,
         effort=options.reasoning_effort,
@@ -125,11 +125,11 @@ def _run(options: argparse.Namespace) -> int:
             options.url.rstrip("/"), options.model, options.reasoning_effort, read_data_set(options.images).sha256
         )
         _check_service(out, service, begun=bool(answered))
-        budget.spent = sum(answer.usd or 0.0 for answer in before)
+        spending.spent = sum(answer.usd or 0.0 for answer in before)
         left = [path for path in pictures if path.name not in answered]
-        unasked = _ask_all(chat, budget, left, file, options.concurrency, stop)
+        unasked = _ask_all(chat, spending, left, file, options.concurrency, stop)
     done = sum(answer.state != FAILED for answer in read_answers(out))
-    print(f"{done:,} of {len(pictures):,} images are answered in {out}, for ${budget.spent:.4f}")
+    print(f"{done:,} of {len(pictures):,} images are answered in {out}, for ${spending.spent:.4f}")
     if unasked:
         print(unasked, file=sys.stderr)
         return EXIT_FAILED
@@ -137,7 +137,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _ask_all(
-    chat: Chat, budget: Budget, pictures: Sequence[Path], file: IO[bytes], concurrency: int, stop: threading.Event
+    chat: Chat,
+    spending: SpendingLimit,
+    pictures: Sequence[Path],
+    file: IO[bytes],
+    concurrency: int,
+    stop: threading.Event,
 ) -> str:
     """Ask about the pictures, one at a time until a usage is known, and add the answers to a file as they come.
 
@@ -177,7 +182,7 @@ def _ask_all(
     try:
         for path in pictures:
             asked.append(pool.submit(one, path))
-            if not budget.knows_usage and asked[-1].exception():  # waits for it
+            if not spending.knows_usage and asked[-1].exception():  # waits for it
                 break
         wait(asked, return_when=FIRST_EXCEPTION)
     finally:
@@ -187,7 +192,7 @@ def _ask_all(
     for error in errors:
         if isinstance(error, OSError):
             raise InvalidFileError(f"the images must be readable and {file.name} writable, but: {error}") from error
-        if not isinstance(error, BudgetSpentError):
+        if not isinstance(error, SpendingLimitError):
             raise error
     if errors:
         return f"stopped: {errors[0]}"

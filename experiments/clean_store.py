@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from sweeps.checks.cleaning import find_waste, remove
-from sweeps.command_line import OneLineParser, run_command
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,12 +29,12 @@ def build_parser() -> argparse.ArgumentParser:
         "model registry stay.",
     )
     parser.add_argument("--yes", action="store_true", help="remove it without a question")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    add_store(parser, server=False)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    store = Store.locate(options.store)
+    store = store_of(options)
     found = find_waste(store)
     if not found:
         print(f"{store.root} has nothing to remove")

@@ -31,9 +31,8 @@ from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.weights import LETTERS
 from experiments.report import write_report
 from experiments.systems.page import write_systems
-from sweeps.command_line import OneLineParser, run_command, server_url
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,10 +62,7 @@ def _parser() -> OneLineParser:
         choices=("systems",),
         help="the published systems beside their reproductions, not a study",
     )
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="the store (default: mlruns)")
-    parser.add_argument(
-        "--tracking-uri", type=server_url, metavar="URI", help="read runs from here instead of the store's own database"
-    )
+    add_store(parser)
     parser.add_argument("--study", metavar="NAME", help="the study to report (default: the most recent one)")
     parser.add_argument(
         "--scenario",
@@ -114,21 +110,19 @@ def _run(options: argparse.Namespace) -> int:
     if options.prices:
         show_old(load_published(), datetime.datetime.now(datetime.UTC).date())
         return 0
+    store = store_of(options)
     if options.what:
-        paths = write_systems(options.results, out=options.out or Store.locate(options.store).report(options.what))
+        paths = write_systems(options.results, out=options.out or store.report(options.what))
     elif options.runs:
-        place = Store.locate(options.store, tracking_uri=options.tracking_uri)
-        out = options.out or place.report("runs")
-        compared, paths = write_runs(options.runs, options.baseline, store=place, results=options.results, out=out)
+        out = options.out or store.report("runs")
+        compared, paths = write_runs(options.runs, options.baseline, store=store, results=options.results, out=out)
         show(compared)
     elif options.scenario and len(options.scenario) > 1:
-        places = {"store": options.store, "tracking_uri": options.tracking_uri, "out": options.out}
-        paths = write_scenarios(options.study, options.scenario, **places)
+        paths = write_scenarios(options.study, options.scenario, store, out=options.out)
     else:
         paths, not_logged = write_report(
             options.study,
-            store=options.store,
-            tracking_uri=options.tracking_uri,
+            store,
             out=options.out,
             results=options.results,
             scenario=options.scenario[0] if options.scenario else DEFAULT_SCENARIO,

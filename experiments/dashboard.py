@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -16,10 +15,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna_dashboard import wsgi
 
 from experiments.serving.local import HOST, PortError, port
-from sweeps.command_line import OneLineParser, run_command
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store
+from sweeps.store import Store
 from sweeps.studies.storage import open_storage
 
 if TYPE_CHECKING:
@@ -35,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Look at the Optuna studies of a store in optuna-dashboard; it changes nothing.",
     )
     parser.add_argument("--port", type=port, default=8080, metavar="N", help=f"on {HOST} (default: %(default)s)")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    add_store(parser, server=False)
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # those of libraries, which say nothing to who browses
-    return run_command(parser, lambda: _run(Store.locate(options.store), options.port), stopped="stopped")
+    return run_command(parser, lambda: _run(store_of(options), options.port), stopped="stopped")
 
 
 def read_only(application: WSGIApplication) -> WSGIApplication:

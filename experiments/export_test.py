@@ -17,11 +17,11 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.source import DataSource
 from experiments.reading.studies import StudyReader
 from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
-from sweeps.command_line import OneLineParser, number, run_command, server_url
+from sweeps.command_line import OneLineParser, add_store, number, run_command, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, VENDORS, Store, StoreError
+from sweeps.store import VENDORS, Store, StoreError
 from sweeps.validation import InvalidFileError
 
 SIDE = 256  # pixels: services enlarge smaller images, or read them badly
@@ -54,13 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--study", metavar="NAME", help="whose images (default: the most recent study; CIFAR-10 where there is none)"
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument("--tracking-uri", type=server_url, metavar="URI", help="MLflow, if it is not in the store")
+    add_store(parser)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    folder, store = options.folder, Store.locate(options.store, tracking_uri=options.tracking_uri)
+    folder, store = options.folder, store_of(options)
     try:
         is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     except OSError as error:

@@ -31,16 +31,16 @@ from cifar_core.transfer.adapted import flops_per_image
 from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, BackboneError, load_backbone
 from experiments.labels.adapting import fit_all
 from experiments.labels.plan import BUDGET, SHARES, AdaptRun, BuildRun, LabelRun, adapt_runs, build_runs
-from experiments.labels.training import NOT_REPEATED, Context, train_all
+from experiments.labels.training import NOT_REPEATED, CurveContext, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import recipe_of
-from sweeps.command_line import FAILED, Interrupted, OneLineParser, Stopper, number, run_command, server_url
+from sweeps.command_line import FAILED, Interrupted, OneLineParser, Stopper, add_store, number, run_command, store_of
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store
+from sweeps.store import Store
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
 from sweeps.tracking.provenance import provenance
@@ -106,17 +106,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument(
-        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
-    )
+    add_store(parser)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     set_up_cpu()
     hardware = Hardware.detect(options.device)
-    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    store = store_of(options)
     subject = _subject(options.study, store)
     data_set = subject.data_set
     experiment = experiment_of(subject.study)
@@ -137,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
         if missing:
             console.say(f"no adapted network: {missing}")
         stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
-        context = Context(
+        context = CurveContext(
             experiment=experiment,
             data=data,
             hardware=hardware,

@@ -26,11 +26,11 @@ from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, 
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES, read_recipe
 from experiments.systems.range_test import draw, log_range_test
-from sweeps.command_line import FAILED, OneLineParser, number, run_command, server_url, stop_signals
+from sweeps.command_line import FAILED, OneLineParser, add_store, number, run_command, stop_signals, store_of
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, RANGE_TESTS_EXPERIMENT, Store, StoreError
+from sweeps.store import RANGE_TESTS_EXPERIMENT, Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
@@ -60,10 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the figure, an HTML file (default: in the store's reports)"
     )
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument(
-        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
-    )
+    add_store(parser)
     return parser
 
 
@@ -73,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
         raise RangeTestError(f"`--low < --high` must hold, but got {options.low:g} and {options.high:g}")
     set_up_cpu()
     hardware = Hardware.detect(options.device)
-    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    store = store_of(options)
     out = options.out or store.report(RANGE_TESTS_EXPERIMENT) / f"{Path(options.recipe).stem}.html"
     _check_out(out)
     store.create()

@@ -23,11 +23,10 @@ from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.weights import LETTERS, load_network
-from sweeps.command_line import FAILED, USAGE, OneLineParser, positive_int, run_command, server_url
+from sweeps.command_line import FAILED, USAGE, OneLineParser, add_store, positive_int, run_command, store_of
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store
 from sweeps.words import percent
 
 
@@ -64,16 +63,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="average the answers to an image and its mirror image, or to six views (default: as the run was tested)",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument(
-        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
-    )
+    add_store(parser)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
-    with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store:
+    with readable(store_of(options)) as store:
         loaded = load_network(options.run, store)
     known = len(loaded.data_set.classes)
     top = options.top or min(3, known)

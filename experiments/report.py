@@ -40,7 +40,7 @@ from experiments.sections import (
 )
 from experiments.systems import section as systems
 from sweeps.snapshot import readable
-from sweeps.store import DEFAULT_STORE, Store
+from sweeps.store import Store
 from sweeps.words import shortened
 
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
@@ -71,10 +71,9 @@ ABOUT_CIFAR10 = ("systems",)  # left out for other data
 
 
 def write_report(
-    study: str | None = None,
+    study: str | None,
+    store: Store,
     *,
-    store: Path = DEFAULT_STORE,
-    tracking_uri: str | None = None,
     out: Path | None = None,
     results: Path = RESULTS,
     scenario: Path = DEFAULT_SCENARIO,
@@ -84,7 +83,7 @@ def write_report(
     The files are logged to the study's own run too. Nothing is written if anything is wrong with the input.
 
     Args:
-        study: by default the most recent one.
+        study: None takes the most recent one.
         results: the folder that `reproduce.py` writes to; it may be empty or missing.
 
     Returns:
@@ -96,7 +95,7 @@ def write_report(
     figures = load_published()
     assumed = load_scenario(figures, scenario)
     reproduced = load_results(results)
-    with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
+    with readable(store) as place:
         reader = StudyReader(place)
         found = reader.read(study)
         curve = load_label_curve(reader, found.name, found.data_set)

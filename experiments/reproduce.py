@@ -28,23 +28,24 @@ from experiments.reading.results import RESULTS
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import run_named
 from experiments.systems.rerun import rerun
-from experiments.systems.training import Context, Diverged, open_tracker, reproduce
+from experiments.systems.training import DivergedError, ReproductionContext, open_tracker, reproduce
 from sweeps.command_line import (
     FAILED,
     USAGE,
     Interrupted,
     OneLineParser,
+    add_store,
     number,
     positive_int,
     run_command,
-    server_url,
     stop_signals,
+    store_of,
 )
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, SYSTEMS_EXPERIMENT, Store, StoreError
+from sweeps.store import SYSTEMS_EXPERIMENT, StoreError
 from sweeps.words import counted
 
 
@@ -86,10 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a run that is complete in this folder is not trained again (default: experiments/data/results, which "
         "holds those that we made)",
     )
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument(
-        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
-    )
+    add_store(parser)
     return parser
 
 
@@ -99,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     runs = list(_runs(options))
     set_up_cpu()
     hardware = Hardware.detect(options.device)
-    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    store = store_of(options)
     data_dir = options.data or default_data_dir()
     store.create()
     try:
@@ -118,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
             )
             tracker = open_tracker(store, hardware, console.say)
             everything, test = load_train(data_dir), load_test(data_dir)
-            context = Context(everything, test, hardware, store, tracker, options.results, console)
+            context = ReproductionContext(everything, test, hardware, store, tracker, options.results, console)
             for signal_number in stop_signals():  # not earlier, so that they end a download at once
                 signal.signal(signal_number, _stop)
             state, failed = "interrupted", 0
@@ -128,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
                         reproduce(name, recipe, options.epochs, context)
                     except StoreError:  # the next one could not write either
                         raise
-                    except (UserError, Diverged) as error:
+                    except (UserError, DivergedError) as error:
                         print(f"reproduce.py: error: {error}", file=sys.stderr)
                         failed = max(failed, USAGE if isinstance(error, UserError) else FAILED)
                 state = "interrupted" if failed else "finished"
@@ -156,7 +154,7 @@ def _rerun(options: argparse.Namespace) -> int:
         raise RecipeError(
             f"{_RUN}RUN must stand alone, without --epochs and --seeds, but got {' '.join(options.names)}"
         )
-    with readable(Store.locate(options.store, tracking_uri=options.tracking_uri)) as store, SweepConsole() as console:
+    with readable(store_of(options)) as store, SweepConsole() as console:
         reader = StudyReader(store)
         run = run_named(options.names[0].removeprefix(_RUN), reader, store)
         found = rerun(run, reader, options.data, options.device, console)

@@ -19,11 +19,10 @@ from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.vendor_score import VendorScore
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score
-from sweeps.command_line import OneLineParser, run_command, server_url
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store
 from sweeps.validation import InvalidFileError
 
 
@@ -52,8 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="whose test images, and whose champion to compare with (default: the most recent study)",
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument("--tracking-uri", type=server_url, metavar="URI", help="MLflow, if it is not in the store")
+    add_store(parser)
     return parser
 
 
@@ -63,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise InvalidFileError(f"{options.answers.name} must be a readable file, but: {error}") from error
     answers = parse_answers(content, options.answers.name)
-    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    store = store_of(options)
     with readable(store) as place:
         study = StudyReader(place).read(options.study)
     _check_images(options.answers.parent, study)

@@ -8,19 +8,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import mlflow
-import uvicorn
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.pyfunc import scoring_server
 
@@ -28,11 +24,11 @@ from experiments.reading.study import HttpSpeed
 from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
-from experiments.serving.local import HOST, PortError, port
-from sweeps.command_line import OneLineParser, run_command, server_url
+from experiments.serving.local import HOST, listen, port, run
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import champion_uri
 
@@ -61,24 +57,17 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="time a server of it over HTTP for a quarter of a minute, record that for the report, and end",
     )
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
-    parser.add_argument(
-        "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
-    )
+    add_store(parser)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    store = Store.locate(options.store, tracking_uri=options.tracking_uri)
+    store = store_of(options)
     if options.measure:
         version = registered(store, options.model)
-        _print_speed(record_speed(store, version, lambda: _measure(options, version)))
+        _print_speed(record_speed(store, version, lambda: _measure(store, version)))
         return 0
-    try:
-        listening = socket.create_server((HOST, options.port))  # before the seconds that a model takes to load
-    except OSError as error:
-        raise PortError(options.port, error) from error
-    with listening, readable(store) as source:
+    with listen(options.port) as listening, readable(store) as source:
         _serve(source, registered(source, options.model), listening)
     print("stopped")
     return 0
@@ -91,18 +80,17 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     with answering(store.tracking_uri), TemporaryDirectory() as folder:  # MLflow writes a file beside the network
         model = mlflow.pyfunc.load_model(champion_uri(version.name), dst_path=folder)
         application = Guard(scoring_server.init(model), most_bytes(int(version.tags["side"])))
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
+
+    def announce(address: str) -> None:
         print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
-        print(f"{_READY} on http://{HOST}:{listening.getsockname()[1]}/invocations (Ctrl-C ends it)", flush=True)
-        config = uvicorn.Config(application, log_level="warning", limit_concurrency=_AT_ONCE)
-        uvicorn.Server(config).run(sockets=[listening])
+        print(f"{_READY} on {address}/invocations (Ctrl-C ends it)", flush=True)
+
+    run(application, listening, announce, most_at_once=_AT_ONCE)
 
 
-def _measure(options: argparse.Namespace, version: ModelVersion) -> HttpSpeed:
+def _measure(store: Store, version: ModelVersion) -> HttpSpeed:
     """Time a server of the champion in a process of its own."""
-    command = [sys.executable, __file__, "--store", str(options.store), "--port", "0", "--model", version.name]
-    command += ["--tracking-uri", options.tracking_uri] if options.tracking_uri else []
+    command = [sys.executable, __file__, *store.as_option(), "--port", "0", "--model", version.name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -13,8 +13,6 @@ import html
 import json
 import os
 import re
-import signal
-import socket
 import sys
 import warnings
 import webbrowser
@@ -23,13 +21,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
-
-from experiments.serving.local import HOST, PortError, port
-from sweeps.command_line import OneLineParser, run_command
+from experiments.serving.local import HOST, listen, port, run
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.snapshot import readable
 from sweeps.standard_streams import protect_streams
-from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.views import TRIALS, UI_PORT, study_path, view_route
 
@@ -71,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 after Ctrl-C, 2 for an error that the user can mend."""
     parser = OneLineParser(prog="ui.py", description="Browse the runs of a store in the MLflow UI.")
     parser.add_argument("--port", type=port, default=UI_PORT, metavar="N", help=f"on {HOST} (default: %(default)s)")
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    add_store(parser, server=False)
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # those of libraries, which say nothing to who browses
-    return run_command(parser, lambda: serve(Store.locate(options.store), options.port), stopped="stopped")
+    return run_command(parser, lambda: serve(store_of(options), options.port), stopped="stopped")
 
 
 def serve(store: Store, number: int) -> int:
@@ -85,27 +81,23 @@ def serve(store: Store, number: int) -> int:
     """
     if not store.has_mlflow():
         raise StoreError(f"a store must hold runs, but {store.root} has none: 'make study' makes some")
-    try:
-        listening = socket.create_server((HOST, number))
-    except OSError as error:
-        raise PortError(number, error) from error
-    with listening, readable(store) as source:
+    with listen(number) as listening, readable(store) as source:
         if source is not store:
             print(
                 f"{store.root} cannot be written to; this shows a copy of its database, and keeps no changes",
                 flush=True,
             )
-        address = f"http://{HOST}:{listening.getsockname()[1]}"
         app = application(source)
         studies = save_all_views(source)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
+
+        def announce(address: str) -> None:
             print("In your browser (Ctrl-C ends it):", flush=True)
             for study in studies or [""]:
                 print(f"  {address}{study_path(study) if study else ''}", flush=True)
             if studies and sys.stdout.isatty() and ("DISPLAY" in os.environ or sys.platform == "darwin"):
                 webbrowser.open(f"{address}{study_path(studies[0])}")
-            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+        run(app, listening, announce)
     return 0
 
 

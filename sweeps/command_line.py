@@ -13,6 +13,7 @@ from typing import NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 from cifar_core.errors import UserError, first_line
+from sweeps.store import DEFAULT_STORE, Store
 
 FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
@@ -122,6 +123,22 @@ def server_url(text: str) -> str:
             "MLFLOW_TRACKING_PASSWORD"
         )
     return text
+
+
+def add_store(parser: argparse.ArgumentParser, *, server: bool = True) -> None:
+    """Add the argument `--store`, and `--tracking-uri` too for a command that works with an MLflow server."""
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    if server:
+        parser.add_argument(
+            "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
+        )
+    else:
+        parser.set_defaults(tracking_uri=None)
+
+
+def store_of(options: argparse.Namespace) -> Store:
+    """Return the store that the arguments of `add_store` name, without touching it."""
+    return Store.locate(options.store, tracking_uri=options.tracking_uri)
 
 
 positive_int = number("must be a whole number of at least 1", lambda value: value >= 1, int)

@@ -34,6 +34,15 @@ def build_parser() -> argparse.ArgumentParser:
         "with more compute, and test the champion once. After an interruption the same command resumes the sweep.",
         epilog="Browse the runs with `make ui`. Write the report again with `python experiments/compare.py`.",
     )
+    _add_search(parser)
+    _add_adapting(parser)
+    _add_machine(parser)
+    _add_data(parser)
+    _add_store(parser)
+    return parser
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
     search = parser.add_argument_group("the search")
     search.add_argument(
         "--trials", type=positive_int, default=50, metavar="N", help="trials in total (default: %(default)s)"
@@ -59,9 +68,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--sampler",
         choices=sorted(SAMPLERS),
         default="tpe",
-        help="gp and cmaes learn from complete trials alone, and cmaes draws choices at random (default: %(default)s)",
+        help="tpe: learn from pruned trials too; gp: a Gaussian process, from complete trials alone; cmaes: evolution, "
+        "from complete trials alone, with choices drawn at random; random: learn nothing (default: %(default)s)",
     )
-    search.add_argument("--pruner", choices=sorted(PRUNERS), default="halving", help="default: %(default)s")
+    search.add_argument(
+        "--pruner",
+        choices=sorted(PRUNERS),
+        default="halving",
+        help="halving: end a trial after 1/4 unless it is among the best quarter of its network's; hyperband: so for a "
+        "part of the trials, and across networks; median: end it below the median of its network's; none: train all to "
+        "the end (default: %(default)s)",
+    )
     search.add_argument(
         "--enqueue",
         nargs="+",
@@ -97,6 +114,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--no-starts", action="store_true", help="do not try the space's known-good recipes first")
     search.add_argument("--no-confirm", action="store_true", help="stop after the search, without a test")
+
+
+def _add_adapting(parser: argparse.ArgumentParser) -> None:
     adapt = parser.add_argument_group("adapting a pretrained network (docs/adapting.md)")
     when = adapt.add_mutually_exclusive_group()
     when.add_argument(
@@ -118,6 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="only fit heads; otherwise the last blocks are trained too, with 23 %% of the compute of a final run",
     )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     machine.add_argument(
@@ -149,6 +172,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="GPUs of each trial on the cluster, or a fraction of one (default: 0, train on CPUs)",
     )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("the data")
     given = data.add_mutually_exclusive_group()
     given.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
@@ -165,6 +191,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--size", type=int, choices=SIDES, help=f"pixels of your pictures once scaled (default: {SIDES[0]})"
     )
     data.add_argument("--skip-unreadable", action="store_true", help="leave out files that are no readable pictures")
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
     keep = parser.add_argument_group("where results go")
     look = keep.add_mutually_exclusive_group()
     look.add_argument("--status", action="store_true", help="print the status of the study, and change nothing")
@@ -212,7 +241,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="an Optuna storage, such as PostgreSQL, instead of the database in the store (docs/clusters.md)",
     )
-    return parser
 
 
 def choose_device(options: argparse.Namespace) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,11 @@ def time_serving(
     return tuple(_time(model, batch, hardware, normalisation, seconds) for batch in batches)
 
 
+def p95(seconds: Sequence[float]) -> float:
+    """Return the least of the given times within which 95 % of them lie (the nearest rank)."""
+    return sorted(seconds)[-(-95 * len(seconds) // 100) - 1]
+
+
 def _time(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str, seconds: float) -> Timing:
     predict(model, batch, hardware, normalisation)  # the first call sets up kernels
     taken: list[float] = []
@@ -48,5 +54,4 @@ def _time(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str
         started = time.perf_counter()
         predict(model, batch, hardware, normalisation)
         taken.append(time.perf_counter() - started)
-    slow = sorted(taken)[max(0, -(-95 * len(taken) // 100) - 1)]
-    return Timing(len(batch), statistics.median(taken), slow, len(taken), statistics.fmean(taken))
+    return Timing(len(batch), statistics.median(taken), p95(taken), len(taken), statistics.fmean(taken))

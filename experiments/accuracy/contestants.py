@@ -9,8 +9,6 @@ It picks that by the validation images that judge it, which is to its advantage:
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import tempfile
 import time
@@ -38,21 +36,16 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evaluate, total_steps, train
 from experiments.accuracy.training_runs import measure
 from experiments.benchmarks import real_data
+from experiments.benchmarks.quiet_sweep import run_quietly
 from experiments.reading.studies import StudyReader
-from sweeps.command_line import Interrupted
-from sweeps.console import SweepConsole
-from sweeps.coordinator import Coordinator
 from sweeps.executors.local import LocalExecutor
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule
 from sweeps.planning.presets import EIGHTHS, PRESETS, Preset
 from sweeps.planning.search_space import TTA, reference_epochs
 from sweeps.planning.space_file import SPACES
 from sweeps.stages.confirmation import DECISION
-from sweeps.stages.stage import Sweep
 from sweeps.store import Store
-from sweeps.studies.storage import OneWriterStorage, open_storage
-from sweeps.studies.study import derive_seed, open_study
-from sweeps.tracking.tracker import MlflowTracker
+from sweeps.studies.study import derive_seed
 from sweeps.validation import STRICT
 
 SPACE = SPACES["full"]
@@ -144,24 +137,11 @@ def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, star
         flops_per_second=1e12,  # for an estimate of the time, which nobody sees
     )
     store.create()
-    storage = OneWriterStorage(open_storage(store.storage_url))
-    study, tracker = open_study(plan, storage), MlflowTracker(store, plan.study)
-    sweep = Sweep(
-        plan=plan,
-        study=study,
-        storage=storage,
-        tracker=tracker,
-        store=store,
-        console=SweepConsole(file=io.StringIO()),
-        tags={},
-    )
     loaders = DataSource.cifar10(None, lambda *_: None)
     executor = LocalExecutor(workers=plan.workers, threads=plan.threads, hardware=hardware, data=loaders)
-    try:
-        with contextlib.closing(executor), contextlib.suppress(Interrupted):
-            Coordinator(sweep, executor, lambda: samples(data.train), lambda: DECISION in study.user_attrs).run()
-    finally:
-        tracker.close()
+    study = run_quietly(
+        plan, store, executor, samples=lambda: samples(data.train), stop=lambda study: DECISION in study.user_attrs
+    )
     champion = study.trials[study.user_attrs[DECISION]["champion"]]
     recipe = Recipe.from_dict(champion.user_attrs["recipe"])
     return replace(recipe, seed=derive_seed(seed, champion.number, terms.preset.seeds + 1))

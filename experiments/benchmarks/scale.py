@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_core.hardware import Hardware, set_up_cpu
-from experiments.benchmarks.sweep import NoOpSweep, recorded_events
+from experiments.benchmarks.sweep import NoOpSweep, RecordedExecutor, recorded_events
 from sweeps.command_line import OneLineParser, positive_int, run_command
 from sweeps.executors.protocol import Event, Job, Paused, Progressed, TrainJob
 from sweeps.standard_streams import protect_streams
@@ -32,26 +32,18 @@ _INTERVAL = 10.0  # seconds between the reports of a worker
 _SECONDS = 60.0  # measured, once all workers have a trial
 
 
-class SimulatedExecutor:
+class SimulatedExecutor(RecordedExecutor):
     """Workers that report on time; the first trial of each begins somewhere in its course, so that they end apart."""
 
     def __init__(self, workers: int) -> None:
+        super().__init__(workers)
         self.lags: list[float] = []  # seconds from a report to its decision, once all workers have a trial
         self.points = 0  # reported since then
         self.full: float | None = None  # time.monotonic() then
-        self._workers, self._random = workers, random.Random(0)
-        self._left: dict[str, deque[Event]] = {}
+        self._random = random.Random(0)
         self._due: list[tuple[float, str]] = []
         self._asked: dict[str, float] = {}  # when a run that waits for its answer has reported
         self._started = 0
-
-    @property
-    def free(self) -> int:
-        return self._workers - len(self._left)
-
-    @property
-    def waiting(self) -> int:
-        return 0
 
     def start(self, job: Job) -> None:
         assert isinstance(job, TrainJob)
@@ -96,9 +88,6 @@ class SimulatedExecutor:
     def pause(self) -> None:
         self._left = {key: deque([Paused(key)]) for key in self._left}
         self._due = [(0.0, key) for key in self._left]
-
-    def close(self) -> None:
-        self._left.clear()
 
 
 class Watch:

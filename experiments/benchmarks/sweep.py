@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import json
 import subprocess
@@ -28,19 +26,15 @@ from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress, total_steps
 from experiments.benchmarks import Line, peak_gigabytes, real_data, seconds
+from experiments.benchmarks.quiet_sweep import run_quietly
 from experiments.benchmarks.synthetic import fill_store
-from sweeps.command_line import Interrupted
-from sweeps.console import SweepConsole
-from sweeps.coordinator import Coordinator
 from sweeps.executors.protocol import Event, Executor, Finished, Job, Outcome, Progressed, TrainJob
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import EIGHTHS, fixed_epochs
 from sweeps.planning.space_file import SPACES
-from sweeps.stages.stage import Sweep
 from sweeps.store import Store
-from sweeps.studies.storage import OneWriterStorage, open_storage
+from sweeps.studies.storage import open_storage
 from sweeps.studies.study import SAMPLERS, open_study
-from sweeps.tracking.tracker import MlflowTracker
 
 _WARM_UP, _TRIALS = 10, 40
 _TRAIN_IMAGES = 500  # few, so that a trial has few steps
@@ -141,23 +135,7 @@ class NoOpSweep:
 
     def run_on(self, executor: Executor, plan: Plan, stop: Callable[[], bool] = lambda: False) -> optuna.Study:
         """Run the sweep on `executor` to its end, or until `stop` returns true, and until everything is in MLflow."""
-        storage = OneWriterStorage(open_storage(self.store.storage_url))
-        tracker, study = MlflowTracker(self.store, plan.study), open_study(plan, storage)
-        with SweepConsole(file=io.StringIO()) as console:
-            sweep = Sweep(
-                plan=plan,
-                study=study,
-                storage=storage,
-                tracker=tracker,
-                store=self.store,
-                console=console,
-                tags={},
-            )
-            with contextlib.suppress(Interrupted):
-                Coordinator(sweep, executor, samples=lambda: bytes(30_000), stop=stop).run()
-        if tracker.close(60):
-            raise RuntimeError("MLflow must get everything")
-        return study
+        return run_quietly(plan, self.store, executor, samples=lambda: bytes(30_000), stop=lambda study: stop())
 
     def fill(self, trials: int) -> None:
         """Add complete trials to the study, in Optuna and in MLflow."""
@@ -210,22 +188,33 @@ def _bare_calls(root: Path, points: int) -> Callable[[int], None]:
     return run
 
 
-class _NoOpExecutor:
-    """Two workers whose training takes no time and always gives the same points."""
+class RecordedExecutor:
+    """Workers that train nothing: their runs give `recorded_events`, at times that a subclass decides."""
 
-    def __init__(self) -> None:
-        self.points = 0  # of the curve of a trial
-        self.starts: list[float] = []  # time of the start of each trial
-        self._left: dict[str, deque[Event]] = {}
-        self._waiting: set[str] = set()
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._left: dict[str, deque[Event]] = {}  # events to come, by the key of their run
 
     @property
     def free(self) -> int:
-        return 2 - len(self._left)
+        return self._workers - len(self._left)
 
     @property
     def waiting(self) -> int:
         return 0
+
+    def close(self) -> None:
+        self._left.clear()
+
+
+class _NoOpExecutor(RecordedExecutor):
+    """Two workers whose training takes no time and always gives the same points."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.points = 0  # of the curve of a trial
+        self.starts: list[float] = []  # time of the start of each trial
+        self._waiting: set[str] = set()
 
     def start(self, job: Job) -> None:
         self.starts.append(time.perf_counter())
@@ -249,9 +238,6 @@ class _NoOpExecutor:
 
     def pause(self) -> None:
         raise NotImplementedError("a benchmark is never paused")
-
-    def close(self) -> None:
-        self._left.clear()
 
 
 def recorded_events(job: TrainJob, more: float = 0.0) -> Iterator[Event]:

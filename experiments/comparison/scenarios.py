@@ -21,12 +21,7 @@ from sweeps.store import Store
 
 
 def write_scenarios(
-    study: str | None,
-    scenarios: Sequence[Path],
-    *,
-    store: Path,
-    tracking_uri: str | None = None,
-    out: Path | None = None,
+    study: str | None, scenarios: Sequence[Path], store: Store, *, out: Path | None = None
 ) -> list[Path]:
     """Write scenarios.html and scenarios.md, by default to reports/<study>/ in the store.
 
@@ -37,7 +32,7 @@ def write_scenarios(
         raise UserError(f"--scenario must name different files, but got {twice} more than once")
     published = load_published()
     assumed = [load_scenario(published, path) for path in scenarios]
-    with readable(Store.locate(store, tracking_uri=tracking_uri)) as place:
+    with readable(store) as place:
         found = StudyReader(place).read(study)
         scores = load_scores(place.root, found.data_set)
         every = [gather(found, published, scenario, scores=scores) for scenario in assumed]

@@ -12,7 +12,7 @@ from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import default_cache, features
 from cifar_core.transfer.head import fit
 from experiments.labels.plan import AdaptRun
-from experiments.labels.training import Context
+from experiments.labels.training import CurveContext
 from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import Outcome
 from sweeps.stages.adapted_result import backbone_tags
@@ -22,7 +22,7 @@ from sweeps.tracking.tracker import RunLabel
 from sweeps.words import percent
 
 
-def fit_all(runs: Sequence[AdaptRun], context: Context) -> None:
+def fit_all(runs: Sequence[AdaptRun], context: CurveContext) -> None:
     """Fit the heads that are not fitted yet.
 
     Raises:
@@ -40,7 +40,7 @@ def fit_all(runs: Sequence[AdaptRun], context: Context) -> None:
         _fit(run, train, val, context)
 
 
-def _features(backbone: Backbone, split: Split, name: str, context: Context) -> Tensor:
+def _features(backbone: Backbone, split: Split, name: str, context: CurveContext) -> Tensor:
     """Return the features (N, D) of the images of a split, which `name` calls in the terminal."""
     what = f"features of the {name} images by {backbone.name}"
 
@@ -54,12 +54,12 @@ def _features(backbone: Backbone, split: Split, name: str, context: Context) -> 
         raise DataError(f"features are kept in {default_cache()}, but: {error}") from error
 
 
-def _check(context: Context) -> None:
+def _check(context: CurveContext) -> None:
     if context.stop():
         raise Interrupted
 
 
-def _fit(run: AdaptRun, train_features: Tensor, val_features: Tensor, context: Context) -> None:
+def _fit(run: AdaptRun, train_features: Tensor, val_features: Tensor, context: CurveContext) -> None:
     tracker, train, val, backbone = context.tracker, context.data.train, context.data.val, run.backbone
     params = {**run.head.to_dict(), "model": backbone.name, "side": backbone.side, "labels": run.labels}
     tracker.begin(

@@ -39,7 +39,7 @@ _EARLY_IMAGES = 500  # of the others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Context:
+class CurveContext:
     """Data, hardware and outputs that all runs of a curve share.
 
     Attributes:
@@ -58,7 +58,7 @@ class Context:
     stop: Callable[[], bool]
 
 
-def train_all(runs: Sequence[BuildRun], context: Context) -> int:
+def train_all(runs: Sequence[BuildRun], context: CurveContext) -> int:
     """Train the runs that have not ended yet; return the number of those that failed.
 
     A run that diverged has ended, one that failed is tried again by the next call.
@@ -82,7 +82,7 @@ class _Training:
     """One run, and what is known of it so far."""
 
     run: BuildRun
-    context: Context
+    context: CurveContext
     progress: SweepProgress
     later: float  # training FLOPs of the runs after this one
     shown: SweepRun = field(init=False)

@@ -9,6 +9,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from cifar_core.evaluation.serving import p95
 from experiments.reading.study import HttpSpeed
 from sweeps.store import StoreError
 
@@ -34,7 +35,7 @@ def measure(host: str, port: int, side: int, seconds: float = _SECONDS) -> HttpS
     batches = _repeat(host, port, many, seconds)
     return HttpSpeed(
         latency=statistics.median(taken),
-        p95=statistics.quantiles(taken, n=20, method="inclusive")[-1],
+        p95=p95(taken),
         clients=_CLIENTS,
         per_second=answered / together,
         batch=_BATCH,

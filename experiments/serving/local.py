@@ -1,8 +1,13 @@
-"""Ports of this machine, on which nobody else can reach a server."""
+"""Servers on ports of this machine, which nobody else can reach."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
 
 from cifar_core.errors import UserError
 from sweeps.command_line import number
@@ -18,3 +23,37 @@ class PortError(UserError):
 
     def __init__(self, port: int, error: OSError) -> None:
         super().__init__(f"--port must be free, but {HOST}:{port} gave: {os.strerror(error.errno or 0)}")
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on a port, so that it is taken before the seconds that a server takes to load.
+
+    Raises:
+        PortError: the port is in use.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise PortError(port, error) from error
+
+
+def run(
+    application: Callable[..., Any],
+    listening: socket.socket,
+    announce: Callable[[str], None],
+    *,
+    most_at_once: int | None = None,
+) -> None:
+    """Serve an ASGI application until SIGINT or SIGTERM.
+
+    Args:
+        announce: called with the address, once both signals end the server in order.
+        most_at_once: requests; further ones get a 503.
+    """
+    import uvicorn  # not for optuna-dashboard, which has a server of its own
+
+    config = uvicorn.Config(application, log_level="warning", limit_concurrency=most_at_once)
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
+        announce(f"http://{HOST}:{listening.getsockname()[1]}")
+        uvicorn.Server(config).run(sockets=[listening])

@@ -58,12 +58,12 @@ from sweeps.words import percent, with_tta
 _LOSSES = (FIRST_BATCHES, 1.0)
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """A loss that is no longer finite; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ReproductionContext:
     """Data, hardware and outputs that all runs of one command share."""
 
     everything: Split  # the 50,000 training images
@@ -83,13 +83,13 @@ def open_tracker(store: Store, hardware: Hardware, say: Callable[[str], None]) -
     return tracker
 
 
-def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context) -> None:
+def reproduce(name: str, recipe: Recipe, epochs: float | None, context: ReproductionContext) -> None:
     """Train `recipe` for `epochs` of its epochs (default: all), and resume where an earlier call ended.
 
     Raises:
         UserError: a range test found no rate, a batch did not fit into memory, MLflow does not answer, the disk is
             full, or an earlier call trained on another kind of device.
-        Diverged: a loss was no longer finite.
+        DivergedError: a loss was no longer finite.
         Interrupted: SIGINT, SIGTERM or SIGHUP; a later call resumes.
     """
     run = _Run(name, recipe, context)
@@ -110,7 +110,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
         with suppress(StoreError):
             context.tracker.end(run.key, "interrupted", reason=reason, metrics=run.costs())
         raise StoreError(reason) from error
-    except (UserError, Diverged) as error:
+    except (UserError, DivergedError) as error:
         context.tracker.end(run.key, "failed", reason=str(error), metrics=run.costs())
         raise
     if state.step == state.total_steps:
@@ -122,7 +122,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Context)
 class _Run:
     """One reproduction: its files and its progress."""
 
-    def __init__(self, name: str, recipe: Recipe, context: Context) -> None:
+    def __init__(self, name: str, recipe: Recipe, context: ReproductionContext) -> None:
         self.name, self.recipe, self.context = name, recipe, context
         self.title = f"{name} seed {recipe.seed}"
         self.path = context.results / f"{name}-seed{recipe.seed}.json"
@@ -225,7 +225,7 @@ class _Run:
         """Train up to the first point of the curve at or after step `goal`.
 
         Raises:
-            UserError, Diverged, Interrupted: as for `reproduce`.
+            UserError, DivergedError, Interrupted: as for `reproduce`.
         """
         tracker = self.context.tracker
         state = self._resume()
@@ -245,7 +245,9 @@ class _Run:
         for progress in train(state, self.data, _schedule(self.recipe, len(self.data.val))):
             validation = progress.validation
             if not math.isfinite(progress.train_loss) or not (validation is None or math.isfinite(validation.loss)):
-                raise Diverged(f"a loss must stay finite, but that of {self.title} did not, up to step {progress.step}")
+                raise DivergedError(
+                    f"a loss must stay finite, but that of {self.title} did not, up to step {progress.step}"
+                )
             met = "test" if self.watched == "test" else "val"
             tracker.point(self.key, progress, met=met, system=system.read())
             self.curve.append(Point(**asdict(replace(progress, validation=None))))
@@ -357,7 +359,7 @@ class _Run:
         )
 
 
-def _split(recipe: Recipe, context: Context) -> Splits:
+def _split(recipe: Recipe, context: ReproductionContext) -> Splits:
     """Return the images to train on, and those to evaluate after each epoch: without a validation split, the test set.
 
     The test set then gives the curve that was published; nothing is chosen by it.

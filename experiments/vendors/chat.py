@@ -44,12 +44,12 @@ class _BilledError(VendorError):
     """A reply that was paid for shows that others would be of no use."""
 
 
-class BudgetSpentError(UserError):
+class SpendingLimitError(UserError):
     """The next request might cross --max-usd."""
 
 
 @dataclass
-class Budget:
+class SpendingLimit:
     """Money that requests may cost, in US dollars.
 
     Each request reserves the most that it may cost before it is sent: twice the most tokens that any has had, in and
@@ -81,13 +81,13 @@ class Budget:
             bound: of its input tokens, for the time before any usage is known.
 
         Raises:
-            BudgetSpentError: there is not enough.
+            SpendingLimitError: there is not enough.
         """
         with self._settled:
             self._settled.wait_for(lambda: not self._running or self._fits(bound))
             usd = self._next(bound)
             if not self._fits(bound):
-                raise BudgetSpentError(
+                raise SpendingLimitError(
                     f"--max-usd {self.limit:g} must not be crossed; ${self.spent:.4f} is spent, and the next request "
                     f"may cost up to ${usd:.4f}"
                 )
@@ -160,7 +160,7 @@ class Chat:
         url: str,
         model: str,
         prompt: str,
-        budget: Budget,
+        spending: SpendingLimit,
         *,
         key: str = "",
         seconds: float = 60.0,
@@ -185,8 +185,8 @@ class Chat:
         if not (key.isascii() and key.isprintable()):  # no header holds it, and no error may quote it
             raise VendorError("the key must be one line of printable ASCII characters, but is not")
         self._url, self._model, self._prompt, self._key = url, model, prompt, key
-        self._budget, self._seconds, self._sleep = budget, seconds, sleep
-        self._limits: dict[str, object] = {"max_tokens": budget.answer_tokens, "temperature": 0}
+        self._spending, self._seconds, self._sleep = spending, seconds, sleep
+        self._limits: dict[str, object] = {"max_tokens": spending.answer_tokens, "temperature": 0}
         self._effort = {"reasoning_effort": effort} if effort else {}
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
         if local:
@@ -199,18 +199,18 @@ class Chat:
         Raises:
             ImageRefusedError: the service refuses this image.
             VendorError: the service refuses, gives no chat completions, or all tries failed.
-            BudgetSpentError: the next try might cross the limit.
+            SpendingLimitError: the next try might cross the limit.
         """
         unreadable, seconds, picture = 0, 0.0, base64.b64encode(png).decode()
         largest = len(self._body(picture, self._limits))  # no token is shorter than a byte of the request
         bound = max(LEAST_BOUND, largest)
         for number in range(TRIES):
-            first = not self._budget.knows_usage
-            reserved, began = self._budget.reserve(bound), time.perf_counter()
+            first = not self._spending.knows_usage
+            reserved, began = self._spending.reserve(bound), time.perf_counter()
             charged, reply, failure = 0.0, None, None
             try:
                 reply = self._send(picture)
-                charged = self._budget.cost(*reply.usage)
+                charged = self._spending.cost(*reply.usage)
             except _FailedTryError as error:
                 failure = error
                 charged = reserved if error.sent else 0.0
@@ -219,13 +219,13 @@ class Chat:
                 keep(Answer(image, "", None, charged, FAILED))
                 raise
             finally:
-                self._budget.settle(reserved, charged, reply.usage if reply else None)
+                self._spending.settle(reserved, charged, reply.usage if reply else None)
             seconds += time.perf_counter() - began  # also of tries that fail, without the pauses after them
             if reply is not None:
                 if first and reply.cut_off:
                     keep(Answer(image, "", None, charged, FAILED))
                     raise VendorError(
-                        f"the service must answer within {self._budget.answer_tokens} tokens, but spends them before "
+                        f"the service must answer within {self._spending.answer_tokens} tokens, but spends them before "
                         "its first word; a model that reasons may need --reasoning-effort none (or minimal)"
                     )
                 return keep(Answer(image, reply.text, seconds, charged, ANSWERED))
@@ -267,7 +267,7 @@ class Chat:
                     raise _FailedTryError(f"status {error.code}", after=_after(error), sent=error.code >= 500) from None
                 said = self._said(error)
                 # Of models that reason.
-                newer: dict[str, object] = {"max_completion_tokens": self._budget.answer_tokens}
+                newer: dict[str, object] = {"max_completion_tokens": self._spending.answer_tokens}
                 if error.code == 400 and "max_completion_tokens" in said and limits != newer:
                     self._limits = newer
                     raise _FailedTryError("status 400", after=0.0, sent=False) from None

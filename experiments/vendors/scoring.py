@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from cifar_core.data.data_set import DataSet
+from cifar_core.evaluation.serving import p95
 from cifar_core.files import write_atomically
 from experiments.reading.scenario import slug
 from experiments.reading.study import ImageAnswers
@@ -61,6 +61,7 @@ def score(
     if ours is not None and len(ours.right) == len(right):
         test = mcnemar(ours.right, right)
         compared = {"ours_only": float(test.first), "theirs_only": float(test.second), "p": test.p}
+    times = [answer.seconds for answer in given.values() if answer.seconds is not None]
     costs = [answer.usd for answer in given.values() if answer.usd is not None]
     return VendorScore(
         vendor=vendor,
@@ -72,7 +73,7 @@ def score(
         unparsable=sum(found is None for found in meant.values()),
         missing=len(labels) - len(given),
         classes={name: (hits[label], images[label]) for label, name in enumerate(data_set.classes)},
-        p95_seconds=_p95([answer.seconds for answer in given.values() if answer.seconds is not None]),
+        p95_seconds=p95(times) if times else None,
         usd=sum(costs) if len(costs) == len(given) else None,
         study=study if compared else "",
         mcnemar=compared,
@@ -96,8 +97,3 @@ def keep(found: VendorScore, content: bytes, data_set: DataSet, store: Store) ->
 
 def fingerprint(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _p95(seconds: Sequence[float]) -> float | None:
-    """The time within which 95 % of the answers came."""
-    return sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1] if seconds else None

@@ -84,7 +84,7 @@ def test_a_study_that_is_not_whole_is_reported_as_one(pages: Pages, study: str, 
 @pytest.mark.slow
 def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> None:
     fresh_store.add(name="a/b <i>", trials=(Trial(state="running"),), champion=(), state="running")
-    (html, *_), _ = write_report(store=fresh_store.folder)
+    (html, *_), _ = write_report(None, fresh_store.place)
     assert html.parent == fresh_store.folder / "reports" / "a=2Fb=20=3Ci=3E"
     text = html.read_text()
     assert "No trial has finished" in text
@@ -141,7 +141,7 @@ def test_a_scenario_of_ones_own_changes_the_answer_and_bars_in_it_break_no_table
     mine = tmp_path / "mine|ours.toml"
     text = DEFAULT_SCENARIO.read_text().replace("images_per_month = 250_000", "images_per_month = 1_000")
     mine.write_text(text.replace('name = "Azure', 'name = "A|Z, Azure'))
-    (_, markdown, *_), _ = write_report("demo", store=store.folder, scenario=mine, out=tmp_path / "out")
+    (_, markdown, *_), _ = write_report("demo", store.place, scenario=mine, out=tmp_path / "out")
     text = markdown.read_text()
     assert "## Not yet: measure GPT-6 Luna." in text
     assert "| Images a month | 1,000 |" in text

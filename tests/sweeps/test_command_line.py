@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from cifar_core.errors import UserError
-from sweeps.command_line import OneLineParser, run_command
+from sweeps.command_line import OneLineParser, add_store, run_command, store_of
+from sweeps.store import DEFAULT_STORE, Store
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,21 @@ def test_an_error_of_ours_keeps_its_traceback() -> None:
 
     with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
         run_command(OneLineParser(prog="x.py"), command, stopped="")
+
+
+@pytest.mark.parametrize("server", [True, False])
+def test_arguments_name_a_store(tmp_path: Path, server: bool) -> None:
+    parser = OneLineParser(prog="x.py")
+    add_store(parser, server=server)
+    assert store_of(parser.parse_args([])) == Store.locate(DEFAULT_STORE)
+    elsewhere = ["--store", str(tmp_path), *["--tracking-uri", "http://127.0.0.1:9"] * server]
+    uri = "http://127.0.0.1:9" if server else None
+    assert store_of(parser.parse_args(elsewhere)) == Store.locate(tmp_path, tracking_uri=uri)
+
+
+def test_a_command_without_a_server_takes_none(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = OneLineParser(prog="x.py")
+    add_store(parser, server=False)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        parser.parse_args(["--tracking-uri", "http://127.0.0.1:9"])
+    assert "unrecognized arguments: --tracking-uri" in capsys.readouterr().err

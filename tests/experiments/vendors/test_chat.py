@@ -11,24 +11,24 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from experiments.vendors.answers import ANSWERED, FAILED, Answer
-from experiments.vendors.chat import LEAST_BOUND, Budget, BudgetSpentError, Chat, VendorError
+from experiments.vendors.chat import LEAST_BOUND, Chat, SpendingLimit, SpendingLimitError, VendorError
 from tests.experiments.vendors.stub import USAGE, Behaviour, completion, send, serving
 
 COST = (100 * 1.0 + 5 * 2.0) / 1e6
 
 
-def budget(limit: float = 1.0) -> Budget:
-    return Budget(limit, usd_input=1.0, usd_output=2.0, answer_tokens=16)
+def spending(limit: float = 1.0) -> SpendingLimit:
+    return SpendingLimit(limit, usd_input=1.0, usd_output=2.0, answer_tokens=16)
 
 
 def ask(
-    behave: Behaviour, money: Budget | None = None, *, seconds: float = 5.0
+    behave: Behaviour, money: SpendingLimit | None = None, *, seconds: float = 5.0
 ) -> tuple[list[Answer], list[float], int]:
     """The answers kept, the waits between tries, and the number of requests."""
     kept: list[Answer] = []
     waits: list[float] = []
     with serving(behave) as stub:
-        chat = Chat(stub.url, "m", "Which?", money or budget(), key="secret", seconds=seconds, sleep=waits.append)
+        chat = Chat(stub.url, "m", "Which?", money or spending(), key="secret", seconds=seconds, sleep=waits.append)
         chat.ask("00000.png", b"png", kept.append)
         assert set(stub.keys) == {"Bearer secret"}
         assert stub.bodies[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
@@ -81,7 +81,7 @@ def test_what_breaks_off_counts_as_billed_and_is_asked_again() -> None:
         request.end_headers()
         request.wfile.write(b'{"choices')
 
-    money = budget()
+    money = spending()
     answers, _, _ = ask(then_cat(breaks, lambda request, _: send(request, b"oh", 503)), money)
     assert [answer.state for answer in answers] == [FAILED, FAILED, ANSWERED]
     assert money.spent == pytest.approx(sum(answer.usd or 0 for answer in answers))
@@ -91,7 +91,7 @@ def test_what_breaks_off_counts_as_billed_and_is_asked_again() -> None:
 def test_what_never_reached_a_service_costs_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    money, kept = budget(), list[Answer]()
+    money, kept = spending(), list[Answer]()
     chat = Chat(f"http://127.0.0.1:{port}", "model", "which?", money, sleep=lambda _: None)
     with pytest.raises(VendorError, match=r"^6 tries of one request failed; the last: ConnectionRefusedError, no c"):
         chat.ask("1.png", b"", kept.append)
@@ -128,7 +128,7 @@ def test_a_slow_service_is_given_up_in_time() -> None:
 def test_other_replies_are_an_answer_that_is_wrong(content: bytes) -> None:
     kept: list[Answer] = []
     with serving(lambda request, number: send(request, completion("cat") if number == 1 else content)) as stub:
-        chat = Chat(stub.url, "m", "Which?", budget(), sleep=lambda _: None)
+        chat = Chat(stub.url, "m", "Which?", spending(), sleep=lambda _: None)
         chat.ask("0.png", b"png", kept.append)
         chat.ask("1.png", b"png", kept.append)
         assert len(stub.bodies) == 3
@@ -138,7 +138,7 @@ def test_other_replies_are_an_answer_that_is_wrong(content: bytes) -> None:
 def test_an_address_that_answers_no_chats_ends_it_at_the_first_image() -> None:
     kept: list[Answer] = []
     with serving(lambda request, _: send(request, b"<html>hello</html>")) as stub:
-        chat = Chat(stub.url, "m", "Which?", budget(), sleep=lambda _: None)
+        chat = Chat(stub.url, "m", "Which?", spending(), sleep=lambda _: None)
         with pytest.raises(VendorError, match=r"chat completions, but http\S+ gives a reply that is no"):
             chat.ask("0.png", b"png", kept.append)
         assert len(stub.bodies) == 2
@@ -148,7 +148,7 @@ def test_an_address_that_answers_no_chats_ends_it_at_the_first_image() -> None:
 def test_no_further_try_after_a_stop() -> None:
     with serving(lambda request, _: send(request, b"", 429)) as stub:
         kept: list[Answer] = []
-        Chat(stub.url, "m", "Which?", budget(), sleep=lambda _: True).ask("0.png", b"png", kept.append)
+        Chat(stub.url, "m", "Which?", spending(), sleep=lambda _: True).ask("0.png", b"png", kept.append)
         assert (kept, len(stub.bodies)) == ([], 1)
 
 
@@ -180,7 +180,7 @@ def test_a_model_that_reasons_gets_the_limit_in_its_own_words() -> None:
 
     with serving(then_cat(newer)) as stub:
         kept: list[Answer] = []
-        chat = Chat(stub.url, "m", "Which?", budget(), effort="minimal", sleep=lambda _: None)
+        chat = Chat(stub.url, "m", "Which?", spending(), effort="minimal", sleep=lambda _: None)
         chat.ask("00000.png", b"png", kept.append)
         chat.ask("00001.png", b"png", kept.append)
     assert [answer.text for answer in kept] == ["cat", "cat"]
@@ -193,7 +193,7 @@ def test_a_model_that_reasons_past_its_limit_ends_at_its_first_image_alone() -> 
     silent = {"choices": [{"message": {"content": ""}, "finish_reason": "length"}], "usage": USAGE}
     reply, kept = json.dumps(silent).encode(), list[Answer]()
     with serving(lambda r, n: send(r, completion("cat") if n == 2 else reply)) as stub:
-        money = budget()
+        money = spending()
         chat = Chat(stub.url, "m", "Which?", money, sleep=lambda _: None)
         with pytest.raises(VendorError, match=r"^the service must answer within 16 tokens, but spends .*-effort none"):
             chat.ask("0.png", b"png", kept.append)
@@ -225,15 +225,15 @@ def test_a_service_that_is_of_no_use_ends_it_in_one_line(behave: Behaviour, mess
 
 
 def test_a_request_that_might_cross_the_limit_is_not_sent() -> None:
-    money = budget(limit=0.01003)  # less than the most that one request may cost
+    money = spending(limit=0.01003)  # less than the most that one request may cost
     said = r"--max-usd 0\.01003 must not be crossed; \$0\.0000 is spent, and the next request may cost up to \$0\.0100"
-    with pytest.raises(BudgetSpentError, match=said):
+    with pytest.raises(SpendingLimitError, match=said):
         ask(then_cat(), money)
-    money = budget(limit=0.0101)
+    money = spending(limit=0.0101)
     kept: list[Answer] = []
     with serving(then_cat()) as stub:
         chat = Chat(stub.url, "m", "Which?", money, sleep=lambda _: None)
-        with pytest.raises(BudgetSpentError):
+        with pytest.raises(SpendingLimitError):
             ask_for_ever(chat, kept)
         assert stub.keys[0] == ""
     assert 0.0098 < money.spent <= 0.0101
@@ -245,15 +245,15 @@ def test_the_first_request_counts_a_token_for_each_of_its_bytes() -> None:
     png = bytes(9000)  # 12,000 letters in base64
     for limit, sent in ((0.0120, 0), (0.0130, 1)):
         with serving(then_cat()) as stub:
-            chat = Chat(stub.url, "m", "Which?", budget(limit), sleep=lambda _: None)
-            with pytest.raises(BudgetSpentError) if not sent else contextlib.nullcontext():
+            chat = Chat(stub.url, "m", "Which?", spending(limit), sleep=lambda _: None)
+            with pytest.raises(SpendingLimitError) if not sent else contextlib.nullcontext():
                 chat.ask("00000.png", png, list[Answer]().append)
             assert len(stub.bodies) == sent
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": -1}])
 def test_a_reply_without_usage_counts_as_billed(usage: object) -> None:
-    money, kept = budget(), list[Answer]()
+    money, kept = spending(), list[Answer]()
     with serving(lambda request, _: send(request, completion("cat", usage=usage))) as stub:
         chat = Chat(stub.url, "m", "Which?", money, sleep=lambda _: None)
         with pytest.raises(VendorError, match="must report its usage"):
@@ -263,10 +263,10 @@ def test_a_reply_without_usage_counts_as_billed(usage: object) -> None:
 
 
 def test_each_request_reserves_twice_the_tokens_that_any_had_in_and_out() -> None:
-    money = budget()
+    money = spending()
     for usage in ((1000, 200), (3000, 5)):
         money.settle(money.reserve(1), money.cost(*usage), usage)
-    assert [budget().knows_usage, money.knows_usage] == [False, True]
+    assert [spending().knows_usage, money.knows_usage] == [False, True]
     assert money.spent == pytest.approx(money.cost(4000, 205))
     assert money.reserve(1) == pytest.approx(money.cost(6000, 400))
 
@@ -274,19 +274,19 @@ def test_each_request_reserves_twice_the_tokens_that_any_had_in_and_out() -> Non
 @pytest.mark.parametrize("url", ["http://example.com/v1", "ftp://localhost/", "localhost:80", ""])
 def test_a_key_is_sent_over_https_alone(url: str) -> None:
     with pytest.raises(VendorError, match="--url must begin with https://"):
-        Chat(url, "m", "Which?", budget())
+        Chat(url, "m", "Which?", spending())
 
 
 @pytest.mark.parametrize("url", ["https://me:secret@example.com/v1", "http://me@example.com:x/"])
 def test_an_address_with_a_password_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(VendorError, match=r"^--url must hold no user name, but that of example\.com does$"):
-        Chat(url, "m", "Which?", budget())
+        Chat(url, "m", "Which?", spending())
 
 
 @pytest.mark.parametrize("url", ["https://example.com/é", "https://example.com/a b", "http://localhost/\n"])
 def test_an_address_that_no_request_can_hold_is_refused(url: str) -> None:
     with pytest.raises(VendorError, match="--url must be printable ASCII without spaces, but got"):
-        Chat(url, "m", "Which?", budget())
+        Chat(url, "m", "Which?", spending())
 
 
 @pytest.mark.parametrize(
@@ -300,5 +300,5 @@ def test_an_address_that_no_request_can_hold_is_refused(url: str) -> None:
 )
 def test_an_address_that_is_none_is_refused_before_any_request(url: str, message: str) -> None:
     with pytest.raises(VendorError) as error:
-        Chat(url, "model", "which?", budget())
+        Chat(url, "model", "which?", spending())
     assert str(error.value).startswith(message)
