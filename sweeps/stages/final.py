@@ -93,12 +93,11 @@ class ChampionTest(Stage):
         of_version = plan.data_set, plan.study, champion.source, champion.recipe.model
         numbers = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
         for key in self._keys:
-            recipe = _recipe(self.sweep, champion, seed_of(key)).to_dict()
             weights = self.sweep.store.weights(plan.study, key)
             if key == first:
-                tracker.register(key, recipe, weights, numbers)
+                tracker.register(key, weights, numbers)
             else:
-                tracker.log_model(key, recipe, weights)
+                tracker.log_model(key, weights)
 
     def start(self, run: SweepRun) -> None:
         """Record the evaluation before it happens."""

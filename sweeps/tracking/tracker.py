@@ -172,13 +172,13 @@ class MlflowTracker:
         """Add artifacts and metrics to a run."""
         self._put_figures(key, metrics, files=files)
 
-    def log_model(self, key: str, recipe: Mapping[str, Any], weights: Path) -> None:
+    def log_model(self, key: str, weights: Path) -> None:
         """Log the network with the weights in that file of the store to the run, as a model that MLflow can serve."""
-        self._put(key, recipe=dict(recipe), weights=str(weights))
+        self._put(key, weights=str(weights))
 
-    def register(self, key: str, recipe: Mapping[str, Any], weights: Path, numbers: Mapping[str, str]) -> None:
+    def register(self, key: str, weights: Path, numbers: Mapping[str, str]) -> None:
         """Register the network as a champion in the model registry, with `numbers` as tags; log it first if need be."""
-        self._put(key, recipe=dict(recipe), weights=str(weights), registered=dict(numbers))
+        self._put(key, weights=str(weights), registered=dict(numbers))
 
     def study_progress(self, best_accuracy: float, step: int) -> None:
         """Add a point to the curve of the study's own run."""
