@@ -97,9 +97,9 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
         CheckpointError: the file is missing or damaged, or holds a state of another recipe.
     """
     facts, tensors = read_tensors(path)
-    if _recipe(facts, path) != recipe:
+    if recipe_of(facts, path) != recipe:
         raise CheckpointError(f"{path}: the recipe must be the one that is trained, but this state has another one")
-    if (trained := _data_set(facts, path)).sha256 != data.train.data_set.sha256:
+    if (trained := data_set_of(facts, path)).sha256 != data.train.data_set.sha256:
         raise CheckpointError(f"{path}: the data must be those that are trained on, but this state has {trained.name}")
     state = TrainState.create(recipe, data, hardware)
     state.model.load_state_dict(under("model.", tensors))
@@ -128,22 +128,21 @@ def load_weights(recipe: Recipe, path: Path) -> nn.Module:
         CheckpointError: the file is missing or damaged, or holds weights of another network.
     """
     facts, tensors = read_tensors(path)
-    model = build_model(recipe, data_set=_data_set(facts, path))
+    return build_network(recipe, facts, tensors, path)
+
+
+def build_network(recipe: Recipe, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Build the network of `recipe` from what `read_tensors` has read from `path`.
+
+    Raises:
+        CheckpointError: they are of another network.
+    """
+    model = build_model(recipe, data_set=data_set_of(facts, path))
     try:
         model.load_state_dict(under("best.", tensors) or under("model.", tensors) | under("average.", tensors))
     except RuntimeError as error:
         raise CheckpointError(f"{path}: these must be weights of {recipe.model}, but others were found") from error
     return model
-
-
-def read_data_set(path: Path) -> DataSet:
-    """Return the data set that the weights in `path` were trained on.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
-    facts, _ = read_tensors(path)
-    return _data_set(facts, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,14 +251,24 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path}: this must be a training state, but is none") from error
 
 
-def _recipe(facts: Mapping[str, Any], path: Path) -> Recipe:
+def recipe_of(facts: Mapping[str, Any], path: Path) -> Recipe:
+    """Return the recipe of the state in `path`, from its facts.
+
+    Raises:
+        CheckpointError: there is none, or one of another version.
+    """
     try:
         return Recipe.from_dict(facts["recipe"])
     except (KeyError, RecipeError) as error:
         raise CheckpointError(f"{path}: its recipe must be one of this version, but: {error}") from error
 
 
-def _data_set(facts: Mapping[str, Any], path: Path) -> DataSet:
+def data_set_of(facts: Mapping[str, Any], path: Path) -> DataSet:
+    """Return the data set that the state in `path` was trained on, from its facts.
+
+    Raises:
+        CheckpointError: there is none, or one of another version.
+    """
     if "data_set" not in facts:
         raise CheckpointError(f"{path}: this must name its data set, but does not")
     try:

@@ -22,7 +22,7 @@ from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
-from experiments.reading.weights import LETTERS, load_network
+from experiments.reading.weights import LETTERS, network_of
 from sweeps.command_line import FAILED, USAGE, OneLineParser, add_store, positive_int, run_command, store_of
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     hardware = Hardware.detect(options.device)
     with readable(store_of(options)) as store:
-        loaded = load_network(options.run, store)
+        loaded = network_of(options.run, store)
     known = len(loaded.data_set.classes)
     top = options.top or min(3, known)
     if top > known:

@@ -43,6 +43,6 @@ def finish(store: Store, study: str, accuracy: float, *, data: Mapping[str, str]
         tracker.begin(RunLabel(key=key, name=f"{stage} 3/0", tags=tags, params=RECIPE.to_dict(), files=files))
         tracker.end(key, "complete", metrics={"val/accuracy": accuracy} if stage == "confirm" else {})
     tracker.tested(KEY, outcome(0.79))
-    tracker.register(KEY, RECIPE.to_dict(), weights, {**numbers(study, accuracy), **data})
+    tracker.register(KEY, weights, {**numbers(study, accuracy), **data})
     assert tracker.close(60) == 0
     return state

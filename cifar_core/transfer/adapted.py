@@ -1,9 +1,10 @@
-"""A pretrained network with a head of one's own: saved, and loaded as a whole."""
+"""A pretrained network with a head of one's own: saved as a whole, and loaded as a network that was trained is."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_core.checkpoint import CheckpointError, load_weights, read_tensors, write_tensors
+from cifar_core.checkpoint import (
+    CheckpointError,
+    build_network,
+    data_set_of,
+    read_tensors,
+    recipe_of,
+    write_tensors,
+)
 from cifar_core.data.data_set import DataSet
-from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.transfer.backbone import Backbone, FeatureNetwork
 from cifar_core.transfer.head import Head
 
@@ -35,6 +42,16 @@ class AdaptedNetwork(nn.Module):
         return logits
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedNetwork:
+    """A network on the CPU in evaluation mode, and what its images need."""
+
+    network: nn.Module
+    normalisation: str
+    tta: str  # test-time augmentation that it was tested with
+    data_set: DataSet  # that it was trained on
+
+
 def save_adapted(backbone: Backbone, head: Head, data_set: DataSet, path: Path) -> None:
     """Write an adapted network to `path`, and the file's SHA-256 beside it.
 
@@ -48,40 +65,30 @@ def save_adapted(backbone: Backbone, head: Head, data_set: DataSet, path: Path) 
     write_tensors(path, facts, AdaptedNetwork(backbone.network, head).state_dict())
 
 
-def load_network(recipe: Mapping[str, Any], path: Path) -> tuple[nn.Module, str]:
-    """Load a network on the CPU in evaluation mode, adapted or trained from nothing, and its normalisation.
-
-    Args:
-        recipe: of a network that was trained from nothing.
+def load_network(path: Path) -> LoadedNetwork:
+    """Load the network in a file of weights, adapted or trained from nothing.
 
     Raises:
-        CheckpointError: the file is missing or damaged or holds weights of another network, or the recipe is unknown.
+        CheckpointError: the file is missing or damaged, or of another version.
     """
-    if is_adapted(path):
-        return load_adapted(path), NORMALISATION
-    try:
-        trained = Recipe.from_dict(recipe)
-    except RecipeError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return load_weights(trained, path).eval(), trained.normalisation
-
-
-def is_adapted(path: Path) -> bool:
-    """Return true if a file of weights is of an adapted network.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
-    return _FACTS in read_tensors(path)[0]
+    facts, tensors = read_tensors(path)
+    if _FACTS in facts:
+        return LoadedNetwork(_adapted(facts, tensors, path), NORMALISATION, TTA, data_set_of(facts, path))
+    recipe = recipe_of(facts, path)
+    network = build_network(recipe, facts, tensors, path).eval()
+    return LoadedNetwork(network, recipe.normalisation, recipe.tta, data_set_of(facts, path))
 
 
 def load_adapted(path: Path) -> AdaptedNetwork:
     """Load an adapted network on the CPU in evaluation mode.
 
     Raises:
-        CheckpointError: as for `load_network`.
+        CheckpointError: as for `load_network`; or the network is no adapted one.
     """
-    facts, tensors = read_tensors(path)
+    return _adapted(*read_tensors(path), path)
+
+
+def _adapted(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> AdaptedNetwork:
     if _FACTS not in facts:
         raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found")
     features = FeatureNetwork(facts[_FACTS]["architecture"])

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
-from cifar_core.budget import step_flops
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Splits, nested_places
 from cifar_core.hardware import Hardware
-from cifar_core.models import parameter_count
 from experiments.labels.plan import STAGE, BuildRun
 from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
@@ -109,7 +107,10 @@ class _Training:
             Interrupted, StoreError: as for `train_all`.
         """
         context, shown, stage = self.context, self.shown, self.progress.stage
-        context.tracker.begin(self._label())
+        recipe, data_set = self.run.recipe, context.data.train.data_set
+        name, tags = self.run.name(recipe.model), {**context.tags, **shown.tags}
+        numbers = {"labels": self.run.labels, "trial_flops": self.run.flops}
+        context.tracker.begin(RunLabel.of_training(shown.key, name, tags, recipe, data_set, **numbers))
         shown.started = self.progress.began + self.progress.seconds
         waiting = stage.total - stage.ended - 1
         stage.flops_each, stage.flops_after = shown.flops, self.later - waiting * shown.flops
@@ -122,22 +123,6 @@ class _Training:
         self._show(())
         if self.interrupted:
             raise Interrupted
-
-    def _label(self) -> RunLabel:
-        recipe, data_set = self.run.recipe, self.context.data.train.data_set
-        return RunLabel(
-            key=self.run.key,
-            name=self.run.name(recipe.model),
-            tags={**self.context.tags, **self.shown.tags},
-            params={
-                **recipe.to_dict(),
-                "labels": self.run.labels,
-                "parameters": parameter_count(recipe.model, recipe.width, data_set),
-                "trial_flops": self.run.flops,
-                "flops_per_image": step_flops(recipe, data_set) / recipe.batch_size,
-            },
-            files={"recipe.toml": recipe.to_toml().encode()},
-        )
 
     def _receive(self, event: Event) -> None:
         shown, context = self.shown, self.context

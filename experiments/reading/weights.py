@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
-from cifar_core.checkpoint import load_weights, read_data_set
-from cifar_core.data.data_set import DataSet
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
-from cifar_core.transfer.adapted import NORMALISATION, TTA, is_adapted, load_adapted
+from cifar_core.transfer.adapted import LoadedNetwork, load_network
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, every_run
@@ -41,34 +37,20 @@ class KnownRun:
         return self.weights.is_file()
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedNetwork:
-    """A network on the CPU, and what its images need."""
-
-    network: nn.Module
-    normalisation: str
-    tta: str  # test-time augmentation that it was tested with
-    data_set: DataSet  # that it was trained on
-
-
-def load_network(wanted: str, store: Store) -> LoadedNetwork:
+def network_of(wanted: str, store: Store) -> LoadedNetwork:
     """Load the network of the run `wanted`, trained from nothing or adapted.
 
     Raises:
         UserError: no run of this name, several, or one without weights.
-        StoreError: the store cannot be read, or lacks the recipe.
-        CheckpointError: the weights are damaged.
+        StoreError: the store cannot be read.
+        CheckpointError: the weights are damaged, or of another version.
     """
     reader = StudyReader(store)
     run = run_named(wanted, reader, store)
     if not run.kept:
         kept = _those_with_weights(_known_runs(reader, store))
         raise UserError(f"run {run.name!r} ({run.run_id}) kept no weights: {kept}")
-    data_set = read_data_set(run.weights)
-    if is_adapted(run.weights):
-        return LoadedNetwork(load_adapted(run.weights), NORMALISATION, TTA, data_set)
-    recipe = recipe_of(run.run_id, reader)
-    return LoadedNetwork(load_weights(recipe, run.weights), recipe.normalisation, recipe.tta, data_set)
+    return load_network(run.weights)
 
 
 def recipe_of(run_id: str, reader: StudyReader) -> Recipe:

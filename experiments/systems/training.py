@@ -27,7 +27,6 @@ from cifar_core.errors import UserError
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
 from cifar_core.lr_finder import settle
-from cifar_core.models import parameter_count
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import (
     EvalSchedule,
@@ -211,14 +210,8 @@ class _Run:
         Raises:
             StoreError: MLflow does not answer, but the result file needs the run's id.
         """
-        params = {
-            **self.recipe.to_dict(),
-            "parameters": parameter_count(self.recipe.model, self.recipe.width),
-            "flops_per_image": step_flops(self.recipe) / self.recipe.batch_size,
-        }
         tags = {"stage": "reproduction", "system": self.name, **self.tags}
-        files = {"recipe.toml": self.recipe.to_toml().encode()}
-        self.context.tracker.begin(RunLabel(key=self.key, name=self.title, tags=tags, params=params, files=files))
+        self.context.tracker.begin(RunLabel.of_training(self.key, self.title, tags, self.recipe, CIFAR10))
         self.run_id = self.context.tracker.run_id(self.key)
 
     def train(self, goal: int) -> TrainState:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, ViewType
@@ -17,7 +16,7 @@ from sweeps.checks.consistency import Finding, Repair, disagreements
 from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError, lines_of, parse_evaluation
-from sweeps.studies.keys import trial_key, trial_of
+from sweeps.studies.keys import trial_key
 from sweeps.studies.study import REMOVED, load_study, trials_of
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
@@ -44,7 +43,7 @@ def findings(store: Store, study: str) -> Iterator[Finding]:
     if trials is not None and known:
         removed = load_study(store, study).user_attrs.get(REMOVED, [])
         yield from _agreement(client, trials, runs, {*removed, *(run.data.tags.get("key", "") for run in known)})
-        yield from _networks(store, study, client, trials, runs)
+        yield from _networks(store, study, client, runs)
     yield from _artifacts(store, runs)
     yield from _files(store, study, runs)
     yield from _test_set_evaluations(store, study, runs)
@@ -107,11 +106,8 @@ def _set_state(client: MlflowClient, run: Run, state: str) -> None:
     client.set_terminated(run.info.run_id, STATUS_OF_STATE[state], end_time=run.info.end_time)
 
 
-def _networks(
-    store: Store, study: str, client: MlflowClient, trials: Sequence[FrozenTrial], runs: Sequence[Run]
-) -> Iterator[Finding]:
+def _networks(store: Store, study: str, client: MlflowClient, runs: Sequence[Run]) -> Iterator[Finding]:
     """A network that was logged with a run must still be there, with its files."""
-    recipes = {trial.number: trial.user_attrs.get("recipe") for trial in trials}
     for run in runs:
         if not (models := models_of(run)):
             continue
@@ -120,22 +116,21 @@ def _networks(
         if any(folder is None or folder.is_dir() for folder in folders):
             continue
         key, repair = run.data.tags.get("key", ""), None
-        recipe = recipes.get(trial_of(key))
-        if recipe is not None and store.weights(study, key).exists():
-            log = partial(_log_network, store, study, key, recipe, [*known])
+        if store.weights(study, key).exists():
+            log = partial(_log_network, store, study, key, [*known])
             repair = Repair(f"log the network of {key} again", log)
         lost = f"{folders[0]} is missing" if folders else "it was deleted"
         yield Finding(f"{key}: MLflow must hold its network {models[0]}, but {lost}", repair)
 
 
-def _log_network(store: Store, study: str, key: str, recipe: Mapping[str, Any], empty: Sequence[str]) -> None:
+def _log_network(store: Store, study: str, key: str, empty: Sequence[str]) -> None:
     """Log the network of a run again, in place of those whose files are missing."""
     client = connect(store.tracking_uri)
     for model in empty:
         client.delete_logged_model(model)
     tracker = MlflowTracker(store, study)
     tracker.open()
-    tracker.log_model(key, recipe, store.weights(study, key))
+    tracker.log_model(key, store.weights(study, key))
     if lacking := tracker.close():
         raise StoreError(f"MLflow must have received the network of {key}, but lacks {counted(lacking, 'entry')}")
 

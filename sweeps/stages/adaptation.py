@@ -117,7 +117,7 @@ class Adaptation:
             test, tta = (self.tracker.metric(key, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
             result = replace(result, test_accuracy=test, tta_accuracy=tta)
             if self.plan.confirm:
-                self._register(result, recipe)
+                self._register(result)
             note = study_note(str(result), [f"[The network](run:{key})"], [], self.command)
             self.tracker.describe(STUDY_KEY, note=note)
             self.tracker.end_study("finished", {})
@@ -351,10 +351,10 @@ class Adaptation:
         logits: Tensor = network.head.cpu()(found.values)
         return logits
 
-    def _register(self, result: AdaptedResult, recipe: HeadRecipe) -> None:
+    def _register(self, result: AdaptedResult) -> None:
         accuracies = {"val": result.val_accuracy, "test": result.test_accuracy, "tta": result.tta_accuracy}
         numbers = version_tags(self.plan.data_set, self.study, result.trial, self.backbone.name, **accuracies)
-        self.tracker.register(result.key, recipe.to_dict(), self.store.weights(self.study, result.key), numbers)
+        self.tracker.register(result.key, self.store.weights(self.study, result.key), numbers)
 
     def _fit(
         self, sets: Mapping[tuple[str, bool], Features], splits: Sequence[str], labels: Tensor, recipe: HeadRecipe

@@ -88,16 +88,16 @@ class ChampionTest(Stage):
         Only now, as the export of a network would slow the timing of serving.
         """
         champion, tracker, plan = self._champion, self.sweep.tracker, self.sweep.plan
-        for key in self._keys:
-            recipe = _recipe(self.sweep, champion, seed_of(key)).to_dict()
-            tracker.log_model(key, recipe, self.sweep.store.weights(plan.study, key))
-        key = self._keys[0]
-        test, tta = (tracker.metric(key, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
+        first = self._keys[0]
+        test, tta = (tracker.metric(first, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
         of_version = plan.data_set, plan.study, champion.source, champion.recipe.model
         numbers = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
-        weights = self.sweep.store.weights(plan.study, key)
-        recipe = _recipe(self.sweep, self._champion, seed_of(key)).to_dict()
-        tracker.register(key, recipe, weights, numbers)
+        for key in self._keys:
+            weights = self.sweep.store.weights(plan.study, key)
+            if key == first:
+                tracker.register(key, weights, numbers)
+            else:
+                tracker.log_model(key, weights)
 
     def start(self, run: SweepRun) -> None:
         """Record the evaluation before it happens."""

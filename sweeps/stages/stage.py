@@ -14,7 +14,6 @@ from optuna.storages import BaseStorage
 
 from cifar_core.budget import step_flops
 from cifar_core.checkpoint import Checkpoints
-from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress, total_steps
 from sweeps.console import SweepConsole
@@ -100,26 +99,12 @@ class Sweep:
 
     def label(self, run: SweepRun) -> RunLabel:
         """Return the label of the next attempt of a training run."""
-        recipe, data_set = run.job.recipe, self.plan.data_set
+        recipe = run.job.recipe
         command = ["python", "experiments/reproduce.py", f"run:{self.plan.study}/{run.key}", *self.store.as_option()]
-        return RunLabel(
-            key=run.key,
-            name=run_name(run.tags, recipe),
-            tags={
-                "study": self.plan.study,
-                **self.tags,
-                "attempt": str(run.attempt),
-                "rerun": shlex.join(command),
-                **run.tags,
-            },
-            params={
-                **recipe.to_dict(),
-                "parameters": parameter_count(recipe.model, recipe.width, data_set),
-                "trial_flops": run.flops,
-                "flops_per_image": step_flops(recipe, data_set) / recipe.batch_size,
-            },
-            files={"recipe.toml": recipe.to_toml().encode()},
-        )
+        of_attempt = {"attempt": str(run.attempt), "rerun": shlex.join(command)}
+        tags = {"study": self.plan.study, **self.tags, **of_attempt, **run.tags}
+        name, data_set = run_name(run.tags, recipe), self.plan.data_set
+        return RunLabel.of_training(run.key, name, tags, recipe, data_set, trial_flops=run.flops)
 
     def clear_checkpoints(self, key: str) -> None:
         """Delete the checkpoints of a run that has ended."""

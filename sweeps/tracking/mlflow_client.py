@@ -129,10 +129,10 @@ class MlflowExperiment:
         self._log(run_id, entries, params, tags)
         self._log_files(run_id, {path: content for entry in entries for path, content in entry.files.items()})
         for entry in entries:
-            if entry.recipe is not None and entry.weights is not None:
+            if entry.weights is not None:
                 # Its beginning is wrong once the store was moved.
                 weights = self._root.joinpath(*Path(entry.weights).parts[-_PARTS:])
-                model = log_classifier(self._uri, run_id, entry.recipe, weights)
+                model = log_classifier(self._uri, run_id, weights)
                 if entry.registered is not None:
                     register(self._uri, run_id, model, entry.registered)
         if ends := [entry for entry in entries if entry.state is not None]:

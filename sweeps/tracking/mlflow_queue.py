@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sweeps.store import StoreError
 
@@ -41,8 +40,7 @@ class Entry:
     metrics: Mapping[str, float] = field(default_factory=dict)
     step: int = 0  # of the metrics; above 0 they are points of curves, of which each step is written once
     files: Mapping[str, bytes] = field(default_factory=dict)  # artifacts by path
-    recipe: Mapping[str, Any] | None = None  # of a network to log with the run
-    weights: str | None = None  # file of its weights
+    weights: str | None = None  # file with those of a network to log with the run
     registered: Mapping[str, str] | None = None  # tags of a version to register the network as
     state: str | None = None  # how the run ended
 

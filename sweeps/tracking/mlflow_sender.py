@@ -85,7 +85,7 @@ class MlflowSender:
             self._changed.notify_all()
             try:
                 while left := len(self._queue):
-                    patience = model_seconds if self._queue.first()[0].recipe is not None else seconds
+                    patience = model_seconds if self._queue.first()[0].weights is not None else seconds
                     patience = min(patience, deadline - time.monotonic())
                     moved = self._changed.wait_for(functools.partial(self._moved_on, left, self._steps), patience)
                     self._check()
@@ -150,7 +150,7 @@ class MlflowSender:
         some, began = _batch(self._queue.first(_BATCH)), time.monotonic()
         try:
             self._write_or_set_aside(some)
-            self._seconds = time.monotonic() - began if some[0].recipe is None else 0.0
+            self._seconds = time.monotonic() - began if some[0].weights is None else 0.0
         except _UNREACHABLE as error:
             self._seconds = 0.0
             self._pause(error)
@@ -212,4 +212,4 @@ def _refused(error: Exception) -> bool:
 
 def _batch(entries: Sequence[Entry]) -> Sequence[Entry]:
     """Return the first `entries` that are sent in one call: a network, which is slow to export, goes alone."""
-    return list(itertools.takewhile(lambda entry: entry.recipe is None, entries)) or entries[:1]
+    return list(itertools.takewhile(lambda entry: entry.weights is None, entries)) or entries[:1]

@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -21,7 +20,6 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Map
 
-from cifar_core.checkpoint import read_data_set
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.export import export, export_onnx
 from cifar_core.transfer.adapted import load_network
@@ -34,14 +32,11 @@ _ONNX = "onnx"  # tag of a logged model, as `export_onnx` returns it
 CLASSIFIER = "classifier"  # of a logged model
 
 
-def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Path) -> LoggedModel:
+def log_classifier(uri: str, run_id: str, weights: Path) -> LoggedModel:
     """Log the network to its run as a model of MLflow, unless it is there already, and return that.
 
-    Args:
-        recipe: as `load_network`.
-
     Raises:
-        CheckpointError: the weights are missing or damaged.
+        CheckpointError: the weights are missing or damaged, or of another version.
         MlflowException, SQLAlchemyError, OSError: the store does not answer.
     """
     client = MlflowClient(uri)
@@ -50,8 +45,9 @@ def log_classifier(uri: str, run_id: str, recipe: Mapping[str, Any], weights: Pa
         return kept
     for attempt in _classifiers(client, run):  # whose logging was cut short
         client.delete_logged_model(attempt.model_id)
-    data_set = read_data_set(weights)
-    program = export(*load_network(recipe, weights), data_set)
+    loaded = load_network(weights)
+    data_set = loaded.data_set
+    program = export(loaded.network, loaded.normalisation, data_set)
     shape = (data_set.side, data_set.side, 3)
     mlflow.set_tracking_uri(uri)
     with tempfile.TemporaryDirectory() as folder, _active(client, run):

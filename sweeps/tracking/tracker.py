@@ -11,6 +11,10 @@ from typing import Any
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from cifar_core.budget import step_flops
+from cifar_core.data.data_set import DataSet
+from cifar_core.models import parameter_count
+from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
@@ -36,6 +40,18 @@ class RunLabel:
     tags: Mapping[str, str]
     params: Mapping[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of_training(
+        cls, key: str, name: str, tags: Mapping[str, str], recipe: Recipe, data_set: DataSet, **params: object
+    ) -> RunLabel:
+        """Return the label of a run that trains `recipe` from nothing; `params` are those beside the recipe's."""
+        of_network = {
+            "parameters": parameter_count(recipe.model, recipe.width, data_set),
+            "flops_per_image": step_flops(recipe, data_set) / recipe.batch_size,
+        }
+        files = {"recipe.toml": recipe.to_toml().encode()}
+        return cls(key=key, name=name, tags=tags, params={**recipe.to_dict(), **of_network, **params}, files=files)
 
 
 @dataclass(slots=True)
@@ -172,13 +188,13 @@ class MlflowTracker:
         """Add artifacts and metrics to a run."""
         self._put_figures(key, metrics, files=files)
 
-    def log_model(self, key: str, recipe: Mapping[str, Any], weights: Path) -> None:
+    def log_model(self, key: str, weights: Path) -> None:
         """Log the network with the weights in that file of the store to the run, as a model that MLflow can serve."""
-        self._put(key, recipe=dict(recipe), weights=str(weights))
+        self._put(key, weights=str(weights))
 
-    def register(self, key: str, recipe: Mapping[str, Any], weights: Path, numbers: Mapping[str, str]) -> None:
+    def register(self, key: str, weights: Path, numbers: Mapping[str, str]) -> None:
         """Register the network as a champion in the model registry, with `numbers` as tags; log it first if need be."""
-        self._put(key, recipe=dict(recipe), weights=str(weights), registered=dict(numbers))
+        self._put(key, weights=str(weights), registered=dict(numbers))
 
     def study_progress(self, best_accuracy: float, step: int) -> None:
         """Add a point to the curve of the study's own run."""

@@ -24,9 +24,9 @@ from torch import nn
 from cifar_core.checkpoint import (
     CheckpointError,
     Checkpoints,
+    data_set_of,
     load_state,
     load_weights,
-    read_data_set,
     read_state_file,
     read_tensors,
     save_state,
@@ -213,7 +213,7 @@ def test_weights_know_their_data_set(tmp_path: Path) -> None:
     split = Split(images, labels, own)
     data, path = Splits(split, split), tmp_path / "weights"
     save_state(TrainState.create(SMALL, data, FP32), path)
-    assert read_data_set(path) == own
+    assert data_set_of(read_tensors(path)[0], path) == own
     assert load_weights(SMALL, path)(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
     assert predict(load_weights(SMALL, path), split, FP32).confusion().shape == (3, 3)
     load_state(SMALL, path, data, FP32)

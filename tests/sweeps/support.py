@@ -78,7 +78,7 @@ class MemoryRun:
     steps: list[int] = field(default_factory=list)  # of the training curve
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
-    model: Path | None = None
+    models: list[Path] = field(default_factory=list)  # weights of the networks that were logged
     version: Mapping[str, str] | None = None  # tags of it in the model registry
 
     @property
@@ -131,7 +131,7 @@ class _Memory(MlflowSender):
         run.tags |= entry.tags
         run.params |= entry.params
         run.files |= entry.files
-        run.model = Path(entry.weights) if entry.weights is not None else run.model
+        run.models += [Path(entry.weights)] if entry.weights is not None else []
         run.version = entry.registered or run.version
 
     def flush(self, seconds: float, model_seconds: float, most: float = math.inf) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar_core.checkpoint import CheckpointError, read_data_set, write_tensors
+from cifar_core.checkpoint import CheckpointError, save_state, write_tensors
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.export import export
-from cifar_core.training import predict
-from cifar_core.transfer.adapted import NORMALISATION, flops_per_image, load_network, save_adapted
+from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState, predict
+from cifar_core.transfer.adapted import NORMALISATION, TTA, flops_per_image, load_network, save_adapted
 from cifar_core.transfer.features import features
 from cifar_core.transfer.head import HeadRecipe, fit
 from tests.cifar_core.support import FP32, synthetic
@@ -24,17 +25,28 @@ def test_a_saved_network_gives_the_predictions_of_its_head(tmp_path: Path) -> No
     head = fit(views, data.train.labels, HeadRecipe(), classes=10)
     expected = head.predict(features(backbone, data.val.images, FP32).values, data.val)
     save_adapted(backbone, head, CIFAR10, path)
-    assert read_data_set(path) == CIFAR10
-    network, normalisation = load_network({}, path)
-    assert normalisation == NORMALISATION
-    found = predict(network, data.val, FP32, normalisation)
+    loaded = load_network(path)
+    assert (loaded.normalisation, loaded.tta, loaded.data_set) == (NORMALISATION, TTA, CIFAR10)
+    found = predict(loaded.network, data.val, FP32, loaded.normalisation)
     torch.testing.assert_close(found.probabilities, expected.probabilities, atol=1e-3, rtol=1e-2)
-    program = export(network, normalisation, CIFAR10).module()
+    program = export(loaded.network, loaded.normalisation, CIFAR10).module()
     served = program(data.val.images.permute(0, 2, 3, 1).contiguous())
     torch.testing.assert_close(served, found.probabilities, atol=1e-4, rtol=1e-3)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="SHA-256 must be"):
-        load_network({}, path)
+        load_network(path)
+
+
+def test_a_trained_network_is_loaded_with_what_its_recipe_asks_for(tmp_path: Path) -> None:
+    data, path = synthetic(40, 20), tmp_path / "w.safetensors"
+    recipe = Recipe(model="fast_resnet", width=0.125, normalisation="half", tta="mirror-shift")
+    state = TrainState.create(recipe, data, FP32)
+    save_state(state, path)
+    loaded = load_network(path)
+    assert not loaded.network.training
+    assert (loaded.normalisation, loaded.tta, loaded.data_set) == ("half", "mirror-shift", CIFAR10)
+    found, expected = (predict(each, data.val, FP32, "half") for each in (loaded.network, state.model))
+    assert torch.equal(found.probabilities, expected.probabilities)
 
 
 def test_compute_is_that_of_the_resolution(tmp_path: Path) -> None:
@@ -45,6 +57,7 @@ def test_compute_is_that_of_the_resolution(tmp_path: Path) -> None:
 
 def test_a_recipe_of_another_version_is_named(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    write_tensors(path, {}, {})
-    with pytest.raises(CheckpointError, match=r"w\.safetensors: unknown recipe field 'zebra'"):
-        load_network({"zebra": 1}, path)
+    write_tensors(path, {"recipe": {"zebra": 1}, "data_set": CIFAR10.to_dict()}, {})
+    rule = r"w\.safetensors: its recipe must be one of this version, but: unknown recipe field 'zebra'"
+    with pytest.raises(CheckpointError, match=rule):
+        load_network(path)

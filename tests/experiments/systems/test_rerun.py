@@ -23,7 +23,7 @@ from experiments.reading.studies import StudyReader
 from experiments.reading.weights import run_named
 from experiments.systems.rerun import Rerun, rerun
 from sweeps.console import SweepConsole
-from sweeps.store import Store
+from sweeps.store import Store, StoreError
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.conftest import Refused
@@ -123,6 +123,15 @@ def test_it_says_by_how_much_it_differs_and_what_was_different(place: Place, tmp
     assert loss.startswith(f"it differs: the training loss by up to {found.loss_gap:.3g} nats, at step ")
     assert accuracy.startswith("final validation accuracy: ")
     assert conditions == f"what was different: cpu another, now {CPU.describe()}"
+
+
+def test_a_run_whose_recipe_is_lost(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.store.root, tmp_path / "store")
+    own = Place(Store.locate(tmp_path / "store"))
+    [path] = (path for path in own.store.root.rglob("recipe.toml") if path.read_bytes() == RECIPE.to_toml().encode())
+    path.unlink()
+    with pytest.raises(StoreError, match=r"^a run must have the artifact recipe\.toml, but \w{32} has none$"):
+        own.rerun("demo/trial-0")
 
 
 def test_pictures_that_are_no_longer_in_the_cache(

@@ -116,7 +116,7 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert [(look["study"], look["key"]) for look in looks] == [(STUDY, key)]
     [version] = champions(connect(store.tracking_uri))
     assert (version.run_id, version.tags["architecture"]) == (runs[key].info.run_id, "efficientnet_lite0")
-    load_network({}, store.weights(STUDY, key))
+    load_network(store.weights(STUDY, key))
     assert [str(finding) for finding in findings(store, STUDY)] == []
 
     # A process that died between a look and its result: the next one must not take another network to the test set.

@@ -275,8 +275,8 @@ class TestTestSet:
         champions = ["final-3-0", "final-3-1"]
         assert [(line["study"], line["key"]) for line in sweep.recorded_tests()] == [("a study", k) for k in champions]
         assert {key for key, run in sweep.tracker.runs.items() if "test/accuracy" in run.metrics} == set(champions)
-        models = {key: run.model for key, run in sweep.tracker.runs.items() if run.model is not None}
-        assert models == {key: sweep.store.weights("a study", key) for key in champions}
+        models = {key: run.models for key, run in sweep.tracker.runs.items() if run.models}
+        assert models == {key: [sweep.store.weights("a study", key)] for key in champions}, "each is logged once"
 
     def test_without_confirmation_it_stays_closed(self, sweep: Study) -> None:
         summary = sweep.run(confirm=False)

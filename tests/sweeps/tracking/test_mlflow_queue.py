@@ -27,7 +27,6 @@ entries = st.builds(
     metrics=st.dictionaries(texts, st.floats(allow_nan=False), max_size=3),
     step=st.integers(0, 2**31),
     files=st.dictionaries(texts, st.binary(max_size=40), max_size=2),
-    recipe=st.none() | st.just({"model": "five_conv", "width": 0.5}),
     weights=st.none() | texts,
     state=st.none() | texts,
 )

@@ -159,7 +159,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(server: Server, tmp_path: 
 def test_a_network_gets_longer(server: Server, tmp_path: Path, patience: float, left: int) -> None:
     server.fault = lambda entry: time.sleep(2)
     sender = server.open(tmp_path)
-    sender.put(Entry(key="confirm-0-0", at=0, recipe={"model": "five_conv"}, weights="file"), sync=True)
+    sender.put(Entry(key="confirm-0-0", at=0, weights="file"), sync=True)
     assert sender.close(0.1, patience) == left
 
 

@@ -126,7 +126,7 @@ def test_registering_again_changes_nothing(place: Place) -> None:
     """As after a crash: everything that the queue held is sent again."""
     for study, accuracy in (("better", 0.9), ("worse study", 0.8)):
         weights = str(place.store.weights(study, KEY))
-        entry = Entry(key=KEY, at=1, recipe=RECIPE.to_dict(), weights=weights, registered=numbers(study, accuracy))
+        entry = Entry(key=KEY, at=1, weights=weights, registered=numbers(study, accuracy))
         write_queue(place.store.queues(study) / "1.jsonl", entry)
         tracker = MlflowTracker(place.store, study)
         tracker.open()
@@ -145,7 +145,7 @@ def test_attempts_that_were_cut_short_are_deleted(place: Place, tmp_path: Path) 
     client.delete_logged_model(ready.model_id)
     client.create_logged_model(run.experiment_id, name=CLASSIFIER, source_run_id=run.run_id)
     other = client.create_logged_model(run.experiment_id, name="other", source_run_id=run.run_id)
-    logged = log_classifier(store.tracking_uri, run.run_id, RECIPE.to_dict(), store.weights("better", KEY))
+    logged = log_classifier(store.tracking_uri, run.run_id, store.weights("better", KEY))
     left = {model.model_id for model in client.search_logged_models([run.experiment_id])}
     assert left == {logged.model_id, other.model_id}
     assert client.get_run(run.run_id).info.end_time == run.end_time

@@ -12,7 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from cifar_core.budget import step_flops
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.models import build_model
+from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
 from sweeps.tracking.figures import metrics_of
@@ -49,6 +52,16 @@ OUTCOME = Outcome(
 )
 TEST_OUTCOME = outcome(0.79, {"test/predictions.csv": b"index,true"})
 CURVE = [point(1), point(2, 0.3), point(3), point(4, 0.6), point(8, 0.8)]
+
+
+def test_the_label_of_a_training_has_its_recipe_and_the_size_of_its_network() -> None:
+    recipe = Recipe(model="five_conv", batch_size=50)
+    label = RunLabel.of_training("trial-0", "a name", {"stage": "search"}, recipe, CIFAR10, trial_flops=7.0)
+    assert (label.key, label.name, label.tags) == ("trial-0", "a name", {"stage": "search"})
+    weights = sum(each.numel() for each in build_model(recipe).parameters())
+    numbers = {"parameters": weights, "flops_per_image": step_flops(recipe, CIFAR10) / 50, "trial_flops": 7.0}
+    assert label.params == {**recipe.to_dict(), **numbers}
+    assert Recipe.from_toml(label.files["recipe.toml"].decode()) == recipe
 
 
 class Mlflow:
