@@ -25,10 +25,10 @@ from pathlib import Path
 
 from experiments.comparison.page import show, write_runs
 from experiments.comparison.scenarios import write_scenarios
+from experiments.reading.named_runs import LETTERS
 from experiments.reading.published import Published, load_published
 from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
-from experiments.reading.weights import LETTERS
 from experiments.report import write_report
 from experiments.systems.page import write_systems
 from sweeps.command_line import OneLineParser, add_store, run_command, store_of
@@ -76,8 +76,8 @@ def _parser() -> OneLineParser:
         "--runs",
         nargs="+",
         metavar="RUN",
-        help="set these side by side: studies, STUDY/KEY (as demo/trial-3), results of reproduce.py, champion, or "
-        f"ids of runs ({LETTERS} letters will do)",
+        help="set these side by side: studies, STUDY/KEY (as demo/trial-3), results of reproduce.py, champion, "
+        f"or ids ({LETTERS} letters will do) or names of runs",
     )
     parser.add_argument(
         "--baseline",

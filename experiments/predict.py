@@ -22,7 +22,8 @@ from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
-from experiments.reading.weights import LETTERS, network_of
+from experiments.reading.named_runs import LETTERS
+from experiments.reading.weights import network_of
 from sweeps.command_line import FAILED, USAGE, OneLineParser, add_store, positive_int, run_command, store_of
 from sweeps.console import answer_console
 from sweeps.snapshot import readable

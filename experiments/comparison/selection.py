@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from mlflow.entities import Run
@@ -10,13 +9,12 @@ from mlflow.entities import Run
 from cifar_core.errors import UserError
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.plots import PALETTE
+from experiments.reading.named_runs import LETTERS, runs_named
 from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
 from experiments.reading.studies import StudyReader
-from experiments.reading.weights import LETTERS, champion_run
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY, every_run
-from sweeps.tracking.registry import CHAMPION
 from sweeps.words import did_you_mean, shortened
 
 MOST_GROUPS = len(PALETTE)  # each has a colour
@@ -58,32 +56,27 @@ def choose(names: Sequence[str], baseline: str | None, store: Store, results: Se
 
 
 def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | None) -> Group:
-    """Find the group of a study, a result, STUDY/KEY, a run's id, or of the champion."""
+    """Find the group of a study, a result, or of a run that `runs_named` finds."""
     studies = reader.studies() if reader is not None else []
     if name in reproduced and name not in studies:
         found = from_result(reproduced[name], reader)
         return Group(name, found.description, (found,))
     assert reader is not None
-    study, _, key = name.rpartition("/")
-    experiment = next((number for number, known in reader.experiments.items() if known == study), None)
-    known = [*studies, *reproduced]
     if name in studies:
         return _study(name, reader)
-    if name == CHAMPION:
-        return _single(name, reader.client.get_run(champion_run(reader)), reader)
-    if experiment is not None:
-        where = f"tags.key = '{key}'"
-        if runs := every_run(reader.client, [experiment], where) if key and "'" not in key else []:
-            return _single(name, max(runs, key=lambda run: (run.info.start_time, run.info.run_id)), reader)
-        keys = {run.data.tags["key"] for run in every_run(reader.client, [experiment], "tags.key LIKE '%'")}
+    runs = runs_named(name, reader)
+    if len(runs) > 1:
+        several = shortened(sorted(run.info.run_id for run in runs))
+        raise UserError(f"--runs and --baseline must name one run each, but {name!r} may be {several}")
+    if runs:
+        return _single(name, runs[0], reader)
+    known, study = [*studies, *reproduced], name.rpartition("/")[0]
+    if of_study := [number for number, called in reader.experiments.items() if called == study]:
+        keys = {run.data.tags["key"] for run in every_run(reader.client, of_study, "tags.key LIKE '%'")}
         known = [f"{study}/{key}" for key in sorted(keys - {STUDY_KEY})]
-    elif re.fullmatch(rf"[0-9a-fA-F]{{{LETTERS},32}}", name):
-        where = f"attributes.run_id LIKE '{name.lower()}%'"
-        if runs := every_run(reader.client, list(reader.experiments), where):
-            return _by_id(name.lower(), runs, reader)
     raise UserError(
         "--runs and --baseline must name a study, STUDY/KEY (as demo/trial-3), a result of reproduce.py, a run's id "
-        f"({LETTERS} or more letters of it), or champion, but got {name!r}{did_you_mean(name, known)}"
+        f"({LETTERS} or more letters of it) or name, or champion, but got {name!r}{did_you_mean(name, known)}"
     )
 
 
@@ -98,17 +91,11 @@ def _study(name: str, reader: StudyReader) -> Group:
     return Group(name, best, runs)
 
 
-def _by_id(start: str, runs: Sequence[Run], reader: StudyReader) -> Group:
-    if len(runs) > 1:
-        several = shortened(sorted(run.info.run_id for run in runs))
-        raise UserError(f"the first letters of a run's id must be those of one run, but {start!r} may be {several}")
-    [run] = runs
+def _single(name: str, run: Run, reader: StudyReader) -> Group:
     if run.data.tags.get("stage") == "study":
         return _study(reader.experiments[run.info.experiment_id], reader)
-    return _single(run.info.run_id[:8], run, reader)
-
-
-def _single(name: str, run: Run, reader: StudyReader) -> Group:
+    if run.info.run_id.startswith(name.lower()):
+        name = run.info.run_id[:8]
     if not run.data.params:  # the parent run of a study or of the reproductions
         raise UserError(f"a run must be one that trained, but {name!r} has no parameters")
     found = from_mlflow(run, reader.experiments[run.info.experiment_id], reader)

@@ -47,7 +47,7 @@ def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
         ("--runs good godo", r"must name a study, .*, but got 'godo'; did you mean 'good'\?"),
         ("--runs good xyz", r"but got 'xyz'; known: good, level, bad, twice, again, searched"),
         ("--runs good good/trail-2", r"but got 'good/trail-2'; did you mean 'good/trial-2'\?"),
-        ("--runs good abcde", r"a run's id \(4 or more letters of it\), or champion, but got 'abcde'"),
+        ("--runs good abcde", r"a run's id \(4 or more letters of it\) or name, or champion, but got 'abcde'"),
         ("--runs good bad --baseline none", "but got 'none'; known: good, "),
         ("--runs good bad good", "a run must be given once, but 'good' and 'good' both hold "),
         ("--runs twice twice/confirm-2-1", "but 'twice' and 'twice/confirm-2-1' both hold "),

@@ -55,9 +55,7 @@ def test_an_ambiguous_beginning_names_what_it_may_be(fresh_store: Fake, monkeypa
     ids = iter(range(1000))
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(f"abcdef{next(ids):026x}"))
     fresh_store.add()
-    with pytest.raises(
-        UserError, match=r"must be those of one run, but 'abcdef' may be abcdef0+, abcdef0+1, abcdef0+2"
-    ):
+    with pytest.raises(UserError, match=r"must name one run each, but 'abcdef' may be abcdef0+, abcdef0+1, abcdef0+2"):
         choose(["demo", "abcdef"], None, fresh_store.place, ())
 
 
