@@ -6,6 +6,8 @@ import contextlib
 import math
 import random
 import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +27,7 @@ _POINTS = 5  # of each curve
 
 
 def fill_store(store: Store, runs: int, study: str = "many") -> None:
-    """Create a store with a study of `runs` search trials and two runs of a champion, without training.
+    """Create a store with a study of `runs` search trials, two confirmations and two finals, without training.
 
     A third of the trials is complete. Rows are written directly to MLflow's tables; its client would take an hour.
     """
@@ -34,7 +36,7 @@ def fill_store(store: Store, runs: int, study: str = "many") -> None:
     experiment = client.create_experiment(study, artifact_location=store.artifacts(study))
     tags = {
         "stage": "study", "study": study, "state": "finished", "device": "cpu", "precision": "bf16", "threads": "1",
-        "workers": "2", "preset": "quick", "space": "full",
+        "workers": "2", "preset": "quick", "space": "full", "champion": "0",
     }  # fmt: skip
     parent = client.create_run(experiment, start_time=_START, tags=tags, run_name=study).info.run_id
     for name, value in {"trials": runs, "preset": "quick", "space": "full", "seed": 0}.items():
@@ -43,28 +45,62 @@ def fill_store(store: Store, runs: int, study: str = "many") -> None:
         client.log_metric(parent, f"study/{name}", number)
     client.set_terminated(parent, "FINISHED", end_time=_START + 20 * runs)
     with contextlib.closing(sqlite3.connect(store.root / "mlflow.db")) as database, database:
+        many = _Study(database, store, experiment, study, parent)
         for number in range(runs):
-            _insert(database, store, experiment, study, parent, number, seed=None)
+            _insert(many, number, f"trial-{number}", {"stage": "search"}, "complete" if number % 3 == 0 else "pruned")
         for seed in range(2):
-            _insert(database, store, experiment, study, parent, runs + seed, seed=seed)
+            again = {"source_trial": "0", "seed": str(seed)}
+            _insert(many, runs + seed, f"confirm-0-{seed}", {"stage": "confirm"} | again)
+            _insert(many, runs + 2 + seed, f"final-0-{seed}", {"stage": "final", "champion": "true"} | again)
 
 
-def _insert(
-    database: sqlite3.Connection, store: Store, experiment: str, study: str, parent: str, number: int, seed: int | None
-) -> None:
+@dataclass(frozen=True)
+class _Study:
+    """Where the runs of a study go."""
+
+    database: sqlite3.Connection
+    store: Store
+    experiment: str
+    name: str
+    parent: str
+
+
+def _insert(study: _Study, number: int, key: str, tags: Mapping[str, str], state: str = "complete") -> None:
+    """Insert the run `number` of a study; a final has its test in place of a validation."""
     draw = random.Random(number)
     run_id = f"{draw.getrandbits(128):032x}"
-    champion, complete = seed is not None, seed is not None or number % 3 == 0
-    folder = store.root / "artifacts" / study / run_id / "artifacts"
-    at = _START + 10 * number
-    status = "FINISHED" if complete else "KILLED"
-    database.execute(
+    folder = study.store.root / "artifacts" / study.name / run_id / "artifacts"
+    at, name = _START + 10 * number, key.replace("-", " ")
+    study.database.execute(
         "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "
         "end_time, source_version, lifecycle_stage, artifact_uri, experiment_id) "
         "VALUES (?, ?, 'UNKNOWN', '', '', 'unknown', ?, ?, ?, '', 'active', ?, ?)",
-        (run_id, f"trial {number}", status, at, at + 10, folder.as_uri(), int(experiment)),
+        (
+            *(run_id, name, "FINISHED" if state == "complete" else "KILLED", at, at + 10),
+            *(folder.as_uri(), int(study.experiment)),
+        ),
     )
-    recipe = Recipe(
+    params = {**_recipe(draw, number).to_dict(), "parameters": 1_972_792, "trial_flops": 1.1e13, "flops_per_image": 2e9}
+    study.database.executemany(
+        "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)", [(k, str(v), run_id) for k, v in params.items()]
+    )
+    whole = {
+        "mlflow.parentRunId": study.parent, "mlflow.runName": name, "mlflow.source.name": "sweeps/run_study.py",
+        "mlflow.source.git.commit": "0f" * 20, "key": key, "study": study.name, "state": state,
+        "trial": str(number) if key.startswith("trial") else key, "attempt": "1", "git_commit": "0f" * 20,
+        "data_sha256": "ab" * 32, "device": "cpu", "precision": "bf16", "threads": "1", "torch": "2.13.0",
+        "cpu": "a processor of 2 cores", "workers": "2", "preset": "quick", "space": "full", **tags,
+    }  # fmt: skip
+    study.database.executemany(
+        "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", [(k, v, run_id) for k, v in whole.items()]
+    )
+    _insert_metrics(study.database, run_id, at, draw, state=state, stage=tags["stage"])
+    if tags["stage"] == "final":
+        _files(folder, draw)
+
+
+def _recipe(draw: random.Random, seed: int) -> Recipe:
+    return Recipe(
         model=draw.choice(SPACES["full"].models),
         width=draw.choice((0.75, 1.0)),
         batch_size=draw.choice((64, 128, 256)),
@@ -74,44 +110,31 @@ def _insert(
         label_smoothing=draw.uniform(0, 0.25),
         translate=draw.randrange(5),
         color_jitter=draw.uniform(0, 0.4),
-        seed=number,
+        seed=seed,
     )
-    params = {**recipe.to_dict(), "parameters": 1_972_792, "trial_flops": 1.1e13, "flops_per_image": 2e9}
-    database.executemany(
-        "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)", [(k, str(v), run_id) for k, v in params.items()]
-    )
-    tags = {
-        "mlflow.parentRunId": parent, "mlflow.runName": f"trial {number}", "mlflow.source.name": "sweeps/run_study.py",
-        "mlflow.source.git.commit": "0f" * 20, "key": f"trial-{number}", "stage": "search", "study": study,
-        "state": "complete" if complete else "pruned", "trial": str(number), "attempt": "1", "git_commit": "0f" * 20,
-        "data_sha256": "ab" * 32, "device": "cpu", "precision": "bf16", "threads": "1", "torch": "2.13.0",
-        "cpu": "a processor of 2 cores", "workers": "2", "preset": "quick", "space": "full",
-    }  # fmt: skip
-    if champion:
-        tags |= {"stage": "confirm", "trial": f"confirm-0-{seed}", "source_trial": "0", "seed": str(seed)}
-        tags |= {"champion": "true"}
-    database.executemany(
-        "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", [(k, v, run_id) for k, v in tags.items()]
-    )
+
+
+def _insert_metrics(
+    database: sqlite3.Connection, run_id: str, at: int, draw: random.Random, *, state: str, stage: str
+) -> None:
+    """Insert the curves of a run, and what it ends with."""
+    complete = state == "complete"
     reached = 0.9 - abs(draw.gauss(0, 0.08)) if complete else 0.3 + draw.uniform(0, 0.2)
     last = {"train/loss": 1 - reached / 2, "train/accuracy": reached, "lr": 0.01}
-    last |= {"val/loss": 1 - reached / 2, "val/accuracy": reached}
+    end = {"cost/seconds": 30.0, "cost/training_flops": 1.1e13 if complete else 2e12, "cost/epochs": 2.0}
+    end |= {"cost/images_per_second": 800.0, "cost/validation_share": 0.08}
+    if stage == "final":
+        end |= {"test/accuracy": reached, "test/loss": 0.5}
+        end |= {f"test_class/{name}": reached for name in CIFAR10.classes}
+    else:
+        last |= {"val/loss": 1 - reached / 2, "val/accuracy": reached}
+        names = [f"val_class/{name}" for name in CIFAR10.classes] + ["val_group/animals", "val_group/vehicles"]
+        end |= dict.fromkeys(names, reached) if complete else {}
     curve = [
         (key, value * (step + 1) / _POINTS, at + step, run_id, step, 0)
         for key, value in last.items()
         for step in range(_POINTS)
     ]
-    end = {"cost/seconds": 30.0, "cost/training_flops": 1.1e13 if complete else 2e12, "cost/epochs": 2.0}
-    end |= {"cost/images_per_second": 800.0, "cost/validation_share": 0.08}
-    if complete:
-        end |= {f"val_class/{name}": reached for name in CIFAR10.classes} | {
-            f"val_group/{g}": reached for g in ("animals", "vehicles")
-        }
-    if champion:
-        end |= {"test/accuracy": reached, "test/loss": 0.5} | {
-            f"test_class/{name}": reached for name in CIFAR10.classes
-        }
-        _files(folder, draw)
     insert = "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)"
     database.executemany(insert, [*curve, *((key, value, at, run_id, 0, 0) for key, value in end.items())])
     database.executemany(
@@ -121,7 +144,7 @@ def _insert(
 
 
 def _files(folder: Path, draw: random.Random) -> None:
-    """Write confusion matrices and single predictions of a champion's run."""
+    """Write the recipe, confusion matrix and single predictions of a final run."""
     generator = torch.Generator().manual_seed(draw.getrandbits(32))
     labels = torch.arange(10_000) % len(CIFAR10.classes)
     scores = torch.randn(10_000, len(CIFAR10.classes), generator=generator) + 3 * F.one_hot(
@@ -129,7 +152,7 @@ def _files(folder: Path, draw: random.Random) -> None:
     )
     split = Split(torch.zeros(10_000, 3, 32, 32, dtype=torch.uint8), labels)
     predictions = Predictions(scores.softmax(1), labels)
-    files = artifacts.of_predictions(split, predictions) | artifacts.of_test(split, predictions)
+    files = artifacts.of_test(split, predictions)
     for name, content in {**files, "recipe.toml": Recipe().to_toml().encode()}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

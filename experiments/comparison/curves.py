@@ -14,6 +14,8 @@ from experiments.reading.study import SPLITS, TrainedRun
 def run_curves(comparison: Comparison, metric: str) -> list[tuple[Group, TrainedRun, str]]:
     """(group, run, split) of each training curve, and of one on held-out images: the split evaluated most often.
 
+    What was evaluated once, as a final is on the test images, has no curve.
+
     Args:
         metric: "loss" or "accuracy".
     """
@@ -21,7 +23,9 @@ def run_curves(comparison: Comparison, metric: str) -> list[tuple[Group, Trained
     for group in comparison.groups:
         for r in group.runs:
             held_out = max(("val", "test"), key=lambda split: len(r.curves.get(f"{split}/{metric}", ())))
-            found += [(group, r, split) for split in (held_out, "train") if r.curves.get(f"{split}/{metric}")]
+            found += [
+                (group, r, split) for split in (held_out, "train") if len(r.curves.get(f"{split}/{metric}", ())) > 1
+            ]
     return found
 
 
@@ -54,7 +58,7 @@ def draw_curves(comparison: Comparison, metric: str) -> go.Figure:
             dash="solid" if held_out else "dot",
             hover=f"{group.name}, {SPLITS[split]}, run {r.run_id[:8]}<br>{tick} %{{x:.4g}}: %{{y:.4g}}",
             opacity=1 if strong else 0.45,
-            showlegend=held_out and all(not trace.showlegend or trace.name != group.name for trace in figure.data),
+            showlegend=all(not trace.showlegend or trace.name != group.name for trace in figure.data),
         )
     figure.update_xaxes(title=axis, rangemode="tozero")
     return figure.update_yaxes(title=f"{metric} ({unit})", rangemode="tozero" if metric == "loss" else "normal")

@@ -208,29 +208,21 @@ class Study:
     @property
     def champion(self) -> pd.DataFrame:
         """The complete final runs of the champion by seed; empty if there is no champion."""
-        runs = self._crowned
-        return runs[(runs["source_trial"] == self.champion_trial) & (runs["state"] == "complete")]
+        chosen = self.final["source_trial"] == self.champion_trial
+        return self.final[chosen & (self.final["state"] == "complete")]
 
     @property
     def champion_trial(self) -> int | None:
         """The trial whose recipe is the champion, which may change when a study goes on; None before one is chosen."""
-        if (chosen := self.tags.get("champion", "")).isdigit():
-            return int(chosen)
-        newest = self._crowned.sort_values("start", kind="stable")["source_trial"].tail(1)  # of an earlier version
-        return int(newest.iloc[0]) if len(newest) else None
-
-    @property
-    def _crowned(self) -> pd.DataFrame:
-        """The runs of recipes that are or were champions: confirmations in studies of a version without finals."""
-        runs = self.final if len(self.final) else self.confirm
-        return runs[runs["tags.champion"] == "true"]
+        chosen = self.tags.get("champion", "")
+        return int(chosen) if chosen.isdigit() else None
 
     @property
     def validated(self) -> pd.DataFrame:
         """The runs on whose validation accuracy `subject` was chosen."""
-        if not len(self.final) or not len(self.champion):
+        if not len(self.champion):
             return self.subject
-        chosen = self.confirm["source_trial"].isin(self.champion["source_trial"])
+        chosen = self.confirm["source_trial"] == self.champion_trial
         return self.confirm[chosen & (self.confirm["state"] == "complete")]
 
     @property

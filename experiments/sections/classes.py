@@ -287,7 +287,7 @@ def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
     both = any(row.test is not None for row in found.rows) and any(row.validation is not None for row in found.rows)
     text = f"Sorted by {found.split} accuracy, the weakest class at the bottom"
     text += "; a line joins validation and test." if both else "."
-    if both and set(found.validated) != set(found.run_ids):
+    if both:
         text += " Validation is of the confirmation, which is shorter than the final and has fewer training images."
     if found.lowest < bar.target:
         text += f" The dotted line is the target of {short_percent(bar.target)}."

@@ -127,7 +127,7 @@ def _final_sentence(facts: Facts) -> str:
     """The training of the champion on all training images."""
     study = facts.study
     if facts.has_champion:
-        return " Its recipe was then trained on all training images." if len(study.final) else ""
+        return " Its recipe was then trained on all training images."
     if study.champion_trial is None:
         return " That choice has not been made yet."
     states = set(study.final[study.final["source_trial"] == study.champion_trial]["state"])

@@ -52,7 +52,9 @@ def _caption(facts: Facts, first: pd.DataFrame, key: str) -> CitedText:
         text = f"Validation accuracy ends at {percent(val)}, {points(abs(val - train))} {side} training accuracy"
         if key == "loss":
             text = f"Training loss ends at {train:.3f} and validation loss at {val:.3f} nats an image"
-        text += " (strong line; the other runs are faint)." if len(facts.subject_runs) > 1 else "."
+        text += "."
+    if len(facts.subject_runs) > 1:
+        text += " The strong line is the first run."
     return CitedText(text, run(*facts.subject_runs))
 
 

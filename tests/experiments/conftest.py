@@ -47,8 +47,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Fake:
 
 @pytest.fixture(scope="session")
 def rivals(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Fake:
-    """A store with studies that confirmed one run (`good`, `level`, `bad`) or two (`twice`, `again`), each with its
-    answers to 1,000 test images, and one that confirmed none (`searched`)."""
+    """A store with studies of one final run (`good`, `level`, `bad`) or two (`twice`, `again`), each with its answers
+    to 1,000 test images, and one without (`searched`)."""
     made = Fake(tmp_path_factory.mktemp("rivals") / "mlruns", blank)
     accuracies = {"good": (0.92,), "level": (0.918,), "bad": (0.8,), "twice": (0.92, 0.922), "again": (0.85, 0.853)}
     trials = (Trial(accuracy=0.71, model="five_conv"), Trial(state="pruned", accuracy=0.35), Trial(accuracy=0.84))
@@ -68,14 +68,6 @@ def demo(store: Fake) -> Facts:
 def unconfirmed(store: Fake) -> Facts:
     """A finished study without a champion."""
     return store.facts("unconfirmed")
-
-
-@pytest.fixture(scope="session")
-def finals(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Facts:
-    """A finished study whose champion was trained once more, on all images."""
-    made = Fake(tmp_path_factory.mktemp("finals") / "mlruns", blank)
-    made.add(final=True)
-    return made.facts()
 
 
 @pytest.fixture(scope="session")

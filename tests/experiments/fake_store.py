@@ -78,8 +78,7 @@ class Blueprint:
         Trial(state="pruned", accuracy=0.41),
         Trial(state="pruned", accuracy=0.22, model="vision_transformer"),
     )
-    champion: Sequence[float] = (0.921, 0.925)  # test accuracy of each run; empty: no confirmation
-    final: bool = False  # the champion was trained once more, on all images
+    champion: Sequence[float] = (0.921, 0.925)  # test accuracy of each final run; empty: no confirmation
     state: str = "finished"
     start: int = START
     omit: Sequence[str] = ()  # artifacts that are not there
@@ -112,10 +111,12 @@ class Fake:
         parent = self._run(plan, plan.name, plan.start, tags, params, _metrics(metrics, plan.start), files)
         for index, trial in enumerate(plan.trials):
             self._trial(plan, parent, index if trial.number is None else trial.number, trial)
-        for seed, accuracy in enumerate(plan.champion):
-            self._confirm(plan, parent, seed, accuracy)
-            if plan.final:
-                self._final(plan, parent, seed, accuracy)
+        if plan.champion:
+            best = max((t.accuracy, i) for i, t in enumerate(plan.trials) if t.state == "complete")[1]
+            self.client.set_tag(parent, "champion", str(best))
+            for seed, accuracy in enumerate(plan.champion):
+                self._confirm(plan, parent, best, seed, accuracy)
+                self._final(plan, parent, best, seed, accuracy)
         if plan.state == "finished":
             self.client.set_terminated(parent, "FINISHED", end_time=plan.start + 1_290_000)
         return parent
@@ -136,44 +137,23 @@ class Fake:
         if status := {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}.get(trial.state):
             self.client.set_terminated(run, status, end_time=at + 18_000)
 
-    def _confirm(self, plan: Blueprint, parent: str, seed: int, accuracy: float) -> None:
-        best = max((t.accuracy, i) for i, t in enumerate(plan.trials) if t.state == "complete")[1]
-        key = f"confirm-{best}-{seed}"
+    def _confirm(self, plan: Blueprint, parent: str, trial: int, seed: int, accuracy: float) -> None:
+        key, at, validated = f"confirm-{trial}-{seed}", plan.start + 700_000 + 250_000 * seed, accuracy + 0.004
         tags = {"mlflow.parentRunId": parent, "stage": "confirm", "state": "complete", "trial": key, "key": key}
-        tags |= {"source_trial": str(best), "seed": str(seed), "attempt": "0"}
-        at, validated = plan.start + 700_000 + 250_000 * seed, accuracy + 0.004
-        metrics, files = (
-            _curve(validated, at, points=40) + _end(validated, at, seconds=240 + seed),
-            _validated(validated),
-        )
-        if plan.final:
-            run = self._run(plan, key, at, tags, _recipe("fast_resnet", seed), metrics, files)
-            self.client.set_terminated(run, "FINISHED", end_time=at + 240_000)
-        else:
-            self._test(plan, key, at, tags, seed, accuracy, metrics, files)
+        tags |= {"source_trial": str(trial), "seed": str(seed), "attempt": "0"}
+        metrics = _curve(validated, at, points=40) + _end(validated, at, seconds=240 + seed)
+        run = self._run(plan, key, at, tags, _recipe("fast_resnet", seed), metrics, _validated(validated))
+        self.client.set_terminated(run, "FINISHED", end_time=at + 240_000)
 
-    def _final(self, plan: Blueprint, parent: str, seed: int, accuracy: float) -> None:
-        key, at = f"final-3-{seed}", plan.start + 1_000_000 + 250_000 * seed
+    def _final(self, plan: Blueprint, parent: str, trial: int, seed: int, accuracy: float) -> None:
+        key, at = f"final-{trial}-{seed}", plan.start + 1_000_000 + 250_000 * seed
         tags = {"mlflow.parentRunId": parent, "stage": "final", "state": "complete", "trial": key, "key": key}
-        tags |= {"source_trial": "3", "seed": str(seed), "attempt": "0"}
-        metrics = [m for m in _curve(0.9, at, points=40) + _end(0.9, at, seconds=300) if not m.key.startswith("val")]
-        recipe = {name: text for name, text in _validated(accuracy).items() if name == "recipe.toml"}
-        self._test(plan, key, at, tags, seed, accuracy, metrics, recipe)
-
-    def _test(
-        self,
-        plan: Blueprint,
-        key: str,
-        at: int,
-        tags: dict[str, str],
-        seed: int,
-        accuracy: float,
-        metrics: list[Metric],
-        files: Mapping[str, bytes],
-    ) -> None:
-        metrics = metrics + _metrics({"test/accuracy": accuracy, "test/loss": 0.31} | _by_class("test", accuracy), at)
-        files = {**files, **_tested(accuracy, plan.answers)}
-        run = self._run(plan, key, at, tags | {"champion": "true"}, _recipe("fast_resnet", seed), metrics, files)
+        tags |= {"source_trial": str(trial), "seed": str(seed), "attempt": "0", "champion": "true"}
+        trained = _curve(accuracy + 0.004, at, points=40) + _end(accuracy, at, seconds=240 + seed)
+        metrics = [metric for metric in trained if not metric.key.startswith("val")]
+        metrics += _metrics({"test/accuracy": accuracy, "test/loss": 0.31} | _by_class("test", accuracy), at)
+        files = {"recipe.toml": _validated(accuracy)["recipe.toml"], **_tested(accuracy, plan.answers)}
+        run = self._run(plan, key, at, tags, _recipe("fast_resnet", seed), metrics, files)
         model = self.client.create_logged_model(plan.experiment, "model", source_run_id=run)
         self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
         self.client.set_terminated(run, "FINISHED", end_time=at + 240_000)

@@ -60,12 +60,12 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
-    """Store with a study whose confirmed run has weights, and a reproduction with best weights."""
+    """Store with a study whose final has weights, and a reproduction with best weights."""
     root = tmp_path_factory.mktemp("predict")
     store = Fake(root / "store", blank).place
     data = synthetic_splits(torch.Generator().manual_seed(0), train=16, val=8)
     ids = {}
-    for study, keys in (("a study", ("trial-0", "trial-1", "confirm-1-0")), ("systems", ("three_conv-seed0",))):
+    for study, keys in (("a study", ("trial-0", "trial-1", "final-1-0")), ("systems", ("three_conv-seed0",))):
         tracker = MlflowTracker(store, study)
         tracker.open_study(RunLabel(key="study", name=study, tags={}, params={}))
         for key in keys:
@@ -74,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
             tracker.begin(RunLabel(key=key, name=name, tags={"study": study}, params={}, files=files))
             tracker.end(key, "complete")
             ids[key] = tracker.run_id(key)
-    for key, study in (("confirm-1-0", "a study"), ("three_conv-seed0", "systems")):
+    for key, study in (("final-1-0", "a study"), ("three_conv-seed0", "systems")):
         state = TrainState.create(RECIPE, data, CPU)
         if study == "systems":
             state.best = TrainState.create(replace(RECIPE, seed=1), data, CPU).model.state_dict()
@@ -99,7 +99,7 @@ def expected(place: Place, recipe: Recipe, tta: str = "none") -> list[list[tuple
 
 
 def test_a_line_for_each_picture_and_a_warning(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    head, *lines, last = place.printed(capsys, place.ids["confirm-1-0"], str(place.images[1]))
+    head, *lines, last = place.printed(capsys, place.ids["final-1-0"], str(place.images[1]))
     assert head.split() == ["picture", "class", "probability", "next"]
     for path, line, likely in zip(place.images, lines, expected(place, RECIPE), strict=True):
         (name, share), (second, second_share), (third, third_share) = likely[:3]
@@ -149,7 +149,7 @@ def test_two_classes_are_named_where_there_are_no_more(
     assert {name for name in ("cat", "dog") if name in line} == {"cat", "dog"}
 
 
-@pytest.mark.parametrize("key", ["confirm-1-0", "three_conv-seed0"])
+@pytest.mark.parametrize("key", ["final-1-0", "three_conv-seed0"])
 def test_beginnings_are_found_in_every_experiment(place: Place, capsys: pytest.CaptureFixture[str], key: str) -> None:
     assert str(place.images[0]) in place.printed(capsys, place.ids[key][:12])[1]
 
@@ -160,16 +160,16 @@ def test_the_champion_of_the_registry(place: Place, capsys: pytest.CaptureFixtur
     copy = place.copy(tmp_path)
     client = MlflowClient(copy.store.tracking_uri)
     client.create_registered_model("cifar10")
-    version = client.create_model_version("cifar10", "file:///nowhere", place.ids["confirm-1-0"])
+    version = client.create_model_version("cifar10", "file:///nowhere", place.ids["final-1-0"])
     client.set_registered_model_alias("cifar10", "champion", version.version)
-    expected = copy.printed(capsys, "a study/confirm-1-0")
+    expected = copy.printed(capsys, "a study/final-1-0")
     assert copy.printed(capsys, "champion") == expected
 
 
 def test_columns_are_aligned(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     long = place.images[0].with_name("x" * 150 + ".png")
     shutil.copyfile(place.images[0], long)
-    head, first, second, _ = place.printed(capsys, "confirm-1-0 three_conv", str(long))
+    head, first, second, _ = place.printed(capsys, "final-1-0 three_conv", str(long))
     assert second.startswith(f"{long}  ")
     assert first[head.index("class") :] == second[head.index("class") :]
 
@@ -178,7 +178,7 @@ def test_the_best_weights_are_used_if_kept(place: Place, capsys: pytest.CaptureF
     [first, _] = expected(place, replace(RECIPE, seed=1))
     assert first[0][1] in place.printed(capsys, "three_conv-seed0 three_conv")[1]
     best = load_weights(RECIPE, place.store.weights("systems", "three_conv-seed0")).state_dict()
-    last = load_weights(RECIPE, place.store.weights("a study", "confirm-1-0")).state_dict()
+    last = load_weights(RECIPE, place.store.weights("a study", "final-1-0")).state_dict()
     assert not all(torch.equal(best[name], last[name]) for name in best)
 
 
@@ -186,7 +186,7 @@ def test_the_best_weights_are_used_if_kept(place: Place, capsys: pytest.CaptureF
 def test_answers_are_averaged_over_views(
     place: Place, capsys: pytest.CaptureFixture[str], tta: str, views: int
 ) -> None:
-    _, answer, said, _ = place.printed(capsys, place.ids["confirm-1-0"], "--tta", tta)
+    _, answer, said, _ = place.printed(capsys, place.ids["final-1-0"], "--tta", tta)
     assert said == f"Each answer is the mean of those to {views} views of the picture (test-time augmentation)."
     [[(likeliest, share), *_], _] = expected(place, RECIPE, tta)
     assert f"{likeliest}  " in answer
@@ -195,7 +195,7 @@ def test_answers_are_averaged_over_views(
 
 @pytest.mark.parametrize(("top", "commas"), [(1, 0), (2, 0), (10, 8)])
 def test_as_many_classes_as_asked_for(place: Place, capsys: pytest.CaptureFixture[str], top: int, commas: int) -> None:
-    head, line, _ = place.printed(capsys, "confirm-1-0 three_conv", "--top", str(top))
+    head, line, _ = place.printed(capsys, "final-1-0 three_conv", "--top", str(top))
     assert ("next" in head) == (top > 1)
     assert line.count(",") == commas
     assert sum(name in line for name in CIFAR10.classes) >= top
@@ -210,7 +210,7 @@ def test_as_many_classes_as_asked_for(place: Place, capsys: pytest.CaptureFixtur
             "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY \\(as demo/trial-3\\), a run's name, "
             "or champion, but no run is 'nope'; "
             r"weights were kept by three_conv-seed0 three_conv \(%(three_conv-seed0).8s\), "
-            r"confirm-1-0 three_conv \(%(confirm-1-0).8s\)",
+            r"final-1-0 three_conv \(%(final-1-0).8s\)",
         ),
         ("trial-0", r"run 'twins' \(%(trial-0)s\) kept no weights: weights were kept by three_conv-seed0 .*"),
         ("a study", r"run 'a study' \([0-9a-f]{32}\) kept no weights: weights were kept by three_conv-seed0 .*"),
@@ -223,7 +223,7 @@ def test_a_run_that_cannot_be_used(place: Place, refused: Refused, wanted: str, 
 def test_a_broken_picture_among_good_ones(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     bad, missing = (place.images[0].with_name(name) for name in ("bad.png", "missing.png"))
     bad.write_text("hello")
-    arguments = place.arguments("confirm-1-0 three_conv", str(bad), str(place.images[1]), str(missing))
+    arguments = place.arguments("final-1-0 three_conv", str(bad), str(place.images[1]), str(missing))
     assert command.main(arguments) == 1
     said = capsys.readouterr()
     assert said.err.splitlines() == [
@@ -236,19 +236,19 @@ def test_a_broken_picture_among_good_ones(place: Place, capsys: pytest.CaptureFi
 
 def test_damaged_weights(place: Place, tmp_path: Path, refused: Refused) -> None:
     copy = place.copy(tmp_path)
-    path = copy.store.weights("a study", "confirm-1-0")
+    path = copy.store.weights("a study", "final-1-0")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    said = refused(command.main, *copy.arguments("confirm-1-0 three_conv"))
+    said = refused(command.main, *copy.arguments("final-1-0 three_conv"))
     assert re.fullmatch(rf"{path}: SHA-256 must be [0-9a-f]{{64}}, but got [0-9a-f]{{64}}", said)
 
 
 def test_weights_alone_are_enough(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = place.copy(tmp_path)
-    weights = copy.store.weights("a study", "confirm-1-0")
+    weights = copy.store.weights("a study", "final-1-0")
     for path in (weights, weights.with_name(f"{weights.name}.sha256")):
-        shutil.copyfile(path, path.with_name(path.name.replace("confirm-1-0", "trial-1")))
+        shutil.copyfile(path, path.with_name(path.name.replace("final-1-0", "trial-1")))
     [_, answer, _] = copy.printed(capsys, place.ids["trial-1"])  # whose recipe.toml was lost
-    assert answer == copy.printed(capsys, "confirm-1-0 three_conv")[1]
+    assert answer == copy.printed(capsys, "final-1-0 three_conv")[1]
 
 
 def test_a_store_of_another_user(
@@ -256,7 +256,7 @@ def test_a_store_of_another_user(
 ) -> None:
     copy = place.copy(tmp_path)
     monkeypatch.setattr(snapshot, "_writable", lambda path: False)
-    assert copy.printed(capsys, "confirm-1-0 three_conv")[1:2] == place.printed(capsys, "confirm-1-0 three_conv")[1:2]
+    assert copy.printed(capsys, "final-1-0 three_conv")[1:2] == place.printed(capsys, "final-1-0 three_conv")[1:2]
 
 
 def test_an_experiment_that_was_renamed(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +265,7 @@ def test_an_experiment_that_was_renamed(place: Place, tmp_path: Path, capsys: py
     experiment = client.get_experiment_by_name("a study")
     assert experiment is not None
     client.rename_experiment(experiment.experiment_id, "a nicer name")
-    assert copy.printed(capsys, "confirm-1-0 three_conv")[1].startswith(str(copy.images[0]))
+    assert copy.printed(capsys, "final-1-0 three_conv")[1].startswith(str(copy.images[0]))
 
 
 def test_no_store(place: Place, tmp_path: Path, refused: Refused) -> None:
@@ -281,5 +281,5 @@ def test_too_many_classes(refused: Refused, top: str) -> None:
 
 
 def test_more_classes_than_the_network_knows(place: Place, refused: Refused) -> None:
-    said = refused(command.main, *place.arguments("confirm-1-0 three_conv", "--top", "11"))
+    said = refused(command.main, *place.arguments("final-1-0 three_conv", "--top", "11"))
     assert said == "--top must be at most 10, the classes that the network knows, but got 11"

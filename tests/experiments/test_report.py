@@ -48,8 +48,8 @@ def test_a_section_takes_one_module_and_one_entry_of_the_table(demo: Facts) -> N
 
 
 @pytest.mark.slow
-def test_final_runs_are_listed_as_such(finals: Facts) -> None:
-    page = render(finals, {})["report.md"].decode()
+def test_final_runs_are_listed_as_such(demo: Facts) -> None:
+    page = render(demo, {})["report.md"].decode()
     assert "final of trial 3, seed 0, complete" in page
     assert "confirmation of trial 3" not in page
 

@@ -23,7 +23,9 @@ def test_report_of_a_synthetic_study_is_timed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(subprocess, "run", in_this_process)
     fill_store(Store.locate(tmp_path / "mlruns"), 30)
     study = StudyReader(Store.locate(tmp_path / "mlruns")).read()
-    assert (len(study.search), len(study.champion), study.state) == (30, 2, "finished")
+    assert (len(study.search), len(study.confirm), len(study.champion), study.state) == (30, 2, 2, "finished")
+    assert list(study.champion["tags.key"]) == ["final-0-0", "final-0-1"]
+    assert study.confirm["metrics.test/accuracy"].isna().all()
     assert study.search["state"].value_counts().to_dict() == {"pruned": 20, "complete": 10}
     [line] = bench_report(tmp_path / "mlruns", 30)
     assert line.text.startswith("report of a study with 30 trials: ")

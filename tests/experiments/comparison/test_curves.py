@@ -10,9 +10,9 @@ from tests.experiments.comparison.test_differences import with_run
 
 def test_the_caption_ranks_curves_on_the_same_images_only(chosen: Chosen, pair: Comparison) -> None:
     of_others = with_run(pair, conditions={**pair.groups[1].runs[0].conditions, "data_sha256": "cd" * 32})
-    text = caption(chosen("good", "bad"), "accuracy").text
-    assert text == "Solid: validation images; dotted: training batches. good ends highest, at 92.40 %."
-    assert "cannot be compared by these curves" in caption(chosen("good", "five_conv-seed0"), "loss").text
+    text = caption(chosen("good/confirm-2-0", "bad/confirm-2-0"), "accuracy").text
+    assert text == "Solid: validation images; dotted: training batches. good/confirm-2-0 ends highest, at 92.40 %."
+    assert "cannot be compared by these curves" in caption(chosen("good/confirm-2-0", "five_conv-seed0"), "loss").text
     assert "cannot be compared by these curves" in caption(of_others, "accuracy").text
 
 
@@ -22,6 +22,20 @@ def test_of_curves_that_end_level_none_is_said_to_end_best(pair: Comparison) -> 
 
 
 def test_every_run_has_a_curve_of_training_and_one_of_validation(chosen: Chosen) -> None:
-    figure = draw_curves(chosen("good", "twice"), "loss")
-    assert [trace.name for trace in figure.data] == ["good"] * 2 + ["twice"] * 4
+    figure = draw_curves(chosen("good/confirm-2-0", "searched"), "loss")
+    assert [trace.name for trace in figure.data] == ["good/confirm-2-0"] * 2 + ["searched"] * 2
+    assert [trace.showlegend for trace in figure.data] == [True, False] * 2
     assert figure.layout.xaxis.title.text == "epoch"
+
+
+def test_finals_have_curves_of_training_alone_and_a_line_of_the_legend(chosen: Chosen) -> None:
+    comparison = chosen("good", "twice")
+    figure = draw_curves(comparison, "loss")
+    assert [(trace.name, trace.showlegend) for trace in figure.data] == [
+        ("good", True),
+        ("twice", True),
+        ("twice", False),
+    ]
+    assert caption(comparison, "loss").text == (
+        "Dotted: training batches; strong: the first run of a group; faint: its other runs."
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cifar_core.data.data_set import CIFAR10
 from experiments.comparison.differences import (
     METRICS,
     Comparison,
@@ -51,18 +52,24 @@ def test_a_difference_within_chance_is_not_significant(chosen: Chosen) -> None:
 
 def test_several_runs_are_compared_over_images_and_seeds(chosen: Chosen) -> None:
     comparison = chosen("twice", "again")
-    accuracy, loss = found(comparison, "test/accuracy"), found(comparison, "val/loss")
+    accuracy = found(comparison, "test/accuracy")
+    groups = tuple(
+        replace(group, runs=tuple(replace(r, metrics={"test/loss": loss + i / 100}) for i, r in enumerate(group.runs)))
+        for group, loss in zip(comparison.groups, (0.3, 0.4), strict=True)
+    )
+    loss = found(Comparison(groups, groups[0], baseline=False), "test/loss")
     assert (accuracy.outcome, accuracy.p) == ("worse", None)
     assert known(accuracy.interval)[1] < 0
     assert (loss.outcome, loss.test) == ("worse", "Welch")
 
 
 def test_an_unknown_difference_has_a_reason(chosen: Chosen) -> None:
-    comparison = chosen("good", "searched", "good/trial-1")
-    reasons = [found(comparison, *at).reason for at in (("test/accuracy", 0), ("val/loss", 0), ("val/accuracy", 1))]
-    assert reasons == ["not measured for searched", "needs two seeds on both sides", "good/trial-1 is not complete"]
+    tested, validated = chosen("good", "searched", "level"), chosen("searched", "good/trial-1")
+    reasons = [found(tested, *at).reason for at in (("test/accuracy", 0), ("val/accuracy", 0), ("test/loss", 1))]
+    assert reasons == ["not measured for searched", "not measured for good", "needs two seeds on both sides"]
+    assert found(validated, "val/accuracy").reason == "good/trial-1 is not complete"
     with pytest.raises(NotPaired, match="not stored for searched"):
-        image_by_image(comparison.others[0], comparison.reference)
+        image_by_image(tested.others[0], tested.reference)
 
 
 def test_answers_to_different_images_are_not_paired(pair: Comparison) -> None:
@@ -104,17 +111,19 @@ def test_regressions_are_the_metrics_that_got_worse_than_the_marked_baseline(cho
     assert comparison.titles == ("good (baseline)", "level")
 
 
-def test_without_confusion_matrices_the_images_are_counted_by_the_data_set(pair: Comparison) -> None:
-    few = replace(pair.groups[1].runs[0].data_set, val_images=40, test_images=80)
-    group = with_run(pair, images={}, data_set=few).groups[1]
-    assert [known(group.estimate(f"{split}/accuracy")).images for split in ("val", "test")] == [40, 80]
+def test_without_confusion_matrices_the_images_are_counted_by_the_data_set(chosen: Chosen) -> None:
+    few = replace(CIFAR10, val_images=40, test_images=80)
+    for name, split, images in (("searched", "val", 40), ("bad", "test", 80)):
+        group = with_run(chosen("good", name), images={}, data_set=few).groups[1]
+        assert known(group.estimate(f"{split}/accuracy")).images == images
 
 
-def test_accuracies_on_other_data_are_not_compared(pair: Comparison) -> None:
+def test_accuracies_on_other_data_are_not_compared(chosen: Chosen, pair: Comparison) -> None:
     conditions = {**pair.groups[1].runs[0].conditions, "data_sha256": "cd" * 32}
     others = with_run(pair, conditions=conditions)
-    for key in ("val/accuracy", "test/accuracy", "test/loss"):
-        assert found(others, key) == Difference("unknown", reason="other data")
+    validated = with_run(chosen("good/confirm-2-0", "searched"), conditions=conditions)
+    for comparison, key in ((validated, "val/accuracy"), (others, "test/accuracy"), (others, "test/loss")):
+        assert found(comparison, key) == Difference("unknown", reason="other data")
     assert found(others, "cost/training_flops").outcome != "unknown"
     with pytest.raises(NotPaired, match="were tested on different images"):
         image_by_image(others.others[0], others.reference)

@@ -50,8 +50,8 @@ def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
         ("--runs good abcde", r"a run's id \(4 or more letters of it\) or name, or champion, but got 'abcde'"),
         ("--runs good bad --baseline none", "but got 'none'; known: good, "),
         ("--runs good bad good", "a run must be given once, but 'good' and 'good' both hold "),
-        ("--runs twice twice/confirm-2-1", "but 'twice' and 'twice/confirm-2-1' both hold "),
-        ("--runs good bad/o'clock", r"""but got "bad/o'clock"; known: bad/confirm-2-0, bad/trial-0"""),
+        ("--runs twice twice/final-2-1", "but 'twice' and 'twice/final-2-1' both hold "),
+        ("--runs good bad/o'clock", r"""but got "bad/o'clock"; known: bad/confirm-2-0, bad/final-2-0, bad/trial-0"""),
         ("--runs good bad --study good", "--runs makes a page of its own, and cannot go with --study"),
         (
             "systems --runs good bad",
@@ -72,10 +72,10 @@ def test_bad_input_is_one_line_and_exit_2(
 @pytest.mark.slow
 def test_regressions_are_marked(pages: Pages) -> None:
     page = pages("runs")
-    told = "Regressions against good: bad in validation accuracy and test accuracy. None found in level and twice."
+    told = "Regressions against good: bad in test accuracy. None found in level and twice."
     assert all(told in " ".join(text.split()) for text in (page.printed, page.html, page.markdown))
     assert f"Report: {page.folder / 'runs.html'}" in page.printed
-    assert page.html.count('<small class="worse">') == 2 + 10  # accuracies, and by class
+    assert page.html.count('<small class="worse">') == 1 + 10  # accuracies, and by class
     assert "**regression: -12.00 points (McNemar, p < 0.001)**" in page.markdown
     assert all({trace["name"] for trace in f["data"]} == {"bad", "good", "level", "twice"} for f in page.drawn.values())
 

@@ -22,13 +22,13 @@ def run_of(store: Fake, name: str, key: str) -> str:
 def test_a_study_stands_for_its_champion_or_else_its_best_trial(chosen: Chosen) -> None:
     twice, searched = chosen("twice", "searched").groups
     assert (len(twice.runs), twice.description) == (2, "champion of the study")
-    assert twice.runs[1].description == "confirmation of trial 2 of twice, seed 1"
+    assert twice.runs[1].description == "final of trial 2 of twice, seed 1"
     assert searched.runs[0].description == "trial 2 of searched"
     assert searched.description == "best complete trial of the study, number 2"
 
 
 def test_runs_are_named_by_study_and_key_by_id_and_by_the_beginning_of_it(rivals: Fake, chosen: Chosen) -> None:
-    ids = [run_of(rivals, "good", key) for key in ("trial-0", "trial-1", "confirm-2-0")]
+    ids = [run_of(rivals, "good", key) for key in ("trial-0", "trial-1", "final-2-0")]
     groups = chosen("good/trial-0", ids[1], ids[2][:12].upper()).groups
     assert [group.run_ids for group in groups] == [(run_id,) for run_id in ids]
     assert [group.name for group in groups] == ["good/trial-0", ids[1][:8], ids[2][:8]]

@@ -65,11 +65,11 @@ def test_gpus_side_by_side_are_all_paid_for(demo: Facts) -> None:
 
 def test_an_unfinished_study_has_taken_the_time_of_its_runs_by_their_share_of_the_machine(demo: Facts) -> None:
     trials = float(demo.study.search["metrics.cost/seconds"].sum())
-    again = float(demo.study.confirm["metrics.cost/seconds"].sum())
+    again = sum(float(runs["metrics.cost/seconds"].sum()) for runs in (demo.study.confirm, demo.study.final))
     assert trials > 0
     assert again > 0
     attempts = demo.study.attempts
-    threads = ["2" if stage == "confirm" else "1" for stage in attempts["tags.stage"]]
+    threads = ["1" if stage == "search" else "2" for stage in attempts["tags.stage"]]
     study = replace(demo.study, metrics={}, attempts=attempts.assign(**{"tags.threads": threads}))
     for more, seconds in (
         ({"cores": "2"}, trials / 2 + again),
@@ -102,11 +102,9 @@ def test_an_adapted_network_has_the_machines_of_its_own_threads(demo: Facts) -> 
 
 def test_a_machine_whose_price_is_stated_has_the_threads_of_the_study(demo: Facts) -> None:
     stated = AssumedPrice(key="scenario-compute", name="own", role="compute", usd=0.7, units=10**6, source="mine.toml")
-    subject = demo.study.final if len(demo.study.final) else demo.study.confirm
     wide = replace(demo.study, tags={**demo.study.tags, "workers": "8", "threads": "2"})
     for threads, copies in (("16", 1), ("4", 4)):
-        runs = subject.assign(**{"tags.threads": threads})
-        study = replace(wide, final=runs) if len(demo.study.final) else replace(wide, confirm=runs)
+        study = replace(wide, final=demo.study.final.assign(**{"tags.threads": threads}))
         assert gather(study, PUBLISHED, replace(SCENARIO, compute=stated)).cost.copies == copies
 
 

@@ -30,12 +30,13 @@ def test_studies_are_listed_and_the_most_recent_one_is_read_by_default(store: Fa
     assert reader.read().name == "demo"
 
 
-def test_a_study_is_read_with_its_trials_and_confirmations(demo: Facts, unconfirmed: Facts) -> None:
+def test_a_study_is_read_with_its_trials_confirmations_and_finals(demo: Facts, unconfirmed: Facts) -> None:
     study = demo.study
     assert study.search["state"].tolist() == ["complete", "pruned", "failed", "complete", "pruned", "pruned"]
     assert study.search["trial"].tolist() == [0, 1, 2, 3, 4, 5]
     assert study.search["metrics.val/accuracy"].round(2).tolist()[3] == 0.84
-    assert study.confirm["source_trial"].tolist() == [3, 3]
+    assert study.confirm["source_trial"].tolist() == study.final["source_trial"].tolist() == [3, 3]
+    assert study.champion_trial == 3
     assert study.champion["metrics.test/accuracy"].tolist() == [0.921, 0.925]
     assert study.subject["run_id"].tolist() == study.champion["run_id"].tolist()
     assert study.search["tags.reason"].tolist()[2] == "loss is not finite"
@@ -225,23 +226,28 @@ def test_lost_artifacts_are_not_taken_for_things_that_were_never_measured(store:
         StudyReader(copy).read("demo")
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_a_recipe_that_was_the_champion_is_none(fresh_store: Fake, recorded: bool) -> None:
-    run_id = fresh_store.add(final=True)
+def test_a_recipe_that_was_the_champion_is_none(fresh_store: Fake) -> None:
+    run_id = fresh_store.add()
     client, before = fresh_store.client, StudyReader(fresh_store.place).read().champion
     newest = client.create_run(client.get_run(run_id).info.experiment_id, start_time=START + 9_000_000)
     tags = {"stage": "final", "state": "complete", "champion": "true", "source_trial": "0", "seed": "0"}
     for name, value in (tags | {"mlflow.parentRunId": run_id, "attempt": "0", "trial": "final-0-0"}).items():
         client.set_tag(newest.info.run_id, name, value)
     client.log_metric(newest.info.run_id, "test/accuracy", 0.93)
-    if recorded:  # the study went on, and has the former champion again
-        client.set_tag(run_id, "champion", "3")
+    for trial, champion in ((3, list(before["run_id"])), (0, [newest.info.run_id])):
+        client.set_tag(run_id, "champion", str(trial))
+        study = StudyReader(fresh_store.place).read()
+        assert len(study.final) == 3
+        assert study.champion_trial == trial
+        assert list(study.champion["run_id"]) == champion
+        assert [candidate.trial for candidate in candidates_of(study) if candidate.champion] == [trial] * (trial == 3)
+
+
+def test_a_study_without_a_champion_on_record_has_none(fresh_store: Fake) -> None:
+    fresh_store.client.delete_tag(fresh_store.add(), "champion")
     study = StudyReader(fresh_store.place).read()
-    assert len(study.final) == 3
-    assert study.champion_trial == (3 if recorded else 0)
-    expected = list(before["run_id"]) if recorded else [newest.info.run_id]
-    assert list(study.champion["run_id"]) == expected
-    assert [candidate.trial for candidate in candidates_of(study) if candidate.champion] == [3] * recorded
+    assert (len(study.final), study.champion_trial, len(study.champion)) == (2, None, 0)
+    assert list(study.validated["run_id"]) == list(study.subject["run_id"]) == list(study.search["run_id"][3:4])
 
 
 def test_figures_of_a_study_that_went_on_are_not_those_of_its_earlier_end(fresh_store: Fake) -> None:

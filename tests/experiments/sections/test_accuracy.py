@@ -70,14 +70,6 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
 
 
 @pytest.mark.parametrize(
-    ("test", "words"),
-    [(0.927, "agree within chance"), (0.90, "flattered the champion"), (0.95, "the splits differ in difficulty")],
-)
-def test_validation_is_judged_by_the_test(demo: Facts, test: float, words: str) -> None:
-    assert words in said(section(with_test(demo, test)), "learning")
-
-
-@pytest.mark.parametrize(
     ("used", "words"),
     [
         (
@@ -116,7 +108,7 @@ def test_accuracy_with_test_time_augmentation_stands_beside_the_plain_one(demo: 
     assert "test-time augmentation" not in said(section(demo), "performance")
     assert demo.test is not None
     augmented = replace(demo.test, mean=0.95, low=0.94, high=0.96)
-    study = replace(demo.study, confirm=demo.study.confirm.assign(**{"params.tta": "mirror-shift"}))
+    study = replace(demo.study, final=demo.study.final.assign(**{"params.tta": "mirror-shift"}))
     shown = section(replace(demo, augmented=augmented, study=study))
     expected = (
         "With test-time augmentation (6 views of each image, at as many times the work) it reaches 95.00 % "
@@ -126,9 +118,9 @@ def test_accuracy_with_test_time_augmentation_stands_beside_the_plain_one(demo: 
     assert {n.name: n.value for n in shown.numbers}["accuracy.test_augmented.mean"] == 0.95
 
 
-def test_a_final_is_not_compared_with_the_shorter_runs_that_it_was_chosen_by(finals: Facts) -> None:
-    assert list(finals.study.validated["source_trial"]) == [3, 3]
-    (sentence,) = validation_against_test(finals)
+def test_a_final_is_not_compared_with_the_shorter_runs_that_it_was_chosen_by(demo: Facts) -> None:
+    assert list(demo.study.validated["source_trial"]) == [3, 3]
+    (sentence,) = validation_against_test(demo)
     assert sentence.text == (
         "On the validation images its recipe reached 92.70 % when it was chosen. The final was trained longer, on all "
         "images, and reaches 92.30 % of the test images."

@@ -65,23 +65,23 @@ def test_metrics_stand_for_classes_with_any_letters(demo: Facts) -> None:
 def test_the_balanced_accuracy_is_given_where_classes_are_uneven(demo: Facts) -> None:
     study = demo.study
     assert classes.balanced_sentence(study, "test") == ()
-    confirm = study.confirm.assign(**{"metrics.test/balanced_accuracy": [0.8, 0.9]})
-    [said] = classes.balanced_sentence(replace(study, confirm=confirm), "test")
+    final = study.final.assign(**{"metrics.test/balanced_accuracy": [0.8, 0.9]})
+    [said] = classes.balanced_sentence(replace(study, final=final), "test")
     assert said.text == (
         "The classes have different numbers of test images: the balanced accuracy, the mean over the classes, is "
         "85.00 %."
     )
 
 
-def test_validation_is_of_the_confirmation_where_the_final_trained_on_all_images(finals: Facts) -> None:
-    study, found = finals.study, classes.class_results(finals.study)
+def test_validation_is_of_the_confirmation_as_the_final_trained_on_all_images(demo: Facts, found: ClassResults) -> None:
+    study = demo.study
     confirmed = study.confirm[study.confirm["source_trial"].isin(study.champion["source_trial"])]
     assert found.validated == tuple(confirmed["run_id"])
     assert set(found.run_ids).isdisjoint(found.validated)
     for row in found.rows:
         assert row.validation == pytest.approx(confirmed[f"metrics.val_class/{row.name}"].mean())
         assert row.test == pytest.approx(study.champion[f"metrics.test_class/{row.name}"].mean())
-    numbers = {number.name: number for number in section(finals).numbers}
+    numbers = {number.name: number for number in section(demo).numbers}
     assert numbers["class.cat.validation"].sources == tuple(f"run/{run_id}" for run_id in found.validated)
     assert numbers["class.cat.test"].sources == tuple(f"run/{run_id}" for run_id in found.run_ids)
 

@@ -125,15 +125,15 @@ def test_without_a_gain_nothing_is_said_of_it(demo: Facts) -> None:
     assert gain_sentence(demo.study) is None
 
 
-def test_the_final_makes_its_recipe_the_champion(finals: Facts) -> None:
-    (row,) = candidates_of(finals.study)
+def test_the_final_makes_its_recipe_the_champion(demo: Facts) -> None:
+    (row,) = candidates_of(demo.study)
     assert (row.trial, row.champion, row.baseline) == (3, True, None)
-    text = section(finals).blocks[0]
+    text = section(demo).blocks[0]
     assert isinstance(text, CitedText)
     assert text.text.endswith("is the champion. Its recipe was then trained on all training images.")
-    confirm = finals.study.confirm.assign(**{"tags.baseline": "true"})
+    confirm = demo.study.confirm.assign(**{"tags.baseline": "true"})
     metrics = dict.fromkeys(("study/search_gain", "study/search_gain_high"), 0.01) | {"study/search_gain_low": -0.01}
-    study = with_study(finals, confirm=confirm, metrics={**finals.study.metrics, **metrics}).study
+    study = with_study(demo, confirm=confirm, metrics={**demo.study.metrics, **metrics}).study
     (row,) = candidates_of(study)
     assert row.baseline
     assert known(gain_sentence(study)).text.endswith("within chance, so the recipe that it began with stays.")
@@ -152,8 +152,7 @@ def test_without_candidates_the_section_says_why(unconfirmed: Facts) -> None:
     [("running", "is still running"), ("interrupted", "was interrupted"), ("failed", "has failed")],
 )
 def test_a_champion_whose_final_is_not_done_is_chosen(demo: Facts, state: str, words: str) -> None:
-    final = demo.study.confirm.head(1).assign(state=state, **{"tags.stage": "final"})
-    facts = with_study(demo, final=final)
+    facts = with_study(demo, final=demo.study.final.head(1).assign(state=state))
     assert [row.champion for row in candidates_of(facts.study)] == [True]
     first = section(facts).blocks[0]
     assert isinstance(first, CitedText)
@@ -161,8 +160,8 @@ def test_a_champion_whose_final_is_not_done_is_chosen(demo: Facts, state: str, w
     assert "not been made yet" not in first.text
 
 
-def test_a_champion_whose_final_has_not_begun(finals: Facts) -> None:
-    facts = with_study(finals, tags={**finals.study.tags, "champion": "0"})  # a study that went on
+def test_a_champion_whose_final_has_not_begun(demo: Facts) -> None:
+    facts = with_study(demo, tags={**demo.study.tags, "champion": "0"})  # a study that went on
     assert len(facts.study.champion) == 0
     first = section(facts).blocks[0]
     assert isinstance(first, CitedText)

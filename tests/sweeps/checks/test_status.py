@@ -24,7 +24,7 @@ from tests.sweeps.support import STUDY, contents, outcome, write_queue
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A study of five trials, of which one was cut off, with one confirmation of two done and tested."""
+    """A study of five trials, of which one was cut off, with one confirmation of two done, and a tested final."""
     store = Store.locate(tmp_path_factory.mktemp("status") / "store")
     store.create()
     study = optuna.create_study(study_name="s", storage=store.storage_url, direction="maximize")
@@ -47,7 +47,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     tracker.tag("confirm-0-0", node="node-1 GPU 0")
     tracker.tag(STUDY_KEY, waiting="3")
     tracker.end("confirm-1-0", "complete", outcome=outcome(0.8))
-    tracker.tested("confirm-1-0", replace(outcome(0.7925), tta_accuracy=0.8))
+    tracker.begin(RunLabel(key="final-1-0", name="final-1-0", tags={"stage": "final"}, params={}))
+    tracker.end("final-1-0", "complete")
+    tracker.tested("final-1-0", replace(outcome(0.7925), tta_accuracy=0.8))
     assert tracker.close() == 0
     write_queue(store.queues("s") / "1.jsonl", Entry(key="trial-4", at=0))
     folder = store.checkpoints("s", "trial-4")
@@ -65,6 +67,7 @@ def test_what_is_told(store: Store) -> None:
         "trials": "5 started: 2 complete, 1 pruned, 1 failed, 1 interrupted, 1 queued",
         "best": "60.0 % validation accuracy, trial 1, net1",
         "confirmation": "1 complete, 1 running",
+        "final": "1 complete",
         "test": "79.25 % (80.00 % with test-time augmentation)",
         "checkpoints": "of trial-4",
         "queue": "1 entry for MLflow",

@@ -35,7 +35,7 @@ CURVE = [point(step, step / 16) for step in (1, 4, 8)]
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a complete trial, a pruned one and one that goes on, and a tested confirmation."""
+    """A store with a complete trial, a pruned one and one that goes on, and a tested final."""
     store = Store.locate(tmp_path_factory.mktemp("verify") / "store")
     store.create()
     study = optuna.create_study(study_name="s", storage=store.storage_url, direction="maximize")
@@ -50,14 +50,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         study.add_trial(create_trial(state=ended, value=0.5, intermediate_values=values))
     study.ask()
     tracker.begin(RunLabel(key="trial-2", name="t", tags={"stage": "search"}, params={}))
-    tracker.begin(RunLabel(key="confirm-0-0", name="c", tags={"stage": "confirm"}, params={}))
-    tracker.end("confirm-0-0", "complete", outcome=OUTCOME)
-    store.record_test_set_evaluation(study="s", key="confirm-0-0")
-    tracker.tested("confirm-0-0", OUTCOME)
+    tracker.begin(RunLabel(key="final-0-0", name="f", tags={"stage": "final"}, params={}))
+    tracker.end("final-0-0", "complete", outcome=OUTCOME)
+    store.record_test_set_evaluation(study="s", key="final-0-0")
+    tracker.tested("final-0-0", OUTCOME)
     assert tracker.close() == 0
     state_ = TrainState.create(Recipe(width=0.125), small_splits(16, 8), CPU)
     save_state(state_, store.checkpoints("s", "trial-2") / "step-000000004.safetensors")
-    save_state(state_, store.weights("s", "confirm-0-0"))
+    save_state(state_, store.weights("s", "final-0-0"))
     return store.root
 
 
@@ -127,8 +127,8 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
             "trial 0: MLflow must end at 0.7, as Optuna does, but ends at 0.5",
         ),
         (
-            lambda store: flip_bit(store.weights("s", "confirm-0-0")),
-            r".*confirm-0-0\.safetensors: SHA-256 must be [0-9a-f]{64}, but got [0-9a-f]{64}",
+            lambda store: flip_bit(store.weights("s", "final-0-0")),
+            r".*final-0-0\.safetensors: SHA-256 must be [0-9a-f]{64}, but got [0-9a-f]{64}",
         ),
         (
             lambda store: shutil.copytree(store.checkpoints("s", "trial-2"), store.checkpoints("s", "trial-1")),
@@ -136,7 +136,7 @@ def test_nothing_is_found_in_a_good_store(store: Store) -> None:
         ),
         (
             lambda store: (store.root / "test_looks.jsonl").write_text(""),
-            r"confirm-0-0: its test set evaluation must be on record, but .*test_looks\.jsonl lacks it",
+            r"final-0-0: its test set evaluation must be on record, but .*test_looks\.jsonl lacks it",
         ),
         (
             lambda store: write_queue(store.queues("s") / "1.jsonl", Entry(key="trial-0", at=0)),
