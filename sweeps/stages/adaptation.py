@@ -271,7 +271,7 @@ class Adaptation:
                 self.tracker.end(key, "failed", reason=reason)
                 self.console.say(f"fine-tuning failed: {reason}")
                 return None
-            self.tracker.point(key, replace(point, validation=None))
+            self.tracker.point(key, point)
             state.save(path)
             done, total = (round(epochs * images) for epochs in (point.epoch, tuning.epochs))
             self.console.progress(f"fine-tuning {self.backbone.name}", done, total, "images")
