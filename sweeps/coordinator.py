@@ -194,7 +194,7 @@ class Coordinator:
         test.register()
         summary.test_accuracy = test.mean("test/accuracy")
         summary.tta_accuracy = test.mean("test/tta_accuracy")
-        self._description.tested = final.trained, summary.test_accuracy, summary.tta_accuracy
+        self._description.test = test
 
     def _recall(self, summary: Summary) -> None:
         """Read which champion an earlier command has tested; --no-confirm chooses none and changes nothing of it."""
@@ -203,14 +203,13 @@ class Coordinator:
         finalists = list(Confirmation(sweep).results())
         champion = next((finalist for finalist in finalists if finalist.source == decided), None)
         if champion is not None:
-            keys = Final(sweep, champion).trained
-            test = ChampionTest(sweep, champion, keys)
+            test = ChampionTest(sweep, champion, Final(sweep, champion).trained)
             if (accuracy := test.mean("test/accuracy")) is not None:
                 summary.champion = champion
                 summary.test_accuracy, summary.tta_accuracy = accuracy, test.mean("test/tta_accuracy")
                 self._description.finalists = finalists
                 self._description.crown(champion)
-                self._description.tested = keys, accuracy, summary.tta_accuracy
+                self._description.test = test
 
     def _summarise_search(self) -> Summary:
         study = self.sweep.study
@@ -231,14 +230,14 @@ class Coordinator:
         self.sweep.tracker.end_study(state, {"study/seconds": seconds, **metrics} if state == "finished" else metrics)
 
     def _store_seconds(self) -> float:
-        """Store the wall time so far, at the end of each run too: a process that is killed stores no end."""
-        seconds = self._seconds()
+        """Store the wall time so far, at the end of each run too: a process that is killed stores no end.
+
+        It includes earlier processes, but not those that started no run.
+        """
+        progress = self.sweep.progress
+        seconds = self._before + (progress.seconds if progress.started else 0.0)
         self.sweep.study.set_user_attr("seconds", seconds)
         return seconds
-
-    def _seconds(self) -> float:
-        """Wall time of this sweep, earlier processes included, but not those that started no run."""
-        return self._before + (self.sweep.progress.seconds if self.sweep.progress.started else 0.0)
 
     # The loop
 

@@ -12,7 +12,6 @@ from cifar_core.training import Progress
 from sweeps.executors.protocol import Job, TrainJob
 
 _WEIGHT = 10  # trials that the expected cost of a trial weighs as much as
-_AFTER_SEARCH = ("confirm", "final", "test")  # stages of a sweep
 _SPEED_SECONDS = 15.0  # after which the speed so far predicts the time left
 
 
@@ -162,6 +161,6 @@ class SweepProgress:
         points = [run.point for run in running if run.point is not None]
         trained = self.trained + sum(point.train_seconds for point in points)
         validated = self.validated + sum(point.validation_seconds for point in points)
-        share = trained / (trained + validated) if stage.name in _AFTER_SEARCH or stage.name == "search" else 1.0
-        in_stage = left * stage.stretch * (share if stage.name in _AFTER_SEARCH else 1.0)
+        share = 1.0 if stage.name == "labels" else trained / (trained + validated)
+        in_stage = left * stage.stretch * (1.0 if stage.name == "search" else share)
         return (in_stage + stage.flops_after * share) / (spent / seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cifar_core.errors import suggest_name
+from cifar_core.recipe import Recipe
 
 _MOST_NAMES = 10
 
@@ -34,6 +35,12 @@ def with_tta(accuracy: float | None) -> str:
 def best_trial(accuracy: float, trial: int, model: str) -> str:
     """Return `62.4 % validation accuracy, trial 12, fast_resnet`."""
     return f"{percent(accuracy)} validation accuracy, trial {trial}, {model}"
+
+
+def narrowed(narrow: Recipe, recipe: Recipe) -> str:
+    """Return `width 0.5`, or `width 0.5 and batch size 64` where `narrow` has a smaller batch than `recipe` too."""
+    batch = "" if narrow.batch_size == recipe.batch_size else f" and batch size {narrow.batch_size}"
+    return f"width {narrow.width:g}{batch}"
 
 
 def clock_time(seconds: float) -> str:

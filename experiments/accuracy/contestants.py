@@ -39,7 +39,7 @@ from experiments.benchmarks import real_data
 from experiments.benchmarks.quiet_sweep import run_quietly
 from experiments.reading.studies import StudyReader
 from sweeps.executors.local import LocalExecutor
-from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule
+from sweeps.planning.plan import SEARCH_SHARE, Plan, eight_validations, eval_schedule
 from sweeps.planning.presets import EIGHTHS, PRESETS, Preset
 from sweeps.planning.search_space import TTA, reference_epochs
 from sweeps.planning.space_file import SPACES
@@ -162,8 +162,7 @@ def optuna_alone(
     # Hyperband assigns the trials to its brackets by the name of the study.
     study = optuna.create_study(study_name=str(seed), sampler=sampler(seed=seed), pruner=pruner(), direction="maximize")
     budget = Budget(flops=terms.flops / trials, max_epochs=terms.preset.final.max_epochs)
-    counts = {k / EIGHTHS: terms.preset.rung_images for k in range(1, EIGHTHS)} | {1.0: len(data.val)}
-    schedule = eval_schedule(counts, len(data.val))
+    schedule = eval_schedule(eight_validations(terms.preset.rung_images, len(data.val)), len(data.val))
     points: list[Point] = []
     spent, chosen, tta_accuracy = 0.0, Recipe(), None
     while spent + terms.flops / trials <= terms.flops:

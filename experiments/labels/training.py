@@ -24,7 +24,7 @@ from sweeps.executors.protocol import (
     TrainJob,
 )
 from sweeps.executors.worker import Channel, run_job
-from sweeps.planning.plan import eval_schedule
+from sweeps.planning.plan import eight_validations, eval_schedule
 from sweeps.progress import StageProgress, SweepProgress, SweepRun
 from sweeps.store import Store, StoreError
 from sweeps.tracking.notes import run_note
@@ -32,8 +32,7 @@ from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import percent
 
 NOT_REPEATED = ("complete", "pruned")  # states of runs that are not trained again; failed ones are
-_VALIDATIONS = 8  # of a run, evenly spaced: a checkpoint follows each; the last one is on all validation images
-_EARLY_IMAGES = 500  # of the others
+_EARLY_IMAGES = 500  # of the validations before the last one; a checkpoint follows each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,12 +88,11 @@ class _Training:
     def __post_init__(self) -> None:
         run, context = self.run, self.context
         images = len(context.data.val)
-        validations = {k / _VALIDATIONS: _EARLY_IMAGES for k in range(1, _VALIDATIONS)} | {1.0: images}
         checkpoints = context.store.checkpoints(context.experiment, run.key)
         job = TrainJob(
             key=run.key,
             recipe=run.recipe,
-            schedule=eval_schedule(validations, images),
+            schedule=eval_schedule(eight_validations(_EARLY_IMAGES, images), images),
             checkpoints=checkpoints,
             recorded=context.tracker.recorded(run.key) if checkpoints.exists() else None,
         )

@@ -12,6 +12,7 @@ from cifar_core.evaluation.serving import Timing
 from experiments.reading.study import Adapted, HttpSpeed, ImageAnswers
 from experiments.stats import mean_accuracy
 from sweeps.stages.adapted_result import adapted_study
+from sweeps.studies.keys import tuned_key
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import every_run
 
@@ -64,5 +65,5 @@ def adapted_of(
         http=http,
         head=float(tags["head_accuracy"]),
         tuned=float(tags["tuned_accuracy"]) if "tuned_accuracy" in tags else None,
-        is_tuned=tags["trial"].endswith("-1"),  # the key of its run, final-TRIAL-1
+        is_tuned=tags["trial"] == tuned_key(int(tags["source_trial"])),
     )

@@ -20,6 +20,7 @@ from sweeps.planning.search_space import SearchSpace
 from sweeps.words import about, counted
 
 LOSS_POINTS = 40  # of the training-loss curve of any run
+_VALIDATIONS = 8  # of a run longer than a trial
 SEARCH_SHARE = 0.6  # of the compute of unpruned trials, spent with pruning: 0.61 in a study of 50 trials
 _OVERHEAD = 1.15  # for validation, and for idle cores at the end of a stage
 _START_SECONDS = 10.0
@@ -178,6 +179,11 @@ def eval_schedule(validations: Mapping[float, int], val_images: int) -> EvalSche
     """
     counts = tuple(min(val_images, count) for count in validations.values())
     return EvalSchedule(evenly(LOSS_POINTS), tuple(validations), counts)
+
+
+def eight_validations(few: int, val_images: int) -> dict[float, int]:
+    """Return the number of validation images by fraction of a run: `few` after each eighth, all at the end."""
+    return {k / _VALIDATIONS: few for k in range(1, _VALIDATIONS)} | {1.0: val_images}
 
 
 def _workers(plan: Plan) -> str:

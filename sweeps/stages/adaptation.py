@@ -260,48 +260,72 @@ class Adaptation:
         name = f"fine-tuned {self.backbone.name} #{number}"
         self._runs.begin(key, name, tags, recipe, tuning)
         head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
-        state, path = Tuning.create(self.backbone, head, tuning, hardware), self._folder / "state.safetensors"
+        state = Tuning.create(self.backbone, head, tuning, hardware)
+        if not self._train_tuned(key, state, data, lower):
+            return None
+        below, weights = lower["validation", False].values, self.store.weights(self.study, key)
+        predictions = state.head.cpu().predict(compute(state.upper, below, hardware), data.val)
+        save_adapted(replace(self.backbone, network=state.network), state.head, self.plan.data_set, weights)
+        costs |= self._tuning_costs(recipe, head, state, sets, costs["cost/fit_seconds"])
+        costs["cost/model_bytes"] = float(weights.stat().st_size)
+        self._runs.end(key, name, predictions, costs, artifacts.of_predictions(data.val, predictions))
+        return predictions.accuracy
+
+    def _train_tuned(self, key: str, state: Tuning, data: Splits, lower: Mapping[tuple[str, bool], Features]) -> bool:
+        """Fine-tune from the newest checkpoint to the end; return false if the loss was no longer finite.
+
+        Raises:
+            Interrupted: `stop` returned true.
+        """
+        tuning, hardware, path = state.recipe, self.plan.hardware, self._folder / "state.safetensors"
         try:
             state.load(path)
         except CheckpointError as error:
             self.console.say(f"{error}; fine-tuning begins again")
-        inputs, below = [lower[each].values for each in _TUNED[:2]], lower[_TUNED[2]].values
-        steps, images = tuning.steps(len(data.train)), len(data.train)
-        for point in tune(state, inputs, data.train, below, data.val, hardware, self.stop):
+        inputs, below = [lower["training", mirrored].values for mirrored in (False, True)], lower["validation", False]
+        images = len(data.train)
+        for point in tune(state, inputs, data.train, below.values, data.val, hardware, self.stop):
             if not math.isfinite(point.train_loss):
                 reason = f"training loss was {point.train_loss} at step {point.step}"
                 self.tracker.end(key, "failed", reason=reason)
                 self.console.say(f"fine-tuning failed: {reason}")
-                return None
-            self.tracker.point(key, replace(point, validation=None))
+                return False
+            self.tracker.point(key, point)
             state.save(path)
             done, total = (round(epochs * images) for epochs in (point.epoch, tuning.epochs))
             self.console.progress(f"fine-tuning {self.backbone.name}", done, total, "images")
             if point.val_accuracy is not None:
                 at = f"epoch {point.epoch:.1f} of {tuning.epochs:.1f}"
                 self.console.say(f"fine-tuning, {at}: {percent(point.val_accuracy)} validation accuracy")
-        if state.step < steps:
+        if state.step < tuning.steps(images):
             self.tracker.end(key, "interrupted", reason="the study was stopped")
             raise Interrupted
-        predictions = state.head.cpu().predict(compute(state.upper, below, hardware), data.val)
-        weights = self.store.weights(self.study, key)
-        save_adapted(replace(self.backbone, network=state.network), state.head, self.plan.data_set, weights)
-        trained = float(steps * tuning.batch_size)
-        costs |= {
-            # Both views of the images, as mirror images are trained on whether or not the head was fitted to them.
-            "cost/seconds": costs["cost/fit_seconds"] + state.seconds + sum(sets[each].seconds for each in _TUNED[:2]),
+        return True
+
+    def _tuning_costs(
+        self,
+        recipe: HeadRecipe,
+        head: Head,
+        state: Tuning,
+        sets: Mapping[tuple[str, bool], Features],
+        fit_seconds: float,
+    ) -> dict[str, float]:
+        """Return the costs of a fine-tuned network: of the features, the fit of its head, and the fine-tuning."""
+        # Both views of the images, as mirror images are trained on whether or not the head was fitted to them.
+        views = [sets["training", mirrored] for mirrored in (False, True)]
+        images = len(views[0].values)
+        trained = float(state.recipe.steps(images) * state.recipe.batch_size)
+        return {
+            "cost/seconds": fit_seconds + state.seconds + sum(view.seconds for view in views),
             "cost/tuning_seconds": state.seconds,
-            "cost/training_flops": 2.0 * len(data.train) * flops_per_image(self.backbone)
-            + _head_flops(head, len(recipe.views) * len(data.train))
+            "cost/training_flops": 2.0 * images * flops_per_image(self.backbone)
+            + _head_flops(head, len(recipe.views) * images)
             + trained * tuning_flops(self.backbone),
-            "cost/epochs": tuning.epochs,
+            "cost/epochs": state.recipe.epochs,
             "cost/images_per_second": trained / state.seconds,
             "cost/validation_share": state.validation_seconds / (state.validation_seconds + state.seconds),
-            "cost/model_bytes": float(weights.stat().st_size),
+            "cost/study_seconds": self._search_seconds(sets) + fit_seconds + state.seconds,
         }
-        costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + state.seconds
-        self._runs.end(key, name, predictions, costs, artifacts.of_predictions(data.val, predictions))
-        return predictions.accuracy
 
     def _fit_to_all(
         self, result: AdaptedResult, recipe: HeadRecipe, data: Splits, sets: Mapping[tuple[str, bool], Features]

@@ -13,13 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
+from sweeps.planning.plan import eight_validations
 from sweeps.progress import SweepRun
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.studies.keys import confirm_key, final_key
 from sweeps.studies.study import Beginning, derive_seed, is_feasible, recipe_of
 from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 
-_VALIDATIONS = 8  # of a confirmation run, evenly spaced; the last one is on all validation images
 _SEED_DEVIATION = 0.0015  # of the accuracy between seeds, measured on fast_resnet
 _LEVEL = 0.05  # of the interval of the gain
 DECISION = "decision"  # attribute of the Optuna study: the champion, and the runs that it was chosen from
@@ -106,13 +106,11 @@ class Confirmation(Stage):
             self.sweep.study.set_user_attr(DECISION, {"champion": champion.source, "runs": runs})
         return champion
 
-    def _finalist(self) -> int | None:
-        """Return the candidate whose recipe has a complete final, None if none has."""
-        for trial in self._candidates():
-            finals = (final_key(trial.number, seed) for seed in range(self.sweep.plan.preset.finals))
-            if any(self.sweep.tracker.state(key) == "complete" for key in finals):
-                return trial.number
-        return None
+    def _has_final(self) -> bool:
+        """Return true if a candidate's recipe has a complete final."""
+        seeds = range(self.sweep.plan.preset.finals)
+        finals = (final_key(trial.number, seed) for trial in self._candidates() for seed in seeds)
+        return any(self.sweep.tracker.state(key) == "complete" for key in finals)
 
     @functools.cached_property
     def gain(self) -> Gain | None:
@@ -169,9 +167,8 @@ class Confirmation(Stage):
     def _unfinished(self) -> Iterator[SweepRun]:
         sweep, preset = self.sweep, self.sweep.plan.preset
         # One that failed is tried again, until a final has made the choice.
-        given_up = ("pruned", "failed") if self._finalist() is not None else ("pruned",)
-        validations = {k / _VALIDATIONS: preset.rung_images for k in range(1, _VALIDATIONS)}
-        validations[1.0] = sweep.plan.data_set.val_images
+        given_up = ("pruned", "failed") if self._has_final() else ("pruned",)
+        validations = eight_validations(preset.rung_images, sweep.plan.data_set.val_images)
         for seed in range(preset.seeds):
             for trial in self._candidates():
                 key = confirm_key(trial.number, seed)

@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 
 from cifar_core.recipe import Recipe
 from sweeps.stages.confirmation import Confirmed
+from sweeps.stages.final import ChampionTest
 from sweeps.stages.stage import Sweep
 from sweeps.studies.keys import seed_of, trial_key
 from sweeps.tracking.mlflow_client import STUDY_KEY
@@ -24,7 +25,7 @@ class StudyDescription:
 
     Attributes:
         finalists: the recipes that were confirmed.
-        tested: keys of the final runs, their mean test accuracy, and the same with test-time augmentation.
+        test: of the champion, once it has ended.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -32,7 +33,7 @@ class StudyDescription:
         self._written = ""
         self._champion: Confirmed | None = None
         self.finalists: Sequence[Confirmed] = ()
-        self.tested: tuple[Sequence[str], float | None, float | None] = ((), None, None)
+        self.test: ChampionTest | None = None
 
     def crown(self, champion: Confirmed) -> None:
         """Mark the trial of the champion in the list of runs, and no other."""
@@ -54,10 +55,11 @@ class StudyDescription:
             self._written = note
 
     def _result(self, state: str) -> str:
-        _, accuracy, tta = self.tested
-        if self._champion is not None and accuracy is not None:
+        accuracy = self.test.mean("test/accuracy") if self.test is not None else None
+        if self.test is not None and self._champion is not None and accuracy is not None:
             network = f"{self._champion.recipe.model} of trial {self._champion.source}"
-            return f"{percent(accuracy, 2)} test accuracy{with_tta(tta)}: {network}, trained on all images"
+            tta = with_tta(self.test.mean("test/tta_accuracy"))
+            return f"{percent(accuracy, 2)} test accuracy{tta}: {network}, trained on all images"
         progress = self._sweep.progress
         stage, best = progress.stage, progress.best
         counts = f"{stage.name} {stage.ended} of {stage.total}, {stage.counts['pruned']} pruned"
@@ -67,7 +69,7 @@ class StudyDescription:
         yield f"[Trials by accuracy](view:{TRIALS})"
         if self.finalists:
             yield f"[Finalists](view:{FINALISTS})"
-        for key in self.tested[0]:
+        for key in self.test.keys if self.test is not None else ():
             yield f"[Champion, seed {seed_of(key)}](run:{key})"
         if state == "finished":
             yield f"[Report: build or buy](run:{STUDY_KEY}/artifacts/{_REPORT})"

@@ -58,27 +58,27 @@ class Final(Stage):
 
 
 class ChampionTest(Stage):
-    """Evaluation of each final network on the sealed test set, once."""
+    """Evaluation of each final network on the sealed test set, once; `keys` are those of the final runs."""
 
     def __init__(self, sweep: Sweep, champion: Confirmed, keys: Sequence[str]) -> None:
         super().__init__(sweep)
-        self._champion, self._keys = champion, keys
+        self._champion, self.keys = champion, keys
         self.at_once = sweep.side_by_side(len(keys))
         self.progress = StageProgress("test", len(keys))
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the final runs that have no test accuracy yet."""
-        for key in self._keys:
+        for key in self.keys:
             if self.sweep.tracker.metric(key, "test/accuracy") is None:
                 weights = self.sweep.store.weights(self.sweep.plan.study, key)
-                threads = self.sweep.threads_of_each(len(self._keys))
+                threads = self.sweep.threads_of_each(len(self.keys))
                 recipe = _recipe(self.sweep, self._champion, seed_of(key))
                 job = EvaluateJob(key=key, recipe=recipe, weights=weights, threads=threads)
                 yield SweepRun(f"test of {key}", job)
 
     def mean(self, metric: str) -> float | None:
         """Return the mean of a metric over the final runs, or None if none has it."""
-        values = [self.sweep.tracker.metric(key, metric) for key in self._keys]
+        values = [self.sweep.tracker.metric(key, metric) for key in self.keys]
         known = [value for value in values if value is not None]
         return fmean(known) if known else None
 
@@ -88,11 +88,11 @@ class ChampionTest(Stage):
         Only now, as the export of a network would slow the timing of serving.
         """
         champion, tracker, plan = self._champion, self.sweep.tracker, self.sweep.plan
-        first = self._keys[0]
+        first = self.keys[0]
         test, tta = (tracker.metric(first, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
         of_version = plan.data_set, plan.study, champion.source, champion.recipe.model
         numbers = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
-        for key in self._keys:
+        for key in self.keys:
             weights = self.sweep.store.weights(plan.study, key)
             if key == first:
                 tracker.register(key, weights, numbers)

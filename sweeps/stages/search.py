@@ -18,7 +18,7 @@ from sweeps.states import TRIAL_OF_STATE
 from sweeps.studies.keys import trial_key
 from sweeps.studies.pruners import bar
 from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
-from sweeps.words import best_trial, counted, percent
+from sweeps.words import best_trial, counted, narrowed, percent
 
 _SECONDS = "search_seconds"  # attribute of the Optuna study: wall time
 
@@ -146,9 +146,8 @@ class Search(Stage):
             recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
         narrow = plan.preset.trial.narrow(recipe, plan.data_set)
         if narrow is not recipe:
-            batch = "" if narrow.batch_size == recipe.batch_size else f" and batch size {narrow.batch_size}"
             self.sweep.console.say(
-                f"trial {trial.number}: {recipe.model} at width {narrow.width:g}{batch}, because the budget covers "
+                f"trial {trial.number}: {recipe.model} at {narrowed(narrow, recipe)}, because the budget covers "
                 f"fewer than two training steps at {recipe.width:g}"
             )
         return at_length(narrow, plan.preset.trial.apply(narrow, images, plan.data_set).epochs)

@@ -15,6 +15,7 @@ from sweeps.store import Store
 from sweeps.studies.settings import ADAPTATION, TRAIN_IMAGES
 from sweeps.studies.storage import StudyError
 from sweeps.studies.study import SOURCE, best_recipes, ended_trials, load_study, trials_of
+from sweeps.words import narrowed
 
 EARLIER_RECIPES = 3  # best ones of the study that `--from` names
 
@@ -75,9 +76,8 @@ def affordable(
         budget.apply(narrow, data_set.train_images, data_set)
         tried.append(narrow)
         if narrow is not recipe:
-            batch = "" if narrow.batch_size == recipe.batch_size else f" and batch size {narrow.batch_size}"
             notes.append(
-                f"{name} is tried at width {narrow.width:g}{batch}: the budget of a trial covers "
+                f"{name} is tried at {narrowed(narrow, recipe)}: the budget of a trial covers "
                 f"{budget.steps(recipe, data_set):.3g} training steps at width {recipe.width:g}, but "
                 f"{budget.steps(narrow, data_set):.3g} at this one"
             )

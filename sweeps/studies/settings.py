@@ -51,19 +51,19 @@ def check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
     """
     if ADAPTATION in stored:
         raise StudyError(f"study {plan.study!r} must be a sweep, but it adapts a network; {_ANOTHER_NAME}")
-    name, sha256 = stored.get(_DATA, settings_of(plan)[_DATA])
+    settings = settings_of(plan)
+    name, sha256 = stored.get(_DATA, settings[_DATA])
     if sha256 != plan.data_set.sha256:  # which decides the budgets as well
         raise StudyError(
             f"study {plan.study!r} was started with the data {name} ({sha256[:12]}), but got {plan.data_set.name} "
             f"({plan.data_set.sha256[:12]}), which has other pictures, labels or splits; {_ANOTHER_NAME}"
         )
     for name in ("space", "preset", "trial_flops", "seed", "starts", "limits"):
-        value = settings_of(plan)[name]
-        if name in stored and stored[name] != value:
+        if name in stored and stored[name] != (value := settings[name]):
             raise StudyError(
                 f"study {plan.study!r} was started with {name} {stored[name]}, but got {name} {value}; {_ANOTHER_NAME}"
             )
-    changes = list(_changes(stored[_CONTENT], plan.space.content())) if _CONTENT in stored else []
+    changes = list(_changes(stored[_CONTENT], settings[_CONTENT])) if _CONTENT in stored else []
     if changes:
         raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {_ANOTHER_NAME}")
 

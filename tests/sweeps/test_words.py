@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from sweeps.words import clock_time, counted, rounded, shortened, time_left
+from cifar_core.recipe import Recipe
+from sweeps.words import clock_time, counted, narrowed, rounded, shortened, time_left
 
 
 @pytest.mark.parametrize(
@@ -14,6 +17,12 @@ from sweeps.words import clock_time, counted, rounded, shortened, time_left
 )
 def test_clock_time(seconds: float, text: str) -> None:
     assert clock_time(seconds) == text
+
+
+def test_a_narrow_recipe_names_its_batch_where_that_is_smaller_too() -> None:
+    recipe = Recipe(width=1.0, batch_size=128)
+    assert narrowed(replace(recipe, width=0.25), recipe) == "width 0.25"
+    assert narrowed(replace(recipe, width=0.25, batch_size=64), recipe) == "width 0.25 and batch size 64"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ def test_the_caption_ranks_curves_on_the_same_images_only(chosen: Chosen, pair: 
     assert "cannot be compared by these curves" in caption(of_others, "accuracy").text
 
 
-def test_of_curves_that_end_level_none_is_said_to_end_best(pair: Comparison) -> None:
+def test_of_curves_that_end_level_none_is_said_to_end_best(chosen: Chosen) -> None:
+    pair = chosen("good/confirm-2-0", "bad/confirm-2-0")
     level = with_run(pair, curves=pair.groups[0].runs[0].curves)
     assert caption(level, "accuracy").text == "Solid: validation images; dotted: training batches."
 

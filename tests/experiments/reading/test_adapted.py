@@ -35,7 +35,7 @@ def add(
         "stage": "adapted", "state": "complete", "study": study, "data_sha256": data, "device": "cpu",
         "backbone": "resnet18", "backbone_source": "weights.pth", "pretrained_on": "",
         "val_accuracy": "0.8500", "head_accuracy": "0.8500",
-        "trial": "final-2-0",
+        "trial": "final-2-0", "source_trial": "2",
         "figures.cost": json.dumps({"seconds": 5.0, "study_seconds": 9.0, "training_flops": 7.0, "model_bytes": 3.0}),
         **more,
     }  # fmt: skip

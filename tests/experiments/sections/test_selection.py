@@ -71,7 +71,10 @@ def test_a_single_candidate_was_not_chosen_among_several(demo: Facts, baseline: 
     confirm = demo.study.confirm.assign(**{"tags.baseline": baseline})
     first = section(with_study(demo, confirm=confirm)).blocks[0]
     assert isinstance(first, CitedText)
-    assert first.text == f"{words} was trained again, and is the champion."
+    assert (
+        first.text
+        == f"{words} was trained again, and is the champion. Its recipe was then trained on all training images."
+    )
 
 
 def test_candidates_are_the_recipes_that_were_trained_again(demo: Facts) -> None:
