@@ -35,7 +35,9 @@ def registered(store: Store, name: str | None = None) -> ModelVersion:
         raise StoreError(f"a store must hold a finished study to have a champion, but {store.root} holds none")
     chosen = [version for version in found if name in (None, version.name)]
     if len(chosen) != 1:
-        raise StoreError(f"--model must be one of {', '.join(version.name for version in found)}, but got {name!r}")
+        names = ", ".join(version.name for version in found)
+        given = f"but got {name!r}" if name is not None else "but was not given"
+        raise StoreError(f"--model must be one of {names}, {given}")
     return chosen[0]
 
 

@@ -115,6 +115,13 @@ def test_the_champion_goes_by_the_name_of_its_model(store: Store) -> None:
     assert registered(store).tags == registered(store, "cifar10").tags == numbers("a study", 0.8)
     with pytest.raises(StoreError, match=r"^--model must be one of cifar10, but got 'mine'$"):
         registered(store, "mine")
+    client = MlflowClient(store.tracking_uri)
+    client.create_registered_model("mine")
+    version = client.create_model_version("mine", "file:///nowhere", registered(store).run_id)
+    client.set_registered_model_alias("mine", "champion", version.version)
+    with pytest.raises(StoreError, match=r"^--model must be one of cifar10, mine, but was not given$"):
+        registered(store)
+    client.delete_registered_model("mine")
 
 
 @pytest.mark.usefixtures("server")
