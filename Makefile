@@ -36,7 +36,7 @@ help:
 	@echo 'make format     ruff: sort imports, format'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make check      ruff, mypy and the quick tests, in about a minute'
-	@echo 'make test       ruff, mypy and all tests but the long ones (ARGS="-k console": some)'
+	@echo 'make test       ruff, mypy and all tests but long and cluster ones (ARGS="-k console": some)'
 	@echo 'make test-long  whole sweeps from end to end, a short torture'
 	@echo 'make test-all   all tests but those of a cluster, without ruff and mypy'
 	@echo 'make coverage   the same, with the share of lines that they run'

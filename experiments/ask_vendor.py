@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--reasoning-effort",
         default="",
         metavar="WORD",
-        help="of a model that reasons, in the service's words, such as none or minimal (default: the service's)",
+        help="reasoning effort to ask for, such as none or minimal (default: the service's own)",
     )
     parser.add_argument("--timeout", type=above, default=60.0, metavar="SECONDS", help="default: %(default)s")
     return parser

@@ -76,8 +76,8 @@ def _parser() -> OneLineParser:
         "--runs",
         nargs="+",
         metavar="RUN",
-        help="set these side by side: studies, STUDY/KEY (as demo/trial-3), results of reproduce.py, champion, "
-        f"or ids ({LETTERS} letters will do) or names of runs",
+        help="set these side by side: studies, STUDY/KEY (such as quick-full/trial-3), results of reproduce.py, "
+        f"champion, or ids ({LETTERS} letters will do) or names of runs",
     )
     parser.add_argument(
         "--baseline",

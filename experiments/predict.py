@@ -52,7 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "run",
         metavar="RUN",
-        help=f"champion, STUDY/KEY (as demo/trial-3), a run's id, {LETTERS} or more of its first letters, or its name",
+        help=f"champion, STUDY/KEY (such as quick-full/trial-3), a run's id, {LETTERS} or more of its first letters, "
+        "or its name",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture file")
     parser.add_argument(

@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="time a server of it over HTTP for a quarter of a minute, record that for the report, and end",
+        help="measure latency and requests a second over HTTP for 15 seconds, record them for the report, and exit",
     )
     add_store(parser)
     return parser

@@ -68,16 +68,16 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--sampler",
         choices=sorted(SAMPLERS),
         default="tpe",
-        help="tpe: learn from pruned trials too; gp: a Gaussian process, from complete trials alone; cmaes: evolution, "
-        "from complete trials alone, with choices drawn at random; random: learn nothing (default: %(default)s)",
+        help="tpe: learns from pruned trials too; gp: a Gaussian process, and cmaes: CMA-ES, which draws choices at "
+        "random, learn from complete trials alone; random: random search (default: %(default)s)",
     )
     search.add_argument(
         "--pruner",
         choices=sorted(PRUNERS),
         default="halving",
-        help="halving: end a trial after 1/4 unless it is among the best quarter of its network's; hyperband: so for a "
-        "part of the trials, and across networks; median: end it below the median of its network's; none: train all to "
-        "the end (default: %(default)s)",
+        help="halving: end a trial after 1/4 unless it is among the best quarter of the trials of its network; "
+        "hyperband: Optuna's, which compares trials of all networks; median: end it below the median of the trials of "
+        "its network; none: train all to the end (default: %(default)s)",
     )
     search.add_argument(
         "--enqueue",
@@ -101,19 +101,24 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--max-latency",
         type=_positive_float,
         metavar="MS",
-        help="train only networks that answer for one image within so many milliseconds on this machine",
+        help="train only networks whose latency for one image on this machine is at most MS milliseconds",
     )
     search.add_argument(
-        "--timeout", type=_positive_float, metavar="SECONDS", help="start no further trial after that time"
+        "--timeout",
+        type=_positive_float,
+        metavar="SECONDS",
+        help="start no new trial once the search has run for so long, earlier commands included",
     )
     search.add_argument(
         "--patience",
         type=positive_int,
         metavar="N",
-        help="start no further trial once N trials in a row were not better",
+        help="start no new trial after N trials in a row without a new best",
     )
     search.add_argument("--no-starts", action="store_true", help="do not try the space's known-good recipes first")
-    search.add_argument("--no-confirm", action="store_true", help="stop after the search, without a test")
+    search.add_argument(
+        "--no-confirm", action="store_true", help="stop after the search: no confirmation, no final, no test"
+    )
 
 
 def _add_adapting(parser: argparse.ArgumentParser) -> None:
@@ -200,7 +205,9 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     look.add_argument("--replay", action="store_true", help="send MLflow the entries that it missed or refused")
     look.add_argument("--verify", action="store_true", help="check the store for faults; exit 1 if there are any")
     look.add_argument(
-        "--repair", action="store_true", help="list the faults of the store, then mend those that need no guess"
+        "--repair",
+        action="store_true",
+        help="list the faults of the store, then repair those that have one possible repair",
     )
     keep.add_argument("--study", metavar="NAME", help="name of the study (default: from preset, space and seed)")
     keep.add_argument(

@@ -75,8 +75,8 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
         keys = {run.data.tags["key"] for run in every_run(reader.client, of_study, "tags.key LIKE '%'")}
         known = [f"{study}/{key}" for key in sorted(keys - {STUDY_KEY})]
     raise UserError(
-        "--runs and --baseline must name a study, STUDY/KEY (as demo/trial-3), a result of reproduce.py, a run's id "
-        f"({LETTERS} or more letters of it) or name, or champion, but got {name!r}{did_you_mean(name, known)}"
+        "--runs and --baseline must name a study, STUDY/KEY (such as quick-full/trial-3), a result of reproduce.py, a "
+        f"run's id ({LETTERS} or more letters of it) or name, or champion, but got {name!r}{did_you_mean(name, known)}"
     )
 
 

@@ -72,8 +72,8 @@ def run_named(wanted: str, reader: StudyReader, store: Store) -> KnownRun:
     found = [_known(run, reader, store) for run in runs_named(wanted, reader)]
     if not found:
         raise UserError(
-            f"RUN must be a run's id, at least {LETTERS} of its first letters, STUDY/KEY (as demo/trial-3), a run's "
-            f"name, or champion, but no run is {wanted!r}; {_those_with_weights(reader, store)}"
+            f"RUN must be a run's id, at least {LETTERS} of its first letters, STUDY/KEY (such as quick-full/trial-3), "
+            f"a run's name, or champion, but no run is {wanted!r}; {_those_with_weights(reader, store)}"
         )
     if len(found) > 1:
         several = shortened([f"{run.run_id} ({run.name} in {run.experiment})" for run in found])

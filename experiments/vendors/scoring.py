@@ -81,7 +81,7 @@ def score(
 
 
 def keep(found: VendorScore, content: bytes, data_set: DataSet, store: Store) -> None:
-    """Keep a score on the test images of `data_set` with the file of answers; the look is on record before.
+    """Keep a score on the test images of `data_set` with the file of answers; record the evaluation first.
 
     Raises:
         StoreError: the store cannot be written to.

@@ -40,11 +40,11 @@ class Engine(Protocol):
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         """Measure the training FLOPs per second of a run."""
 
-    def blind_nodes(self, checkpoints: Path) -> list[str]:
+    def without_checkpoints(self, checkpoints: Path) -> list[str]:
         """Return the nodes that cannot write to the folder for checkpoints: a run could not resume on another."""
 
-    def rows(self, checkpoints: Path, blind: Sequence[str]) -> Mapping[str, str]:
-        """Return what a plan says of the engine, in two columns; `blind` nodes cannot write to `checkpoints`."""
+    def rows(self, checkpoints: Path, without: Sequence[str]) -> Mapping[str, str]:
+        """Return what a plan says of the engine, in two columns; the nodes `without` cannot write to `checkpoints`."""
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
         """Start the executor; `most` runs at the same time are enough."""
@@ -73,10 +73,10 @@ class LocalEngine:
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return measure_speed(recipe, self.hardware, data_set)
 
-    def blind_nodes(self, checkpoints: Path) -> list[str]:
+    def without_checkpoints(self, checkpoints: Path) -> list[str]:
         return []
 
-    def rows(self, checkpoints: Path, blind: Sequence[str]) -> Mapping[str, str]:
+    def rows(self, checkpoints: Path, without: Sequence[str]) -> Mapping[str, str]:
         return {}
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
@@ -120,9 +120,9 @@ class RayEngine:
         self._cluster = ray_cluster.RayCluster(address, ray_cluster.Demand(cpus, gpus))
         try:
             self._cluster.check()
-            if checkpoints is not None and (blind := self._cluster.blind_nodes(checkpoints)):
+            if checkpoints is not None and (without := self._cluster.without_checkpoints(checkpoints)):
                 raise UserError(
-                    f"--checkpoints must be a folder that all nodes share, but {', '.join(blind)} cannot write to "
+                    f"--checkpoints must be a folder that all nodes share, but {', '.join(without)} cannot write to "
                     f"{checkpoints} of this machine"
                 )
             self.hardware: Hardware = self._cluster.run(
@@ -137,15 +137,15 @@ class RayEngine:
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return self._cluster.run(measure_speed, recipe, self.hardware, data_set)
 
-    def blind_nodes(self, checkpoints: Path) -> list[str]:
+    def without_checkpoints(self, checkpoints: Path) -> list[str]:
         checkpoints.mkdir(parents=True, exist_ok=True)
-        return self._cluster.blind_nodes(checkpoints)
+        return self._cluster.without_checkpoints(checkpoints)
 
-    def rows(self, checkpoints: Path, blind: Sequence[str]) -> Mapping[str, str]:
+    def rows(self, checkpoints: Path, without: Sequence[str]) -> Mapping[str, str]:
         resumes = f"resumes from its last checkpoint in {checkpoints}, which all nodes share"
-        again = f"starts again, because {shortened(blind)} cannot write to {checkpoints} of this machine; "
+        again = f"starts again, because {shortened(without)} cannot write to {checkpoints} of this machine; "
         again += "--checkpoints DIR names a folder that all nodes share"
-        return {"cluster": self._cluster.describe(), "lost node": f"its trial {again if blind else resumes}"}
+        return {"cluster": self._cluster.describe(), "lost node": f"its trial {again if without else resumes}"}
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
         from sweeps.executors.ray_executor import RayExecutor

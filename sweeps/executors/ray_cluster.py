@@ -156,7 +156,7 @@ class RayCluster:
             if different := differences(found):
                 raise UserError(f"every node must have what this machine has, but {node} has {different}")
 
-    def blind_nodes(self, folder: Path) -> list[str]:
+    def without_checkpoints(self, folder: Path) -> list[str]:
         """Return the names of the nodes that do not share `folder`, which exists here."""
         mark = folder / f".shared-{secrets.token_hex(8)}"
         mark.touch()

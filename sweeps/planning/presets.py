@@ -88,7 +88,7 @@ _PRESETS = (
     ),
     Preset(
         "quick",
-        "an answer from two CPU cores; the plan says its time beforehand",
+        "an answer, sized for two CPU cores",
         trial=Budget(flops=6e12, max_epochs=10),
         rung_images=1000,
         trial_images=3000,

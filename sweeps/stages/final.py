@@ -32,7 +32,7 @@ class Final(Stage):
         self.progress = sweep.stage_of("final", self._todo)
 
     def runs(self) -> Iterator[SweepRun]:
-        """Yield the runs that are still to do; those that failed in an earlier process are."""
+        """Yield the runs that are still to do; they include those that failed in an earlier process."""
         yield from self._todo
 
     @property

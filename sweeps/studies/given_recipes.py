@@ -38,7 +38,7 @@ def for_this_data(recipes: Mapping[str, Recipe], data_set: DataSet) -> dict[str,
 
 
 def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
-    """Return the best recipes of the study `source`; none if the plan's study has been given those.
+    """Return the best recipes of the study `source`; none if the plan's study has tried those already.
 
     Raises:
         UserError: there is no such study, it is the plan's own or no sweep, or it has no complete trial.

@@ -127,7 +127,7 @@ def open_study(
 
 
 def ask(study: optuna.Study, plan: Plan) -> Trial:
-    """Return the next trial: one that waits, else one of a model that still has to be heard, else the sampler's."""
+    """Return the next trial: one that waits, else one of a model that lacks trials of its share, else the sampler's."""
     trials = study.get_trials(deepcopy=False)
     tried = Counter(map(model_of, trials))
     models, point, first = plan.space.models, dict[str, Any](), _first(trials)

@@ -207,8 +207,8 @@ def test_as_many_classes_as_asked_for(place: Place, capsys: pytest.CaptureFixtur
         ("twins", r"RUN must be one run, but 'twins' may be (?=.*%(trial-0)s)(?=.*%(trial-1)s).*\(twins in a study\)"),
         (
             "nope",
-            "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY \\(as demo/trial-3\\), a run's name, "
-            "or champion, but no run is 'nope'; "
+            "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY \\(such as quick-full/trial-3\\), a "
+            "run's name, or champion, but no run is 'nope'; "
             r"weights were kept by three_conv-seed0 three_conv \(%(three_conv-seed0).8s\), "
             r"final-1-0 three_conv \(%(final-1-0).8s\)",
         ),

@@ -164,4 +164,6 @@ def test_the_command_line(place: Place, refused: Refused) -> None:
     said = refused(reproduce.main, *store, "run:demo/trial-0", "three_conv")
     assert said == ("run:RUN must stand alone, without --epochs and --seeds, but got run:demo/trial-0 three_conv")
     said = refused(reproduce.main, *store, "run:demo/trial-9")
-    assert said.startswith("RUN must be a run's id, at least 4 of its first letters, STUDY/KEY (as demo/trial-3), ")
+    assert said.startswith(
+        "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY (such as quick-full/trial-3), "
+    )

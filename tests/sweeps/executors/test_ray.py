@@ -68,9 +68,9 @@ def test_an_address_at_which_nothing_answers(address: str) -> None:
 def test_a_folder_that_nodes_share_and_one_that_they_do_not(
     cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cluster.blind_nodes(tmp_path) == []
+    assert cluster.without_checkpoints(tmp_path) == []
     monkeypatch.setattr(ray_cluster, "_shares", lambda mark: False)
-    assert cluster.blind_nodes(tmp_path) == ["node-0", "node-1"]
+    assert cluster.without_checkpoints(tmp_path) == ["node-0", "node-1"]
     assert list(tmp_path.iterdir()) == []
 
 
