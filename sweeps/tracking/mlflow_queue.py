@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cifar_core.errors import first_line
 from sweeps.store import StoreError
 
 SUFFIX = ".jsonl"
@@ -56,7 +57,7 @@ class MlflowQueue:
 
     Raises:
         QueueInUseError: another process has it open.
-        StoreError: a line before the last is damaged, or the file cannot be opened.
+        StoreError: a line before the last is damaged, one is of another version, or the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -157,6 +158,11 @@ class MlflowQueue:
                         "without it"
                     ) from error
                 lines.pop()
+            except TypeError as error:
+                raise StoreError(
+                    f"{self.path}: line {sent + number} must be of this version, but: {first_line(error)}; send it with "
+                    "the version that wrote it, or move the file away to continue without it"
+                ) from error
         return deque(len(line) for line in lines)
 
 
@@ -192,6 +198,7 @@ def _entry(line: bytes) -> Entry:
     """
     Raises:
         ValueError: `_line` did not write this line.
+        TypeError: that of another version did.
     """
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     if not line.endswith(b"\n"):

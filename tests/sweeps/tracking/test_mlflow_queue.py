@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,18 @@ def test_what_was_written_is_there_but_for_a_line_that_was_cut_off(tmp_path: Pat
         os.truncate(path, path.stat().st_size - min(cut, last))
     assert content(path) == (told if not cut else told[:-1])
     assert not path.exists(), "a queue that holds nothing is no file"
+
+
+def test_an_entry_of_another_version_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    text = b'{"key": "k", "at": 0, "files": {}, "recipe": {}}'
+    path.write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    before = path.read_bytes()
+    with pytest.raises(
+        StoreError, match=r"j\.jsonl: line 1 must be of this version, but: .*'recipe'; send it with the "
+    ):
+        MlflowQueue(path)
+    assert path.read_bytes() == before
 
 
 def test_what_is_no_number_comes_back(tmp_path: Path) -> None:
