@@ -269,8 +269,9 @@ class _Command:
             except (StoreError, StorageInternalError, OSError) as error:  # OSError: no room for features or the network
                 raise StoreLostError.of(error) from error
             finally:
-                lacking = self._close(tracker, study, console.say, ended=result is not None)
-        if result is None:
+                ended = result is not None and not stopper.asked()
+                lacking = self._close(tracker, study, console.say, ended=ended)
+        if result is None or (lacking and stopper.asked()):
             return self._stopped(stopper, summary)
         print(f"Adapted: {result}")
         if lacking:

@@ -112,12 +112,16 @@ def _found(store: Store, client: MlflowClient) -> list[Waste]:
         experiment: every_run(client, [experiment.experiment_id], view=ViewType.ALL)
         for experiment in client.search_experiments(view_type=ViewType.ALL)
     }
-    active = [experiment for experiment in runs_of if experiment.lifecycle_stage != LifecycleStage.DELETED]
-    names, folders = {_study(each, runs_of[each]) for each in active}, {each.artifact_location for each in active}
+    staying = [
+        experiment
+        for experiment, runs in runs_of.items()
+        if experiment.lifecycle_stage != LifecycleStage.DELETED or any(run.info.run_id in kept for run in runs)
+    ]
+    names, folders = {_study(each, runs_of[each]) for each in staying}, {each.artifact_location for each in staying}
     for experiment, runs in runs_of.items():
-        if experiment in active:
+        if experiment.lifecycle_stage != LifecycleStage.DELETED:
             found += _of_study(store, client, experiment, runs, kept)
-        elif any(run.info.run_id in kept for run in runs):
+        elif experiment in staying:
             continue
         elif _study(experiment, runs) in names or experiment.artifact_location in folders:
             found.append(_deleted_namesake(store, experiment, runs))

@@ -173,7 +173,7 @@ class Adaptation:
         if not self.fine_tune or "complete" in states:
             return True
         if "failed" in states:
-            self.console.say(f"{self.backbone.name} is not fine-tuned: its fine-tuning failed before")
+            self.console.say(f"{self.backbone.name} is not fine-tuned: its fine-tuning failed before, or was given up")
             return True
         looks = set(self.store.evaluations())
         tested = any((self.study, head_key(number)) in looks for number in range(TRIALS))

@@ -90,7 +90,10 @@ class MlflowExperiment:
                 f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri)} {restore}"
             )
         if found is None and (other := renamed(self._client, name)) is not None:
-            raise StoreError(f"the MLflow experiment {name!r} must have this name, but is now called {other.name!r}")
+            raise StoreError(
+                f"the MLflow experiment {name!r} must have this name, but is now called {other.name!r}; rename it back "
+                "in MLflow, or by run_study.py --repair"
+            )
         self._experiment: str = (
             found.experiment_id
             if found

@@ -160,8 +160,8 @@ class MlflowQueue:
                 lines.pop()
             except TypeError as error:
                 raise StoreError(
-                    f"{self.path}: line {sent + number} must be of this version, but: {first_line(error)}; send it with "
-                    "the version that wrote it, or move the file away to continue without it"
+                    f"{self.path}: line {sent + number} must be of this version, but: {first_line(error)}; send it "
+                    "with the version that wrote it, or move the file away to continue without it"
                 ) from error
         return deque(len(line) for line in lines)
 

@@ -533,12 +533,15 @@ def test_a_stop_before_the_report_is_whole_is_no_failure(
         signal.raise_signal(signal.SIGINT)  # which also reaches the other process
         return 1
 
+    at_once = Mock(wraps=MlflowTracker.close_at_once, return_value=0)
+    monkeypatch.setattr(MlflowTracker, "close_at_once", lambda tracker: at_once(tracker))
     stubs.does = ended
     monkeypatch.setattr(run_study, "_report", report)
     said = f"echo $SWEEP_STATE $SWEEP_TEST_ACCURACY >> {tmp_path}/said"
     assert main(("--study", "s", "--store", str(tmp_path / "store"), "--notify", said)) == 130
     assert "this command writes its report: python experiments/compare.py --study s" in capsys.readouterr().out
     assert (tmp_path / "said").read_text().split() == ["interrupted", "0.9000"]
+    assert at_once.called == (when == "before"), "what MLflow lacks is not waited for"
 
 
 def test_a_stop_at_the_end_of_a_sweep_adapts_nothing(

@@ -105,6 +105,25 @@ def test_the_files_of_an_experiment_stay_when_a_renamed_one_before_it_goes(place
     assert set(after) <= set(left)
 
 
+def test_the_champion_of_a_deleted_study_keeps_its_files_when_one_renamed_before_it_goes(place: Place) -> None:
+    """Both are deleted; the second is restored, as its network is in the registry."""
+    first = place.client.get_experiment_by_name("mine")
+    assert first is not None
+    place.client.rename_experiment(first.experiment_id, "old")
+    location = f"{first.artifact_location}"
+    second = place.client.create_experiment("mine", artifact_location=location)
+    run = place.client.create_run(second, tags={"study": "mine", "key": "final-0-0"})
+    place.client.create_model_version("cifar10", "file:///nowhere", run.info.run_id)
+    for version in place.client.search_model_versions("name = 'cifar10'"):
+        if version.run_id != run.info.run_id:
+            place.client.delete_model_version("cifar10", version.version)
+    for experiment in (first.experiment_id, second):
+        place.client.delete_experiment(experiment)
+    assert place.shown() == ["mine: experiment 'old', deleted in MLflow"]
+    remove(place.store, find_waste(place.store))
+    assert place.store.weights("mine", "final-0-0").exists()
+
+
 def test_a_file_that_cannot_be_removed_is_one_line(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.client.delete_run(place.ids["trial-1"])
     found = find_waste(place.store)

@@ -346,7 +346,9 @@ def test_an_experiment_that_was_deleted_is_refused_with_how_to_restore_it(
 def test_an_experiment_that_was_renamed_does_not_begin_again(store: Mlflow) -> None:
     number = store.run().info.experiment_id
     store.client.rename_experiment(number, "nicer")
-    with pytest.raises(StoreError, match=r"^the MLflow experiment 'a study' must have this name, but is now called 'n"):
+    with pytest.raises(
+        StoreError, match=r" 'a study' must have this name, but is now called 'nicer'; rename it back in "
+    ):
         store.open()
     assert store.client.get_experiment_by_name("a study") is None
     store.client.rename_experiment(number, "a study")
