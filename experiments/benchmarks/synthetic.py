@@ -56,7 +56,7 @@ def fill_store(store: Store, runs: int, study: str = "many") -> None:
 
 @dataclass(frozen=True)
 class _Study:
-    """Where the runs of a study go."""
+    """The study that runs are inserted into."""
 
     database: sqlite3.Connection
     store: Store
