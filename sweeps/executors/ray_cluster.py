@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import secrets
+import signal
 import socket
 import warnings
 from collections.abc import Callable, Mapping
@@ -108,6 +109,7 @@ class RayCluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray prints its log of dead workers to standard output, with no public switch.
         ray._private.worker._worker_logs_enabled = False
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             _check_that_something_answers(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -117,6 +119,8 @@ class RayCluster:
                 "--address must be that of a running Ray cluster (and with its token, if it asks for one), "
                 f"but {address} gave: {said}"
             ) from error
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # Ray's would exit with 15
 
     def close(self) -> None:
         """Leave the cluster; whatever still runs there for this process ends."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from cifar_core.checkpoint import CheckpointError, read_state_file, write_state_file
 from cifar_core.data.source import DataSource
@@ -161,11 +161,12 @@ class RayExecutor:
             worker = self._asked.pop(reference)
             try:
                 answer = ray.get(reference)
-            except RayTaskError as error:
-                self._refuse(worker, str(error.cause))
-                continue
-            except RayActorError as error:
-                self._replace_dead(worker, error)
+            except RayError as error:  # a RayActorError, or that its node ran out of memory, for example
+                if isinstance(error, RayTaskError) and worker.node is None:  # `hello` failed
+                    self._refuse(worker, str(error.cause))
+                else:
+                    ray.kill(worker.actor)
+                    self._replace_dead(worker, error)
                 continue
             if isinstance(answer, NodeFacts):
                 self._welcome(worker, answer)
@@ -202,7 +203,7 @@ class RayExecutor:
                 event = CheckpointWriteFailed(job.key, reason)
         self._events.append(event)
 
-    def _replace_dead(self, worker: _Worker, error: RayActorError) -> None:
+    def _replace_dead(self, worker: _Worker, error: RayError) -> None:
         """Replace a worker that died, and report the job that died with it, if any.
 
         Raises:
@@ -211,7 +212,7 @@ class RayExecutor:
         self._workers.remove(worker)
         lost = "its node has died" in str(error)
         cause = f"node {worker.node} is gone" if lost else f"its process on node {worker.node or '?'} ended"
-        if "OUT_OF_MEMORY" in str(error):
+        if isinstance(error, OutOfMemoryError):
             cause = f"node {worker.node} ran out of memory"
         if worker.job is not None:
             self._events.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from cifar_core.training import EvalSchedule, evenly
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-cluster")
+
+from ray.exceptions import OutOfMemoryError, RayTaskError
 
 from sweeps.executors import ray_cluster
 from sweeps.executors.protocol import Failed, Progressed
@@ -56,6 +60,39 @@ def test_a_node_with_other_versions(cluster: RayCluster, monkeypatch: pytest.Mon
     cluster.check()
     monkeypatch.setattr(ray_cluster, "_code_hash", lambda: "mine")
     assert refusal(cluster.check).startswith("every node must have what this machine has, but node-0 has project ")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OutOfMemoryError("killed"), "ran out of memory"),
+        (RayTaskError("events", "traceback", OSError("no room")), "its process on node"),
+    ],
+)
+def test_an_error_in_the_place_of_events_ends_the_worker_and_not_the_sweep(
+    cluster: RayCluster, monkeypatch: pytest.MonkeyPatch, error: Exception, cause: str
+) -> None:
+    executor = RayExecutor(cluster, most=1, hardware=CPU, data=SYNTHETIC, say=lambda line: None)
+    try:
+        events_until(executor, lambda event: False, until=lambda: executor.free == 1)
+        executor.start(LONG)
+        with monkeypatch.context() as patched:
+            patched.setattr("ray.get", Mock(side_effect=error))
+            failed = events_until(executor, lambda event: isinstance(event, Failed))[-1]
+        assert isinstance(failed, Failed)
+        assert failed.worker_died
+        assert cause in failed.reason
+        events_until(executor, lambda event: False, until=lambda: executor.free == 1)
+    finally:
+        executor.close()
+
+
+def test_the_handler_of_sigterm_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray_cluster, "_check_that_something_answers", lambda address: None)
+    monkeypatch.setattr("ray.init", lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN))  # as Ray does
+    RayCluster("127.0.0.1:1", Demand(1.0, 0.0))
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
