@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.models.custom_resnet import CustomResnet
 from cifar_core.models.dynamic_conv import DynamicConv
-from cifar_core.models.fast_resnet import Airbench, FastResNet
+from cifar_core.models.fast_resnet import Airbench, Airbench96, FastResNet
 from cifar_core.models.plain import BlockCnn, FiveConv, ThreeConv
 from cifar_core.models.vision_transformer import VisionTransformer
 from cifar_core.models.wide_resnet import WideResNet
@@ -21,6 +21,7 @@ from cifar_core.recipe import Recipe, RecipeError
 MODELS: Mapping[str, Callable[[float, int, int], nn.Module]] = MappingProxyType(
     {
         "airbench": Airbench,
+        "airbench96": Airbench96,
         "block_cnn": BlockCnn,
         "custom_resnet": CustomResnet,
         "dynamic_conv": DynamicConv,

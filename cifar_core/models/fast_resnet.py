@@ -1,4 +1,4 @@
-"""fast_resnet and airbench: small networks for high accuracy at little compute."""
+"""fast_resnet, airbench and airbench96: networks for high accuracy at little compute."""
 
 from __future__ import annotations
 
@@ -19,16 +19,25 @@ class FastResNet(nn.Module):
     norm has no scale, and logits are scaled down. The second convolution of each group is residual.
     """
 
-    def __init__(self, width: float, classes: int, side: int, *, residual: bool = True) -> None:
+    def __init__(
+        self,
+        width: float,
+        classes: int,
+        side: int,
+        *,
+        outputs: tuple[int, int, int] = (64, 256, 256),
+        depth: int = 2,
+        residual: bool = True,
+    ) -> None:
         super().__init__()
-        c1, c2, c3 = (channels(base, width) for base in (64, 256, 256))
+        c1, c2, c3 = (channels(base, width) for base in outputs)
         self.whitening = nn.Conv2d(3, 2 * _WHITENING, 2)
         self.whitening.weight.requires_grad = False
         self.groups = nn.Sequential(
             GELU(),
-            _Group(2 * _WHITENING, c1, residual=residual),
-            _Group(c1, c2, residual=residual),
-            _Group(c2, c3, residual=residual),
+            _Group(2 * _WHITENING, c1, depth, residual=residual),
+            _Group(c1, c2, depth, residual=residual),
+            _Group(c2, c3, depth, residual=residual),
             nn.MaxPool2d((side - 1) // 8),  # all that is left after the whitening and three poolings
             nn.Flatten(),
         )
@@ -61,10 +70,21 @@ class Airbench(FastResNet):
         super().__init__(width, classes, side, residual=False)
 
 
-class _Group(nn.Module):
-    """conv, pool, norm, then conv and norm, residual or not: (N, C_in, H, W) -> (N, C_out, H/2, W/2)."""
+class Airbench96(FastResNet):
+    """fast_resnet with three convolutions a group and up to 512 channels; about 10 M weights at width 1.
 
-    def __init__(self, inputs: int, outputs: int, *, residual: bool) -> None:
+    After the network of that name in the repository of Jordan's paper, which adds its residuals before the last
+    activation of a group.
+    """
+
+    def __init__(self, width: float, classes: int, side: int) -> None:
+        super().__init__(width, classes, side, outputs=(128, 384, 512), depth=3)
+
+
+class _Group(nn.Module):
+    """conv, pool, norm, then one or two of conv and norm, residual or not: (N, C_in, H, W) -> (N, C_out, H/2, W/2)."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int, *, residual: bool) -> None:
         super().__init__()
         self.residual = residual
         self.widen = Conv3x3(inputs, outputs, bias=False, pooled=True)
@@ -72,14 +92,18 @@ class _Group(nn.Module):
         self.norm1 = _shift_only_norm(outputs)
         self.refine = Conv3x3(outputs, outputs, bias=False)
         self.norm2 = _shift_only_norm(outputs)
+        self.refine_again = Conv3x3(outputs, outputs, bias=False) if depth == 3 else None
+        self.norm3 = _shift_only_norm(outputs) if depth == 3 else None
         self.activation = GELU()
         # The convolutions start as identities on their first channels (Zagoruyko & Komodakis, DiracNets, 2017).
-        for convolution in (self.widen, self.refine):
+        for convolution in filter(None, (self.widen, self.refine, self.refine_again)):
             nn.init.dirac_(convolution.weight[: convolution.in_channels].data)
 
     def forward(self, inputs: Tensor) -> Tensor:
         x = norm_activation(self.widen(inputs), self.norm1, self.activation, self.pool)
         y = norm_activation(self.refine(x), self.norm2, self.activation)
+        if self.refine_again is not None and self.norm3 is not None:
+            y = norm_activation(self.refine_again(y), self.norm3, self.activation)
         return x + y if self.residual else y
 
 

@@ -11,7 +11,7 @@ from cifar_core.recipe import Recipe, RecipeError
 
 FOLDER = Path(__file__).resolve().parent
 SYSTEMS = ("five_conv", "three_conv", "block_cnn", "dynamic_conv", "custom_resnet")  # the published ones
-NAMES = (*SYSTEMS, "fast94")
+NAMES = (*SYSTEMS, "fast94", "fast96")
 
 
 def expand(names: list[str], group: str) -> list[str]:
