@@ -77,6 +77,7 @@ def test_images_of_other_sizes_and_other_classes(name: str, side: int) -> None:
         ("custom_resnet", 6_573_130, 0),
         ("wide_resnet", 1_198_810, 0),
         ("fast_resnet", 2_000_000, 100_000),
+        ("airbench96", 9_900_000, 100_000),
         ("vision_transformer", 2_700_000, 50_000),
     ],
 )
