@@ -101,8 +101,7 @@ def _data_set(store: Store, study: str | None) -> DataSet:
         return CIFAR10
     with readable(store) as place:
         reader = StudyReader(place)
-        empty = not reader.studies() and not reader.adapted_studies()
-        return CIFAR10 if study is None and empty else reader.read(study).data_set
+        return CIFAR10 if study is None and reader.is_empty() else reader.read(study).data_set
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def _subject(name: str | None, store: Store) -> _Subject:
         UserError: no trial of the study is complete.
     """
     reader = StudyReader(store) if name is not None or store.has_mlflow() else None
-    if reader is None or (name is None and not reader.studies() and not reader.adapted_studies()):
+    if reader is None or (name is None and reader.is_empty()):
         return _Subject(_WITHOUT_STUDY, read_recipe(_WITHOUT_STUDY), "", CIFAR10)
     study = reader.read(name)
     if not len(study.subject):

@@ -156,7 +156,7 @@ def _rerun(options: argparse.Namespace) -> int:
         )
     with readable(store_of(options)) as store, SweepConsole() as console:
         reader = StudyReader(store)
-        run = run_named(options.names[0].removeprefix(_RUN), reader, store)
+        run = run_named(options.names[0].removeprefix(_RUN), reader)
         found = rerun(run, reader, options.data, options.device, console)
     print("\n".join(found.lines()))
     return 0 if found.identical else FAILED

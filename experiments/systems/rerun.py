@@ -71,7 +71,7 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
         UserError: the run trained no recipe of a sweep, or has no points on record; its recipe, its weights or the data
             set are missing or damaged.
     """
-    recorded = reader.client.get_run(run.run_id)
+    recorded = reader.run(run.run_id)
     tags, curve = recorded.data.tags, reader.curve(run.run_id, "train/loss")
     if tags.get("stage") not in ("search", "confirm", "final") or not curve:
         raise UserError(f"run: must name a run of a study that trained, but {run.name!r} is none")

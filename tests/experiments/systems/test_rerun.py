@@ -44,7 +44,7 @@ class Place:
     def rerun(self, wanted: str) -> Rerun:
         reader = StudyReader(self.store)
         console = SweepConsole(file=io.StringIO())
-        return rerun(run_named(wanted, reader, self.store), reader, None, "cpu", console)
+        return rerun(run_named(wanted, reader), reader, None, "cpu", console)
 
 
 @pytest.fixture(autouse=True)
