@@ -9,13 +9,13 @@ from mlflow.entities import Run
 from cifar_core.errors import UserError
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.plots import PALETTE
-from experiments.reading.named_runs import LETTERS, runs_named
+from experiments.reading.named_runs import LETTERS, candidates, runs_named
 from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY
-from sweeps.words import did_you_mean, shortened
+from sweeps.words import did_you_mean
 
 MOST_GROUPS = len(PALETTE)  # each has a colour
 
@@ -66,7 +66,7 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
         return _study(name, reader)
     runs = runs_named(name, reader)
     if len(runs) > 1:
-        several = shortened(sorted(run.info.run_id for run in runs))
+        several = candidates(runs, reader)
         raise UserError(f"--runs and --baseline must name one run each, but {name!r} may be {several}")
     if runs:
         return _single(name, runs[0], reader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from mlflow.entities import Run
 
@@ -10,6 +11,7 @@ from cifar_core.errors import UserError
 from experiments.reading.studies import StudyReader
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import CHAMPION, champions
+from sweeps.words import shortened
 
 LETTERS = 4  # at least, of the beginning of an id
 
@@ -30,6 +32,12 @@ def runs_named(wanted: str, reader: StudyReader) -> list[Run]:
     if re.fullmatch(rf"[0-9a-fA-F]{{{LETTERS},32}}", wanted):
         runs += _matching(reader, "attributes.run_id", "LIKE", f"{wanted.lower()}%")
     return list({run.info.run_id: run for run in runs}.values())
+
+
+def candidates(runs: Iterable[Run], reader: StudyReader) -> str:
+    """Say which runs a name may stand for, as "ID (NAME in STUDY)", by id."""
+    by_id = sorted((run.info.run_id, run.info.run_name, reader.experiments[run.info.experiment_id]) for run in runs)
+    return shortened([f"{run_id} ({name} in {study})" for run_id, name, study in by_id])
 
 
 def _matching(reader: StudyReader, field: str, operator: str, value: str, experiment: str | None = None) -> list[Run]:

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from cifar_core.transfer.adapted import LoadedNetwork, load_network
-from experiments.reading.named_runs import LETTERS, runs_named
+from experiments.reading.named_runs import LETTERS, candidates, runs_named
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY
@@ -69,16 +69,15 @@ def run_named(wanted: str, reader: StudyReader) -> KnownRun:
     Raises:
         UserError: there is none, or more than one.
     """
-    found = [_known(run, reader) for run in runs_named(wanted, reader)]
+    found = runs_named(wanted, reader)
     if not found:
         raise UserError(
             f"RUN must be a run's id, at least {LETTERS} of its first letters, STUDY/KEY (such as quick-full/trial-3), "
             f"a run's name, or champion, but no run is {wanted!r}; {_those_with_weights(reader)}"
         )
     if len(found) > 1:
-        several = shortened([f"{run.run_id} ({run.name} in {run.experiment})" for run in found])
-        raise UserError(f"RUN must be one run, but {wanted!r} may be {several}")
-    return found[0]
+        raise UserError(f"RUN must be one run, but {wanted!r} may be {candidates(found, reader)}")
+    return _known(found[0], reader)
 
 
 def _known(run: Run, reader: StudyReader) -> KnownRun:
