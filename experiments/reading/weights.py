@@ -90,5 +90,5 @@ def _known(run: Run, reader: StudyReader) -> KnownRun:
 def _those_with_weights(reader: StudyReader) -> str:
     kept = [f"{known.name} ({known.run_id[:8]})" for run in reader.runs() if (known := _known(run, reader)).kept]
     if not kept:
-        return "no run has kept its weights yet; confirmed runs, reproductions and trials with --keep-weights do"
+        return "no run has kept its weights yet; confirmations, finals, reproductions and trials with --keep-weights do"
     return f"weights were kept by {shortened(kept)}"
