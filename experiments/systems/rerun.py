@@ -57,7 +57,7 @@ class Rerun:
         if self.conditions:
             said.append(f"what was different: {'; '.join(self.conditions)}")
         else:
-            said.append("of processor, threads, torch and commit, all that is on record is the same")
+            said.append("device, processor, precision, threads, torch and commit are the same, as far as recorded")
         return said
 
 
@@ -74,7 +74,10 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
     recorded = reader.run(run.run_id)
     tags, curve = recorded.data.tags, reader.curve(run.run_id, "train/loss")
     if tags.get("stage") not in ("search", "confirm", "final") or not curve:
-        raise UserError(f"run: must name a run of a study that trained, but {run.name!r} is none")
+        raise UserError(
+            "run: must name a search trial, confirmation or final with recorded points, but "
+            f"{run.name!r} has stage {tags.get('stage', '')!r} and {len(curve)} points"
+        )
     recipe = recipe_of(run.run_id, reader)
     if tags.get("device", "cpu") == "cpu":
         set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)

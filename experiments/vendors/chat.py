@@ -194,7 +194,7 @@ class Chat:
         self._opener = urllib.request.build_opener(*handlers)
 
     def ask(self, image: str, png: bytes, keep: Callable[[Answer], None]) -> None:
-        """Ask about an image, again and again where it may help, and keep what comes of each try that cost money.
+        """Ask about an image, retry errors that may pass, and record each try that was charged.
 
         Raises:
             ImageRefusedError: the service refuses this image.
