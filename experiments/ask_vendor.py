@@ -22,10 +22,9 @@ from pydantic.dataclasses import dataclass as validated
 
 from cifar_core.files import read_text
 from experiments.reading.published import Price, load_published
-from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, read_data_set, write_row
+from experiments.vendors.answers import COLUMNS, NOT_ANSWERED, Answer, read_answers, read_data_set, write_row
 from experiments.vendors.chat import Chat, ImageRefusedError, SpendingLimit, SpendingLimitError
-from sweeps.command_line import FAILED as EXIT_FAILED
-from sweeps.command_line import OneLineParser, number, run_command
+from sweeps.command_line import FAILED, OneLineParser, number, run_command
 from sweeps.standard_streams import protect_streams
 from sweeps.validation import STRICT, InvalidFileError, read_json, write_json
 from sweeps.words import counted, did_you_mean
@@ -120,7 +119,7 @@ def _run(options: argparse.Namespace) -> int:
     out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", name) + ".csv")
     with _opened(out) as file:
         before = _resume(file, out)
-        answered = {answer.image for answer in before if answer.state != FAILED}
+        answered = {answer.image for answer in before if answer.state != NOT_ANSWERED}
         service = _Service(
             options.url.rstrip("/"), options.model, options.reasoning_effort, read_data_set(options.images).sha256
         )
@@ -128,11 +127,11 @@ def _run(options: argparse.Namespace) -> int:
         spending.spent = sum(answer.usd or 0.0 for answer in before)
         left = [path for path in pictures if path.name not in answered]
         unasked = _ask_all(chat, spending, left, file, options.concurrency, stop)
-    done = sum(answer.state != FAILED for answer in read_answers(out))
+    done = sum(answer.state != NOT_ANSWERED for answer in read_answers(out))
     print(f"{done:,} of {len(pictures):,} images are answered in {out}, for ${spending.spent:.4f}")
     if unasked:
         print(unasked, file=sys.stderr)
-        return EXIT_FAILED
+        return FAILED
     return 0
 
 
