@@ -91,7 +91,10 @@ def _check_images(folder: Path, study: Study) -> None:
     """
     if not (folder / DESCRIPTION).exists():
         return
-    answered = read_data_set(folder)
+    try:
+        answered = read_data_set(folder)
+    except (OSError, ValueError) as error:
+        raise InvalidFileError(f"{DESCRIPTION} must be what export_test.py wrote, but: {error}") from error
     if answered.sha256 != study.data_set.sha256:
         raise InvalidFileError(
             f"--study must be one of {answered.name}, whose images lie in {folder}, but {study.name!r} is of "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_core.data.data_set import DataSet
-from cifar_core.files import decode_text
+from cifar_core.files import decode_text, read_text
 from sweeps.validation import InvalidFileError
 
 COLUMNS = ("image", "answer", "seconds", "usd", "state")
@@ -41,13 +41,13 @@ def read_data_set(folder: Path) -> DataSet:
     """Read which data set the images are of that `export_test.py` wrote to a folder.
 
     Raises:
-        InvalidFileError: its description is missing or damaged.
+        OSError, ValueError: its description is missing, or damaged.
     """
     path = folder / DESCRIPTION
     try:
-        return DataSet.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InvalidFileError(f"{path} must be what export_test.py wrote, but: {error}") from error
+        return DataSet.from_dict(json.loads(read_text(path)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def image_name(index: int) -> str:

@@ -99,8 +99,7 @@ def test_each_model_has_a_file_of_its_own_beside_the_images(
         said = capsys.readouterr().out
         out = exported / "large.csv"
         assert refused(ask_vendor.main, *options, "--out", str(out), "--model", "small") == (
-            f"--out must be a file of answers by small at {stub.url} to the images of 9a5bcfec, but those of {out} are "
-            f"by large at {stub.url} to the images of 9a5bcfec"
+            f"--out must be a file of answers with model small, but those of {out} have model large"
         )
         assert ask_vendor.main([*options, "--reasoning-effort", "low"]) == 0
         assert len(stub.bodies) == 60
@@ -121,9 +120,17 @@ def test_a_file_without_answers_is_of_no_service_yet(exported: Path, tmp_path: P
         assert ask_vendor.main(["--url", f"{stub.url}/", *options]) == 0
         others = tmp_path / "others"
         shutil.copytree(exported, others)
-        (others / DESCRIPTION).write_bytes(replace(CIFAR10, sha256="ab" * 32).to_json())
+        (others / DESCRIPTION).write_bytes(replace(CIFAR10, name="garden", sha256="ab" * 32).to_json())
         said = refused(ask_vendor.main, "--url", stub.url, *options, "--images", str(others))
-        assert said.startswith(f"--out must be a file of answers by m at {stub.url} to the images of abababab, but ")
+        assert said == (
+            "--out must be a file of answers with images garden (abababab), but those of "
+            f"{out} have images CIFAR-10 (9a5bcfec)"
+        )
+        said = refused(ask_vendor.main, "--url", "http://localhost:1", *options, "--reasoning-effort", "low")
+        assert said == (
+            "--out must be a file of answers with URL http://localhost:1, reasoning effort low, but those of "
+            f"{out} have URL {stub.url}, reasoning effort unset"
+        )
         out.with_name("a.csv.service").unlink()
         assert refused(ask_vendor.main, "--url", stub.url, *options).startswith("a.csv.service must be a readable JSON")
         assert len(stub.bodies) == 20
@@ -293,6 +300,21 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     said = refused(export_test.main, str(tmp_path / "y"), "--store", f"{tmp_path}/file")
     assert said.startswith("DIR and the store must be folders to write to, but: ")
     assert not any((tmp_path / "y").iterdir()), "the same command can be given again"
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{}", "cats"])
+def test_a_folder_that_does_not_say_what_its_images_are_of_is_refused_before_a_file_is_made(
+    exported: Path, tmp_path: Path, refused: Refused, content: str | None
+) -> None:
+    (exported / DESCRIPTION).unlink()
+    if content is not None:
+        (exported / DESCRIPTION).write_text(content)
+    before = sorted(exported.iterdir())
+    options = ["--url", "http://localhost:1", "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
+    said = refused(ask_vendor.main, *options)
+    assert said.startswith("--images must be a folder that export_test.py wrote, but: ")
+    assert str(exported / DESCRIPTION) in said
+    assert sorted(exported.iterdir()) == before
 
 
 def test_an_image_that_cannot_be_read_is_one_line(exported: Path, refused: Refused) -> None:
