@@ -258,6 +258,39 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
 
 
 @pytest.mark.usefixtures("small_test_set")
+def test_answers_are_compared_with_those_of_the_champion(
+    fresh_store: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    true = [CIFAR10.classes[index % 10] for index in range(20)]
+    said = [f"{index},{name},{'cat' if index < 3 else name},0.9" for index, name in enumerate(true)]
+    fresh_store.add(answers=lambda _: "\n".join(["index,true,predicted,probability", *said, ""]).encode())
+    rows = [f"{index:05d}.png,{name if index < 19 else 'none'}" for index, name in enumerate(true)]
+    (tmp_path / "answers.csv").write_text("\n".join(["image,answer", *rows, ""]))
+    scored = [str(tmp_path / "answers.csv"), "--vendor", "V", "--store", str(fresh_store.folder)]
+    assert score_answers.main(scored) == 0
+    assert capsys.readouterr().out.endswith(
+        "  against the champion of demo: 3 images it alone has right, 1 the champion alone (p = 0.625, McNemar)\n"
+    )
+
+
+def test_answers_are_of_the_images_that_the_service_was_asked_about_wherever_they_lie(
+    fresh_store: Fake, exported: Path, tmp_path: Path, refused: Refused
+) -> None:
+    fresh_store.add()
+    out = tmp_path / "elsewhere.csv"
+    with serving(cats) as stub:
+        options = ["--url", stub.url, "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
+        assert ask_vendor.main([*options, "--out", str(out)]) == 0
+    scored = [str(out), "--vendor", "V", "--store", str(fresh_store.folder)]
+    (tmp_path / DESCRIPTION).write_bytes(replace(CIFAR10, sha256="ab" * 32).to_json())
+    assert score_answers.main(scored) == 0, "not of the images that lie beside it"
+    beside = out.with_name("elsewhere.csv.service")
+    beside.write_text(beside.read_text().replace(CIFAR10.sha256, "ab" * 32).replace("CIFAR-10", "garden"))
+    said = refused(score_answers.main, *scored)
+    assert said == f"--study must be one of garden, whose images {out} is of, but 'demo' is of CIFAR-10"
+
+
+@pytest.mark.usefixtures("small_test_set")
 def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     fresh_store: Fake,
     tmp_path: Path,
@@ -288,7 +321,8 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     assert [way.title for way in ways_of(facts) if way.measured] == ["building", "GPT-6 Luna"]
     (folder / "answers.csv").write_text("image,answer\n00000.png,rose\n")
     said = refused(score_answers.main, str(folder / "answers.csv"), "--vendor", "V", "--study", "earlier", *options)
-    assert said == (f"--study must be one of garden, whose images lie in {folder}, but 'earlier' is of CIFAR-10")
+    rule = f"--study must be one of garden, whose images {folder / 'answers.csv'} is of, but 'earlier' is of CIFAR-10"
+    assert said == rule
     small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)
     assert small == "--side must be at least the 48 of the images, but got 32"
     before = looks(fresh_store.folder)
