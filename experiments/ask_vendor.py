@@ -174,6 +174,9 @@ def _ask_all(
             if not spending.knows_usage and asked[-1].exception():  # waits for it
                 break
         wait(asked, return_when=FIRST_EXCEPTION)
+    except KeyboardInterrupt:
+        print("stopping: waits for the answers to requests under way, which are paid for", file=sys.stderr, flush=True)
+        raise
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

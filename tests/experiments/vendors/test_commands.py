@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shutil
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -174,6 +176,26 @@ def test_a_service_that_refuses_ends_it_with_one_line(exported: Path, tmp_path: 
     assert "--images must be a folder that export_test.py wrote" in refused(
         ask_vendor.main, "--url", "https://x", *options
     )
+
+
+def test_ctrl_c_waits_for_the_answers_that_are_paid_for_and_says_so(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupts(request: BaseHTTPRequestHandler, number: int) -> None:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+        cats(request, number)
+
+    out = tmp_path / "a.csv"
+    options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--concurrency", "1"]
+    with serving(interrupts) as stub:
+        assert ask_vendor.main(["--url", stub.url, *options, "--out", str(out)]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "stopping: waits for the answers to requests under way, which are paid for",
+        "stopped; the same command asks for the rest",
+    ]
+    assert [answer.text for answer in read_answers(out)] == ["Cat"] * 3
 
 
 def test_an_image_that_the_service_refuses_is_left_out(
