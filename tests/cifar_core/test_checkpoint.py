@@ -186,6 +186,23 @@ def test_a_state_of_another_version(saved: Path, tmp_path: Path, fact: str, valu
         load_state(SMALL, path, TINY_DATA, FP32)
 
 
+@pytest.mark.parametrize("lost", ["model.head.weight", "average.head.weight", "generator", "optimizers", "best_loss"])
+def test_a_state_of_another_version_gives_way_to_the_one_before(tmp_path: Path, lost: str) -> None:
+    recipe, checkpoints, said = replace(SMALL, average="ema"), Checkpoints(tmp_path), list[str]()
+    state = TrainState.create(recipe, TINY_DATA, FP32)
+    for state.step in (9, 10):
+        checkpoints.save(state)
+    path = checkpoints.path(10)
+    facts, tensors = ({f"{name}.old" if name == lost else name: v for name, v in of.items()} for of in read_tensors(path))
+    write_tensors(path, facts | ({"optimizers": []} if lost == "optimizers" else {}), tensors)
+    loaded = checkpoints.load(recipe, TINY_DATA, FP32, said.append)
+    assert loaded is not None
+    assert loaded.step == 9
+    [line] = said
+    assert line.startswith(f"{path}: it must be a state of this version, but: ")
+    assert len(line.splitlines()) == 1
+
+
 def test_a_state_of_another_kind_of_device(saved: Path, tmp_path: Path) -> None:
     facts, tensors = read_tensors(saved)
     path = tmp_path / "cuda.safetensors"
