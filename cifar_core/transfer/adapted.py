@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.checkpoint import (
+    UNFIT,
     CheckpointError,
     build_network,
     data_set_of,
@@ -91,13 +92,13 @@ def load_adapted(path: Path) -> AdaptedNetwork:
 def _adapted(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> AdaptedNetwork:
     if _FACTS not in facts:
         raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found")
-    features = FeatureNetwork(facts[_FACTS]["architecture"])
-    features.side = facts[_FACTS]["side"]
-    classes, dimensions = tensors["head.linear.weight"].shape
-    network = AdaptedNetwork(features, Head(dimensions, classes, facts[_FACTS]["scaling"]))
     try:
+        features = FeatureNetwork(facts[_FACTS]["architecture"])
+        features.side = facts[_FACTS]["side"]
+        classes, dimensions = tensors["head.linear.weight"].shape
+        network = AdaptedNetwork(features, Head(dimensions, classes, facts[_FACTS]["scaling"]))
         network.load_state_dict(tensors)
-    except RuntimeError as error:
+    except UNFIT as error:
         raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found") from error
     return network.eval()
 
