@@ -22,7 +22,7 @@ from cifar_core.checkpoint import (
     write_tensors,
 )
 from cifar_core.data.data_set import DataSet
-from cifar_core.transfer.backbone import Backbone, FeatureNetwork
+from cifar_core.transfer.backbone import Backbone, FeatureNetwork, meta_network
 from cifar_core.transfer.head import Head
 
 NORMALISATION = "half"  # of the images that an adapted network takes
@@ -110,9 +110,6 @@ def flops_per_image(backbone: Backbone) -> int:
 
 @functools.cache
 def _flops(name: str, side: int) -> int:
-    with torch.device("meta"):
-        network = FeatureNetwork(name).eval()
-    network.side = side
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, 32, 32, device="meta"))
+        meta_network(name, side)(torch.zeros(1, 3, 32, 32, device="meta"))
     return int(counter.get_total_flops())

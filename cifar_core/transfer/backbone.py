@@ -156,6 +156,14 @@ class FeatureNetwork(nn.Module):
         return LowerHalf(self, lower), UpperHalf(upper, channels, side)
 
 
+def meta_network(architecture: str, side: int) -> FeatureNetwork:
+    """Build a network in evaluation mode on the meta device, which has shapes but no data."""
+    with torch.device("meta"):
+        network = FeatureNetwork(architecture).eval()
+    network.side = side
+    return network
+
+
 class LowerHalf(nn.Module):
     """Activations of images as `FeatureNetwork` takes them: (N, 3, side, side) -> (N, D), channels last."""
 

@@ -33,7 +33,7 @@ from cifar_core.data.augment import beta
 from cifar_core.errors import first_line
 from cifar_core.hardware import Hardware
 from cifar_core.training import EvalSchedule, Progress, evenly, take_batch
-from cifar_core.transfer.backbone import Backbone, FeatureNetwork, UpperHalf
+from cifar_core.transfer.backbone import Backbone, FeatureNetwork, UpperHalf, meta_network
 from cifar_core.transfer.features import compute
 from cifar_core.transfer.head import Head
 
@@ -43,7 +43,7 @@ _SHARE = 0.23
 _TUNING_EPOCHS = 12
 _BATCH = 128
 _WARM_UP = 0.1  # share of the steps in which the rate rises
-_POINTS, _VALIDATIONS = 48, 8  # of the curves
+_POINTS, _VALIDATIONS = 48, 8  # of the curves; each validation is at a point
 _COUNTS = ("step", "seconds", "validation_seconds")  # of a state, that its file holds as numbers
 
 
@@ -201,7 +201,7 @@ def tune(
             losses.append(_step(state, views, targets, rate, hardware, pool, threads))
             state.step += 1
             stopped = state.step < total and stop()
-            if not stopped and state.step not in points | validations:
+            if not stopped and state.step not in points:
                 continue
             state.seconds += time.perf_counter() - began
             validation = None
@@ -238,10 +238,7 @@ def tuning_flops(backbone: Backbone) -> int:
 
 @functools.cache
 def _flops(name: str, side: int) -> int:
-    with torch.device("meta"):
-        network = FeatureNetwork(name).eval()
-    network.side = side
-    upper = _upper_to_train(network)
+    upper = _upper_to_train(meta_network(name, side))
     with FlopCounterMode(display=False) as counter:
         upper(torch.zeros(1, upper.dimensions, device="meta")).sum().backward()
     return int(counter.get_total_flops())
