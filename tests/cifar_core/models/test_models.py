@@ -55,6 +55,12 @@ def test_images_to_logits(name: str, width: float) -> None:
     assert logits.std(1).min() > 0
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_under_autocast_are_in_full_precision(name: str) -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert narrow(name).eval()(random_images(2)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", MODELS)
 def test_images_of_other_sizes_and_other_classes(name: str, side: int) -> None:
