@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from cifar_core.data import Splits
 from cifar_core.data.data_set import DataSet
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, first_line
 from cifar_core.files import write_together
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
@@ -32,6 +32,7 @@ from cifar_core.training import TrainState
 
 _KEPT = 2  # checkpoints of a run
 _SUFFIX = ".safetensors"
+UNFIT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what restoring another version's raises
 _SUMS = ("loss_sum", "right_sum")  # since the last point of the curve
 
 
@@ -94,7 +95,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     """Load the state in `path`; training resumes as if it had never stopped.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or holds a state of another recipe.
+        CheckpointError: the file is missing or damaged, or holds a state of another recipe or version.
     """
     facts, tensors = read_tensors(path)
     if recipe_of(facts, path) != recipe:
@@ -102,22 +103,25 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     if (trained := data_set_of(facts, path)).sha256 != data.train.data_set.sha256:
         raise CheckpointError(f"{path}: the data must be those that are trained on, but this state has {trained.name}")
     state = TrainState.create(recipe, data, hardware)
-    state.model.load_state_dict(under("model.", tensors))
-    for place, optimizer in enumerate(state.optimizers):
-        restore_optimizer(optimizer, facts["optimizers"][place], under(f"optimizer{place}.", tensors))
     try:
-        state.generator.set_state(tensors["generator"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: training can only resume on the kind of device that it began on") from error
-    state.order = tensors["order"].to(hardware.device)
-    state.step = facts["step"]
-    state.batches = facts["batches"]
-    state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
-    state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
-    state.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
-    state.best = under("best.", tensors)
-    for name, tensor in under("average.", tensors).items():
-        state.average[name].copy_(tensor)
+        state.model.load_state_dict(under("model.", tensors))
+        for place, optimizer in enumerate(state.optimizers):
+            restore_optimizer(optimizer, facts["optimizers"][place], under(f"optimizer{place}.", tensors))
+        try:
+            state.generator.set_state(tensors["generator"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: training can only resume on the kind of device that it began on") from error
+        state.order = tensors["order"].to(hardware.device)
+        state.step = facts["step"]
+        state.batches = facts["batches"]
+        state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
+        state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
+        state.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
+        state.best = under("best.", tensors)
+        for name, tensor in under("average.", tensors).items():
+            state.average[name].copy_(tensor)
+    except UNFIT as error:
+        raise CheckpointError(f"{path}: it must be a state of this version, but: {first_line(error)}") from error
     return state
 
 
