@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cifar_core.data.data_set import DataSet
 from cifar_core.errors import UserError, first_line
 from cifar_core.files import write_together
 from cifar_core.hardware import Hardware
+from cifar_core.memory import is_out_of_memory
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.training import TrainState
@@ -103,7 +104,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     if (trained := data_set_of(facts, path)).sha256 != data.train.data_set.sha256:
         raise CheckpointError(f"{path}: the data must be those that are trained on, but this state has {trained.name}")
     state = TrainState.create(recipe, data, hardware)
-    try:
+    with restoring(path):
         state.model.load_state_dict(under("model.", tensors))
         for place, optimizer in enumerate(state.optimizers):
             restore_optimizer(optimizer, facts["optimizers"][place], under(f"optimizer{place}.", tensors))
@@ -120,9 +121,22 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
         state.best = under("best.", tensors)
         for name, tensor in under("average.", tensors).items():
             state.average[name].copy_(tensor)
-    except UNFIT as error:
-        raise CheckpointError(f"{path}: it must be a state of this version, but: {first_line(error)}") from error
     return state
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Context in which the state in `path` is put back.
+
+    Raises:
+        CheckpointError: it does not fit, as it is of another version.
+    """
+    try:
+        yield
+    except UNFIT as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{path}: it must be a state of this version, but: {first_line(error)}") from error
 
 
 def load_weights(recipe: Recipe, path: Path) -> nn.Module:

@@ -20,17 +20,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.budget import Budget
 from cifar_core.checkpoint import (
-    UNFIT,
     CheckpointError,
     optimizer_state,
     read_tensors,
     restore_optimizer,
+    restoring,
     under,
     write_tensors,
 )
 from cifar_core.data import Split
 from cifar_core.data.augment import beta
-from cifar_core.errors import first_line
 from cifar_core.hardware import Hardware
 from cifar_core.training import EvalSchedule, Progress, evenly, take_batch
 from cifar_core.transfer.backbone import Backbone, FeatureNetwork, UpperHalf, meta_network
@@ -152,15 +151,16 @@ class Tuning:
             raise CheckpointError(f"{path}: it must have the recipe {self.recipe.to_dict()}, but has {found}")
         before = [(part, copy.deepcopy(part.state_dict())) for part in (self.upper, self.head, self.optimizer)]
         try:
-            counts, order = {name: facts[name] for name in _COUNTS}, tensors["order"]
-            self.upper.load_state_dict(under("upper.", tensors))
-            self.head.load_state_dict(under("head.", tensors))
-            restore_optimizer(self.optimizer, facts["optimizer"], under("optimizer.", tensors))
-            self.generator.set_state(tensors["generator"])
-        except UNFIT as error:
+            with restoring(path):
+                counts, order = {name: facts[name] for name in _COUNTS}, tensors["order"]
+                self.upper.load_state_dict(under("upper.", tensors))
+                self.head.load_state_dict(under("head.", tensors))
+                restore_optimizer(self.optimizer, facts["optimizer"], under("optimizer.", tensors))
+                self.generator.set_state(tensors["generator"])
+        except CheckpointError:
             for part, values in before:
                 part.load_state_dict(values)
-            raise CheckpointError(f"{path}: it must be a state of this version, but: {first_line(error)}") from error
+            raise
         self.order = order
         for name, value in counts.items():
             setattr(self, name, value)

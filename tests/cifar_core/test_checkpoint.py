@@ -248,6 +248,15 @@ def test_weights_know_their_data_set(tmp_path: Path) -> None:
     assert refusal(lambda: load_state(SMALL, path, TINY_DATA, FP32), CheckpointError) == f"{path}: {rule}"
 
 
+def test_a_shortage_of_memory_is_not_taken_for_another_version(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nn.Module, "load_state_dict", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_state(SMALL, saved, TINY_DATA, FP32)
+
+
 @pytest.mark.parametrize("content", [b"", b"no state at all", safetensors.torch.save({"weight": torch.zeros(3)})])
 def test_a_file_that_holds_no_state(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.safetensors"
