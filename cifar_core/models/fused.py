@@ -95,7 +95,7 @@ def _fits(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool) -> bool:
 def _normalised(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) -> Tensor:
     if not norm.training:
         return _evaluate(inputs, norm, pool, gelu=gelu)
-    output, mean, variance = _Norm.apply(inputs, norm.weight, norm.bias, norm.eps, pool, gelu)  # type: ignore[no-untyped-call]
+    output, mean, variance = _Norm.apply(inputs, norm.weight, norm.bias, float(norm.eps), pool, gelu)  # type: ignore[no-untyped-call]
     counted = output if pool is _Pool.FIRST else inputs
     _update_statistics(norm, mean, variance, counted.numel() // counted.shape[1])
     return output  # type: ignore[no-any-return]
@@ -170,7 +170,7 @@ def _evaluate(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) 
     pixels, winners, output = _room(inputs, pool)
     table = _gelu_table() if gelu else None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    given = (pool, norm.eps, table, norm.weight, norm.bias, inputs)
+    given = (pool, float(norm.eps), table, norm.weight, norm.bias, inputs)
     statistics = (None, norm.running_mean, norm.running_var, scale)
     _call("norm_forward", inputs.shape, *given, pixels, winners, *statistics, output)
     return output

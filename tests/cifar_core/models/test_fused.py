@@ -208,6 +208,15 @@ def test_channel_without_variance_stays_finite() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("training", [True, False])
+def test_epsilon_may_be_a_whole_number(training: bool) -> None:
+    inputs, norm = images(4, 16, 4, 4).detach(), nn.BatchNorm2d(16, eps=1).train(training)
+    with torch.set_grad_enabled(training):
+        found, expected = GELU_ALONE(inputs, norm), GELU_ALONE(inputs.float(), norm)
+    assert distance(found, expected) < 0.01
+
+
+@needs_kernels
 @torch.no_grad()
 def test_channel_constant_but_for_a_pixel_of_each_chunk_stays_finite() -> None:
     inputs = images(1024, 16, 32, 32).detach().zero_()
