@@ -156,7 +156,7 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: object) -> tuple[Tensor | None, ...]:
         pixels, winners, bias, mean, variance, scale = ctx.saved_tensors
-        of_inputs = native.new_images(ctx.shape)
+        of_inputs = native.new_images(ctx.shape) if ctx.needs_input_grad[0] else None
         of_weight, of_bias = torch.empty(2, len(bias)).unbind()
         table = _gelu_slope_table() if ctx.gelu else None
         given = (ctx.pool, ctx.epsilon, table, bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)

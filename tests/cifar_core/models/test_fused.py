@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifar_core.models import fused
+from cifar_core.models import fused, native
 from cifar_core.models.layers import GELU
 from tests.cifar_core.support import seeded
 
@@ -237,6 +237,17 @@ def test_frozen_weight_and_gradient_in_another_layout() -> None:
     assert norm.bias.grad is not None
     assert other.bias.grad is not None
     assert torch.equal(norm.bias.grad, other.bias.grad)
+
+
+@needs_kernels
+def test_images_that_need_no_gradient_get_none() -> None:
+    inputs, norm, other = images(4, 16, 6, 6), norm_of(16), norm_of(16)
+    POOL_GELU(inputs, other).float().sum().backward()
+    with mock.patch.object(native, "new_images", wraps=native.new_images) as room:
+        POOL_GELU(inputs.detach(), norm).float().sum().backward()
+    assert room.call_count == 1  # for the output
+    assert torch.equal(norm.weight.grad, other.weight.grad)  # type: ignore[arg-type]
+    assert torch.equal(norm.bias.grad, other.bias.grad)  # type: ignore[arg-type]
 
 
 @needs_kernels
