@@ -167,9 +167,16 @@ def test_it_is_taken_where_it_is_faster(
     assert bool(calls) == (algorithm == "AMX" if taken is None else taken)
 
 
-def test_a_wrong_number_of_channels_is_said_by_torch() -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError, match="to have 32 channels, but got"):
-        Conv3x3(32, 64)(torch.zeros(16, 48, 8, 8))
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((16, 48, 8, 8), "to have 32 channels, but got 48 channels"),
+        ((64, 32, 1, 1), "can't be greater than actual input size"),  # of which a pooling keeps nothing
+    ],
+)
+def test_what_is_wrong_with_the_images_is_said_by_torch(shape: tuple[int, ...], message: str) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError, match=message):
+        Conv3x3(32, 64, pooled=True)(torch.zeros(shape))
 
 
 def test_exported_layer_takes_batches_of_any_size() -> None:

@@ -79,6 +79,17 @@ def test_a_pooled_convolution_gives_what_pooling_keeps(side: int, precision: tor
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("side", [7, 32])  # 32: rows could be taken for channels
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_single_image_is_left_to_torch(side: int, precision: torch.dtype) -> None:
+    image = torch.randn(32, side, side, generator=seeded())
+    with torch.random.fork_rng():
+        layers = [Conv3x3(32, 32, pooled=True), nn.ReLU(), nn.MaxPool2d(2)]
+    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        found, expected = FusedSequential(*layers)(image), nn.Sequential(*layers)(image[None])[0]
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_fused_layers_compute_what_they_do_one_by_one(precision: torch.dtype) -> None:
     layers = (
