@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,44 @@ def test_compiled_once_and_again_after_a_change(source: Path, tmp_path: Path, mo
 
 
 @needs_compiler
+def test_compiled_again_after_a_change_of_a_header(source: Path) -> None:
+    header = source.with_name("numbers.h")
+    source.write_text('#include "numbers.h"\nint answer(void) { return ANSWER; }\n', encoding="utf-8")
+    for answer in (42, 43):
+        header.write_text(f"#define ANSWER {answer}\n", encoding="utf-8")
+        native.load.cache_clear()
+        library = native.load(source)
+        assert library is not None
+        assert library.functions.answer() == answer
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("line", "same"), [("model name\t: another", False), ("flags\t\t: fpu", False), ("cpu MHz\t\t: 1", True)]
+)
+def test_compiled_again_on_another_processor(
+    source: Path, monkeypatch: pytest.MonkeyPatch, line: str, same: bool
+) -> None:
+    assert native.load(source) is not None
+    read_text = Path.read_text
+
+    def on_another(path: Path, encoding: str) -> str:
+        return (f"{line}\n" if path == Path("/proc/cpuinfo") else "") + read_text(path, encoding=encoding)
+
+    monkeypatch.setattr(Path, "read_text", on_another)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    native.load.cache_clear()
+    assert (native.load(source) is not None) == same
+
+
+@needs_compiler
+def test_none_without_gccs_openmp(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = ctypes.CDLL
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: loaded(name) if name else object())
+    assert native.load(source) is None
+
+
+@needs_compiler
 def test_none_for_a_file_that_does_not_compile(source: Path, tmp_path: Path) -> None:
     source.write_text("int answer(void) { return }\n", encoding="utf-8")
     assert native.load(source) is None
@@ -55,23 +94,26 @@ def test_none_for_a_file_that_does_not_compile(source: Path, tmp_path: Path) -> 
 
 
 @needs_compiler
-def test_a_broken_library_is_compiled_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_library_cut_short_is_compiled_again(source: Path, tmp_path: Path, share: float) -> None:
     assert native.load(source) is not None
     (library,) = libraries(tmp_path)
-    folder = tmp_path / "other/cifar-sweeps/native"
-    folder.mkdir(parents=True)
-    (folder / library.name).write_bytes(b"no library")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    whole = library.read_bytes()
+    library.unlink()  # this process still uses it
+    library.write_bytes(whole[: int(share * len(whole))])
     native.load.cache_clear()
     mended = native.load(source)
     assert mended is not None
     assert mended.functions.answer() == 42
+    assert library.read_bytes() == whole
 
 
 @needs_compiler
-def test_none_without_a_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_to_keep_it_in_each_process_compiles(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(source))  # a file
-    assert native.load(source) is None
+    library = native.load(source)
+    assert library is not None
+    assert library.functions.answer() == 42
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "'cc"])
