@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cifar_core.hardware import native_bf16
 from cifar_core.models import native
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+
+
+@needs_compiler
+@pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
+@pytest.mark.parametrize("name", ["fused.c", "conv3x3_winograd.c"])
+def test_the_kernels_can_be_used_here(name: str) -> None:
+    assert native.load(Path(native.__file__).with_name(name)) is not None
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor than AMX is part of")
+def test_the_kernels_for_amx_compile(tmp_path: Path) -> None:
+    source = Path(native.__file__).with_name("conv3x3_amx.c")
+    native._compile(source, tmp_path / "amx.so", [*native._OPTIONS, "-march=sapphirerapids"])
 
 
 @pytest.fixture
