@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifar_core.hardware import has_amx
 from cifar_core.models import conv3x3, native
 from cifar_core.models.layers import Conv3x3
 from tests.cifar_core.support import seeded
@@ -19,13 +20,27 @@ from tests.cifar_core.support import seeded
 needs_kernels = pytest.mark.skipif(not conv3x3.is_available(), reason="no bf16 here, or no C compiler")
 
 
-@pytest.fixture(scope="module", params=["AMX", "Winograd"] if has_amx() else ["Winograd"], autouse=True)
-def algorithm(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(scope="module", params=["AMX", "Winograd"] if conv3x3.is_available() else ["Winograd"], autouse=True)
+def algorithm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Use each algorithm in turn; AMX is emulated where there is none."""
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "AMX" and not conv3x3._is_amx_used():
+            source = emulated_amx(tmp_path_factory.mktemp("amx"))
+            patch.setattr(conv3x3, "_amx", lambda: native.load(source))
         patch.setattr(conv3x3, "has_amx", lambda: request.param == "AMX")
         forget_the_processor()
+        assert conv3x3._is_amx_used() == (request.param == "AMX")
         yield request.param
     forget_the_processor()
+
+
+def emulated_amx(folder: Path) -> Path:
+    """Write the C file of AMX, without its instructions, into `folder`, with the header that it includes."""
+    ours, emulation = Path(conv3x3.__file__).parent, Path(__file__).with_name("emulated_amx.h")
+    shutil.copy(ours / "vectors.h", folder)
+    source = folder / "conv3x3_emulated_amx.c"
+    source.write_text("".join(path.read_text(encoding="utf-8") for path in (emulation, ours / "conv3x3_amx.c")))
+    return source
 
 
 def forget_the_processor() -> None:
