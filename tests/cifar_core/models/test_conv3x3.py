@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -129,8 +130,14 @@ def test_nan_and_infinity_reach_only_what_they_belong_to(algorithm: str) -> None
 @needs_kernels
 def test_no_gradient_is_computed_that_nobody_asked_for() -> None:
     inputs, weight, _ = leaves(4, (32, 32), 5, 5)
-    output = conv3x3.convolve(inputs, weight.detach(), None, 5, 5)
-    assert len(torch.autograd.grad(output.sum(), [inputs])) == 1
+    for wanted, calls in (
+        (inputs, ["convolve", "convolve"]),
+        (weight, ["convolve", "gradient_of_weight"]),
+    ):
+        given = [each if each is wanted else each.detach() for each in (inputs, weight)]
+        with mock.patch.object(conv3x3, "_call", wraps=conv3x3._call) as kernel:
+            conv3x3.convolve(given[0], given[1], None, 5, 5).sum().backward()
+        assert [call.args[0] for call in kernel.call_args_list] == calls
     assert not conv3x3.convolve(inputs.detach(), weight.detach(), None, 5, 5).requires_grad
 
 
@@ -180,6 +187,11 @@ def test_it_is_taken_where_it_is_faster(
         layer(torch.zeros(8, channels[0], side, side))
     # Winograd's algorithm computes outputs or channels for nothing, or has too few tiles for the filters.
     assert bool(calls) == (algorithm == "AMX" if taken is None else taken)
+
+
+def test_autocast_to_another_type_is_left_to_torch() -> None:
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not conv3x3.is_faster(torch.zeros(8, 32, 8, 8), torch.zeros(32, 32, 3, 3), 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,18 @@ def test_fused_layers_compute_what_they_do_one_by_one(precision: torch.dtype) ->
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.01)
 
 
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(3)])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(3),
+        nn.MaxPool2d(2, stride=1),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(2, ceil_mode=True),
+    ],
+)
 def test_other_pools_are_left_to_torch(pool: nn.MaxPool2d) -> None:
-    images = torch.randn(2, 32, 6, 6, generator=seeded()).bfloat16().contiguous(memory_format=torch.channels_last)
+    images = torch.randn(2, 32, 7, 7, generator=seeded()).bfloat16().contiguous(memory_format=torch.channels_last)
     for layers in ((nn.ReLU(), pool), (nn.BatchNorm2d(32), nn.ReLU(), pool), (pool, nn.BatchNorm2d(32), nn.ReLU())):
         ours, reference = FusedSequential(*layers), nn.Sequential(*copy.deepcopy(layers))
         torch.testing.assert_close(ours(images), reference(images), rtol=0.02, atol=0.02)
@@ -122,4 +131,6 @@ def test_other_pools_are_left_to_torch(pool: nn.MaxPool2d) -> None:
 
 def test_gelu_of_tokens() -> None:
     tokens = torch.randn(4, 9, 16, generator=seeded()).bfloat16()
-    torch.testing.assert_close(GELU()(tokens), nn.GELU()(tokens))
+    with mock.patch.object(fused, "gelu", wraps=fused.gelu) as kernel:
+        torch.testing.assert_close(GELU()(tokens), nn.GELU()(tokens))
+    assert kernel.called == fused.is_available()
