@@ -465,6 +465,7 @@ void norm_backward(fork_join parallel, int64_t threads, int64_t images, int64_t 
         slope_mean[c] = sum / count;
         slant[c] = product / count / ((double)variance[c] + epsilon);
     }
-    run(&job, pool_place == NONE ? spread : pool_place == FIRST ? spread_before_pool : spread_after_pool, parallel,
-        threads);
+    if (of_inputs) /* somebody wants it */
+        run(&job, pool_place == NONE ? spread : pool_place == FIRST ? spread_before_pool : spread_after_pool, parallel,
+            threads);
 }
