@@ -75,6 +75,15 @@ static inline vector slope(const float *table, vector x, vector gradient) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), gradient);
 }
 
+/* `name` by `name_as`, compiled twice: with what the job has, given as `with`, and without it. */
+#define TWICE(name, has, with)                         \
+    static void name(struct job *job, int64_t chunk) { \
+        if (job->has)                                  \
+            name##_as(job, chunk, with);               \
+        else                                           \
+            name##_as(job, chunk, 0);                  \
+    }
+
 /* ---- Forward ---- */
 
 static int64_t first_image(const struct job *job, int64_t chunk) { return chunk * job->images / job->chunks; }
@@ -163,12 +172,7 @@ static inline void activate_as(struct job *job, int64_t chunk, const float *tabl
         }
 }
 
-static void activate(struct job *job, int64_t chunk) {
-    if (job->table)
-        activate_as(job, chunk, job->table);
-    else
-        activate_as(job, chunk, 0);
-}
+TWICE(activate, table, job->table)
 
 /* Norm if there is one, ReLU, then pool. */
 static inline void activate_and_pool_as(struct job *job, int64_t chunk, int norm) {
@@ -196,12 +200,7 @@ static inline void activate_and_pool_as(struct job *job, int64_t chunk, int norm
             }
 }
 
-static void activate_and_pool(struct job *job, int64_t chunk) {
-    if (job->scale)
-        activate_and_pool_as(job, chunk, 1);
-    else
-        activate_and_pool_as(job, chunk, 0);
-}
+TWICE(activate_and_pool, scale, 1)
 
 /* ---- Backward ---- */
 
@@ -223,8 +222,7 @@ static inline __mmask16 is_winner(__m512i winner, int i) {
 static inline void sum_slopes_as(struct job *job, int64_t chunk, const float *table) {
     const int64_t channels = job->channels, area = job->rows * job->columns;
     float *sum = job->partial + chunk * 2 * channels, *product = sum + channels;
-    for (int64_t c = 0; c < 2 * channels; c++)
-        sum[c] = 0;
+    memset(sum, 0, 2 * channels * sizeof(float));
     for (int64_t pixel = first_image(job, chunk) * area; pixel < first_image(job, chunk + 1) * area; pixel++)
         for (int64_t c = 0; c < channels; c += LANES) {
             const int64_t place = pixel * channels + c;
@@ -235,20 +233,14 @@ static inline void sum_slopes_as(struct job *job, int64_t chunk, const float *ta
         }
 }
 
-static void sum_slopes(struct job *job, int64_t chunk) {
-    if (job->table)
-        sum_slopes_as(job, chunk, job->table);
-    else
-        sum_slopes_as(job, chunk, 0);
-}
+TWICE(sum_slopes, table, job->table)
 
 static void sum_pooled_slopes(struct job *job, int64_t chunk) {
     const int64_t channels = job->channels;
     int64_t place = first_image(job, chunk) * job->rows * job->columns * channels, to[4];
     float *sum = job->partial + chunk * 2 * channels, *product = sum + channels;
     block(job, to);
-    for (int64_t c = 0; c < 2 * channels; c++)
-        sum[c] = 0;
+    memset(sum, 0, 2 * channels * sizeof(float));
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
         for (int64_t row = 0; row < job->rows; row++)
             for (int64_t column = 0; column < job->columns; column++) {
@@ -284,12 +276,7 @@ static inline void spread_as(struct job *job, int64_t chunk, const float *table)
         }
 }
 
-static void spread(struct job *job, int64_t chunk) {
-    if (job->table)
-        spread_as(job, chunk, job->table);
-    else
-        spread_as(job, chunk, 0);
-}
+TWICE(spread, table, job->table)
 
 static void clear(bf16 *from, bf16 *to) {
     memset(from, 0, (to - from) * sizeof(bf16));
@@ -322,12 +309,7 @@ static inline void spread_before_pool_as(struct job *job, int64_t chunk, const f
     }
 }
 
-static void spread_before_pool(struct job *job, int64_t chunk) {
-    if (job->table)
-        spread_before_pool_as(job, chunk, job->table);
-    else
-        spread_before_pool_as(job, chunk, 0);
-}
+TWICE(spread_before_pool, table, job->table)
 
 /* The gradient of the inputs of the norm before a last pool, or of ReLU without a norm. */
 static inline void spread_after_pool_as(struct job *job, int64_t chunk, int norm) {
@@ -351,12 +333,7 @@ static inline void spread_after_pool_as(struct job *job, int64_t chunk, int norm
             }
 }
 
-static void spread_after_pool(struct job *job, int64_t chunk) {
-    if (job->scale)
-        spread_after_pool_as(job, chunk, 1);
-    else
-        spread_after_pool_as(job, chunk, 0);
-}
+TWICE(spread_after_pool, scale, 1)
 
 /* ---- GELU alone ---- */
 
