@@ -484,7 +484,7 @@ static void pack(const float *weight, int64_t inputs, int64_t outputs, bf16 *pac
                 }
 }
 
-static inline __m512i widened(const float *from, int64_t count) {
+static inline __m512i rounded(const float *from, int64_t count) {
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(first_16(count), from)));
 }
 
@@ -497,8 +497,8 @@ static void pack_reversed(const float *weight, int64_t inputs, int64_t outputs, 
                     for (int64_t i = output; i < output + DEPTH; i += 2, packed += DEPTH) {
                         const int64_t input = block + half * TILE;
                         const float *from = weight + (i * TAPS + tap) * inputs + input;
-                        const __m512i one = widened(from, i < outputs ? inputs - input : 0);
-                        const __m512i next = widened(from + TAPS * inputs, i + 1 < outputs ? inputs - input : 0);
+                        const __m512i one = rounded(from, i < outputs ? inputs - input : 0);
+                        const __m512i next = rounded(from + TAPS * inputs, i + 1 < outputs ? inputs - input : 0);
                         _mm512_store_si512(packed, _mm512_or_si512(one, _mm512_slli_epi32(next, 16)));
                     }
 }

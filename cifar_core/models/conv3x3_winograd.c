@@ -71,13 +71,6 @@ static inline void find_pixels(const struct job *job, int64_t tile, const bf16 *
         }
 }
 
-static inline __m512 low_half(__m512i numbers) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(numbers)), 16);
-}
-static inline __m512 high_half(__m512i numbers) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(numbers, 1)), 16);
-}
-
 /* Transformed tiles from `first` on: (16, block, channels), with PAD numbers behind each point. */
 static void transform_tiles(const struct job *job, int64_t first, int64_t count, bf16 *tiles) {
     const int64_t inputs = job->inputs, channels = round_up(inputs, WIDE), point_size = job->block * channels + PAD;
@@ -90,7 +83,8 @@ static void transform_tiles(const struct job *job, int64_t first, int64_t count,
 #pragma GCC unroll 16
             for (int p = 0; p < POINTS; p++) {
                 const __m512i numbers = _mm512_maskz_loadu_epi16(valid, pixels[p] + c);
-                low[p / 4][p % 4] = low_half(numbers), high[p / 4][p % 4] = high_half(numbers);
+                low[p / 4][p % 4] = widened(_mm512_castsi512_si256(numbers));
+                high[p / 4][p % 4] = widened(_mm512_extracti64x4_epi64(numbers, 1));
             }
             transform_tile(low);
             transform_tile(high);
@@ -156,7 +150,8 @@ static void transform_filters(void *argument) {
         }
 }
 
-static inline __m512i widened(__m512 numbers) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers)); }
+/* 16 numbers as bf16, each in the lower half of 32 bits. */
+static inline __m512i rounded(__m512 numbers) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers)); }
 
 /* Transform weights (inputs, 3, 3, outputs), taps in reverse: those of the gradient of a convolution's inputs. */
 static void transform_filters_reversed(void *argument) {
@@ -172,7 +167,7 @@ static void transform_filters_reversed(void *argument) {
                 transform_filter(g, u[next]);
             }
             for (int p = 0; p < POINTS; p++) {
-                const __m512i one = widened(u[0][p / 4][p % 4]), next = widened(u[1][p / 4][p % 4]);
+                const __m512i one = rounded(u[0][p / 4][p % 4]), next = rounded(u[1][p / 4][p % 4]);
                 _mm512_store_si512(filters_at(job, output, p, c), _mm512_or_si512(one, _mm512_slli_epi32(next, 16)));
             }
         }
@@ -310,7 +305,7 @@ end:
 /* ---- Gradient of the weights ---- */
 
 static inline __m512 load_16(const bf16 *from, int64_t count) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_16(count), from)), 16);
+    return widened(_mm256_maskz_loadu_epi16(first_16(count), from));
 }
 
 /* Store 16 channels of two tiles as pairs. */

@@ -31,10 +31,7 @@ struct job {
     const float *slope_mean, *slant;
 };
 
-static inline vector load(const bf16 *from) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
+static inline vector load(const bf16 *from) { return widened(_mm256_loadu_si256((const __m256i *)from)); }
 
 static inline void store(bf16 *to, vector numbers) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(numbers));
@@ -340,14 +337,12 @@ TWICE(spread_after_pool, scale, 1)
 static void activate_all(struct job *job, int64_t chunk) {
     const int64_t size = job->height * job->width * job->channels, to = first_image(job, chunk + 1) * size;
     for (int64_t i = first_image(job, chunk) * size; i < to; i += LANES) {
-        const __mmask16 there = to - i >= LANES ? 0xffff : (1 << (to - i)) - 1;
-        const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, job->inputs + i));
-        const vector x = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+        const __mmask16 there = first_16(to - i);
+        const vector x = widened(_mm256_maskz_loadu_epi16(there, job->inputs + i));
         vector result;
-        if (job->gradient) {
-            const __m512i more = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, job->gradient + i));
-            result = slope(job->table, x, _mm512_castsi512_ps(_mm512_slli_epi32(more, 16)));
-        } else
+        if (job->gradient)
+            result = slope(job->table, x, widened(_mm256_maskz_loadu_epi16(there, job->gradient + i)));
+        else
             result = activation(job->table, x);
         _mm256_mask_storeu_epi16(job->outputs + i, there, (__m256i)_mm512_cvtneps_pbh(result));
     }

@@ -19,6 +19,11 @@ static inline int64_t larger(int64_t one, int64_t other) { return one > other ? 
 static inline __mmask16 first_16(int64_t count) { return count >= 16 ? 0xffff : count < 0 ? 0 : (1 << count) - 1; }
 static inline __mmask32 first_32(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
 
+/* 16 numbers of bf16 in fp32. */
+static inline __m512 widened(__m256i numbers) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
+}
+
 /* Null if there is no memory. */
 static inline void *zeros(int64_t bytes) {
     void *memory = aligned_alloc(64, round_up(bytes, 64));
