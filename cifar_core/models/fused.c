@@ -353,17 +353,13 @@ static void activate_all(struct job *job, int64_t chunk) {
 static void take_chunks(void *argument) {
     struct job *job = argument;
     int64_t chunk;
-    while ((chunk = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->chunks)
+    while ((chunk = take(&job->next, 1)) < job->chunks)
         job->work(job, chunk);
 }
 
-static void run(struct job *job, void (*work)(struct job *, int64_t), fork_join parallel, int threads) {
+static void run(struct job *job, void (*work)(struct job *, int64_t), fork_join parallel, int64_t threads) {
     job->work = work;
-    job->next = 0;
-    if (threads > 1)
-        parallel(take_chunks, job, threads, 0);
-    else
-        take_chunks(job);
+    on_threads(parallel, threads, take_chunks, job, &job->next);
 }
 
 /* GELU of the inputs; with a gradient, that of the inputs. */
