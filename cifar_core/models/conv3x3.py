@@ -34,6 +34,11 @@ def is_available() -> bool:
     return _library() is not None
 
 
+def algorithm() -> str:
+    """Return the name of the one that the kernels use on this machine."""
+    return "AMX" if _is_amx_used() else "Winograd"
+
+
 def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """Return true if `convolve` is faster than torch's own convolution for these arguments."""
     if inputs.device.type != "cpu" or torch.compiler.is_compiling():

@@ -21,7 +21,7 @@ from experiments.reading.weights import KnownRun, recipe_of
 from sweeps.console import SweepConsole
 from sweeps.tracking.provenance import provenance
 
-_CONDITIONS = ("device", "cpu", "precision", "threads", "torch", "git_commit")  # the same ones give the same bits
+_CONDITIONS = ("device", "cpu", "precision", "kernels", "threads", "torch", "git_commit")  # equal ones: equal bits
 
 
 @dataclass(frozen=True, slots=True)
