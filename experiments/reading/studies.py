@@ -163,14 +163,33 @@ class StudyReader:
         return [f"{name} of {run.info.run_name}" for name in names]
 
     def artifact(self, run_id: str, path: str) -> bytes | None:
-        """Load a run's artifact; None if it has none."""
-        try:
-            folder = artifact_folder(self._store, str(self.client.get_run(run_id).info.artifact_uri))
-            if folder is not None:
+        """Load a run's artifact; None if it has none.
+
+        Raises:
+            StoreError: it has one that cannot be downloaded, or MLflow does not answer.
+        """
+        uri = self._store.tracking_uri
+        with answering(uri):
+            try:
+                run = self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # a reproduction, of which only the file was copied
+                    return None
+                raise
+        folder = artifact_folder(self._store, str(run.info.artifact_uri))
+        if folder is not None:
+            try:
                 return (folder / path).read_bytes()
+            except OSError:
+                return None
+        try:
             with TemporaryDirectory() as scratch:
                 return Path(self.client.download_artifacts(run_id, path, scratch)).read_bytes()
-        except (MlflowException, OSError):
+        except (MlflowException, OSError) as error:  # a missing artifact, or a failed download
+            with answering(uri):
+                listed = self.client.list_artifacts(run_id, str(PurePosixPath(path).parent).removeprefix("."))
+            if any(file.path == path and not file.is_dir for file in listed):
+                raise StoreError(f"{path} of run {run_id} must be readable, but: {first_line(error)}") from error
             return None
 
     def json(self, run_id: str, path: str) -> dict[str, Any]:
