@@ -58,7 +58,7 @@ class Facts:
 
     @property
     def as_of(self) -> datetime.date:
-        """The day the study ended, from which the age of a published figure is counted."""
+        """The day the study, or its last run so far, ended: the age of a published figure is counted from it."""
         return self.study.end.date()
 
     @property

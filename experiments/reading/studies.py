@@ -99,12 +99,14 @@ class StudyReader:
         confirm, final = (_last_attempts(attempts, stage) for stage in ("confirm", "final"))
         start, tags = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC), parent.data.tags
         state = "finished" if (said := state_of(parent)) == "complete" else said
+        # MLflow keeps the end of a run that is running again.
+        end = None if state == "running" else time_of(parent.info.end_time)
         study = Study(
             name=name,
             run_id=parent.info.run_id,
             state=state,
             start=start,
-            end=time_of(parent.info.end_time) or max(attempts["end"].dropna(), default=start),
+            end=end or max(attempts["end"].dropna(), default=start),
             tags={k: v for k, v in tags.items() if not k.startswith("mlflow.")},
             params=parent.data.params | {name: tags[name] for name in _LATEST if name in tags},
             metrics=metrics_of(parent) if state == "finished" else {},  # else those of an earlier, shorter search

@@ -278,6 +278,17 @@ def test_figures_of_a_study_that_went_on_are_not_those_of_its_earlier_end(fresh_
     assert (study.state, study.metrics) == ("interrupted", {})
 
 
+def test_a_study_that_runs_again_has_not_ended_when_it_ended_before(fresh_store: Fake) -> None:
+    run_id = fresh_store.add()
+    ended = StudyReader(fresh_store.place).read()
+    fresh_store.client.set_tag(run_id, "state", "running")
+    fresh_store.client.update_run(run_id, "RUNNING")
+    running = StudyReader(fresh_store.place).read()
+    assert fresh_store.client.get_run(run_id).info.end_time, "MLflow keeps it"
+    assert (running.state, running.end) == ("running", max(running.attempts["end"].dropna()))
+    assert running.end != ended.end
+
+
 def test_a_run_of_a_label_curve_has_the_data_set_of_its_curve(fresh_store: Fake) -> None:
     own = replace(CIFAR10, name="garden", sha256="ab" * 32)
     run_id = fresh_store.add(name="labels/garden")
