@@ -216,9 +216,16 @@ def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
         left = curve.planned - complete - curve.diverged
         text += ": the same command runs the rest." if left else "."
         yield CitedText(text, run(curve.run_id))
-    if curve.source not in facts.subject_runs:
+    if not _is_of_subject(facts, curve):
         text = f"The curve is of another recipe than the {facts.subject}'s: the study went on after it was measured."
         yield CitedText(text, run(curve.run_id))
+
+
+def _is_of_subject(facts: Facts, curve: LabelCurve) -> bool:
+    """True where the curve has the recipe of the network that the report is about, if from an earlier run of it."""
+    runs = facts.study.attempts.set_index("run_id")
+    trials = runs["source_trial"].fillna(runs["trial"])
+    return curve.source in trials.index and trials[curve.source] in trials[list(facts.subject_runs)].array
 
 
 def _caption(facts: Facts, curves: Sequence[WayCurve]) -> CitedText:

@@ -110,6 +110,13 @@ def test_what_is_not_known_is_said(demo: Facts) -> None:
     ]
 
 
+def test_a_curve_of_the_champions_trial_is_of_its_recipe(demo: Facts) -> None:
+    search = demo.study.search.set_index("trial")["run_id"]
+    for trial, other in ((3, False), (0, True)):
+        found = texts(with_curve(demo, source=search[trial], build=BUILT))
+        assert any("of another recipe" in text for text in found) == other
+
+
 @pytest.mark.parametrize(
     ("missing", "text"),
     [
