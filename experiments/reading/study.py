@@ -232,6 +232,15 @@ class Study:
         return complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable")
 
     @property
+    def has_selected(self) -> bool:
+        """The best trial was chosen by its validation accuracy among several, those included that were pruned for it.
+
+        A trial that broke a limit is pruned too, but has no accuracy.
+        """
+        compared = self.search["state"].isin(["complete", "pruned"]) & self.search["metrics.val/accuracy"].notna()
+        return int(compared.sum()) > 1
+
+    @property
     def subject(self) -> pd.DataFrame:
         """The runs that the report is about: the champion's, else the best complete search trial, if any."""
         return champion if len(champion := self.champion) else self.complete_trials.head(1)

@@ -67,7 +67,7 @@ def bar_sentence(facts: Facts) -> CitedText:
             "Accuracy on unseen images is not known yet. On the validation images the network reaches "
             f"{percent(facts.validation.mean)}"
         )
-        text += "; trials were selected on these images, so the figure flatters." if _selected(facts) else "."
+        text += "; trials were selected on these images, so the figure flatters." if facts.study.has_selected else "."
         return CitedText(text, runs(facts.validation))
     ours, interval = f"At {percent(test.mean)} the network", f"95 % interval, {span(test)},"
     if test.low >= bar.target:
@@ -85,11 +85,6 @@ def bar_sentence(facts: Facts) -> CitedText:
     else:
         text = f"{ours} misses the {target} target; being under {rework}, it {_REWORK}."
     return CitedText(text, (*runs(test), "source/bar"))
-
-
-def _selected(facts: Facts) -> bool:
-    """True where the network is one of several trials, those included that were stopped for their accuracy."""
-    return int(facts.study.search["state"].isin(["complete", "pruned"]).sum()) > 1
 
 
 def _levels(bar: Bar) -> tuple[str, str, str]:
