@@ -55,15 +55,12 @@ class Assumption:
 
 @dataclass(frozen=True, slots=True)
 class SensitivityResult:
-    """The effect of one assumption on the answer, and on the US dollars that building saves over the horizon.
-
-    Without a rival, nothing is saved.
-    """
+    """The effect of one assumption on the answer, and on the US dollars that building saves over the horizon."""
 
     name: str
     value: str
-    low: float | None  # saved with the assumption divided by FACTOR
-    high: float | None  # saved with it multiplied by FACTOR
+    low: float  # saved with the assumption divided by FACTOR; NaN without a rival
+    high: float  # saved with it multiplied by FACTOR
     flip: str  # the nearest value at which the answer changes; "" where there is none within REACH
     factor: float  # flip / value; NaN where there is none
     becomes: str  # the answer beyond `flip`
@@ -72,7 +69,7 @@ class SensitivityResult:
     @property
     def width(self) -> float:
         """The difference between the two savings."""
-        return 0.0 if self.low is None or self.high is None else abs(self.high - self.low)
+        return 0.0 if math.isnan(self.low) else abs(self.high - self.low)
 
     @property
     def side(self) -> str:
@@ -90,7 +87,7 @@ class SensitivityResult:
 def section(facts: Facts) -> Section:
     results, gain = sensitivity(facts), saved(facts)
     drawn: Block = Missing("There is no figure of the assumptions, as there are no two costs to compare.")
-    if results and gain is not None:
+    if results and not math.isnan(gain):
         widest = max(result.width for result in results)
         shown = [r for r in results if r.becomes or r.width >= VISIBLE * widest]
         figure = tornado(shown, gain, _least(facts))
@@ -108,16 +105,16 @@ def rival_of(facts: Facts) -> Way | None:
     return min(others, key=lambda way: (way.option.total(months), way.option.name), default=None)
 
 
-def saved(facts: Facts) -> float | None:
-    """The US dollars that building saves against its rival over the horizon; negative: it costs more."""
+def saved(facts: Facts) -> float:
+    """The US dollars that building saves against its rival over the horizon; negative: it costs more; NaN: unknown."""
     return _saved_against(facts, rival_of(facts))
 
 
-def _saved_against(facts: Facts, rival: Way | None) -> float | None:
+def _saved_against(facts: Facts, rival: Way | None) -> float:
     """The US dollars that building saves against the way of the rival's title, even if that misses a bar."""
     ours, *others = ways_of(facts)
     if rival is None or ours.option.unpriced:
-        return None
+        return math.nan
     theirs = next(way.option for way in others if way.title == rival.title)
     return theirs.total(facts.scenario.months) - ours.option.total(facts.scenario.months)
 
@@ -213,8 +210,7 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
     """
     rows = list(reversed(results))
     figure = canvas(height=80 + 42 * len(rows), left=10, top=26)
-    for name, colour, ends in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
-        gains = [gain for gain in ends if gain is not None]
+    for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
         texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
         figure.add_bar(
             x=[round(gain - saved, 2) for gain in gains],
