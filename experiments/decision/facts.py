@@ -119,7 +119,7 @@ def gather(
     confusions = study.artifacts.confusions
     counts = [int(matrix.sum()) for matrix in confusions.values()] if len(study.champion) else []
     test_images = round(sum(counts) / len(counts)) if counts else study.data_set.test_images
-    validation_images = study.artifacts.validation_images or study.data_set.val_images
+    validation_images = study.data_set.val_images if len(study.champion) else study.trial_images
     return Facts(
         study=study,
         published=published,

@@ -23,7 +23,7 @@ _COLUMNS = (
     *("run_id", "status", "start_time", "end_time"),
     *(
         f"tags.{name}"
-        for name in ("stage", "state", "champion", "trial", "attempt", "source_trial", "seed", "threads", "baseline")
+        for name in ("stage", "state", "trial", "attempt", "source_trial", "seed", "threads", "baseline")
     ),
     *("params.model", "params.seed", "metrics.val/accuracy", "metrics.test/accuracy", "metrics.test/tta_accuracy"),
     *(f"metrics.cost/{name}" for name in ("seconds", "training_flops", "images_per_second")),

@@ -268,7 +268,6 @@ class StudyReader:
     def _artifacts(self, parent: str, run_ids: Sequence[str], *, is_champion: bool) -> StudyArtifacts:
         # Of the champion the report shows the test set, of any other run the validation set.
         confusion, mistakes = "confusion.json", "pictures/mistakes.png"
-        validated = self.confusion(run_ids[0], confusion) if run_ids else None
         if is_champion:
             confusion, mistakes = "test/confusion.json", "test/mistakes.png"
         confusions = {r: read for r in run_ids if (read := self.confusion(r, confusion))}
@@ -287,7 +286,6 @@ class StudyReader:
             prediction_run=shown,
             confusions={run_id: counts for run_id, (names, counts) in confusions.items() if names == classes},
             classes=classes,
-            validation_images=int(validated[1].sum()) if validated else None,
             recipe=recipe.decode(errors="replace") if recipe else None,
             space=space.decode(errors="replace") if space else None,
             model_uris=self._model_uris(run_ids),

@@ -165,7 +165,6 @@ class StudyArtifacts:
     prediction_run: str = ""
     confusions: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # run id -> counts, rows = true class
     classes: tuple[str, ...] = ()  # in the order of the confusion matrices
-    validation_images: int | None = None  # of the first run's final validation
     recipe: str | None = None  # TOML
     space: str | None = None  # TOML: the search space of the study
     model_uris: Mapping[str, str] = field(default_factory=dict)  # run id -> models:/...
