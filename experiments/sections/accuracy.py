@@ -288,9 +288,6 @@ def _numbers(facts: Facts) -> Iterator[Number]:
             yield Number(f"accuracy.{name}.mean", None, "share", study)
     if facts.augmented:
         yield from estimate_numbers("accuracy.test_augmented", facts.augmented, runs(facts.augmented))
-    if test and validation:
-        gap = validation.mean - test.mean
-        yield Number("accuracy.validation_less_test", gap, "share", (*runs(test), *runs(validation)))
     yield Number("model.parameters", facts.parameters, "weights", run(*facts.subject_runs))
     used = facts.study.test_set_evaluations
     yield from numbers_of("looks", used if used.recorded else None, study, study="looks", store="looks")
