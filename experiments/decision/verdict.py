@@ -94,7 +94,7 @@ class Way:
 
     @property
     def is_close(self) -> bool:
-        """All that is unknown is whether its accuracy, which was measured, clears the bar: it is too close to it."""
+        """Its measured accuracy is too close to the bar, and nothing else is unknown."""
         return self.measured and self.complete and [check.bar for check in self.unknown] == ["accuracy"]
 
     @property

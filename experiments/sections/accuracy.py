@@ -208,8 +208,8 @@ def _figure(facts: Facts) -> Figure:
         compared = [against_published(facts.test, a.accuracy) for a in facts.published.accuracies if a.same_test]
         above, level = compared.count("lower"), compared.count("not_significant")
         lie = "lies" if above == 1 else "lie"
-        text += f" Of the {len(compared)} published figures on the same images, {above} {lie} above ours by more than chance "
-        text += f"and {level} cannot be told from it; the bar through ours is its 95 % interval."
+        text += f" Of the {len(compared)} published figures on the same images, {above} {lie} above ours by more than "
+        text += f"chance and {level} cannot be told from it; the bar through ours is its 95 % interval."
         sources = runs(facts.test)
     figure = benchmarks(shown, facts.test, _name(facts), facts.bar)
     return Figure("benchmarks", "Test accuracy", CitedText(text, (*sources, "source/bar")), figure)

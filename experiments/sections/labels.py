@@ -176,7 +176,7 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
     ours, theirs = found[BUILD], found[ADAPT]
     sources = (*ours.sources, "source/scenario")
     if ours.law is None or theirs.law is None:
-        yield CitedText("Where the two change places cannot be said: one of them has no law.", sources)
+        yield CitedText("The crossing point is unknown: one of the two has no fitted law.", sources)
         return
     low = max(min(ours.accuracies), min(theirs.accuracies))
     high = min(ours.most, theirs.most)
@@ -188,8 +188,8 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
         text = f"Build and adapt change places at {count(place.low)} to {count(place.high)} labels"
         text += f"{_price(facts, place.low, place.high)}: with fewer, {first} is more accurate; with more, {then}."
     elif (either := overtakes[1] + falls_behind[1]) > 1 - _SURE:
-        text = f"Whether the two change places {tried} cannot be said: {percent(either, 0)} of the laws within the "
-        text += "uncertainty do."
+        text = f"Whether the two curves cross {tried} is uncertain: they cross in {percent(either, 0)} of the pairs of "
+        text += "laws drawn within the errors."
     else:
         ahead = ours if ours.law.error(high) < theirs.law.error(high) else theirs
         text = f"The two do not change places {tried}: at the end {ahead.words} is ahead."

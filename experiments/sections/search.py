@@ -225,7 +225,7 @@ def _architectures_table(found: Sequence[Architecture]) -> Table:
 
 
 def _progress_sentence(facts: Facts, complete: pd.DataFrame) -> CitedText:
-    """How far the search came, and whether it was still improving when it ended."""
+    """The first and the best complete trial, and the place of the best among them."""
     if not len(complete):
         return CitedText("No trial is complete, so the search has taught nothing yet.", run(facts.run_id))
     best, first = _best(complete), complete["accuracy"].iloc[0]

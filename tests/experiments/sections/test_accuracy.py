@@ -64,7 +64,9 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
     [alone] = section(with_study(unconfirmed, search=complete)).recommendation["performance"]
     assert alone.text.endswith(" %."), "nothing was selected"
     pruned = search[(search["state"] == "pruned") | search.index.isin(complete.index)]
-    limited = pruned.assign(**{"metrics.val/accuracy": pruned["metrics.val/accuracy"].where(pruned["state"] != "pruned")})
+    limited = pruned.assign(
+        **{"metrics.val/accuracy": pruned["metrics.val/accuracy"].where(pruned["state"] != "pruned")}
+    )
     for some, flatters in ((pruned, True), (limited, False)):
         [sentence] = section(with_study(unconfirmed, search=some)).recommendation["performance"]
         assert ("the figure flatters" in sentence.text) == flatters
