@@ -209,9 +209,8 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tu
     low, high = VOLUMES
     grid = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
     found, start = [], low
-    for one, other in itertools.pairwise(grid):
-        name = best(one)
-        if best(other) == name:
+    for (one, name), (other, following) in itertools.pairwise((images, best(images)) for images in grid):
+        if following == name:
             continue
         same, changed = one, other
         for _ in range(30):

@@ -13,6 +13,7 @@ from scipy.optimize import isotonic_regression
 
 from experiments.decision.facts import Facts
 from experiments.decision.machines import machines_on
+from experiments.decision.sensitivity import nearest_flips, sensitivity
 from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of, ways_of
 from experiments.pages.blocks import (
     Block,
@@ -42,7 +43,6 @@ from experiments.pages.text import (
     years,
 )
 from experiments.reading.scenario import slug
-from experiments.sections.sensitivity import nearest_flips
 
 COST_RATIO = 1.2  # between a measured and an assumed cost, in either direction, from which the report mentions it
 FLIPS = 2  # of assumptions that the first screen names
@@ -127,7 +127,7 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[tupl
         if none != lost:
             text += f" If nothing else that is unmeasured clears the bars: “{none}”."
         yield label, CitedText(text, ("source/scenario", *_sources(rival)))
-    for number, result in enumerate(nearest_flips(facts)[:FLIPS]):
+    for number, result in enumerate(nearest_flips(sensitivity(facts))[:FLIPS]):
         text = f"{_capital(result.name)} {result.change}: “{result.becomes}”."
         yield "Would change it too" if number else "Would change it", CitedText(text, result.sources)
 

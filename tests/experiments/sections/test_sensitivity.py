@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from experiments.decision.facts import Facts
+from experiments.decision.sensitivity import Assumption, SensitivityResult, assumptions, sensitivity
 from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Bullets
-from experiments.sections.sensitivity import Assumption, SensitivityResult, assumptions, section, sensitivity
+from experiments.sections.sensitivity import section
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
 from tests.experiments.support import figures, with_cost, with_scenario
 
