@@ -131,8 +131,10 @@ class Verdict:
         rival: the cheapest way that may win: no bar is known to be missed, one is unknown, and it is clearly cheaper
             than every way known to clear all bars.
         near: of each kind, the cheapest way that clears every bar and costs about as much as `best`.
+        ways: those that it is between; of `verdict_of`, in the order of `ways_of`.
     """
 
+    ways: tuple[Way, ...]
     answer: str
     best: Way | None
     rival: Way | None
@@ -209,7 +211,7 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
         Rule(f"buying {cheapest}", "Buy", kind == "buy"),
     )
     answer = next(rule.answer for rule in rules if rule.holds)
-    return Verdict(answer=answer, best=best, rival=rival, near=tuple(near.values()), rules=rules)
+    return Verdict(ways=tuple(ways), answer=answer, best=best, rival=rival, near=tuple(near.values()), rules=rules)
 
 
 def ways_of(facts: Facts) -> tuple[Way, ...]:
