@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import plotly.graph_objects as go
 
+from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.labels.curve import ADAPT, BUILD, LabelCurve
 from experiments.labels.power_law import REACH, HeldOut, Interval, Point, PowerLaw, crossing, fit, held_out, points_of
@@ -67,7 +67,7 @@ class WayCurve:
 def section(facts: Facts) -> Section:
     curve = facts.labels
     if curve is None or not curve.runs:
-        command = f"python experiments/label_curve.py --study {shlex.quote(facts.study.name)}{facts.study.store_option}"
+        command = commands.measure_labels(facts.study)
         how = f": `{command}` does that." if facts.subject_runs else ": the study has no complete trial yet."
         text = f"Accuracy by the number of labels was not measured{how}"
         return Section(TITLE, (Missing(text),))

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.optimize import isotonic_regression
 
+from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.decision.machines import machines_on
 from experiments.decision.sensitivity import nearest_flips, sensitivity
@@ -63,8 +64,8 @@ def section(facts: Facts) -> Section:
     )
     try_it = Link("Move the assumptions, and see the answer change", WHAT_IF)
     blocks: list[Block] = [lead, _figure(facts, ways), try_it, _table(facts, ways)]
-    if verdict.answer == "Not yet" and verdict.rival and (commands := verdict.rival.commands):
-        blocks.insert(1, Code("\n".join(commands)))
+    if verdict.answer == "Not yet" and verdict.rival and verdict.rival.commands:
+        blocks.insert(1, Code("\n".join(verdict.rival.commands)))
     numbers = (
         number
         for way in ways
@@ -142,7 +143,7 @@ def _cleared(way: Way) -> Way:
 def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     """Yield the next steps, and caveats of the decision."""
     if verdict.answer == "Build":
-        text = f"Next: `{facts.study.serve_command}` answers with the store's champion over HTTP."
+        text = f"Next: `{commands.serve(facts.study)}` answers with the store's champion over HTTP."
         yield CitedText(text, run(facts.run_id))
     s, cost, ours = facts.scenario, facts.cost, verdict.ways[0].option
     people = "People"

@@ -96,7 +96,7 @@ def test_what_is_not_known_is_said(demo: Facts) -> None:
     assert section(demo).blocks == (
         Missing(
             "Accuracy by the number of labels was not measured: "
-            f"`python experiments/label_curve.py --study demo{demo.study.store_option}` does that."
+            "`python experiments/label_curve.py --study demo --store STORE` does that."
         ),
     )
     some = with_curve(demo, build={450: (0.58,), 1_350: (0.7,)}, source="another", missing=3)
