@@ -154,7 +154,7 @@ def references_of(facts: Facts) -> References:
     entries["scenario"] = facts.scenario.entry
     what = {study.run_id: "the study"}
     what |= {r.run_id: f"{r.name}, seed {r.seed}, reproduced" for r in facts.results}
-    what |= labels.described(facts.labels)
+    what |= labels.described(facts.label_curve)
     for row in study.attempts.to_dict("records"):
         if row["tags.stage"] == "search":
             what[row["run_id"]] = f"search trial {row['trial']:g}, {row['state']}"

@@ -31,7 +31,7 @@ class Facts:
         validation, test: accuracies of the runs that the report is about.
         augmented: test accuracy with test-time augmentation.
         scores: what was measured of vendors' answers to the test images, by the slug of the vendor.
-        labels: accuracy by the number of labels.
+        label_curve: accuracy by the number of labels.
     """
 
     study: Study
@@ -44,7 +44,7 @@ class Facts:
     augmented: Estimate | None
     cost: Cost
     scores: Mapping[str, VendorScore]
-    labels: LabelCurve | None
+    label_curve: LabelCurve | None
 
     @property
     def run_id(self) -> str:
@@ -106,7 +106,7 @@ def gather(
     scenario: Scenario,
     results: Sequence[Result] = (),
     scores: Mapping[str, VendorScore] = MappingProxyType({}),
-    labels: LabelCurve | None = None,
+    label_curve: LabelCurve | None = None,
 ) -> Facts:
     """The facts of a study.
 
@@ -131,7 +131,7 @@ def gather(
         augmented=estimate(study.champion, "metrics.test/tta_accuracy", test_images),
         cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
         scores=scores,
-        labels=labels,
+        label_curve=label_curve,
     )
 
 

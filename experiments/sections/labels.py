@@ -65,7 +65,7 @@ class WayCurve:
 
 
 def section(facts: Facts) -> Section:
-    curve = facts.labels
+    curve = facts.label_curve
     if curve is None or not curve.runs:
         command = commands.measure_labels(facts.study)
         how = f": `{command}` does that." if facts.subject_runs else ": the study has no complete trial yet."
