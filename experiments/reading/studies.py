@@ -117,12 +117,14 @@ class StudyReader:
         confirm, final = (_last_attempts(attempts, stage) for stage in ("confirm", "final"))
         start, tags = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC), parent.data.tags
         state = "finished" if (said := state_of(parent)) == "complete" else said
+        # MLflow keeps the end of a run that is running again.
+        end = None if state == "running" else time_of(parent.info.end_time)
         study = Study(
             name=name,
             run_id=parent.info.run_id,
             state=state,
             start=start,
-            end=time_of(parent.info.end_time) or max(attempts["end"].dropna(), default=start),
+            end=end or max(attempts["end"].dropna(), default=start),
             tags={k: v for k, v in tags.items() if not k.startswith("mlflow.")},
             params=parent.data.params | {name: tags[name] for name in _LATEST if name in tags},
             metrics=metrics_of(parent) if state == "finished" else {},  # else those of an earlier, shorter search
@@ -181,14 +183,33 @@ class StudyReader:
         return [f"{name} of {run.info.run_name}" for name in names]
 
     def artifact(self, run_id: str, path: str) -> bytes | None:
-        """Load a run's artifact; None if it has none."""
-        try:
-            folder = artifact_folder(self.store, str(self.client.get_run(run_id).info.artifact_uri))
-            if folder is not None:
+        """Load a run's artifact; None if it has none.
+
+        Raises:
+            StoreError: it has one that cannot be downloaded, or MLflow does not answer.
+        """
+        uri = self.store.tracking_uri
+        with answering(uri):
+            try:
+                run = self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # a reproduction, of which only the file was copied
+                    return None
+                raise
+        folder = artifact_folder(self.store, str(run.info.artifact_uri))
+        if folder is not None:
+            try:
                 return (folder / path).read_bytes()
+            except OSError:
+                return None
+        try:
             with TemporaryDirectory() as scratch:
                 return Path(self.client.download_artifacts(run_id, path, scratch)).read_bytes()
-        except (MlflowException, OSError):
+        except (MlflowException, OSError) as error:  # a missing artifact, or a failed download
+            with answering(uri):
+                listed = self.client.list_artifacts(run_id, str(PurePosixPath(path).parent).removeprefix("."))
+            if any(file.path == path and not file.is_dir for file in listed):
+                raise StoreError(f"{path} of run {run_id} must be readable, but: {first_line(error)}") from error
             return None
 
     def json(self, run_id: str, path: str) -> dict[str, Any]:
@@ -266,7 +287,6 @@ class StudyReader:
     def _artifacts(self, parent: str, run_ids: Sequence[str], *, is_champion: bool) -> StudyArtifacts:
         # Of the champion the report shows the test set, of any other run the validation set.
         confusion, mistakes = "confusion.json", "pictures/mistakes.png"
-        validated = self.confusion(run_ids[0], confusion) if run_ids else None
         if is_champion:
             confusion, mistakes = "test/confusion.json", "test/mistakes.png"
         confusions = {r: read for r in run_ids if (read := self.confusion(r, confusion))}
@@ -285,7 +305,6 @@ class StudyReader:
             prediction_run=shown,
             confusions={run_id: counts for run_id, (names, counts) in confusions.items() if names == classes},
             classes=classes,
-            validation_images=int(validated[1].sum()) if validated else None,
             recipe=recipe.decode(errors="replace") if recipe else None,
             space=space.decode(errors="replace") if space else None,
             model_uris=self._model_uris(run_ids),
