@@ -167,7 +167,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--cpus-per-trial",
-        type=_positive_float,
+        type=_cpus,
         metavar="N",
         help="CPUs of each trial on the cluster, and its threads (default: 1)",
     )
@@ -387,9 +387,11 @@ def _listing(table: Mapping[str, Preset] | Mapping[str, SearchSpace], default: s
 
 
 _positive_float = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
+# Ray counts CPUs and GPUs in units of 0.0001.
+_cpus = number("must be a number of at least 0.0001", lambda value: 0.0001 <= value < float("inf"), float)
 _gpus = number(
-    "must be a whole number or a fraction of 1",
-    lambda value: 0 <= value <= 1 or (value > 1 and float(value).is_integer()),
+    "must be a whole number or a fraction of 1 of at least 0.0001",
+    lambda value: value == 0 or 0.0001 <= value <= 1 or (value > 1 and float(value).is_integer()),
     float,
 )
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
