@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from cifar_core.checkpoint import CheckpointError, read_state_file, write_state_file
 from cifar_core.data.source import DataSource
+from cifar_core.errors import first_line
 from cifar_core.hardware import Hardware
 from sweeps.executors.job_loop import Command
 from sweeps.executors.protocol import (
@@ -96,11 +96,14 @@ class RayExecutor:
 
     def start(self, job: Job) -> str | None:
         worker = next(worker for worker in self._workers if worker.free)
-        worker.job, worker.pausing = job, False
         weights = None
         if isinstance(job, EvaluateJob):
-            with contextlib.suppress(CheckpointError):  # the worker finds the same fault
+            try:
                 weights = read_state_file(job.weights)
+            except CheckpointError as error:
+                self._events.append(Failed(job.key, f"CheckpointError: {first_line(error)}", ""))
+                return worker.place
+        worker.job, worker.pausing = job, False
         self._send(worker, job, weights)
         if not self.free:
             self._fill()
