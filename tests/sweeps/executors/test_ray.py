@@ -18,12 +18,12 @@ pytest.importorskip("ray", reason="Ray is not installed: make test-cluster")
 from ray.exceptions import OutOfMemoryError, RayTaskError
 
 from sweeps.executors import ray_cluster
-from sweeps.executors.protocol import Failed, Progressed
+from sweeps.executors.protocol import EvaluateJob, Failed, Finished, Progressed
 from sweeps.executors.ray_cluster import Demand, RayCluster
 from sweeps.executors.ray_executor import RayExecutor
 from tests.cifar_core.support import refusal
 from tests.cluster import Nodes, add_node
-from tests.sweeps.executors.support import LONG, events_until, waits
+from tests.sweeps.executors.support import JOB, LONG, RECIPE, events_until, waits
 from tests.sweeps.small_data import CPU, SYNTHETIC
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -83,6 +83,25 @@ def test_an_error_in_the_place_of_events_ends_the_worker_and_not_the_sweep(
         assert failed.worker_died
         assert cause in failed.reason
         events_until(executor, lambda event: False, until=lambda: executor.free == 1)
+    finally:
+        executor.close()
+
+
+def test_no_network_stays_on_a_node(nodes: Nodes, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    executor = RayExecutor(nodes.cluster, most=1, hardware=CPU, data=SYNTHETIC)
+    try:
+        events_until(executor, lambda event: False, until=lambda: executor.free == 1)
+        executor.start(replace(JOB, weights=weights, schedule=EvalSchedule(evenly(3), (1.0,), (100,))))
+        events_until(executor, lambda event: isinstance(event, Finished))
+        other = replace(RECIPE, model="five_conv")
+        executor.start(EvaluateJob(key="final", recipe=other, weights=weights))  # its error names the file on the node
+        [failed] = events_until(executor, lambda event: True)
+        assert isinstance(failed, Failed)
+        file = Path(failed.reason.split(": ")[1])
+        assert file.name == "final.safetensors"
+        assert file.parents[1] == Path(nodes.started.head_node.get_session_dir_path())
+        assert not list(file.parents[1].glob("cifar-sweeps-*"))
     finally:
         executor.close()
 
