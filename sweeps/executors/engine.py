@@ -132,7 +132,7 @@ class RayEngine:
             self.close()
             raise
         self._most = workers
-        self.workers, self.threads = min(self._cluster.places, workers or sys.maxsize), self._cluster.demand.threads
+        self.workers, self.threads = min(self._cluster.places(), workers or sys.maxsize), self._cluster.demand.threads
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return self._cluster.run(measure_speed, recipe, self.hardware, data_set)
