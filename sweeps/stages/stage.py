@@ -143,6 +143,7 @@ class Stage(ABC):
     def fail(self, run: SweepRun, event: Failed) -> None:
         """Record a run that has ended with an error."""
         self.sweep.console.say(f"{run.title} failed: {event.reason}")
+        self.sweep.tracker.attach_error(run.key, event.details)
         self.end(run, "failed", reason=event.reason)
 
     def interrupt(self, run: SweepRun) -> None:
