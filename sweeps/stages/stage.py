@@ -79,7 +79,8 @@ class Sweep:
     def side_by_side(self, runs: int) -> int:
         """Return how many of `runs` long runs train at the same time, if there are workers for them.
 
-        Where they share cores it divides their number, so that no core is idle while the last one trains.
+        Where they share cores it divides their number, so that no run trains alone at the end. Cores that cannot be
+        shared out equally are idle: 3 runs on 4 cores have one thread each.
         """
         if not self.plan.shares_cores:
             return runs
