@@ -277,7 +277,8 @@ def open_engine(options: argparse.Namespace, device: str) -> Engine:
         UserError: it cannot be used as asked.
     """
     if options.engine == "local":
-        return LocalEngine(device, options.workers, options.size or SIDES[0])
+        most = choose_preset(options, device).most_side_by_side(options.trials, confirm=not options.no_confirm)
+        return LocalEngine(device, options.workers, options.size or SIDES[0], most)
     return RayEngine(
         options.address or "auto",
         cpus=options.cpus_per_trial or 1.0,

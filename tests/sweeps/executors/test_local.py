@@ -56,7 +56,7 @@ def test_workers_that_do_not_start_are_not_replaced_without_end(monkeypatch: pyt
 
 
 def test_no_more_workers_start_than_runs_side_by_side() -> None:
-    engine = LocalEngine("cpu", None, 32)
+    engine = LocalEngine("cpu", None, 32, 4)
     engine.workers = 4
     for most in (1, 2):
         with contextlib.closing(engine.executor(SYNTHETIC, most, print)) as executor:
