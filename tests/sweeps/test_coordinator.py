@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
 from sweeps.command_line import Interrupted
-from sweeps.coordinator import RunsFailError, StoreLostError
-from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, TrainJob
+from sweeps.coordinator import StoreLostError
+from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, RunsFailError, TrainJob
 from sweeps.stages.final import ChampionTest
 from sweeps.store import Store
 from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
