@@ -31,7 +31,9 @@ pytestmark = pytest.mark.usefixtures("settings_of_this_process", "untouched")
     [
         ("--storage", "postgresql://me:hunter2@db.example/optuna"),
         ("--storage", "postgresql://db.example/optuna?user=me&password=hunter2"),
+        ("--storage", "postgresql://db.example:hunter2/with/slashes@db.example/optuna"),
         ("--tracking-uri", "http://me:hunter2@db.example:5000"),
+        ("--tracking-uri", "https://hunter2@db.example:5000"),
     ],
 )
 def test_a_url_with_a_password_is_refused_and_not_printed(
