@@ -319,8 +319,8 @@ def _naming_the_node(function: Callable[..., _Answer], *arguments: object) -> _A
         return function(*arguments)
     except UserError as error:
         here = ray.get_runtime_context().get_node_id()
-        names = [node["NodeName"] for node in ray.nodes() if node["NodeID"] == here]
-        raise UserError(f"node {' '.join(names)} of the cluster gave: {error}") from error
+        name = next(node["NodeName"] for node in ray.nodes() if node["NodeID"] == here)
+        raise UserError(f"node {name} of the cluster gave: {error}") from error
 
 
 def _shares(mark: Path) -> bool:

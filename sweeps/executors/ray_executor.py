@@ -24,6 +24,7 @@ from sweeps.executors.protocol import (
     Failed,
     Finished,
     Job,
+    RunsFailError,
     TrainJob,
 )
 from sweeps.executors.ray_cluster import NodeFacts, RayCluster, StoredData, differences, last_line
@@ -144,7 +145,8 @@ class RayExecutor:
         self._places = self._cluster.places(self._barred)
         wanted = min(self._most, max(self._places, placed) + 1)
         demand = self._cluster.demand
-        options = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "max_restarts": 0, "max_task_retries": -1}
+        options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
+        options |= {"max_restarts": 0, "max_task_retries": -1}
         if self._barred:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._barred))})"}
         while len(self._workers) < wanted:
@@ -193,14 +195,14 @@ class RayExecutor:
         """Give up a worker, and ask for no other on its node.
 
         Raises:
-            UserError: no other node is there for trials.
+            RunsFailError: no other node is there for trials.
         """
         self._forget(worker)
         if node not in self._barred:
             self._barred.add(node)
             line = f"node {self._cluster.nodes().get(node, node)} is not used: {fault}"
             if not self._cluster.places(self._barred) and all(other.node is None for other in self._workers):
-                raise UserError(f"a node must be left, but {line}; mend that, and the same command resumes the sweep")
+                raise RunsFailError(f"a node must be left for trials, but {line}")
             self._say(line)
         self._fill()
 
@@ -222,19 +224,20 @@ class RayExecutor:
         """Replace a worker that died, and report the job that died with it, if any.
 
         Raises:
-            RuntimeError: several workers in a row died without a job.
+            RunsFailError: several workers in a row died without a job.
         """
         self._workers.remove(worker)
         lost = "its node has died" in str(error)
-        cause = f"node {worker.node} is gone" if lost else f"its process on node {worker.node or '?'} ended"
+        node = worker.node or self._cluster.nodes().get(self._cluster.node_of(worker.actor), "?")
+        cause = f"node {node} is gone" if lost else f"its process on node {node} ended"
         if isinstance(error, OutOfMemoryError):
-            cause = f"node {worker.node} ran out of memory"
+            cause = f"node {node} ran out of memory"
         if worker.job is not None:
             self._events.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
         elif not lost:
             self._idle_deaths += 1
         if self._idle_deaths > _IDLE_DEATHS:
-            raise RuntimeError(f"workers must start, but {self._idle_deaths} in a row died: {last_line(error)}")
+            raise RunsFailError(f"workers must start, but {self._idle_deaths} in a row died: {cause}")
         self._fill()
 
     def _release_idle(self) -> None:

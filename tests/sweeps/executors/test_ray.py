@@ -14,7 +14,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
 from cifar_core.training import EvalSchedule, evenly
 
@@ -23,7 +22,7 @@ pytest.importorskip("ray", reason="Ray is not installed: make test-cluster")
 from ray.exceptions import OutOfMemoryError, RayTaskError
 
 from sweeps.executors import ray_cluster, ray_executor
-from sweeps.executors.protocol import EvaluateJob, Failed, Finished, Progressed
+from sweeps.executors.protocol import EvaluateJob, Failed, Finished, Progressed, RunsFailError
 from sweeps.executors.ray_cluster import Demand, RayCluster
 from sweeps.executors.ray_executor import RayExecutor
 from sweeps.executors.ray_worker import RayWorker
@@ -239,14 +238,30 @@ def test_nodes_without_the_package_or_the_device(
         said: list[str] = []
         executor = RayExecutor(cluster, most=10, hardware=hardware, data=SYNTHETIC, say=said.append)
         try:
-            with pytest.raises(UserError) as refused:
+            with pytest.raises(RunsFailError) as refused:
                 events_until(executor, lambda event: False)
         finally:
             executor.close()
         [first], line = said, rf"node node-\d is not used: {fault}"
         assert re.fullmatch(line, first)
-        end = "; mend that, and the same command resumes the sweep"
-        assert re.fullmatch(f"a node must be left, but {line}{end}", str(refused.value))
+        assert re.fullmatch(f"a node must be left for trials, but {line}", str(refused.value))
         assert first not in str(refused.value)
     said_at_once = refusal(lambda: cluster.run(ray_cluster.find_hardware, "mps"))
     assert re.match(r"node node-\d of the cluster gave: device 'mps' is not on this machine", said_at_once)
+
+
+def test_workers_that_die_without_a_job(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead(RayWorker):
+        def __init__(self, *_: Any) -> None:
+            import os
+
+            os._exit(1)
+
+    monkeypatch.setattr(ray_executor, "RayWorker", Dead)
+    executor = RayExecutor(nodes.cluster, most=10, hardware=CPU, data=SYNTHETIC)
+    try:
+        said = r"^workers must start, but 6 in a row died: its process on node node-\d ended$"
+        with pytest.raises(RunsFailError, match=said):
+            events_until(executor, lambda event: False)
+    finally:
+        executor.close()
