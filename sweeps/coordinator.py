@@ -27,6 +27,7 @@ from sweeps.executors.protocol import (
     Log,
     Paused,
     Progressed,
+    RunsFailError,
     TrainJob,
 )
 from sweeps.planning.plan import LOSS_POINTS
@@ -50,10 +51,6 @@ _MOST_FAILURES = 5  # of runs in a row, before their first point: then a GPU, a 
 _POLL_SECONDS = 0.25
 _START_SECONDS = 0.25  # for starting runs in a row: what others report must not wait until a thousand have started
 _PAUSE_SECONDS = 6.0  # for workers to save their states after a stop
-
-
-class RunsFailError(UserError):
-    """Run after run fails before it trains; running trials can resume."""
 
 
 class StoreLostError(UserError):
@@ -110,7 +107,8 @@ class Coordinator:
 
         Raises:
             Interrupted: `stop` returned true; running trials can resume from their last checkpoints.
-            RunsFailError: several runs in a row failed before they trained.
+            RunsFailError: several runs in a row failed before they trained, the test of a network failed, or no worker
+                starts.
             StoreLostError: the disk is full, for example.
         """
         self._open()

@@ -57,8 +57,9 @@ class LocalEngine:
     """Worker processes on this machine.
 
     Args:
-        workers: their number; None for as many as the machine has room for.
+        workers: their number; None for as many as the machine has room for, and the sweep has runs for.
         side: of the images, in pixels.
+        most: runs of a stage.
 
     Raises:
         UserError: there is no such device, or no room for so many workers.
@@ -66,9 +67,10 @@ class LocalEngine:
 
     on_cluster = False
 
-    def __init__(self, device: str, workers: int | None, side: int) -> None:
+    def __init__(self, device: str, workers: int | None, side: int, most: int) -> None:
         self.hardware = Hardware.detect(device)
-        self.workers, self.threads = share_cores(workers, self.hardware.device, usable_cores(), free_memory(), side)
+        machine = self.hardware.device, usable_cores(), free_memory()
+        self.workers, self.threads = share_cores(workers, *machine, side, most)
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return measure_speed(recipe, self.hardware, data_set)
@@ -132,7 +134,7 @@ class RayEngine:
             self.close()
             raise
         self._most = workers
-        self.workers, self.threads = min(self._cluster.places, workers or sys.maxsize), self._cluster.demand.threads
+        self.workers, self.threads = min(self._cluster.places(), workers or sys.maxsize), self._cluster.demand.threads
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return self._cluster.run(measure_speed, recipe, self.hardware, data_set)

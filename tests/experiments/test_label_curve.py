@@ -197,6 +197,8 @@ def test_a_run_that_fails_is_tried_again(
         patch.setattr(source, "load_train_val", lambda directory: unknown)
         assert call(studied, "--shares", "1", "--pflop", "1e-6") == 1
     assert "200 labels/0: " in capsys.readouterr().out
+    [traceback] = studied.folder.rglob("error.txt")
+    assert traceback.read_text().startswith("Traceback")
     assert call(studied, "--shares", "1", "--pflop", "1e-6") == 0
     assert [run.labels for run in curve_of(studied).runs] == [200]
 

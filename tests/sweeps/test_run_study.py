@@ -40,7 +40,7 @@ from sweeps.run_study import main
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
 from sweeps.studies.settings import ADAPTATION
-from sweeps.studies.storage import StudyError
+from sweeps.studies.storage import StudyError, open_storage
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.tracker import MlflowTracker
@@ -94,12 +94,13 @@ def stubs(monkeypatch: pytest.MonkeyPatch, untouched: None) -> type[StubCoordina
 @pytest.mark.parametrize(
     "notify", [["--notify", "mail -s Bearer"], ["--notify=mail Bearer"], ["--not", "mail Bearer"], ["--notify="]]
 )
-def test_the_command_on_record_holds_no_password(
-    stubs: type[StubCoordinator], tmp_path: Path, notify: list[str]
+def test_the_command_on_record_has_the_user_of_a_database_and_no_password(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notify: list[str]
 ) -> None:
-    storage = f"sqlite:///{tmp_path}//me:secret@optuna.db"
-    main(["--storage", storage, *notify, "--store", str(tmp_path), "--seed", "1"])
-    public = f"--storage sqlite:///{tmp_path}//optuna.db --store {tmp_path} --seed 1"
+    database, url = open_storage(f"sqlite:///{tmp_path}/optuna.db"), "postgresql://sweeps@db.example/optuna"
+    monkeypatch.setattr(run_study, "open_storage", lambda url: database)
+    main(["--storage", url, *notify, "--store", str(tmp_path), "--seed", "1"])
+    public = f"--storage {url} --store {tmp_path} --seed 1"
     assert stubs.got.command == f"python sweeps/run_study.py {public}"
 
 
