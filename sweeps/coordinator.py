@@ -77,7 +77,7 @@ class Summary:
 
 @dataclass
 class Coordinator:
-    """Runs a planned sweep to its end, from wherever it stands.
+    """Runs a planned sweep, whose tracker is open, to its end, from wherever it stands.
 
     Args:
         samples: draws a picture of training images, as PNG.
@@ -140,7 +140,6 @@ class Coordinator:
 
     def _open(self) -> None:
         sweep, plan = self.sweep, self.sweep.plan
-        sweep.tracker.open()
         tags = {"stage": "study", "study": plan.study, "waiting": "0"}
         if sweep.tracker.state(STUDY_KEY) is None:
             tags |= self._conditions()

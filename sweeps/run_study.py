@@ -179,6 +179,7 @@ class _Command:
             try:
                 with contextlib.closing(engine), contextlib.closing(executor), contextlib.suppress(Interrupted):
                     sweep = self._open(engine, recipes, notes, tracker, console)
+                    tracker.open()  # which may send for minutes what an earlier command left
                     stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
                     summary = Coordinator(sweep, executor, lambda: _samples(data), stopper.asked).run()
             finally:

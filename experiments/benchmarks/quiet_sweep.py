@@ -47,6 +47,7 @@ def run_quietly(
                     console=console,
                     tags={},
                 )
+                tracker.open()
                 Coordinator(sweep, executor, samples, lambda: stop(study)).run()
         finally:
             lacking = tracker.close(60)
