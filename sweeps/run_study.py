@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         (options.replay, replay_queue),
     ):
         if asked:
-            return answer(store, study)
+            return answer(store, adapted_study(study) if options.adapt_only else study)
     with contextlib.closing(open_engine(options, device)) as engine:
         try:
             return _train(options, arguments, engine, space, store, study)

@@ -538,6 +538,19 @@ def test_what_an_adaptation_may_do(
     assert (made.call_args.kwargs["plan"].confirm, made.call_args.kwargs["fine_tune"]) == (test, fine_tune)
 
 
+@pytest.mark.parametrize(("given", "study"), [([], "smoke-full-adapted"), (["--study", "pets"], "pets-adapted")])
+@pytest.mark.parametrize(
+    ("asked", "answer"), [("--status", "show_status"), ("--verify", "verify_store"), ("--replay", "replay_queue")]
+)
+def test_what_is_asked_of_an_adaptation_alone_is_about_its_own_study(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, answer: str, given: list[str], study: str
+) -> None:
+    answers = Mock(return_value=0)
+    monkeypatch.setattr(run_study, answer, answers)
+    assert main(("--adapt-only", "--preset", "smoke", "--store", str(tmp_path), asked, *given)) == 0
+    answers.assert_called_once_with(Store.locate(tmp_path), study)
+
+
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_a_stop_before_the_report_is_whole_is_no_failure(
     stubs: type[StubCoordinator],
