@@ -136,7 +136,7 @@ def _log_network(store: Store, study: str, key: str, empty: Sequence[str]) -> No
 
 
 def _artifacts(store: Store, runs: Sequence[Run]) -> Iterator[Finding]:
-    """Every run must have the artifacts that all versions log."""
+    """Every run must have the artifacts that its kind of run logs."""
     for run in runs:
         if missing := missing_artifacts(store, run):
             folder, names = missing

@@ -113,7 +113,7 @@ def open_study(
             attributes = {"enqueued_recipe": recipe.to_dict(), **first}
             study.enqueue_trial(point, user_attrs=attributes, skip_if_exists=False)
     if not study.user_attrs:
-        # An earlier process may have crashed between two. The first one is tried even if it is enqueued too.
+        # A crash may have left some of them enqueued. The first is added even if the user enqueued the same recipe.
         has_baseline = any(BASELINE in trial.user_attrs for trial in study.get_trials(deepcopy=False))
         for number, start in enumerate(starts):
             if number > 0:
@@ -143,7 +143,10 @@ def ask(study: optuna.Study, plan: Plan) -> Trial:
 
 
 def _first(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """Return the attributes of the next trial of a study without a known-good recipe: of trial 0 what it is."""
+    """Return the attributes of the next trial: trial 0 is marked as the first recipe, others have none.
+
+    For studies without known-good recipes.
+    """
     return {} if trials else {BASELINE: Beginning.FIRST}
 
 
@@ -160,7 +163,7 @@ def best_recipes(study: optuna.Study, count: int) -> list[Recipe]:
 
 
 def recipe_of(trial: FrozenTrial) -> Recipe:
-    """Return the recipe of a trial at the length that its decay is for.
+    """Return the recipe of a trial with the epochs that its weight decay was chosen for.
 
     Where norms are not reset, an enqueued recipe keeps its decay in the trial, which is that of its own length.
     """
