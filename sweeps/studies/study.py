@@ -173,6 +173,24 @@ def recipe_of(trial: FrozenTrial) -> Recipe:
     return replace(recipe, epochs=trial.user_attrs["enqueued_recipe"]["epochs"])
 
 
+def find_study(store: Store, name: str) -> optuna.Study | None:
+    """Load a study for reading; None if Optuna has no such study.
+
+    Raises:
+        StoreError: the store cannot be read.
+        StudyError: the Optuna storage cannot be opened.
+    """
+    store.check()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(store.storage_url)
+    with opening_storage(store.storage_url):
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        study = optuna.load_study(study_name=name, storage=storage)
+        study.get_trials(deepcopy=False)  # fills the cache, or says that the storage is damaged
+        return study
+
+
 def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study:
     """Load a study for reading; `option` has named it.
 
@@ -180,30 +198,10 @@ def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study
         StoreError: the store has no such study, or cannot be read.
         StudyError: the Optuna storage cannot be opened.
     """
-    store.check()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = open_storage(store.storage_url)
-    with opening_storage(store.storage_url):
-        try:
-            return optuna.load_study(study_name=name, storage=storage)
-        except KeyError as error:
-            names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
-            raise StoreError(f"{option} must be one that the store holds ({names}), but got {name!r}") from error
-
-
-def trials_of(store: Store, name: str) -> list[FrozenTrial] | None:
-    """Return the trials of a study; None if Optuna has no such study.
-
-    Raises:
-        StoreError: the store cannot be read.
-        StudyError: the Optuna storage cannot be opened.
-    """
-    store.check()
-    storage = open_storage(store.storage_url)
-    with opening_storage(store.storage_url):
-        if name not in optuna.get_all_study_names(storage):
-            return None
-        return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    if (study := find_study(store, name)) is not None:
+        return study
+    names = ", ".join(sorted(optuna.get_all_study_names(open_storage(store.storage_url)))) or "none"
+    raise StoreError(f"{option} must be one that the store holds ({names}), but got {name!r}")
 
 
 def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tuple[Trial, Mapping[int, float]]]:
