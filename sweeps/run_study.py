@@ -306,9 +306,8 @@ class _Command:
             study.set_user_attr(SOURCE, source)
         workers = plan.workers if plan.on_cluster else plan.side_by_side  # which have started
         plan = replace(plan, trials=max(plan.trials, started_trials(study)), workers=workers)
-        checkpoints = store.checkpoint_folder(plan.study)
-        without = engine.without_checkpoints(checkpoints)
-        console.plan({**plan.rows(plan.trials - started_trials(study)), **engine.rows(checkpoints, without)})
+        keeps_checkpoints, rows = engine.checkpoint_rows(store.checkpoint_folder(plan.study))
+        console.plan({**plan.rows(plan.trials - started_trials(study)), **rows})
         of_pictures = () if self.pictures is None else self.pictures.notes
         for note in (*of_pictures, *notes, *left_out(study, plan.trials)):
             console.say(note)
@@ -321,7 +320,7 @@ class _Command:
             console=console,
             tags=_tags(plan, self.options.gpus_per_trial),
             command=self.text,
-            keeps_checkpoints=not without,
+            keeps_checkpoints=keeps_checkpoints,
         )
 
     def _close(self, tracker: MlflowTracker, study: str, say: Callable[[str], None], *, ended: bool) -> int:
