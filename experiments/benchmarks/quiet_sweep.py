@@ -50,6 +50,7 @@ def run_quietly(
                     console=console,
                     tags={},
                 )
+                tracker.open()
                 Coordinator(sweep, executor, samples, lambda: stop(study)).run()
         finally:
             lacking = tracker.close(60)

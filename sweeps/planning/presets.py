@@ -132,7 +132,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset
 
 
 def fixed_epochs(epochs: float) -> Preset:
-    """Return a preset in which every run of search and confirmation trains for the same number of epochs."""
+    """Return a preset in which every run, the final included, trains for the same number of epochs."""
     budget = Budget(flops=None, max_epochs=epochs)
     return Preset(
         f"epochs-{epochs:g}",

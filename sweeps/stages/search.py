@@ -16,7 +16,7 @@ from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
 from sweeps.studies.keys import trial_key
-from sweeps.studies.pruners import bar
+from sweeps.studies.pruners import Halving, MedianOfModel
 from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
 from sweeps.words import best_trial, counted, narrowed, percent
 
@@ -85,8 +85,9 @@ class Search(Stage):
 
     def _why(self, trial: Trial, point: Progress, eighth: int) -> str:
         """Return what the pruner asked of a trial, and what it reached."""
-        study = self.sweep.study
-        asked = bar(self.sweep.plan.pruner, study, study.get_trials(deepcopy=False)[trial.number], eighth)
+        study, pruner, asked = self.sweep.study, self.sweep.study.pruner, None
+        if isinstance(pruner, Halving | MedianOfModel):  # others have no such rule
+            asked = pruner.bar(study, study.get_trials(deepcopy=False)[trial.number], eighth)
         assert point.val_accuracy is not None
         reached, at = percent(point.val_accuracy), f"pruned at {percent(point.fraction, 0)} of its budget"
         if asked is None:

@@ -113,7 +113,10 @@ class Sweep:
 
 
 class Stage(ABC):
-    """A stage of the sweep: its runs, and how it records them. As it stands here, every run trains."""
+    """A stage of the sweep: its runs, and how they are recorded.
+
+    The methods here are for runs that train; `ChampionTest` overrides them.
+    """
 
     progress: StageProgress
 
