@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,17 @@ from torch.optim import Optimizer
 
 from cifar_core.data import Splits
 from cifar_core.data.data_set import DataSet
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, first_line
 from cifar_core.files import write_together
 from cifar_core.hardware import Hardware
+from cifar_core.memory import is_out_of_memory
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.training import TrainState
 
 _KEPT = 2  # checkpoints of a run
 _SUFFIX = ".safetensors"
+UNFIT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what restoring another version's raises
 _SUMS = ("loss_sum", "right_sum")  # since the last point of the curve
 
 
@@ -94,7 +96,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     """Load the state in `path`; training resumes as if it had never stopped.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or holds a state of another recipe.
+        CheckpointError: the file is missing or damaged, or holds a state of another recipe or version.
     """
     facts, tensors = read_tensors(path)
     if recipe_of(facts, path) != recipe:
@@ -102,23 +104,39 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
     if (trained := data_set_of(facts, path)).sha256 != data.train.data_set.sha256:
         raise CheckpointError(f"{path}: the data must be those that are trained on, but this state has {trained.name}")
     state = TrainState.create(recipe, data, hardware)
-    state.model.load_state_dict(under("model.", tensors))
-    for place, optimizer in enumerate(state.optimizers):
-        restore_optimizer(optimizer, facts["optimizers"][place], under(f"optimizer{place}.", tensors))
-    try:
-        state.generator.set_state(tensors["generator"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: training can only resume on the kind of device that it began on") from error
-    state.order = tensors["order"].to(hardware.device)
-    state.step = facts["step"]
-    state.batches = facts["batches"]
-    state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
-    state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
-    state.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
-    state.best = under("best.", tensors)
-    for name, tensor in under("average.", tensors).items():
-        state.average[name].copy_(tensor)
+    with restoring(path):
+        state.model.load_state_dict(under("model.", tensors))
+        for place, optimizer in enumerate(state.optimizers):
+            restore_optimizer(optimizer, facts["optimizers"][place], under(f"optimizer{place}.", tensors))
+        try:
+            state.generator.set_state(tensors["generator"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: training can only resume on the kind of device that it began on") from error
+        state.order = tensors["order"].to(hardware.device)
+        state.step = facts["step"]
+        state.batches = facts["batches"]
+        state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)
+        state.train_seconds, state.validation_seconds = facts["train_seconds"], facts["validation_seconds"]
+        state.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
+        state.best = under("best.", tensors)
+        for name, tensor in under("average.", tensors).items():
+            state.average[name].copy_(tensor)
     return state
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Context in which the state in `path` is put back.
+
+    Raises:
+        CheckpointError: it does not fit, as it is of another version.
+    """
+    try:
+        yield
+    except UNFIT as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{path}: it must be a state of this version, but: {first_line(error)}") from error
 
 
 def load_weights(recipe: Recipe, path: Path) -> nn.Module:

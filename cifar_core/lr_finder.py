@@ -97,5 +97,5 @@ def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
     if lowest <= _SKIPPED:
         reach = f"{rates[0]:g} to {rates[-1]:g}" if rates else "the first rate on"
         raise RangeTestError(f"a range test must see the loss fall, but it rose from {reach}")
-    slopes = torch.gradient(smoothed, spacing=(torch.tensor(rates, dtype=torch.float64).log(),))[0]
+    slopes = torch.gradient(smoothed)[0]  # the rates are even on the logarithmic axis
     return float(rates[_SKIPPED + int(slopes[_SKIPPED:lowest].argmin())])

@@ -6,28 +6,22 @@ VENDOR_KEY=... python experiments/ask_vendor.py --url URL --model MODEL --price 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import errno
-import fcntl
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import IO
-
-from pydantic.dataclasses import dataclass as validated
 
 from cifar_core.files import read_text
 from experiments.reading.published import Price, load_published
-from experiments.vendors.answers import COLUMNS, FAILED, Answer, read_answers, read_data_set, write_row
+from experiments.vendors.answer_file import AnswerFile, Source
+from experiments.vendors.answers import Answer, read_data_set
 from experiments.vendors.chat import Chat, ImageRefusedError, SpendingLimit, SpendingLimitError
-from sweeps.command_line import FAILED as EXIT_FAILED
-from sweeps.command_line import OneLineParser, number, run_command
+from sweeps.command_line import FAILED, OneLineParser, number, run_command
 from sweeps.standard_streams import protect_streams
-from sweeps.validation import STRICT, InvalidFileError, read_json, write_json
+from sweeps.validation import InvalidFileError
 from sweeps.words import counted, did_you_mean
 
 KEY = "VENDOR_KEY"  # of the environment
@@ -96,6 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     price = _token_price(options.price)
     try:
         prompt = read_text(options.images / "prompt.txt").strip()
+        data_set = read_data_set(options.images)
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"--images must be a folder that export_test.py wrote, but: {error}") from error
     pictures = [path for path in sorted((options.images / "images").glob("*.png")) if path.stem.isdecimal()]
@@ -118,21 +113,15 @@ def _run(options: argparse.Namespace) -> int:
     )
     name = "-".join(filter(None, (options.model, options.reasoning_effort)))
     out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", name) + ".csv")
-    with _opened(out) as file:
-        before = _resume(file, out)
-        answered = {answer.image for answer in before if answer.state != FAILED}
-        service = _Service(
-            options.url.rstrip("/"), options.model, options.reasoning_effort, read_data_set(options.images).sha256
-        )
-        _check_service(out, service, begun=bool(answered))
-        spending.spent = sum(answer.usd or 0.0 for answer in before)
-        left = [path for path in pictures if path.name not in answered]
+    source = Source(options.url.rstrip("/"), options.model, options.reasoning_effort, data_set.name, data_set.sha256)
+    with AnswerFile.open(out, source) as file:
+        spending.spent = file.usd
+        left = [path for path in pictures if path.name not in file.answered]
         unasked = _ask_all(chat, spending, left, file, options.concurrency, stop)
-    done = sum(answer.state != FAILED for answer in read_answers(out))
-    print(f"{done:,} of {len(pictures):,} images are answered in {out}, for ${spending.spent:.4f}")
+    print(f"{len(file.answered):,} of {len(pictures):,} images are answered in {out}, for ${spending.spent:.4f}")
     if unasked:
         print(unasked, file=sys.stderr)
-        return EXIT_FAILED
+        return FAILED
     return 0
 
 
@@ -140,7 +129,7 @@ def _ask_all(
     chat: Chat,
     spending: SpendingLimit,
     pictures: Sequence[Path],
-    file: IO[bytes],
+    file: AnswerFile,
     concurrency: int,
     stop: threading.Event,
 ) -> str:
@@ -162,7 +151,7 @@ def _ask_all(
         nonlocal in_a_row
         with lock:
             in_a_row = 0
-            _append(file, write_row(answer).encode())
+            file.add(answer)
 
     def one(path: Path) -> None:
         nonlocal in_a_row
@@ -185,13 +174,16 @@ def _ask_all(
             if not spending.knows_usage and asked[-1].exception():  # waits for it
                 break
         wait(asked, return_when=FIRST_EXCEPTION)
+    except KeyboardInterrupt:
+        print("stopping: waits for the answers to requests under way, which are paid for", file=sys.stderr, flush=True)
+        raise
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
     errors = [error for future in asked if not future.cancelled() and (error := future.exception())]
     for error in errors:
         if isinstance(error, OSError):
-            raise InvalidFileError(f"the images must be readable and {file.name} writable, but: {error}") from error
+            raise InvalidFileError(f"the images must be readable and {file.path} writable, but: {error}") from error
         if not isinstance(error, SpendingLimitError):
             raise error
     if errors:
@@ -199,86 +191,6 @@ def _ask_all(
     if refused:
         return f"{counted(len(refused), 'image')} got no answer, the last as {refused[-1]}"
     return ""
-
-
-def _append(file: IO[bytes], line: bytes) -> None:
-    """Add a line to a file without a buffer, or nothing: a part of a line would spoil those after it.
-
-    Raises:
-        OSError: the disk is full, for example.
-    """
-    size = file.seek(0, os.SEEK_END)
-    if file.write(line) < len(line):
-        file.truncate(size)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@contextlib.contextmanager
-def _opened(out: Path) -> Iterator[IO[bytes]]:
-    """Context in which this process alone writes to `out`, without a buffer.
-
-    Raises:
-        InvalidFileError: the file cannot be written to, or another process writes to it.
-    """
-    try:
-        file = out.open("a+b", buffering=0)
-    except OSError as error:
-        raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InvalidFileError(f"--out must be a file that no other command writes to, but got {out}") from error
-        except OSError:
-            pass  # a file system without locks
-        yield file
-
-
-@validated(config=STRICT, frozen=True, slots=True)
-class _Service:
-    """The service that gave the answers of a file; it is kept beside the file."""
-
-    url: str
-    model: str
-    reasoning_effort: str
-    images: str  # SHA-256 of the data set that they are of
-
-    def __str__(self) -> str:
-        effort = f" with reasoning effort {self.reasoning_effort}" if self.reasoning_effort else ""
-        return f"{self.model}{effort} at {self.url} to the images of {self.images[:8]}"
-
-
-def _check_service(out: Path, service: _Service, *, begun: bool) -> None:
-    """Keep beside `out` which service answers, or check that it is this one if there are answers.
-
-    Raises:
-        InvalidFileError: they are of another service, or the file beside them is missing, damaged or not writable.
-    """
-    path = out.with_name(f"{out.name}.service")
-    if not begun:
-        try:
-            write_json(path, service)
-        except OSError as error:
-            raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
-    elif (known := read_json(path, _Service)) != service:
-        raise InvalidFileError(f"--out must be a file of answers by {service}, but those of {out} are by {known}")
-
-
-def _resume(file: IO[bytes], out: Path) -> tuple[Answer, ...]:
-    """The answers of an earlier call; a last line that a crash cut short is dropped."""
-    header = (",".join(COLUMNS) + "\n").encode()
-    try:
-        file.seek(0)
-        content = file.read()
-        if not content:
-            _append(file, header)
-        elif not content.startswith(header):
-            raise InvalidFileError(f"{out.name} must begin with {header.decode().strip()!r}, or not exist")
-        elif not content.endswith(b"\n"):
-            file.truncate(content.rindex(b"\n") + 1)
-    except OSError as error:
-        raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
-    return read_answers(out)
 
 
 def _token_price(key: str) -> Price:

@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     with SweepConsole() as console:
         load = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).test
     try:
-        (folder / "images").mkdir(parents=True)  # before the look is recorded, as there may be none
+        (folder / "images").mkdir(parents=True)  # before a use of the test set is recorded, which may not happen
         try:
             store.root.mkdir(parents=True, exist_ok=True)
             store.record_test_set_evaluation(study=VENDORS, key="export")
@@ -101,8 +101,7 @@ def _data_set(store: Store, study: str | None) -> DataSet:
         return CIFAR10
     with readable(store) as place:
         reader = StudyReader(place)
-        empty = not reader.studies() and not reader.adapted_studies()
-        return CIFAR10 if study is None and empty else reader.read(study).data_set
+        return CIFAR10 if study is None and reader.is_empty() else reader.read(study).data_set
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ _OVERHEAD = 1.15  # for validation, pictures and checkpoints
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
     """Recipe and data set of a curve."""
 
     study: str  # or the name of a recipe
@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
     set_up_cpu()
     hardware = Hardware.detect(options.device)
     store = store_of(options)
-    subject = _subject(options.study, store)
+    subject = subject_of(options.study, store)
     data_set = subject.data_set
     experiment = experiment_of(subject.study)
     budget = options.pflop * 1e15 if options.pflop else BUDGET * (data_set.side / CIFAR10.side) ** 2
@@ -170,7 +170,7 @@ def _run(options: argparse.Namespace) -> int:
     return FAILED if failed or lacking else 0
 
 
-def _subject(name: str | None, store: Store) -> _Subject:
+def subject_of(name: str | None, store: Store) -> Subject:
     """Return the study's best recipe.
 
     Raises:
@@ -178,13 +178,13 @@ def _subject(name: str | None, store: Store) -> _Subject:
         UserError: no trial of the study is complete.
     """
     reader = StudyReader(store) if name is not None or store.has_mlflow() else None
-    if reader is None or (name is None and not reader.studies() and not reader.adapted_studies()):
-        return _Subject(_WITHOUT_STUDY, read_recipe(_WITHOUT_STUDY), "", CIFAR10)
+    if reader is None or (name is None and reader.is_empty()):
+        return Subject(_WITHOUT_STUDY, read_recipe(_WITHOUT_STUDY), "", CIFAR10)
     study = reader.read(name)
     if not len(study.subject):
         raise UserError(f"--study must have a complete trial, but {study.name!r} has none yet")
     run_id = str(study.subject["run_id"].iloc[0])
-    return _Subject(study.name, recipe_of(run_id, reader), run_id, study.data_set)
+    return Subject(study.name, recipe_of(run_id, reader), run_id, study.data_set)
 
 
 def _check_images(store: Store, experiment: str, data_set: DataSet) -> None:
@@ -203,7 +203,7 @@ def _check_images(store: Store, experiment: str, data_set: DataSet) -> None:
 
 
 def _open(
-    tracker: MlflowTracker, subject: _Subject, experiment: str, runs: Sequence[LabelRun], tags: Mapping[str, str]
+    tracker: MlflowTracker, subject: Subject, experiment: str, runs: Sequence[LabelRun], tags: Mapping[str, str]
 ) -> None:
     """Start or resume the curve's own run; the report reads the plan from there."""
     plan = {"source": subject.source, "runs": [run.key for run in runs]}
@@ -228,7 +228,7 @@ def _backbone(wanted: str | None) -> tuple[Backbone | None, str]:
 
 
 def _rows(
-    subject: _Subject,
+    subject: Subject,
     runs: Sequence[BuildRun],
     todo: Sequence[BuildRun],
     heads: Sequence[AdaptRun],

@@ -110,6 +110,7 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
     sections = [build(facts) for name, build in builders.items() if facts.is_cifar10 or name not in ABOUT_CIFAR10]
     study = facts.study
     times = f"{study.start:%Y-%m-%d %H:%M} to {study.end:%Y-%m-%d %H:%M} UTC"
+    ended = "" if study.state == "running" else ", when the study ended"
     page = Page(
         name="report",
         title=f"Build or buy: {study.name}",
@@ -119,8 +120,8 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
         folded=True,
         sections=[*sections[:2], recommendation.section(facts, sections), *sections[2:]],
         footer="Accuracies are shares of images labelled right; losses are mean nats an image. A dagger (†) marks "
-        "figures that were more than a year old when the study ended, a double dagger (‡) figures whose source gives "
-        f"no date; the study ended on {facts.as_of}. Prices are in US dollars.",
+        f"figures that were more than a year old on {facts.as_of}{ended}, a double dagger (‡) figures whose "
+        "source gives no date. Prices are in US dollars.",
     )
     files = render_page(page, references_of(facts))
     return {**files, verdict.WHAT_IF: what_if.render(facts), "report.json": numbers_json(facts, page.sections)}
@@ -153,7 +154,7 @@ def references_of(facts: Facts) -> References:
     entries["scenario"] = facts.scenario.entry
     what = {study.run_id: "the study"}
     what |= {r.run_id: f"{r.name}, seed {r.seed}, reproduced" for r in facts.results}
-    what |= labels.described(facts.labels)
+    what |= labels.described(facts.label_curve)
     for row in study.attempts.to_dict("records"):
         if row["tags.stage"] == "search":
             what[row["run_id"]] = f"search trial {row['trial']:g}, {row['state']}"

@@ -104,6 +104,8 @@ def _run(options: argparse.Namespace) -> int:
         options.results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"--results must be a folder to write to, but: {error}") from error
+    stop: Interrupted | None = None
+    failed = lacking = 0
     try:
         with acquire(store.lock(SYSTEMS_EXPERIMENT), SYSTEMS_EXPERIMENT), SweepConsole() as console:
             ensure_cifar10(data_dir, console.progress)
@@ -119,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
             context = ReproductionContext(everything, test, hardware, store, tracker, options.results, console)
             for signal_number in stop_signals():  # not earlier, so that they end a download at once
                 signal.signal(signal_number, _stop)
-            state, failed = "interrupted", 0
+            state = "interrupted"
             try:
                 for name, recipe in runs:
                     try:
@@ -130,16 +132,20 @@ def _run(options: argparse.Namespace) -> int:
                         print(f"reproduce.py: error: {error}", file=sys.stderr)
                         failed = max(failed, USAGE if isinstance(error, UserError) else FAILED)
                 state = "interrupted" if failed else "finished"
+            except Interrupted as error:
+                stop = error
             finally:
                 tracker.end_study(state, {})
-                lacking = tracker.close()
-    except Interrupted as stopped:
-        print("stopped; the same command resumes here")
-        return 128 + int(stopped.args[0])
+                lacking = tracker.close_at_once() if stop else tracker.close()
+    except Interrupted as error:  # while it waited for MLflow
+        stop = error
     if lacking:
         print(
             f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr
         )
+    if stop is not None:
+        print("stopped; the same command resumes here")
+        return 128 + int(stop.args[0])
     return failed or (FAILED if lacking else 0)
 
 
@@ -156,7 +162,7 @@ def _rerun(options: argparse.Namespace) -> int:
         )
     with readable(store_of(options)) as store, SweepConsole() as console:
         reader = StudyReader(store)
-        run = run_named(options.names[0].removeprefix(_RUN), reader, store)
+        run = run_named(options.names[0].removeprefix(_RUN), reader)
         found = rerun(run, reader, options.data, options.device, console)
     print("\n".join(found.lines()))
     return 0 if found.identical else FAILED

@@ -17,6 +17,7 @@ from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.vendor_score import VendorScore
+from experiments.vendors.answer_file import read_source
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score
 from sweeps.command_line import OneLineParser, add_store, run_command, store_of
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     store = store_of(options)
     with readable(store) as place:
         study = StudyReader(place).read(options.study)
-    _check_images(options.answers.parent, study)
+    _check_images(options.answers, study)
     ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
     with SweepConsole() as console:
         source = DataSource.find(study.data_set.sha256, study.data_set.name, options.data, console.progress)
@@ -83,18 +84,25 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_images(folder: Path, study: Study) -> None:
-    """Check that answers are about the images of the study, if they lie where `export_test.py` wrote some.
+def _check_images(answers: Path, study: Study) -> None:
+    """Check that a file of answers is of the images of the study, as far as the files beside it say so.
 
     Raises:
-        InvalidFileError: they are about others, or the file is damaged.
+        InvalidFileError: it is of others, or a file beside it is damaged.
     """
-    if not (folder / DESCRIPTION).exists():
+    if (source := read_source(answers)) is not None:
+        name, sha256 = source.data_set, source.sha256
+    elif (answers.parent / DESCRIPTION).exists():
+        try:
+            data_set = read_data_set(answers.parent)
+        except (OSError, ValueError) as error:
+            raise InvalidFileError(f"{DESCRIPTION} must be what export_test.py wrote, but: {error}") from error
+        name, sha256 = data_set.name, data_set.sha256
+    else:
         return
-    answered = read_data_set(folder)
-    if answered.sha256 != study.data_set.sha256:
+    if sha256 != study.data_set.sha256:
         raise InvalidFileError(
-            f"--study must be one of {answered.name}, whose images lie in {folder}, but {study.name!r} is of "
+            f"--study must be one of {name}, whose images {answers} is of, but {study.name!r} is of "
             f"{study.data_set.name}"
         )
 

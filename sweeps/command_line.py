@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sweeps.store import DEFAULT_STORE, Store
 
 FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
+_PASSWORD = re.compile(r"[^/]*//[^:/]*:[^@]*@")  # may hold a slash for SQLAlchemy, where urlsplit ends the host
 _SHOW_CURSOR = b"\x1b[?25h\n"  # a live view hides it
 
 
@@ -111,12 +113,17 @@ def existing_folder(text: str) -> Path:
 
 
 def server_url(text: str) -> str:
-    """Argument type of the URL of a server or database; none with a password, which every user of the machine sees."""
+    """Argument type of the URL of a server or database; none with a password, which every user of the machine sees.
+
+    A user without a password may stay in that of a database; in that of an MLflow server it is a token.
+    """
     try:
         parts = urlsplit(text)
     except ValueError as error:  # says nothing of the password, as argparse would
         raise argparse.ArgumentTypeError("must be a URL, but its brackets do not match") from error
-    if parts.password is not None or {"password", "sslpassword"} & parse_qs(parts.query).keys():
+    token = parts.scheme in ("http", "https") and parts.username is not None
+    in_query = {"password", "sslpassword"} & parse_qs(parts.query).keys()
+    if token or in_query or parts.password is not None or _PASSWORD.match(text):
         raise argparse.ArgumentTypeError(
             f"must hold no password, which others see in the list of processes, but the URL of {parts.hostname} does; "
             "PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into MLFLOW_TRACKING_USERNAME and "

@@ -2,8 +2,8 @@
 
 A sweep has four stages. Search: Optuna trials of equal compute, pruned by successive halving. Confirmation: the best
 recipes and the first one, trained again at a larger budget. Final: the best of these, the champion, is trained on
-all training images. Test: the final networks alone meet the sealed test set. Every run has a key, by which an
-interrupted stage resumes where it was.
+all training images. Test: only the final networks are evaluated on the sealed test set. Every run has a key, by which
+an interrupted stage resumes where it was.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sweeps.executors.protocol import (
     Log,
     Paused,
     Progressed,
+    RunsFailError,
     TrainJob,
 )
 from sweeps.planning.plan import LOSS_POINTS
@@ -50,10 +51,6 @@ _MOST_FAILURES = 5  # of runs in a row, before their first point: then a GPU, a 
 _POLL_SECONDS = 0.25
 _START_SECONDS = 0.25  # for starting runs in a row: what others report must not wait until a thousand have started
 _PAUSE_SECONDS = 6.0  # for workers to save their states after a stop
-
-
-class RunsFailError(UserError):
-    """Run after run fails before it trains; running trials can resume."""
 
 
 class StoreLostError(UserError):
@@ -80,7 +77,7 @@ class Summary:
 
 @dataclass
 class Coordinator:
-    """Runs a planned sweep to its end, from wherever it stands.
+    """Runs a planned sweep, whose tracker is open, to its end, from wherever it stands.
 
     Args:
         samples: draws a picture of training images, as PNG.
@@ -110,7 +107,8 @@ class Coordinator:
 
         Raises:
             Interrupted: `stop` returned true; running trials can resume from their last checkpoints.
-            RunsFailError: several runs in a row failed before they trained.
+            RunsFailError: several runs in a row failed before they trained, the test of a network failed, or no worker
+                starts.
             StoreLostError: the disk is full, for example.
         """
         self._open()
@@ -142,7 +140,6 @@ class Coordinator:
 
     def _open(self) -> None:
         sweep, plan = self.sweep, self.sweep.plan
-        sweep.tracker.open()
         tags = {"stage": "study", "study": plan.study, "waiting": "0"}
         if sweep.tracker.state(STUDY_KEY) is None:
             tags |= self._conditions()
@@ -259,19 +256,19 @@ class Coordinator:
                 said = f"{self._failures} in a row failed before their first step, the last with: {self._last_failure}"
                 self._pause(stage)
                 raise RunsFailError(f"runs must train, but {said}; mend that, and the same command resumes the sweep")
-            left, began = True, time.monotonic()  # `left`: unless a worker is free and there is no run for it
-            while left and (room := self._has_room(stage)) and time.monotonic() < began + _START_SECONDS:
+            more, began = True, time.monotonic()  # `more`: there may be further runs to start
+            while more and (room := self._has_room(stage)) and time.monotonic() < began + _START_SECONDS:
                 run = self._again.pop() if self._again else next(runs, None)
-                left = run is not None
+                more = run is not None
                 if run is not None:
                     self._start(stage, run)
-            if not left and not self._running:
+            if not more and not self._running:
                 return
             if self._running and not self._has_samples:  # now, as it takes a second, in which the runs train
                 self._has_samples = True
                 self.sweep.tracker.attach(STUDY_KEY, {"pictures/samples.png": self.samples()}, {})
             self._description.write("running")
-            self._handle_events(stage, 0.0 if left and room else _POLL_SECONDS)
+            self._handle_events(stage, 0.0 if more and room else _POLL_SECONDS)
             self._show()
 
     def _show(self) -> None:

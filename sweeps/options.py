@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -167,7 +166,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--cpus-per-trial",
-        type=_positive_float,
+        type=_cpus,
         metavar="N",
         help="CPUs of each trial on the cluster, and its threads (default: 1)",
     )
@@ -278,7 +277,8 @@ def open_engine(options: argparse.Namespace, device: str) -> Engine:
         UserError: it cannot be used as asked.
     """
     if options.engine == "local":
-        return LocalEngine(device, options.workers, options.size or SIDES[0])
+        most = choose_preset(options, device).most_side_by_side(options.trials, confirm=not options.no_confirm)
+        return LocalEngine(device, options.workers, options.size or SIDES[0], most)
     return RayEngine(
         options.address or "auto",
         cpus=options.cpus_per_trial or 1.0,
@@ -372,13 +372,13 @@ def find_backbone(options: argparse.Namespace) -> Backbone | None:
 
 
 def public_command(arguments: Sequence[str]) -> str:
-    """Return the command without what may hold passwords: the command to notify, and the users in addresses."""
+    """Return the command without what may hold a password: the command to notify. `server_url` admits none in URLs."""
     kept = list(arguments)
     for place in reversed(range(len(kept))):
         option, equals, _ = kept[place].partition("=")
         if len(option) > len("--no") and "--notify".startswith(option):
             del kept[place : place + (1 if equals else 2)]
-    return shlex.join(["python", "sweeps/run_study.py", *(re.sub(r"//[^/@]+@", "//", each) for each in kept)])
+    return shlex.join(["python", "sweeps/run_study.py", *kept])
 
 
 def _listing(table: Mapping[str, Preset] | Mapping[str, SearchSpace], default: str) -> str:
@@ -387,9 +387,11 @@ def _listing(table: Mapping[str, Preset] | Mapping[str, SearchSpace], default: s
 
 
 _positive_float = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
+# Ray counts CPUs and GPUs in units of 0.0001.
+_cpus = number("must be a number of at least 0.0001", lambda value: 0.0001 <= value < float("inf"), float)
 _gpus = number(
-    "must be a whole number or a fraction of 1",
-    lambda value: 0 <= value <= 1 or (value > 1 and float(value).is_integer()),
+    "must be a whole number or a fraction of 1 of at least 0.0001",
+    lambda value: value == 0 or 0.0001 <= value <= 1 or (value > 1 and float(value).is_integer()),
     float,
 )
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)

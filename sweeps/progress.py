@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Job, TrainJob
 
-_WEIGHT = 10  # trials that the expected cost of a trial weighs as much as
+_WEIGHT = 10  # the expected cost counts as much as this many measured trials
 _SPEED_SECONDS = 15.0  # after which the speed so far predicts the time left
 
 
@@ -78,8 +78,8 @@ class StageProgress:
     name: str  # "search", "confirm", "final", "test", or "labels" of a label curve
     total: int = 0  # runs of this stage
     flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
-    flops_after: float = 0.0  # that all workers could compute in the time of the later stages
-    stretch: float = 1.0  # of the time, by workers that are idle while the last runs train
+    flops_after: float = 0.0  # FLOPs of the later stages, idle workers counted as if they trained
+    stretch: float = 1.0  # factor on the time of this stage, because workers are idle while the last runs train
     counts: Counter[str] = field(default_factory=Counter)  # of runs that have ended: complete, pruned or failed
 
     @property

@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         (options.replay, replay_queue),
     ):
         if asked:
-            return answer(store, study)
+            return answer(store, adapted_study(study) if options.adapt_only else study)
     with contextlib.closing(open_engine(options, device)) as engine:
         try:
             return _train(options, arguments, engine, space, store, study)
@@ -179,6 +179,7 @@ class _Command:
             try:
                 with contextlib.closing(engine), contextlib.closing(executor), contextlib.suppress(Interrupted):
                     sweep = self._open(engine, recipes, notes, tracker, console)
+                    tracker.open()  # which may send for minutes what an earlier command left
                     stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
                     summary = Coordinator(sweep, executor, lambda: _samples(data), stopper.asked).run()
             finally:
@@ -305,9 +306,8 @@ class _Command:
             study.set_user_attr(SOURCE, source)
         workers = plan.workers if plan.on_cluster else plan.side_by_side  # which have started
         plan = replace(plan, trials=max(plan.trials, started_trials(study)), workers=workers)
-        checkpoints = store.checkpoint_folder(plan.study)
-        without = engine.without_checkpoints(checkpoints)
-        console.plan({**plan.rows(plan.trials - started_trials(study)), **engine.rows(checkpoints, without)})
+        keeps_checkpoints, rows = engine.checkpoint_rows(store.checkpoint_folder(plan.study))
+        console.plan({**plan.rows(plan.trials - started_trials(study)), **rows})
         of_pictures = () if self.pictures is None else self.pictures.notes
         for note in (*of_pictures, *notes, *left_out(study, plan.trials)):
             console.say(note)
@@ -320,7 +320,7 @@ class _Command:
             console=console,
             tags=_tags(plan, self.options.gpus_per_trial),
             command=self.text,
-            keeps_checkpoints=not without,
+            keeps_checkpoints=keeps_checkpoints,
         )
 
     def _close(self, tracker: MlflowTracker, study: str, say: Callable[[str], None], *, ended: bool) -> int:

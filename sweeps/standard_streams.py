@@ -20,7 +20,7 @@ def protect_streams() -> None:
 
 
 def _reserve(number: int) -> None:
-    """Open a closed file descriptor as the null device, lest the next file takes it and gets what programs print."""
+    """Open a closed file descriptor as the null device: else the next file gets its number and what is printed."""
     try:
         os.fstat(number)
     except OSError:

@@ -25,7 +25,7 @@ DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 SYSTEMS_EXPERIMENT = "systems"
 RANGE_TESTS_EXPERIMENT = "range-tests"
 DEFAULT_EXPERIMENT = "Default"  # MLflow's own, whose artifacts lie in the working directory
-VENDORS = "vendors"  # no experiment, but the study of their looks in the record of test set evaluations
+VENDORS = "vendors"  # not an experiment: the study name under which evaluations by vendors are recorded
 RESERVED_STUDIES = (SYSTEMS_EXPERIMENT, RANGE_TESTS_EXPERIMENT, DEFAULT_EXPERIMENT, VENDORS)
 
 

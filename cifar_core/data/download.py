@@ -125,9 +125,12 @@ def _check_hash(path: Path, expected: str) -> None:
 
 def _from_local_archive(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> _Files:
     archive = directory / ARCHIVE_NAME
-    if not archive.is_file():
-        raise _SourceError("not there")
-    return _members(archive, ARCHIVE_SHA256, wanted)
+    try:
+        if not archive.is_file():
+            raise _SourceError("not there")
+        yield from _members(archive, ARCHIVE_SHA256, wanted)
+    except OSError as error:
+        raise _SourceError(f"it cannot be read ({_words(error)})") from error
 
 
 def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> _Files:

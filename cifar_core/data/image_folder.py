@@ -126,11 +126,10 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
         place, label = (row["path"] or "").strip(), (row["label"] or "").strip()
         if not place or not label:
             raise DataError(f"{printable(table)}: each line must have a path and a label, but line {line} lacks one")
-        if place in seen:
+        if (before := seen.setdefault(os.path.normpath(place), line)) != line:
             raise DataError(
-                f"{printable(table)}: each path must be there once, but {place!r} is in lines {seen[place]} and {line}"
+                f"{printable(table)}: each path must be there once, but {place!r} is in lines {before} and {line}"
             )
-        seen[place] = line
         path = folder / place
         if not path.is_file():
             raise DataError(

@@ -180,14 +180,17 @@ def _without_copies(decoded: Decoded, contents: Sequence[str]) -> tuple[list[int
 
 
 def _check_classes(layout: Layout, decoded: Decoded, contents: Sequence[str], kept: Sequence[int], drawn: int) -> None:
-    known = {(contents[i], decoded.pictures[i].label) for i in kept if decoded.pictures[i].split == "train"}
-    counts = Counter(label for _, label in known)
+    label_of: dict[str, int] = {}  # the first one, under which `draw_splits` counts a picture too
+    for i in kept:
+        if decoded.pictures[i].split == "train":
+            label_of.setdefault(contents[i], decoded.pictures[i].label)
+    counts = Counter(label_of.values())
     least = 1 + drawn
     if few := [f"{name} ({counts[label]})" for label, name in enumerate(layout.classes) if counts[label] < least]:
         each = "" if least == 1 else ", one for each split"
         raise DataError(
-            f"each class must have at least {least} different training pictures{each}, but these have fewer: "
-            f"{listed(few)}"
+            f"each class must have at least {least} different training pictures of its own{each}, but these have "
+            f"fewer: {listed(few)}"
         )
 
 

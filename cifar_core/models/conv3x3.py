@@ -34,6 +34,11 @@ def is_available() -> bool:
     return _library() is not None
 
 
+def algorithm() -> str:
+    """Return the name of the one that the kernels use on this machine."""
+    return "AMX" if _is_amx_used() else "Winograd"
+
+
 def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """Return true if `convolve` is faster than torch's own convolution for these arguments."""
     if inputs.device.type != "cpu" or torch.compiler.is_compiling():
@@ -41,8 +46,10 @@ def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return False
     outputs, *filter_shape = weight.shape
+    if inputs.ndim != 4 or filter_shape != [inputs.shape[1], 3, 3] or not height * width:
+        return False  # torch takes a single image, or says what is wrong
     channels = inputs.shape[1]
-    if min(outputs, channels) < _FEWEST_CHANNELS or filter_shape != [channels, 3, 3]:  # torch says what is wrong
+    if min(outputs, channels) < _FEWEST_CHANNELS:
         return False
     return is_available() and (_is_amx_used() or _suits_winograd(len(inputs), channels, outputs, height, width))
 
@@ -92,9 +99,9 @@ class _Convolution(torch.autograd.Function):
 
 def plain(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
     """Return the result of `convolve` by torch's own convolution."""
-    if (height, width) == inputs.shape[2:]:
+    if (height, width) == inputs.shape[-2:]:
         return F.conv2d(inputs, weight, bias, padding=1)
-    beyond = (1, width + 1 - inputs.shape[3], 1, height + 1 - inputs.shape[2])  # left, right, above, below
+    beyond = (1, width + 1 - inputs.shape[-1], 1, height + 1 - inputs.shape[-2])  # left, right, above, below
     return F.conv2d(F.pad(inputs, beyond), weight, bias)
 
 

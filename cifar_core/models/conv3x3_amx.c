@@ -31,7 +31,7 @@
 struct job {
     int64_t images, height, width, inputs, outputs; /* inputs, outputs: channels */
     int64_t rows, columns;                          /* of an output image */
-    int64_t threads, next;                          /* next: image or panel that no thread has taken */
+    int64_t next;                                   /* image or panel that no thread has taken */
     int64_t pitch, distance;                        /* places of a line and of an image */
     int64_t group;                                  /* images that are taken at once */
     int64_t in_panel, out_panel;                    /* channels */
@@ -90,8 +90,6 @@ static inline void fetch(struct upcoming *memory) {
         memory->from = memory->piece;
     }
 }
-
-static int64_t take(struct job *job, int64_t count) { return __atomic_fetch_add(&job->next, count, __ATOMIC_RELAXED); }
 
 /* ---- Gradient of the weights ---- */
 
@@ -262,7 +260,7 @@ static void sum_panels(void *argument) {
     struct configuration before;
     use_tiles(&before);
     int64_t panel;
-    while ((panel = take(job, 1)) < panels) {
+    while ((panel = take(&job->next, 1)) < panels) {
         const int64_t in_from = panel / beside * job->in_panel, out_from = panel % beside * job->out_panel;
         sum_panel(job, in_from, smaller(job->in_panel, inputs - in_from), out_from,
                   smaller(job->out_panel, outputs - out_from));
@@ -272,17 +270,10 @@ static void sum_panels(void *argument) {
 
 /* ---- The work, on all threads ---- */
 
-static void run(struct job *job, void (*work)(void *), fork_join parallel) {
-    if (job->threads > 1)
-        parallel(work, job, job->threads, 0);
-    else
-        work(job);
-}
-
-static struct job new_job(int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
-                          int64_t outputs, int64_t rows, int64_t columns) {
-    struct job job = {.threads = threads, .images = images, .height = height, .width = width, .inputs = inputs,
-                      .outputs = outputs, .rows = rows, .columns = columns};
+static struct job new_job(int64_t images, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t rows,
+                          int64_t columns) {
+    struct job job = {.images = images, .height = height, .width = width, .inputs = inputs, .outputs = outputs,
+                      .rows = rows, .columns = columns};
     job.pitch = larger(width, columns) + 1;
     job.distance = (larger(height, rows) + 1) * job.pitch;
     return job;
@@ -295,7 +286,7 @@ static struct job new_job(int64_t threads, int64_t images, int64_t height, int64
 int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
                         int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image,
                         const bf16 *gradient, float *of_weight) {
-    struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
+    struct job job = new_job(images, height, width, inputs, outputs, rows, columns);
     job.group = larger(1, SEGMENT / columns) * DEPTH;
     job.image = image, job.gradient = gradient, job.of_weight = of_weight;
     job.in_panel = smaller(round_up(inputs, DEPTH), IN_PANEL);
@@ -305,7 +296,7 @@ int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int6
         int64_t *panel = job.out_panel >= job.in_panel ? &job.out_panel : &job.in_panel;
         *panel = round_up(*panel / 2, DEPTH);
     }
-    run(&job, sum_panels, parallel);
+    on_threads(parallel, threads, sum_panels, &job, &job.next);
     return job.out_of_memory;
 }
 
@@ -410,9 +401,9 @@ static void convolve_with(struct job *job, struct tile *tiles, bf16 *row, int64_
     struct configuration configuration;
     use_tiles(&configuration);
     int64_t following;
-    for (int64_t first = take(job, job->group); first < job->images; first = following) {
+    for (int64_t first = take(&job->next, job->group); first < job->images; first = following) {
         const int64_t images = smaller(job->group, job->images - first), count = images * tiles_of_image;
-        following = take(job, job->group);
+        following = take(&job->next, job->group);
         const int64_t coming = smaller(job->group, job->images - following);
         struct upcoming next = upcoming(job->image + following * image_size, coming * image_size, 0, 1,
                                         (count + 1) / 2 * (round_up(job->outputs, DEPTH) / DEPTH) * TAPS);
@@ -484,7 +475,7 @@ static void pack(const float *weight, int64_t inputs, int64_t outputs, bf16 *pac
                 }
 }
 
-static inline __m512i widened(const float *from, int64_t count) {
+static inline __m512i rounded(const float *from, int64_t count) {
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(first_16(count), from)));
 }
 
@@ -497,8 +488,8 @@ static void pack_reversed(const float *weight, int64_t inputs, int64_t outputs, 
                     for (int64_t i = output; i < output + DEPTH; i += 2, packed += DEPTH) {
                         const int64_t input = block + half * TILE;
                         const float *from = weight + (i * TAPS + tap) * inputs + input;
-                        const __m512i one = widened(from, i < outputs ? inputs - input : 0);
-                        const __m512i next = widened(from + TAPS * inputs, i + 1 < outputs ? inputs - input : 0);
+                        const __m512i one = rounded(from, i < outputs ? inputs - input : 0);
+                        const __m512i next = rounded(from + TAPS * inputs, i + 1 < outputs ? inputs - input : 0);
                         _mm512_store_si512(packed, _mm512_or_si512(one, _mm512_slli_epi32(next, 16)));
                     }
 }
@@ -511,7 +502,7 @@ static void pack_reversed(const float *weight, int64_t inputs, int64_t outputs, 
 int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
               int64_t outputs, int64_t rows, int64_t columns, int64_t reversed, const bf16 *image, const float *weight,
               const float *bias, bf16 *output) {
-    struct job job = new_job(threads, images, height, width, inputs, outputs, rows, columns);
+    struct job job = new_job(images, height, width, inputs, outputs, rows, columns);
     bf16 *packed = zeros(round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * TAPS * sizeof(bf16));
     if (packed == NULL)
         return 1;
@@ -522,7 +513,7 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
     const int64_t image_bytes = job.distance * round_up(inputs, DEPTH) * sizeof(bf16);
     job.group = larger(1, ROW_BYTES / image_bytes);
     job.image = image, job.weight = packed, job.bias = bias, job.output = output;
-    run(&job, convolve_groups, parallel);
+    on_threads(parallel, threads, convolve_groups, &job, &job.next);
     free(packed);
     return job.out_of_memory;
 }

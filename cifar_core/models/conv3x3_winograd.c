@@ -34,8 +34,6 @@ struct job {
     float *sums, *of_weight;
 };
 
-static int64_t take(struct job *job, int64_t count) { return __atomic_fetch_add(&job->next, count, __ATOMIC_RELAXED); }
-
 /* ---- Transforms ---- */
 
 /* B' d B of 16 channels of a tile. */
@@ -71,13 +69,6 @@ static inline void find_pixels(const struct job *job, int64_t tile, const bf16 *
         }
 }
 
-static inline __m512 low_half(__m512i numbers) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(numbers)), 16);
-}
-static inline __m512 high_half(__m512i numbers) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(numbers, 1)), 16);
-}
-
 /* Transformed tiles from `first` on: (16, block, channels), with PAD numbers behind each point. */
 static void transform_tiles(const struct job *job, int64_t first, int64_t count, bf16 *tiles) {
     const int64_t inputs = job->inputs, channels = round_up(inputs, WIDE), point_size = job->block * channels + PAD;
@@ -90,7 +81,8 @@ static void transform_tiles(const struct job *job, int64_t first, int64_t count,
 #pragma GCC unroll 16
             for (int p = 0; p < POINTS; p++) {
                 const __m512i numbers = _mm512_maskz_loadu_epi16(valid, pixels[p] + c);
-                low[p / 4][p % 4] = low_half(numbers), high[p / 4][p % 4] = high_half(numbers);
+                low[p / 4][p % 4] = widened(_mm512_castsi512_si256(numbers));
+                high[p / 4][p % 4] = widened(_mm512_extracti64x4_epi64(numbers, 1));
             }
             transform_tile(low);
             transform_tile(high);
@@ -133,7 +125,7 @@ static void transform_filters(void *argument) {
     struct job *job = argument;
     const int64_t inputs = job->inputs, channels = round_up(inputs, WIDE);
     __m512i pairs[POINTS][LANES];
-    for (int64_t output; (output = take(job, LANES)) < round_up(job->outputs, WIDE);)
+    for (int64_t output; (output = take(&job->next, LANES)) < round_up(job->outputs, WIDE);)
         for (int64_t c = 0; c < channels; c += WIDE) {
             for (int64_t lane = 0; lane < LANES; lane++) {
                 const float *from = job->weight + (output + lane) * TAPS * inputs + c;
@@ -156,12 +148,13 @@ static void transform_filters(void *argument) {
         }
 }
 
-static inline __m512i widened(__m512 numbers) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers)); }
+/* 16 numbers as bf16, each in the lower half of 32 bits. */
+static inline __m512i rounded(__m512 numbers) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers)); }
 
 /* Transform weights (inputs, 3, 3, outputs), taps in reverse: those of the gradient of a convolution's inputs. */
 static void transform_filters_reversed(void *argument) {
     struct job *job = argument;
-    for (int64_t output; (output = take(job, LANES)) < round_up(job->outputs, WIDE);)
+    for (int64_t output; (output = take(&job->next, LANES)) < round_up(job->outputs, WIDE);)
         for (int64_t c = 0; c < round_up(job->inputs, WIDE); c += 2) {
             __m512 g[3][3], u[2][4][4];
             for (int next = 0; next < 2; next++) {
@@ -172,7 +165,7 @@ static void transform_filters_reversed(void *argument) {
                 transform_filter(g, u[next]);
             }
             for (int p = 0; p < POINTS; p++) {
-                const __m512i one = widened(u[0][p / 4][p % 4]), next = widened(u[1][p / 4][p % 4]);
+                const __m512i one = rounded(u[0][p / 4][p % 4]), next = rounded(u[1][p / 4][p % 4]);
                 _mm512_store_si512(filters_at(job, output, p, c), _mm512_or_si512(one, _mm512_slli_epi32(next, 16)));
             }
         }
@@ -291,7 +284,7 @@ static void convolve_blocks(void *argument) {
         job->out_of_memory = 1;
         goto end;
     }
-    for (int64_t first; (first = take(job, job->block)) < job->tiles;) {
+    for (int64_t first; (first = take(&job->next, job->block)) < job->tiles;) {
         const int64_t count = smaller(job->block, job->tiles - first);
         transform_tiles(job, first, count, tiles);
         for (int64_t k = 0; k < job->outputs; k += WIDE) {
@@ -310,7 +303,7 @@ end:
 /* ---- Gradient of the weights ---- */
 
 static inline __m512 load_16(const bf16 *from, int64_t count) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_16(count), from)), 16);
+    return widened(_mm256_maskz_loadu_epi16(first_16(count), from));
 }
 
 /* Store 16 channels of two tiles as pairs. */
@@ -442,7 +435,7 @@ static void sum_block(const struct job *job, const struct share *share) {
 
 static void sum_products(void *argument) {
     struct job *job = argument;
-    int64_t taken = take(job, 1);
+    int64_t taken = take(&job->next, 1);
     if (taken >= job->shares) /* there are more threads than shares */
         return;
     const int64_t panels = round_up(job->outputs, WIDE) / WIDE, points = 4 * job->rows_each;
@@ -450,7 +443,7 @@ static void sum_products(void *argument) {
                           .slopes = zeros(points * pairs_size(job, job->outputs) * sizeof(bf16))};
     if (share.tiles == NULL || share.slopes == NULL)
         job->out_of_memory = 1;
-    for (; !job->out_of_memory && taken < job->shares; taken = take(job, 1)) {
+    for (; !job->out_of_memory && taken < job->shares; taken = take(&job->next, 1)) {
         const int64_t group = taken % job->groups;
         share.top = taken / job->groups * job->rows_each, share.bottom = share.top + job->rows_each;
         share.from = group * panels / job->groups * WIDE, share.to = (group + 1) * panels / job->groups * WIDE;
@@ -474,7 +467,7 @@ static void sum_products(void *argument) {
 static void write_gradient(void *argument) {
     struct job *job = argument;
     const int64_t inputs = round_up(job->inputs, WIDE), outputs = round_up(job->outputs, WIDE);
-    for (int64_t k; (k = take(job, 1)) < job->outputs;)
+    for (int64_t k; (k = take(&job->next, 1)) < job->outputs;)
         for (int64_t c = 0; c < job->inputs; c += LANES) {
             __m512 u[4][4], g[3][3];
             for (int p = 0; p < POINTS; p++)
@@ -487,14 +480,6 @@ static void write_gradient(void *argument) {
 }
 
 /* ---- The work, on all threads ---- */
-
-static void run(struct job *job, int64_t threads, void (*work)(void *), fork_join parallel) {
-    job->next = 0;
-    if (threads > 1)
-        parallel(work, job, threads, 0);
-    else
-        work(job);
-}
 
 static struct job new_job(int64_t images, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t rows,
                           int64_t columns) {
@@ -523,8 +508,8 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
     job.filters = zeros(POINTS * channels * round_up(outputs, WIDE) * sizeof(bf16));
     job.out_of_memory = job.filters == NULL || black == NULL;
     if (!job.out_of_memory) {
-        run(&job, threads, reversed ? transform_filters_reversed : transform_filters, parallel);
-        run(&job, threads, convolve_blocks, parallel);
+        on_threads(parallel, threads, reversed ? transform_filters_reversed : transform_filters, &job, &job.next);
+        on_threads(parallel, threads, convolve_blocks, &job, &job.next);
     }
     free(job.filters);
     free(black);
@@ -552,8 +537,8 @@ int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int6
     job.sums = zeros(POINTS * in * out * sizeof(float));
     job.out_of_memory = black == NULL || job.sums == NULL;
     if (!job.out_of_memory) {
-        run(&job, threads, sum_products, parallel);
-        run(&job, threads, write_gradient, parallel);
+        on_threads(parallel, threads, sum_products, &job, &job.next);
+        on_threads(parallel, threads, write_gradient, &job, &job.next);
     }
     free(job.sums);
     free(black);

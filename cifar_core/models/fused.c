@@ -31,10 +31,7 @@ struct job {
     const float *slope_mean, *slant;
 };
 
-static inline vector load(const bf16 *from) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
+static inline vector load(const bf16 *from) { return widened(_mm256_loadu_si256((const __m256i *)from)); }
 
 static inline void store(bf16 *to, vector numbers) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(numbers));
@@ -74,6 +71,15 @@ static inline vector slope(const float *table, vector x, vector gradient) {
         return _mm512_mul_ps(gradient, curve(table, x));
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), gradient);
 }
+
+/* `name` by `name_as`, compiled twice: with what the job has, given as `with`, and without it. */
+#define TWICE(name, has, with)                         \
+    static void name(struct job *job, int64_t chunk) { \
+        if (job->has)                                  \
+            name##_as(job, chunk, with);               \
+        else                                           \
+            name##_as(job, chunk, 0);                  \
+    }
 
 /* ---- Forward ---- */
 
@@ -163,12 +169,7 @@ static inline void activate_as(struct job *job, int64_t chunk, const float *tabl
         }
 }
 
-static void activate(struct job *job, int64_t chunk) {
-    if (job->table)
-        activate_as(job, chunk, job->table);
-    else
-        activate_as(job, chunk, 0);
-}
+TWICE(activate, table, job->table)
 
 /* Norm if there is one, ReLU, then pool. */
 static inline void activate_and_pool_as(struct job *job, int64_t chunk, int norm) {
@@ -196,12 +197,7 @@ static inline void activate_and_pool_as(struct job *job, int64_t chunk, int norm
             }
 }
 
-static void activate_and_pool(struct job *job, int64_t chunk) {
-    if (job->scale)
-        activate_and_pool_as(job, chunk, 1);
-    else
-        activate_and_pool_as(job, chunk, 0);
-}
+TWICE(activate_and_pool, scale, 1)
 
 /* ---- Backward ---- */
 
@@ -223,8 +219,7 @@ static inline __mmask16 is_winner(__m512i winner, int i) {
 static inline void sum_slopes_as(struct job *job, int64_t chunk, const float *table) {
     const int64_t channels = job->channels, area = job->rows * job->columns;
     float *sum = job->partial + chunk * 2 * channels, *product = sum + channels;
-    for (int64_t c = 0; c < 2 * channels; c++)
-        sum[c] = 0;
+    memset(sum, 0, 2 * channels * sizeof(float));
     for (int64_t pixel = first_image(job, chunk) * area; pixel < first_image(job, chunk + 1) * area; pixel++)
         for (int64_t c = 0; c < channels; c += LANES) {
             const int64_t place = pixel * channels + c;
@@ -235,20 +230,14 @@ static inline void sum_slopes_as(struct job *job, int64_t chunk, const float *ta
         }
 }
 
-static void sum_slopes(struct job *job, int64_t chunk) {
-    if (job->table)
-        sum_slopes_as(job, chunk, job->table);
-    else
-        sum_slopes_as(job, chunk, 0);
-}
+TWICE(sum_slopes, table, job->table)
 
 static void sum_pooled_slopes(struct job *job, int64_t chunk) {
     const int64_t channels = job->channels;
     int64_t place = first_image(job, chunk) * job->rows * job->columns * channels, to[4];
     float *sum = job->partial + chunk * 2 * channels, *product = sum + channels;
     block(job, to);
-    for (int64_t c = 0; c < 2 * channels; c++)
-        sum[c] = 0;
+    memset(sum, 0, 2 * channels * sizeof(float));
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
         for (int64_t row = 0; row < job->rows; row++)
             for (int64_t column = 0; column < job->columns; column++) {
@@ -284,12 +273,7 @@ static inline void spread_as(struct job *job, int64_t chunk, const float *table)
         }
 }
 
-static void spread(struct job *job, int64_t chunk) {
-    if (job->table)
-        spread_as(job, chunk, job->table);
-    else
-        spread_as(job, chunk, 0);
-}
+TWICE(spread, table, job->table)
 
 static void clear(bf16 *from, bf16 *to) {
     memset(from, 0, (to - from) * sizeof(bf16));
@@ -322,12 +306,7 @@ static inline void spread_before_pool_as(struct job *job, int64_t chunk, const f
     }
 }
 
-static void spread_before_pool(struct job *job, int64_t chunk) {
-    if (job->table)
-        spread_before_pool_as(job, chunk, job->table);
-    else
-        spread_before_pool_as(job, chunk, 0);
-}
+TWICE(spread_before_pool, table, job->table)
 
 /* The gradient of the inputs of the norm before a last pool, or of ReLU without a norm. */
 static inline void spread_after_pool_as(struct job *job, int64_t chunk, int norm) {
@@ -351,26 +330,19 @@ static inline void spread_after_pool_as(struct job *job, int64_t chunk, int norm
             }
 }
 
-static void spread_after_pool(struct job *job, int64_t chunk) {
-    if (job->scale)
-        spread_after_pool_as(job, chunk, 1);
-    else
-        spread_after_pool_as(job, chunk, 0);
-}
+TWICE(spread_after_pool, scale, 1)
 
 /* ---- GELU alone ---- */
 
 static void activate_all(struct job *job, int64_t chunk) {
     const int64_t size = job->height * job->width * job->channels, to = first_image(job, chunk + 1) * size;
     for (int64_t i = first_image(job, chunk) * size; i < to; i += LANES) {
-        const __mmask16 there = to - i >= LANES ? 0xffff : (1 << (to - i)) - 1;
-        const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, job->inputs + i));
-        const vector x = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+        const __mmask16 there = first_16(to - i);
+        const vector x = widened(_mm256_maskz_loadu_epi16(there, job->inputs + i));
         vector result;
-        if (job->gradient) {
-            const __m512i more = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, job->gradient + i));
-            result = slope(job->table, x, _mm512_castsi512_ps(_mm512_slli_epi32(more, 16)));
-        } else
+        if (job->gradient)
+            result = slope(job->table, x, widened(_mm256_maskz_loadu_epi16(there, job->gradient + i)));
+        else
             result = activation(job->table, x);
         _mm256_mask_storeu_epi16(job->outputs + i, there, (__m256i)_mm512_cvtneps_pbh(result));
     }
@@ -381,17 +353,13 @@ static void activate_all(struct job *job, int64_t chunk) {
 static void take_chunks(void *argument) {
     struct job *job = argument;
     int64_t chunk;
-    while ((chunk = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->chunks)
+    while ((chunk = take(&job->next, 1)) < job->chunks)
         job->work(job, chunk);
 }
 
-static void run(struct job *job, void (*work)(struct job *, int64_t), fork_join parallel, int threads) {
+static void run(struct job *job, void (*work)(struct job *, int64_t), fork_join parallel, int64_t threads) {
     job->work = work;
-    job->next = 0;
-    if (threads > 1)
-        parallel(take_chunks, job, threads, 0);
-    else
-        take_chunks(job);
+    on_threads(parallel, threads, take_chunks, job, &job->next);
 }
 
 /* GELU of the inputs; with a gradient, that of the inputs. */
@@ -465,6 +433,7 @@ void norm_backward(fork_join parallel, int64_t threads, int64_t images, int64_t 
         slope_mean[c] = sum / count;
         slant[c] = product / count / ((double)variance[c] + epsilon);
     }
-    run(&job, pool_place == NONE ? spread : pool_place == FIRST ? spread_before_pool : spread_after_pool, parallel,
-        threads);
+    if (of_inputs) /* somebody wants it */
+        run(&job, pool_place == NONE ? spread : pool_place == FIRST ? spread_before_pool : spread_after_pool, parallel,
+            threads);
 }

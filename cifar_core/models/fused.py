@@ -59,7 +59,7 @@ def norm_activation(
 
 def relu_pool(inputs: Tensor, relu: nn.ReLU, pool: nn.MaxPool2d) -> Tensor:
     """Return `pool(relu(inputs))` of (N, C, H, W), for a pool of 2x2 pixels, by the faster kernels."""
-    _, channels, height, width = inputs.shape
+    channels, height, width = inputs.shape[-3:]
     if is_faster(inputs) and channels % _VECTOR == height % 2 == width % 2 == 0:
         return _ReluPool.apply(inputs)  # type: ignore[no-untyped-call, no-any-return]
     return pool(relu(inputs))  # type: ignore[no-any-return]
@@ -95,7 +95,7 @@ def _fits(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool) -> bool:
 def _normalised(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) -> Tensor:
     if not norm.training:
         return _evaluate(inputs, norm, pool, gelu=gelu)
-    output, mean, variance = _Norm.apply(inputs, norm.weight, norm.bias, norm.eps, pool, gelu)  # type: ignore[no-untyped-call]
+    output, mean, variance = _Norm.apply(inputs, norm.weight, norm.bias, float(norm.eps), pool, gelu)  # type: ignore[no-untyped-call]
     counted = output if pool is _Pool.FIRST else inputs
     _update_statistics(norm, mean, variance, counted.numel() // counted.shape[1])
     return output  # type: ignore[no-any-return]
@@ -156,7 +156,7 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: object) -> tuple[Tensor | None, ...]:
         pixels, winners, bias, mean, variance, scale = ctx.saved_tensors
-        of_inputs = native.new_images(ctx.shape)
+        of_inputs = native.new_images(ctx.shape) if ctx.needs_input_grad[0] else None
         of_weight, of_bias = torch.empty(2, len(bias)).unbind()
         table = _gelu_slope_table() if ctx.gelu else None
         given = (ctx.pool, ctx.epsilon, table, bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)
@@ -170,7 +170,7 @@ def _evaluate(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) 
     pixels, winners, output = _room(inputs, pool)
     table = _gelu_table() if gelu else None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    given = (pool, norm.eps, table, norm.weight, norm.bias, inputs)
+    given = (pool, float(norm.eps), table, norm.weight, norm.bias, inputs)
     statistics = (None, norm.running_mean, norm.running_var, scale)
     _call("norm_forward", inputs.shape, *given, pixels, winners, *statistics, output)
     return output

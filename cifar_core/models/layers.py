@@ -30,7 +30,7 @@ class Conv3x3(nn.Conv2d):
         if winograd.is_faster(inputs, self.weight):
             output = winograd.convolve(inputs, self.weight)
             return output if self.bias is None else output + self.bias[:, None, None]
-        height, width = inputs.shape[2:]
+        height, width = inputs.shape[-2:]
         if self.pooled:
             height, width = height - height % 2, width - width % 2
         convolve = conv3x3.convolve if conv3x3.is_faster(inputs, self.weight, height, width) else conv3x3.plain

@@ -1,10 +1,13 @@
 """C functions: compiled once on each machine by its C compiler, and kept in the user's cache folder.
 
+Where that cannot be written, each process compiles its own.
+
 Their images are bf16 in channels-last order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -27,6 +30,7 @@ from cifar_core.files import cache_folder, write_atomically
 _OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _X86_OPTIONS = ("-mprefer-vector-width=512",)
 _SECONDS = 60.0  # for the compiler; it needs about one
+_DIGEST = hashlib.sha256().digest_size  # bytes at the end of a library that is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +77,28 @@ def load(source: Path) -> Library | None:
     Processes that start together may all compile; the last one to finish replaces the file of the others.
     """
     try:
-        options = [*_OPTIONS, *(_X86_OPTIONS if platform.machine() in ("x86_64", "AMD64") else ())]
-        library = cache_folder() / "native" / f"{source.stem}-{_key(source, options)}.so"
         parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-        try:
-            functions = ctypes.CDLL(str(library))
-        except OSError:  # not there, or cut short
-            _compile(source, library, options)
-            functions = ctypes.CDLL(str(library))
-        return Library(functions, parallel)
+        return Library(_functions(source), parallel)
     except (AttributeError, OSError, TypeError, ValueError, RuntimeError, subprocess.SubprocessError):
         return None
+
+
+def _functions(source: Path) -> ctypes.CDLL:
+    options = [*_OPTIONS, *(_X86_OPTIONS if platform.machine() in ("x86_64", "AMD64") else ())]
+    kept = cache_folder() / "native" / f"{source.stem}-{_key(source, options)}.so"
+    with contextlib.suppress(OSError):  # not there
+        content = kept.read_bytes()
+        if content[-_DIGEST:] == hashlib.sha256(content[:-_DIGEST]).digest():  # else it may kill whoever loads it
+            return ctypes.CDLL(str(kept))
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / kept.name
+        _compile(source, library, options)
+        content = library.read_bytes()
+        with contextlib.suppress(OSError):  # a folder that cannot be written, or a full disk
+            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(kept, content + hashlib.sha256(content).digest())  # the loader leaves out the end
+            library = kept
+        return ctypes.CDLL(str(library))
 
 
 def _key(source: Path, options: list[str]) -> str:
@@ -107,9 +122,5 @@ def _compile(source: Path, library: Path, options: list[str]) -> None:
     compiler = shutil.which(name)
     if compiler is None:
         raise FileNotFoundError("no C compiler")
-    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built = Path(folder) / library.name
-        command = [compiler, *given, *options, "-o", str(built), str(source)]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
-        write_atomically(library, built.read_bytes())  # durably: a library cut short can kill whoever loads it
+    command = [compiler, *given, *options, "-o", str(library), str(source)]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)

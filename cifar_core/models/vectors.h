@@ -19,6 +19,21 @@ static inline int64_t larger(int64_t one, int64_t other) { return one > other ? 
 static inline __mmask16 first_16(int64_t count) { return count >= 16 ? 0xffff : count < 0 ? 0 : (1 << count) - 1; }
 static inline __mmask32 first_32(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
 
+/* 16 numbers of bf16 in fp32. */
+static inline __m512 widened(__m256i numbers) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
+}
+
+/* Do the work of a job on all threads. They take pieces of it from `next` on. */
+static inline void on_threads(fork_join parallel, int64_t threads, void (*work)(void *), void *job, int64_t *next) {
+    *next = 0;
+    if (threads > 1)
+        parallel(work, job, threads, 0);
+    else
+        work(job);
+}
+static inline int64_t take(int64_t *next, int64_t count) { return __atomic_fetch_add(next, count, __ATOMIC_RELAXED); }
+
 /* Null if there is no memory. */
 static inline void *zeros(int64_t bytes) {
     void *memory = aligned_alloc(64, round_up(bytes, 64));

@@ -43,6 +43,8 @@ def is_faster(inputs: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling():  # also during export, for batches of any size
         return False
     outputs, channels = weight.shape[:2]
+    if inputs.ndim != 4 or inputs.shape[1] != channels:  # torch takes a single image, or says what is wrong
+        return False
     tiles = len(inputs) * _tiles_along(inputs.shape[2]) * _tiles_along(inputs.shape[3])
     # Measured on a Xeon with AVX-512: both are about equally fast a little below these bounds.
     return tiles >= 64 and outputs * channels >= 64 * (outputs + channels)

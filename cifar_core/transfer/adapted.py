@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.checkpoint import (
+    UNFIT,
     CheckpointError,
     build_network,
     data_set_of,
@@ -21,7 +22,7 @@ from cifar_core.checkpoint import (
     write_tensors,
 )
 from cifar_core.data.data_set import DataSet
-from cifar_core.transfer.backbone import Backbone, FeatureNetwork
+from cifar_core.transfer.backbone import Backbone, FeatureNetwork, meta_network
 from cifar_core.transfer.head import Head
 
 NORMALISATION = "half"  # of the images that an adapted network takes
@@ -91,13 +92,13 @@ def load_adapted(path: Path) -> AdaptedNetwork:
 def _adapted(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> AdaptedNetwork:
     if _FACTS not in facts:
         raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found")
-    features = FeatureNetwork(facts[_FACTS]["architecture"])
-    features.side = facts[_FACTS]["side"]
-    classes, dimensions = tensors["head.linear.weight"].shape
-    network = AdaptedNetwork(features, Head(dimensions, classes, facts[_FACTS]["scaling"]))
     try:
+        features = FeatureNetwork(facts[_FACTS]["architecture"])
+        features.side = facts[_FACTS]["side"]
+        classes, dimensions = tensors["head.linear.weight"].shape
+        network = AdaptedNetwork(features, Head(dimensions, classes, facts[_FACTS]["scaling"]))
         network.load_state_dict(tensors)
-    except RuntimeError as error:
+    except UNFIT as error:
         raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found") from error
     return network.eval()
 
@@ -109,9 +110,6 @@ def flops_per_image(backbone: Backbone) -> int:
 
 @functools.cache
 def _flops(name: str, side: int) -> int:
-    with torch.device("meta"):
-        network = FeatureNetwork(name).eval()
-    network.side = side
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, 32, 32, device="meta"))
+        meta_network(name, side)(torch.zeros(1, 3, 32, 32, device="meta"))
     return int(counter.get_total_flops())

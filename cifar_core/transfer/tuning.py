@@ -24,6 +24,7 @@ from cifar_core.checkpoint import (
     optimizer_state,
     read_tensors,
     restore_optimizer,
+    restoring,
     under,
     write_tensors,
 )
@@ -31,7 +32,7 @@ from cifar_core.data import Split
 from cifar_core.data.augment import beta
 from cifar_core.hardware import Hardware
 from cifar_core.training import EvalSchedule, Progress, evenly, take_batch
-from cifar_core.transfer.backbone import Backbone, FeatureNetwork, UpperHalf
+from cifar_core.transfer.backbone import Backbone, FeatureNetwork, UpperHalf, meta_network
 from cifar_core.transfer.features import compute
 from cifar_core.transfer.head import Head
 
@@ -41,7 +42,8 @@ _SHARE = 0.23
 _TUNING_EPOCHS = 12
 _BATCH = 128
 _WARM_UP = 0.1  # share of the steps in which the rate rises
-_POINTS, _VALIDATIONS = 48, 8  # of the curves
+_POINTS, _VALIDATIONS = 48, 8  # of the curves; each validation is at a point
+_COUNTS = ("step", "seconds", "validation_seconds")  # of a state, that its file holds as numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,27 +135,35 @@ class Tuning:
         tensors |= {f"upper.{name}": value for name, value in self.upper.state_dict().items()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         tensors |= {"generator": self.generator.get_state(), "order": self.order}
-        facts = {name: getattr(self, name) for name in ("step", "seconds", "validation_seconds")}
+        facts = {name: getattr(self, name) for name in _COUNTS}
         write_tensors(path, {**facts, "recipe": self.recipe.to_dict(), "optimizer": numbers}, tensors)
 
     def load(self, path: Path) -> None:
         """Read the state in `path`, if there is one; fine-tuning resumes from it with the same bits.
 
         Raises:
-            CheckpointError: the file is damaged, or holds a state of another recipe; this state is untouched.
+            CheckpointError: the file is damaged, or of another recipe or version; this state is untouched.
         """
         if not path.exists():
             return
         facts, tensors = read_tensors(path)
-        if facts["recipe"] != self.recipe.to_dict():
-            raise CheckpointError(f"{path}: it must have the recipe {self.recipe.to_dict()}, but has {facts['recipe']}")
-        self.upper.load_state_dict(under("upper.", tensors))
-        self.head.load_state_dict(under("head.", tensors))
-        restore_optimizer(self.optimizer, facts["optimizer"], under("optimizer.", tensors))
-        self.generator.set_state(tensors["generator"])
-        self.order = tensors["order"]
-        self.step, self.seconds = facts["step"], facts["seconds"]
-        self.validation_seconds = facts["validation_seconds"]
+        if (found := facts.get("recipe")) != self.recipe.to_dict():
+            raise CheckpointError(f"{path}: it must have the recipe {self.recipe.to_dict()}, but has {found}")
+        before = [(part, copy.deepcopy(part.state_dict())) for part in (self.upper, self.head, self.optimizer)]
+        try:
+            with restoring(path):
+                counts, order = {name: facts[name] for name in _COUNTS}, tensors["order"]
+                self.upper.load_state_dict(under("upper.", tensors))
+                self.head.load_state_dict(under("head.", tensors))
+                restore_optimizer(self.optimizer, facts["optimizer"], under("optimizer.", tensors))
+                self.generator.set_state(tensors["generator"])
+        except CheckpointError:
+            for part, values in before:
+                part.load_state_dict(values)
+            raise
+        self.order = order
+        for name, value in counts.items():
+            setattr(self, name, value)
 
     def next_batch(self, images: int) -> Tensor:
         """Return the indices of the next batch; see `take_batch`."""
@@ -191,7 +201,7 @@ def tune(
             losses.append(_step(state, views, targets, rate, hardware, pool, threads))
             state.step += 1
             stopped = state.step < total and stop()
-            if not stopped and state.step not in points | validations:
+            if not stopped and state.step not in points:
                 continue
             state.seconds += time.perf_counter() - began
             validation = None
@@ -228,10 +238,7 @@ def tuning_flops(backbone: Backbone) -> int:
 
 @functools.cache
 def _flops(name: str, side: int) -> int:
-    with torch.device("meta"):
-        network = FeatureNetwork(name).eval()
-    network.side = side
-    upper = _upper_to_train(network)
+    upper = _upper_to_train(meta_network(name, side))
     with FlopCounterMode(display=False) as counter:
         upper(torch.zeros(1, upper.dimensions, device="meta")).sum().backward()
     return int(counter.get_total_flops())

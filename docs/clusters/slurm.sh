@@ -21,8 +21,8 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300           # seconds for all no
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK              # srun does not take it from sbatch since Slurm 22.05
 ray get-auth-token --generate >/dev/null                    # into ~/.ray/auth_token, once
 
-# The head is the node that has the address of its name. Where /etc/hosts gives each node 127.0.1.1 for its own name, none
-# is: give an address of the cluster's network here.
+# Ray's head starts on the node that has the address of this name. Where /etc/hosts gives each node 127.0.1.1 for its own
+# name, that is none of them: put the address of the first node in the cluster's network here.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun --kill-on-bad-exit=0 ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "$SLURM_GPUS_ON_NODE" -- \

@@ -46,7 +46,7 @@ def add(path: Path, run: _Run, same: Callable[[_Run], bool]) -> tuple[_Run, ...]
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Context that one process at a time is in; a lock of the file would be of the one that the first replaces."""
+    """Hold a lock on the folder. Each write replaces the file, and would lose a lock on it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         hardware, terms = Hardware.detect(options.device), Terms()
-        wanted = [(search, seed) for seed in range(options.seeds) for search in options.only]
+        wanted = [(search, seed) for seed in range(options.seeds) for search in dict.fromkeys(options.only)]
         with SweepConsole() as console:
             ensure_cifar10(default_data_dir(), console.progress)
             runs = complete(options.results, wanted, terms, hardware, options.jobs, console.say)

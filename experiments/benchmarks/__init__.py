@@ -40,5 +40,5 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def never(*_: object) -> bool:
-    """Return false: in place of an `is_faster`, as a mock would keep all images that it is asked about."""
+    """Return false. Replaces `is_faster`; a Mock would keep the tensors of every call in memory."""
     return False

@@ -26,12 +26,15 @@ def run_quietly(
     executor: Executor,
     *,
     samples: Callable[[], bytes],
-    stop: Callable[[optuna.Study], bool] = lambda study: False,
+    stop: Callable[[optuna.Study], bool],
 ) -> optuna.Study:
     """Run a sweep until its end or until `stop` returns true, and until everything is in MLflow; close `executor`.
 
     Args:
         samples: returns a picture of training images, as PNG.
+
+    Raises:
+        RuntimeError: MLflow lacks entries, from which the compute of a study is read.
     """
     with contextlib.closing(executor):
         storage = OneWriterStorage(open_storage(store.storage_url))
@@ -47,6 +50,7 @@ def run_quietly(
                     console=console,
                     tags={},
                 )
+                tracker.open()
                 Coordinator(sweep, executor, samples, lambda: stop(study)).run()
         finally:
             lacking = tracker.close(60)

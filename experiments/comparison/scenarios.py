@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cifar_core.errors import UserError
+from experiments.decision.assumptions import stated_assumptions
 from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
@@ -15,7 +16,6 @@ from experiments.reading.published import load_published
 from experiments.reading.scenario import load_scenario
 from experiments.reading.studies import StudyReader
 from experiments.reading.vendor_score import load_scores
-from experiments.sections.money import assumptions
 from sweeps.snapshot import readable
 from sweeps.store import Store
 
@@ -76,7 +76,7 @@ def render(every: Mapping[str, Facts]) -> dict[str, bytes]:
 
 def _differences(every: Sequence[Facts]) -> dict[str, list[str]]:
     """The assumptions that are not the same in all scenarios, in words."""
-    words = [assumptions(facts) for facts in every]
+    words = [stated_assumptions(facts) for facts in every]
     names = dict.fromkeys(name for found in words for name in found)
     values = {name: [found.get(name, NOTHING) for found in words] for name in names}
     return {name: row for name, row in values.items() if len(set(row)) > 1}

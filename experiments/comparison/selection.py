@@ -9,13 +9,13 @@ from mlflow.entities import Run
 from cifar_core.errors import UserError
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.plots import PALETTE
-from experiments.reading.named_runs import LETTERS, runs_named
+from experiments.reading.named_runs import LETTERS, candidates, runs_named
 from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_client import STUDY_KEY, every_run
-from sweeps.words import did_you_mean, shortened
+from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.words import did_you_mean
 
 MOST_GROUPS = len(PALETTE)  # each has a colour
 
@@ -28,7 +28,7 @@ def choose(names: Sequence[str], baseline: str | None, store: Store, results: Se
     Raises:
         UserError: a name stands for no run or for several, a run is given twice, or there are fewer than 2 or more
             than 8 groups.
-        StoreError: there is no such store.
+        StoreError: there is no such store, or it does not answer.
     """
     reproduced = {f"{r.name}-seed{r.seed}": r for r in results}
     try:
@@ -66,13 +66,13 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
         return _study(name, reader)
     runs = runs_named(name, reader)
     if len(runs) > 1:
-        several = shortened(sorted(run.info.run_id for run in runs))
+        several = candidates(runs, reader)
         raise UserError(f"--runs and --baseline must name one run each, but {name!r} may be {several}")
     if runs:
         return _single(name, runs[0], reader)
     known, study = [*studies, *reproduced], name.rpartition("/")[0]
-    if of_study := [number for number, called in reader.experiments.items() if called == study]:
-        keys = {run.data.tags["key"] for run in every_run(reader.client, of_study, "tags.key LIKE '%'")}
+    if study in reader.experiments.values():
+        keys = {run.data.tags["key"] for run in reader.runs("tags.key LIKE '%'", study)}
         known = [f"{study}/{key}" for key in sorted(keys - {STUDY_KEY})]
     raise UserError(
         "--runs and --baseline must name a study, STUDY/KEY (such as quick-full/trial-3), a result of reproduce.py, a "
@@ -82,7 +82,7 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
 
 def _study(name: str, reader: StudyReader) -> Group:
     study = reader.read(name)
-    runs = tuple(from_mlflow(reader.client.get_run(run_id), name, reader) for run_id in study.subject["run_id"])
+    runs = tuple(from_mlflow(reader.run(run_id), name, reader) for run_id in study.subject["run_id"])
     if not runs:
         raise UserError(f"a study must have a complete trial to be compared, but {name!r} has none yet")
     best = "champion of the study"

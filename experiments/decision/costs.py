@@ -189,7 +189,7 @@ def cheapest_by_month(options: Sequence[Option], months: float) -> tuple[Cheapes
     for start, end in itertools.pairwise(marks):
         middle = (start + end) / 2
         alive = [option for option in options if option.ends >= middle]
-        if alive and end - start > 1 / DAYS_A_MONTH:  # less than a day is no time to be cheaper in
+        if alive and end - start > 1 / DAYS_A_MONTH:  # stretches shorter than a day are left out
             best = min(alive, key=lambda option: (option.total(middle), option.name))
             found.append(Cheapest(best.name, found[-1].end if found else 0.0, end))
     return _joined(found)
@@ -209,9 +209,8 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tu
     low, high = VOLUMES
     grid = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
     found, start = [], low
-    for one, other in itertools.pairwise(grid):
-        name = best(one)
-        if best(other) == name:
+    for (one, name), (other, following) in itertools.pairwise((images, best(images)) for images in grid):
+        if following == name:
             continue
         same, changed = one, other
         for _ in range(30):

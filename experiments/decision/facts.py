@@ -31,7 +31,7 @@ class Facts:
         validation, test: accuracies of the runs that the report is about.
         augmented: test accuracy with test-time augmentation.
         scores: what was measured of vendors' answers to the test images, by the slug of the vendor.
-        labels: accuracy by the number of labels.
+        label_curve: accuracy by the number of labels.
     """
 
     study: Study
@@ -44,7 +44,7 @@ class Facts:
     augmented: Estimate | None
     cost: Cost
     scores: Mapping[str, VendorScore]
-    labels: LabelCurve | None
+    label_curve: LabelCurve | None
 
     @property
     def run_id(self) -> str:
@@ -58,7 +58,7 @@ class Facts:
 
     @property
     def as_of(self) -> datetime.date:
-        """The day the study ended, from which the age of a published figure is counted."""
+        """The day the study, or its last run so far, ended: the age of a published figure is counted from it."""
         return self.study.end.date()
 
     @property
@@ -106,7 +106,7 @@ def gather(
     scenario: Scenario,
     results: Sequence[Result] = (),
     scores: Mapping[str, VendorScore] = MappingProxyType({}),
-    labels: LabelCurve | None = None,
+    label_curve: LabelCurve | None = None,
 ) -> Facts:
     """The facts of a study.
 
@@ -119,7 +119,7 @@ def gather(
     confusions = study.artifacts.confusions
     counts = [int(matrix.sum()) for matrix in confusions.values()] if len(study.champion) else []
     test_images = round(sum(counts) / len(counts)) if counts else study.data_set.test_images
-    validation_images = study.artifacts.validation_images or study.data_set.val_images
+    validation_images = study.data_set.val_images if len(study.champion) else study.trial_images
     return Facts(
         study=study,
         published=published,
@@ -131,7 +131,7 @@ def gather(
         augmented=estimate(study.champion, "metrics.test/tta_accuracy", test_images),
         cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
         scores=scores,
-        labels=labels,
+        label_curve=label_curve,
     )
 
 

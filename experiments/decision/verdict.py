@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import datetime
 import enum
-import itertools
 import math
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from experiments.decision import commands
 from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, adapt_measured, build, buy
 from experiments.decision.facts import Facts
 from experiments.decision.machines import Cost, adapting_cost, answer_seconds
@@ -20,7 +19,6 @@ from experiments.pages.text import count_months, duration, listed, percent, run,
 from experiments.reading.published import Accuracy
 from experiments.reading.scenario import Download, Vendor, slug
 from experiments.stats import TEST_IMAGES, Estimate, wilson
-from sweeps.planning.presets import PRESETS
 
 RETEST_LOSS = 0.03  # published networks that were tested again fell by up to 2.8 points
 CLOSE = 0.10  # two costs that differ by less than this share of the dearer one count as the same
@@ -94,7 +92,7 @@ class Way:
 
     @property
     def is_close(self) -> bool:
-        """All that is unknown is whether its accuracy, which was measured, clears the bar: it is too close to it."""
+        """Its measured accuracy is too close to the bar, and nothing else is unknown."""
         return self.measured and self.complete and [check.bar for check in self.unknown] == ["accuracy"]
 
     @property
@@ -131,8 +129,10 @@ class Verdict:
         rival: the cheapest way that may win: no bar is known to be missed, one is unknown, and it is clearly cheaper
             than every way known to clear all bars.
         near: of each kind, the cheapest way that clears every bar and costs about as much as `best`.
+        ways: those that it is between; of `verdict_of`, in the order of `ways_of`.
     """
 
+    ways: tuple[Way, ...]
     answer: str
     best: Way | None
     rival: Way | None
@@ -209,7 +209,7 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
         Rule(f"buying {cheapest}", "Buy", kind == "buy"),
     )
     answer = next(rule.answer for rule in rules if rule.holds)
-    return Verdict(answer=answer, best=best, rival=rival, near=tuple(near.values()), rules=rules)
+    return Verdict(ways=tuple(ways), answer=answer, best=best, rival=rival, near=tuple(near.values()), rules=rules)
 
 
 def ways_of(facts: Facts) -> tuple[Way, ...]:
@@ -234,16 +234,16 @@ def _building(facts: Facts) -> Way:
     seconds = None
     if facts.cost.speed is not None and not facts.cost.speed.bounded:
         seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
-    study = facts.study.rerun()
+    study = commands.run_study(facts.study)
     if facts.test is None:
         accuracy, timed = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study), study
     else:
         text = f"has {percent(facts.test.mean)} ({span(facts.test)})"
-        accuracy = _against_bar(facts, facts.test, text, _longer(facts))
-        timed = facts.study.rerun(study=f"{facts.study.name}-again")
+        accuracy = _against_bar(facts, facts.test, text, commands.run_longer_study(facts.study))
+        timed = commands.run_study(facts.study, study=f"{facts.study.name}-again")
     checks = [accuracy, *_in_time(facts, facts.cost, seconds, timed)]
     if option.unpriced:
-        command = _priced(facts) if facts.cost.machine is None else study
+        command = commands.set_price(facts.study) if facts.cost.machine is None else study
         checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", command))
     return Way(
         option=option,
@@ -254,21 +254,6 @@ def _building(facts: Facts) -> Way:
         sources=runs(facts.test) if facts.test is not None else run(facts.run_id),
         cost=facts.cost,
     )
-
-
-def _longer(facts: Facts) -> str:
-    """The command for a study that trains for longer, whose network may clear the bar; "" where no preset does."""
-    longer = dict(itertools.pairwise(PRESETS)).get(facts.study.params.get("preset", ""))
-    if not longer:
-        return ""
-    name = f"{facts.study.name}-{longer}"
-    return facts.study.rerun(study=name, trials=None, timeout=None, patience=None, preset=longer)
-
-
-def _priced(facts: Facts) -> str:
-    """The command that gives the study's machine a price."""
-    named = f"--study {shlex.quote(facts.study.name)}{facts.study.store_option}"
-    return f"python experiments/compare.py {named} --scenario mine.toml  # with compute = PRICE"
 
 
 def _in_time(facts: Facts, cost: Cost, seconds: float | None, command: str) -> Iterator[Check]:
@@ -306,7 +291,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
     # To adapt it again would give the same network.
     checks = [_against_bar(facts, adapted.test, text, command=""), *_in_time(facts, cost, seconds, command="")]
     if option.unpriced:
-        priced = _priced(facts) if cost.machine is None and adapted.device == facts.cost.device else ""
+        priced = commands.set_price(facts.study) if cost.machine is None and adapted.device == facts.cost.device else ""
         checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", priced))
     yield Way(
         option=option,
@@ -340,16 +325,7 @@ def _adapting(facts: Facts, download: Download) -> Way:
 def _buying(facts: Facts, vendor: Vendor) -> Way:
     scenario, score = facts.scenario, facts.scores.get(slug(vendor.name))
     option = buy(vendor, facts.cost, scenario, facts.as_of)
-    study = f"--study {shlex.quote(facts.study.name)}{facts.study.store_option}"
-    folder = "test-images" if facts.is_cifar10 else f"test-images-{facts.study.data_set.sha256[:8]}"
-    file = f"{folder}/MODEL.csv" if vendor.tokens else "ANSWERS.csv"
-    command = f"python experiments/score_answers.py {file} --vendor {shlex.quote(vendor.name)} {study}"
-    if vendor.tokens:
-        ask = f"python experiments/ask_vendor.py --url URL --model MODEL --price {vendor.tokens.key}"
-        ask += "" if facts.is_cifar10 else f" --images {folder}"
-        command = f"VENDOR_KEY=... {ask}\n{command}"
-    if not facts.scores:  # the images lie there, and another export would be one more use of the test set
-        command = f"python experiments/export_test.py {folder} {study}\n{command}"
+    command = commands.measure_vendor(facts.study, vendor, exported=bool(facts.scores))
     accuracy, check, sources = _published(facts, vendor.accuracy, command)
     if score is not None:
         accuracy, sources = score.accuracy, (f"source/{score.key}",)

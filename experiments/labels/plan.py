@@ -142,7 +142,7 @@ def build_runs(recipe: Recipe, shares: Sequence[float], budget: float, data_set:
 def adapt_runs(backbone: Backbone, shares: Sequence[float], train_images: int, classes: int) -> list[AdaptRun]:
     """Plan the heads on a pretrained network, which take seconds: all seeds, but one of a head on all labels.
 
-    A head has no seed of its own, so that other seeds are other images alone.
+    Fitting a head is deterministic: another seed only draws other images.
     """
     return [
         AdaptRun(labels=labels, seed=seed, head=_HEAD, backbone=backbone)

@@ -145,7 +145,8 @@ class _Training:
             case Diverged(reason=reason):
                 self._end("pruned", reason)
                 self._count("pruned")
-            case Failed(reason=reason):
+            case Failed(reason=reason, details=details):
+                context.tracker.attach_error(shown.key, details)
                 self._end("failed", reason)
                 self._count("failed")
             case Paused():

@@ -183,7 +183,11 @@ def count_word(count: int) -> str:
 
 
 def article(noun: str) -> str:
-    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+    """
+    >>> article("Apple"), article("cat")
+    ('an Apple', 'a cat')
+    """
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from cifar_core.data.data_set import DataSet
@@ -14,20 +13,17 @@ from experiments.stats import mean_accuracy
 from sweeps.stages.adapted_result import adapted_study
 from sweeps.studies.keys import tuned_key
 from sweeps.tracking.figures import metrics_of
-from sweeps.tracking.mlflow_client import every_run
 
 
-def find_adapted(client: MlflowClient, experiments: Mapping[str, str], study: str, data_set: DataSet) -> Run | None:
-    """Return the tested run on these images: that of the study `NAME-adapted`, else the newest of the store.
+def find_adapted(runs: Sequence[Run], study: str, data_set: DataSet) -> Run | None:
+    """Return the tested run on these images: that of the study `NAME-adapted`, else the newest.
 
     Args:
-        experiments: name by id.
+        runs: of all adapted networks.
         study: NAME.
     """
     tested = [
-        run
-        for run in every_run(client, list(experiments), "tags.stage = 'adapted'")
-        if "test/accuracy" in run.data.metrics and run.data.tags["data_sha256"] == data_set.sha256
+        run for run in runs if "test/accuracy" in run.data.metrics and run.data.tags["data_sha256"] == data_set.sha256
     ]
     own = adapted_study(study)
     return max(tested, key=lambda run: (run.data.tags.get("study") == own, run.info.start_time), default=None)

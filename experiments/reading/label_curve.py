@@ -9,7 +9,7 @@ from experiments.labels.curve import LabelCurve, LabelledRun
 from experiments.reading.run_table import state_of
 from experiments.reading.studies import StudyReader
 from sweeps.tracking.figures import metrics_of
-from sweeps.tracking.mlflow_client import STUDY_KEY, answering, every_run
+from sweeps.tracking.mlflow_client import STUDY_KEY
 
 CURVE = "curve.json"  # artifact of a curve's own run: {"source": the run whose recipe it is, "runs": [keys]}
 _PREFIX = "labels/"  # no study's name has a slash
@@ -26,9 +26,7 @@ def load_label_curve(reader: StudyReader, study: str, data_set: DataSet) -> Labe
     Raises:
         StoreError: MLflow does not answer.
     """
-    ids = [key for key, name in reader.experiments.items() if name == experiment_of(study)]
-    with answering(reader.client.tracking_uri):
-        runs = {run.data.tags.get("key"): run for run in every_run(reader.client, ids)}
+    runs = {run.data.tags.get("key"): run for run in reader.runs(experiment=experiment_of(study))}
     if (own := runs.get(STUDY_KEY)) is None:
         return None
     plan = reader.json(own.info.run_id, CURVE)

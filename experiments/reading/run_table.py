@@ -21,10 +21,7 @@ from sweeps.tracking.figures import figures_in, metrics_of
 # Columns that the table has in any case.
 _COLUMNS = (
     *("run_id", "status", "start_time", "end_time"),
-    *(
-        f"tags.{name}"
-        for name in ("stage", "state", "champion", "trial", "attempt", "source_trial", "seed", "threads", "baseline")
-    ),
+    *(f"tags.{name}" for name in ("stage", "state", "trial", "attempt", "source_trial", "seed", "threads", "baseline")),
     *("params.model", "params.seed", "metrics.val/accuracy", "metrics.test/accuracy", "metrics.test/tta_accuracy"),
     *(f"metrics.cost/{name}" for name in ("seconds", "training_flops", "images_per_second")),
 )

@@ -47,11 +47,11 @@ class StudyReader:
         experiments: name by id.
 
     Raises:
-        StoreError: there is no such store, or its server does not answer.
+        StoreError: there is no such store, or it does not answer; as in the methods that read runs.
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
         # MLflow creates a missing database without a word.
         self._database = store.mlflow_file
         if self._database is not None:
@@ -62,7 +62,7 @@ class StudyReader:
         with answering(store.tracking_uri):
             self.client = open_client(store.tracking_uri)
             self.experiments = {e.experiment_id: e.name for e in self.client.search_experiments()}
-            parents = every_run(self.client, list(self.experiments), "tags.stage = 'study'")
+        parents = self.runs("tags.stage = 'study'")
         self._parents: dict[str, Run] = {}  # the most recent first
         for run in sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id), reverse=True):
             self._parents.setdefault(self.experiments[run.info.experiment_id], run)
@@ -73,8 +73,23 @@ class StudyReader:
 
     def adapted_studies(self) -> list[str]:
         """Names of the studies that adapt a pretrained network, by name."""
-        runs = every_run(self.client, list(self.experiments), "tags.stage = 'adapted-study'")
+        runs = self.runs("tags.stage = 'adapted-study'")
         return sorted({self.experiments[run.info.experiment_id] for run in runs})
+
+    def is_empty(self) -> bool:
+        """Return true if there is no study of either kind."""
+        return not self.studies() and not self.adapted_studies()
+
+    def run(self, run_id: str) -> Run:
+        """Load a run."""
+        with answering(self.store.tracking_uri):
+            return self.client.get_run(run_id)
+
+    def runs(self, where: str = "", experiment: str | None = None) -> list[Run]:
+        """Load the runs that match a filter of MLflow, of the experiment of that name or of all."""
+        numbers = [number for number, name in self.experiments.items() if experiment in (None, name)]
+        with answering(self.store.tracking_uri):
+            return every_run(self.client, numbers, where)
 
     def read(self, name: str | None = None) -> Study:
         """Load the study of that name, or the most recent one.
@@ -87,24 +102,29 @@ class StudyReader:
             beside = (
                 f", only networks that were adapted ({adapted}): run the study without --adapt-only" if adapted else ""
             )
-            raise StoreError(f"a store must hold at least one study, but {self._store.tracking_uri} holds none{beside}")
+            raise StoreError(f"a store must hold at least one study, but {self.store.tracking_uri} holds none{beside}")
         if name is None:
             name = next(iter(self._parents))
         elif name not in self._parents:
             raise StoreError(f"--study must be one of {', '.join(self._parents)}, but got {name!r}")
-        parent = self._parents[name]
+        with answering(self.store.tracking_uri):
+            return self._read(name, self._parents[name])
+
+    def _read(self, name: str, parent: Run) -> Study:
         attempts = self._attempts(parent)
         search = attempts[attempts["tags.stage"] == "search"].drop_duplicates("trial", keep="last")
         search = search.reset_index(drop=True)
         confirm, final = (_last_attempts(attempts, stage) for stage in ("confirm", "final"))
         start, tags = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC), parent.data.tags
         state = "finished" if (said := state_of(parent)) == "complete" else said
+        # MLflow keeps the end of a run that is running again.
+        end = None if state == "running" else time_of(parent.info.end_time)
         study = Study(
             name=name,
             run_id=parent.info.run_id,
             state=state,
             start=start,
-            end=time_of(parent.info.end_time) or max(attempts["end"].dropna(), default=start),
+            end=end or max(attempts["end"].dropna(), default=start),
             tags={k: v for k, v in tags.items() if not k.startswith("mlflow.")},
             params=parent.data.params | {name: tags[name] for name in _LATEST if name in tags},
             metrics=metrics_of(parent) if state == "finished" else {},  # else those of an earlier, shorter search
@@ -113,12 +133,12 @@ class StudyReader:
             confirm=confirm,
             final=final,
             data_set=self.data_set(parent),
-            in_default_store=self._store.root == DEFAULT_STORE,
+            in_default_store=self.store.root == DEFAULT_STORE,
             on_server=self._database is None,
-            test_set_evaluations=count_test_set_evaluations(self._store.test_set_evaluations, name),
+            test_set_evaluations=count_test_set_evaluations(self.store.test_set_evaluations, name),
         )
         run_ids = list(study.subject["run_id"])
-        lost = tuple(line for run_id in run_ids for line in self.require_artifacts(self.client.get_run(run_id)))
+        lost = tuple(line for run_id in run_ids for line in self.require_artifacts(self.run(run_id)))
         artifacts = self._artifacts(study.run_id, run_ids, is_champion=len(study.champion) > 0)
         return replace(
             study,
@@ -133,10 +153,10 @@ class StudyReader:
         Returns:
             Why that failed, on one line; empty if it did not.
         """
-        if self._store.original is not None:
-            return f"the store {self._store.root} cannot be written to"
+        if self.store.original is not None:
+            return f"the store {self.store.root} cannot be written to"
         try:
-            follow_store(self._store)
+            follow_store(self.store)
             for name in names:
                 self.client.log_artifact(run_id, str(folder / name), str(PurePosixPath(under, name).parent))
         except Exception as error:  # a read-only store, a full disk, a server that is down
@@ -152,7 +172,7 @@ class StudyReader:
         Raises:
             StoreError: the whole folder is missing.
         """
-        if state_of(run) != "complete" or (missing := missing_artifacts(self._store, run)) is None:
+        if state_of(run) != "complete" or (missing := missing_artifacts(self.store, run)) is None:
             return []
         folder, names = missing
         if not folder.is_dir():
@@ -163,14 +183,33 @@ class StudyReader:
         return [f"{name} of {run.info.run_name}" for name in names]
 
     def artifact(self, run_id: str, path: str) -> bytes | None:
-        """Load a run's artifact; None if it has none."""
-        try:
-            folder = artifact_folder(self._store, str(self.client.get_run(run_id).info.artifact_uri))
-            if folder is not None:
+        """Load a run's artifact; None if it has none.
+
+        Raises:
+            StoreError: it has one that cannot be downloaded, or MLflow does not answer.
+        """
+        uri = self.store.tracking_uri
+        with answering(uri):
+            try:
+                run = self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # a reproduction, of which only the file was copied
+                    return None
+                raise
+        folder = artifact_folder(self.store, str(run.info.artifact_uri))
+        if folder is not None:
+            try:
                 return (folder / path).read_bytes()
+            except OSError:
+                return None
+        try:
             with TemporaryDirectory() as scratch:
                 return Path(self.client.download_artifacts(run_id, path, scratch)).read_bytes()
-        except (MlflowException, OSError):
+        except (MlflowException, OSError) as error:  # a missing artifact, or a failed download
+            with answering(uri):
+                listed = self.client.list_artifacts(run_id, str(PurePosixPath(path).parent).removeprefix("."))
+            if any(file.path == path and not file.is_dir for file in listed):
+                raise StoreError(f"{path} of run {run_id} must be readable, but: {first_line(error)}") from error
             return None
 
     def json(self, run_id: str, path: str) -> dict[str, Any]:
@@ -197,14 +236,14 @@ class StudyReader:
                 return CIFAR10
             raise StoreError(
                 f"the data set of {name} ({tags.get('data', 'own images')}) must be in "
-                f"{artifact_folder(self._store, uri) or uri}/{DATA_SET}, but that is missing or damaged; bring it back "
+                f"{artifact_folder(self.store, uri) or uri}/{DATA_SET}, but that is missing or damaged; bring it back "
                 "from a copy"
             ) from None
 
     def _parent(self, run: Run) -> Run:
         """Return the run that `run` is nested in, or itself."""
         parent = run.data.tags.get("mlflow.parentRunId")
-        return run if parent is None else self.client.get_run(parent)
+        return run if parent is None else self.run(parent)
 
     def confusion(self, run_id: str, path: str) -> tuple[tuple[str, ...], npt.NDArray[np.int64]] | None:
         """Load the classes and the counts of a run's confusion matrix; None if it is missing or damaged."""
@@ -228,7 +267,8 @@ class StudyReader:
     def curve(self, run_id: str, key: str) -> tuple[tuple[int, float], ...]:
         """Load a metric as (step, value), by step and without infinite values."""
         # A resumed run may have logged a step twice; the later value counts.
-        history = self.client.get_metric_history(run_id, key)
+        with answering(self.store.tracking_uri):
+            history = self.client.get_metric_history(run_id, key)
         return tuple(sorted({p.step: p.value for p in history if abs(p.value) < LARGEST}.items()))
 
     def _attempts(self, parent: Run) -> pd.DataFrame:
@@ -237,7 +277,7 @@ class StudyReader:
             with suppress(sqlite3.Error):
                 return run_table.from_sqlite(self._database, parent.info.run_id)
         where = f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
-        return run_table.from_runs(every_run(self.client, [parent.info.experiment_id], where))
+        return run_table.from_runs(self.runs(where, self.experiments[parent.info.experiment_id]))
 
     def _curves(self, run_ids: Sequence[str]) -> pd.DataFrame:
         """The curves of these runs, in their order; see `Study` for the columns."""
@@ -247,7 +287,6 @@ class StudyReader:
     def _artifacts(self, parent: str, run_ids: Sequence[str], *, is_champion: bool) -> StudyArtifacts:
         # Of the champion the report shows the test set, of any other run the validation set.
         confusion, mistakes = "confusion.json", "pictures/mistakes.png"
-        validated = self.confusion(run_ids[0], confusion) if run_ids else None
         if is_champion:
             confusion, mistakes = "test/confusion.json", "test/mistakes.png"
         confusions = {r: read for r in run_ids if (read := self.confusion(r, confusion))}
@@ -266,7 +305,6 @@ class StudyReader:
             prediction_run=shown,
             confusions={run_id: counts for run_id, (names, counts) in confusions.items() if names == classes},
             classes=classes,
-            validation_images=int(validated[1].sum()) if validated else None,
             recipe=recipe.decode(errors="replace") if recipe else None,
             space=space.decode(errors="replace") if space else None,
             model_uris=self._model_uris(run_ids),
@@ -285,7 +323,7 @@ class StudyReader:
 
     def _adapted(self, study: str, data_set: DataSet) -> Adapted | None:
         """The adapted network that the store has for the images of a study; None if it has none."""
-        run = find_adapted(self.client, self.experiments, study, data_set)
+        run = find_adapted(self.runs("tags.stage = 'adapted'"), study, data_set)
         if run is None:
             return None
         run_id = run.info.run_id

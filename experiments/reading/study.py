@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,30 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cifar_core.data.data_set import CIFAR10, DataSet
-from cifar_core.data.own_images import SIDES
+from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.serving import Timing
 from experiments.stats import Estimate
-from sweeps.planning.space_file import SPACES
 from sweeps.stages.adapted_result import images_before
-from sweeps.tracking.registry import model_name
 
-# Parameters of a study that are options of its command.
-_OPTIONS = (
-    "study",
-    "trials",
-    "preset",
-    "epochs",
-    "space",
-    "seed",
-    "sampler",
-    "pruner",
-    "max_parameters",
-    "max_latency",
-    "timeout",
-    "patience",
-    "from",
-)
 # The splits in words, by their names in metrics.
 SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
 
@@ -165,7 +145,6 @@ class StudyArtifacts:
     prediction_run: str = ""
     confusions: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # run id -> counts, rows = true class
     classes: tuple[str, ...] = ()  # in the order of the confusion matrices
-    validation_images: int | None = None  # of the first run's final validation
     recipe: str | None = None  # TOML
     space: str | None = None  # TOML: the search space of the study
     model_uris: Mapping[str, str] = field(default_factory=dict)  # run id -> models:/...
@@ -232,70 +211,21 @@ class Study:
         return complete.sort_values(["metrics.val/accuracy", "trial"], ascending=[False, True], kind="stable")
 
     @property
+    def has_selected(self) -> bool:
+        """The best trial was chosen by its validation accuracy among several, those included that were pruned for it.
+
+        A trial that broke a limit is pruned too, but has no accuracy.
+        """
+        compared = self.search["state"].isin(["complete", "pruned"]) & self.search["metrics.val/accuracy"].notna()
+        return int(compared.sum()) > 1
+
+    @property
     def subject(self) -> pd.DataFrame:
         """The runs that the report is about: the champion's, else the best complete search trial, if any."""
         return champion if len(champion := self.champion) else self.complete_trials.head(1)
-
-    def rerun(self, **changes: str | None) -> str:
-        """The command that runs the study, below a comment on a space of one's own; without changes it resumes it.
-
-        Args:
-            changes: options in place of those that the study has; None: left out.
-        """
-        given = self._given()
-        lines, built_in = [], SPACES.get(given.get("space") or "")
-        if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
-            given["space"] = "space.toml"
-            lines.append("# space.toml is an artifact of the study's own run in MLflow")
-        given |= changes
-        options = _options(given)
-        options += " --no-starts" if given.get("starts") == "False" else ""
-        options += f" --enqueue {enqueued}" if (enqueued := given.get("enqueue")) else ""
-        return "\n".join([*lines, self.command(options)])
-
-    def command(self, options: str) -> str:
-        """The command for a study of the same images; DIR stands for one's own, whose folder is not on record."""
-        if self.data_set.sha256 != CIFAR10.sha256:
-            options += " --images DIR" + (f" --size {self.data_set.side}" if self.data_set.side != SIDES[0] else "")
-        return f"python sweeps/run_study.py {options}{self.store_option}"
-
-    @property
-    def adapt_command(self) -> str:
-        """The command that adapts a pretrained network beside this study, or resumes that."""
-        given = self._given()
-        options = _options({name: given.get(name) for name in ("study", "preset", "epochs", "seed")})
-        return self.command(f"{options} --adapt-only")
-
-    def _given(self) -> dict[str, str | None]:
-        """The options of the command that ran the study, and its other params."""
-        given: dict[str, str | None] = {"study": self.name, **self.params}
-        if (given.get("preset") or "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
-            given["epochs"] = str(given.pop("preset")).removeprefix("epochs-")
-        return given
 
     @property
     def trial_images(self) -> int:
         """The validation images that the accuracy of a complete trial of the search is over."""
         given = self.params.get("trial_images", "")
         return int(given) if given.isdigit() else self.data_set.val_images
-
-    @property
-    def serve_command(self) -> str:
-        """The command that serves its champion over HTTP."""
-        name, sha256 = self.data_set.name, self.data_set.sha256
-        named = [] if sha256 == CIFAR10.sha256 else [f"--model {model_name(name, sha256)}"]
-        options = " ".join([*named, *(["--tracking-uri URI"] * self.on_server)])
-        store = "" if self.in_default_store else " STORE=STORE"
-        return f"make serve{store}" + (f' ARGS="{options}"' if options else "")
-
-    @property
-    def store_option(self) -> str:
-        """The options of commands that name the store; a report tells neither its folder nor its server."""
-        server = " --tracking-uri URI" if self.on_server else ""
-        return ("" if self.in_default_store else " --store STORE") + server
-
-
-def _options(given: Mapping[str, str | None]) -> str:
-    """Return those of the values that are options of a command, as it has them."""
-    known = {name: shlex.quote(value) for name in _OPTIONS if (value := given.get(name) or "None") != "None"}
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())

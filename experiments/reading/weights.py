@@ -10,10 +10,10 @@ from mlflow.entities import Run
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from cifar_core.transfer.adapted import LoadedNetwork, load_network
-from experiments.reading.named_runs import LETTERS, runs_named
+from experiments.reading.named_runs import LETTERS, candidates, runs_named
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_client import STUDY_KEY, answering, every_run
+from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.words import shortened
 
 
@@ -45,9 +45,9 @@ def network_of(wanted: str, store: Store) -> LoadedNetwork:
         CheckpointError: the weights are damaged, or of another version.
     """
     reader = StudyReader(store)
-    run = run_named(wanted, reader, store)
+    run = run_named(wanted, reader)
     if not run.kept:
-        raise UserError(f"run {run.name!r} ({run.run_id}) kept no weights: {_those_with_weights(reader, store)}")
+        raise UserError(f"run {run.name!r} ({run.run_id}) kept no weights: {_those_with_weights(reader)}")
     return load_network(run.weights)
 
 
@@ -63,35 +63,32 @@ def recipe_of(run_id: str, reader: StudyReader) -> Recipe:
     return Recipe.from_toml(text.decode(errors="replace"))
 
 
-def run_named(wanted: str, reader: StudyReader, store: Store) -> KnownRun:
+def run_named(wanted: str, reader: StudyReader) -> KnownRun:
     """Return the run with this id, STUDY/KEY or name, the only one whose id begins with it, or the champion's.
 
     Raises:
         UserError: there is none, or more than one.
     """
-    found = [_known(run, reader, store) for run in runs_named(wanted, reader)]
+    found = runs_named(wanted, reader)
     if not found:
         raise UserError(
             f"RUN must be a run's id, at least {LETTERS} of its first letters, STUDY/KEY (such as quick-full/trial-3), "
-            f"a run's name, or champion, but no run is {wanted!r}; {_those_with_weights(reader, store)}"
+            f"a run's name, or champion, but no run is {wanted!r}; {_those_with_weights(reader)}"
         )
     if len(found) > 1:
-        several = shortened([f"{run.run_id} ({run.name} in {run.experiment})" for run in found])
-        raise UserError(f"RUN must be one run, but {wanted!r} may be {several}")
-    return found[0]
+        raise UserError(f"RUN must be one run, but {wanted!r} may be {candidates(found, reader)}")
+    return _known(found[0], reader)
 
 
-def _known(run: Run, reader: StudyReader, store: Store) -> KnownRun:
+def _known(run: Run, reader: StudyReader) -> KnownRun:
     experiment = reader.experiments[run.info.experiment_id]
     study = run.data.tags.get("study", experiment)  # which keeps its name when the experiment gets another one
-    weights = store.weights(study, run.data.tags.get("key", STUDY_KEY))
+    weights = reader.store.weights(study, run.data.tags.get("key", STUDY_KEY))
     return KnownRun(run.info.run_id, run.info.run_name or "", experiment, weights)
 
 
-def _those_with_weights(reader: StudyReader, store: Store) -> str:
-    with answering(store.tracking_uri):
-        runs = every_run(reader.client, list(reader.experiments))
-    kept = [f"{known.name} ({known.run_id[:8]})" for run in runs if (known := _known(run, reader, store)).kept]
+def _those_with_weights(reader: StudyReader) -> str:
+    kept = [f"{known.name} ({known.run_id[:8]})" for run in reader.runs() if (known := _known(run, reader)).kept]
     if not kept:
-        return "no run has kept its weights yet; confirmed runs, reproductions and trials with --keep-weights do"
+        return "no run has kept its weights yet; confirmations, finals, reproductions and trials with --keep-weights do"
     return f"weights were kept by {shortened(kept)}"

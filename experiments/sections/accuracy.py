@@ -25,7 +25,10 @@ def section(facts: Facts) -> Section:
     levels = f"{target} is the target"
     if facts.is_cifar10:
         levels += f"; over {start} is a start; under {rework} {_REWORK}"
-    same = "All of these are accuracies on the same 10,000 test images." if facts.is_cifar10 else ""
+    same = ""
+    if facts.is_cifar10:
+        all_same = all(a.same_test for a in facts.published.accuracies)
+        same = f"{'All' if all_same else 'All but those marked'} are accuracies on the same 10,000 test images."
     if test:
         count = len(test.run_ids)
         if count > 1:
@@ -64,7 +67,7 @@ def bar_sentence(facts: Facts) -> CitedText:
             "Accuracy on unseen images is not known yet. On the validation images the network reaches "
             f"{percent(facts.validation.mean)}"
         )
-        text += "; trials were selected on these images, so the figure flatters." if _selected(facts) else "."
+        text += "; trials were selected on these images, so the figure flatters." if facts.study.has_selected else "."
         return CitedText(text, runs(facts.validation))
     ours, interval = f"At {percent(test.mean)} the network", f"95 % interval, {span(test)},"
     if test.low >= bar.target:
@@ -82,11 +85,6 @@ def bar_sentence(facts: Facts) -> CitedText:
     else:
         text = f"{ours} misses the {target} target; being under {rework}, it {_REWORK}."
     return CitedText(text, (*runs(test), "source/bar"))
-
-
-def _selected(facts: Facts) -> bool:
-    """True where the network is one of several trials, those included that were stopped for their accuracy."""
-    return int(facts.study.search["state"].isin(["complete", "pruned"]).sum()) > 1
 
 
 def _levels(bar: Bar) -> tuple[str, str, str]:
@@ -145,14 +143,13 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
         return
     if (augmented := augmented_sentence(facts)) is not None:
         yield augmented
-    published = facts.published
-    if five_conv := next((a for a in published.group("system") if a.key == "five_conv"), None):
+    if five_conv := next((a for a in _comparable(facts, "system") if a.key == "five_conv"), None):
         yield _comparison(facts.test, five_conv, "the published five_conv network")
-    if same := [a for a in published.group("benchmark") if a.same_data]:
+    if same := [a for a in _comparable(facts, "benchmark") if a.same_data]:
         best = max(same, key=lambda a: a.best)
         name = best.name[:1].lower() + best.name[1:]
         yield _comparison(facts.test, best, name, ", the best benchmark trained on CIFAR-10 alone")
-    downloads = (*published.group("recipe"), *published.group("download"))
+    downloads = _comparable(facts, "recipe", "download")
     public = max(downloads, key=lambda a: (a.accuracy, a.key), default=None)
     if public and against_published(facts.test, public.accuracy) == "lower":
         more = "" if public.same_data else " after training on more images"
@@ -193,21 +190,26 @@ def _comparison(ours: Estimate, theirs: Accuracy, name: str, what: str = "") -> 
     return CitedText(f"{opening} ({theirs.stated}; {same}){what}.", (*runs(ours), f"source/{theirs.key}"))
 
 
+def _comparable(facts: Facts, *groups: str) -> list[Accuracy]:
+    """The published accuracies of these groups, but for those on other test images, which compare with nothing here."""
+    return [a for a in facts.published.accuracies if a.group in groups and a.same_test]
+
+
 def _name(facts: Facts) -> str:
     return f"this study ({facts.model})" if facts.model else "this study"
 
 
 def _figure(facts: Facts) -> Figure:
-    shown = [*facts.published.group("benchmark"), *facts.published.group("system")]
+    shown = _comparable(facts, "benchmark", "system")
     text, sources = "Filled marks were trained on CIFAR-10 alone, open ones on more images.", run()
     if facts.test is None:
         text += " This study has no test accuracy to put beside them."
     else:
-        compared = [against_published(facts.test, a.accuracy) for a in facts.published.accuracies]
+        compared = [against_published(facts.test, a.accuracy) for a in facts.published.accuracies if a.same_test]
         above, level = compared.count("lower"), compared.count("not_significant")
         lie = "lies" if above == 1 else "lie"
-        text += f" Of the {len(compared)} published figures listed below, {above} {lie} above ours by more than chance "
-        text += f"and {level} cannot be told from it; the bar through ours is its 95 % interval."
+        text += f" Of the {len(compared)} published figures on the same images, {above} {lie} above ours by more than "
+        text += f"chance and {level} cannot be told from it; the bar through ours is its 95 % interval."
         sources = runs(facts.test)
     figure = benchmarks(shown, facts.test, _name(facts), facts.bar)
     return Figure("benchmarks", "Test accuracy", CitedText(text, (*sources, "source/bar")), figure)
@@ -257,17 +259,18 @@ def benchmarks(published: Sequence[Accuracy], ours: Estimate | None, own_name: s
 
 def _table(facts: Facts) -> Table:
     test = facts.test
+    validated = "" if facts.has_champion else ", without its validation images"
     ours = Row.of(
         Cell(_name(facts), note=f"{facts.parameters:,} weights" if facts.parameters else ""),
         Cell(percent(test.mean), note=span(test)) if test else "not measured",
-        Cell(f"{facts.study.data_set.name} alone", style="plain"),
+        Cell(f"{facts.study.data_set.name} alone{validated}", style="plain"),
         Cell("", sources=runs(test) if test else run(*facts.subject_runs)),
         style="ours",
     )
     theirs = (
         Row.of(
             a.name,
-            a.figure,
+            Cell(a.figure, note="" if a.same_test else "on other test images"),
             "CIFAR-10 alone" if a.same_data else "more images",
             Cell(a.source, sources=(f"source/{a.key}",)),
         )
@@ -285,9 +288,6 @@ def _numbers(facts: Facts) -> Iterator[Number]:
             yield Number(f"accuracy.{name}.mean", None, "share", study)
     if facts.augmented:
         yield from estimate_numbers("accuracy.test_augmented", facts.augmented, runs(facts.augmented))
-    if test and validation:
-        gap = validation.mean - test.mean
-        yield Number("accuracy.validation_less_test", gap, "share", (*runs(test), *runs(validation)))
     yield Number("model.parameters", facts.parameters, "weights", run(*facts.subject_runs))
     used = facts.study.test_set_evaluations
     yield from numbers_of("looks", used if used.recorded else None, study, study="looks", store="looks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
 from experiments.pages.text import CitedText, duration, flops, percent, probability, run, runs, signed, span
@@ -18,7 +19,7 @@ def section(facts: Facts) -> Section:
     """A table of both networks, the test of their difference, and what the adapted one learnt from."""
     title, adapted = "Adapting a pretrained network", facts.study.adapted
     if adapted is None:
-        text = f"No adapted network was tested on these images: {facts.study.adapt_command}"
+        text = f"No adapted network was tested on these images: {commands.adapt(facts.study)}"
         return Section(title, (Missing(text),))
     test = compared(facts, adapted)
     source = run(adapted.run_id)

@@ -73,7 +73,7 @@ def sentence(found: Calibration, smoothing: float = 0.0) -> CitedText:
         text = f"It is {side} than it should be: {percent(sure, 1)} on average, and right {percent(right, 1)}; {error}."
         if side == "less sure" and smoothing:
             text += f" Its training smoothed labels by {smoothing:g}, which does that."
-        text += " A temperature fitted on other images would mend it, and change no prediction."
+        text += " Temperature scaling, fitted on other images, would correct this without changing a prediction."
     return CitedText(text, run(*found.run_ids))
 
 

@@ -97,7 +97,7 @@ class ClassResults:
         split: test or validation; `rows` are sorted by it.
         groups: accuracy on the data set's groups of classes, on the images of the confusion matrices.
         run_ids: the runs that `rows` are the means of.
-        validated: those of the validation accuracies, which others are where the final trained on all images.
+        validated: the runs of the validation accuracies: those of the confirmation if `run_ids` are finals.
     """
 
     rows: tuple[ClassAccuracy, ...]
@@ -286,9 +286,10 @@ def weakest_pair(matrix: Confusion) -> CitedText:
 def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
     both = any(row.test is not None for row in found.rows) and any(row.validation is not None for row in found.rows)
     text = f"Sorted by {found.split} accuracy, the weakest class at the bottom"
-    text += "; a line joins validation and test." if both else "."
     if both:
-        text += " Validation is of the confirmation, which is shorter than the final and has fewer training images."
+        text += "; a line joins validation and test. Validation is of the confirmation, which is shorter than the "
+        text += "final and has fewer training images"
+    text += "."
     if found.lowest < bar.target:
         text += f" The dotted line is the target of {short_percent(bar.target)}."
     return CitedText(text, run(*dict.fromkeys((*found.run_ids, *found.validated))))

@@ -36,7 +36,7 @@ SLICES = 4  # parameters that are drawn
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
 USUAL = " / usual"  # ends the name of a parameter that is drawn as a multiple of what suits the optimiser
 TRIALS_PER_PARAMETER = 3  # complete ones, below which importances are not stated
-TELLING = 30  # complete ones, below which the test of chance finds next to nothing
+MIN_TRIALS_TO_TEST = 30  # complete ones, below which the test of chance finds next to nothing
 _SHUFFLES = 999
 _TENTHS = 10
 _OF_MULTIPLES: Mapping[str, Callable[[str], Any]] = {  # params that a multiple depends on
@@ -136,7 +136,7 @@ def importances_of(table: pd.DataFrame, parameters: Mapping[str, Parameter]) -> 
     if not all(math.isfinite(v) for v in shares.values()):
         return Importances((), trials, "the best of the complete trials do not differ from the others")
     ranked = sorted(((name, float(share)) for name, share in shares.items()), key=lambda item: (-item[1], item[0]))
-    significant = _significant(table, names) if trials >= TELLING else None
+    significant = _significant(table, names) if trials >= MIN_TRIALS_TO_TEST else None
     return Importances(tuple(ranked), trials, significant=significant, left_out=left_out)
 
 
@@ -160,7 +160,9 @@ def section(facts: Facts) -> Section:
 def _importances_caption(facts: Facts, found: Importances) -> CitedText:
     name, share = found.shares[0]
     if found.significant is None:
-        chance = f"but {found.trials} trials are too few to tell any of it from chance, which takes {TELLING}"
+        chance = (
+            f"but {found.trials} trials are too few to tell any of it from chance, which takes {MIN_TRIALS_TO_TEST}"
+        )
     elif found.significant:
         chance = f"the best tenth differs from the others by more than chance in {listed(found.significant)}"
     else:
@@ -170,7 +172,8 @@ def _importances_caption(facts: Facts, found: Importances) -> CitedText:
         "complete trials alone (PED-ANOVA), as pruned ones were not trained to the end."
     )
     if found.significant is not None:
-        text += " The test takes trials for exchangeable, which those of a search that learns and prunes are not quite."
+        text += " The test assumes exchangeable trials; those of an adaptive search with pruning are so only "
+        text += "approximately."
     if found.left_out:
         text += f" Fewer than {FEW_TRIALS} of them have {listed(found.left_out)}: too few trials to tell."
     return CitedText(text, run(facts.run_id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import plotly.graph_objects as go
 
+from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.labels.curve import ADAPT, BUILD, LabelCurve
 from experiments.labels.power_law import REACH, HeldOut, Interval, Point, PowerLaw, crossing, fit, held_out, points_of
@@ -65,9 +65,9 @@ class WayCurve:
 
 
 def section(facts: Facts) -> Section:
-    curve = facts.labels
+    curve = facts.label_curve
     if curve is None or not curve.runs:
-        command = f"python experiments/label_curve.py --study {shlex.quote(facts.study.name)}{facts.study.store_option}"
+        command = commands.measure_labels(facts.study)
         how = f": `{command}` does that." if facts.subject_runs else ": the study has no complete trial yet."
         text = f"Accuracy by the number of labels was not measured{how}"
         return Section(TITLE, (Missing(text),))
@@ -176,7 +176,7 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
     ours, theirs = found[BUILD], found[ADAPT]
     sources = (*ours.sources, "source/scenario")
     if ours.law is None or theirs.law is None:
-        yield CitedText("Where the two change places cannot be said: one of them has no law.", sources)
+        yield CitedText("The crossing point is unknown: one of the two has no fitted law.", sources)
         return
     low = max(min(ours.accuracies), min(theirs.accuracies))
     high = min(ours.most, theirs.most)
@@ -188,8 +188,8 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
         text = f"Build and adapt change places at {count(place.low)} to {count(place.high)} labels"
         text += f"{_price(facts, place.low, place.high)}: with fewer, {first} is more accurate; with more, {then}."
     elif (either := overtakes[1] + falls_behind[1]) > 1 - _SURE:
-        text = f"Whether the two change places {tried} cannot be said: {percent(either, 0)} of the laws within the "
-        text += "uncertainty do."
+        text = f"Whether the two curves cross {tried} is uncertain: they cross in {percent(either, 0)} of the pairs of "
+        text += "laws drawn within the errors."
     else:
         ahead = ours if ours.law.error(high) < theirs.law.error(high) else theirs
         text = f"The two do not change places {tried}: at the end {ahead.words} is ahead."
@@ -216,9 +216,16 @@ def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
         left = curve.planned - complete - curve.diverged
         text += ": the same command runs the rest." if left else "."
         yield CitedText(text, run(curve.run_id))
-    if curve.source not in facts.subject_runs:
+    if not _is_of_subject(facts, curve):
         text = f"The curve is of another recipe than the {facts.subject}'s: the study went on after it was measured."
         yield CitedText(text, run(curve.run_id))
+
+
+def _is_of_subject(facts: Facts, curve: LabelCurve) -> bool:
+    """True where the curve has the recipe of the network that the report is about, if from an earlier run of it."""
+    runs = facts.study.attempts.set_index("run_id")
+    trials = runs["source_trial"].fillna(runs["trial"])
+    return curve.source in trials.index and trials[curve.source] in trials[list(facts.subject_runs)].array
 
 
 def _caption(facts: Facts, curves: Sequence[WayCurve]) -> CitedText:

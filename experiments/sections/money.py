@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 
 import plotly.graph_objects as go
 
+from experiments.decision.assumptions import stated_assumptions
 from experiments.decision.costs import VOLUMES, Cheapest, Option, cheapest_by_month, cheapest_by_volume
 from experiments.decision.facts import Facts
 from experiments.decision.machines import LOAD_LIMIT, machines_on
@@ -44,7 +45,7 @@ from experiments.pages.text import (
     years,
 )
 from experiments.reading.published import UNITS, rate
-from experiments.reading.scenario import HOURS_A_MONTH, Scenario, Vendor, slug
+from experiments.reading.scenario import HOURS_A_MONTH, slug
 
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario
 CROPPED = 3.0  # times the cost of building, or else of the first way: what lies above leaves the figure
@@ -71,7 +72,7 @@ def section(facts: Facts) -> Section:
         Heading("What was spent"),
         _spent_table(facts),
         Heading("The scenario"),
-        Pairs.of(assumptions(facts)),
+        Pairs.of(stated_assumptions(facts)),
         CitedText(assumed),
     ]
     sentences = (_study(facts), _retraining(facts), _serving(facts), _kept_on(facts), *_horizon(facts, options))
@@ -162,69 +163,6 @@ def _volume_sentence(facts: Facts, found: Sequence[Cheapest]) -> CitedText:
         return CitedText(f"{text}{last} costs least {over}, {among}.", facts.cost_sources)
     listing = ", ".join([*shown, f"{last} above"])
     return CitedText(f"{text}these cost least {over}, {among}: {listing}.", facts.cost_sources)
-
-
-def assumptions(facts: Facts) -> dict[str, str]:
-    """The scenario in words, by subject."""
-    s, machine = facts.scenario, facts.cost.machine
-    waits = "none: images can wait, and compute is paid by the second"
-    people = f"{s.engineering_hours:g} h to build, {s.maintenance_hours_per_year:g} h a year to maintain"
-    rows = {
-        "Images a month": f"{s.images_per_month:,.10g}",
-        "Accuracy bar": f"{facts.bar.figure} of the test images",
-        "Latency bar": waits if s.latency_bar_ms is None else duration(s.latency_bar_ms / 1000),
-        "Data": "may not leave the house" if s.data_stays_in_house else "may be sent to services",
-        "Horizon": years(s.horizon_years),
-        "People": f"{people}, at {rate(s.hourly_rate)} an hour: {total(s.people_usd)}",
-        "Labels": _labels(s, facts.cost.labels),
-        "Retraining": f"{times(s.retraining_per_year)} a year",
-        "Compute": f"{machine.name}, {rate(machine.usd)} an hour" if machine else "no price for this device",
-    }
-    rows |= {vendor.name: "; ".join(_terms(vendor, facts)) for vendor in s.vendors}
-    for download in s.downloads:
-        published = f"; published at {download.accuracy.figure}" if facts.is_cifar10 else ""
-        rows[download.name] = f"{download.hours:g} h to adapt and test it{published}"
-    return rows
-
-
-def _labels(scenario: Scenario, images: int) -> str:
-    """The labels to train with that are at hand, and those to buy."""
-    price = f", {money(scenario.usd_per_label)} each"
-    if scenario.labels_at_hand is None:
-        return f"all {images:,} of the study at hand" + ("; others cost" + price[1:] if scenario.usd_per_label else "")
-    bought = max(0.0, images - scenario.labels_at_hand)
-    return f"{scenario.labels_at_hand:,.0f} at hand, {bought:,.0f} to buy{price}"
-
-
-def _terms(vendor: Vendor, facts: Facts) -> Iterator[str]:
-    """Yield the scenario's assumptions about a vendor, in words."""
-    if vendor.training:
-        yield f"training {money(vendor.training.least_purchase)} at least"
-    if facts.scenario.latency_bar_ms is None and vendor.batch:
-        speed = f" for {vendor.images_per_second:g} images a second" if vendor.batch.role == "endpoint" else ""
-        yield f"batch {vendor.batch.figure}{speed}"
-    else:
-        if vendor.per_call:
-            yield f"{money(vendor.per_call.usd)} for 1,000 images"
-        if vendor.endpoint:
-            hours, fast = vendor.endpoint_hours_per_month, vendor.images_per_second
-            yield f"{rate(vendor.endpoint.usd)} an hour for {fast:g} images a second, kept ready {hours:g} h a month"
-        if vendor.tokens:
-            yield f"{vendor.tokens.figure}"
-    if vendor.tokens:
-        asked = f"{vendor.tokens_per_image:g} tokens an image, {vendor.prompt_tokens:g} of prompt"
-        yield f"{asked}, {vendor.answer_tokens:g} of answer"
-    if vendor.storage:
-        yield f"{vendor.images_stored(facts.cost.labels):,.0f} images stored, {vendor.storage.figure}"
-    if vendor.integration_hours or vendor.migration_hours * vendor.migrations_per_year:
-        text = f"{vendor.integration_hours:g} h to integrate"
-        if vendor.migration_hours * vendor.migrations_per_year:
-            text += f", {vendor.migration_hours:g} h for a migration, {times(vendor.migrations_per_year)} a year"
-        yield text
-    if vendor.accuracy and facts.is_cifar10:
-        yield f"published at {vendor.accuracy.figure}"
-    if vendor.p95_ms is not None:
-        yield f"answers within {duration(vendor.p95_ms / 1000)} in 95 % of cases"
 
 
 def _spent_table(facts: Facts) -> Table:

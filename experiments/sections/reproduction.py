@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-
+from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Code, Heading, Missing, Pairs, Section
 from experiments.pages.text import CitedText, listed, run
-from experiments.reading.scenario import Scenario
 from experiments.reading.study import Study
 
 
@@ -18,7 +15,7 @@ def section(facts: Facts) -> Section:
     blocks: list[Block] = [Missing("No weights were logged as a model.")]
     if uris:
         text = (
-            f"The weights are in MLflow: `{study.serve_command}` answers with the store's champion over HTTP, and "
+            f"The weights are in MLflow: `{commands.serve(study)}` answers with the store's champion over HTTP, and "
             "`mlflow.pyfunc.load_model` loads one of these addresses where `MLFLOW_TRACKING_URI` names the store's "
             "database."
         )
@@ -27,23 +24,11 @@ def section(facts: Facts) -> Section:
     blocks += [
         _facts_of_runs(study),
         Heading("The whole study"),
-        Code(commands(study, facts.scenario)),
+        Code(commands.reproduce(study, facts.scenario)),
         Heading(f"The recipe of the {facts.subject}"),
         Code(recipe.strip()) if recipe else Missing("No recipe was kept."),
     ]
     return Section("The weights, and how to reproduce the study", tuple(blocks))
-
-
-def commands(study: Study, scenario: Scenario) -> str:
-    """The command lines that run the study and write its report again."""
-    commit = study.tags.get("git_commit", "")
-    lines = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
-    own = "" if scenario.is_example else f" --scenario {shlex.quote(scenario.file)}"
-    lines += [
-        study.rerun(),
-        f"python experiments/compare.py --study {shlex.quote(study.name)}{own}{study.store_option}",
-    ]
-    return "\n".join(lines)
 
 
 def _facts_of_runs(study: Study) -> Pairs:

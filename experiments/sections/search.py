@@ -225,7 +225,7 @@ def _architectures_table(found: Sequence[Architecture]) -> Table:
 
 
 def _progress_sentence(facts: Facts, complete: pd.DataFrame) -> CitedText:
-    """How far the search came, and whether it was still improving when it ended."""
+    """The first and the best complete trial, and the place of the best among them."""
     if not len(complete):
         return CitedText("No trial is complete, so the search has taught nothing yet.", run(facts.run_id))
     best, first = _best(complete), complete["accuracy"].iloc[0]
@@ -287,7 +287,7 @@ def _add_trials(figure: go.Figure, trials: pd.DataFrame, *, x: str, y: str) -> N
 
 
 def _front_caption(facts: Facts, front: ParetoFront) -> CitedText:
-    known = [a for a in facts.published.accuracies if not math.isnan(a.training_flops)]
+    known = [a for a in facts.published.accuracies if a.same_test and not math.isnan(a.training_flops)]
     ours, test = front.champion_flops, facts.test
     text = "Each point is a run. Ours are on the validation images"
     text += " but for the champion's test accuracy." if test and ours else "."
@@ -324,7 +324,7 @@ def _front_figure(facts: Facts, front: ParetoFront) -> go.Figure:
         name = f"this study ({facts.model or 'champion'}) (test)"
         at, hover = _pflop(front.champion_flops), "%{x:.3g} PFLOP, %{y:.2f} % of the test images"
         add_points(figure, [at], [pc(facts.test.mean)], name=name, colour=RUST, symbol="diamond", size=13, hover=hover)
-    _add_published(figure, facts.published.accuracies, front)
+    _add_published(figure, [a for a in facts.published.accuracies if a.same_test], front)
     figure.update_xaxes(title="training compute (PFLOP, log scale)", type="log", dtick=1, gridcolor=GRID)
     figure.update_yaxes(title="accuracy (%)")
     return figure

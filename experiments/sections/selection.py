@@ -114,7 +114,7 @@ def section(facts: Facts) -> Section:
     judged = gain_sentence(facts.study) or lead_sentence(candidates, images)
     said = () if judged is None else (judged,)
     blocks = (*blocks, *said)
-    learning = (*said, *((bias_sentence(bias),) if bias and bias.trials > 1 else ()))
+    learning = (*said, *((bias_sentence(bias),) if bias and facts.study.has_selected else ()))
     return Section(
         "How the champion was chosen",
         blocks,
@@ -179,7 +179,8 @@ def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | N
 def bias_sentence(bias: SelectionBias) -> CitedText:
     """The best validation accuracy of the search, against the same recipe trained from new seeds."""
     accuracy = f"{percent(bias.searched)} validation accuracy (trial {bias.trial})"
-    best = f"The best of {bias.trials} complete trials had {accuracy}"
+    best = f"The best of {bias.trials} complete trials" if bias.trials > 1 else "The only complete trial"
+    best += f" had {accuracy}"
     if bias.confirmed is None or bias.as_searched is None:
         text = f"{best}. It was not trained again, so how much of that is luck cannot be said."
         return CitedText(text, run(bias.search_run))

@@ -11,9 +11,11 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.optimize import isotonic_regression
 
+from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.decision.machines import machines_on
-from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of, ways_of
+from experiments.decision.sensitivity import nearest_flips, sensitivity
+from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of
 from experiments.pages.blocks import (
     Block,
     Bullets,
@@ -42,7 +44,6 @@ from experiments.pages.text import (
     years,
 )
 from experiments.reading.scenario import slug
-from experiments.sections.sensitivity import nearest_flips
 
 COST_RATIO = 1.2  # between a measured and an assumed cost, in either direction, from which the report mentions it
 FLIPS = 2  # of assumptions that the first screen names
@@ -53,17 +54,18 @@ COLOURS = {"build": RUST, "adapt": GREEN, "buy": BLUE}
 
 
 def section(facts: Facts) -> Section:
-    verdict, ways = verdict_of(facts), ways_of(facts)
+    verdict = verdict_of(facts)
+    ways = verdict.ways
     lead = Lead(
         question="Should we build the classifier ourselves, as this study did, adapt one, or buy one?",
         answer=verdict.headline,
         because=_because(facts, verdict),
-        facts=tuple(_flips(facts, verdict, ways)),
+        facts=tuple(_flips(facts, verdict)),
     )
     try_it = Link("Move the assumptions, and see the answer change", WHAT_IF)
     blocks: list[Block] = [lead, _figure(facts, ways), try_it, _table(facts, ways)]
-    if verdict.answer == "Not yet" and verdict.rival and (commands := verdict.rival.commands):
-        blocks.insert(1, Code("\n".join(commands)))
+    if verdict.answer == "Not yet" and verdict.rival and verdict.rival.commands:
+        blocks.insert(1, Code("\n".join(verdict.rival.commands)))
     numbers = (
         number
         for way in ways
@@ -97,10 +99,10 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         if rival.option.kind == "adapt" and not rival.measured:
             text = f"{_capital(rival.title)} {price}. It {rival.checks[0].reason}, and was not tested here. {sure}"
     elif best is None:
-        reasons = " ".join(f"{_capital(way.title)} {way.misses[0].reason}." for way in ways_of(facts))
+        reasons = " ".join(f"{_capital(way.title)} {way.misses[0].reason}." for way in verdict.ways)
         text = f"Every way misses a bar. {reasons}"
     else:
-        others = [way for way in ways_of(facts) if way.clears and way.title != best.title]
+        others = [way for way in verdict.ways if way.clears and way.title != best.title]
         text = f"Of what is known to clear every bar, {_doing(best)} costs least {over}: {cost(best)}"
         nearest = min(others, key=lambda way: (way.option.total(months), way.title), default=None)
         gap = nearest.option.total(months) - best.option.total(months) if nearest else 0.0
@@ -112,12 +114,12 @@ def _doing(way: Way) -> str:
     return f"adapting {way.title}" if way.option.kind == "adapt" else way.title
 
 
-def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[tuple[str, CitedText]]:
+def _flips(facts: Facts, verdict: Verdict) -> Iterator[tuple[str, CitedText]]:
     """Labels and changes that would alter the headline: a measurement of the way that may win, then assumptions."""
     months, rival = facts.scenario.months, verdict.rival
     if rival is not None:
-        won = judge([_cleared(w) if w.title == rival.title else w for w in ways], months).headline
-        others = [way for way in ways if way.title != rival.title]
+        won = judge([_cleared(w) if w.title == rival.title else w for w in verdict.ways], months).headline
+        others = [way for way in verdict.ways if way.title != rival.title]
         lost = judge(others, months).headline
         none = judge([way for way in others if not way.unknown or way.option.kind == "build"], months).headline
         label = "Once that is settled" if rival.is_close else "Once it is measured"
@@ -127,7 +129,7 @@ def _flips(facts: Facts, verdict: Verdict, ways: Sequence[Way]) -> Iterator[tupl
         if none != lost:
             text += f" If nothing else that is unmeasured clears the bars: “{none}”."
         yield label, CitedText(text, ("source/scenario", *_sources(rival)))
-    for number, result in enumerate(nearest_flips(facts)[:FLIPS]):
+    for number, result in enumerate(nearest_flips(sensitivity(facts))[:FLIPS]):
         text = f"{_capital(result.name)} {result.change}: “{result.becomes}”."
         yield "Would change it too" if number else "Would change it", CitedText(text, result.sources)
 
@@ -141,9 +143,9 @@ def _cleared(way: Way) -> Way:
 def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     """Yield the next steps, and caveats of the decision."""
     if verdict.answer == "Build":
-        text = f"Next: `{facts.study.serve_command}` answers with the store's champion over HTTP."
+        text = f"Next: `{commands.serve(facts.study)}` answers with the store's champion over HTTP."
         yield CitedText(text, run(facts.run_id))
-    s, cost, ours = facts.scenario, facts.cost, ways_of(facts)[0].option
+    s, cost, ours = facts.scenario, facts.cost, verdict.ways[0].option
     people = "People"
     if s.people_usd and not ours.unpriced:
         people += f" are {percent(s.people_usd / ours.total(s.months), 0)} of the cost of building"

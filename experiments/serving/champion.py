@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,9 +36,9 @@ def registered(store: Store, name: str | None = None) -> ModelVersion:
         raise StoreError(f"a store must hold a finished study to have a champion, but {store.root} holds none")
     chosen = [version for version in found if name in (None, version.name)]
     if len(chosen) != 1:
-        names = ", ".join(version.name for version in found)
-        given = f"but got {name!r}" if name is not None else "but was not given"
-        raise StoreError(f"--model must be one of {names}, {given}")
+        options = " or ".join(f"--model {shlex.quote(version.name)}" for version in found)
+        given = f"--model {name}" if name is not None else "none"
+        raise StoreError(f"the champion must be chosen by {options} (make serve ARGS='--model NAME'), but got {given}")
     return chosen[0]
 
 

@@ -30,7 +30,10 @@ def most_bytes(side: int) -> int:
 
 
 def _json_list(item: bytes) -> bytes:
-    """Return the pattern of a list of one or more items; it never tries twice, so it takes linear time."""
+    """Return the pattern of a list of one or more items.
+
+    Possessive quantifiers prevent backtracking, so matching takes linear time.
+    """
     return rb"\[\s*+" + item + rb"(?:,\s*+" + item + rb")*+\]\s*+"
 
 

@@ -21,7 +21,7 @@ from experiments.reading.weights import KnownRun, recipe_of
 from sweeps.console import SweepConsole
 from sweeps.tracking.provenance import provenance
 
-_CONDITIONS = ("device", "cpu", "precision", "threads", "torch", "git_commit")  # the same ones give the same bits
+_CONDITIONS = ("device", "cpu", "precision", "kernels", "threads", "torch", "git_commit")  # equal ones: equal bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Rerun:
         if self.conditions:
             said.append(f"what was different: {'; '.join(self.conditions)}")
         else:
-            said.append("of processor, threads, torch and commit, all that is on record is the same")
+            said.append("device, processor, precision, threads, torch and commit are the same, as far as recorded")
         return said
 
 
@@ -71,10 +71,13 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
         UserError: the run trained no recipe of a sweep, or has no points on record; its recipe, its weights or the data
             set are missing or damaged.
     """
-    recorded = reader.client.get_run(run.run_id)
+    recorded = reader.run(run.run_id)
     tags, curve = recorded.data.tags, reader.curve(run.run_id, "train/loss")
     if tags.get("stage") not in ("search", "confirm", "final") or not curve:
-        raise UserError(f"run: must name a run of a study that trained, but {run.name!r} is none")
+        raise UserError(
+            "run: must name a search trial, confirmation or final with recorded points, but "
+            f"{run.name!r} has stage {tags.get('stage', '')!r} and {len(curve)} points"
+        )
     recipe = recipe_of(run.run_id, reader)
     if tags.get("device", "cpu") == "cpu":
         set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_core.data.data_set import DataSet
-from cifar_core.files import decode_text
+from cifar_core.files import decode_text, read_text
 from sweeps.validation import InvalidFileError
 
 COLUMNS = ("image", "answer", "seconds", "usd", "state")
-ANSWERED, FAILED = "answered", "failed"  # of a state; empty: answered
+ANSWERED, NOT_ANSWERED = "answered", "failed"  # of a state; empty: answered
 DESCRIPTION = "test-images.json"  # of the data set, beside its exported images
-MOST_BYTES = 100_000_000
+MOST_FILE_BYTES = 100_000_000
 MOST_LETTERS = 2000  # of an answer: what lies beyond is not read
 
 
@@ -41,13 +41,13 @@ def read_data_set(folder: Path) -> DataSet:
     """Read which data set the images are of that `export_test.py` wrote to a folder.
 
     Raises:
-        InvalidFileError: its description is missing or damaged.
+        OSError, ValueError: its description is missing, or damaged.
     """
     path = folder / DESCRIPTION
     try:
-        return DataSet.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InvalidFileError(f"{path} must be what export_test.py wrote, but: {error}") from error
+        return DataSet.from_dict(json.loads(read_text(path)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def image_name(index: int) -> str:
@@ -85,13 +85,13 @@ def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
     Raises:
         InvalidFileError: it is no such file, or too large.
     """
-    if len(content) > MOST_BYTES:
-        raise InvalidFileError(f"{file} must have at most {MOST_BYTES:,} bytes, but has {len(content):,}")
+    if len(content) > MOST_FILE_BYTES:
+        raise InvalidFileError(f"{file} must have at most {MOST_FILE_BYTES:,} bytes, but has {len(content):,}")
     try:
         text = decode_text(content)
     except ValueError as error:
         raise InvalidFileError(f"{file} must be a text file, but: {error}") from error
-    limit = csv.field_size_limit(MOST_BYTES)
+    limit = csv.field_size_limit(MOST_FILE_BYTES)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""))
         if missing := [name for name in COLUMNS[:2] if name not in (reader.fieldnames or ())]:
@@ -129,8 +129,10 @@ def _answers(rows: csv.DictReader[str], file: str) -> Iterator[Answer]:
     for row in rows:
         place = f"{file}, line {rows.line_num}"
         state = row.get("state") or ANSWERED
-        if state not in (ANSWERED, FAILED):
-            raise InvalidFileError(f"{place}: state must be {ANSWERED}, {FAILED} or empty, but got {state[:40]!r}")
+        if state not in (ANSWERED, NOT_ANSWERED):
+            raise InvalidFileError(
+                f"{place}: state must be {ANSWERED}, {NOT_ANSWERED} or empty, but got {state[:40]!r}"
+            )
         seconds, usd = (_number(row, name, place) for name in ("seconds", "usd"))
         yield Answer(row["image"] or "", row["answer"] or "", seconds, usd, state)
 

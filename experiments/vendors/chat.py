@@ -18,9 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cifar_core.errors import UserError
-from experiments.vendors.answers import ANSWERED, FAILED, Answer
+from experiments.vendors.answers import ANSWERED, NOT_ANSWERED, Answer
 
-MOST_BYTES = 1_000_000  # of a reply
+MOST_REPLY_BYTES = 1_000_000
 MOST_READ, MOST_SAID = 10_000, 300  # bytes of an error that are read, letters that are shown
 TRIES = 6
 UNREADABLE = 2  # such replies to one image are taken for its answer, which is wrong
@@ -194,7 +194,7 @@ class Chat:
         self._opener = urllib.request.build_opener(*handlers)
 
     def ask(self, image: str, png: bytes, keep: Callable[[Answer], None]) -> None:
-        """Ask about an image, again and again where it may help, and keep what comes of each try that cost money.
+        """Ask about an image, retry errors that may pass, and record each try that was charged.
 
         Raises:
             ImageRefusedError: the service refuses this image.
@@ -216,14 +216,14 @@ class Chat:
                 charged = reserved if error.sent else 0.0
             except _BilledError:
                 charged = reserved
-                keep(Answer(image, "", None, charged, FAILED))
+                keep(Answer(image, "", None, charged, NOT_ANSWERED))
                 raise
             finally:
                 self._spending.settle(reserved, charged, reply.usage if reply else None)
             seconds += time.perf_counter() - began  # also of tries that fail, without the pauses after them
             if reply is not None:
                 if first and reply.cut_off:
-                    keep(Answer(image, "", None, charged, FAILED))
+                    keep(Answer(image, "", None, charged, NOT_ANSWERED))
                     raise VendorError(
                         f"the service must answer within {self._spending.answer_tokens} tokens, but spends them before "
                         "its first word; a model that reasons may need --reasoning-effort none (or minimal)"
@@ -232,12 +232,12 @@ class Chat:
             assert failure is not None
             unreadable += failure.unreadable
             if unreadable == UNREADABLE and first:
-                keep(Answer(image, "", None, charged, FAILED))
+                keep(Answer(image, "", None, charged, NOT_ANSWERED))
                 raise VendorError(f"the service must answer with chat completions, but {self._url} gives {failure}")
             if unreadable == UNREADABLE:
                 return keep(Answer(image, "", seconds, charged, ANSWERED))  # all that it says of this image
             if charged:
-                keep(Answer(image, "", None, charged, FAILED))
+                keep(Answer(image, "", None, charged, NOT_ANSWERED))
             if number == TRIES - 1:
                 raise VendorError(f"{TRIES} tries of one request failed; the last: {failure}")
             if not failure.unreadable:
@@ -295,7 +295,7 @@ class Chat:
         deadline, parts, size = time.monotonic() + self._seconds, [], 0
         while chunk := response.read1(65_536):
             size += len(chunk)
-            if size > MOST_BYTES:
+            if size > MOST_REPLY_BYTES:
                 raise _FailedTryError("a reply larger than a megabyte", unreadable=True)
             if time.monotonic() > deadline:
                 raise _FailedTryError("a reply slower than the limit of time")

@@ -16,7 +16,7 @@ from experiments.reading.scenario import slug
 from experiments.reading.study import ImageAnswers
 from experiments.reading.vendor_score import ANSWERS, SCORE, VendorScore, score_folder
 from experiments.stats import mcnemar
-from experiments.vendors.answers import FAILED, Answer, image_name, meant_class
+from experiments.vendors.answers import NOT_ANSWERED, Answer, image_name, meant_class
 from sweeps.store import VENDORS, Store, StoreError
 from sweeps.validation import InvalidFileError
 
@@ -44,7 +44,7 @@ def score(
     known = {image_name(index): index for index in range(len(labels))}
     given: dict[int, Answer] = {}
     for answer in answers:
-        if answer.state == FAILED:
+        if answer.state == NOT_ANSWERED:
             continue
         index = known.get(answer.image)
         if index is None:

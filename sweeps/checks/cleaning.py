@@ -166,7 +166,10 @@ def _deleted_study(store: Store, experiment: Experiment, runs: Sequence[Run]) ->
 
 
 def _deleted_namesake(store: Store, experiment: Experiment, runs: Sequence[Run]) -> Waste:
-    """Return what runs of a deleted experiment own whose name or folder another one has since it was renamed."""
+    """Return the files of a deleted experiment's runs.
+
+    Its name or folder now belongs to another experiment, and stays.
+    """
     paths = _inside(store, *(_folder(store, run.info.artifact_uri) for run in runs))
     return Waste(_study(experiment, runs), f"experiment {experiment.name!r}, deleted in MLflow", paths)
 

@@ -17,7 +17,7 @@ from sweeps.planning.presets import EIGHTHS
 from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError, lines_of, parse_evaluation
 from sweeps.studies.keys import trial_key
-from sweeps.studies.study import REMOVED, load_study, trials_of
+from sweeps.studies.study import REMOVED, find_study, load_study
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
 from sweeps.tracking.mlflow_queue import REFUSED, waiting
@@ -33,15 +33,16 @@ def findings(store: Store, study: str) -> Iterator[Finding]:
         StudyError: the Optuna storage is too damaged to be opened.
     """
     yield from _databases(store)
-    trials = trials_of(store, study)
+    stored = find_study(store, study)
+    trials = stored.get_trials(deepcopy=False) if stored is not None else None
     client = connect(store.tracking_uri)
     known = runs_of(client, study, view=ViewType.ALL)
     runs = [run for run in known if run.info.lifecycle_stage == LifecycleStage.ACTIVE]
-    if trials is None and not known:
+    if stored is None and not known:
         load_study(store, study)  # names the studies that there are
     yield from disagreements(store, study, trials, thorough=True)
-    if trials is not None and known:
-        removed = load_study(store, study).user_attrs.get(REMOVED, [])
+    if stored is not None and trials is not None and known:
+        removed = stored.user_attrs.get(REMOVED, [])
         yield from _agreement(client, trials, runs, {*removed, *(run.data.tags.get("key", "") for run in known)})
         yield from _networks(store, study, client, runs)
     yield from _artifacts(store, runs)
@@ -136,7 +137,7 @@ def _log_network(store: Store, study: str, key: str, empty: Sequence[str]) -> No
 
 
 def _artifacts(store: Store, runs: Sequence[Run]) -> Iterator[Finding]:
-    """Every run must have the artifacts that all versions log."""
+    """Every run must have the artifacts that its kind of run logs."""
     for run in runs:
         if missing := missing_artifacts(store, run):
             folder, names = missing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -40,11 +40,8 @@ class Engine(Protocol):
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         """Measure the training FLOPs per second of a run."""
 
-    def without_checkpoints(self, checkpoints: Path) -> list[str]:
-        """Return the nodes that cannot write to the folder for checkpoints: a run could not resume on another."""
-
-    def rows(self, checkpoints: Path, without: Sequence[str]) -> Mapping[str, str]:
-        """Return what a plan says of the engine, in two columns; the nodes `without` cannot write to `checkpoints`."""
+    def checkpoint_rows(self, checkpoints: Path) -> tuple[bool, Mapping[str, str]]:
+        """Return true if all nodes can write to this folder, so that a run resumes on any, and rows for the plan."""
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
         """Start the executor; `most` runs at the same time are enough."""
@@ -57,8 +54,9 @@ class LocalEngine:
     """Worker processes on this machine.
 
     Args:
-        workers: their number; None for as many as the machine has room for.
+        workers: their number; None for as many as the machine has room for, and the sweep has runs for.
         side: of the images, in pixels.
+        most: runs of a stage.
 
     Raises:
         UserError: there is no such device, or no room for so many workers.
@@ -66,18 +64,16 @@ class LocalEngine:
 
     on_cluster = False
 
-    def __init__(self, device: str, workers: int | None, side: int) -> None:
+    def __init__(self, device: str, workers: int | None, side: int, most: int) -> None:
         self.hardware = Hardware.detect(device)
-        self.workers, self.threads = share_cores(workers, self.hardware.device, usable_cores(), free_memory(), side)
+        machine = self.hardware.device, usable_cores(), free_memory()
+        self.workers, self.threads = share_cores(workers, *machine, side, most)
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return measure_speed(recipe, self.hardware, data_set)
 
-    def without_checkpoints(self, checkpoints: Path) -> list[str]:
-        return []
-
-    def rows(self, checkpoints: Path, without: Sequence[str]) -> Mapping[str, str]:
-        return {}
+    def checkpoint_rows(self, checkpoints: Path) -> tuple[bool, Mapping[str, str]]:
+        return True, {}
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
         workers = min(self.workers, most)
@@ -132,20 +128,18 @@ class RayEngine:
             self.close()
             raise
         self._most = workers
-        self.workers, self.threads = min(self._cluster.places, workers or sys.maxsize), self._cluster.demand.threads
+        self.workers, self.threads = min(self._cluster.places(), workers or sys.maxsize), self._cluster.demand.threads
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return self._cluster.run(measure_speed, recipe, self.hardware, data_set)
 
-    def without_checkpoints(self, checkpoints: Path) -> list[str]:
+    def checkpoint_rows(self, checkpoints: Path) -> tuple[bool, Mapping[str, str]]:
         checkpoints.mkdir(parents=True, exist_ok=True)
-        return self._cluster.without_checkpoints(checkpoints)
-
-    def rows(self, checkpoints: Path, without: Sequence[str]) -> Mapping[str, str]:
-        resumes = f"resumes from its last checkpoint in {checkpoints}, which all nodes share"
-        again = f"starts again, because {shortened(without)} cannot write to {checkpoints} of this machine; "
-        again += "--checkpoints DIR names a folder that all nodes share"
-        return {"cluster": self._cluster.describe(), "lost node": f"its trial {again if without else resumes}"}
+        lost = f"its trial resumes from its last checkpoint in {checkpoints}, which all nodes share"
+        if without := self._cluster.without_checkpoints(checkpoints):
+            lost = f"its trial starts again, because {shortened(without)} cannot write to {checkpoints} of this "
+            lost += "machine; --checkpoints DIR names a folder that all nodes share"
+        return not without, {"cluster": self._cluster.describe(), "lost node": lost}
 
     def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
         from sweeps.executors.ray_executor import RayExecutor

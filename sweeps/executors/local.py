@@ -20,7 +20,7 @@ import sweeps
 from cifar_core.data.source import DataSource
 from cifar_core.hardware import Hardware
 from sweeps.executors.job_loop import Command, WorkerConfig
-from sweeps.executors.protocol import Ending, Event, Failed, Job
+from sweeps.executors.protocol import Ending, Event, Failed, Job, RunsFailError
 
 # A separate program: forked torch threads deadlock, CUDA cannot fork, and `multiprocessing` would first import the
 # coordinator's main module, which takes seconds in which a worker would not notice that the coordinator is gone.
@@ -124,7 +124,7 @@ class LocalExecutor:
         """Replace a worker that died, and report the job that died with it, if any.
 
         Raises:
-            RuntimeError: several workers in a row died without a job.
+            RunsFailError: several workers in a row died without a job.
         """
         _wait_for(worker.process)
         worker.pipe.close()
@@ -134,7 +134,7 @@ class LocalExecutor:
         else:
             self._idle_deaths += 1
         if self._idle_deaths > _IDLE_DEATHS:
-            raise RuntimeError(f"workers must start, but {self._idle_deaths} in a row died: {cause}")
+            raise RunsFailError(f"workers must start, but {self._idle_deaths} in a row died: {cause}")
         number = self._workers.index(worker)
         self._workers[number] = self._spawn(number)
 

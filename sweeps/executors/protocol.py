@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from cifar_core.errors import UserError
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, Progress
+
+
+class RunsFailError(UserError):
+    """The machine, or the code, is broken, so that no further run would succeed; running trials can resume."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

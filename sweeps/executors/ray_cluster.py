@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,16 +130,22 @@ class RayCluster:
         """Return the names of the nodes by their ids."""
         return {node["NodeID"]: node["NodeName"] for node in self._nodes()}
 
-    @property
-    def places(self) -> int:
-        """Number of trials that the cluster holds, whether or not others use it."""
-        return sum(self.demand.side_by_side(node["Resources"]) for node in self._nodes())
+    def node_of(self, actor: Any) -> str:
+        """Return the id of the node of an actor, which may have ended there; Ray has that under a private name only."""
+        node: str = ray._private.state.actors(actor._actor_id.hex())["Address"]["NodeID"]
+        return node
+
+    def places(self, without: Collection[str] = ()) -> int:
+        """Return the number of trials that the nodes hold, but those `without`, whether or not others use them."""
+        nodes = [node for node in self._nodes() if node["NodeID"] not in without]
+        return sum(self.demand.side_by_side(node["Resources"]) for node in nodes)
 
     def describe(self) -> str:
         """Return `2 nodes that hold 8 trials of 1 CPU and 0.25 GPU`."""
         count = len(self._for_trials())
         nodes = "1 node that holds" if count == 1 else f"{count} nodes that hold"
-        return f"{nodes} {self.places} {'trial' if self.places == 1 else 'trials'} of {self.demand} each"
+        places = self.places()
+        return f"{nodes} {places} {'trial' if places == 1 else 'trials'} of {self.demand} each"
 
     def check(self) -> None:
         """Check that a node has the resources of a trial, and that those which do have this process's versions.
@@ -180,14 +186,15 @@ class RayCluster:
         Raises:
             UserError: the function raised a `UserError`.
         """
-        task = ray.remote(function).options(num_cpus=self.demand.cpus, num_gpus=self.demand.gpus).remote(*arguments)
+        options = {"num_cpus": self.demand.cpus, "num_gpus": self.demand.gpus}
+        task = ray.remote(_naming_the_node).options(**options).remote(function, *arguments)
         if not ray.wait([task], timeout=_PATIENCE_SECONDS)[0]:
             waiting(f"waiting until a node of the cluster has {self.demand} free")
         try:
             answer: _Answer = ray.get(task)
         except RayTaskError as error:
             if isinstance(error.cause, UserError):
-                raise UserError(f"a node of the cluster gave: {error.cause}") from error
+                raise UserError(str(error.cause)) from error
             raise
         return answer
 
@@ -211,7 +218,7 @@ class RayCluster:
             try:
                 answers[node["NodeName"]] = ray.get(task)
             except RayTaskError as error:
-                said = str(error).strip().splitlines()[-1]
+                said = last_line(error)
                 raise UserError(f"every node must have this project, but {node['NodeName']} gave: {said}") from error
             except RayError as error:
                 raise UserError(f"every node must answer, but {node['NodeName']} is gone") from error
@@ -236,6 +243,11 @@ def differences(found: Mapping[str, str]) -> str:
     """Return `torch 2.12.0 (here 2.13.0)` for each of another node's `versions` that differs from here."""
     here = versions()
     return ", ".join(f"{name} {found[name]} (here {here[name]})" for name in here if found[name] != here[name])
+
+
+def last_line(error: RayError) -> str:
+    """Return the last line of an error of another process, which has the cause; a traceback comes before."""
+    return str(error).strip().splitlines()[-1]
 
 
 def find_hardware(device: str) -> NodeHardware:
@@ -300,6 +312,15 @@ def _sha256(*arrays: np.ndarray[Any, Any]) -> str:
     for array in arrays:
         sha256.update(array.data)
     return sha256.hexdigest()
+
+
+def _naming_the_node(function: Callable[..., _Answer], *arguments: object) -> _Answer:
+    try:
+        return function(*arguments)
+    except UserError as error:
+        here = ray.get_runtime_context().get_node_id()
+        name = next(node["NodeName"] for node in ray.nodes() if node["NodeID"] == here)
+        raise UserError(f"node {name} of the cluster gave: {error}") from error
 
 
 def _shares(mark: Path) -> bool:

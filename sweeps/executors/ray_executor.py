@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from cifar_core.checkpoint import CheckpointError, read_state_file, write_state_file
 from cifar_core.data.source import DataSource
+from cifar_core.errors import UserError, first_line
 from cifar_core.hardware import Hardware
 from sweeps.executors.job_loop import Command
 from sweeps.executors.protocol import (
@@ -24,9 +24,10 @@ from sweeps.executors.protocol import (
     Failed,
     Finished,
     Job,
+    RunsFailError,
     TrainJob,
 )
-from sweeps.executors.ray_cluster import NodeFacts, RayCluster, StoredData, differences
+from sweeps.executors.ray_cluster import NodeFacts, RayCluster, StoredData, differences, last_line
 from sweeps.executors.ray_worker import Parcel, RayWorker
 
 _CLOSE_SECONDS = 5.0
@@ -39,7 +40,6 @@ class _Worker:
     actor: Any
     node: str | None = None  # its name; None while it waits for resources
     gpus: tuple[str, ...] = ()
-    unfit: bool = False  # gets no job, but keeps its place, so that no other worker is placed there
     job: Job | None = None
     pausing: bool = False  # its job has been asked to pause
     sent: int = 0  # messages
@@ -48,7 +48,7 @@ class _Worker:
 
     @property
     def free(self) -> bool:
-        return self.node is not None and not self.unfit and self.job is None
+        return self.node is not None and self.job is None
 
     @property
     def place(self) -> str | None:
@@ -80,6 +80,7 @@ class RayExecutor:
         self._workers: list[_Worker] = []
         self._asked: dict[Any, _Worker] = {}  # by the reference of the answer that is awaited
         self._events: deque[Event] = deque()
+        self._barred: set[str] = set()  # ids of nodes that get no more workers
         self._idle_deaths = 0  # of workers without a job, since the last event of any worker
         self._places = 0  # for workers, in the whole cluster
         self._fill()
@@ -90,17 +91,20 @@ class RayExecutor:
 
     @property
     def waiting(self) -> int:
-        asked = sum(worker.node is None and not worker.unfit for worker in self._workers)
+        asked = sum(worker.node is None for worker in self._workers)
         placed = len(self._workers) - asked
         return min(asked, max(0, min(self._most, self._places) - placed))
 
     def start(self, job: Job) -> str | None:
         worker = next(worker for worker in self._workers if worker.free)
-        worker.job, worker.pausing = job, False
         weights = None
         if isinstance(job, EvaluateJob):
-            with contextlib.suppress(CheckpointError):  # the worker finds the same fault
+            try:
                 weights = read_state_file(job.weights)
+            except CheckpointError as error:
+                self._events.append(Failed(job.key, f"CheckpointError: {first_line(error)}", ""))
+                return worker.place
+        worker.job, worker.pausing = job, False
         self._send(worker, job, weights)
         if not self.free:
             self._fill()
@@ -137,12 +141,14 @@ class RayExecutor:
 
     def _fill(self) -> None:
         """Ask for as many workers as the cluster holds, and for one more."""
-        unfit = sum(worker.unfit for worker in self._workers)
         placed = sum(worker.node is not None for worker in self._workers)
-        self._places = self._cluster.places
-        wanted = min(self._most, max(self._places, placed) - unfit + 1) + unfit
+        self._places = self._cluster.places(self._barred)
+        wanted = min(self._most, max(self._places, placed) + 1)
         demand = self._cluster.demand
-        options = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "max_restarts": 0, "max_task_retries": -1}
+        options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
+        options |= {"max_restarts": 0, "max_task_retries": -1}
+        if self._barred:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._barred))})"}
         while len(self._workers) < wanted:
             worker = _Worker(
                 ray.remote(RayWorker).options(**options).remote(self._data, self._hardware, demand.threads)
@@ -162,8 +168,8 @@ class RayExecutor:
             try:
                 answer = ray.get(reference)
             except RayError as error:  # a RayActorError, or that its node ran out of memory, for example
-                if isinstance(error, RayTaskError) and worker.node is None:  # `hello` failed
-                    self._refuse(worker, str(error.cause))
+                if (fault := _fault_of_node(error)) and worker.node is None:
+                    self._refuse(worker, self._cluster.node_of(worker.actor), fault)
                 else:
                     ray.kill(worker.actor)
                     self._replace_dead(worker, error)
@@ -173,20 +179,31 @@ class RayExecutor:
             else:
                 for parcel in answer:
                     self._receive(worker, parcel)
-            self._asked[worker.actor.events.remote(worker.seen)] = worker
+            if worker in self._workers:
+                self._asked[worker.actor.events.remote(worker.seen)] = worker
 
     def _welcome(self, worker: _Worker, facts: NodeFacts) -> None:
-        worker.node, worker.gpus = self._cluster.nodes().get(facts.node, facts.node), facts.gpus
-        worker.idle_since = time.monotonic()
-        fault = differences(facts.versions)
-        if self._hardware.bf16 and not facts.bf16:
-            fault = "no bf16, in which this sweep trains"
-        if fault:
-            self._refuse(worker, f"it has {fault}")
+        if different := differences(facts.versions):
+            self._refuse(worker, facts.node, f"it has {different}")
+        elif self._hardware.bf16 and not facts.bf16:
+            self._refuse(worker, facts.node, "it has no bf16, in which this sweep trains")
+        else:
+            worker.node, worker.gpus = self._cluster.nodes().get(facts.node, facts.node), facts.gpus
+            worker.idle_since = time.monotonic()
 
-    def _refuse(self, worker: _Worker, fault: str) -> None:
-        worker.unfit = True
-        self._say(f"node {worker.node or '?'} is not used: {fault}")
+    def _refuse(self, worker: _Worker, node: str, fault: str) -> None:
+        """Give up a worker, and ask for no other on its node.
+
+        Raises:
+            RunsFailError: no other node is there for trials.
+        """
+        self._forget(worker)
+        if node not in self._barred:
+            self._barred.add(node)
+            line = f"node {self._cluster.nodes().get(node, node)} is not used: {fault}"
+            if not self._cluster.places(self._barred) and all(other.node is None for other in self._workers):
+                raise RunsFailError(f"a node must be left for trials, but {line}")
+            self._say(line)
         self._fill()
 
     def _receive(self, worker: _Worker, parcel: Parcel) -> None:
@@ -207,20 +224,20 @@ class RayExecutor:
         """Replace a worker that died, and report the job that died with it, if any.
 
         Raises:
-            RuntimeError: several workers in a row died without a job.
+            RunsFailError: several workers in a row died without a job.
         """
         self._workers.remove(worker)
         lost = "its node has died" in str(error)
-        cause = f"node {worker.node} is gone" if lost else f"its process on node {worker.node or '?'} ended"
+        node = worker.node or self._cluster.nodes().get(self._cluster.node_of(worker.actor), "?")
+        cause = f"node {node} is gone" if lost else f"its process on node {node} ended"
         if isinstance(error, OutOfMemoryError):
-            cause = f"node {worker.node} ran out of memory"
+            cause = f"node {node} ran out of memory"
         if worker.job is not None:
             self._events.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
         elif not lost:
             self._idle_deaths += 1
         if self._idle_deaths > _IDLE_DEATHS:
-            said = str(error).strip().splitlines()[-1]
-            raise RuntimeError(f"workers must start, but {self._idle_deaths} in a row died: {said}")
+            raise RunsFailError(f"workers must start, but {self._idle_deaths} in a row died: {cause}")
         self._fill()
 
     def _release_idle(self) -> None:
@@ -249,6 +266,15 @@ class RayExecutor:
             self._forget(worker)
             self._fill()
         self._events = others
+
+
+def _fault_of_node(error: RayError) -> str | None:
+    """Return why a worker could not be built, or not say hello: another on its node could not either."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, UserError):
+        return str(error.cause)
+    if isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed):
+        return last_line(error)
+    return None
 
 
 def _set_free(worker: _Worker) -> None:

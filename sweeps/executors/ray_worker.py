@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
-import tempfile
+import shutil
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from cifar_core.checkpoint import read_state_file, write_state_file
 from cifar_core.hardware import Hardware
 from sweeps.executors.job_loop import Command, WorkerConfig, serve
-from sweeps.executors.protocol import CheckpointWriteFailed, EvaluateJob, Event, Finished, Job, TrainJob
+from sweeps.executors.protocol import CheckpointWriteFailed, Ending, EvaluateJob, Event, Finished, Job, TrainJob
 from sweeps.executors.ray_cluster import NodeFacts, StoredData
 
 
@@ -41,7 +43,9 @@ class RayWorker:
 
     def __init__(self, data: StoredData, hardware: Hardware, threads: int) -> None:
         self._data, self._hardware, self._threads = data, hardware, threads
-        self._scratch = tempfile.TemporaryDirectory(prefix="cifar-sweeps-")
+        # For the network of a job, until that ends. Ray kills workers at any time, so a rest lies among its own files.
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        self._scratch = session / f"cifar-sweeps-{ray.get_runtime_context().get_actor_id()}"
         self._inbox: queue.SimpleQueue[WorkerConfig | Job | Command] = queue.SimpleQueue()
         self._early: dict[int, Parcel] = {}  # that came before their turn
         self._taken = 0  # number of the last message that went to the job loop
@@ -96,8 +100,6 @@ class RayWorker:
         if isinstance(message, Command):
             return message
         self._job = message
-        for old in Path(self._scratch.name).iterdir():
-            old.unlink()
         if message.weights is None:
             return message
         path = self._file(message)
@@ -114,13 +116,15 @@ class RayWorker:
         asyncio.run_coroutine_threadsafe(self._add(event, weights), self._loop).result()
 
     async def _add(self, event: Event, weights: bytes | None) -> None:
+        if isinstance(event, Ending):
+            shutil.rmtree(self._scratch, ignore_errors=True)
         async with self._changed:
             self._count += 1
             self._sent.append(Parcel(self._count, event, weights))
             self._changed.notify_all()
 
     def _file(self, job: Job) -> Path:
-        return Path(self._scratch.name) / f"{job.key}.safetensors"
+        return self._scratch / f"{job.key}.safetensors"
 
 
 class _Pipe:

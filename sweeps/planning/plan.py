@@ -142,7 +142,7 @@ class Plan:
     @property
     def most_side_by_side(self) -> int:
         """The most runs that a stage has."""
-        return max(self.trials, *((self.preset.confirmations, self.preset.finals) if self.confirm else ()), 1)
+        return self.preset.most_side_by_side(self.trials, confirm=self.confirm)
 
     @property
     def side_by_side(self) -> int:

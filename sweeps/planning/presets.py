@@ -45,6 +45,10 @@ class Preset:
         """Number of confirmation runs: of the best recipes, and of the one that the search begins with."""
         return (self.recipes + 1) * self.seeds
 
+    def most_side_by_side(self, trials: int, *, confirm: bool) -> int:
+        """Return the most runs that a stage of a sweep with so many trials has."""
+        return max(trials, *((self.confirmations, self.finals) if confirm else ()), 1)
+
     def fitted(self, data_set: DataSet) -> Preset:
         """Return the preset for a data set: a run of the same network takes as many steps as on CIFAR-10.
 
@@ -128,7 +132,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset
 
 
 def fixed_epochs(epochs: float) -> Preset:
-    """Return a preset in which every run of search and confirmation trains for the same number of epochs."""
+    """Return a preset in which every run, the final included, trains for the same number of epochs."""
     budget = Budget(flops=None, max_epochs=epochs)
     return Preset(
         f"epochs-{epochs:g}",

@@ -209,7 +209,7 @@ def _when_faults(
         elif name not in earlier:
             yield f"{place}.{name} must be a parameter that stands earlier in the file"
         elif name not in KNOWN:
-            continue  # which its own entry is blamed for
+            continue  # its own entry reports that
         elif (choices := parameters[name].choices) is None:
             yield f"{place}.{name} must be a parameter with choices"
         elif values == []:

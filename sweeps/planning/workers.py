@@ -17,15 +17,18 @@ _COORDINATOR_BYTES, _WORKER_BYTES, _LEAST_WORKER_BYTES = 0.9e9, 4.0e9, 0.7e9
 _PER_CORE = 8  # more workers on a core only hinder one another
 
 
-def share_cores(wanted: int | None, device: torch.device, cores: int, memory: int | None, side: int) -> tuple[int, int]:
+def share_cores(
+    wanted: int | None, device: torch.device, cores: int, memory: int | None, side: int, most: int
+) -> tuple[int, int]:
     """Return the number of workers and the threads of each.
 
-    The default is one worker for each core or GPU, or as many as the memory allows.
+    The default is one worker for each core or GPU, or as many as the memory allows or there are runs for.
 
     Args:
         wanted: by the user; None for the default.
         cores, memory: that this process may use; memory in bytes, None if unknown.
         side: of the images, in pixels.
+        most: runs of a stage, beyond which workers would be idle.
 
     Raises:
         UserError: the machine cannot run that many.
@@ -33,7 +36,8 @@ def share_cores(wanted: int | None, device: torch.device, cores: int, memory: in
     if wanted is None:
         places = {"cpu": cores, "cuda": torch.cuda.device_count()}.get(device.type, 1)
         larger = (side / SIDES[0]) ** 2 if device.type == "cpu" else 1.0
-        workers = min(places, _that_fit(memory, _WORKER_BYTES * larger) if memory is not None else places)
+        fitting = _that_fit(memory, _WORKER_BYTES * larger) if memory is not None else places
+        workers = min(places, fitting, most)
         return workers, max(1, cores // workers)
     limits = {f"{cores} {'core' if cores == 1 else 'cores'} ({_PER_CORE} workers each)": _PER_CORE * cores}
     if memory is not None:

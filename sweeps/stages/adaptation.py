@@ -168,7 +168,7 @@ class Adaptation:
         return self.store.checkpoints(self.study, "tuning")
 
     def _tuning_ended(self) -> bool:
-        """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has met the test set."""
+        """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has been tested."""
         states = {self.tracker.state(tuned_key(number)) for number in range(TRIALS)}
         if not self.fine_tune or "complete" in states:
             return True
@@ -350,7 +350,10 @@ class Adaptation:
         return sum(each.seconds for each in sets.values()) + sum(fits)
 
     def _test(self, result: AdaptedResult) -> None:
-        """Evaluate the network on the sealed test set, once: on record before its answers meet the labels."""
+        """Evaluate the network on the sealed test set, once.
+
+        This is recorded before its predictions are compared with the labels.
+        """
         key = result.key
         test = self.data.test()
         network = load_adapted(self.store.weights(self.study, key))

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
 from cifar_core.recipe import Recipe
-from sweeps.executors.protocol import EvaluateJob, Failed, Outcome
+from sweeps.executors.protocol import EvaluateJob, Failed, Outcome, RunsFailError
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.stage import Stage, Sweep
@@ -116,8 +116,12 @@ class ChampionTest(Stage):
         self.progress.counts["complete"] += 1
 
     def fail(self, run: SweepRun, event: Failed) -> None:
-        """Raise: a network that trained must also evaluate."""
-        raise RuntimeError(f"the {run.title} failed: {event.reason}\n{event.details}")
+        """Record the error and raise it: a network that trained must also evaluate."""
+        self.sweep.tracker.attach_error(run.key, event.details)
+        raise RunsFailError(
+            f"a final network must be tested, but the {run.title} failed: {event.reason}; mend that, and the same "
+            "command resumes the sweep"
+        )
 
     def interrupt(self, run: SweepRun) -> None:
         """The next sweep evaluates again; the run itself is complete."""

@@ -16,11 +16,12 @@ from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
 from sweeps.studies.keys import trial_key
-from sweeps.studies.pruners import bar
+from sweeps.studies.pruners import Halving, MedianOfModel
 from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
 from sweeps.words import best_trial, counted, narrowed, percent
 
 _SECONDS = "search_seconds"  # attribute of the Optuna study: wall time
+_THREADS = "threads"  # attribute of a trial
 
 
 class Search(Stage):
@@ -84,8 +85,9 @@ class Search(Stage):
 
     def _why(self, trial: Trial, point: Progress, eighth: int) -> str:
         """Return what the pruner asked of a trial, and what it reached."""
-        study = self.sweep.study
-        asked = bar(self.sweep.plan.pruner, study, study.get_trials(deepcopy=False)[trial.number], eighth)
+        study, pruner, asked = self.sweep.study, self.sweep.study.pruner, None
+        if isinstance(pruner, Halving | MedianOfModel):  # others have no such rule
+            asked = pruner.bar(study, study.get_trials(deepcopy=False)[trial.number], eighth)
         assert point.val_accuracy is not None
         reached, at = percent(point.val_accuracy), f"pruned at {percent(point.fraction, 0)} of its budget"
         if asked is None:
@@ -117,15 +119,24 @@ class Search(Stage):
 
     def _run(self, trial: Trial, reported: set[int]) -> SweepRun:
         sweep, key = self.sweep, trial_key(trial.number)
-        recipe = self._recipe(trial)
+        recipe, threads = self._recipe(trial), self._threads(trial)
         tags, validations = {"stage": "search", "trial": str(trial.number)}, sweep.plan.preset.trial_validations()
-        run = sweep.train_run(
-            key, f"trial {trial.number}", recipe, validations, tags, keep_weights=sweep.plan.keep_weights
-        )
+        tags |= {"threads": str(threads)} if threads else {}
+        title, keeps = f"trial {trial.number}", sweep.plan.keep_weights
+        run = sweep.train_run(key, title, recipe, validations, tags, keep_weights=keeps, threads=threads)
         self._trials[key], self._reported[key] = trial, reported
         trial.set_user_attr("recipe", recipe.to_dict())
         trial.set_user_attr("flops", run.flops)
         return run
+
+    def _threads(self, trial: Trial) -> int | None:
+        """Return the threads that a trial began with, which decide its last bits; None: as many as the workers have."""
+        plan = self.sweep.plan
+        if not plan.shares_cores:
+            return None
+        if _THREADS not in trial.user_attrs:
+            trial.set_user_attr(_THREADS, plan.threads)
+        return min(int(trial.user_attrs[_THREADS]), plan.cores)
 
     def _within_limits(self, trial: Trial, reported: set[int]) -> SweepRun:
         """Return the run of a trial. It is refused if its network breaks a limit; Optuna gets the excess either way."""

@@ -79,7 +79,8 @@ class Sweep:
     def side_by_side(self, runs: int) -> int:
         """Return how many of `runs` long runs train at the same time, if there are workers for them.
 
-        Where they share cores it divides their number, so that no core is idle while the last one trains.
+        Where they share cores it divides their number, so that no run trains alone at the end. Cores that cannot be
+        shared out equally are idle: 3 runs on 4 cores have one thread each.
         """
         if not self.plan.shares_cores:
             return runs
@@ -112,7 +113,10 @@ class Sweep:
 
 
 class Stage(ABC):
-    """A stage of the sweep: its runs, and how it records them. As it stands here, every run trains."""
+    """A stage of the sweep: its runs, and how they are recorded.
+
+    The methods here are for runs that train; `ChampionTest` overrides them.
+    """
 
     progress: StageProgress
 
@@ -143,6 +147,7 @@ class Stage(ABC):
     def fail(self, run: SweepRun, event: Failed) -> None:
         """Record a run that has ended with an error."""
         self.sweep.console.say(f"{run.title} failed: {event.reason}")
+        self.sweep.tracker.attach_error(run.key, event.details)
         self.end(run, "failed", reason=event.reason)
 
     def interrupt(self, run: SweepRun) -> None:

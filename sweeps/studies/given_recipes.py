@@ -14,7 +14,7 @@ from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.store import Store
 from sweeps.studies.settings import ADAPTATION, TRAIN_IMAGES
 from sweeps.studies.storage import StudyError
-from sweeps.studies.study import SOURCE, best_recipes, ended_trials, load_study, trials_of
+from sweeps.studies.study import SOURCE, best_recipes, ended_trials, find_study, load_study
 from sweeps.words import narrowed
 
 EARLIER_RECIPES = 3  # best ones of the study that `--from` names
@@ -46,7 +46,8 @@ def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
     if source == plan.study:
         raise StudyError(f"--from must name another study, but got {source!r}, which this command runs")
     earlier = load_study(store, source, option="--from")
-    if trials_of(store, plan.study) and load_study(store, plan.study).user_attrs.get(SOURCE) == source:
+    own = find_study(store, plan.study)
+    if own is not None and own.get_trials(deepcopy=False) and own.user_attrs.get(SOURCE) == source:
         return {}
     if ADAPTATION in earlier.user_attrs:
         raise StudyError(f"--from must name a sweep, but {source!r} adapts a network")

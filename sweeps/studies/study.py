@@ -113,7 +113,7 @@ def open_study(
             attributes = {"enqueued_recipe": recipe.to_dict(), **first}
             study.enqueue_trial(point, user_attrs=attributes, skip_if_exists=False)
     if not study.user_attrs:
-        # An earlier process may have crashed between two. The first one is tried even if it is enqueued too.
+        # A crash may have left some of them enqueued. The first is added even if the user enqueued the same recipe.
         has_baseline = any(BASELINE in trial.user_attrs for trial in study.get_trials(deepcopy=False))
         for number, start in enumerate(starts):
             if number > 0:
@@ -143,7 +143,10 @@ def ask(study: optuna.Study, plan: Plan) -> Trial:
 
 
 def _first(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """Return the attributes of the next trial of a study without a known-good recipe: of trial 0 what it is."""
+    """Return the attributes of the next trial: trial 0 is marked as the first recipe, others have none.
+
+    For studies without known-good recipes.
+    """
     return {} if trials else {BASELINE: Beginning.FIRST}
 
 
@@ -160,7 +163,7 @@ def best_recipes(study: optuna.Study, count: int) -> list[Recipe]:
 
 
 def recipe_of(trial: FrozenTrial) -> Recipe:
-    """Return the recipe of a trial at the length that its decay is for.
+    """Return the recipe of a trial with the epochs that its weight decay was chosen for.
 
     Where norms are not reset, an enqueued recipe keeps its decay in the trial, which is that of its own length.
     """
@@ -170,6 +173,24 @@ def recipe_of(trial: FrozenTrial) -> Recipe:
     return replace(recipe, epochs=trial.user_attrs["enqueued_recipe"]["epochs"])
 
 
+def find_study(store: Store, name: str) -> optuna.Study | None:
+    """Load a study for reading; None if Optuna has no such study.
+
+    Raises:
+        StoreError: the store cannot be read.
+        StudyError: the Optuna storage cannot be opened.
+    """
+    store.check()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(store.storage_url)
+    with opening_storage(store.storage_url):
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        study = optuna.load_study(study_name=name, storage=storage)
+        study.get_trials(deepcopy=False)  # fills the cache, or says that the storage is damaged
+        return study
+
+
 def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study:
     """Load a study for reading; `option` has named it.
 
@@ -177,30 +198,10 @@ def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study
         StoreError: the store has no such study, or cannot be read.
         StudyError: the Optuna storage cannot be opened.
     """
-    store.check()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = open_storage(store.storage_url)
-    with opening_storage(store.storage_url):
-        try:
-            return optuna.load_study(study_name=name, storage=storage)
-        except KeyError as error:
-            names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
-            raise StoreError(f"{option} must be one that the store holds ({names}), but got {name!r}") from error
-
-
-def trials_of(store: Store, name: str) -> list[FrozenTrial] | None:
-    """Return the trials of a study; None if Optuna has no such study.
-
-    Raises:
-        StoreError: the store cannot be read.
-        StudyError: the Optuna storage cannot be opened.
-    """
-    store.check()
-    storage = open_storage(store.storage_url)
-    with opening_storage(store.storage_url):
-        if name not in optuna.get_all_study_names(storage):
-            return None
-        return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    if (study := find_study(store, name)) is not None:
+        return study
+    names = ", ".join(sorted(optuna.get_all_study_names(open_storage(store.storage_url)))) or "none"
+    raise StoreError(f"{option} must be one that the store holds ({names}), but got {name!r}")
 
 
 def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tuple[Trial, Mapping[int, float]]]:

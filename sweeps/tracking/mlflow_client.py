@@ -290,15 +290,24 @@ def _splits(params: Mapping[str, str]) -> list[InputTag]:
 
 
 def _attempts(entries: Iterable[Entry]) -> Iterator[Sequence[Entry]]:
-    """Group `entries` by attempts of runs; the study ends after the last of its runs."""
+    """Group `entries` by attempts of runs; the study ends after the last of its runs.
+
+    Of its descriptions only the last is written, after all runs that it may link to.
+    """
     attempts: dict[str, list[Entry]] = {}  # by key of the run
+    description: Entry | None = None
     for entry in entries:
+        if entry.key == STUDY_KEY and entry.tags.keys() == {MLFLOW_RUN_NOTE}:
+            description = entry
+            continue
         ends_study = entry.key == STUDY_KEY and entry.state is not None
         if ends_study or (entry.name is not None and entry.key in attempts):
             yield from attempts.values()
             attempts = {}
         attempts.setdefault(entry.key, []).append(entry)
     yield from attempts.values()
+    if description is not None:
+        yield [description]
 
 
 def every_run(

@@ -24,8 +24,8 @@ from sweeps.store import StoreError
 
 SUFFIX = ".jsonl"
 _MOST_BYTES = 16_000_000  # of lines that are read at once
-_MOST_SENT = 64_000_000  # bytes of lines that were sent, until the lines behind them move up
-_SENT = b"-"  # in place of the first letter of a checksum
+_MOST_SENT = 64_000_000  # bytes of sent lines, after which the unsent ones move up in their place
+_SENT = b"-"  # replaces the first letter of a line's checksum
 REFUSED = ".refused"  # of files with entries that MLflow refused
 
 

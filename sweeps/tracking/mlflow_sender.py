@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.checkpoint import CheckpointError
 from cifar_core.errors import first_line
-from sweeps.tracking.mlflow_queue import REFUSED, SUFFIX, Entry, MlflowQueue, QueueInUseError
+from sweeps.tracking.mlflow_queue import REFUSED, SUFFIX, Entry, MlflowQueue, QueueInUseError, unsent
 from sweeps.words import counted
 
 _UNREACHABLE = (MlflowException, SQLAlchemyError, OSError)  # OSError: also requests' own
@@ -38,7 +38,7 @@ class MlflowSender:
         folder: of the queues. Entries that an earlier process left there are sent at once, also those that were
             refused then: what was deleted in MLflow may have been restored.
         write: writes entries to MLflow, and yields after each part of them.
-        say: receives a line when MLflow stops answering, answers again, or refuses an entry.
+        say: receives a line when entries are left, and when MLflow stops answering, answers again, or refuses one.
 
     Raises:
         StoreError: a queue of an earlier process is damaged.
@@ -108,7 +108,9 @@ class MlflowSender:
         return left + self._refused.total()
 
     def _send_leftovers(self) -> None:
-        # In the order of their beginnings, so refused entries before those that came later.
+        if entries := unsent(self._folder):
+            self._say(f"sending {counted(entries, 'entry')} that an earlier command left")
+        # Oldest file first (names begin with the time), so refused entries come before later ones.
         for path in sorted(path for suffix in (REFUSED, SUFFIX) for path in self._folder.glob(f"*{suffix}")):
             try:
                 left = MlflowQueue(path)

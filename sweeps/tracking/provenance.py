@@ -9,6 +9,7 @@ import torch
 
 from cifar_core.data.data_set import DataSet
 from cifar_core.hardware import Hardware
+from cifar_core.models import conv3x3, fused
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,10 +22,21 @@ def provenance(data_set: DataSet, hardware: Hardware, threads: int) -> dict[str,
         "data_sha256": data_set.sha256,
         "device": hardware.device.type,
         "precision": hardware.precision,
+        "kernels": _kernels(hardware),
         "threads": str(threads),
         "torch": torch.__version__,
         "cpu": hardware.describe(),
     }
+
+
+def _kernels(hardware: Hardware) -> str:
+    """Return the compiled kernels that training uses here, such as "fused, AMX": its bits depend on them."""
+    if hardware.device.type != "cpu" or not hardware.bf16:
+        return "none"
+    names = ["fused"] if fused.is_available() else []
+    if conv3x3.is_available():
+        names.append(conv3x3.algorithm())
+    return ", ".join(names) or "none"
 
 
 def commit() -> str:

@@ -188,6 +188,11 @@ class MlflowTracker:
         """Add artifacts and metrics to a run."""
         self._put_figures(key, metrics, files=files)
 
+    def attach_error(self, key: str, details: str) -> None:
+        """Add the traceback of a failure to a run, as the artifact `error.txt`; nothing if there is none."""
+        if details:
+            self._put(key, files={"error.txt": details.encode(errors="replace")})
+
     def log_model(self, key: str, weights: Path) -> None:
         """Log the network with the weights in that file of the store to the run, as a model that MLflow can serve."""
         self._put(key, weights=str(weights))

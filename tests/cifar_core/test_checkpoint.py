@@ -164,6 +164,14 @@ def shown(point: Progress) -> tuple[object, ...]:
     return (point.step, point.epoch, point.train_loss, point.train_accuracy, point.learning_rate, predictions)
 
 
+def test_the_lowest_loss_and_the_seconds_are_kept(tmp_path: Path) -> None:
+    state = fresh()
+    state.best_loss, state.train_seconds, state.validation_seconds = 0.5, 8.0, 7.0
+    save_state(state, tmp_path / "state")
+    loaded = load_state(SMALL, tmp_path / "state", TINY_DATA, FP32)
+    assert (loaded.best_loss, loaded.train_seconds, loaded.validation_seconds) == (0.5, 8.0, 7.0)
+
+
 def test_a_state_of_another_recipe(saved: Path) -> None:
     rule = "the recipe must be the one that is trained, but this state has another one"
     other = replace(SMALL, seed=1)
@@ -184,6 +192,25 @@ def test_a_state_of_another_version(saved: Path, tmp_path: Path, fact: str, valu
     write_tensors(path, {**facts, fact: value}, tensors)
     with pytest.raises(CheckpointError, match=f"^{re.escape(f'{path}: {message}')}"):
         load_state(SMALL, path, TINY_DATA, FP32)
+
+
+@pytest.mark.parametrize("lost", ["model.head.weight", "average.head.weight", "generator", "optimizers", "best_loss"])
+def test_a_state_of_another_version_gives_way_to_the_one_before(tmp_path: Path, lost: str) -> None:
+    recipe, checkpoints, said = replace(SMALL, average="ema"), Checkpoints(tmp_path), list[str]()
+    state = TrainState.create(recipe, TINY_DATA, FP32)
+    for state.step in (9, 10):
+        checkpoints.save(state)
+    path = checkpoints.path(10)
+    facts, tensors = (
+        {f"{name}.old" if name == lost else name: v for name, v in of.items()} for of in read_tensors(path)
+    )
+    write_tensors(path, facts | ({"optimizers": []} if lost == "optimizers" else {}), tensors)
+    loaded = checkpoints.load(recipe, TINY_DATA, FP32, said.append)
+    assert loaded is not None
+    assert loaded.step == 9
+    [line] = said
+    assert line.startswith(f"{path}: it must be a state of this version, but: ")
+    assert len(line.splitlines()) == 1
 
 
 def test_a_state_of_another_kind_of_device(saved: Path, tmp_path: Path) -> None:
@@ -219,6 +246,15 @@ def test_weights_know_their_data_set(tmp_path: Path) -> None:
     load_state(SMALL, path, data, FP32)
     rule = "the data must be those that are trained on, but this state has flowers"
     assert refusal(lambda: load_state(SMALL, path, TINY_DATA, FP32), CheckpointError) == f"{path}: {rule}"
+
+
+def test_a_shortage_of_memory_is_not_taken_for_another_version(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nn.Module, "load_state_dict", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_state(SMALL, saved, TINY_DATA, FP32)
 
 
 @pytest.mark.parametrize("content", [b"", b"no state at all", safetensors.torch.save({"weight": torch.zeros(3)})])
@@ -324,9 +360,6 @@ class TestCheckpoints:
         states = {name for name in names if name.endswith(".safetensors")}
         assert f"step-{state.step:09d}.safetensors" in states
         assert names == states | {name + ".sha256" for name in states}
-
-    def test_those_of_another_recipe_do_not_count(self, checkpoints: Checkpoints) -> None:
-        assert checkpoints.load(replace(SMALL, seed=1), TINY_DATA, FP32) is None
 
 
 @given(share=st.floats(0, 1, exclude_max=True), file=st.sampled_from([0, 1]), damage=st.sampled_from([flip, cut]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,12 +33,12 @@ def exported() -> torch.export.ExportedProgram:
 @pytest.mark.slow
 def test_a_program_answers_as_its_network_for_every_size_of_batch(tmp_path: Path) -> None:
     recipe = Recipe(model="three_conv", width=0.25)
-    network = build_model(recipe).eval()
-    torch.export.save(export(network, recipe.normalisation, CIFAR10), tmp_path / "network.pt2")
+    network, own = build_model(recipe).eval(), replace(CIFAR10, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    torch.export.save(export(network, recipe.normalisation, own), tmp_path / "network.pt2")
     program = torch.export.load(tmp_path / "network.pt2").module()
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for count in (1, 2, 7):
-        split = Split(images[:count], torch.zeros(count, dtype=torch.long))
+        split = Split(images[:count], torch.zeros(count, dtype=torch.long), own)
         expected = predict(network, split, CPU).probabilities
         torch.testing.assert_close(program(split.images.permute(0, 2, 3, 1)), expected)
 

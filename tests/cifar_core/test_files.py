@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,13 @@ def test_old_content_stays_and_no_temporary_file_when_writing_fails(
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, b"new")
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_the_content_is_on_the_disk_and_then_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+    write_atomically(tmp_path / "file", b"new")
+    assert synced == [False, True]  # the file, then its folder
 
 
 def test_folder_is_not_replaced(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cifar_core.errors import UserError
-from cifar_core.hardware import DEVICES, Hardware
+from cifar_core import hardware
+from cifar_core.hardware import Hardware
 from tests.cifar_core.support import refusal
 
 CPU = torch.device("cpu")
@@ -86,13 +87,24 @@ def test_products_in_bf16_over_weights_in_fp32(bf16: bool, dtype: torch.dtype) -
     assert model.get_parameter("weight").is_contiguous(memory_format=torch.channels_last)
 
 
-def test_description_is_one_line() -> None:
-    for name in DEVICES:
-        try:
-            hardware = Hardware.detect(name)
-        except UserError:
-            continue
-        assert len(hardware.describe().strip().splitlines()) == 1
+def test_description_is_the_name_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/proc/cpuinfo")
+    monkeypatch.setattr(Path, "read_text", lambda path: "processor\t: 0\nmodel name\t: A Fast CPU @ 3: GHz\n")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU at {device}")
+    assert Hardware(CPU, bf16=False).describe() == "A Fast CPU @ 3: GHz"
+    assert Hardware(torch.device("cuda"), bf16=True).describe() == "a GPU at cuda"
+
+
+def test_threads_are_at_most_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(hardware, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for cores, threads in ((3, None), (8, None), (3, 5)):
+        monkeypatch.setattr(hardware, "usable_cores", lambda cores=cores: cores)
+        hardware.set_up_cpu(threads)
+    assert asked == [3, 5]
 
 
 @pytest.mark.slow

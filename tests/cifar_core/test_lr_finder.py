@@ -41,6 +41,14 @@ def test_rates_rise_evenly_on_a_logarithmic_axis(found: RangeTest) -> None:
     assert found.rates[-1] <= 10.0
 
 
+@pytest.mark.slow
+def test_it_ends_when_the_loss_blows_up(data: Splits) -> None:
+    recipe = replace(RECIPE, model="three_conv", width=0.25, optimizer="sgd")
+    found = range_test(recipe, data, FP32, low=1e-3, high=1e3, steps=60)
+    assert 10 < len(found.losses) < 60
+    assert max(found.losses) <= 4 * min(found.losses)
+
+
 def test_images_that_do_not_fit_on_the_device_are_one_line(data: Splits) -> None:
     images = MagicMock(to=Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
     images.__getitem__.side_effect = data.train.images.__getitem__

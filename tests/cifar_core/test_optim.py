@@ -88,9 +88,10 @@ def test_rate_after_a_linear_warm_up(kind: str, warmup: float, progress: float) 
 
 
 def test_steps_come_at_even_distances_and_end_at_the_floor() -> None:
-    recipe = Recipe(schedule="step", warmup=0.0, step_every=0.175, step_factor=0.1, end_factor=0.01)
-    epochs = [schedule(recipe, (epoch + 0.5) / 40).rate for epoch in range(40)]
-    assert epochs == pytest.approx([1.0] * 7 + [0.1] * 7 + [0.01] * 26)
+    for warmup in (0, 4):  # epochs
+        recipe = Recipe(schedule="step", warmup=warmup / 40, step_every=0.175, step_factor=0.1, end_factor=0.01)
+        epochs = [schedule(recipe, (epoch + 0.5) / 40).rate for epoch in range(warmup, 40)]
+        assert epochs == pytest.approx([1.0] * 7 + [0.1] * 7 + [0.01] * (26 - warmup))
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
@@ -190,15 +191,13 @@ def test_decay_all_decays_biases_and_norms_as_well() -> None:
 def test_momentum_is_that_of_the_recipe() -> None:
     model = small_network()
     for momentum in (0.0, 0.7):
-        sgd, plain_sgd, adamw, muon = (
-            build_groups(model, Recipe(optimizer=name, momentum=momentum, nesterov=nesterov))
-            for name, nesterov in (("sgd", True), ("sgd", False), ("adamw", True), ("muon", True))
-        )
-        assert {group["momentum"] for group in sgd} == {momentum}
-        assert {group["nesterov"] for group in sgd} == {momentum > 0}
+        by_name = {name: build_groups(model, Recipe(optimizer=name, momentum=momentum)) for name in OPTIMIZERS}
+        plain_sgd = build_groups(model, Recipe(optimizer="sgd", momentum=momentum, nesterov=False))
+        assert {group["momentum"] for group in by_name["sgd"]} == {momentum}
+        assert {group["nesterov"] for group in by_name["sgd"]} == {momentum > 0}
         assert {group["nesterov"] for group in plain_sgd} == {False}
-        assert {group["betas"][0] for group in adamw} == {momentum}
-        assert {group["momentum"] for group in muon if group.get("use_muon")} == {momentum}
+        assert {group["betas"][0] for name in ("adam", "adamw", "ranger") for group in by_name[name]} == {momentum}
+        assert {group["momentum"] for group in by_name["muon"] if group.get("use_muon")} == {momentum}
 
 
 # Steps

@@ -60,6 +60,12 @@ def test_recipe_survives_a_dict_and_toml(recipe: Recipe) -> None:
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
+def test_digest_is_that_of_the_fields_that_are_not_at_their_defaults() -> None:
+    """Files are named by it, so it must stay."""
+    assert Recipe().digest == "44136fa3"
+    assert Recipe(width=0.5, seed=3).digest == "044b9067"
+
+
 def test_fields_that_are_left_out_have_their_defaults() -> None:
     assert Recipe.from_dict({}) == Recipe() == Recipe.from_toml("")
     assert Recipe.from_toml('model = "five_conv"\nepochs = 2.5') == Recipe(model="five_conv", epochs=2.5)

@@ -47,15 +47,12 @@ class TestShipped:
 @pytest.mark.parametrize(
     ("names", "group", "expected"),
     [
-        (["systems", "five_conv"], "systems", SYSTEMS),
-        (["all"], "all", SYSTEMS),
         (
             ["mine.toml", "three_conv", "systems", "mine.toml"],
             "systems",
             ("mine.toml", "three_conv", "five_conv", "block_cnn", "dynamic_conv", "custom_resnet"),
         ),
         (["all"], "systems", ("all",)),
-        ([], "systems", ()),
     ],
 )
 def test_group_is_replaced_by_its_members_each_once(names: list[str], group: str, expected: tuple[str, ...]) -> None:
@@ -109,7 +106,6 @@ class TestRefusals:
         ("name", "cause"),
         [
             ("missing.toml", "No such file or directory"),
-            ("missing", "No such file or directory"),
             (".", "Is a directory"),
             ("binary.toml", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
         ],
@@ -126,7 +122,6 @@ class TestRefusals:
         ("content", "reason"),
         [
             ("model = five_conv", "a recipe must be valid TOML, but: "),
-            ("a = " + "[" * 90_000, "a recipe must be valid TOML, but: "),
             ("epoch = 3", "unknown recipe field 'epoch': did you mean 'epochs'?"),
             ("width = 9", "`0 < width <= 8` must hold, but got 9.0"),
             ("model = 'alexnet'", f"unknown model 'alexnet'; expected one of {', '.join(sorted(MODELS))}"),

@@ -27,7 +27,17 @@ from cifar_core.hardware import Hardware
 from cifar_core.models import MODELS, build_model
 from cifar_core.optim import schedule
 from cifar_core.recipe import OPTIMIZERS, Recipe
-from cifar_core.training import EvalSchedule, Progress, TrainState, evenly, normalise, predict, total_steps, train
+from cifar_core.training import (
+    EvalSchedule,
+    Progress,
+    TrainState,
+    evaluate,
+    evenly,
+    normalise,
+    predict,
+    total_steps,
+    train,
+)
 from tests.cifar_core.support import DEVICES, FP32, PRECISIONS, identical, seeded, synthetic, weights
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
@@ -123,6 +133,40 @@ def test_every_network_learns(more_data: Splits, name: str) -> None:
     _, points = run(replace(recipe, learning_rate=rate), more_data, EvalSchedule(evenly(4), (1.0,), (128,)))
     assert points[-1].train_loss < (0.9 if slow else 0.7) * points[0].train_loss
     assert validated(points[-1]).accuracy > (0.25 if slow else 0.4)
+
+
+# 3 steps of a network whose initial weights do not depend on the images.
+SHORT = replace(SMALL, model="five_conv", width=0.05, epochs=0.75)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("label_smoothing", 0.0),
+        ("mix", "none"),
+        ("mix_alpha", 5.0),
+        ("normalisation", "half"),
+        ("bn_momentum", 0.1),
+        ("clip_norm", 1e-3),
+        ("orthogonalization", "polar-express"),
+        ("aux_momentum", 0.5),
+        ("momentum", 0.9),
+    ],
+)
+def test_a_field_changes_what_is_learned(data: Splits, name: str, value: Any) -> None:
+    plain, other = (run(recipe, data)[0].model for recipe in (SHORT, replace(SHORT, **{name: value})))
+    assert not identical(weights(plain), weights(other))
+
+
+def test_training_begins_with_a_first_layer_that_whitens_the_images(data: Splits) -> None:
+    expected = build_model(SMALL, normalise(data.train.images.float() / 255))
+    assert identical(weights(TrainState.create(SMALL, data, FP32).model), weights(expected))
+
+
+def test_images_are_validated_as_they_are_trained_on(data: Splits) -> None:
+    state, [point] = run(replace(SHORT, normalisation="half"), data)
+    expected = predict(state.model, data.val.head(10), FP32, "half")
+    assert torch.equal(validated(point).probabilities, expected.probabilities)
 
 
 def test_loss_that_is_not_finite_is_reported_not_raised(data: Splits) -> None:
@@ -431,6 +475,17 @@ def test_views_of_test_time_augmentation(tta: str) -> None:
     expected = torch.nn.functional.pad(logits, (0, 8)).softmax(1)
     predictions = predict(Corners(), Split(images, torch.zeros(20, dtype=torch.long)), FP32, tta=tta)
     torch.testing.assert_close(predictions.probabilities, expected)
+
+
+def test_an_evaluation_has_plain_predictions_and_accuracy_with_augmentation() -> None:
+    own = replace(CIFAR10, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    images = torch.randint(256, (20, 3, 32, 32), generator=seeded(), dtype=torch.uint8)
+    split = Split(images, torch.arange(20) % 2, own)
+    plain, accuracy = evaluate(Corners(), split, FP32, Recipe(tta="mirror"))
+    red = (images[:, 0, 0, [0, -1]] / 255 - 0.1) / 0.5
+    torch.testing.assert_close(plain.probabilities, torch.nn.functional.pad(red, (0, 8)).softmax(1))
+    assert accuracy == predict(Corners(), split, FP32, tta="mirror").accuracy != plain.accuracy
+    assert evaluate(Corners(), split, FP32, Recipe())[1] is None
 
 
 @pytest.mark.parametrize(

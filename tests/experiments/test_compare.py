@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,25 @@ def test_a_store_that_cannot_be_written_to_gets_its_report_all_the_same(
     assert compare.main(["--store", str(store.folder), "--study", "interrupted", "--out", str(out)]) == 0
     assert (out / "report.html").exists()
     assert capsys.readouterr().err == "It is not in MLflow: read-only\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "wanted"),
+    [
+        ("metrics", ["--study", "demo"]),
+        ("latest_metrics", ["--study", "demo"]),
+        ("metrics", ["--runs", "demo/trial-0", "demo/trial-3"]),
+    ],
+)
+def test_a_store_that_stops_answering_is_one_line(
+    store: Fake, tmp_path: Path, refused: Refused, table: str, wanted: list[str]
+) -> None:
+    shutil.copytree(store.folder, tmp_path / "store")
+    with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as database:
+        database.execute(f"DROP TABLE {table}")
+    said = refused(compare.main, "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out"), *wanted)
+    assert re.fullmatch(rf"the MLflow store must answer, but sqlite:\S+ gave: .* no such \w+: {table}.*", said)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from experiments.labels import adapting, training
 from experiments.labels.curve import LabelCurve
 from experiments.reading.label_curve import load_label_curve
 from experiments.reading.studies import StudyReader
+from sweeps.command_line import Interrupted
 from sweeps.lock import acquire
 from sweeps.tracking import artifacts
 from sweeps.tracking.locations import DATA_SET
@@ -167,6 +168,26 @@ def test_heads_on_a_pretrained_network_learn_from_the_same_shares(
     assert asked == [200, 40], "features are asked for once"
 
 
+@pytest.mark.parametrize(
+    ("close", "ends", "code"),
+    [("close", Mock(return_value=0), 1), ("close_at_once", Mock(side_effect=Interrupted), 128)],
+)
+def test_entries_that_mlflow_lacks_are_said(
+    studied: Fake,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    close: str,
+    ends: Mock,
+    code: int,
+) -> None:
+    original = getattr(MlflowTracker, close)
+    monkeypatch.setattr(MlflowTracker, close, lambda tracker: original(tracker) + 2)
+    monkeypatch.setattr(label_curve, "train_all", ends)
+    assert call(studied) == code
+    said = capsys.readouterr().err
+    assert said == "MLflow lacks 2 entries; once it answers, the same command sends them\n"
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_is_tried_again(
     studied: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -176,6 +197,8 @@ def test_a_run_that_fails_is_tried_again(
         patch.setattr(source, "load_train_val", lambda directory: unknown)
         assert call(studied, "--shares", "1", "--pflop", "1e-6") == 1
     assert "200 labels/0: " in capsys.readouterr().out
+    [traceback] = studied.folder.rglob("error.txt")
+    assert traceback.read_text().startswith("Traceback")
     assert call(studied, "--shares", "1", "--pflop", "1e-6") == 0
     assert [run.labels for run in curve_of(studied).runs] == [200]
 
@@ -229,10 +252,10 @@ def test_one_process_measures_a_curve(studied: Fake, refused: Refused) -> None:
 
 
 def test_a_store_without_studies_gets_the_curve_of_a_known_recipe(fresh_store: Fake) -> None:
-    found = label_curve._subject(None, fresh_store.place)
+    found = label_curve.subject_of(None, fresh_store.place)
     assert (found.study, found.recipe.model, found.source) == ("fast94", "airbench", "")
     with pytest.raises(UserError, match="a store must hold at least one study"):
-        label_curve._subject("x", fresh_store.place)
+        label_curve.subject_of("x", fresh_store.place)
 
 
 def test_a_study_without_a_curve_has_none(studied: Fake) -> None:

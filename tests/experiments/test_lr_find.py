@@ -22,6 +22,7 @@ from cifar_core.recipe import Recipe
 from experiments import lr_find
 from sweeps.lock import acquire
 from sweeps.store import Store
+from sweeps.tracking.tracker import MlflowTracker
 from tests.conftest import Refused
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
@@ -114,6 +115,11 @@ def test_out_names_the_file_of_the_figure(
     assert capsys.readouterr().out.splitlines()[-2:] == ["suggested learning rate: 0.1", f"curve: {out}"]
     assert "suggested: 0.1" in out.read_text()
     assert not (store.root / "reports").exists()
+    close = MlflowTracker.close
+    monkeypatch.setattr(MlflowTracker, "close", lambda tracker: close(tracker) + 1)
+    assert call(store, "--out", str(out)) == 1
+    lacking = "MLflow lacks 1 entry; the next range test sends them once it answers\n"
+    assert capsys.readouterr().err == lacking
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -143,10 +149,18 @@ def test_a_signal_that_stops_it(
         os.kill(os.getpid(), number)
         time.sleep(5)
 
+    def closed_at_once(tracker: MlflowTracker) -> int:
+        return close(tracker) + 2
+
+    close = MlflowTracker.close_at_once
+    monkeypatch.setattr(MlflowTracker, "close_at_once", closed_at_once)
     monkeypatch.setattr(lr_find, "range_test", stopped)
     signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
     assert call(store) == 130
-    assert capsys.readouterr().err == "stopped; nothing was suggested\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "MLflow lacks 2 entries; the next range test sends them once it answers",
+        "stopped; nothing was suggested",
+    ]
     assert states(store) == ("interrupted", "interrupted")
 
 

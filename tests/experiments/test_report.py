@@ -64,6 +64,13 @@ def test_the_first_lines_say_under_which_scenario(demo: Facts) -> None:
 
 
 @pytest.mark.slow
+def test_a_study_that_is_running_is_not_said_to_have_ended(demo: Facts) -> None:
+    for state, words in (("finished", f"{demo.as_of}, when the study ended"), ("running", f"{demo.as_of}, a double")):
+        page = render(replace(demo, study=replace(demo.study, state=state)), {})["report.md"].decode()
+        assert f"figures that were more than a year old on {words}" in page
+
+
+@pytest.mark.slow
 def test_lost_artifacts_are_named_at_the_top(demo: Facts) -> None:
     lost = replace(demo.study.artifacts, missing=("test/confusion.json of final 0/0",))
     markdown = render(replace(demo, study=replace(demo.study, artifacts=lost)))["report.md"].decode()

@@ -234,6 +234,7 @@ class Study:
                     tags={"git_commit": "abc"},
                     keeps_checkpoints=self.keeps_checkpoints,
                 )
+                self.tracker.open()
                 return Coordinator(sweep, executor, lambda: b"samples", stop).run()
         finally:
             self.jobs = executor.jobs

@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
 from sweeps.command_line import Interrupted
-from sweeps.coordinator import RunsFailError, StoreLostError
-from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, TrainJob
+from sweeps.coordinator import StoreLostError
+from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, RunsFailError, TrainJob
 from sweeps.stages.final import ChampionTest
 from sweeps.store import Store
 from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
@@ -26,12 +26,14 @@ from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, d
 class TestFailures:
     def test_a_failed_trial_does_not_end_the_sweep(self, sweep: Study) -> None:
         sweep.notes = {"trial-2": "step-000000004.safetensors: SHA-256 must be a, but got b"}
-        sweep.fault = lambda key, starts: Failed(key, "RuntimeError: broken", "...") if key == "trial-1" else None
+        broken = Failed("trial-1", "RuntimeError: broken", "Traceback: ...")
+        sweep.fault = lambda key, starts: broken if key == "trial-1" else None
         summary = sweep.run(confirm=False)
         assert sweep.states() == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}
         assert sweep.trials[1].user_attrs["reason"] == "RuntimeError: broken"
         failed = sweep.tracker.runs["trial-1"]
         assert (failed.state, failed.reason) == ("failed", "RuntimeError: broken")
+        assert failed.files["error.txt"] == b"Traceback: ..."
         assert summary.trials == {"complete": 3, "failed": 1}
         assert "trial 1 failed: RuntimeError: broken" in sweep.log.getvalue()
         assert "trial 2: step-000000004.safetensors: SHA-256 must be a, but got b" in sweep.log.getvalue()

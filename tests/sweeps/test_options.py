@@ -31,7 +31,9 @@ pytestmark = pytest.mark.usefixtures("settings_of_this_process", "untouched")
     [
         ("--storage", "postgresql://me:hunter2@db.example/optuna"),
         ("--storage", "postgresql://db.example/optuna?user=me&password=hunter2"),
+        ("--storage", "postgresql://db.example:hunter2/with/slashes@db.example/optuna"),
         ("--tracking-uri", "http://me:hunter2@db.example:5000"),
+        ("--tracking-uri", "https://hunter2@db.example:5000"),
     ],
 )
 def test_a_url_with_a_password_is_refused_and_not_printed(
@@ -116,8 +118,8 @@ class TestArgumentsThatCannotBe:
     @pytest.mark.parametrize(
         ("option", "values", "rule"),
         [
-            ("cpus-per-trial", "0 -1 x", "a number above 0"),
-            ("gpus-per-trial", "-1 1.5 inf nan", "a whole number or a fraction of 1"),
+            ("cpus-per-trial", "0 -1 x 0.00001 inf", "a number of at least 0.0001"),
+            ("gpus-per-trial", "-1 1.5 inf nan 0.00001", "a whole number or a fraction of 1 of at least 0.0001"),
             ("trials", "0 -3 x 2.5", "a whole number of at least 1"),
             ("workers", "0", "a whole number of at least 1"),
             ("timeout", "inf", "a number above 0"),

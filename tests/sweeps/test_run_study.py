@@ -40,10 +40,10 @@ from sweeps.run_study import main
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
 from sweeps.studies.settings import ADAPTATION
-from sweeps.studies.storage import StudyError
+from sweeps.studies.storage import StudyError, open_storage
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
-from sweeps.tracking.tracker import MlflowTracker
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.conftest import Refused
 from tests.pictures import write_pictures
 from tests.sweeps.small_data import small_splits
@@ -70,6 +70,17 @@ class StubCoordinator:
         return StubCoordinator.does(self)
 
 
+class LateTracker(MlflowTracker):
+    """Opens MLflow's database with the study's run alone: creating it takes seconds."""
+
+    def open(self) -> None:
+        pass
+
+    def open_study(self, label: RunLabel) -> None:
+        super().open()
+        self.begin(label)
+
+
 def interrupted(coordinator: StubCoordinator, number: signal.Signals = signal.SIGINT) -> Summary:
     assert not coordinator.stop()
     os.kill(os.getpid(), number)
@@ -87,6 +98,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch, untouched: None) -> type[StubCoordina
     StubCoordinator.executor = Mock()
     monkeypatch.setattr(engine, "LocalExecutor", lambda **_: StubCoordinator.executor)
     monkeypatch.setattr(run_study, "Coordinator", StubCoordinator)
+    monkeypatch.setattr(run_study, "MlflowTracker", LateTracker)
     StubCoordinator.does = interrupted
     return StubCoordinator
 
@@ -94,12 +106,13 @@ def stubs(monkeypatch: pytest.MonkeyPatch, untouched: None) -> type[StubCoordina
 @pytest.mark.parametrize(
     "notify", [["--notify", "mail -s Bearer"], ["--notify=mail Bearer"], ["--not", "mail Bearer"], ["--notify="]]
 )
-def test_the_command_on_record_holds_no_password(
-    stubs: type[StubCoordinator], tmp_path: Path, notify: list[str]
+def test_the_command_on_record_has_the_user_of_a_database_and_no_password(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notify: list[str]
 ) -> None:
-    storage = f"sqlite:///{tmp_path}//me:secret@optuna.db"
-    main(["--storage", storage, *notify, "--store", str(tmp_path), "--seed", "1"])
-    public = f"--storage sqlite:///{tmp_path}//optuna.db --store {tmp_path} --seed 1"
+    database, url = open_storage(f"sqlite:///{tmp_path}/optuna.db"), "postgresql://sweeps@db.example/optuna"
+    monkeypatch.setattr(run_study, "open_storage", lambda url: database)
+    main(["--storage", url, *notify, "--store", str(tmp_path), "--seed", "1"])
+    public = f"--storage {url} --store {tmp_path} --seed 1"
     assert stubs.got.command == f"python sweeps/run_study.py {public}"
 
 
@@ -192,7 +205,7 @@ class TestPlanOfTheArguments:
         gpus: str,
     ) -> None:
         engine = Mock(hardware=Hardware(torch.device("cuda"), bf16=True), workers=8, threads=1, on_cluster=on_cluster)
-        engine.speed.return_value, engine.rows.return_value, engine.without_checkpoints.return_value = 1e12, {}, []
+        engine.speed.return_value, engine.checkpoint_rows.return_value = 1e12, (True, {})
         monkeypatch.setattr(run_study, "open_engine", lambda options, device: engine)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
@@ -331,6 +344,16 @@ def test_workers_end_also_when_something_breaks(tmp_path: Path, stubs: type[Stub
     stubs.executor.close.assert_called_once_with()
 
 
+def test_a_stop_is_heard_while_what_an_earlier_command_left_is_sent(
+    tmp_path: Path, stubs: type[StubCoordinator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stubs.does = Mock(side_effect=AssertionError("it was stopped"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
+    monkeypatch.setattr(LateTracker, "open", lambda tracker: signal.raise_signal(signal.SIGINT))
+    assert main(("--store", str(tmp_path))) == 130
+    stubs.executor.close.assert_called_once_with()
+
+
 @pytest.mark.parametrize(("broken", "code"), [(KeyboardInterrupt, 130), (StudyError("no such database"), 2)])
 def test_workers_end_also_when_the_databases_do_not_open(
     tmp_path: Path, stubs: type[StubCoordinator], monkeypatch: pytest.MonkeyPatch, broken: object, code: int
@@ -365,7 +388,8 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
 
     again = ("--study", "s", "--store", str(store.root), "--replay")
     assert main(again) == 0
-    assert capsys.readouterr().out == "MLflow has received 1 of 1 entry\n"
+    sending = "sending 1 entry that an earlier command left\n"
+    assert capsys.readouterr().out == f"{sending}MLflow has received 1 of 1 entry\n"
     [run] = runs_of(connect(store.tracking_uri), "s")
     assert (run.data.tags["state"], metrics_of(run)["study/seconds"]) == ("finished", 3.0)
     assert main(again) == 0
@@ -512,6 +536,19 @@ def test_what_an_adaptation_may_do(
     monkeypatch.setattr(run_study, "Adaptation", made)
     assert main(("--adapt-only", "--preset", "smoke", "--store", str(tmp_path / "store"), *given)) == 0
     assert (made.call_args.kwargs["plan"].confirm, made.call_args.kwargs["fine_tune"]) == (test, fine_tune)
+
+
+@pytest.mark.parametrize(("given", "study"), [([], "smoke-full-adapted"), (["--study", "pets"], "pets-adapted")])
+@pytest.mark.parametrize(
+    ("asked", "answer"), [("--status", "show_status"), ("--verify", "verify_store"), ("--replay", "replay_queue")]
+)
+def test_what_is_asked_of_an_adaptation_alone_is_about_its_own_study(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, answer: str, given: list[str], study: str
+) -> None:
+    answers = Mock(return_value=0)
+    monkeypatch.setattr(run_study, answer, answers)
+    assert main(("--adapt-only", "--preset", "smoke", "--store", str(tmp_path), asked, *given)) == 0
+    answers.assert_called_once_with(Store.locate(tmp_path), study)
 
 
 @pytest.mark.parametrize("when", ["before", "within"])

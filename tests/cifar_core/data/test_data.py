@@ -148,33 +148,10 @@ def test_validation_indices_are_pinned() -> None:
     assert chosen.dtype == np.int64
     assert len(np.unique(chosen)) == 5_000
     assert digest(chosen) == "0afbd16979faf0b167133daad5adc0613b63e2fdb161420248f9dd1ebf9e0aa9"
-    # Which images they are, whatever their order.
-    assert digest(np.sort(chosen)) == "2892ccda514ca10187ea553a67c99e95b927b601d450c79e57b4b316227fc087"
 
 
 def test_data_sha256_names_the_six_files() -> None:
     assert CIFAR10.sha256 == hashlib.sha256("".join(data.FILE_SHA256.values()).encode()).hexdigest()
-
-
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**32), train=st.integers(0, 100), val=st.integers(0, 100))
-def test_synthetic_splits_are_balanced_and_follow_the_generator(seed: int, train: int, val: int) -> None:
-    splits = synthetic_splits(seeded(seed), train, val)
-    again = synthetic_splits(seeded(seed), train, val)
-    for split, same, count in ((splits.train, again.train, train), (splits.val, again.val, val)):
-        check_form(split, count)
-        counts = split.labels.bincount(minlength=10)
-        assert counts.max() - counts.min() <= 1
-        assert torch.equal(split.images, same.images)
-        assert torch.equal(split.labels, same.labels)
-
-
-def test_synthetic_images_show_their_class() -> None:
-    splits = synthetic_splits(seeded())
-    images = splits.train.images.float()
-    centres = torch.stack([images[splits.train.labels == label].mean(0) for label in range(10)])
-    nearest = torch.cdist(splits.val.images.float().flatten(1), centres.flatten(1)).argmin(1)
-    assert (nearest == splits.val.labels).float().mean() > 0.99
 
 
 @pytest.mark.slow
@@ -211,7 +188,6 @@ def test_real_split_is_pinned(real: Path) -> None:
     assert labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
     chosen = data.validation_indices(labels)
     assert digest(chosen) == "59fcc8be7d0e38dcfaf0250673e676e8856f70aacc3404759fe6edfc8ffa4aa5"
-    assert digest(np.sort(chosen)) == "a47da986be697a0892990de0ab1354b9df8557122324237e389e660598a2c053"
     splits = data.load_train_val(real)
     assert np.array_equal(splits.val.labels.numpy(), labels[chosen])
     assert np.array_equal(splits.val.images.flatten(1).numpy(), records[chosen, 1:])

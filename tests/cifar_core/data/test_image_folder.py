@@ -80,6 +80,7 @@ def test_a_table(tmp_path: Path, encoding: str) -> None:
         ("", "its first line must name the columns path and label, but lacks 'path', 'label'"),
         ("path,label\na.jpg,", "each line must have a path and a label, but line 2 lacks one"),
         ("path,label\na.jpg,x\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 2 and 3"),
+        ("path,label\na.jpg,x\n./a.jpg,y", "each path must be there once, but './a.jpg' is in lines 2 and 3"),
         ("path,label\r\n\r\na.jpg,x\r\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 3 and 4"),
         ("path,label\nb.jpg,x", "each path must be a file in {folder}, but line 2 has 'b.jpg'"),
     ],

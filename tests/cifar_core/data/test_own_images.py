@@ -273,8 +273,8 @@ def test_a_split_without_a_readable_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"cat": 5, "dog": 2}, "each class must have at least 3 different training pictures, one for each split, but "
-                               "these have fewer: 'dog (2)'"),
+        ({"cat": 5, "dog": 2}, "each class must have at least 3 different training pictures of its own, one for each "
+                               "split, but these have fewer: 'dog (2)'"),
         ({"cat": 10, "dog": 10}, ""),
         ({f"class {number:03d}": 3 for number in range(200)}, ""),
     ],
@@ -288,6 +288,13 @@ def test_few_pictures_and_many_classes(tmp_path: Path, counts: dict[str, int], m
     data = cached.load_train_val()
     for split in (data.train, data.val, cached.load_test()):
         assert set(split.labels.tolist()) == set(range(len(counts)))
+
+
+def test_pictures_that_are_copies_of_another_class_do_not_count(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "some", {"cat": 8, "dog": 2})
+    for path in sorted((folder / "cat").iterdir())[:4]:
+        shutil.copy(path, folder / "dog" / f"copy-{path.name}")
+    assert refusal(lambda: made(folder), DataError).endswith("but these have fewer: 'dog (2)'")
 
 
 def test_a_plain_colour_can_be_normalised(tmp_path: Path) -> None:

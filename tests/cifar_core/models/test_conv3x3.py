@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifar_core.hardware import has_amx
 from cifar_core.models import conv3x3, native
 from cifar_core.models.layers import Conv3x3
 from tests.cifar_core.support import seeded
@@ -19,13 +21,27 @@ from tests.cifar_core.support import seeded
 needs_kernels = pytest.mark.skipif(not conv3x3.is_available(), reason="no bf16 here, or no C compiler")
 
 
-@pytest.fixture(scope="module", params=["AMX", "Winograd"] if has_amx() else ["Winograd"], autouse=True)
-def algorithm(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(scope="module", params=["AMX", "Winograd"] if conv3x3.is_available() else ["Winograd"], autouse=True)
+def algorithm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Use each algorithm in turn; AMX is emulated where there is none."""
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "AMX" and not conv3x3._is_amx_used():
+            source = emulated_amx(tmp_path_factory.mktemp("amx"))
+            patch.setattr(conv3x3, "_amx", lambda: native.load(source))
         patch.setattr(conv3x3, "has_amx", lambda: request.param == "AMX")
         forget_the_processor()
+        assert conv3x3._is_amx_used() == (request.param == "AMX")
         yield request.param
     forget_the_processor()
+
+
+def emulated_amx(folder: Path) -> Path:
+    """Write the C file of AMX, without its instructions, into `folder`, with the header that it includes."""
+    ours, emulation = Path(conv3x3.__file__).parent, Path(__file__).with_name("emulated_amx.h")
+    shutil.copy(ours / "vectors.h", folder)
+    source = folder / "conv3x3_emulated_amx.c"
+    source.write_text("".join(path.read_text(encoding="utf-8") for path in (emulation, ours / "conv3x3_amx.c")))
+    return source
 
 
 def forget_the_processor() -> None:
@@ -114,8 +130,14 @@ def test_nan_and_infinity_reach_only_what_they_belong_to(algorithm: str) -> None
 @needs_kernels
 def test_no_gradient_is_computed_that_nobody_asked_for() -> None:
     inputs, weight, _ = leaves(4, (32, 32), 5, 5)
-    output = conv3x3.convolve(inputs, weight.detach(), None, 5, 5)
-    assert len(torch.autograd.grad(output.sum(), [inputs])) == 1
+    for wanted, calls in (
+        (inputs, ["convolve", "convolve"]),
+        (weight, ["convolve", "gradient_of_weight"]),
+    ):
+        given = [each if each is wanted else each.detach() for each in (inputs, weight)]
+        with mock.patch.object(conv3x3, "_call", wraps=conv3x3._call) as kernel:
+            conv3x3.convolve(given[0], given[1], None, 5, 5).sum().backward()
+        assert [call.args[0] for call in kernel.call_args_list] == calls
     assert not conv3x3.convolve(inputs.detach(), weight.detach(), None, 5, 5).requires_grad
 
 
@@ -167,9 +189,21 @@ def test_it_is_taken_where_it_is_faster(
     assert bool(calls) == (algorithm == "AMX" if taken is None else taken)
 
 
-def test_a_wrong_number_of_channels_is_said_by_torch() -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError, match="to have 32 channels, but got"):
-        Conv3x3(32, 64)(torch.zeros(16, 48, 8, 8))
+def test_autocast_to_another_type_is_left_to_torch() -> None:
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not conv3x3.is_faster(torch.zeros(8, 32, 8, 8), torch.zeros(32, 32, 3, 3), 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((16, 48, 8, 8), "to have 32 channels, but got 48 channels"),
+        ((64, 32, 1, 1), "can't be greater than actual input size"),  # of which a pooling keeps nothing
+    ],
+)
+def test_what_is_wrong_with_the_images_is_said_by_torch(shape: tuple[int, ...], message: str) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError, match=message):
+        Conv3x3(32, 64, pooled=True)(torch.zeros(shape))
 
 
 def test_exported_layer_takes_batches_of_any_size() -> None:

@@ -1,4 +1,4 @@
-"""fast_resnet: its whitening layer."""
+"""fast_resnet and airbench: the whitening layer, the groups and the scale of the logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifar_core.models import build_model
 from cifar_core.models.fast_resnet import FastResNet
 from cifar_core.recipe import Recipe
 from cifar_core.training import normalise
-from tests.cifar_core.support import identical, synthetic
+from tests.cifar_core.support import identical, seeded, synthetic
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
 
@@ -47,3 +47,25 @@ def test_examples_change_nothing_else() -> None:
     assert changed == ["whitening.weight"]
     recipe = Recipe(model="wide_resnet", width=0.25)
     assert identical(build_model(recipe, examples).state_dict(), build_model(recipe).state_dict())
+
+
+@pytest.mark.parametrize(("name", "residual"), [("fast_resnet", True), ("airbench", False)])
+def test_groups_are_residual_in_fast_resnet_alone(name: str, residual: bool) -> None:
+    model = build_model(Recipe(model=name, width=0.25)).eval()
+    group = model.get_submodule("groups.1")
+    torch.nn.init.zeros_(group.get_parameter("refine.weight"))
+    assert bool(group(torch.randn(2, 24, 8, 8, generator=seeded())).any()) == residual
+
+
+def test_convolutions_begin_as_identities_on_their_first_channels() -> None:
+    model, images = build_model(Recipe(model="fast_resnet", width=0.5)), torch.randn(2, 32, 8, 8, generator=seeded())
+    for path in ("groups.2.widen", "groups.2.refine"):
+        convolution = model.get_submodule(path)
+        inputs = images.repeat(1, len(convolution.get_parameter("weight")[0]) // 32, 1, 1)
+        torch.testing.assert_close(convolution(inputs)[:, : inputs.shape[1]], inputs)
+
+
+def test_logits_are_a_ninth_of_the_last_layer() -> None:
+    model, found = build_model(Recipe(model="fast_resnet", width=0.25)).eval(), list[Tensor]()
+    model.get_submodule("head").register_forward_hook(lambda _, __, logits: found.append(logits))
+    torch.testing.assert_close(model(torch.randn(2, 3, 32, 32, generator=seeded())), found[0] / 9)

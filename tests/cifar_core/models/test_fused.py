@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifar_core.models import fused
+from cifar_core.models import fused, native
 from cifar_core.models.layers import GELU
 from tests.cifar_core.support import seeded
 
@@ -208,6 +208,15 @@ def test_channel_without_variance_stays_finite() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("training", [True, False])
+def test_epsilon_may_be_a_whole_number(training: bool) -> None:
+    inputs, norm = images(4, 16, 4, 4).detach(), nn.BatchNorm2d(16, eps=1).train(training)
+    with torch.set_grad_enabled(training):
+        found, expected = GELU_ALONE(inputs, norm), GELU_ALONE(inputs.float(), norm)
+    assert distance(found, expected) < 0.01
+
+
+@needs_kernels
 @torch.no_grad()
 def test_channel_constant_but_for_a_pixel_of_each_chunk_stays_finite() -> None:
     inputs = images(1024, 16, 32, 32).detach().zero_()
@@ -228,6 +237,30 @@ def test_frozen_weight_and_gradient_in_another_layout() -> None:
     assert norm.bias.grad is not None
     assert other.bias.grad is not None
     assert torch.equal(norm.bias.grad, other.bias.grad)
+
+
+@needs_kernels
+def test_images_that_need_no_gradient_get_none() -> None:
+    inputs, norm, other = images(4, 16, 6, 6), norm_of(16), norm_of(16)
+    POOL_GELU(inputs, other).float().sum().backward()
+    with mock.patch.object(native, "new_images", wraps=native.new_images) as room:
+        POOL_GELU(inputs.detach(), norm).float().sum().backward()
+    assert room.call_count == 1  # for the output
+    assert torch.equal(norm.weight.grad, other.weight.grad)  # type: ignore[arg-type]
+    assert torch.equal(norm.bias.grad, other.bias.grad)  # type: ignore[arg-type]
+
+
+@needs_kernels
+@pytest.mark.parametrize("function", [GELU(), lambda inputs: fused.relu_pool(inputs, nn.ReLU(), nn.MaxPool2d(2))])
+def test_gradient_in_another_layout(function: Callable[[Tensor], Tensor]) -> None:
+    inputs = images(4, 16, 6, 6)
+    output = function(inputs)
+    slopes = torch.randn(output.shape, generator=seeded()).bfloat16()
+    (found,), (expected,) = (
+        torch.autograd.grad(output, inputs, slopes.contiguous(memory_format=layout), retain_graph=True)
+        for layout in (torch.contiguous_format, torch.channels_last)
+    )
+    assert torch.equal(found, expected)
 
 
 @needs_kernels
@@ -266,6 +299,36 @@ def test_it_is_taken_where_it_fits(monkeypatch: pytest.MonkeyPatch, case: str, t
         output = fused.norm_activation(inputs, norm, GELU(), nn.MaxPool2d(2))
     assert ("norm_forward" in calls) == taken
     assert output.shape == (4, channels, 3, 3)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("case", "shape", "options"),
+    [
+        (Case(nn.GELU(), nn.MaxPool2d(2), last=True), (16, 6, 6), {}),
+        (RELU_POOL, (16, 5, 6), {}),  # the norm counts pixels that the pool leaves out
+        (RELU_POOL, (16, 6, 5), {}),
+        (RELU_ALONE, (1040, 2, 2), {}),
+        (RELU_ALONE, (16, 6, 6), {"affine": False}),
+        (RELU_ALONE, (16, 6, 6), {"track_running_stats": False}),
+        (RELU_ALONE, (16, 6, 6), {"momentum": None}),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_torchs(case: Case, shape: tuple[int, int, int], options: dict[str, Any]) -> None:
+    inputs, norm, reference = images(4, *shape), *(nn.BatchNorm2d(shape[0], **options) for _ in range(2))
+    with mock.patch.object(fused, "_call") as kernel:
+        found = case(inputs, norm)
+    assert not kernel.called
+    assert distance(found, case(inputs.float(), reference)) < 0.01
+    for one, other in zip(norm.buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("case", "side"), [(GELU_ALONE, 1), (POOL_GELU, 2)])
+def test_one_value_per_channel_is_refused_by_torch(case: Case, side: int) -> None:
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        case(images(1, 16, side, side), norm_of(16))
 
 
 @needs_kernels

@@ -79,6 +79,17 @@ def test_a_pooled_convolution_gives_what_pooling_keeps(side: int, precision: tor
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("side", [7, 32])  # 32: rows could be taken for channels
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_single_image_is_left_to_torch(side: int, precision: torch.dtype) -> None:
+    image = torch.randn(32, side, side, generator=seeded())
+    with torch.random.fork_rng():
+        layers = [Conv3x3(32, 32, pooled=True), nn.ReLU(), nn.MaxPool2d(2)]
+    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        found, expected = FusedSequential(*layers)(image), nn.Sequential(*layers)(image[None])[0]
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_fused_layers_compute_what_they_do_one_by_one(precision: torch.dtype) -> None:
     layers = (
@@ -101,9 +112,18 @@ def test_fused_layers_compute_what_they_do_one_by_one(precision: torch.dtype) ->
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.01)
 
 
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(3)])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(3),
+        nn.MaxPool2d(2, stride=1),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(2, ceil_mode=True),
+    ],
+)
 def test_other_pools_are_left_to_torch(pool: nn.MaxPool2d) -> None:
-    images = torch.randn(2, 32, 6, 6, generator=seeded()).bfloat16().contiguous(memory_format=torch.channels_last)
+    images = torch.randn(2, 32, 7, 7, generator=seeded()).bfloat16().contiguous(memory_format=torch.channels_last)
     for layers in ((nn.ReLU(), pool), (nn.BatchNorm2d(32), nn.ReLU(), pool), (pool, nn.BatchNorm2d(32), nn.ReLU())):
         ours, reference = FusedSequential(*layers), nn.Sequential(*copy.deepcopy(layers))
         torch.testing.assert_close(ours(images), reference(images), rtol=0.02, atol=0.02)
@@ -111,4 +131,6 @@ def test_other_pools_are_left_to_torch(pool: nn.MaxPool2d) -> None:
 
 def test_gelu_of_tokens() -> None:
     tokens = torch.randn(4, 9, 16, generator=seeded()).bfloat16()
-    torch.testing.assert_close(GELU()(tokens), nn.GELU()(tokens))
+    with mock.patch.object(fused, "gelu", wraps=fused.gelu) as kernel:
+        torch.testing.assert_close(GELU()(tokens), nn.GELU()(tokens))
+    assert kernel.called == fused.is_available()

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cifar_core.hardware import native_bf16
 from cifar_core.models import native
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+
+
+@needs_compiler
+@pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
+@pytest.mark.parametrize("name", ["fused.c", "conv3x3_winograd.c"])
+def test_the_kernels_can_be_used_here(name: str) -> None:
+    assert native.load(Path(native.__file__).with_name(name)) is not None
+
+
+@needs_compiler
+@pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
+def test_convolutions_without_memory_for_their_buffers_say_so() -> None:
+    script = """if True:
+        import resource, torch
+        from pathlib import Path
+        from cifar_core.models import native
+
+        library = native.load(Path(native.__file__).with_name("conv3x3_winograd.c"))
+        images, weight = torch.zeros(4, 1024, dtype=torch.bfloat16), torch.zeros(1024, 9, 1024)
+        shape = (4, 1, 1, 1024, 1024, 1, 1)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, -1))
+        print(library.call("convolve", *shape, 0, images, weight, None, images))
+        print(library.call("gradient_of_weight", *shape, images, images, weight))
+    """
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout == "1\n1\n"
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor than AMX is part of")
+def test_the_kernels_for_amx_compile(tmp_path: Path) -> None:
+    source = Path(native.__file__).with_name("conv3x3_amx.c")
+    native._compile(source, tmp_path / "amx.so", [*native._OPTIONS, "-march=sapphirerapids"])
 
 
 @pytest.fixture
@@ -48,6 +87,44 @@ def test_compiled_once_and_again_after_a_change(source: Path, tmp_path: Path, mo
 
 
 @needs_compiler
+def test_compiled_again_after_a_change_of_a_header(source: Path) -> None:
+    header = source.with_name("numbers.h")
+    source.write_text('#include "numbers.h"\nint answer(void) { return ANSWER; }\n', encoding="utf-8")
+    for answer in (42, 43):
+        header.write_text(f"#define ANSWER {answer}\n", encoding="utf-8")
+        native.load.cache_clear()
+        library = native.load(source)
+        assert library is not None
+        assert library.functions.answer() == answer
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("line", "same"), [("model name\t: another", False), ("flags\t\t: fpu", False), ("cpu MHz\t\t: 1", True)]
+)
+def test_compiled_again_on_another_processor(
+    source: Path, monkeypatch: pytest.MonkeyPatch, line: str, same: bool
+) -> None:
+    assert native.load(source) is not None
+    read_text = Path.read_text
+
+    def on_another(path: Path, encoding: str) -> str:
+        return (f"{line}\n" if path == Path("/proc/cpuinfo") else "") + read_text(path, encoding=encoding)
+
+    monkeypatch.setattr(Path, "read_text", on_another)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    native.load.cache_clear()
+    assert (native.load(source) is not None) == same
+
+
+@needs_compiler
+def test_none_without_gccs_openmp(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = ctypes.CDLL
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: loaded(name) if name else object())
+    assert native.load(source) is None
+
+
+@needs_compiler
 def test_none_for_a_file_that_does_not_compile(source: Path, tmp_path: Path) -> None:
     source.write_text("int answer(void) { return }\n", encoding="utf-8")
     assert native.load(source) is None
@@ -55,23 +132,26 @@ def test_none_for_a_file_that_does_not_compile(source: Path, tmp_path: Path) -> 
 
 
 @needs_compiler
-def test_a_broken_library_is_compiled_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_library_cut_short_is_compiled_again(source: Path, tmp_path: Path, share: float) -> None:
     assert native.load(source) is not None
     (library,) = libraries(tmp_path)
-    folder = tmp_path / "other/cifar-sweeps/native"
-    folder.mkdir(parents=True)
-    (folder / library.name).write_bytes(b"no library")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    whole = library.read_bytes()
+    library.unlink()  # this process still uses it
+    library.write_bytes(whole[: int(share * len(whole))])
     native.load.cache_clear()
     mended = native.load(source)
     assert mended is not None
     assert mended.functions.answer() == 42
+    assert library.read_bytes() == whole
 
 
 @needs_compiler
-def test_none_without_a_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_to_keep_it_in_each_process_compiles(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(source))  # a file
-    assert native.load(source) is None
+    library = native.load(source)
+    assert library is not None
+    assert library.functions.answer() == 42
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "'cc"])

@@ -135,6 +135,11 @@ def test_layer_computes_what_torchs_computes(
     assert watched.call_count == taken
 
 
+def test_a_wrong_number_of_channels_is_said_by_torch() -> None:
+    with pytest.raises(RuntimeError, match="to have 128 channels, but got 64 channels"):
+        Conv3x3(128, 128)(torch.zeros(16, 64, 8, 8))
+
+
 def test_exported_layer_takes_batches_of_any_size() -> None:
     layer = Conv3x3(128, 128, bias=False).eval()
     images = torch.randn(16, 128, 8, 8, generator=seeded())

@@ -81,6 +81,20 @@ def test_foreign_files_are_refused_and_run_no_code(tmp_path: Path) -> None:
     )
 
 
+def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    """Of the format that torch writes, and of its older one, cut at any place."""
+    path = tmp_path / "weights.pth"
+    contents = [b"\x80", b"\x80\x02."]
+    for zipped in (True, False):
+        torch.save({"layer": torch.zeros(8)}, path, _use_new_zipfile_serialization=zipped)
+        whole = path.read_bytes()
+        contents += [whole[:length] for length in range(1, len(whole), 7)]
+    for content in contents:
+        path.write_bytes(content)
+        said = refusal(lambda: load_backbone(str(path)), BackboneError)
+        assert said.startswith(f"{path}: it must be safetensors or a checkpoint that loads with weights only, but: ")
+
+
 @pytest.mark.parametrize(
     ("name", "layer"),
     [("resnet18", "layer1.2.conv1.weight"), ("efficientnet_lite0", "blocks.0.se_reduce.weight")],
@@ -144,3 +158,6 @@ def test_download_of_torchvision_is_checked(tmp_path: Path, monkeypatch: pytest.
     torch.save({"conv1.weight": torch.zeros(1)}, path)
     said = refusal(lambda: load_backbone("resnet18"), BackboneError)
     assert said.startswith(f"{path}: its SHA-256 must begin with f37072fd, but is ")
+    path.write_bytes(b"\x80")
+    said = refusal(lambda: load_backbone("resnet18"), BackboneError)
+    assert said.startswith("the weights of resnet18 must come from https://download.pytorch.org/models/")

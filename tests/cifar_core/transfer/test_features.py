@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cifar_core.transfer.backbone import Backbone
+from cifar_core.transfer.features import activations
 from cifar_core.transfer.features import features as measured
 from tests.cifar_core.support import FP32, seeded
 from tests.cifar_core.transfer.support import small_backbone
@@ -55,7 +57,10 @@ def test_whatever_changes_the_features_has_files_of_its_own(backbone: Backbone, 
     assert not torch.equal(plain, mirrored)
     larger = small_backbone(tmp_path / "backbone", side=48)
     assert not torch.equal(features(larger, IMAGES, FP32, cache=tmp_path), plain)
-    assert len(list(tmp_path.glob("*.bin"))) == 3
+    features(replace(backbone, sha256="0" * 64), IMAGES, FP32, cache=tmp_path)
+    features(backbone, IMAGES, replace(FP32, bf16=True), cache=tmp_path)
+    activations(backbone, IMAGES, FP32, cache=tmp_path)
+    assert len(list(tmp_path.glob("*.bin"))) == 6
 
 
 def test_threads_do_not_change_the_features(backbone: Backbone) -> None:

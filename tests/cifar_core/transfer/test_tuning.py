@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from cifar_core.budget import Budget
-from cifar_core.checkpoint import CheckpointError
+from cifar_core.checkpoint import CheckpointError, read_tensors, write_tensors
 from cifar_core.training import Progress
+from cifar_core.transfer import tuning
 from cifar_core.transfer.adapted import flops_per_image
 from cifar_core.transfer.backbone import Backbone, FeatureNetwork
 from cifar_core.transfer.features import activations, compute, features
 from cifar_core.transfer.head import HeadRecipe, fit
 from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
-from tests.cifar_core.support import FP32, synthetic
+from tests.cifar_core.support import FP32, identical, synthetic
 from tests.cifar_core.transfer.support import small_backbone
 
 DATA = synthetic(32, 16)
@@ -81,6 +82,46 @@ def test_a_saved_state_resumes_with_the_same_bits(backbone: Backbone, tmp_path: 
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="SHA-256 must be"):
         other.load(path)
+
+
+def test_a_state_of_another_version_changes_nothing(backbone: Backbone, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=0.5)
+    path, state, fresh, expected = tmp_path / "state.safetensors", *(start(backbone, recipe) for _ in range(3))
+    run(state, backbone)
+    state.save(path)
+    facts, tensors = read_tensors(path)
+    for lost in ("head.linear.bias", "order", "generator"):
+        write_tensors(path, facts, {name: value for name, value in tensors.items() if name != lost})
+        with pytest.raises(CheckpointError, match=r"state\.safetensors: it must be a state of this version, but: "):
+            fresh.load(path)
+        assert identical(weights(fresh), weights(expected))
+    losses = [[point.train_loss for point in run(each, backbone)] for each in (fresh, expected)]
+    assert losses[0] == losses[1]
+
+
+ONE = replace(RECIPE, epochs=0.25, mix_alpha=0.0)  # one step
+
+
+def first_loss(backbone: Backbone, recipe: TuningRecipe) -> float:
+    return run(start(backbone, recipe), backbone)[0].train_loss
+
+
+def test_labels_are_mixed_as_the_activations_are(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "beta", lambda *_: torch.tensor(0.0))  # all of the other image
+    assert first_loss(backbone, replace(ONE, mix_alpha=1.0)) == pytest.approx(first_loss(backbone, ONE), rel=1e-4)
+
+
+def test_labels_are_smoothed(backbone: Backbone) -> None:
+    assert first_loss(backbone, replace(ONE, label_smoothing=0.0)) < first_loss(backbone, ONE) - 0.01
+
+
+def test_mirror_images_are_trained_on(backbone: Backbone) -> None:
+    below = activations(backbone, DATA.train.images, FP32).values
+    [one], [other] = (
+        list(tune(start(backbone, ONE), [below, mirrored], DATA.train, below[:16], DATA.val, FP32))
+        for mirrored in (below, torch.zeros_like(below))
+    )
+    assert one.train_loss != other.train_loss
 
 
 def test_features_from_activations_are_those_of_the_whole_network(backbone: Backbone) -> None:

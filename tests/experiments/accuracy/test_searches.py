@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -77,6 +78,16 @@ def test_figure_has_each_run_over_compute_and_over_time_and_each_search_once_in_
     assert (list(lines[1].x), lines[1].xaxis) == ([1.0, 10.0], "x2")
     assert (list(ends[0].x), list(ends[0].y)) == ([0.8], [90.0])
     assert len({trace.line.color for trace in lines}) == len(SEARCHES)
+
+
+def test_a_search_that_is_given_twice_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Mock(return_value=[])
+    monkeypatch.setattr(searches, "complete", asked)
+    monkeypatch.setattr(searches, "ensure_cifar10", Mock())
+    monkeypatch.setattr(searches, "figure", Mock(return_value=Mock(to_html=lambda: "")))
+    given = ["--only", "TPE", "random", "TPE", "--seeds", "1", "--device", "cpu", "--results", str(tmp_path / "a.json")]
+    assert main(given) == 0
+    assert asked.call_args.args[1] == [("TPE", 0), ("random", 0)]
 
 
 def test_an_unknown_search_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,8 +55,17 @@ def test_an_ambiguous_beginning_names_what_it_may_be(fresh_store: Fake, monkeypa
     ids = iter(range(1000))
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(f"abcdef{next(ids):026x}"))
     fresh_store.add()
-    with pytest.raises(UserError, match=r"must name one run each, but 'abcdef' may be abcdef0+, abcdef0+1, abcdef0+2"):
+    several = r"'abcdef' may be abcdef0+ \(demo in demo\), abcdef0+1 \(trial 0 in demo\), abcdef0+2 \(trial 1 in demo\)"
+    with pytest.raises(UserError, match=f"must name one run each, but {several}"):
         choose(["demo", "abcdef"], None, fresh_store.place, ())
+
+
+def test_runs_of_one_name_are_told_apart_by_id_and_study(fresh_store: Fake) -> None:
+    for name in ("first", "second"):
+        fresh_store.add(name=name, trials=(Trial(),), champion=())
+    several = r"'trial 0' may be \w{32} \(trial 0 in (first|second)\), \w{32} \(trial 0 in (?!\1)(first|second)\)$"
+    with pytest.raises(UserError, match=f"must name one run each, but {several}"):
+        choose(["first", "trial 0"], None, fresh_store.place, ())
 
 
 @pytest.mark.slow

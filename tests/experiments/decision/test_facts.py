@@ -17,9 +17,15 @@ def test_without_any_run_nothing_is_measured(empty: Facts) -> None:
 
 def test_without_confusion_matrices_the_images_are_counted_by_the_data_set(demo: Facts) -> None:
     own = replace(CIFAR10, sha256="ab" * 32, val_images=40, test_images=80)
-    lost = replace(demo.study.artifacts, confusions={}, validation_images=None)
+    lost = replace(demo.study.artifacts, confusions={})
     facts = gather(replace(demo.study, data_set=own, artifacts=lost), demo.published, demo.scenario)
     assert [known(e).images for e in (facts.validation, facts.test)] == [40, 80]
+
+
+def test_the_best_trial_was_validated_on_the_images_of_a_trial(demo: Facts, unconfirmed: Facts) -> None:
+    for facts, images in ((demo, 5000), (unconfirmed, 1000)):
+        study = replace(facts.study, params={**facts.study.params, "trial_images": "1000"})
+        assert known(gather(study, facts.published, facts.scenario).validation).images == images
 
 
 def test_the_scenario_moves_the_bar(store: Fake) -> None:

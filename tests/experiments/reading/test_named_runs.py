@@ -43,13 +43,13 @@ def test_by_id_by_its_beginning_by_name_and_by_key(reader: StudyReader, wanted: 
     assert sorted(run.info.run_id[:8] for run in runs_named(wanted, reader)) == found
 
 
-def test_none_and_several_are_one_line(reader: StudyReader, fresh_store: Fake) -> None:
+def test_none_and_several_are_one_line(reader: StudyReader) -> None:
     with pytest.raises(UserError) as error:
-        run_named("firs", reader, fresh_store.place)
+        run_named("firs", reader)
     assert str(error.value) == (
         "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY (such as quick-full/trial-3), a run's "
         "name, or champion, but no run is 'firs'; "
-        "no run has kept its weights yet; confirmed runs, reproductions and trials with --keep-weights do"
+        "no run has kept its weights yet; confirmations, finals, reproductions and trials with --keep-weights do"
     )
     with pytest.raises(UserError, match=r"^RUN must be one run, but 'abcd' may be abcd\S+ \(.* in a study\), abcd2"):
-        run_named("abcd", reader, fresh_store.place)
+        run_named("abcd", reader)

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
 from cifar_core.data.data_set import CIFAR10
 from experiments import export_test, label_curve
@@ -116,6 +117,25 @@ def test_artifacts_are_read_from_a_folder_of_any_name_and_through_mlflow(fresh_s
         reader = StudyReader(fresh_store.place)
         assert reader.artifact(run, "test/text.txt") == location.encode()
         assert reader.artifact(run, "test") is reader.artifact(run, "none") is None
+
+
+def test_a_failed_download_is_not_taken_for_an_artifact_that_never_was(
+    fresh_store: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = fresh_store.client.create_experiment("served", artifact_location=str(fresh_store.folder / "no uri"))
+    run = fresh_store.client.create_run(experiment).info.run_id
+    for file in ("test/http.json", "data.json"):
+        fresh_store.client.log_text(run, "{}", file)
+    reader = StudyReader(fresh_store.place)
+    monkeypatch.setattr(reader.client, "download_artifacts", Mock(side_effect=MlflowException("too many requests")))
+    for file in ("test/http.json", "data.json"):
+        with pytest.raises(StoreError, match=rf"^{file} of run {run} must be readable, but: too many requests$"):
+            reader.artifact(run, file)
+    assert reader.artifact(run, "test/serving.json") is reader.artifact(run, "test") is None
+    assert reader.artifact("ab" * 16, "data.json") is None, "of a run that the store has not"
+    monkeypatch.setattr(reader.client, "list_artifacts", Mock(side_effect=MlflowException("gone")))
+    with pytest.raises(StoreError, match=r"the MLflow store must answer, but .* gave: gone$"):
+        reader.artifact(run, "test/http.json")
 
 
 def test_test_set_evaluations_are_counted_and_damaged_lines_reported(tmp_path: Path) -> None:
@@ -256,6 +276,17 @@ def test_figures_of_a_study_that_went_on_are_not_those_of_its_earlier_end(fresh_
     fresh_store.client.set_tag(run_id, "state", "interrupted")
     study = StudyReader(fresh_store.place).read()
     assert (study.state, study.metrics) == ("interrupted", {})
+
+
+def test_a_study_that_runs_again_has_not_ended_when_it_ended_before(fresh_store: Fake) -> None:
+    run_id = fresh_store.add()
+    ended = StudyReader(fresh_store.place).read()
+    fresh_store.client.set_tag(run_id, "state", "running")
+    fresh_store.client.update_run(run_id, "RUNNING")
+    running = StudyReader(fresh_store.place).read()
+    assert fresh_store.client.get_run(run_id).info.end_time, "MLflow keeps it"
+    assert (running.state, running.end) == ("running", max(running.attempts["end"].dropna()))
+    assert running.end != ended.end
 
 
 def test_a_run_of_a_label_curve_has_the_data_set_of_its_curve(fresh_store: Fake) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.decision.facts import Facts
-from experiments.pages.blocks import Figure
+from experiments.pages.blocks import Figure, Table
 from experiments.pages.text import CitedText
 from experiments.reading.study import TestSetEvaluations as Evaluations
 from experiments.sections.accuracy import evaluations_sentence, section, validation_against_test
@@ -63,10 +63,13 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
     complete = search[search["state"] == "complete"].head(1)
     [alone] = section(with_study(unconfirmed, search=complete)).recommendation["performance"]
     assert alone.text.endswith(" %."), "nothing was selected"
-    [pruned] = section(
-        with_study(unconfirmed, search=search[(search["state"] == "pruned") | search.index.isin(complete.index)])
-    ).recommendation["performance"]
-    assert "the figure flatters" in pruned.text
+    pruned = search[(search["state"] == "pruned") | search.index.isin(complete.index)]
+    limited = pruned.assign(
+        **{"metrics.val/accuracy": pruned["metrics.val/accuracy"].where(pruned["state"] != "pruned")}
+    )
+    for some, flatters in ((pruned, True), (limited, False)):
+        [sentence] = section(with_study(unconfirmed, search=some)).recommendation["performance"]
+        assert ("the figure flatters" in sentence.text) == flatters
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,30 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
 )
 def test_evaluations_of_the_test_set_are_printed(demo: Facts, used: Evaluations, words: str) -> None:
     assert words in evaluations_sentence(with_study(demo, test_set_evaluations=used)).text
+
+
+def test_figures_on_other_test_images_are_compared_with_nothing(demo: Facts) -> None:
+    def published(facts: Facts, same_test: bool) -> Facts:
+        accuracies = tuple(replace(a, same_test=same_test) for a in facts.published.accuracies)
+        return replace(facts, published=replace(facts.published, accuracies=accuracies))
+
+    same, other = (section(published(demo, same_test)) for same_test in (True, False))
+    assert "five_conv network" in said(same, "performance")
+    for words in ("five_conv network", "benchmark", "What can be downloaded"):
+        assert words not in said(other, "performance")
+    caption = benchmarks(published(demo, same_test=False)).caption.text
+    assert "Of the 0 published figures on the same images, 0 lie above" in caption
+    assert len(benchmarks(published(demo, same_test=False)).figure.data) == 1, "ours"
+    for made, words in ((same, "All are accuracies"), (other, "All but those marked are accuracies")):
+        assert any(isinstance(b, CitedText) and b.text.startswith(words) for b in made.blocks)
+    [table] = [block for block in other.blocks if isinstance(block, Table)]
+    assert [row.cells[1].note for row in table.rows[1:]] == ["on other test images"] * len(demo.published.accuracies)
+
+
+def test_the_best_trial_is_not_said_to_have_learnt_from_its_validation_images(demo: Facts, unconfirmed: Facts) -> None:
+    for facts, words in ((demo, "CIFAR-10 alone"), (unconfirmed, "CIFAR-10 alone, without its validation images")):
+        [table] = [block for block in section(facts).blocks if isinstance(block, Table)]
+        assert table.rows[0].cells[2].text == words
 
 
 def test_benchmarks_are_ordered_on_an_axis_that_holds_ours_with_its_interval(demo: Facts) -> None:

@@ -27,7 +27,7 @@ def test_confidence_is_judged_beyond_chance(sure: float, words: str) -> None:
     said = sentence(found, 0.2).text
     assert words in said
     assert ("smoothed labels by 0.2" in said) == (sure < 0.9)
-    assert ("A temperature fitted on other images would mend it" in said) == (sure != 0.9)
+    assert ("Temperature scaling, fitted on other images, would correct this" in said) == (sure != 0.9)
     assert "smoothed" not in sentence(found).text
 
 

@@ -11,8 +11,7 @@ from cifar_core.budget import at_length
 from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
-from experiments.sections import importance
-from experiments.sections.importance import TELLING, importances_of, search_parameters, section, varied
+from experiments.sections.importance import MIN_TRIALS_TO_TEST, importances_of, search_parameters, section, varied
 from experiments.stats import FEW_TRIALS
 from sweeps.planning.search_space import reference_epochs
 from sweeps.planning.space_file import SPACES
@@ -59,7 +58,7 @@ def test_the_parameter_that_decides_is_the_most_important_and_shares_add_up() ->
 
 def test_only_what_is_beyond_chance_is_called_so() -> None:
     assert importances_of(table(200), PARAMETERS).significant == ("mix_alpha",)
-    assert importances_of(table(TELLING - 1), PARAMETERS).significant is None
+    assert importances_of(table(MIN_TRIALS_TO_TEST - 1), PARAMETERS).significant is None
     noise = table(200).assign(accuracy=np.random.default_rng(1).uniform(size=200))
     assert importances_of(noise, PARAMETERS).significant == ()
     by_model = table(200)
@@ -112,8 +111,10 @@ def test_trials_are_drawn_by_the_most_important_parameters_in_order(many: Facts)
 
 @pytest.mark.parametrize(("value", "words"), [(1024.0, "1024"), (0.512345, "0.512"), (1234.5, "1,230")])
 def test_a_value_of_the_best_trial_has_no_exponent(many: Facts, value: float, words: str) -> None:
-    trials = table().assign(batch_size=value)
-    assert f" has batch_size {words}. " in importance._slices_caption(many, trials, "batch_size").text
+    search = many.study.search.copy()
+    search.loc[search["metrics.val/accuracy"].idxmax(), "params.mix_alpha"] = str(value)
+    caption = figures(section(with_study(many, search=search)))["slices"].caption.text
+    assert f" has mix_alpha {words}. " in caption
 
 
 def test_only_what_differs_among_complete_trials_was_varied(demo: Facts) -> None:
@@ -194,6 +195,5 @@ class TestConditionalParameters:
         facts = self.with_mix(many, 40)
         search = facts.study.search.copy()
         search.loc[50, "metrics.val/accuracy"] = 0.99
-        trials = varied(search, PARAMETERS, 45_000)
-        text = importance._slices_caption(facts, trials, "mix_alpha").text
-        assert "the best, trial 50, has no mix_alpha." in text
+        caption = figures(section(with_study(facts, search=search)))["slices"].caption.text
+        assert "the best, trial 50, has no mix_alpha." in caption

@@ -24,7 +24,7 @@ def with_curve(facts: Facts, *, source: str = "", missing: int = 0, **ways: dict
         for seed, accuracy in enumerate(accuracies)
     )
     source = source or facts.subject_runs[0]
-    return replace(facts, labels=LabelCurve(run_id="own", source=source, planned=len(runs) + missing, runs=runs))
+    return replace(facts, label_curve=LabelCurve(run_id="own", source=source, planned=len(runs) + missing, runs=runs))
 
 
 def texts(facts: Facts) -> list[str]:
@@ -96,7 +96,7 @@ def test_what_is_not_known_is_said(demo: Facts) -> None:
     assert section(demo).blocks == (
         Missing(
             "Accuracy by the number of labels was not measured: "
-            f"`python experiments/label_curve.py --study demo{demo.study.store_option}` does that."
+            "`python experiments/label_curve.py --study demo --store STORE` does that."
         ),
     )
     some = with_curve(demo, build={450: (0.58,), 1_350: (0.7,)}, source="another", missing=3)
@@ -110,6 +110,13 @@ def test_what_is_not_known_is_said(demo: Facts) -> None:
     ]
 
 
+def test_a_curve_of_the_champions_trial_is_of_its_recipe(demo: Facts) -> None:
+    search = demo.study.search.set_index("trial")["run_id"]
+    for trial, other in ((3, False), (0, True)):
+        found = texts(with_curve(demo, source=search[trial], build=BUILT))
+        assert any("of another recipe" in text for text in found) == other
+
+
 @pytest.mark.parametrize(
     ("missing", "text"),
     [
@@ -119,4 +126,4 @@ def test_what_is_not_known_is_said(demo: Facts) -> None:
 )
 def test_a_run_that_diverged_is_not_promised_again(demo: Facts, missing: int, text: str) -> None:
     facts = with_curve(demo, build={450: (0.58,), 1_350: (0.7,)}, missing=missing)
-    assert texts(replace(facts, labels=replace(known(facts.labels), diverged=2)))[-1] == text
+    assert texts(replace(facts, label_curve=replace(known(facts.label_curve), diverged=2)))[-1] == text

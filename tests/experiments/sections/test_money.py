@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from experiments.decision.assumptions import stated_assumptions
 from experiments.decision.facts import Facts, gather
 from experiments.pages.blocks import Figure, Missing, Table
 from experiments.pages.text import CitedText
 from experiments.reading.study import HttpSpeed
-from experiments.sections.money import assumptions, section
+from experiments.sections.money import section
 from tests.experiments.decision.test_verdict import under, vendor
 from tests.experiments.support import said, with_artifacts, with_scenario
 
@@ -85,12 +86,13 @@ def test_prices_of_labelling_in_batches_are_cited_where_images_can_wait(demo: Fa
 
 
 def test_what_two_scenarios_differ_in_is_stated_to_the_last_digit(demo: Facts) -> None:
-    stated = assumptions(with_scenario(demo, images_per_month=1_004_999))
+    stated = stated_assumptions(with_scenario(demo, images_per_month=1_004_999))
     assert stated["Images a month"] == "1,004,999"
-    assert assumptions(replace(demo, bar=replace(demo.bar, target=0.70004)))["Accuracy bar"].startswith("70.004 % of")
+    moved = stated_assumptions(replace(demo, bar=replace(demo.bar, target=0.70004)))
+    assert moved["Accuracy bar"].startswith("70.004 % of")
     vertex = next(v for v in demo.scenario.vendors if v.batch and v.batch.role == "endpoint")
     waits = with_scenario(demo, latency_bar_ms=None, vendors=(replace(vertex, images_per_second=50),))
-    assert " an hour for 50 images a second" in assumptions(waits)[vertex.name]
+    assert " an hour for 50 images a second" in stated_assumptions(waits)[vertex.name]
 
 
 def test_unknown_costs_are_stated(empty: Facts) -> None:

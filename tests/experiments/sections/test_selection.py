@@ -63,6 +63,12 @@ def test_of_a_single_trial_nothing_was_chosen(demo: Facts) -> None:
     assert "learning" not in section(facts).recommendation
 
 
+def test_a_trial_beside_pruned_ones_was_chosen(demo: Facts) -> None:
+    search = demo.study.search
+    facts = with_study(demo, search=search[(search["trial"] == 3) | (search["state"] == "pruned")])
+    assert said(section(facts), "learning").startswith("The only complete trial had 84.00 % validation accuracy")
+
+
 @pytest.mark.parametrize(
     ("baseline", "words"),
     [(None, "The best recipe of the search"), ("true", "The recipe that the search began with")],

@@ -44,7 +44,7 @@ class Place:
     def rerun(self, wanted: str) -> Rerun:
         reader = StudyReader(self.store)
         console = SweepConsole(file=io.StringIO())
-        return rerun(run_named(wanted, reader, self.store), reader, None, "cpu", console)
+        return rerun(run_named(wanted, reader), reader, None, "cpu", console)
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +153,10 @@ def test_pictures_that_are_no_longer_in_the_cache(
     )
 
 
-@pytest.mark.parametrize("wanted", ["demo/study", "demo/trial-2"])
-def test_runs_that_trained_nothing(place: Place, wanted: str) -> None:
-    with pytest.raises(UserError, match=r"^run: must name a run of a study that trained, but '.*' is none$"):
+@pytest.mark.parametrize(("wanted", "stage"), [("demo/study", "study"), ("demo/trial-2", "search")])
+def test_runs_that_trained_nothing(place: Place, wanted: str, stage: str) -> None:
+    rule = "run: must name a search trial, confirmation or final with recorded points"
+    with pytest.raises(UserError, match=rf"^{rule}, but '.*' has stage '{stage}' and 0 points$"):
         place.rerun(wanted)
 
 

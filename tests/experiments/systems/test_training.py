@@ -32,6 +32,7 @@ from experiments.reading.results import load_results
 from experiments.systems import training as systems_training
 from sweeps.store import Store
 from sweeps.tracking.figures import metrics_of
+from sweeps.tracking.tracker import MlflowTracker
 from sweeps.validation import write_json
 from tests.experiments.fake_store import Fake
 from tests.experiments.support import known
@@ -376,6 +377,26 @@ def test_it_resumes_to_the_same_end(
     assert load_results(place.results)[0].test is None
     assert place.call() == 0
     check_same(place, undisturbed["validation"])
+
+
+def test_what_mlflow_lacks_is_said_and_not_waited_for_after_a_stop(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = []
+    for name in ("close", "close_at_once"):
+        original = getattr(MlflowTracker, name)
+
+        def close(tracker: MlflowTracker, name: str = name, original: Callable[..., int] = original) -> int:
+            closed.append(name)
+            return original(tracker) + 3
+
+        monkeypatch.setattr(MlflowTracker, name, close)
+    assert place.interrupt(systems_training._Run, "_report", 1) == 130
+    assert place.said[-1] == "stopped; the same command resumes here"
+    assert place.call("--epochs", "1") == 1
+    said = "MLflow lacks 3 entries; once it answers, the same command sends them"
+    assert capsys.readouterr().err.splitlines() == [said, said]
+    assert closed == ["close_at_once", "close"]
 
 
 def test_a_part_that_was_stopped_before_its_test_is_not_trained_further(place: Place) -> None:

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from experiments.vendors.answers import ANSWERED, FAILED, Answer
+from experiments.vendors.answers import ANSWERED, NOT_ANSWERED, Answer
 from experiments.vendors.chat import LEAST_BOUND, Chat, SpendingLimit, SpendingLimitError, VendorError
 from tests.experiments.vendors.stub import USAGE, Behaviour, completion, send, serving
 
@@ -83,7 +83,7 @@ def test_what_breaks_off_counts_as_billed_and_is_asked_again() -> None:
 
     money = spending()
     answers, _, _ = ask(then_cat(breaks, lambda request, _: send(request, b"oh", 503)), money)
-    assert [answer.state for answer in answers] == [FAILED, FAILED, ANSWERED]
+    assert [answer.state for answer in answers] == [NOT_ANSWERED, NOT_ANSWERED, ANSWERED]
     assert money.spent == pytest.approx(sum(answer.usd or 0 for answer in answers))
     assert money.spent > 2 * COST
 
@@ -132,7 +132,7 @@ def test_other_replies_are_an_answer_that_is_wrong(content: bytes) -> None:
         chat.ask("0.png", b"png", kept.append)
         chat.ask("1.png", b"png", kept.append)
         assert len(stub.bodies) == 3
-    assert [(answer.text, answer.state) for answer in kept] == [("cat", ANSWERED), ("", FAILED), ("", ANSWERED)]
+    assert [(answer.text, answer.state) for answer in kept] == [("cat", ANSWERED), ("", NOT_ANSWERED), ("", ANSWERED)]
 
 
 def test_an_address_that_answers_no_chats_ends_it_at_the_first_image() -> None:
@@ -142,7 +142,7 @@ def test_an_address_that_answers_no_chats_ends_it_at_the_first_image() -> None:
         with pytest.raises(VendorError, match=r"chat completions, but http\S+ gives a reply that is no"):
             chat.ask("0.png", b"png", kept.append)
         assert len(stub.bodies) == 2
-    assert {answer.state for answer in kept} == {FAILED}, "the same command asks again"
+    assert {answer.state for answer in kept} == {NOT_ANSWERED}, "the same command asks again"
 
 
 def test_no_further_try_after_a_stop() -> None:
@@ -160,7 +160,7 @@ def test_a_text_that_is_none_is_an_empty_answer() -> None:
 def test_an_error_that_a_gateway_passes_on_is_waited_for() -> None:
     limited, down = (json.dumps({"error": {"code": code}}).encode() for code in (429, "502"))
     answers, waits, _ = ask(then_cat(lambda r, _: send(r, limited), lambda r, _: send(r, down)))
-    assert [(answer.text, answer.state) for answer in answers] == [("", FAILED), ("cat", ANSWERED)]
+    assert [(answer.text, answer.state) for answer in answers] == [("", NOT_ANSWERED), ("cat", ANSWERED)]
     assert len(waits) == 2
 
 
@@ -199,7 +199,7 @@ def test_a_model_that_reasons_past_its_limit_ends_at_its_first_image_alone() -> 
             chat.ask("0.png", b"png", kept.append)
         chat.ask("1.png", b"png", kept.append)
         chat.ask("2.png", b"png", kept.append)
-    assert [(answer.text, answer.state) for answer in kept] == [("", FAILED), ("cat", ANSWERED), ("", ANSWERED)]
+    assert [(answer.text, answer.state) for answer in kept] == [("", NOT_ANSWERED), ("cat", ANSWERED), ("", ANSWERED)]
     assert money.spent == pytest.approx(3 * COST)
 
 
@@ -259,7 +259,7 @@ def test_a_reply_without_usage_counts_as_billed(usage: object) -> None:
         with pytest.raises(VendorError, match="must report its usage"):
             chat.ask("00000.png", b"png", kept.append)
     assert money.spent == pytest.approx(money.cost(LEAST_BOUND, 16))
-    assert [(answer.state, answer.usd) for answer in kept] == [(FAILED, money.spent)]
+    assert [(answer.state, answer.usd) for answer in kept] == [(NOT_ANSWERED, money.spent)]
 
 
 def test_each_request_reserves_twice_the_tokens_that_any_had_in_and_out() -> None:

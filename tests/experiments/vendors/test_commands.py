@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shutil
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -99,8 +101,7 @@ def test_each_model_has_a_file_of_its_own_beside_the_images(
         said = capsys.readouterr().out
         out = exported / "large.csv"
         assert refused(ask_vendor.main, *options, "--out", str(out), "--model", "small") == (
-            f"--out must be a file of answers by small at {stub.url} to the images of 9a5bcfec, but those of {out} are "
-            f"by large at {stub.url} to the images of 9a5bcfec"
+            f"--out must be a file of answers with model small, but those of {out} have model large"
         )
         assert ask_vendor.main([*options, "--reasoning-effort", "low"]) == 0
         assert len(stub.bodies) == 60
@@ -121,9 +122,17 @@ def test_a_file_without_answers_is_of_no_service_yet(exported: Path, tmp_path: P
         assert ask_vendor.main(["--url", f"{stub.url}/", *options]) == 0
         others = tmp_path / "others"
         shutil.copytree(exported, others)
-        (others / DESCRIPTION).write_bytes(replace(CIFAR10, sha256="ab" * 32).to_json())
+        (others / DESCRIPTION).write_bytes(replace(CIFAR10, name="garden", sha256="ab" * 32).to_json())
         said = refused(ask_vendor.main, "--url", stub.url, *options, "--images", str(others))
-        assert said.startswith(f"--out must be a file of answers by m at {stub.url} to the images of abababab, but ")
+        assert said == (
+            "--out must be a file of answers with images garden (abababab), but those of "
+            f"{out} have images CIFAR-10 (9a5bcfec)"
+        )
+        said = refused(ask_vendor.main, "--url", "http://localhost:1", *options, "--reasoning-effort", "low")
+        assert said == (
+            "--out must be a file of answers with URL http://localhost:1, reasoning effort low, but those of "
+            f"{out} have URL {stub.url}, reasoning effort unset"
+        )
         out.with_name("a.csv.service").unlink()
         assert refused(ask_vendor.main, "--url", stub.url, *options).startswith("a.csv.service must be a readable JSON")
         assert len(stub.bodies) == 20
@@ -167,6 +176,26 @@ def test_a_service_that_refuses_ends_it_with_one_line(exported: Path, tmp_path: 
     assert "--images must be a folder that export_test.py wrote" in refused(
         ask_vendor.main, "--url", "https://x", *options
     )
+
+
+def test_ctrl_c_waits_for_the_answers_that_are_paid_for_and_says_so(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupts(request: BaseHTTPRequestHandler, number: int) -> None:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+        cats(request, number)
+
+    out = tmp_path / "a.csv"
+    options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--concurrency", "1"]
+    with serving(interrupts) as stub:
+        assert ask_vendor.main(["--url", stub.url, *options, "--out", str(out)]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "stopping: waits for the answers to requests under way, which are paid for",
+        "stopped; the same command asks for the rest",
+    ]
+    assert [answer.text for answer in read_answers(out)] == ["Cat"] * 3
 
 
 def test_an_image_that_the_service_refuses_is_left_out(
@@ -251,6 +280,39 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
 
 
 @pytest.mark.usefixtures("small_test_set")
+def test_answers_are_compared_with_those_of_the_champion(
+    fresh_store: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    true = [CIFAR10.classes[index % 10] for index in range(20)]
+    said = [f"{index},{name},{'cat' if index < 3 else name},0.9" for index, name in enumerate(true)]
+    fresh_store.add(answers=lambda _: "\n".join(["index,true,predicted,probability", *said, ""]).encode())
+    rows = [f"{index:05d}.png,{name if index < 19 else 'none'}" for index, name in enumerate(true)]
+    (tmp_path / "answers.csv").write_text("\n".join(["image,answer", *rows, ""]))
+    scored = [str(tmp_path / "answers.csv"), "--vendor", "V", "--store", str(fresh_store.folder)]
+    assert score_answers.main(scored) == 0
+    assert capsys.readouterr().out.endswith(
+        "  against the champion of demo: 3 images it alone has right, 1 the champion alone (p = 0.625, McNemar)\n"
+    )
+
+
+def test_answers_are_of_the_images_that_the_service_was_asked_about_wherever_they_lie(
+    fresh_store: Fake, exported: Path, tmp_path: Path, refused: Refused
+) -> None:
+    fresh_store.add()
+    out = tmp_path / "elsewhere.csv"
+    with serving(cats) as stub:
+        options = ["--url", stub.url, "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
+        assert ask_vendor.main([*options, "--out", str(out)]) == 0
+    scored = [str(out), "--vendor", "V", "--store", str(fresh_store.folder)]
+    (tmp_path / DESCRIPTION).write_bytes(replace(CIFAR10, sha256="ab" * 32).to_json())
+    assert score_answers.main(scored) == 0, "not of the images that lie beside it"
+    beside = out.with_name("elsewhere.csv.service")
+    beside.write_text(beside.read_text().replace(CIFAR10.sha256, "ab" * 32).replace("CIFAR-10", "garden"))
+    said = refused(score_answers.main, *scored)
+    assert said == f"--study must be one of garden, whose images {out} is of, but 'demo' is of CIFAR-10"
+
+
+@pytest.mark.usefixtures("small_test_set")
 def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     fresh_store: Fake,
     tmp_path: Path,
@@ -281,7 +343,8 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     assert [way.title for way in ways_of(facts) if way.measured] == ["building", "GPT-6 Luna"]
     (folder / "answers.csv").write_text("image,answer\n00000.png,rose\n")
     said = refused(score_answers.main, str(folder / "answers.csv"), "--vendor", "V", "--study", "earlier", *options)
-    assert said == (f"--study must be one of garden, whose images lie in {folder}, but 'earlier' is of CIFAR-10")
+    rule = f"--study must be one of garden, whose images {folder / 'answers.csv'} is of, but 'earlier' is of CIFAR-10"
+    assert said == rule
     small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)
     assert small == "--side must be at least the 48 of the images, but got 32"
     before = looks(fresh_store.folder)
@@ -293,6 +356,21 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     said = refused(export_test.main, str(tmp_path / "y"), "--store", f"{tmp_path}/file")
     assert said.startswith("DIR and the store must be folders to write to, but: ")
     assert not any((tmp_path / "y").iterdir()), "the same command can be given again"
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{}", "cats"])
+def test_a_folder_that_does_not_say_what_its_images_are_of_is_refused_before_a_file_is_made(
+    exported: Path, tmp_path: Path, refused: Refused, content: str | None
+) -> None:
+    (exported / DESCRIPTION).unlink()
+    if content is not None:
+        (exported / DESCRIPTION).write_text(content)
+    before = sorted(exported.iterdir())
+    options = ["--url", "http://localhost:1", "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
+    said = refused(ask_vendor.main, *options)
+    assert said.startswith("--images must be a folder that export_test.py wrote, but: ")
+    assert str(exported / DESCRIPTION) in said
+    assert sorted(exported.iterdir()) == before
 
 
 def test_an_image_that_cannot_be_read_is_one_line(exported: Path, refused: Refused) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cifar_core.data.data_set import CIFAR10
 from experiments.reading.study import ImageAnswers
 from experiments.reading.vendor_score import VendorScore, load_scores
-from experiments.vendors.answers import FAILED, Answer, image_name
+from experiments.vendors.answers import NOT_ANSWERED, Answer, image_name
 from experiments.vendors.scoring import keep, score
 from sweeps.store import Store
 from sweeps.validation import InvalidFileError
@@ -32,7 +32,7 @@ def test_what_names_no_class_or_is_missing_is_wrong_and_counted() -> None:
     answers = [answer(index, seconds=index / 100, usd=0.01) for index in range(90)]
     answers[0] = answer(0, "no idea", seconds=9.0, usd=0.01)
     answers[1] = answer(1, "cat or automobile", seconds=9.0, usd=0.01)
-    answers.append(Answer(image_name(3), "", None, 0.5, FAILED))  # a try that broke off
+    answers.append(Answer(image_name(3), "", None, 0.5, NOT_ANSWERED))  # a try that broke off
     found = scored(answers)
     assert (found.right, found.images, found.unparsable, found.missing) == (88, 100, 2, 10)
     assert found.classes["airplane"] == (8, 10)
@@ -57,7 +57,10 @@ def test_it_is_compared_with_ours_image_by_image() -> None:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([replace(answer(1), state=FAILED)], "at least one image must be answered, but none of 1 rows has an answer"),
+        (
+            [replace(answer(1), state=NOT_ANSWERED)],
+            "at least one image must be answered, but none of 1 rows has an answer",
+        ),
         ([answer(1), answer(1)], "each image must be answered once, but 00001.png is answered twice"),
         ([Answer("cat.png", "cat")], "image must be one of 100 exported, but got 'cat.png'"),
     ],

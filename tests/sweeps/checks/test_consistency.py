@@ -23,7 +23,7 @@ from sweeps.checks.repair import repair
 from sweeps.checks.verify import findings
 from sweeps.store import Store
 from sweeps.studies.storage import open_storage
-from sweeps.studies.study import trials_of
+from sweeps.studies.study import find_study
 from sweeps.tracking.locations import artifact_folder, follow_store
 from sweeps.tracking.mlflow_client import every_run
 from sweeps.tracking.mlflow_queue import Entry
@@ -84,7 +84,9 @@ class Edited:
     def resume(self) -> list[str]:
         """Check the store as a sweep does; return what is said."""
         said: list[str] = []
-        check_before_training(self.store, NAME, trials_of(self.store, NAME), said.append)
+        study = find_study(self.store, NAME)
+        trials = study.get_trials(deepcopy=False) if study is not None else None
+        check_before_training(self.store, NAME, trials, said.append)
         return said
 
     def keys(self) -> list[str]:
@@ -330,6 +332,6 @@ def test_only_runs_at_stake_are_read(edited: Edited, monkeypatch: pytest.MonkeyP
     assert {key for key in read if key.startswith("trial-")} == {"trial-0", "trial-19"}
 
 
-def test_trials_of_a_study_that_there_is_not(edited: Edited) -> None:
-    assert trials_of(edited.store, "none") is None
+def test_a_study_that_there_is_not(edited: Edited) -> None:
+    assert find_study(edited.store, "none") is None
     assert "none" not in optuna.get_all_study_names(open_storage(edited.store.storage_url))

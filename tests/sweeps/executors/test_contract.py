@@ -86,11 +86,16 @@ def test_a_network_is_left_in_its_file_and_tested_from_there(shared: Executor, t
     [tested] = events_until(shared, lambda event: True)
     assert isinstance(tested, Finished)
     assert tested.outcome is not None
-    weights.unlink()
-    shared.start(EvaluateJob(key="final", recipe=RECIPE, weights=weights))
-    [failed] = events_until(shared, lambda event: True)
-    assert isinstance(failed, Failed)
-    assert failed.reason.startswith("CheckpointError: ")
+    for harm, fault in (
+        (lambda: weights.write_bytes(b"damaged"), "SHA-256 must be "),
+        (weights.unlink, "this state must be readable, but got: No such file or directory"),
+    ):
+        harm()
+        shared.start(EvaluateJob(key="final", recipe=RECIPE, weights=weights))
+        [failed] = events_until(shared, lambda event: True)
+        assert isinstance(failed, Failed)
+        assert failed.reason.startswith(f"CheckpointError: {weights}: {fault}")
+        assert shared.free == 1
 
 
 def test_a_worker_that_is_stopped_for_a_while_resumes(shared: Executor) -> None:

@@ -17,7 +17,7 @@ from cifar_core.data.source import DataSource
 from sweeps.executors import local
 from sweeps.executors.engine import LocalEngine
 from sweeps.executors.local import LocalExecutor
-from sweeps.executors.protocol import Failed, Finished
+from sweeps.executors.protocol import Failed, Finished, RunsFailError
 from tests.sweeps.executors.support import JOB, RECIPE, events_until, is_gone, waits, workers
 from tests.sweeps.small_data import CPU, SYNTHETIC
 
@@ -49,14 +49,14 @@ def test_workers_that_do_not_start_are_not_replaced_without_end(monkeypatch: pyt
     monkeypatch.setattr(local, "_COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
     executor = start()
     try:
-        with pytest.raises(RuntimeError, match=r"^workers must start, but 6 in a row died: exit code 1$"):
+        with pytest.raises(RunsFailError, match=r"^workers must start, but 6 in a row died: exit code 1$"):
             events_until(executor, lambda event: False)
     finally:
         executor.close()
 
 
 def test_no_more_workers_start_than_runs_side_by_side() -> None:
-    engine = LocalEngine("cpu", None, 32)
+    engine = LocalEngine("cpu", None, 32, 4)
     engine.workers = 4
     for most in (1, 2):
         with contextlib.closing(engine.executor(SYNTHETIC, most, print)) as executor:

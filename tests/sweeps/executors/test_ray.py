@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 
+from cifar_core.hardware import Hardware
 from cifar_core.training import EvalSchedule, evenly
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-cluster")
 
 from ray.exceptions import OutOfMemoryError, RayTaskError
 
-from sweeps.executors import ray_cluster
-from sweeps.executors.protocol import Failed, Progressed
+from sweeps.executors import ray_cluster, ray_executor
+from sweeps.executors.protocol import EvaluateJob, Failed, Finished, Progressed, RunsFailError
 from sweeps.executors.ray_cluster import Demand, RayCluster
 from sweeps.executors.ray_executor import RayExecutor
+from sweeps.executors.ray_worker import RayWorker
 from tests.cifar_core.support import refusal
 from tests.cluster import Nodes, add_node
-from tests.sweeps.executors.support import LONG, events_until, waits
+from tests.sweeps.executors.support import JOB, LONG, RECIPE, events_until, waits
 from tests.sweeps.small_data import CPU, SYNTHETIC
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -83,6 +88,25 @@ def test_an_error_in_the_place_of_events_ends_the_worker_and_not_the_sweep(
         assert failed.worker_died
         assert cause in failed.reason
         events_until(executor, lambda event: False, until=lambda: executor.free == 1)
+    finally:
+        executor.close()
+
+
+def test_no_network_stays_on_a_node(nodes: Nodes, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    executor = RayExecutor(nodes.cluster, most=1, hardware=CPU, data=SYNTHETIC)
+    try:
+        events_until(executor, lambda event: False, until=lambda: executor.free == 1)
+        executor.start(replace(JOB, weights=weights, schedule=EvalSchedule(evenly(3), (1.0,), (100,))))
+        events_until(executor, lambda event: isinstance(event, Finished))
+        other = replace(RECIPE, model="five_conv")
+        executor.start(EvaluateJob(key="final", recipe=other, weights=weights))  # its error names the file on the node
+        [failed] = events_until(executor, lambda event: True)
+        assert isinstance(failed, Failed)
+        file = Path(failed.reason.split(": ")[1])
+        assert file.name == "final.safetensors"
+        assert file.parents[1] == Path(nodes.started.head_node.get_session_dir_path())
+        assert not list(file.parents[1].glob("cifar-sweeps-*"))
     finally:
         executor.close()
 
@@ -165,5 +189,79 @@ def test_a_node_with_other_versions_that_joins_later_is_not_used(nodes: Nodes, m
         events_until(executor, lambda event: False, until=lambda: bool(said))
         assert executor.free == 0
         assert re.fullmatch(r"node node-\d is not used: it has project [0-9a-f]{12} \(here mine\)", said[0])
+    finally:
+        executor.close()
+
+
+def test_a_node_that_cannot_build_a_worker_is_named_once_and_others_are_used(
+    nodes: Nodes, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [bad] = [node for node, name in cluster.nodes().items() if name == "node-1"]
+
+    class Half(RayWorker):
+        def __init__(self, *arguments: Any) -> None:
+            import ray
+
+            if ray.get_runtime_context().get_node_id() == bad:
+                raise ModuleNotFoundError("No module named 'nothing'")
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(ray_executor, "RayWorker", Half)
+    said: list[str] = []
+    cluster.demand = Demand(0.5, 0.0)
+    executor = RayExecutor(cluster, most=10, hardware=CPU, data=SYNTHETIC, say=said.append)
+    try:
+        events_until(executor, lambda event: False, until=lambda: executor.free == 2 and bool(said))
+        assert executor.events(2.0) == []
+        assert said == ["node node-1 is not used: ModuleNotFoundError: No module named 'nothing'"]
+        assert {executor.start(replace(LONG, key=key)) for key in "ab"} == {"node-0"}
+    finally:
+        executor.close()
+
+
+def test_nodes_without_the_package_or_the_device(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is named once, however many places it has, and the last one in the error."""
+    cluster.demand = Demand(0.5, 0.0)
+    mps = Hardware(torch.device("mps"), bf16=False)
+    module = tmp_path / "elsewhere.py"
+    module.write_text("from sweeps.executors.ray_worker import RayWorker\nclass Elsewhere(RayWorker): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    elsewhere = importlib.import_module("elsewhere").Elsewhere
+    module.unlink()  # so that the nodes do not find it
+    for worker, hardware, fault in (
+        (elsewhere, CPU, "ModuleNotFoundError: No module named 'elsewhere'"),
+        (RayWorker, mps, "device 'mps' is not on this machine; it has .*cpu"),
+    ):
+        monkeypatch.setattr(ray_executor, "RayWorker", worker)
+        said: list[str] = []
+        executor = RayExecutor(cluster, most=10, hardware=hardware, data=SYNTHETIC, say=said.append)
+        try:
+            with pytest.raises(RunsFailError) as refused:
+                events_until(executor, lambda event: False)
+        finally:
+            executor.close()
+        [first], line = said, rf"node node-\d is not used: {fault}"
+        assert re.fullmatch(line, first)
+        assert re.fullmatch(f"a node must be left for trials, but {line}", str(refused.value))
+        assert first not in str(refused.value)
+    said_at_once = refusal(lambda: cluster.run(ray_cluster.find_hardware, "mps"))
+    assert re.match(r"node node-\d of the cluster gave: device 'mps' is not on this machine", said_at_once)
+
+
+def test_workers_that_die_without_a_job(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead(RayWorker):
+        def __init__(self, *_: Any) -> None:
+            import os
+
+            os._exit(1)
+
+    monkeypatch.setattr(ray_executor, "RayWorker", Dead)
+    executor = RayExecutor(nodes.cluster, most=10, hardware=CPU, data=SYNTHETIC)
+    try:
+        said = r"^workers must start, but 6 in a row died: its process on node node-\d ended$"
+        with pytest.raises(RunsFailError, match=said):
+            events_until(executor, lambda event: False)
     finally:
         executor.close()

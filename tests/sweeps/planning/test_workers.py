@@ -33,13 +33,23 @@ GB = 10**9
 def test_cores_and_memory_are_shared_out(
     wanted: int | None, cores: int, memory: int | None, side: int, shared: tuple[int, int]
 ) -> None:
-    assert share_cores(wanted, CPU, cores, memory, side) == shared
+    assert share_cores(wanted, CPU, cores, memory, side, 50) == shared
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "most", "shared"),
+    [(None, 64, 8, (8, 8)), (None, 64, 3, (3, 21)), (None, 2, 8, (2, 1)), (None, 2, 2, (2, 1)), (64, 64, 8, (64, 1))],
+)
+def test_cores_are_not_idle_where_there_are_fewer_runs(
+    wanted: int | None, cores: int, most: int, shared: tuple[int, int]
+) -> None:
+    assert share_cores(wanted, CPU, cores, None, 32, most) == shared
 
 
 def test_one_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert share_cores(None, torch.device("cuda"), 16, 24 * GB, 64) == (4, 4)
-    assert share_cores(None, torch.device("mps"), 8, None, 32) == (1, 8)
+    assert share_cores(None, torch.device("cuda"), 16, 24 * GB, 64, 50) == (4, 4)
+    assert share_cores(None, torch.device("mps"), 8, None, 32, 50) == (1, 8)
 
 
 @pytest.mark.parametrize(
@@ -52,5 +62,5 @@ def test_one_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_too_many_are_refused_with_the_cause(wanted: int, cores: int, memory: int | None, most: str) -> None:
-    said = refusal(lambda: share_cores(wanted, CPU, cores, memory, 32))
+    said = refusal(lambda: share_cores(wanted, CPU, cores, memory, 32, 50))
     assert said == f"--workers must be at most {most}, but got {wanted}"

@@ -9,7 +9,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from cifar_core.recipe import Recipe
 from sweeps.command_line import Interrupted
-from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, TrainJob
+from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, RunsFailError, TrainJob
 from sweeps.stages.confirmation import Gain
 from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.study import BASELINE, Beginning
@@ -319,10 +319,14 @@ class TestTestSet:
         recorded = sorted(str(line["key"]) for line in sweep.recorded_tests())
         assert recorded == ["final-3-0", "final-3-0", "final-3-1"]
 
-    def test_a_test_that_fails_is_an_error(self, sweep: Study) -> None:
+    def test_a_test_that_fails_is_one_line_and_done_again(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: Failed(key, "DataError: no file", "...") if key.startswith("test") else None
-        with pytest.raises(RuntimeError, match="test of final-3-0 failed: DataError: no file"):
+        said = "^a final network must be tested, but the test of final-3-0 failed: DataError: no file; mend that, and "
+        with pytest.raises(RunsFailError, match=said):
             sweep.run()
+        assert sweep.tracker.study.state == "interrupted"
+        failed = sweep.tracker.runs["final-3-0"]
+        assert (failed.state, failed.files["error.txt"]) == ("complete", b"...")
         assert [line["key"] for line in sweep.recorded_tests()] == ["final-3-0", "final-3-1"]
         sweep.fault = no_fault
         sweep.run()

@@ -39,7 +39,7 @@ class TestSearch:
             assert run.tags["mlflow.runName"] == f"#{number} fast_resnet sgd bs 8 {reached}{crown}"
             assert run.tags["mlflow.note.content"].startswith(f"{reached} validation accuracy\n\nTrained for ")
             own = {"state": "complete", "key": f"trial-{number}", "stage": "search", "study": "a study"}
-            own |= {"trial": str(number), "attempt": "1", "git_commit": "abc"}
+            own |= {"trial": str(number), "attempt": "1", "git_commit": "abc", "threads": "1"}
             rerun = f"python experiments/reproduce.py 'run:a study/trial-{number}' --store {sweep.store.root}"
             own |= {"rerun": rerun}
             assert {tag: text for tag, text in run.tags.items() if not tag.startswith(("mlflow.", "figures."))} == own
@@ -61,6 +61,13 @@ class TestSearch:
         sweep.run(trials=5, confirm=False)
         assert len(sweep.jobs) == 2
         assert sweep.states() == {TrialState.COMPLETE: 5}
+
+    def test_a_trial_that_resumes_keeps_its_threads(self, sweep: Study) -> None:
+        assert sweep.stopped_after(5, trials=2, threads=2, cores=4, confirm=False)
+        sweep.run(trials=4, threads=1, cores=4, confirm=False)
+        assert {job.key: job.threads for job in sweep.jobs} == {"trial-0": 2, "trial-1": 2, "trial-2": 1, "trial-3": 1}
+        threads = [sweep.tracker.runs[f"trial-{number}"].tags["threads"] for number in range(4)]
+        assert threads == ["2", "2", "1", "1"]
 
     def test_the_best_of_an_earlier_process_is_told_until_a_better_one_comes(self, sweep: Study) -> None:
         sweep.run(trials=3, confirm=False)

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps.planning.presets import EIGHTHS, PRESETS
-from sweeps.studies.pruners import PRUNERS, Bar, bar
+from sweeps.studies.pruners import PRUNERS, Bar, Halving, MedianOfModel
 
 JUDGED = (2, 4, 6)  # eighths of a trial's budget after which it may still be pruned
 
@@ -41,6 +41,12 @@ def run(
             return eighth
     study.tell(trial, values[-1])
     return None
+
+
+def bar_of(study: optuna.Study, eighth: int) -> Bar | None:
+    """What the pruner of the study asked of its last trial."""
+    assert isinstance(study.pruner, Halving | MedianOfModel)
+    return study.pruner.bar(study, study.trials[-1], eighth)
 
 
 def test_halving_judges_at_a_quarter_only() -> None:
@@ -100,7 +106,7 @@ def test_a_network_that_the_space_lacks_competes_with_its_own_kind() -> None:
     assert [run(study, (0.8, 0.8, 0.8)) for _ in range(8)] == [None] * 8
     assert run(study, (0.3, 0.3, 0.3), recipe="three_conv") is None
     assert run(study, (0.2, 0.2, 0.2), recipe="three_conv") == 2
-    found = bar("halving", study, study.trials[-1], 2)
+    found = bar_of(study, 2)
     assert found is not None
     assert found.place == "the best 1 of 2 three_conv trials"
 
@@ -127,11 +133,10 @@ def test_the_bar_is_what_decides(pruner: str) -> None:
     values = np.random.default_rng(0).permutation(40) / 40
     for value in values:
         eighth = run(study, (value,) * 3)
-        asked = bar(pruner, study, study.trials[-1], eighth or JUDGED[-1])
+        asked = bar_of(study, eighth or JUDGED[-1])
         if eighth is not None:
             assert asked is not None
             assert asked.accuracy > value
-    assert bar("none", study, study.trials[-1], 2) is None
 
 
 def test_the_bar_names_its_rivals() -> None:
@@ -139,12 +144,12 @@ def test_the_bar_names_its_rivals() -> None:
     run(study, (0.9, 0.9, 0.9), model="five_conv")
     for k in range(8):
         run(study, (k / 10, 0.9, 0.9))
-    assert bar("halving", study, study.trials[-1], 2) == Bar(0.6, "the best 2 of 8 airbench trials")
+    assert bar_of(study, 2) == Bar(0.6, "the best 2 of 8 airbench trials")
     study = study_with("median")
     for value in (0.125, 0.25, 0.5, 0.75):
         run(study, (value,) * 3)
-    asked = bar("median", study, study.trials[-1], 4)
+    asked = bar_of(study, 4)
     assert asked == Bar(0.375, "the median of 4 complete airbench trials")
     study = study_with("halving")
     run(study, (0.5, 0.5, 0.5), model=None)
-    assert bar("halving", study, study.trials[-1], 2) == Bar(0.5, "the best 1 of 1 trials")
+    assert bar_of(study, 2) == Bar(0.5, "the best 1 of 1 trials")

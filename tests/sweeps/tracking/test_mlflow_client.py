@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
 import sweeps
@@ -128,6 +129,14 @@ def test_a_study_ends_after_the_last_of_its_runs(store: Path, monkeypatch: pytes
     beginnings = [beginning(STUDY_KEY, 1), beginning("trial-0", 1)]
     record(store, "ends", [[*beginnings, end("trial-0", "complete"), end(STUDY_KEY, "complete")]])
     assert ended == ["trial-0", STUDY_KEY]
+
+
+def test_a_description_links_to_runs_that_are_sent_with_it(store: Path) -> None:
+    notes = [Entry(key=STUDY_KEY, at=2, tags={MLFLOW_RUN_NOTE: f"{text} [0](run:trial-0)"}) for text in ("one", "two")]
+    end_of_study = end(STUDY_KEY, "complete")
+    known = record(store, "linked", [[beginning(STUDY_KEY, 1), *notes, beginning("trial-0", 1), end_of_study]])
+    assert known[STUDY_KEY][3][MLFLOW_RUN_NOTE].startswith("two [0](#/experiments/")
+    assert known[STUDY_KEY][0] == "FINISHED"
 
 
 @pytest.mark.slow

@@ -1,0 +1,200 @@
+"""Sensitivity of the decision: each assumption is changed alone, until the answer changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments.decision.facts import Facts
+from experiments.decision.verdict import Way, verdict_of, ways_of
+from experiments.pages.text import count, factor, money, percent, run, times, years
+from experiments.reading.published import Price, rate
+from experiments.reading.scenario import Vendor
+
+FACTOR = 2.0  # each assumption is divided and multiplied by this
+REACH = 10.0  # flips are searched up to this factor, down and up
+_STEPS = 30  # of that search
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """An assumption of the decision.
+
+    Attributes:
+        show: formats a value with its unit.
+        scaled: returns the facts with the assumption multiplied by a factor.
+    """
+
+    name: str
+    value: float
+    show: Callable[[float], str]
+    scaled: Callable[[float], Facts]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityResult:
+    """The effect of one assumption on the answer, and on the US dollars that building saves over the horizon."""
+
+    name: str
+    value: str
+    low: float  # saved with the assumption divided by FACTOR; NaN without a rival
+    high: float  # saved with it multiplied by FACTOR
+    flip: str  # the nearest value at which the answer changes; "" where there is none within REACH
+    factor: float  # flip / value; NaN where there is none
+    becomes: str  # the answer beyond `flip`
+    sources: tuple[str, ...]
+
+    @property
+    def width(self) -> float:
+        """The difference between the two savings."""
+        return 0.0 if math.isnan(self.low) else abs(self.high - self.low)
+
+    @property
+    def side(self) -> str:
+        """The side of `flip` on which the answer is another."""
+        return "below" if self.factor < 1 else "above"
+
+    @property
+    def change(self) -> str:
+        """The change that flips the answer, after the assumption's name: "above 200,000, not 100,000"."""
+        if self.flip == self.value:  # they are too close for the digits shown
+            return f"{self.side} {factor(self.factor)} times {self.value}"
+        return f"{self.side} {self.flip}, not {self.value}"
+
+
+def rival_of(facts: Facts) -> Way | None:
+    """The cheapest way beside building that misses no bar."""
+    months, others = facts.scenario.months, [way for way in ways_of(facts)[1:] if not way.misses]
+    return min(others, key=lambda way: (way.option.total(months), way.option.name), default=None)
+
+
+def saved(facts: Facts) -> float:
+    """The US dollars that building saves against its rival over the horizon; negative: it costs more; NaN: unknown."""
+    return _saved_against(facts, rival_of(facts))
+
+
+def _saved_against(facts: Facts, rival: Way | None) -> float:
+    """The US dollars that building saves against the way of the rival's title, even if that misses a bar."""
+    ours, *others = ways_of(facts)
+    if rival is None or ours.option.unpriced:
+        return math.nan
+    theirs = next(way.option for way in others if way.title == rival.title)
+    return theirs.total(facts.scenario.months) - ours.option.total(facts.scenario.months)
+
+
+def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:
+    """The effect of each assumption, the largest first; empty where the cost of building is unknown."""
+    if facts.cost.missing:
+        return ()
+    rival, results, now = rival_of(facts), [], verdict_of(facts).headline
+    for assumption in assumptions(facts):
+        low, high = (_saved_against(assumption.scaled(by), rival) for by in (1 / FACTOR, FACTOR))
+        scale, becomes = _nearest_flip(assumption, now)
+        value = assumption.show(assumption.value)
+        flip = assumption.show(float(f"{assumption.value * scale:.3g}")) if becomes else ""
+        results.append(SensitivityResult(assumption.name, value, low, high, flip, scale, becomes, assumption.sources))
+    return tuple(sorted(results, key=lambda r: (-r.width, r.name)))
+
+
+def nearest_flips(results: Sequence[SensitivityResult]) -> list[SensitivityResult]:
+    """The results that change the answer, the smallest change first."""
+    return sorted((r for r in results if r.becomes), key=lambda r: abs(math.log(r.factor)))
+
+
+def assumptions(facts: Facts) -> tuple[Assumption, ...]:
+    """The assumptions behind the costs of building and buying, apart from those that are 0."""
+    s, cost, speed = facts.scenario, facts.cost, facts.cost.speed
+    assert cost.machine
+    assert speed
+
+    def scenario(field: str, most: float = math.inf) -> Callable[[float], Facts]:
+        return lambda f: replace(facts, scenario=replace(s, **{field: min(most, getattr(s, field) * f)}))
+
+    def vendors(*fields: str) -> Callable[[float], Facts]:
+        def change(v: Vendor, f: float) -> Vendor:
+            changed: dict[str, Any] = {field: _scaled(getattr(v, field), f) for field in fields}
+            return replace(v, **changed)
+
+        return lambda f: replace(facts, scenario=replace(s, vendors=tuple(change(v, f) for v in s.vendors)))
+
+    def integrated(f: float) -> Facts:
+        changed = (
+            replace(v, integration_hours=v.integration_hours * f, migration_hours=v.migration_hours * f)
+            for v in s.vendors
+        )
+        return replace(facts, scenario=replace(s, vendors=tuple(changed)))
+
+    def adapted(f: float) -> Facts:
+        changed = tuple(replace(download, hours=download.hours * f) for download in s.downloads)
+        return replace(facts, scenario=replace(s, downloads=changed))
+
+    def machine(f: float) -> Facts:
+        return replace(facts, cost=replace(cost, machine=_scaled(cost.machine, f)))
+
+    def faster(f: float) -> Facts:
+        return replace(facts, cost=replace(cost, speed=speed.faster(f)))
+
+    def hourly(usd: float) -> str:
+        return f"{rate(float(f'{usd:.3g}'))} an hour"
+
+    def hours(value: float) -> str:
+        return f"{value:,.10g} h"
+
+    def share(value: float) -> str:
+        return percent(value, 0)
+
+    upkeep = scenario("maintenance_hours_per_year")
+    price, bought = s.usd_per_label, s.labels_usd(cost.labels) > 0
+    with_vendors = any(v.integration_hours or v.migration_hours for v in s.vendors)
+    own, prices = ("source/scenario",), tuple(f"source/{p.key}" for v in s.vendors for p in v.prices)
+    rows = (
+        Assumption("images a month", s.images_per_month, count, scenario("images_per_month"), own),
+        Assumption("horizon", s.horizon_years, years, scenario("horizon_years", most=100.0), own),
+        Assumption("an hour of people", s.hourly_rate, hourly, scenario("hourly_rate"), own),
+        Assumption("hours to build", s.engineering_hours, hours, scenario("engineering_hours"), own),
+        Assumption("hours of maintenance a year", s.maintenance_hours_per_year, hours, upkeep, own),
+        Assumption("hours with vendors", 1.0 if with_vendors else 0.0, share, integrated, own),
+        Assumption("hours to adapt", 1.0 if any(d.hours for d in s.downloads) else 0.0, share, adapted, own),
+        Assumption("price of a label", price if bought else 0.0, money, scenario("usd_per_label"), own),
+        Assumption("retraining a year", s.retraining_per_year, times, scenario("retraining_per_year"), own),
+        Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
+        Assumption("vendors' labelling prices", 1.0, share, vendors("per_call", "endpoint", "tokens", "batch"), prices),
+        Assumption("vendors' training prices", 1.0, share, vendors("training"), prices),
+        Assumption("our labelling speed", 1.0, share, faster, run(*speed.runs)),
+    )
+    return tuple(row for row in rows if row.value > 0)
+
+
+def _nearest_flip(assumption: Assumption, answer: str) -> tuple[float, str]:
+    """The factor nearest to 1 at which the answer changes, and the answer there; NaN and "" where there is none."""
+    for step in range(1, _STEPS + 1):
+        flips = [
+            _bisect(assumption, answer, end ** ((step - 1) / _STEPS), end ** (step / _STEPS))
+            for end in (1 / REACH, REACH)
+            if _headline(assumption, end ** (step / _STEPS)) != answer
+        ]
+        if flips:
+            return min(flips, key=lambda flip: abs(math.log(flip[0])))
+    return math.nan, ""
+
+
+def _bisect(assumption: Assumption, answer: str, same: float, other: float) -> tuple[float, str]:
+    """The flip between a factor that keeps the answer and one that changes it."""
+    for _ in range(30):
+        middle = math.sqrt(same * other)
+        if _headline(assumption, middle) == answer:
+            same = middle
+        else:
+            other = middle
+    return other, _headline(assumption, other)
+
+
+def _headline(assumption: Assumption, factor: float) -> str:
+    return verdict_of(assumption.scaled(factor)).headline
+
+
+def _scaled(price: Price | None, factor: float) -> Price | None:
+    return price.scaled(factor) if price else None

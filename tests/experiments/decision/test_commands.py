@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cifar_core.data.data_set import CIFAR10
+from experiments.decision.commands import reproduce, serve
+from experiments.decision.facts import Facts
+from sweeps.planning.space_file import SPACES
+from tests.experiments.support import with_study
+
+
+def test_commands_name_the_stops_and_the_recipes_that_were_given(demo: Facts) -> None:
+    given = {"timeout": "None", "patience": "20", "from": "my first", "enqueue": "five_conv './my recipe.toml'"}
+    [run, _] = reproduce(with_study(demo, params={**demo.study.params, **given}).study, demo.scenario).splitlines()[-2:]
+    assert " --patience 20 --from 'my first' --enqueue five_conv './my recipe.toml'" in run
+    assert "--timeout" not in run
+
+
+def test_the_command_that_serves_the_champion_names_its_model_and_server(demo: Facts) -> None:
+    assert serve(demo.study) == "make serve STORE=STORE"
+    data_set = replace(CIFAR10, name="My photos", sha256="0123456789")
+    own = replace(demo.study, data_set=data_set, in_default_store=True, on_server=True)
+    assert serve(own) == 'make serve ARGS="--model myphotos-01234567 --tracking-uri URI"'
+
+
+def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
+    fixed = replace(
+        demo.study, name="my study", params={"trials": "3", "preset": "epochs-0.5", "seed": "1"}, tags={},
+        in_default_store=True,
+    )  # fmt: skip
+    assert reproduce(fixed, replace(demo.scenario, file="my own.toml", is_example=False)) == (
+        "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1\n"
+        "python experiments/compare.py --study 'my study' --scenario 'my own.toml'"
+    )
+    told = replace(fixed, params={**fixed.params, "sampler": "gp", "pruner": "none", "starts": "False"})
+    [run, _] = reproduce(told, demo.scenario).splitlines()
+    assert run.endswith("--epochs 0.5 --seed 1 --sampler gp --pruner none --no-starts")
+    limited = {"max_parameters": "1000", "max_latency": "None", "space": "full", "space_hash": "a" * 64}
+    said, run, _ = reproduce(replace(fixed, params={**fixed.params, **limited}), demo.scenario).splitlines()
+    assert said == "# space.toml is an artifact of the study's own run in MLflow"
+    assert run.endswith("--epochs 0.5 --space space.toml --seed 1 --max-parameters 1000")
+    built_in = {"space": "full", "space_hash": SPACES["full"].hash}
+    run, _ = reproduce(replace(fixed, params={**fixed.params, **built_in}), demo.scenario).splitlines()
+    assert run.endswith("--epochs 0.5 --space full --seed 1")
+    own = replace(fixed, data_set=replace(CIFAR10, sha256="1", side=48))
+    [run, _] = reproduce(own, demo.scenario).splitlines()
+    assert (
+        run == "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1 --images DIR --size 48"
+    )
