@@ -28,10 +28,11 @@ class TestShipped:
         recipe = read_recipe(name)
         assert (recipe.model, recipe.width) == (name, 1.0)
 
-    def test_fast94_trains_on_all_images_for_at_most_0_26_petaflops(self) -> None:
-        recipe = read_recipe("fast94")
+    @pytest.mark.parametrize(("name", "petaflops"), [("fast94", 0.26), ("fast96", 4.6)])
+    def test_a_fast_one_trains_on_all_images_for_at_most(self, name: str, petaflops: float) -> None:
+        recipe = read_recipe(name)
         assert recipe.val_fraction == 0
-        assert step_flops(recipe) * total_steps(recipe, 50_000) <= 0.26e15
+        assert step_flops(recipe) * total_steps(recipe, 50_000) <= petaflops * 1e15
 
     @pytest.mark.parametrize("name", NAMES)
     def test_each_says_how_to_run_it(self, name: str) -> None:
@@ -92,7 +93,7 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["xyz", "", "all"])
     def test_a_name_that_is_not(self, name: str) -> None:
         assert refused(name) == (
-            f"unknown recipe {name!r}: the recipes are block_cnn, custom_resnet, dynamic_conv, fast94, five_conv, "
+            f"unknown recipe {name!r}: the recipes are block_cnn, custom_resnet, dynamic_conv, fast94, fast96, five_conv, "
             "three_conv; a file's name ends in .toml"
         )
 
