@@ -93,8 +93,8 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["xyz", "", "all"])
     def test_a_name_that_is_not(self, name: str) -> None:
         assert refused(name) == (
-            f"unknown recipe {name!r}: the recipes are block_cnn, custom_resnet, dynamic_conv, fast94, fast96, five_conv, "
-            "three_conv; a file's name ends in .toml"
+            f"unknown recipe {name!r}: the recipes are block_cnn, custom_resnet, dynamic_conv, fast94, fast96, "
+            "five_conv, three_conv; a file's name ends in .toml"
         )
 
     def test_a_name_that_would_change_the_terminal(self, tmp_path: Path) -> None:
