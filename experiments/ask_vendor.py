@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     name = "-".join(filter(None, (options.model, options.reasoning_effort)))
     out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", name) + ".csv")
-    source = Source(options.url.rstrip("/"), options.model, options.reasoning_effort, data_set.name, data_set.sha256)
+    source = Source(options.url.rstrip("/"), options.model, options.reasoning_effort, data_set.sha256, data_set.name)
     with AnswerFile.open(out, source) as file:
         spending.spent = file.usd
         left = [path for path in pictures if path.name not in file.answered]

@@ -136,8 +136,11 @@ def _run(options: argparse.Namespace) -> int:
                 stop = error
             finally:
                 tracker.end_study(state, {})
-                lacking = tracker.close_at_once() if stop else tracker.close()
-    except Interrupted as error:  # while it waited for MLflow
+                try:
+                    lacking = tracker.close_at_once() if stop else tracker.close()
+                except Interrupted as error:  # while it waited for MLflow
+                    stop, lacking = error, tracker.close_at_once()
+    except Interrupted as error:
         stop = error
     if lacking:
         print(

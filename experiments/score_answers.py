@@ -91,7 +91,7 @@ def _check_images(answers: Path, study: Study) -> None:
         InvalidFileError: it is of others, or a file beside it is damaged.
     """
     if (source := read_source(answers)) is not None:
-        name, sha256 = source.data_set, source.sha256
+        name, sha256 = source.data_set or source.images[:8], source.images
     elif (answers.parent / DESCRIPTION).exists():
         try:
             data_set = read_data_set(answers.parent)
@@ -102,7 +102,7 @@ def _check_images(answers: Path, study: Study) -> None:
         return
     if sha256 != study.data_set.sha256:
         raise InvalidFileError(
-            f"--study must be one of {name}, whose images {answers} is of, but {study.name!r} is of "
+            f"--study must be one of {name}, as {answers} has answers to its images, but {study.name!r} is of "
             f"{study.data_set.name}"
         )
 

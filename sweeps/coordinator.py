@@ -245,7 +245,7 @@ class Coordinator:
 
         Raises:
             Interrupted: `stop` returned true.
-            RunsFailError: several runs in a row failed before they trained.
+            RunsFailError: as for `run`.
         """
         self.sweep.progress.stage, runs = stage.progress, stage.runs()
         while True:
@@ -268,7 +268,12 @@ class Coordinator:
                 self._has_samples = True
                 self.sweep.tracker.attach(STUDY_KEY, {"pictures/samples.png": self.samples()}, {})
             self._description.write("running")
-            self._handle_events(stage, 0.0 if more and room else _POLL_SECONDS)
+            try:
+                self._handle_events(stage, 0.0 if more and room else _POLL_SECONDS)
+            except RunsFailError:  # no worker starts, so none can save a state
+                for run in (*self._running.values(), *self._again):
+                    stage.interrupt(run)
+                raise
             self._show()
 
     def _show(self) -> None:

@@ -385,10 +385,12 @@ def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: En
 
 def _tags(plan: Plan, gpus_per_trial: float | None) -> dict[str, str]:
     gpus = min(plan.side_by_side, torch.cuda.device_count())
+    conditions = provenance(plan.data_set, plan.hardware, plan.threads)
     if plan.on_cluster:
+        del conditions["kernels"]  # of this machine, not of the nodes that train
         gpus = math.ceil(plan.side_by_side * (gpus_per_trial or 0))
     return {
-        **provenance(plan.data_set, plan.hardware, plan.threads),
+        **conditions,
         "workers": str(plan.side_by_side),
         **({"cores": str(plan.cores)} if plan.shares_cores else {}),
         **({"gpus": str(gpus)} if plan.hardware.device.type == "cuda" else {}),

@@ -15,7 +15,7 @@ from experiments.reading.study import SPLITS, TrainedRun
 from sweeps.tracking.figures import metrics_of
 
 _CURVES = tuple(f"{split}/{metric}" for split in SPLITS for metric in ("loss", "accuracy"))
-_CONDITIONS = ("git_commit", "data", "data_sha256", "device", "cpu", "precision", "threads", "torch")
+_CONDITIONS = ("git_commit", "data", "data_sha256", "device", "cpu", "precision", "kernels", "threads", "torch")
 _FOLDERS = {"val": "", "test": "test/"}  # of artifacts, by split
 
 

@@ -159,7 +159,8 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
             f"images{more}{note}."
         )
         yield CitedText(text, (f"source/{public.key}", *runs(facts.test)))
-    unknown = [way.title for way in ways_of(facts) if way.accuracy is None and way.option.kind == "buy"]
+    buying = [way for way in ways_of(facts) if way.option.kind == "buy"]
+    unknown = [way.title for way in buying if way.accuracy is None or not way.same_test]
     if unknown:
         text = f"Accuracy on these images is neither published nor measured of {listed(unknown)}."
         yield CitedText(text, ("source/scenario",))

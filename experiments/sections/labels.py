@@ -176,7 +176,7 @@ def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[Ci
     ours, theirs = found[BUILD], found[ADAPT]
     sources = (*ours.sources, "source/scenario")
     if ours.law is None or theirs.law is None:
-        yield CitedText("The crossing point is unknown: one of the two has no fitted law.", sources)
+        yield CitedText("The crossing point is unknown, as not both have a fitted law.", sources)
         return
     low = max(min(ours.accuracies), min(theirs.accuracies))
     high = min(ours.most, theirs.most)

@@ -197,6 +197,7 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
     """Each way at its cost over the horizon and its accuracy, with the interval of that, and the accuracy bar."""
     months, target = facts.scenario.months, pc(facts.bar.target)
     drawn = [w for w in ways if w.option.total(months) > 0 and not (w.option.kind == "build" and w.option.unpriced)]
+    drawn = [way if way.same_test else replace(way, accuracy=None) for way in drawn]
     drawn.sort(key=lambda way: (way.option.total(months), way.title))
     lowest = min([target, *(pc(way.accuracy.low) for way in drawn if way.accuracy)])
     floor = max(0.0, 10 * (lowest // 10) - 10)
@@ -300,7 +301,8 @@ def _accuracy(way: Way) -> Cell:
         return Cell(UNKNOWN, sources=way.sources if way.option.kind == "build" else ())
     if way.measured:
         return Cell(percent(way.accuracy.mean), note=span(way.accuracy, 1), sources=way.sources)
-    return Cell(percent(way.accuracy.mean, 1), note="published", sources=way.sources)
+    note = "published" if way.same_test else "published, on other test images"
+    return Cell(percent(way.accuracy.mean, 1), note=note, sources=way.sources)
 
 
 def _labels_needed(facts: Facts, way: Way) -> str:

@@ -57,7 +57,7 @@ class Rerun:
         if self.conditions:
             said.append(f"what was different: {'; '.join(self.conditions)}")
         else:
-            said.append("device, processor, precision, threads, torch and commit are the same, as far as recorded")
+            said.append("machine, precision, kernels, threads, torch and commit are the same, as far as recorded")
         return said
 
 

@@ -26,8 +26,8 @@ class Source:
     url: str
     model: str
     reasoning_effort: str
-    data_set: str = field(compare=False)  # name
-    sha256: str  # of the data set
+    images: str  # SHA-256 of their data set
+    data_set: str = field(default="", compare=False)  # its name; files of an earlier version lack it
 
     def parts(self) -> dict[str, str]:
         """Return what it consists of, in words."""
@@ -35,7 +35,7 @@ class Source:
             "URL": self.url,
             "model": self.model,
             "reasoning effort": self.reasoning_effort or "unset",
-            "images": f"{self.data_set} ({self.sha256[:8]})",
+            "images": " ".join(filter(None, (self.data_set, f"({self.images[:8]})"))),
         }
 
 

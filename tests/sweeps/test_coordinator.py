@@ -17,7 +17,15 @@ from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
 from sweeps.command_line import Interrupted
 from sweeps.coordinator import StoreLostError
-from sweeps.executors.protocol import CheckpointWriteFailed, Diverged, EvaluateJob, Failed, RunsFailError, TrainJob
+from sweeps.executors.protocol import (
+    CheckpointWriteFailed,
+    Diverged,
+    EvaluateJob,
+    Event,
+    Failed,
+    RunsFailError,
+    TrainJob,
+)
 from sweeps.stages.final import ChampionTest
 from sweeps.store import Store
 from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
@@ -55,6 +63,22 @@ class TestFailures:
         sweep.refuses = lambda key: None
         summary = sweep.run(trials=20)
         assert summary.trials == {"complete": 20 - failed, "failed": failed}
+
+    def test_workers_that_do_not_start_leave_the_running_trials_to_be_resumed(
+        self, sweep: Study, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        events, calls = ScriptedExecutor.events, itertools.count()
+
+        def none_starts(executor: ScriptedExecutor, timeout: float) -> list[Event]:
+            if next(calls) == 2:
+                raise RunsFailError("workers must start, but 6 in a row died: exit code 1")
+            return events(executor, timeout)
+
+        monkeypatch.setattr(ScriptedExecutor, "events", none_starts)
+        with pytest.raises(RunsFailError, match=r"^workers must start"):
+            sweep.run(confirm=False)
+        assert {run.state for run in sweep.tracker.runs.values()} == {"interrupted"}
+        assert sweep.run(confirm=False).trials == {"complete": 4}
 
     def test_recipes_that_need_too_much_memory_do_not_end_the_sweep(self, sweep: Study) -> None:
         large = Failed("", "out of memory: a batch of 512 images", "")

@@ -179,6 +179,17 @@ def test_the_figure_has_a_mark_for_each_way_and_the_bar(demo: Facts) -> None:
     assert [shape["y0"] for shape in drawn["layout"]["shapes"]] == [70]
 
 
+def test_an_accuracy_on_other_test_images_is_named_so_and_not_drawn(demo: Facts) -> None:
+    elsewhere = under(demo, vendor(0.5, accuracy=replace(ACCURACIES["gpt-4o"], same_test=False)))
+    [table] = [block for block in verdict.section(elsewhere).blocks if isinstance(block, Table)]
+    [cell] = [row.cells[1] for row in table.rows if row.cells[0].text == "Calls"]
+    assert cell.note == "published, on other test images"
+    [figure] = verdict.section(elsewhere).pictures
+    assert isinstance(figure, Figure)
+    [mark] = [trace for trace in json.loads(figure.figure.to_json())["data"] if trace["name"] == "calls"]
+    assert mark["error_y"]["array"][0] + mark["y"][0] == 100, "as if it were unknown"
+
+
 @pytest.mark.parametrize("right", [9300, 9310, 9500])
 def test_labels_of_near_marks_stand_apart(demo: Facts, right: int) -> None:
     close = replace(demo, scores={"gpt_6_luna": score(right), "claude_haiku_5_5": score(right)})

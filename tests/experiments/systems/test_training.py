@@ -397,6 +397,8 @@ def test_what_mlflow_lacks_is_said_and_not_waited_for_after_a_stop(
     said = "MLflow lacks 3 entries; once it answers, the same command sends them"
     assert capsys.readouterr().err.splitlines() == [said, said]
     assert closed == ["close_at_once", "close"]
+    assert place.interrupt(MlflowTracker, "close", 1) == 130, "a stop while it waits for MLflow"
+    assert capsys.readouterr().err.splitlines() == [said]
 
 
 def test_a_part_that_was_stopped_before_its_test_is_not_trained_further(place: Place) -> None:

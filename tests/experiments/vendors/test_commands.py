@@ -309,7 +309,7 @@ def test_answers_are_of_the_images_that_the_service_was_asked_about_wherever_the
     beside = out.with_name("elsewhere.csv.service")
     beside.write_text(beside.read_text().replace(CIFAR10.sha256, "ab" * 32).replace("CIFAR-10", "garden"))
     said = refused(score_answers.main, *scored)
-    assert said == f"--study must be one of garden, whose images {out} is of, but 'demo' is of CIFAR-10"
+    assert said == f"--study must be one of garden, as {out} has answers to its images, but 'demo' is of CIFAR-10"
 
 
 @pytest.mark.usefixtures("small_test_set")
@@ -343,8 +343,8 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     assert [way.title for way in ways_of(facts) if way.measured] == ["building", "GPT-6 Luna"]
     (folder / "answers.csv").write_text("image,answer\n00000.png,rose\n")
     said = refused(score_answers.main, str(folder / "answers.csv"), "--vendor", "V", "--study", "earlier", *options)
-    rule = f"--study must be one of garden, whose images {folder / 'answers.csv'} is of, but 'earlier' is of CIFAR-10"
-    assert said == rule
+    rule = f"--study must be one of garden, as {folder / 'answers.csv'} has answers to its images, but"
+    assert said == f"{rule} 'earlier' is of CIFAR-10"
     small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)
     assert small == "--side must be at least the 48 of the images, but got 32"
     before = looks(fresh_store.folder)
