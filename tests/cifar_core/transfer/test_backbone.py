@@ -82,7 +82,7 @@ def test_foreign_files_are_refused_and_run_no_code(tmp_path: Path) -> None:
 
 
 def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
-    """Of the format that torch writes, and of its older one, cut at any place."""
+    """Checkpoints in the current and the older format of torch, cut short at many places."""
     path = tmp_path / "weights.pth"
     contents = [b"\x80", b"\x80\x02."]
     for zipped in (True, False):

@@ -44,7 +44,7 @@ def run(
 
 
 def bar_of(study: optuna.Study, eighth: int) -> Bar | None:
-    """What the pruner of the study asked of its last trial."""
+    """Return the accuracy that the pruner of the study asked of the last trial."""
     assert isinstance(study.pruner, Halving | MedianOfModel)
     return study.pruner.bar(study, study.trials[-1], eighth)
 

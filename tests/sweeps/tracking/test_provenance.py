@@ -1,4 +1,4 @@
-"""What a run's tags say of where it was trained."""
+"""The tags that describe the machine and the code of a run."""
 
 from __future__ import annotations
 
