@@ -14,7 +14,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -45,13 +45,11 @@ class EvalSchedule:
 
     Attributes:
         losses: rising fractions of training in (0, 1], after which the training loss is yielded.
-        validations: likewise, after which the model is validated.
-        validation_images: number of validation images at each of these; the last is usually all.
+        validations: the number of validation images by such a fraction; at the last it is usually all.
     """
 
-    losses: tuple[float, ...]
-    validations: tuple[float, ...]
-    validation_images: tuple[int, ...]
+    losses: tuple[float, ...] = ()
+    validations: Mapping[float, int] = field(default_factory=dict)
 
     def steps(self, total_steps: int) -> list[int]:
         """Return the steps of a run of `total_steps` at which it yields, rising."""
@@ -199,10 +197,7 @@ def train(
     with oom_context(f"the {len(data.train):,} training images", recipe):
         images, labels = data.train.images.to(device), data.train.labels.to(device)
     yields = set(points.steps(state.total_steps))
-    validate = {
-        _step_at(fraction, state.total_steps): count
-        for fraction, count in zip(points.validations, points.validation_images, strict=True)
-    }
+    validate = {_step_at(fraction, state.total_steps): count for fraction, count in points.validations.items()}
     state.model.train()
     started = time.perf_counter()
     while state.step < state.total_steps:

@@ -189,8 +189,8 @@ def tune(
         stop: called after each step but the last; once it returns true, the iteration ends with a last yield.
     """
     total, recipe = state.recipe.steps(len(train)), state.recipe
-    points = set(EvalSchedule(evenly(_POINTS), (), ()).steps(total))
-    validations = set(EvalSchedule((), evenly(_VALIDATIONS), ()).steps(total))
+    points = set(EvalSchedule(evenly(_POINTS)).steps(total))
+    validations = set(EvalSchedule(evenly(_VALIDATIONS)).steps(total))
     targets = F.one_hot(train.labels, len(train.data_set.classes)).float()
     threads = torch.get_num_threads() if hardware.device.type == "cpu" else 1
     losses: list[tuple[float, float]] = []

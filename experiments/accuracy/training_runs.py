@@ -97,7 +97,7 @@ def measure(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
     """Train a recipe on the 45,000 training images."""
     data = real_data()
     state = TrainState.create(recipe, data, hardware)
-    early, end = train(state, data, EvalSchedule((1.0,), (_EARLY,), (_EARLY_IMAGES,)))
+    early, end = train(state, data, EvalSchedule((1.0,), {_EARLY: _EARLY_IMAGES}))
     predictions, augmented = evaluate(state.model, data.val, hardware, recipe)
     assert early.val_accuracy is not None
     return TrainingRun(

@@ -55,7 +55,7 @@ def _train(model: str, threads: int) -> None:
     data = real_data()
     recipe = Recipe(model=model, batch_size=_BATCH, epochs=(1 + _STEPS) * _BATCH / len(data.train))
     state = TrainState.create(recipe, data, Hardware.detect("cpu"))
-    progress = train(state, data, EvalSchedule(evenly(1 + _STEPS), (), ()))
+    progress = train(state, data, EvalSchedule(evenly(1 + _STEPS)))
     next(progress)  # sets up kernels
     with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
         list(progress)

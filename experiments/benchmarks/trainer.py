@@ -47,7 +47,7 @@ def bench_trainer(hardware: Hardware) -> Iterator[Line]:
         bare, ceiling = _bare_loop(recipe, data, hardware, _STEPS), _convolutions(hardware)
         rates, ratios, shares = [], [], []
         before = 0.0
-        for progress in train(state, data, EvalSchedule(evenly(_ROUNDS + 1), (), ())):
+        for progress in train(state, data, EvalSchedule(evenly(_ROUNDS + 1))):
             trained, before = progress.train_seconds - before, progress.train_seconds
             ratio, rate = trained / bare(), _STEPS * step_flops(recipe) / trained
             share = rate / ceiling()

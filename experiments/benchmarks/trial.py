@@ -52,7 +52,7 @@ def bench_trial(hardware: Hardware) -> Iterator[Line]:
 def _saving_seconds(recipe: Recipe, data: Splits, hardware: Hardware, folder: Path) -> float:
     """Median time to save a checkpoint, synced to the disk."""
     state = TrainState.create(recipe, data, hardware)
-    next(train(state, data, EvalSchedule((1 / state.total_steps,), (), ())))  # the optimiser has a state after one step
+    next(train(state, data, EvalSchedule((1 / state.total_steps,))))  # the optimiser has a state after one step
     return median(seconds(lambda: Checkpoints(folder).save(state)) for _ in range(3))
 
 

@@ -42,7 +42,7 @@ def bench_usual(hardware: Hardware) -> Iterator[Line]:
         recipe = replace(read_recipe(name), flip=True, translate=4, padding="zero", keep_best=False)
         recipe = replace(recipe, epochs=_IMAGES / len(data.train))
         state = TrainState.create(recipe, data, hardware)
-        points = EvalSchedule((_WARM_UP / _IMAGES, 1.0), (), ())
+        points = EvalSchedule((_WARM_UP / _IMAGES, 1.0))
         first, last = (progress.train_seconds for progress in train(state, data, points))
         ours = (_IMAGES - _WARM_UP) / (last - first)
         theirs = _usual_speed(recipe, data.train.head(_IMAGES), hardware)

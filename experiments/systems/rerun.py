@@ -113,8 +113,7 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
 
 def _schedule(points: Sequence[int], steps: int, val_images: int) -> EvalSchedule:
     """Return the points on record, with a validation at the end where there are images for it."""
-    ends = (1.0,) if val_images else ()
-    return EvalSchedule(tuple(step / steps for step in points), ends, (val_images,) * len(ends))
+    return EvalSchedule(tuple(step / steps for step in points), {1.0: val_images} if val_images else {})
 
 
 def _gap(recorded: float, now: float) -> float:

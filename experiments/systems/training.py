@@ -367,6 +367,6 @@ def _split(recipe: Recipe, context: ReproductionContext) -> Splits:
 def _schedule(recipe: Recipe, images: int) -> EvalSchedule:
     """Validate on all `images` after each epoch; the last one may be cut short."""
     passes = range(math.ceil(recipe.epochs))
-    ends = tuple(min(1.0, (epoch + 1) / recipe.epochs) for epoch in passes)
+    ends = {min(1.0, (epoch + 1) / recipe.epochs): images for epoch in passes}
     losses = sorted({min(1.0, (epoch + part) / recipe.epochs) for epoch in passes for part in _LOSSES})
-    return EvalSchedule(tuple(losses), ends, (images,) * len(ends))
+    return EvalSchedule(tuple(losses), ends)

@@ -171,14 +171,8 @@ class Plan:
 
 
 def eval_schedule(validations: Mapping[float, int], val_images: int) -> EvalSchedule:
-    """Return the points of a run.
-
-    Args:
-        validations: number of validation images by fraction of the run.
-        val_images: number of those that there are.
-    """
-    counts = tuple(min(val_images, count) for count in validations.values())
-    return EvalSchedule(evenly(LOSS_POINTS), tuple(validations), counts)
+    """Return the points of a run, with as many of the wanted validation images as there are."""
+    return EvalSchedule(evenly(LOSS_POINTS), {place: min(val_images, count) for place, count in validations.items()})
 
 
 def eight_validations(few: int, val_images: int) -> dict[float, int]:

@@ -98,7 +98,7 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
     width = 0.03 if name == "dynamic_conv" else 0.25
     recipe = Recipe(model=name, width=width, epochs=1.0, batch_size=32, optimizer="adamw", learning_rate=0.01)
     state = TrainState.create(recipe, DATA, hardware)
-    [last] = train(state, DATA, EvalSchedule((), (1.0,), (32,)))
+    [last] = train(state, DATA, EvalSchedule(validations={1.0: 32}))
     assert last.validation is not None
     save_state(state, tmp_path / "weights")
     loaded = load_weights(recipe, tmp_path / "weights")
@@ -133,7 +133,7 @@ def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
         mix="cutmix",
         **({"keep_best": True} | ingredients),
     )
-    points = EvalSchedule(evenly(3), (0.5, 1.0), (16, 16))
+    points = EvalSchedule(evenly(3), {0.5: 16, 1.0: 16})
     whole = TrainState.create(recipe, DATA, hardware)
     expected = [shown(point) for point in train(whole, DATA, points)]
     assert whole.total_steps == 8

@@ -61,7 +61,7 @@ def test_suggestion_trains_and_its_extremes_do_not(data: Splits, found: RangeTes
     losses = {}
     for rate in (found.rates[0], found.suggestion, found.rates[-1]):
         state = TrainState.create(replace(RECIPE, learning_rate=rate), data, FP32)
-        [last] = train(state, data, EvalSchedule((1.0,), (1.0,), (64,)))
+        [last] = train(state, data, EvalSchedule((1.0,), {1.0: 64}))
         assert last.validation is not None
         losses[rate] = last.validation.loss
     assert min(losses, key=lambda rate: losses[rate]) == found.suggestion

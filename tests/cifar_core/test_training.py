@@ -57,7 +57,7 @@ SMALL = Recipe(
     mix="cutmix",
 )
 EASY = Recipe(width=0.125, batch_size=32, translate=0, flip=False)
-END = EvalSchedule((), (1.0,), (10,))
+END = EvalSchedule(validations={1.0: 10})
 
 Undisturbed = Callable[[Recipe], dict[str, Tensor]]
 
@@ -115,7 +115,7 @@ def test_loss_falls_and_classes_are_learned(more_data: Splits, hardware: Hardwar
         "ranger": (0.3, 0.9, 0.01),
     }[optimizer]
     recipe = replace(EASY, epochs=6.0, optimizer=optimizer, learning_rate=rate, momentum=momentum, weight_decay=decay)
-    state, points = run(recipe, more_data, EvalSchedule(evenly(6), (1.0,), (128,)), hardware)
+    state, points = run(recipe, more_data, EvalSchedule(evenly(6), {1.0: 128}), hardware)
     assert points[-1].train_loss < 0.7 * points[0].train_loss
     assert points[-1].train_accuracy > 0.8 > points[0].train_accuracy
     assert validated(points[-1]).accuracy > 0.8
@@ -130,7 +130,7 @@ def test_every_network_learns(more_data: Splits, name: str) -> None:
     recipe = replace(recipe, optimizer="adamw", momentum=0.9, weight_decay=0.01, label_smoothing=0.0)
     slow = name in ("block_cnn", "dynamic_conv")  # 18 layers, or 32 channels, in few steps
     rate = {"three_conv": 0.003, "airbench": 0.03}.get(name, 0.01)
-    _, points = run(replace(recipe, learning_rate=rate), more_data, EvalSchedule(evenly(4), (1.0,), (128,)))
+    _, points = run(replace(recipe, learning_rate=rate), more_data, EvalSchedule(evenly(4), {1.0: 128}))
     assert points[-1].train_loss < (0.9 if slow else 0.7) * points[0].train_loss
     assert validated(points[-1]).accuracy > (0.25 if slow else 0.4)
 
@@ -170,7 +170,7 @@ def test_images_are_validated_as_they_are_trained_on(data: Splits) -> None:
 
 
 def test_loss_that_is_not_finite_is_reported_not_raised(data: Splits) -> None:
-    _, points = run(replace(SMALL, optimizer="sgd", learning_rate=1e30), data, EvalSchedule(evenly(4), (1.0,), (10,)))
+    _, points = run(replace(SMALL, optimizer="sgd", learning_rate=1e30), data, EvalSchedule(evenly(4), {1.0: 10}))
     assert not math.isfinite(points[-1].train_loss)
     assert points[-1].fraction == 1.0
     assert math.isnan(validated(points[-1]).loss)
@@ -191,7 +191,7 @@ def test_gradients_are_clipped_as_a_whole(data: Splits) -> None:
 
 def test_a_schedule_laid_out_in_steps_that_moves_on_once_an_epoch(data: Splits) -> None:
     recipe = replace(SMALL, learning_rate=0.1, schedule="one-cycle-linear", warmup=0.5, schedule_per_epoch=True)
-    _, points = run(recipe, data, EvalSchedule(evenly(16), (), ()))
+    _, points = run(recipe, data, EvalSchedule(evenly(16)))
     # 16 steps, so the peak would be at step 8: epochs 0 to 3 stand at steps 0 to 3 of the way up.
     rates = [0.1 * (0.04 + epoch / 8 * 0.96) for epoch in range(4) for _ in range(4)]
     assert [point.learning_rate for point in points] == pytest.approx(rates)
@@ -201,7 +201,7 @@ def test_a_schedule_laid_out_in_steps_that_moves_on_once_an_epoch(data: Splits) 
 def test_the_best_weights_are_kept_where_the_recipe_says_so(data: Splits) -> None:
     # The rate rises all the way to a ruinous one, so that the last weights are not the best.
     recipe = replace(SMALL, optimizer="sgd", learning_rate=8.0, warmup=0.99, bn_momentum=1.0, epochs=3.0)
-    watch = EvalSchedule((), evenly(6), (128,) * 6)
+    watch = EvalSchedule(validations=dict.fromkeys(evenly(6), 128))
     kept, points = run(replace(recipe, keep_best=True), data, watch)
     last, _ = run(recipe, data, watch)
     losses = [validated(point).loss for point in points]
@@ -220,7 +220,7 @@ def test_only_deterministic_kernels_are_used_where_the_recipe_says_so(data: Spli
     seen = []
     state = TrainState.create(replace(SMALL, deterministic=True), data, FP32)
     state.model.register_forward_hook(lambda *_: seen.append(settings()))
-    list(train(state, data, EvalSchedule((), (), ())))
+    list(train(state, data, EvalSchedule()))
     assert seen == [(True, False)] * 16
     assert settings() == (False, True)
     assert identical(snapshot(state), undisturbed(SMALL))  # on a CPU all kernels are deterministic
@@ -246,9 +246,9 @@ def test_seed_decides_every_bit(data: Splits, hardware: Hardware, recipe: Recipe
 @pytest.mark.parametrize(
     "points",
     [
-        EvalSchedule((), (), ()),
-        EvalSchedule(evenly(16), (), ()),
-        EvalSchedule(evenly(5), (0.1, 0.3, 0.5, 1.0), (128, 20, 10, 128)),
+        EvalSchedule(),
+        EvalSchedule(evenly(16)),
+        EvalSchedule(evenly(5), {0.1: 128, 0.3: 20, 0.5: 10, 1.0: 128}),
     ],
     ids=["unseen", "losses", "validations"],
 )
@@ -262,7 +262,7 @@ def test_eval_schedule_does_not_change_training(
 @various_recipes
 def test_state_at_a_yield_is_complete(data: Splits, undisturbed: Undisturbed, recipe: Recipe) -> None:
     state = TrainState.create(recipe, data, FP32)
-    for progress in train(state, data, EvalSchedule(evenly(4), (0.5,), (10,))):
+    for progress in train(state, data, EvalSchedule(evenly(4), {0.5: 10})):
         assert torch.is_grad_enabled()  # also for the caller
         if progress.fraction >= 0.5:
             break
@@ -295,7 +295,7 @@ def test_each_image_is_mirrored_in_every_other_pass(data: Splits, monkeypatch: p
     order: list[int] = []
     next_batch = state.next_batch
     monkeypatch.setattr(TrainState, "next_batch", lambda _, images: note(next_batch(images), order))
-    list(train(state, data, EvalSchedule((), (), ())))
+    list(train(state, data, EvalSchedule()))
     passes = [dict(zip(order[i : i + 128], drawn[i : i + 128], strict=True)) for i in range(0, 4 * 128 - 48, 128)]
     first, *others = passes
     assert 32 < sum(first.values()) < 96
@@ -318,7 +318,7 @@ def test_the_average_is_validated_and_kept(data: Splits, tmp_path: Path, average
     recipe = replace(SMALL, average=average, average_decay=0.9, keep_best=keep_best)
     state = TrainState.create(recipe, data, FP32)
     probabilities, losses = [], []
-    for progress in train(state, data, EvalSchedule((), evenly(8), (128,) * 8)):
+    for progress in train(state, data, EvalSchedule(validations=dict.fromkeys(evenly(8), 128))):
         probabilities.append(validated(progress).probabilities)
         losses.append(validated(progress).loss)
         raw = predict(state.model, data.val, FP32).probabilities
@@ -334,7 +334,7 @@ def test_the_average_is_validated_and_kept(data: Splits, tmp_path: Path, average
 def test_an_average_beside_the_weights_does_not_change_what_is_learned(data: Splits) -> None:
     states = [TrainState.create(recipe, data, FP32) for recipe in (SMALL, replace(SMALL, average="ema"))]
     for state in states:
-        next(train(state, data, EvalSchedule((0.5,), (), ())))
+        next(train(state, data, EvalSchedule((0.5,))))
     assert identical(*(state.model.state_dict() for state in states))
 
 
@@ -370,7 +370,7 @@ def test_run_is_as_long_as_its_epochs_to_the_nearest_step(epochs: float, batch_s
 
 @given(losses=st.integers(1, 40), total=st.integers(1, 100))
 def test_points_of_the_curve_are_even(losses: int, total: int) -> None:
-    steps = EvalSchedule(evenly(losses), (), ()).steps(total)
+    steps = EvalSchedule(evenly(losses)).steps(total)
     assert len(steps) == min(losses, total)
     assert steps[-1] == total
     gaps = [after - before for before, after in pairwise([0, *steps])]
@@ -379,8 +379,8 @@ def test_points_of_the_curve_are_even(losses: int, total: int) -> None:
 
 
 def test_fields_of_progress_agree(data: Splits) -> None:
-    validations, counts = (0.25, 0.6, 1.0), (20, 31, 128)
-    _, points = run(SMALL, data, EvalSchedule(evenly(4), validations, counts))
+    validations = {0.25: 20, 0.6: 31, 1.0: 128}
+    _, points = run(SMALL, data, EvalSchedule(evenly(4), validations))
     assert [point.step for point in points] == [4, 8, 10, 12, 16]
     for point in points:
         assert point.fraction == point.step / 16
@@ -395,15 +395,15 @@ def test_fields_of_progress_agree(data: Splits) -> None:
         assert earlier.validation_seconds <= later.validation_seconds
     met = {point.step: point.validation for point in points if point.validation is not None}
     assert list(met) == [4, 10, 16]
-    for predictions, count in zip(met.values(), counts, strict=True):
+    for predictions, count in zip(met.values(), validations.values(), strict=True):
         assert len(predictions) == count
         assert torch.equal(predictions.labels, data.val.labels[:count])
 
 
 @pytest.mark.slow
 def test_loss_is_the_mean_since_the_point_before(data: Splits) -> None:
-    fine = [point.train_loss for point in run(SMALL, data, EvalSchedule(evenly(16), (), ()))[1]]
-    coarse = [point.train_loss for point in run(SMALL, data, EvalSchedule(evenly(4), (), ()))[1]]
+    fine = [point.train_loss for point in run(SMALL, data, EvalSchedule(evenly(16)))[1]]
+    coarse = [point.train_loss for point in run(SMALL, data, EvalSchedule(evenly(4)))[1]]
     assert coarse == pytest.approx([sum(fine[k : k + 4]) / 4 for k in range(0, 16, 4)], rel=1e-5)
 
 
@@ -411,7 +411,7 @@ def test_loss_is_the_mean_since_the_point_before(data: Splits) -> None:
 def test_time_of_the_caller_is_not_counted(data: Splits) -> None:
     state = TrainState.create(SMALL, data, FP32)
     started = time.perf_counter()
-    for progress in train(state, data, EvalSchedule(evenly(4), (1.0,), (10,))):  # noqa: B007
+    for progress in train(state, data, EvalSchedule(evenly(4), {1.0: 10})):  # noqa: B007
         time.sleep(0.1)
     passed = time.perf_counter() - started
     assert progress.validation_seconds > 0

@@ -23,7 +23,7 @@ from tests.sweeps.support import point
 
 def run(title: str, model: str, accuracy: float | None, began: float = 1120.0) -> SweepRun:
     known = () if accuracy is None else (0.1, 0.2, 0.3, 0.4, accuracy)
-    job = TrainJob(key=title, recipe=Recipe(model=model, epochs=12.4), schedule=EvalSchedule((), (), ()))
+    job = TrainJob(key=title, recipe=Recipe(model=model, epochs=12.4), schedule=EvalSchedule())
     return SweepRun(title, job, point=point(1, epoch=10.26), accuracies=known, started=began)
 
 

@@ -13,7 +13,7 @@ from sweeps.executors.protocol import TrainJob
 from sweeps.progress import StageProgress, SweepProgress, SweepRun
 from tests.sweeps.support import point
 
-JOB = TrainJob(key="trial-0", recipe=Recipe(batch_size=50), schedule=EvalSchedule((), (), ()))
+JOB = TrainJob(key="trial-0", recipe=Recipe(batch_size=50), schedule=EvalSchedule())
 
 
 def test_costs_so_far() -> None:

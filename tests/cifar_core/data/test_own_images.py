@@ -326,7 +326,7 @@ def test_cifar10_as_picture_files_gives_the_same_tensors_and_weights(tmp_path: P
     recipe = Recipe(model="fast_resnet", width=0.125, epochs=1.0, batch_size=50, normalisation="half")
     states = [TrainState.create(recipe, each, FP32) for each in (found, data)]
     for state, each in zip(states, (found, data), strict=True):
-        list(train(state, each, EvalSchedule((), (), ())))
+        list(train(state, each, EvalSchedule()))
     assert identical(*(weights(state.model) for state in states))
 
 

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 RECIPE = Recipe(model="three_conv", width=0.25, epochs=2.0, batch_size=16, learning_rate=0.02)
 IMAGES: Splits = synthetic_splits(torch.Generator().manual_seed(0), train=64, val=20)
 CPU = Hardware.detect("cpu")
-SEEN = EvalSchedule((0.25, 0.5, 0.75, 1.0), (1.0,), (10,))  # of 20 validation images
+SEEN = EvalSchedule((0.25, 0.5, 0.75, 1.0), {1.0: 10})  # of 20 validation images
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
         files = {"recipe.toml": recipe.to_toml().encode()}
         tracker.begin(RunLabel(key=key, name=key, tags=tags, params={"model": recipe.model}, files=files))
         state = TrainState.create(recipe, data, CPU)
-        seen = SEEN if len(data.val) else EvalSchedule(SEEN.losses, (), ())
+        seen = SEEN if len(data.val) else EvalSchedule(SEEN.losses)
         for progress in train(state, data, seen) if last else ():
             tracker.point(key, progress)
             if progress.step >= last:

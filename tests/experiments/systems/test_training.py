@@ -478,7 +478,7 @@ def test_the_average_of_the_weights_is_tested(place: Place) -> None:
     written = place.written()
     assert written["kept"] == "average"
     state = TrainState.create(recipe, hold_out(IMAGES.train, 0.2, 0), CPU)
-    list(training.train(state, hold_out(IMAGES.train, 0.2, 0), EvalSchedule((), (), ())))
+    list(training.train(state, hold_out(IMAGES.train, 0.2, 0), EvalSchedule()))
     for model in (state.model, CPU.place(load_weights(recipe, place.weights()))):
         assert predict(model, IMAGES.val, CPU).loss == written["test"]["loss"]
 

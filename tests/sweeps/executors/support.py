@@ -15,10 +15,10 @@ from sweeps.executors.protocol import Event, Executor, Progressed, TrainJob
 from tests.processes import find_processes
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.25, batch_size=50)  # nine steps
-JOB = TrainJob(key="trial-0", recipe=RECIPE, schedule=EvalSchedule(evenly(3), (0.5, 1.0), (100, 100)))
+JOB = TrainJob(key="trial-0", recipe=RECIPE, schedule=EvalSchedule(evenly(3), {0.5: 100, 1.0: 100}))
 
 # A run that goes on for minutes, with a point every few steps.
-LONG = replace(JOB, recipe=replace(RECIPE, epochs=10_000.0), schedule=EvalSchedule(evenly(10_000), (1.0,), (100,)))
+LONG = replace(JOB, recipe=replace(RECIPE, epochs=10_000.0), schedule=EvalSchedule(evenly(10_000), {1.0: 100}))
 
 
 class Start(Protocol):

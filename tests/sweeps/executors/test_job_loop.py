@@ -23,9 +23,9 @@ from tests.sweeps.small_data import CPU, small_splits, small_test
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=1.0, batch_size=25)
 # Eight steps; the answers are awaited at the second and the fourth.
-FIRST = TrainJob(key="first", recipe=RECIPE, schedule=EvalSchedule(evenly(8), (0.25, 0.5, 1.0), (20, 20, 20)))
+FIRST = TrainJob(key="first", recipe=RECIPE, schedule=EvalSchedule(evenly(8), {0.25: 20, 0.5: 20, 1.0: 20}))
 SECOND = replace(FIRST, key="second")
-ENDLESS = replace(FIRST, recipe=replace(RECIPE, epochs=10_000.0), schedule=EvalSchedule(evenly(80_000), (1.0,), (20,)))
+ENDLESS = replace(FIRST, recipe=replace(RECIPE, epochs=10_000.0), schedule=EvalSchedule(evenly(80_000), {1.0: 20}))
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_no_network_stays_on_a_node(nodes: Nodes, tmp_path: Path) -> None:
     executor = RayExecutor(nodes.cluster, most=1, hardware=CPU, data=SYNTHETIC)
     try:
         events_until(executor, lambda event: False, until=lambda: executor.free == 1)
-        executor.start(replace(JOB, weights=weights, schedule=EvalSchedule(evenly(3), (1.0,), (100,))))
+        executor.start(replace(JOB, weights=weights, schedule=EvalSchedule(evenly(3), {1.0: 100})))
         events_until(executor, lambda event: isinstance(event, Finished))
         other = replace(RECIPE, model="five_conv")
         executor.start(EvaluateJob(key="final", recipe=other, weights=weights))  # its error names the file on the node
@@ -137,7 +137,7 @@ def test_a_folder_that_nodes_share_and_one_that_they_do_not(
 
 def test_nodes_that_come_and_go(nodes: Nodes, tmp_path: Path) -> None:
     """A node that joins is used; one that goes without a word loses its run, which resumes from its checkpoint."""
-    schedule = EvalSchedule(evenly(1_000), (0.001, 0.002, 1.0), (100, 100, 100))  # steps 40 and 80 of 40,000
+    schedule = EvalSchedule(evenly(1_000), {0.001: 100, 0.002: 100, 1.0: 100})  # steps 40 and 80 of 40,000
     jobs = {key: replace(LONG, key=key, schedule=schedule, checkpoints=tmp_path / key) for key in ("a", "b", "c")}
     executor = RayExecutor(nodes.cluster, most=10, hardware=CPU, data=SYNTHETIC)
     try:

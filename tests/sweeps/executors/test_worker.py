@@ -47,7 +47,7 @@ from tests.sweeps.support import contents, file_size_limit, flip_bit
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, epochs=2.0, batch_size=25, learning_rate=0.5, color_jitter=0.2)
 STEPS = 16
-SCHEDULE = EvalSchedule(losses=evenly(8), validations=(0.25, 0.5, 1.0), validation_images=(20, 20, 100))
+SCHEDULE = EvalSchedule(evenly(8), {0.25: 20, 0.5: 20, 1.0: 100})
 JOB = TrainJob(key="trial-3", recipe=RECIPE, schedule=SCHEDULE)
 
 # One worker's jobs on a machine with little memory: a large batch, a large batch to validate, and then a small run.
@@ -127,7 +127,7 @@ def job_in(folder: Path) -> TrainJob:
 
 def test_a_run_on_all_images_validates_on_none_and_resumes_from_any_point(data: Splits, tmp_path: Path) -> None:
     recipe = replace(RECIPE, val_fraction=0.0)
-    job = replace(JOB, recipe=recipe, schedule=EvalSchedule((0.25, 0.5, 1.0), (), ()))
+    job = replace(JOB, recipe=recipe, schedule=EvalSchedule((0.25, 0.5, 1.0)))
     jobs = [replace(job, checkpoints=tmp_path / n / "c", weights=tmp_path / n / "weights.safetensors") for n in "ab"]
     whole = carry_out(jobs[0], data, answers=())
     assert whole[-1] == Finished(job.key, None)
@@ -196,7 +196,7 @@ class TestTraining:
 
     @pytest.mark.slow
     def test_watching_less_changes_nothing_of_what_is_learned(self, data: Splits, whole: Whole) -> None:
-        seldom = carry_out(replace(JOB, schedule=EvalSchedule(evenly(1), (1.0,), (100,))), data)
+        seldom = carry_out(replace(JOB, schedule=EvalSchedule(evenly(1), {1.0: 100})), data)
         assert finished(seldom).loss == whole.outcome.loss
 
     @pytest.mark.parametrize(("answers", "steps"), [((False,), 4), ((True, False), 8)])
@@ -457,7 +457,7 @@ class TestErrors:
 
     @pytest.mark.slow
     def test_a_watch_that_never_validates(self, data: Splits) -> None:
-        event = failure(carry_out(replace(JOB, schedule=EvalSchedule(evenly(4), (), ())), data))
+        event = failure(carry_out(replace(JOB, schedule=EvalSchedule(evenly(4))), data))
         assert event.reason == "RuntimeError: an evaluation schedule must validate at the end of training"
 
     @pytest.mark.parametrize("error", [BrokenPipeError, EOFError])

@@ -155,5 +155,4 @@ def test_params_for_mlflow(plan: Plan) -> None:
 
 def test_runs_are_judged_at_rising_points_up_to_the_end() -> None:
     schedule = eval_schedule(PRESET.trial_validations(), 2000)
-    assert schedule.validations == (0.25, 0.5, 0.75, 1.0)
-    assert schedule.validation_images == (1000, 1000, 1000, 2000), "no more than there are"
+    assert schedule.validations == {0.25: 1000, 0.5: 1000, 0.75: 1000, 1.0: 2000}, "no more than there are"

@@ -233,7 +233,7 @@ class TestFinal:
         sweep.run()
         [job] = [job for job in sweep.jobs if job.key.startswith("final") and isinstance(job, TrainJob)]
         assert job.recipe.val_fraction == 0
-        assert job.schedule.validations == ()
+        assert not job.schedule.validations
         assert job.threads == 6
         tags = {"stage": "final", "champion": "true", "source_trial": "3", "threads": "6"}
         assert sweep.tracker.runs["final-3-0"].tags.items() >= tags.items()
