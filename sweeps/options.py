@@ -276,14 +276,14 @@ def open_engine(options: argparse.Namespace, device: str) -> Engine:
     Raises:
         UserError: it cannot be used as asked.
     """
+    most = choose_preset(options, device).largest_stage(options.trials, confirm=not options.no_confirm)
     if options.engine == "local":
-        most = choose_preset(options, device).most_side_by_side(options.trials, confirm=not options.no_confirm)
         return LocalEngine(device, options.workers, options.size or SIDES[0], most)
     return RayEngine(
         options.address or "auto",
         cpus=options.cpus_per_trial or 1.0,
         gpus=options.gpus_per_trial or 0.0,
-        workers=options.workers,
+        most=min(options.workers or most, most),
         checkpoints=options.checkpoints,
         say=print,
     )

@@ -175,7 +175,7 @@ class _Command:
             data = self._data(console)
             tracker = MlflowTracker(self.store, study, say=console.say)
             # Workers take seconds to start: they do so while the databases are opened.
-            executor = engine.executor(data, self.plan.most_side_by_side, console.say)
+            executor = engine.executor(data, console.say)
             try:
                 with contextlib.closing(engine), contextlib.closing(executor), contextlib.suppress(Interrupted):
                     sweep = self._open(engine, recipes, notes, tracker, console)
@@ -304,8 +304,7 @@ class _Command:
         )
         if source is not None:
             study.set_user_attr(SOURCE, source)
-        workers = plan.workers if plan.on_cluster else plan.side_by_side  # which have started
-        plan = replace(plan, trials=max(plan.trials, started_trials(study)), workers=workers)
+        plan = replace(plan, trials=max(plan.trials, started_trials(study)))
         keeps_checkpoints, rows = engine.checkpoint_rows(store.checkpoint_folder(plan.study))
         console.plan({**plan.rows(plan.trials - started_trials(study)), **rows})
         of_pictures = () if self.pictures is None else self.pictures.notes
@@ -384,14 +383,14 @@ def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: En
 
 
 def _tags(plan: Plan, gpus_per_trial: float | None) -> dict[str, str]:
-    gpus = min(plan.side_by_side, torch.cuda.device_count())
+    gpus = min(plan.workers, torch.cuda.device_count())
     conditions = provenance(plan.data_set, plan.hardware, plan.threads)
     if plan.on_cluster:
         del conditions["kernels"]  # of this machine, not of the nodes that train
-        gpus = math.ceil(plan.side_by_side * (gpus_per_trial or 0))
+        gpus = math.ceil(plan.workers * (gpus_per_trial or 0))
     return {
         **conditions,
-        "workers": str(plan.side_by_side),
+        "workers": str(plan.workers),
         **({"cores": str(plan.cores)} if plan.shares_cores else {}),
         **({"gpus": str(gpus)} if plan.hardware.device.type == "cuda" else {}),
         "preset": plan.preset.name,

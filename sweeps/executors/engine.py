@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +26,7 @@ class Engine(Protocol):
 
     Attributes:
         hardware: of each run.
-        workers: runs side by side, now.
+        workers: runs side by side, now; no more than a stage has.
         threads: of each run on a CPU.
         on_cluster: runs train on other machines too.
     """
@@ -43,8 +42,8 @@ class Engine(Protocol):
     def checkpoint_rows(self, checkpoints: Path) -> tuple[bool, Mapping[str, str]]:
         """Return true if all nodes can write to this folder, so that a run resumes on any, and rows for the plan."""
 
-    def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
-        """Start the executor; `most` runs at the same time are enough."""
+    def executor(self, data: DataSource, say: Callable[[str], None]) -> Executor:
+        """Start the executor."""
 
     def close(self) -> None:
         """Leave the place; further calls change nothing."""
@@ -67,7 +66,8 @@ class LocalEngine:
     def __init__(self, device: str, workers: int | None, side: int, most: int) -> None:
         self.hardware = Hardware.detect(device)
         machine = self.hardware.device, usable_cores(), free_memory()
-        self.workers, self.threads = share_cores(workers, *machine, side, most)
+        workers, self.threads = share_cores(workers, *machine, side, most)
+        self.workers = min(workers, most)
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return measure_speed(recipe, self.hardware, data_set)
@@ -75,9 +75,8 @@ class LocalEngine:
     def checkpoint_rows(self, checkpoints: Path) -> tuple[bool, Mapping[str, str]]:
         return True, {}
 
-    def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
-        workers = min(self.workers, most)
-        return LocalExecutor(workers=workers, threads=self.threads, hardware=self.hardware, data=data)
+    def executor(self, data: DataSource, say: Callable[[str], None]) -> Executor:
+        return LocalExecutor(workers=self.workers, threads=self.threads, hardware=self.hardware, data=data)
 
     def close(self) -> None:
         pass
@@ -89,7 +88,7 @@ class RayEngine:
     Args:
         address: HOST:PORT of its head node, or "auto" for the cluster that this machine belongs to.
         cpus, gpus: that a trial takes.
-        workers: runs at the same time, at most; None for as many as the cluster holds.
+        most: runs at the same time.
         checkpoints: a folder that all nodes share, which exists.
         say: receives a line if the cluster has nothing free yet.
 
@@ -105,7 +104,7 @@ class RayEngine:
         *,
         cpus: float,
         gpus: float,
-        workers: int | None,
+        most: int,
         checkpoints: Path | None,
         say: Callable[[str], None],
     ) -> None:
@@ -127,8 +126,8 @@ class RayEngine:
         except BaseException:
             self.close()
             raise
-        self._most = workers
-        self.workers, self.threads = min(self._cluster.places(), workers or sys.maxsize), self._cluster.demand.threads
+        self._most = most
+        self.workers, self.threads = min(self._cluster.places(), most), self._cluster.demand.threads
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return self._cluster.run(measure_speed, recipe, self.hardware, data_set)
@@ -141,16 +140,10 @@ class RayEngine:
             lost += "machine; --checkpoints DIR names a folder that all nodes share"
         return not without, {"cluster": self._cluster.describe(), "lost node": lost}
 
-    def executor(self, data: DataSource, most: int, say: Callable[[str], None]) -> Executor:
+    def executor(self, data: DataSource, say: Callable[[str], None]) -> Executor:
         from sweeps.executors.ray_executor import RayExecutor
 
-        return RayExecutor(
-            self._cluster,
-            most=min(self._most or most, most),
-            hardware=self.hardware,
-            data=data,
-            say=say,
-        )
+        return RayExecutor(self._cluster, most=self._most, hardware=self.hardware, data=data, say=say)
 
     def close(self) -> None:
         self._cluster.close()

@@ -46,7 +46,7 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
     data_set: DataSet
     hardware: Hardware
-    workers: int
+    workers: int  # no more than a stage has runs
     threads: int  # of each worker
     cores: int  # of this machine
     flops_per_second: float  # of one worker
@@ -131,23 +131,13 @@ class Plan:
         if self.shares_cores or not runs:
             return 1.0
         # Workers on one GPU share it, so that fewer are faster.
-        places = self.side_by_side if self.on_cluster else min(self.side_by_side, max(1, torch.cuda.device_count()))
+        places = self.workers if self.on_cluster else min(self.workers, max(1, torch.cuda.device_count()))
         return math.ceil(runs / places) * places / runs
 
     @property
     def shares_cores(self) -> bool:
         """True if all runs share the cores of one machine, so that fewer runs can have more threads each."""
         return self.hardware.device.type == "cpu" and not self.on_cluster
-
-    @property
-    def most_side_by_side(self) -> int:
-        """The most runs that a stage has."""
-        return self.preset.most_side_by_side(self.trials, confirm=self.confirm)
-
-    @property
-    def side_by_side(self) -> int:
-        """Number of workers that the sweep can use."""
-        return min(self.workers, self.most_side_by_side)
 
     @property
     def search_share(self) -> float:
@@ -161,7 +151,7 @@ class Plan:
     def estimate(self, remaining: int) -> float:
         """Return the seconds that the sweep will take."""
         flops = remaining * self.trial_flops() * self.search_share + self.work_after_search()
-        at_once = min(self.side_by_side, self.cores) if self.shares_cores else self.side_by_side
+        at_once = min(self.workers, self.cores) if self.shares_cores else self.workers
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * at_once)
 
     def _flops(self, budget: Budget) -> float:
@@ -181,7 +171,7 @@ def eight_validations(few: int, val_images: int) -> dict[float, int]:
 
 
 def _workers(plan: Plan) -> str:
-    workers = counted(plan.side_by_side, "worker")
+    workers = counted(plan.workers, "worker")
     if plan.hardware.device.type != "cpu":
         return workers
     return f"{workers} x {counted(plan.threads, 'thread')}"

@@ -45,8 +45,8 @@ class Preset:
         """Number of confirmation runs: of the best recipes, and of the one that the search begins with."""
         return (self.recipes + 1) * self.seeds
 
-    def most_side_by_side(self, trials: int, *, confirm: bool) -> int:
-        """Return the most runs that a stage of a sweep with so many trials has."""
+    def largest_stage(self, trials: int, *, confirm: bool) -> int:
+        """Return the number of runs of the largest stage of a sweep with so many trials."""
         return max(trials, *((self.confirmations, self.finals) if confirm else ()), 1)
 
     def fitted(self, data_set: DataSet) -> Preset:

@@ -56,11 +56,10 @@ def test_workers_that_do_not_start_are_not_replaced_without_end(monkeypatch: pyt
 
 
 def test_no_more_workers_start_than_runs_side_by_side() -> None:
-    engine = LocalEngine("cpu", None, 32, 4)
-    engine.workers = 4
-    for most in (1, 2):
-        with contextlib.closing(engine.executor(SYNTHETIC, most, print)) as executor:
-            assert executor.free == most
+    engine = LocalEngine("cpu", 4, 32, 2)
+    assert engine.workers == 2
+    with contextlib.closing(engine.executor(SYNTHETIC, print)) as executor:
+        assert executor.free == 2
 
 
 @pytest.mark.real_data

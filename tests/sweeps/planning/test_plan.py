@@ -88,7 +88,6 @@ class TestRows:
             ({"confirm": False}, "final", None),
             ({"confirm": False}, "confirmation", None),
             ({"workers": 1, "threads": 8}, "device", f"{CPU.describe()}, fp32, 1 worker x 8 threads"),
-            ({"trials": 1, "confirm": False}, "device", f"{CPU.describe()}, fp32, 1 worker x 1 thread"),
             ({"trials": 57}, "trials", "57, 50 of them to do"),
         ],
     )
@@ -105,8 +104,6 @@ class TestEstimate:
         assert plan.estimate(10) < plan.estimate(50), "what is done is not counted"
         assert replace(plan, workers=8, cores=8).estimate(50) < plan.estimate(50) / 3
         assert replace(plan, workers=8).estimate(50) == plan.estimate(50), "they share two cores"
-        one = replace(plan, trials=1, confirm=False)
-        assert replace(one, workers=8, cores=8).estimate(1) == one.estimate(1), "a trial has one worker"
         alone = replace(plan, confirm=False)
         assert alone.estimate(0) < plan.estimate(0)
         assert alone.work_after_search() == 0
