@@ -55,7 +55,7 @@ class Demand:
     def threads(self) -> int:
         return max(1, math.floor(self.cpus))
 
-    def side_by_side(self, resources: Mapping[str, float]) -> int:
+    def places(self, resources: Mapping[str, float]) -> int:
         """Return the number of trials that a node with these resources holds."""
         places = math.floor(resources.get("CPU", 0.0) / self.cpus)
         gpus = math.floor(resources.get("GPU", 0.0))
@@ -138,7 +138,7 @@ class RayCluster:
     def places(self, without: Collection[str] = ()) -> int:
         """Return the number of trials that the nodes hold, but those `without`, whether or not others use them."""
         nodes = [node for node in self._nodes() if node["NodeID"] not in without]
-        return sum(self.demand.side_by_side(node["Resources"]) for node in nodes)
+        return sum(self.demand.places(node["Resources"]) for node in nodes)
 
     def describe(self) -> str:
         """Return `2 nodes that hold 8 trials of 1 CPU and 0.25 GPU`."""
@@ -202,7 +202,7 @@ class RayCluster:
         return sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeName"]))
 
     def _for_trials(self) -> list[dict[str, Any]]:
-        return [node for node in self._nodes() if self.demand.side_by_side(node["Resources"])]
+        return [node for node in self._nodes() if self.demand.places(node["Resources"])]
 
     def _on_each_node(self, function: Callable[..., _Answer], *arguments: object) -> dict[str, _Answer]:
         """Answers of the nodes that hold trials, by name."""

@@ -27,7 +27,7 @@ class Final(Stage):
     def __init__(self, sweep: Sweep, champion: Confirmed) -> None:
         super().__init__(sweep)
         self._champion = champion
-        self.at_once = sweep.side_by_side(sweep.plan.preset.finals)
+        self.at_once, self._threads = sweep.share_cores(sweep.plan.preset.finals)
         self._todo = list(self._unfinished())
         self.progress = sweep.stage_of("final", self._todo)
 
@@ -45,16 +45,15 @@ class Final(Stage):
 
     def _unfinished(self) -> Iterator[SweepRun]:
         sweep, plan = self.sweep, self.sweep.plan
-        threads = sweep.threads_of_each(plan.preset.finals)
         for seed, key in enumerate(self._keys()):
             state = sweep.tracker.state(key)
             if state == "pruned" or (state == "complete" and _kept(sweep.store.weights(plan.study, key))):
                 continue
             recipe = _recipe(sweep, self._champion, seed)
             tags = {"stage": "final", "trial": key, "source_trial": str(self._champion.source), "seed": str(seed)}
-            tags |= {"champion": "true"} | ({"threads": str(threads)} if threads else {})
+            tags |= {"champion": "true"}
             title = f"final {self._champion.source}/{seed}"
-            yield sweep.train_run(key, title, recipe, {}, tags, keep_weights=True, threads=threads)
+            yield sweep.train_run(key, title, recipe, {}, tags, keep_weights=True, threads=self._threads)
 
 
 class ChampionTest(Stage):
@@ -63,7 +62,7 @@ class ChampionTest(Stage):
     def __init__(self, sweep: Sweep, champion: Confirmed, keys: Sequence[str]) -> None:
         super().__init__(sweep)
         self._champion, self.keys = champion, keys
-        self.at_once = sweep.side_by_side(len(keys))
+        self.at_once, self._threads = sweep.share_cores(len(keys))
         self.progress = StageProgress("test", len(keys))
 
     def runs(self) -> Iterator[SweepRun]:
@@ -71,9 +70,8 @@ class ChampionTest(Stage):
         for key in self.keys:
             if self.sweep.tracker.metric(key, "test/accuracy") is None:
                 weights = self.sweep.store.weights(self.sweep.plan.study, key)
-                threads = self.sweep.threads_of_each(len(self.keys))
                 recipe = _recipe(self.sweep, self._champion, seed_of(key))
-                job = EvaluateJob(key=key, recipe=recipe, weights=weights, threads=threads)
+                job = EvaluateJob(key=key, recipe=recipe, weights=weights, threads=self._threads)
                 yield SweepRun(f"test of {key}", job)
 
     def mean(self, metric: str) -> float | None:

@@ -121,7 +121,6 @@ class Search(Stage):
         sweep, key = self.sweep, trial_key(trial.number)
         recipe, threads = self._recipe(trial), self._threads(trial)
         tags, validations = {"stage": "search", "trial": str(trial.number)}, sweep.plan.preset.trial_validations()
-        tags |= {"threads": str(threads)} if threads else {}
         title, keeps = f"trial {trial.number}", sweep.plan.keep_weights
         run = sweep.train_run(key, title, recipe, validations, tags, keep_weights=keeps, threads=threads)
         self._trials[key], self._reported[key] = trial, reported

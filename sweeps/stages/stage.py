@@ -74,24 +74,20 @@ class Sweep:
             threads=threads,
         )
         images = data_set.train_images + (data_set.val_images if recipe.val_fraction == 0 else 0)
+        tags = {**tags, **({"threads": str(threads)} if threads else {})}
         return SweepRun(title, job, float(step_flops(recipe, data_set) * total_steps(recipe, images)), tags)
 
-    def side_by_side(self, runs: int) -> int:
-        """Return how many of `runs` long runs train at the same time, if there are workers for them.
+    def share_cores(self, runs: int) -> tuple[int, int | None]:
+        """Return how many of `runs` long runs train at the same time, and the threads of each; None: the worker's own.
 
-        Where they share cores it divides their number, so that no run trains alone at the end. Cores that cannot be
-        shared out equally are idle: 3 runs on 4 cores have one thread each.
+        Where they share cores, the first divides their number, so that no run trains alone at the end. Cores that
+        cannot be shared out equally are idle: 3 runs on 4 cores have one thread each.
         """
         if not self.plan.shares_cores:
-            return runs
+            return sys.maxsize, None
         most = min(self.plan.workers, self.plan.cores)
-        return max(count for count in range(1, most + 1) if runs % count == 0)
-
-    def threads_of_each(self, runs: int) -> int | None:
-        """Return the threads of each of `runs` long runs; None: as many as the workers have."""
-        if not self.plan.shares_cores:
-            return None
-        return self.plan.cores // self.side_by_side(runs)
+        at_once = max(count for count in range(1, most + 1) if runs % count == 0)
+        return at_once, self.plan.cores // at_once
 
     def stage_of(self, name: str, runs: Sequence[SweepRun], flops_after: float = 0.0) -> StageProgress:
         """Return the progress of a stage of long runs, none of which has ended."""

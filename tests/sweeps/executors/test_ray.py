@@ -46,7 +46,7 @@ def cluster(nodes: Nodes) -> Iterator[RayCluster]:
     [(1, 0, 8), (3, 0, 2), (0.5, 0, 16), (1, 0.25, 8), (1, 0.4, 4), (1, 1, 2), (1, 2, 1), (4, 0.25, 2), (9, 0, 0)],
 )
 def test_trials_that_a_node_of_eight_cpus_and_two_gpus_holds(cpus: float, gpus: float, places: int) -> None:
-    assert Demand(cpus, gpus).side_by_side({"CPU": 8.0, "GPU": 2.0, "memory": 1e9}) == places
+    assert Demand(cpus, gpus).places({"CPU": 8.0, "GPU": 2.0, "memory": 1e9}) == places
 
 
 @pytest.mark.parametrize(
