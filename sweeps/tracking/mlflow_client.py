@@ -68,26 +68,22 @@ class MlflowExperiment:
     """An experiment with a parent run, and a nested run for every other key; it is created if there is none.
 
     Args:
-        artifact_location: of a new experiment; None leaves it to the server.
         source: script that MLflow shows as the source of the runs.
-        root: folder of the store, for the files of weights.
 
     Raises:
         StoreError: the experiment was deleted.
         MlflowException, SQLAlchemyError, OSError: the store does not answer; as in every method.
     """
 
-    def __init__(
-        self, tracking_uri: str, name: str, artifact_location: str | None, *, source: str, root: Path = Path()
-    ) -> None:
-        self._uri, self._source, self._root = tracking_uri, source, root
-        self._client = open_client(tracking_uri)
+    def __init__(self, store: Store, name: str, *, source: str) -> None:
+        self._uri, self._source, self._root = store.tracking_uri, source, store.root
+        self._client = open_client(store.tracking_uri)
         found = self._client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
             restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
             raise StoreError(
                 f"the MLflow experiment {name!r} must not be deleted; this restores it: "
-                f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri)} {restore}"
+                f"MLFLOW_TRACKING_URI={shlex.quote(store.tracking_uri)} {restore}"
             )
         if found is None and (other := renamed(self._client, name)) is not None:
             raise StoreError(
@@ -97,7 +93,7 @@ class MlflowExperiment:
         self._experiment: str = (
             found.experiment_id
             if found
-            else self._client.create_experiment(name, artifact_location, tags={"mlflow.experimentKind": _KIND})
+            else self._client.create_experiment(name, store.artifacts(name), tags={"mlflow.experimentKind": _KIND})
         )
         self._ids: dict[str, str] = {}
         self._created: set[str] = set()  # keys of runs that this process created

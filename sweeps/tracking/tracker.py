@@ -106,13 +106,7 @@ class MlflowTracker:
         for folder in follow_store(self._store, self._study):
             self._say(f"the store was in {folder} before; MLflow now looks for its artifacts in {self._store.root}")
         with answering(self._store.tracking_uri):
-            self._experiment = MlflowExperiment(
-                self._store.tracking_uri,
-                self._study,
-                self._store.artifacts(self._study),
-                source=self._source,
-                root=self._store.root,
-            )
+            self._experiment = MlflowExperiment(self._store, self._study, source=self._source)
             self._sender = MlflowSender(self._store.queues(self._study), self._experiment.write, self._say)
             for run in self._experiment.stored("tags.stage != 'search'"):
                 if "key" in run.data.tags:

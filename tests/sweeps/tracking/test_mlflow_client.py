@@ -21,6 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
 import sweeps
+from sweeps.store import Store
 from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment, open_client
 from sweeps.tracking.mlflow_queue import Entry
 
@@ -65,7 +66,7 @@ def told(draw: st.DrawFn) -> list[Entry]:
 
 def record(store: Path, experiment: str, batches: Sequence[Sequence[Entry]]) -> dict[str, Any]:
     """Write the batches, and return what MLflow knows at the end, by run."""
-    runs = MlflowExperiment(f"sqlite:///{store}/mlflow.db", experiment, (store / experiment).as_uri(), source="test")
+    runs = MlflowExperiment(Store.locate(store), experiment, source="test")
     for batch in batches:
         list(runs.write(batch))
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
