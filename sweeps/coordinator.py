@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
 
 from cifar_core.errors import UserError, first_line
 from sweeps.command_line import Interrupted
@@ -40,7 +39,7 @@ from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import ENDED
 from sweeps.store import StoreError
 from sweeps.studies.keys import trial_key
-from sweeps.studies.study import ended_trials, is_feasible, started_trials
+from sweeps.studies.study import ended_trials, started_trials, trained_trials
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel
@@ -210,8 +209,7 @@ class Coordinator:
 
     def _summarise_search(self) -> Summary:
         study = self.sweep.study
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        ended = [trial for trial in ended if is_feasible(trial)]  # others were never to be trained
+        ended = trained_trials(study)
         spent = sum(trial.user_attrs["spent_flops"] for trial in ended)
         full = sum(trial.user_attrs["flops"] for trial in ended)  # if none had been pruned
         metrics = {

@@ -19,6 +19,7 @@ from cifar_core.errors import UserError
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
 from sweeps.studies.keys import trial_key, trial_of
+from sweeps.studies.study import ranked
 from sweeps.tracking.locations import follow_store, is_new, moved_from
 from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run, renamed
 from sweeps.tracking.mlflow_queue import unsent
@@ -197,9 +198,7 @@ def _runs_at_stake(client: MlflowClient, where: Sequence[str], trials: Sequence[
     """Return the runs of a study that a sweep would use or overwrite, and those that were deleted."""
     ended = [trial for trial in trials if trial.state in STATE_OF_TRIAL]
     begin_again = [trial.number for trial in trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
-    complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
-    best = max(complete, key=lambda trial: trial.value or 0.0, default=None)
-    samples = [trial.number for trial in (*ended[:1], *ended[-1:], best) if trial is not None]
+    samples = [trial.number for trial in (*ended[:1], *ended[-1:], *ranked(trials)[:1])]
     runs = every_run(client, where, "tags.stage != 'search'", view=ViewType.ALL)
     runs += every_run(client, where, view=ViewType.DELETED_ONLY)
     for number in sorted({*begin_again, *samples, len(trials)}):  # the next trial has the number of trials so far

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
@@ -17,7 +17,7 @@ from sweeps.planning.plan import eight_validations
 from sweeps.progress import SweepRun
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.studies.keys import confirm_key, final_key
-from sweeps.studies.study import Beginning, derive_seed, is_feasible, recipe_of
+from sweeps.studies.study import Beginning, derive_seed, ranked, recipe_of, trained_trials
 from sweeps.tracking.artifacts import PREDICTIONS, right_answers
 
 _SEED_DEVIATION = 0.0015  # of the accuracy between seeds, measured on fast_resnet
@@ -133,7 +133,7 @@ class Confirmation(Stage):
 
     def results(self) -> Iterator[Confirmed]:
         """Yield each recipe that has a complete run; in a study that went on, earlier candidates have some too."""
-        for trial in self._ended():
+        for trial in trained_trials(self.sweep.study):
             keys = [confirm_key(trial.number, seed) for seed in range(self.sweep.plan.preset.seeds)]
             known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
             if known:
@@ -183,15 +183,9 @@ class Confirmation(Stage):
 
     def _candidates(self) -> list[FrozenTrial]:
         """Return the first trial of the search, unless it failed or broke a limit, and then the best complete ones."""
-        trials = self._ended()
-        others = [trial for trial in trials if trial.state == TrialState.COMPLETE and not Beginning.of(trial)]
-        ranked = sorted(others, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        return [trial for trial in trials if Beginning.of(trial)] + ranked[: self.sweep.plan.preset.recipes]
-
-    def _ended(self) -> list[FrozenTrial]:
-        """Return the complete and pruned trials of the search that broke no limit."""
-        ended = self.sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return [trial for trial in ended if is_feasible(trial)]
+        trials = trained_trials(self.sweep.study)
+        others = ranked(trial for trial in trials if not Beginning.of(trial))
+        return [trial for trial in trials if Beginning.of(trial)] + others[: self.sweep.plan.preset.recipes]
 
     def _recipe(self, trial: FrozenTrial, seed: int) -> Recipe:
         plan = self.sweep.plan

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -103,9 +103,18 @@ def open_study(
     # The number of trials makes another seed, so that a resumed study does not draw the same points again.
     study.sampler = SAMPLERS[plan.sampler](derive_seed(plan.seed, len(study.get_trials(deepcopy=False))))
     study.pruner = PRUNERS[plan.pruner]()
+    _enqueue(study, plan, enqueue)
+    for name, value in settings_of(plan).items():
+        if name not in study.user_attrs:
+            study.set_user_attr(name, value)
+    return study
+
+
+def _enqueue(study: optuna.Study, plan: Plan, recipes: Sequence[Recipe]) -> None:
+    """Enqueue these recipes, then the starting points of a new study, unless a command has done so before."""
     starts = plan.space.starts if plan.starts else ()
     enqueued = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
-    for recipe in enqueue:
+    for recipe in recipes:
         if recipe.to_dict() not in enqueued:  # the same command again finishes the study and adds nothing to it
             # Points of a space are recipes for the length of the reference.
             point = plan.space.nearest(at_length(recipe, reference_epochs(plan.data_set.train_images)))
@@ -120,10 +129,6 @@ def open_study(
                 study.enqueue_trial(start, skip_if_exists=True)
             elif not has_baseline:
                 study.enqueue_trial(start, user_attrs={BASELINE: True}, skip_if_exists=False)
-    for name, value in settings_of(plan).items():
-        if name not in study.user_attrs:
-            study.set_user_attr(name, value)
-    return study
 
 
 def ask(study: optuna.Study, plan: Plan) -> Trial:
@@ -155,11 +160,21 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(excess <= 0 for excess in trial.constraints.values())
 
 
+def trained_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete and pruned trials; those that broke a limit were never to be trained."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [trial for trial in ended if is_feasible(trial)]
+
+
+def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete ones, best first."""
+    complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
 def best_recipes(study: optuna.Study, count: int) -> list[Recipe]:
     """Return the recipes of the best complete trials, best first."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-    return [recipe_of(trial) for trial in ranked[:count]]
+    return [recipe_of(trial) for trial in ranked(study.get_trials(deepcopy=False))[:count]]
 
 
 def recipe_of(trial: FrozenTrial) -> Recipe:
@@ -230,11 +245,8 @@ def trials_since_best(study: optuna.Study) -> int:
     """Return the number of trials with higher numbers than the best that were trained and have ended; 0 while none is
     complete."""
     ended = list(filter(is_feasible, study.get_trials(deepcopy=False, states=tuple(STATE_OF_TRIAL))))
-    complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
-    if not complete:
-        return 0
-    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
-    return sum(trial.number > best.number for trial in ended)
+    best = ranked(ended)[:1]
+    return sum(trial.number > best[0].number for trial in ended) if best else 0
 
 
 def ended_trials(study: optuna.Study) -> Counter[str]:
