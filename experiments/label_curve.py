@@ -41,8 +41,9 @@ from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
 from sweeps.standard_streams import protect_streams
 from sweeps.store import Store
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.locations import DATA_SET
-from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
+from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import about, counted

@@ -31,7 +31,7 @@ from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.standard_streams import protect_streams
 from sweeps.store import RANGE_TESTS_EXPERIMENT, Store, StoreError
-from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import counted

@@ -38,10 +38,9 @@ from sweeps.stages.search import Search
 from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import ENDED
 from sweeps.store import StoreError
-from sweeps.studies.keys import trial_key
+from sweeps.studies.keys import STUDY_KEY, trial_key
 from sweeps.studies.study import ended_trials, started_trials, trained_trials
 from sweeps.tracking.locations import DATA_SET
-from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.tracker import RunLabel
 from sweeps.words import percent
 

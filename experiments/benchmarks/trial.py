@@ -24,7 +24,7 @@ from sweeps.planning.plan import eval_schedule
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
 from sweeps.store import Store
-from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 
 

@@ -14,7 +14,7 @@ from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.words import did_you_mean
 
 MOST_GROUPS = len(PALETTE)  # each has a colour

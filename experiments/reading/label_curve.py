@@ -8,8 +8,8 @@ from cifar_core.data.data_set import DataSet
 from experiments.labels.curve import LabelCurve, LabelledRun
 from experiments.reading.run_table import state_of
 from experiments.reading.studies import StudyReader
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.figures import metrics_of
-from sweeps.tracking.mlflow_client import STUDY_KEY
 
 CURVE = "curve.json"  # artifact of a curve's own run: {"source": the run whose recipe it is, "runs": [keys]}
 _PREFIX = "labels/"  # no study's name has a slash

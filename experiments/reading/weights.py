@@ -13,7 +13,7 @@ from cifar_core.transfer.adapted import LoadedNetwork, load_network
 from experiments.reading.named_runs import LETTERS, candidates, runs_named
 from experiments.reading.studies import StudyReader
 from sweeps.store import Store, StoreError
-from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.words import shortened
 
 

@@ -46,8 +46,8 @@ from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Outcome
 from sweeps.executors.system_metrics import SystemMetrics
 from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking import artifacts
-from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.validation import write_json

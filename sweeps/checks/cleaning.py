@@ -21,10 +21,11 @@ from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, Run, 
 from sweeps.lock import LockError, acquire
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.studies.storage import open_storage
 from sweeps.studies.study import REMOVED
 from sweeps.tracking.locations import artifact_folder, follow_store
-from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run
+from sweeps.tracking.mlflow_client import answering, connect, every_run
 from sweeps.tracking.registry import registered_runs
 
 

@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar_core.errors import UserError
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
-from sweeps.studies.keys import trial_key, trial_of
+from sweeps.studies.keys import STUDY_KEY, trial_key, trial_of
 from sweeps.studies.study import ranked
 from sweeps.tracking.locations import follow_store, is_new, moved_from
-from sweeps.tracking.mlflow_client import STUDY_KEY, answering, connect, every_run, renamed
+from sweeps.tracking.mlflow_client import answering, connect, every_run, renamed
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.words import counted, shortened
 

@@ -12,9 +12,10 @@ from optuna.trial import TrialState
 from sweeps.lock import holder
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.studies.settings import ADAPTATION
 from sweeps.studies.study import load_study
-from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
+from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.mlflow_queue import waiting
 from sweeps.words import best_trial, counted, percent, waiting_workers, with_tta
 

@@ -40,12 +40,11 @@ from sweeps.planning.plan import Plan
 from sweeps.stages.adaptation_runs import AdaptationRuns
 from sweeps.stages.adapted_result import AdaptedResult, provenance_of
 from sweeps.store import Store
-from sweeps.studies.keys import head_key, trial_key, tuned_key
+from sweeps.studies.keys import STUDY_KEY, head_key, trial_key, tuned_key
 from sweeps.studies.settings import ADAPTATION, adaptation_settings, check_adaptation
 from sweeps.studies.storage import StudyError
 from sweeps.studies.study import derive_seed, started_trials, unfinished_trials
 from sweeps.tracking import artifacts
-from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_note, study_note
 from sweeps.tracking.registry import version_tags
 from sweeps.tracking.tracker import MlflowTracker

@@ -15,8 +15,8 @@ from cifar_core.transfer.head import Head, HeadRecipe
 from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.executors.protocol import Outcome
 from sweeps.stages.adapted_result import backbone_tags, provenance_of
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.locations import DATA_SET
-from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import percent

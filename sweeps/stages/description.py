@@ -10,8 +10,7 @@ from cifar_core.recipe import Recipe
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.final import ChampionTest
 from sweeps.stages.stage import Sweep
-from sweeps.studies.keys import seed_of, trial_key
-from sweeps.tracking.mlflow_client import STUDY_KEY
+from sweeps.studies.keys import STUDY_KEY, seed_of, trial_key
 from sweeps.tracking.notes import run_name, study_note
 from sweeps.tracking.views import FINALISTS, TRIALS
 from sweeps.words import percent, with_tta

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+STUDY_KEY = "study"  # of the study's own run, the parent of the others
 _KEY = re.compile(r"(?:trial|confirm|final)-(\d+)(?:-\d+)?")
 
 

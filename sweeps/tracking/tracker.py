@@ -18,9 +18,11 @@ from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.figures import figures_of, metrics_of, split_figures
 from sweeps.tracking.locations import follow_store
-from sweeps.tracking.mlflow_client import STUDY_KEY, MlflowExperiment, answering
+from sweeps.tracking.mlflow_client import answering
+from sweeps.tracking.mlflow_experiment import MlflowExperiment
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.mlflow_sender import MlflowSender
 from sweeps.tracking.views import TRIALS

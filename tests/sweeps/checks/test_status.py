@@ -14,9 +14,9 @@ from cifar_core.transfer.head import HeadRecipe
 from sweeps.checks.status import read_status
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.studies.settings import ADAPTATION
 from sweeps.studies.storage import StudyError
-from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import STUDY, contents, outcome, write_queue
