@@ -27,16 +27,17 @@ from cifar_core.data.source import DataSource
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.machine import free_memory
-from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, flops_per_image, load_adapted, save_adapted
+from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, load_adapted, save_adapted
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import Features, activations, compute, default_cache, features
 from cifar_core.transfer.head import SCALINGS, Head, HeadRecipe, fit
-from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
+from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune
 from sweeps.checks.consistency import check_before_training
 from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Outcome
 from sweeps.planning.plan import Plan
+from sweeps.stages.adaptation_costs import head_costs, tuning_costs
 from sweeps.stages.adaptation_runs import AdaptationRuns
 from sweeps.stages.adapted_result import AdaptedResult, provenance_of
 from sweeps.store import Store
@@ -53,6 +54,8 @@ from sweeps.words import percent, with_tta
 TRIALS = 16  # heads that are tried
 _TUNED = ("training", False), ("training", True), ("validation", False)  # split and mirrored: what fine-tuning needs
 _STARTUP = 6  # random heads before the sampler learns from them
+
+_Views = Mapping[tuple[str, bool], Features]  # by split, and whether the images are mirrored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +185,7 @@ class Adaptation:
             )
         return tested
 
-    def _activations(self, data: Splits) -> dict[tuple[str, bool], Features]:
+    def _activations(self, data: Splits) -> _Views:
         """Compute what the last blocks are trained on; nothing if it does not fit into half of the free memory."""
         _, upper = self.backbone.network.halves()
         size, free = 2 * upper.dimensions * (2 * len(data.train) + len(data.val)), free_memory()
@@ -217,7 +220,7 @@ class Adaptation:
 
         return progress
 
-    def _try(self, study: optuna.Study, trial: Trial, data: Splits, sets: Mapping[tuple[str, bool], Features]) -> None:
+    def _try(self, study: optuna.Study, trial: Trial, data: Splits, sets: _Views) -> None:
         """Fit a head to the training images, and record its validation accuracy in MLflow, then in Optuna."""
         recipe = HeadRecipe(
             penalty=trial.suggest_float("penalty", 1e-5, 1.0, log=True),
@@ -241,8 +244,8 @@ class Adaptation:
         number: int,
         recipe: HeadRecipe,
         data: Splits,
-        sets: Mapping[tuple[str, bool], Features],
-        lower: Mapping[tuple[str, bool], Features],
+        sets: _Views,
+        lower: _Views,
     ) -> float | None:
         """Fine-tune the last blocks from the head of a trial; return the validation accuracy, None without any."""
         key = tuned_key(number)
@@ -265,12 +268,14 @@ class Adaptation:
         below, weights = lower["validation", False].values, self.store.weights(self.study, key)
         predictions = state.head.cpu().predict(compute(state.upper, below, hardware), data.val)
         save_adapted(replace(self.backbone, network=state.network), state.head, self.plan.data_set, weights)
-        costs |= self._tuning_costs(recipe, head, state, sets, costs["cost/fit_seconds"])
+        views = [sets["training", mirrored] for mirrored in (False, True)]
+        costs |= tuning_costs(recipe, head, state, views, costs["cost/fit_seconds"], self.backbone)
+        costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + state.seconds
         costs["cost/model_bytes"] = float(weights.stat().st_size)
         self._runs.end(key, name, predictions, costs, artifacts.of_predictions(data.val, predictions))
         return predictions.accuracy
 
-    def _train_tuned(self, key: str, state: Tuning, data: Splits, lower: Mapping[tuple[str, bool], Features]) -> bool:
+    def _train_tuned(self, key: str, state: Tuning, data: Splits, lower: _Views) -> bool:
         """Fine-tune from the newest checkpoint to the end; return false if the loss was no longer finite.
 
         Raises:
@@ -301,34 +306,7 @@ class Adaptation:
             raise Interrupted
         return True
 
-    def _tuning_costs(
-        self,
-        recipe: HeadRecipe,
-        head: Head,
-        state: Tuning,
-        sets: Mapping[tuple[str, bool], Features],
-        fit_seconds: float,
-    ) -> dict[str, float]:
-        """Return the costs of a fine-tuned network: of the features, the fit of its head, and the fine-tuning."""
-        # Both views of the images, as mirror images are trained on whether or not the head was fitted to them.
-        views = [sets["training", mirrored] for mirrored in (False, True)]
-        images = len(views[0].values)
-        trained = float(state.recipe.steps(images) * state.recipe.batch_size)
-        return {
-            "cost/seconds": fit_seconds + state.seconds + sum(view.seconds for view in views),
-            "cost/tuning_seconds": state.seconds,
-            "cost/training_flops": 2.0 * images * flops_per_image(self.backbone)
-            + _head_flops(head, len(recipe.views) * images)
-            + trained * tuning_flops(self.backbone),
-            "cost/epochs": state.recipe.epochs,
-            "cost/images_per_second": trained / state.seconds,
-            "cost/validation_share": state.validation_seconds / (state.validation_seconds + state.seconds),
-            "cost/study_seconds": self._search_seconds(sets) + fit_seconds + state.seconds,
-        }
-
-    def _fit_to_all(
-        self, result: AdaptedResult, recipe: HeadRecipe, data: Splits, sets: Mapping[tuple[str, bool], Features]
-    ) -> None:
+    def _fit_to_all(self, result: AdaptedResult, recipe: HeadRecipe, data: Splits, sets: _Views) -> None:
         """Fit the best head to the training and validation images, and keep the whole network."""
         everything, key = data.everything(), result.key
         name = f"adapted {self.backbone.name} #{result.trial}"
@@ -343,7 +321,7 @@ class Adaptation:
         on_train = head.predict(_values(sets, both, mirrored=False), everything)
         self._runs.end_head(key, name, head, on_train, None, costs, {})
 
-    def _search_seconds(self, sets: Mapping[tuple[str, bool], Features]) -> float:
+    def _search_seconds(self, sets: _Views) -> float:
         """Return the seconds of all passes over the images and all fits of the search."""
         fits = [self.tracker.metric(trial_key(number), "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
         return sum(each.seconds for each in sets.values()) + sum(fits)
@@ -383,7 +361,7 @@ class Adaptation:
         self.tracker.register(result.key, self.store.weights(self.study, result.key), numbers)
 
     def _fit(
-        self, sets: Mapping[tuple[str, bool], Features], splits: Sequence[str], labels: Tensor, recipe: HeadRecipe
+        self, sets: _Views, splits: Sequence[str], labels: Tensor, recipe: HeadRecipe
     ) -> tuple[Head, dict[str, float]]:
         """Fit a head to all images of `splits`; return its costs with those of the features that it needs."""
         views = [_values(sets, splits, mirrored=mirrored) for mirrored in recipe.views]
@@ -392,17 +370,10 @@ class Adaptation:
         head = fit([each.to(self.plan.hardware.device) for each in views], labels, recipe, classes).cpu()
         seconds = time.perf_counter() - began
         of_features = sum(sets[split, mirrored].seconds for split in splits for mirrored in recipe.views)
-        return head, {
-            "cost/seconds": seconds + of_features,
-            "cost/fit_seconds": seconds,
-            "cost/training_flops": _head_flops(head, images) + images * flops_per_image(self.backbone),
-            "cost/epochs": float(len(views)),
-            "cost/images_per_second": images / of_features,
-            "cost/validation_share": 0.0,
-        }
+        return head, head_costs(recipe, head, images, seconds, of_features, self.backbone)
 
 
-def _values(sets: Mapping[tuple[str, bool], Features], splits: Sequence[str], *, mirrored: bool) -> Tensor:
+def _values(sets: _Views, splits: Sequence[str], *, mirrored: bool) -> Tensor:
     parts = [sets[split, mirrored].values for split in splits]
     return parts[0] if len(parts) == 1 else torch.cat(parts)  # which would copy a single one
 
@@ -411,8 +382,3 @@ def _passes(data: Splits) -> Iterator[tuple[str, Split, bool]]:
     for mirrored in (False, True):
         yield "training", data.train, mirrored
         yield "validation", data.val, mirrored
-
-
-def _head_flops(head: Head, images: int) -> float:
-    """Return the FLOPs of fitting it: a product forward, and one for the gradient of the weights."""
-    return 4.0 * head.evaluations * images * head.linear.weight.numel()
