@@ -48,6 +48,8 @@ def release_memory() -> None:
         libc.malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -76,7 +76,7 @@ def run_job(job: Job, data: Splits, load_test: Callable[[], Split], hardware: Ha
         ending = CheckpointWriteFailed(job.key, str(error))
     except Exception as error:
         ending = Failed(job.key, _reason(error), traceback.format_exc())
-    if isinstance(ending, Failed):
+    if isinstance(ending, Failed) or hardware.device.type != "cpu":  # workers share a GPU's memory
         release_memory()
     if ending is not None:
         channel.send(ending)

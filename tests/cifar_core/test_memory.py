@@ -6,12 +6,13 @@ import platform
 import resource
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from cifar_core.errors import OutOfMemory
-from cifar_core.memory import oom_context
+from cifar_core.memory import oom_context, release_memory
 from cifar_core.recipe import Recipe
 
 RECIPE = Recipe(model="custom_resnet", width=1.0, batch_size=512)
@@ -45,6 +46,15 @@ def test_other_errors_are_not_changed(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, oom_context("a batch of 512 images", RECIPE):
         raise error
     assert raised.value is error
+
+
+def test_the_memory_of_every_kind_of_gpu_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(kind, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", cuda := Mock())
+    monkeypatch.setattr(torch.mps, "empty_cache", mps := Mock())
+    release_memory()
+    assert (cuda.call_count, mps.call_count) == (1, 1)
 
 
 @pytest.mark.slow

@@ -411,6 +411,16 @@ class TestGpus:
         run_job(JOB, data, Mock(), self.SECOND, Channel(Mock(), lambda: True))
         assert chosen == [self.SECOND.device]
 
+    @pytest.mark.parametrize(("device", "releases"), [("cpu", 0), ("cuda", 1), ("mps", 1)])
+    def test_a_run_that_ends_leaves_no_memory_of_a_gpu_in_use(
+        self, data: Splits, monkeypatch: pytest.MonkeyPatch, device: str, releases: int
+    ) -> None:
+        monkeypatch.setattr(worker, "release_memory", released := Mock())
+        hardware = Hardware(torch.device(device), bf16=False)
+        run_job(JOB, data, Mock(), hardware, Channel(events := Mock(), Mock(), lambda: True))
+        assert events.call_args.args == (Paused("trial-3"),)  # before it touched the device
+        assert released.call_count == releases
+
     @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
     def test_the_second_gpu_trains_a_network_in_graphs(self, data: Splits) -> None:
         events: list[Event] = []
