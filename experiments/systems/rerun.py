@@ -79,8 +79,8 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
             f"{run.name!r} has stage {tags.get('stage', '')!r} and {len(curve)} points"
         )
     recipe = recipe_of(run.run_id, reader)
-    if tags.get("device", "cpu") == "cpu":
-        set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)
+    on_cpu = tags.get("device", "cpu") == "cpu"
+    set_up_cpu(int(tags["threads"]) if on_cpu and tags.get("threads", "").isdigit() else None)
     hardware = Hardware.detect(device)
     data = DataSource.find(tags["data_sha256"], tags["data"], cifar10, console.progress).train_val()
     if recipe.val_fraction != FIXED_SPLIT:  # a final, on all images
