@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import secrets
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from cifar_core.errors import UserError
 
 _LARGEST = 100_000  # bytes of a file that a person writes
+_UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # of a folder's fsync on some shared and network file systems
 
 
 def decode_text(content: bytes) -> str:
@@ -96,11 +98,14 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable (fsync); other systems than POSIX have no such call."""
+    """Make renames in `folder` durable (fsync), if its file system can; only POSIX has such a call."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)

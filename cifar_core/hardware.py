@@ -110,9 +110,9 @@ def set_up_cpu(threads: int | None = None) -> None:
 
 
 def native_bf16(kind: str) -> bool:
-    """Return true if a device of that kind computes in bf16."""
+    """Return true if devices of that kind compute in bf16: all GPUs, as the runs of a sweep are on any of them."""
     if kind == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
+        return all(torch.cuda.get_device_capability(gpu) >= (8, 0) for gpu in range(torch.cuda.device_count()))
     # Emulated bf16 is slower than fp32, so ask for the CPU's own flag; torch has it under a private name only.
     return kind == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 

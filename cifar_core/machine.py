@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 _ROOT = Path("/")
 _MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),  # cgroups of version 2
@@ -38,6 +40,8 @@ def free_memory(root: Path = _ROOT) -> int | None:
     for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             free.append(1024 * int(line.split()[1]))
+    if not free and root == _ROOT:  # a Mac, for example
+        return psutil.virtual_memory().available
     return max(0, min(free)) if free else None
 
 

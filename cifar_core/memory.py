@@ -19,8 +19,12 @@ _SHORTAGES = (
     "could not create a primitive",
     "could not create a memory object",
     "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
     "CUDA error: out of memory",
     "MPS backend out of memory",
+    # A handle, or the workspace of every algorithm, found no memory; a broken installation is a rarer cause.
+    "_STATUS_NOT_INITIALIZED",
+    "unable to find an engine",
 )
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
@@ -44,6 +48,8 @@ def release_memory() -> None:
         libc.malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

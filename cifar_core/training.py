@@ -182,13 +182,13 @@ def train(
 ) -> Iterator[Progress]:
     """Train `state` to the end of its recipe, and yield progress at `points`.
 
-    A state that was saved at a yield resumes there with the same bits. Once the iteration is exhausted, the
+    On a CPU a state that was saved at a yield resumes there with the same bits. Once the iteration is exhausted, the
     model holds the weights that the recipe keeps.
 
     Args:
         data: images uint8 (N, 3, side, side). They are moved to the device once.
         stop: called after each step but the last, after its yield if any. If it returns true, the iteration ends with
-            `state.step < state.total_steps`; training resumes from there to the same bits and the same later points.
+            `state.step < state.total_steps`; training resumes from there to the same later points.
 
     Raises:
         OutOfMemory: the training images or a batch did not fit into the memory of the device.

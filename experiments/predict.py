@@ -19,7 +19,7 @@ from cifar_core.data import Split
 from cifar_core.data.image_file import printable, read_image
 from cifar_core.errors import UserError
 from cifar_core.evaluation.metrics import Predictions
-from cifar_core.hardware import DEVICES, Hardware
+from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.named_runs import LETTERS
@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    set_up_cpu()
     hardware = Hardware.detect(options.device)
     with readable(store_of(options)) as store:
         loaded = network_of(options.run, store)

@@ -20,6 +20,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.pyfunc import scoring_server
 
+from cifar_core.hardware import set_up_cpu
 from experiments.reading.study import HttpSpeed
 from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
@@ -75,6 +76,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
+    set_up_cpu()
     logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
     mlflow.set_tracking_uri(store.tracking_uri)
     with answering(store.tracking_uri), TemporaryDirectory() as folder:  # MLflow writes a file beside the network

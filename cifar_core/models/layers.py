@@ -96,12 +96,19 @@ class Dropout(nn.Module):
             return inputs
         if self.generator is None:
             raise RuntimeError("Dropout.generator must be set before training")
-        # 16 random bits per element, in the memory layout of the input: at least twice as fast as a float for each.
-        count = inputs.numel()
-        words = torch.empty(-(-count // 4), dtype=torch.int64, device=inputs.device)
-        bits = words.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:count]
-        kept = (bits >= round(self.probability * 2**16) - 2**15).to(inputs.dtype).div_(1 - self.probability)
+        kept = kept_elements(inputs.device.type, inputs.numel(), self.probability, self.generator)
+        kept = kept.to(inputs.dtype).div_(1 - self.probability)  # in the memory layout of the input
         return inputs * kept.as_strided(inputs.shape, torch.empty_like(inputs, device="meta").stride())
+
+
+def kept_elements(kind: str, count: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Return bools (count,), each false with `probability`, from `generator`, whose device is of `kind`."""
+    if kind == "mps":  # draws no integers of 64 bits
+        return torch.rand(count, generator=generator, device=generator.device) >= probability
+    # 16 random bits per element: at least twice as fast as a float for each.
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
+    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+    return bits >= round(probability * 2**16) - 2**15
 
 
 def draw_from(model: nn.Module, generator: torch.Generator) -> None:

@@ -139,7 +139,7 @@ class Tuning:
         write_tensors(path, {**facts, "recipe": self.recipe.to_dict(), "optimizer": numbers}, tensors)
 
     def load(self, path: Path) -> None:
-        """Read the state in `path`, if there is one; fine-tuning resumes from it with the same bits.
+        """Read the state in `path`, if there is one; fine-tuning resumes from it, on a CPU with the same bits.
 
         Raises:
             CheckpointError: the file is damaged, or of another recipe or version; this state is untouched.
@@ -182,7 +182,7 @@ def tune(
 ) -> Iterator[Progress]:
     """Train `state` to the end of its recipe; yield progress at 48 points, and validate at 8 of them.
 
-    A state that was saved at a yield, or after `stop`, resumes there with the same bits on as many threads.
+    A state that was saved at a yield, or after `stop`, resumes there with the same bits on as many threads of a CPU.
 
     Args:
         views: activations (N, D) of the training images, and of their mirror images.

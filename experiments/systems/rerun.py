@@ -21,7 +21,7 @@ from experiments.reading.weights import KnownRun, recipe_of
 from sweeps.console import SweepConsole
 from sweeps.tracking.provenance import provenance
 
-_CONDITIONS = ("device", "cpu", "precision", "kernels", "threads", "torch", "git_commit")  # equal ones: equal bits
+_CONDITIONS = ("device", "cpu", "precision", "kernels", "threads", "torch", "git_commit")  # equal: equal bits on CPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Rerun:
     val_accuracy: tuple[float, float] | None  # at the end, on record and now
     same_weights: bool | None  # None: the run kept none
     conditions: tuple[str, ...]  # that differ, as "threads 2, now 1"
+    on_cpu: bool  # now
 
     @property
     def identical(self) -> bool:
@@ -58,6 +59,8 @@ class Rerun:
             said.append(f"what was different: {'; '.join(self.conditions)}")
         else:
             said.append("machine, precision, kernels, threads, torch and commit are the same, as far as recorded")
+        if not self.on_cpu:
+            said.append("a GPU need not repeat bits")
         return said
 
 
@@ -79,8 +82,8 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
             f"{run.name!r} has stage {tags.get('stage', '')!r} and {len(curve)} points"
         )
     recipe = recipe_of(run.run_id, reader)
-    if tags.get("device", "cpu") == "cpu":
-        set_up_cpu(int(tags["threads"]) if tags.get("threads", "").isdigit() else None)
+    on_cpu = tags.get("device", "cpu") == "cpu"
+    set_up_cpu(int(tags["threads"]) if on_cpu and tags.get("threads", "").isdigit() else None)
     hardware = Hardware.detect(device)
     data = DataSource.find(tags["data_sha256"], tags["data"], cifar10, console.progress).train_val()
     if recipe.val_fraction != FIXED_SPLIT:  # a final, on all images
@@ -108,6 +111,7 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
         val_accuracy=(on_record, accuracy) if finished and accuracy is not None and on_record is not None else None,
         same_weights=_same_weights(recipe, run, state) if finished and run.kept else None,
         conditions=tuple(f"{c} {tags[c]}, now {now[c]}" for c in _CONDITIONS if c in tags and tags[c] != now[c]),
+        on_cpu=hardware.device.type == "cpu",
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from cifar_core.checkpoint import Checkpoints, load_weights, save_state
 from cifar_core.data import Split, Splits
 from cifar_core.errors import OutOfMemory, first_line
@@ -62,6 +64,8 @@ def run_job(job: Job, data: Splits, load_test: Callable[[], Split], hardware: Ha
     """
     ending: Ending | None
     try:
+        if hardware.device.index is not None:  # CUDA graphs are captured on the current GPU
+            torch.cuda.set_device(hardware.device)
         if isinstance(job, EvaluateJob):
             ending = Finished(job.key, _evaluate(job, load_test(), hardware))
         else:
@@ -72,7 +76,7 @@ def run_job(job: Job, data: Splits, load_test: Callable[[], Split], hardware: Ha
         ending = CheckpointWriteFailed(job.key, str(error))
     except Exception as error:
         ending = Failed(job.key, _reason(error), traceback.format_exc())
-    if isinstance(ending, Failed):
+    if isinstance(ending, Failed) or hardware.device.type != "cpu":  # workers share a GPU's memory
         release_memory()
     if ending is not None:
         channel.send(ending)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from cifar_core.budget import step_flops
 from cifar_core.data.data_set import DataSet
+from cifar_core.errors import UserError, first_line
 from cifar_core.hardware import Hardware
 from cifar_core.memory import oom_context
 from cifar_core.models import build_model
@@ -22,9 +23,19 @@ def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> floa
 
     Raises:
         OutOfMemory: a batch does not fit into the memory of the device.
+        UserError: the device is a GPU that cannot train, because it is too old for this torch, for example.
     """
-    with oom_context(f"a batch of {recipe.batch_size} images", recipe):
-        return _speed(recipe, hardware, data_set)
+    try:
+        with oom_context(f"a batch of {recipe.batch_size} images", recipe):
+            return _speed(recipe, hardware, data_set)
+    except RuntimeError as error:
+        kind = hardware.device.type
+        if kind == "cpu":
+            raise
+        raise UserError(
+            f"the device {kind} must work with torch {torch.__version__}, but gave: {first_line(error)}; "
+            "--device cpu trains without it"
+        ) from error
 
 
 def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:

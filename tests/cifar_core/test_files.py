@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -68,6 +70,20 @@ def test_the_content_is_on_the_disk_and_then_its_name(tmp_path: Path, monkeypatc
     monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
     write_atomically(tmp_path / "file", b"new")
     assert synced == [False, True]  # the file, then its folder
+
+
+@pytest.mark.parametrize(("cause", "whole"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_sync_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: int, whole: bool
+) -> None:
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(cause, os.strerror(cause))
+
+    monkeypatch.setattr("os.fsync", sync)
+    with contextlib.nullcontext() if whole else pytest.raises(OSError, match=os.strerror(cause)):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_folder_is_not_replaced(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ CPU = torch.device("cpu")
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool, capability: tuple[int, int] = (9, 0)) -> None:
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool, capabilities: Sequence[tuple[int, int]] = ((9, 0),)
+) -> None:
     monkeypatch.setenv(CUBLAS, "")  # so that whatever is set later is undone
     monkeypatch.delenv(CUBLAS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
@@ -60,11 +64,14 @@ def test_cublas_is_deterministic_from_its_first_product(
     assert os.environ[CUBLAS] == expected
 
 
-@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
-def test_bf16_where_a_gpu_computes_in_it(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [([(7, 5)], "fp32"), ([(8, 0)], "bf16"), ([(9, 0)], "bf16"), ([(9, 0), (7, 5)], "fp32"), ([(9, 0)] * 2, "bf16")],
+)
+def test_bf16_where_all_gpus_compute_in_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: Sequence[tuple[int, int]], precision: str
 ) -> None:
-    pretend(monkeypatch, cuda=True, mps=False, capability=capability)
+    pretend(monkeypatch, cuda=True, mps=False, capabilities=capabilities)
     assert Hardware.detect("cuda").precision == precision
 
 

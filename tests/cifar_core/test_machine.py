@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from cifar_core.machine import free_memory, usable_cores
@@ -92,6 +94,12 @@ def test_what_is_available_and_limits_of_cgroups(
 
 def test_a_system_that_does_not_say(tmp_path: Path) -> None:
     assert free_memory(tmp_path) is None
+
+
+def test_a_mac_says_it_by_other_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=FileNotFoundError))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Mock(available=7 * GIB))
+    assert free_memory() == 7 * GIB
 
 
 def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

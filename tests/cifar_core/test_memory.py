@@ -6,12 +6,13 @@ import platform
 import resource
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from cifar_core.errors import OutOfMemory
-from cifar_core.memory import oom_context
+from cifar_core.memory import oom_context, release_memory
 from cifar_core.recipe import Recipe
 
 RECIPE = Recipe(model="custom_resnet", width=1.0, batch_size=512)
@@ -20,6 +21,10 @@ SHORTAGES = [
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
     RuntimeError("could not create a primitive"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
     RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
     MemoryError(),
@@ -41,6 +46,15 @@ def test_other_errors_are_not_changed(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, oom_context("a batch of 512 images", RECIPE):
         raise error
     assert raised.value is error
+
+
+def test_the_memory_of_every_kind_of_gpu_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(kind, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", cuda := Mock())
+    monkeypatch.setattr(torch.mps, "empty_cache", mps := Mock())
+    release_memory()
+    assert (cuda.call_count, mps.call_count) == (1, 1)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
+from cifar_core import hardware
 from cifar_core.checkpoint import load_weights, save_state
 from cifar_core.data import Split, Splits
 from cifar_core.data.data_set import CIFAR10
@@ -164,6 +165,16 @@ def test_the_champion_of_the_registry(place: Place, capsys: pytest.CaptureFixtur
     client.set_registered_model_alias("cifar10", "champion", version.version)
     expected = copy.printed(capsys, "a study/final-1-0")
     assert copy.printed(capsys, "champion") == expected
+
+
+@pytest.mark.usefixtures("settings_of_this_process")
+def test_the_threads_are_at_most_the_usable_cores(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 1)
+    torch.set_num_threads(2)
+    place.printed(capsys, "a study/final-1-0")
+    assert torch.get_num_threads() == 1
 
 
 def test_columns_are_aligned(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

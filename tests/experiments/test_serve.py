@@ -13,13 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from cifar_core import hardware
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.training import predict
+from experiments import serve
 from experiments.reading.studies import HTTP_SPEED, StudyReader
 from experiments.reading.study import HttpSpeed
 from experiments.serve import main
@@ -142,6 +145,18 @@ def test_the_speed_over_http_is_kept_with_the_champion(store: Store) -> None:
     assert StudyReader(store).json(str(version.run_id), HTTP_SPEED)["clients"] == 8
     assert client.get_experiment_by_name("a study") is None, "no new one in the place of the renamed one"
     client.rename_experiment(experiment.experiment_id, "a study")
+
+
+@pytest.mark.usefixtures("server", "settings_of_this_process")
+def test_the_threads_are_at_most_the_usable_cores(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(serve, "run", lambda *_, **__: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 1)
+    torch.set_num_threads(2)
+    before = mlflow.get_tracking_uri()
+    assert main(["--port", "0", "--store", str(store.root)]) == 0
+    mlflow.set_tracking_uri(before)
+    assert threads == [1]
 
 
 def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifar_core.models import fused
-from cifar_core.models.layers import GELU, Conv3x3, Dropout, FusedSequential, channels
+from cifar_core.models.layers import GELU, Conv3x3, Dropout, FusedSequential, channels, kept_elements
 from tests.cifar_core.support import seeded
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
@@ -47,6 +47,14 @@ def test_dropout_keeps_the_expectation(probability: float) -> None:
     kept = result != 0
     assert kept.float().mean() == pytest.approx(1 - probability, abs=0.01)
     torch.testing.assert_close(result[kept], torch.full_like(result[kept], 1 / (1 - probability)))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps"])
+def test_elements_are_kept_on_devices_of_each_kind(kind: str) -> None:
+    kept = kept_elements(kind, 100_001, 0.3, seeded())
+    assert (kept.shape, kept.dtype) == ((100_001,), torch.bool)
+    assert kept.float().mean() == pytest.approx(0.7, abs=0.01)
+    assert torch.equal(kept_elements(kind, 100_001, 0.3, seeded()), kept)
 
 
 def test_dropout_follows_its_generator() -> None:

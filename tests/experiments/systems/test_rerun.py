@@ -125,6 +125,16 @@ def test_it_says_by_how_much_it_differs_and_what_was_different(place: Place, tmp
     assert conditions == f"what was different: cpu another, now {CPU.describe()}"
 
 
+@pytest.mark.parametrize(("on_cpu", "said"), [(True, []), (False, ["a GPU need not repeat bits"])])
+def test_a_gpu_need_not_repeat_bits(on_cpu: bool, said: list[str]) -> None:
+    found = Rerun(8, 1e-6, 3, val_accuracy=None, same_weights=None, conditions=(), on_cpu=on_cpu)
+    assert found.lines() == [
+        "it differs: the training loss by up to 1e-06 nats, at step 3",
+        "machine, precision, kernels, threads, torch and commit are the same, as far as recorded",
+        *said,
+    ]
+
+
 def test_a_run_whose_recipe_is_lost(place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.store.root, tmp_path / "store")
     own = Place(Store.locate(tmp_path / "store"))

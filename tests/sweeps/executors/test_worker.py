@@ -24,6 +24,7 @@ import torch
 from cifar_core.checkpoint import load_weights
 from cifar_core.data import Split, Splits
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.hardware import Hardware
 from cifar_core.recipe import TTA_VIEWS, Recipe
 from cifar_core.training import EvalSchedule, Progress, evenly, predict, total_steps
 from sweeps.executors import worker
@@ -397,6 +398,35 @@ class TestMemory:
             r"out of memory: a batch of 500 images did not fit beside the network \(fast_resnet, width 2\): .+", second
         )
         assert third == "Finished"
+
+
+class TestGpus:
+    SECOND = Hardware(torch.device("cuda", 1), bf16=False)
+
+    def test_the_gpu_of_a_worker_is_the_current_one(self, data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+        chosen: list[torch.device] = []
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        carry_out(JOB, data)
+        assert chosen == []
+        run_job(JOB, data, Mock(), self.SECOND, Channel(Mock(), lambda: True))
+        assert chosen == [self.SECOND.device]
+
+    @pytest.mark.parametrize(("device", "releases"), [("cpu", 0), ("cuda", 1), ("mps", 1)])
+    def test_a_run_that_ends_leaves_no_memory_of_a_gpu_in_use(
+        self, data: Splits, monkeypatch: pytest.MonkeyPatch, device: str, releases: int
+    ) -> None:
+        monkeypatch.setattr(worker, "release_memory", released := Mock())
+        hardware = Hardware(torch.device(device), bf16=False)
+        run_job(JOB, data, Mock(), hardware, Channel(events := Mock(), Mock(), lambda: True))
+        assert events.call_args.args == (Paused("trial-3"),)  # before it touched the device
+        assert released.call_count == releases
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+    def test_the_second_gpu_trains_a_network_in_graphs(self, data: Splits) -> None:
+        events: list[Event] = []
+        with torch.cuda.device(0):  # which is the current one again afterwards
+            run_job(JOB, data, Mock(), self.SECOND, Channel(events.append, lambda: True))
+        assert isinstance(events[-1], Finished), events[-1]
 
 
 class TestArtifacts:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import time
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from sweeps.planning.speed import measure_speed
@@ -24,3 +27,25 @@ def test_the_speed_does_not_count_the_time_that_counting_takes(monkeypatch: pyte
 
     monkeypatch.setattr("sweeps.planning.speed.step_flops", slow)
     assert measure_speed(Recipe(width=0.125, batch_size=2), CPU, CIFAR10) > 3e12, "three steps, in less than a second"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        ("cpu", RuntimeError, "CUDA error: no kernel image is available\nand more"),
+        (
+            "cuda",
+            UserError,
+            f"the device cuda must work with torch {torch.__version__}, but gave: CUDA error: no kernel image is "
+            "available; --device cpu trains without it",
+        ),
+    ],
+)
+def test_a_gpu_that_cannot_train_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception], said: str
+) -> None:
+    cause = RuntimeError("CUDA error: no kernel image is available\nand more")
+    monkeypatch.setattr("sweeps.planning.speed.build_model", Mock(side_effect=cause))
+    with pytest.raises(error) as raised:
+        measure_speed(Recipe(), Hardware(torch.device(kind), bf16=False), CIFAR10)
+    assert str(raised.value) == said
