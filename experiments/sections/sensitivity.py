@@ -109,7 +109,7 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
     bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
     if bar is None or speed is None:
         return []
-    which = "the longest that an answer can take" if speed.bounded else "within which 95 % of its answers come"
+    which = "by the speed of its training" if speed.bounded else "within which 95 % of its answers come"
     seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
     text = f"Latency bar: {duration(bar / 1000)}; building would keep any bar from {duration(seconds)} up, {which}."
     return [CitedText(text, (*run(*speed.runs), "source/scenario"))]

@@ -93,7 +93,7 @@ def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None
     assert "building clears it only up to 89.7 %" in flips(high)[0]
     assert facts.cost.speed is not None
     bound = with_cost(facts, speed=replace(facts.cost.speed, bounded=True, p95=None))
-    assert "any bar from 4 ms up, the longest that an answer can take" in flips(bound)[1]
+    assert "any bar from 4 ms up, by the speed of its training" in flips(bound)[1]
     assert not any("Latency bar" in text for text in flips(with_scenario(facts, latency_bar_ms=None)))
     flip = 'Our labelling speed: 100 %; above 120 % (1.2 times) the answer becomes "Build".'
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)
