@@ -60,7 +60,8 @@ def section(facts: Facts) -> Section:
     downloads = "" if not scenario.downloads else ", a download at its people and labels"
     if downloads and scenario.latency_bar_ms is not None:
         downloads += " and one machine"
-    text = f"A trained vendor is priced at the least training that it sells{downloads}. Traffic is in no price."
+    text = f"A trained vendor is priced at the least training that it sells{downloads}. Traffic is in no price, and "
+    text += "later years are not discounted."
     by_volume = volumes(facts)
     blocks: list[Block] = [
         Heading(f"Every way over {years(scenario.horizon_years)}"),
