@@ -101,8 +101,9 @@ def _accuracy_flip(facts: Facts) -> CitedText:
     if test is None:
         return CitedText("A test accuracy: without one, costs do not count.", run(facts.run_id))
     only = "" if test.low >= target else "only "
-    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {percent(test.low, 1)}, where the "
-    return CitedText(f"{text}interval of its test accuracy begins.", (*runs(test), "source/bar"))
+    low = percent(math.floor(1000 * test.low) / 1000, 1)  # rounded up it would be a bar that building does not clear
+    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {low}, where the interval of its "
+    return CitedText(f"{text}test accuracy begins.", (*runs(test), "source/bar"))
 
 
 def _latency_flip(facts: Facts) -> list[CitedText]:

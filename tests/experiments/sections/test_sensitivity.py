@@ -13,7 +13,7 @@ from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Bullets
 from experiments.sections.sensitivity import section
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
-from tests.experiments.support import figures, with_cost, with_scenario
+from tests.experiments.support import figures, with_cost, with_scenario, with_test
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,10 @@ def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(fa
     assert 'Images a month: 250,000; below 181,000 (0.72 times) the answer becomes "Either".' in texts
     assert texts[-1].startswith("Changed alone, between a tenth and ten times their value, these do not change the")
     assert "retraining a year" in texts[-1]
+
+
+def test_the_bar_that_building_clears_is_not_rounded_up(facts: Facts) -> None:
+    assert "building clears it up to 93.4 %, where" in flips(with_test(facts, mean=0.94, half=0.00503))[0]
 
 
 def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> None:
