@@ -16,7 +16,7 @@ from experiments.pages.text import duration, percent, probability, span
 from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import ImageAnswers, Study
-from experiments.reading.vendor_score import VendorScore
+from experiments.reading.vendor_score import LEAST_TIMED, VendorScore
 from experiments.vendors.answer_file import read_source
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score
@@ -117,6 +117,8 @@ def _print(found: VendorScore) -> None:
         print(f"  {name:<12} {percent(right / images, 1) if images else 'no images':>9}")
     if found.p95_seconds is not None:
         print(f"  95 % of the answers came within {duration(found.p95_seconds)}")
+    else:
+        print(f"  fewer than {LEAST_TIMED} answers have a time: too few to tell within what 95 % come")
     if found.usd is not None:
         print(f"  the answers cost ${found.usd:,.4f}")
     if found.mcnemar is None:

@@ -325,6 +325,7 @@ class Coordinator:
         if isinstance(event, Finished):
             stage.finish(run, event.outcome)
         elif isinstance(event, Diverged):
+            run.diverged = True
             self._prune(stage, run, event.reason)
         elif isinstance(event, Paused):
             self._again.append(run)

@@ -32,6 +32,7 @@ class SweepRun:
     started: float = 0.0  # time.monotonic()
     node: str | None = None  # of a cluster, with its GPU if it has one
     refusal: str = ""  # why it is not trained: its network breaks a limit
+    diverged: bool = False  # it ended because its training loss was no longer finite
 
     @property
     def accuracy(self) -> float | None:

@@ -169,7 +169,7 @@ def buy(vendor: Vendor, cost: Cost, scenario: Scenario, today: datetime.date) ->
 
 @dataclass(frozen=True, slots=True)
 class Cheapest:
-    """A stretch of time or volume over which one way costs least."""
+    """A stretch of time or volume over which one way costs least; one without a name has no way."""
 
     name: str
     start: float
@@ -199,12 +199,12 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tu
     """The way that costs least over the horizon, by images a month, between the `VOLUMES`.
 
     Args:
-        options_at: the total of each way, by its name, at so many images a month.
+        options_at: the total of each way that can be chosen at so many images a month, by its name.
     """
 
     def best(images: float) -> str:
         totals = options_at(images)
-        return min(totals, key=lambda name: (totals[name], name))
+        return min(totals, key=lambda name: (totals[name], name), default="")
 
     low, high = VOLUMES
     grid = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]

@@ -191,6 +191,12 @@ class Study:
         return self.final[chosen & (self.final["state"] == "complete")]
 
     @property
+    def diverged(self) -> int:
+        """The number of final runs of the champion that diverged."""
+        chosen = self.final["source_trial"] == self.champion_trial
+        return int((chosen & (self.final["state"] == "pruned")).sum())
+
+    @property
     def champion_trial(self) -> int | None:
         """The trial whose recipe is the champion, which may change when a study goes on; None before one is chosen."""
         chosen = self.tags.get("champion", "")

@@ -15,6 +15,7 @@ from sweeps.validation import STRICT, NonNegative, Text, read_json
 
 FOLDER = "vendors"  # of a store
 SCORE, ANSWERS = "score.json", "answers.csv"
+LEAST_TIMED = 59  # answers, for a time within which 95 % come: of 58, even the slowest may be too fast (0.95^58 > 5 %)
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,7 @@ class VendorScore:
     unparsable: int
     missing: int
     classes: Mapping[str, tuple[int, int]]  # right, and images
-    p95_seconds: NonNegative | None  # of the answers with a time
+    p95_seconds: NonNegative | None  # of the answers with a time, if these are at least `LEAST_TIMED`
     usd: NonNegative | None  # for the tokens of these answers, without tries that failed
     study: str  # whose champion they were compared with; "": none
     mcnemar: Mapping[str, float] | None  # ours_only, theirs_only, p

@@ -30,13 +30,16 @@ def section(facts: Facts) -> Section:
         all_same = all(a.same_test for a in facts.published.accuracies)
         same = f"{'All' if all_same else 'All but those marked'} are accuracies on the same 10,000 test images."
     if test:
-        count = len(test.run_ids)
+        count, lost = len(test.run_ids), facts.study.diverged
+        ours = f"{count} {plural(count, 'run')} of the champion"
+        if lost:
+            ours = f"{count} of {count + lost} runs of the champion, as {lost} diverged"
         if count > 1:
-            same += f" Ours is the mean of {count} runs of the champion; its 95 % interval combines the variance of "
-            same += f"seeds with the sampling error of {test.images:,} test images."
+            same += f" Ours is the mean of {ours}; its 95 % interval combines the variance of seeds with the sampling "
+            same += f"error of {test.images:,} test images."
         else:
-            same += f" Ours is one run of the champion; its 95 % interval covers the sampling of {test.images:,} test "
-            same += f"images alone. Another training{_retrained(facts)} may lie outside."
+            same += f" Ours is {ours}; its 95 % interval covers the sampling of {test.images:,} test images alone. "
+            same += f"Another training{_retrained(facts)} may lie outside."
     return Section(
         "Accuracy beside published figures" if facts.is_cifar10 else "Accuracy",
         (

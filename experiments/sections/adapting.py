@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from experiments.decision import commands
@@ -58,27 +59,27 @@ def _choice(adapted: Adapted) -> str:
 
 
 def _difference(facts: Facts, adapted: Adapted, test: McNemar) -> CitedText:
+    ours, alone, count = f"the {facts.subject}", f"the {facts.subject}", len(facts.subject_runs)
+    if count > 1:
+        accuracy = percent((test.both + test.first) / test.images)
+        ours, alone = f"one of the {facts.subject}'s {count} runs ({accuracy})", "that run"
     better = "better" if test.difference > 0 else "worse"
-    judged = (
-        f"It is {better} than the {facts.subject}"
-        if test.p < SIGNIFICANCE_LEVEL
-        else "The two do not differ beyond chance"
-    )
+    judged = f"It and {ours} do not differ beyond chance"
+    if test.p < SIGNIFICANCE_LEVEL:
+        judged = f"It is {better} than {ours}"
     text = f"{judged}: {signed(test.difference)} points on the same {test.images:,} test images. It alone labels "
-    text += f"{test.second:,} of them right, the {facts.subject} alone {test.first:,} (McNemar's test, "
-    text += f"{probability(test.p)})."
+    text += f"{test.second:,} of them right, {alone} alone {test.first:,} (McNemar's test, {probability(test.p)})."
     return CitedText(text, run(_answered(facts), adapted.run_id))
 
 
 def _table(facts: Facts, adapted: Adapted) -> Table:
     ours, speed = facts.cost, facts.cost.speed
     single = adapted.serving[0] if adapted.serving else None
-    validation, augmented = (each.mean if each is not None else None for each in (facts.validation, facts.augmented))
+    augmented = facts.augmented.mean if facts.augmented is not None else None
     p95 = speed.p95 if speed is not None else None
     servers = next(iter(facts.study.artifacts.http.values()), None), adapted.http
     ours_p95, theirs_p95 = (each.p95 if each is not None else None for each in servers)
     rows: tuple[tuple[str, Callable[[Any], str], float | None, float | None], ...] = (
-        ("Validation accuracy", percent, validation, adapted.validation),
         ("With test-time augmentation", percent, augmented, adapted.augmented),
         ("Training of the network", duration, ours.retrain_seconds, adapted.seconds),
         ("Its compute", flops, ours.retrain_flops, adapted.flops),
@@ -88,7 +89,13 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
     )
     if any(servers):
         rows = (*rows, ("The same over HTTP", duration, ours_p95, theirs_p95))
-    cells = [Row.of("Test accuracy", _accuracy(facts.test), _accuracy(adapted.test))]
+    validation = _cell(percent, facts.validation.mean if facts.validation is not None else None)
+    if facts.has_champion:
+        validation = replace(validation, note="of its confirmation, which is shorter")
+    cells = [
+        Row.of("Test accuracy", _accuracy(facts.test), _accuracy(adapted.test)),
+        Row.of("Validation accuracy", validation, percent(adapted.validation)),
+    ]
     cells += [Row.of(name, _cell(words, champion), _cell(words, other)) for name, words, champion, other in rows]
     how = "Fine-tuned" if adapted.is_tuned else "Adapted"
     return Table(("", facts.subject.capitalize(), f"{how} {adapted.backbone}"), cells, numbers=(1, 2))

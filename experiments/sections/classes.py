@@ -28,7 +28,7 @@ from experiments.pages.plots import (
     room_for,
     segment,
 )
-from experiments.pages.text import CitedText, percent, points, run, runs, short_percent, span
+from experiments.pages.text import CitedText, percent, points, run, runs, short_percent, signed, span
 from experiments.reading.published import Bar
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
@@ -259,16 +259,18 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
         return ()
     weakest, strongest = rows[0], rows[-1]
     gap = strongest.shown - weakest.shown
-    low, high = strongest.interval, weakest.interval
-    if round(gap, 9) >= UNEVEN and low and high and low.low <= high.high:
-        text = f"not known to be uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}, "
-        text += "but the intervals of the two overlap."
-    elif round(gap, 9) >= UNEVEN:
+    best, worst = strongest.interval, weakest.interval
+    low, high = difference_interval(best, worst) if best and worst else (-math.inf, math.inf)
+    if round(gap, 9) >= UNEVEN and not (best and worst and best.low <= worst.high):
         text = f"uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}. Only with a "
         text += "training of one's own can one work on that."
-    else:
+    elif high < UNEVEN:
         text = f"even on the {found.split} images: {weakest} lies only {points(gap)} under {strongest}, so no class "
         text += "needs special treatment."
+    else:
+        interval = f" (95 % interval {signed(low)} to {signed(high)})" if math.isfinite(high) else ""
+        text = f"not known to be even or uneven on the {found.split} images: {weakest} lies {points(gap)}{interval} "
+        text += f"under {strongest}."
     return (CitedText(f"Classes are {text}", run(*found.run_ids)),)
 
 

@@ -164,8 +164,9 @@ def _needed_sentence(facts: Facts, curve: WayCurve, needed: Interval | None) -> 
 
 
 def _price(facts: Facts, *labels: float) -> str:
-    usd = facts.scenario.usd_per_label
-    return f" ({' to '.join(total(usd * number) for number in labels)})" if usd else ""
+    usd, images = facts.scenario.usd_per_label, facts.study.data_set.val_images
+    prices = " to ".join(total(usd * number) for number in labels)
+    return f" ({prices}, besides the {images:,} validation images)" if usd else ""
 
 
 def _crossing_sentences(facts: Facts, curves: Sequence[WayCurve]) -> Iterator[CitedText]:
@@ -205,6 +206,11 @@ def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
     )
     text += "and with fewer of them a network goes over them more often."
     yield CitedText(text, run(curve.run_id))
+    if usd := facts.scenario.usd_per_label:
+        images = facts.study.data_set.val_images
+        text = f"Prices are of all labels to train on, at hand or not; those of the {images:,} validation images come "
+        text += f"to {total(usd * images)}. The costs of the ways count both, less the labels at hand."
+        yield CitedText(text, ("source/scenario",))
     if adapted := [r for r in curve.runs if r.way == ADAPT]:
         model, before = adapted[0].model, images_before(adapted[0].pretrained_on)
         text = f"Adapted is a linear head on the features of {model}, which learnt from {before} before; whether these "

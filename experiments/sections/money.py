@@ -60,7 +60,8 @@ def section(facts: Facts) -> Section:
     downloads = "" if not scenario.downloads else ", a download at its people and labels"
     if downloads and scenario.latency_bar_ms is not None:
         downloads += " and one machine"
-    text = f"A trained vendor is priced at the least training that it sells{downloads}. Traffic is in no price."
+    text = f"A trained vendor is priced at the least training that it sells{downloads}. Traffic is in no price, and "
+    text += "later years are not discounted."
     by_volume = volumes(facts)
     blocks: list[Block] = [
         Heading(f"Every way over {years(scenario.horizon_years)}"),
@@ -100,17 +101,20 @@ def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
 
 
 def volumes(facts: Facts) -> tuple[Cheapest, ...]:
-    """The way that costs least over the horizon at each volume, among those that miss no bar and have a price."""
-    names = [way.option.name for way in ways_of(facts) if not way.misses and not way.option.unpriced]
-    if len(names) < 2:
-        return ()
+    """The way that costs least over the horizon at each volume, among those that miss no bar there and have a price.
+
+    Empty if there are not two of them.
+    """
+    names: set[str] = set()
 
     def totals(images: float) -> dict[str, float]:
         at = replace(facts, scenario=replace(facts.scenario, images_per_month=images))
-        months = facts.scenario.months
-        return {way.option.name: way.option.total(months) for way in ways_of(at) if way.option.name in names}
+        options = [way.option for way in ways_of(at) if not way.misses and not way.option.unpriced]
+        names.update(option.name for option in options)
+        return {option.name: option.total(facts.scenario.months) for option in options}
 
-    return cheapest_by_volume(totals)
+    found = cheapest_by_volume(totals)
+    return found if len(names) > 1 else ()
 
 
 def _caption(facts: Facts, ways: Sequence[Way]) -> CitedText:
@@ -142,7 +146,7 @@ def _stretches(found: Sequence[Cheapest]) -> str:
 
 
 def _name(one: Cheapest) -> str:
-    return "building" if one.name == "build" else one.name
+    return "building" if one.name == "build" else one.name or "none"
 
 
 def _months(one: Cheapest) -> str:
@@ -426,7 +430,7 @@ def _option_numbers(facts: Facts, options: Sequence[Option], found: Sequence[Che
         sources = tuple(f"source/{price.key}" for price in vendor.labelling(waits=waits))
         yield Number(f"buy.{slug(vendor.name)}.first_1000", each, "USD for 1,000 images in a month", sources)
     for index, one in enumerate(found):
-        yield Number(f"cheapest.{index}.name", one.name, "text", facts.cost_sources)
+        yield Number(f"cheapest.{index}.name", one.name or None, "text", facts.cost_sources)
         yield Number(f"cheapest.{index}.up_to", one.end, "images a month", facts.cost_sources)
     ours = options[0]
     if not ours.unpriced and ours.total(months) > 0:

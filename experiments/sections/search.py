@@ -130,8 +130,8 @@ def _pruning_sentence(facts: Facts) -> CitedText:
     saved = facts.study.metrics.get("study/saved_fraction")
     text = "What pruning saved was not recorded." if saved is None else "Pruning saved nothing."
     if saved is not None and saved > 0:
-        aim = "which meets" if saved >= SAVED_AIM else "short of"
-        text = f"Pruning saved {percent(saved, 0)} of the training compute that full trials would have taken, "
+        aim = "which meets" if round(saved, 3) >= SAVED_AIM else "short of"
+        text = f"Pruning saved {percent(saved, 1)} of the training compute that full trials would have taken, "
         text += f"{aim} the aim of half."
     return CitedText(text, run(facts.run_id))
 

@@ -21,6 +21,7 @@ class Candidate:
     trial: int
     model: str
     complete: int  # runs
+    diverged: int  # runs
     run_ids: tuple[str, ...]
     accuracy: float | None  # mean validation accuracy of its complete runs
     champion: bool
@@ -59,6 +60,7 @@ def candidates_of(study: Study) -> tuple[Candidate, ...]:
                 trial=int(source),
                 model=next((v for v in again["params.model"] if v is not None), "unknown"),
                 complete=len(complete),
+                diverged=int((again["state"] == "pruned").sum()),
                 run_ids=tuple(again["run_id"]),
                 accuracy=float(known.mean()) if len(known) else None,
                 champion=source == study.champion_trial,
@@ -102,7 +104,10 @@ def section(facts: Facts) -> Section:
         first = next((candidate.baseline for candidate in candidates if candidate.baseline), None)
         began = ", and the one that it began with," if first else ""
         text = f"The best recipes of the search{began} were trained again. "
-        text += "The one with the highest mean validation accuracy is the champion"
+        text += "The one with the highest mean validation accuracy"
+        steady = candidates[0].champion and not candidates[0].diverged
+        text += ", of those without a run that diverged," if steady and any(c.diverged for c in candidates) else ""
+        text += " is the champion"
         known_good = first == Beginning.KNOWN_GOOD
         text += ", unless its lead on the starting recipe is within chance." if known_good else "."
         if len(candidates) == 1 and candidates[0].champion:
@@ -127,14 +132,16 @@ def _final_sentence(facts: Facts) -> str:
     """The training of the champion on all training images."""
     study = facts.study
     if facts.has_champion:
-        return " Its recipe was then trained on all training images."
+        runs = f": {study.diverged} of {study.diverged + len(study.champion)} runs diverged" if study.diverged else ""
+        return f" Its recipe was then trained on all training images{runs}."
     if study.champion_trial is None:
         return " That choice has not been made yet."
     states = set(study.final[study.final["source_trial"] == study.champion_trial]["state"])
     if not states:
         return " The training of its recipe on all training images has not begun yet."
-    how = "is still running" if "running" in states else "was interrupted" if "interrupted" in states else "has failed"
-    return f" The training of its recipe on all training images {how}."
+    how = {"running": "is still running", "interrupted": "was interrupted", "failed": "has failed"}
+    ended = next((words for state, words in how.items() if state in states), "diverged")
+    return f" The training of its recipe on all training images {ended}."
 
 
 def gain_sentence(study: Study) -> CitedText | None:
@@ -208,7 +215,7 @@ def _table(candidates: Sequence[Candidate]) -> Table:
         Row.of(
             f"trial {c.trial}{', where the search began' if c.baseline else ''}{', champion' if c.champion else ''}",
             c.model,
-            f"{c.complete} of {len(c.run_ids)}",
+            f"{c.complete} of {len(c.run_ids)}{f', {c.diverged} diverged' if c.diverged else ''}",
             "none yet" if c.accuracy is None else percent(c.accuracy),
             Cell("", sources=run(*c.run_ids)),
             style="ours" if c.champion else "",

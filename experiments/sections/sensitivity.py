@@ -101,15 +101,16 @@ def _accuracy_flip(facts: Facts) -> CitedText:
     if test is None:
         return CitedText("A test accuracy: without one, costs do not count.", run(facts.run_id))
     only = "" if test.low >= target else "only "
-    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {percent(test.low, 1)}, where the "
-    return CitedText(f"{text}interval of its test accuracy begins.", (*runs(test), "source/bar"))
+    low = percent(math.floor(1000 * test.low) / 1000, 1)  # rounded up it would be a bar that building does not clear
+    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {low}, where the interval of its "
+    return CitedText(f"{text}test accuracy begins.", (*runs(test), "source/bar"))
 
 
 def _latency_flip(facts: Facts) -> list[CitedText]:
     bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
     if bar is None or speed is None:
         return []
-    which = "the longest that an answer can take" if speed.bounded else "within which 95 % of its answers come"
+    which = "by the speed of its training" if speed.bounded else "within which 95 % of its answers come"
     seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
     text = f"Latency bar: {duration(bar / 1000)}; building would keep any bar from {duration(seconds)} up, {which}."
     return [CitedText(text, (*run(*speed.runs), "source/scenario"))]

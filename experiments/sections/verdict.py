@@ -162,6 +162,10 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     if facts.test is not None and len(facts.test.run_ids) == 1:
         text = "The network is one training run: its interval covers the test images, not another training of it."
         yield CitedText(text, run(*facts.test.run_ids))
+    if (lost := facts.study.diverged) and facts.test is not None:
+        text = f"{lost} of {lost + len(facts.study.champion)} final runs diverged, and are not in the accuracy of "
+        text += "building: a retraining may diverge too."
+        yield CitedText(text, run(facts.run_id))
     if (adapted := facts.study.adapted) is not None:
         yield CitedText(adapted.overlap, run(adapted.run_id))
     vendors = {slug(vendor.name) for vendor in s.vendors}

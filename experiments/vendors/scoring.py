@@ -14,7 +14,7 @@ from cifar_core.evaluation.serving import p95
 from cifar_core.files import write_atomically
 from experiments.reading.scenario import slug
 from experiments.reading.study import ImageAnswers
-from experiments.reading.vendor_score import ANSWERS, SCORE, VendorScore, score_folder
+from experiments.reading.vendor_score import ANSWERS, LEAST_TIMED, SCORE, VendorScore, score_folder
 from experiments.stats import mcnemar
 from experiments.vendors.answers import NOT_ANSWERED, Answer, image_name, meant_class
 from sweeps.store import VENDORS, Store, StoreError
@@ -73,7 +73,7 @@ def score(
         unparsable=sum(found is None for found in meant.values()),
         missing=len(labels) - len(given),
         classes={name: (hits[label], images[label]) for label, name in enumerate(data_set.classes)},
-        p95_seconds=p95(times) if times else None,
+        p95_seconds=p95(times) if len(times) >= LEAST_TIMED else None,
         usd=sum(costs) if len(costs) == len(given) else None,
         study=study if compared else "",
         mcnemar=compared,

@@ -90,8 +90,9 @@ class Confirmation(Stage):
         """Return the starting recipe, unless another is better by more than chance; None if no run is complete.
 
         Short runs favour recipes that lose in long ones, so a lead within chance is not followed. Without a known-good
-        recipe to start from it is the one with the best mean validation accuracy. A decision stands until other runs
-        are complete: a study that resumes keeps its champion.
+        recipe to start from it is the one with the best mean validation accuracy. A recipe of which a run diverged is
+        chosen only if there is no other. A decision stands until other runs are complete: a study that resumes keeps
+        its champion.
         """
         results = {result.source: result for result in self.results()}
         runs = sorted(key for result in results.values() for key in result.accuracies)
@@ -100,7 +101,7 @@ class Confirmation(Stage):
             return results[decided["champion"]]
         gain = self.gain
         stays = gain is not None and gain.low <= 0 and gain.beginning == Beginning.KNOWN_GOOD
-        candidates = [result for result in results.values() if result.baseline or not stays]
+        candidates = [result for result in self._steady() if result.baseline or not stays]
         champion = max(candidates, key=lambda result: result.accuracy, default=None)
         if champion is not None:
             self.sweep.study.set_user_attr(DECISION, {"champion": champion.source, "runs": runs})
@@ -114,15 +115,15 @@ class Confirmation(Stage):
 
     @functools.cached_property
     def gain(self) -> Gain | None:
-        """The gain of the search over its first recipe; None without complete runs of both. All runs must have ended.
+        """The gain of the search over its first recipe; None unless both can be chosen. All runs must have ended.
 
         The interval combines the sampling error of the images, of which each is answered by both recipes, and the
         deviation between seeds, which was measured on CIFAR-10. It holds for the best of several recipes (Bonferroni's
         correction), and for few images (Agresti & Min, "Simple improved confidence intervals for comparing matched
         proportions", 2005).
         """
-        baseline = next((result for result in self.results() if result.baseline), None)
-        others = [result for result in self.results() if not result.baseline]
+        baseline = next((result for result in self._steady() if result.baseline), None)
+        others = [result for result in self._steady() if not result.baseline]
         best = max(others, key=lambda result: result.accuracy, default=None)
         if baseline is None or baseline.baseline is None or best is None:
             return None
@@ -138,6 +139,15 @@ class Confirmation(Stage):
             known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
             if known:
                 yield Confirmed(self._recipe(trial, 0), trial.number, known, Beginning.of(trial))
+
+    def _steady(self) -> list[Confirmed]:
+        """Return the results without those of which a run diverged, unless that leaves none."""
+        results, seeds = list(self.results()), range(self.sweep.plan.preset.seeds)
+
+        def diverged(result: Confirmed) -> bool:
+            return any(self.sweep.tracker.state(confirm_key(result.source, seed)) == "pruned" for seed in seeds)
+
+        return [result for result in results if not diverged(result)] or results
 
     def _difference(self, one: Confirmed, other: Confirmed) -> tuple[float, float]:
         """Difference of two accuracies, and its variance over samples of images.

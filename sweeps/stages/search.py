@@ -110,6 +110,8 @@ class Search(Stage):
         if reason:
             trial.set_user_attr("reason", reason)
         trial.set_user_attr("spent_flops", run.spent)
+        if run.diverged:  # it would have taken no more, so that pruning has saved nothing
+            trial.set_user_attr("flops", run.spent)
         self.sweep.study.set_user_attr(_SECONDS, self._seconds())
         self.sweep.study.tell(trial, outcome.accuracy if outcome is not None else None, TRIAL_OF_STATE[state])
         progress.count_trial(self.sweep.plan.search_share * self.sweep.plan.trial_flops())

@@ -29,6 +29,21 @@ function total(way, values, start) {
   return values.hourly_rate * hours + way.labels + dearer * way.training + months * month;
 }
 
+/** How long 95 % of images wait at most for earlier ones, in units of an answer; as `_wait`. */
+function longestWait(load) {
+  let [low, high] = [0, 3 / (1 - load)];
+  for (let step = 0; step < 50; step++) {
+    const wait = (low + high) / 2;
+    let sum = 0;
+    for (let k = 0, factorial = 1; k <= wait; factorial *= ++k) {
+      sum += (Math.exp(load * (wait - k)) * (load * (k - wait)) ** k) / factorial;
+    }
+    if ((1 - load) * sum < 0.95) low = wait;
+    else high = wait;
+  }
+  return low;
+}
+
 /** Each bar that concerns a way, and how it stands against it: clears | misses | unknown; as `ways_of`. */
 function standings(way, values, loadLimit) {
   const found = { accuracy: "unknown" };
@@ -44,7 +59,7 @@ function standings(way, values, loadLimit) {
       if (queue) {
         const copies = machines(values.images_per_month, loadLimit * queue.capacity);
         const load = values.images_per_month / (queue.capacity * copies);
-        wait = (queue.mean * load) / (2 - 2 * load);
+        wait = queue.mean * longestWait(load);
       }
       const kept = 1000 * (seconds + wait) <= values.latency_bar_ms;
       found.latency = kept ? "clears" : bounded ? "unknown" : "misses";

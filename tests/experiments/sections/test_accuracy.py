@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from experiments.decision.facts import Facts
@@ -51,6 +52,13 @@ def test_test_accuracy_is_compared_with_bar_and_published_figures(
 def test_retraining_that_a_scenario_has_not_is_not_mentioned(demo: Facts, often: float, text: str) -> None:
     one = with_scenario(with_test(demo, 0.9), retraining_per_year=often)
     assert any(f"{text} lie outside" in block.text for block in section(one).blocks if isinstance(block, CitedText))
+
+
+def test_runs_that_diverged_are_not_in_the_mean_and_counted(demo: Facts) -> None:
+    final = demo.study.final
+    facts = with_study(demo, final=pd.concat([final, final.assign(state="pruned"), final.assign(state="failed")]))
+    words = "Ours is the mean of 2 of 4 runs of the champion, as 2 diverged; its 95 % interval combines"
+    assert any(words in block.text for block in section(facts).blocks if isinstance(block, CitedText))
 
 
 def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(unconfirmed: Facts) -> None:

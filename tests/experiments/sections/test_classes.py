@@ -10,7 +10,7 @@ from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing
 from experiments.sections import classes
 from experiments.sections.classes import ClassAccuracy, ClassResults, Confusion, section
-from experiments.stats import Estimate, wilson
+from experiments.stats import Estimate, mean_accuracy, wilson
 from tests.experiments.support import figures, known, with_artifacts
 
 
@@ -104,18 +104,24 @@ def test_the_weakest_class_needs_its_interval_to_clear_the_bar(
     assert words in sentence.text
 
 
-@pytest.mark.parametrize(("weakest", "words"), [(0.80, "Classes are uneven"), (0.801, "Classes are even")])
-def test_classes_are_uneven_from_ten_points(found: ClassResults, weakest: float, words: str) -> None:
-    (sentence,) = classes.evenness(with_weakest(found, weakest))
-    assert words in sentence.text
-
-
-def test_classes_whose_intervals_overlap_are_not_said_to_be_uneven(found: ClassResults) -> None:
-    cat, ship = with_weakest(found, 0.7, 0.5, 0.86).rows
-    rows = (cat, replace(ship, test=0.9, interval=Estimate(0.9, 0.85, 0.95, ("r",), 1000)))
-    (sentence,) = classes.evenness(replace(found, rows=rows))
-    assert sentence.text.startswith("Classes are not known to be uneven on the test images: cat (70.0 %) lies ")
-    assert sentence.text.endswith("but the intervals of the two overlap.")
+@pytest.mark.parametrize(
+    ("weakest", "images", "words"),
+    [
+        (0.80, 1000, "uneven"),
+        (0.801, 1000, "not known to be even or uneven"),
+        (0.88, 1000, "even"),
+        (0.88, 50, "not known to be even or uneven"),
+        (0.70, 5, "not known to be even or uneven"),
+    ],
+)
+def test_classes_are_even_or_uneven_only_beyond_chance(
+    found: ClassResults, weakest: float, images: int, words: str
+) -> None:
+    shares = {"cat": weakest, "ship": 0.9}
+    rows = [ClassAccuracy(n, None, share, mean_accuracy([share], ("r",), images)) for n, share in shares.items()]
+    (sentence,) = classes.evenness(replace(found, rows=tuple(rows)))
+    assert sentence.text.startswith(f"Classes are {words} on the test images: cat ({100 * weakest:.1f} %) lies ")
+    assert (" points (95 % interval " in sentence.text) == words.startswith("not known")
 
 
 def test_names_that_are_numbers_are_names_in_the_figures(demo: Facts) -> None:
@@ -168,4 +174,4 @@ def test_without_a_champion_the_classes_are_those_of_the_validation_images(demo:
 def test_a_class_that_was_not_tested_does_not_count_as_the_weakest_one(found: ClassResults) -> None:
     rows = (ClassAccuracy("rose", 0.3, None), ClassAccuracy("cat", 0.9, 0.88), ClassAccuracy("dog", 0.9, 0.9))
     [said] = classes.evenness(replace(found, rows=rows))
-    assert said.text.startswith("Classes are even on the test images: cat (88.0 %) lies only 2.00 points under dog")
+    assert said.text.endswith("on the test images: cat (88.0 %) lies 2.00 points under dog (90.0 %).")

@@ -34,12 +34,14 @@ def texts(facts: Facts) -> list[str]:
 def test_one_way(demo: Facts) -> None:
     facts = with_curve(demo, build=BUILT)
     made = section(facts)
-    law, held, needed, caveats = texts(facts)
+    law, held, needed, caveats, prices = texts(facts)
     assert law.startswith("Built from nothing, the error follows a + b / labels^c: c is 0.")
     assert held.startswith("Fitted without the 45,000 labels it predicts ")
     assert held.endswith("measured were 91.5 %: it held.")
     assert needed.startswith("Built from nothing, the 70 % bar takes 1,1")
     assert "($4" in needed
+    assert ", besides the 5,000 validation images)" in needed
+    assert "those of the 5,000 validation images come to $180. The costs of the ways count both" in prices
     assert caveats.startswith("All accuracies are of the same 5,000 validation images, which no training saw; the test")
     assert said(made, "learning") == needed
     figure = figures(made)["label_curve"]
@@ -57,14 +59,15 @@ def test_one_way(demo: Facts) -> None:
 
 def test_two_ways_change_places(demo: Facts) -> None:
     facts = with_curve(demo, build=BUILT, adapt=ADAPTED)
-    *_, adapted, crossing, _, learnt = texts(facts)
+    *_, adapted, crossing, _, _, learnt = texts(facts)
     assert learnt.startswith("Adapted is a linear head on the features of net, which learnt from images that its file")
-    assert adapted == "Adapted, the 70 % bar takes fewer than 450 labels ($16.20), the fewest tried."
+    besides = "besides the 5,000 validation images"
+    assert adapted == f"Adapted, the 70 % bar takes fewer than 450 labels ($16.20, {besides}), the fewest tried."
     assert crossing.startswith("Build and adapt change places at ")
     assert crossing.endswith(": with fewer, adapting is more accurate; with more, building.")
     assert crossing in said(section(facts), "learning")
     swapped = with_curve(demo, build=ADAPTED, adapt=BUILT)
-    *_, crossing, _, _ = texts(swapped)
+    *_, crossing, _, _, _ = texts(swapped)
     assert crossing.startswith("Build and adapt change places at ")
     assert crossing.endswith(": with fewer, building is more accurate; with more, adapting.")
     better = {labels: tuple(1 - 0.4 * (1 - value) for value in values) for labels, values in BUILT.items()}

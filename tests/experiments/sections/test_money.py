@@ -14,7 +14,7 @@ from experiments.pages.text import CitedText
 from experiments.reading.study import HttpSpeed
 from experiments.sections.money import section
 from tests.experiments.decision.test_verdict import under, vendor
-from tests.experiments.support import said, with_artifacts, with_scenario
+from tests.experiments.support import ADAPTED, said, with_artifacts, with_scenario, with_study
 
 START = vendor(0.5, integration_hours=10)
 
@@ -163,6 +163,10 @@ def test_it_is_said_from_when_to_when_each_is_cheaper(demo: Facts, changes: dict
             "these cost least over 3 years, AMONG: calls up to 29,800, building above.",
         ),
         ({"vendors": (vendor(500.0),)}, "building costs least over 3 years, AMONG."),
+        (
+            {"latency_bar_ms": 8, "vendors": (vendor(p95_ms=5),)},  # which a busy machine misses
+            "these cost least over 3 years, AMONG: calls up to 163,000, building up to 123,000,000, calls above.",
+        ),
     ],
 )
 def test_the_cheapest_way_is_stated_by_volume(demo: Facts, changes: dict[str, Any], words: str) -> None:
@@ -172,6 +176,14 @@ def test_the_cheapest_way_is_stated_by_volume(demo: Facts, changes: dict[str, An
     [stated] = [text for text in texts if text.startswith("From 1,000 to")]
     among = "of the ways that miss no bar and have a price"
     assert stated == f"From 1,000 to 1 billion images a month, {words.replace('AMONG', among)}"
+
+
+def test_a_volume_at_which_every_way_misses_a_bar_has_none(demo: Facts) -> None:
+    facts = with_study(with_scenario(under(demo, vendor(p95_ms=9)), latency_bar_ms=8), adapted=ADAPTED)
+    texts = [block.text for block in section(facts).blocks if isinstance(block, CitedText)]
+    assert any(text.endswith("have a price: building up to 123,000,000, none above.") for text in texts)
+    names = {number.name: number.value for number in section(facts).numbers}
+    assert (names["cheapest.0.name"], names["cheapest.1.name"]) == ("build", None)
 
 
 def test_vendors_take_their_colours_in_turn(demo: Facts) -> None:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from experiments.decision.facts import Facts
-from experiments.pages.blocks import Missing
+from experiments.pages.blocks import Missing, Table
 from experiments.pages.text import CitedText
 from experiments.sections.selection import (
     Candidate,
@@ -88,9 +89,23 @@ def test_candidates_are_the_recipes_that_were_trained_again(demo: Facts) -> None
     assert (row.trial, row.complete, len(row.run_ids), row.champion) == (3, 2, 2, True)
 
 
+def test_runs_that_diverged_are_counted(demo: Facts) -> None:
+    study, other = demo.study, demo.study.confirm.assign(source_trial=0, state=["complete", "pruned"])
+    final = pd.concat([study.final, study.final.assign(state="pruned").head(1)])
+    made = section(with_study(demo, confirm=pd.concat([study.confirm, other]), final=final))
+    text, table = made.blocks[:2]
+    assert isinstance(text, CitedText)
+    assert text.text.endswith(
+        "The one with the highest mean validation accuracy, of those without a run that diverged, is the champion. "
+        "Its recipe was then trained on all training images: 1 of 3 runs diverged."
+    )
+    assert isinstance(table, Table)
+    assert [row.cells[2].text for row in table.rows] == ["2 of 2", "1 of 2, 1 diverged"]
+
+
 def test_the_lead_of_the_champion_is_stated_with_its_interval() -> None:
     def candidate(trial: int, accuracy: float | None, *, champion: bool = False) -> Candidate:
-        return Candidate(trial, "fast_resnet", 1, (f"{trial}" * 32,), accuracy, champion, baseline=None)
+        return Candidate(trial, "fast_resnet", 1, 0, (f"{trial}" * 32,), accuracy, champion, baseline=None)
 
     pair = [candidate(1, 0.8928, champion=True), candidate(2, 0.8936), candidate(3, 0.7)]
     assert known(lead_sentence(pair, 5000)).text == (
@@ -158,7 +173,12 @@ def test_without_candidates_the_section_says_why(unconfirmed: Facts) -> None:
 
 @pytest.mark.parametrize(
     ("state", "words"),
-    [("running", "is still running"), ("interrupted", "was interrupted"), ("failed", "has failed")],
+    [
+        ("running", "is still running"),
+        ("interrupted", "was interrupted"),
+        ("failed", "has failed"),
+        ("pruned", "diverged"),
+    ],
 )
 def test_a_champion_whose_final_is_not_done_is_chosen(demo: Facts, state: str, words: str) -> None:
     facts = with_study(demo, final=demo.study.final.head(1).assign(state=state))

@@ -13,7 +13,7 @@ from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Bullets
 from experiments.sections.sensitivity import section
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
-from tests.experiments.support import figures, with_cost, with_scenario
+from tests.experiments.support import figures, with_cost, with_scenario, with_test
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,10 @@ def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(fa
     assert "retraining a year" in texts[-1]
 
 
+def test_the_bar_that_building_clears_is_not_rounded_up(facts: Facts) -> None:
+    assert "building clears it up to 93.4 %, where" in flips(with_test(facts, mean=0.94, half=0.00503))[0]
+
+
 def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> None:
     unknown = with_cost(facts, machine=None)
     assert sensitivity(unknown) == ()
@@ -93,7 +97,7 @@ def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None
     assert "building clears it only up to 89.7 %" in flips(high)[0]
     assert facts.cost.speed is not None
     bound = with_cost(facts, speed=replace(facts.cost.speed, bounded=True, p95=None))
-    assert "any bar from 4 ms up, the longest that an answer can take" in flips(bound)[1]
+    assert "any bar from 4 ms up, by the speed of its training" in flips(bound)[1]
     assert not any("Latency bar" in text for text in flips(with_scenario(facts, latency_bar_ms=None)))
     flip = 'Our labelling speed: 100 %; above 120 % (1.2 times) the answer becomes "Build".'
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)

@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from experiments.decision.facts import Facts
@@ -12,7 +13,7 @@ from experiments.pages.blocks import Bullets, Code, Figure, Lead, Table
 from experiments.report import references_of
 from experiments.sections import verdict
 from tests.experiments.decision.test_verdict import ACCURACIES, score, under, vendor
-from tests.experiments.support import known, with_cost, with_scenario, with_test
+from tests.experiments.support import known, with_cost, with_scenario, with_study, with_test
 
 
 def lead(facts: Facts) -> Lead:
@@ -122,6 +123,13 @@ def test_what_a_reader_must_know_stands_beside_the_verdict(demo: Facts) -> None:
     shipped = {v.name: v for v in demo.scenario.vendors}
     lasting = with_scenario(demo, horizon_years=1, vendors=(shipped["Azure Custom Vision"],), downloads=())
     assert "Azure Custom Vision (2023)" in notes(replace(lasting, test=None))
+
+
+def test_runs_that_diverged_are_noted(demo: Facts) -> None:
+    final = demo.study.final
+    lost = with_study(demo, final=pd.concat([final, final.assign(state="pruned").head(1)]))
+    words = "1 of 3 final runs diverged, and are not in the accuracy of building: a retraining may diverge too."
+    assert (words in notes(demo), words in notes(lost)) == (False, True)
 
 
 def test_building_that_was_assumed_to_fail_is_no_fallback(demo: Facts) -> None:

@@ -44,6 +44,12 @@ def test_what_names_no_class_or_is_missing_is_wrong_and_counted() -> None:
     assert (found.mcnemar, found.study) == (None, "")
 
 
+@pytest.mark.parametrize(("timed", "within"), [(0, None), (1, None), (58, None), (59, 3.2)])
+def test_a_few_times_do_not_tell_within_what_95_percent_come(timed: int, within: float | None) -> None:
+    answers = [answer(index, seconds=3.2 if index < timed else None) for index in range(100)]
+    assert scored(answers).p95_seconds == within
+
+
 def test_it_is_compared_with_ours_image_by_image() -> None:
     true = tuple(CIFAR10.classes[label] for label in LABELS)
     ours = ImageAnswers(true, ("frog",) * 30 + true[30:], (1.0,) * 100)  # wrong on 27 of the first 30

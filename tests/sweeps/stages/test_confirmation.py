@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,22 @@ class TestConfirmation:
         assert list(summary.champion.accuracies) == ["confirm-3-1"]
         assert sweep.tested == ["final-3-0", "final-3-1"]
         assert sweep.run().nothing_left, "a run that has failed is not repeated once the choice is made"
+
+    def test_a_recipe_of_which_a_run_diverged_is_not_chosen_over_one_that_trained_each_time(self, sweep: Study) -> None:
+        accuracy = {"confirm-3-1": 0.90, "confirm-2-0": 0.84, "confirm-2-1": 0.84}
+        sweep.script = lambda key: accuracy.get(key, even(key))
+        sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key == "confirm-3-0" else None
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert (summary.champion.source, summary.champion.accuracy) == (2, 0.84)
+        assert summary.gain is not None
+        assert summary.gain.mean == pytest.approx(0.84 - 0.5, abs=0.01), "over the recipe that can be chosen"
+
+    def test_where_each_recipe_diverged_once_the_best_of_them_is_chosen(self, sweep: Study) -> None:
+        sweep.fault = lambda key, starts: Diverged(key, "nan") if re.match(r"confirm-\d-0", key) else None
+        summary = sweep.run()
+        assert summary.champion is not None
+        assert list(summary.champion.accuracies) == ["confirm-3-1"]
 
     @pytest.mark.parametrize("stage", ["confirm", "final"])
     def test_what_failed_is_tried_again_by_the_next_command(self, sweep: Study, stage: str) -> None:

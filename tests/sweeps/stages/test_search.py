@@ -225,3 +225,4 @@ class TestPruning:
         assert sweep.trials[1].user_attrs["reason"] == reason
         assert (sweep.tracker.runs["trial-1"].state, sweep.tracker.runs["trial-1"].reason) == ("pruned", reason)
         assert summary.trials == {"complete": 3, "pruned": 1}
+        assert summary.metrics["study/saved_fraction"] == 0, "no pruner has saved what would not have trained on"
