@@ -253,6 +253,9 @@ class TestPlanOfTheArguments:
         first.tell(better, 0.9)
         plan_of("--study", "second", "--from", "first", "--enqueue", "five_conv")
         assert self.enqueued() == before, "the same command resumes the same search"
+        optuna.delete_study(study_name="first", storage=first._storage)
+        plan_of("--study", "second", "--from", "first", "--enqueue", "five_conv")
+        assert self.enqueued() == before, "without the earlier study too"
 
     @pytest.mark.slow
     def test_the_space_of_the_systems_begins_with_the_systems(
