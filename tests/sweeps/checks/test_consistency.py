@@ -137,6 +137,13 @@ def test_a_new_study_in_an_old_store(edited: Edited) -> None:
     assert said == []
 
 
+def test_the_new_name_of_a_renamed_experiment_is_no_study(edited: Edited) -> None:
+    edited.client.rename_experiment(edited.experiment, "nicer")
+    said = r"the MLflow experiment 'nicer' is that of study 'a study', and was renamed; resume that one with --study "
+    with pytest.raises(InconsistentError, match=rf"^study 'nicer' cannot be trained: {said}'a study', or begin a "):
+        check_before_training(edited.store, "nicer", None, print)
+
+
 Edit = Callable[[Edited], object]
 BACKUP = "bring optuna.db back from a copy, or begin a study of another name with --study"
 REFUSED: dict[str, tuple[Edit, str]] = {
