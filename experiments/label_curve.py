@@ -209,7 +209,7 @@ def _open(
     plan = {"source": subject.source, "runs": [run.key for run in runs]}
     files = {CURVE: json.dumps(plan, indent=1).encode()}
     files[DATA_SET] = subject.data_set.to_json()
-    tags = {"stage": "label-curve", "source_study": subject.study, **tags}
+    tags = {"stage": "label-curve", "study": experiment, "source_study": subject.study, **tags}
     tracker.open_study(RunLabel(key=STUDY_KEY, name=experiment, tags=tags, params={}, files=files))
 
 

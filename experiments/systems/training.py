@@ -77,7 +77,8 @@ class ReproductionContext:
 def open_tracker(store: Store, hardware: Hardware, say: Callable[[str], None]) -> MlflowTracker:
     """Open the MLflow experiment of all reproductions."""
     tracker = MlflowTracker(store, SYSTEMS_EXPERIMENT, source="experiments/reproduce.py", say=say)
-    tags = {"stage": "reproductions", **provenance(CIFAR10, hardware, torch.get_num_threads())}
+    tags = {"stage": "reproductions", "study": SYSTEMS_EXPERIMENT}
+    tags |= provenance(CIFAR10, hardware, torch.get_num_threads())
     tracker.open_study(RunLabel(key=STUDY_KEY, name=SYSTEMS_EXPERIMENT, tags=tags, params={}))
     return tracker
 

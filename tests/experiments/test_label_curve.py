@@ -245,6 +245,21 @@ def test_runs_of_other_images_are_refused_before_anything_is_written(studied: Fa
     assert [run.data.to_dictionary() for run in client.search_runs([experiment])] == before
 
 
+def test_a_curve_that_was_renamed_is_not_trained_again(
+    studied: Fake, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_curve, "train_all", lambda runs, context: 0)
+    assert call(studied) == 0
+    experiment = known(studied.client.get_experiment_by_name("labels/demo"))
+    studied.client.rename_experiment(experiment.experiment_id, "my curve")
+    assert known(load_label_curve(StudyReader(studied.place), "demo", CIFAR10)).planned == 3
+    said = refused(label_curve.main, "--store", str(studied.folder), "--device", "cpu")
+    assert said == (
+        "the MLflow experiment 'labels/demo' must have this name, but is now called 'my curve'; rename it back in "
+        "MLflow"
+    )
+
+
 def test_one_process_measures_a_curve(studied: Fake, refused: Refused) -> None:
     with acquire(studied.place.lock("labels/demo"), "labels/demo"):
         said = refused(label_curve.main, "--store", str(studied.folder), "--device", "cpu")
