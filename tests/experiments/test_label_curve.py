@@ -240,8 +240,11 @@ def test_runs_of_other_images_are_refused_before_anything_is_written(studied: Fa
     said = refused(label_curve.main, "--store", str(studied.folder), "--device", "cpu")
     assert said == (
         f"all runs of labels/demo must be of the images {CIFAR10.sha256[:12]}, but '20 labels' is of 1a2b3c4d5e6f; "
-        "delete that experiment in MLflow, then run make clean-store"
+        f"delete that experiment in MLflow, then run make clean-store STORE={studied.folder}"
     )
+    uri = studied.place.tracking_uri
+    elsewhere = "--store", str(studied.folder / "other"), "--tracking-uri", uri
+    assert refused(label_curve.main, *elsewhere, "--device", "cpu").endswith(f"in MLflow, then run mlflow gc for {uri}")
     assert [run.data.to_dictionary() for run in client.search_runs([experiment])] == before
 
 
