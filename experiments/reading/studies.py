@@ -363,7 +363,7 @@ def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
     except OSError:
         return TestSetEvaluations(recorded=False)
     found = [evaluation for line in lines if (evaluation := parse_evaluation(line)) is not None]
-    of_study = sum(name == study for name, _ in found)
+    of_study = sum(name == study for name, *_ in found)
     return TestSetEvaluations(recorded, of_study, len(found), len(lines) - len(found))
 
 

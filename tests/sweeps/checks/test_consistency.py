@@ -17,6 +17,7 @@ from mlflow.store.entities import PagedList
 from optuna.trial import TrialState, create_trial
 
 from cifar_core.budget import Budget
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from sweeps.checks.consistency import InconsistentError, check_before_training
 from sweeps.checks.repair import repair
@@ -56,7 +57,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, empty_databases: Path) -> Pat
         train(tracker, f"confirm-{number}-0", "confirm", replace(CONFIRM.extend(recipe, 45_000), seed=9))
     study.enqueue_trial({"model": "airbench"})
     train(tracker, "final-0-0", "final", FINAL.extend(replace(RECIPES[0], val_fraction=0.0), 50_000))
-    store.record_test_set_evaluation(study=NAME, key="final-0-0")
+    store.record_test_set_evaluation(study=NAME, key="final-0-0", data_sha256=CIFAR10.sha256)
     tracker.tested("final-0-0", OUTCOME)
     tracker.end_study("finished", {})
     assert tracker.close() == 0
