@@ -46,8 +46,8 @@ def run_study(study: Study, /, **changes: str | None) -> str:
     given = _given(study)
     lines, built_in = [], SPACES.get(given.get("space") or "")
     if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
-        given["space"] = "space.toml"
-        lines.append("# space.toml is an artifact of the study's own run in MLflow")
+        given["space"] = f"{given['space']}.toml"  # a study resumes with the name of its space, which is the file's
+        lines.append(f"# {given['space']} is the artifact space.toml of the study's own run in MLflow, under this name")
     given |= changes
     options = _options(given)
     options += " --no-starts" if given.get("starts") == "False" else ""

@@ -35,10 +35,10 @@ def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
     told = replace(fixed, params={**fixed.params, "sampler": "gp", "pruner": "none", "starts": "False"})
     [run, _] = reproduce(told, demo.scenario).splitlines()
     assert run.endswith("--epochs 0.5 --seed 1 --sampler gp --pruner none --no-starts")
-    limited = {"max_parameters": "1000", "max_latency": "None", "space": "full", "space_hash": "a" * 64}
+    limited = {"max_parameters": "1000", "max_latency": "None", "space": "my space", "space_hash": "a" * 64}
     said, run, _ = reproduce(replace(fixed, params={**fixed.params, **limited}), demo.scenario).splitlines()
-    assert said == "# space.toml is an artifact of the study's own run in MLflow"
-    assert run.endswith("--epochs 0.5 --space space.toml --seed 1 --max-parameters 1000")
+    assert said == "# my space.toml is the artifact space.toml of the study's own run in MLflow, under this name"
+    assert run.endswith("--epochs 0.5 --space 'my space.toml' --seed 1 --max-parameters 1000")
     built_in = {"space": "full", "space_hash": SPACES["full"].hash}
     run, _ = reproduce(replace(fixed, params={**fixed.params, **built_in}), demo.scenario).splitlines()
     assert run.endswith("--epochs 0.5 --space full --seed 1")
