@@ -1,7 +1,7 @@
 """The commands that a report prints.
 
-A report tells neither the folder nor the server of its store, nor the folder of one's own images: STORE, URI and DIR
-stand for them.
+A report tells neither the folder nor the servers of its store, nor the folder and labels of one's own images: STORE,
+URI, URL, DIR and FILE stand for them.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def _sweep(study: Study, options: str) -> str:
     """The command of a sweep over the images of the study."""
     if study.data_set.sha256 != CIFAR10.sha256:
         options += " --images DIR" + (f" --size {study.data_set.side}" if study.data_set.side != SIDES[0] else "")
-    return f"python sweeps/run_study.py {options}{_store(study)}"
+    places = f" {study.tags['places']}" if "places" in study.tags else ""
+    return f"python sweeps/run_study.py {options}{places}{_store(study)}"
 
 
 def _given(study: Study) -> dict[str, str | None]:

@@ -114,6 +114,7 @@ def test_the_command_on_record_has_the_user_of_a_database_and_no_password(
     main(["--storage", url, *notify, "--store", str(tmp_path), "--seed", "1"])
     public = f"--storage {url} --store {tmp_path} --seed 1"
     assert stubs.got.command == f"python sweeps/run_study.py {public}"
+    assert stubs.got.plan.latest()["places"] == "--storage URL"
 
 
 class TestStoresThatCannotBe:

@@ -44,6 +44,7 @@ def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
     assert run.endswith("--epochs 0.5 --space full --seed 1")
     own = replace(fixed, data_set=replace(CIFAR10, sha256="1", side=48))
     [run, _] = reproduce(own, demo.scenario).splitlines()
-    assert (
-        run == "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1 --images DIR --size 48"
-    )
+    own_images = "--study 'my study' --trials 3 --epochs 0.5 --seed 1 --images DIR --size 48"
+    assert run == f"python sweeps/run_study.py {own_images}"
+    [run, _] = reproduce(replace(own, tags={"places": "--labels FILE --storage URL"}), demo.scenario).splitlines()
+    assert run == f"python sweeps/run_study.py {own_images} --labels FILE --storage URL"
