@@ -100,12 +100,10 @@ def set_price(study: Study) -> str:
 
 
 def serve(study: Study) -> str:
-    """The command that serves the champion of the study over HTTP."""
-    name, sha256 = study.data_set.name, study.data_set.sha256
-    named = [] if sha256 == CIFAR10.sha256 else [f"--model {model_name(name, sha256)}"]
-    options = " ".join([*named, *(["--tracking-uri URI"] * study.on_server)])
+    """The command that serves the champion of the study over HTTP; the store may have one of other images too."""
+    model = model_name(study.data_set.name, study.data_set.sha256)
     store = "" if study.in_default_store else " STORE=STORE"
-    return f"make serve{store}" + (f' ARGS="{options}"' if options else "")
+    return f'make serve{store} ARGS="--model {model}{" --tracking-uri URI" if study.on_server else ""}"'
 
 
 def reproduce(study: Study, scenario: Scenario) -> str:

@@ -585,6 +585,15 @@ def test_a_stop_before_the_report_is_whole_is_no_failure(
     assert at_once.called == (when == "before"), "what MLflow lacks is not waited for"
 
 
+def test_the_end_of_a_sweep_says_how_to_serve_its_champion(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
+    monkeypatch.setattr(run_study, "subprocess", Mock(run=Mock(return_value=Mock(returncode=0))))  # the report
+    assert main(("--store", str(tmp_path))) == 0
+    assert capsys.readouterr().out.endswith(f'Serve the champion: make serve STORE={tmp_path} ARGS="--model cifar10"\n')
+
+
 def test_a_stop_at_the_end_of_a_sweep_adapts_nothing(
     stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ def test_commands_name_the_stops_and_the_recipes_that_were_given(demo: Facts) ->
 
 
 def test_the_command_that_serves_the_champion_names_its_model_and_server(demo: Facts) -> None:
-    assert serve(demo.study) == "make serve STORE=STORE"
+    assert serve(demo.study) == 'make serve STORE=STORE ARGS="--model cifar10"'
     data_set = replace(CIFAR10, name="My photos", sha256="0123456789")
     own = replace(demo.study, data_set=data_set, in_default_store=True, on_server=True)
     assert serve(own) == 'make serve ARGS="--model myphotos-01234567 --tracking-uri URI"'
