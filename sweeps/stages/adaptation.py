@@ -156,7 +156,8 @@ class Adaptation:
 
     @property
     def _runs(self) -> AdaptationRuns:
-        return AdaptationRuns(self.tracker, self.study, self.backbone, self.plan.data_set, self.tags)
+        plan = self.plan
+        return AdaptationRuns(self.tracker, self.study, self.backbone, plan.data_set, self.tags, plan.places)
 
     def _check(self) -> None:
         if self.stop():
