@@ -70,7 +70,7 @@ class Confirmation(Stage):
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep)
         runs = max(1, len(self._candidates()) * sweep.plan.preset.seeds)
-        self.at_once, self._threads = sweep.side_by_side(runs), sweep.threads_of_each(runs)
+        self.at_once, self._runs = sweep.side_by_side(runs), runs
         self._predictions: dict[str, bytes] = {}  # of runs that ended in this process
         self._todo = list(self._unfinished())
         plan = sweep.plan
@@ -178,9 +178,10 @@ class Confirmation(Stage):
                     continue
                 tags = {"stage": "confirm", "trial": key, "source_trial": str(trial.number), "seed": str(seed)}
                 tags |= {"baseline": beginning} if (beginning := Beginning.of(trial)) else {}
-                tags |= {"threads": str(self._threads)} if self._threads else {}
+                threads = sweep.threads_of(key, self._runs)
+                tags |= {"threads": str(threads)} if threads else {}
                 title, recipe = f"confirm {trial.number}/{seed}", self._recipe(trial, seed)
-                yield sweep.train_run(key, title, recipe, validations, tags, keep_weights=True, threads=self._threads)
+                yield sweep.train_run(key, title, recipe, validations, tags, keep_weights=True, threads=threads)
 
     def _candidates(self) -> list[FrozenTrial]:
         """Return the first trial of the search, unless it failed or broke a limit, and then the best complete ones."""

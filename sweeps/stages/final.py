@@ -45,12 +45,11 @@ class Final(Stage):
 
     def _unfinished(self) -> Iterator[SweepRun]:
         sweep, plan = self.sweep, self.sweep.plan
-        threads = sweep.threads_of_each(plan.preset.finals)
         for seed, key in enumerate(self._keys()):
             state = sweep.tracker.state(key)
             if state == "pruned" or (state == "complete" and _kept(sweep.store.weights(plan.study, key))):
                 continue
-            recipe = _recipe(sweep, self._champion, seed)
+            recipe, threads = _recipe(sweep, self._champion, seed), sweep.threads_of(key, plan.preset.finals)
             tags = {"stage": "final", "trial": key, "source_trial": str(self._champion.source), "seed": str(seed)}
             tags |= {"champion": "true"} | ({"threads": str(threads)} if threads else {})
             title = f"final {self._champion.source}/{seed}"

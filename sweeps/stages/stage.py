@@ -93,6 +93,11 @@ class Sweep:
             return None
         return self.plan.cores // self.side_by_side(runs)
 
+    def threads_of(self, key: str, runs: int) -> int | None:
+        """Return the threads of one of `runs` long runs: those that it began with, which decide its last bits."""
+        threads = self.threads_of_each(runs)
+        return None if threads is None else min(self.tracker.threads(key) or threads, self.plan.cores)
+
     def stage_of(self, name: str, runs: Sequence[SweepRun], flops_after: float = 0.0) -> StageProgress:
         """Return the progress of a stage of long runs, none of which has ended."""
         flops_each = fmean(run.flops for run in runs) if runs else 0.0
