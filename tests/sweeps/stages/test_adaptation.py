@@ -134,8 +134,8 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {"final-0-0"}
 
     other = Store.locate(tmp_path / "other")  # a look of an earlier study of that name, which is gone
-    looks = other.test_set_evaluations.read_text()
-    other.test_set_evaluations.write_text(looks.replace(CIFAR10.sha256, "ab" * 32))
+    record = other.test_set_evaluations.read_text()
+    other.test_set_evaluations.write_text(record.replace(CIFAR10.sha256, "ab" * 32))
     assert adapt(other, backbone, fine_tune=True).tuned_accuracy is not None
 
     backbone.network.side = 48
