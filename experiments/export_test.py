@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
         (folder / "images").mkdir(parents=True)  # before a use of the test set is recorded, which may not happen
         try:
             store.root.mkdir(parents=True, exist_ok=True)
-            store.record_test_set_evaluation(study=VENDORS, key="export")
+            store.record_test_set_evaluation(study=VENDORS, key="export", data_sha256=data_set.sha256)
             images = load().images.permute(0, 2, 3, 1).numpy()
         except (OSError, DataError):
             (folder / "images").rmdir()  # so that the same command finds an empty folder

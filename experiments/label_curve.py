@@ -40,7 +40,7 @@ from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
 from sweeps.standard_streams import protect_streams
-from sweeps.store import Store
+from sweeps.store import DEFAULT_STORE, Store
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import connect, runs_of
@@ -197,9 +197,11 @@ def _check_images(store: Store, experiment: str, data_set: DataSet) -> None:
     for run in runs_of(connect(store.tracking_uri), experiment):
         found = run.data.tags.get("data_sha256", data_set.sha256)
         if run.data.tags.get("key") != STUDY_KEY and found != data_set.sha256:
+            where = "" if store.root == DEFAULT_STORE else f" STORE={shlex.quote(str(store.root))}"
+            clean = f"make clean-store{where}" if store.holds_mlflow else f"mlflow gc for {store.tracking_uri}"
             raise DataError(
                 f"all runs of {experiment} must be of the images {data_set.sha256[:12]}, but {run.info.run_name!r} is "
-                f"of {found[:12]}; delete that experiment in MLflow, then run make clean-store"
+                f"of {found[:12]}; delete that experiment in MLflow, then run {clean}"
             )
 
 
@@ -210,7 +212,7 @@ def _open(
     plan = {"source": subject.source, "runs": [run.key for run in runs]}
     files = {CURVE: json.dumps(plan, indent=1).encode()}
     files[DATA_SET] = subject.data_set.to_json()
-    tags = {"stage": "label-curve", "source_study": subject.study, **tags}
+    tags = {"stage": "label-curve", "study": experiment, "source_study": subject.study, **tags}
     tracker.open_study(RunLabel(key=STUDY_KEY, name=experiment, tags=tags, params={}, files=files))
 
 

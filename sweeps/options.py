@@ -15,6 +15,7 @@ from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, load_backbone
 from sweeps.command_line import OneLineParser, existing_folder, number, positive_int, server_url
 from sweeps.executors.engine import ENGINES, Engine, LocalEngine, RayEngine
+from sweeps.planning.plan import STORAGE
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace
 from sweeps.planning.space_file import SPACES
@@ -354,6 +355,19 @@ def image_source(options: argparse.Namespace) -> ImageSource | None:
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} must come with --images, but there is none")
     return None
+
+
+def name_places(options: argparse.Namespace) -> str:
+    """Return the options of files and databases for a command that a report prints, which does not tell where they are.
+
+    Those of the store and the pictures are left out: a study tells whether its command had them.
+    """
+    given = {
+        "--labels FILE": options.labels,
+        "--skip-unreadable": options.skip_unreadable,
+        STORAGE: options.storage,
+    }
+    return " ".join(text for text, value in given.items() if value)
 
 
 def find_backbone(options: argparse.Namespace) -> Backbone | None:

@@ -42,6 +42,7 @@ from sweeps.options import (
     find_backbone,
     image_source,
     locate_store,
+    name_places,
     name_study,
     open_engine,
     public_command,
@@ -370,6 +371,7 @@ def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: En
         starts=not options.no_starts,
         earlier=options.source,
         enqueue=tuple(options.enqueue),
+        places=name_places(options),
         hardware=engine.hardware,
         workers=engine.workers,
         threads=engine.threads,
@@ -426,9 +428,8 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
         where = "" if store.root == DEFAULT_STORE else f" STORE={shlex.quote(str(store.root))}"
         print(f"Browse all runs: make ui{where}, then http://127.0.0.1:{UI_PORT}{study_path(plan.study)}")
         if tested:
-            name, sha256 = plan.data_set.name, plan.data_set.sha256
-            options = "" if sha256 == CIFAR10.sha256 else f' ARGS="--model {model_name(name, sha256)}"'
-            print(f"Serve the champion: make serve{where}{options}")
+            model = model_name(plan.data_set.name, plan.data_set.sha256)  # the store may have one of other images too
+            print(f'Serve the champion: make serve{where} ARGS="--model {model}"')
     else:
         is_server = store.tracking_uri.startswith(("http://", "https://"))
         print(f"Browse all runs: {tracker.address() if is_server else store.tracking_uri}")

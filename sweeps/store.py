@@ -167,9 +167,10 @@ class Store:
         """File with one line for each evaluation on the sealed test set."""
         return self.root / "test_looks.jsonl"
 
-    def record_test_set_evaluation(self, *, study: str, key: str) -> None:
-        """Add a line to the record of test set evaluations, before run `key` is evaluated."""
-        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "study": study, "key": key}
+    def record_test_set_evaluation(self, *, study: str, key: str, data_sha256: str) -> None:
+        """Add a line to the record of test set evaluations, before run `key` is evaluated on a data set."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        line = {"time": now, "study": study, "key": key, "data_sha256": data_sha256}
         path = self.test_set_evaluations
         torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         with path.open("a", encoding="utf-8") as file:
@@ -177,9 +178,15 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
 
-    def evaluations(self) -> Iterator[tuple[str, str]]:
-        """Yield study and key of each evaluation on record; damaged lines are left out."""
-        yield from filter(None, map(parse_evaluation, lines_of(self.test_set_evaluations)))
+    def evaluations(self, data_sha256: str | None = None) -> Iterator[tuple[str, str]]:
+        """Yield study and key of each evaluation on record; damaged lines are left out.
+
+        Args:
+            data_sha256: of a data set, to leave out evaluations on others. A line of an old version does not tell.
+        """
+        for study, key, data in filter(None, map(parse_evaluation, lines_of(self.test_set_evaluations))):
+            if None in (data, data_sha256) or data == data_sha256:
+                yield study, key
 
     def as_option(self, *, storage: bool = False) -> list[str]:
         """Return the arguments that name this store on a command line; none for the default store.
@@ -219,11 +226,11 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
 
 
-def parse_evaluation(line: str) -> tuple[str, str] | None:
-    """Return study and key of a line of the record of test set evaluations; None if it is damaged."""
+def parse_evaluation(line: str) -> tuple[str, str, str | None] | None:
+    """Return study, key and data set of a line of the record of test set evaluations; None if it is damaged."""
     try:
         fields = json.loads(line)
-        return fields["study"], fields["key"]
+        return fields["study"], fields["key"], fields.get("data_sha256")
     except (ValueError, KeyError, TypeError):
         return None
 

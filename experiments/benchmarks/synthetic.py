@@ -35,8 +35,8 @@ def fill_store(store: Store, runs: int, study: str = "many") -> None:
     client = MlflowClient(store.tracking_uri)
     experiment = client.create_experiment(study, artifact_location=store.artifacts(study))
     tags = {
-        "stage": "study", "study": study, "state": "finished", "device": "cpu", "precision": "bf16", "threads": "1",
-        "workers": "2", "preset": "quick", "space": "full", "champion": "0",
+        "stage": "study", "key": "study", "study": study, "state": "finished", "device": "cpu", "precision": "bf16",
+        "threads": "1", "workers": "2", "preset": "quick", "space": "full", "champion": "0",
     }  # fmt: skip
     parent = client.create_run(experiment, start_time=_START, tags=tags, run_name=study).info.run_id
     for name, value in {"trials": runs, "preset": "quick", "space": "full", "seed": 0}.items():

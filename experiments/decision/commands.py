@@ -1,7 +1,7 @@
 """The commands that a report prints.
 
-A report tells neither the folder nor the server of its store, nor the folder of one's own images: STORE, URI and DIR
-stand for them.
+A report tells neither the folder nor the servers of its store, nor the folder and labels of one's own images: STORE,
+URI, URL, DIR and FILE stand for them.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def run_study(study: Study, /, **changes: str | None) -> str:
     given = _given(study)
     lines, built_in = [], SPACES.get(given.get("space") or "")
     if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
-        given["space"] = "space.toml"
-        lines.append("# space.toml is an artifact of the study's own run in MLflow")
+        given["space"] = f"{given['space']}.toml"  # a study resumes with the name of its space, which is the file's
+        lines.append(f"# {given['space']} is the artifact space.toml of the study's own run in MLflow, under this name")
     given |= changes
     options = _options(given)
     options += " --no-starts" if given.get("starts") == "False" else ""
@@ -100,12 +100,10 @@ def set_price(study: Study) -> str:
 
 
 def serve(study: Study) -> str:
-    """The command that serves the champion of the study over HTTP."""
-    name, sha256 = study.data_set.name, study.data_set.sha256
-    named = [] if sha256 == CIFAR10.sha256 else [f"--model {model_name(name, sha256)}"]
-    options = " ".join([*named, *(["--tracking-uri URI"] * study.on_server)])
+    """The command that serves the champion of the study over HTTP; the store may have one of other images too."""
+    model = model_name(study.data_set.name, study.data_set.sha256)
     store = "" if study.in_default_store else " STORE=STORE"
-    return f"make serve{store}" + (f' ARGS="{options}"' if options else "")
+    return f'make serve{store} ARGS="--model {model}{" --tracking-uri URI" if study.on_server else ""}"'
 
 
 def reproduce(study: Study, scenario: Scenario) -> str:
@@ -121,7 +119,8 @@ def _sweep(study: Study, options: str) -> str:
     """The command of a sweep over the images of the study."""
     if study.data_set.sha256 != CIFAR10.sha256:
         options += " --images DIR" + (f" --size {study.data_set.side}" if study.data_set.side != SIDES[0] else "")
-    return f"python sweeps/run_study.py {options}{_store(study)}"
+    places = f" {study.tags['places']}" if "places" in study.tags else ""
+    return f"python sweeps/run_study.py {options}{places}{_store(study)}"
 
 
 def _given(study: Study) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from mlflow.entities import Run
+from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from cifar_core.data.data_set import CIFAR10, DataSet
@@ -27,6 +27,7 @@ from experiments.reading.adapted import adapted_of, find_adapted
 from experiments.reading.run_table import state_of, time_of
 from experiments.reading.study import Adapted, HttpSpeed, ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
 from sweeps.store import DEFAULT_STORE, Store, StoreError, lines_of, opening, parse_evaluation
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
 from sweeps.tracking.mlflow_client import answering, every_run, open_client
@@ -44,7 +45,7 @@ class StudyReader:
 
     Attributes:
         client: reads the store's runs.
-        experiments: name by id.
+        experiments: name by id, of deleted ones too; that of its study where the experiment got another one.
 
     Raises:
         StoreError: there is no such store, or it does not answer; as in the methods that read runs.
@@ -61,11 +62,18 @@ class StudyReader:
                 _check_database(self._database)
         with answering(store.tracking_uri):
             self.client = open_client(store.tracking_uri)
-            self.experiments = {e.experiment_id: e.name for e in self.client.search_experiments()}
-        parents = self.runs("tags.stage = 'study'")
+            found = self.client.search_experiments(view_type=ViewType.ALL)
+        self.experiments = {e.experiment_id: e.name for e in found}
+        # What MLflow shows; without those that were deleted, whose champion may still be registered.
+        self._shown = {e.experiment_id: e.name for e in found if e.lifecycle_stage == LifecycleStage.ACTIVE}
         self._parents: dict[str, Run] = {}  # the most recent first
-        for run in sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id), reverse=True):
-            self._parents.setdefault(self.experiments[run.info.experiment_id], run)
+        own = self.runs(f"tags.key = '{STUDY_KEY}'")
+        for run in sorted(own, key=lambda run: (run.info.start_time, run.info.run_id), reverse=True):
+            number, tags = run.info.experiment_id, run.data.tags
+            if tags.get("study", self._shown[number]) not in self._shown.values():
+                self.experiments[number] = tags["study"]
+            if tags.get("stage") == "study":
+                self._parents.setdefault(self.experiments[number], run)
 
     def studies(self) -> list[str]:
         """Names of the studies in the store, the most recent first."""
@@ -87,7 +95,7 @@ class StudyReader:
 
     def runs(self, where: str = "", experiment: str | None = None) -> list[Run]:
         """Load the runs that match a filter of MLflow, of the experiment of that name or of all."""
-        numbers = [number for number, name in self.experiments.items() if experiment in (None, name)]
+        numbers = [each for each, shown in self._shown.items() if experiment in (None, shown, self.experiments[each])]
         with answering(self.store.tracking_uri):
             return every_run(self.client, numbers, where)
 
@@ -105,7 +113,8 @@ class StudyReader:
             raise StoreError(f"a store must hold at least one study, but {self.store.tracking_uri} holds none{beside}")
         if name is None:
             name = next(iter(self._parents))
-        elif name not in self._parents:
+        name = next((self.experiments[number] for number, shown in self._shown.items() if shown == name), name)
+        if name not in self._parents:
             raise StoreError(f"--study must be one of {', '.join(self._parents)}, but got {name!r}")
         with answering(self.store.tracking_uri):
             return self._read(name, self._parents[name])
@@ -355,7 +364,7 @@ def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
     except OSError:
         return TestSetEvaluations(recorded=False)
     found = [evaluation for line in lines if (evaluation := parse_evaluation(line)) is not None]
-    of_study = sum(name == study for name, _ in found)
+    of_study = sum(name == study for name, *_ in found)
     return TestSetEvaluations(recorded, of_study, len(found), len(lines) - len(found))
 
 

@@ -77,7 +77,8 @@ class ReproductionContext:
 def open_tracker(store: Store, hardware: Hardware, say: Callable[[str], None]) -> MlflowTracker:
     """Open the MLflow experiment of all reproductions."""
     tracker = MlflowTracker(store, SYSTEMS_EXPERIMENT, source="experiments/reproduce.py", say=say)
-    tags = {"stage": "reproductions", **provenance(CIFAR10, hardware, torch.get_num_threads())}
+    tags = {"stage": "reproductions", "study": SYSTEMS_EXPERIMENT}
+    tags |= provenance(CIFAR10, hardware, torch.get_num_threads())
     tracker.open_study(RunLabel(key=STUDY_KEY, name=SYSTEMS_EXPERIMENT, tags=tags, params={}))
     return tracker
 
@@ -247,7 +248,7 @@ class _Run:
             self.wall_seconds = before + time.perf_counter() - started
             self.tested = None
             if validation is not None and self.watched == "test":
-                self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
+                self._record_evaluation()
             if is_new:
                 self._set_aside()
                 self.checkpoints.clear()  # later ones of an earlier run would count as the newest
@@ -261,12 +262,17 @@ class _Run:
                 break
         return state
 
+    def _record_evaluation(self) -> None:
+        self.context.store.record_test_set_evaluation(
+            study=SYSTEMS_EXPERIMENT, key=self.key, data_sha256=CIFAR10.sha256
+        )
+
     def test(self, state: TrainState) -> None:
         """Evaluate the weights that the recipe keeps on the test set, and end the run."""
         recipe, tracker, hardware = self.recipe, self.context.tracker, self.context.hardware
         save_state(state, self.context.store.weights(SYSTEMS_EXPERIMENT, self.key))
         keep_weights(state)  # also after a part of the schedule
-        self.context.store.record_test_set_evaluation(study=SYSTEMS_EXPERIMENT, key=self.key)
+        self._record_evaluation()
         predictions, augmented = evaluate(state.model, self.context.test, hardware, recipe)
         files = artifacts.of_training(recipe, self.data.train)
         validation = None

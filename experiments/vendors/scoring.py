@@ -88,7 +88,8 @@ def keep(found: VendorScore, content: bytes, data_set: DataSet, store: Store) ->
     """
     folder = score_folder(store.root, found.vendor, data_set)
     try:
-        store.record_test_set_evaluation(study=VENDORS, key=f"{slug(found.vendor)}-{found.sha256[:8]}")
+        key = f"{slug(found.vendor)}-{found.sha256[:8]}"
+        store.record_test_set_evaluation(study=VENDORS, key=key, data_sha256=data_set.sha256)
         write_atomically(folder / ANSWERS, content)
         write_atomically(folder / SCORE, json.dumps(asdict(found), indent=1) + "\n")
     except OSError as error:

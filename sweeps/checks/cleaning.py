@@ -6,6 +6,7 @@ A run whose network is in the model registry is never removed, and nothing is wh
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, Run, ViewType
 
 from sweeps.lock import LockError, acquire
+from sweeps.planning.plan import STORAGE
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
@@ -51,7 +53,7 @@ def find_waste(store: Store) -> list[Waste]:
     """Return what can be removed.
 
     Raises:
-        StoreError: the store has no database of its own, or MLflow does not answer.
+        StoreError: the store has no database of its own, a study has its trials elsewhere, or MLflow does not answer.
         LockError: a process runs a study of the store.
     """
     if not store.holds_mlflow:
@@ -113,6 +115,11 @@ def _found(store: Store, client: MlflowClient) -> list[Waste]:
         experiment: every_run(client, [experiment.experiment_id], view=ViewType.ALL)
         for experiment in client.search_experiments(view_type=ViewType.ALL)
     }
+    for run in itertools.chain.from_iterable(runs_of.values()):
+        if STORAGE in run.data.tags.get("places", ""):
+            study = run.data.tags["study"]
+            rule = "a store must hold the trials of its studies to be cleaned"
+            raise StoreError(f"{rule}, but those of {study!r} are in another database (--storage)")
     staying = [
         experiment
         for experiment, runs in runs_of.items()

@@ -6,6 +6,7 @@ its params are those of the trial's recipe.
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -161,11 +162,13 @@ def _runs(
     where = [experiment.experiment_id]
     if trials is None:
         if runs := every_run(client, where):
-            yield Finding(
-                f"Optuna has no study {study!r}, but MLflow has {counted(len(runs), 'run')} of it",
-                blocks=True,
-                advice=f"bring optuna.db back from a copy, or {_ANOTHER_NAME}",
-            )
+            own = next((run.data.tags["study"] for run in runs if "study" in run.data.tags), study)
+            text = f"Optuna has no study {study!r}, but MLflow has {counted(len(runs), 'run')} of it"
+            advice = f"bring optuna.db back from a copy, or {_ANOTHER_NAME}"
+            if own != study:
+                text = f"the MLflow experiment {study!r} is that of study {own!r}, and was renamed"
+                advice = f"resume that one with --study {shlex.quote(own)}, or {_ANOTHER_NAME}"
+            yield Finding(text, blocks=True, advice=advice)
         return
     runs = every_run(client, where, view=ViewType.ALL) if thorough else _runs_at_stake(client, where, trials)
     started = {trial.number: trial for trial in trials if trial.state != TrialState.WAITING}

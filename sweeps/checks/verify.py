@@ -9,6 +9,7 @@ from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, ViewType
+from mlflow.entities.model_registry import ModelVersion
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
@@ -21,6 +22,7 @@ from sweeps.studies.study import REMOVED, find_study, load_study
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
 from sweeps.tracking.mlflow_queue import REFUSED, waiting
+from sweeps.tracking.registry import champions
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.words import counted, shortened
 
@@ -108,9 +110,12 @@ def _set_state(client: MlflowClient, run: Run, state: str) -> None:
 
 
 def _networks(store: Store, study: str, client: MlflowClient, runs: Sequence[Run]) -> Iterator[Finding]:
-    """A network that was logged with a run must still be there, with its files."""
+    """A network that was logged with a run must still be there, with its files; of a champion that which is served."""
+    served = {each.run_id: each for each in champions(client) if str(each.source).startswith("models:/")}
     for run in runs:
-        if not (models := models_of(run)):
+        version = served.get(run.info.run_id)
+        models = [str(version.source).removeprefix("models:/")] if version is not None else models_of(run)
+        if not models:
             continue
         known = {model: uri for model in models if (uri := model_location(client, model)) is not None}
         folders = [artifact_folder(store, uri) for uri in known.values()]
@@ -118,20 +123,23 @@ def _networks(store: Store, study: str, client: MlflowClient, runs: Sequence[Run
             continue
         key, repair = run.data.tags.get("key", ""), None
         if store.weights(study, key).exists():
-            log = partial(_log_network, store, study, key, [*known])
+            log = partial(_log_network, store, study, key, [*known], version)
             repair = Repair(f"log the network of {key} again", log)
         lost = f"{folders[0]} is missing" if folders else "it was deleted"
         yield Finding(f"{key}: MLflow must hold its network {models[0]}, but {lost}", repair)
 
 
-def _log_network(store: Store, study: str, key: str, empty: Sequence[str]) -> None:
-    """Log the network of a run again, in place of those whose files are missing."""
+def _log_network(store: Store, study: str, key: str, empty: Sequence[str], version: ModelVersion | None) -> None:
+    """Log the network of a run again, in place of those whose files are missing, and serve it if `version` was."""
     client = connect(store.tracking_uri)
     for model in empty:
         client.delete_logged_model(model)
-    tracker = MlflowTracker(store, study)
+    tracker, weights = MlflowTracker(store, study), store.weights(study, key)
     tracker.open()
-    tracker.log_model(key, store.weights(study, key))
+    if version is None:
+        tracker.log_model(key, weights)
+    else:
+        tracker.register(key, weights, version.tags)
     if lacking := tracker.close():
         raise StoreError(f"MLflow must have received the network of {key}, but lacks {counted(lacking, 'entry')}")
 

@@ -24,6 +24,7 @@ _VALIDATIONS = 8  # of a run longer than a trial
 SEARCH_SHARE = 0.6  # of the compute of unpruned trials, spent with pruning: 0.61 in a study of 50 trials
 _OVERHEAD = 1.15  # for validation, and for idle cores at the end of a stage
 _START_SECONDS = 10.0
+STORAGE = "--storage URL"  # among the places of a study whose trials are in a database outside its store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,7 @@ class Plan:
     cores: int  # of this machine
     flops_per_second: float  # of one worker
     keep_weights: bool = False  # of every complete trial, not only of confirmed runs
+    places: str = ""  # further options without which the command is refused, as "--labels FILE"
     on_cluster: bool = False
 
     def params(self) -> dict[str, object]:
@@ -82,7 +84,7 @@ class Plan:
         chosen = {"trials": str(self.trials), "sampler": self.sampler, "pruner": self.pruner}
         stops = {"timeout": str(self.timeout), "patience": str(self.patience)}
         # Without these options a study still has the recipes that an earlier command gave it.
-        given = {"from": self.earlier or "", "enqueue": shlex.join(self.enqueue)}
+        given = {"from": self.earlier or "", "enqueue": shlex.join(self.enqueue), "places": self.places}
         return chosen | stops | {name: value for name, value in given.items() if value}
 
     def rows(self, remaining: int) -> dict[str, str]:

@@ -158,7 +158,8 @@ class Adaptation:
 
     @property
     def _runs(self) -> AdaptationRuns:
-        return AdaptationRuns(self.tracker, self.study, self.backbone, self.plan.data_set, self.tags)
+        plan = self.plan
+        return AdaptationRuns(self.tracker, self.study, self.backbone, plan.data_set, self.tags, plan.places)
 
     def _check(self) -> None:
         if self.stop():
@@ -177,7 +178,7 @@ class Adaptation:
         if "failed" in states:
             self.console.say(f"{self.backbone.name} is not fine-tuned: its fine-tuning failed before, or was given up")
             return True
-        looks = set(self.store.evaluations())
+        looks = set(self.store.evaluations(self.plan.data_set.sha256))
         tested = any((self.study, head_key(number)) in looks for number in range(TRIALS))
         if tested:
             self.console.say(
@@ -335,7 +336,7 @@ class Adaptation:
         test = self.data.test()
         network = load_adapted(self.store.weights(self.study, key))
         logits = [self._logits(network, test, mirrored) for mirrored in (False, True)]  # until here it can be stopped
-        self.store.record_test_set_evaluation(study=self.study, key=key)
+        self.store.record_test_set_evaluation(study=self.study, key=key, data_sha256=self.plan.data_set.sha256)
         both = logits[0], torch.stack(logits).mean(0)
         plain, averaged = (Predictions(each.softmax(1), test.labels.cpu(), test.data_set) for each in both)
         hardware = self.plan.hardware

@@ -29,6 +29,7 @@ class AdaptationRuns:
     Args:
         study: its name.
         tags: of every run: commit, data, machine.
+        places: as in the plan.
     """
 
     tracker: MlflowTracker
@@ -36,10 +37,11 @@ class AdaptationRuns:
     backbone: Backbone
     data_set: DataSet
     tags: Mapping[str, str]
+    places: str
 
     def open_study(self) -> None:
         """Start or resume the study's own run."""
-        tags = {**self._tags(), "stage": "adapted-study"}
+        tags = {**self._tags(), "stage": "adapted-study"} | ({"places": self.places} if self.places else {})
         self.tracker.open_study(
             RunLabel(key=STUDY_KEY, name=self.study, tags=tags, params={}, files={DATA_SET: self.data_set.to_json()})
         )

@@ -11,6 +11,7 @@ from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.final import ChampionTest
 from sweeps.stages.stage import Sweep
 from sweeps.studies.keys import STUDY_KEY, seed_of, trial_key
+from sweeps.studies.study import REMOVED
 from sweeps.tracking.notes import run_name, study_note
 from sweeps.tracking.views import FINALISTS, TRIALS
 from sweeps.words import percent, with_tta
@@ -38,8 +39,10 @@ class StudyDescription:
         """Mark the trial of the champion in the list of runs, and no other."""
         self._champion = champion
         study, tracker = self._sweep.study, self._sweep.tracker
+        removed = study.user_attrs.get(REMOVED, [])
         for trial in study.get_trials(deepcopy=False):
-            if trial.number in (champion.source, study.user_attrs.get(_CHAMPION)):
+            marked = trial.number in (champion.source, study.user_attrs.get(_CHAMPION))
+            if marked and trial_key(trial.number) not in removed:
                 tags = {"stage": "search", "trial": str(trial.number)}
                 name = run_name(tags, Recipe.from_dict(trial.user_attrs["recipe"]), trial.value)
                 crown = ", champion" if trial.number == champion.source else ""

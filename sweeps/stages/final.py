@@ -99,8 +99,9 @@ class ChampionTest(Stage):
 
     def start(self, run: SweepRun) -> None:
         """Record the evaluation before it happens."""
+        plan = self.sweep.plan
         try:
-            self.sweep.store.record_test_set_evaluation(study=self.sweep.plan.study, key=run.key)
+            self.sweep.store.record_test_set_evaluation(study=plan.study, key=run.key, data_sha256=plan.data_set.sha256)
         except OSError as error:
             raise StoreError(f"a test must be recorded in the store before it, but: {error}") from error
 

@@ -62,9 +62,12 @@ class Sweep:
 
         Args:
             validations: number of validation images by fraction of the run.
-            threads: on a CPU, in place of the workers' own number.
+            threads: on a CPU, in place of the workers' own number. A run that began with others, which decide its last
+                bits, resumes with those.
         """
         data_set = self.plan.data_set
+        if threads is not None:
+            threads = min(self.tracker.threads(key) or threads, self.plan.cores)
         job = TrainJob(
             key=key,
             recipe=recipe,

@@ -45,10 +45,10 @@ def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
     """
     if source == plan.study:
         raise StudyError(f"--from must name another study, but got {source!r}, which this command runs")
-    earlier = load_study(store, source, option="--from")
     own = find_study(store, plan.study)
     if own is not None and own.get_trials(deepcopy=False) and own.user_attrs.get(SOURCE) == source:
         return {}
+    earlier = load_study(store, source, option="--from")
     if ADAPTATION in earlier.user_attrs:
         raise StudyError(f"--from must name a sweep, but {source!r} adapts a network")
     if not ended_trials(earlier)["complete"]:

@@ -69,7 +69,7 @@ class MlflowExperiment:
         if found is None and (other := renamed(self._client, name)) is not None:
             raise StoreError(
                 f"the MLflow experiment {name!r} must have this name, but is now called {other.name!r}; rename it back "
-                "in MLflow, or by run_study.py --repair"
+                "in MLflow"
             )
         self._experiment: str = (
             found.experiment_id

@@ -58,10 +58,11 @@ class RunLabel:
 
 @dataclass(slots=True)
 class _Known:
-    """State and metrics of a run, whether or not MLflow has received them yet."""
+    """State, threads and metrics of a run, whether or not MLflow has received them yet."""
 
     state: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    threads: str | None = None
 
 
 class MlflowTracker:
@@ -112,8 +113,8 @@ class MlflowTracker:
             self._sender = MlflowSender(self._store.queues(self._study), self._experiment.write, self._say)
             for run in self._experiment.stored("tags.stage != 'search'"):
                 if "key" in run.data.tags:
-                    known = _Known(run.data.tags.get("state"), metrics_of(run))
-                    self._known[run.data.tags["key"]] = known
+                    tags = run.data.tags
+                    self._known[tags["key"]] = _Known(tags.get("state"), metrics_of(run), tags.get("threads"))
 
     def begin(self, label: RunLabel) -> None:
         """Start a run, or resume the one with the same key; points that it has already are not written again."""
@@ -239,6 +240,11 @@ class MlflowTracker:
         """
         return self._known[key].state if key in self._known else None
 
+    def threads(self, key: str) -> int | None:
+        """Return the threads that a run began with, None if it has never begun; as `state` for search trials."""
+        threads = self._known[key].threads if key in self._known else None
+        return int(threads) if threads is not None and threads.isdigit() else None
+
     def metric(self, key: str, name: str) -> float | None:
         """Return the last value of a metric of a complete run, None if there is none."""
         return self._known[key].metrics.get(name) if self.state(key) == "complete" else None
@@ -280,6 +286,7 @@ class MlflowTracker:
         entry = Entry(key=key, at=time.time_ns() // 1_000_000, **fields)
         known = self._known.setdefault(key, _Known())
         known.state = entry.tags.get("state", known.state)
+        known.threads = entry.tags.get("threads", known.threads)
         known.metrics |= {**entry.metrics, **figures_of(entry.tags)}
         self._opened().put(entry, sync=sync)
 

@@ -102,7 +102,7 @@ class Fake:
         location = (self.folder / "artifacts" / plan.name.replace("/", "-")).as_uri()
         plan.experiment = self.client.create_experiment(plan.name, artifact_location=location)
         how = {"seed": "0", "preset": "quick", "space": "default"}
-        tags = {"stage": "study", "state": plan.state, "workers": "2"} | how
+        tags = {"stage": "study", "key": "study", "state": plan.state, "workers": "2"} | how
         spent = {"search_flops": 3.1e14, "full_flops": 8.2e14, "confirm_flops": 7e14, "seconds": 1290.0}
         spent |= {"saved_fraction": 0.62}
         metrics = {f"study/{name}": value for name, value in spent.items() if plan.state == "finished"}

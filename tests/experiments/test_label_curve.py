@@ -240,9 +240,27 @@ def test_runs_of_other_images_are_refused_before_anything_is_written(studied: Fa
     said = refused(label_curve.main, "--store", str(studied.folder), "--device", "cpu")
     assert said == (
         f"all runs of labels/demo must be of the images {CIFAR10.sha256[:12]}, but '20 labels' is of 1a2b3c4d5e6f; "
-        "delete that experiment in MLflow, then run make clean-store"
+        f"delete that experiment in MLflow, then run make clean-store STORE={studied.folder}"
     )
+    uri = studied.place.tracking_uri
+    elsewhere = "--store", str(studied.folder / "other"), "--tracking-uri", uri
+    assert refused(label_curve.main, *elsewhere, "--device", "cpu").endswith(f"in MLflow, then run mlflow gc for {uri}")
     assert [run.data.to_dictionary() for run in client.search_runs([experiment])] == before
+
+
+def test_a_curve_that_was_renamed_is_not_trained_again(
+    studied: Fake, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_curve, "train_all", lambda runs, context: 0)
+    assert call(studied) == 0
+    experiment = known(studied.client.get_experiment_by_name("labels/demo"))
+    studied.client.rename_experiment(experiment.experiment_id, "my curve")
+    assert known(load_label_curve(StudyReader(studied.place), "demo", CIFAR10)).planned == 3
+    said = refused(label_curve.main, "--store", str(studied.folder), "--device", "cpu")
+    assert said == (
+        "the MLflow experiment 'labels/demo' must have this name, but is now called 'my curve'; rename it back in "
+        "MLflow"
+    )
 
 
 def test_one_process_measures_a_curve(studied: Fake, refused: Refused) -> None:

@@ -279,6 +279,19 @@ def test_an_experiment_that_was_renamed(place: Place, tmp_path: Path, capsys: py
     assert copy.printed(capsys, "final-1-0 three_conv")[1].startswith(str(copy.images[0]))
 
 
+def test_the_champion_of_a_study_that_was_deleted(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = place.copy(tmp_path)
+    client = MlflowClient(copy.store.tracking_uri)
+    client.create_registered_model("cifar10")
+    version = client.create_model_version("cifar10", "file:///nowhere", place.ids["final-1-0"])
+    client.set_registered_model_alias("cifar10", "champion", version.version)
+    expected = copy.printed(capsys, "champion")
+    client.delete_experiment(client.get_run(place.ids["final-1-0"]).info.experiment_id)
+    assert copy.printed(capsys, "champion") == expected
+
+
 def test_no_store(place: Place, tmp_path: Path, refused: Refused) -> None:
     said = refused(command.main, *replace(place, store=Store.locate(tmp_path / "none")).arguments("a run"))
     assert said == f"a store must hold mlflow.db, but there is no {tmp_path}/none/mlflow.db"

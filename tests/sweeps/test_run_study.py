@@ -114,6 +114,7 @@ def test_the_command_on_record_has_the_user_of_a_database_and_no_password(
     main(["--storage", url, *notify, "--store", str(tmp_path), "--seed", "1"])
     public = f"--storage {url} --store {tmp_path} --seed 1"
     assert stubs.got.command == f"python sweeps/run_study.py {public}"
+    assert stubs.got.plan.latest()["places"] == "--storage URL"
 
 
 class TestStoresThatCannotBe:
@@ -253,6 +254,9 @@ class TestPlanOfTheArguments:
         first.tell(better, 0.9)
         plan_of("--study", "second", "--from", "first", "--enqueue", "five_conv")
         assert self.enqueued() == before, "the same command resumes the same search"
+        optuna.delete_study(study_name="first", storage=first._storage)
+        plan_of("--study", "second", "--from", "first", "--enqueue", "five_conv")
+        assert self.enqueued() == before, "without the earlier study too"
 
     @pytest.mark.slow
     def test_the_space_of_the_systems_begins_with_the_systems(
@@ -579,6 +583,15 @@ def test_a_stop_before_the_report_is_whole_is_no_failure(
     assert "this command writes its report: python experiments/compare.py --study s" in capsys.readouterr().out
     assert (tmp_path / "said").read_text().split() == ["interrupted", "0.9000"]
     assert at_once.called == (when == "before"), "what MLflow lacks is not waited for"
+
+
+def test_the_end_of_a_sweep_says_how_to_serve_its_champion(
+    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
+    monkeypatch.setattr(run_study, "subprocess", Mock(run=Mock(return_value=Mock(returncode=0))))  # the report
+    assert main(("--store", str(tmp_path))) == 0
+    assert capsys.readouterr().out.endswith(f'Serve the champion: make serve STORE={tmp_path} ARGS="--model cifar10"\n')
 
 
 def test_a_stop_at_the_end_of_a_sweep_adapts_nothing(

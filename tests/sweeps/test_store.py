@@ -103,12 +103,19 @@ def test_each_study_has_folders_of_its_own_below_the_store(tmp_path: Path) -> No
 def test_evaluations_on_the_test_set_are_lines_that_add_up_also_after_one_that_was_cut_off(tmp_path: Path) -> None:
     store, path = Store.locate(tmp_path), tmp_path / "test_looks.jsonl"
     path.write_text('{"time": "2026-11-')
-    store.record_test_set_evaluation(study=STUDY, key="confirm-0-0")
-    store.record_test_set_evaluation(study="b", key="confirm-1-0")
+    for study, key, data in ((STUDY, "confirm-0-0", "ab"), ("b", "confirm-1-0", "cd")):
+        store.record_test_set_evaluation(study=study, key=key, data_sha256=data)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     times = [datetime.fromisoformat(line.pop("time")) for line in lines]
     assert all(time.utcoffset() is not None for time in times)
-    assert lines == [{"study": STUDY, "key": "confirm-0-0"}, {"study": "b", "key": "confirm-1-0"}]
+    assert lines == [
+        {"study": STUDY, "key": "confirm-0-0", "data_sha256": "ab"},
+        {"study": "b", "key": "confirm-1-0", "data_sha256": "cd"},
+    ]
+    with path.open("a") as file:
+        file.write('{"study": "c", "key": "final-0-0"}\n')  # of an earlier version
+    assert list(store.evaluations()) == [(STUDY, "confirm-0-0"), ("b", "confirm-1-0"), ("c", "final-0-0")]
+    assert list(store.evaluations("cd")) == [("b", "confirm-1-0"), ("c", "final-0-0")]
 
 
 @pytest.mark.parametrize(

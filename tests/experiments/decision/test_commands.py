@@ -17,7 +17,7 @@ def test_commands_name_the_stops_and_the_recipes_that_were_given(demo: Facts) ->
 
 
 def test_the_command_that_serves_the_champion_names_its_model_and_server(demo: Facts) -> None:
-    assert serve(demo.study) == "make serve STORE=STORE"
+    assert serve(demo.study) == 'make serve STORE=STORE ARGS="--model cifar10"'
     data_set = replace(CIFAR10, name="My photos", sha256="0123456789")
     own = replace(demo.study, data_set=data_set, in_default_store=True, on_server=True)
     assert serve(own) == 'make serve ARGS="--model myphotos-01234567 --tracking-uri URI"'
@@ -35,15 +35,16 @@ def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
     told = replace(fixed, params={**fixed.params, "sampler": "gp", "pruner": "none", "starts": "False"})
     [run, _] = reproduce(told, demo.scenario).splitlines()
     assert run.endswith("--epochs 0.5 --seed 1 --sampler gp --pruner none --no-starts")
-    limited = {"max_parameters": "1000", "max_latency": "None", "space": "full", "space_hash": "a" * 64}
+    limited = {"max_parameters": "1000", "max_latency": "None", "space": "my space", "space_hash": "a" * 64}
     said, run, _ = reproduce(replace(fixed, params={**fixed.params, **limited}), demo.scenario).splitlines()
-    assert said == "# space.toml is an artifact of the study's own run in MLflow"
-    assert run.endswith("--epochs 0.5 --space space.toml --seed 1 --max-parameters 1000")
+    assert said == "# my space.toml is the artifact space.toml of the study's own run in MLflow, under this name"
+    assert run.endswith("--epochs 0.5 --space 'my space.toml' --seed 1 --max-parameters 1000")
     built_in = {"space": "full", "space_hash": SPACES["full"].hash}
     run, _ = reproduce(replace(fixed, params={**fixed.params, **built_in}), demo.scenario).splitlines()
     assert run.endswith("--epochs 0.5 --space full --seed 1")
     own = replace(fixed, data_set=replace(CIFAR10, sha256="1", side=48))
     [run, _] = reproduce(own, demo.scenario).splitlines()
-    assert (
-        run == "python sweeps/run_study.py --study 'my study' --trials 3 --epochs 0.5 --seed 1 --images DIR --size 48"
-    )
+    own_images = "--study 'my study' --trials 3 --epochs 0.5 --seed 1 --images DIR --size 48"
+    assert run == f"python sweeps/run_study.py {own_images}"
+    [run, _] = reproduce(replace(own, tags={"places": "--labels FILE --storage URL"}), demo.scenario).splitlines()
+    assert run == f"python sweeps/run_study.py {own_images} --labels FILE --storage URL"

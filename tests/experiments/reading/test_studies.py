@@ -16,6 +16,7 @@ from cifar_core.data.data_set import CIFAR10
 from experiments import export_test, label_curve
 from experiments.decision.facts import Facts
 from experiments.reading import run_table
+from experiments.reading.named_runs import runs_named
 from experiments.reading.runs import from_mlflow
 from experiments.reading.studies import StudyReader, count_test_set_evaluations
 from experiments.reading.study import TestSetEvaluations as Evaluations
@@ -299,3 +300,32 @@ def test_a_run_of_a_label_curve_has_the_data_set_of_its_curve(fresh_store: Fake)
     experiment_id = fresh_store.client.get_run(run_id).info.experiment_id
     [trial] = fresh_store.client.search_runs([experiment_id], "tags.key = 'trial-0'")
     assert reader.data_set(trial) == own
+
+
+def test_a_study_whose_experiment_was_renamed_keeps_its_name(fresh_store: Fake) -> None:
+    run_id = fresh_store.add()
+    fresh_store.add(name="labels/demo", trials=(Trial(),), champion=(), start=START - 1000)
+    client = fresh_store.client
+    for name, shown in (("demo", "nicer"), ("labels/demo", "my curve")):
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        client.rename_experiment(experiment.experiment_id, shown)
+    reader = StudyReader(fresh_store.place)
+    assert reader.studies() == ["demo", "labels/demo"]
+    for given in (None, "demo", "nicer"):
+        study = reader.read(given)
+        assert (study.name, study.run_id, study.test_set_evaluations.study) == ("demo", run_id, 2)
+    assert len(reader.runs(experiment="labels/demo")) == len(reader.runs(experiment="my curve")) == 2
+    [trial] = runs_named("demo/trial-3", reader)
+    assert runs_named("nicer/trial-3", reader)[0].info.run_id == trial.info.run_id
+
+
+def test_an_experiment_that_has_the_name_of_a_renamed_one_is_another(fresh_store: Fake) -> None:
+    fresh_store.add(start=START - 1000)
+    experiment = fresh_store.client.get_experiment_by_name("demo")
+    assert experiment is not None
+    fresh_store.client.rename_experiment(experiment.experiment_id, "old")
+    newer = fresh_store.add()
+    reader = StudyReader(fresh_store.place)
+    assert reader.studies() == ["demo", "old"]
+    assert reader.read("demo").run_id == newer

@@ -107,7 +107,8 @@ def test_what_a_reader_must_know_stands_beside_the_verdict(demo: Facts) -> None:
         "cores of the study. Accuracies are on CIFAR-10: `make study IMAGES=DIR` measures them on your own images."
     )
     assert "nobody" not in notes(with_scenario(demo, is_example=False))
-    assert notes(under(demo, vendor())).startswith("Next: `make serve STORE=STORE` answers with the store's champion")
+    command = 'make serve STORE=STORE ARGS="--model cifar10"'
+    assert notes(under(demo, vendor())).startswith(f"Next: `{command}` answers with the store's champion")
     assert "no spare" not in notes(with_cost(demo, machine=None))
     assert "one training run" not in notes(demo)
     misspelt = notes(replace(demo, scores={"gpt6_luna": replace(score(9000), vendor="GPT6 Luna")}))

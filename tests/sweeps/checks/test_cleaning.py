@@ -228,3 +228,11 @@ def test_never_while_a_study_runs(place: Place) -> None:
 def test_other_databases(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"^a store must hold its own MLflow database to be cleaned, but "):
         find_waste(Store.locate(tmp_path, tracking_uri="http://127.0.0.1:9"))
+
+
+def test_a_study_whose_trials_are_elsewhere(place: Place) -> None:
+    """Other commands leave an empty optuna.db beside MLflow's database."""
+    place.client.set_tag(place.ids["study"], "places", "--labels FILE --storage URL")
+    said = "a store must hold the trials of its studies to be cleaned, but those of 'mine' are in another database"
+    with pytest.raises(StoreError, match=f"^{said}"):
+        find_waste(place.store)

@@ -17,6 +17,7 @@ from mlflow.store.entities import PagedList
 from optuna.trial import TrialState, create_trial
 
 from cifar_core.budget import Budget
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from sweeps.checks.consistency import InconsistentError, check_before_training
 from sweeps.checks.repair import repair
@@ -56,7 +57,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, empty_databases: Path) -> Pat
         train(tracker, f"confirm-{number}-0", "confirm", replace(CONFIRM.extend(recipe, 45_000), seed=9))
     study.enqueue_trial({"model": "airbench"})
     train(tracker, "final-0-0", "final", FINAL.extend(replace(RECIPES[0], val_fraction=0.0), 50_000))
-    store.record_test_set_evaluation(study=NAME, key="final-0-0")
+    store.record_test_set_evaluation(study=NAME, key="final-0-0", data_sha256=CIFAR10.sha256)
     tracker.tested("final-0-0", OUTCOME)
     tracker.end_study("finished", {})
     assert tracker.close() == 0
@@ -135,6 +136,13 @@ def test_a_new_study_in_an_old_store(edited: Edited) -> None:
     said: list[str] = []
     check_before_training(edited.store, "another", None, said.append)
     assert said == []
+
+
+def test_the_new_name_of_a_renamed_experiment_is_no_study(edited: Edited) -> None:
+    edited.client.rename_experiment(edited.experiment, "nicer")
+    said = r"the MLflow experiment 'nicer' is that of study 'a study', and was renamed; resume that one with --study "
+    with pytest.raises(InconsistentError, match=rf"^study 'nicer' cannot be trained: {said}'a study', or begin a "):
+        check_before_training(edited.store, "nicer", None, print)
 
 
 Edit = Callable[[Edited], object]

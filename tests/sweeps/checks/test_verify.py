@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState, create_trial
 
 from cifar_core.checkpoint import save_state
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from cifar_core.training import TrainState
 from sweeps.checks.verify import findings
@@ -52,7 +53,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker.begin(RunLabel(key="trial-2", name="t", tags={"stage": "search"}, params={}))
     tracker.begin(RunLabel(key="final-0-0", name="f", tags={"stage": "final"}, params={}))
     tracker.end("final-0-0", "complete", outcome=OUTCOME)
-    store.record_test_set_evaluation(study="s", key="final-0-0")
+    store.record_test_set_evaluation(study="s", key="final-0-0", data_sha256=CIFAR10.sha256)
     tracker.tested("final-0-0", OUTCOME)
     assert tracker.close() == 0
     state_ = TrainState.create(Recipe(width=0.125), small_splits(16, 8), CPU)

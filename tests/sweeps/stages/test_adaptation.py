@@ -126,11 +126,17 @@ def test_study_resumes_and_its_network_is_tested_once(
         dies.setattr("sweeps.stages.adaptation.time_serving", lambda *_: next(iter(())))
         with pytest.raises(StopIteration):
             adapt(again, backbone)
+    shutil.copytree(again.root, tmp_path / "other")
     capsys.readouterr()
     assert adapt(again, backbone, fine_tune=True).tuned_accuracy is None
     said = "efficientnet_lite0 is not fine-tuned: its head has been tested, and a study tests once"
     assert said in capsys.readouterr().out
     assert {json.loads(line)["key"] for line in again.test_set_evaluations.read_text().splitlines()} == {"final-0-0"}
+
+    other = Store.locate(tmp_path / "other")  # a look of an earlier study of that name, which is gone
+    record = other.test_set_evaluations.read_text()
+    other.test_set_evaluations.write_text(record.replace(CIFAR10.sha256, "ab" * 32))
+    assert adapt(other, backbone, fine_tune=True).tuned_accuracy is not None
 
     backbone.network.side = 48
     with pytest.raises(StudyError, match=r"was started with side 32, but got side 48; give it another name"):

@@ -270,6 +270,16 @@ class TestFinal:
         assert [job.threads for job in jobs] == [threads] * runs
         assert sweep.together["final"] == together
 
+    def test_a_run_that_is_tried_again_keeps_its_threads(self, sweep: Study) -> None:
+        def broken(key: str, starts: int) -> Failed | None:
+            return Failed(key, "broken", "") if key.startswith("confirm") and not starts else None
+
+        sweep.fault = broken
+        sweep.run(workers=1, threads=6, cores=6)
+        sweep.run(workers=2, threads=3, cores=6)
+        jobs = [job for job in sweep.jobs if isinstance(job, TrainJob)]
+        assert [job.threads for job in jobs] == [6] * 6 + [3] * 2, "six confirmations again, and two finals anew"
+
     def test_many_workers_on_few_cores_do_not_share_them_in_long_runs(self, sweep: Study) -> None:
         preset = replace(sweep.plan.preset, recipes=1, seeds=1, finals=3)
         sweep.plan = replace(sweep.plan, preset=preset, workers=8, threads=1, cores=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sweeps.studies.study import REMOVED
 from tests.sweeps.scripted import Study
 
 
@@ -34,3 +35,11 @@ def test_another_champion_takes_the_mark(sweep: Study) -> None:
     sweep.run(trials=5)
     crowned = {key for key, run in sweep.tracker.runs.items() if "champion" in run.tags.get("mlflow.runName", "")}
     assert {key for key in crowned if key.startswith("trial")} == {"trial-4"}
+
+
+def test_a_run_that_was_removed_gets_no_mark(sweep: Study) -> None:
+    """MLflow would refuse it, as there is no such run."""
+    sweep.study.set_user_attr(REMOVED, ["trial-2"])
+    sweep.run(trials=3)
+    assert sweep.study.user_attrs["champion"] == 2
+    assert "champion" not in sweep.tracker.runs["trial-2"].tags["mlflow.runName"]

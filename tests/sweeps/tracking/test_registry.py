@@ -14,16 +14,20 @@ from unittest.mock import Mock
 
 import mlflow
 import numpy as np
+import optuna
 import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from optuna.trial import create_trial
 from PIL import Image
 
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.image_file import read_image
 from cifar_core.training import predict
+from sweeps.checks.repair import repair
+from sweeps.checks.verify import findings
 from sweeps.store import Store
 from sweeps.tracking import registry, served_model
 from sweeps.tracking.locations import follow_store
@@ -159,6 +163,26 @@ def test_a_moved_store_serves_its_own_files(place: Place, tmp_path: Path) -> Non
     location = moved.client.get_model_version_download_uri(NAME, found.version)
     assert location.startswith(f"{(moved.store.root / 'artifacts' / 'better' / 'models').as_uri()}/m-")
     assert len(moved.loaded().predict(np.zeros((1, 32, 32, 3), np.uint8))) == 1
+
+
+def test_a_repair_serves_the_champion_again_whose_files_are_lost(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.store.root, tmp_path / "moved")
+    moved = replace(place, store=Store.locate(tmp_path / "moved"))
+    follow_store(moved.store)
+    optuna.create_study(study_name="better", storage=moved.store.storage_url).add_trial(create_trial(value=0.5))
+    [folder] = moved.store.root.glob("artifacts/better/models/m-*")
+    shutil.rmtree(folder)
+    said: list[str] = []
+    repair(moved.store, "better", said.append)
+    assert f"done: log the network of {KEY} again" in said
+    assert not [finding for finding in findings(moved.store, "better") if "network" in finding.text]
+    [found] = champions(moved.client)
+    assert found.tags == numbers("better", 0.9)
+    assert len(moved.loaded().predict(np.zeros((1, 32, 32, 3), np.uint8))) == 1
+    moved.client.set_registered_model_alias(NAME, "champion", "1")
+    assert [finding.text for finding in findings(moved.store, "better") if "network" in finding.text] == [
+        f"{KEY}: MLflow must hold its network {folder.name}, but it was deleted"
+    ]
 
 
 def test_a_study_that_finds_a_better_champion_moves_the_alias(place: Place, tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def test_an_experiment_that_was_renamed_does_not_begin_again(store: Mlflow) -> N
     number = store.run().info.experiment_id
     store.client.rename_experiment(number, "nicer")
     with pytest.raises(
-        StoreError, match=r" 'a study' must have this name, but is now called 'nicer'; rename it back in "
+        StoreError, match=r" 'a study' must have this name, but is now called 'nicer'; rename it back in MLflow$"
     ):
         store.open()
     assert store.client.get_experiment_by_name("a study") is None
