@@ -100,7 +100,7 @@ def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> No
     ("arguments", "message"),
     [
         (["--study", "nope"], r"--study must be one of demo, interrupted, unconfirmed, but got 'nope'"),
-        (["--store", "nowhere"], r"a store must hold mlflow\.db, but there is no .*nowhere/mlflow\.db"),
+        (["--store", "nowhere"], r"a store must hold a study, but there is no .*nowhere/mlflow\.db: 'make study' "),
         (["--tracking-uri", "ftp://example"], r"the MLflow store must answer, but ftp://example gave: "),
         (["--scenario", "none.toml"], r"none\.toml must be a readable TOML file, but: "),
         (["--scenario", "bad.toml"], r"bad\.toml: images_per_month must be greater than 0, but got -1"),
