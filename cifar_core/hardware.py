@@ -41,6 +41,8 @@ class Hardware:
         chosen = next(kind for kind, present in here.items() if present) if name == "auto" else name
         if not here[chosen]:
             present = ", ".join(kind for kind, is_here in here.items() if is_here)
+            if chosen == "cuda" and torch.__version__.endswith("+cpu"):
+                present += ", as far as torch's CPU build sees: 'make clean install TORCH_INDEX=' takes the other build"
             raise UserError(f"device {name!r} is not on this machine; it has {present}")
         if chosen == "cuda":
             # torch needs it for `kernels(deterministic=True)`, and reads it once, at the first matrix product.

@@ -20,11 +20,12 @@ if __name__ == "__main__":
 import argparse
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.comparison.page import show, write_runs
 from experiments.comparison.scenarios import write_scenarios
+from experiments.pages.text import listed
 from experiments.reading.named_runs import LETTERS
 from experiments.reading.published import Published, load_published
 from experiments.reading.results import RESULTS
@@ -34,20 +35,30 @@ from experiments.systems.page import write_systems
 from sweeps.command_line import OneLineParser, add_store, run_command, store_of
 from sweeps.standard_streams import protect_streams
 
+# What writes no report of a study, and what it cannot go with, by their names among the options.
+_ALONE: Mapping[str, Sequence[str]] = {
+    "what": ("study", "scenario", "tracking_uri"),
+    "runs": ("what", "study", "scenario"),
+    "prices": ("what", "study", "scenario", "runs"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.what and (options.study or options.tracking_uri or options.scenario):
-        parser.error("--study, --scenario and --tracking-uri go with the report of a study, not with systems")
-    if options.runs and (options.what or options.study or options.scenario):
-        parser.error("--runs makes a page of its own, and cannot go with --study, --scenario or systems")
+    for name, others in _ALONE.items():
+        given = [_shown(other) for other in others if getattr(options, other)]
+        if getattr(options, name) and given:
+            rule = f"{_shown(name)} must stand without {listed([_shown(other) for other in others])}"
+            parser.error(f"{rule}, but got {listed(given)}")
     if options.baseline is not None and not options.runs:
-        parser.error("--baseline goes with --runs")
-    if options.prices and (options.what or options.study or options.scenario or options.runs):
-        parser.error("--prices lists published figures, and cannot go with --study, --scenario, --runs or systems")
+        parser.error(f"--baseline must come with --runs, but got --baseline {options.baseline} alone")
     return run_command(parser, lambda: _run(options), stopped="stopped")
+
+
+def _shown(name: str) -> str:
+    return "systems" if name == "what" else f"--{name.replace('_', '-')}"
 
 
 def _parser() -> OneLineParser:

@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         content = options.answers.read_bytes()
     except OSError as error:
-        raise InvalidFileError(f"{options.answers.name} must be a readable file, but: {error}") from error
+        raise InvalidFileError(f"{options.answers.name} must be a readable file, but: {error.strerror}") from error
     answers = parse_answers(content, options.answers.name)
     store = store_of(options)
     with readable(store) as place:

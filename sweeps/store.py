@@ -86,12 +86,24 @@ class Store:
                 f"the store {self.root} must have at least {_ROOM / 1e6:.0f} MB free, but has {free / 1e6:.0f} MB"
             )
 
+    def check_exists(self) -> None:
+        """Check that one of the SQLite files exists, unless servers are used.
+
+        Raises:
+            StoreError: none does, or they may not be looked for.
+        """
+        paths = self.databases()
+        if paths and not any(map(self._holds, paths)):
+            ways = "'make study' runs one, --store DIR names another store"
+            raise StoreError(f"a store must hold a study, but there is no {paths[0]}: {ways}")
+
     def check(self) -> None:
         """Check that the SQLite files exist, as a client would quietly create empty ones.
 
         Raises:
             StoreError: one of them does not, or may not be looked for.
         """
+        self.check_exists()
         for path in self.databases():
             if not self._holds(path):
                 raise StoreError(f"a store must hold {path.name}, but there is no {path}")

@@ -71,7 +71,8 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
     try:
         content = read_text(path)
     except (OSError, ValueError) as error:
-        raise InvalidFileError(f"{path.name} must be a readable JSON file, but: {error}") from error
+        cause = error.strerror if isinstance(error, OSError) else None
+        raise InvalidFileError(f"{path.name} must be a readable JSON file, but: {cause or error}") from error
     return _validate(path.name, content, record, None)
 
 
@@ -81,7 +82,8 @@ def write_json(path: Path, record: object) -> None:
 
 
 def _unreadable_toml(file: str, error: Exception) -> InvalidFileError:
-    return InvalidFileError(f"{file} must be a readable TOML file, but: {first_line(error)}")
+    cause = error.strerror if isinstance(error, OSError) else None  # without the path, which is given already
+    return InvalidFileError(f"{file} must be a readable TOML file, but: {cause or first_line(error)}")
 
 
 def _validate(file: str, content: str, record: type[_Record], context: Mapping[str, Any] | None) -> _Record:

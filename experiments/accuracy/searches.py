@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="searches side by side (default: 1)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
-    parser.add_argument("--results", type=output_file, default=RESULTS, metavar="FILE", help=f"default: {RESULTS.name}")
+    shown = f"experiments/data/{RESULTS.name}"
+    parser.add_argument("--results", type=output_file, default=RESULTS, metavar="FILE", help=f"default: {shown}")
     options = parser.parse_args(arguments)
     page = options.results.with_suffix(".html")
     if page == options.results:

@@ -56,7 +56,8 @@ def command(
     parser = OneLineParser(prog=name, description=description)
     add_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
-    parser.add_argument("--results", type=output_file, default=results, metavar="FILE", help=f"default: {results.name}")
+    shown = f"experiments/data/{results.name}"
+    parser.add_argument("--results", type=output_file, default=results, metavar="FILE", help=f"default: {shown}")
     options = parser.parse_args(arguments)
 
     def run() -> int:

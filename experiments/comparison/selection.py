@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mlflow.entities import Run
 
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, suggest_name
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.plots import PALETTE
 from experiments.reading.named_runs import LETTERS, candidates, runs_named
@@ -34,7 +34,12 @@ def choose(names: Sequence[str], baseline: str | None, store: Store, results: Se
     try:
         reader: StudyReader | None = StudyReader(store)
     except StoreError:
-        if not reproduced.keys() >= {*names, *([] if baseline is None else [baseline])}:
+        unknown = [name for name in (*names, baseline) if name is not None and name not in reproduced]
+        for name in unknown:
+            if meant := suggest_name(name, list(reproduced), ""):
+                rule = "--runs and --baseline must name results of reproduce.py where no store can be read"
+                raise UserError(f"{rule}, but got {name!r}; {meant}") from None
+        if unknown:
             raise
         reader = None  # results of reproductions need no store
     groups = [_find(name, reproduced, reader) for name in names]

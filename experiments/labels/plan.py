@@ -100,8 +100,8 @@ def build_runs(recipe: Recipe, shares: Sequence[float], budget: float, data_set:
 
     All take as many steps: those of `recipe`, or fewer, so that the first seeds cost two thirds of the budget. Batches
     shrink as the root of the share of the labels: with few labels a training goes over its images more often, and costs
-    less. The rate stays: with 450 labels, airbench had 57.9 % with it, and 53.0 % with one that went with the root of
-    the batch size. Further seeds go where they narrow the mean over seeds most for their compute.
+    less. The rate does not follow them: so airbench had 57.9 % with 450 labels, and 53.0 % with a rate that went with
+    the root of the batch size. Further seeds go where they narrow the mean over seeds most for their compute.
 
     Args:
         budget: training FLOPs of all runs.

@@ -51,12 +51,14 @@ def look_up_price(value: Any, info: ValidationInfo) -> Any:
         kind = f"the key of a price or a number in (0, {_LARGEST:g}]" if field == "compute" else "the key of a price"
         raise ValueError(f"must be {kind}, but got {value!r}")
     prices: Mapping[str, Price] = context["prices"]
+    roles, any_classes = _ROLES[field], field in ("compute", "storage")
     if value not in prices:
-        raise ValueError(f"must be a key of published.toml, but got {value!r}{did_you_mean(value, list(prices))}")
-    price, roles = prices[value], _ROLES[field]
+        fitting = [key for key, price in prices.items() if price.role in roles and (price.custom or any_classes)]
+        raise ValueError(f"must be a key of published.toml, but got {value!r}{did_you_mean(value, fitting)}")
+    price = prices[value]
     if price.role not in roles:
         raise ValueError(f"must be the key of a {' or '.join(roles)} price, but {value!r} is one of {price.role}")
-    if not price.custom and field not in ("compute", "storage"):
+    if not price.custom and not any_classes:
         raise ValueError(f"must be the price of a service that answers with these classes, but {value!r} has its own")
     return price
 

@@ -56,6 +56,7 @@ class StudyReader:
         # MLflow creates a missing database without a word.
         self._database = store.mlflow_file
         if self._database is not None:
+            store.check_exists()
             if not store.has_mlflow():
                 raise StoreError(f"a store must hold {self._database.name}, but there is no {self._database}")
             with opening(store.tracking_uri):  # not while another process creates it
@@ -106,11 +107,11 @@ class StudyReader:
             StoreError: there is no such study, or none at all; artifacts that it must have are missing.
         """
         if not self._parents:
-            adapted = shortened(self.adapted_studies())
-            beside = (
-                f", only networks that were adapted ({adapted}): run the study without --adapt-only" if adapted else ""
-            )
-            raise StoreError(f"a store must hold at least one study, but {self.store.tracking_uri} holds none{beside}")
+            if adapted := shortened(self.adapted_studies()):
+                way = f", only networks that were adapted ({adapted}): run the study without --adapt-only"
+            else:
+                way = ": 'make study' runs one"
+            raise StoreError(f"a store must hold at least one study, but {self.store.tracking_uri} holds none{way}")
         if name is None:
             name = next(iter(self._parents))
         name = next((self.experiments[number] for number, shown in self._shown.items() if shown == name), name)

@@ -256,7 +256,7 @@ def _multiples(complete: pd.DataFrame, field: str, train_images: int) -> pd.Seri
 
 def _typed(texts: pd.Series) -> pd.Series:  # type: ignore[type-arg, unused-ignore]
     numbers = pd.to_numeric(texts, errors="coerce")
-    return numbers.astype(float) if numbers.notna().all() else texts.astype(str)
+    return numbers.astype(float) if len(texts) and numbers.notna().all() else texts.astype(str)
 
 
 def _label(name: str) -> str:

@@ -112,7 +112,7 @@ def read_answers(path: Path) -> tuple[Answer, ...]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InvalidFileError(f"{path.name} must be a readable file, but: {error}") from error
+        raise InvalidFileError(f"{path.name} must be a readable file, but: {error.strerror}") from error
     return parse_answers(content, path.name)
 
 

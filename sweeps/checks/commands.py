@@ -32,6 +32,7 @@ def verify_store(store: Store, study: str) -> int:
     Raises:
         LockError: the study is running, so its databases may differ at any moment.
     """
+    store.check_exists()  # a database that alone is missing is a finding
     found = mendable = 0
     with exclude_runs(store.lock(study), study), readable(store) as source:
         for finding in findings(source, study):  # printed at once, because a damaged database can end the check

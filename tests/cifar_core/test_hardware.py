@@ -37,7 +37,14 @@ def test_unknown_device() -> None:
 
 def test_absent_device(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, cuda=False, mps=False)
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
     assert refusal(lambda: Hardware.detect("cuda")) == "device 'cuda' is not on this machine; it has cpu"
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    assert refusal(lambda: Hardware.detect("cuda")) == (
+        "device 'cuda' is not on this machine; it has cpu, as far as torch's CPU build sees: "
+        "'make clean install TORCH_INDEX=' takes the other build"
+    )
+    assert refusal(lambda: Hardware.detect("mps")) == "device 'mps' is not on this machine; it has cpu"
     pretend(monkeypatch, cuda=True, mps=False)
     assert refusal(lambda: Hardware.detect("mps")) == "device 'mps' is not on this machine; it has cuda, cpu"
 

@@ -100,16 +100,25 @@ def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> No
     ("arguments", "message"),
     [
         (["--study", "nope"], r"--study must be one of demo, interrupted, unconfirmed, but got 'nope'"),
-        (["--store", "nowhere"], r"a store must hold mlflow\.db, but there is no .*nowhere/mlflow\.db"),
+        (["--store", "nowhere"], r"a store must hold a study, but there is no .*nowhere/mlflow\.db: 'make study' "),
         (["--tracking-uri", "ftp://example"], r"the MLflow store must answer, but ftp://example gave: "),
-        (["--scenario", "none.toml"], r"none\.toml must be a readable TOML file, but: "),
+        (["--scenario", "none.toml"], r"none\.toml must be a readable TOML file, but: No such file or directory$"),
         (["--scenario", "bad.toml"], r"bad\.toml: images_per_month must be greater than 0, but got -1"),
         (["--scenario", "gpu.toml"], r"gpu\.toml: compute must be a machine with cpu, as study 'demo' ran on it, but "),
         (["--out", "bad.toml"], r"--out must be a folder that can be written to"),
         (["system"], r"argument what: invalid choice: 'system'"),
-        (["systems", "--scenario", "mine.toml"], r"--study, --scenario and --tracking-uri go with the report"),
-        (["systems", "--study", "demo"], r".* go with the report of a study, not with systems"),
-        (["systems", "--prices"], r"--prices lists published figures, and cannot go with --study, --scenario, --runs"),
+        (
+            ["systems", "--scenario", "mine.toml"],
+            r"systems must stand without --study, --scenario and --tracking-uri, but got --scenario$",
+        ),
+        (
+            ["systems", "--study", "demo"],
+            r"systems must stand without --study, --scenario and --tracking-uri, but got --study$",
+        ),
+        (
+            ["systems", "--prices"],
+            r"--prices must stand without systems, --study, --scenario and --runs, but got systems$",
+        ),
         (["systems", "--results", "none"], r"no results in none: python experiments/reproduce\.py NAME makes some"),
     ],
 )

@@ -51,7 +51,7 @@ def test_what_is_wrong_is_said_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert dashboard.main(["--store", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("dashboard.py: error: a store must hold mlflow.db, but there is no ")
+    assert capsys.readouterr().err.startswith("dashboard.py: error: a store must hold a study, but there is no ")
     store = Store.locate(tmp_path)
     store.create()
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from cifar_core.budget import step_flops
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
-from cifar_core.recipes import read_recipe
+from cifar_core.recipes import FOLDER, NAMES, SYSTEMS, read_recipe
+from cifar_core.training import total_steps
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import verdict_of
 from experiments.reading.scenario import Download, Scenario, Vendor
@@ -82,6 +85,17 @@ def test_the_guide_shows_every_section_of_the_report() -> None:
 def test_the_guide_of_the_house_names_modules_that_exist() -> None:
     for path in re.findall(r"`((?:cifar_core|sweeps|experiments|tests)/[\w/]*\.?\w*)`", guide("architecture.md")):
         assert (ROOT / path).exists(), f"docs/architecture.md names {path}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cost_of_a_recipe_is_that_of_its_steps(name: str) -> None:
+    recipe = read_recipe(name)
+    pflop = step_flops(recipe, CIFAR10) * total_steps(recipe, round(50_000 * (1 - recipe.val_fraction))) / 1e15
+    [stated] = re.findall(r"^# cost +([\d.]+) PFLOP", (FOLDER / f"{name}.toml").read_text("utf-8"), re.MULTILINE)
+    assert stated == f"{pflop:.{len(stated.partition('.')[2])}f}"
+    if name in SYSTEMS:
+        row = next(line for line in guide("systems.md").splitlines() if line.startswith(f"| `{name}` |"))
+        assert row.split(" | ")[-1].split()[0].strip(",") == stated
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

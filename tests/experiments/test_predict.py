@@ -294,7 +294,8 @@ def test_the_champion_of_a_study_that_was_deleted(
 
 def test_no_store(place: Place, tmp_path: Path, refused: Refused) -> None:
     said = refused(command.main, *replace(place, store=Store.locate(tmp_path / "none")).arguments("a run"))
-    assert said == f"a store must hold mlflow.db, but there is no {tmp_path}/none/mlflow.db"
+    ways = "'make study' runs one, --store DIR names another store"
+    assert said == f"a store must hold a study, but there is no {tmp_path}/none/mlflow.db: {ways}"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -167,7 +167,7 @@ def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture
 
 def test_a_store_without_a_finished_study_is_one_line(tmp_path: Path, blank: Path) -> None:
     store = Store.locate(tmp_path)
-    with pytest.raises(StoreError, match=r"^a store must hold mlflow.db, but there is no "):
+    with pytest.raises(StoreError, match=r"^a store must hold a study, but there is no "):
         registered(store)
     shutil.copyfile(blank, tmp_path / "mlflow.db")
     with pytest.raises(StoreError, match=rf"^a store must hold a finished study to have a champion, but {tmp_path} "):

@@ -35,6 +35,17 @@ def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
     assert "three_conv-seed0 was tested with its best weights" in text
 
 
+def test_a_mistyped_result_where_there_is_no_store(tmp_path: Path, refused: Refused) -> None:
+    places = ("--store", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
+    said = refused(compare.main, "--runs", "fast94-seed0", "fast94-seed00", *places)
+    assert said == (
+        "--runs and --baseline must name results of reproduce.py where no store can be read, but got 'fast94-seed00'; "
+        "did you mean 'fast94-seed0'?"
+    )
+    said = refused(compare.main, "--runs", "fast94-seed0", "quick-full", *places)
+    assert said.startswith("a store must hold a study, but there is no ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -52,12 +63,9 @@ def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
         ("--runs good bad good", "a run must be given once, but 'good' and 'good' both hold "),
         ("--runs twice twice/final-2-1", "but 'twice' and 'twice/final-2-1' both hold "),
         ("--runs good bad/o'clock", r"""but got "bad/o'clock"; known: bad/confirm-2-0, bad/final-2-0, bad/trial-0"""),
-        ("--runs good bad --study good", "--runs makes a page of its own, and cannot go with --study"),
-        (
-            "systems --runs good bad",
-            "--runs makes a page of its own, and cannot go with --study, --scenario or systems",
-        ),
-        ("--baseline good", "--baseline goes with --runs"),
+        ("--runs good bad --study good", "--runs must stand without systems, --study and --scenario, but got --study$"),
+        ("systems --runs good bad", "--runs must stand without systems, --study and --scenario, but got systems$"),
+        ("--baseline good", "--baseline must come with --runs, but got --baseline good alone"),
         ("--runs", "argument --runs: expected at least one argument"),
     ],
 )

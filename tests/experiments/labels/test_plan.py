@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cifar_core.budget import lengthen
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
@@ -56,6 +57,15 @@ def test_a_run_as_long_as_the_recipe_keeps_its_decay_and_a_shorter_one_scales_it
     assert long.recipe.epochs == pytest.approx(4, rel=0.01)
     assert long.recipe.weight_decay == pytest.approx(recipe.weight_decay, rel=0.01)
     assert short.recipe.weight_decay * short.recipe.epochs == pytest.approx(recipe.weight_decay * 4, rel=0.01)
+
+
+def test_where_norms_are_reset_the_rate_is_that_of_the_length_at_every_batch_size() -> None:
+    runs = build_runs(RECIPE, SHARES, BUDGET, CIFAR10)
+    whole = runs[4].recipe
+    rate = lengthen(comparable(RECIPE), whole.epochs).learning_rate
+    assert len({run.recipe.batch_size for run in runs}) > 1
+    assert [run.recipe.learning_rate for run in runs] == pytest.approx([rate] * len(runs), rel=0.01)
+    assert whole.peak_rate > 1.05 * RECIPE.peak_rate
 
 
 def test_a_budget_that_is_too_small_is_refused() -> None:

@@ -74,6 +74,7 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ("# compute = ", "compute = -1 #", "the key of a price or a number in (0, 1e+15], but got -1"),
         ("# compute = ", "compute = [1] #", "the key of a price or a number in (0, 1e+15], but got [1]"),
         ('# compute = "aws-m7g"', 'compute = "aws-m7"', "but got 'aws-m7'; did you mean 'aws-m7g'?"),
+        ('endpoint = "vertex-endpoint"', 'endpoint = "aws-m7"', "but got 'aws-m7'; known: vertex-endpoint"),
         ('# compute = "aws-m7g"', 'compute = "azure-training"', "compute must be the key of a compute price, but"),
         ('training = "azure-training"', 'training = "azure-prediction"', "vendor 'Azure Custom Vision': training must"),
         ('per_call = "azure-prediction"', "", "vendor 'Azure Custom Vision': per_call, endpoint or tokens must be"),

@@ -161,11 +161,11 @@ def test_test_set_evaluations_are_counted_and_damaged_lines_reported(tmp_path: P
 def test_what_is_no_store_is_named_and_not_made(
     tmp_path: Path, fresh_store: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StoreError, match=r"a store must hold mlflow\.db, but there is no .*/none/mlflow\.db"):
+    with pytest.raises(StoreError, match=r"a store must hold a study, but there is no .*/none/mlflow\.db: 'make "):
         StudyReader(Store.locate(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
     (tmp_path / "none").mkdir()
-    with pytest.raises(StoreError, match="a store must hold mlflow"):
+    with pytest.raises(StoreError, match="a store must hold a study, but there is no "):
         StudyReader(Store.locate(tmp_path / "none"))
     assert not list((tmp_path / "none").iterdir())
     (tmp_path / "mlflow.db").write_text("hello")
@@ -176,7 +176,7 @@ def test_what_is_no_store_is_named_and_not_made(
         with pytest.raises(StoreError, match=r"^mlflow\.db must be readable, but: denied$"):
             StudyReader(Store.locate(tmp_path))
     fresh_store.client.create_experiment("no study")
-    with pytest.raises(StoreError, match=r"a store must hold at least one study, but sqlite:.* holds none$"):
+    with pytest.raises(StoreError, match=r"a store must hold at least one study, but sqlite:.* holds none: 'make "):
         StudyReader(fresh_store.place).read()
 
 

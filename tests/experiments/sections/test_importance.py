@@ -176,6 +176,10 @@ class TestConditionalParameters:
         assert "mix_alpha" not in varied(self.with_mix(many, 0).study.search, PARAMETERS, 45_000)
         assert "mix_alpha" not in varied(self.with_mix(many, 1).study.search, PARAMETERS, 45_000)
 
+    def test_nothing_was_varied_where_no_trial_is_complete(self, many: Facts) -> None:
+        pruned = self.with_mix(many, 20).study.search.assign(state="pruned")
+        assert varied(pruned, PARAMETERS, 45_000).empty
+
     def test_it_is_judged_by_the_trials_that_have_it(self, many: Facts) -> None:
         facts = self.with_mix(many, 40)
         found = importances_of(varied(facts.study.search, PARAMETERS, 45_000), PARAMETERS)

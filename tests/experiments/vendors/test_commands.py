@@ -275,7 +275,7 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     [score] = load_scores(fresh_store.folder, CIFAR10).values()
     assert (score.right, score.unparsable, score.missing) == (18, 1, 1)
     said = refused(score_answers.main, str(tmp_path / "none.csv"), *options)
-    assert said.startswith("none.csv must be a readable file, but: ")
+    assert said == "none.csv must be a readable file, but: No such file or directory"
     assert "--vendor must have a letter or a digit" in refused(score_answers.main, "a.csv", "--vendor", "!")
 
 

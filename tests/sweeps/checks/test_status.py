@@ -135,5 +135,6 @@ def test_no_such_store(tmp_path: Path) -> None:
     store = Store.locate(tmp_path / "none")
     with pytest.raises(StoreError) as error:
         read_status(store, "s")
-    assert str(error.value) == f"a store must hold mlflow.db, but there is no {tmp_path / 'none' / 'mlflow.db'}"
+    ways = "'make study' runs one, --store DIR names another store"
+    assert str(error.value) == f"a store must hold a study, but there is no {store.root / 'mlflow.db'}: {ways}"
     assert not store.root.exists()

@@ -181,6 +181,21 @@ def test_what_was_found_is_told_before_a_database_that_cannot_be_read(
     assert re.fullmatch(r"run_study\.py: error: the Optuna storage must open, but .*\n", printed.err)
 
 
+def test_a_lost_database_is_found_but_no_store_is_an_error(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store.root / "mlflow.db").unlink()
+    assert main(["--study", "s", "--verify", "--store", str(store.root), "--device", "cpu"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith("mlflow.db: the integrity check must say ok, but said: ")
+    assert re.fullmatch(r"run_study\.py: error: a store must hold mlflow\.db, but there is no .*\n", printed.err)
+    assert main(["--study", "s", "--verify", "--store", str(tmp_path / "none"), "--device", "cpu"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("run_study.py: error: a store must hold a study, but there is no ")
+    assert not (tmp_path / "none").exists()
+
+
 def test_no_such_study(store: Store) -> None:
     with pytest.raises(StoreError, match="must be one that the store holds"):
         list(findings(store, "t"))
