@@ -96,7 +96,7 @@ def build(cost: Cost, scenario: Scenario) -> Option:
         if scenario.latency_bar_ms is not None:
             tariffs = (ByMachine(LOAD_LIMIT * capacity(cost), cost.month_usd),)
     return Option(
-        name="build",
+        name="building",
         kind="build",
         people=scenario.engineering_hours * scenario.hourly_rate,
         labels=scenario.labels_usd(cost.labels),

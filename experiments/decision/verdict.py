@@ -74,7 +74,7 @@ class Way:
 
     @property
     def title(self) -> str:
-        return "building" if self.option.kind == "build" else self.option.name
+        return self.option.name
 
     @property
     def misses(self) -> tuple[Check, ...]:

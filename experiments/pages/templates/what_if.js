@@ -65,7 +65,7 @@ function decide(model, values) {
   });
   const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
   const cheapest = (some) =>
-    some.sort((a, b) => a.total - b.total || compare(a.kind, b.kind) || compare(a.name, b.name));
+    some.sort((a, b) => a.total - b.total || compare(a.kind, b.kind) || compare(a.title, b.title));
   const sure = cheapest(ways.filter((way) => !way.misses.length && !way.unknown.length));
   const best = sure[0] ?? null;
   let rival = cheapest(ways.filter((way) => way.unknown.length))[0] ?? null;
