@@ -19,8 +19,7 @@ from experiments.reading.published import Price, load_published
 from experiments.vendors.answer_file import AnswerFile, Source
 from experiments.vendors.answers import Answer, read_data_set
 from experiments.vendors.chat import Chat, ImageRefusedError, SpendingLimit, SpendingLimitError
-from sweeps.command_line import FAILED, OneLineParser, number, run_command
-from sweeps.standard_streams import protect_streams
+from sweeps.command_line import FAILED, OneLineParser, number, run_command, start
 from sweeps.validation import InvalidFileError
 from sweeps.words import counted, did_you_mean
 
@@ -203,5 +202,4 @@ def _token_price(key: str) -> Price:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -35,11 +35,20 @@ from experiments.labels.training import NOT_REPEATED, CurveContext, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import recipe_of
-from sweeps.command_line import FAILED, Interrupted, OneLineParser, Stopper, add_store, number, run_command, store_of
+from sweeps.command_line import (
+    FAILED,
+    Interrupted,
+    OneLineParser,
+    Stopper,
+    add_store,
+    number,
+    run_command,
+    start,
+    store_of,
+)
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
-from sweeps.standard_streams import protect_streams
 from sweeps.store import Store
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import STUDY_KEY, connect, runs_of
@@ -275,5 +284,4 @@ _pflop = number("must be a number above 0 and at most 1e9", lambda value: 0 < va
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -26,10 +26,9 @@ from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, 
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES, read_recipe
 from experiments.systems.range_test import draw, log_range_test
-from sweeps.command_line import FAILED, OneLineParser, add_store, number, run_command, stop_signals, store_of
+from sweeps.command_line import FAILED, OneLineParser, add_store, number, run_command, start, stop_signals, store_of
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
-from sweeps.standard_streams import protect_streams
 from sweeps.store import RANGE_TESTS_EXPERIMENT, Store, StoreError
 from sweeps.tracking.mlflow_client import STUDY_KEY
 from sweeps.tracking.provenance import provenance
@@ -166,5 +165,4 @@ _rate = number("must be a number above 0", lambda value: 0 < value < float("inf"
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -38,13 +38,13 @@ from sweeps.command_line import (
     number,
     positive_int,
     run_command,
+    start,
     stop_signals,
     store_of,
 )
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.snapshot import readable
-from sweeps.standard_streams import protect_streams
 from sweeps.store import SYSTEMS_EXPERIMENT, StoreError
 from sweeps.words import counted
 
@@ -197,5 +197,4 @@ _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 <
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

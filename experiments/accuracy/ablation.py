@@ -8,7 +8,6 @@ Runs that the file holds already are not repeated. Accuracies are of the 5,000 v
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
 from experiments.stats import mean_interval
-from sweeps.command_line import positive_int
+from sweeps.command_line import positive_int, start
 from sweeps.words import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ablation.json"
@@ -98,4 +97,4 @@ def _cells(variant: str, pairs: Sequence[tuple[float, float]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

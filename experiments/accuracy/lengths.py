@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
+from sweeps.command_line import start
 from sweeps.words import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "lengths.json"
@@ -66,4 +66,4 @@ def _name(budget: int, batch_size: int, multiple: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -10,7 +10,6 @@ file holds already are not repeated. Accuracies are of the validation images.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from cifar_core.budget import Budget, at_length
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
+from sweeps.command_line import start
 from sweeps.planning.search_space import reference_epochs
 from sweeps.planning.space_file import SPACES
 from sweeps.words import percent
@@ -152,4 +152,4 @@ def _name(group: str, number: int, length: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

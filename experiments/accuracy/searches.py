@@ -38,7 +38,7 @@ from experiments.accuracy.training_runs import machine
 from experiments.accuracy.usual_sweep import RESNET, SMALL, usual_sweep
 from experiments.pages import plots
 from experiments.stats import mean_interval
-from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
+from sweeps.command_line import OneLineParser, output_file, positive_int, run_command, start
 from sweeps.console import SweepConsole
 from sweeps.executors.worker_process import exit_with
 from sweeps.planning.presets import EIGHTHS
@@ -226,4 +226,4 @@ def figure(runs: Sequence[SearchRun]) -> go.Figure:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)
