@@ -23,9 +23,9 @@ from cifar_core.transfer.backbone import Backbone, BackboneError, FeatureNetwork
 from cifar_core.transfer.features import Features
 from experiments import label_curve
 from experiments.labels import adapting, training
-from experiments.labels.curve import LabelCurve
 from experiments.reading.label_curve import load_label_curve
 from experiments.reading.studies import StudyReader
+from experiments.reading.study import LabelCurve
 from sweeps.command_line import Interrupted
 from sweeps.lock import acquire
 from sweeps.tracking import artifacts
