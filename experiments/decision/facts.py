@@ -128,7 +128,7 @@ def gather(
         validation=estimate(study.validated, "metrics.val/accuracy", validation_images),
         test=estimate(study.champion, "metrics.test/accuracy", test_images),
         augmented=estimate(study.champion, "metrics.test/tta_accuracy", test_images),
-        cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
+        cost=cost_of(study, published, scenario),
         scores=scores,
         label_curve=label_curve,
     )
