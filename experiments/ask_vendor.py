@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
     with AnswerFile.open(out, source) as file:
         spending.spent = file.usd
         left = [path for path in pictures if path.name not in file.answered]
-        unasked = _ask_all(chat, spending, left, file, options.concurrency, stop)
+        unasked = _ask_all(chat, left, file, options.concurrency, stop)
     print(f"{len(file.answered):,} of {len(pictures):,} images are answered in {out}, for ${spending.spent:.4f}")
     if unasked:
         print(unasked, file=sys.stderr)
@@ -124,14 +124,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ask_all(
-    chat: Chat,
-    spending: SpendingLimit,
-    pictures: Sequence[Path],
-    file: AnswerFile,
-    concurrency: int,
-    stop: threading.Event,
-) -> str:
+def _ask_all(chat: Chat, pictures: Sequence[Path], file: AnswerFile, concurrency: int, stop: threading.Event) -> str:
     """Ask about the pictures, one at a time until a usage is known, and add the answers to a file as they come.
 
     Args:
@@ -170,7 +163,7 @@ def _ask_all(
     try:
         for path in pictures:
             asked.append(pool.submit(one, path))
-            if not spending.knows_usage and asked[-1].exception():  # waits for it
+            if not chat.spending.knows_usage and asked[-1].exception():  # waits for it
                 break
         wait(asked, return_when=FIRST_EXCEPTION)
     except KeyboardInterrupt:

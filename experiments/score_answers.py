@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
         study=study.name,
         ours=ours,
     )
-    keep(found, content, study.data_set, store)
+    keep(found, content, store)
     _print(found)
     return 0
 

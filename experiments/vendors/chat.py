@@ -185,7 +185,7 @@ class Chat:
         if not (key.isascii() and key.isprintable()):  # no header holds it, and no error may quote it
             raise VendorError("the key must be one line of printable ASCII characters, but is not")
         self._url, self._model, self._prompt, self._key = url, model, prompt, key
-        self._spending, self._seconds, self._sleep = spending, seconds, sleep
+        self.spending, self._seconds, self._sleep = spending, seconds, sleep
         self._limits: dict[str, object] = {"max_tokens": spending.answer_tokens, "temperature": 0}
         self._effort = {"reasoning_effort": effort} if effort else {}
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
@@ -205,12 +205,12 @@ class Chat:
         largest = len(self._body(picture, self._limits))  # no token is shorter than a byte of the request
         bound = max(LEAST_BOUND, largest)
         for number in range(TRIES):
-            first = not self._spending.knows_usage
-            reserved, began = self._spending.reserve(bound), time.perf_counter()
+            first = not self.spending.knows_usage
+            reserved, began = self.spending.reserve(bound), time.perf_counter()
             charged, reply, failure = 0.0, None, None
             try:
                 reply = self._send(picture)
-                charged = self._spending.cost(*reply.usage)
+                charged = self.spending.cost(*reply.usage)
             except _FailedTryError as error:
                 failure = error
                 charged = reserved if error.sent else 0.0
@@ -219,13 +219,13 @@ class Chat:
                 keep(Answer(image, "", None, charged, NOT_ANSWERED))
                 raise
             finally:
-                self._spending.settle(reserved, charged, reply.usage if reply else None)
+                self.spending.settle(reserved, charged, reply.usage if reply else None)
             seconds += time.perf_counter() - began  # also of tries that fail, without the pauses after them
             if reply is not None:
                 if first and reply.cut_off:
                     keep(Answer(image, "", None, charged, NOT_ANSWERED))
                     raise VendorError(
-                        f"the service must answer within {self._spending.answer_tokens} tokens, but spends them before "
+                        f"the service must answer within {self.spending.answer_tokens} tokens, but spends them before "
                         "its first word; a model that reasons may need --reasoning-effort none (or minimal)"
                     )
                 return keep(Answer(image, reply.text, seconds, charged, ANSWERED))
@@ -267,7 +267,7 @@ class Chat:
                     raise _FailedTryError(f"status {error.code}", after=_after(error), sent=error.code >= 500) from None
                 said = self._said(error)
                 # Of models that reason.
-                newer: dict[str, object] = {"max_completion_tokens": self._spending.answer_tokens}
+                newer: dict[str, object] = {"max_completion_tokens": self.spending.answer_tokens}
                 if error.code == 400 and "max_completion_tokens" in said and limits != newer:
                     self._limits = newer
                     raise _FailedTryError("status 400", after=0.0, sent=False) from None

@@ -80,13 +80,13 @@ def score(
     )
 
 
-def keep(found: VendorScore, content: bytes, data_set: DataSet, store: Store) -> None:
-    """Keep a score on the test images of `data_set` with the file of answers; record the evaluation first.
+def keep(found: VendorScore, content: bytes, store: Store) -> None:
+    """Keep a score with the file of answers; record the evaluation first.
 
     Raises:
         StoreError: the store cannot be written to.
     """
-    folder = score_folder(store.root, found.vendor, data_set)
+    folder = score_folder(store.root, found)
     try:
         store.record_test_set_evaluation(study=VENDORS, key=f"{slug(found.vendor)}-{found.sha256[:8]}")
         write_atomically(folder / ANSWERS, content)
