@@ -173,6 +173,15 @@ def _ask_all(chat: Chat, pictures: Sequence[Path], file: AnswerFile, concurrency
         stop.set()
         pool.shutdown(cancel_futures=True)
     errors = [error for future in asked if not future.cancelled() and (error := future.exception())]
+    return _why_unasked(errors, refused, file)
+
+
+def _why_unasked(errors: Sequence[BaseException], refused: Sequence[ImageRefusedError], file: AnswerFile) -> str:
+    """Return why some images are not answered; empty if all are.
+
+    Raises:
+        UserError: another of the errors than the limit of spending.
+    """
     for error in errors:
         if isinstance(error, OSError):
             raise InvalidFileError(f"the images must be readable and {file.path} writable, but: {error}") from error

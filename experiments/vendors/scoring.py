@@ -41,19 +41,7 @@ def score(
     Raises:
         InvalidFileError: no image is answered, one is answered twice, or is none of the exported ones.
     """
-    known = {image_name(index): index for index in range(len(labels))}
-    given: dict[int, Answer] = {}
-    for answer in answers:
-        if answer.state == NOT_ANSWERED:
-            continue
-        index = known.get(answer.image)
-        if index is None:
-            raise InvalidFileError(f"image must be one of {len(labels):,} exported, but got {answer.image[:40]!r}")
-        if index in given:
-            raise InvalidFileError(f"each image must be answered once, but {answer.image} is answered twice")
-        given[index] = answer
-    if not given:
-        raise InvalidFileError(f"at least one image must be answered, but none of {len(answers):,} rows has an answer")
+    given = _by_image(answers, len(labels))
     meant = {index: meant_class(answer.text, data_set.classes) for index, answer in given.items()}
     right = [meant.get(index) == data_set.classes[label] for index, label in enumerate(labels)]
     images, hits = Counter(labels), Counter(label for label, hit in zip(labels, right, strict=True) if hit)
@@ -78,6 +66,28 @@ def score(
         study=study if compared else "",
         mcnemar=compared,
     )
+
+
+def _by_image(answers: Sequence[Answer], images: int) -> dict[int, Answer]:
+    """Return the answers by the index of their image, without rows that have none.
+
+    Raises:
+        InvalidFileError: as for `score`.
+    """
+    known = {image_name(index): index for index in range(images)}
+    given: dict[int, Answer] = {}
+    for answer in answers:
+        if answer.state == NOT_ANSWERED:
+            continue
+        index = known.get(answer.image)
+        if index is None:
+            raise InvalidFileError(f"image must be one of {images:,} exported, but got {answer.image[:40]!r}")
+        if index in given:
+            raise InvalidFileError(f"each image must be answered once, but {answer.image} is answered twice")
+        given[index] = answer
+    if not given:
+        raise InvalidFileError(f"at least one image must be answered, but none of {len(answers):,} rows has an answer")
+    return given
 
 
 def keep(found: VendorScore, content: bytes, store: Store) -> None:
