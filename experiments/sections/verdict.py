@@ -29,7 +29,7 @@ from experiments.pages.blocks import (
     Table,
     estimate_numbers,
 )
-from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
+from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
 from experiments.pages.text import (
     CitedText,
     duration,
@@ -209,22 +209,19 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
         usd = round(way.option.total(months), 2)
         colour = MUTED if way.misses else COLOURS[way.option.kind]
         accuracy = way.accuracy
-        middle = (floor + 100) / 2 if accuracy is None else pc(accuracy.mean)
-        low, high = (floor, 100.0) if accuracy is None else (pc(accuracy.low), pc(accuracy.high))
+        low, mean, high = (floor / 100, (floor / 100 + 1) / 2, 1.0)
+        if accuracy:
+            low, mean, high = accuracy.low, accuracy.mean, accuracy.high
         what = f"{percent(accuracy.mean)}" if accuracy else "accuracy unknown"
-        error = {
-            "type": "data", "symmetric": False, "array": [high - middle], "arrayminus": [middle - low],
-            "thickness": 1 if accuracy is None else 2, "width": 4, "color": colour,
-        }  # fmt: skip
         add_points(
             figure,
             [usd],
-            [middle],
+            [pc(mean)],
             name=way.title,
             colour=colour,
             symbol="line-ns" if accuracy is None else "circle" if way.measured else "circle-open",
             size=11,
-            error_y=error,
+            error_y=error_bars([mean], [low], [high], thickness=2 if accuracy else 1, width=4, color=colour),
             showlegend=False,
             hover=f"{way.title}: {way.option.stated(months)}, {what}",
         )
