@@ -129,9 +129,9 @@ def adapt(download: Download, cost: Cost, scenario: Scenario) -> Option:
 
 
 def adapt_measured(name: str, cost: Cost, scenario: Scenario) -> Option:
-    """The cost of the network that was adapted here: that of building, but for the people and their hours.
+    """The cost of the network that was adapted here: as of building, with the hours that people take to adapt.
 
-    They are those of the download that takes the fewest; a scenario without downloads has those of building.
+    These are of the download that takes the fewest hours; where the scenario has none, they are those to build.
     """
     built = build(cost, scenario)
     hours = min((download.hours for download in scenario.downloads), default=scenario.engineering_hours)
