@@ -19,8 +19,7 @@ from experiments.reading.published import Price, load_published
 from experiments.vendors.answer_file import AnswerFile, Source
 from experiments.vendors.answers import Answer, read_data_set
 from experiments.vendors.chat import Chat, ImageRefusedError, SpendingLimit, SpendingLimitError
-from sweeps.command_line import FAILED, OneLineParser, number, run_command
-from sweeps.standard_streams import protect_streams
+from sweeps.command_line import FAILED, OneLineParser, number, run_command, start
 from sweeps.validation import InvalidFileError
 from sweeps.words import counted, did_you_mean
 
@@ -117,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
     with AnswerFile.open(out, source) as file:
         spending.spent = file.usd
         left = [path for path in pictures if path.name not in file.answered]
-        unasked = _ask_all(chat, spending, left, file, options.concurrency, stop)
+        unasked = _ask_all(chat, left, file, options.concurrency, stop)
     print(f"{len(file.answered):,} of {len(pictures):,} images are answered in {out}, for ${spending.spent:.4f}")
     if unasked:
         print(unasked, file=sys.stderr)
@@ -125,14 +124,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ask_all(
-    chat: Chat,
-    spending: SpendingLimit,
-    pictures: Sequence[Path],
-    file: AnswerFile,
-    concurrency: int,
-    stop: threading.Event,
-) -> str:
+def _ask_all(chat: Chat, pictures: Sequence[Path], file: AnswerFile, concurrency: int, stop: threading.Event) -> str:
     """Ask about the pictures, one at a time until a usage is known, and add the answers to a file as they come.
 
     Args:
@@ -171,7 +163,7 @@ def _ask_all(
     try:
         for path in pictures:
             asked.append(pool.submit(one, path))
-            if not spending.knows_usage and asked[-1].exception():  # waits for it
+            if not chat.spending.knows_usage and asked[-1].exception():  # waits for it
                 break
         wait(asked, return_when=FIRST_EXCEPTION)
     except KeyboardInterrupt:
@@ -181,6 +173,15 @@ def _ask_all(
         stop.set()
         pool.shutdown(cancel_futures=True)
     errors = [error for future in asked if not future.cancelled() and (error := future.exception())]
+    return _why_unasked(errors, refused, file)
+
+
+def _why_unasked(errors: Sequence[BaseException], refused: Sequence[ImageRefusedError], file: AnswerFile) -> str:
+    """Return why some images are not answered; empty if all are.
+
+    Raises:
+        UserError: another of the errors than the limit of spending.
+    """
     for error in errors:
         if isinstance(error, OSError):
             raise InvalidFileError(f"the images must be readable and {file.path} writable, but: {error}") from error
@@ -203,5 +204,4 @@ def _token_price(key: str) -> Price:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

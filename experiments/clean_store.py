@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from sweeps.checks.cleaning import find_waste, remove
-from sweeps.command_line import OneLineParser, add_store, run_command, store_of
-from sweeps.standard_streams import protect_streams
+from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,5 +64,4 @@ def _size(count: int) -> str:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -32,8 +32,7 @@ from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
 from experiments.systems.page import write_systems
-from sweeps.command_line import OneLineParser, add_store, run_command, store_of
-from sweeps.standard_streams import protect_streams
+from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 
 # What writes no report of a study, and what it cannot go with, by their names among the options.
 _ALONE: Mapping[str, Sequence[str]] = {
@@ -156,5 +155,4 @@ def show_old(published: Published, today: datetime.date) -> None:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

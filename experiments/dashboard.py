@@ -5,7 +5,6 @@ python experiments/dashboard.py [--store DIR] [--port N]
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from socketserver import ThreadingMixIn
@@ -15,9 +14,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna_dashboard import wsgi
 
 from experiments.serving.local import HOST, PortError, port
-from sweeps.command_line import OneLineParser, add_store, run_command, store_of
+from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 from sweeps.snapshot import readable
-from sweeps.standard_streams import protect_streams
 from sweeps.store import Store
 from sweeps.studies.storage import open_storage
 
@@ -85,5 +83,4 @@ class _Quiet(WSGIRequestHandler):
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -6,7 +6,6 @@ python experiments/export_test.py DIR [--study NAME]
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +16,9 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.source import DataSource
 from experiments.reading.studies import StudyReader
 from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
-from sweeps.command_line import OneLineParser, add_store, number, run_command, store_of
+from sweeps.command_line import OneLineParser, add_store, number, run_command, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
-from sweeps.standard_streams import protect_streams
 from sweeps.store import VENDORS, Store, StoreError
 from sweeps.validation import InvalidFileError
 
@@ -105,5 +103,4 @@ def _data_set(store: Store, study: str | None) -> DataSet:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

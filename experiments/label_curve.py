@@ -31,15 +31,24 @@ from cifar_core.transfer.adapted import flops_per_image
 from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, BackboneError, load_backbone
 from experiments.labels.adapting import fit_all
 from experiments.labels.plan import BUDGET, SHARES, AdaptRun, BuildRun, LabelRun, adapt_runs, build_runs
-from experiments.labels.training import NOT_REPEATED, CurveContext, train_all
+from experiments.labels.training import CurveContext, to_train, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import StudyReader
 from experiments.reading.weights import recipe_of
-from sweeps.command_line import FAILED, Interrupted, OneLineParser, Stopper, add_store, number, run_command, store_of
+from sweeps.command_line import (
+    FAILED,
+    Interrupted,
+    OneLineParser,
+    Stopper,
+    add_store,
+    number,
+    run_command,
+    start,
+    store_of,
+)
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
-from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.locations import DATA_SET
@@ -130,8 +139,7 @@ def _run(options: argparse.Namespace) -> int:
         tracker = MlflowTracker(store, experiment, source="experiments/label_curve.py", say=console.say)
         tags = provenance(data_set, hardware, torch.get_num_threads())
         _open(tracker, subject, experiment, runs, tags)
-        todo = [run for run in built if tracker.state(run.key) not in NOT_REPEATED]
-        console.plan(_rows(subject, built, todo, heads, data, hardware))
+        console.plan(_rows(subject, built, to_train(built, tracker), heads, data, hardware))
         if missing:
             console.say(f"no adapted network: {missing}")
         stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
@@ -278,5 +286,4 @@ _pflop = number("must be a number above 0 and at most 1e9", lambda value: 0 < va
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

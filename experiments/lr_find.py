@@ -25,11 +25,10 @@ from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES, read_recipe
-from experiments.systems.range_test import draw, log_range_test
-from sweeps.command_line import FAILED, OneLineParser, add_store, number, run_command, stop_signals, store_of
+from experiments.systems.range_test import log_range_test
+from sweeps.command_line import FAILED, OneLineParser, add_store, number, run_command, start, stop_signals, store_of
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
-from sweeps.standard_streams import protect_streams
 from sweeps.store import RANGE_TESTS_EXPERIMENT, Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.provenance import provenance
@@ -86,10 +85,10 @@ def _run(options: argparse.Namespace) -> int:
         data = source.train_val()
         for number_of_signal in stop_signals():  # each ends the test as Ctrl-C does, so that its run is ended in MLflow
             signal.signal(number_of_signal, signal.default_int_handler)
-        found, lacking = _run_range_test(options, recipe, data, hardware, store, console)
+        found, figure, lacking = _run_range_test(options, recipe, data, hardware, store, console)
     print(f"suggested learning rate: {found.suggestion:.3g}")
     try:
-        write_atomically(out, draw(found))
+        write_atomically(out, figure)
     except OSError as error:
         raise StoreError(f"--out must be a file that can be written, but: {error}") from error
     print(f"curve: {out}")
@@ -98,11 +97,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _run_range_test(
     options: argparse.Namespace, recipe: Recipe, data: Splits, hardware: Hardware, store: Store, console: SweepConsole
-) -> tuple[RangeTest, int]:
+) -> tuple[RangeTest, bytes, int]:
     """Run the range test of a recipe and log it to MLflow.
 
     Returns:
-        the range test, and the number of entries that MLflow still lacks.
+        the range test, its figure, and the number of entries that MLflow still lacks.
 
     Raises:
         RangeTestError: the test found no rate.
@@ -127,7 +126,7 @@ def _run_range_test(
     state, reason = "failed", ""
     try:
         found = range_test(recipe, data, hardware, **ends)
-        log_range_test(tracker, key, found)
+        figure = log_range_test(tracker, key, found)
         state = "complete"
     except UserError as error:
         reason = str(error)
@@ -142,7 +141,7 @@ def _run_range_test(
         if lacking:
             said = f"MLflow lacks {counted(lacking, 'entry')}; the next range test sends them once it answers"
             print(said, file=sys.stderr)
-    return found, lacking
+    return found, figure, lacking
 
 
 def _check_out(out: Path) -> None:
@@ -166,5 +165,4 @@ _rate = number("must be a number above 0", lambda value: 0 < value < float("inf"
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

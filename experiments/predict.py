@@ -24,10 +24,9 @@ from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.named_runs import LETTERS
 from experiments.reading.weights import network_of
-from sweeps.command_line import FAILED, USAGE, OneLineParser, add_store, positive_int, run_command, store_of
+from sweeps.command_line import FAILED, USAGE, OneLineParser, add_store, positive_int, run_command, start, store_of
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
-from sweeps.standard_streams import protect_streams
 from sweeps.words import percent
 
 
@@ -116,5 +115,4 @@ def _print(paths: Sequence[Path], predictions: Predictions, top: int, views: int
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -38,13 +38,13 @@ from sweeps.command_line import (
     number,
     positive_int,
     run_command,
+    start,
     stop_signals,
     store_of,
 )
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.snapshot import readable
-from sweeps.standard_streams import protect_streams
 from sweeps.store import SYSTEMS_EXPERIMENT, StoreError
 from sweeps.words import counted
 
@@ -123,14 +123,7 @@ def _run(options: argparse.Namespace) -> int:
                 signal.signal(signal_number, _stop)
             state = "interrupted"
             try:
-                for name, recipe in runs:
-                    try:
-                        reproduce(name, recipe, options.epochs, context)
-                    except StoreError:  # the next one could not write either
-                        raise
-                    except (UserError, DivergedError) as error:
-                        print(f"reproduce.py: error: {error}", file=sys.stderr)
-                        failed = max(failed, USAGE if isinstance(error, UserError) else FAILED)
+                failed = _train_all(runs, options.epochs, context)
                 state = "interrupted" if failed else "finished"
             except Interrupted as error:
                 stop = error
@@ -150,6 +143,24 @@ def _run(options: argparse.Namespace) -> int:
         print("stopped; the same command resumes here")
         return 128 + int(stop.args[0])
     return failed or (FAILED if lacking else 0)
+
+
+def _train_all(runs: Sequence[tuple[str, Recipe]], epochs: float | None, context: ReproductionContext) -> int:
+    """Train the runs; return the exit code of the worst that befell one, 0 if nothing did.
+
+    Raises:
+        StoreError: results cannot be written.
+    """
+    failed = 0
+    for name, recipe in runs:
+        try:
+            reproduce(name, recipe, epochs, context)
+        except StoreError:  # the next one could not write either
+            raise
+        except (UserError, DivergedError) as error:
+            print(f"reproduce.py: error: {error}", file=sys.stderr)
+            failed = max(failed, USAGE if isinstance(error, UserError) else FAILED)
+    return failed
 
 
 def _rerun(options: argparse.Namespace) -> int:
@@ -197,5 +208,4 @@ _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 <
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from experiments.reading.vendor_score import LEAST_TIMED, VendorScore
 from experiments.vendors.answer_file import read_source
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score
-from sweeps.command_line import OneLineParser, add_store, run_command, store_of
+from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
-from sweeps.standard_streams import protect_streams
 from sweeps.validation import InvalidFileError
 
 
@@ -79,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
         study=study.name,
         ours=ours,
     )
-    keep(found, content, study.data_set, store)
+    keep(found, content, store)
     _print(found)
     return 0
 
@@ -130,5 +128,4 @@ def _print(found: VendorScore) -> None:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

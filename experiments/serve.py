@@ -26,9 +26,8 @@ from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, listen, port, run
-from sweeps.command_line import OneLineParser, add_store, run_command, store_of
+from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 from sweeps.snapshot import readable
-from sweeps.standard_streams import protect_streams
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import champion_uri
@@ -112,5 +111,4 @@ def _print_speed(speed: HttpSpeed) -> None:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -22,9 +22,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from experiments.serving.local import HOST, listen, port, run
-from sweeps.command_line import OneLineParser, add_store, run_command, store_of
+from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 from sweeps.snapshot import readable
-from sweeps.standard_streams import protect_streams
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.views import TRIALS, UI_PORT, study_path, view_route
@@ -189,5 +188,4 @@ class _OnlyServed:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

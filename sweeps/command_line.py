@@ -14,6 +14,7 @@ from typing import NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 from cifar_core.errors import UserError, first_line
+from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 
 FAILED = 1  # exit code of a valid command that failed
@@ -54,6 +55,12 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, 
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def start(main: Callable[[], int]) -> NoReturn:
+    """Run the `main` of a command, which is all that this process does."""
+    protect_streams()
+    sys.exit(main())
 
 
 def stop_signals() -> list[signal.Signals]:

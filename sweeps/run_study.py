@@ -29,7 +29,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.transfer.backbone import Backbone
 from sweeps.checks.commands import repair_store, replay_queue, show_status, verify_store
 from sweeps.checks.consistency import check_before_training
-from sweeps.command_line import FAILED, Interrupted, Stopper, run_command
+from sweeps.command_line import FAILED, Interrupted, Stopper, run_command, start
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, StoreLostError, Summary
 from sweeps.executors.engine import Engine
@@ -54,7 +54,6 @@ from sweeps.planning.space_file import read_space
 from sweeps.stages.adaptation import Adaptation
 from sweeps.stages.adapted_result import adapted_study
 from sweeps.stages.stage import Sweep
-from sweeps.standard_streams import protect_streams
 from sweeps.states import ENDED
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.studies.given_recipes import affordable, earlier_recipes, for_this_data, read_given
@@ -437,5 +436,4 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

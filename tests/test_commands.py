@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [ROOT / "sweeps" / "run_study.py", *(ROOT / "experiments").glob("*.py")]
-MODULES = ("benchmarks", *(f"accuracy.{name}" for name in ("ablation", "lengths", "ranking", "searches")))
+ACCURACY = ("ablation", "lengths", "ranking", "searches")
+MODULES = ("benchmarks.__main__", "benchmarks.scale", *(f"accuracy.{name}" for name in ACCURACY))
 COMMANDS = {
     **{path.stem: [str(path)] for path in sorted(SCRIPTS) if "__main__" in path.read_text(encoding="utf-8")},
     **{name: ["-m", f"experiments.{name}"] for name in MODULES},
@@ -36,6 +37,12 @@ for name, (*module, program) in json.loads(sys.argv[1]).items():
     (runpy.run_module if module else runpy.run_path)(program, run_name="__main__")
     os._exit(99)  # a command must end by itself
 """
+
+
+def test_every_command_protects_its_standard_streams() -> None:
+    sources = [path for folder in ("experiments", "sweeps") for path in (ROOT / folder).rglob("*.py")]
+    started = [path.stem for path in sources if path.read_text(encoding="utf-8").endswith("\n    start(main)\n")]
+    assert sorted(started) == sorted(name.rpartition(".")[2] for name in COMMANDS)
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ Runs that the file holds already are not repeated. Accuracies are of the 5,000 v
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
 from experiments.stats import mean_interval
-from sweeps.command_line import positive_int
+from sweeps.command_line import OneLineParser, positive_int, start
 from sweeps.words import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ablation.json"
@@ -57,15 +56,13 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+    parser = OneLineParser(prog="ablation", description="Measure the effect of each ingredient of fast94.")
+    parser.add_argument("--seeds", type=positive_int, default=5, metavar="K", help="runs of each (default: 5)")
+    return training_runs.command(parser, arguments, RESULTS, _wanted, table)
 
-    def add_seeds(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--seeds", type=positive_int, default=5, metavar="K", help="runs of each (default: 5)")
 
-    def wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
-        return [(variant, recipe_of(variant, seed)) for seed in range(options.seeds) for variant in VARIANTS]
-
-    description = "Measure the effect of each ingredient of fast94."
-    return training_runs.command("ablation", description, RESULTS, wanted, table, arguments, add_seeds)
+def _wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
+    return [(variant, recipe_of(variant, seed)) for seed in range(options.seeds) for variant in VARIANTS]
 
 
 def recipe_of(variant: str, seed: int) -> Recipe:
@@ -98,4 +95,4 @@ def _cells(variant: str, pairs: Sequence[tuple[float, float]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -53,8 +53,8 @@ _STUDY = "benchmark"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
-    """Limits: a search has the compute that a study of `trials` trials of `preset` plans, a usual sweep `seconds`."""
+class Limits:
+    """A search has the compute that a study of `trials` trials of `preset` plans, a usual sweep `seconds`."""
 
     preset: Preset = PRESETS["quick"]
     trials: int = 50
@@ -69,8 +69,8 @@ class Terms:
 
 
 @validated(config=STRICT, frozen=True, kw_only=True, slots=True)
-class Point:
-    """Best network so far. `flops` and `seconds` count from the start of the search."""
+class BestSoFar:
+    """The best network of a search at one time. `flops` and `seconds` count from the start of the search."""
 
     flops: float
     seconds: float
@@ -83,30 +83,30 @@ class Found:
 
     hardware: Hardware  # that it trained on
     trials: int
-    points: Sequence[Point]
+    points: Sequence[BestSoFar]
     tta_accuracy: float | None
     recipe: Mapping[str, Any]
 
 
-def our_study(seed: int, terms: Terms, hardware: Hardware, *, starts: bool) -> Found:
+def our_study(seed: int, limits: Limits, hardware: Hardware, *, starts: bool) -> Found:
     """Run a study up to the choice of its champion, then train the champion's recipe for the length of a final."""
     began, clock = datetime.now(UTC), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         store = Store.locate(Path(folder))
-        recipe = _champion(seed, terms, hardware, store, starts=starts)
+        recipe = _champion(seed, limits, hardware, store, starts=starts)
         study = StudyReader(store).read(_STUDY)
     runs = pd.concat([study.search, study.confirm]).dropna(subset="metrics.cost/training_flops").sort_values("end")
     runs["spent"] = runs["metrics.cost/training_flops"].cumsum()
-    points: list[Point] = []
+    points: list[BestSoFar] = []
     for _, run in runs[runs["state"] == "complete"].iterrows():
         if not points or run["metrics.val/accuracy"] > points[-1].accuracy:
             elapsed = (run["end"] - began).total_seconds()
-            points.append(Point(flops=run["spent"], seconds=elapsed, accuracy=run["metrics.val/accuracy"]))
+            points.append(BestSoFar(flops=run["spent"], seconds=elapsed, accuracy=run["metrics.val/accuracy"]))
     images = len(real_data().train)
-    final = terms.preset.final.extend(recipe, images)
+    final = limits.preset.final.extend(recipe, images)
     trained = measure("final", final, hardware)
     spent = runs["metrics.cost/training_flops"].sum() + step_flops(final) * total_steps(final, images)
-    points.append(Point(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
+    points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
     return Found(
         hardware=hardware,
         trials=len(study.search),
@@ -116,14 +116,14 @@ def our_study(seed: int, terms: Terms, hardware: Hardware, *, starts: bool) -> F
     )
 
 
-def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, starts: bool) -> Recipe:
+def _champion(seed: int, limits: Limits, hardware: Hardware, store: Store, *, starts: bool) -> Recipe:
     """Run a study until it has chosen its champion; return the champion's recipe in the search."""
     data = real_data()
     plan = Plan(
         study=_STUDY,
-        trials=terms.trials,
+        trials=limits.trials,
         space=SPACE,
-        preset=terms.preset,
+        preset=limits.preset,
         seed=seed,
         sampler="tpe",
         pruner="halving",
@@ -144,12 +144,12 @@ def _champion(seed: int, terms: Terms, hardware: Hardware, store: Store, *, star
     )
     champion = study.trials[study.user_attrs[DECISION]["champion"]]
     recipe = Recipe.from_dict(champion.user_attrs["recipe"])
-    return replace(recipe, seed=derive_seed(seed, champion.number, terms.preset.seeds + 1))
+    return replace(recipe, seed=derive_seed(seed, champion.number, limits.preset.seeds + 1))
 
 
 def optuna_alone(
     seed: int,
-    terms: Terms,
+    limits: Limits,
     hardware: Hardware,
     *,
     trials: int,
@@ -161,11 +161,11 @@ def optuna_alone(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Hyperband assigns the trials to its brackets by the name of the study.
     study = optuna.create_study(study_name=str(seed), sampler=sampler(seed=seed), pruner=pruner(), direction="maximize")
-    budget = Budget(flops=terms.flops / trials, max_epochs=terms.preset.final.max_epochs)
-    schedule = eval_schedule(eight_validations(terms.preset.rung_images, len(data.val)), len(data.val))
-    points: list[Point] = []
+    budget = Budget(flops=limits.flops / trials, max_epochs=limits.preset.final.max_epochs)
+    schedule = eval_schedule(eight_validations(limits.preset.rung_images, len(data.val)), len(data.val))
+    points: list[BestSoFar] = []
     spent, chosen, tta_accuracy = 0.0, Recipe(), None
-    while spent + terms.flops / trials <= terms.flops:
+    while spent + limits.flops / trials <= limits.flops:
         trial = study.ask()
         base = Recipe(seed=derive_seed(seed, trial.number), tta=TTA, epochs=reference_epochs(len(data.train)))
         recipe = budget.narrow(SPACE.suggest(trial, base))
@@ -175,7 +175,7 @@ def optuna_alone(
         spent += step_flops(recipe) * state.step
         study.tell(trial, accuracy, TrialState.PRUNED if accuracy is None else TrialState.COMPLETE)
         if accuracy is not None and (not points or accuracy > points[-1].accuracy):
-            points.append(Point(flops=spent, seconds=time.perf_counter() - clock, accuracy=accuracy))
+            points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=accuracy))
             chosen, (_, tta_accuracy) = recipe, evaluate(state.model, data.val, hardware, recipe)
     points.append(replace(points[-1], flops=spent, seconds=time.perf_counter() - clock))
     return Found(

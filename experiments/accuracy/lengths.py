@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
+from sweeps.command_line import OneLineParser, start
 from sweeps.words import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "lengths.json"
@@ -30,13 +30,14 @@ MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
-
-    def wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
-        each = ((budget, size, multiple) for budget in BUDGETS for size in BATCH_SIZES for multiple in MULTIPLES)
-        return [(_name(*one), recipe_of(*one)) for one in each]
-
     description = "Measure how the best learning rate and batch size change with the length of a run."
-    return training_runs.command("lengths", description, RESULTS, wanted, table, arguments)
+    parser = OneLineParser(prog="lengths", description=description)
+    return training_runs.command(parser, arguments, RESULTS, _wanted, table)
+
+
+def _wanted(_: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
+    each = ((budget, size, multiple) for budget in BUDGETS for size in BATCH_SIZES for multiple in MULTIPLES)
+    return [(_name(*one), recipe_of(*one)) for one in each]
 
 
 def recipe_of(budget: int, batch_size: int, multiple: float) -> Recipe:
@@ -66,4 +67,4 @@ def _name(budget: int, batch_size: int, multiple: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

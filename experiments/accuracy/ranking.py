@@ -10,7 +10,6 @@ file holds already are not repeated. Accuracies are of the validation images.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from cifar_core.budget import Budget, at_length
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
+from sweeps.command_line import OneLineParser, start
 from sweeps.planning.search_space import reference_epochs
 from sweeps.planning.space_file import SPACES
 from sweeps.words import percent
@@ -77,19 +77,17 @@ NUMBERS: Mapping[str, Sequence[int]] = MappingProxyType(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+    parser = OneLineParser(prog="ranking", description="Measure which parameters a short training can rank.")
+    lengths = list(LENGTHS)
+    help_ = f"TFLOP to train for (default: {' '.join(lengths)})"
+    parser.add_argument("--lengths", nargs="+", choices=lengths, default=lengths, metavar="TFLOP", help=help_)
+    return training_runs.command(parser, arguments, RESULTS, _wanted, table)
 
-    def add_lengths(parser: argparse.ArgumentParser) -> None:
-        lengths = list(LENGTHS)
-        help_ = f"TFLOP to train for (default: {' '.join(lengths)})"
-        parser.add_argument("--lengths", nargs="+", choices=lengths, default=lengths, metavar="TFLOP", help=help_)
 
-    def wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
-        lengths = [length for length in LENGTHS if length in options.lengths]
-        each = ((group, n, length) for length in lengths for group, n in _numbers(length))
-        return [(_name(*one), recipe_of(*one)) for one in each]
-
-    description = "Measure which parameters a short training can rank."
-    return training_runs.command("ranking", description, RESULTS, wanted, table, arguments, add_lengths)
+def _wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
+    lengths = [length for length in LENGTHS if length in options.lengths]
+    each = ((group, n, length) for length in lengths for group, n in _numbers(length))
+    return [(_name(*one), recipe_of(*one)) for one in each]
 
 
 def recipe_of(group: str, number: int, length: str) -> Recipe:
@@ -152,4 +150,4 @@ def _name(group: str, number: int, length: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

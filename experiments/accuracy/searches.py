@@ -32,13 +32,13 @@ from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.machine import usable_cores
-from experiments.accuracy.contestants import SPACE, Found, Point, Terms, optuna_alone, our_study
+from experiments.accuracy.contestants import SPACE, BestSoFar, Found, Limits, optuna_alone, our_study
 from experiments.accuracy.run_file import add, load
 from experiments.accuracy.training_runs import machine
 from experiments.accuracy.usual_sweep import RESNET, SMALL, usual_sweep
 from experiments.pages import plots
 from experiments.stats import mean_interval
-from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
+from sweeps.command_line import OneLineParser, output_file, positive_int, run_command, start
 from sweeps.console import SweepConsole
 from sweeps.executors.worker_process import exit_with
 from sweeps.planning.presets import EIGHTHS
@@ -50,7 +50,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
 # 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (26 TFLOP) is 0.9 passes
 # over the images. The 8 long ones show how much hangs on that choice.
 _hyperband = partial(HyperbandPruner, max_resource=EIGHTHS)
-SEARCHES: Mapping[str, Callable[[int, Terms, Hardware], Found]] = MappingProxyType(
+SEARCHES: Mapping[str, Callable[[int, Limits, Hardware], Found]] = MappingProxyType(
     {
         "ours": partial(our_study, starts=True),
         "ours, no starts": partial(our_study, starts=False),
@@ -73,15 +73,15 @@ class SearchRun:
     planned_flops: float
     space: str  # hash of its content
     trials: int  # started
-    points: tuple[Point, ...]
+    points: tuple[BestSoFar, ...]
     tta_accuracy: float | None
     recipe: Mapping[str, Any]
     machine: str
 
-    def is_of(self, search: str, seed: int, terms: Terms) -> bool:
-        """Return true if this is the run of that search on these terms."""
+    def is_of(self, search: str, seed: int, limits: Limits) -> bool:
+        """Return true if this is the run of that search under these limits."""
         mine = (self.search, self.seed, self.planned_flops, self.space)
-        return mine == (search, seed, terms.flops, SPACE.hash)
+        return mine == (search, seed, limits.flops, SPACE.hash)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,11 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"argument --results: must not end in .html, as the figure beside it does, but got {str(page)!r}")
 
     def run() -> int:
-        hardware, terms = Hardware.detect(options.device), Terms()
+        hardware, limits = Hardware.detect(options.device), Limits()
         wanted = [(search, seed) for seed in range(options.seeds) for search in dict.fromkeys(options.only)]
         with SweepConsole() as console:
             ensure_cifar10(default_data_dir(), console.progress)
-            runs = complete(options.results, wanted, terms, hardware, options.jobs, console.say)
+            runs = complete(options.results, wanted, limits, hardware, options.jobs, console.say)
         for line in table(runs):
             print(line)
         write_atomically(page, figure(runs).to_html().encode())
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def complete(
     path: Path,
     wanted: Sequence[tuple[str, int]],
-    terms: Terms,
+    limits: Limits,
     hardware: Hardware,
     jobs: int,
     say: Callable[[str], None],
@@ -132,14 +132,14 @@ def complete(
         InvalidFileError: the file is not what this function writes.
     """
     runs = load(path, SearchRun)
-    left = iter([one for one in wanted if not any(run.is_of(*one, terms) for run in runs)])
+    left = iter([one for one in wanted if not any(run.is_of(*one, limits) for run in runs)])
     errors: list[BaseException] = []
     searches: set[Future[SearchRun]] = set()
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (os.getpid(),)) as pool:
         while True:
             # One that waits in the pool would begin when Ctrl-C ends another.
             for one in itertools.islice(left, jobs - len(searches)):
-                searches.add(pool.submit(run_search, *one, terms, hardware, max(1, usable_cores() // jobs)))
+                searches.add(pool.submit(run_search, *one, limits, hardware, max(1, usable_cores() // jobs)))
             if not searches:
                 break
             ended, searches = wait(searches, return_when=FIRST_COMPLETED)
@@ -148,13 +148,13 @@ def complete(
                     errors.append(error)
                     continue
                 run = search.result()
-                same = partial(SearchRun.is_of, search=run.search, seed=run.seed, terms=terms)
+                same = partial(SearchRun.is_of, search=run.search, seed=run.seed, limits=limits)
                 runs = add(path, run, same)
                 end = run.points[-1]
                 say(f"{run.search}, seed {run.seed}: {percent(end.accuracy, 2)}, {clock_time(end.seconds)}")
     if errors:
         raise errors[0]
-    return [run for run in runs if any(run.is_of(*one, terms) for one in wanted)]
+    return [run for run in runs if any(run.is_of(*one, limits) for one in wanted)]
 
 
 def _begin(parent: int) -> None:
@@ -167,14 +167,14 @@ def _quit(*_: object) -> None:
     sys.exit(128 + signal.SIGINT)
 
 
-def run_search(search: str, seed: int, terms: Terms, hardware: Hardware, threads: int) -> SearchRun:
+def run_search(search: str, seed: int, limits: Limits, hardware: Hardware, threads: int) -> SearchRun:
     """Run a search with one seed, on so many threads of a CPU."""
     set_up_cpu(threads)
-    found = SEARCHES[search](seed, terms, hardware)
+    found = SEARCHES[search](seed, limits, hardware)
     return SearchRun(
         search=search,
         seed=seed,
-        planned_flops=terms.flops,
+        planned_flops=limits.flops,
         space=SPACE.hash,
         trials=found.trials,
         points=tuple(found.points),
@@ -227,4 +227,4 @@ def figure(runs: Sequence[SearchRun]) -> go.Figure:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -40,21 +40,21 @@ class TrainingRun:
 
 
 def command(
-    name: str,
-    description: str,
+    parser: OneLineParser,
+    arguments: Sequence[str] | None,
     results: Path,
     wanted: Callable[[argparse.Namespace], Sequence[tuple[str, Recipe]]],
     table: Callable[[Sequence[TrainingRun]], Iterable[str]],
-    arguments: Sequence[str] | None,
-    add_options: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
 ) -> int:
     """Run a command that trains the wanted recipes, those already in the results file aside, and prints a table.
+
+    Args:
+        parser: with the options of that command alone.
+        results: the default of its option `--results`.
 
     Returns:
         its exit code: 0, 2 for a user's error, 130 on Ctrl-C.
     """
-    parser = OneLineParser(prog=name, description=description)
-    add_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     shown = f"experiments/data/{results.name}"
     parser.add_argument("--results", type=output_file, default=results, metavar="FILE", help=f"default: {shown}")

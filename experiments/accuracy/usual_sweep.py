@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.hardware import Hardware
-from experiments.accuracy.contestants import Found, Point, Terms
+from experiments.accuracy.contestants import BestSoFar, Found, Limits
 from experiments.benchmarks import real_data
 from experiments.benchmarks.usual import WORKERS, Pictures
 
@@ -33,18 +33,18 @@ SMALL, RESNET = "small", "resnet18"
 _PASSES = 5  # over the images, of a trial
 
 
-def usual_sweep(seed: int, terms: Terms, hardware: Hardware, *, networks: Sequence[str]) -> Found:
+def usual_sweep(seed: int, limits: Limits, hardware: Hardware, *, networks: Sequence[str]) -> Found:
     """Run trials over `networks` until the time is over; the answer is the best network after any pass of any trial."""
     clock, data = time.perf_counter(), real_data()
     train, val = Pictures(data.train, augmented=True), Pictures(data.val, augmented=False)
     torch.manual_seed(seed)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=TPESampler(seed=seed), direction="maximize")
-    points = [Point(flops=0.0, seconds=0.0, accuracy=1 / len(CIFAR10.classes))]  # a guess
+    points = [BestSoFar(flops=0.0, seconds=0.0, accuracy=1 / len(CIFAR10.classes))]  # a guess
     flops, chosen = 0.0, dict[str, Any]()
 
     def over() -> bool:
-        return time.perf_counter() - clock > terms.seconds
+        return time.perf_counter() - clock > limits.seconds
 
     def objective(trial: optuna.Trial) -> float:
         nonlocal flops, chosen
@@ -55,7 +55,7 @@ def usual_sweep(seed: int, terms: Terms, hardware: Hardware, *, networks: Sequen
                 break
             client.log_metric(run, "val/accuracy", accuracy, step=epoch)
             if accuracy > points[-1].accuracy:
-                points.append(Point(flops=flops, seconds=time.perf_counter() - clock, accuracy=accuracy))
+                points.append(BestSoFar(flops=flops, seconds=time.perf_counter() - clock, accuracy=accuracy))
                 chosen = {**trial.params, "epochs": epoch}
             trial.report(accuracy, epoch)
             if epoch == _PASSES:

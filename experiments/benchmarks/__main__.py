@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -31,9 +30,8 @@ from experiments.benchmarks.sweep import bench_overhead, bench_resume
 from experiments.benchmarks.trainer import bench_algorithms, bench_memory, bench_trainer
 from experiments.benchmarks.trial import bench_trial
 from experiments.benchmarks.usual import bench_usual
-from sweeps.command_line import OneLineParser, output_file, positive_int, run_command
+from sweeps.command_line import OneLineParser, output_file, positive_int, run_command, start
 from sweeps.console import SweepConsole
-from sweeps.standard_streams import protect_streams
 
 BENCHMARKS: Mapping[str, Callable[[Hardware], Iterator[Line]]] = MappingProxyType(
     {
@@ -107,5 +105,4 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import heapq
 import random
-import sys
 import tempfile
 import time
 from collections import deque
@@ -23,9 +22,8 @@ import numpy as np
 
 from cifar_core.hardware import Hardware, set_up_cpu
 from experiments.benchmarks.sweep import NoOpSweep, RecordedExecutor, recorded_events
-from sweeps.command_line import OneLineParser, positive_int, run_command
+from sweeps.command_line import OneLineParser, positive_int, run_command, start
 from sweeps.executors.protocol import Event, Job, Paused, Progressed, TrainJob
-from sweeps.standard_streams import protect_streams
 
 _WORKERS = (10, 100, 1_000)
 _INTERVAL = 10.0  # seconds between the reports of a worker
@@ -153,5 +151,4 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    protect_streams()
-    sys.exit(main())
+    start(main)

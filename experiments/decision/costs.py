@@ -96,7 +96,7 @@ def build(cost: Cost, scenario: Scenario) -> Option:
         if scenario.latency_bar_ms is not None:
             tariffs = (ByMachine(LOAD_LIMIT * capacity(cost), cost.month_usd),)
     return Option(
-        name="build",
+        name="building",
         kind="build",
         people=scenario.engineering_hours * scenario.hourly_rate,
         labels=scenario.labels_usd(cost.labels),
@@ -129,9 +129,9 @@ def adapt(download: Download, cost: Cost, scenario: Scenario) -> Option:
 
 
 def adapt_measured(name: str, cost: Cost, scenario: Scenario) -> Option:
-    """The cost of the network that was adapted here: that of building, but for the people and their hours.
+    """The cost of the network that was adapted here: as of building, with the hours that people take to adapt.
 
-    They are those of the download that takes the fewest; a scenario without downloads has those of building.
+    These are of the download that takes the fewest hours; where the scenario has none, they are those to build.
     """
     built = build(cost, scenario)
     hours = min((download.hours for download in scenario.downloads), default=scenario.engineering_hours)

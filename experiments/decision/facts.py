@@ -12,11 +12,10 @@ import pandas as pd
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import TTA_VIEWS
 from experiments.decision.machines import Cost, cost_of
-from experiments.labels.curve import LabelCurve
 from experiments.reading.published import Bar, Published
 from experiments.reading.results import Result
 from experiments.reading.scenario import Scenario
-from experiments.reading.study import Study
+from experiments.reading.study import LabelCurve, Study
 from experiments.reading.vendor_score import VendorScore
 from experiments.stats import Estimate, estimate
 
@@ -129,7 +128,7 @@ def gather(
         validation=estimate(study.validated, "metrics.val/accuracy", validation_images),
         test=estimate(study.champion, "metrics.test/accuracy", test_images),
         augmented=estimate(study.champion, "metrics.test/tta_accuracy", test_images),
-        cost=cost_of(study, published.compute(study.tags.get("device", "").partition(":")[0]), scenario),
+        cost=cost_of(study, published, scenario),
         scores=scores,
         label_curve=label_curve,
     )

@@ -122,18 +122,15 @@ class Cost:
         return None if seconds is None or self.hourly is None else self.hourly * seconds / 3600
 
 
-def cost_of(study: Study, machine: Price | None, scenario: Scenario) -> Cost:
-    """The cost of a study.
-
-    Args:
-        machine: the published machine with the study's device; the scenario's machine takes its place.
+def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
+    """The cost of a study on the scenario's machine, or else on the published one with the study's device.
 
     Raises:
         InvalidFileError: the scenario's machine has another device than the study's.
     """
     subject = study.subject
     device = study.tags.get("device", "").partition(":")[0]
-    machine = scenario.compute or machine
+    machine = scenario.compute or published.compute(device)
     if machine is not None and machine.device and device and machine.device != device:
         raise InvalidFileError(
             f"{scenario.file}: compute must be a machine with {device}, as study {study.name!r} ran on it, but "
@@ -182,7 +179,7 @@ def capacity(cost: Cost) -> float:
 def adapting_cost(cost: Cost, adapted: Adapted, published: Published) -> Cost:
     """The cost of the adapted network, on as many machines as its threads fill.
 
-    They are the study's, which has the cost `cost`, or the published ones with its own device, where that is another.
+    The machines are those of `cost`, the study's; where the network ran on another device, the published ones with it.
     """
     speed = _timed({adapted.run_id: adapted.serving}) if adapted.serving else None
     machine = cost.machine if adapted.device == cost.device else published.compute(adapted.device)

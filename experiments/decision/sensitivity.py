@@ -11,7 +11,6 @@ from experiments.decision.facts import Facts
 from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.text import count, factor, money, percent, run, times, years
 from experiments.reading.published import Price, rate
-from experiments.reading.scenario import Vendor
 
 FACTOR = 2.0  # each assumption is divided and multiplied by this
 REACH = 10.0  # flips are searched up to this factor, down and up
@@ -113,23 +112,15 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
     def scenario(field: str, most: float = math.inf) -> Callable[[float], Facts]:
         return lambda f: replace(facts, scenario=replace(s, **{field: min(most, getattr(s, field) * f)}))
 
-    def vendors(*fields: str) -> Callable[[float], Facts]:
-        def change(v: Vendor, f: float) -> Vendor:
-            changed: dict[str, Any] = {field: _scaled(getattr(v, field), f) for field in fields}
-            return replace(v, **changed)
+    def each(parts: str, *fields: str) -> Callable[[float], Facts]:
+        """Scales these fields of all vendors or downloads."""
 
-        return lambda f: replace(facts, scenario=replace(s, vendors=tuple(change(v, f) for v in s.vendors)))
+        def scaled(f: float) -> Facts:
+            changed = (replace(p, **{n: _scaled(getattr(p, n), f) for n in fields}) for p in getattr(s, parts))
+            every: dict[str, Any] = {parts: tuple(changed)}
+            return replace(facts, scenario=replace(s, **every))
 
-    def integrated(f: float) -> Facts:
-        changed = (
-            replace(v, integration_hours=v.integration_hours * f, migration_hours=v.migration_hours * f)
-            for v in s.vendors
-        )
-        return replace(facts, scenario=replace(s, vendors=tuple(changed)))
-
-    def adapted(f: float) -> Facts:
-        changed = tuple(replace(download, hours=download.hours * f) for download in s.downloads)
-        return replace(facts, scenario=replace(s, downloads=changed))
+        return scaled
 
     def machine(f: float) -> Facts:
         return replace(facts, cost=replace(cost, machine=_scaled(cost.machine, f)))
@@ -147,6 +138,8 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         return percent(value, 0)
 
     upkeep = scenario("maintenance_hours_per_year")
+    integrated, adapted = each("vendors", "integration_hours", "migration_hours"), each("downloads", "hours")
+    labelling = each("vendors", "per_call", "endpoint", "tokens", "batch")
     price, bought = s.usd_per_label, s.labels_usd(cost.labels) > 0
     with_vendors = any(v.integration_hours or v.migration_hours for v in s.vendors)
     own, prices = ("source/scenario",), tuple(f"source/{p.key}" for v in s.vendors for p in v.prices)
@@ -161,8 +154,8 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         Assumption("price of a label", price if bought else 0.0, money, scenario("usd_per_label"), own),
         Assumption("retraining a year", s.retraining_per_year, times, scenario("retraining_per_year"), own),
         Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
-        Assumption("vendors' labelling prices", 1.0, share, vendors("per_call", "endpoint", "tokens", "batch"), prices),
-        Assumption("vendors' training prices", 1.0, share, vendors("training"), prices),
+        Assumption("vendors' labelling prices", 1.0, share, labelling, prices),
+        Assumption("vendors' training prices", 1.0, share, each("vendors", "training"), prices),
         Assumption("our labelling speed", 1.0, share, faster, run(*speed.runs)),
     )
     return tuple(row for row in rows if row.value > 0)
@@ -196,5 +189,6 @@ def _headline(assumption: Assumption, factor: float) -> str:
     return verdict_of(assumption.scaled(factor)).headline
 
 
-def _scaled(price: Price | None, factor: float) -> Price | None:
-    return price.scaled(factor) if price else None
+def _scaled(value: Any, factor: float) -> Any:
+    """A price or a number times a factor; None stays None."""
+    return value.scaled(factor) if isinstance(value, Price) else value and value * factor

@@ -74,7 +74,7 @@ class Way:
 
     @property
     def title(self) -> str:
-        return "building" if self.option.kind == "build" else self.option.name
+        return self.option.name
 
     @property
     def misses(self) -> tuple[Check, ...]:
@@ -126,8 +126,8 @@ class Verdict:
     Attributes:
         answer: Build | Adapt | Buy | Either | Not yet.
         best: the cheapest way that is known to clear every bar.
-        rival: the cheapest way that may win: no bar is known to be missed, one is unknown, and it is clearly cheaper
-            than every way known to clear all bars.
+        contender: the cheapest way that may win: no bar is known to be missed, one is unknown, and it is clearly
+            cheaper than every way known to clear all bars.
         near: of each kind, the cheapest way that clears every bar and costs about as much as `best`.
         ways: those that it is between; of `verdict_of`, in the order of `ways_of`.
     """
@@ -135,7 +135,7 @@ class Verdict:
     ways: tuple[Way, ...]
     answer: str
     best: Way | None
-    rival: Way | None
+    contender: Way | None
     near: tuple[Way, ...]
     rules: tuple[Rule, ...]
 
@@ -148,12 +148,12 @@ class Verdict:
     def headline(self) -> str:
         """The answer with its object, such as "Not yet: measure GPT-6 Luna"."""
         if self.answer == "Not yet":
-            if self.rival is None:
+            if self.contender is None:
                 return "Not yet: nothing clears the bars"
-            close = f"Not yet: {self.rival.title} is too close to the bar"
-            return close if self.rival.is_close else f"Not yet: measure {self.rival.title}"
+            close = f"Not yet: {self.contender.title} is too close to the bar"
+            return close if self.contender.is_close else f"Not yet: measure {self.contender.title}"
         if self.answer == "Adapt":
-            way = self.rival or self.best
+            way = self.contender or self.best
             assert way is not None
             return f"Adapt {way.title}" if way.clears else f"Adapt and test {way.title}"
         if self.answer == "Buy":
@@ -178,9 +178,9 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
 
     sure = sorted((way for way in ways if way.clears), key=cost)
     best = sure[0] if sure else None
-    rival = min((way for way in ways if way.unknown), key=cost, default=None)
-    if rival and best and not total(best) - total(rival) > CLOSE * total(best):
-        rival = None
+    contender = min((way for way in ways if way.unknown), key=cost, default=None)
+    if contender and best and not total(best) - total(contender) > CLOSE * total(best):
+        contender = None
     near: dict[str, Way] = {}
     for way in sure:
         if best and total(way) - total(best) <= CLOSE * total(way):
@@ -188,16 +188,16 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
     kind = best.option.kind if best else ""
     cheapest = "is the cheapest of the ways known to clear every bar"
     rules = (
-        Rule("every way is known to miss a bar", "Not yet", best is None and rival is None),
+        Rule("every way is known to miss a bar", "Not yet", best is None and contender is None),
         Rule(
             "the cheapest way that may win is a download",
             "Adapt",
-            rival is not None and rival.option.kind == "adapt" and not rival.measured,
+            contender is not None and contender.option.kind == "adapt" and not contender.measured,
         ),
         Rule(
             "the cheapest way that may win is another one",
             "Not yet",
-            rival is not None,
+            contender is not None,
         ),
         Rule(
             f"ways of several kinds clear every bar and cost the least, within {percent(CLOSE, 0)} of the dearer",
@@ -209,7 +209,9 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
         Rule(f"buying {cheapest}", "Buy", kind == "buy"),
     )
     answer = next(rule.answer for rule in rules if rule.holds)
-    return Verdict(ways=tuple(ways), answer=answer, best=best, rival=rival, near=tuple(near.values()), rules=rules)
+    return Verdict(
+        ways=tuple(ways), answer=answer, best=best, contender=contender, near=tuple(near.values()), rules=rules
+    )
 
 
 def ways_of(facts: Facts) -> tuple[Way, ...]:

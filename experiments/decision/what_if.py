@@ -101,7 +101,6 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
         "kind": option.kind,
         "measured": way.measured,
         "complete": way.complete,
-        "name": option.name,
         "hours": None if option.kind == "build" or adapted_without_hours else option.people,  # None: those to build
         "hours_a_month": option.upkeep,
         "prices": _prices(facts, way),

@@ -17,7 +17,7 @@ from cifar_core.recipe import MOST_EPOCHS, Recipe
 from cifar_core.training import total_steps
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.head import HeadRecipe
-from experiments.labels.curve import ADAPT, BUILD
+from experiments.reading.study import ADAPT, BUILD
 from sweeps.planning.search_space import comparable
 from sweeps.words import percent
 

@@ -25,7 +25,7 @@ _QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class MeanError:
     """The mean error over the runs with one number of labels, as shares in [0, 1], and its standard error."""
 
     labels: int
@@ -45,7 +45,7 @@ class Interval:
 class PowerLaw:
     """A fitted law, and laws of errors that were drawn within their uncertainty: arrays of a, b and c."""
 
-    points: tuple[Point, ...]
+    points: tuple[MeanError, ...]
     best: tuple[float, float, float]
     drawn: tuple[Numbers, Numbers, Numbers]
 
@@ -87,11 +87,11 @@ class HeldOut:
     """
 
     law: PowerLaw
-    point: Point
+    point: MeanError
     held: bool
 
 
-def points_of(accuracies: Mapping[int, Sequence[float]], images: int) -> tuple[Point, ...]:
+def points_of(accuracies: Mapping[int, Sequence[float]], images: int) -> tuple[MeanError, ...]:
     """Return the points of a curve.
 
     The standard error combines the spread between runs and the sampling error of the validation images. The spread is
@@ -113,11 +113,11 @@ def points_of(accuracies: Mapping[int, Sequence[float]], images: int) -> tuple[P
         error = 1 - statistics.fmean(values)
         share = min(max(error, 1 / images), 1 - 1 / images)
         sampling = math.sqrt(share * (1 - share) / images)
-        found.append(Point(labels, error, math.hypot(spread * share / math.sqrt(len(values)), sampling)))
+        found.append(MeanError(labels, error, math.hypot(spread * share / math.sqrt(len(values)), sampling)))
     return tuple(found)
 
 
-def fit(points: Sequence[Point], generator: np.random.Generator) -> PowerLaw | None:
+def fit(points: Sequence[MeanError], generator: np.random.Generator) -> PowerLaw | None:
     """Fit a law by weighted least squares; None with fewer than four points, or where the error does not fall.
 
     The uncertainty is that of the errors. Where they lie further from the law than that explains, it is widened by as
@@ -141,7 +141,7 @@ def fit(points: Sequence[Point], generator: np.random.Generator) -> PowerLaw | N
     return PowerLaw(tuple(points), (a, b, c), drawn)
 
 
-def held_out(points: Sequence[Point], generator: np.random.Generator) -> HeldOut | None:
+def held_out(points: Sequence[MeanError], generator: np.random.Generator) -> HeldOut | None:
     """Fit a law without the largest number of labels; None where that leaves too few, or errors that do not fall."""
     law = fit(points[:-1], generator)
     if law is None:

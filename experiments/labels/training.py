@@ -31,7 +31,6 @@ from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import percent
 
-NOT_REPEATED = ("complete", "pruned")  # states of runs that are not trained again; failed ones are
 _EARLY_IMAGES = 500  # of the validations before the last one; a checkpoint follows each
 
 
@@ -55,6 +54,11 @@ class CurveContext:
     stop: Callable[[], bool]
 
 
+def to_train(runs: Sequence[BuildRun], tracker: MlflowTracker) -> list[BuildRun]:
+    """Return the runs that have not ended yet; one that failed has not."""
+    return [run for run in runs if tracker.state(run.key) not in ("complete", "pruned")]
+
+
 def train_all(runs: Sequence[BuildRun], context: CurveContext) -> int:
     """Train the runs that have not ended yet; return the number of those that failed.
 
@@ -64,7 +68,7 @@ def train_all(runs: Sequence[BuildRun], context: CurveContext) -> int:
         Interrupted: the user asked to stop; the next call resumes.
         StoreError: a checkpoint could not be written.
     """
-    todo = [run for run in runs if context.tracker.state(run.key) not in NOT_REPEATED]
+    todo = to_train(runs, context.tracker)
     for run in runs:
         if run not in todo:  # an earlier process may have been killed before it deleted them
             Checkpoints(context.store.checkpoints(context.experiment, run.key)).clear()

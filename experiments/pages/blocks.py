@@ -112,15 +112,17 @@ class Row:
 
     Attributes:
         style: "", "ours" (highlighted), "sum" (bold), "decided" or "after" (of the rules).
+        anchor: that links within the page lead to; "": none.
     """
 
     cells: tuple[Cell, ...]
     style: str = ""
+    anchor: str = ""
 
     @classmethod
-    def of(cls, *cells: Cell | str, style: str = "") -> Row:
+    def of(cls, *cells: Cell | str, style: str = "", anchor: str = "") -> Row:
         """A row of cells, some of which are plain text."""
-        return cls(tuple(Cell(c) if isinstance(c, str) else c for c in cells), style)
+        return cls(tuple(Cell(c) if isinstance(c, str) else c for c in cells), style, anchor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,9 @@ class Table:
     Attributes:
         titles: of the columns.
         numbers: indices of the columns that hold numbers, which are set to the right.
-        style: "cards" (on a phone, a card a row), "cards tight" (a line a row), "cards sides" (narrow columns of
-            numbers), "cards even" (columns of equal width), "rules", or "" (a table that fits a phone as it is).
+        style: "cards" (on a phone, a card a row), "cards tight" (a line a row), "cards inline" (a line a row, without
+            titles), "cards sides" (narrow columns of numbers), "cards even" (columns of equal width), "rules", or ""
+            (a table that fits a phone as it is).
     """
 
     titles: Sequence[str]

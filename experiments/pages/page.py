@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from cifar_core.files import write_atomically
 from experiments.pages import plots
-from experiments.pages.blocks import Figure, Page, Photo
+from experiments.pages.blocks import Cell, Figure, Page, Photo, Row, Table
 from experiments.reading.published import Dated
 from sweeps.store import StoreError
 
@@ -65,9 +65,23 @@ class References:
             short = [(run_id[:8], run_id, "") for run_id in runs]
         return short, sorted(keys, key=self.numbers.__getitem__)
 
-    def runs(self) -> list[tuple[str, str]]:
-        """(id, description) of the runs cited so far."""
-        return [(run_id, self.what.get(run_id, "a run")) for run_id in self.cited]
+    def figures(self) -> Table:
+        """The published figures."""
+        rows = []
+        for key, entry in self.entries.items():
+            age = entry.age(self.as_of)
+            name, when = Cell(entry.name, entry.note), Cell(entry.when, age if age != entry.when else "")
+            anchor = f"source-{self.numbers[key]}"
+            rows.append(Row.of(self.mark(key), name, entry.figure, entry.source, when, anchor=anchor))
+        return Table(("", "Figure", "Value", "Source", "Date"), rows, numbers=(0, 2, 4), style="cards inline")
+
+    def runs(self) -> Table:
+        """The runs cited so far."""
+        rows = [
+            Row.of(f"`{run_id[:8]}`", f"`{run_id}`", self.what.get(run_id, "a run"), anchor=f"run-{run_id[:8]}")
+            for run_id in self.cited
+        ]
+        return Table(("Cited as", "MLflow run", "Description"), rows)
 
 
 def render_page(page: Page, references: References) -> dict[str, bytes]:

@@ -197,8 +197,8 @@ class Scenario:
 
     def __post_init__(self) -> None:
         names = [slug(name) for name in (*(v.name for v in self.vendors), *(d.name for d in self.downloads))]
-        if twice := sorted({name for name in names if names.count(name) > 1 or name == "build"}):
-            raise ValueError(f"names of vendors and downloads must differ, and none be 'build', but got: {twice[0]}")
+        if twice := sorted({name for name in names if names.count(name) > 1 or name == "building"}):
+            raise ValueError(f"names of vendors and downloads must differ, and none be 'building', but got: {twice[0]}")
         for vendor in self.vendors:
             hours = vendor.endpoint_hours_per_month
             if vendor.endpoint and self.latency_bar_ms is not None and hours < HOURS_A_MONTH:

@@ -72,6 +72,6 @@ def load_scores(root: Path, data_set: DataSet) -> dict[str, VendorScore]:
     return {slug(score.vendor): score for score in scores if score.data_sha256 == data_set.sha256}
 
 
-def score_folder(root: Path, vendor: str, data_set: DataSet) -> Path:
-    """Return the folder of the score of a vendor on the test images of a data set."""
-    return root / FOLDER / f"{slug(vendor)}-{data_set.sha256[:8]}"
+def score_folder(root: Path, score: VendorScore) -> Path:
+    """Return the folder of a score: one for each vendor and data set."""
+    return root / FOLDER / f"{slug(score.vendor)}-{score.data_sha256[:8]}"

@@ -12,8 +12,17 @@ import plotly.graph_objects as go
 
 from experiments.decision import commands
 from experiments.decision.facts import Facts
-from experiments.labels.curve import ADAPT, BUILD, LabelCurve
-from experiments.labels.power_law import REACH, HeldOut, Interval, Point, PowerLaw, crossing, fit, held_out, points_of
+from experiments.labels.power_law import (
+    REACH,
+    HeldOut,
+    Interval,
+    MeanError,
+    PowerLaw,
+    crossing,
+    fit,
+    held_out,
+    points_of,
+)
 from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Row, Section, Table, numbers_of
 from experiments.pages.plots import (
     GREEN,
@@ -28,6 +37,7 @@ from experiments.pages.plots import (
     segment,
 )
 from experiments.pages.text import CitedText, count, percent, plural, run, short_percent, span, total
+from experiments.reading.study import ADAPT, BUILD, LabelCurve
 from experiments.stats import Estimate, mean_accuracy
 from sweeps.stages.adapted_result import images_before
 
@@ -50,7 +60,7 @@ class WayCurve:
     way: str
     sources: tuple[str, ...]
     accuracies: Mapping[int, Estimate]
-    points: tuple[Point, ...]
+    points: tuple[MeanError, ...]
     law: PowerLaw | None
     held_out: HeldOut | None
 

@@ -146,7 +146,7 @@ def _stretches(found: Sequence[Cheapest]) -> str:
 
 
 def _name(one: Cheapest) -> str:
-    return "building" if one.name == "build" else one.name or "none"
+    return one.name or "none"
 
 
 def _months(one: Cheapest) -> str:
@@ -208,8 +208,8 @@ def _options_table(facts: Facts, options: Sequence[Option]) -> Table:
         parts = (people, option.labels, option.training, option.retraining * lasts, serving, option.storage * lasts)
         sums = [total(usd) if usd else "" for usd in parts]
         ends = f" until it ends, in {count_months(option.ends)}" if option.ends < months else ""
-        name, style = ("building", "ours") if option.kind == "build" else (f"{option.name}{ends}", "")
-        rows.append(Row.of(name, *sums, option.stated(months), style=style))
+        style = "ours" if option.kind == "build" else ""
+        rows.append(Row.of(f"{option.name}{ends}", *sums, option.stated(months), style=style))
     titles = ("", "People", "Labels", "First training", "Retraining", "Serving", "Storage", "In all")
     return Table(titles, rows, numbers=range(1, 8), style="cards tight")
 

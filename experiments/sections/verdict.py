@@ -29,7 +29,7 @@ from experiments.pages.blocks import (
     Table,
     estimate_numbers,
 )
-from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, label, pc, segment
+from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
 from experiments.pages.text import (
     CitedText,
     duration,
@@ -64,8 +64,8 @@ def section(facts: Facts) -> Section:
     )
     try_it = Link("Move the assumptions, and see the answer change", WHAT_IF)
     blocks: list[Block] = [lead, _figure(facts, ways), try_it, _table(facts, ways)]
-    if verdict.answer == "Not yet" and verdict.rival and verdict.rival.commands:
-        blocks.insert(1, Code("\n".join(verdict.rival.commands)))
+    if verdict.answer == "Not yet" and verdict.contender and verdict.contender.commands:
+        blocks.insert(1, Code("\n".join(verdict.contender.commands)))
     numbers = (
         number
         for way in ways
@@ -78,7 +78,7 @@ def section(facts: Facts) -> Section:
 def _because(facts: Facts, verdict: Verdict) -> CitedText:
     """The reason of the rule that decides."""
     months, over = facts.scenario.months, f"over {years(facts.scenario.horizon_years)}"
-    best, rival = verdict.best, verdict.rival
+    best, contender = verdict.best, verdict.contender
 
     def cost(way: Way) -> str:
         return way.option.stated(months)
@@ -86,18 +86,19 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
     sure = "Nothing is known to clear every bar."
     if best is not None:
         sure = f"Of what is known to clear every bar, {_doing(best)} costs least: {cost(best)}."
-    sources = ["source/scenario", *(source for way in (best, rival) if way for source in _sources(way))]
+    sources = ["source/scenario", *(source for way in (best, contender) if way for source in _sources(way))]
     if verdict.answer == "Either":
         named = " and ".join(f"{way.title} ({cost(way)})" for way in verdict.near)
         text = f"{_capital(named)} clear every bar and cost about the same {over}."
-    elif rival is not None:
-        price = f"would cost {cost(rival)} {over}" if not rival.option.unpriced else f"asks for {cost(rival)} {over}"
-        if rival.option.kind == "build" and rival.option.unpriced:
+    elif contender is not None:
+        price = f"{'asks for' if contender.option.unpriced else 'would cost'} {cost(contender)} {over}"
+        if contender.option.kind == "build" and contender.option.unpriced:
             price = "may be the cheapest"
-        doubts = ", and ".join(f"it {check.reason}" for check in rival.unknown)
-        text = f"{_capital(rival.title)} {price}, but {doubts}. {sure}"
-        if rival.option.kind == "adapt" and not rival.measured:
-            text = f"{_capital(rival.title)} {price}. It {rival.checks[0].reason}, and was not tested here. {sure}"
+        doubts = ", and ".join(f"it {check.reason}" for check in contender.unknown)
+        text = f"{_capital(contender.title)} {price}, but {doubts}. {sure}"
+        if contender.option.kind == "adapt" and not contender.measured:
+            reason = contender.checks[0].reason
+            text = f"{_capital(contender.title)} {price}. It {reason}, and was not tested here. {sure}"
     elif best is None:
         reasons = " ".join(f"{_capital(way.title)} {way.misses[0].reason}." for way in verdict.ways)
         text = f"Every way misses a bar. {reasons}"
@@ -116,19 +117,19 @@ def _doing(way: Way) -> str:
 
 def _flips(facts: Facts, verdict: Verdict) -> Iterator[tuple[str, CitedText]]:
     """Labels and changes that would alter the headline: a measurement of the way that may win, then assumptions."""
-    months, rival = facts.scenario.months, verdict.rival
-    if rival is not None:
-        won = judge([_cleared(w) if w.title == rival.title else w for w in verdict.ways], months).headline
-        others = [way for way in verdict.ways if way.title != rival.title]
+    months, contender = facts.scenario.months, verdict.contender
+    if contender is not None:
+        won = judge([_cleared(w) if w.title == contender.title else w for w in verdict.ways], months).headline
+        others = [way for way in verdict.ways if way.title != contender.title]
         lost = judge(others, months).headline
         none = judge([way for way in others if not way.unknown or way.option.kind == "build"], months).headline
-        label = "Once that is settled" if rival.is_close else "Once it is measured"
-        text = f"If {rival.title} proves to clear the bars: “{won}”. If not: “{lost}”."
-        if all(check.bar == "price" for check in rival.unknown):  # it clears the bars, and may cost anything
-            label, text = "Without it", f"If {rival.title} proves too dear: “{lost}”."
+        label = "Once that is settled" if contender.is_close else "Once it is measured"
+        text = f"If {contender.title} proves to clear the bars: “{won}”. If not: “{lost}”."
+        if all(check.bar == "price" for check in contender.unknown):  # it clears the bars, and may cost anything
+            label, text = "Without it", f"If {contender.title} proves too dear: “{lost}”."
         if none != lost:
             text += f" If nothing else that is unmeasured clears the bars: “{none}”."
-        yield label, CitedText(text, ("source/scenario", *_sources(rival)))
+        yield label, CitedText(text, ("source/scenario", *_sources(contender)))
     for number, result in enumerate(nearest_flips(sensitivity(facts))[:FLIPS]):
         text = f"{_capital(result.name)} {result.change}: “{result.becomes}”."
         yield "Would change it too" if number else "Would change it", CitedText(text, result.sources)
@@ -180,7 +181,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
                 text = f"{vendor.name} cost {money(paid)} for 1,000 images when it was measured, but the scenario's "
                 text += f"tokens make {money(assumed)}: set its image_tokens and answer_tokens."
                 yield CitedText(text, (f"source/{score.key}", "source/scenario"))
-    named = [way for way in (verdict.best, verdict.rival) if way]
+    named = [way for way in (verdict.best, verdict.contender) if way]
     keys = {s.removeprefix("source/") for way in named for s in way.option.sources}
     prices = [price for price in facts.published.prices if price.key in keys and price.age(facts.as_of)]
     if prices:
@@ -213,22 +214,19 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
         usd = round(way.option.total(months), 2)
         colour = MUTED if way.misses else COLOURS[way.option.kind]
         accuracy = way.accuracy
-        middle = (floor + 100) / 2 if accuracy is None else pc(accuracy.mean)
-        low, high = (floor, 100.0) if accuracy is None else (pc(accuracy.low), pc(accuracy.high))
+        low, mean, high = (floor / 100, (floor / 100 + 1) / 2, 1.0)
+        if accuracy:
+            low, mean, high = accuracy.low, accuracy.mean, accuracy.high
         what = f"{percent(accuracy.mean)}" if accuracy else "accuracy unknown"
-        error = {
-            "type": "data", "symmetric": False, "array": [high - middle], "arrayminus": [middle - low],
-            "thickness": 1 if accuracy is None else 2, "width": 4, "color": colour,
-        }  # fmt: skip
         add_points(
             figure,
             [usd],
-            [middle],
+            [pc(mean)],
             name=way.title,
             colour=colour,
             symbol="line-ns" if accuracy is None else "circle" if way.measured else "circle-open",
             size=11,
-            error_y=error,
+            error_y=error_bars([mean], [low], [high], thickness=2 if accuracy else 1, width=4, color=colour),
             showlegend=False,
             hover=f"{way.title}: {way.option.stated(months)}, {what}",
         )

@@ -11,14 +11,16 @@ from experiments.pages.plots import BLUE, RUST, add_line, canvas, label
 from sweeps.tracking.tracker import MlflowTracker
 
 
-def log_range_test(tracker: MlflowTracker, key: str, found: RangeTest) -> None:
-    """Log the suggestion, the curve and its figure to the run `key`."""
+def log_range_test(tracker: MlflowTracker, key: str, found: RangeTest) -> bytes:
+    """Log the suggestion, the curve and its figure to the run `key`; return the figure, an HTML file."""
+    figure = _draw(found)
     table = pd.DataFrame({"learning_rate": found.rates, "smoothed_loss_nats": found.losses})
-    files = {"range_test/curve.csv": table.to_csv(index=False).encode(), "range_test/curve.html": draw(found)}
+    files = {"range_test/curve.csv": table.to_csv(index=False).encode(), "range_test/curve.html": figure}
     tracker.attach(key, files, {"range_test/suggestion": found.suggestion})
+    return figure
 
 
-def draw(found: RangeTest) -> bytes:
+def _draw(found: RangeTest) -> bytes:
     """Draw the curve with the suggestion marked, as an HTML file that opens offline."""
     figure = canvas(height=460, top=70)
     hover = "learning rate %{x:.3g}<br>loss %{y:.3f}"

@@ -185,7 +185,7 @@ class Chat:
         if not (key.isascii() and key.isprintable()):  # no header holds it, and no error may quote it
             raise VendorError("the key must be one line of printable ASCII characters, but is not")
         self._url, self._model, self._prompt, self._key = url, model, prompt, key
-        self._spending, self._seconds, self._sleep = spending, seconds, sleep
+        self.spending, self._seconds, self._sleep = spending, seconds, sleep
         self._limits: dict[str, object] = {"max_tokens": spending.answer_tokens, "temperature": 0}
         self._effort = {"reasoning_effort": effort} if effort else {}
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
@@ -205,46 +205,49 @@ class Chat:
         largest = len(self._body(picture, self._limits))  # no token is shorter than a byte of the request
         bound = max(LEAST_BOUND, largest)
         for number in range(TRIES):
-            first = not self._spending.knows_usage
-            reserved, began = self._spending.reserve(bound), time.perf_counter()
-            charged, reply, failure = 0.0, None, None
-            try:
-                reply = self._send(picture)
-                charged = self._spending.cost(*reply.usage)
-            except _FailedTryError as error:
-                failure = error
-                charged = reserved if error.sent else 0.0
-            except _BilledError:
-                charged = reserved
-                keep(Answer(image, "", None, charged, NOT_ANSWERED))
-                raise
-            finally:
-                self._spending.settle(reserved, charged, reply.usage if reply else None)
+            first = not self.spending.knows_usage
+            reserved, began = self.spending.reserve(bound), time.perf_counter()
+            reply, charged = self._try(picture, reserved)
             seconds += time.perf_counter() - began  # also of tries that fail, without the pauses after them
-            if reply is not None:
+            if isinstance(reply, _Reply):
                 if first and reply.cut_off:
                     keep(Answer(image, "", None, charged, NOT_ANSWERED))
                     raise VendorError(
-                        f"the service must answer within {self._spending.answer_tokens} tokens, but spends them before "
+                        f"the service must answer within {self.spending.answer_tokens} tokens, but spends them before "
                         "its first word; a model that reasons may need --reasoning-effort none (or minimal)"
                     )
                 return keep(Answer(image, reply.text, seconds, charged, ANSWERED))
-            assert failure is not None
-            unreadable += failure.unreadable
+            if isinstance(reply, _BilledError):
+                keep(Answer(image, "", None, charged, NOT_ANSWERED))
+                raise reply
+            unreadable += reply.unreadable
             if unreadable == UNREADABLE and first:
                 keep(Answer(image, "", None, charged, NOT_ANSWERED))
-                raise VendorError(f"the service must answer with chat completions, but {self._url} gives {failure}")
+                raise VendorError(f"the service must answer with chat completions, but {self._url} gives {reply}")
             if unreadable == UNREADABLE:
                 return keep(Answer(image, "", seconds, charged, ANSWERED))  # all that it says of this image
             if charged:
                 keep(Answer(image, "", None, charged, NOT_ANSWERED))
             if number == TRIES - 1:
-                raise VendorError(f"{TRIES} tries of one request failed; the last: {failure}")
-            if not failure.unreadable:
-                wait = 2.0**number * (0.5 + random.random()) if failure.after is None else failure.after
+                raise VendorError(f"{TRIES} tries of one request failed; the last: {reply}")
+            if not reply.unreadable:
+                wait = 2.0**number * (0.5 + random.random()) if reply.after is None else reply.after
                 if self._sleep(min(LONGEST_WAIT, wait)):
                     return None
         raise AssertionError("the last try has returned or raised")
+
+    def _try(self, picture: str, reserved: float) -> tuple[_Reply | _FailedTryError | _BilledError, float]:
+        """Send one request; return its reply, or why there is none, and what it is charged of the money reserved."""
+        charged, reply = 0.0, None
+        try:
+            reply = self._send(picture)
+            charged = self.spending.cost(*reply.usage)
+            return reply, charged
+        except (_FailedTryError, _BilledError) as error:
+            charged = reserved if isinstance(error, _BilledError) or error.sent else 0.0
+            return error, charged
+        finally:
+            self.spending.settle(reserved, charged, reply.usage if reply else None)
 
     def _body(self, picture: str, limits: Mapping[str, object]) -> bytes:
         url = {"url": f"data:image/png;base64,{picture}"}
@@ -267,7 +270,7 @@ class Chat:
                     raise _FailedTryError(f"status {error.code}", after=_after(error), sent=error.code >= 500) from None
                 said = self._said(error)
                 # Of models that reason.
-                newer: dict[str, object] = {"max_completion_tokens": self._spending.answer_tokens}
+                newer: dict[str, object] = {"max_completion_tokens": self.spending.answer_tokens}
                 if error.code == 400 and "max_completion_tokens" in said and limits != newer:
                     self._limits = newer
                     raise _FailedTryError("status 400", after=0.0, sent=False) from None

@@ -41,19 +41,7 @@ def score(
     Raises:
         InvalidFileError: no image is answered, one is answered twice, or is none of the exported ones.
     """
-    known = {image_name(index): index for index in range(len(labels))}
-    given: dict[int, Answer] = {}
-    for answer in answers:
-        if answer.state == NOT_ANSWERED:
-            continue
-        index = known.get(answer.image)
-        if index is None:
-            raise InvalidFileError(f"image must be one of {len(labels):,} exported, but got {answer.image[:40]!r}")
-        if index in given:
-            raise InvalidFileError(f"each image must be answered once, but {answer.image} is answered twice")
-        given[index] = answer
-    if not given:
-        raise InvalidFileError(f"at least one image must be answered, but none of {len(answers):,} rows has an answer")
+    given = _by_image(answers, len(labels))
     meant = {index: meant_class(answer.text, data_set.classes) for index, answer in given.items()}
     right = [meant.get(index) == data_set.classes[label] for index, label in enumerate(labels)]
     images, hits = Counter(labels), Counter(label for label, hit in zip(labels, right, strict=True) if hit)
@@ -80,16 +68,38 @@ def score(
     )
 
 
-def keep(found: VendorScore, content: bytes, data_set: DataSet, store: Store) -> None:
-    """Keep a score on the test images of `data_set` with the file of answers; record the evaluation first.
+def _by_image(answers: Sequence[Answer], images: int) -> dict[int, Answer]:
+    """Return the answers by the index of their image, without rows that have none.
+
+    Raises:
+        InvalidFileError: as for `score`.
+    """
+    known = {image_name(index): index for index in range(images)}
+    given: dict[int, Answer] = {}
+    for answer in answers:
+        if answer.state == NOT_ANSWERED:
+            continue
+        index = known.get(answer.image)
+        if index is None:
+            raise InvalidFileError(f"image must be one of {images:,} exported, but got {answer.image[:40]!r}")
+        if index in given:
+            raise InvalidFileError(f"each image must be answered once, but {answer.image} is answered twice")
+        given[index] = answer
+    if not given:
+        raise InvalidFileError(f"at least one image must be answered, but none of {len(answers):,} rows has an answer")
+    return given
+
+
+def keep(found: VendorScore, content: bytes, store: Store) -> None:
+    """Keep a score with the file of answers; record the evaluation first.
 
     Raises:
         StoreError: the store cannot be written to.
     """
-    folder = score_folder(store.root, found.vendor, data_set)
+    folder = score_folder(store.root, found)
     try:
         key = f"{slug(found.vendor)}-{found.sha256[:8]}"
-        store.record_test_set_evaluation(study=VENDORS, key=key, data_sha256=data_set.sha256)
+        store.record_test_set_evaluation(study=VENDORS, key=key, data_sha256=found.data_sha256)
         write_atomically(folder / ANSWERS, content)
         write_atomically(folder / SCORE, json.dumps(asdict(found), indent=1) + "\n")
     except OSError as error:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from experiments.decision.facts import Facts
 from tests.experiments.fake_store import START, Fake, Trial, nested_answers
 from tests.experiments.support import WrittenPage, write_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 Pages = Callable[[str], WrittenPage]
 
@@ -88,3 +93,17 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         return write_page(store, tmp_path_factory.mktemp(name), *COMMANDS[name])
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A chromium for a module, and gone with it, as others' event loops do not run beside Playwright's."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("needs a chromium on the path: apt-get install chromium")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium, args=["--disable-gpu"])
+        yield found
+        found.close()

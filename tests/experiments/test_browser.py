@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.experiments.conftest import Pages
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the path: apt-get install chromium"),
-]
+pytestmark = pytest.mark.slow
 
 PHONE, DESK, PAPER = 390, 1280, 673  # pixels; A4 less the margins of the style sheet
 SMALLEST = 11  # pixels of a letter's height
@@ -124,15 +119,6 @@ _TEXTS = """() => {
   }
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One for all pages; gone with the last of them, as others' event loops do not run beside Playwright's."""
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module", params=["demo", "demo/what-if", "interrupted", "systems", "all kinds of runs"])

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from cifar_core.transfer.backbone import Backbone, BackboneError, FeatureNetwork
 from cifar_core.transfer.features import Features
 from experiments import label_curve
 from experiments.labels import adapting, training
-from experiments.labels.curve import LabelCurve
 from experiments.reading.label_curve import load_label_curve
 from experiments.reading.studies import StudyReader
+from experiments.reading.study import LabelCurve
 from sweeps.command_line import Interrupted
 from sweeps.lock import acquire
 from sweeps.tracking import artifacts
@@ -40,22 +39,18 @@ SMALL = Recipe(model="three_conv", width=0.25, epochs=4.0, batch_size=40, learni
 _ARTIFACTS = {"confusion.json": b"{}", "pictures/classes.png": b"a picture"}
 IMAGES: Splits = synthetic_splits(torch.Generator().manual_seed(0), train=200, val=40)
 
+pytestmark = pytest.mark.usefixtures("settings_of_this_process")
+
 
 @pytest.fixture(autouse=True)
-def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Synthetic images in place of CIFAR-10; signal handlers and threads are given back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    threads = torch.get_num_threads()
+def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synthetic images in place of CIFAR-10, without pictures, speed and backbone."""
     monkeypatch.setattr(source, "ensure_cifar10", lambda directory, progress: None)
     monkeypatch.setattr(source, "load_train_val", lambda directory: IMAGES)
     monkeypatch.setattr(label_curve, "measure_speed", lambda recipe, hardware, data_set: 1e12)
     monkeypatch.setattr(label_curve, "load_backbone", Mock(side_effect=BackboneError("none is installed")))
     monkeypatch.setattr(artifacts, "of_training", lambda recipe, train: {})  # pictures take a second a run
     monkeypatch.setattr(artifacts, "of_predictions", lambda split, predictions: _ARTIFACTS)
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

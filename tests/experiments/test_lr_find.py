@@ -6,7 +6,7 @@ import csv
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,7 @@ from tests.synthetic import synthetic_splits
 
 RECIPE = Recipe(model="three_conv", width=0.25, batch_size=16, learning_rate="range-test")
 
-
-@pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    """The handlers that the command replaces are given back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("settings_of_this_process")
 
 
 @pytest.fixture(autouse=True)

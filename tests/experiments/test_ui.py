@@ -24,7 +24,7 @@ from mlflow.server.assistant.api import assistant_router
 from mlflow.server.gateway_api import gateway_router
 from mlflow.server.job_api import job_api_router
 from mlflow.server.mcp_server_api import get_mcp_server_api_route_prefixes
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.pictures import class_accuracies, unlabelled
@@ -36,7 +36,6 @@ from sweeps.tracking.notes import link, run_note, study_note
 from tests.experiments.fake_store import Fake
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REPORT = b"<p>a report</p><script>document.querySelector('p').textContent += ' that is drawn'</script>"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -196,16 +195,6 @@ def test_a_port_in_use_and_a_store_without_runs_are_said_in_a_line(
         capsys.readouterr().err
         == f"ui.py: error: a store must hold runs, but {tmp_path} has none: 'make study' makes some\n"
     )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("needs a chromium on the path: apt-get install chromium")
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -80,23 +80,23 @@ function decide(model, values) {
   });
   const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
   const cheapest = (some) =>
-    some.sort((a, b) => a.total - b.total || compare(a.kind, b.kind) || compare(a.name, b.name));
+    some.sort((a, b) => a.total - b.total || compare(a.kind, b.kind) || compare(a.title, b.title));
   const sure = cheapest(ways.filter((way) => !way.misses.length && !way.unknown.length));
   const best = sure[0] ?? null;
-  let rival = cheapest(ways.filter((way) => way.unknown.length))[0] ?? null;
-  if (rival && best && !(best.total - rival.total > model.close * best.total)) rival = null;
+  let contender = cheapest(ways.filter((way) => way.unknown.length))[0] ?? null;
+  if (contender && best && !(best.total - contender.total > model.close * best.total)) contender = null;
   const near = new Set(sure.filter((way) => way.total - best.total <= model.close * way.total).map((way) => way.kind));
   const holds = [
-    !best && !rival,
-    rival?.kind === "adapt" && !rival.measured,
-    rival !== null,
+    !best && !contender,
+    contender?.kind === "adapt" && !contender.measured,
+    contender !== null,
     near.size > 1,
     best?.kind === "build",
     best?.kind === "adapt",
     best?.kind === "buy",
   ];
   const rule = holds.indexOf(true);
-  return { ways, best, rival, rule, headline: headline(model.rules[rule].answer, best, rival) };
+  return { ways, best, contender, rule, headline: headline(model.rules[rule].answer, best, contender) };
 }
 
 /** The accuracy was measured, but its interval lies on both sides of the bar. */
@@ -104,12 +104,12 @@ function isClose(way) {
   return way.measured && way.complete && way.unknown.includes("accuracy");
 }
 
-function headline(answer, best, rival) {
+function headline(answer, best, contender) {
   if (answer === "Not yet") {
-    if (!rival) return "Not yet: nothing clears the bars";
-    const close = isClose(rival) && rival.unknown.length === 1;
-    return close ? `Not yet: ${rival.title} is too close to the bar` : `Not yet: measure ${rival.title}`;
+    if (!contender) return "Not yet: nothing clears the bars";
+    const close = isClose(contender) && contender.unknown.length === 1;
+    return close ? `Not yet: ${contender.title} is too close to the bar` : `Not yet: measure ${contender.title}`;
   }
-  if (answer === "Adapt") return rival ? `Adapt and test ${rival.title}` : `Adapt ${best.title}`;
+  if (answer === "Adapt") return contender ? `Adapt and test ${contender.title}` : `Adapt ${best.title}`;
   return answer === "Buy" ? `Buy ${best.title}` : answer;
 }

@@ -10,19 +10,22 @@ import pytest
 
 from cifar_core.hardware import Hardware
 from experiments.accuracy import searches
-from experiments.accuracy.contestants import SPACE, Point, Terms
+from experiments.accuracy.contestants import SPACE, BestSoFar, Limits
 from experiments.accuracy.searches import SEARCHES, SearchRun, complete, figure, main, table
 from tests.sweeps.small_data import CPU
 
-TERMS = Terms()
+LIMITS = Limits()
 
 
-def search_run(search: str, seed: int, accuracy: float = 0.9, terms: Terms = TERMS) -> SearchRun:
-    points = (Point(flops=1e14, seconds=60.0, accuracy=0.5), Point(flops=8e14, seconds=600.0, accuracy=accuracy))
+def search_run(search: str, seed: int, accuracy: float = 0.9, limits: Limits = LIMITS) -> SearchRun:
+    points = (
+        BestSoFar(flops=1e14, seconds=60.0, accuracy=0.5),
+        BestSoFar(flops=8e14, seconds=600.0, accuracy=accuracy),
+    )
     return SearchRun(
         search=search,
         seed=seed,
-        planned_flops=terms.flops,
+        planned_flops=limits.flops,
         space=SPACE.hash,
         trials=24,
         points=points,
@@ -37,15 +40,15 @@ def test_searches_of_the_file_are_not_repeated_and_an_error_loses_no_other(
 ) -> None:
     ran: list[tuple[str, int]] = []
 
-    def pretend(search: str, seed: int, terms: Terms, hardware: Hardware, threads: int) -> SearchRun:
+    def pretend(search: str, seed: int, limits: Limits, hardware: Hardware, threads: int) -> SearchRun:
         ran.append((search, seed))
         if ran == [("TPE", 0)]:
             raise RuntimeError("broken")
-        return search_run(search, seed, terms=terms)
+        return search_run(search, seed, limits=limits)
 
-    def call(seeds: int, terms: Terms = TERMS) -> list[SearchRun]:
+    def call(seeds: int, limits: Limits = LIMITS) -> list[SearchRun]:
         wanted = [(search, seed) for seed in range(seeds) for search in ("TPE", "random")]
-        return complete(tmp_path / "searches.json", wanted, terms, CPU, 1, said.append)
+        return complete(tmp_path / "searches.json", wanted, limits, CPU, 1, said.append)
 
     said: list[str] = []
     monkeypatch.setattr(searches, "run_search", pretend)
@@ -56,9 +59,9 @@ def test_searches_of_the_file_are_not_repeated_and_an_error_loses_no_other(
     assert call(1) == [search_run("random", 0), search_run("TPE", 0)]
     call(2)
     assert ran == [("TPE", 0), ("random", 0), ("TPE", 0), ("TPE", 1), ("random", 1)]
-    assert call(1, Terms(trials=10))[0].planned_flops < TERMS.flops, "of other terms there is none in the file"
+    assert call(1, Limits(trials=10))[0].planned_flops < LIMITS.flops, "of other limits there is none in the file"
     assert len(ran) == 7
-    assert len(call(2)) == 4, "those of other terms stay in the file"
+    assert len(call(2)) == 4, "those of other limits stay in the file"
 
 
 def test_table_has_means_with_intervals() -> None:

@@ -12,6 +12,7 @@ from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
 from experiments.accuracy.run_file import load
 from experiments.accuracy.training_runs import TrainingRun, measure
+from sweeps.command_line import OneLineParser
 from tests.sweeps.small_data import CPU, small_splits
 
 RECIPE = Recipe(model="fast_resnet", width=0.125, batch_size=32, epochs=1.0, tta="mirror")
@@ -42,9 +43,8 @@ def test_runs_of_the_file_are_not_repeated(
     def call(recipes: list[Recipe]) -> int:
         wanted = [(str(number), recipe) for number, recipe in enumerate(recipes)]
         arguments = ["--device", "cpu", "--results", str(tmp_path / "runs.json")]
-        return training_runs.command(
-            "try", "", tmp_path, lambda _: wanted, lambda r: map(str, map(len, [r])), arguments
-        )
+        parser = OneLineParser(prog="try")
+        return training_runs.command(parser, arguments, tmp_path, lambda _: wanted, lambda r: map(str, map(len, [r])))
 
     monkeypatch.setattr(training_runs, "measure", pretend)
     monkeypatch.setattr(training_runs, "ensure_cifar10", lambda folder, progress: None)

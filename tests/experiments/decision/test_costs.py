@@ -101,8 +101,8 @@ def test_a_download_costs_at_least_its_people_and_a_machine() -> None:
 
 
 def test_from_when_to_when_each_is_cheaper() -> None:
-    found = cheapest_by_month([option("build", 100, 60), option("other", 106, 6)], 36)
-    assert [(one.name, round(one.end, 2)) for one in found] == [("build", 0.11), ("other", 36)]
+    found = cheapest_by_month([option("building", 100, 60), option("other", 106, 6)], 36)
+    assert [(one.name, round(one.end, 2)) for one in found] == [("building", 0.11), ("other", 36)]
     found = cheapest_by_month([option("a", 0, 10), option("b", 100, 1), option("c", 0, 9, ends=2)], 36)
     assert [one.name for one in found] == ["c", "a", "b"]
     assert cheapest_by_month([option("a", 0, 1, ends=3)], 36)[-1].end == 3

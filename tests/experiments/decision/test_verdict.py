@@ -46,14 +46,14 @@ def test_the_shipped_scenario_waits_for_a_measurement(demo: Facts) -> None:
     assert (verdict.answer, verdict.headline) == ("Not yet", "Not yet: measure GPT-6 Luna")
     assert verdict.best is not None
     assert verdict.best.title == "building"
-    assert verdict.rival is not None
-    assert verdict.rival.doubts == "accuracy and latency unknown"
-    assert verdict.rival.commands == (
+    assert verdict.contender is not None
+    assert verdict.contender.doubts == "accuracy and latency unknown"
+    assert verdict.contender.commands == (
         "python experiments/export_test.py test-images --study demo --store STORE\n"
         "VENDOR_KEY=... python experiments/ask_vendor.py --url URL --model MODEL --price gpt-6-luna\n"
         "python experiments/score_answers.py test-images/MODEL.csv --vendor 'GPT-6 Luna' --study demo --store STORE",
     )
-    at_home = verdict_of(with_study(demo, in_default_store=True)).rival
+    at_home = verdict_of(with_study(demo, in_default_store=True)).contender
     assert at_home is not None
     assert "--store" not in str(at_home.commands)
 
@@ -96,26 +96,26 @@ def test_a_measured_download_too_close_to_the_bar_is_not_said_to_be_untested(dem
     facts = with_study(with_test(demo, 0.5), adapted=replace(ADAPTED, test=close))
     verdict = verdict_of(under(facts, vendor(accuracy=ACCURACIES["pixtral-large"])))
     assert verdict.headline == "Not yet: efficientnet_lite0 (new head) is too close to the bar"
-    assert known(verdict.rival).commands == ()
+    assert known(verdict.contender).commands == ()
 
 
 def test_a_measured_vendor_too_close_to_the_bar_is_not_to_be_measured_again(demo: Facts) -> None:
     scored = replace(score(7010), unparsable=12)
     verdict = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": scored}))
     assert verdict.headline == "Not yet: calls is too close to the bar"
-    [check] = known(verdict.rival).unknown
+    [check] = known(verdict.contender).unknown
     assert check.reason.endswith("70.99 %), 12 answers without one class, too close to the bar")
-    assert known(verdict.rival).commands == ()
+    assert known(verdict.contender).commands == ()
     partly = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": replace(scored, missing=900)}))
     assert partly.headline == "Not yet: measure calls", "the rest of the images can be asked about"
-    assert known(partly.rival).commands
+    assert known(partly.contender).commands
     untimed = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": replace(scored, p95_seconds=None)}))
     assert untimed.headline == "Not yet: measure calls", "its time is unknown too"
 
 
 def test_images_that_were_exported_for_one_vendor_serve_the_next(demo: Facts) -> None:
     facts = replace(under(demo, vendor(0.5), vendor(0.4, name="other")), scores={"calls": score(9000)})
-    assert known(verdict_of(facts).rival).commands == (
+    assert known(verdict_of(facts).contender).commands == (
         "python experiments/score_answers.py ANSWERS.csv --vendor other --study demo --store STORE",
     )
 
@@ -144,8 +144,8 @@ def test_a_measured_download_can_win_like_any_other_way(demo: Facts) -> None:
 def test_what_is_unknown_cannot_win_but_is_measured_first(demo: Facts, changes: dict[str, Any], reason: str) -> None:
     verdict = verdict_of(under(demo, vendor(0.5, **changes)))
     assert verdict.headline == "Not yet: measure calls"
-    assert verdict.rival is not None
-    assert verdict.rival.unknown[0].reason == reason
+    assert verdict.contender is not None
+    assert verdict.contender.unknown[0].reason == reason
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,9 @@ def test_building_waits_for_a_test_a_price_or_a_timing(demo: Facts) -> None:
     ):
         verdict = verdict_of(facts)
         assert verdict.headline == "Not yet: measure building"
-        assert verdict.rival is not None
-        assert verdict.rival.doubts == f"{doubt} unknown"
-        assert verdict.rival.commands
+        assert verdict.contender is not None
+        assert verdict.contender.doubts == f"{doubt} unknown"
+        assert verdict.contender.commands
     slow = with_cost(alone, speed=replace(speed, p95=1.1))
     assert [check.bar for check in ways_of(slow)[0].misses] == ["latency"]
 
@@ -306,6 +306,6 @@ def test_only_what_is_known_to_clear_every_bar_wins(found: list[Way]) -> None:
         )
     if verdict.answer == "Either":
         assert len({way.option.kind for way in verdict.near}) == len(verdict.near) > 1
-    if verdict.rival:
-        assert verdict.rival.unknown
+    if verdict.contender:
+        assert verdict.contender.unknown
         assert verdict.answer in ("Not yet", "Adapt")

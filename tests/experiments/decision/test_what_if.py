@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from cifar_core.evaluation.serving import Timing
 from experiments.decision import what_if
@@ -22,22 +21,20 @@ from experiments.stats import Estimate, mean_accuracy
 from tests.experiments.decision.test_machines import PUBLISHED
 from tests.experiments.decision.test_verdict import score
 from tests.experiments.support import ADAPTED, known
-from tests.experiments.test_browser import CHROMIUM
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the path")]
+pytestmark = pytest.mark.slow
 
 PRICES = {price.key: price for price in PUBLISHED.prices}
 DRAWN = 200
 
 
 @pytest.fixture(scope="module")
-def page(demo: Facts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(browser: Browser, demo: Facts, tmp_path_factory: pytest.TempPathFactory) -> Page:
     path = tmp_path_factory.mktemp("page") / "what-if.html"
     path.write_bytes(what_if.render(demo))
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM) as browser:
-        found = browser.new_page()
-        found.goto(path.as_uri())
-        yield found
+    found = browser.new_page()
+    found.goto(path.as_uri())
+    return found
 
 
 def draw(chance: random.Random, facts: Facts) -> Facts:

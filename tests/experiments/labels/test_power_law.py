@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.labels.power_law import Point, crossing, fit, held_out, points_of
+from experiments.labels.power_law import MeanError, crossing, fit, held_out, points_of
 
 COUNTS = (450, 1_350, 4_500, 13_500, 45_000)
 
@@ -16,10 +16,10 @@ def draws(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def curve(a: float, b: float, c: float, deviation: float = 0.002, noise: int | None = None) -> list[Point]:
+def curve(a: float, b: float, c: float, deviation: float = 0.002, noise: int | None = None) -> list[MeanError]:
     """Points of a law, drawn within their uncertainty with the seed `noise`."""
     drawn = np.zeros(len(COUNTS)) if noise is None else np.random.default_rng(noise).normal(0, deviation, len(COUNTS))
-    return [Point(n, a + b * n**-c + float(d), deviation) for n, d in zip(COUNTS, drawn, strict=True)]
+    return [MeanError(n, a + b * n**-c + float(d), deviation) for n, d in zip(COUNTS, drawn, strict=True)]
 
 
 def test_a_law_is_found_again() -> None:
@@ -53,7 +53,7 @@ def test_a_bar_above_what_any_number_of_labels_gives_needs_infinitely_many() -> 
 
 def test_points_off_the_law_widen_the_uncertainty_and_a_kink_does_not_hold() -> None:
     straight, bent = curve(0.0, 6.0, 0.45), curve(0.0, 6.0, 0.45)
-    bent[-1] = Point(45_000, 3 * bent[-1].error, 0.002)  # saturated
+    bent[-1] = MeanError(45_000, 3 * bent[-1].error, 0.002)  # saturated
     one, other = fit(straight, draws()), fit(bent, draws())
     assert one is not None
     assert other is not None
@@ -70,7 +70,7 @@ def test_points_off_the_law_widen_the_uncertainty_and_a_kink_does_not_hold() -> 
 def test_too_few_points_and_an_error_that_rises_have_no_law() -> None:
     assert fit(curve(0.02, 6.0, 0.45)[:3], draws()) is None
     assert held_out(curve(0.02, 6.0, 0.45)[:4], draws()) is None
-    assert fit([Point(n, 0.2 + n / 1e6, 0.001) for n in COUNTS], draws()) is None
+    assert fit([MeanError(n, 0.2 + n / 1e6, 0.001) for n in COUNTS], draws()) is None
 
 
 def test_the_spread_between_runs_is_pooled_over_the_numbers_of_labels() -> None:
@@ -111,7 +111,7 @@ def test_the_interval_of_the_crossing_covers_the_truth() -> None:
 
 
 def test_a_nearly_flat_curve_that_clears_the_bar_needs_a_number_of_labels() -> None:
-    flat = [Point(n, 0.05 - 0.001 * place, 0.02) for place, n in enumerate(COUNTS)]
+    flat = [MeanError(n, 0.05 - 0.001 * place, 0.02) for place, n in enumerate(COUNTS)]
     law = fit(flat, draws())
     assert law is not None
     needed = law.labels_for(0.2)

@@ -86,7 +86,7 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ("image_tokens = 77", 'accuracy = "dbm"\nimage_tokens = 77', "but got 'dbm'; did you mean 'dbn'?"),
         ("image_tokens = 77", 'accuracy = ["dbn"]\nimage_tokens = 77', "a key of published.toml, but got ['dbn']"),
         ('name = "Claude Haiku 5.5"', 'name = "GPT 6 (Luna)"', "names of vendors and downloads must differ, and none"),
-        ('name = "Claude Haiku 5.5"', 'name = "build"', "downloads must differ, and none be 'build'"),
+        ('name = "Claude Haiku 5.5"', 'name = "Building"', "downloads must differ, and none be 'building'"),
         ('name = "Claude Haiku 5.5"', 'name = "!"', "name must have a letter or a digit, but got '!'"),
         ('endpoint = "vertex-', 'endpoint_hours_per_month = 0\nendpoint = "vertex-', "must be greater than 0, but"),
         ('endpoint = "vertex-', 'endpoint_hours_per_month = 8\nendpoint = "vertex-', "must be 730 with a latency bar"),

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from experiments.decision.facts import Facts
-from experiments.labels.curve import LabelCurve, LabelledRun
 from experiments.pages.blocks import Missing, Table
 from experiments.pages.text import CitedText
+from experiments.reading.study import LabelCurve, LabelledRun
 from experiments.sections.labels import section
 from tests.experiments.support import figures, known, said, with_scenario
 

@@ -128,7 +128,7 @@ def test_the_tables_have_building_first_and_then_the_cheapest_vendor(demo: Facts
 def test_the_figure_has_a_line_for_each_option(demo: Facts) -> None:
     (figure,) = section(demo).pictures
     assert isinstance(figure, Figure)
-    names = ["build, $11,745", "ViT-B/16, at least $9,824", "GPT-6 Luna, $3,346"]
+    names = ["building, $11,745", "ViT-B/16, at least $9,824", "GPT-6 Luna, $3,346"]
     assert [trace.name for trace in figure.figure.data][:3] == names
     assert figure.figure.data[0].y == pytest.approx((6720.03, 11744.54))
     azure = next(trace for trace in figure.figure.data if trace.name.startswith("Azure"))

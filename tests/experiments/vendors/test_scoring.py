@@ -78,7 +78,7 @@ def test_an_image_is_answered_once_and_was_exported(answers: list[Answer], messa
 
 def test_a_score_is_kept_with_its_answers_and_the_look_is_on_record(tmp_path: Path) -> None:
     found = scored([answer(index) for index in range(100)])
-    keep(found, b"image,answer\n", CIFAR10, Store.locate(tmp_path))
+    keep(found, b"image,answer\n", Store.locate(tmp_path))
     assert load_scores(tmp_path, CIFAR10) == {"a_b": found}
     assert (tmp_path / "vendors" / "a_b-9a5bcfec" / "answers.csv").read_bytes() == b"image,answer\n"
     [look] = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text().splitlines()]
@@ -92,7 +92,7 @@ def test_a_vendor_has_a_score_for_each_data_set(tmp_path: Path) -> None:
     own = replace(CIFAR10, sha256="ab" * 32)
     first = scored([answer(index) for index in range(100)])
     second = replace(first, data_sha256=own.sha256, right=1)
-    for found, data_set in ((first, CIFAR10), (second, own)):
-        keep(found, b"image,answer\n", data_set, Store.locate(tmp_path))
+    for found in (first, second):
+        keep(found, b"image,answer\n", Store.locate(tmp_path))
     assert load_scores(tmp_path, CIFAR10) == {"a_b": first}
     assert load_scores(tmp_path, own) == {"a_b": second}
