@@ -10,8 +10,9 @@ import pandas as pd
 
 from experiments.comparison.differences import CONDITIONS, PARAMETERS, Comparison
 from experiments.pages.blocks import Block, Cell, Heading, Missing, Pairs, Section, Table
-from experiments.pages.text import CitedText, listed, plural
+from experiments.pages.text import CitedText, listed
 from experiments.reading.study import TrainedRun
+from sweeps.words import counted
 
 _TITLES: Mapping[str, str] = MappingProxyType(
     {"git_commit": "commit", "data_sha256": "data (SHA-256)", "cpu": "processor"}
@@ -61,7 +62,7 @@ def _blocks(comparison: Comparison, of: Callable[[TrainedRun], Mapping[str, str]
         blocks = [Table.of_numbers(("", *comparison.titles), rows)]
     if len(common):
         values = {_TITLES.get(n, n): Cell(value, style="hash") for n, value in common.iloc[:, 0].items()}
-        blocks.append(Pairs.of(values, f"{len(common)} {plural(len(common), noun)} the same in all groups"))
+        blocks.append(Pairs.of(values, f"{counted(len(common), noun)} the same in all groups"))
     if len(partial):
         text = f"Recorded in some groups only, and equal in those: {listed(list(partial.index))}."
         blocks.append(CitedText(text))

@@ -11,9 +11,10 @@ from experiments.decision.facts import Facts
 from experiments.decision.verdict import ways_of
 from experiments.pages.blocks import Cell, Figure, Number, Row, Section, Table, estimate_numbers, numbers_of
 from experiments.pages.plots import BLUE, INK, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
-from experiments.pages.text import CitedText, listed, percent, plural, points, run, runs, short_percent, span, times
+from experiments.pages.text import CitedText, listed, percent, points, run, runs, short_percent, span, times
 from experiments.reading.published import Accuracy, Bar
 from experiments.stats import Estimate, against_published
+from sweeps.words import counted
 
 _REWORK = "needs work on architecture, loss and optimiser"
 
@@ -31,7 +32,7 @@ def section(facts: Facts) -> Section:
         same = f"{'All' if all_same else 'All but those marked'} are accuracies on the same 10,000 test images."
     if test:
         count, lost = len(test.run_ids), facts.study.diverged
-        ours = f"{count} {plural(count, 'run')} of the champion"
+        ours = f"{counted(count, 'run')} of the champion"
         if lost:
             ours = f"{count} of {count + lost} runs of the champion, as {lost} diverged"
         if count > 1:
@@ -100,9 +101,9 @@ def evaluations_sentence(facts: Facts) -> CitedText:
     if not used.recorded:
         if facts.test is None:
             return CitedText("The test set was not used, as far as this store knows.", run(facts.run_id))
-        text = f"{tested} {plural(tested, 'run')} used the test set, but this store has no record of its use."
+        text = f"{counted(tested, 'run')} used the test set, but this store has no record of its use."
         return CitedText(text, runs(facts.test))
-    text = f"The sealed test set was used {used.study} {plural(used.study, 'time')} for this study"
+    text = f"The sealed test set was used {counted(used.study, 'time')} for this study"
     if used.store > used.study:
         text += f"; the store's record has {used.store} uses of test sets in all, with exports, adapted networks and "
         text += "reproductions"
@@ -110,7 +111,7 @@ def evaluations_sentence(facts: Facts) -> CitedText:
         carry = "run carries" if tested == 1 else "runs carry"
         text += f"; {tested} {carry} a test accuracy, so the record is incomplete"
     if used.unreadable:
-        text += f"; {used.unreadable} {plural(used.unreadable, 'line')} of the record could not be read"
+        text += f"; {counted(used.unreadable, 'line')} of the record could not be read"
     return CitedText(f"{text}.", run(facts.run_id))
 
 

@@ -25,12 +25,12 @@ from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, add_points, canvas, pc
-from experiments.pages.text import CitedText, listed, percent, plural, run
+from experiments.pages.text import CitedText, listed, percent, run
 from experiments.stats import FEW_TRIALS, SIGNIFICANCE_LEVEL, holm
 from sweeps.planning.search_space import MULTIPLE, MULTIPLES, Parameter, multiples_of, reference_epochs
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.validation import InvalidFileError
-from sweeps.words import rounded
+from sweeps.words import counted, rounded
 
 SLICES = 4  # parameters that are drawn
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
@@ -118,7 +118,7 @@ def importances_of(table: pd.DataFrame, parameters: Mapping[str, Parameter]) -> 
     left_out = tuple(name for name in table.columns[2:] if name not in names)
     needed = max(FEW_TRIALS, TRIALS_PER_PARAMETER * len(names))
     if trials < needed:
-        few = f"{trials} complete {plural(trials, 'trial')} {'is' if trials == 1 else 'are'} too few to tell"
+        few = f"{counted(trials, 'complete trial')} {'is' if trials == 1 else 'are'} too few to tell"
         rule = f"{TRIALS_PER_PARAMETER} for each parameter that varies, and at least {FEW_TRIALS}: here {needed}"
         return Importances((), trials, f"{few}; it takes {rule}")
     if not names or table["accuracy"].nunique() == 1:

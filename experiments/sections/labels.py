@@ -36,10 +36,11 @@ from experiments.pages.plots import (
     pc,
     segment,
 )
-from experiments.pages.text import CitedText, count, percent, plural, run, short_percent, span, total
+from experiments.pages.text import CitedText, count, percent, run, short_percent, span, total
 from experiments.reading.study import ADAPT, BUILD, LabelCurve
 from experiments.stats import Estimate, mean_accuracy
 from sweeps.stages.adapted_result import images_before
+from sweeps.words import counted
 
 TITLE = "How many labels"
 WAYS: Mapping[str, tuple[str, str]] = MappingProxyType({BUILD: ("built from nothing", RUST), ADAPT: ("adapted", GREEN)})
@@ -305,7 +306,7 @@ def _table(facts: Facts, curves: Sequence[WayCurve]) -> Table:
 def _accuracy(found: Estimate | None) -> Cell:
     if found is None:
         return Cell("")
-    note = f"{span(found, 1)}, {len(found.run_ids)} {plural(len(found.run_ids), 'run')}"
+    note = f"{span(found, 1)}, {counted(len(found.run_ids), 'run')}"
     return Cell(percent(found.mean), note=note)
 
 

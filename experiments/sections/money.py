@@ -38,7 +38,6 @@ from experiments.pages.text import (
     listed,
     money,
     percent,
-    plural,
     run,
     times,
     total,
@@ -46,6 +45,7 @@ from experiments.pages.text import (
 )
 from experiments.reading.published import UNITS, rate
 from experiments.reading.scenario import HOURS_A_MONTH, slug
+from sweeps.words import counted
 
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario
 CROPPED = 3.0  # times the cost of building, or else of the first way: what lies above leaves the figure
@@ -318,8 +318,8 @@ def _kept_on(facts: Facts) -> CitedText:
     machines = machines_on(cost, s.images_per_month)
     month = machines * cost.machine.usd * HOURS_A_MONTH
     text = (
-        f"The scenario wants an answer within {duration(s.latency_bar_ms / 1000)}, so {machines} "
-        f"{plural(machines, 'machine')} kept on for {volume}, busy at most {percent(LOAD_LIMIT, 0)} of the time: "
+        f"The scenario wants an answer within {duration(s.latency_bar_ms / 1000)}, so "
+        f"{counted(machines, 'machine')} kept on for {volume}, busy at most {percent(LOAD_LIMIT, 0)} of the time: "
         f"{total(month)} a month, used or idle."
     )
     ends = {v.name: (v.endpoint, v.serving(s.images_per_month, waits=False)) for v in s.vendors if v.endpoint}

@@ -36,7 +36,6 @@ from experiments.pages.text import (
     listed,
     money,
     percent,
-    plural,
     run,
     short_percent,
     span,
@@ -44,6 +43,7 @@ from experiments.pages.text import (
     years,
 )
 from experiments.reading.scenario import slug
+from sweeps.words import counted
 
 COST_RATIO = 1.2  # between a measured and an assumed cost, in either direction, from which the report mentions it
 FLIPS = 2  # of assumptions that the first screen names
@@ -156,7 +156,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     if cost.machine is not None and not ours.unpriced and s.latency_bar_ms is not None:
         count = machines_on(cost, s.images_per_month)
         fast = f", taken to be as fast as the {cost.processor} of the study" if cost.processor else ""
-        text = f"Building counts {count} {plural(count, 'machine')} ({cost.machine.name}) and no spare{fast}."
+        text = f"Building counts {counted(count, 'machine')} ({cost.machine.name}) and no spare{fast}."
         yield CitedText(text, facts.cost_sources)
     if facts.is_cifar10:
         yield CitedText("Accuracies are on CIFAR-10: `make study IMAGES=DIR` measures them on your own images.")

@@ -24,7 +24,7 @@ from experiments.pages.blocks import (
     Table,
 )
 from experiments.pages.page import References, render_page, write_files
-from experiments.pages.text import NOTHING, CitedText, count_word, listed, percent, plural, points, run, signed, span
+from experiments.pages.text import NOTHING, CitedText, count_word, listed, percent, points, run, signed, span
 from experiments.reading.published import load_published
 from experiments.reading.results import Result, departures, load_results
 from experiments.systems.overlay import overlay
@@ -151,7 +151,7 @@ def _loss_row(title: str, published: float, ours: float) -> Row:
 def _best_epochs(system: System) -> str:
     """The epochs at which the complete runs had their highest test accuracy."""
     found = [f"{best[0]:g}" for r in system.complete if (best := best_epoch(r)) is not None]
-    return f"{plural(len(found), 'epoch')} {listed(found)}"
+    return f"{'epoch' if len(found) == 1 else 'epochs'} {listed(found)}"
 
 
 def _curves(system: System) -> Figure | Missing:

@@ -29,6 +29,7 @@ from cifar_core.data.data_set import DataSet
 from cifar_core.data.source import DataSource
 from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware
+from sweeps.words import counted
 
 _PACKAGES = ("cifar_core", "sweeps")
 _SOURCES = ("*.py", "*.c", "*.toml")
@@ -144,8 +145,7 @@ class RayCluster:
         """Return `2 nodes that hold 8 trials of 1 CPU and 0.25 GPU`."""
         count = len(self._for_trials())
         nodes = "1 node that holds" if count == 1 else f"{count} nodes that hold"
-        places = self.places()
-        return f"{nodes} {places} {'trial' if places == 1 else 'trials'} of {self.demand} each"
+        return f"{nodes} {counted(self.places(), 'trial')} of {self.demand} each"
 
     def check(self) -> None:
         """Check that a node has the resources of a trial, and that those which do have this process's versions.

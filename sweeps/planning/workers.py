@@ -6,6 +6,7 @@ import torch
 
 from cifar_core.data.own_images import SIDES
 from cifar_core.errors import UserError
+from sweeps.words import counted
 
 # Measured in 2026-11. Most of `system/process_memory_megabytes` in a study of 50 trials with the preset quick: 3.72 GB
 # on a Xeon with AMX, 4.0 GB on an EPYC, in workers that had trained every network; the first three steps of one
@@ -39,7 +40,7 @@ def share_cores(
         fitting = _that_fit(memory, _WORKER_BYTES * larger) if memory is not None else places
         workers = min(places, fitting, most)
         return workers, max(1, cores // workers)
-    limits = {f"{cores} {'core' if cores == 1 else 'cores'} ({_PER_CORE} workers each)": _PER_CORE * cores}
+    limits = {f"{counted(cores, 'core')} ({_PER_CORE} workers each)": _PER_CORE * cores}
     if memory is not None:
         least = f"{_LEAST_WORKER_BYTES / 1e9:g} GB a worker"
         limits[f"{memory / 1e9:.1f} GB of free memory ({least})"] = _that_fit(memory, _LEAST_WORKER_BYTES)

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.metrics import Predictions
-from sweeps.words import counted
+from sweeps.words import counted, percent
 
 _NAMED = 3  # names in a list; the others are counted
 
@@ -52,7 +52,7 @@ def _groups(predictions: Predictions, confusion: list[list[int]]) -> str:
             sum(sum(confusion[label]) for label in labels),
         )
         if total:
-            shares[group] = f"{_percent(accuracies[group])} % ({correct:,} of {total:,})"
+            shares[group] = f"{percent(accuracies[group], 2)} ({correct:,} of {total:,})"
     if len(shares) == 1:
         [(group, share)] = shares.items()
         [missing] = accuracies.keys() - {group}
@@ -71,23 +71,22 @@ def _row(label: int, data_set: DataSet, names: Sequence[str], counts: list[int],
     taken = [names[predicted] for predicted, count in enumerate(mistakes) if count == most]
     each = " each" if len(taken) > 1 else ""
     confused = f"{_listed(taken)} ({most:,}{each})" if most else "-"
-    percent = "-" if math.isnan(accuracy) else _percent(accuracy)
+    share = "-" if math.isnan(accuracy) else f"{100 * accuracy:.2f}"
     of_group = f" {group.removesuffix('s')} |" if group else ""
-    return f"| {names[label]} |{of_group} {percent} | {counts[label]:,} / {sum(counts):,} | {confused} |"
+    return f"| {names[label]} |{of_group} {share} | {counts[label]:,} / {sum(counts):,} | {confused} |"
 
 
 def _weakest(classes: Sequence[str], accuracies: list[float], present: list[int]) -> str:
     lowest = min(accuracies[label] for label in present)
-    names = [classes[label] for label in present if accuracies[label] == lowest]
-    percent = f"{_percent(lowest)} %"
+    names, accuracy = [classes[label] for label in present if accuracies[label] == lowest], percent(lowest, 2)
     if len(present) == 1:
-        return f"The only class with images is {names[0]}, with an accuracy of {percent};"
+        return f"The only class with images is {names[0]}, with an accuracy of {accuracy};"
     if len(names) == len(present):
         which = "All classes" if len(present) == len(classes) else f"The {len(present)} classes with images"
-        return f"{which} are equally strong, with an accuracy of {percent};"
+        return f"{which} are equally strong, with an accuracy of {accuracy};"
     if len(names) == 1:
-        return f"The weakest class is {names[0]}, with an accuracy of {percent};"
-    return f"The weakest classes are {_listed(names)}, each with an accuracy of {percent};"
+        return f"The weakest class is {names[0]}, with an accuracy of {accuracy};"
+    return f"The weakest classes are {_listed(names)}, each with an accuracy of {accuracy};"
 
 
 def _most_confused(classes: Sequence[str], confusion: list[list[int]]) -> str:
@@ -111,10 +110,6 @@ def _most_confused(classes: Sequence[str], confusion: list[list[int]]) -> str:
         f"the pair most often confused with each other is {classes[one]} and {classes[other]}, "
         f"with {counted(most, 'mistake')}: {directions}."
     )
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -183,7 +183,7 @@ def test_a_volume_at_which_every_way_misses_a_bar_has_none(demo: Facts) -> None:
     texts = [block.text for block in section(facts).blocks if isinstance(block, CitedText)]
     assert any(text.endswith("have a price: building up to 123,000,000, none above.") for text in texts)
     names = {number.name: number.value for number in section(facts).numbers}
-    assert (names["cheapest.0.name"], names["cheapest.1.name"]) == ("build", None)
+    assert (names["cheapest.0.name"], names["cheapest.1.name"]) == ("building", None)
 
 
 def test_vendors_take_their_colours_in_turn(demo: Facts) -> None:

@@ -78,7 +78,7 @@ for recipe in (
     replace(small, width=2.0, batch_size=2, epochs=0.03),
     replace(small, model="vision_transformer"),  # which needs little
 ):
-    job = TrainJob(key="trial-0", recipe=recipe, schedule=EvalSchedule((), (1.0,), (500,)))
+    job = TrainJob(key="trial-0", recipe=recipe, schedule=EvalSchedule(validations={1.0: 500}))
     run_job(job, data, lambda: data.val, Hardware(torch.device("cpu"), bf16=False), Channel(tell, lambda: True))
 """
 
