@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ from sweeps.executors.ray_cluster import NodeFacts, RayCluster, StoredData, diff
 from sweeps.executors.ray_worker import Parcel, RayWorker
 
 _CLOSE_SECONDS = 5.0
-_IDLE_DEATHS = 5
+_IDLE_DEATHS = 3  # in a row on one node, which then gets no more workers
 _IDLE_SECONDS = 60.0  # after which a worker without a job gives its resources back
 
 
@@ -39,6 +39,7 @@ _IDLE_SECONDS = 60.0  # after which a worker without a job gives its resources b
 class _Worker:
     actor: Any
     node: str | None = None  # its name; None while it waits for resources
+    node_id: str = ""
     gpus: tuple[str, ...] = ()
     job: Job | None = None
     pausing: bool = False  # its job has been asked to pause
@@ -81,7 +82,7 @@ class RayExecutor:
         self._asked: dict[Any, _Worker] = {}  # by the reference of the answer that is awaited
         self._events: deque[Event] = deque()
         self._barred: set[str] = set()  # ids of nodes that get no more workers
-        self._idle_deaths = 0  # of workers without a job, since the last event of any worker
+        self._idle_deaths = Counter[str]()  # of workers without a job, since the last event from their node, by its id
         self._places = 0  # for workers, in the whole cluster
         self._fill()
 
@@ -171,7 +172,6 @@ class RayExecutor:
                 if (fault := _fault_of_node(error)) and worker.node is None:
                     self._refuse(worker, self._cluster.node_of(worker.actor), fault)
                 else:
-                    ray.kill(worker.actor)
                     self._replace_dead(worker, error)
                 continue
             if isinstance(answer, NodeFacts):
@@ -188,7 +188,8 @@ class RayExecutor:
         elif self._hardware.bf16 and not facts.bf16:
             self._refuse(worker, facts.node, "it has no bf16, in which this sweep trains")
         else:
-            worker.node, worker.gpus = self._cluster.nodes().get(facts.node, facts.node), facts.gpus
+            worker.node, worker.node_id = self._cluster.nodes().get(facts.node, facts.node), facts.node
+            worker.gpus = facts.gpus
             worker.idle_since = time.monotonic()
 
     def _refuse(self, worker: _Worker, node: str, fault: str) -> None:
@@ -207,7 +208,8 @@ class RayExecutor:
         self._fill()
 
     def _receive(self, worker: _Worker, parcel: Parcel) -> None:
-        worker.seen, self._idle_deaths = parcel.number, 0
+        worker.seen = parcel.number
+        del self._idle_deaths[worker.node_id]
         event, job = parcel.message, worker.job
         assert isinstance(event, Event)
         if isinstance(event, Ending):
@@ -224,21 +226,22 @@ class RayExecutor:
         """Replace a worker that died, and report the job that died with it, if any.
 
         Raises:
-            RunsFailError: several workers in a row died without a job.
+            RunsFailError: several workers in a row died without a job, and no other node is there.
         """
-        self._workers.remove(worker)
-        lost = "its node has died" in str(error)
-        node = worker.node or self._cluster.nodes().get(self._cluster.node_of(worker.actor), "?")
+        lost, number = "its node has died" in str(error), self._cluster.node_of(worker.actor)
+        node = worker.node or self._cluster.nodes().get(number, "?")
         cause = f"node {node} is gone" if lost else f"its process on node {node} ended"
         if isinstance(error, OutOfMemoryError):
             cause = f"node {node} ran out of memory"
         if worker.job is not None:
             self._events.append(Failed(worker.job.key, f"worker died: {cause}", "", worker_died=True))
         elif not lost:
-            self._idle_deaths += 1
-        if self._idle_deaths > _IDLE_DEATHS:
-            raise RunsFailError(f"workers must start, but {self._idle_deaths} in a row died: {cause}")
-        self._fill()
+            self._idle_deaths[number] += 1
+        if self._idle_deaths[number] == _IDLE_DEATHS:
+            self._refuse(worker, number, f"{_IDLE_DEATHS} workers in a row died there without a job")
+        else:
+            self._forget(worker)
+            self._fill()
 
     def _release_idle(self) -> None:
         """Give back the resources of workers that had no job for a while, all but one."""

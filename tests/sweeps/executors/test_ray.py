@@ -193,16 +193,27 @@ def test_a_node_with_other_versions_that_joins_later_is_not_used(nodes: Nodes, m
         executor.close()
 
 
+@pytest.mark.parametrize(
+    ("crashes", "fault"),
+    [
+        (False, "ModuleNotFoundError: No module named 'nothing'"),
+        (True, "3 workers in a row died there without a job"),
+    ],
+)
 def test_a_node_that_cannot_build_a_worker_is_named_once_and_others_are_used(
-    nodes: Nodes, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch, crashes: bool, fault: str
 ) -> None:
     [bad] = [node for node, name in cluster.nodes().items() if name == "node-1"]
 
     class Half(RayWorker):
         def __init__(self, *arguments: Any) -> None:
+            import os
+
             import ray
 
             if ray.get_runtime_context().get_node_id() == bad:
+                if crashes:
+                    os._exit(1)
                 raise ModuleNotFoundError("No module named 'nothing'")
             super().__init__(*arguments)
 
@@ -213,7 +224,7 @@ def test_a_node_that_cannot_build_a_worker_is_named_once_and_others_are_used(
     try:
         events_until(executor, lambda event: False, until=lambda: executor.free == 2 and bool(said))
         assert executor.events(2.0) == []
-        assert said == ["node node-1 is not used: ModuleNotFoundError: No module named 'nothing'"]
+        assert said == [f"node node-1 is not used: {fault}"]
         assert {executor.start(replace(LONG, key=key)) for key in "ab"} == {"node-0"}
     finally:
         executor.close()
@@ -258,10 +269,13 @@ def test_workers_that_die_without_a_job(nodes: Nodes, monkeypatch: pytest.Monkey
             os._exit(1)
 
     monkeypatch.setattr(ray_executor, "RayWorker", Dead)
-    executor = RayExecutor(nodes.cluster, most=10, hardware=CPU, data=SYNTHETIC)
+    said: list[str] = []
+    executor = RayExecutor(nodes.cluster, most=10, hardware=CPU, data=SYNTHETIC, say=said.append)
     try:
-        said = r"^workers must start, but 6 in a row died: its process on node node-\d ended$"
-        with pytest.raises(RunsFailError, match=said):
+        line = r"node node-\d is not used: 3 workers in a row died there without a job"
+        with pytest.raises(RunsFailError, match=f"^a node must be left for trials, but {line}$"):
             events_until(executor, lambda event: False)
     finally:
         executor.close()
+    [first] = said
+    assert re.fullmatch(line, first)
