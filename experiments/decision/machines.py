@@ -218,7 +218,7 @@ def answer_seconds(cost: Cost, images: float) -> float:
 
 
 def _wait(load: float) -> float:
-    """How long 95 % of images wait at most for earlier ones, in units of an answer.
+    """The wait for earlier images that 95 % of images do not exceed, in units of an answer.
 
     Each copy of the network is taken for a queue of its own, with images that come at random and take equally long
     (M/D/1; Erlang, 1909). The terms alternate: digits are lost as the load rises, and at 0.95 none is left.

@@ -1,4 +1,4 @@
-"""What a head and a fine-tuned network cost: metrics of their runs."""
+"""Costs of a head and of a fine-tuned network, as metrics of their runs."""
 
 from __future__ import annotations
 

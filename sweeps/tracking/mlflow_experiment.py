@@ -46,7 +46,7 @@ _KIND = "custom_model_development"  # makes the MLflow UI open a study at its ru
 
 
 class MlflowExperiment:
-    """An experiment with a parent run, and a nested run for every other key; it is created if there is none.
+    """An experiment of one parent run, with a nested run for each other key. It is created if it does not exist.
 
     Args:
         source: script that MLflow shows as the source of the runs.

@@ -155,14 +155,19 @@ def test_beginnings_are_found_in_every_experiment(place: Place, capsys: pytest.C
     assert str(place.images[0]) in place.printed(capsys, place.ids[key][:12])[1]
 
 
+def register_champion(place: Place) -> MlflowClient:
+    client = MlflowClient(place.store.tracking_uri)
+    client.create_registered_model("cifar10")
+    version = client.create_model_version("cifar10", "file:///nowhere", place.ids["final-1-0"])
+    client.set_registered_model_alias("cifar10", "champion", version.version)
+    return client
+
+
 def test_the_champion_of_the_registry(place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert command.main(place.arguments("champion")) == 2
     assert "error: no champion is registered yet: the end of a study registers one" in capsys.readouterr().err
     copy = place.copy(tmp_path)
-    client = MlflowClient(copy.store.tracking_uri)
-    client.create_registered_model("cifar10")
-    version = client.create_model_version("cifar10", "file:///nowhere", place.ids["final-1-0"])
-    client.set_registered_model_alias("cifar10", "champion", version.version)
+    register_champion(copy)
     expected = copy.printed(capsys, "a study/final-1-0")
     assert copy.printed(capsys, "champion") == expected
 
@@ -283,10 +288,7 @@ def test_the_champion_of_a_study_that_was_deleted(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = place.copy(tmp_path)
-    client = MlflowClient(copy.store.tracking_uri)
-    client.create_registered_model("cifar10")
-    version = client.create_model_version("cifar10", "file:///nowhere", place.ids["final-1-0"])
-    client.set_registered_model_alias("cifar10", "champion", version.version)
+    client = register_champion(copy)
     expected = copy.printed(capsys, "champion")
     client.delete_experiment(client.get_run(place.ids["final-1-0"]).info.experiment_id)
     assert copy.printed(capsys, "champion") == expected

@@ -29,7 +29,7 @@ function total(way, values, start) {
   return values.hourly_rate * hours + way.labels + dearer * way.training + months * month;
 }
 
-/** How long 95 % of images wait at most for earlier ones, in units of an answer; as `_wait`. */
+/** The wait for earlier images that 95 % of images do not exceed, in units of an answer; as `_wait`. */
 function longestWait(load) {
   let [low, high] = [0, 3 / (1 - load)];
   for (let step = 0; step < 50; step++) {
