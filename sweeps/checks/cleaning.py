@@ -6,7 +6,6 @@ A run whose network is in the model registry is never removed, and nothing is wh
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 import subprocess
@@ -115,11 +114,10 @@ def _found(store: Store, client: MlflowClient) -> list[Waste]:
         experiment: every_run(client, [experiment.experiment_id], view=ViewType.ALL)
         for experiment in client.search_experiments(view_type=ViewType.ALL)
     }
-    for run in itertools.chain.from_iterable(runs_of.values()):
-        if STORAGE in run.data.tags.get("places", ""):
-            study = run.data.tags["study"]
+    for experiment, runs in runs_of.items():
+        if any(STORAGE in run.data.tags.get("places", "") for run in runs):
             rule = "a store must hold the trials of its studies to be cleaned"
-            raise StoreError(f"{rule}, but those of {study!r} are in another database (--storage)")
+            raise StoreError(f"{rule}, but those of {experiment.name!r} are in another database (--storage)")
     staying = [
         experiment
         for experiment, runs in runs_of.items()
