@@ -2,7 +2,8 @@
 
 On AMX (`conv3x3_amx.c`) the gradient of the filters gains most: oneDNN, which torch uses, sums it row by row, so that
 small images leave most of a matrix tile empty. With AVX512-bf16 alone multiplications take most of the time, and
-Winograd's algorithm (`conv3x3_winograd.c`) needs fewer.
+Winograd's algorithm (`conv3x3_winograd.c`) needs fewer. It computes 32 channels at once, so that fewer have kernels
+that take them in pairs (`conv3x3_narrow.c`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from cifar_core.models import native
 
 _FEWEST_CHANNELS = 24  # of inputs and outputs; a tile of AMX, and a vector, have 32
 
+# With fewer, and at most so many, the kernels for few channels are faster than oneDNN (measured on an EPYC, Zen 5).
+_MOST_NARROW_CHANNELS = 32
+
 # Winograd's algorithm computes all four outputs of a tile that reaches beyond the last row or column, and multiples of
 # 32 channels: no more than so many times the products that are wanted, or it does not pay (measured on an EPYC, Zen 4).
 # It transforms the filters once for all tiles.
@@ -31,7 +35,7 @@ _MOST_WASTE, _FEWEST_TILES = 1.7, 64
 
 def is_available() -> bool:
     """Return true if the kernels can be used on this machine; compiles them at the first call."""
-    return _library() is not None
+    return _library(narrow=False) is not None and (_is_amx_used() or _library(narrow=True) is not None)
 
 
 def algorithm() -> str:
@@ -49,9 +53,15 @@ def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     if inputs.ndim != 4 or filter_shape != [inputs.shape[1], 3, 3] or not height * width:
         return False  # torch takes a single image, or says what is wrong
     channels = inputs.shape[1]
-    if min(outputs, channels) < _FEWEST_CHANNELS:
+    if not is_available():
         return False
-    return is_available() and (_is_amx_used() or _suits_winograd(len(inputs), channels, outputs, height, width))
+    if _is_narrow(channels, outputs):
+        return not _is_amx_used() and max(channels, outputs) <= _MOST_NARROW_CHANNELS
+    return _is_amx_used() or _suits_winograd(len(inputs), channels, outputs, height, width)
+
+
+def _is_narrow(channels: int, outputs: int) -> bool:
+    return min(channels, outputs) < _FEWEST_CHANNELS
 
 
 def _suits_winograd(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
@@ -85,15 +95,17 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = of_bias = None
+        sums_bias = ctx.needs_input_grad[1] and _is_narrow(inputs.shape[1], len(weight))  # beside the weight's gradient
         gradient = native.as_images(gradient)
         if ctx.needs_input_grad[0]:
             of_inputs = native.new_images(inputs.shape)
             _call("convolve", gradient, of_inputs, 1, gradient, weight, None, of_inputs)
+        if ctx.needs_input_grad[2]:
+            of_bias = torch.empty(len(weight)) if sums_bias else gradient.sum((0, 2, 3), dtype=torch.float32)
         if ctx.needs_input_grad[1]:
             of_weight = torch.empty_like(weight)
-            _call("gradient_of_weight", inputs, gradient, inputs, gradient, of_weight)
-        if ctx.needs_input_grad[2]:
-            of_bias = gradient.sum((0, 2, 3), dtype=torch.float32)
+            sums = (of_weight, of_bias) if sums_bias else (of_weight,)
+            _call("gradient_of_weight", inputs, gradient, inputs, gradient, *sums)
         return of_inputs, of_weight, of_bias, None, None
 
 
@@ -111,19 +123,21 @@ def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor |
     Raises:
         MemoryError: there is too little memory for its buffers.
     """
-    library = _library()
-    assert library is not None
     count, channels, height, width = images.shape
     _, out_channels, rows, columns = outputs.shape
+    library = _library(narrow=_is_narrow(channels, out_channels))
+    assert library is not None
     if library.call(name, count, height, width, channels, out_channels, rows, columns, *arguments):
         raise MemoryError("a convolution found no memory for its buffers")
 
 
 @functools.cache
-def _library() -> native.Library | None:
+def _library(*, narrow: bool) -> native.Library | None:
     if not native_bf16("cpu"):
         return None
-    return _amx() if _is_amx_used() else native.load(Path(__file__).with_name("conv3x3_winograd.c"))
+    if _is_amx_used():
+        return _amx()
+    return native.load(Path(__file__).with_name(f"conv3x3_{'narrow' if narrow else 'winograd'}.c"))
 
 
 @functools.cache

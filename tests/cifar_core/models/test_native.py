@@ -20,26 +20,27 @@ needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C com
 
 @needs_compiler
 @pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
-@pytest.mark.parametrize("name", ["fused.c", "conv3x3_winograd.c"])
+@pytest.mark.parametrize("name", ["fused.c", "conv3x3_winograd.c", "conv3x3_narrow.c"])
 def test_the_kernels_can_be_used_here(name: str) -> None:
     assert native.load(Path(native.__file__).with_name(name)) is not None
 
 
 @needs_compiler
 @pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
-def test_convolutions_without_memory_for_their_buffers_say_so() -> None:
-    script = """if True:
+@pytest.mark.parametrize(("name", "more"), [("conv3x3_winograd.c", ""), ("conv3x3_narrow.c", ", None")])
+def test_convolutions_without_memory_for_their_buffers_say_so(name: str, more: str) -> None:
+    script = f"""if True:
         import resource, torch
         from pathlib import Path
         from cifar_core.models import native
 
-        library = native.load(Path(native.__file__).with_name("conv3x3_winograd.c"))
+        library = native.load(Path(native.__file__).with_name("{name}"))
         images, weight = torch.zeros(4, 1024, dtype=torch.bfloat16), torch.zeros(1024, 9, 1024)
         shape = (4, 1, 1, 1024, 1024, 1, 1)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, -1))
         print(library.call("convolve", *shape, 0, images, weight, None, images))
-        print(library.call("gradient_of_weight", *shape, images, images, weight))
+        print(library.call("gradient_of_weight", *shape, images, images, weight{more}))
     """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout == "1\n1\n"
