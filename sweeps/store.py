@@ -249,7 +249,8 @@ def parse_evaluation(line: str) -> tuple[str, str, str | None] | None:
 
 def folder_name(study: str) -> str:
     """Return the name of a study's folders; it has no %, which MLflow unquotes in the path of a model."""
-    return quote(study, safe="").replace("%", "=")
+    name = quote(study, safe="").replace("%", "=")
+    return name.replace(".", "=2E") if name in (".", "..") else name  # else it would be another folder
 
 
 def _sqlite_url(path: Path) -> str:

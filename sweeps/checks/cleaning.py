@@ -146,7 +146,8 @@ def _of_study(
         key = deleted[run_id].data.tags.get("key", STUDY_KEY)
         weights = store.weights(study, key)
         own = (weights, weights.with_name(f"{weights.name}.sha256"), store.checkpoints(study, key))
-        paths = _inside(store, _folder(store, deleted[run_id].info.artifact_uri), *(() if key in active else own))
+        named = key not in active and key not in ("", ".", "..") and "/" not in key  # anybody may write a tag
+        paths = _inside(store, _folder(store, deleted[run_id].info.artifact_uri), *(own if named else ()))
         yield Waste(study, f"{key}, deleted in MLflow", paths, key=None if key in active else key)
     ended = set(STATE_OF_TRIAL.values())
     # A reproduction of some of its epochs is complete in MLflow, and resumes from its checkpoints.
@@ -182,7 +183,7 @@ def _deleted_namesake(store: Store, experiment: Experiment, runs: Sequence[Run])
 
 def _study(experiment: Experiment, runs: Sequence[Run]) -> str:
     """Return the name of a study, which it keeps when its experiment gets another one."""
-    return next((run.data.tags["study"] for run in runs if "study" in run.data.tags), experiment.name)
+    return next((study for run in runs if (study := run.data.tags.get("study"))), experiment.name)
 
 
 def _folder(store: Store, artifacts: str) -> Path | None:
@@ -192,8 +193,9 @@ def _folder(store: Store, artifacts: str) -> Path | None:
 
 
 def _inside(store: Store, *paths: Path | None) -> tuple[Path, ...]:
-    """Return those that exist in the store."""
-    return tuple(path for path in paths if path is not None and path.exists() and store.root in path.parents)
+    """Return those that exist in a folder of the store, wherever links and ".." lead."""
+    root = store.root.resolve()
+    return tuple(path for path in paths if path and path.exists() and root in path.resolve().parents[1:])
 
 
 def _restore(client: MlflowClient) -> None:

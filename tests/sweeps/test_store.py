@@ -86,7 +86,7 @@ def test_servers_take_the_place_of_databases(tmp_path: Path) -> None:
 
 def test_each_study_has_folders_of_its_own_below_the_store(tmp_path: Path) -> None:
     store = Store.locate(tmp_path)
-    names = (STUDY, "100 %25 größe #1?", "a", "A")
+    names = (STUDY, "100 %25 größe #1?", "a", "A", ".", "..", "=2E")
     for kind, places in {
         "weights": {store.weights(name, "confirm-1-0").parent for name in names},
         "reports": {store.report(name) for name in names},

@@ -179,6 +179,39 @@ def test_a_deleted_study_goes_whole_unless_its_champion_is_registered(place: Pla
     assert whole(place.store.root) == before, "the original is as it was"
 
 
+@pytest.mark.parametrize(
+    ("experiment", "key", "location"),
+    [
+        ("..", None, None),
+        (".", None, None),
+        (None, "../../../thesis", None),
+        (None, "", None),
+        ("foreign", None, "{store}/artifacts/../../thesis"),
+        ("foreign", None, "{store}/artifacts/../artifacts"),
+    ],
+)
+def test_names_that_others_wrote_remove_no_files_but_their_own(
+    experiment: str | None, key: str | None, location: str | None, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", Mock(return_value=Mock(returncode=0)))  # mlflow gc, which is slow
+    witness = place.store.root.parent / "thesis" / "chapter"
+    files = [witness, place.store.checkpoints("mine", "trial-0") / "step-1", place.store.report("mine") / "report.html"]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("years of work")
+    if experiment is not None:
+        where = None if location is None else "file://" + location.format(store=place.store.root)
+        place.client.delete_experiment(place.client.create_experiment(experiment, artifact_location=where))
+    else:
+        place.client.set_tag(place.ids["trial-1"], "key", key)
+        place.client.delete_run(place.ids["trial-1"])
+    place.client.set_tag(place.ids["trial-0"], "state", "running")  # its checkpoints are in use
+    before = {path for path in whole(place.store.root) if place.ids["trial-1"] not in path.parts}
+    remove(place.store, find_waste(place.store))
+    assert all(file.exists() for file in files)
+    assert before <= whole(place.store.root)
+
+
 def test_what_was_restored_or_deleted_since_it_was_shown_stays(place: Place) -> None:
     place.client.delete_run(place.ids["trial-1"])
     found = find_waste(place.store)
