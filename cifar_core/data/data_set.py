@@ -72,8 +72,9 @@ class DataSet:
         found = cls(**{name: _frozen(value) for name, value in values.items()})
         if bad := [name for name in found.classes if not is_class_name(name)]:
             raise TypeError(f"{CLASS_RULE}, but got {bad[0]!r}")
-        if not (isinstance(found.side, int) and re.fullmatch("[0-9a-z]*", str(found.sha256))):  # parts of commands
-            raise TypeError(f"side must be a whole number, and sha256 a hash, but got {found.side!r}, {found.sha256!r}")
+        side, sha256 = values["side"], values["sha256"]  # parts of commands
+        if not (isinstance(side, int) and isinstance(sha256, str) and re.fullmatch("[0-9a-z]*", sha256)):
+            raise TypeError(f"side must be a whole number, and sha256 a hash, but got {side!r}, {sha256!r}")
         return found
 
 
