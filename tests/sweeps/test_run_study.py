@@ -190,7 +190,8 @@ class TestPlanOfTheArguments:
 
     @pytest.mark.slow
     def test_the_plan_has_the_workers_that_were_started(self, plan_of: Callable[..., Plan]) -> None:
-        assert plan_of("--trials", "1", "--no-confirm", "--workers", "2").workers == 1
+        plan = plan_of("--trials", "1", "--no-confirm", "--workers", "2")
+        assert (plan.workers, plan.threads) == (1, CORES)
 
     @pytest.mark.parametrize(
         ("on_cluster", "arguments", "gpus"),
