@@ -324,7 +324,7 @@ class _Command:
 
     def _close(self, tracker: MlflowTracker, study: str, say: Callable[[str], None], *, ended: bool) -> int:
         """Close the tracker, and say how to send what MLflow lacks; return the number of those entries."""
-        entries = tracker.close() if ended else tracker.close_at_once()
+        entries = tracker.close(at_once=not ended)
         if not entries:
             return 0
         command = public_command(["--study", study, *self.store.as_option(storage=True), "--replay"])
