@@ -65,7 +65,7 @@ class Split:
         return replace(self, images=self.images[which], labels=self.labels[which])
 
     def head(self, count: int) -> Split:
-        """Return the first `count` images."""
+        """Return the first `count` images, or all if there are fewer."""
         return self.part(slice(count))
 
 

@@ -71,7 +71,7 @@ class Sweep:
         job = TrainJob(
             key=key,
             recipe=recipe,
-            schedule=eval_schedule(validations, data_set.val_images),
+            schedule=eval_schedule(validations),
             weights=self.store.weights(self.plan.study, key) if keep_weights else None,
             checkpoints=self.store.checkpoints(self.plan.study, key) if self.keeps_checkpoints else None,
             threads=threads,
