@@ -71,7 +71,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splits:
-    """Training and validation images; `load_test` loads the test set."""
+    """Training and validation images."""
 
     train: Split
     val: Split
