@@ -119,9 +119,7 @@ class RayEngine:
                     f"--checkpoints must be a folder that all nodes share, but {', '.join(without)} cannot write to "
                     f"{checkpoints} of this machine"
                 )
-            self.hardware: Hardware = self._cluster.run(
-                ray_cluster.find_hardware, self._cluster.demand.device, waiting=say
-            )
+            self.hardware = self._cluster.run(ray_cluster.find_hardware, self._cluster.demand.device, waiting=say)
         except BaseException:
             self.close()
             raise
