@@ -27,6 +27,7 @@ class Hardware:
 
     device: torch.device
     bf16: bool  # autocast to bfloat16
+    name: str = ""  # of the processor of another machine
 
     @classmethod
     def detect(cls, name: str = "auto") -> Hardware:
@@ -82,6 +83,8 @@ class Hardware:
 
     def describe(self) -> str:
         """Return the processor's name."""
+        if self.name:
+            return self.name
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return _cpu_name()

@@ -45,7 +45,7 @@ class EvalSchedule:
 
     Attributes:
         losses: rising fractions of training in (0, 1], after which the training loss is yielded.
-        validations: the number of validation images by such a fraction; at the last it is usually all.
+        validations: the number of validation images by such a fraction, at most; at the last it is usually all.
     """
 
     losses: tuple[float, ...] = ()

@@ -163,7 +163,7 @@ def _run(options: argparse.Namespace) -> int:
             pass
         finally:
             tracker.end_study(state, {})
-            lacking = tracker.close() if state == "finished" else tracker.close_at_once()
+            lacking = tracker.close(at_once=state == "interrupted")
     if lacking:
         print(
             f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr

@@ -137,7 +137,7 @@ def _run_range_test(
     finally:
         tracker.end(key, state, reason=reason)
         tracker.end_study("finished" if state == "complete" else state, {})
-        lacking = tracker.close_at_once() if state == "interrupted" else tracker.close()
+        lacking = tracker.close(at_once=state == "interrupted")
         if lacking:
             said = f"MLflow lacks {counted(lacking, 'entry')}; the next range test sends them once it answers"
             print(said, file=sys.stderr)

@@ -131,9 +131,9 @@ def _run(options: argparse.Namespace) -> int:
             finally:
                 tracker.end_study(state, {})
                 try:
-                    lacking = tracker.close_at_once() if stop else tracker.close()
+                    lacking = tracker.close(at_once=stop is not None)
                 except Interrupted as error:  # while it waited for MLflow
-                    stop, lacking = error, tracker.close_at_once()
+                    stop, lacking = error, tracker.close(at_once=True)
     except Interrupted as error:
         stop = error
     if lacking:

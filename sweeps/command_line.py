@@ -144,12 +144,17 @@ def server_url(text: str) -> str:
     return text
 
 
-def add_store(parser: argparse.ArgumentParser, *, server: bool = True) -> None:
+def add_store(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, server: bool = True) -> None:
     """Add the argument `--store`, and `--tracking-uri` too for a command that works with an MLflow server."""
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="default: mlruns")
+    parser.add_argument(
+        "--store", type=Path, default=DEFAULT_STORE, metavar="DIR", help="folder of all results (default: mlruns)"
+    )
     if server:
         parser.add_argument(
-            "--tracking-uri", type=server_url, metavar="URI", help="an MLflow server in place of the store's database"
+            "--tracking-uri",
+            type=server_url,
+            metavar="URI",
+            help="an MLflow server in place of the database in the store (docs/clusters.md)",
         )
     else:
         parser.set_defaults(tracking_uri=None)

@@ -13,19 +13,21 @@ from pathlib import Path
 from sweeps.coordinator import Summary
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Notice:
     """Runs a shell command with the result of a study in its environment.
 
     Args:
         command: None: there is none to run.
+        summary: of the sweep, once it has ended.
     """
 
     command: str | None
     study: str
     store: Path
+    summary: Summary | None = None
 
-    def send(self, state: str, summary: Summary | None = None) -> None:
+    def send(self, state: str) -> None:
         """Run the command and wait for it; if it fails, one line on standard error says so.
 
         Args:
@@ -33,6 +35,7 @@ class Notice:
         """
         if self.command is None:
             return
+        summary = self.summary
         champion = summary.champion if summary else None
         figures = {
             "VAL_ACCURACY": champion.accuracy if champion else None,
@@ -49,10 +52,10 @@ class Notice:
             print(f"the command of --notify ended with exit code {done.returncode}: {self.command}", file=sys.stderr)
 
     @contextlib.contextmanager
-    def of_failure(self, summary: Summary | None = None) -> Iterator[None]:
+    def of_failure(self) -> Iterator[None]:
         """Context that sends `failed` if it is left by an error."""
         try:
             yield
         except Exception:
-            self.send("failed", summary)
+            self.send("failed")
             raise

@@ -14,13 +14,13 @@ from cifar_core.data.own_images import SIDES, ImageSource
 from cifar_core.errors import UserError
 from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, load_backbone
-from sweeps.command_line import OneLineParser, existing_folder, number, positive_int, server_url
+from sweeps.command_line import OneLineParser, add_store, existing_folder, number, positive_int, server_url
 from sweeps.executors.engine import ENGINES, Engine, LocalEngine, RayEngine
 from sweeps.planning.plan import PLACES
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace
 from sweeps.planning.space_file import SPACES
-from sweeps.store import DEFAULT_STORE, RESERVED_STUDIES, Store, folder_name
+from sweeps.store import RESERVED_STUDIES, Store, folder_name
 from sweeps.studies.given_recipes import EARLIER_RECIPES
 from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.study import SAMPLERS
@@ -211,13 +211,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
         help="list the faults of the store, then repair those that have one possible repair",
     )
     keep.add_argument("--study", metavar="NAME", help="name of the study (default: from preset, space and seed)")
-    keep.add_argument(
-        "--store",
-        type=Path,
-        default=DEFAULT_STORE,
-        metavar="DIR",
-        help="folder for all results (default: mlruns)",
-    )
+    add_store(keep)
     keep.add_argument(
         "--keep-weights",
         action="store_true",
@@ -236,12 +230,6 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="existing folder outside the store for the checkpoints of running trials (default: in the store); on a "
         "cluster one that all nodes share, so that a trial survives its node",
-    )
-    keep.add_argument(
-        "--tracking-uri",
-        type=server_url,
-        metavar="URI",
-        help="an MLflow server instead of the database in the store (docs/clusters.md)",
     )
     keep.add_argument(
         "--storage",

@@ -182,19 +182,20 @@ class _Command:
                     tracker.open()  # which may send for minutes what an earlier command left
                     stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
                     summary = Coordinator(sweep, executor, lambda: _samples(data), stopper.asked).run()
+                    self.notice.summary = summary
             finally:
                 ended = summary is not None and not stopper.asked()
                 lacking = self._close(tracker, study, console.say, ended=ended)
         if summary is not None:
             _print_summary(summary, sweep.plan)
         if summary is None or (self.backbone is not None and stopper.asked()):
-            return self._stopped(stopper, summary)
+            return self._stopped(stopper)
         report = shlex.join(["python", "experiments/compare.py", "--study", study, *self.store.as_option()])
         if self.backbone is not None:
             code = FAILED
             try:
-                with self.notice.of_failure(summary):
-                    code = self._adapt_after_sweep(self.backbone, stopper, summary)
+                with self.notice.of_failure():
+                    code = self._adapt_after_sweep(self.backbone, stopper)
             finally:
                 if code:
                     print(f"the sweep has ended; its report without the adapted network: {report}")
@@ -207,11 +208,11 @@ class _Command:
         elif code and stopper.asked():  # before the report, or while another process wrote it
             print(f"stopped; the sweep has ended, and this command writes its report: {report}")
         if code and stopper.asked():
-            self.notice.send("interrupted", summary)
+            self.notice.send("interrupted")
             return 128 + stopper.signal
         if self.plan.confirm and not tested:
             code = FAILED
-        self.notice.send("finished" if code == 0 else "failed", summary)
+        self.notice.send("finished" if code == 0 else "failed")
         return code
 
     def adapt(self) -> int:
@@ -225,20 +226,20 @@ class _Command:
             self.notice.send("finished")
         return code
 
-    def _adapt_after_sweep(self, backbone: Backbone, stopper: Stopper, summary: Summary) -> int:
+    def _adapt_after_sweep(self, backbone: Backbone, stopper: Stopper) -> int:
         study = adapted_study(self.plan.study)
         try:
             self.store.create()
         except StoreError as error:  # the sweep has filled the disk, for example
             raise StoreLostError.of(error) from error
         with acquire(self.store.lock(study), study):
-            return self._adapt(backbone, stopper, summary)
+            return self._adapt(backbone, stopper)
 
-    def _adapt(self, backbone: Backbone, stopper: Stopper | None = None, summary: Summary | None = None) -> int:
+    def _adapt(self, backbone: Backbone, stopper: Stopper | None = None) -> int:
         """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0.
 
         Args:
-            stopper, summary: of the sweep before, if any.
+            stopper: of the sweep before, if any.
         """
         plan, store, study = self.plan, self.store, adapted_study(self.plan.study)
         set_up_cpu(plan.cores)
@@ -273,10 +274,10 @@ class _Command:
                 ended = result is not None and not stopper.asked()
                 lacking = self._close(tracker, study, console.say, ended=ended)
         if result is None or (lacking and stopper.asked()):
-            return self._stopped(stopper, summary)
+            return self._stopped(stopper)
         print(f"Adapted: {result}")
         if lacking:
-            self.notice.send("failed", summary)
+            self.notice.send("failed")
         return FAILED if lacking else 0
 
     def _data(self, console: SweepConsole) -> DataSource:
@@ -324,7 +325,7 @@ class _Command:
 
     def _close(self, tracker: MlflowTracker, study: str, say: Callable[[str], None], *, ended: bool) -> int:
         """Close the tracker, and say how to send what MLflow lacks; return the number of those entries."""
-        entries = tracker.close() if ended else tracker.close_at_once()
+        entries = tracker.close(at_once=not ended)
         if not entries:
             return 0
         command = public_command(["--study", study, *self.store.as_option(storage=True), "--replay"])
@@ -334,10 +335,10 @@ class _Command:
         )
         return entries
 
-    def _stopped(self, stopper: Stopper, summary: Summary | None) -> int:
+    def _stopped(self, stopper: Stopper) -> int:
         """Say that the user stopped the sweep; return the exit code."""
         print("stopped; the same command resumes the sweep")
-        self.notice.send("interrupted", summary)
+        self.notice.send("interrupted")
         return 128 + stopper.signal
 
 

@@ -65,13 +65,13 @@ class Split:
         return replace(self, images=self.images[which], labels=self.labels[which])
 
     def head(self, count: int) -> Split:
-        """Return the first `count` images."""
+        """Return the first `count` images, or all if there are fewer."""
         return self.part(slice(count))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splits:
-    """Training and validation images; `load_test` loads the test set."""
+    """Training and validation images."""
 
     train: Split
     val: Split

@@ -88,20 +88,6 @@ def find_cached(content: str) -> CachedPictures | None:
     return CachedPictures(data_set, tuple(facts["notes"]), folder) if whole and data_set.sha256 == content else None
 
 
-def require_cached(content: str, name: str) -> CachedPictures:
-    """Return the data set with this SHA-256, which is called `name`, from the cache.
-
-    Raises:
-        DataError: it is not in the cache.
-    """
-    if (cached := find_cached(content)) is None:
-        raise DataError(
-            f"the pictures of {name} ({content[:12]}) must be in the cache, but are not; run_study.py --images reads "
-            "them again"
-        )
-    return cached
-
-
 def store_pictures(
     data_set: DataSet, notes: Sequence[str], splits: Mapping[str, tuple[Bytes, Integers]]
 ) -> CachedPictures:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_core.data import Split, Splits, load_test, load_train_val
+from cifar_core.data import DataError, Split, Splits, load_test, load_train_val
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import ProgressCallback, default_data_dir, ensure_cifar10
-from cifar_core.data.picture_cache import CachedPictures, require_cached
+from cifar_core.data.picture_cache import CachedPictures, find_cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,12 @@ class DataSource:
         """
         if sha256 == CIFAR10.sha256:
             return cls.cifar10(directory, progress)
-        return cls.pictures(require_cached(sha256, name))
+        if (cached := find_cached(sha256)) is None:
+            raise DataError(
+                f"the pictures of {name} ({sha256[:12]}) must be in the cache, but are not; run_study.py --images "
+                "reads them again"
+            )
+        return cls.pictures(cached)
 
     @classmethod
     def cifar10(cls, directory: Path | None, progress: ProgressCallback) -> DataSource:

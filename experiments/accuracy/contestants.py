@@ -162,7 +162,7 @@ def optuna_alone(
     # Hyperband assigns the trials to its brackets by the name of the study.
     study = optuna.create_study(study_name=str(seed), sampler=sampler(seed=seed), pruner=pruner(), direction="maximize")
     budget = Budget(flops=limits.flops / trials, max_epochs=limits.preset.final.max_epochs)
-    schedule = eval_schedule(eight_validations(limits.preset.rung_images, len(data.val)), len(data.val))
+    schedule = eval_schedule(eight_validations(limits.preset.rung_images, len(data.val)))
     points: list[BestSoFar] = []
     spent, chosen, tta_accuracy = 0.0, Recipe(), None
     while spent + limits.flops / trials <= limits.flops:

@@ -64,7 +64,7 @@ def _shares(recipe: Recipe, tracker: MlflowTracker, saving: float, data: Splits,
         taken = seconds(lambda: tracker.point(event.key, event.point)) if isinstance(event, Progressed) else 0.0
         received.append((event, taken, time.perf_counter()))
 
-    schedule = eval_schedule(PRESETS["quick"].trial_validations(), len(data.val))
+    schedule = eval_schedule(PRESETS["quick"].trial_validations())
     label = RunLabel(key="trial", name="trial", tags={}, params=recipe.to_dict())
     logging = seconds(lambda: tracker.begin(label))
     job = TrainJob(key="trial", recipe=recipe, schedule=schedule)

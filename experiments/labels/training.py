@@ -91,12 +91,11 @@ class _Training:
 
     def __post_init__(self) -> None:
         run, context = self.run, self.context
-        images = len(context.data.val)
         checkpoints = context.store.checkpoints(context.experiment, run.key)
         job = TrainJob(
             key=run.key,
             recipe=run.recipe,
-            schedule=eval_schedule(eight_validations(_EARLY_IMAGES, images), images),
+            schedule=eval_schedule(eight_validations(_EARLY_IMAGES, len(context.data.val))),
             checkpoints=checkpoints,
             recorded=context.tracker.recorded(run.key) if checkpoints.exists() else None,
         )

@@ -70,7 +70,7 @@ def check_before_training(
         StoreError: MLflow does not answer.
         LockError: another process runs a study of a store that was moved.
     """
-    found = list(disagreements(store, study, trials, thorough=False))
+    found = list(disagreements(store, study, trials))
     if wrong := [finding for finding in found if finding.blocks]:
         first, *others = wrong
         more = f" ({len(others)} more; --verify lists them)" if others else ""
@@ -86,14 +86,14 @@ def check_before_training(
 
 
 def disagreements(
-    store: Store, study: str, trials: Sequence[FrozenTrial] | None, *, thorough: bool
+    store: Store, study: str, trials: Sequence[FrozenTrial] | None, known: Sequence[Run] | None = None
 ) -> Iterator[Finding]:
     """Yield where Optuna, MLflow and the record of test set evaluations disagree about a study.
 
     Args:
         trials: that Optuna has; None if it has no such study.
-        thorough: look at every run, not only at those that a sweep would use or overwrite; reading 10,000 runs takes
-            half a minute.
+        known: all runs of the study, deleted ones too. By default only those are read that a sweep would use or
+            overwrite: reading 10,000 runs takes half a minute.
 
     Raises:
         StoreError: MLflow does not answer.
@@ -121,9 +121,9 @@ def disagreements(
                 blocks=True,
             )
         else:
-            yield from _runs(client, experiment, study, trials, thorough=thorough)
+            yield from _runs(client, experiment, study, trials, known)
         if recorded and not unsent(store.queues(study)):
-            yield from _second_looks(client, experiment, study, recorded)
+            yield from _second_looks(client, experiment, study, recorded, known)
 
 
 def _moved(store: Store, study: str) -> Iterator[Finding]:
@@ -156,8 +156,7 @@ def _runs(
     experiment: Experiment,
     study: str,
     trials: Sequence[FrozenTrial] | None,
-    *,
-    thorough: bool,
+    known: Sequence[Run] | None,
 ) -> Iterator[Finding]:
     where = [experiment.experiment_id]
     if trials is None:
@@ -170,10 +169,10 @@ def _runs(
                 advice = f"resume that one with --study {shlex.quote(own)}, or {_ANOTHER_NAME}"
             yield Finding(text, blocks=True, advice=advice)
         return
-    runs = every_run(client, where, view=ViewType.ALL) if thorough else _runs_at_stake(client, where, trials)
+    looked_at = known if known is not None else _runs_at_stake(client, where, trials)
     started = {trial.number: trial for trial in trials if trial.state != TrialState.WAITING}
     by_key: dict[str, list[Run]] = defaultdict(list)
-    for run in {run.info.run_id: run for run in runs}.values():
+    for run in {run.info.run_id: run for run in looked_at}.values():
         by_key[run.data.tags.get("key", "")].append(run)
     if started and STUDY_KEY not in by_key:
         yield Finding("MLflow has no run of the study itself; a sweep that resumes creates it again")
@@ -246,12 +245,17 @@ def _delete(client: MlflowClient, run_ids: Sequence[str]) -> None:
 
 
 def _second_looks(
-    client: MlflowClient, experiment: Experiment | None, study: str, recorded: Set[str]
+    client: MlflowClient,
+    experiment: Experiment | None,
+    study: str,
+    recorded: Set[str],
+    known: Sequence[Run] | None,
 ) -> Iterator[Finding]:
     """Every evaluation on the test set must have its result in MLflow, or the next one is not the first."""
-    where = [experiment.experiment_id] if experiment is not None else []
-    runs = every_run(client, where, "tags.stage != 'search'", view=ViewType.ALL)
-    tested = {run.data.tags.get("key") for run in runs if "test/accuracy" in run.data.metrics}
+    if known is None:
+        where = [experiment.experiment_id] if experiment is not None else []
+        known = every_run(client, where, "tags.stage != 'search'", view=ViewType.ALL)
+    tested = {run.data.tags.get("key") for run in known if "test/accuracy" in run.data.metrics}
     for key in sorted(recorded - tested):
         yield Finding(
             f"the test set was evaluated for {key} of {study}, but MLflow has no result of that; a further evaluation "

@@ -42,7 +42,7 @@ def findings(store: Store, study: str) -> Iterator[Finding]:
     runs = [run for run in known if run.info.lifecycle_stage == LifecycleStage.ACTIVE]
     if stored is None and not known:
         load_study(store, study)  # names the studies that there are
-    yield from disagreements(store, study, trials, thorough=True)
+    yield from disagreements(store, study, trials, known)
     if stored is not None and trials is not None and known:
         removed = stored.user_attrs.get(REMOVED, [])
         yield from _agreement(client, trials, runs, {*removed, *(run.data.tags.get("key", "") for run in known)})

@@ -66,8 +66,7 @@ class LocalEngine:
     def __init__(self, device: str, workers: int | None, side: int, most: int) -> None:
         self.hardware = Hardware.detect(device)
         machine = self.hardware.device, usable_cores(), free_memory()
-        workers, self.threads = share_cores(workers, *machine, side, most)
-        self.workers = min(workers, most)
+        self.workers, self.threads = share_cores(workers, *machine, side, most)
 
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return measure_speed(recipe, self.hardware, data_set)
@@ -120,9 +119,7 @@ class RayEngine:
                     f"--checkpoints must be a folder that all nodes share, but {', '.join(without)} cannot write to "
                     f"{checkpoints} of this machine"
                 )
-            self.hardware: Hardware = self._cluster.run(
-                ray_cluster.find_hardware, self._cluster.demand.device, waiting=say
-            )
+            self.hardware = self._cluster.run(ray_cluster.find_hardware, self._cluster.demand.device, waiting=say)
         except BaseException:
             self.close()
             raise

@@ -13,7 +13,7 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,17 +63,6 @@ class Demand:
         if self.gpus:  # a trial that takes a fraction is on one GPU
             places = min(places, gpus * math.floor(1 / self.gpus) if self.gpus < 1 else math.floor(gpus / self.gpus))
         return places
-
-
-@dataclass(frozen=True, slots=True)
-class NodeHardware(Hardware):
-    """Device of a node, described there."""
-
-    name: str = ""
-
-    def describe(self) -> str:
-        """Return the processor's name."""
-        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +239,14 @@ def last_line(error: RayError) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def find_hardware(device: str) -> NodeHardware:
-    """Return this node's device of that kind.
+def find_hardware(device: str) -> Hardware:
+    """Return this node's device of that kind, with its name.
 
     Raises:
         UserError: it has none.
     """
     found = Hardware.detect(device)
-    return NodeHardware(found.device, found.bf16, found.describe())
+    return replace(found, name=found.describe())
 
 
 @dataclass(frozen=True, slots=True)

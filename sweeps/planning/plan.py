@@ -163,9 +163,9 @@ class Plan:
         return budget.flops or steps * step_flops(Recipe(), self.data_set)
 
 
-def eval_schedule(validations: Mapping[float, int], val_images: int) -> EvalSchedule:
-    """Return the points of a run, with as many of the wanted validation images as there are."""
-    return EvalSchedule(evenly(LOSS_POINTS), {place: min(val_images, count) for place, count in validations.items()})
+def eval_schedule(validations: Mapping[float, int]) -> EvalSchedule:
+    """Return the points of a run; `validations` as for `EvalSchedule`."""
+    return EvalSchedule(evenly(LOSS_POINTS), validations)
 
 
 def eight_validations(few: int, val_images: int) -> dict[float, int]:

@@ -23,7 +23,7 @@ def share_cores(
 ) -> tuple[int, int]:
     """Return the number of workers and the threads of each.
 
-    The default is one worker for each core or GPU, or as many as the memory allows or there are runs for.
+    The default is one worker for each core or GPU, or as many as the memory allows; there are never more than runs.
 
     Args:
         wanted: by the user; None for the default.
@@ -37,17 +37,17 @@ def share_cores(
     if wanted is None:
         places = {"cpu": cores, "cuda": torch.cuda.device_count()}.get(device.type, 1)
         larger = (side / SIDES[0]) ** 2 if device.type == "cpu" else 1.0
-        fitting = _that_fit(memory, _WORKER_BYTES * larger) if memory is not None else places
-        workers = min(places, fitting, most)
-        return workers, max(1, cores // workers)
-    limits = {f"{counted(cores, 'core')} ({_PER_CORE} workers each)": _PER_CORE * cores}
-    if memory is not None:
-        least = f"{_LEAST_WORKER_BYTES / 1e9:g} GB a worker"
-        limits[f"{memory / 1e9:.1f} GB of free memory ({least})"] = _that_fit(memory, _LEAST_WORKER_BYTES)
-    cause = min(limits, key=lambda name: limits[name])
-    if wanted > limits[cause]:
-        raise UserError(f"--workers must be at most {limits[cause]} on a machine with {cause}, but got {wanted}")
-    return wanted, max(1, cores // wanted)
+        wanted = min(places, _that_fit(memory, _WORKER_BYTES * larger)) if memory is not None else places
+    else:
+        limits = {f"{counted(cores, 'core')} ({_PER_CORE} workers each)": _PER_CORE * cores}
+        if memory is not None:
+            least = f"{_LEAST_WORKER_BYTES / 1e9:g} GB a worker"
+            limits[f"{memory / 1e9:.1f} GB of free memory ({least})"] = _that_fit(memory, _LEAST_WORKER_BYTES)
+        cause = min(limits, key=lambda name: limits[name])
+        if wanted > limits[cause]:
+            raise UserError(f"--workers must be at most {limits[cause]} on a machine with {cause}, but got {wanted}")
+    workers = min(wanted, most)
+    return workers, max(1, cores // workers)
 
 
 def _that_fit(memory: int, each: float) -> int:

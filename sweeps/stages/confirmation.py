@@ -70,7 +70,7 @@ class Confirmation(Stage):
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep)
         runs = max(1, len(self._candidates()) * sweep.plan.preset.seeds)
-        self.at_once, self._threads = sweep.share_cores(runs)
+        self.at_once, self._threads = sweep.side_by_side(runs)
         self._predictions: dict[str, bytes] = {}  # of runs that ended in this process
         self._todo = list(self._unfinished())
         plan = sweep.plan

@@ -27,7 +27,7 @@ class Final(Stage):
     def __init__(self, sweep: Sweep, champion: Confirmed) -> None:
         super().__init__(sweep)
         self._champion = champion
-        self.at_once, self._threads = sweep.share_cores(sweep.plan.preset.finals)
+        self.at_once, self._threads = sweep.side_by_side(sweep.plan.preset.finals)
         self._todo = list(self._unfinished())
         self.progress = sweep.stage_of("final", self._todo)
 
@@ -62,7 +62,7 @@ class ChampionTest(Stage):
     def __init__(self, sweep: Sweep, champion: Confirmed, keys: Sequence[str]) -> None:
         super().__init__(sweep)
         self._champion, self.keys = champion, keys
-        self.at_once, self._threads = sweep.share_cores(len(keys))
+        self.at_once, self._threads = sweep.side_by_side(len(keys))
         self.progress = StageProgress("test", len(keys))
 
     def runs(self) -> Iterator[SweepRun]:

@@ -71,7 +71,7 @@ class Sweep:
         job = TrainJob(
             key=key,
             recipe=recipe,
-            schedule=eval_schedule(validations, data_set.val_images),
+            schedule=eval_schedule(validations),
             weights=self.store.weights(self.plan.study, key) if keep_weights else None,
             checkpoints=self.store.checkpoints(self.plan.study, key) if self.keeps_checkpoints else None,
             threads=threads,
@@ -80,7 +80,7 @@ class Sweep:
         tags = {**tags, **({"threads": str(threads)} if threads else {})}
         return SweepRun(title, job, float(step_flops(recipe, data_set) * total_steps(recipe, images)), tags)
 
-    def share_cores(self, runs: int) -> tuple[int, int | None]:
+    def side_by_side(self, runs: int) -> tuple[int, int | None]:
         """Return how many of `runs` long runs train at the same time, and the threads of each; None: the worker's own.
 
         Where they share cores, the first divides their number, so that no run trains alone at the end. Cores that

@@ -9,11 +9,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import SQLAlchemyError
@@ -60,6 +57,22 @@ def opening_storage(url: str) -> Iterator[None]:
         raise StudyError(f"the Optuna storage must open, but {url} gave: {first_line(error)}") from error
 
 
+def _passed_on(name: str) -> Any:
+    """Return a method that calls that of the storage below."""
+    return lambda self, *arguments, **named: getattr(self._storage, name)(*arguments, **named)
+
+
+def _write(name: str) -> Any:
+    """Return a method that calls that of the storage below, which writes to a trial."""
+
+    def method(self: OneWriterStorage, trial_id: int, *arguments: Any, **named: Any) -> Any:
+        if trial_id in self._studies:
+            self._written.add(trial_id)  # first, as a write that fails may have happened
+        return getattr(self._storage, name)(trial_id, *arguments, **named)
+
+    return method
+
+
 class OneWriterStorage(BaseStorage):
     """Another storage, for the one thread that writes to a study: it reads a trial again only after writing to it.
 
@@ -71,8 +84,6 @@ class OneWriterStorage(BaseStorage):
         self._trials: dict[int, dict[int, FrozenTrial]] = {}  # of each study that was read, by id
         self._studies: dict[int, int] = {}  # of each of these trials, both by id
         self._written: set[int] = set()  # ids of those that have to be read again
-
-    # Trials
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -108,40 +119,6 @@ class OneWriterStorage(BaseStorage):
             self._keep(study_id, self._storage.get_trial(trial_id))
         return trial_id
 
-    def _to_write(self, trial_id: int) -> BaseStorage:
-        """Return the storage, for a write to that trial, which may also fail after it has happened."""
-        if trial_id in self._studies:
-            self._written.add(trial_id)
-        return self._storage
-
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
-        """Set a parameter of a trial."""
-        self._to_write(trial_id).set_trial_param(trial_id, param_name, param_value_internal, distribution)
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set state and values of a trial; returns false if it was to run, but does so already."""
-        return self._to_write(trial_id).set_trial_state_values(trial_id, state, values)
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Set a value that a trial reports."""
-        self._to_write(trial_id).set_trial_intermediate_value(trial_id, step, intermediate_value)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set an attribute of a trial."""
-        self._to_write(trial_id).set_trial_user_attr(trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set an attribute of a trial, for Optuna."""
-        self._to_write(trial_id).set_trial_system_attr(trial_id, key, value)
-
-    # Studies
-
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """Create a study; returns its id."""
-        return self._storage.create_new_study(directions, study_name)
-
     def delete_study(self, study_id: int) -> None:
         """Delete a study."""
         for trial_id in self._trials.pop(study_id, {}):
@@ -149,41 +126,22 @@ class OneWriterStorage(BaseStorage):
             self._written.discard(trial_id)
         self._storage.delete_study(study_id)
 
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """Return all studies."""
-        return self._storage.get_all_studies()
+    set_trial_param = _write("set_trial_param")
+    set_trial_state_values = _write("set_trial_state_values")
+    set_trial_intermediate_value = _write("set_trial_intermediate_value")
+    set_trial_user_attr = _write("set_trial_user_attr")
+    set_trial_system_attr = _write("set_trial_system_attr")
 
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """Return the id of a study."""
-        return self._storage.get_study_id_from_name(study_name)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """Return the name of a study."""
-        return self._storage.get_study_name_from_id(study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return whether each value of a study is minimised or maximised."""
-        return self._storage.get_study_directions(study_id)
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return the attributes of a study."""
-        return self._storage.get_study_user_attrs(study_id)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return the attributes of a study that are Optuna's."""
-        return self._storage.get_study_system_attrs(study_id)
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Set an attribute of a study."""
-        self._storage.set_study_user_attr(study_id, key, value)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Set an attribute of a study, for Optuna."""
-        self._storage.set_study_system_attr(study_id, key, value)
-
-    def remove_session(self) -> None:
-        """Close the connections of this thread."""
-        self._storage.remove_session()
+    create_new_study = _passed_on("create_new_study")
+    get_all_studies = _passed_on("get_all_studies")
+    get_study_id_from_name = _passed_on("get_study_id_from_name")
+    get_study_name_from_id = _passed_on("get_study_name_from_id")
+    get_study_directions = _passed_on("get_study_directions")
+    get_study_user_attrs = _passed_on("get_study_user_attrs")
+    get_study_system_attrs = _passed_on("get_study_system_attrs")
+    set_study_user_attr = _passed_on("set_study_user_attr")
+    set_study_system_attr = _passed_on("set_study_system_attr")
+    remove_session = _passed_on("remove_session")
 
 
 def _connect(

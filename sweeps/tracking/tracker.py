@@ -262,13 +262,17 @@ class MlflowTracker:
         with answering(self._store.tracking_uri):
             return self._experiment.artifact(key, path)
 
-    def close(self, seconds: float = FLUSH_SECONDS, model_seconds: float = MODEL_SECONDS) -> int:
-        """Wait until MLflow has received everything, or nothing for so long; return the number of entries it lacks."""
-        return self._sender.close(seconds, model_seconds) if self._sender is not None else 0
+    def close(self, seconds: float = FLUSH_SECONDS, *, at_once: bool = False) -> int:
+        """Wait until MLflow has received everything, or nothing for so long; return the number of entries it lacks.
 
-    def close_at_once(self) -> int:
-        """Close after a stop by the user, who waits: MLflow has some seconds; return the number of entries it lacks."""
-        return self._sender.close(_STOP_SECONDS, _STOP_SECONDS, most=2 * _STOP_SECONDS) if self._sender else 0
+        Args:
+            at_once: after a stop by the user, who waits: MLflow has some seconds in all.
+        """
+        if self._sender is None:
+            return 0
+        if at_once:
+            return self._sender.close(_STOP_SECONDS, _STOP_SECONDS, most=2 * _STOP_SECONDS)
+        return self._sender.close(seconds, MODEL_SECONDS)
 
     def _opened(self) -> MlflowSender:
         if self._sender is None:

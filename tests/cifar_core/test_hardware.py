@@ -107,6 +107,7 @@ def test_description_is_the_name_of_the_processor(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU at {device}")
     assert Hardware(CPU, bf16=False).describe() == "A Fast CPU @ 3: GHz"
     assert Hardware(torch.device("cuda"), bf16=True).describe() == "a GPU at cuda"
+    assert Hardware(CPU, bf16=False, name="a CPU elsewhere").describe() == "a CPU elsewhere"
 
 
 def test_threads_are_at_most_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:

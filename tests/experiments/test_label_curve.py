@@ -164,19 +164,20 @@ def test_heads_on_a_pretrained_network_learn_from_the_same_shares(
 
 
 @pytest.mark.parametrize(
-    ("close", "ends", "code"),
-    [("close", Mock(return_value=0), 1), ("close_at_once", Mock(side_effect=Interrupted), 128)],
+    ("stopped", "ends", "code"), [(False, Mock(return_value=0), 1), (True, Mock(side_effect=Interrupted), 128)]
 )
 def test_entries_that_mlflow_lacks_are_said(
     studied: Fake,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    close: str,
+    stopped: bool,
     ends: Mock,
     code: int,
 ) -> None:
-    original = getattr(MlflowTracker, close)
-    monkeypatch.setattr(MlflowTracker, close, lambda tracker: original(tracker) + 2)
+    close = MlflowTracker.close
+    monkeypatch.setattr(
+        MlflowTracker, "close", lambda tracker, at_once: close(tracker, at_once=at_once) + 2 * (at_once == stopped)
+    )
     monkeypatch.setattr(label_curve, "train_all", ends)
     assert call(studied) == code
     said = capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_out_names_the_file_of_the_figure(
     assert "suggested: 0.1" in out.read_text()
     assert not (store.root / "reports").exists()
     close = MlflowTracker.close
-    monkeypatch.setattr(MlflowTracker, "close", lambda tracker: close(tracker) + 1)
+    monkeypatch.setattr(MlflowTracker, "close", lambda tracker, at_once: close(tracker) + 1)
     assert call(store, "--out", str(out)) == 1
     lacking = "MLflow lacks 1 entry; the next range test sends them once it answers\n"
     assert capsys.readouterr().err == lacking
@@ -142,11 +142,8 @@ def test_a_signal_that_stops_it(
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    def closed_at_once(tracker: MlflowTracker) -> int:
-        return close(tracker) + 2
-
-    close = MlflowTracker.close_at_once
-    monkeypatch.setattr(MlflowTracker, "close_at_once", closed_at_once)
+    close = MlflowTracker.close
+    monkeypatch.setattr(MlflowTracker, "close", lambda tracker, at_once: close(tracker, at_once=at_once) + 2 * at_once)
     monkeypatch.setattr(lr_find, "range_test", stopped)
     signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
     assert call(store) == 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def notice(folder: Path, command: str | None = None) -> Notice:
 def test_it_gets_the_result(tmp_path: Path) -> None:
     champion = Confirmed(Recipe(), 7, {"confirm-7-0": 0.9, "confirm-7-1": 0.91}, baseline=None)
     summary = Summary(Counter(), {}, champion=champion, test_accuracy=0.9335, tta_accuracy=0.9412)
-    notice(tmp_path).send("finished", summary)
+    replace(notice(tmp_path), summary=summary).send("finished")
     assert told(tmp_path / "told") == {
         "SWEEP_STATE": "finished",
         "SWEEP_STUDY": "my study",

@@ -190,7 +190,8 @@ class TestPlanOfTheArguments:
 
     @pytest.mark.slow
     def test_the_plan_has_the_workers_that_were_started(self, plan_of: Callable[..., Plan]) -> None:
-        assert plan_of("--trials", "1", "--no-confirm", "--workers", "2").workers == 1
+        plan = plan_of("--trials", "1", "--no-confirm", "--workers", "2")
+        assert (plan.workers, plan.threads) == (1, CORES)
 
     @pytest.mark.parametrize(
         ("on_cluster", "arguments", "gpus"),
@@ -372,7 +373,7 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store.locate(tmp_path / "store")
-    monkeypatch.setattr(MlflowTracker, "close", functools.partialmethod(MlflowTracker.close, 0.1, 0.1))
+    monkeypatch.setattr(MlflowTracker, "close", functools.partialmethod(MlflowTracker.close, 0.1))
 
     def finished(coordinator: StubCoordinator) -> Summary:
         tracker = coordinator.sweep.tracker
@@ -574,15 +575,15 @@ def test_a_stop_before_the_report_is_whole_is_no_failure(
         signal.raise_signal(signal.SIGINT)  # which also reaches the other process
         return 1
 
-    at_once = Mock(wraps=MlflowTracker.close_at_once, return_value=0)
-    monkeypatch.setattr(MlflowTracker, "close_at_once", lambda tracker: at_once(tracker))
+    closed = Mock(wraps=MlflowTracker.close)
+    monkeypatch.setattr(MlflowTracker, "close", lambda tracker, **named: closed(tracker, **named))
     stubs.does = ended
     monkeypatch.setattr(run_study, "_report", report)
     said = f"echo $SWEEP_STATE $SWEEP_TEST_ACCURACY >> {tmp_path}/said"
     assert main(("--study", "s", "--store", str(tmp_path / "store"), "--notify", said)) == 130
     assert "this command writes its report: python experiments/compare.py --study s" in capsys.readouterr().out
     assert (tmp_path / "said").read_text().split() == ["interrupted", "0.9000"]
-    assert at_once.called == (when == "before"), "what MLflow lacks is not waited for"
+    assert closed.call_args.kwargs == {"at_once": when == "before"}, "what MLflow lacks is not waited for"
 
 
 def test_the_end_of_a_sweep_says_how_to_serve_its_champion(

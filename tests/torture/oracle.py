@@ -81,7 +81,7 @@ def undisturbed(recipe: Recipe, data: Splits) -> tuple[str, dict[int, float]]:
     """Digest of the weights, and the training-loss curve by step, of this recipe when nobody disturbs it."""
     set_up_cpu(1)
     hardware = Hardware.detect("cpu")
-    schedule = eval_schedule(fixed_epochs(recipe.epochs).trial_validations(), len(data.val))
+    schedule = eval_schedule(fixed_epochs(recipe.epochs).trial_validations())
     state = TrainState.create(recipe, data, hardware)
     curve = {progress.step: progress.train_loss for progress in train(state, data, schedule)}
     return digest(state.model.state_dict()), curve

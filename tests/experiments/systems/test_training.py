@@ -382,21 +382,18 @@ def test_it_resumes_to_the_same_end(
 def test_what_mlflow_lacks_is_said_and_not_waited_for_after_a_stop(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    closed = []
-    for name in ("close", "close_at_once"):
-        original = getattr(MlflowTracker, name)
+    def closed(tracker: MlflowTracker, *, at_once: bool) -> int:
+        waited.append(not at_once)
+        return close(tracker, at_once=at_once) + 3
 
-        def close(tracker: MlflowTracker, name: str = name, original: Callable[..., int] = original) -> int:
-            closed.append(name)
-            return original(tracker) + 3
-
-        monkeypatch.setattr(MlflowTracker, name, close)
+    close, waited = MlflowTracker.close, list[bool]()
+    monkeypatch.setattr(MlflowTracker, "close", closed)
     assert place.interrupt(systems_training._Run, "_report", 1) == 130
     assert place.said[-1] == "stopped; the same command resumes here"
     assert place.call("--epochs", "1") == 1
     said = "MLflow lacks 3 entries; once it answers, the same command sends them"
     assert capsys.readouterr().err.splitlines() == [said, said]
-    assert closed == ["close_at_once", "close"]
+    assert waited == [False, True]
     assert place.interrupt(MlflowTracker, "close", 1) == 130, "a stop while it waits for MLflow"
     assert capsys.readouterr().err.splitlines() == [said]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -85,8 +86,13 @@ def optuna_table(store: Store, statement: str) -> None:
         connection.execute(statement)
 
 
-def test_nothing_is_found_in_a_good_store(store: Store) -> None:
+def test_nothing_is_found_in_a_good_store_whose_runs_are_read_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Mock(wraps=MlflowClient.search_runs)
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *arguments, **named: search(*arguments, **named))
     assert list(findings(store, "s")) == []
+    search.assert_called_once()
 
 
 @pytest.mark.slow

@@ -151,5 +151,5 @@ def test_params_for_mlflow(plan: Plan) -> None:
 
 
 def test_runs_are_judged_at_rising_points_up_to_the_end() -> None:
-    schedule = eval_schedule(PRESET.trial_validations(), 2000)
-    assert schedule.validations == {0.25: 1000, 0.5: 1000, 0.75: 1000, 1.0: 2000}, "no more than there are"
+    schedule = eval_schedule(PRESET.trial_validations())
+    assert schedule.validations == {0.25: 1000, 0.5: 1000, 0.75: 1000, 1.0: 3000}

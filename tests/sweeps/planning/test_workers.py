@@ -38,7 +38,7 @@ def test_cores_and_memory_are_shared_out(
 
 @pytest.mark.parametrize(
     ("wanted", "cores", "most", "shared"),
-    [(None, 64, 8, (8, 8)), (None, 64, 3, (3, 21)), (None, 2, 8, (2, 1)), (None, 2, 2, (2, 1)), (64, 64, 8, (64, 1))],
+    [(None, 64, 8, (8, 8)), (None, 64, 3, (3, 21)), (None, 2, 8, (2, 1)), (None, 2, 2, (2, 1)), (64, 64, 8, (8, 8))],
 )
 def test_cores_are_not_idle_where_there_are_fewer_runs(
     wanted: int | None, cores: int, most: int, shared: tuple[int, int]
