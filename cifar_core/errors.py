@@ -23,3 +23,8 @@ def suggest_name(name: str, known: Sequence[str], otherwise: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def printable(text: object) -> str:
+    """Return it as text, in which characters that break a line or that a terminal obeys are escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cifar_core.errors import printable
 from sweeps.checks.cleaning import find_waste, remove
 from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 
@@ -39,7 +40,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{store.root} has nothing to remove")
         return 0
     for waste in found:
-        print(f"{_size(waste.size):>9}  {waste.study}: {waste.what}")
+        print(f"{_size(waste.size):>9}  {printable(waste.study)}: {printable(waste.what)}")
     total = _size(sum(waste.size for waste in found))
     print(f"{total:>9}  in all")
     if not options.yes:

@@ -6,7 +6,6 @@ python experiments/predict.py RUN IMAGE...
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,15 +15,25 @@ from rich.text import Text
 from torch import Tensor
 
 from cifar_core.data import Split
-from cifar_core.data.image_file import printable, read_image
-from cifar_core.errors import UserError
+from cifar_core.data.image_file import read_image
+from cifar_core.errors import UserError, printable
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
 from experiments.reading.named_runs import LETTERS
 from experiments.reading.weights import network_of
-from sweeps.command_line import FAILED, USAGE, OneLineParser, add_store, positive_int, run_command, start, store_of
+from sweeps.command_line import (
+    FAILED,
+    USAGE,
+    OneLineParser,
+    add_store,
+    positive_int,
+    print_error,
+    run_command,
+    start,
+    store_of,
+)
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
 from sweeps.words import percent
@@ -82,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
         try:
             images.append((path, read_image(path, loaded.data_set.side)))
         except UserError as error:
-            print(f"predict.py: error: {error}", file=sys.stderr)
+            print_error("predict.py", error)
     if not images:
         return USAGE
     pixels, labels = torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long)

@@ -37,6 +37,7 @@ from sweeps.command_line import (
     add_store,
     number,
     positive_int,
+    print_error,
     run_command,
     start,
     stop_signals,
@@ -158,7 +159,7 @@ def _train_all(runs: Sequence[tuple[str, Recipe]], epochs: float | None, context
         except StoreError:  # the next one could not write either
             raise
         except (UserError, DivergedError) as error:
-            print(f"reproduce.py: error: {error}", file=sys.stderr)
+            print_error("reproduce.py", error)
             failed = max(failed, USAGE if isinstance(error, UserError) else FAILED)
     return failed
 

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import UserError, first_line, printable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 
@@ -31,7 +31,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An `ArgumentParser` that reports an error without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: error: {message} (--help lists the options)\n")
+        self.exit(USAGE, f"{self.prog}: error: {printable(message)} (--help lists the options)\n")
 
 
 def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, stopped: str) -> int:
@@ -43,18 +43,23 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, 
     try:
         return command()
     except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print_error(parser.prog, error)
         return USAGE
     except (RuntimeError, MemoryError) as error:
         from cifar_core.memory import is_out_of_memory  # takes a second, and some commands need no torch
 
         if not is_out_of_memory(error):
             raise
-        print(f"{parser.prog}: error: out of memory: {first_line(error)}", file=sys.stderr)
+        print_error(parser.prog, f"out of memory: {first_line(error)}")
         return USAGE
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def print_error(command: str, error: object) -> None:
+    """Print an error of a command in one line; it may quote names that others wrote."""
+    print(f"{command}: error: {printable(error)}", file=sys.stderr)
 
 
 def start(main: Callable[[], int]) -> NoReturn:

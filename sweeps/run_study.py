@@ -29,7 +29,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.transfer.backbone import Backbone
 from sweeps.checks.commands import repair_store, replay_queue, show_status, verify_store
 from sweeps.checks.consistency import check_before_training
-from sweeps.command_line import FAILED, Interrupted, Stopper, run_command, start
+from sweeps.command_line import FAILED, Interrupted, Stopper, print_error, run_command, start
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, StoreLostError, Summary
 from sweeps.executors.engine import Engine
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(options, sys.argv[1:] if arguments is None else arguments)
         except StoreLostError as error:
-            print(f"{parser.prog}: error: {error}; mend that, and the same command resumes the sweep", file=sys.stderr)
+            print_error(parser.prog, f"{error}; mend that, and the same command resumes the sweep")
             return FAILED
 
     # Ctrl-C comes here before the first trial only; later the coordinator handles it.

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 _FOREIGN = re.compile(r"[^\w \-.]")  # characters that MLflow allows in no name of a metric, and the slash
 _LONGEST_KEY = 100  # characters
+_LONGEST_CLASS = 200  # characters
+CLASS_RULE = f"a class must have a name of at most {_LONGEST_CLASS} letters without control characters"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +67,20 @@ class DataSet:
         """Create it from the content of a JSON file, which has lists for tuples.
 
         Raises:
-            TypeError: fields are missing, or unknown.
+            TypeError: fields are missing, or unknown, or hold what no data set has.
         """
-        return cls(**{name: _frozen(value) for name, value in values.items()})
+        found = cls(**{name: _frozen(value) for name, value in values.items()})
+        if bad := [name for name in found.classes if not is_class_name(name)]:
+            raise TypeError(f"{CLASS_RULE}, but got {bad[0]!r}")
+        side, sha256 = values["side"], values["sha256"]  # parts of commands
+        if not (isinstance(side, int) and isinstance(sha256, str) and re.fullmatch("[0-9a-z]*", sha256)):
+            raise TypeError(f"side must be a whole number, and sha256 a hash, but got {side!r}, {sha256!r}")
+        return found
+
+
+def is_class_name(name: object) -> bool:
+    """Return true if a class may have this name, which terminals and pages show."""
+    return isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_CLASS
 
 
 def _frozen(value: Any) -> Any:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from cifar_core.data import Bytes, DataError
-from cifar_core.data.image_file import lenient, printable, read_pixels
+from cifar_core.data.image_file import lenient, read_pixels
 from cifar_core.data.image_folder import Picture
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, printable
 from cifar_core.machine import usable_cores
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import UserError, first_line, printable
 
 _DRAFT = 16  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but not below so many times the final one
 _MOST_BYTES = 2e9  # of a decoded picture
@@ -68,12 +68,6 @@ def read_pixels(path: Path, side: int) -> tuple[npt.NDArray[np.uint8], tuple[int
     except Exception as error:  # decoders raise anything on a damaged file
         raise UserError(f"{printable(path)}: this must be a readable picture, but got: {_cause(error)}") from error
     return np.array(image.resize((side, side), Image.Resampling.LANCZOS)), size
-
-
-def printable(path: Path) -> str:
-    """Return the path as text, escaped if it has characters that would break a line."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from cifar_core.data import DataError
-from cifar_core.data.image_file import printable
+from cifar_core.data.data_set import CLASS_RULE, is_class_name
+from cifar_core.errors import printable
 from cifar_core.files import decode_text
 
 SPLITS = ("train", "val", "test")
@@ -23,7 +24,6 @@ LAYOUTS = "a folder for each class, or train/ with those (and val/ and test/, if
 _SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 # Formats with a suffix in Pillow that are documents, films or data, or that it only writes.
 _NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF")
-_LONGEST = 200  # characters of a class
 _SHOWN = 3  # names in a message
 
 
@@ -143,10 +143,8 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
         raise DataError(f"--images must have {LAYOUTS}, but {printable(folder)} has no pictures in such places")
     if len(classes) == 1:
         raise DataError(f"--images must have at least two classes, but {printable(folder)} has only {classes[0]!r}")
-    if bad := [name for name in classes if not name.isprintable() or len(name) > _LONGEST]:
-        raise DataError(
-            f"a class must have a name of at most {_LONGEST} letters without control characters, but got {listed(bad)}"
-        )
+    if bad := [name for name in classes if not is_class_name(name)]:
+        raise DataError(f"{CLASS_RULE}, but got {listed(bad)}")
     folded = Counter(map(str.casefold, classes))
     if twice := [name for name in classes if folded[name.casefold()] > 1]:
         raise DataError(f"classes must differ in more than capital letters, but got {listed(twice)}")

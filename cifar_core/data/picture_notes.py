@@ -10,8 +10,8 @@ from cifar_core.data import DataError
 from cifar_core.data.data_set import DataSet
 from cifar_core.data.decoding import Decoded
 from cifar_core.data.duplicates import near_duplicates
-from cifar_core.data.image_file import printable
 from cifar_core.data.splits import ENOUGH, LARGER_VAL_SHARE, VAL_SHARE
+from cifar_core.errors import printable
 from cifar_core.files import write_atomically
 
 _NAMED = 2  # unreadable files in a message

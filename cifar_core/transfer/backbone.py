@@ -23,9 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_core.data.image_file import printable
 from cifar_core.data.image_folder import listed
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import UserError, first_line, printable
 from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.transfer.efficientnet_lite import EfficientNetLite, fold
 

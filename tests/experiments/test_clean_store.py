@@ -32,7 +32,7 @@ def test_it_shows_and_asks(
     last: str,
 ) -> None:
     (tmp_path / "big").write_bytes(bytes(2_000_000))
-    waste = [Waste("mine", "trial-1, deleted in MLflow", (tmp_path / "big",))]
+    waste = [Waste("mine", "trial-1\x1b[2K, deleted in MLflow", (tmp_path / "big",))]
     removed: list[object] = []
     monkeypatch.setattr(clean_store, "find_waste", lambda store: waste)
     monkeypatch.setattr(clean_store, "remove", lambda store, found: removed.append((store, found)))
@@ -40,7 +40,7 @@ def test_it_shows_and_asks(
     monkeypatch.setattr("builtins.input", Mock(side_effect=[answer]))
     assert clean_store.main([*arguments, "--store", str(tmp_path)]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if line] == [
-        "   2.0 MB  mine: trial-1, deleted in MLflow",
+        r"   2.0 MB  mine: trial-1\x1b[2K, deleted in MLflow",
         "   2.0 MB  in all",
         last,
     ]

@@ -17,6 +17,7 @@ from sweeps.store import DEFAULT_STORE, Store
     ("error", "said"),
     [
         (UserError("a must be b, but got c"), "a must be b, but got c"),
+        (UserError("a must be größe, but got \x1b]0;c\x07\n"), r"a must be größe, but got \x1b]0;c\x07\n"),
         (RuntimeError("can't allocate memory: 8 bytes\nmore"), "out of memory: can't allocate memory: 8 bytes"),
         (MemoryError("no room"), "out of memory: no room"),
     ],

@@ -37,10 +37,25 @@ def test_keys(names: tuple[str, ...], keys: tuple[str, ...]) -> None:
     assert replace(CIFAR10, classes=names, groups=()).keys == keys
 
 
+@pytest.mark.parametrize("wrong", [{"side": "48; curl evil"}, {"sha256": "$(evil)"}])
+def test_a_file_has_a_side_and_a_hash_that_may_stand_in_a_command(wrong: dict[str, str]) -> None:
+    with pytest.raises(TypeError, match=r"^side must be a whole number, and sha256 a hash, but got "):
+        DataSet.from_dict(CIFAR10.to_dict() | wrong)
+
+
 @given(NAMES)
 def test_through_json(names: tuple[str, ...]) -> None:
+    names = tuple(name for name in names if name.isprintable())
     data_set = replace(CIFAR10, classes=names, groups=(("all", names),))
     assert DataSet.from_dict(json.loads(json.dumps(data_set.to_dict()))) == data_set
+
+
+@pytest.mark.parametrize("name", ["cat\x1b[2K", "cat\n", "c" * 201, 7])
+def test_a_file_has_only_classes_that_can_be_shown(name: object) -> None:
+    content = CIFAR10.to_dict() | {"classes": ["dog", name]}
+    rule = "a class must have a name of at most 200 letters without control characters, but got "
+    with pytest.raises(TypeError, match="^" + re.escape(f"{rule}{name!r}") + "$"):
+        DataSet.from_dict(content)
 
 
 def test_groups() -> None:
