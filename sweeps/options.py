@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from cifar_core.hardware import DEVICES, Hardware
 from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, load_backbone
 from sweeps.command_line import OneLineParser, existing_folder, number, positive_int, server_url
 from sweeps.executors.engine import ENGINES, Engine, LocalEngine, RayEngine
-from sweeps.planning.plan import STORAGE
+from sweeps.planning.plan import PLACES
 from sweeps.planning.presets import PRESETS, Preset, fixed_epochs
 from sweeps.planning.search_space import SearchSpace
 from sweeps.planning.space_file import SPACES
@@ -362,12 +363,8 @@ def name_places(options: argparse.Namespace) -> str:
 
     Those of the store and the pictures are left out: a study tells whether its command had them.
     """
-    given = {
-        "--labels FILE": options.labels,
-        "--skip-unreadable": options.skip_unreadable,
-        STORAGE: options.storage,
-    }
-    return " ".join(text for text, value in given.items() if value)
+    given = (options.labels, options.skip_unreadable, options.storage)
+    return " ".join(itertools.compress(PLACES, given))
 
 
 def find_backbone(options: argparse.Namespace) -> Backbone | None:

@@ -15,6 +15,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.own_images import SIDES
 from experiments.reading.scenario import Scenario, Vendor
 from experiments.reading.study import Study
+from sweeps.planning.plan import PLACES
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
 from sweeps.tracking.registry import model_name
@@ -45,13 +46,14 @@ def run_study(study: Study, /, **changes: str | None) -> str:
     """
     given = _given(study)
     lines, built_in = [], SPACES.get(given.get("space") or "")
-    if (sha256 := given.get("space_hash")) is not None and (built_in is None or built_in.hash != sha256):
+    sha256 = given.get("space_hash")
+    if given.get("space") and sha256 is not None and (built_in is None or built_in.hash != sha256):
         given["space"] = f"{given['space']}.toml"  # a study resumes with the name of its space, which is the file's
         lines.append(f"# {given['space']} is the artifact space.toml of the study's own run in MLflow, under this name")
     given |= changes
     options = _options(given)
     options += " --no-starts" if given.get("starts") == "False" else ""
-    options += f" --enqueue {enqueued}" if (enqueued := given.get("enqueue")) else ""
+    options += f" --enqueue {enqueued}" if (enqueued := _enqueued(given.get("enqueue") or "")) else ""
     return "\n".join([*lines, _sweep(study, options)])
 
 
@@ -119,13 +121,14 @@ def _sweep(study: Study, options: str) -> str:
     """The command of a sweep over the images of the study."""
     if study.data_set.sha256 != CIFAR10.sha256:
         options += " --images DIR" + (f" --size {study.data_set.side}" if study.data_set.side != SIDES[0] else "")
-    places = f" {study.tags['places']}" if "places" in study.tags else ""
+    places = "".join(f" {text}" for text in PLACES if text in study.tags.get("places", ""))
     return f"python sweeps/run_study.py {options}{places}{_store(study)}"
 
 
 def _given(study: Study) -> dict[str, str | None]:
-    """The options of the command that ran the study, and its other params."""
-    given: dict[str, str | None] = {"study": study.name, **study.params}
+    """The options of the command that ran the study, and its other params; a param that is not printable is none."""
+    printable = {name: value for name, value in study.params.items() if value.isprintable()}
+    given: dict[str, str | None] = {"study": study.name, **printable}
     if (given.get("preset") or "").startswith("epochs-"):  # a sweep with --epochs has a preset of this name
         given["epochs"] = str(given.pop("preset")).removeprefix("epochs-")
     return given
@@ -135,6 +138,15 @@ def _options(given: Mapping[str, str | None]) -> str:
     """Return those of the values that are options of a command, as it has them."""
     known = {name: shlex.quote(value) for name in _OPTIONS if (value := given.get(name) or "None") != "None"}
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in known.items())
+
+
+def _enqueued(text: str) -> str:
+    """Return the recipes that a study was given first, quoted; "" if they are no words, or options."""
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a quote is open
+        return ""
+    return "" if any(word.startswith("-") for word in words) else shlex.join(words)
 
 
 def _of(study: Study) -> str:

@@ -25,6 +25,7 @@ SEARCH_SHARE = 0.6  # of the compute of unpruned trials, spent with pruning: 0.6
 _OVERHEAD = 1.15  # for validation, and for idle cores at the end of a stage
 _START_SECONDS = 10.0
 STORAGE = "--storage URL"  # among the places of a study whose trials are in a database outside its store
+PLACES = ("--labels FILE", "--skip-unreadable", STORAGE)  # options of files and databases, as a report prints them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

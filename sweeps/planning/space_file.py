@@ -27,6 +27,8 @@ def read_space(name: str) -> SearchSpace:
         UserError: unknown name, a file that cannot be read, is not TOML or breaks a rule.
     """
     if is_path(name):
+        if not name.isprintable():
+            raise UserError(f"a space file's name must have no line breaks and control characters, but got {name!r}")
         return _read(Path(name))
     if name not in SPACES:
         spaces_are = f"the spaces are {', '.join(SPACES)}; a file's name ends in .toml"

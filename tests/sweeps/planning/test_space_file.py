@@ -36,6 +36,7 @@ def test_numbers_have_the_type_of_the_field(tmp_path: Path) -> None:
         ("ful", None, "unknown space 'ful': did you mean 'full'?"),
         ("mine", None, "unknown space 'mine': the spaces are fast, full, systems; a file's name ends in .toml"),
         ("{}/no.toml", None, "a space file must be readable text, but {}/no.toml gave: No such file or directory"),
+        ("a\n.toml", None, "a space file's name must have no line breaks and control characters, but got 'a\\n.toml'"),
         ("{}", None, "a space file must be readable text, but {} gave: Is a directory"),
         ("{}/s.toml", b" " * 100_001, "a space file must have at most 100,000 bytes, but {}/s.toml has more"),
         ("{}/s.toml", b"a = [", "{}/s.toml must be a readable TOML file, but: Invalid value (at end of document)"),
