@@ -49,7 +49,7 @@ from sweeps.command_line import (
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
-from sweeps.store import DEFAULT_STORE, Store
+from sweeps.store import Store
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.mlflow_client import connect, runs_of
@@ -205,8 +205,9 @@ def _check_images(store: Store, experiment: str, data_set: DataSet) -> None:
     for run in runs_of(connect(store.tracking_uri), experiment):
         found = run.data.tags.get("data_sha256", data_set.sha256)
         if run.data.tags.get("key") != STUDY_KEY and found != data_set.sha256:
-            where = "" if store.root == DEFAULT_STORE else f" STORE={shlex.quote(str(store.root))}"
-            clean = f"make clean-store{where}" if store.holds_mlflow else f"mlflow gc for {store.tracking_uri}"
+            clean = (
+                f"make clean-store{store.for_make()}" if store.holds_mlflow else f"mlflow gc for {store.tracking_uri}"
+            )
             raise DataError(
                 f"all runs of {experiment} must be of the images {data_set.sha256[:12]}, but {run.info.run_name!r} is "
                 f"of {found[:12]}; delete that experiment in MLflow, then run {clean}"

@@ -55,7 +55,7 @@ from sweeps.stages.adaptation import Adaptation
 from sweeps.stages.adapted_result import adapted_study
 from sweeps.stages.stage import Sweep
 from sweeps.states import ENDED
-from sweeps.store import DEFAULT_STORE, Store, StoreError
+from sweeps.store import Store, StoreError
 from sweeps.studies.given_recipes import affordable, earlier_recipes, for_this_data, read_given
 from sweeps.studies.settings import adaptation_settings, check_adaptation
 from sweeps.studies.storage import OneWriterStorage, open_storage
@@ -424,7 +424,7 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
     sys.stdout.flush()  # what the other process prints comes after this
     done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
     if store.tracking_uri == Store.locate(store.root).tracking_uri:
-        where = "" if store.root == DEFAULT_STORE else f" STORE={shlex.quote(str(store.root))}"
+        where = store.for_make()
         print(f"Browse all runs: make ui{where}, then http://127.0.0.1:{UI_PORT}{study_path(plan.study)}")
         if tested:
             model = model_name(plan.data_set.name, plan.data_set.sha256)  # the store may have one of other images too

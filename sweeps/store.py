@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -213,6 +214,11 @@ class Store:
         if storage and self.storage_url != own.storage_url:
             given += ["--storage", self.storage_url]
         return given
+
+    def for_make(self) -> str:
+        """Return the variable that names this store to `make`, after a space; "" for the default store."""
+        # make would take a single $ for the beginning of a variable
+        return "" if self.root == DEFAULT_STORE else f" STORE={shlex.quote(str(self.root)).replace('$', '$$')}"
 
     @staticmethod
     def local(url: str) -> Path | None:

@@ -84,6 +84,15 @@ def test_servers_take_the_place_of_databases(tmp_path: Path) -> None:
     assert Store.locate(tmp_path).as_option(storage=True) == ["--store", str(tmp_path)]
 
 
+def test_make_gets_the_path_of_a_store_as_it_is(tmp_path: Path) -> None:
+    makefile = tmp_path / "Makefile"
+    makefile.write_text('export STORE\nshow:\n\t@echo "$$STORE"\n')
+    root = tmp_path / "a$b $(c) it's"
+    command = f"make -f {makefile} show{Store.locate(root).for_make()}"
+    assert subprocess.run(command, shell=True, capture_output=True, text=True).stdout == f"{root}\n"
+    assert Store.locate(DEFAULT_STORE).for_make() == ""
+
+
 def test_each_study_has_folders_of_its_own_below_the_store(tmp_path: Path) -> None:
     store = Store.locate(tmp_path)
     names = (STUDY, "100 %25 größe #1?", "a", "A", ".", "..", "=2E")
