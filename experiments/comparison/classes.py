@@ -85,7 +85,7 @@ def draw_classes(comparison: Comparison, table: ClassTable) -> go.Figure:
             colour=colour,
             symbol="circle-open" if group is comparison.reference else "circle",
             size=10,
-            hover=f"%{{y}}, {group.name}: %{{x:.1f}} %",
+            hover=f"%{{y}}, {in_figure(group.name)}: %{{x:.1f}} %",
         )
     ends = zip(100 * classes.min(axis=1), 100 * classes.max(axis=1), strict=True)
     figure.update_layout(shapes=[segment(low, high, y, y) for y, (low, high) in enumerate(ends)])

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.blocks import Figure, Missing, Section
-from experiments.pages.plots import PALETTE, add_line, canvas
+from experiments.pages.plots import PALETTE, add_line, canvas, in_figure
 from experiments.pages.text import CitedText, percent
 from experiments.reading.study import SPLITS, TrainedRun
 
@@ -56,7 +56,7 @@ def draw_curves(comparison: Comparison, metric: str) -> go.Figure:
             colour=colours[group.name],
             width=2 if held_out and strong else 1.2,
             dash="solid" if held_out else "dot",
-            hover=f"{group.name}, {SPLITS[split]}, run {r.run_id[:8]}<br>{tick} %{{x:.4g}}: %{{y:.4g}}",
+            hover=f"{in_figure(group.name)}, {SPLITS[split]}, run {r.run_id[:8]}<br>{tick} %{{x:.4g}}: %{{y:.4g}}",
             opacity=1 if strong else 0.45,
             showlegend=all(not trace.showlegend or trace.name != group.name for trace in figure.data),
         )

@@ -134,7 +134,7 @@ def label(text: str, x: Any, y: Any, *, colour: str = INK, size: float = 11, **p
 
 
 def in_figure(name: str) -> str:
-    """Return the name of a class for plotly, which reads HTML in texts."""
+    """Return a name that somebody gave for plotly, which reads HTML in texts."""
     return html.escape(name, quote=False)
 
 

@@ -26,7 +26,7 @@ from experiments.pages.blocks import (
     Table,
     numbers_of,
 )
-from experiments.pages.plots import PALETTE, RUST, add_line, canvas
+from experiments.pages.plots import PALETTE, RUST, add_line, canvas, in_figure
 from experiments.pages.text import (
     CitedText,
     count,
@@ -91,7 +91,7 @@ def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
         end, last = option.total(months), min(months, option.ends)
         name = f"{option.name}, {option.stated(months)}"
         style = {"colour": RUST, "width": 3} if option.kind == "build" else {"colour": next(colours), "dash": "dash"}
-        hover = f"{option.name}, month %{{x:.0f}}: $%{{y:,.0f}}"
+        hover = f"{in_figure(option.name)}, month %{{x:.0f}}: $%{{y:,.0f}}"
         add_line(figure, [0, round(last, 4)], [round(option.once, 2), round(end, 2)], name=name, hover=hover, **style)
     totals = [option.total(months) for option in priced]
     top = min(max(totals), CROPPED * (totals[0] or max(totals)))  # a single dear vendor would squash the others

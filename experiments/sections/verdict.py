@@ -29,7 +29,19 @@ from experiments.pages.blocks import (
     Table,
     estimate_numbers,
 )
-from experiments.pages.plots import BLUE, GREEN, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
+from experiments.pages.plots import (
+    BLUE,
+    GREEN,
+    MUTED,
+    RUST,
+    add_points,
+    canvas,
+    error_bars,
+    in_figure,
+    label,
+    pc,
+    segment,
+)
 from experiments.pages.text import (
     CitedText,
     duration,
@@ -228,7 +240,7 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
             size=11,
             error_y=error_bars([mean], [low], [high], thickness=2 if accuracy else 1, width=4, color=colour),
             showlegend=False,
-            hover=f"{way.title}: {way.option.stated(months)}, {what}",
+            hover=f"{in_figure(way.title)}: {way.option.stated(months)}, {what}",
         )
     places = [math.log10(way.option.total(months)) for way in drawn]
     annotations += _labels(drawn, places, (floor, 100.0), target)
@@ -263,7 +275,7 @@ def _labels(
         anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
         y = beside[way.title] if way.accuracy else next(unknown)
         colour = MUTED if way.misses else COLOURS[way.option.kind]
-        yield label(way.title, x, y, colour=colour, xanchor=anchor, xshift=shift)
+        yield label(in_figure(way.title), x, y, colour=colour, xanchor=anchor, xshift=shift)
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

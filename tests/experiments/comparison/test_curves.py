@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from experiments.comparison.curves import caption, draw_curves
 from experiments.comparison.differences import Comparison
 from tests.experiments.comparison.conftest import Chosen
@@ -27,6 +29,14 @@ def test_every_run_has_a_curve_of_training_and_one_of_validation(chosen: Chosen)
     assert [trace.name for trace in figure.data] == ["good/confirm-2-0"] * 2 + ["searched"] * 2
     assert [trace.showlegend for trace in figure.data] == [True, False] * 2
     assert figure.layout.xaxis.title.text == "epoch"
+
+
+def test_the_name_of_a_group_is_no_html(chosen: Chosen) -> None:
+    pair = chosen("good/confirm-2-0", "searched")
+    named = replace(pair, groups=(replace(pair.groups[0], name="<b>a&b"), *pair.groups[1:]))
+    trace = draw_curves(named, "loss").data[0]
+    assert trace.hovertemplate.startswith("&lt;b&gt;a&amp;b, ")
+    assert trace.name == "<b>a&b", "the legend is the page's own"
 
 
 def test_finals_have_curves_of_training_alone_and_a_line_of_the_legend(chosen: Chosen) -> None:
