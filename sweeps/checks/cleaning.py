@@ -193,9 +193,10 @@ def _folder(store: Store, artifacts: str) -> Path | None:
 
 
 def _inside(store: Store, *paths: Path | None) -> tuple[Path, ...]:
-    """Return those that exist in a folder of the store, wherever links and ".." lead."""
-    root = store.root.resolve()
-    return tuple(path for path in paths if path and path.exists() and root in path.resolve().parents[1:])
+    """Return those that exist in a folder of the store, whatever ".." they have; such a folder may be a link."""
+    root = Path(os.path.abspath(store.root))
+    whole = (Path(os.path.abspath(path)) for path in paths if path is not None)
+    return tuple(path for path in whole if path.exists() and root in path.parents[1:])
 
 
 def _restore(client: MlflowClient) -> None:

@@ -212,6 +212,16 @@ def test_names_that_others_wrote_remove_no_files_but_their_own(
     assert before <= whole(place.store.root)
 
 
+def test_weights_on_another_disk_are_removed_there(place: Place, tmp_path: Path) -> None:
+    folder = place.store.root / "weights"
+    shutil.move(folder, tmp_path / "disk")
+    folder.symlink_to(tmp_path / "disk")
+    place.client.delete_run(place.ids["trial-1"])
+    remove(place.store, find_waste(place.store))
+    assert place.files("trial-1") == []
+    assert place.files("trial-0")
+
+
 def test_what_was_restored_or_deleted_since_it_was_shown_stays(place: Place) -> None:
     place.client.delete_run(place.ids["trial-1"])
     found = find_waste(place.store)
