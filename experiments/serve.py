@@ -33,7 +33,6 @@ from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import champion_uri
 
 _READY = "Serving"
-_AT_ONCE = 64  # requests; further ones get a 503
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +85,7 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
         print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
         print(f"{_READY} on {address}/invocations (Ctrl-C ends it)", flush=True)
 
-    run(application, listening, announce, most_at_once=_AT_ONCE)
+    run(application, listening, announce)
 
 
 def _measure(store: Store, version: ModelVersion) -> HttpSpeed:
