@@ -133,9 +133,9 @@ def server_url(text: str) -> str:
     in_query = _SECRETS & {key.lower() for key in parse_qs(parts.query)}
     if token or in_query or parts.password is not None or _PASSWORD.match(text):
         raise argparse.ArgumentTypeError(
-            f"must hold no password, which others see in the list of processes, but the URL of {parts.hostname} does; "
-            "PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
+            "must hold no password, which others see in the list of processes, but the URL of "
+            f"{parts.hostname or parts.scheme} does; PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return text
 

@@ -30,7 +30,7 @@ _ENTRY = re.compile(
 
 
 def load(name: str, folder: Path) -> PyFuncModel:
-    """Load the champion of a registered model as `mlflow.pyfunc.load_model` does, but run no code from the store.
+    """Load the champion of a registered model as `mlflow.pyfunc.load_model` does, but run no Python file of the store.
 
     Args:
         folder: for its files.
