@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
@@ -26,14 +27,13 @@ from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, listen, port, run
+from experiments.serving.network import load
 from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 from sweeps.snapshot import readable
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering
-from sweeps.tracking.registry import champion_uri
 
 _READY = "Serving"
-_AT_ONCE = 64  # requests; further ones get a 503
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,14 +79,14 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
     mlflow.set_tracking_uri(store.tracking_uri)
     with answering(store.tracking_uri), TemporaryDirectory() as folder:  # MLflow writes a file beside the network
-        model = mlflow.pyfunc.load_model(champion_uri(version.name), dst_path=folder)
+        model = load(version.name, Path(folder))
         application = Guard(scoring_server.init(model), most_bytes(int(version.tags["side"])))
 
     def announce(address: str) -> None:
         print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
         print(f"{_READY} on {address}/invocations (Ctrl-C ends it)", flush=True)
 
-    run(application, listening, announce, most_at_once=_AT_ONCE)
+    run(application, listening, announce)
 
 
 def _measure(store: Store, version: ModelVersion) -> HttpSpeed:

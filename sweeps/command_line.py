@@ -20,6 +20,7 @@ from sweeps.store import DEFAULT_STORE, Store
 FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
 _PASSWORD = re.compile(r"[^/]*//[^:/]*:[^@]*@")  # may hold a slash for SQLAlchemy, where urlsplit ends the host
+_SECRETS = {"password", "passwd", "pwd", "sslpassword", "odbc_connect", "dsn"}  # of drivers; the last two may hold one
 _SHOW_CURSOR = b"\x1b[?25h\n"  # a live view hides it
 
 
@@ -134,12 +135,12 @@ def server_url(text: str) -> str:
     except ValueError as error:  # says nothing of the password, as argparse would
         raise argparse.ArgumentTypeError("must be a URL, but its brackets do not match") from error
     token = parts.scheme in ("http", "https") and parts.username is not None
-    in_query = {"password", "sslpassword"} & parse_qs(parts.query).keys()
+    in_query = _SECRETS & {key.lower() for key in parse_qs(parts.query)}
     if token or in_query or parts.password is not None or _PASSWORD.match(text):
         raise argparse.ArgumentTypeError(
-            f"must hold no password, which others see in the list of processes, but the URL of {parts.hostname} does; "
-            "PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
+            "must hold no password, which others see in the list of processes, but the URL of "
+            f"{parts.hostname or parts.scheme} does; PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return text
 

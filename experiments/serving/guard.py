@@ -1,11 +1,12 @@
 """Guard in front of MLflow's scoring server: what it would misread, or fail at, is refused with a reason.
 
-MLflow's server reads a body of any size into memory, takes 0.5 for the byte 0, and answers 500 to a request without a
-content type or with brackets nested too deep.
+MLflow's server reads a body of any size into memory, for any time, takes 0.5 for the byte 0, and answers 500 to a
+request without a content type or with brackets nested too deep.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,6 +18,8 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]  # of ASGI
 
 MOST_IMAGES = 256  # a request
+_MOST_REQUESTS = 64  # at once
+_BODY_SECONDS = 30.0
 _PIXEL_BYTES = 18  # at most, as json.dumps writes it: "[255, 255, 255], " and a share of the brackets around
 _RULE = (
     'the body must be {"inputs": [image, ...]}, where an image is a list of rows, a row one of pixels, and a pixel one '
@@ -42,15 +45,25 @@ _BODY = re.compile(rb'\s*+\{\s*+"(?:inputs|instances)"\s*+:\s*+' + _IMAGES + rb"
 
 
 class Guard:
-    """An ASGI application that passes sound requests on to `application`, with their bodies read."""
+    """An ASGI application that passes sound requests on to `application`, with their bodies read.
+
+    Requests are counted, and not connections, of which a silent one would take a place for good.
+    """
 
     def __init__(self, application: Application, most_bytes: int) -> None:
         self._application, self._most_bytes = application, most_bytes
+        self._places = asyncio.Semaphore(_MOST_REQUESTS)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._application(scope, receive, send)
-            return
+        elif self._places.locked():
+            await _refuse(send, 503, f"at most {_MOST_REQUESTS} requests are answered at once; try again later")
+        else:
+            async with self._places:
+                await self._post(scope, receive, send)
+
+    async def _post(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"none").decode("latin-1")
         if kind.partition(";")[0].strip().lower() != "application/json":
@@ -62,14 +75,19 @@ class Guard:
             return
         body = bytearray()
         message: Message = {"more_body": True}
-        while message.get("more_body", False):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            if len(body) > self._most_bytes:
-                await _refuse(send, 413, too_large)
-                return
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                while message.get("more_body", False) and len(body) <= self._most_bytes:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+        except TimeoutError:
+            await _refuse(send, 408, f"the body must arrive within {_BODY_SECONDS:g} seconds")
+            return
+        if len(body) > self._most_bytes:
+            await _refuse(send, 413, too_large)
+            return
         if _BODY.fullmatch(body) is None:
             await _refuse(send, 400, f"{_RULE}; but got {bytes(body[:80])!r}")
             return

@@ -1,4 +1,4 @@
-"""Servers on ports of this machine, which nobody else can reach."""
+"""Servers on ports of this machine, which its users alone can reach."""
 
 from __future__ import annotations
 
@@ -37,22 +37,15 @@ def listen(port: int) -> socket.socket:
         raise PortError(port, error) from error
 
 
-def run(
-    application: Callable[..., Any],
-    listening: socket.socket,
-    announce: Callable[[str], None],
-    *,
-    most_at_once: int | None = None,
-) -> None:
+def run(application: Callable[..., Any], listening: socket.socket, announce: Callable[[str], None]) -> None:
     """Serve an ASGI application until SIGINT or SIGTERM.
 
     Args:
         announce: called with the address, once both signals end the server in order.
-        most_at_once: requests; further ones get a 503.
     """
     import uvicorn  # not for optuna-dashboard, which has a server of its own
 
-    config = uvicorn.Config(application, log_level="warning", limit_concurrency=most_at_once)
+    config = uvicorn.Config(application, log_level="warning")
     with contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
         announce(f"http://{HOST}:{listening.getsockname()[1]}")

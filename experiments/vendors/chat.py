@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from cifar_core.errors import UserError
 from experiments.vendors.answers import ANSWERED, NOT_ANSWERED, Answer
@@ -29,6 +29,7 @@ REFUSED = (400, 413, 422)  # statuses of an image that a service does not take, 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
 _NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)  # before anything was sent
+_SECRETS = {"key", "api-key", "api_key", "apikey", "token", "access_token", "sig"}  # keys of a query
 LEAST_BOUND = 10_000  # tokens of a small image and its prompt: some services count up to 8,500 for one tile
 
 
@@ -171,6 +172,10 @@ class Chat:
             parts = urlsplit(url)
             if parts.username is not None:  # without the URL, which holds a password
                 raise VendorError(f"--url must hold no user name, but that of {parts.hostname} does")
+            if named := sorted(_SECRETS & {key.lower() for key in parse_qs(parts.query, keep_blank_values=True)}):
+                raise VendorError(
+                    f"--url must hold no key, which goes into VENDOR_KEY, but that of {parts.hostname} has {named[0]}="
+                )
             host, _ = parts.hostname or "", parts.port  # which may raise as well
             host.encode("idna")
         except ValueError as error:

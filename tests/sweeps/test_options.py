@@ -31,6 +31,10 @@ pytestmark = pytest.mark.usefixtures("settings_of_this_process", "untouched")
     [
         ("--storage", "postgresql://me:hunter2@db.example/optuna"),
         ("--storage", "postgresql://db.example/optuna?user=me&password=hunter2"),
+        ("--storage", "mysql+mysqldb://db.example/optuna?user=me&passwd=hunter2"),
+        ("--storage", "postgresql://db.example/optuna?PASSWORD=hunter2"),
+        ("--storage", "mssql+pyodbc://db.example/?odbc_connect=DRIVER%3DX%3BPWD%3Dhunter2"),
+        ("--storage", "postgresql://db.example/optuna?dsn=password%3Dhunter2"),
         ("--storage", "postgresql://db.example:hunter2/with/slashes@db.example/optuna"),
         ("--tracking-uri", "http://me:hunter2@db.example:5000"),
         ("--tracking-uri", "https://hunter2@db.example:5000"),

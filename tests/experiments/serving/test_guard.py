@@ -6,9 +6,11 @@ import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from experiments.serving import guard
 from experiments.serving.guard import MOST_IMAGES, Guard, Message, Receive, Send, most_bytes
 
 IMAGE = [[[0, 7, 255]] * 2] * 2
@@ -94,3 +96,55 @@ def test_other_types_of_content_are_refused(kind: bytes | None, said: str) -> No
 def test_other_methods_and_lost_connections() -> None:
     assert ask([b"anything"], method="GET") == b"anything"
     assert ask([]) is None
+
+
+def test_requests_beyond_the_most_at_once_are_refused_until_one_is_answered() -> None:
+    body = json.dumps({"inputs": [IMAGE]}).encode()
+    statuses: list[int] = []
+
+    async def ask_more_than_fit() -> None:
+        held = asyncio.Event()
+
+        async def application(scope: Message, receive: Receive, send: Send) -> None:
+            if scope["method"] == "POST":
+                await held.wait()
+            await send({"type": "http.response.start", "status": 200})
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        guarded = Guard(application, most_bytes=1000)
+
+        async def request(method: str = "POST") -> None:
+            await guarded({"type": "http", "method": method, "headers": JSON}, receive, send)
+
+        waiting = [asyncio.create_task(request()) for _ in range(64)]
+        await asyncio.sleep(0)
+        await request()
+        await request("GET")
+        held.set()
+        await asyncio.gather(*waiting)
+        await request()
+
+    asyncio.run(ask_more_than_fit())
+    assert statuses == [503, 200, *[200] * 65]
+
+
+def test_a_body_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_BODY_SECONDS", 0.01)
+    sent: list[Message] = []
+
+    async def silent() -> Message:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": JSON}
+    asyncio.run(Guard(Mock(), most_bytes=1000)(scope, silent, send))
+    said = json.loads(sent[1]["body"])["message"]
+    assert (sent[0]["status"], said) == (408, "the body must arrive within 0.01 seconds")

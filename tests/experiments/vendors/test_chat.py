@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import time
 from http.server import BaseHTTPRequestHandler
@@ -281,6 +282,15 @@ def test_a_key_is_sent_over_https_alone(url: str) -> None:
 def test_an_address_with_a_password_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(VendorError, match=r"^--url must hold no user name, but that of example\.com does$"):
         Chat(url, "m", "Which?", spending())
+
+
+@pytest.mark.parametrize(
+    ("query", "key"), [("v=1&api-key=secret", "api-key"), ("sig=secret", "sig"), ("KEY=secret", "key")]
+)
+def test_an_address_with_a_key_is_refused_and_not_repeated(query: str, key: str) -> None:
+    said = f"--url must hold no key, which goes into VENDOR_KEY, but that of example.com has {key}="
+    with pytest.raises(VendorError, match=rf"^{re.escape(said)}$"):
+        Chat(f"https://example.com/v1?{query}", "m", "Which?", spending())
 
 
 @pytest.mark.parametrize("url", ["https://example.com/é", "https://example.com/a b", "http://localhost/\n"])
