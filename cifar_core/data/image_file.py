@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import struct
 import warnings
@@ -16,6 +17,9 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cifar_core.errors import UserError, first_line
+
+# Formats of Pillow that are documents, films or data, or that it only writes. To read EPS it would start Ghostscript.
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF")
 
 _DRAFT = 16  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but not below so many times the final one
 _MOST_BYTES = 2e9  # of a decoded picture
@@ -51,7 +55,7 @@ def read_pixels(path: Path, side: int) -> tuple[npt.NDArray[np.uint8], tuple[int
         UserError: as for `read_image`.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=_formats()) as file:
             size = file.size
             _draft(file, side)
             deep = ";16" in str(file.tile)
@@ -89,6 +93,12 @@ def lenient() -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NO_PICTURES)
 
 
 def _draft(file: Image.Image, side: int) -> None:

@@ -240,6 +240,12 @@ class TestUnreadableFiles:
         path.write_bytes(content)
         assert no_picture(path) == f"{path}: this must be a readable picture, but got: no known image format"
 
+    def test_eps_starts_no_ghostscript(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "a.jpg"
+        Image.new("RGB", (32, 32)).save(path, "EPS")
+        monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
+        assert no_picture(path) == f"{path}: this must be a readable picture, but got: no known image format"
+
     @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.tiff", "a.webp", "a.bmp"])
     def test_cut_off(self, tmp_path: Path, name: str) -> None:
         path = tmp_path / name
