@@ -55,6 +55,8 @@ def read_pixels(path: Path, side: int) -> tuple[npt.NDArray[np.uint8], tuple[int
         UserError: as for `read_image`.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a regular file")  # reading a named pipe could last for ever
         with Image.open(path, formats=_formats()) as file:
             size = file.size
             _draft(file, side)
