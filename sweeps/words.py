@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from cifar_core.errors import suggest_name
@@ -41,6 +42,16 @@ def narrowed(narrow: Recipe, recipe: Recipe) -> str:
     """Return `width 0.5`, or `width 0.5 and batch size 64` where `narrow` has a smaller batch than `recipe` too."""
     batch = "" if narrow.batch_size == recipe.batch_size else f" and batch size {narrow.batch_size}"
     return f"width {narrow.width:g}{batch}"
+
+
+def escape_markdown(text: str) -> str:
+    r"""Return Markdown that shows the text as it is. In a cell of a table a bar must be escaped as well.
+
+    >>> escape_markdown("![a](b) fast_resnet _x_ <b> p < 0.05")
+    '!\\[a\\](b) fast_resnet \\_x\\_ &lt;b> p < 0.05'
+    """
+    special = re.sub(r"[\\`*\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)  # no underscore inside a word
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", special)
 
 
 def clock_time(seconds: float) -> str:

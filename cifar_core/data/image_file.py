@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +14,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cifar_core.errors import UserError, first_line, printable
 
+# Formats of Pillow that are documents, films or data, or that it only writes. To read EPS it would start Ghostscript.
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF")
+
 _DRAFT = 16  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but not below so many times the final one
 _MOST_BYTES = 2e9  # of a decoded picture
+_LARGE_BYTES = 2e8  # decoded pictures of more are read one at a time
+_ONE_LARGE = threading.Lock()
+_BAND_PIXELS = 2**22  # that are converted at a time
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # by mode; 4 of all others
 _PROGRESSIVE_BYTES = 6  # a pixel: all of a progressive JPEG is held, in 2 bytes for each of three channels
 _WHITES = tuple(2**bits - 1 for bits in (1, 8, 10, 12, 14, 16))  # the largest numbers of usual sensors and formats
@@ -51,23 +59,14 @@ def read_pixels(path: Path, side: int) -> tuple[npt.NDArray[np.uint8], tuple[int
         UserError: as for `read_image`.
     """
     try:
-        with Image.open(path) as file:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a regular file")  # reading a named pipe could last for ever
+        with Image.open(path, formats=_formats()) as file:
             size = file.size
-            _draft(file, side)
-            deep = ";16" in str(file.tile)
-            inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
-            file.load()
-            with contextlib.suppress(*_OF_DAMAGED_EXIF):
-                ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
-            image = _middle(file)
-        if image.mode.startswith("I") or image.mode == "F":
-            image = _from_numbers(image, inverted=inverted)
-        elif deep:
-            _check_depth(image)
-        image = _to_srgb(image)
+            with _ONE_LARGE if _draft(file, side) > _LARGE_BYTES else contextlib.nullcontext():
+                return _square(file, side), size
     except Exception as error:  # decoders raise anything on a damaged file
         raise UserError(f"{printable(path)}: this must be a readable picture, but got: {_cause(error)}") from error
-    return np.array(image.resize((side, side), Image.Resampling.LANCZOS)), size
 
 
 @contextlib.contextmanager
@@ -85,8 +84,17 @@ def lenient() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _draft(file: Image.Image, side: int) -> None:
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NO_PICTURES)
+
+
+def _draft(file: Image.Image, side: int) -> float:
     """Have a JPEG reduced while it is decoded.
+
+    Returns:
+        the bytes that the decoded picture takes.
 
     Raises:
         ValueError: the picture takes too much memory nevertheless.
@@ -96,32 +104,68 @@ def _draft(file: Image.Image, side: int) -> None:
     needed = max(held, file.width * file.height * _PIXEL_BYTES.get(file.mode, 4))
     if needed > _MOST_BYTES:
         raise ValueError(f"it must take at most {_MOST_BYTES / 1e9:g} GB once decoded, but takes {needed / 1e9:.1f} GB")
+    return needed
 
 
-def _middle(image: Image.Image) -> Image.Image:
-    """Crop to the largest square around the middle."""
+def _square(file: ImageFile.ImageFile, side: int) -> npt.NDArray[np.uint8]:
+    """Decode the picture, convert its middle to sRGB, and reduce it to `side` x `side` pixels.
+
+    Each band is converted and made narrow by itself, then all are made low: `resize` does the same in this order, so
+    the pixels are the same, without copies of a whole picture.
+    """
+    deep = ";16" in str(file.tile)
+    inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
+    file.load()
+    with contextlib.suppress(*_OF_DAMAGED_EXIF):
+        ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
+    white = None
+    if file.mode.startswith("I") or file.mode == "F":
+        white = _white(file)
+    elif deep:
+        _check_depth(file)
+    narrow = []
+    for band in _bands(file):
+        image = _to_srgb(band if white is None else _to_grey(band, white, inverted=inverted))
+        narrow.append(np.asarray(image.resize((side, image.height), Image.Resampling.LANCZOS)))
+    return np.array(Image.fromarray(np.concatenate(narrow)).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def _bands(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield the rows of the largest square around the middle, some at a time."""
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
-    return image.crop((left, top, left + side, top + side))
+    rows = max(1, _BAND_PIXELS // side)
+    for start in range(0, side, rows):
+        yield image.crop((left, top + start, left + side, top + min(start + rows, side)))
 
 
-def _from_numbers(image: Image.Image, *, inverted: bool) -> Image.Image:
-    """Convert numbers of more than 8 bits to grey values; `convert` would clip them at 255.
+def _numbers(image: Image.Image) -> npt.NDArray[np.float32]:
+    return np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
 
-    White is the largest number of the smallest usual format that holds all of them, or the largest of them.
+
+def _white(image: Image.Image) -> float:
+    """Return the largest number of the smallest usual format that holds all numbers, or the largest of them.
+
+    Raises:
+        ValueError: some are far below 0.
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
-    least, most = float(values.min()), float(values.max())
+    ends = [(float(values.min()), float(values.max())) for values in map(_numbers, _bands(image))]
+    least, most = min(low for low, _ in ends), max(high for _, high in ends)
     white = max(1.0, most) if image.mode == "F" else next((white for white in _WHITES if most <= white), most)
     if least < -0.01 * white:
         raise ValueError(f"its numbers must be from 0 (black) up, but the least is {least:g}")
-    shares = values.clip(0, white) / white
+    return white
+
+
+def _to_grey(image: Image.Image, white: float, *, inverted: bool) -> Image.Image:
+    """Convert numbers of more than 8 bits to grey values; `convert` would clip them at 255."""
+    shares = _numbers(image).clip(0, white) / white
     return Image.fromarray(((1 - shares if inverted else shares) * 255).round().astype(np.uint8))
 
 
 def _check_depth(image: Image.Image) -> None:
     """Refuse colours of 16 bits of which only the lower ones are used: Pillow reads the upper 8 bits alone."""
-    if np.asarray(image.convert("RGB")).max() < 16:
+    if max(np.asarray(band.convert("RGB")).max() for band in _bands(image)) < 16:
         raise ValueError("its channels of 16 bits use 12 bits at most; save it with 8 bits a channel")
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cifar_core.data import DataError
 from cifar_core.data.data_set import CLASS_RULE, is_class_name
+from cifar_core.data.image_file import NO_PICTURES
 from cifar_core.errors import printable
 from cifar_core.files import decode_text
 
@@ -22,8 +23,6 @@ LAYOUTS = "a folder for each class, or train/ with those (and val/ and test/, if
 
 # What people call the folders of splits, in any case.
 _SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
-# Formats with a suffix in Pillow that are documents, films or data, or that it only writes.
-_NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF")
 _SHOWN = 3  # names in a message
 
 
@@ -104,7 +103,7 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
 
 def _loose(folder: Path) -> str:
     """Return the names of pictures that lie in no folder of `folder`; empty if it is not there."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind not in _NO_PICTURES}
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind not in NO_PICTURES}
     files = folder.iterdir() if folder.is_dir() else ()
     shown = (path for path in files if path.suffix.lower() in suffixes and not path.name.startswith("."))
     return listed(sorted(path.name for path in shown if path.is_file()))

@@ -19,6 +19,7 @@ from experiments.pages import plots
 from experiments.pages.blocks import Cell, Figure, Page, Photo, Row, Table
 from experiments.reading.published import Dated
 from sweeps.store import StoreError
+from sweeps.words import escape_markdown
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -143,7 +144,9 @@ def _html(text: str, sources: Sequence[str], references: References) -> Markup:
 
 
 def _markdown(text: str, sources: Sequence[str], references: References) -> str:
-    text = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)  # names of classes may look like HTML
+    """Escaped text, code between backticks, and marks of the sources."""
+    parts = re.split("(`[^`]+`)", text)
+    text = "".join(part if place % 2 else escape_markdown(part) for place, part in enumerate(parts))
     runs, keys = references.split(sources)
     marks = [f"`{short}`{more}" for short, _, more in runs] + [f"[{references.mark(key)}]" for key in keys]
     return f"{text} <sub>{' '.join(marks)}</sub>" if text and marks else text or " ".join(marks)
@@ -168,6 +171,7 @@ def _environment(
     environment.filters["cite"] = cited
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["in_table"] = lambda text: text.replace("|", "\\|")  # a bar would end the cell
+    environment.filters["fence"] = lambda text: "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return environment
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.metrics import Predictions
-from sweeps.words import counted, percent
+from sweeps.words import counted, escape_markdown, percent
 
 _NAMED = 3  # names in a list; the others are counted
 
@@ -22,7 +22,8 @@ def weakness_report(predictions: Predictions) -> str:
     if not len(predictions):
         return "There are no images to judge.\n"
     data_set = predictions.data_set
-    names, grouped = tuple(name.replace("|", "\\|") for name in data_set.classes), len(data_set.groups) == 2
+    names = tuple(escape_markdown(name).replace("|", "\\|") for name in data_set.classes)
+    grouped = len(data_set.groups) == 2
     confusion: list[list[int]] = predictions.confusion().tolist()
     accuracies = predictions.class_accuracy()
     present = [label for label in range(len(names)) if not math.isnan(accuracies[label])]

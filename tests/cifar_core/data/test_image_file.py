@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import struct
+import threading
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_core.data.image_file import read_image
+from cifar_core.data import image_file
+from cifar_core.data.image_file import read_image, read_pixels
 from tests.cifar_core.data.colour_profiles import in_srgb, profile
 from tests.cifar_core.support import refusal, synthetic
 
@@ -174,6 +178,36 @@ class TestLargePictures:
         drafted, whole = (read_image(tmp_path / name, 32).float() for name in ("a.jpg", "a.png"))
         assert (drafted - whole).abs().mean() < 1.5
 
+    @pytest.mark.parametrize("size", [(2500, 2500), (2500, 3001)])
+    def test_it_has_the_pixels_of_one_that_is_scaled_as_a_whole(self, tmp_path: Path, size: tuple[int, int]) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "a.tiff")
+        top = (size[1] - 2500) // 2
+        square = Image.fromarray(noise[top : top + 2500])
+        on_white = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square).convert("RGB")
+        expected = np.asarray(on_white.resize((32, 32), Image.Resampling.LANCZOS))
+        assert (read_pixels(tmp_path / "a.tiff", 32)[0] == expected).all()
+
+    def test_numbers_of_a_large_picture_have_one_white(self, tmp_path: Path) -> None:
+        numbers = np.full((2500, 2500), 1000, dtype=np.uint16)
+        numbers[-1, -1] = 65_535
+        Image.fromarray(numbers).save(tmp_path / "a.tiff")
+        assert pixel(tmp_path / "a.tiff", 1, 1) == pixel(tmp_path / "a.tiff", 1, 30) == (4, 4, 4)
+
+    def test_very_large_ones_are_read_one_at_a_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        reading = threading.Lock()
+
+        def alone(image: Image.Image, *, in_place: bool) -> None:
+            assert reading.acquire(blocking=False), "two are read at once"
+            time.sleep(0.05)
+            reading.release()
+
+        monkeypatch.setattr(image_file, "_LARGE_BYTES", 0)
+        monkeypatch.setattr("PIL.ImageOps.exif_transpose", alone)
+        path = picture(tmp_path / "a.png")
+        with ThreadPoolExecutor(4) as pool:
+            assert len(list(pool.map(lambda _: read_pixels(path, 32), range(4)))) == 4
+
     @pytest.mark.parametrize("kind", [{}, {"progressive": True}])
     def test_one_that_takes_too_much_memory(self, tmp_path: Path, kind: dict[str, Any]) -> None:
         path = tmp_path / ("a.jpg" if kind else "a.png")
@@ -229,7 +263,7 @@ def no_picture(path: Path) -> str:
 
 
 class TestUnreadableFiles:
-    @pytest.mark.parametrize(("name", "reason"), [("a.png", "No such file or directory"), (".", "Is a directory")])
+    @pytest.mark.parametrize(("name", "reason"), [("a.png", "No such file or directory"), (".", "not a regular file")])
     def test_no_file(self, tmp_path: Path, name: str, reason: str) -> None:
         path = tmp_path / name
         assert no_picture(path) == f"{path}: this must be a readable picture, but got: {reason}"
@@ -238,6 +272,12 @@ class TestUnreadableFiles:
     def test_no_picture(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "a.png"
         path.write_bytes(content)
+        assert no_picture(path) == f"{path}: this must be a readable picture, but got: no known image format"
+
+    def test_eps_starts_no_ghostscript(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "a.jpg"
+        Image.new("RGB", (32, 32)).save(path, "EPS")
+        monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
         assert no_picture(path) == f"{path}: this must be a readable picture, but got: no known image format"
 
     @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.tiff", "a.webp", "a.bmp"])

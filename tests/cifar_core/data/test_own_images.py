@@ -188,6 +188,14 @@ def test_files_that_are_no_pictures(pets: Path, cache: Path) -> None:
     assert cached.data_set.sha256 == made_without(pets, broken).data_set.sha256
 
 
+def test_a_named_pipe_is_no_readable_picture(pets: Path) -> None:
+    pipe = pets / "cat" / "pipe.jpg"
+    os.mkfifo(pipe)
+    said = refusal(lambda: made(pets), DataError)
+    assert f" {pipe}: this must be a readable picture, but got: not a regular file (" in said
+    assert made(pets, skip_unreadable=True).data_set.sha256 == made_without(pets, ["pipe.jpg"]).data_set.sha256
+
+
 def test_a_link_that_leads_nowhere_is_no_readable_picture(pets: Path) -> None:
     (pets / "cat" / "gone.jpg").symlink_to(pets / "nothing.jpg")
     said = refusal(lambda: made(pets), DataError)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from pathlib import Path
 
 import pytest
 
 from experiments.comparison.page import write_runs
+from experiments.pages.blocks import Cell, Code, Heading, Link, Page, Pairs, Row, Section, Table
+from experiments.pages.page import References, render_page
+from experiments.pages.text import CitedText
 from tests.experiments.conftest import COMMANDS, Pages
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import prose, tables_are_even, write_page
@@ -81,3 +85,33 @@ def test_names_cannot_break_the_page(fresh_store: Fake, tmp_path: Path) -> None:
     assert "| c\\|d |" in markdown
     assert "'c|d'" in markdown  # in the command, which is no table
     tables_are_even(markdown)
+
+
+def as_markdown(*blocks: CitedText | Code | Heading | Link | Pairs | Table) -> str:
+    page = Page("p", "Title", "Heading", CitedText("Subject."), [Section("Section", blocks)])
+    return render_page(page, References({}, datetime.date(2026, 1, 1), {}, []))["p.md"].decode()
+
+
+def test_names_are_no_markdown() -> None:
+    picture, shown = "![x](http://evil/p.png)", r"!\[x\](http://evil/p.png)"
+    table = Table((picture, "b"), [Row.of(Cell(picture, note=picture, judged=picture), r"a\|b")])
+    markdown = as_markdown(
+        CitedText(f"{picture} is like fast_resnet, _x_, *y*, <i>z</i> and `_code_`, not a`b."),
+        Heading(picture),
+        Link(picture, "b.md"),
+        Pairs.of({picture: picture}, "<b>"),
+        table,
+    )
+    assert picture not in markdown
+    assert rf"{shown} is like fast_resnet, \_x\_, \*y\*, &lt;i>z&lt;/i> and `_code_`, not a\`b." in markdown
+    assert f"### {shown}\n" in markdown
+    assert f"[{shown}](b.md)" in markdown
+    assert f"| {shown} | b |" in markdown
+    assert rf"| {shown} ({shown}); {shown} | a\\\|b |" in markdown
+    assert f"- {shown}: {shown}\n" in markdown
+    assert "<summary>&lt;b&gt;</summary>" in markdown
+
+
+@pytest.mark.parametrize(("code", "fence"), [("x = 1", "```"), ("# ```\n# ````\nx = 1", "`````")])
+def test_the_fences_of_code_are_longer_than_those_in_it(code: str, fence: str) -> None:
+    assert f"\n{fence}\n{code}\n{fence}\n" in as_markdown(Code(code))

@@ -81,6 +81,15 @@ def test_classes_without_groups_and_with_any_letters() -> None:
     ]
 
 
+def test_names_of_classes_are_no_markdown() -> None:
+    own = replace(CIFAR10, classes=("![x](http://evil/p.png)", r"<b>a\|b"), groups=())
+    lines = weakness_report(Predictions(torch.eye(2), torch.tensor([0, 1]), own)).splitlines()
+    assert lines[2:4] == [
+        r"| !\[x\](http://evil/p.png) | 100.00 | 1 / 1 | - |",
+        r"| &lt;b>a\\\|b | 100.00 | 1 / 1 | - |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
