@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
@@ -27,11 +26,11 @@ from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, listen, port, run
-from experiments.serving.network import load
 from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
 from sweeps.snapshot import readable
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering
+from sweeps.tracking.registry import champion_uri
 
 _READY = "Serving"
 
@@ -79,7 +78,7 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
     mlflow.set_tracking_uri(store.tracking_uri)
     with answering(store.tracking_uri), TemporaryDirectory() as folder:  # MLflow writes a file beside the network
-        model = load(version.name, Path(folder))
+        model = mlflow.pyfunc.load_model(champion_uri(version.name), dst_path=folder)
         application = Guard(scoring_server.init(model), most_bytes(int(version.tags["side"])))
 
     def announce(address: str) -> None:
