@@ -26,7 +26,7 @@ from sweeps.planning.space_rules import SET_BY_SWEEP
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-COMMANDS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "def main(" in path.read_text("utf-8")]
+COMMANDS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "start(main)" in path.read_text("utf-8")]
 SCRIPTS = ("sweeps/run_study.py", *(f"experiments/{path.name}" for path in COMMANDS))
 
 
