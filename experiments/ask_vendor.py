@@ -19,22 +19,12 @@ from experiments.reading.published import Price, load_published
 from experiments.vendors.answer_file import AnswerFile, Source
 from experiments.vendors.answers import Answer, read_data_set
 from experiments.vendors.chat import Chat, ImageRefusedError, SpendingLimit, SpendingLimitError
-from sweeps.command_line import FAILED, OneLineParser, number, run_command, start
+from sweeps.command_line import FAILED, OneLineParser, main_of, number, start
 from sweeps.validation import InvalidFileError
 from sweeps.words import counted, did_you_mean
 
 KEY = "VENDOR_KEY"  # of the environment
 _MOST_REFUSED = 5  # images in a row: then it is the service that refuses, and not its filter
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C.
-
-    1 means that --max-usd ended it before all images were answered, or that the service refused some.
-    """
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped; the same command asks for the rest")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Ask a model about each image that export_test.py wrote, and add its answers to a CSV file for "
         "score_answers.py. After an interruption the same command asks for the rest.",
         epilog=f"The key comes from the environment variable {KEY} and is written nowhere. Costs are of the tokens "
-        "that the service reports; a request that breaks off, or whose reply reports none, counts as billed.",
+        "that the service reports; a request that breaks off, or whose reply reports none, counts as billed. "
+        "Exit code 1: --max-usd ended it before all images were answered, or the service refused some.",
     )
     parser.add_argument(
         "--url", required=True, help="where the service answers chats, such as https://HOST/v1/chat/completions"
@@ -202,6 +193,8 @@ def _token_price(key: str) -> Price:
         )
     return prices[key]
 
+
+main = main_of(build_parser, _run, stopped="stopped; the same command asks for the rest")
 
 if __name__ == "__main__":
     start(main)

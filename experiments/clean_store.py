@@ -7,18 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from cifar_core.errors import printable
 from sweeps.checks.cleaning import find_waste, remove
-from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped")
+from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,6 +55,8 @@ def _run(options: argparse.Namespace) -> int:
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
+
+main = main_of(build_parser, _run, stopped="stopped")
 
 if __name__ == "__main__":
     start(main)

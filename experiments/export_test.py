@@ -6,7 +6,6 @@ python experiments/export_test.py DIR [--study NAME]
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -16,20 +15,13 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.source import DataSource
 from experiments.reading.studies import StudyReader
 from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
-from sweeps.command_line import OneLineParser, add_store, number, run_command, start, store_of
+from sweeps.command_line import OneLineParser, add_store, main_of, number, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.store import VENDORS, Store, StoreError
 from sweeps.validation import InvalidFileError
 
 SIDE = 256  # pixels: services enlarge smaller images, or read them badly
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped; the folder is not whole")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,6 +93,8 @@ def _data_set(store: Store, study: str | None) -> DataSet:
         reader = StudyReader(place)
         return CIFAR10 if study is None and reader.is_empty() else reader.read(study).data_set
 
+
+main = main_of(build_parser, _run, stopped="stopped; the folder is not whole")
 
 if __name__ == "__main__":
     start(main)

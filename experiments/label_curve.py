@@ -41,8 +41,8 @@ from sweeps.command_line import (
     OneLineParser,
     Stopper,
     add_store,
+    main_of,
     number,
-    run_command,
     start,
     store_of,
 )
@@ -71,23 +71,14 @@ class Subject:
     data_set: DataSet
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 129, 130 or 143 when interrupted.
-
-    1 means that a run failed, or that MLflow lacks entries.
-    """
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped before training; the same command starts again")
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="label_curve.py",
         description="Train the recipe of a study's champion on shares of the training labels, fit heads on a "
         "pretrained network to the same shares, and log the accuracies on the validation images to MLflow. The test "
         "set stays sealed. The same command resumes after an interruption.",
-        epilog="`python experiments/compare.py --study NAME` writes the curve into the report.",
+        epilog="`python experiments/compare.py --study NAME` writes the curve into the report. "
+        "Exit code 1: a run failed, or MLflow lacks entries.",
     )
     parser.add_argument(
         "--study",
@@ -285,6 +276,8 @@ def _parse_shares(text: str) -> tuple[float, ...]:
 
 _pflop = number("must be a number above 0 and at most 1e9", lambda value: 0 < value <= 1e9, float)
 
+
+main = main_of(build_parser, _run, stopped="stopped before training; the same command starts again")
 
 if __name__ == "__main__":
     start(main)

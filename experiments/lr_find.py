@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -26,7 +25,7 @@ from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, 
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES, read_recipe
 from experiments.systems.range_test import log_range_test
-from sweeps.command_line import FAILED, OneLineParser, add_store, number, run_command, start, stop_signals, store_of
+from sweeps.command_line import FAILED, OneLineParser, add_store, main_of, number, start, stop_signals, store_of
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.store import RANGE_TESTS_EXPERIMENT, Store, StoreError
@@ -36,19 +35,12 @@ from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import counted
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 if MLflow lacks entries, 2 for a user's error, 130 on Ctrl-C."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped; nothing was suggested")
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="lr_find.py",
         description="Train fresh weights while the learning rate rises, and suggest the rate at which the loss fell "
         "fastest (Smith, 2017).",
-        epilog='learning_rate = "range-test" in a recipe does this before training.',
+        epilog='learning_rate = "range-test" in a recipe does this before training. Exit code 1: MLflow lacks entries.',
     )
     parser.add_argument("recipe", metavar="RECIPE", help=f"{', '.join(NAMES)}, or a recipe file (TOML)")
     parser.add_argument("--low", type=_rate, default=LOW, metavar="LR", help="first rate (default: %(default)g)")
@@ -163,6 +155,8 @@ def _check_out(out: Path) -> None:
 _steps = number(f"must be a whole number of at least {LEAST_STEPS}", lambda value: value >= LEAST_STEPS, int)
 _rate = number("must be a number above 0", lambda value: 0 < value < float("inf"), float)
 
+
+main = main_of(build_parser, _run, stopped="stopped; nothing was suggested")
 
 if __name__ == "__main__":
     start(main)

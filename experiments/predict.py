@@ -28,9 +28,9 @@ from sweeps.command_line import (
     USAGE,
     OneLineParser,
     add_store,
+    main_of,
     positive_int,
     print_error,
-    run_command,
     start,
     store_of,
 )
@@ -39,23 +39,13 @@ from sweeps.snapshot import readable
 from sweeps.words import percent
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C.
-
-    1 means that some of the pictures cannot be read.
-    """
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped; nothing was predicted")
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="predict.py",
         description="Classify your own pictures with a trained run. Each is turned upright, cropped to a square around "
         "its middle and reduced to the only size that the network knows, 32 x 32 pixels for CIFAR-10.",
         epilog="Runs and their names: `make ui`. Confirmations, finals, adapted networks, reproductions and the "
-        "complete trials of run_study.py --keep-weights keep their weights.",
+        "complete trials of run_study.py --keep-weights keep their weights. Exit code 1: some pictures cannot be read.",
     )
     parser.add_argument(
         "run",
@@ -122,6 +112,8 @@ def _print(paths: Sequence[Path], predictions: Predictions, top: int, views: int
         console.print(f"Each answer is the mean of those to {views} views of the picture (test-time augmentation).")
     console.print(f"It knows only these classes: {', '.join(names)}. A picture of anything else gets one of them too.")
 
+
+main = main_of(build_parser, _run, stopped="stopped; nothing was predicted")
 
 if __name__ == "__main__":
     start(main)

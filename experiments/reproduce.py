@@ -35,10 +35,10 @@ from sweeps.command_line import (
     Interrupted,
     OneLineParser,
     add_store,
+    main_of,
     number,
     positive_int,
     print_error,
-    run_command,
     start,
     stop_signals,
     store_of,
@@ -50,24 +50,15 @@ from sweeps.store import SYSTEMS_EXPERIMENT, StoreError
 from sweeps.words import counted
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 129, 130 or 143 when interrupted.
-
-    1 means that a run diverged, that MLflow lacks entries, or that a run of a study came to another result. After a run
-    that diverged or that the user must mend the others are still trained.
-    """
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped before training; the same command starts again")
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="reproduce.py",
         description="Train published systems as they were described, or other recipes, log to MLflow, and write one "
         "JSON file per run. "
         "The same command resumes after an interruption.",
-        epilog="Compare the results with the published ones: `python experiments/compare.py systems`.",
+        epilog="After a run that diverged or that you must mend, the others are still trained. Exit code 1: a run "
+        "diverged, MLflow lacks entries, or a run of a study came to another result. Compare the results with the "
+        "published ones: `python experiments/compare.py systems`.",
     )
     parser.add_argument(
         "names",
@@ -207,6 +198,8 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
 _RUN = "run:"  # before the name of a run of a study
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
 
+
+main = main_of(build_parser, _run, stopped="stopped before training; the same command starts again")
 
 if __name__ == "__main__":
     start(main)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_core.data.source import DataSource
-from experiments.pages.text import duration, percent, probability, span
+from experiments.pages.text import duration, fine_percent, probability, span
 from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import ImageAnswers, Study
@@ -23,6 +23,7 @@ from sweeps.command_line import OneLineParser, add_store, run_command, start, st
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.validation import InvalidFileError
+from sweeps.words import percent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +108,7 @@ def _check_images(answers: Path, study: Study) -> None:
 
 def _print(found: VendorScore) -> None:
     accuracy = found.accuracy
-    print(f"{found.vendor}: {percent(accuracy.mean)} of {found.images:,} images (95 % interval {span(accuracy)})")
+    print(f"{found.vendor}: {fine_percent(accuracy.mean)} of {found.images:,} images (95 % interval {span(accuracy)})")
     if found.missing:
         print("  the interval reaches up to where the missing answers would all be right")
     print(f"  counted as wrong: {found.unparsable:,} answers that name no class or several, {found.missing:,} missing")

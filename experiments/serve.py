@@ -12,7 +12,6 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
@@ -26,20 +25,13 @@ from experiments.serving.champion import record_speed, registered
 from experiments.serving.guard import Guard, most_bytes
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, listen, port, run
-from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
+from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.snapshot import readable
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import champion_uri
 
 _READY = "Serving"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0 once Ctrl-C has ended the server, 2 for a user's error."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped before it served")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -108,6 +100,8 @@ def _print_speed(speed: HttpSpeed) -> None:
     print(f"{speed.batch} images a request: {speed.per_second_batched:.0f} images a second")
     print("`make report` puts these into the report")
 
+
+main = main_of(build_parser, _run, stopped="stopped before it served")
 
 if __name__ == "__main__":
     start(main)

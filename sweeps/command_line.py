@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -56,6 +56,19 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, 
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def main_of(
+    build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int], *, stopped: str
+) -> Callable[..., int]:
+    """Return the `main` of a command: it runs `run` on its options as `run_command` does, and returns the exit code."""
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        parser = build_parser()
+        options = parser.parse_args(arguments)
+        return run_command(parser, lambda: run(options), stopped=stopped)
+
+    return main
 
 
 def print_error(command: str, error: object) -> None:

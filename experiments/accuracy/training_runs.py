@@ -79,6 +79,7 @@ def complete(
 
     Raises:
         InvalidFileError: the file is not what this function writes.
+        RecipeError: it holds a run under a wanted name whose recipe is not valid.
     """
     runs = load(path, TrainingRun)
     for name, recipe in wanted:
@@ -90,8 +91,8 @@ def complete(
 
 
 def is_of(run: TrainingRun, name: str, recipe: Recipe) -> bool:
-    """Return true if this is the run of that recipe under that name."""
-    return run.name == name and dict(run.recipe) == recipe.to_dict()
+    """Return true if this is the run of that recipe under that name; it may be older than a field with a default."""
+    return run.name == name and Recipe.from_dict(run.recipe) == recipe
 
 
 def measure(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:

@@ -15,14 +15,13 @@ import random
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cifar_core.hardware import Hardware, set_up_cpu
 from experiments.benchmarks.sweep import NoOpSweep, RecordedExecutor, recorded_events
-from sweeps.command_line import OneLineParser, positive_int, run_command, start
+from sweeps.command_line import OneLineParser, main_of, positive_int, start
 from sweeps.executors.protocol import Event, Job, Paused, Progressed, TrainJob
 
 _WORKERS = (10, 100, 1_000)
@@ -126,14 +125,12 @@ def measure(workers: int, hardware: Hardware) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
+def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="scale", description="Measure how many workers one coordinator serves.")
     parser.add_argument(
         "workers", nargs="*", type=positive_int, metavar="N", help="numbers of workers (default: 10, 100 and 1000)"
     )
-    options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options), stopped="stopped")
+    return parser
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -149,6 +146,8 @@ def _run(options: argparse.Namespace) -> int:
         print(measure(workers, hardware), flush=True)
     return 0
 
+
+main = main_of(_parser, _run, stopped="stopped")
 
 if __name__ == "__main__":
     start(main)

@@ -13,9 +13,10 @@ import plotly.graph_objects as go
 from experiments.comparison.differences import Comparison, Group, NotPaired, image_by_image
 from experiments.pages.blocks import Cell, Figure, Missing, Section, Table
 from experiments.pages.plots import PALETTE, add_points, canvas, in_figure, pc, room_for, segment
-from experiments.pages.text import CitedText, percent, points, probability, signed
+from experiments.pages.text import CitedText, points, probability, signed
 from experiments.reading.study import SPLITS
 from experiments.stats import SIGNIFICANCE_LEVEL, holm
+from sweeps.words import percent
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.blocks import Figure, Missing, Section
 from experiments.pages.plots import PALETTE, add_line, canvas, in_figure
-from experiments.pages.text import CitedText, percent
+from experiments.pages.text import CitedText, fine_percent
 from experiments.reading.study import SPLITS, TrainedRun
 
 
@@ -75,7 +75,7 @@ def caption(comparison: Comparison, metric: str) -> CitedText:
     ends = {group.name: r.curves[f"{split}/{metric}"][-1][1] for group, r, split in drawn if r is group.runs[0]}
     if len(splits) == 1 and len(ends) > 1 and comparison.is_of_same_data:
         best = (max if metric == "accuracy" else min)(ends, key=ends.__getitem__)
-        value = percent(ends[best]) if metric == "accuracy" else f"{ends[best]:.3f} nats"
+        value = fine_percent(ends[best]) if metric == "accuracy" else f"{ends[best]:.3f} nats"
         if list(ends.values()).count(ends[best]) == 1:
             text += f". {best} ends {'highest' if metric == 'accuracy' else 'lowest'}, at {value}"
     elif len(splits) > 1 or not comparison.is_of_same_data:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 
-from experiments.pages.text import duration, flops, percent, run
+from experiments.pages.text import duration, fine_percent, flops, run
 from experiments.reading.study import TrainedRun
 from experiments.stats import (
     SIGNIFICANCE_LEVEL,
@@ -134,9 +134,9 @@ class ComparedMetric:
 
 
 METRICS = (
-    ComparedMetric("val/accuracy", "Validation accuracy", 1, percent),
-    ComparedMetric("test/accuracy", "Test accuracy", 1, percent),
-    ComparedMetric("test/tta_accuracy", "Test accuracy, with test-time augmentation", 0, percent),
+    ComparedMetric("val/accuracy", "Validation accuracy", 1, fine_percent),
+    ComparedMetric("test/accuracy", "Test accuracy", 1, fine_percent),
+    ComparedMetric("test/tta_accuracy", "Test accuracy, with test-time augmentation", 0, fine_percent),
     ComparedMetric("val/loss", "Validation loss, nats", -1, "{:.3f}".format),
     ComparedMetric("test/loss", "Test loss, nats", -1, "{:.3f}".format),
     ComparedMetric("cost/seconds", "Time to train", -1, duration, 0.1),  # the speed of a machine varies by a tenth

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import CLOSE, verdict_of
 from experiments.pages.blocks import Block, Heading, Row, Section, Table
-from experiments.pages.text import CitedText, percent
+from experiments.pages.text import CitedText
+from sweeps.words import percent
 
 HEADS: Mapping[str, str] = MappingProxyType(
     {

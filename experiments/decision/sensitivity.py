@@ -9,8 +9,9 @@ from typing import Any
 
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import Way, verdict_of, ways_of
-from experiments.pages.text import count, factor, money, percent, run, times, years
+from experiments.pages.text import count, factor, money, run, times, years
 from experiments.reading.published import Price, rate
+from sweeps.words import percent
 
 FACTOR = 2.0  # each assumption is divided and multiplied by this
 REACH = 10.0  # flips are searched up to this factor, down and up

@@ -15,10 +15,11 @@ from experiments.decision import commands
 from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, adapt_measured, build, buy
 from experiments.decision.facts import Facts
 from experiments.decision.machines import Cost, adapting_cost, answer_seconds
-from experiments.pages.text import count_months, duration, listed, percent, run, runs, span
+from experiments.pages.text import count_months, duration, fine_percent, listed, run, runs, span
 from experiments.reading.published import Accuracy
 from experiments.reading.scenario import Download, Vendor, slug
 from experiments.stats import TEST_IMAGES, Estimate, wilson
+from sweeps.words import percent
 
 RETEST_LOSS = 0.03  # published networks that were tested again fell by up to 2.8 points
 CLOSE = 0.10  # two costs that differ by less than this share of the dearer one count as the same
@@ -240,7 +241,7 @@ def _building(facts: Facts) -> Way:
     if facts.test is None:
         accuracy, timed = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study), study
     else:
-        text = f"has {percent(facts.test.mean)} ({span(facts.test)})"
+        text = f"has {fine_percent(facts.test.mean)} ({span(facts.test)})"
         accuracy = _against_bar(facts, facts.test, text, commands.run_longer_study(facts.study))
         timed = commands.run_study(facts.study, study=f"{facts.study.name}-again")
     checks = [accuracy, *_in_time(facts, facts.cost, seconds, timed)]
@@ -289,7 +290,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
     name = f"{adapted.backbone} ({'fine-tuned' if adapted.is_tuned else 'new head'})"
     option = adapt_measured(name, cost, facts.scenario)
     seconds = answer_seconds(cost, facts.scenario.images_per_month) if cost.speed is not None else None
-    text = f"has {percent(adapted.test.mean)} ({span(adapted.test)})"
+    text = f"has {fine_percent(adapted.test.mean)} ({span(adapted.test)})"
     # To adapt it again would give the same network.
     checks = [_against_bar(facts, adapted.test, text, command=""), *_in_time(facts, cost, seconds, command="")]
     if option.unpriced:
@@ -331,7 +332,7 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
     accuracy, check, sources = _published(facts, vendor.accuracy, command)
     if score is not None:
         accuracy, sources = score.accuracy, (f"source/{score.key}",)
-        text = f"was measured at {percent(accuracy.mean)} ({span(accuracy)})"
+        text = f"was measured at {fine_percent(accuracy.mean)} ({span(accuracy)})"
         if score.missing:
             text += f", {score.missing:,} of {score.images:,} images unanswered"
         if score.unparsable:

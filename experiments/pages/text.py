@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.stats import Estimate
-from sweeps.words import rounded
+from sweeps.words import percent, rounded
 
 NOTHING = "\N{EN DASH}"  # in a cell of a table that has no value
 
@@ -29,8 +29,9 @@ def runs(estimate: Estimate) -> tuple[str, ...]:
     return run(*estimate.run_ids)
 
 
-def percent(share: float, digits: int = 2) -> str:
-    return f"{100 * share:.{digits}f} %"
+def fine_percent(share: float) -> str:
+    """A measured share, to a hundredth of a percent."""
+    return percent(share, 2)
 
 
 def short_percent(share: float) -> str:

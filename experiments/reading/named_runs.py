@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 
 from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 
-from cifar_core.errors import UserError
 from experiments.reading.studies import StudyReader
+from sweeps.store import StoreError
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import CHAMPION, champions
 from sweeps.words import shortened
@@ -20,11 +22,10 @@ def runs_named(wanted: str, reader: StudyReader) -> list[Run]:
     """Return the runs that `wanted` names: the champion's, the newest STUDY/KEY, or all with this name or id prefix.
 
     Raises:
-        UserError: the champion is wanted, but there is none, or several.
-        StoreError: MLflow does not answer.
+        StoreError: the champion is wanted, but there is none, or several; or MLflow does not answer.
     """
     if wanted == CHAMPION:
-        return [reader.run(_champion(reader))]
+        return [reader.run(str(champion_of(reader).run_id))]
     study, _, key = wanted.rpartition("/")
     if runs := _matching(reader, "tags.key", "=", key, study):
         return [max(runs, key=lambda run: (run.info.start_time, run.info.run_id))]
@@ -32,6 +33,29 @@ def runs_named(wanted: str, reader: StudyReader) -> list[Run]:
     if re.fullmatch(rf"[0-9a-fA-F]{{{LETTERS},32}}", wanted):
         runs += _matching(reader, "attributes.run_id", "LIKE", f"{wanted.lower()}%")
     return list({run.info.run_id: run for run in runs}.values())
+
+
+def champion_of(reader: StudyReader, model: str | None = None, *, has_option: bool = False) -> ModelVersion:
+    """Return the version of a registered model with the alias `champion`.
+
+    Args:
+        model: None takes the only one.
+        has_option: the command has `--model`; others choose by the id of a run.
+
+    Raises:
+        StoreError: there is none, or there are several, or MLflow does not answer.
+    """
+    with answering(reader.store.tracking_uri):
+        found = champions(reader.client)
+    if not found:
+        raise StoreError(f"a store must hold a finished study to have a champion, but {reader.store.root} holds none")
+    chosen = [version for version in found if model in (None, version.name)]
+    if len(chosen) != 1:
+        choices = [f"--model {shlex.quote(v.name)}" if has_option else f"{v.run_id} ({v.name})" for v in found]
+        options = " or ".join(choices) + (" (make serve ARGS='--model NAME')" if has_option else "")
+        given = f"--model {model}" if model is not None else "none"
+        raise StoreError(f"the champion must be chosen by {options}, but got {given}")
+    return chosen[0]
 
 
 def candidates(runs: Iterable[Run], reader: StudyReader) -> str:
@@ -45,14 +69,3 @@ def _matching(reader: StudyReader, field: str, operator: str, value: str, experi
     if not value or quote in value:  # MLflow's filters have no way to write both
         return []
     return reader.runs(f"{field} {operator} {quote}{value}{quote}", experiment)
-
-
-def _champion(reader: StudyReader) -> str:
-    """Return the id of the run whose network the alias `champion` of the model registry names."""
-    with answering(reader.store.tracking_uri):
-        found = champions(reader.client)
-    if len(found) != 1:
-        several = ", ".join(f"{version.run_id} of {version.name}" for version in found)
-        none = "no champion is registered yet: the end of a study registers one"
-        raise UserError(f"'champion' must be one run, but may be {several}" if found else none)
-    return str(found[0].run_id)

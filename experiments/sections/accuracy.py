@@ -11,10 +11,10 @@ from experiments.decision.facts import Facts
 from experiments.decision.verdict import ways_of
 from experiments.pages.blocks import Cell, Figure, Number, Row, Section, Table, estimate_numbers, numbers_of
 from experiments.pages.plots import BLUE, INK, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
-from experiments.pages.text import CitedText, listed, percent, points, run, runs, short_percent, span, times
+from experiments.pages.text import CitedText, fine_percent, listed, points, run, runs, short_percent, span, times
 from experiments.reading.published import Accuracy, Bar
 from experiments.stats import Estimate, against_published
-from sweeps.words import counted
+from sweeps.words import counted, percent
 
 _REWORK = "needs work on architecture, loss and optimiser"
 
@@ -69,11 +69,11 @@ def bar_sentence(facts: Facts) -> CitedText:
             return CitedText("No trial has finished, so performance cannot be judged yet.", run(facts.run_id))
         text = (
             "Accuracy on unseen images is not known yet. On the validation images the network reaches "
-            f"{percent(facts.validation.mean)}"
+            f"{fine_percent(facts.validation.mean)}"
         )
         text += "; trials were selected on these images, so the figure flatters." if facts.study.has_selected else "."
         return CitedText(text, runs(facts.validation))
-    ours, interval = f"At {percent(test.mean)} the network", f"95 % interval, {span(test)},"
+    ours, interval = f"At {fine_percent(test.mean)} the network", f"95 % interval, {span(test)},"
     if test.low >= bar.target:
         text = f"{ours} clears the {target} target; the whole {interval} does."
     elif test.mean >= bar.target:
@@ -124,8 +124,8 @@ def validation_against_test(facts: Facts) -> tuple[CitedText, ...]:
         text = "How far validation accuracy can be trusted cannot be said before a test."
         return (CitedText(text, runs(validation)),)
     text = (
-        f"On the validation images its recipe reached {percent(validation.mean)} when it was chosen. The final was "
-        f"trained longer, on all images, and reaches {percent(test.mean)} of the test images."
+        f"On the validation images its recipe reached {fine_percent(validation.mean)} when it was chosen. The final "
+        f"was trained longer, on all images, and reaches {fine_percent(test.mean)} of the test images."
     )
     return (CitedText(text, (*runs(validation), *runs(test))),)
 
@@ -136,7 +136,8 @@ def augmented_sentence(facts: Facts) -> CitedText | None:
         return None
     text = (
         f"With test-time augmentation ({facts.views or 'several'} views of each image, at as many times the work) it "
-        f"reaches {percent(facts.augmented.mean)} ({span(facts.augmented)}); the verdict rests on the plain accuracy."
+        f"reaches {fine_percent(facts.augmented.mean)} ({span(facts.augmented)}); the verdict rests on the plain "
+        "accuracy."
     )
     return CitedText(text, runs(facts.augmented))
 
@@ -267,7 +268,7 @@ def _table(facts: Facts) -> Table:
     validated = "" if facts.has_champion else ", without its validation images"
     ours = Row.of(
         Cell(_name(facts), note=f"{facts.parameters:,} weights" if facts.parameters else ""),
-        Cell(percent(test.mean), note=span(test)) if test else "not measured",
+        Cell(fine_percent(test.mean), note=span(test)) if test else "not measured",
         Cell(f"{facts.study.data_set.name} alone{validated}", style="plain"),
         Cell("", sources=runs(test) if test else run(*facts.subject_runs)),
         style="ours",

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
-from experiments.pages.text import CitedText, duration, flops, percent, probability, run, runs, signed, span
+from experiments.pages.text import CitedText, duration, fine_percent, flops, probability, run, runs, signed, span
 from experiments.reading.study import Adapted
 from experiments.stats import SIGNIFICANCE_LEVEL, Estimate, McNemar, mcnemar
 
@@ -52,8 +52,8 @@ def _choice(adapted: Adapted) -> str:
         return "Everything below the head was kept as it is."
     tested, kept = ("fine-tuned network", "head") if adapted.is_tuned else ("head", "fine-tuned network")
     return (
-        f"Starting from that head, the last blocks were fine-tuned: {percent(adapted.tuned, 2)} validation accuracy, "
-        f"{percent(adapted.head, 2)} with the head alone. The more accurate of the two on validation images, the "
+        f"Starting from that head, the last blocks were fine-tuned: {fine_percent(adapted.tuned)} validation accuracy, "
+        f"{fine_percent(adapted.head)} with the head alone. The more accurate of the two on validation images, the "
         f"{tested}, was tested; the {kept} was not."
     )
 
@@ -61,7 +61,7 @@ def _choice(adapted: Adapted) -> str:
 def _difference(facts: Facts, adapted: Adapted, test: McNemar) -> CitedText:
     ours, alone, count = f"the {facts.subject}", f"the {facts.subject}", len(facts.subject_runs)
     if count > 1:
-        accuracy = percent((test.both + test.first) / test.images)
+        accuracy = fine_percent((test.both + test.first) / test.images)
         ours, alone = f"one of the {facts.subject}'s {count} runs ({accuracy})", "that run"
     better = "better" if test.difference > 0 else "worse"
     judged = f"It and {ours} do not differ beyond chance"
@@ -80,7 +80,7 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
     servers = next(iter(facts.study.artifacts.http.values()), None), adapted.http
     ours_p95, theirs_p95 = (each.p95 if each is not None else None for each in servers)
     rows: tuple[tuple[str, Callable[[Any], str], float | None, float | None], ...] = (
-        ("With test-time augmentation", percent, augmented, adapted.augmented),
+        ("With test-time augmentation", fine_percent, augmented, adapted.augmented),
         ("Training of the network", duration, ours.retrain_seconds, adapted.seconds),
         ("Its compute", flops, ours.retrain_flops, adapted.flops),
         ("Whole study", duration, ours.seconds, adapted.study_seconds),
@@ -89,12 +89,12 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
     )
     if any(servers):
         rows = (*rows, ("The same over HTTP", duration, ours_p95, theirs_p95))
-    validation = _cell(percent, facts.validation.mean if facts.validation is not None else None)
+    validation = _cell(fine_percent, facts.validation.mean if facts.validation is not None else None)
     if facts.has_champion:
         validation = replace(validation, note="of its confirmation, which is shorter")
     cells = [
         Row.of("Test accuracy", _accuracy(facts.test), _accuracy(adapted.test)),
-        Row.of("Validation accuracy", validation, percent(adapted.validation)),
+        Row.of("Validation accuracy", validation, fine_percent(adapted.validation)),
     ]
     cells += [Row.of(name, _cell(words, champion), _cell(words, other)) for name, words, champion, other in rows]
     how = "Fine-tuned" if adapted.is_tuned else "Adapted"
@@ -104,7 +104,7 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
 def _accuracy(estimate: Estimate | None) -> Cell:
     if estimate is None:
         return _UNKNOWN
-    return Cell(percent(estimate.mean), note=span(estimate), sources=runs(estimate))
+    return Cell(fine_percent(estimate.mean), note=span(estimate), sources=runs(estimate))
 
 
 def _cell(words: Callable[[Any], str], value: float | None) -> Cell:

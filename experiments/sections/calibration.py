@@ -14,9 +14,10 @@ from cifar_core.evaluation.metrics import Reliability, reliability
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section, numbers_of
 from experiments.pages.plots import MUTED, RUST, add_line, add_points, canvas, pc
-from experiments.pages.text import CitedText, percent, run
+from experiments.pages.text import CitedText, run
 from experiments.reading.study import Study
 from experiments.stats import wilson
+from sweeps.words import percent
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,11 @@ from experiments.pages.plots import (
     room_for,
     segment,
 )
-from experiments.pages.text import CitedText, percent, points, run, runs, short_percent, signed, span
+from experiments.pages.text import CitedText, fine_percent, points, run, runs, short_percent, signed, span
 from experiments.reading.published import Bar
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
+from sweeps.words import percent
 
 _NUMBERED = 30  # classes, at most, for numbers in the cells of the confusion matrix
 UNEVEN = 0.10  # a gap between the best and the weakest class from which classes are called uneven
@@ -214,7 +215,7 @@ def balanced_sentence(study: Study, split: str) -> tuple[CitedText, ...]:
         return ()
     text = (
         f"The classes have different numbers of {split} images: the balanced accuracy, the mean over the classes, is "
-        f"{percent(statistics.fmean(known))}."
+        f"{fine_percent(statistics.fmean(known))}."
     )
     return (CitedText(text, run(*study.subject["run_id"])),)
 

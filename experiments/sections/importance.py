@@ -25,12 +25,12 @@ from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, add_points, canvas, pc
-from experiments.pages.text import CitedText, listed, percent, run
+from experiments.pages.text import CitedText, listed, run
 from experiments.stats import FEW_TRIALS, SIGNIFICANCE_LEVEL, holm
 from sweeps.planning.search_space import MULTIPLE, MULTIPLES, Parameter, multiples_of, reference_epochs
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.validation import InvalidFileError
-from sweeps.words import counted, rounded
+from sweeps.words import counted, percent, rounded
 
 SLICES = 4  # parameters that are drawn
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA

@@ -36,11 +36,11 @@ from experiments.pages.plots import (
     pc,
     segment,
 )
-from experiments.pages.text import CitedText, count, percent, run, short_percent, span, total
+from experiments.pages.text import CitedText, count, fine_percent, run, short_percent, span, total
 from experiments.reading.study import ADAPT, BUILD, LabelCurve
 from experiments.stats import Estimate, mean_accuracy
 from sweeps.stages.adapted_result import images_before
-from sweeps.words import counted
+from sweeps.words import counted, percent
 
 TITLE = "How many labels"
 WAYS: Mapping[str, tuple[str, str]] = MappingProxyType({BUILD: ("built from nothing", RUST), ADAPT: ("adapted", GREEN)})
@@ -307,7 +307,7 @@ def _accuracy(found: Estimate | None) -> Cell:
     if found is None:
         return Cell("")
     note = f"{span(found, 1)}, {counted(len(found.run_ids), 'run')}"
-    return Cell(percent(found.mean), note=note)
+    return Cell(fine_percent(found.mean), note=note)
 
 
 def _numbers(curve: WayCurve, needed: Interval | None) -> Iterator[Number]:

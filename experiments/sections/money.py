@@ -37,7 +37,6 @@ from experiments.pages.text import (
     images_a_month,
     listed,
     money,
-    percent,
     run,
     times,
     total,
@@ -45,7 +44,7 @@ from experiments.pages.text import (
 )
 from experiments.reading.published import UNITS, rate
 from experiments.reading.scenario import HOURS_A_MONTH, slug
-from sweeps.words import counted
+from sweeps.words import counted, percent
 
 OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario
 CROPPED = 3.0  # times the cost of building, or else of the first way: what lies above leaves the figure

@@ -13,11 +13,12 @@ import plotly.graph_objects as go
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Pairs, Row, Section, Table, numbers_of
 from experiments.pages.plots import BLUE, GREEN, GRID, INK, MUTED, RUST, add_line, add_points, canvas, pc
-from experiments.pages.text import CitedText, count_word, duration, flops, percent, points, run, runs
+from experiments.pages.text import CitedText, count_word, duration, fine_percent, flops, points, run, runs
 from experiments.reading.published import Accuracy
 from experiments.reading.study import Study
 from experiments.stats import FEW_TRIALS, wilson
 from sweeps.states import ENDED
+from sweeps.words import percent
 
 SAVED_AIM = 0.5  # of the training compute, by pruning
 TYPICAL = 0.7  # accuracy of a trial, at which the interval over images is stated
@@ -295,8 +296,8 @@ def _front_caption(facts: Facts, front: ParetoFront) -> CitedText:
         return CitedText(text, run(facts.run_id))
     least = min(known, key=lambda a: a.training_flops)
     text += (
-        f" The champion took {flops(ours)} a run and reached {percent(test.mean)}; the least compute published, "
-        f"{least.name}: {flops(least.training_flops)} for {percent(least.accuracy)}."
+        f" The champion took {flops(ours)} a run and reached {fine_percent(test.mean)}; the least compute published, "
+        f"{least.name}: {flops(least.training_flops)} for {fine_percent(least.accuracy)}."
     )
     return CitedText(text, (*runs(test), f"source/{least.key}"))
 

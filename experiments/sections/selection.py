@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
-from experiments.pages.text import CitedText, flops, percent, points, run, runs, signed
+from experiments.pages.text import CitedText, fine_percent, flops, points, run, runs, signed
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
 from sweeps.studies.study import Beginning
@@ -185,14 +185,14 @@ def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | N
 
 def bias_sentence(bias: SelectionBias) -> CitedText:
     """The best validation accuracy of the search, against the same recipe trained from new seeds."""
-    accuracy = f"{percent(bias.searched)} validation accuracy (trial {bias.trial})"
+    accuracy = f"{fine_percent(bias.searched)} validation accuracy (trial {bias.trial})"
     best = f"The best of {bias.trials} complete trials" if bias.trials > 1 else "The only complete trial"
     best += f" had {accuracy}"
     if bias.confirmed is None or bias.as_searched is None:
         text = f"{best}. It was not trained again, so how much of that is luck cannot be said."
         return CitedText(text, run(bias.search_run))
     change = bias.confirmed.mean - bias.searched
-    again = f"{best}; trained again from new seeds, its recipe reached {percent(bias.confirmed.mean)}"
+    again = f"{best}; trained again from new seeds, its recipe reached {fine_percent(bias.confirmed.mean)}"
     if bias.same_compute:
         judged = f"choosing the best {'flattered it' if change < 0 else 'did not flatter it'}"
         text = f"more than chance explains: {judged}"
@@ -216,7 +216,7 @@ def _table(candidates: Sequence[Candidate]) -> Table:
             f"trial {c.trial}{', where the search began' if c.baseline else ''}{', champion' if c.champion else ''}",
             c.model,
             f"{c.complete} of {len(c.run_ids)}{f', {c.diverged} diverged' if c.diverged else ''}",
-            "none yet" if c.accuracy is None else percent(c.accuracy),
+            "none yet" if c.accuracy is None else fine_percent(c.accuracy),
             Cell("", sources=run(*c.run_ids)),
             style="ours" if c.champion else "",
         )

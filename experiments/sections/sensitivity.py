@@ -12,7 +12,8 @@ from experiments.decision.machines import answer_seconds
 from experiments.decision.sensitivity import SensitivityResult, nearest_flips, rival_of, saved, sensitivity
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, RUST, canvas, label
-from experiments.pages.text import CitedText, duration, factor, percent, run, runs, short_percent, total
+from experiments.pages.text import CitedText, duration, factor, run, runs, short_percent, total
+from sweeps.words import percent
 
 VISIBLE = 0.02  # of the widest bar: shorter ones that flip nothing are not drawn
 

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Figure, Missing, Number, Section, SideBySide
 from experiments.pages.plots import BLUE, GREEN, RUST, add_line, canvas
-from experiments.pages.text import CitedText, percent, points, run
+from experiments.pages.text import CitedText, fine_percent, points, run
+from sweeps.words import percent
 
 
 def section(facts: Facts) -> Section:
@@ -49,7 +50,7 @@ def _caption(facts: Facts, first: pd.DataFrame, key: str) -> CitedText:
     if all(map(len, curves)):
         train, val = (float(curve.iloc[-1]) for curve in curves)
         side = "above" if val >= train else "below"
-        text = f"Validation accuracy ends at {percent(val)}, {points(abs(val - train))} {side} training accuracy"
+        text = f"Validation accuracy ends at {fine_percent(val)}, {points(abs(val - train))} {side} training accuracy"
         if key == "loss":
             text = f"Training loss ends at {train:.3f} and validation loss at {val:.3f} nats an image"
         text += "."

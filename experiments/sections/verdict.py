@@ -45,9 +45,9 @@ from experiments.pages.plots import (
 from experiments.pages.text import (
     CitedText,
     duration,
+    fine_percent,
     listed,
     money,
-    percent,
     run,
     short_percent,
     span,
@@ -55,7 +55,7 @@ from experiments.pages.text import (
     years,
 )
 from experiments.reading.scenario import slug
-from sweeps.words import counted
+from sweeps.words import counted, percent
 
 COST_RATIO = 1.2  # between a measured and an assumed cost, in either direction, from which the report mentions it
 FLIPS = 2  # of assumptions that the first screen names
@@ -229,7 +229,7 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
         low, mean, high = (floor / 100, (floor / 100 + 1) / 2, 1.0)
         if accuracy:
             low, mean, high = accuracy.low, accuracy.mean, accuracy.high
-        what = f"{percent(accuracy.mean)}" if accuracy else "accuracy unknown"
+        what = f"{fine_percent(accuracy.mean)}" if accuracy else "accuracy unknown"
         add_points(
             figure,
             [usd],
@@ -314,7 +314,7 @@ def _accuracy(way: Way) -> Cell:
     if way.accuracy is None:
         return Cell(UNKNOWN, sources=way.sources if way.option.kind == "build" else ())
     if way.measured:
-        return Cell(percent(way.accuracy.mean), note=span(way.accuracy, 1), sources=way.sources)
+        return Cell(fine_percent(way.accuracy.mean), note=span(way.accuracy, 1), sources=way.sources)
     note = "published" if way.same_test else "published, on other test images"
     return Cell(percent(way.accuracy.mean, 1), note=note, sources=way.sources)
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mlflow.entities.model_registry import ModelVersion
 
+from experiments.reading.named_runs import champion_of
 from experiments.reading.studies import HTTP_SPEED, StudyReader
 from experiments.reading.study import HttpSpeed
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
-from sweeps.tracking.mlflow_client import answering
-from sweeps.tracking.registry import champions
 from sweeps.validation import write_json
 
 
@@ -30,16 +28,7 @@ def registered(store: Store, name: str | None = None) -> ModelVersion:
     """
     reader = StudyReader(store)  # which says that there is no store, where MLflow would create one
     uri_for_mlflow(store)
-    with answering(store.tracking_uri):
-        found = champions(reader.client)
-    if not found:
-        raise StoreError(f"a store must hold a finished study to have a champion, but {store.root} holds none")
-    chosen = [version for version in found if name in (None, version.name)]
-    if len(chosen) != 1:
-        options = " or ".join(f"--model {shlex.quote(version.name)}" for version in found)
-        given = f"--model {name}" if name is not None else "none"
-        raise StoreError(f"the champion must be chosen by {options} (make serve ARGS='--model NAME'), but got {given}")
-    return chosen[0]
+    return champion_of(reader, name, has_option=True)
 
 
 def record_speed(store: Store, version: ModelVersion, measure: Callable[[], HttpSpeed]) -> HttpSpeed:

@@ -24,7 +24,7 @@ from experiments.pages.blocks import (
     Table,
 )
 from experiments.pages.page import References, render_page, write_files
-from experiments.pages.text import NOTHING, CitedText, count_word, listed, percent, points, run, signed, span
+from experiments.pages.text import NOTHING, CitedText, count_word, fine_percent, listed, points, run, signed, span
 from experiments.reading.published import load_published
 from experiments.reading.results import Result, departures, load_results
 from experiments.systems.overlay import overlay
@@ -40,6 +40,7 @@ from experiments.systems.section import (
     systems_table,
 )
 from sweeps.validation import InvalidFileError
+from sweeps.words import percent
 
 _COLUMNS = ("Published", "Reproduced", "Difference")
 
@@ -123,15 +124,15 @@ def _section(system: System) -> Section:
 def _quantities(system: System) -> Table:
     """A row for each quantity that can be compared."""
     met, compared, curves = system.common_epoch, system.compared, system.curves
-    ours = Cell(percent(system.accuracy.mean), span(system.accuracy)) if system.accuracy else "not measured"
+    ours = Cell(fine_percent(system.accuracy.mean), span(system.accuracy)) if system.accuracy else "not measured"
     rows = [Row.of("Test accuracy at the end", system.published.stated, ours, gap_cell(system.gap))]
     if curves.best is not None or system.best is not None:
-        theirs = Cell(percent(curves.best[1]), f"epoch {curves.best[0]:g}") if curves.best else "not published"
-        ours = Cell(percent(system.best.mean), _best_epochs(system)) if system.best else "not measured"
+        theirs = Cell(fine_percent(curves.best[1]), f"epoch {curves.best[0]:g}") if curves.best else "not published"
+        ours = Cell(fine_percent(system.best.mean), _best_epochs(system)) if system.best else "not measured"
         rows.append(Row.of("Best test accuracy of any epoch", theirs, ours, gap_cell(system.best_gap)))
     if met is not None and met.quantity == "test_accuracy" and not system.complete:
         title = f"Test accuracy at epoch {met.epoch:g}"
-        rows.append(Row.of(title, percent(met.published), percent(met.ours), gap_cell(met.gap)))
+        rows.append(Row.of(title, fine_percent(met.published), fine_percent(met.ours), gap_cell(met.gap)))
     elif met is not None and met.quantity == "train_loss":
         title = f"Training loss, first 250 batches of epoch {epoch_of_loss(met)}"
         rows.append(_loss_row(title, met.published, met.ours))
@@ -169,8 +170,8 @@ def _caption(system: System) -> CitedText:
         text += f": {losses(met)}"
     elif met is not None:
         text += (
-            f": at epoch {met.epoch:g} test accuracy is {percent(met.ours)} for ours and {percent(met.published)} "
-            "as published"
+            f": at epoch {met.epoch:g} test accuracy is {fine_percent(met.ours)} for ours and "
+            f"{fine_percent(met.published)} as published"
         )
     elif (theirs := system.curves.series.get("val_loss")) is not None and (ours := _lowest(system)) is not None:
         text += (
@@ -220,7 +221,7 @@ def _runs(results: Sequence[Result]) -> Table:
     rows = [
         Row.of(
             str(r.seed),
-            percent(r.test.accuracy) if r.test else "not tested yet",
+            fine_percent(r.test.accuracy) if r.test else "not tested yet",
             f"{r.test.loss:.3f}" if r.test else NOTHING,
             epochs([r]),
             second(r.seconds_an_epoch),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers
-from experiments.pages.text import NOTHING, CitedText, listed, percent, points, run, signed, span
+from experiments.pages.text import NOTHING, CitedText, fine_percent, listed, points, run, signed, span
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Result
 from experiments.systems.reproduction import CommonEpoch, Gap, System, load_systems
@@ -54,8 +54,8 @@ def sentence(system: System) -> CitedText:
             chance = gap.interval and gap.interval[0] <= 0 <= gap.interval[1]
             verdict += ", though chance could explain that" if chance else ""
         text = (
-            f"{name} reaches {percent(accuracy.mean)} on the test images ({over}), {_side(gap.mean)} the published "
-            f"{stated} (95 % interval of the difference: {interval(gap)} points); {verdict}."
+            f"{name} reaches {fine_percent(accuracy.mean)} on the test images ({over}), {_side(gap.mean)} the "
+            f"published {stated} (95 % interval of the difference: {interval(gap)} points); {verdict}."
         )
     return CitedText(text, system.sources)
 
@@ -112,10 +112,10 @@ def _incomplete(system: System) -> str:
     met = system.common_epoch
     if met is not None and met.quantity == "test_accuracy":
         return (
-            f"{text}: at epoch {met.epoch:g} its test accuracy is {percent(met.ours)}, {_side(met.gap.mean)} the "
-            f"{percent(met.published)} of the published curve at that epoch"
+            f"{text}: at epoch {met.epoch:g} its test accuracy is {fine_percent(met.ours)}, {_side(met.gap.mean)} the "
+            f"{fine_percent(met.published)} of the published curve at that epoch"
         )
-    if reached := listed([percent(r.test.accuracy) for r in system.compared if r.test is not None]):
+    if reached := listed([fine_percent(r.test.accuracy) for r in system.compared if r.test is not None]):
         text += f", which gave {reached} on the test images"
     return f"{text}: {losses(met)}" if met else f"{text}; no published figure belongs to that epoch"
 
@@ -130,11 +130,11 @@ def _cells(system: System) -> tuple[Cell, ...]:
     compared, met, accuracy = system.compared, system.common_epoch, system.accuracy
     published, ours, difference = Cell(system.published.stated), Cell(NOT_RUN), Cell(NOTHING)
     if accuracy is not None:
-        ours, difference = Cell(percent(accuracy.mean), span(accuracy)), gap_cell(system.gap)
+        ours, difference = Cell(fine_percent(accuracy.mean), span(accuracy)), gap_cell(system.gap)
     elif met is not None and met.quantity == "test_accuracy":
         when = f"at epoch {met.epoch:g}"
-        published = Cell(published.text, f"{percent(met.published)} {when}")
-        ours, difference = Cell(percent(met.ours), when), gap_cell(met.gap)
+        published = Cell(published.text, f"{fine_percent(met.published)} {when}")
+        ours, difference = Cell(fine_percent(met.ours), when), gap_cell(met.gap)
     elif compared:
         ours = Cell("not to the end yet")
     elif system.runs:

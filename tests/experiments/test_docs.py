@@ -26,7 +26,7 @@ from sweeps.planning.space_rules import SET_BY_SWEEP
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-COMMANDS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "def main(" in path.read_text("utf-8")]
+COMMANDS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "start(main)" in path.read_text("utf-8")]
 SCRIPTS = ("sweeps/run_study.py", *(f"experiments/{path.name}" for path in COMMANDS))
 
 
@@ -102,7 +102,9 @@ def test_the_cost_of_a_recipe_is_that_of_its_steps(name: str) -> None:
 def test_the_guides_give_options_that_a_command_has(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         importlib.import_module(script.removesuffix(".py").replace("/", ".")).main(["--help"])
-    known = set(re.findall(r"--[a-z][\w-]+", capsys.readouterr().out))
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: {Path(script).name} ")
+    known = set(re.findall(r"--[a-z][\w-]+", shown))
     used = {
         option
         for path in GUIDES

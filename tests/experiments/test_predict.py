@@ -165,11 +165,17 @@ def register_champion(place: Place) -> MlflowClient:
 
 def test_the_champion_of_the_registry(place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert command.main(place.arguments("champion")) == 2
-    assert "error: no champion is registered yet: the end of a study registers one" in capsys.readouterr().err
+    assert "error: a store must hold a finished study to have a champion, but " in capsys.readouterr().err
     copy = place.copy(tmp_path)
-    register_champion(copy)
+    client = register_champion(copy)
     expected = copy.printed(capsys, "a study/final-1-0")
     assert copy.printed(capsys, "champion") == expected
+    client.create_registered_model("pets")
+    other = client.create_model_version("pets", "file:///nowhere", copy.ids["three_conv-seed0"])
+    client.set_registered_model_alias("pets", "champion", other.version)
+    assert command.main(copy.arguments("champion")) == 2
+    ids = f"{copy.ids['final-1-0']} (cifar10) or {copy.ids['three_conv-seed0']} (pets)"
+    assert f"error: the champion must be chosen by {ids}, but got none" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("settings_of_this_process")

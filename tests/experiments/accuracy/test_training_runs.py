@@ -10,7 +10,7 @@ import pytest
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
-from experiments.accuracy.run_file import load
+from experiments.accuracy.run_file import add, load
 from experiments.accuracy.training_runs import TrainingRun, measure
 from sweeps.command_line import OneLineParser
 from tests.sweeps.small_data import CPU, small_splits
@@ -57,6 +57,18 @@ def test_runs_of_the_file_are_not_repeated(
     assert call(recipes) == 0
     assert measured[5:] == ["1"], "the run of another recipe under its name does not count"
     assert capsys.readouterr().out.splitlines()[-1] == "4"
+
+
+def test_a_run_from_before_a_field_of_recipes_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
+        raise AssertionError(f"{name} is in the file")
+
+    monkeypatch.setattr(training_runs, "measure", never)
+    fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
+    older = {name: value for name, value in RECIPE.to_dict().items() if name != "cutout"}
+    kept = TrainingRun(name="mine", recipe=older, **fields)  # type: ignore[arg-type]
+    add(tmp_path / "runs.json", kept, lambda run: False)
+    assert training_runs.complete(tmp_path / "runs.json", [("mine", RECIPE)], CPU, print) == (kept,)
 
 
 def test_what_another_process_adds_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
