@@ -22,7 +22,10 @@ def decode_text(content: bytes) -> str:
         ValueError: it is neither; the message is one line.
     """
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{error}; save it as UTF-8") from error
     if "\0" in text:
         raise ValueError("it has null characters; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")

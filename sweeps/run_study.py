@@ -241,7 +241,7 @@ class _Command:
         Args:
             stopper: of the sweep before, if any.
         """
-        plan, store, study = self.plan, self.store, adapted_study(self.plan.study)
+        plan, store, study, alone = self.plan, self.store, adapted_study(self.plan.study), stopper is None
         set_up_cpu(plan.cores)
         with SweepConsole() as console:
             if self.options.adapt_only and self.pictures is not None:
@@ -276,6 +276,8 @@ class _Command:
         if result is None or (lacking and stopper.asked()):
             return self._stopped(stopper)
         print(f"Adapted: {result}")
+        if alone:
+            _print_next(plan, study, store, tracker, tested=True)
         if lacking:
             self.notice.send("failed")
         return FAILED if lacking else 0
@@ -307,7 +309,8 @@ class _Command:
             study.set_user_attr(SOURCE, source)
         plan = replace(plan, trials=max(plan.trials, started_trials(study)))
         keeps_checkpoints, rows = engine.checkpoint_rows(store.checkpoint_folder(plan.study))
-        console.plan({**plan.rows(plan.trials - started_trials(study)), **rows})
+        ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+        console.plan({**plan.rows(plan.trials - ended), **rows})
         of_pictures = () if self.pictures is None else self.pictures.notes
         for note in (*of_pictures, *notes, *left_out(study, plan.trials)):
             console.say(note)
@@ -424,16 +427,21 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
     arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
     sys.stdout.flush()  # what the other process prints comes after this
     done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
+    _print_next(plan, plan.study, store, tracker, tested=tested)
+    return FAILED if done.returncode else 0
+
+
+def _print_next(plan: Plan, study: str, store: Store, tracker: MlflowTracker, *, tested: bool) -> None:
+    """Print how to browse the runs of a study, and how to serve the champion."""
     if store.tracking_uri == Store.locate(store.root).tracking_uri:
         where = store.for_make()
-        print(f"Browse all runs: make ui{where}, then http://127.0.0.1:{UI_PORT}{study_path(plan.study)}")
+        print(f"Browse all runs: make ui{where}, then http://127.0.0.1:{UI_PORT}{study_path(study)}")
         if tested:
             model = model_name(plan.data_set.name, plan.data_set.sha256)  # the store may have one of other images too
             print(f'Serve the champion: make serve{where} ARGS="--model {model}"')
     else:
         is_server = store.tracking_uri.startswith(("http://", "https://"))
         print(f"Browse all runs: {tracker.address() if is_server else store.tracking_uri}")
-    return FAILED if done.returncode else 0
 
 
 if __name__ == "__main__":

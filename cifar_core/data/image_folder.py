@@ -23,6 +23,7 @@ LAYOUTS = "a folder for each class, or train/ with those (and val/ and test/, if
 
 # What people call the folders of splits, in any case.
 _SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+_OF_WINDOWS = ("Thumbs.db", "desktop.ini")  # which it puts into folders of pictures
 _SHOWN = 3  # names in a message
 
 
@@ -118,7 +119,8 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
         raise DataError(f"{printable(table)}: this must be a CSV file, but: {error}") from error
     if missing := [name for name in ("path", "label") if name not in columns]:
         raise DataError(
-            f"{printable(table)}: its first line must name the columns path and label, but lacks {listed(missing)}"
+            f"{printable(table)}: its first line must name the columns path and label, separated by a comma, but lacks "
+            f"{listed(missing)}"
         )
     seen: dict[str, int] = {}
     for line, row in rows:
@@ -164,7 +166,7 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+        yield from (Path(place, name) for name in names if not name.startswith(".") and name not in _OF_WINDOWS)
 
 
 def _raise(error: OSError) -> None:

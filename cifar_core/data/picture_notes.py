@@ -108,7 +108,6 @@ def duplicates_note(
     lines = [f"one picture with several labels: {shown(found)}\n" for found in doubted]
     lines += [f"nearly the same picture in two splits: {shown(found)}\n" for found in near]
     write_atomically(path, "".join(lines))
-    return [
-        f"{len(doubted):,} pictures have several labels, and {len(near):,} pairs in different splits are nearly the "
-        f"same; {path} lists them"
-    ]
+    numbers = [f"pictures with several labels: {len(doubted):,}"] if doubted else []
+    numbers += [f"pairs of nearly the same pictures in different splits: {len(near):,}"] if near else []
+    return [f"{', '.join(numbers)}; {path} lists them"]

@@ -95,7 +95,10 @@ def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""))
         if missing := [name for name in COLUMNS[:2] if name not in (reader.fieldnames or ())]:
-            raise InvalidFileError(f"{file} must have the columns image and answer, but lacks {' and '.join(missing)}")
+            raise InvalidFileError(
+                f"{file} must have the columns image and answer, separated by a comma, but lacks "
+                f"{' and '.join(missing)}; its first line is {text.partition(chr(10))[0][:80]!r}"
+            )
         return tuple(_answers(reader, file))
     except csv.Error as error:
         raise InvalidFileError(f"{file} must be a CSV file, but: {error}") from error

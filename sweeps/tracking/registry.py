@@ -83,6 +83,7 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
     """Register the champion of a study, and move the alias to the best of its data set; again it changes nothing.
 
     The alias names the champion with the best validation accuracy: this one, and the newest version of other studies.
+    Among equals it stays where it is.
 
     Args:
         numbers: the tags of the version.
@@ -102,7 +103,8 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
         versions = _versions(client, name)
     newest = {version.tags.get("study"): version for version in versions}
     newest[numbers["study"]] = next(version for version in versions if version.source == model.model_uri)
-    best = max(newest.values(), key=lambda version: (float(version.tags.get("val_accuracy", 0)), int(version.version)))
+    served = client.get_registered_model(name).aliases.get(CHAMPION)
+    best = max(newest.values(), key=lambda each: (float(each.tags.get("val_accuracy", 0)), each.version == served))
     client.set_registered_model_alias(name, CHAMPION, best.version)
 
 

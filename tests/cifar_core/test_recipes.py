@@ -108,7 +108,7 @@ class TestRefusals:
         [
             ("missing.toml", "No such file or directory"),
             (".", "Is a directory"),
-            ("binary.toml", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+            ("binary.toml", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte; save it as UTF-8"),
         ],
     )
     def test_unreadable(self, tmp_path: Path, name: str, cause: str) -> None:

@@ -260,6 +260,20 @@ class TestPlanOfTheArguments:
         assert self.enqueued() == before, "without the earlier study too"
 
     @pytest.mark.slow
+    def test_a_trial_that_was_interrupted_is_still_to_do(
+        self, plan_of: Callable[..., Plan], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run_study, "check_before_training", lambda *_: None)  # MLflow has none of these trials
+        plan_of("--trials", "2")
+        study = StubCoordinator.got.study
+        study.tell(study.ask(), 0.5)
+        study.ask()
+        plan_of("--trials", "2")
+        said = capsys.readouterr().out
+        assert "2, 1 of them to do" in said
+        assert said.count("at the speed just measured") == 2
+
+    @pytest.mark.slow
     def test_the_space_of_the_systems_begins_with_the_systems(
         self, plan_of: Callable[..., Plan], capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -88,7 +88,7 @@ def test_make_gets_the_path_of_a_store_as_it_is(tmp_path: Path) -> None:
     makefile = tmp_path / "Makefile"
     makefile.write_text('export STORE\nshow:\n\t@echo "$$STORE"\n')
     root = tmp_path / "a$b $(c) it's"
-    command = f"make -f {makefile} show{Store.locate(root).for_make()}"
+    command = f"make --no-print-directory -f {makefile} show{Store.locate(root).for_make()}"
     assert subprocess.run(command, shell=True, capture_output=True, text=True).stdout == f"{root}\n"
     assert Store.locate(DEFAULT_STORE).for_make() == ""
 

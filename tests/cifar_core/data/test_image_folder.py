@@ -25,7 +25,16 @@ def shown(folder: Path, layout: Layout) -> list[str]:
 
 
 def test_a_folder_for_each_class(tmp_path: Path) -> None:
-    touch(tmp_path, "dog/1.jpg", "dog/more/0.png", "cat/1.jpg", "cat/.hidden", ".git/config", "readme.txt")
+    touch(
+        tmp_path,
+        "dog/1.jpg",
+        "dog/more/0.png",
+        "cat/1.jpg",
+        "cat/.hidden",
+        "cat/Thumbs.db",
+        ".git/config",
+        "readme.txt",
+    )
     layout = find_pictures(tmp_path)
     assert (layout.classes, layout.given) == (("cat", "dog"), ("train",))
     assert shown(tmp_path, layout) == ["dog/more/0.png dog train", "cat/1.jpg cat train", "dog/1.jpg dog train"]
@@ -76,8 +85,11 @@ def test_a_table(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("file,label\na.jpg,x", "its first line must name the columns path and label, but lacks 'path'"),
-        ("", "its first line must name the columns path and label, but lacks 'path', 'label'"),
+        (
+            "file,label\na.jpg,x",
+            "its first line must name the columns path and label, separated by a comma, but lacks 'path'",
+        ),
+        ("", "its first line must name the columns path and label, separated by a comma, but lacks 'path', 'label'"),
         ("path,label\na.jpg,", "each line must have a path and a label, but line 2 lacks one"),
         ("path,label\na.jpg,x\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 2 and 3"),
         ("path,label\na.jpg,x\n./a.jpg,y", "each path must be there once, but './a.jpg' is in lines 2 and 3"),

@@ -250,7 +250,10 @@ def test_duplicates_with_two_labels_and_near_duplicates_are_listed(pets: Path) -
         Image.open(path).save(path.with_suffix(".jpg"), quality=95)  # nearly the same
     [note] = [note for note in made(pets).notes if "duplicates.txt" in note]
     lines = Path(note.rpartition("; ")[2].removesuffix(" lists them")).read_text().splitlines()
-    assert note.startswith("1 pictures have several labels, and ")
+    near = len(lines) - 1
+    assert note.startswith(
+        f"pictures with several labels: 1, pairs of nearly the same pictures in different splits: {near};"
+    )
     assert f"{cats[0]} (cat, " in lines[0]
     assert f"{pets}/dog/twin.png (dog, " in lines[0]
     assert len(lines) > 5

@@ -194,6 +194,16 @@ def test_a_store_that_holds_adapted_networks_alone(fresh_store: Fake, tmp_path: 
     assert not (fresh_store.folder / "test_looks.jsonl").exists()
 
 
+def test_the_report_on_an_adapted_network_is_that_of_its_sweep(fresh_store: Fake) -> None:
+    fresh_store.add()
+    fresh_store.client.create_run(
+        fresh_store.client.create_experiment("pets-adapted"), tags={"stage": "adapted-study", "data_sha256": "1"}
+    )
+    rule = r"^--study must be that of a sweep, whose report has the adapted network, but got 'pets-adapted'$"
+    with pytest.raises(StoreError, match=rule):
+        StudyReader(fresh_store.place).read("pets-adapted")
+
+
 def test_settings_that_changed_are_the_last_ones(fresh_store: Fake) -> None:
     run_id = fresh_store.add()
     fresh_store.client.set_tag(run_id, "trials", "50")

@@ -66,7 +66,11 @@ def test_whatever_a_service_says_is_one_row(text: str, seconds: float | None, us
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a.csv must have the columns image and answer, but lacks image and answer"),
+        (
+            b"Image;Answer\n",
+            "a.csv must have the columns image and answer, separated by a comma, but lacks image and answer; its first "
+            "line is 'Image;Answer'",
+        ),
         (b"image\n0\n", "but lacks answer"),
         (b"\xff\xfe\x00", "a.csv must be a text file, but: "),
         (b"image,answer,seconds\n0,cat,-1\n", "a.csv, line 2: seconds must be a number >= 0 or empty, but got '-1'"),
