@@ -115,9 +115,10 @@ class StudyReader:
         if name is None:
             name = next(iter(self._parents))
         name = next((self.experiments[number] for number, shown in self._shown.items() if shown == name), name)
-        if name in self.adapted_studies():
-            raise StoreError(f"--study must be that of a sweep, whose report has the adapted network, but got {name!r}")
         if name not in self._parents:
+            if name in self.adapted_studies():
+                rule = "--study must be that of a sweep, whose report has the adapted network"
+                raise StoreError(f"{rule}, but got {name!r}")
             raise StoreError(f"--study must be one of {', '.join(self._parents)}, but got {name!r}")
         with answering(self.store.tracking_uri):
             return self._read(name, self._parents[name])

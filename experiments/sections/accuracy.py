@@ -105,10 +105,8 @@ def evaluations_sentence(facts: Facts) -> CitedText:
         return CitedText(text, runs(facts.test))
     text = f"The sealed test set was used {counted(used.study, 'time')} for this study"
     if used.store > used.study:
-        text += (
-            f"; the store's record has {used.store} uses of test sets in all, with exports, scored answers, adapted "
-        )
-        text += "networks and reproductions"
+        text += f"; the store's record has {used.store} uses of test sets in all, with exports, scored answers, "
+        text += "adapted networks and reproductions"
     if used.study < tested:
         carry = "run carries" if tested == 1 else "runs carry"
         text += f"; {tested} {carry} a test accuracy, so the record is incomplete"

@@ -86,7 +86,7 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
         (
             Evaluations(True, 2, 5, 0),
             "used 2 times for this study; the store's record has 5 uses of test sets in all, with exports, scored "
-            "answers",
+            "answers, adapted networks",
         ),
         (Evaluations(True, 1, 1, 0), "1 time for this study; 2 runs"),
         (Evaluations(True, 1, 1, 0), "2 runs carry a test accuracy, so the record is incomplete"),
