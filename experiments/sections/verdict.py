@@ -249,6 +249,8 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
     if places:  # else plotly makes room for labels on the right, which squeezes the marks
         room = 0.06 * (places[-1] - places[0] + 1)
         figure.update_xaxes(range=[places[0] - room, places[-1] + room])
+        if 1 <= places[-1] - places[0] <= 2:  # else plotly labels every digit there
+            figure.update_xaxes(dtick="D2")
     figure.update_yaxes(title="accuracy (%)", range=[floor, 102])
     return figure
 

@@ -188,6 +188,14 @@ def test_the_figure_has_a_mark_for_each_way_and_the_bar(demo: Facts) -> None:
     assert [shape["y0"] for shape in drawn["layout"]["shapes"]] == [70]
 
 
+def test_costs_from_ten_to_a_hundred_times_the_least_are_labelled_at_one_two_and_five(demo: Facts) -> None:
+    months = demo.scenario.months
+    ways = sorted(ways_of(demo), key=lambda way: way.option.total(months))
+    assert 10 < ways[-1].option.total(months) / ways[0].option.total(months) < 100
+    assert verdict.cost_against_accuracy(demo, ways).layout.xaxis.dtick == "D2"
+    assert verdict.cost_against_accuracy(demo, ways[:2]).layout.xaxis.dtick is None
+
+
 def test_an_accuracy_on_other_test_images_is_named_so_and_not_drawn(demo: Facts) -> None:
     elsewhere = under(demo, vendor(0.5, accuracy=replace(ACCURACIES["gpt-4o"], same_test=False)))
     [table] = [block for block in verdict.section(elsewhere).blocks if isinstance(block, Table)]
