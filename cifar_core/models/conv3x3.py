@@ -23,8 +23,9 @@ from cifar_core.models import native
 
 _FEWEST_CHANNELS = 24  # of inputs and outputs; a tile of AMX, and a vector, have 32
 
-# With fewer, and at most so many, the kernels for few channels are faster than oneDNN (measured on an EPYC, Zen 5).
-_MOST_NARROW_CHANNELS = 32
+# With fewer, at most so many, and output images of so many numbers, the kernels for few channels are no slower than
+# oneDNN (measured on an EPYC, Zen 5); slopes of larger images do not stay in the second cache.
+_MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 
 # Winograd's algorithm computes all four outputs of a tile that reaches beyond the last row or column, and multiples of
 # 32 channels: no more than so many times the products that are wanted, or it does not pay (measured on an EPYC, Zen 4).
@@ -56,7 +57,8 @@ def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     if not is_available():
         return False
     if _is_narrow(channels, outputs):
-        return not _is_amx_used() and max(channels, outputs) <= _MOST_NARROW_CHANNELS
+        few = max(channels, outputs) <= _MOST_NARROW_CHANNELS and outputs * height * width <= _MOST_NARROW_NUMBERS
+        return few and not _is_amx_used()
     return _is_amx_used() or _suits_winograd(len(inputs), channels, outputs, height, width)
 
 

@@ -174,6 +174,7 @@ def test_other_matrix_products_are_right_in_between() -> None:
         ((64, 16), 8, True, True, []),
         ((3, 16), 8, True, True, ["Winograd"]),  # by the kernels for few channels
         ((16, 32), 1, True, True, ["Winograd"]),
+        ((3, 32), 64, True, True, []),  # too large for the cache
         ((24, 32), 8, False, True, []),
         ((24, 32), 8, True, False, []),
         ((24, 32), 1, True, True, ["AMX"]),  # Winograd's algorithm has too few tiles for the filters,
