@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from optuna.distributions import CategoricalDistribution
@@ -224,6 +225,13 @@ class TestPruning:
         assert saved == pytest.approx(1 - spent / full)
         assert 0.4 < saved < 1
         assert sweep.tracker.study.metrics.items() >= summary.metrics.items()
+
+    def test_a_trial_that_reached_its_end_has_no_reason_to_be_pruned(self, sweep: Study) -> None:
+        sweep.study.pruner = Mock(prune=lambda study, trial: 8 in trial.intermediate_values)
+        sweep.run(trials=1, confirm=False)
+        [trial] = sweep.trials
+        assert trial.state == TrialState.COMPLETE
+        assert "reason" not in trial.user_attrs
 
     def test_a_diverged_trial_is_pruned_so_that_the_sampler_learns_of_it(self, sweep: Study) -> None:
         reason = "training loss was nan at step 4"
