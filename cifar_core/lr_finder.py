@@ -55,7 +55,7 @@ def range_test(
         raise RangeTestError(f"`0 < low < high` must hold, but got {low:g} and {high:g}")
     if steps < LEAST_STEPS:
         raise RangeTestError(f"a range test must take at least {LEAST_STEPS} steps, but got {steps}")
-    bare = replace(recipe, learning_rate=1.0, schedule="constant", warmup=0.0, average="none", freeze_first=1.0)
+    bare = replace(recipe, learning_rate=1.0, average="none")
     state = TrainState.create(bare, data, hardware)
     with oom_context(f"the {len(data.train):,} training images", recipe):
         images, labels = data.train.images.to(hardware.device), data.train.labels.to(hardware.device)

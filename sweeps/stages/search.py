@@ -137,7 +137,7 @@ class Search(Stage):
             return None
         if _THREADS not in trial.user_attrs:
             trial.set_user_attr(_THREADS, plan.threads)
-        return min(int(trial.user_attrs[_THREADS]), plan.cores)
+        return int(trial.user_attrs[_THREADS])
 
     def _within_limits(self, trial: Trial, reported: set[int]) -> SweepRun:
         """Return the run of a trial. It is refused if its network breaks a limit; Optuna gets the excess either way."""

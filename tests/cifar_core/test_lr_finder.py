@@ -9,6 +9,7 @@ from unittest.mock import MagicMock, Mock
 import pytest
 import torch
 
+from cifar_core import lr_finder
 from cifar_core.data import Splits
 from cifar_core.errors import OutOfMemory
 from cifar_core.lr_finder import RangeTest, RangeTestError, range_test, settle
@@ -49,6 +50,16 @@ def test_it_ends_when_the_loss_blows_up(data: Splits) -> None:
     assert max(found.losses) <= 4 * min(found.losses)
 
 
+def test_noisy_first_steps_suggest_nothing_and_the_lowest_loss_tells_a_blow_up(
+    data: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([8.0] + [4.0] * 29 + [0.1] * 10 + [20.0] * 20)
+    monkeypatch.setattr(lr_finder, "train_step", lambda *_: (torch.tensor(next(losses)), torch.tensor(0.5)))
+    found = range_test(RECIPE, data, FP32, steps=60)
+    assert found.suggestion == found.rates[30]
+    assert len(found.losses) == 42, "1.5 at the lowest, and 6.5 after three steps with 20"
+
+
 def test_images_that_do_not_fit_on_the_device_are_one_line(data: Splits) -> None:
     images = MagicMock(to=Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
     images.__getitem__.side_effect = data.train.images.__getitem__
@@ -68,7 +79,9 @@ def test_suggestion_trains_and_its_extremes_do_not(data: Splits, found: RangeTes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"average": "lookahead", "freeze_first": 0.5}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"average": "lookahead", "freeze_first": 0.5, "schedule": "one-cycle-linear", "warmup": 0.3}]
+)
 def test_same_seed_same_curve_whatever_only_a_whole_run_has(
     data: Splits, found: RangeTest, changes: dict[str, Any]
 ) -> None:

@@ -29,6 +29,7 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.presets import Preset
 from sweeps.planning.search_space import Parameter
 from sweeps.planning.space_file import SPACES
+from sweeps.progress import SweepProgress
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
 from sweeps.studies.pruners import PRUNERS
@@ -204,6 +205,7 @@ class Study:
     starts: Counter[str] = field(default_factory=Counter)
     tested: list[str] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)  # of the last run
+    progress: SweepProgress = field(default_factory=SweepProgress)  # likewise
     together: Counter[str] = field(default_factory=Counter)  # most jobs at the same time, by stage
 
     def __post_init__(self) -> None:
@@ -234,6 +236,7 @@ class Study:
                     tags={"git_commit": "abc"},
                     keeps_checkpoints=self.keeps_checkpoints,
                 )
+                self.progress = sweep.progress
                 self.tracker.open()
                 return Coordinator(sweep, executor, lambda: b"samples", stop).run()
         finally:

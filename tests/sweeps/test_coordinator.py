@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -28,7 +29,7 @@ from sweeps.executors.protocol import (
 )
 from sweeps.stages.final import ChampionTest
 from sweeps.store import Store
-from tests.sweeps.scripted import SPACE, ScriptedExecutor, Study, check_whole, died, pruning
+from tests.sweeps.scripted import SPACE, TRAIN_IMAGES, ScriptedExecutor, Study, check_whole, died, pruning
 
 
 class TestFailures:
@@ -70,14 +71,18 @@ class TestFailures:
         events, calls = ScriptedExecutor.events, itertools.count()
 
         def none_starts(executor: ScriptedExecutor, timeout: float) -> list[Event]:
-            if next(calls) == 2:
+            call = next(calls)
+            if call == 2:  # the run of a worker that dies waits for the next one
+                executor._late = 1
+                return [died("trial-1")]
+            if call == 3:
                 raise RunsFailError("workers must start, but 6 in a row died: exit code 1")
             return events(executor, timeout)
 
         monkeypatch.setattr(ScriptedExecutor, "events", none_starts)
         with pytest.raises(RunsFailError, match=r"^workers must start"):
             sweep.run(confirm=False)
-        assert {run.state for run in sweep.tracker.runs.values()} == {"interrupted"}
+        assert [run.state for run in sweep.tracker.runs.values()] == ["interrupted"] * 2
         assert sweep.run(confirm=False).trials == {"complete": 4}
 
     def test_recipes_that_need_too_much_memory_do_not_end_the_sweep(self, sweep: Study) -> None:
@@ -129,6 +134,32 @@ class TestFailures:
         assert sweep.starts["trial-1"] == 4
         assert sweep.states() == {TrialState.COMPLETE: 4}
 
+    def test_a_run_that_dies_again_before_it_is_judged_got_no_further(
+        self, sweep: Study, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        train = ScriptedExecutor._train
+
+        def dying(executor: ScriptedExecutor, job: TrainJob) -> Iterator[Event]:
+            yield from itertools.islice(train(executor, job), 1 + sweep.starts[job.key])
+            yield died(job.key)
+
+        monkeypatch.setattr(ScriptedExecutor, "_train", dying)
+        assert sweep.run(trials=1, confirm=False).trials == {"failed": 1}
+        assert sweep.starts == {"trial-0": 3}
+
+    @pytest.mark.parametrize("resumed", [0, 10])
+    def test_the_compute_of_a_process_is_that_since_it_resumed(
+        self, sweep: Study, monkeypatch: pytest.MonkeyPatch, resumed: int
+    ) -> None:
+        train = ScriptedExecutor._train
+        monkeypatch.setattr(
+            ScriptedExecutor, "_train", lambda executor, job: itertools.islice(train(executor, job), resumed, None)
+        )
+        sweep.run(trials=1, confirm=False)
+        [job], [trial] = sweep.jobs, sweep.trials
+        share = 1 - resumed * job.recipe.batch_size / TRAIN_IMAGES  # a point is a step here
+        assert sweep.progress.spent == pytest.approx(share * trial.user_attrs["flops"], rel=0.01)
+
     def test_a_disk_that_is_full_fails_no_trial(self, sweep: Study) -> None:
         full = CheckpointWriteFailed("trial-1", "a checkpoint must be writable, but got: No space left on device")
         sweep.fault = lambda key, starts: full if key == "trial-1" and starts == 0 else None
@@ -172,10 +203,13 @@ class TestFailures:
         def full(*_: object, **__: object) -> None:
             raise StorageInternalError("invalid data in the commit, say") from OSError("disk is full\n(a long story)")
 
+        checkpoints = sweep.store.checkpoints("a study", "trial-0")
+        checkpoints.mkdir(parents=True)
         with monkeypatch.context() as context:
             context.setattr(sweep.study, "tell", full)
             with pytest.raises(StoreLostError, match=r"^disk is full$"):
                 sweep.run()
+        assert checkpoints.exists(), "a trial whose end is not on record can resume"
         sweep.run()
         check_whole(sweep)
 

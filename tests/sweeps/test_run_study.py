@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError
 
 from cifar_core.data import source
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
 from cifar_core.machine import usable_cores
 from cifar_core.recipe import Recipe
@@ -39,7 +40,7 @@ from sweeps.planning.space_file import SPACES
 from sweeps.run_study import main
 from sweeps.stages.stage import Sweep
 from sweeps.store import Store
-from sweeps.studies.settings import ADAPTATION
+from sweeps.studies.settings import ADAPTATION, TRAIN_IMAGES
 from sweeps.studies.storage import StudyError, open_storage
 from sweeps.tracking.figures import metrics_of
 from sweeps.tracking.mlflow_client import connect, runs_of
@@ -246,10 +247,12 @@ class TestPlanOfTheArguments:
             trial = first.ask()
             trial.set_user_attr("recipe", replace(recipe, epochs=7.0).to_dict())
             first.tell(trial, [0.2, 0.5, 0.4, 0.1, 0.3][number])
+        first.set_user_attr(TRAIN_IMAGES, CIFAR10.train_images // 5)  # which its epochs are of
         plan_of("--study", "second", "--from", "first", "--enqueue", "five_conv")
         tried = [replace(recipe, epochs=Recipe().epochs) for recipe in self.enqueued()]
         assert tried[:3] == [recipes[1], recipes[2], recipes[4]]
         assert [recipe.model for recipe in tried[3:]] == ["five_conv"]
+        assert [recipe.epochs for recipe in self.enqueued()[:3]] == pytest.approx([7.0 / 5] * 3), "as many steps"
         better, before = first.ask(), self.enqueued()
         better.set_user_attr("recipe", Recipe(cutout=11).to_dict())
         first.tell(better, 0.9)

@@ -108,6 +108,26 @@ def test_a_copy_is_whole_while_a_process_writes(store: Store, read_only: None) -
         thread.join()
 
 
+def test_a_log_that_is_gone_when_it_is_copied_again_is_not_kept(
+    store: Store, read_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that writes ends, and so deletes its log, while the first copy is made."""
+    writer, copyfile = sqlite3.connect(store.databases()[0]), shutil.copyfile
+    with writer:
+        writer.execute("INSERT INTO t VALUES (2)")
+
+    def copy(source: Path, to: Path) -> None:
+        copyfile(source, to)
+        if source == store.databases()[0].with_name("mlflow.db-wal"):
+            with writer:
+                writer.execute("INSERT INTO t VALUES (3)")
+            writer.close()
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    with readable(store) as source:
+        assert numbers(source.databases()[0]) == [1, 2, 3]
+
+
 def test_a_database_that_never_rests(store: Store, read_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(1000))
     monkeypatch.setattr(snapshot, "_generation", lambda path: (next(ticks),))

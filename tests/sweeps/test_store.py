@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import unquote, urlparse
 
 import optuna
@@ -142,6 +144,14 @@ def test_what_cannot_be_a_store(tmp_path: Path, place: str, reason: str) -> None
     with pytest.raises(StoreError, match=rf"^the store .* must be a folder to write to, but: {reason}"):
         Store.locate(Path(place.format(tmp_path=tmp_path))).create()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_without_room_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Mock(free=63_000_000))
+    with pytest.raises(StoreError, match=r"^the store .* must have at least 64 MB free, but has 63 MB$"):
+        Store.locate(tmp_path).create()
 
 
 @pytest.mark.slow

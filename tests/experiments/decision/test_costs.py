@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.decision.costs import Option, adapt, build, buy, cheapest_by_month, cheapest_by_volume
+from experiments.decision.costs import Option, adapt, adapt_measured, build, buy, cheapest_by_month, cheapest_by_volume
 from experiments.reading.published import Price
 from experiments.reading.scenario import Scenario, Vendor
 from tests.experiments.decision.test_machines import COST, PUBLISHED, SCENARIO
@@ -50,6 +50,8 @@ def test_a_service_is_charged_until_it_ends_and_its_storage_with_it() -> None:
     assert buy(AZURE, replace(COST, labels=500), AT_ONCE, TODAY).storage == pytest.approx(0.35)
     assert buy(replace(AZURE, stored_images=100.0), COST, AT_ONCE, TODAY).storage == pytest.approx(0.07)
     assert buy(AZURE, COST, AT_ONCE, datetime.date(2029, 1, 1)).ends == 0
+    sooner = replace(AZURE, training=replace(known(AZURE.training), retires="2027-01-01"))
+    assert buy(sooner, COST, AT_ONCE, TODAY).ends == pytest.approx(44 * 12 / 365)  # without one of its services
 
 
 def test_an_endpoint_carries_a_stated_number_of_images() -> None:
@@ -100,6 +102,12 @@ def test_a_download_costs_at_least_its_people_and_a_machine() -> None:
     assert adapt(SCENARIO.downloads[0], COST, WAITING).serving == 0
 
 
+def test_adapting_here_takes_the_people_of_the_quickest_download() -> None:
+    [download, *_] = SCENARIO.downloads
+    quick = replace(SCENARIO, downloads=(download, replace(download, name="quick", hours=10.0)))
+    assert adapt_measured("ours", COST, quick).people == 10 * 80
+
+
 def test_from_when_to_when_each_is_cheaper() -> None:
     found = cheapest_by_month([option("building", 100, 60), option("other", 106, 6)], 36)
     assert [(one.name, round(one.end, 2)) for one in found] == [("building", 0.11), ("other", 36)]
@@ -135,10 +143,12 @@ def test_whoever_trains_buys_the_labels_that_are_not_at_hand() -> None:
         lambda scenario: build(cost, scenario),
         lambda scenario: adapt(scenario.downloads[0], cost, scenario),
         lambda scenario: buy(AZURE, cost, scenario, TODAY),
+        lambda scenario: buy(replace(AZURE, stored_images=30_000.0), cost, scenario, TODAY),
         lambda scenario: buy(LUNA, cost, scenario, TODAY),
     )
     extra = [way(bought).total(36) - way(AT_ONCE).total(36) for way in ways]
-    assert extra == pytest.approx([2000, 2000, 2000, 0])  # 40,000 labels; a model that is asked needs none
+    # 40,000 labels, or 20,000 where fewer images are stored; a model that is asked needs none.
+    assert extra == pytest.approx([2000, 2000, 2000, 1000, 0])
     enough = replace(bought, labels_at_hand=60_000.0)
-    assert [way(enough).labels for way in ways] == [0, 0, 0, 0]
-    assert [way(replace(AT_ONCE, usd_per_label=9.0)).labels for way in ways] == [0, 0, 0, 0]  # all are at hand
+    assert [way(enough).labels for way in ways] == [0, 0, 0, 0, 0]
+    assert [way(replace(AT_ONCE, usd_per_label=9.0)).labels for way in ways] == [0, 0, 0, 0, 0]  # all are at hand

@@ -127,6 +127,7 @@ def test_the_load_of_a_machine_adds_its_wait_to_an_answer(images: float) -> None
     # At the limit of 60 %, 95 % of the images wait for at most 2.83 answers.
     seconds = answer_seconds(COST, images)
     assert 0.02 <= seconds <= 0.02 + 2.83 * 0.01
+    assert answer_seconds(replace(COST, run_machines=2), images) == pytest.approx(seconds), "two machines answer as one"
     assert answer_seconds(COST, 2 * 100 * SECONDS_A_MONTH * LOAD_LIMIT) == pytest.approx(0.0483, abs=1e-5)
 
 

@@ -139,6 +139,10 @@ def test_a_measured_download_can_win_like_any_other_way(demo: Facts) -> None:
         ({"accuracy": ACCURACIES["gpt-4o"]}, "has no known latency"),
         ({"accuracy": replace(ACCURACIES["gpt-4o"], same_test=False)}, "is published at 91 %, on other test images"),
         ({"accuracy": replace(ACCURACIES["gpt-4o"], accuracy=0.72)}, "is published at 72 %, too close to the bar"),
+        (
+            {"accuracy": replace(ACCURACIES["gpt-4o"], accuracy=0.6, accuracy_high=0.72)},
+            "is published at 60.0 to 72.0 %, too close to the bar",
+        ),
     ],
 )
 def test_what_is_unknown_cannot_win_but_is_measured_first(demo: Facts, changes: dict[str, Any], reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,23 @@ def test_points_off_the_law_widen_the_uncertainty_and_a_kink_does_not_hold() -> 
     assert broken is not None
     assert kept.held
     assert not broken.held
+    unsure = held_out([*straight[:-1], MeanError(45_000, straight[-1].error + 0.02, 0.02)], draws())
+    assert unsure is not None
+    assert unsure.held, "a point may lie off by its own uncertainty"
+
+
+def test_deviations_that_are_too_small_count_as_large_as_the_points_lie_off() -> None:
+    points = [replace(point, deviation=0.0005) for point in curve(0.02, 6.0, 0.45, deviation=0.01, noise=0)]
+    law = fit(points, draws())
+    assert law is not None
+    misfit = sum(((point.error - law.error(point.labels)) / point.deviation) ** 2 for point in points)
+    factor = math.sqrt(misfit / (len(points) - 3))  # three constants are fitted
+    honest = fit([replace(point, deviation=factor * point.deviation) for point in points], draws())
+    assert factor > 2
+    assert honest is not None
+    assert (honest.interval(900).low, honest.interval(900).high) == pytest.approx(
+        (law.interval(900).low, law.interval(900).high)
+    )
 
 
 def test_too_few_points_and_an_error_that_rises_have_no_law() -> None:
@@ -79,9 +97,10 @@ def test_the_spread_between_runs_is_pooled_over_the_numbers_of_labels() -> None:
     assert alike[1].deviation == pytest.approx(math.sqrt(0.1 * 0.9 / 10_000))
     assert spread[1].deviation > 5 * alike[1].deviation  # a single run has a spread too
     assert points_of({1_000: [0.9]}, 10**9)[0].deviation == pytest.approx(0.002, rel=0.01)
+    assert points_of({1_000: [1.0]}, 100)[0].deviation > 0.009, "no error among 100 images is not none at all"
 
 
-def test_two_laws_change_places_once_or_never() -> None:
+def test_two_laws_change_places_for_good_or_not_at_all() -> None:
     nothing, adapted = fit(curve(0.0, 6.0, 0.45), draws()), fit(curve(0.12, 1.2, 0.4), draws())
     assert nothing is not None
     assert adapted is not None
@@ -93,6 +112,12 @@ def test_two_laws_change_places_once_or_never() -> None:
     better = fit(curve(0.0, 2.0, 0.45), draws())
     assert better is not None
     assert crossing(nothing, better, COUNTS[0], COUNTS[-1])[1] == 0
+    steep, flat = fit(curve(0.1, 1000.0, 1.5, 1e-4), draws()), fit(curve(0.0, 0.592, 0.2, 1e-4), draws())
+    assert steep is not None
+    assert flat is not None
+    assert steep.error(450) > flat.error(450)
+    assert steep.error(4_500) < flat.error(4_500), "in the middle only"
+    assert crossing(steep, flat, COUNTS[0], COUNTS[-1])[1] == 0
 
 
 def test_the_interval_of_the_crossing_covers_the_truth() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.decision import sensitivity as sensitivity_module
 from experiments.decision.facts import Facts
 from experiments.decision.sensitivity import Assumption, SensitivityResult, assumptions, sensitivity
 from experiments.decision.verdict import verdict_of
@@ -131,6 +132,26 @@ def test_hours_of_people_that_nobody_measured_can_flip_it_too(demo: Facts) -> No
     assert named["hours to adapt"].scaled(0.5).scenario.downloads[0].hours == demo.scenario.downloads[0].hours / 2
     bought = under(demo, vendor(0.5, accuracy=ACCURACIES["gpt-4o"], p95_ms=900, integration_hours=40))
     assert 'Hours with vendors: 100 %; above 190 % (1.9 times) the answer becomes "Either".' in flips(bought)
+
+
+@pytest.mark.parametrize("latency_bar_ms", [1000.0, None])
+def test_vendors_labelling_prices_are_all_that_labelling_costs(demo: Facts, latency_bar_ms: float | None) -> None:
+    facts = with_scenario(demo, latency_bar_ms=latency_bar_ms)
+    [prices] = [assumption for assumption in assumptions(facts) if assumption.name == "vendors' labelling prices"]
+    waits, images = latency_bar_ms is None, facts.scenario.images_per_month
+    before, after = facts.scenario.vendors, prices.scaled(2.0).scenario.vendors
+    assert [v.serving(images, waits=waits) for v in after] == pytest.approx(
+        [2 * v.serving(images, waits=waits) for v in before]
+    )
+
+
+def test_of_two_flips_the_nearer_one_is_stated(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    bought = under(facts, vendor(0.5, accuracy=ACCURACIES["gpt-4o"], p95_ms=900))
+    between = Assumption("between", 1.0, str, lambda f: facts if 0.93 < f < 1.02 else bought, ())
+    monkeypatch.setattr(sensitivity_module, "assumptions", lambda facts: (between,))
+    [result] = sensitivity(facts)
+    assert result.becomes == "Buy calls"
+    assert result.factor == pytest.approx(1.02)
 
 
 def test_flips_are_found_though_every_rival_misses_a_bar(demo: Facts) -> None:

@@ -186,6 +186,7 @@ def test_a_deleted_study_goes_whole_unless_its_champion_is_registered(place: Pla
         (".", None, None),
         (None, "../../../thesis", None),
         (None, "", None),
+        (None, "trial-0", None),  # a live run has the same
         ("foreign", None, "{store}/artifacts/../../thesis"),
         ("foreign", None, "{store}/artifacts/../artifacts"),
     ],

@@ -159,6 +159,10 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         "the run confirm-0-0 in MLflow did not train the recipe of trial 0 (2 more; --verify lists them); begin a "
         "study of another name with --study",
     ),
+    "trial begun again with another seed": (
+        lambda edited: edited.replace_trial(replace(RECIPES[0], seed=99)),
+        "the run trial-0 in MLflow did not train the recipe of trial 0; begin a study of another name with --study",
+    ),
     "an older optuna.db": (
         lambda edited: edited.client.set_tag(edited.ids["trial-1"], "key", "trial-3"),
         f"MLflow has a run trial-3, but Optuna has no such trial; {BACKUP}",
@@ -176,6 +180,10 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "two runs for one": (
         lambda edited: edited.double("confirm-0-0", model=RECIPES[0].model),
         r"MLflow: there must be one run confirm-0-0, but there are 2; delete all but one of [0-9a-f, ]+ in MLflow",
+    ),
+    "two runs for one, and an empty one": (
+        lambda edited: (edited.double("confirm-0-0", model=RECIPES[0].model), edited.double("confirm-0-0")),
+        r"MLflow: there must be one run confirm-0-0, but there are 3; delete all but one of [0-9a-f, ]+ in MLflow",
     ),
     "keys exchanged": (
         lambda edited: edited.client.set_tag(edited.ids["confirm-1-0"], "key", "final-0-0"),
@@ -263,6 +271,8 @@ def test_a_second_look_at_the_test_set_is_said(edited: Edited) -> None:
     )
     assert said in edited.resume()
     assert said in map(str, findings(edited.store, NAME))
+    write_queue(edited.store.queues(NAME) / "1.jsonl", Entry(key="final-0-0", at=0))
+    assert said not in edited.resume(), "its result may wait there"
 
 
 def test_a_network_that_is_gone_is_found(edited: Edited) -> None:

@@ -55,6 +55,15 @@ def test_workers_that_do_not_start_are_not_replaced_without_end(monkeypatch: pyt
         executor.close()
 
 
+def test_workers_that_die_now_and_then_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = "import sys; from multiprocessing.connection import Connection as C; C(int(sys.argv[2])).send('started')"
+    monkeypatch.setattr(local, "_COMMAND", (sys.executable, "-c", says))
+    with contextlib.closing(start()) as executor:
+        started = 0
+        while started < 8:  # each says so and dies
+            started += len(executor.events(10))
+
+
 def test_no_more_workers_start_than_runs_side_by_side() -> None:
     engine = LocalEngine("cpu", 4, 32, 2)
     assert engine.workers == 2

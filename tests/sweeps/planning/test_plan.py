@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from cifar_core.budget import Budget, step_flops
+from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule
 from sweeps.planning.presets import Preset, fixed_epochs
@@ -98,7 +100,7 @@ class TestRows:
 class TestEstimate:
     def test_compute_over_speed_and_some_more(self, plan: Plan) -> None:
         seconds = (50 * SEARCH_SHARE * 16e12 + 3 * 160e12 + 320e12) / (2 * 1e12)
-        assert seconds < plan.estimate(50) < 1.3 * seconds + 30
+        assert 1.1 * seconds < plan.estimate(50) - 10 < 1.3 * seconds, "after ten seconds to start"
 
     def test_what_changes_it(self, plan: Plan) -> None:
         assert plan.estimate(10) < plan.estimate(50), "what is done is not counted"
@@ -110,13 +112,18 @@ class TestEstimate:
         pruned, whole = alone.estimate(1000), replace(alone, pruner="none").estimate(1000)
         assert whole / pruned == pytest.approx(1 / SEARCH_SHARE, rel=0.01)
 
-    def test_workers_that_wait_for_the_last_runs_take_time_where_they_share_no_cores(self, plan: Plan) -> None:
+    def test_workers_that_wait_for_the_last_runs_take_time_where_they_share_no_cores(
+        self, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert plan.stretch(1) == 1, "one machine gives all its cores to the only run"
         cluster = replace(plan, on_cluster=True, workers=8)
         assert [cluster.stretch(runs) for runs in (0, 1, 8, 10)] == [1, 8, 1, 1.6]
         confirmed = plan.preset.confirmations
         after = plan.confirm_flops() * cluster.stretch(confirmed) + 8 * plan.final_flops()
         assert cluster.work_after_search() == after > plan.work_after_search()
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        gpus = replace(plan, hardware=Hardware(torch.device("cuda"), bf16=True), workers=8)
+        assert [gpus.stretch(runs) for runs in (1, 2, 3)] == [2, 1, 4 / 3], "workers that share a GPU are one"
 
     def test_fixed_epochs_are_costed_by_the_base_recipe(self, plan: Plan) -> None:
         by_epochs = replace(plan, preset=fixed_epochs(2.0))

@@ -81,6 +81,7 @@ def test_a_run_on_other_data_takes_as_many_steps(pictures: int, side: int, passe
         for stage in ("trial", "confirm", "final"):
             one, other = getattr(fitted, stage), getattr(preset, stage)
             assert (one.flops, one.max_epochs) == ((side / 32) ** 2 * other.flops, passes * other.max_epochs)
+        assert fitted.rung_images == min(preset.rung_images, own.val_images)
         assert fitted.trial_images == min(preset.trial_images, own.val_images)
     assert replace(fixed_epochs(3).fitted(own), rung_images=2000, trial_images=5000) == fixed_epochs(3)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from cifar_core.budget import step_flops
 from cifar_core.recipe import Recipe
+from cifar_core.training import total_steps
 from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import Diverged, EvaluateJob, Failed, RunsFailError, TrainJob
 from sweeps.stages.confirmation import Gain
@@ -27,8 +30,8 @@ class TestConfirmation:
         trials = {trial.number: Recipe.from_dict(trial.user_attrs["recipe"]) for trial in sweep.trials}
         jobs = {job.key: job for job in sweep.jobs if job.key.startswith("confirm") and isinstance(job, TrainJob)}
         assert list(jobs) == [f"confirm-{trial}-{seed}" for seed in (0, 1) for trial in (0, 3, 2)], "first seeds first"
-        seeds = {job.recipe.seed for job in jobs.values()} | {recipe.seed for recipe in trials.values()}
-        assert len(seeds) == 10
+        seeds = {job.recipe.seed for job in sweep.jobs if isinstance(job, TrainJob)}
+        assert len(seeds) == 4 + len(jobs) + 2, "those of the finals differ too"
         for key, job in jobs.items():
             _, number, seed = key.split("-")
             source = trials[int(number)]
@@ -48,6 +51,12 @@ class TestConfirmation:
         assert summary.gain.low < 0
         assert summary.champion is not None
         assert (summary.champion.source, summary.champion.baseline) == (3, None)
+
+    def test_its_time_left_includes_that_of_the_finals(self, sweep: Study) -> None:
+        with pytest.raises(Interrupted):
+            sweep.run(stop=lambda: "confirm-0-0" in sweep.tracker.runs)
+        stage = sweep.progress.stage
+        assert (stage.name, stage.flops_after) == ("confirm", sweep.plan.final_flops())
 
     def test_complete_search_runs_leave_weights_if_asked_to(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key == "trial-1" else None
@@ -204,8 +213,9 @@ class TestBaseline:
         assert gain is not None
         assert gain.mean == pytest.approx(12 / 64)
         # One is right on 12 images more: with half an image more on either side, a mean of 12 / 66 (Agresti & Min).
-        centre, half = 12 / 66, 2.24 * ((13 / 66 - (12 / 66) ** 2) / 66) ** 0.5
-        assert (gain.low, gain.high) == pytest.approx((centre - half, centre + half), rel=0.01)
+        centre, of_images, of_seeds = 12 / 66, (13 / 66 - (12 / 66) ** 2) / 66, 2 * 0.0015**2 / 2
+        half = NormalDist().inv_cdf(1 - 0.05 / 2 / 2) * (of_images + of_seeds) ** 0.5
+        assert (gain.low, gain.high) == pytest.approx((centre - half, centre + half))
         assert sweep.run().gain == gain, "a later process has the predictions from MLflow"
 
     def test_a_decision_stands_until_other_runs_are_complete(self, sweep: Study) -> None:
@@ -254,7 +264,9 @@ class TestFinal:
         assert job.threads == 6
         tags = {"stage": "final", "champion": "true", "source_trial": "3", "threads": "6"}
         assert sweep.tracker.runs["final-3-0"].tags.items() >= tags.items()
-        assert sweep.tracker.runs["final-3-0"].metrics["cost/epochs"] == 4
+        costs = sweep.tracker.runs["final-3-0"].metrics
+        flops = step_flops(job.recipe, sweep.plan.data_set) * total_steps(job.recipe, ALL_IMAGES)
+        assert (costs["cost/epochs"], costs["cost/training_flops"]) == (4, flops)
         [confirmed] = [job.recipe for job in sweep.jobs if job.key == "confirm-3-0"]
         longer = 4 / (2 * TRAIN_IMAGES / ALL_IMAGES)  # counted in images, as a pass over all of them is longer
         assert job.recipe.weight_decay == pytest.approx(confirmed.weight_decay / longer)

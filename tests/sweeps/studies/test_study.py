@@ -33,6 +33,7 @@ from sweeps.studies.study import (
     load_study,
     open_study,
     started_trials,
+    trials_since_best,
     unfinished_trials,
 )
 from tests.sweeps import support
@@ -84,6 +85,7 @@ class TestSettings:
             ({"preset": replace(PRESETS["smoke"], trial=MORE)}, "trial_flops 3e+12", "trial_flops 4e+12"),
             ({"space": SPACES["full"]}, "space fast", "space full"),
             ({"seed": 3}, "seed 0", "seed 3"),
+            ({"starts": False}, "starts yes", "starts no"),
             ({"limits": Limits(parameters=9)}, "limits none", "limits at most 9 weights"),
         ],
     )
@@ -247,12 +249,31 @@ class TestQueue:
         assert other not in starts
         assert started_trials(study) == len(open_study(plan, storage).trials) == 3
 
+    @pytest.mark.parametrize("left", [1, 2])
+    def test_starting_points_that_a_crash_left_are_not_enqueued_again(
+        self, storage: BaseStorage, plan: Plan, left: int
+    ) -> None:
+        crashed = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize")
+        for start, attributes in list(zip(plan.space.starts, ({BASELINE: True}, {}), strict=True))[:left]:
+            crashed.enqueue_trial(start, user_attrs=attributes)
+        assert [trial.user_attrs for trial in open_study(plan, storage).trials] == [{BASELINE: True}, {}]
+
     def test_half_of_the_trials_are_shared_out_among_the_models(self, storage: BaseStorage, plan: Plan) -> None:
         study = open_study(replace(plan, trials=12), storage)
         study.sampler = RandomSampler(seed=1)  # which alone gives another order
         models = [draw_one(study, replace(plan, trials=12))["model"] for _ in range(12)]
         assert models[:6] == ["airbench", "fast_resnet"] * 3, "starting points included"
         assert models[6:] != ["airbench", "fast_resnet"] * 3
+
+    def test_a_model_that_breaks_the_limits_has_no_further_share(self, storage: BaseStorage, plan: Plan) -> None:
+        plan = replace(plan, trials=12, starts=False)
+        study, models = open_study(plan, storage), list[str]()
+        for _ in range(4):
+            trial = ask(study, plan)
+            models.append(plan.space.suggest(trial, Recipe()).model)
+            if models[-1] == "airbench":
+                trial.set_constraint("parameters", 0.5)
+        assert models == ["airbench"] + ["fast_resnet"] * 3
 
     def test_without_starts_nothing_waits(self, storage: BaseStorage, plan: Plan) -> None:
         assert not open_study(replace(plan, starts=False), storage).trials
@@ -324,6 +345,15 @@ class TestSamplers:
         assert first[:4] != drawn(2)[:4]
         rates = [params["learning_rate_multiple"] for params in first]
         assert len(set(rates)) == len(rates) - 1, "those of the two starting points are equal"
+
+
+def test_trials_that_were_never_trained_do_not_count_as_trials_since_the_best() -> None:
+    study = optuna.create_study(direction="maximize")
+    for value, excess in ((0.5, 0.0), (None, 0.5), (0.4, 0.0), (None, 0.5)):
+        trial = study.ask()
+        trial.set_constraint("parameters", excess)
+        study.tell(trial, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
+    assert trials_since_best(study) == 1
 
 
 @pytest.mark.slow

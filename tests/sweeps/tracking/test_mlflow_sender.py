@@ -15,6 +15,7 @@ from sweeps.store import StoreError
 from sweeps.tracking import mlflow_sender
 from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, unsent, waiting
 from sweeps.tracking.mlflow_sender import MlflowSender
+from tests.sweeps.support import write_queue
 
 
 class Server:
@@ -90,12 +91,15 @@ def test_nothing_waits_for_a_server_that_is_gone(server: Server, tmp_path: Path)
 
 def test_an_end_does_not_wait_for_a_long_pause(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_sender, "_PAUSES", (60.0,))
+    monkeypatch.setattr(mlflow_sender, "_FLUSH_PAUSE", 0.01)
     monkeypatch.setattr(mlflow_sender, "_GATHER_SECONDS", 0.01)
     sender = server.open(tmp_path)
     server.down = True
     put(sender, 0)
     while not server.said:
         time.sleep(0.01)
+    faults: list[Exception] = [answer(503)]
+    server.fault = lambda entry: faults.pop() if faults else None  # the server is down for one attempt more
     server.down = False
     assert sender.close(3, 3) == 0
     assert server.taken == [0]
@@ -117,6 +121,27 @@ def test_what_was_not_sent_is_kept_for_the_next_process(server: Server, tmp_path
     put(sender, 3)
     assert sender.close(10, 10) == 0
     assert server.taken == [0, 1, 2, 3]
+
+
+def test_what_earlier_processes_left_is_sent_oldest_first(server: Server, tmp_path: Path) -> None:
+    for number, suffix in enumerate((".jsonl", ".refused", ".jsonl")):
+        write_queue(tmp_path / f"{number}{suffix}", Entry(key="trial-0", at=number))
+    assert server.open(tmp_path).close(10, 10) == 0
+    assert server.taken == [0, 1, 2]
+
+
+def test_a_network_is_sent_alone(server: Server, tmp_path: Path) -> None:
+    """What was sent with it would be sent again, and with it the network, if the process was killed meanwhile."""
+    batches: list[list[int]] = []
+
+    def write(entries: Sequence[Entry]) -> Iterator[None]:
+        batches.append([entry.at for entry in entries])
+        yield from server.write(entries)
+
+    entries = [Entry(key="final-0-0", at=at, weights="file" if at == 1 else None) for at in range(4)]
+    write_queue(tmp_path / "1.jsonl", *entries)
+    assert MlflowSender(tmp_path, write, server.said.append).close(10, 10) == 0
+    assert batches == [[0], [1], [2, 3]]
 
 
 def test_a_write_that_comes_forward_is_waited_for(server: Server, tmp_path: Path) -> None:
