@@ -347,7 +347,8 @@ class Adaptation:
         note = f"{how}: {percent(plain.accuracy, 2)} test accuracy{with_tta(averaged.accuracy)}; "
         note += provenance_of(self.backbone)
         name = f"{how.lower()} {self.backbone.name} #{result.trial} {percent(plain.accuracy)}"
-        self.tracker.tested(key, outcome, result.tags, name=name, note=run_note(note, {}, outcome.files))
+        note = run_note(note, self.tracker.costs(key), outcome.files)
+        self.tracker.tested(key, outcome, result.tags, name=name, note=note)
 
     @torch.no_grad()
     def _logits(self, network: AdaptedNetwork, test: Split, mirrored: bool) -> Tensor:

@@ -109,6 +109,7 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert tested["cost/model_bytes"] == store.weights(STUDY, key).stat().st_size
     assert max(metrics_of(runs[f"trial-{n}"])["val/accuracy"] for n in range(3)) == result.val_accuracy
     assert runs[key].data.tags["pretrained_on"] == ""
+    assert runs[key].data.tags["mlflow.note.content"].split("\n\n")[1].startswith("Trained for ")
     assert tested["cost/study_seconds"] > tested["cost/seconds"] > 0
     assert "learnt from images that its file of weights does not name" in str(result)
 
