@@ -117,7 +117,9 @@ def test_a_file_without_answers_is_of_no_service_yet(exported: Path, tmp_path: P
     out = tmp_path / "a.csv"
     options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--out", str(out)]
     with serving(lambda request, _: send(request, b"", 401)) as stub:
-        assert "answers status 401" in refused(ask_vendor.main, "--url", stub.url, *options)
+        said = refused(ask_vendor.main, "--url", stub.url, *options)
+        assert said == "the service must accept the request, but answers status 401; VENDOR_KEY is not set"
+        assert len(stub.bodies) == 1
     with serving(cats) as stub:
         assert ask_vendor.main(["--url", stub.url, *options]) == 0
         assert ask_vendor.main(["--url", f"{stub.url}/", *options]) == 0
