@@ -47,7 +47,8 @@ def _torch(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
     def answer(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            probabilities: np.ndarray = network(torch.from_numpy(images)).numpy()
+            # A copy: arrays that Pillow gave are read-only, and torch would warn of them.
+            probabilities: np.ndarray = network(torch.tensor(images)).numpy()
         return probabilities
 
     return answer

@@ -51,6 +51,7 @@ from tests.sweeps.small_data import small_splits
 from tests.sweeps.support import STUDY
 
 CORES = usable_cores()
+ADAPTED = Mock(lines=Mock(return_value=("a network",)))  # a result
 
 
 pytestmark = pytest.mark.usefixtures("settings_of_this_process", "untouched")
@@ -460,7 +461,7 @@ def test_a_store_that_takes_no_more(
 
 @pytest.mark.usefixtures("stubs")
 def test_an_adaptation_sends_the_notice_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = Mock(side_effect=["a network", Interrupted, OSError("no room")])
+    runs = Mock(side_effect=[ADAPTED, Interrupted, OSError("no room")])
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
     monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=runs))
     command = f"echo $SWEEP_STATE >> {tmp_path}/said"
@@ -494,7 +495,7 @@ def test_what_an_adaptation_alone_finds_in_a_folder_is_said(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
-    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=lambda: "a network"))
+    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=lambda: ADAPTED))
     folder = write_pictures(tmp_path / "photos", {"rose": 10, "tulip": 20})
     assert main(("--adapt-only", "--images", str(folder), "--store", str(tmp_path / "store"))) == 0
     assert "found 30 pictures of 2 classes (10 to 20 of each): " in capsys.readouterr().out
@@ -553,7 +554,7 @@ def test_a_sweep_whose_adaptation_fails_says_it_too(
 def test_what_an_adaptation_may_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], test: bool, fine_tune: bool
 ) -> None:
-    made = Mock(return_value=Mock(run=lambda: "a network"))
+    made = Mock(return_value=Mock(run=lambda: ADAPTED))
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
     monkeypatch.setattr(run_study, "Adaptation", made)
     assert main(("--adapt-only", "--preset", "smoke", "--store", str(tmp_path / "store"), *given)) == 0
