@@ -11,7 +11,7 @@ from experiments.decision.facts import Facts
 from experiments.decision.machines import answer_seconds
 from experiments.decision.sensitivity import SensitivityResult, nearest_flips, rival_of, saved, sensitivity
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
-from experiments.pages.plots import BLUE, MUTED, RUST, canvas, label
+from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, label
 from experiments.pages.text import CitedText, duration, factor, run, runs, short_percent, total
 from sweeps.words import percent
 
@@ -56,7 +56,7 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
         )
     flips = [f"“{r.becomes}” {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
     figure.layout.annotations = [
-        label(f"<b>{r.name}</b>: {flip}", 0, y, size=11.5, xref="paper", xanchor="left", yshift=18)
+        label(f"<b>{r.name}</b>: {flip}", 0, y, size=11.5, xref="paper", xanchor="left", yshift=18, bgcolor=PAPER)
         for y, (r, flip) in enumerate(zip(rows, flips, strict=True))
     ]
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.5})
