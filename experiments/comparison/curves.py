@@ -56,7 +56,7 @@ def draw_curves(comparison: Comparison, metric: str) -> go.Figure:
             colour=colours[group.name],
             width=2 if held_out and strong else 1.2,
             dash="solid" if held_out else "dot",
-            hover=f"{in_figure(group.name)}, {SPLITS[split]}, run {r.run_id[:8]}<br>{tick} %{{x:.4g}}: %{{y:.4g}}",
+            hover=f"{in_figure(group.name)}, {SPLITS[split]}, run {r.run_id[:8]}<br>{tick} %{{x:.4g}}: %{{y:.4g}} {unit}",
             opacity=1 if strong else 0.45,
             showlegend=all(not trace.showlegend or trace.name != group.name for trace in figure.data),
         )

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
 from experiments.decision.machines import answer_seconds
-from experiments.decision.sensitivity import SensitivityResult, nearest_flips, rival_of, saved, sensitivity
+from experiments.decision.sensitivity import AS_IT_IS, SensitivityResult, nearest_flips, rival_of, saved, sensitivity
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, label
 from experiments.pages.text import CitedText, duration, factor, run, runs, short_percent, total
@@ -73,7 +73,7 @@ def _caption(facts: Facts, results: Sequence[SensitivityResult]) -> CitedText:
     flips = nearest_flips(results)
     if flips:
         near = flips[0]
-        text += f'The nearest flip: "{near.becomes}", with {near.name} {near.change}.'
+        text += f"The nearest flip: “{near.becomes}”, with {near.name} {near.change}."
     else:
         text += "None of them alone changes the answer within a factor of ten."
     return CitedText(text, facts.cost_sources)
@@ -86,9 +86,11 @@ def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedTex
         text = "While the cost of building is unknown, so is the effect of prices and volumes."
         return (*texts, CitedText(text, run(facts.run_id)))
     for result in nearest_flips(results):
-        at = f"{result.side} {result.flip} ({factor(result.factor)} times)"
+        at = f"{result.value}; {result.side} {result.flip} ({factor(result.factor)} times)"
+        if result.value == AS_IT_IS:
+            at = result.change
         name = result.name[:1].upper() + result.name[1:]
-        texts.append(CitedText(f'{name}: {result.value}; {at} the answer becomes "{result.becomes}".', result.sources))
+        texts.append(CitedText(f"{name}: {at} the answer becomes “{result.becomes}”.", result.sources))
     fixed = [r for r in results if not r.becomes]
     if fixed:
         names = "; ".join(r.name for r in fixed)
