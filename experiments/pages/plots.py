@@ -21,6 +21,7 @@ INK, MUTED, GRID, PAPER = "#6f757c", "#858b92", "#b4b9be", "#fdfcfa"
 BLUE, RUST, GREEN = "#3b7dab", "#c4673a", "#5b9168"
 _LONGEST_NAME = 24  # letters of a class
 PALETTE = (BLUE, RUST, GREEN, "#8a6bb1", "#a98a2c", "#3a9898", "#bb5c86", "#7d848b")
+_WAYS = (GREEN, BLUE, *PALETTE[3:], "#5f6fc4")  # beside building: an adapted network or a download is the first
 SPLIT_COLOURS: Mapping[str, str] = MappingProxyType({"training": BLUE, "validation": GREEN, "test": RUST})
 
 
@@ -136,8 +137,7 @@ def label(text: str, x: Any, y: Any, *, colour: str = INK, size: float = 11, **p
 
 def way_colours(names: Sequence[str]) -> dict[str, str]:
     """Colours of ways to labelled images in all figures of a page: rust for the first, the others in turn."""
-    others = itertools.cycle(colour for colour in PALETTE if colour != RUST)
-    return dict(zip(names, itertools.chain([RUST], others), strict=False))
+    return dict(zip(names, itertools.chain([RUST], itertools.cycle(_WAYS)), strict=False))
 
 
 def in_figure(name: str) -> str:

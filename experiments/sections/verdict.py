@@ -301,7 +301,7 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
         first, whole = (way.option.stated(m) for m in (12, months))
         rows.append(
             Row.of(
-                Cell(_capital(way.title)),
+                "Building" if way.option.kind == "build" else way.title,
                 _accuracy(way),
                 first,
                 whole,

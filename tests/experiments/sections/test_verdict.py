@@ -144,7 +144,7 @@ def test_building_that_was_assumed_to_fail_is_no_fallback(demo: Facts) -> None:
 
 def test_a_measured_vendor_shows_its_interval(demo: Facts) -> None:
     measured = replace(under(demo, vendor(0.5)), scores={"calls": score(9000)})
-    assert rows(measured)["Calls"] == ["90.00 %", "$1,500", "$4,500", "500 ms", "none", "clears all"]
+    assert rows(measured)["calls"] == ["90.00 %", "$1,500", "$4,500", "500 ms", "none", "clears all"]
     [table] = [block for block in verdict.section(measured).blocks if isinstance(block, Table)]
     assert "89.4 to 90.6 %" in [cell.note for row in table.rows for cell in row.cells]
 
@@ -166,7 +166,7 @@ def test_the_accuracy_of_a_measured_vendor_is_traced_to_its_answers(demo: Facts)
 
 def test_a_vendor_that_left_images_unanswered_is_not_known_to_miss(demo: Facts) -> None:
     partly = replace(under(demo, vendor(0.5)), scores={"calls": replace(score(100), missing=9900)})
-    assert rows(partly)["Calls"][-1] == "accuracy unknown"
+    assert rows(partly)["calls"][-1] == "accuracy unknown"
     [check] = next(way for way in ways_of(partly) if way.title == "calls").unknown
     assert (
         check.reason
@@ -200,7 +200,7 @@ def test_costs_from_ten_to_a_hundred_times_the_least_are_labelled_at_one_two_and
 def test_an_accuracy_on_other_test_images_is_named_so_and_not_drawn(demo: Facts) -> None:
     elsewhere = under(demo, vendor(0.5, accuracy=replace(ACCURACIES["gpt-4o"], same_test=False)))
     [table] = [block for block in verdict.section(elsewhere).blocks if isinstance(block, Table)]
-    [cell] = [row.cells[1] for row in table.rows if row.cells[0].text == "Calls"]
+    [cell] = [row.cells[1] for row in table.rows if row.cells[0].text == "calls"]
     assert cell.note == "published, on other test images"
     [figure] = verdict.section(elsewhere).pictures
     assert isinstance(figure, Figure)
