@@ -280,8 +280,8 @@ def _labels(
     for way, x in zip(ways, places, strict=True):
         anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
         y = beside[way.title] if way.accuracy else next(unknown)
-        place = {"xanchor": anchor, "xshift": shift, "bgcolor": PAPER}
-        yield label(in_figure(way.title), x, y, colour=colours[way.title], **place)
+        colour, name = colours[way.title], in_figure(way.title)
+        yield label(name, x, y, colour=colour, xanchor=anchor, xshift=shift, bgcolor=PAPER)
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

@@ -91,8 +91,8 @@ def headline(systems: Sequence[System]) -> CitedText:
         return CitedText(f"None {all_systems} has been run to the end of its schedule yet.")
     text = f"None {all_systems} does, within a point: "
     if close:
-        do = "does" if len(close) == 1 else "do"
-        text = f"{count_word(len(close)).capitalize()} {all_systems} {do}, within a point: {listed(close)}. Of the others, "
+        many = f"{count_word(len(close)).capitalize()} {all_systems} {'does' if len(close) == 1 else 'do'}"
+        text = f"{many}, within a point: {listed(close)}. Of the others, "
     parts = [
         f"{listed(names)} {'is' if len(names) == 1 else 'are'} more than a point {side}"
         for side, names in off.items()
