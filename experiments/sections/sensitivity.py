@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -15,6 +16,7 @@ from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, label
 from experiments.pages.text import CitedText, duration, factor, run, runs, short_percent, total
 from sweeps.words import percent
 
+LINE = 40  # letters of a label that a phone has room for
 VISIBLE = 0.02  # of the widest bar: shorter ones that flip nothing are not drawn
 
 
@@ -40,7 +42,10 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
         least: words that follow the unit, as `_least` has them.
     """
     rows = list(reversed(results))
-    figure = canvas(height=80 + 42 * len(rows), left=10, top=26)
+    flips = [f"“{r.becomes}” {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
+    two_lines = [len(r.name) + len(flip) > LINE for r, flip in zip(rows, flips, strict=True)]
+    pitch = 56 if any(two_lines) else 42  # pixels of a row
+    figure = canvas(height=64 + pitch * len(rows), left=10)
     for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
         texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
         figure.add_bar(
@@ -48,16 +53,23 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
             y=list(range(len(rows))),
             base=round(saved, 2),
             orientation="h",
-            width=0.36,
+            width=15 / pitch,
             name=name,
             marker={"color": colour},
             customdata=[[r.name, text] for r, text in zip(rows, texts, strict=True)],
             hovertemplate=f"%{{customdata[0]}} {name}: building saves %{{customdata[1]}}<extra></extra>",
         )
-    flips = [f"“{r.becomes}” {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
+    place: dict[str, Any] = {
+        "xref": "paper",
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 8,
+        "align": "left",
+        "bgcolor": PAPER,
+    }
     figure.layout.annotations = [
-        label(f"<b>{r.name}</b>: {flip}", 0, y, size=11.5, xref="paper", xanchor="left", yshift=18, bgcolor=PAPER)
-        for y, (r, flip) in enumerate(zip(rows, flips, strict=True))
+        label(f"<b>{r.name}</b>:{'<br>' if broken else ' '}{flip}", 0, y, size=11.5, **place)
+        for y, (r, flip, broken) in enumerate(zip(rows, flips, two_lines, strict=True))
     ]
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.5})
     figure.add_vline(x=round(saved, 2), line={"color": MUTED, "width": 1, "dash": "dot"})

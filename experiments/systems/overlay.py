@@ -72,7 +72,7 @@ def _curves(system: System, quantity: str) -> list[_Curve]:
 
 def _add(figure: go.Figure, curve: _Curve, factor: float, unit: str, row: int, *, faint: bool) -> None:
     ours, split = curve.seed is not None, SPLITS[curve.split]
-    name = f"{split}{' at the end' if curve.end else ''}, {'ours' if ours else 'published'}"
+    name = f"{split}{' result' if curve.end else ''}, {'ours' if ours else 'published'}"
     when = "" if curve.end and not ours else "epoch %{x:.4g}: "  # a published level is of no epoch
     add_line(
         figure,

@@ -157,3 +157,10 @@ def test_the_figure_has_a_bar_and_a_label_for_each_assumption(facts: Facts) -> N
     labels = [a.text for a in figure.figure.layout.annotations]  # type: ignore[union-attr]
     assert labels[-1] == "<b>images a month</b>: “Either” below 181,000"
     assert "The nearest flip: “Either”, with " in figure.caption.text
+
+
+def test_a_label_that_is_too_long_for_a_phone_has_two_lines(demo: Facts) -> None:
+    (figure,) = section(demo).pictures
+    labels = [a.text for a in figure.figure.layout.annotations]  # type: ignore[union-attr]
+    assert "<b>hours with vendors</b>:<br>“Adapt and test ViT-B/16” above 302 %" in labels
+    assert [label for label in labels if "<br>" in label] == [label for label in labels if "hours with" in label]
