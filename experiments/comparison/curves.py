@@ -47,6 +47,7 @@ def draw_curves(comparison: Comparison, metric: str) -> go.Figure:
     colours = dict(zip((group.name for group in comparison.groups), PALETTE, strict=False))
     for group, r, split in run_curves(comparison, metric):
         held_out, strong, scale = split != "train", r is group.runs[0], r.steps_an_epoch if by_epoch else None
+        at = f"{tick} %{{x:.4g}}: %{{y:.4g}} {unit}"
         steps, values = zip(*r.curves[f"{split}/{metric}"], strict=True)
         add_line(
             figure,
@@ -56,7 +57,7 @@ def draw_curves(comparison: Comparison, metric: str) -> go.Figure:
             colour=colours[group.name],
             width=2 if held_out and strong else 1.2,
             dash="solid" if held_out else "dot",
-            hover=f"{in_figure(group.name)}, {SPLITS[split]}, run {r.run_id[:8]}<br>{tick} %{{x:.4g}}: %{{y:.4g}}",
+            hover=f"{in_figure(group.name)}, {SPLITS[split]}, run {r.run_id[:8]}<br>{at}",
             opacity=1 if strong else 0.45,
             showlegend=all(not trace.showlegend or trace.name != group.name for trace in figure.data),
         )

@@ -148,6 +148,7 @@ def _accuracies(comparison: Comparison) -> str:
         "worse": "is worse than",
         "not significant": "is not significantly different from",
     }
+    reasons = dict[str, None]()
     for split in ("test", "val"):
         metric = next(m for m in METRICS if m.key == f"{split}/accuracy")
         found = {group.name: compare(metric, group, comparison.reference) for group in comparison.others}
@@ -157,7 +158,9 @@ def _accuracies(comparison: Comparison) -> str:
             missing = [n for n in found if n not in known]
             text = f"On the {SPLITS[split]} images {told}."
             return text + (f" {listed(missing)} cannot be compared on them." if missing else "")
-    return f"No accuracy of {name} can be compared with another yet."
+        reasons |= {d.reason: None for d in found.values() if d and not d.reason.startswith("not measured")}
+    why = listed([*reasons]) or "no other group has one on the same images"
+    return f"No accuracy of {name} can be compared with another: {why}."
 
 
 def _image_cells(group: Group, reference: Group) -> list[Cell]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.comparison.differences import CONDITIONS, PARAMETERS, Comparison
 from experiments.pages.blocks import Block, Cell, Heading, Missing, Pairs, Section, Table
-from experiments.pages.text import CitedText, listed
+from experiments.pages.text import CitedText, flops, listed
 from experiments.reading.study import TrainedRun
 from sweeps.words import counted
 
@@ -18,6 +18,9 @@ _TITLES: Mapping[str, str] = MappingProxyType(
     {"git_commit": "commit", "data_sha256": "data (SHA-256)", "cpu": "processor"}
 )
 _HASHES = ("git_commit", "data_sha256")
+_COUNTS: Mapping[str, Callable[[float], str]] = MappingProxyType(
+    {"parameters": "{:,.0f}".format, "trial_flops": flops, "flops_per_image": lambda n: f"{n / 1e9:.3g} GFLOP"}
+)
 
 
 def compare_settings(
@@ -42,9 +45,11 @@ def section(comparison: Comparison) -> Section:
 
 
 def shown(name: str, value: str | None) -> str:
-    """A value for a table: eight letters of a hash, six digits of a long number."""
+    """A value for a table: eight letters of a hash, six digits of a long number, FLOPs with their unit."""
     if value is None:
         return "not recorded"
+    if name in _COUNTS:
+        return re.sub(r"\d[\d.]*(e[-+]?\d+)?", lambda found: _COUNTS[name](float(found[0])), value)
     if name in _HASHES:
         return re.sub(r"[0-9a-f]{9,}", lambda found: found[0][:8], value)
     return re.sub(r"\b\d+\.\d{6,}(e-?\d+)?\b", lambda found: f"{float(found[0]):.6g}", value)
@@ -61,7 +66,10 @@ def _blocks(comparison: Comparison, of: Callable[[TrainedRun], Mapping[str, str]
         ]
         blocks = [Table.of_numbers(("", *comparison.titles), rows)]
     if len(common):
-        values = {_TITLES.get(n, n): Cell(value, style="hash") for n, value in common.iloc[:, 0].items()}
+        values = {
+            _TITLES.get(n, n): Cell(value if n in _HASHES else shown(n, value), style="hash")
+            for n, value in common.iloc[:, 0].items()
+        }
         blocks.append(Pairs.of(values, f"{counted(len(common), noun)} the same in all groups"))
     if len(partial):
         text = f"Recorded in some groups only, and equal in those: {listed(list(partial.index))}."

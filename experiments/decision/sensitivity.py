@@ -16,6 +16,7 @@ from sweeps.words import percent
 FACTOR = 2.0  # each assumption is divided and multiplied by this
 REACH = 10.0  # flips are searched up to this factor, down and up
 _STEPS = 30  # of that search
+AS_IT_IS = percent(1.0, 0)  # the value of an assumption that has none of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class SensitivityResult:
         """The change that flips the answer, after the assumption's name: "above 200,000, not 100,000"."""
         if self.flip == self.value:  # they are too close for the digits shown
             return f"{self.side} {factor(self.factor)} times {self.value}"
+        if self.value == AS_IT_IS:
+            return f"{self.side} {self.flip} of what is assumed"
         return f"{self.side} {self.flip}, not {self.value}"
 
 

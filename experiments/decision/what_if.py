@@ -86,6 +86,12 @@ def sliders(facts: Facts) -> Iterator[Slider]:
         yield ratio("latency_bar_ms", "Latency bar", "ms", s.latency_bar_ms, 1000)
     yield even("horizon_years", "Horizon", "years", s.horizon_years, low=0.5, high=10, step=0.5)
     yield even("engineering_hours", "Hours to build", "hours", s.engineering_hours, low=0, high=1000, step=4)
+    upkeep = s.maintenance_hours_per_year
+    yield even("maintenance_hours_per_year", "Hours of maintenance a year", "hours", upkeep, low=0, high=200, step=4)
+    if any(vendor.integration_hours or vendor.migration_hours for vendor in s.vendors):
+        yield ratio("vendor_hours", "Hours with vendors", "share", 1.0, 10)
+    if any(download.hours for download in s.downloads):
+        yield ratio("adapting_hours", "Hours to adapt", "share", 1.0, 10)
     yield even("hourly_rate", "An hour of people", "usd", s.hourly_rate, low=0, high=300, step=5)
     if machine is not None:
         yield ratio("compute", "An hour of our compute", "usd", machine.usd, 10)
@@ -96,13 +102,15 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
     """A way whose people are in hours."""
     option = way.option
     adapted_without_hours = option.kind == "adapt" and way.measured and not facts.scenario.downloads
+    buys = option.kind == "buy"
     return {
         "title": way.title,
         "kind": option.kind,
         "measured": way.measured,
         "complete": way.complete,
         "hours": None if option.kind == "build" or adapted_without_hours else option.people,  # None: those to build
-        "hours_a_month": option.upkeep,
+        "hours_a_month": option.upkeep if buys else None,  # None: those of maintenance
+        "hours_by": "vendor_hours" if buys else "adapting_hours",  # the slider that moves the hours of its own
         "prices": _prices(facts, way),
         "labels": option.labels,
         "training": option.training,

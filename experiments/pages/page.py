@@ -99,7 +99,7 @@ def render_page(page: Page, references: References) -> dict[str, bytes]:
         page=page,
         plotly_js=Markup(get_plotlyjs()) if figures else "",
         figures_json=Markup(f"{{{drawn}}}".replace("</", "<\\/")),
-        tones={"ink": plots.INK, "muted": plots.MUTED, "grid": plots.GRID},
+        tones={"ink": plots.INK, "muted": plots.MUTED, "grid": plots.GRID, "paper": plots.PAPER},
     )
     markdown = _environment(_markdown, references, autoescape=False).get_template("page.j2")
     plain = markdown.render(page=page, format="md", references=references)
@@ -139,8 +139,14 @@ def _html(text: str, sources: Sequence[str], references: References) -> Markup:
     together = re.sub(
         r"(?<=\bp) < | (?=%)", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text
     )  # no break in them
-    coded = Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(together))))
+    code = re.sub("`([^`]*)`", lambda m: f"<code>{_code(Markup(m[1]))}</code>", str(escape(together)))
+    coded = Markup(code)
     return coded + (" " if coded and cite else "") + cite
+
+
+def _code(text: str) -> Markup:
+    """Escaped code, whose options do not break at their hyphens."""
+    return Markup(re.sub(r"--[\w-]+", r'<span class="option">\g<0></span>', str(escape(text))))
 
 
 def _markdown(text: str, sources: Sequence[str], references: References) -> str:
@@ -169,6 +175,7 @@ def _environment(
         return cite(value, (), references) if isinstance(value, str) else cite(value.text, value.sources, references)
 
     environment.filters["cite"] = cited
+    environment.filters["code"] = _code
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["in_table"] = lambda text: text.replace("|", "\\|")  # a bar would end the cell
     environment.filters["fence"] = lambda text: "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))

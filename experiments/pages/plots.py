@@ -1,12 +1,13 @@
 """The style of plotly figures: colours, canvas, markers, legends.
 
 Backgrounds are transparent. Text, secondary text and grid have the mid-tones `INK`, `MUTED` and `GRID`, which can be
-read on light and on dark paper; a page that knows which it is replaces them by better ones.
+read on light and on dark paper; a page that knows which it is replaces them by better ones, and `PAPER` by its own.
 """
 
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -16,10 +17,11 @@ from plotly.subplots import make_subplots
 
 # Legends are for the page to set (see `legend`): plotly's own does not wrap well, and moves the plot about.
 
-INK, MUTED, GRID = "#6f757c", "#858b92", "#b4b9be"
+INK, MUTED, GRID, PAPER = "#6f757c", "#858b92", "#b4b9be", "#fdfcfa"
 BLUE, RUST, GREEN = "#3b7dab", "#c4673a", "#5b9168"
 _LONGEST_NAME = 24  # letters of a class
 PALETTE = (BLUE, RUST, GREEN, "#8a6bb1", "#a98a2c", "#3a9898", "#bb5c86", "#7d848b")
+_WAYS = (GREEN, BLUE, *PALETTE[3:], "#5f6fc4")  # beside building: an adapted network or a download is the first
 SPLIT_COLOURS: Mapping[str, str] = MappingProxyType({"training": BLUE, "validation": GREEN, "test": RUST})
 
 
@@ -131,6 +133,11 @@ def label(text: str, x: Any, y: Any, *, colour: str = INK, size: float = 11, **p
         place: further properties of plotly's annotations, such as `xref`, `xanchor` or `yshift`.
     """
     return {"text": text, "x": x, "y": y, "font": {"color": colour, "size": size}, "showarrow": False, **place}
+
+
+def way_colours(names: Sequence[str]) -> dict[str, str]:
+    """Colours of ways to labelled images in all figures of a page: rust for the first, the others in turn."""
+    return dict(zip(names, itertools.chain([RUST], itertools.cycle(_WAYS)), strict=False))
 
 
 def in_figure(name: str) -> str:

@@ -103,7 +103,7 @@ def evaluations_sentence(facts: Facts) -> CitedText:
             return CitedText("The test set was not used, as far as this store knows.", run(facts.run_id))
         text = f"{counted(tested, 'run')} used the test set, but this store has no record of its use."
         return CitedText(text, runs(facts.test))
-    text = f"The sealed test set was used {counted(used.study, 'time')} for this study"
+    text = f"The sealed test set was used {times(used.study)} for this study"
     if used.store > used.study:
         text += f"; the store's record has {used.store} uses of test sets in all, with exports, scored answers, "
         text += "adapted networks and reproductions"

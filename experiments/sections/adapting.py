@@ -20,7 +20,7 @@ def section(facts: Facts) -> Section:
     """A table of both networks, the test of their difference, and what the adapted one learnt from."""
     title, adapted = "Adapting a pretrained network", facts.study.adapted
     if adapted is None:
-        text = f"No adapted network was tested on these images: {commands.adapt(facts.study)}"
+        text = f"No adapted network was tested on these images: `{commands.adapt(facts.study)}` does that."
         return Section(title, (Missing(text),))
     test = compared(facts, adapted)
     source = run(adapted.run_id)

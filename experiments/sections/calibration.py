@@ -53,7 +53,7 @@ def section(facts: Facts) -> Section:
             "How far its probabilities can be trusted cannot be said: no single predictions on the test set were kept."
         )
         return Section("Calibration", (Missing(missing),))
-    figure = Figure("reliability", "Reliability diagram", _caption(found), _diagram(found.reliability))
+    figure = Figure("reliability", "Reliability diagram", caption(found), _diagram(found.reliability))
     smoothing = float(facts.parameter("label_smoothing") or 0)
     return Section("Calibration", (figure,), {"learning": (sentence(found, smoothing),)}, tuple(_numbers(found)))
 
@@ -78,11 +78,12 @@ def sentence(found: Calibration, smoothing: float = 0.0) -> CitedText:
     return CitedText(text, run(*found.run_ids))
 
 
-def _caption(found: Calibration) -> CitedText:
-    text = (
-        f"{percent(found.overconfident, 0)} of the test predictions lie in bins under the line, where the network is "
-        f"surer than right; the mean distance, by predictions, is {percent(found.reliability.ece, 1)}."
+def caption(found: Calibration) -> CitedText:
+    under = {0.0: "No bin lies", 1.0: "All bins lie"}.get(
+        found.overconfident, f"{percent(found.overconfident, 0)} of the test predictions lie in bins"
     )
+    text = f"{under} under the line, where the network is surer than right. The expected calibration error, the mean "
+    text += f"distance from the line by predictions, is {percent(found.reliability.ece, 1)}."
     return CitedText(text, run(*found.run_ids))
 
 
@@ -102,6 +103,7 @@ def _diagram(bins: Reliability) -> go.Figure:
         size=[round(6 + 20 * math.sqrt(n / max(counts)), 2) for n in counts],
         opacity=0.85,
         customdata=counts,
+        cliponaxis=False,
         hover="sure %{x:.1f} %, right %{y:.1f} %<br>%{customdata:,} predictions",
     )
     figure.update_xaxes(title="mean probability of the predicted class (%)", range=[low - 2, 102])

@@ -232,9 +232,8 @@ def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
     if low >= bar.target or high < bar.target:
         clears = "by itself clears the bar too" if low >= bar.target else "by itself misses the bar"
     interval = f" (95 % interval {span(known, 1)})" if known else ""
-    text = (
-        f"The weakest class, {weakest.name}, is right {percent(weakest.shown, 1)} of the time{interval} and {clears}."
-    )
+    who = "Every class" if tested[-1].shown == weakest.shown else f"The weakest class, {weakest.name},"
+    text = f"{who} is right {percent(weakest.shown, 1)} of the time{interval} and {clears}."
     return (CitedText(text, (*run(*found.run_ids), "source/bar")),)
 
 
@@ -266,8 +265,8 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
         text = f"uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}. Only with a "
         text += "training of one's own can one work on that."
     elif high < UNEVEN:
-        text = f"even on the {found.split} images: {weakest} lies only {points(gap)} under {strongest}, so no class "
-        text += "needs special treatment."
+        apart = f"{weakest} lies only {points(gap)} under {strongest}" if gap else "all are right equally often"
+        text = f"even on the {found.split} images: {apart}, so no class needs special treatment."
     else:
         interval = f" (95 % interval {signed(low)} to {signed(high)})" if math.isfinite(high) else ""
         text = f"not known to be even or uneven on the {found.split} images: {weakest} lies {points(gap)}{interval} "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 
@@ -26,7 +25,7 @@ from experiments.pages.blocks import (
     Table,
     numbers_of,
 )
-from experiments.pages.plots import PALETTE, RUST, add_line, canvas, in_figure
+from experiments.pages.plots import add_line, canvas, in_figure, way_colours
 from experiments.pages.text import (
     CitedText,
     count,
@@ -46,7 +45,6 @@ from experiments.reading.published import UNITS, rate
 from experiments.reading.scenario import HOURS_A_MONTH, slug
 from sweeps.words import counted, percent
 
-OTHER_COLOURS = tuple(colour for colour in PALETTE if colour != RUST)  # in the order of the scenario
 CROPPED = 3.0  # times the cost of building, or else of the first way: what lies above leaves the figure
 STRETCHES = 4  # that a sentence lists
 
@@ -84,14 +82,15 @@ def section(facts: Facts) -> Section:
 def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
     """The cost of each way by month; building has a solid line. A service ends where its line does."""
     figure = canvas(height=280, left=72)
-    colours = itertools.cycle(OTHER_COLOURS)
+    colours = way_colours([option.name for option in options])
     priced = [option for option in options if option.kind != "build" or not option.unpriced]
     for option in priced:
         end, last = option.total(months), min(months, option.ends)
         name = f"{option.name}, {option.stated(months)}"
-        style = {"colour": RUST, "width": 3} if option.kind == "build" else {"colour": next(colours), "dash": "dash"}
+        style = {"width": 3} if option.kind == "build" else {"dash": "dash"}
         hover = f"{in_figure(option.name)}, month %{{x:.0f}}: $%{{y:,.0f}}"
-        add_line(figure, [0, round(last, 4)], [round(option.once, 2), round(end, 2)], name=name, hover=hover, **style)
+        x, y, colour = [0, round(last, 4)], [round(option.once, 2), round(end, 2)], colours[option.name]
+        add_line(figure, x, y, name=name, colour=colour, hover=hover, **style)
     totals = [option.total(months) for option in priced]
     top = min(max(totals), CROPPED * (totals[0] or max(totals)))  # a single dear vendor would squash the others
     figure.update_xaxes(title="months", rangemode="tozero")

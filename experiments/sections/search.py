@@ -340,7 +340,7 @@ def _add_published(figure: go.Figure, published: Sequence[Accuracy], front: Pare
     labels = {key: family for family, key in best.items()}
     dearest = max((a.training_flops for a in known if a.group == "recipe"), default=0.0)
     above = {True: "top right", False: "top left"}
-    places = [above[a.training_flops == dearest] if a.group == "recipe" else "bottom center" for a in known]
+    places = [above[a.training_flops == dearest] if a.group == "recipe" else "bottom left" for a in known]
     text = {"text": [labels.get(a.key, "") for a in known], "textposition": places}
     styles: list[tuple[list[Accuracy], str, dict[str, Any]]] = [
         (known, "published (test)", {"symbol": "diamond-open", "textfont": {"size": 11, "color": MUTED}, **text}),

@@ -152,6 +152,8 @@ def gain_sentence(study: Study) -> CitedText | None:
     points = f"{100 * mean:+.2f} points of validation accuracy"
     interval = f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}), both trained again in the same way"
     text = f"The search added {points} to the recipe that it began with {interval}: "
+    if mean < 0:
+        text = f"The search lost {points[1:]} against the recipe that it began with {interval}: "
     if low > 0:
         text += "more than chance explains."
     elif high < 0:

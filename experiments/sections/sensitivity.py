@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
 from experiments.decision.machines import answer_seconds
-from experiments.decision.sensitivity import SensitivityResult, nearest_flips, rival_of, saved, sensitivity
+from experiments.decision.sensitivity import AS_IT_IS, SensitivityResult, nearest_flips, rival_of, saved, sensitivity
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
-from experiments.pages.plots import BLUE, MUTED, RUST, canvas, label
+from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, label
 from experiments.pages.text import CitedText, duration, factor, run, runs, short_percent, total
 from sweeps.words import percent
 
+LINE = 40  # letters of a label that a phone has room for
 VISIBLE = 0.02  # of the widest bar: shorter ones that flip nothing are not drawn
 
 
@@ -40,7 +42,10 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
         least: words that follow the unit, as `_least` has them.
     """
     rows = list(reversed(results))
-    figure = canvas(height=80 + 42 * len(rows), left=10, top=26)
+    flips = [f"“{r.becomes}” {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
+    two_lines = [len(r.name) + len(flip) > LINE for r, flip in zip(rows, flips, strict=True)]
+    pitch = 56 if any(two_lines) else 42  # pixels of a row
+    figure = canvas(height=64 + pitch * len(rows), left=10)
     for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
         texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
         figure.add_bar(
@@ -48,16 +53,23 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
             y=list(range(len(rows))),
             base=round(saved, 2),
             orientation="h",
-            width=0.36,
+            width=15 / pitch,
             name=name,
             marker={"color": colour},
             customdata=[[r.name, text] for r, text in zip(rows, texts, strict=True)],
             hovertemplate=f"%{{customdata[0]}} {name}: building saves %{{customdata[1]}}<extra></extra>",
         )
-    flips = [f"“{r.becomes}” {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
+    place: dict[str, Any] = {
+        "xref": "paper",
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 8,
+        "align": "left",
+        "bgcolor": PAPER,
+    }
     figure.layout.annotations = [
-        label(f"<b>{r.name}</b>: {flip}", 0, y, size=11.5, xref="paper", xanchor="left", yshift=18)
-        for y, (r, flip) in enumerate(zip(rows, flips, strict=True))
+        label(f"<b>{r.name}</b>:{'<br>' if broken else ' '}{flip}", 0, y, size=11.5, **place)
+        for y, (r, flip, broken) in enumerate(zip(rows, flips, two_lines, strict=True))
     ]
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.5})
     figure.add_vline(x=round(saved, 2), line={"color": MUTED, "width": 1, "dash": "dot"})
@@ -73,7 +85,7 @@ def _caption(facts: Facts, results: Sequence[SensitivityResult]) -> CitedText:
     flips = nearest_flips(results)
     if flips:
         near = flips[0]
-        text += f'The nearest flip: "{near.becomes}", with {near.name} {near.change}.'
+        text += f"The nearest flip: “{near.becomes}”, with {near.name} {near.change}."
     else:
         text += "None of them alone changes the answer within a factor of ten."
     return CitedText(text, facts.cost_sources)
@@ -86,9 +98,11 @@ def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedTex
         text = "While the cost of building is unknown, so is the effect of prices and volumes."
         return (*texts, CitedText(text, run(facts.run_id)))
     for result in nearest_flips(results):
-        at = f"{result.side} {result.flip} ({factor(result.factor)} times)"
+        at = f"{result.value}; {result.side} {result.flip} ({factor(result.factor)} times)"
+        if result.value == AS_IT_IS:
+            at = result.change
         name = result.name[:1].upper() + result.name[1:]
-        texts.append(CitedText(f'{name}: {result.value}; {at} the answer becomes "{result.becomes}".', result.sources))
+        texts.append(CitedText(f"{name}: {at} the answer becomes “{result.becomes}”.", result.sources))
     fixed = [r for r in results if not r.becomes]
     if fixed:
         names = "; ".join(r.name for r in fixed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,9 +30,7 @@ from experiments.pages.blocks import (
     estimate_numbers,
 )
 from experiments.pages.plots import (
-    BLUE,
-    GREEN,
-    MUTED,
+    PAPER,
     RUST,
     add_points,
     canvas,
@@ -41,6 +39,7 @@ from experiments.pages.plots import (
     label,
     pc,
     segment,
+    way_colours,
 )
 from experiments.pages.text import (
     CitedText,
@@ -62,7 +61,7 @@ FLIPS = 2  # of assumptions that the first screen names
 UNKNOWN = "unknown"
 WHAT_IF = "what-if.html"  # the page of sliders, beside the report
 _HEIGHTS = 13  # at which a label may stand
-COLOURS = {"build": RUST, "adapt": GREEN, "buy": BLUE}
+_FAINT = 0.35  # opacity of a way that misses a bar
 
 
 def section(facts: Facts) -> Section:
@@ -205,7 +204,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
 def _figure(facts: Facts, ways: Sequence[Way]) -> Figure:
     text = "Further right costs more, further up is more accurate; the line is the "
     text += f"{short_percent(facts.bar.target)} bar. Filled marks were measured here, open ones published; a line "
-    text += "without a mark is an unknown accuracy. Grey ways miss a bar."
+    text += "without a mark is an unknown accuracy. Faint ways miss a bar."
     caption = CitedText(text, ("source/bar", "source/scenario"))
     return Figure("ways", "Cost against accuracy", caption, cost_against_accuracy(facts, ways))
 
@@ -221,11 +220,11 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
     figure = canvas(height=290, left=52, top=14)
     shapes = [{**segment(0, 1, target, target, colour=RUST, width=1.5), "xref": "paper"}]
     bar = f"{short_percent(facts.bar.target)} bar"
-    annotations = [label(bar, 1, target, colour=RUST, xref="paper", xanchor="right", yshift=-9)]
+    annotations = [label(bar, 1, target, colour=RUST, xref="paper", xanchor="right", yshift=-9, bgcolor=PAPER)]
+    colours = way_colours([way.title for way in ways])
     for way in drawn:
         usd = round(way.option.total(months), 2)
-        colour = MUTED if way.misses else COLOURS[way.option.kind]
-        accuracy = way.accuracy
+        accuracy, colour = way.accuracy, colours[way.title]
         low, mean, high = (floor / 100, (floor / 100 + 1) / 2, 1.0)
         if accuracy:
             low, mean, high = accuracy.low, accuracy.mean, accuracy.high
@@ -242,8 +241,9 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
             showlegend=False,
             hover=f"{in_figure(way.title)}: {way.option.stated(months)}, {what}",
         )
+        figure.data[-1].opacity = _FAINT if way.misses else 1  # of its interval too
     places = [math.log10(way.option.total(months)) for way in drawn]
-    annotations += _labels(drawn, places, (floor, 100.0), target)
+    annotations += _labels(drawn, places, (floor, 100.0), target, colours)
     figure.update_layout(shapes=shapes, annotations=annotations)
     figure.update_xaxes(title="cost over the horizon (US dollars)", type="log", tickformat="$,~s", nticks=6)
     if places:  # else plotly makes room for labels on the right, which squeezes the marks
@@ -256,7 +256,11 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
 
 
 def _labels(
-    ways: Sequence[Way], places: Sequence[float], heights: tuple[float, float], target: float
+    ways: Sequence[Way],
+    places: Sequence[float],
+    heights: tuple[float, float],
+    target: float,
+    colours: Mapping[str, str],
 ) -> Iterator[dict[str, object]]:
     """A label beside each mark, towards the middle of the figure; no two at one height.
 
@@ -269,15 +273,15 @@ def _labels(
     known = sorted(((pc(way.accuracy.mean), way.title) for way in ways if way.accuracy), reverse=True)
     apart = _apart([accuracy for accuracy, _ in known], gap)
     beside = {title: height for (_, title), height in zip(known, apart, strict=True)}
-    taken = [target, *apart]
+    taken = [target, target - 0.6 * gap, *apart]  # the bar and its label below it
     steps = [high - (high - low) * step / _HEIGHTS for step in range(1, _HEIGHTS)]
     free = [y for y in steps if all(abs(y - other) > gap for other in taken)] or steps
     unknown = itertools.cycle(free)
     for way, x in zip(ways, places, strict=True):
         anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
         y = beside[way.title] if way.accuracy else next(unknown)
-        colour = MUTED if way.misses else COLOURS[way.option.kind]
-        yield label(in_figure(way.title), x, y, colour=colour, xanchor=anchor, xshift=shift)
+        colour, name = colours[way.title], in_figure(way.title)
+        yield label(name, x, y, colour=colour, xanchor=anchor, xshift=shift, bgcolor=PAPER)
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:
@@ -297,7 +301,7 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
         first, whole = (way.option.stated(m) for m in (12, months))
         rows.append(
             Row.of(
-                Cell(_capital(way.title)),
+                "Building" if way.option.kind == "build" else way.title,
                 _accuracy(way),
                 first,
                 whole,
@@ -333,7 +337,7 @@ def _labels_needed(facts: Facts, way: Way) -> str:
 def _standing(way: Way) -> str:
     if way.misses:
         return f"misses {listed([check.bar for check in way.misses])}: {way.misses[0].reason}"
-    return _capital(way.doubts) or "clears all"
+    return way.doubts or "clears all"
 
 
 def _sources(way: Way) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from experiments.reading.published_curves import Series
 from experiments.reading.study import SPLITS
 from experiments.systems.reproduction import System, our_series
 
-_PANELS = (("accuracy", "accuracy (%)", 100.0), ("loss", "loss (nats an image)", 1.0))  # from the top
+_PANELS = (("accuracy", "%", 100.0), ("loss", "nats an image", 1.0))  # and their units, from the top
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ def overlay(system: System) -> go.Figure | None:
 
     Ours is solid, with several runs the first strong and the others faint; the published one is dashed.
     """
-    panels = [(title, factor, curves) for what, title, factor in _PANELS if (curves := _curves(system, what))]
+    panels = [(*panel, curves) for panel in _PANELS if (curves := _curves(system, panel[0]))]
     if not panels:
         return None
     count = len(panels)
     figure = canvas(height=30 + 245 * count, rows=count, shared_xaxes=True, vertical_spacing=0.045)
-    for row, (title, factor, curves) in enumerate(panels, start=1):
-        figure.update_yaxes(title=title, row=row)
+    for row, (what, unit, factor, curves) in enumerate(panels, start=1):
+        figure.update_yaxes(title=f"{what} ({unit})", row=row)
         for curve in curves:
-            _add(figure, curve, factor, row, faint=curve.seed not in (None, curves[0].seed))
+            _add(figure, curve, factor, unit, row, faint=curve.seed not in (None, curves[0].seed))
     figure.update_xaxes(rangemode="tozero")
     return figure.update_xaxes(title="epoch", row=count)
 
@@ -70,9 +70,10 @@ def _curves(system: System, quantity: str) -> list[_Curve]:
     return [*curves, *(_Curve(split, series) for split, series in published.items())]
 
 
-def _add(figure: go.Figure, curve: _Curve, factor: float, row: int, *, faint: bool) -> None:
+def _add(figure: go.Figure, curve: _Curve, factor: float, unit: str, row: int, *, faint: bool) -> None:
     ours, split = curve.seed is not None, SPLITS[curve.split]
-    name = f"{split}{' at the end' if curve.end else ''}, {'ours' if ours else 'published'}"
+    name = f"{split}{' result' if curve.end else ''}, {'ours' if ours else 'published'}"
+    when = "" if curve.end and not ours else "epoch %{x:.4g}: "  # a published level is of no epoch
     add_line(
         figure,
         [round(v, 4) for v in curve.series.epochs],
@@ -81,7 +82,7 @@ def _add(figure: go.Figure, curve: _Curve, factor: float, row: int, *, faint: bo
         colour=SPLIT_COLOURS[split],
         width=1.2 if faint else 2 if ours else 1.6,
         dash="solid" if ours else "dot" if curve.end else "dash",
-        hover=f"{name}{f', seed {curve.seed}' if ours else ''}<br>epoch %{{x:.4g}}: %{{y:.4g}}",
+        hover=f"{name}{f', seed {curve.seed}' if ours else ''}<br>{when}%{{y:.4g}} {unit}",
         opacity=0.5 if faint else 1,
         showlegend=all(trace.name != name for trace in figure.data),
         row=row,

@@ -81,23 +81,27 @@ def render(systems: Sequence[System]) -> dict[str, bytes]:
 
 
 def headline(systems: Sequence[System]) -> CitedText:
-    """The number of systems with a complete schedule, and how they compare with the published figures."""
+    """The systems that come out as published, those that lie above or below, and those without a complete schedule."""
     complete = [s for s in systems if s.complete]
+    close = [s.name for s in complete if s.within_tolerance]
     gaps = {s.name: s.gap.mean for s in complete if s.gap is not None and not s.within_tolerance}
     off = {"below": [name for name, gap in gaps.items() if gap < 0], "above": [n for n, gap in gaps.items() if gap > 0]}
     all_systems = f"of the {count_word(len(systems))} published systems"
     if not complete:
         return CitedText(f"None {all_systems} has been run to the end of its schedule yet.")
-    one = len(complete) == 1
-    text = f"{count_word(len(complete)).capitalize()} {all_systems} "
-    text += "was run to the end of its schedule; " if one else "were run to the end of their schedules; "
+    text = f"None {all_systems} does, within a point: "
+    if close:
+        many = f"{count_word(len(close)).capitalize()} {all_systems} {'does' if len(close) == 1 else 'do'}"
+        text = f"{many}, within a point: {listed(close)}. Of the others, "
     parts = [
-        f"{listed(names)} {'is' if len(names) == 1 else 'are'} more than a point {side} the published accuracy"
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} more than a point {side}"
         for side, names in off.items()
         if names
     ]
-    close = f"{complete[0].name if one else 'each'} is within a point of its published accuracy"
-    return CitedText(f"{text}{', '.join(parts) or close}.")
+    if rest := [s.name for s in systems if not s.complete]:
+        ends = "has not been run to the end of its schedule"
+        parts.append(f"{listed(rest)} {ends if len(rest) == 1 else 'have not been run to the ends of their schedules'}")
+    return CitedText(f"{text}{'; '.join(parts)}." if parts else text.removesuffix(" Of the others, "))
 
 
 def _summary(systems: Sequence[System]) -> Section:

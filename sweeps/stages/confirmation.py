@@ -61,7 +61,8 @@ class Gain:
             return f"The search found nothing better than {first}: its own best has {points} {interval}"
         stays = ": it stays" if self.beginning == Beginning.KNOWN_GOOD else ""
         judged = f", within chance{stays}" if self.low <= 0 else ""
-        return f"The search added {points} to {first} {interval}{judged}"
+        change = f"added {points} to" if self.mean >= 0 else f"lost {points[1:]} against"
+        return f"The search {change} {first} {interval}{judged}"
 
 
 class Confirmation(Stage):

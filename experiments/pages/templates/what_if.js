@@ -22,9 +22,11 @@ function machines(images, carries) {
 /** The total of a way over the horizon in US dollars; as `Option.total`. */
 function total(way, values, start) {
   const dearer = values[way.prices] === undefined ? 1 : values[way.prices] / start[way.prices];
-  const hours = way.hours ?? values.engineering_hours;
+  const share = values[way.hours_by] ?? 1;
+  const hours = way.hours === null ? values.engineering_hours : share * way.hours;
+  const upkeep = way.hours_a_month === null ? values.maintenance_hours_per_year / 12 : share * way.hours_a_month;
   const serving = way.tariffs.reduce((sum, tariff) => sum + paid(tariff, values.images_per_month), 0);
-  const month = values.hourly_rate * way.hours_a_month + dearer * (way.retraining + serving + way.storage);
+  const month = values.hourly_rate * upkeep + dearer * (way.retraining + serving + way.storage);
   const months = Math.min(12 * values.horizon_years, way.ends ?? Infinity);
   return values.hourly_rate * hours + way.labels + dearer * way.training + months * month;
 }
@@ -83,7 +85,7 @@ function decide(model, values) {
     some.sort((a, b) => a.total - b.total || compare(a.kind, b.kind) || compare(a.title, b.title));
   const sure = cheapest(ways.filter((way) => !way.misses.length && !way.unknown.length));
   const best = sure[0] ?? null;
-  let contender = cheapest(ways.filter((way) => way.unknown.length))[0] ?? null;
+  let contender = values.known_only ? null : (cheapest(ways.filter((way) => way.unknown.length))[0] ?? null);
   if (contender && best && !(best.total - contender.total > model.close * best.total)) contender = null;
   const near = new Set(sure.filter((way) => way.total - best.total <= model.close * way.total).map((way) => way.kind));
   const holds = [

@@ -30,7 +30,8 @@ def test_without_a_baseline_the_headline_compares_accuracies(chosen: Chosen) -> 
         "(0.00 points). searched cannot be compared on them."
     )
     told = outcome.headline(chosen("good/trial-1", "bad")).text
-    assert told == "No accuracy of good/trial-1 can be compared with another yet."
+    why = "no other group has one on the same images"
+    assert told == f"No accuracy of good/trial-1 can be compared with another: {why}."
 
 
 def test_groups_say_what_they_are_and_which_runs_are_not_complete(chosen: Chosen) -> None:

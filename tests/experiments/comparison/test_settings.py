@@ -50,8 +50,11 @@ def test_conditions_that_differ_are_listed(pair: Comparison) -> None:
         ("git_commit", "0f" * 20 + "-dirty", "0f0f0f0f-dirty"),
         ("learning_rate", "0.3213508006975254", "0.321351"),
         ("seed", "0, 1", "0, 1"),
+        ("trial_flops", "319450479722496.0, 5946280574976.0", "0.32 PFLOP, 5.95 TFLOP"),
+        ("flops_per_image", "626432448.0", "0.626 GFLOP"),
+        ("parameters", "1972792", "1,972,792"),
         ("torch", None, "not recorded"),
     ],
 )
-def test_long_values_are_shortened(name: str, value: str | None, text: str) -> None:
+def test_long_values_are_shortened_or_get_their_unit(name: str, value: str | None, text: str) -> None:
     assert shown(name, value) == text

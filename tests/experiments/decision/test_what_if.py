@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 from cifar_core.evaluation.serving import Timing
 from experiments.decision import what_if
 from experiments.decision.facts import Facts
-from experiments.decision.verdict import verdict_of, ways_of
+from experiments.decision.verdict import judge, verdict_of, ways_of
 from experiments.reading.scenario import Vendor
 from experiments.reading.vendor_score import VendorScore
 from experiments.stats import Estimate, mean_accuracy
@@ -95,15 +95,20 @@ def even(chance: random.Random, facts: Facts) -> Facts:
 
 def moved(facts: Facts, values: dict[str, float]) -> Facts:
     """The facts under the values of the sliders, as the report would have them."""
-    machine, share = facts.cost.machine, values["vendors"]
+    machine, share, hours = facts.cost.machine, values["vendors"], values.get("vendor_hours", 1.0)
 
     def dearer(vendor: Vendor) -> Vendor:
         names = ("training", "per_call", "endpoint", "tokens", "batch", "storage")
-        prices = {name: price.scaled(share) for name in names if (price := getattr(vendor, name))}
-        return replace(vendor, **prices)
+        prices: dict[str, Any] = {name: price.scaled(share) for name in names if (price := getattr(vendor, name))}
+        people = {name: hours * getattr(vendor, name) for name in ("integration_hours", "migration_hours")}
+        return replace(vendor, **people, **prices)
 
-    fields: dict[str, Any] = {name: value for name, value in values.items() if name not in ("compute", "vendors")}
-    scenario = replace(facts.scenario, **fields, vendors=tuple(map(dearer, facts.scenario.vendors)))
+    own = ("compute", "vendors", "vendor_hours", "adapting_hours")
+    fields: dict[str, Any] = {name: value for name, value in values.items() if name not in own}
+    adapting = values.get("adapting_hours", 1.0)
+    downloads = tuple(replace(d, hours=adapting * d.hours) for d in facts.scenario.downloads)
+    vendors = tuple(map(dearer, facts.scenario.vendors))
+    scenario = replace(facts.scenario, **fields, vendors=vendors, downloads=downloads)
     cost = facts.cost if machine is None else replace(facts.cost, machine=replace(machine, usd=values["compute"]))
     bar = replace(facts.bar, rework=0.0, start=0.0, target=values["accuracy_bar"])
     return replace(facts, scenario=scenario, cost=cost, bar=bar)
@@ -118,9 +123,11 @@ def test_it_decides_as_the_report_does_wherever_the_sliders_are(page: Page, demo
         for slider in what_if.sliders(facts):
             far = slider.low + (slider.high - slider.low) * chance.random() ** (1 if slider.step else 3)
             values[slider.name] = slider.value if close else chance.choice([slider.value, far])
-        cases.append([what_if.model_of(facts), values])
-        after = moved(facts, values)
+        after, known_only = moved(facts, values), chance.random() < 0.2
+        cases.append([what_if.model_of(facts), {**values, "known_only": known_only}])
         verdict, months = verdict_of(after), after.scenario.months
+        if known_only:
+            verdict = judge([way for way in verdict.ways if not way.unknown], months)
         ways = {
             way.title: [[c.bar for c in way.misses], [c.bar for c in way.unknown], way.option.total(months)]
             for way in ways_of(after)
@@ -153,6 +160,14 @@ def test_a_slider_moves_the_verdict_at_once_and_the_button_moves_it_back(page: P
     page.get_by_label("Horizon").focus()
     page.keyboard.press("ArrowRight")
     assert page.get_by_label("Horizon").get_attribute("aria-valuetext") == "3.5 years"
+    page.get_by_role("button").click()
+    assert answer.inner_text() == before
+    page.get_by_label("Hours with vendors").fill("0.5")  # of the power of ten
+    assert page.get_by_label("Hours with vendors").get_attribute("aria-valuetext") == "320 %"
+    assert answer.inner_text() == "Adapt and test ViT-B/16."
+    page.get_by_role("button").click()
+    page.get_by_label("Only what is known to clear every bar").check()
+    assert answer.inner_text() == "Build."
     page.get_by_role("button").click()
     assert answer.inner_text() == before
     assert page.get_by_label("Images a month").get_attribute("aria-valuetext") == "250,000"

@@ -88,7 +88,7 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
             "used 2 times for this study; the store's record has 5 uses of test sets in all, with exports, scored "
             "answers, adapted networks",
         ),
-        (Evaluations(True, 1, 1, 0), "1 time for this study; 2 runs"),
+        (Evaluations(True, 1, 1, 0), "once for this study; 2 runs"),
         (Evaluations(True, 1, 1, 0), "2 runs carry a test accuracy, so the record is incomplete"),
         (Evaluations(True, 2, 2, 1), "1 line of the record could not be read"),
         (Evaluations(False), "2 runs used the test set, but this store has no record"),

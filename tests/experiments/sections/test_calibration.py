@@ -5,7 +5,7 @@ import pytest
 from cifar_core.evaluation.metrics import Reliability
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
-from experiments.sections.calibration import Calibration, calibration_of, section, sentence
+from experiments.sections.calibration import Calibration, calibration_of, caption, section, sentence
 from tests.experiments.support import known, with_artifacts
 
 
@@ -34,3 +34,6 @@ def test_confidence_is_judged_beyond_chance(sure: float, words: str) -> None:
 def test_the_caption_says_how_many_predictions_are_overconfident() -> None:
     found = Calibration(Reliability((6, 0, 4), (0.2, float("nan"), 0.9), (0.1, float("nan"), 0.95)), 10, ("r",))
     assert found.overconfident == pytest.approx(0.6)
+    assert caption(found).text.startswith("60 % of the test predictions lie in bins under the line, ")
+    sure = Calibration(Reliability((6, 0, 4), (0.2, float("nan"), 0.9), (0.1, float("nan"), 0.85)), 10, ("r",))
+    assert caption(sure).text.startswith("All bins lie under the line, ")

@@ -104,6 +104,15 @@ def test_the_weakest_class_needs_its_interval_to_clear_the_bar(
     assert words in sentence.text
 
 
+def test_where_all_classes_are_equal_none_is_the_weakest(demo: Facts, found: ClassResults) -> None:
+    level = mean_accuracy([0.9], ("r",), 1000)
+    equal = replace(found, rows=tuple(ClassAccuracy(name, None, 0.9, level) for name in ("cat", "ship")))
+    (sentence,) = classes.weakest_class(equal, demo.bar)
+    assert sentence.text.startswith("Every class is right 90.0 % of the time (95 % interval ")
+    (sentence,) = classes.evenness(equal)
+    assert "all are right equally often, so no class needs special treatment" in sentence.text
+
+
 @pytest.mark.parametrize(
     ("weakest", "images", "words"),
     [

@@ -129,6 +129,7 @@ def test_the_lead_of_the_champion_is_stated_with_its_interval() -> None:
             "-0.20 to +0.82), both trained again in the same way: within chance.",
         ),
         ((0.02, 0.01, 0.03), "more than chance explains."),
+        ((-0.0066, -0.0167, 0.0035), "lost 0.66 points of validation accuracy against the recipe that it began with"),
         (
             (-0.02, -0.03, -0.01),
             "nothing better than the recipe that it began with, which is the champion: its own best has -2.00 points",

@@ -63,7 +63,7 @@ def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(fa
         "Accuracy bar: 70 %; building clears it up to 89.7 %, where the interval of its test accuracy begins.",
         "Latency bar: 1 s; building would keep any bar from 6 ms up, within which 95 % of its answers come.",
     ]
-    assert 'Images a month: 250,000; below 181,000 (0.72 times) the answer becomes "Either".' in texts
+    assert "Images a month: 250,000; below 181,000 (0.72 times) the answer becomes “Either”." in texts
     assert texts[-1].startswith("Changed alone, between a tenth and ten times their value, these do not change the")
     assert "retraining a year" in texts[-1]
 
@@ -84,7 +84,8 @@ def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> 
 def test_a_flip_that_is_too_close_for_three_figures_is_stated_as_a_factor() -> None:
     flip = SensitivityResult("prices", "100 %", 1.0, 2.0, flip="100 %", factor=1.0004, becomes="Buy", sources=())
     assert flip.change == "above 1.0004 times 100 %"
-    assert replace(flip, flip="90 %", factor=0.9).change == "below 90 %, not 100 %"
+    assert replace(flip, flip="90 %", factor=0.9).change == "below 90 % of what is assumed"
+    assert replace(flip, value="$2", flip="$3").change == "above $3, not $2"
 
 
 def test_an_assumption_of_zero_is_not_changed(facts: Facts) -> None:
@@ -100,7 +101,7 @@ def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None
     bound = with_cost(facts, speed=replace(facts.cost.speed, bounded=True, p95=None))
     assert "any bar from 4 ms up, by the speed of its training" in flips(bound)[1]
     assert not any("Latency bar" in text for text in flips(with_scenario(facts, latency_bar_ms=None)))
-    flip = 'Our labelling speed: 100 %; above 120 % (1.2 times) the answer becomes "Build".'
+    flip = "Our labelling speed: above 120 % of what is assumed the answer becomes “Build”."
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)
     assert flip in flips(quick)
 
@@ -131,7 +132,7 @@ def test_hours_of_people_that_nobody_measured_can_flip_it_too(demo: Facts) -> No
     assert [v.migration_hours for v in twice] == [2 * v.migration_hours for v in demo.scenario.vendors]
     assert named["hours to adapt"].scaled(0.5).scenario.downloads[0].hours == demo.scenario.downloads[0].hours / 2
     bought = under(demo, vendor(0.5, accuracy=ACCURACIES["gpt-4o"], p95_ms=900, integration_hours=40))
-    assert 'Hours with vendors: 100 %; above 190 % (1.9 times) the answer becomes "Either".' in flips(bought)
+    assert "Hours with vendors: above 190 % of what is assumed the answer becomes “Either”." in flips(bought)
 
 
 @pytest.mark.parametrize("latency_bar_ms", [1000.0, None])
@@ -176,4 +177,11 @@ def test_the_figure_has_a_bar_and_a_label_for_each_assumption(facts: Facts) -> N
     assert halved["base"] == pytest.approx(6255.46, abs=0.01)
     labels = [a.text for a in figure.figure.layout.annotations]  # type: ignore[union-attr]
     assert labels[-1] == "<b>images a month</b>: “Either” below 181,000"
-    assert 'The nearest flip: "Either", with ' in figure.caption.text
+    assert "The nearest flip: “Either”, with " in figure.caption.text
+
+
+def test_a_label_that_is_too_long_for_a_phone_has_two_lines(demo: Facts) -> None:
+    (figure,) = section(demo).pictures
+    labels = [a.text for a in figure.figure.layout.annotations]  # type: ignore[union-attr]
+    assert "<b>hours with vendors</b>:<br>“Adapt and test ViT-B/16” above 302 %" in labels
+    assert [label for label in labels if "<br>" in label] == [label for label in labels if "hours with" in label]

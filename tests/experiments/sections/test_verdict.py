@@ -12,6 +12,7 @@ from experiments.decision.verdict import ways_of
 from experiments.pages.blocks import Bullets, Code, Figure, Lead, Table
 from experiments.report import references_of
 from experiments.sections import verdict
+from experiments.sections.money import cost_curves
 from tests.experiments.decision.test_verdict import ACCURACIES, score, under, vendor
 from tests.experiments.support import known, with_cost, with_scenario, with_study, with_test
 
@@ -53,7 +54,7 @@ def test_a_measurement_that_is_missing_is_the_answer_with_its_command(demo: Fact
 def test_the_table_has_every_way_and_what_is_unknown_of_it(demo: Facts) -> None:
     table = rows(demo)
     assert table["Building"] == ["92.30 %", "$8,395", "$11,745", "6 ms", "training set", "clears all"]
-    assert table["GPT-6 Luna"][-3:] == ["unknown", "none", "Accuracy and latency unknown"]
+    assert table["GPT-6 Luna"][-3:] == ["unknown", "none", "accuracy and latency unknown"]
     assert table["ViT-B/16"][:3] == ["96.8 %", "at least $6,475", "at least $9,824"]
     assert table["Azure Custom Vision"][-1].startswith("misses horizon: ends its service on 2028-09-25")
     assert list(table)[-1] == "Azure Custom Vision"  # what misses a bar comes last
@@ -143,7 +144,7 @@ def test_building_that_was_assumed_to_fail_is_no_fallback(demo: Facts) -> None:
 
 def test_a_measured_vendor_shows_its_interval(demo: Facts) -> None:
     measured = replace(under(demo, vendor(0.5)), scores={"calls": score(9000)})
-    assert rows(measured)["Calls"] == ["90.00 %", "$1,500", "$4,500", "500 ms", "none", "clears all"]
+    assert rows(measured)["calls"] == ["90.00 %", "$1,500", "$4,500", "500 ms", "none", "clears all"]
     [table] = [block for block in verdict.section(measured).blocks if isinstance(block, Table)]
     assert "89.4 to 90.6 %" in [cell.note for row in table.rows for cell in row.cells]
 
@@ -165,7 +166,7 @@ def test_the_accuracy_of_a_measured_vendor_is_traced_to_its_answers(demo: Facts)
 
 def test_a_vendor_that_left_images_unanswered_is_not_known_to_miss(demo: Facts) -> None:
     partly = replace(under(demo, vendor(0.5)), scores={"calls": replace(score(100), missing=9900)})
-    assert rows(partly)["Calls"][-1] == "Accuracy unknown"
+    assert rows(partly)["calls"][-1] == "accuracy unknown"
     [check] = next(way for way in ways_of(partly) if way.title == "calls").unknown
     assert (
         check.reason
@@ -199,12 +200,19 @@ def test_costs_from_ten_to_a_hundred_times_the_least_are_labelled_at_one_two_and
 def test_an_accuracy_on_other_test_images_is_named_so_and_not_drawn(demo: Facts) -> None:
     elsewhere = under(demo, vendor(0.5, accuracy=replace(ACCURACIES["gpt-4o"], same_test=False)))
     [table] = [block for block in verdict.section(elsewhere).blocks if isinstance(block, Table)]
-    [cell] = [row.cells[1] for row in table.rows if row.cells[0].text == "Calls"]
+    [cell] = [row.cells[1] for row in table.rows if row.cells[0].text == "calls"]
     assert cell.note == "published, on other test images"
     [figure] = verdict.section(elsewhere).pictures
     assert isinstance(figure, Figure)
     [mark] = [trace for trace in json.loads(figure.figure.to_json())["data"] if trace["name"] == "calls"]
     assert mark["error_y"]["array"][0] + mark["y"][0] == 100, "as if it were unknown"
+
+
+def test_a_way_has_one_colour_on_the_page_and_is_faint_where_it_misses_a_bar(demo: Facts) -> None:
+    marks = verdict.cost_against_accuracy(demo, ways_of(demo)).data
+    lines = cost_curves([way.option for way in ways_of(demo)], demo.scenario.months).data
+    assert {m.name: m.marker.color for m in marks} == {li.name.partition(", ")[0]: li.line.color for li in lines}
+    assert [mark.name for mark in marks if mark.opacity < 1] == ["Azure Custom Vision"]
 
 
 @pytest.mark.parametrize("right", [9300, 9310, 9500])

@@ -30,12 +30,12 @@ def test_a_figure_that_was_published_for_the_end_is_a_level(tmp_path: Path) -> N
     assert plots.legend(figure) == [
         ("training, ours", plots.BLUE, "line"),
         ("validation, ours", plots.GREEN, "line"),
-        ("test at the end, ours", plots.RUST, "dot"),
-        ("test at the end, published", plots.RUST, "dots"),
+        ("test result, ours", plots.RUST, "dot"),
+        ("test result, published", plots.RUST, "dots"),
         ("training, published", plots.BLUE, "dash"),
         ("validation, published", plots.GREEN, "dash"),
     ]
-    level = next(t for t in figure.data if t.name == "test at the end, published")
+    level = next(t for t in figure.data if t.name == "test result, published")
     assert (list(level.x), list(level.y)) == ([0, 50], [64.76, 64.76])
     printed = next(t for t in figure.data if t.name == "validation, published")
     assert printed.y[0] == pytest.approx(1.13)

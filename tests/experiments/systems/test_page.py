@@ -30,7 +30,7 @@ def both_formats(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "words",
     [
-        "Two of the five published systems were run to the end of their schedules; each is within a point",
+        "Two of the five published systems do, within a point: five_conv and three_conv. Of the others, ",
         "five_conv reaches 84.00 % on the test images (one run), 0.52 points below the published 84.52 %",
         "three_conv reaches 65.00 % on the test images (mean of 3 runs), 0.24 points above the published 64.76 %",
         "block_cnn: not run yet; 92 % was published.",
@@ -61,14 +61,16 @@ def test_the_page_is_written_into_the_store_and_its_place_printed(
     ("right", "words"),
     [
         ({}, "None of the five published systems has been run to the end"),
-        ({"five_conv": 8500}, "One of the five .*; five_conv is within a point of its published accuracy."),
-        ({"five_conv": 8000}, "One of the five .*; five_conv is more than a point below the published accuracy."),
-        ({"five_conv": 8500, "three_conv": 6500}, "Two of the five .*; each is within a point"),
-        ({"five_conv": 8500, "three_conv": 6000}, "Two .*; three_conv is more than a point below the published"),
-        ({"five_conv": 8000, "three_conv": 6000}, "Two .*; five_conv and three_conv are more than a point below"),
+        ({"five_conv": 8500}, "One of .* does, within a point: five_conv. Of the others, .* have not been run to the"),
+        ({"five_conv": 8000}, "None of the five .* does, within a point: five_conv is more than a point below; .*"),
+        ({"five_conv": 8500, "three_conv": 6500}, "Two of .* do, within a point: five_conv and three_conv. Of the"),
+        ({"five_conv": 8500, "three_conv": 6000}, "One .*: five_conv. Of the others, three_conv is more than a point "),
+        ({"five_conv": 8000, "three_conv": 6000}, "None .*: five_conv and three_conv are more than a point below; "),
     ],
 )
-def test_the_headline_counts_complete_runs(tmp_path: Path, right: dict[str, int], words: str) -> None:
+def test_the_headline_names_the_systems_that_come_out_as_published(
+    tmp_path: Path, right: dict[str, int], words: str
+) -> None:
     write(tmp_path, "dynamic_conv", 1002, epochs=2)
     for name, count in right.items():
         write(tmp_path, name, right=count)

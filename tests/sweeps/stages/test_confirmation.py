@@ -388,6 +388,10 @@ class TestTestSet:
             "added +0.31 points to its starting recipe (95 % interval -0.52 to +1.14), within chance: it stays",
         ),
         (
+            Gain(-0.0066, -0.0167, 0.0035, Beginning.KNOWN_GOOD),
+            "lost 0.66 points against its starting recipe (95 % interval -1.67 to +0.35), within chance: it stays",
+        ),
+        (
             Gain(-0.0128, -0.0224, -0.0032, Beginning.KNOWN_GOOD),
             "found nothing better than its starting recipe: "
             "its own best has -1.28 points (95 % interval -2.24 to -0.32)",
