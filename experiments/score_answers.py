@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_core.data.source import DataSource
+from cifar_core.errors import UserError
 from experiments.pages.text import duration, fine_percent, probability, span
 from experiments.reading.scenario import slug
 from experiments.reading.studies import StudyReader
@@ -19,20 +19,11 @@ from experiments.reading.vendor_score import LEAST_TIMED, VendorScore
 from experiments.vendors.answer_file import read_source
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score
-from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
+from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.validation import InvalidFileError
 from sweeps.words import percent
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if not slug(options.vendor):
-        parser.error(f"--vendor must have a letter or a digit, but got {options.vendor!r}")
-    return run_command(parser, lambda: _run(options), stopped="stopped; nothing was kept")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not slug(options.vendor):
+        raise UserError(f"--vendor must have a letter or a digit, but got {options.vendor!r}")
     try:
         content = options.answers.read_bytes()
     except OSError as error:
@@ -127,6 +120,8 @@ def _print(found: VendorScore) -> None:
         print(f"  against the champion of {found.study}: {theirs:,} images it alone has right, {ours:,} the champion "
               f"alone ({probability(found.mcnemar['p'])}, McNemar)")  # fmt: skip
 
+
+main = main_of(build_parser, _run, stopped="stopped; nothing was kept")
 
 if __name__ == "__main__":
     start(main)
