@@ -23,6 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cifar_core.errors import UserError
 from experiments.comparison.page import show, write_runs
 from experiments.comparison.scenarios import write_scenarios
 from experiments.pages.text import listed
@@ -32,7 +33,7 @@ from experiments.reading.results import RESULTS
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
 from experiments.systems.page import write_systems
-from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
+from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 
 # What writes no report of a study, and what it cannot go with, by their names among the options.
 _ALONE: Mapping[str, Sequence[str]] = {
@@ -40,24 +41,6 @@ _ALONE: Mapping[str, Sequence[str]] = {
     "runs": ("what", "study", "scenario"),
     "prices": ("what", "study", "scenario", "runs"),
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    for name, others in _ALONE.items():
-        given = [_shown(other) for other in others if getattr(options, other)]
-        if getattr(options, name) and given:
-            rule = f"{_shown(name)} must stand without {listed([_shown(other) for other in others])}"
-            parser.error(f"{rule}, but got {listed(given)}")
-    if options.baseline is not None and not options.runs:
-        parser.error(f"--baseline must come with --runs, but got --baseline {options.baseline} alone")
-    return run_command(parser, lambda: _run(options), stopped="stopped")
-
-
-def _shown(name: str) -> str:
-    return "systems" if name == "what" else f"--{name.replace('_', '-')}"
 
 
 def _parser() -> OneLineParser:
@@ -116,6 +99,13 @@ def _parser() -> OneLineParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    for name, others in _ALONE.items():
+        given = [_shown(other) for other in others if getattr(options, other)]
+        if getattr(options, name) and given:
+            rule = f"{_shown(name)} must stand without {listed([_shown(other) for other in others])}"
+            raise UserError(f"{rule}, but got {listed(given)}")
+    if options.baseline is not None and not options.runs:
+        raise UserError(f"--baseline must come with --runs, but got --baseline {options.baseline} alone")
     not_logged = ""
     if options.prices:
         show_old(load_published(), datetime.datetime.now(datetime.UTC).date())
@@ -143,6 +133,10 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _shown(name: str) -> str:
+    return "systems" if name == "what" else f"--{name.replace('_', '-')}"
+
+
 def show_old(published: Published, today: datetime.date) -> None:
     """Print the published figures that are older than a year on that day, or undated."""
     figures = (published.bar, *published.accuracies, published.fresh_test_set, *published.prices)
@@ -153,6 +147,8 @@ def show_old(published: Published, today: datetime.date) -> None:
         print(f"{figure.name:<{width}}  {figure.figure:<38}  {when}: {figure.source}")
     print(f"{len(old)} of {len(figures)} figures of published.toml are older than a year or undated")
 
+
+main = main_of(_parser, _run, stopped="stopped")
 
 if __name__ == "__main__":
     start(main)

@@ -15,11 +15,10 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.source import DataSource
 from experiments.reading.studies import StudyReader
 from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
-from sweeps.command_line import OneLineParser, add_store, main_of, number, start, store_of
+from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.store import VENDORS, Store, StoreError
-from sweeps.validation import InvalidFileError
 
 SIDE = 256  # pixels: services enlarge smaller images, or read them badly
 
@@ -27,19 +26,13 @@ SIDE = 256  # pixels: services enlarge smaller images, or read them badly
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="export_test.py",
-        description="Write the test images of a study as PNG files under neutral names, with the class names and the "
-        "prompt. The store's record of test set evaluations gets a line: choose nothing by these images.",
+        description="Write the test images of a study as PNG files under neutral names, enlarged to "
+        f"{SIDE} x {SIDE} pixels, with the class names and the prompt. The store's record of test set evaluations gets "
+        "a line: choose nothing by these images.",
         epilog="Answers go into a CSV file with the columns image and answer (and maybe seconds and usd), which "
         "score_answers.py scores; ask_vendor.py gets them from an API.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
-    parser.add_argument(
-        "--side",
-        type=number("must be a whole number from 32 to 1024", lambda value: 32 <= value <= 1024, int),
-        default=SIDE,
-        metavar="PIXELS",
-        help="enlarge the images to so many pixels (default: %(default)s)",
-    )
     parser.add_argument(
         "--study", metavar="NAME", help="whose images (default: the most recent study; CIFAR-10 where there is none)"
     )
@@ -57,8 +50,6 @@ def _run(options: argparse.Namespace) -> int:
     if not is_free:
         raise StoreError(f"DIR must be a new or empty folder, but {folder} is not")
     data_set = _data_set(store, options.study)
-    if options.side < data_set.side:
-        raise InvalidFileError(f"--side must be at least the {data_set.side} of the images, but got {options.side}")
     with SweepConsole() as console:
         load = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).test
     try:
@@ -71,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
             (folder / "images").rmdir()  # so that the same command finds an empty folder
             raise
         for index, pixels in enumerate(images):
-            picture = Image.fromarray(pixels).resize((options.side, options.side), Image.Resampling.BICUBIC)
+            picture = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             picture.save(folder / "images" / image_name(index))
         (folder / DESCRIPTION).write_bytes(data_set.to_json() + b"\n")
         (folder / "classes.txt").write_text("\n".join(data_set.classes) + "\n", encoding="utf-8")

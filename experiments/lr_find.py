@@ -48,9 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=_steps, default=ITERATIONS, metavar="N", help="default: %(default)s")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the figure, an HTML file (default: in the store's reports)"
-    )
     add_store(parser)
     return parser
 
@@ -62,8 +59,6 @@ def _run(options: argparse.Namespace) -> int:
     set_up_cpu()
     hardware = Hardware.detect(options.device)
     store = store_of(options)
-    out = options.out or store.report(RANGE_TESTS_EXPERIMENT) / f"{Path(options.recipe).stem}.html"
-    _check_out(out)
     store.create()
     with acquire(store.lock(RANGE_TESTS_EXPERIMENT), RANGE_TESTS_EXPERIMENT), SweepConsole() as console:
         source = DataSource.cifar10(options.data, console.progress)
@@ -79,10 +74,11 @@ def _run(options: argparse.Namespace) -> int:
             signal.signal(number_of_signal, signal.default_int_handler)
         found, figure, lacking = _run_range_test(options, recipe, data, hardware, store, console)
     print(f"suggested learning rate: {found.suggestion:.3g}")
+    out = store.report(RANGE_TESTS_EXPERIMENT) / f"{Path(options.recipe).stem}.html"
     try:
         write_atomically(out, figure)
     except OSError as error:
-        raise StoreError(f"--out must be a file that can be written, but: {error}") from error
+        raise StoreError(f"the store {store.root} must be a folder to write to, but: {error}") from error
     print(f"curve: {out}")
     return FAILED if lacking else 0
 
@@ -134,22 +130,6 @@ def _run_range_test(
             said = f"MLflow lacks {counted(lacking, 'entry')}; the next range test sends them once it answers"
             print(said, file=sys.stderr)
     return found, figure, lacking
-
-
-def _check_out(out: Path) -> None:
-    """Create the folder of the figure before the test begins.
-
-    Raises:
-        StoreError: `out` cannot be written, or is no name of an HTML file.
-    """
-    if out.suffix not in (".html", ".htm"):
-        raise StoreError(f"--out must be the name of an HTML file, but got {out}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"--out must be a file that can be written, but: {error}") from error
-    if out.is_dir():
-        raise StoreError(f"--out must be a file that can be written, but: {out} is a folder")
 
 
 _steps = number(f"must be a whole number of at least {LEAST_STEPS}", lambda value: value >= LEAST_STEPS, int)

@@ -77,8 +77,10 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
 
 
 def write_json(path: Path, record: object) -> None:
-    """Write a pydantic dataclass for `read_json`; an existing file is replaced in one step."""
-    write_atomically(path, TypeAdapter(type(record)).dump_json(record, indent=1, by_alias=True) + b"\n")
+    """Write a pydantic dataclass for `read_json`, innermost lists and records on one line each, in one step."""
+    text = TypeAdapter(type(record)).dump_json(record, indent=1, by_alias=True)
+    innermost = rb"[\[{]\n[^\[\]{}]*\n *[\]}]"  # line breaks of strings are escaped
+    write_atomically(path, re.sub(innermost, lambda found: re.sub(rb"\n *", b"", found[0]), text) + b"\n")
 
 
 def _unreadable_toml(file: str, error: Exception) -> InvalidFileError:

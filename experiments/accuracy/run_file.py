@@ -1,4 +1,4 @@
-"""A JSON file of runs, which several processes may add to."""
+"""A JSON file of runs, one a line, which several processes may add to."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass as validated
 
-from sweeps.validation import STRICT, read_json, write_json
+from cifar_core.files import write_atomically
+from sweeps.validation import STRICT, read_json
 
 _Run = TypeVar("_Run")
 
@@ -40,7 +42,8 @@ def add(path: Path, run: _Run, same: Callable[[_Run], bool]) -> tuple[_Run, ...]
         runs = load(path, type(run))
         if not any(map(same, runs)):
             runs = (*runs, run)
-            write_json(path, _File(runs=runs))
+            lines = b",\n".join(map(TypeAdapter(type(run)).dump_json, runs))
+            write_atomically(path, b'{"runs":[\n' + lines + b"\n]}\n")
     return runs
 
 

@@ -2,7 +2,7 @@
 
 python -m experiments.benchmarks                          # those of training and of a trial, in some minutes
 python -m experiments.benchmarks trainer --device cuda
-python -m experiments.benchmarks report --runs 2000 --keep DIR
+python -m experiments.benchmarks report --runs 2000
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -68,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="report: trials (default: %(default)s)",
     )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="report: keep the store there, or use the one there")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in (*NAMES, "all")]:
         parser.error(f"NAME must be one of {', '.join(NAMES)}, or all, but got {unknown[0]!r}")
@@ -86,14 +82,13 @@ def _run(options: argparse.Namespace) -> int:
         "torch": torch.__version__,
     }
     figures: dict[str, dict[str, Any]] = {}
-    with SweepConsole() as console, tempfile.TemporaryDirectory() as scratch:
+    with SweepConsole() as console:
         console.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items() if value))
         names = NAMES if "all" in options.names else options.names or DEFAULT
         if set(names) != {"report"}:
             ensure_cifar10(default_data_dir(), console.progress)
         for name in names:
-            report = partial(bench_report, options.keep or Path(scratch, "mlruns"), options.runs)
-            for line in report() if name == "report" else BENCHMARKS[name](hardware):
+            for line in bench_report(options.runs) if name == "report" else BENCHMARKS[name](hardware):
                 console.say(line.text)
                 if line.figures:
                     figures.setdefault(name, {})[line.subject] = dict(line.figures)

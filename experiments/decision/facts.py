@@ -20,7 +20,7 @@ from experiments.reading.vendor_score import VendorScore
 from experiments.stats import Estimate, estimate
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)  # compared by identity, as its tables have no hash
 class Facts:
     """A study beside the published figures, under a scenario. None means: not measured.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -88,6 +89,7 @@ def _saved_against(facts: Facts, rival: Way | None) -> float:
     return theirs.total(facts.scenario.months) - ours.option.total(facts.scenario.months)
 
 
+@functools.lru_cache(maxsize=1)  # two sections of a report ask
 def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:
     """The effect of each assumption, the largest first; empty where the cost of building is unknown."""
     if facts.cost.missing:

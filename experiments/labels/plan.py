@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,23 +35,26 @@ class LabelRun:
     """A training of the curve.
 
     Attributes:
+        way: BUILD or ADAPT.
         labels: number of labelled images that it learns from.
         seed: number of the training on so many labels; it draws the images too.
+        digest: of what learns from them.
     """
 
+    way: str
     labels: int
     seed: int
+    digest: str
 
     @property
-    @abstractmethod
     def key(self) -> str:
         """Identifies it within its experiment: a training of another recipe has another key."""
+        return f"{self.way}-{self.labels}-{self.seed}-{self.digest}"
 
     @property
     def tags(self) -> dict[str, str]:
         """Its tags in MLflow."""
-        way = self.key.partition("-")[0]
-        return {"stage": STAGE, "way": way, "labels": str(self.labels), "seed": str(self.seed)}
+        return {"stage": STAGE, "way": self.way, "labels": str(self.labels), "seed": str(self.seed)}
 
     def name(self, model: str, accuracy: float | None = None) -> str:
         """Return its name in MLflow, such as `450 labels seed 0 airbench 58.1 %`."""
@@ -72,10 +74,6 @@ class BuildRun(LabelRun):
     recipe: Recipe
     flops: float
 
-    @property
-    def key(self) -> str:
-        return f"{BUILD}-{self.labels}-{self.seed}-{self.recipe.digest}"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdaptRun(LabelRun):
@@ -83,11 +81,6 @@ class AdaptRun(LabelRun):
 
     head: HeadRecipe
     backbone: Backbone
-
-    @property
-    def key(self) -> str:
-        content = f"{self.backbone.name} {self.backbone.sha256} {self.backbone.side} {self.head.to_toml()}"
-        return f"{ADAPT}-{self.labels}-{self.seed}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def counts_of(shares: Sequence[float], train_images: int, classes: int) -> list[int]:
@@ -127,7 +120,7 @@ def build_runs(recipe: Recipe, shares: Sequence[float], budget: float, data_set:
         epochs = min(MOST_EPOCHS, steps * batches[labels] / labels)
         length = replace(recipe, batch_size=batches[labels], epochs=epochs, seed=seed)
         flops = float(total_steps(length, labels) * each[labels])
-        return BuildRun(labels=labels, seed=seed, recipe=length, flops=flops)
+        return BuildRun(way=BUILD, labels=labels, seed=seed, digest=length.digest, recipe=length, flops=flops)
 
     runs, seeds = [planned(labels, 0) for labels in counts], Counter(counts)
     left = budget - sum(run.flops for run in runs)
@@ -144,8 +137,10 @@ def adapt_runs(backbone: Backbone, shares: Sequence[float], train_images: int, c
 
     Fitting a head is deterministic: another seed only draws other images.
     """
+    content = f"{backbone.name} {backbone.sha256} {backbone.side} {_HEAD.to_toml()}"
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     return [
-        AdaptRun(labels=labels, seed=seed, head=_HEAD, backbone=backbone)
+        AdaptRun(way=ADAPT, labels=labels, seed=seed, digest=digest, head=_HEAD, backbone=backbone)
         for seed in range(SEEDS)
         for labels in counts_of(shares, train_images, classes)
         if seed == 0 or labels < train_images

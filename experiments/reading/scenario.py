@@ -7,17 +7,17 @@ their keys in `data/published.toml`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from experiments.reading.formula import calculate
 from experiments.reading.published import Accuracy, Assumed, AssumedPrice, ByImage, ByMachine, Price, Published, Tariff
-from sweeps.validation import STRICT, InvalidFileError, NonNegative, Positive, Text, read_toml
+from sweeps.validation import STRICT, NonNegative, Positive, Text, read_toml
 from sweeps.words import did_you_mean
 
 DEFAULT_SCENARIO = Path(__file__).resolve().parents[1] / "data" / "scenario.toml"
@@ -72,6 +72,14 @@ def _look_up_accuracy(value: Any, info: ValidationInfo) -> Any:
     return accuracies[value]
 
 
+def _limited(value: float, info: ValidationInfo) -> float:
+    if info.context and value > _LARGEST:  # in a file; the sensitivity goes beyond
+        raise ValueError(f"must be at most {_LARGEST:g}, but got {value:g}")
+    return value
+
+
+_Positive = Annotated[Positive, AfterValidator(_limited)]
+_NonNegative = Annotated[NonNegative, AfterValidator(_limited)]
 OptionalPrice = Annotated[Price | None, BeforeValidator(look_up_price)]
 _Published = Annotated[Accuracy, BeforeValidator(_look_up_accuracy)]
 _OptionalPublished = Annotated[Accuracy | None, BeforeValidator(_look_up_accuracy)]
@@ -86,20 +94,20 @@ class Vendor:
     per_call: OptionalPrice = None  # 1,000 predictions
     endpoint: OptionalPrice = None  # an hour of a model that is kept ready, used or idle
     endpoint_hours_per_month: Annotated[float, Field(gt=0, le=HOURS_A_MONTH)] = HOURS_A_MONTH
-    images_per_second: Positive = 5.0  # that one endpoint, or one node of a batch, carries
+    images_per_second: _Positive = 5.0  # that one endpoint, or one node of a batch, carries
     tokens: OptionalPrice = None  # a million tokens
-    image_size: tuple[Positive, Positive] = (32, 32)  # width and height in pixels, as the images are sent
+    image_size: tuple[_Positive, _Positive] = (32, 32)  # width and height in pixels, as the images are sent
     image_tokens: float | str = 0.0  # of one image, or a formula in width and height
-    prompt_tokens: NonNegative = 60
-    answer_tokens: NonNegative = 5
+    prompt_tokens: _NonNegative = 60
+    answer_tokens: _NonNegative = 5
     batch: OptionalPrice = None  # in place of the others where no latency bar is set
     storage: OptionalPrice = None  # 1,000 stored images, a month
-    stored_images: NonNegative | None = None  # None: those that the study trained and validated with
-    integration_hours: NonNegative = 0.0  # of people, once
-    migration_hours: NonNegative = 0.0  # of people, for each forced migration
-    migrations_per_year: NonNegative = 0.0
+    stored_images: _NonNegative | None = None  # None: those that the study trained and validated with
+    integration_hours: _NonNegative = 0.0  # of people, once
+    migration_hours: _NonNegative = 0.0  # of people, for each forced migration
+    migrations_per_year: _NonNegative = 0.0
     accuracy: _OptionalPublished = None  # None: not published
-    p95_ms: Positive | None = None  # within which 95 % of the answers come; None: unknown
+    p95_ms: _Positive | None = None  # within which 95 % of the answers come; None: unknown
 
     def __post_init__(self) -> None:
         if not slug(self.name):
@@ -107,8 +115,9 @@ class Vendor:
         if self.per_call is None and self.endpoint is None and self.tokens is None:
             raise ValueError("per_call, endpoint or tokens must be given, but none is")
         paid_by_token = self.tokens or (self.batch is not None and self.batch.role == "token")
-        if paid_by_token and self.tokens_per_image <= 0:
-            raise ValueError(f"image_tokens must be more than 0 with a price by the token, but got {self.image_tokens}")
+        if paid_by_token and not 0 < self.tokens_per_image <= _LARGEST:
+            rule = f"image_tokens must be in (0, {_LARGEST:g}] with a price by the token"
+            raise ValueError(f"{rule}, but got {self.image_tokens}")
 
     @property
     def prices(self) -> tuple[Price, ...]:
@@ -171,24 +180,24 @@ class Download:
 
     name: Text
     accuracy: _Published
-    hours: NonNegative  # of people, to adapt and to test it
+    hours: _NonNegative  # of people, to adapt and to test it
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
 class Scenario:
     """The assumptions behind the decision; money in US dollars."""
 
-    images_per_month: Positive
+    images_per_month: _Positive
     accuracy_bar: Annotated[float, Field(gt=0, lt=1)] = 0.70  # share of test images
-    latency_bar_ms: Positive | None = None  # None: images can wait, and compute is paid by the second
+    latency_bar_ms: _Positive | None = None  # None: images can wait, and compute is paid by the second
     data_stays_in_house: bool = False  # no service may see the images
     horizon_years: Annotated[float, Field(gt=0, le=100)]
-    engineering_hours: NonNegative  # to build, once
-    maintenance_hours_per_year: NonNegative = 0.0  # of what one serves oneself: built or adapted
-    hourly_rate: NonNegative
-    retraining_per_year: NonNegative
-    usd_per_label: NonNegative = 0.0  # of an image to train with
-    labels_at_hand: NonNegative | None = None  # that need not be bought; None: all that the study had
+    engineering_hours: _NonNegative  # to build, once
+    maintenance_hours_per_year: _NonNegative = 0.0  # of what one serves oneself: built or adapted
+    hourly_rate: _NonNegative
+    retraining_per_year: _NonNegative
+    usd_per_label: _NonNegative = 0.0  # of an image to train with
+    labels_at_hand: _NonNegative | None = None  # that need not be bought; None: all that the study had
     compute: OptionalPrice = None  # None: the machine that published.toml marks for the study's device
     vendors: Annotated[tuple[Vendor, ...], Field(alias="vendor", min_length=1)]
     downloads: Annotated[tuple[Download, ...], Field(alias="download")] = ()
@@ -243,21 +252,7 @@ def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenar
         "accuracies": {accuracy.key: accuracy for accuracy in published.accuracies},
     }
     is_example = path.resolve() == DEFAULT_SCENARIO
-    scenario = replace(read_toml(path, Scenario, context), file=path.name, is_example=is_example)
-    parts: tuple[Scenario | Vendor | Download, ...] = (scenario, *scenario.vendors, *scenario.downloads)
-    for part in parts:
-        for name, value in _numbers(part):
-            if value > _LARGEST:
-                raise InvalidFileError(f"{path.name}: {name} must be at most {_LARGEST:g}, but got {value:g}")
-    return scenario
-
-
-def _numbers(part: Scenario | Vendor | Download) -> Iterator[tuple[str, float]]:
-    for field in fields(part):
-        value = getattr(part, field.name)
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, int | float):
-                yield field.name, each
+    return replace(read_toml(path, Scenario, context), file=path.name, is_example=is_example)
 
 
 def slug(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, create_trial
+from scipy import stats
 
 from cifar_core.budget import at_length
 from cifar_core.recipe import Recipe
@@ -304,24 +304,10 @@ def _significant(table: pd.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
 
 def _by_chance(having: pd.DataFrame, name: str) -> float:
     """The chance that the best tenth of these trials, which have the parameter, would differ as much by chance."""
-    best, order = _shuffled(len(having))
-    top = np.zeros(len(having))
-    top[having["accuracy"].rank(method="first").to_numpy() > len(having) - best] = 1
-    codes = _codes(having[name])
-    expected = np.bincount(codes) * best / len(having)
-    shuffled = np.stack([(codes[order] == code).sum(axis=1) for code in range(len(expected))], axis=1)
-    ours = np.bincount(codes, weights=top, minlength=len(expected))
-    by_chance = ((shuffled - expected) ** 2 / expected).sum(axis=1)
-    beyond = (by_chance >= ((ours - expected) ** 2 / expected).sum() - 1e-9).sum()
-    return (1 + int(beyond)) / (1 + _SHUFFLES)
-
-
-@functools.lru_cache(maxsize=2)
-def _shuffled(trials: int) -> tuple[int, npt.NDArray[np.int64]]:
-    """The number of the best among so many trials, and which they are if chance chooses them, for each shuffle."""
-    best = max(2, round(trials * BEST))
-    draw = np.random.default_rng(0)
-    return best, draw.random((_SHUFFLES, trials)).argpartition(best, axis=1)[:, :best].copy()
+    best = having["accuracy"].rank(method="first") > len(having) - max(2, round(len(having) * BEST))
+    shuffled = stats.MonteCarloMethod(n_resamples=_SHUFFLES, rng=np.random.default_rng(0))
+    table = pd.crosstab(_codes(having[name]), best)
+    return float(stats.chi2_contingency(table, correction=False, method=shuffled).pvalue)
 
 
 def _codes(column: pd.Series) -> npt.NDArray[np.int64]:  # type: ignore[type-arg, unused-ignore]

@@ -99,20 +99,26 @@ def test_a_suggestion_its_curve_and_a_run(store: Store, capsys: pytest.CaptureFi
     assert Recipe.from_toml((folder / "recipe.toml").read_text()) == RECIPE
 
 
-def test_out_names_the_file_of_the_figure(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_entries_that_mlflow_lacks(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(lr_find, "range_test", lambda *_, **__: RangeTest((0.01, 0.1, 1.0), (2.3, 2.0, 2.5), 0.1))
-    out = tmp_path / "new" / "curve.html"
-    assert call(store, "--out", str(out)) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == ["suggested learning rate: 0.1", f"curve: {out}"]
-    assert "suggested: 0.1" in out.read_text()
-    assert not (store.root / "reports").exists()
     close = MlflowTracker.close
     monkeypatch.setattr(MlflowTracker, "close", lambda tracker, at_once: close(tracker) + 1)
-    assert call(store, "--out", str(out)) == 1
+    assert call(store) == 1
     lacking = "MLflow lacks 1 entry; the next range test sends them once it answers\n"
     assert capsys.readouterr().err == lacking
+
+
+def test_a_figure_that_cannot_be_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lr_find, "range_test", lambda *_, **__: RangeTest((0.01, 0.1, 1.0), (2.3, 2.0, 2.5), 0.1))
+    (store.root / "reports").write_text("mine")
+    assert call(store) == 2
+    said = capsys.readouterr()
+    assert said.out.endswith("suggested learning rate: 0.1\n")
+    assert said.err.startswith(f"lr_find.py: error: the store {store.root} must be a folder to write to, but: ")
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -169,7 +175,6 @@ def test_another_range_test_in_the_store(store: Store, refused: Refused) -> None
         ("five_conv --low 0", "argument --low: must be a number above 0, but got '0'"),
         ("five_conv --high inf", "argument --high: must be a number above 0, but got 'inf'"),
         ("five_conv --steps 21", "argument --steps: must be a whole number of at least 22, but got '21'"),
-        ("five_conv --out curve.png", "--out must be the name of an HTML file, but got curve.png"),
         ("five_conv --steps x", "argument --steps: must be a whole number of at least 22, but got 'x'"),
     ],
 )
@@ -181,14 +186,3 @@ def test_wrong_arguments_get_one_line(tmp_path: Path, refused: Refused, argument
 def test_as_few_steps_as_it_takes(store: Store) -> None:
     call(store, "--steps", "22", "--low", "1e-4", "--high", "1e-2")  # it may fail to find a rate
     assert "must take" not in runs(store)["range-test"].data.tags.get("reason", "")
-
-
-@pytest.mark.parametrize("out", ["file/curve.html", "folder.html"])
-def test_a_figure_that_cannot_be_written_is_refused_before_the_test(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, out: str
-) -> None:
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "folder.html").mkdir()
-    monkeypatch.setattr(lr_find, "range_test", raising(AssertionError("the test must not begin")))
-    message = refused(lr_find.main, *command(store, "--out", str(tmp_path / out)))
-    assert message.startswith("--out must be a file that can be written, but: ")

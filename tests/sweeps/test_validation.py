@@ -7,7 +7,7 @@ import pytest
 from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
-from sweeps.validation import STRICT, InvalidFileError, Positive, Share, Text, read_json, read_toml
+from sweeps.validation import STRICT, InvalidFileError, Positive, Share, Text, read_json, read_toml, write_json
 
 
 def add(value: Any, info: ValidationInfo) -> Any:
@@ -80,6 +80,17 @@ def test_files_of_other_editors(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.json").write_text('{"count": 2,\r\n"best": {"name": "Füller"}}', encoding=encoding, newline="")
     expected = Shop(count=2, best=Item(name="Füller"))
     assert read_toml(tmp_path / "a.toml", Shop) == read_json(tmp_path / "a.json", Shop) == expected
+
+
+def test_a_written_file_has_each_innermost_list_and_record_on_a_line(tmp_path: Path) -> None:
+    shop = Shop(items=(Item(name='[\n "{', sizes=(1, 2)),), shares={"a\n]": 0.5, "b": 1.0})
+    write_json(tmp_path / "shop.json", shop)
+    assert read_json(tmp_path / "shop.json", Shop) == shop
+    lines = (tmp_path / "shop.json").read_text().splitlines()
+    assert '   "sizes": [1,2]' in lines
+    shop = Shop(shares={"a": 0.5, "b": 1.0})
+    write_json(tmp_path / "shop.json", shop)
+    assert ' "shares": {"a": 0.5,"b": 1.0},' in (tmp_path / "shop.json").read_text().splitlines()
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfea", b"[\0", b"{", b"\xff", b"[" * 100_000, b"[1, 2", b"9" * 5000])

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from cifar_core.files import write_atomically
 from experiments.accuracy import ablation, lengths, ranking, run_file, searches
 from experiments.accuracy.run_file import add, load
 from experiments.accuracy.searches import SearchRun
 from experiments.accuracy.training_runs import TrainingRun
-from sweeps.validation import InvalidFileError, write_json
+from sweeps.validation import InvalidFileError
 
 
 def is_named(name: str, run: TrainingRun) -> bool:
@@ -52,9 +53,9 @@ def test_runs_that_end_at_the_same_time_are_all_kept_once(tmp_path: Path, monkey
 
     def slowly(*arguments: Any) -> None:
         time.sleep(0.05)  # so that the others would have read by now
-        write_json(*arguments)
+        write_atomically(*arguments)
 
-    monkeypatch.setattr(run_file, "write_json", slowly)
+    monkeypatch.setattr(run_file, "write_atomically", slowly)
     names = ["a", "b", "c", "a"]
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(lambda name: add(path, named(name), functools.partial(is_named, name)), names))

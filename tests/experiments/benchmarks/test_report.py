@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from experiments import compare
 from experiments.benchmarks.report import bench_report
 from experiments.benchmarks.synthetic import fill_store
 from experiments.reading.studies import StudyReader
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 
 @pytest.mark.slow
-def test_report_of_a_synthetic_study_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_this_process(command: list[str], **options: object) -> None:  # which has the libraries already
-        _, script, *arguments = command  # the first is Python
-        assert (script, compare.main(arguments)) == (compare.__file__, 0)
-
-    monkeypatch.setattr(subprocess, "run", in_this_process)
+def test_report_of_a_synthetic_study_is_timed(tmp_path: Path) -> None:
     fill_store(Store.locate(tmp_path / "mlruns"), 30)
     study = StudyReader(Store.locate(tmp_path / "mlruns")).read()
     assert (len(study.search), len(study.confirm), len(study.champion), study.state) == (30, 2, 2, "finished")
     assert list(study.champion["tags.key"]) == ["final-0-0", "final-0-1"]
     assert study.confirm["metrics.test/accuracy"].isna().all()
     assert study.search["state"].value_counts().to_dict() == {"pruned": 20, "complete": 10}
-    [line] = bench_report(tmp_path / "mlruns", 30)
+    [line] = bench_report(30)
     assert line.text.startswith("report of a study with 30 trials: ")
     assert line.text.endswith(" GB (rule: <= 10 s, <= 1 GB)")
     assert set(line.figures) == {"seconds", "gigabytes"}
-
-
-def test_a_store_whose_filling_was_cut_short_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").touch()
-    with pytest.raises(StoreError, match=r"^--keep must be a new folder or one that was filled, but .* has no trials"):
-        list(bench_report(tmp_path, 30))

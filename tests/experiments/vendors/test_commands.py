@@ -46,9 +46,9 @@ def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
     names = sorted(path.name for path in (exported / "images").iterdir())
     assert names == [f"{index:05d}.png" for index in range(20)]
     with Image.open(exported / "images" / "00003.png") as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (256, 256)
         small = np.asarray(picture.resize((32, 32), Image.Resampling.BOX), dtype=float)
-    assert abs(small - small_test_set.images[3].permute(1, 2, 0).numpy()).mean() < 25
+    assert abs(small - small_test_set.images[3].permute(1, 2, 0).numpy()).mean() < 5
     assert (exported / "classes.txt").read_text().split() == list(CIFAR10.classes)
     assert "airplane, automobile" in (exported / "prompt.txt").read_text()
     assert looks(tmp_path / "mlruns") == ["export"]
@@ -59,7 +59,6 @@ def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
     said = refused(export_test.main, str(tmp_path / "file" / "x"), "--store", str(tmp_path / "other"))
     assert said.startswith("DIR and the store must be folders to write to, but: ")
     assert not (tmp_path / "other").exists(), "a look that did not happen is not counted"
-    assert "must be a whole number from 32 to 1024" in refused(export_test.main, "x", "--side", "31")
 
 
 def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
@@ -360,8 +359,6 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     )
     rule = f"--study must be one of garden, as {folder / 'answers.csv'} has answers to its images, but"
     assert said == f"{rule} 'earlier' is of CIFAR-10"
-    small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)
-    assert small == "--side must be at least the 48 of the images, but got 32"
     before = looks(fresh_store.folder)
     shutil.rmtree(stored.folder)
     said = refused(export_test.main, str(tmp_path / "x"), *options)
