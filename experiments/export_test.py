@@ -13,7 +13,8 @@ from PIL import Image
 from cifar_core.data import DataError
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.source import DataSource
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_tables
+from experiments.reading.study_reader import StudyReader
 from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.console import SweepConsole
@@ -82,7 +83,7 @@ def _data_set(store: Store, study: str | None) -> DataSet:
         return CIFAR10
     with readable(store) as place:
         reader = StudyReader(place)
-        return CIFAR10 if study is None and reader.is_empty() else reader.read(study).data_set
+        return CIFAR10 if study is None and reader.is_empty() else read_tables(reader, study).data_set
 
 
 main = main_of(build_parser, _run, stopped="stopped; the folder is not whole")

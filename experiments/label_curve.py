@@ -33,7 +33,8 @@ from experiments.labels.adapting import fit_all
 from experiments.labels.plan import BUDGET, SHARES, AdaptRun, BuildRun, LabelRun, adapt_runs, build_runs
 from experiments.labels.training import CurveContext, to_train, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_tables
+from experiments.reading.study_reader import StudyReader
 from experiments.reading.weights import recipe_of
 from sweeps.command_line import (
     FAILED,
@@ -180,7 +181,7 @@ def subject_of(name: str | None, store: Store) -> Subject:
     reader = StudyReader(store) if name is not None or store.has_mlflow() else None
     if reader is None or (name is None and reader.is_empty()):
         return Subject(_WITHOUT_STUDY, read_recipe(_WITHOUT_STUDY), "", CIFAR10)
-    study = reader.read(name)
+    study = read_tables(reader, name)
     if not len(study.subject):
         raise UserError(f"--study must have a complete trial, but {study.name!r} has none yet")
     run_id = str(study.subject["run_id"].iloc[0])

@@ -19,8 +19,9 @@ from experiments.reading.label_curve import load_label_curve
 from experiments.reading.published import Dated, load_published
 from experiments.reading.results import RESULTS, load_results
 from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_study
 from experiments.reading.study import Study
+from experiments.reading.study_reader import StudyReader
 from experiments.reading.vendor_score import load_scores
 from experiments.sections import (
     accuracy,
@@ -97,7 +98,7 @@ def write_report(
     reproduced = load_results(results)
     with readable(store) as place:
         reader = StudyReader(place)
-        found = reader.read(study)
+        found = read_study(reader, study)
         curve = load_label_curve(reader, found.name, found.data_set)
         facts = gather(found, figures, assumed, reproduced, load_scores(place.root, found.data_set), curve)
         files = render(facts)

@@ -13,8 +13,9 @@ from cifar_core.data.source import DataSource
 from experiments.pages.text import duration, fine_percent, probability, span
 from experiments.reading.published import load_published
 from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario, slug
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_study
 from experiments.reading.study import ImageAnswers, Study
+from experiments.reading.study_reader import StudyReader
 from experiments.reading.vendor_score import LEAST_TIMED, VendorScore
 from experiments.vendors.answer_file import read_source
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
@@ -62,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     answers = parse_answers(content, options.answers.name)
     store = store_of(options)
     with readable(store) as place:
-        study = StudyReader(place).read(options.study)
+        study = read_study(StudyReader(place), options.study)
     _check_images(options.answers, study)
     ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
     with SweepConsole() as console:

@@ -37,7 +37,8 @@ from cifar_core.training import EvalSchedule, TrainState, evaluate, total_steps,
 from experiments.accuracy.training_runs import measure
 from experiments.benchmarks import real_data
 from experiments.benchmarks.quiet_sweep import run_quietly
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_tables
+from experiments.reading.study_reader import StudyReader
 from sweeps.executors.local import LocalExecutor
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eight_validations, eval_schedule
 from sweeps.planning.presets import EIGHTHS, PRESETS, Preset
@@ -94,7 +95,7 @@ def our_study(seed: int, limits: Limits, hardware: Hardware, *, starts: bool) ->
     with tempfile.TemporaryDirectory() as folder:
         store = Store.locate(Path(folder))
         recipe = _champion(seed, limits, hardware, store, starts=starts)
-        study = StudyReader(store).read(_STUDY)
+        study = read_tables(StudyReader(store), _STUDY)
     runs = pd.concat([study.search, study.confirm]).dropna(subset="metrics.cost/training_flops").sort_values("end")
     runs["spent"] = runs["metrics.cost/training_flops"].cumsum()
     points: list[BestSoFar] = []

@@ -14,7 +14,8 @@ from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import NOTHING, CitedText, listed
 from experiments.reading.published import load_published
 from experiments.reading.scenario import load_scenario
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_study
+from experiments.reading.study_reader import StudyReader
 from experiments.reading.vendor_score import load_scores
 from sweeps.snapshot import readable
 from sweeps.store import Store
@@ -33,7 +34,7 @@ def write_scenarios(
     published = load_published()
     assumed = [load_scenario(published, path) for path in scenarios]
     with readable(store) as place:
-        found = StudyReader(place).read(study)
+        found = read_study(StudyReader(place), study)
         scores = load_scores(place.root, found.data_set)
         every = [gather(found, published, scenario, scores=scores) for scenario in assumed]
         out = out or place.report(found.name)

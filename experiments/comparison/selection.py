@@ -12,7 +12,8 @@ from experiments.pages.plots import PALETTE
 from experiments.reading.named_runs import LETTERS, candidates, runs_named
 from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_tables
+from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.words import did_you_mean
@@ -86,7 +87,7 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
 
 
 def _study(name: str, reader: StudyReader) -> Group:
-    study = reader.read(name)
+    study = read_tables(reader, name)
     runs = tuple(from_mlflow(reader.run(run_id), name, reader) for run_id in study.subject["run_id"])
     if not runs:
         raise UserError(f"a study must have a complete trial to be compared, but {name!r} has none yet")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from scipy.optimize import brentq
 
 from cifar_core.evaluation.serving import Timing
-from experiments.reading.published import AssumedPrice, Price, Published
+from experiments.reading.published import Price, Published
 from experiments.reading.scenario import HOURS_A_MONTH, Scenario
 from experiments.reading.study import Adapted, Study
 from sweeps.validation import InvalidFileError
@@ -61,9 +61,8 @@ class Cost:
     device: str
     processor: str  # that the seconds were measured on; "" where it was not recorded
     machine: Price | None
-    machines: int  # that the study would fill
-    run_machines: int  # that one run would fill
-    copies: int  # of the network that label side by side on the machines of one run
+    units: int  # threads or GPUs that the study took
+    run_units: int  # that one run took
     seconds: float | None  # wall time of the whole study
     estimated: bool  # `seconds` is a sum over the runs, because the study did not end
     flops: float | None  # of training, in search and confirmation
@@ -72,6 +71,23 @@ class Cost:
     training_per_second: float | None  # images
     speed: Speed | None
     labels: int = 0  # labelled images that it trained and validated with
+
+    @property
+    def machines(self) -> int:
+        """Machines that the study would fill."""
+        return self._filled(self.units)
+
+    @property
+    def run_machines(self) -> int:
+        """Machines that one run would fill."""
+        return self._filled(self.run_units)
+
+    @property
+    def copies(self) -> int:
+        """Copies of the network that label side by side on the machines of one run."""
+        if self.machine is None or self.device != "cpu":
+            return 1
+        return max(1, (self.machine.units or self.units) // self.run_units)
 
     @property
     def machine_sources(self) -> tuple[str, ...]:
@@ -118,6 +134,11 @@ class Cost:
         """A month of the machines that one run needs."""
         return self._of_seconds(SECONDS_A_MONTH)
 
+    def _filled(self, units: int) -> int:
+        if self.machine is None or self.machine.units is None:
+            return 1
+        return math.ceil(units / self.machine.units)
+
     def _of_seconds(self, seconds: float | None) -> float | None:
         return None if seconds is None or self.hourly is None else self.hourly * seconds / 3600
 
@@ -156,9 +177,8 @@ def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
         device=device,
         processor=study.tags.get("cpu", ""),
         machine=machine,
-        machines=_machines(machine, units),
-        run_machines=_machines(machine, run_units),
-        copies=_copies(machine, device, run_threads, threads),
+        units=units,
+        run_units=run_units,
         seconds=seconds,
         estimated=recorded is None,
         flops=sum(flops) if flops else None,
@@ -183,14 +203,13 @@ def adapting_cost(cost: Cost, adapted: Adapted, published: Published) -> Cost:
     """
     speed = _timed({adapted.run_id: adapted.serving}) if adapted.serving else None
     machine = cost.machine if adapted.device == cost.device else published.compute(adapted.device)
-    machines = _machines(machine, adapted.threads if adapted.device == "cpu" else 1)
+    units = adapted.threads if adapted.device == "cpu" else 1
     return replace(
         cost,
         device=adapted.device,
         machine=machine,
-        machines=machines,
-        run_machines=machines,
-        copies=_copies(machine, adapted.device, adapted.threads, adapted.threads),
+        units=units,
+        run_units=units,
         seconds=adapted.study_seconds,
         estimated=False,
         flops=adapted.flops,
@@ -231,18 +250,6 @@ def _wait(load: float) -> float:
         return (1 - load) * sum(terms) - 0.95
 
     return brentq(beyond, 0.0, 3 / (1 - load)) if beyond(0.0) < 0 else 0.0
-
-
-def _copies(machine: Price | None, device: str, threads: int, study_threads: int) -> int:
-    if machine is None or device != "cpu":
-        return 1
-    # A price that the scenario states is that of the machine that the study ran on: it ran all its threads at once.
-    return max(1, (study_threads if isinstance(machine, AssumedPrice) else machine.units) // threads)
-
-
-def _machines(machine: Price | None, units: int) -> int:
-    """The machines to pay for so many threads or GPUs: whole ones."""
-    return math.ceil(units / machine.units) if machine else 1
 
 
 def _spent(study: Study, device: str, workers: int, cores: int) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from cifar_core.data.data_set import DataSet
 from experiments.reading.run_table import state_of
-from experiments.reading.studies import StudyReader
 from experiments.reading.study import LabelCurve, LabelledRun
+from experiments.reading.study_reader import StudyReader
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.figures import metrics_of
 

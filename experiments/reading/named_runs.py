@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from experiments.reading.studies import StudyReader
+from experiments.reading.study_reader import StudyReader
 from sweeps.store import StoreError
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import CHAMPION, champions

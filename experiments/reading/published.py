@@ -186,7 +186,7 @@ class Price(Dated):
         steps: of predictions: (images, US dollars): beyond so many images a month, 1,000 of them cost this.
         custom: the service answers with the classes that it is given, or trained on.
         device: of compute: cpu | cuda.
-        units: of compute: vCPUs or GPUs of the machine.
+        units: of compute: vCPUs or GPUs of the machine; None: all that the study took.
         chosen: of compute: the report's price for runs on this device.
         retires: the day that the vendor ends the service.
     """
@@ -200,7 +200,7 @@ class Price(Dated):
     steps: tuple[tuple[Positive, NonNegative], ...] = ()
     custom: bool = False
     device: str = ""
-    units: Annotated[int, Field(ge=1)] = 1
+    units: Annotated[int, Field(ge=1)] | None = 1
     chosen: bool = False
     retires: Date = ""
 

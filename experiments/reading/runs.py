@@ -10,8 +10,8 @@ from mlflow.entities import Run
 from cifar_core.data.data_set import CIFAR10
 from experiments.reading.results import Result
 from experiments.reading.run_table import state_of
-from experiments.reading.studies import LARGEST, StudyReader
 from experiments.reading.study import SPLITS, TrainedRun
+from experiments.reading.study_reader import LARGEST, StudyReader
 from sweeps.tracking.figures import metrics_of
 
 _CURVES = tuple(f"{split}/{metric}" for split in SPLITS for metric in ("loss", "accuracy"))

@@ -42,9 +42,8 @@ def look_up_price(value: Any, info: ValidationInfo) -> Any:
     if value is None or isinstance(value, Price):
         return value
     if field == "compute" and type(value) in (int, float) and 0 < value <= _LARGEST:
-        # However many cores it has, it is one machine: the one that the study ran on.
         return AssumedPrice(
-            key="scenario-compute", name="the scenario's machine", role="compute", usd=value, units=10**6,
+            key="scenario-compute", name="the scenario's machine", role="compute", usd=value, units=None,
             source=context["file"],
         )  # fmt: skip
     if not isinstance(value, str):

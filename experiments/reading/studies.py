@@ -1,364 +1,74 @@
-"""Load studies from the MLflow store of a sweep."""
+"""Load a study from a store: its tables alone, or with artifacts, curves and the adapted network."""
 
 from __future__ import annotations
 
-import csv
-import json
-import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from mlflow.entities import LifecycleStage, Run, ViewType
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Run
 
-from cifar_core.data.data_set import CIFAR10, DataSet
-from cifar_core.errors import first_line
-from cifar_core.evaluation.serving import Timing
-from experiments.reading import run_table
-from experiments.reading.adapted import adapted_of, find_adapted
 from experiments.reading.run_table import state_of, time_of
-from experiments.reading.study import Adapted, HttpSpeed, ImageAnswers, Study, StudyArtifacts, TestSetEvaluations
-from sweeps.store import DEFAULT_STORE, Store, StoreError, lines_of, opening, parse_evaluation
-from sweeps.studies.keys import STUDY_KEY
+from experiments.reading.study import Adapted, Study, StudyArtifacts, TestSetEvaluations
+from experiments.reading.study_reader import StudyReader
+from experiments.stats import mean_accuracy
+from sweeps.stages.adapted_result import adapted_study
+from sweeps.store import DEFAULT_STORE, lines_of, parse_evaluation
+from sweeps.studies.keys import tuned_key
 from sweeps.tracking.figures import metrics_of
-from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
-from sweeps.tracking.mlflow_client import answering, every_run, open_client
-from sweeps.words import shortened
+from sweeps.tracking.mlflow_client import answering, models_of
 
-HTTP_SPEED = "test/http.json"  # artifact of a final run
-LARGEST = 1e300  # MLflow keeps infinity as 1.8e308
 # Params that may change when a study is resumed: tags have the last value.
 _LATEST = ("trials", "sampler", "pruner", "timeout", "patience", "from", "enqueue")
 _CURVES = ("lr", "train/accuracy", "train/loss", "val/accuracy", "val/loss")
 
 
-class StudyReader:
-    """Loads studies from the databases and files of a store.
-
-    Attributes:
-        client: reads the store's runs.
-        experiments: name by id, of deleted ones too; that of its study where the experiment got another one.
+def read_study(reader: StudyReader, name: str | None = None) -> Study:
+    """Load the study of that name, or the most recent one.
 
     Raises:
-        StoreError: there is no such store, or it does not answer; as in the methods that read runs.
+        StoreError: as for `read_tables`, or artifacts that it must have are missing.
     """
+    study = read_tables(reader, name)
+    with answering(reader.store.tracking_uri):
+        artifacts, curves = _artifacts(reader, study), _curves(reader, study)
+        return replace(study, artifacts=artifacts, curves=curves, adapted=_adapted(reader, study))
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        # MLflow creates a missing database without a word.
-        self._database = store.mlflow_file
-        if self._database is not None:
-            store.check_exists()
-            if not store.has_mlflow():
-                raise StoreError(f"a store must hold {self._database.name}, but there is no {self._database}")
-            with opening(store.tracking_uri):  # not while another process creates it
-                _check_database(self._database)
-        with answering(store.tracking_uri):
-            self.client = open_client(store.tracking_uri)
-            found = self.client.search_experiments(view_type=ViewType.ALL)
-        self.experiments = {e.experiment_id: e.name for e in found}
-        # What MLflow shows; without those that were deleted, whose champion may still be registered.
-        self._shown = {e.experiment_id: e.name for e in found if e.lifecycle_stage == LifecycleStage.ACTIVE}
-        self._parents: dict[str, Run] = {}  # the most recent first
-        own = self.runs(f"tags.key = '{STUDY_KEY}'")
-        for run in sorted(own, key=lambda run: (run.info.start_time, run.info.run_id), reverse=True):
-            number, tags = run.info.experiment_id, run.data.tags
-            if tags.get("study", self._shown[number]) not in self._shown.values():
-                self.experiments[number] = tags["study"]
-            if tags.get("stage") == "study":
-                self._parents.setdefault(self.experiments[number], run)
 
-    def studies(self) -> list[str]:
-        """Names of the studies in the store, the most recent first."""
-        return list(self._parents)
+def read_tables(reader: StudyReader, name: str | None = None) -> Study:
+    """Load a study without curves, artifacts and adapted network.
 
-    def adapted_studies(self) -> list[str]:
-        """Names of the studies that adapt a pretrained network, by name."""
-        runs = self.runs("tags.stage = 'adapted-study'")
-        return sorted({self.experiments[run.info.experiment_id] for run in runs})
-
-    def is_empty(self) -> bool:
-        """Return true if there is no study of either kind."""
-        return not self.studies() and not self.adapted_studies()
-
-    def run(self, run_id: str) -> Run:
-        """Load a run."""
-        with answering(self.store.tracking_uri):
-            return self.client.get_run(run_id)
-
-    def runs(self, where: str = "", experiment: str | None = None) -> list[Run]:
-        """Load the runs that match a filter of MLflow, of the experiment of that name or of all."""
-        numbers = [each for each, shown in self._shown.items() if experiment in (None, shown, self.experiments[each])]
-        with answering(self.store.tracking_uri):
-            return every_run(self.client, numbers, where)
-
-    def read(self, name: str | None = None) -> Study:
-        """Load the study of that name, or the most recent one.
-
-        Raises:
-            StoreError: there is no such study, or none at all; artifacts that it must have are missing.
-        """
-        if not self._parents:
-            if adapted := shortened(self.adapted_studies()):
-                way = f", only networks that were adapted ({adapted}): run the study without --adapt-only"
-            else:
-                way = ": 'make study' runs one"
-            raise StoreError(f"a store must hold at least one study, but {self.store.tracking_uri} holds none{way}")
-        if name is None:
-            name = next(iter(self._parents))
-        name = next((self.experiments[number] for number, shown in self._shown.items() if shown == name), name)
-        if name not in self._parents:
-            if name in self.adapted_studies():
-                rule = "--study must be that of a sweep, whose report has the adapted network"
-                raise StoreError(f"{rule}, but got {name!r}")
-            raise StoreError(f"--study must be one of {', '.join(self._parents)}, but got {name!r}")
-        with answering(self.store.tracking_uri):
-            return self._read(name, self._parents[name])
-
-    def _read(self, name: str, parent: Run) -> Study:
-        attempts = self._attempts(parent)
-        search = attempts[attempts["tags.stage"] == "search"].drop_duplicates("trial", keep="last")
-        search = search.reset_index(drop=True)
-        confirm, final = (_last_attempts(attempts, stage) for stage in ("confirm", "final"))
-        start, tags = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC), parent.data.tags
-        state = "finished" if (said := state_of(parent)) == "complete" else said
-        # MLflow keeps the end of a run that is running again.
-        end = None if state == "running" else time_of(parent.info.end_time)
-        study = Study(
-            name=name,
-            run_id=parent.info.run_id,
-            state=state,
-            start=start,
-            end=end or max(attempts["end"].dropna(), default=start),
-            tags={k: v for k, v in tags.items() if not k.startswith("mlflow.")},
-            params=parent.data.params | {name: tags[name] for name in _LATEST if name in tags},
-            metrics=metrics_of(parent) if state == "finished" else {},  # else those of an earlier, shorter search
-            attempts=attempts,
-            search=search,
-            confirm=confirm,
-            final=final,
-            data_set=self.data_set(parent),
-            in_default_store=self.store.root == DEFAULT_STORE,
-            on_server=self._database is None,
-            test_set_evaluations=count_test_set_evaluations(self.store.test_set_evaluations, name),
-        )
-        run_ids = list(study.subject["run_id"])
-        lost = tuple(line for run_id in run_ids for line in self.require_artifacts(self.run(run_id)))
-        artifacts = self._artifacts(study.run_id, run_ids, is_champion=len(study.champion) > 0)
-        return replace(
-            study,
-            curves=self._curves(run_ids),
-            artifacts=replace(artifacts, missing=lost),
-            adapted=self._adapted(name, study.data_set),
-        )
-
-    def log(self, run_id: str, folder: Path, names: Sequence[str], under: str) -> str:
-        """Log files of a folder to a run, replacing those of the same names.
-
-        Returns:
-            Why that failed, on one line; empty if it did not.
-        """
-        if self.store.original is not None:
-            return f"the store {self.store.root} cannot be written to"
-        try:
-            follow_store(self.store)
-            for name in names:
-                self.client.log_artifact(run_id, str(folder / name), str(PurePosixPath(under, name).parent))
-        except Exception as error:  # a read-only store, a full disk, a server that is down
-            return first_line(error)
-        return ""
-
-    def require_artifacts(self, run: Run) -> list[str]:
-        """Check that the artifacts of a complete run were not lost, before anything is said to be unknown.
-
-        Returns:
-            the single files that are missing, as "recipe.toml of trial 0".
-
-        Raises:
-            StoreError: the whole folder is missing.
-        """
-        if state_of(run) != "complete" or (missing := missing_artifacts(self.store, run)) is None:
-            return []
-        folder, names = missing
-        if not folder.is_dir():
-            raise StoreError(
-                f"the artifacts of {run.info.run_name} must be in {folder}, but there is no such folder; bring it "
-                "back from a copy (run_study.py --verify lists all that is missing)"
-            )
-        return [f"{name} of {run.info.run_name}" for name in names]
-
-    def artifact(self, run_id: str, path: str) -> bytes | None:
-        """Load a run's artifact; None if it has none.
-
-        Raises:
-            StoreError: it has one that cannot be downloaded, or MLflow does not answer.
-        """
-        uri = self.store.tracking_uri
-        with answering(uri):
-            try:
-                run = self.client.get_run(run_id)
-            except MlflowException as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # a reproduction, of which only the file was copied
-                    return None
-                raise
-        folder = artifact_folder(self.store, str(run.info.artifact_uri))
-        if folder is not None:
-            try:
-                return (folder / path).read_bytes()
-            except OSError:
-                return None
-        try:
-            with TemporaryDirectory() as scratch:
-                return Path(self.client.download_artifacts(run_id, path, scratch)).read_bytes()
-        except (MlflowException, OSError) as error:  # a missing artifact, or a failed download
-            with answering(uri):
-                listed = self.client.list_artifacts(run_id, str(PurePosixPath(path).parent).removeprefix("."))
-            if any(file.path == path and not file.is_dir for file in listed):
-                raise StoreError(f"{path} of run {run_id} must be readable, but: {first_line(error)}") from error
-            return None
-
-    def json(self, run_id: str, path: str) -> dict[str, Any]:
-        """Load a run's artifact that is a JSON object; empty if it is missing or damaged."""
-        try:
-            content = json.loads(self.artifact(run_id, path) or b"null")
-        except ValueError:
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    def data_set(self, run: Run) -> DataSet:
-        """Load the data set of a run from its study's own run; CIFAR-10 where none is on record.
-
-        Raises:
-            StoreError: that of a study of other data is missing or damaged.
-        """
-        name = self.experiments[run.info.experiment_id]
-        parent = self._parents.get(name) or self._parent(run)
-        tags, uri = parent.data.tags, str(parent.info.artifact_uri)
-        try:
-            return DataSet.from_dict(self.json(parent.info.run_id, DATA_SET))
-        except TypeError:
-            if tags.get("data_sha256", CIFAR10.sha256) == CIFAR10.sha256:
-                return CIFAR10
-            raise StoreError(
-                f"the data set of {name} ({tags.get('data', 'own images')}) must be in "
-                f"{artifact_folder(self.store, uri) or uri}/{DATA_SET}, but that is missing or damaged; bring it back "
-                "from a copy"
-            ) from None
-
-    def _parent(self, run: Run) -> Run:
-        """Return the run that `run` is nested in, or itself."""
-        parent = run.data.tags.get("mlflow.parentRunId")
-        return run if parent is None else self.run(parent)
-
-    def confusion(self, run_id: str, path: str) -> tuple[tuple[str, ...], npt.NDArray[np.int64]] | None:
-        """Load the classes and the counts of a run's confusion matrix; None if it is missing or damaged."""
-        try:
-            content = self.json(run_id, path)
-            classes, counts = tuple(content["classes"]), np.array(content["matrix"], dtype=np.int64)
-        except (KeyError, TypeError, ValueError):
-            return None
-        return (classes, counts) if counts.shape == (len(classes), len(classes)) else None
-
-    def answers(self, run_id: str) -> ImageAnswers | None:
-        """Load a run's predictions of the test images; None if they are missing or damaged."""
-        try:
-            content = (self.artifact(run_id, "test/predictions.csv") or b"").decode()
-            rows = sorted(csv.DictReader(content.splitlines()), key=lambda row: int(row["index"]))
-            true, predicted = (tuple(row[name] for row in rows) for name in ("true", "predicted"))
-            return ImageAnswers(true, predicted, tuple(float(row["probability"]) for row in rows)) if rows else None
-        except (KeyError, TypeError, ValueError):
-            return None
-
-    def curve(self, run_id: str, key: str) -> tuple[tuple[int, float], ...]:
-        """Load a metric as (step, value), by step and without infinite values."""
-        # A resumed run may have logged a step twice; the later value counts.
-        with answering(self.store.tracking_uri):
-            history = self.client.get_metric_history(run_id, key)
-        return tuple(sorted({p.step: p.value for p in history if abs(p.value) < LARGEST}.items()))
-
-    def _attempts(self, parent: Run) -> pd.DataFrame:
-        """Every run of a study."""
-        if self._database is not None:
-            with suppress(sqlite3.Error):
-                return run_table.from_sqlite(self._database, parent.info.run_id)
-        where = f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
-        return run_table.from_runs(self.runs(where, self.experiments[parent.info.experiment_id]))
-
-    def _curves(self, run_ids: Sequence[str]) -> pd.DataFrame:
-        """The curves of these runs, in their order; see `Study` for the columns."""
-        rows = [(run_id, key, *point) for run_id in run_ids for key in _CURVES for point in self.curve(run_id, key)]
-        return pd.DataFrame(rows, columns=["run_id", "key", "step", "value"])
-
-    def _artifacts(self, parent: str, run_ids: Sequence[str], *, is_champion: bool) -> StudyArtifacts:
-        # Of the champion the report shows the test set, of any other run the validation set.
-        confusion, mistakes = "confusion.json", "pictures/mistakes.png"
-        if is_champion:
-            confusion, mistakes = "test/confusion.json", "test/mistakes.png"
-        confusions = {r: read for r in run_ids if (read := self.confusion(r, confusion))}
-        classes = next((names for names, _ in confusions.values()), ())
-        recipe = next((text for r in run_ids if (text := self.artifact(r, "recipe.toml"))), None)
-        space = self.artifact(parent, "space.toml")
-        shown, picture = self._first_picture(run_ids, "test/prediction.png")
-        prediction = self.json(shown, "test/prediction.json") if shown else None
-        mistakes_run, mistakes_picture = self._first_picture(run_ids, mistakes)
-        return StudyArtifacts(
-            samples=self._first_picture([parent], "pictures/samples.png")[1],
-            mistakes=mistakes_picture,
-            mistakes_run=mistakes_run,
-            prediction_picture=picture if prediction else None,
-            prediction=prediction or None,
-            prediction_run=shown,
-            confusions={run_id: counts for run_id, (names, counts) in confusions.items() if names == classes},
-            classes=classes,
-            recipe=recipe.decode(errors="replace") if recipe else None,
-            space=space.decode(errors="replace") if space else None,
-            model_uris=self._model_uris(run_ids),
-            answers={r: known for r in run_ids if is_champion and (known := self.answers(r)) is not None},
-            serving={r: found for r in run_ids if is_champion and (found := self._serving(r))},
-            http={r: speed for r in run_ids if is_champion and (speed := self._http(r)) is not None},
-        )
-
-    def _first_picture(self, run_ids: Sequence[str], path: str) -> tuple[str, bytes | None]:
-        """The first of the runs that has this picture, and the picture."""
-        for run_id in run_ids:
-            picture = self.artifact(run_id, path)
-            if picture and picture.startswith(b"\x89PNG"):
-                return run_id, picture
-        return "", None
-
-    def _adapted(self, study: str, data_set: DataSet) -> Adapted | None:
-        """The adapted network that the store has for the images of a study; None if it has none."""
-        run = find_adapted(self.runs("tags.stage = 'adapted'"), study, data_set)
-        if run is None:
-            return None
-        run_id = run.info.run_id
-        return adapted_of(run, data_set, self.answers(run_id), self._serving(run_id), self._http(run_id))
-
-    def _serving(self, run_id: str) -> tuple[Timing, ...]:
-        try:
-            timings = [Timing(**timing) for timing in json.loads(self.artifact(run_id, "test/serving.json") or b"[]")]
-        except (ValueError, TypeError):
-            return ()
-        return tuple(sorted(timings, key=lambda timing: timing.images))
-
-    def _http(self, run_id: str) -> HttpSpeed | None:
-        try:
-            return HttpSpeed(**self.json(run_id, HTTP_SPEED))
-        except TypeError:
-            return None
-
-    def _model_uris(self, run_ids: Sequence[str]) -> dict[str, str]:
-        outputs = {run_id: self.client.get_run(run_id).outputs for run_id in run_ids}
-        models = {run_id: out.model_outputs for run_id, out in outputs.items() if out is not None}
-        return {run_id: f"models:/{logged[0].model_id}" for run_id, logged in models.items() if logged}
+    Raises:
+        StoreError: there is no such study, or none at all; its data set is missing.
+    """
+    parent = reader.study_run(name)
+    name, tags = reader.experiments[parent.info.experiment_id], parent.data.tags
+    attempts = reader.attempts(parent)
+    search = attempts[attempts["tags.stage"] == "search"].drop_duplicates("trial", keep="last")
+    start = time_of(parent.info.start_time) or datetime.fromtimestamp(0, UTC)
+    state = "finished" if (said := state_of(parent)) == "complete" else said
+    # MLflow keeps the end of a run that is running again.
+    end = None if state == "running" else time_of(parent.info.end_time)
+    return Study(
+        name=name,
+        run_id=parent.info.run_id,
+        state=state,
+        start=start,
+        end=end or max(attempts["end"].dropna(), default=start),
+        tags={k: v for k, v in tags.items() if not k.startswith("mlflow.")},
+        params=parent.data.params | {name: tags[name] for name in _LATEST if name in tags},
+        metrics=metrics_of(parent) if state == "finished" else {},  # else those of an earlier, shorter search
+        attempts=attempts,
+        search=search.reset_index(drop=True),
+        confirm=_last_attempts(attempts, "confirm"),
+        final=_last_attempts(attempts, "final"),
+        data_set=reader.data_set(parent),
+        in_default_store=reader.store.root == DEFAULT_STORE,
+        on_server=reader.store.mlflow_file is None,
+        test_set_evaluations=count_test_set_evaluations(reader.store.test_set_evaluations, name),
+    )
 
 
 def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
@@ -378,11 +88,93 @@ def _last_attempts(attempts: pd.DataFrame, stage: str) -> pd.DataFrame:
     return last.sort_values(["source_trial", "seed"], kind="stable").reset_index(drop=True)
 
 
-def _check_database(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise StoreError(f"{path.name} must be readable, but: {error}") from error
-    if not start.startswith(b"SQLite format 3"):
-        raise StoreError(f"{path.name} must be an SQLite database, but {path} is not")
+def _artifacts(reader: StudyReader, study: Study) -> StudyArtifacts:
+    run_ids, is_champion = list(study.subject["run_id"]), len(study.champion) > 0
+    runs = {run_id: reader.run(run_id) for run_id in run_ids}
+    missing = tuple(line for run in runs.values() for line in reader.require_artifacts(run))
+    # Of the champion the report shows the test set, of any other run the validation set.
+    confusion, mistakes = "confusion.json", "pictures/mistakes.png"
+    if is_champion:
+        confusion, mistakes = "test/confusion.json", "test/mistakes.png"
+    confusions = {r: read for r in run_ids if (read := reader.confusion(r, confusion))}
+    classes = next((names for names, _ in confusions.values()), ())
+    recipe = next((text for r in run_ids if (text := reader.artifact(r, "recipe.toml"))), None)
+    space = reader.artifact(study.run_id, "space.toml")
+    shown, picture = _first_picture(reader, run_ids, "test/prediction.png")
+    prediction = reader.json(shown, "test/prediction.json") if shown else None
+    mistakes_run, mistakes_picture = _first_picture(reader, run_ids, mistakes)
+    return StudyArtifacts(
+        samples=_first_picture(reader, [study.run_id], "pictures/samples.png")[1],
+        mistakes=mistakes_picture,
+        mistakes_run=mistakes_run,
+        prediction_picture=picture if prediction else None,
+        prediction=prediction or None,
+        prediction_run=shown,
+        confusions={run_id: counts for run_id, (names, counts) in confusions.items() if names == classes},
+        classes=classes,
+        recipe=recipe.decode(errors="replace") if recipe else None,
+        space=space.decode(errors="replace") if space else None,
+        model_uris={r: f"models:/{models[0]}" for r, run in runs.items() if (models := models_of(run))},
+        answers={r: known for r in run_ids if is_champion and (known := reader.answers(r)) is not None},
+        serving={r: found for r in run_ids if is_champion and (found := reader.serving(r))},
+        http={r: speed for r in run_ids if is_champion and (speed := reader.http(r)) is not None},
+        missing=missing,
+    )
+
+
+def _first_picture(reader: StudyReader, run_ids: Sequence[str], path: str) -> tuple[str, bytes | None]:
+    """The first of the runs that has this picture, and the picture."""
+    for run_id in run_ids:
+        picture = reader.artifact(run_id, path)
+        if picture and picture.startswith(b"\x89PNG"):
+            return run_id, picture
+    return "", None
+
+
+def _curves(reader: StudyReader, study: Study) -> pd.DataFrame:
+    """The curves of the study's subject; see `Study` for the columns."""
+    run_ids = study.subject["run_id"]
+    rows = [(run_id, key, *point) for run_id in run_ids for key in _CURVES for point in reader.curve(run_id, key)]
+    return pd.DataFrame(rows, columns=["run_id", "key", "step", "value"])
+
+
+def _adapted(reader: StudyReader, study: Study) -> Adapted | None:
+    """The adapted network that the store has for the images of the study; None if it has none."""
+    run = _find_adapted(reader, study)
+    if run is None:
+        return None
+    run_id, tags, params, metrics = run.info.run_id, run.data.tags, run.data.params, metrics_of(run)
+    answers = reader.answers(run_id)
+    images = len(answers.true) if answers is not None else study.data_set.test_images
+    return Adapted(
+        study=tags["study"],
+        run_id=run_id,
+        backbone=tags["backbone"],
+        source=tags["backbone_source"],
+        pretrained_on=tags["pretrained_on"],
+        device=tags.get("device", ""),
+        threads=int(tags.get("threads", "1")),
+        side=int(params["side"]),
+        parameters=int(params["parameters"]),
+        validation=float(tags["val_accuracy"]),
+        test=mean_accuracy([metrics["test/accuracy"]], (run_id,), images),
+        augmented=metrics.get("test/tta_accuracy"),
+        model_bytes=metrics.get("cost/model_bytes"),
+        study_seconds=metrics.get("cost/study_seconds"),
+        seconds=metrics.get("cost/seconds"),
+        flops=metrics.get("cost/training_flops"),
+        answers=answers,
+        serving=reader.serving(run_id),
+        http=reader.http(run_id),
+        head=float(tags["head_accuracy"]),
+        tuned=float(tags["tuned_accuracy"]) if "tuned_accuracy" in tags else None,
+        is_tuned=tags["trial"] == tuned_key(int(tags["source_trial"])),
+    )
+
+
+def _find_adapted(reader: StudyReader, study: Study) -> Run | None:
+    """Return the tested run on these images: that of the study `NAME-adapted`, else the newest."""
+    own, sha256 = adapted_study(study.name), study.data_set.sha256
+    runs = reader.runs("tags.stage = 'adapted'")
+    tested = [run for run in runs if "test/accuracy" in run.data.metrics and run.data.tags["data_sha256"] == sha256]
+    return max(tested, key=lambda run: (run.data.tags.get("study") == own, run.info.start_time), default=None)

@@ -11,7 +11,7 @@ from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from cifar_core.transfer.adapted import LoadedNetwork, load_network
 from experiments.reading.named_runs import LETTERS, candidates, runs_named
-from experiments.reading.studies import StudyReader
+from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.words import shortened
@@ -59,6 +59,7 @@ def recipe_of(run_id: str, reader: StudyReader) -> Recipe:
     """
     text = reader.artifact(run_id, "recipe.toml")
     if text is None:
+        reader.require_artifacts(reader.run(run_id))
         raise StoreError(f"a run must have the artifact recipe.toml, but {run_id} has none")
     return Recipe.from_toml(text.decode(errors="replace"))
 

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from mlflow.entities.model_registry import ModelVersion
 
 from experiments.reading.named_runs import champion_of
-from experiments.reading.studies import HTTP_SPEED, StudyReader
 from experiments.reading.study import HttpSpeed
+from experiments.reading.study_reader import HTTP_SPEED, StudyReader
 from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow

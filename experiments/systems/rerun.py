@@ -16,7 +16,7 @@ from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import EvalSchedule, TrainState, total_steps, train
-from experiments.reading.studies import StudyReader
+from experiments.reading.study_reader import StudyReader
 from experiments.reading.weights import KnownRun, recipe_of
 from sweeps.console import SweepConsole
 from sweeps.tracking.provenance import provenance

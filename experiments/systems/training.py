@@ -93,8 +93,9 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Reproduc
         Interrupted: SIGINT, SIGTERM or SIGHUP; a later call resumes.
     """
     run = _Run(name, recipe, context)
-    goal = run.steps if epochs is None else min(run.steps, max(1, round(epochs / recipe.epochs * run.steps)))
-    if run.is_known and run.step >= goal and run.tested is not None:
+    steps = total_steps(recipe, len(run.data.train))
+    goal = steps if epochs is None else min(steps, max(1, round(epochs / recipe.epochs * steps)))
+    if run.result is not None and run.result.test is not None and run.step >= goal:
         run.say(f"nothing is left to do, {run.path} reaches to epoch {run.epochs}; another --results trains it anew")
         return
     run.check_device()
@@ -120,7 +121,11 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Reproduc
 
 
 class _Run:
-    """One reproduction: its files and its progress."""
+    """One reproduction, whose result file holds its progress and says which run it is.
+
+    Without such a file, it is a new run. The file has the id of the run in MLflow, whose key is the name of the folder
+    with the checkpoints.
+    """
 
     def __init__(self, name: str, recipe: Recipe, context: ReproductionContext) -> None:
         self.name, self.recipe, self.context = name, recipe, context
@@ -128,17 +133,15 @@ class _Run:
         self.path = context.results / f"{name}-seed{recipe.seed}.json"
         self.data = _split(recipe, context)
         self.watched: Literal["test", "validation"] = "test" if recipe.val_fraction == 0 else "validation"
-        self.steps = total_steps(recipe, len(self.data.train))  # of the whole schedule
         self.tags = provenance(CIFAR10, context.hardware, torch.get_num_threads())
-        self.run_id = ""  # in MLflow, once it has begun
-        self.curve: list[Point] = []
-        self.tested: Tested | None = None
-        self.learning_rate_found: float | None = None
-        self.began_on = self.tags["device"]
-        self.wall_seconds = 0.0
-        self.is_known = self._recall()
+        self.result = self._recall()  # None before the first point
         self.key = self._key()
         self.checkpoints = Checkpoints(context.store.checkpoints(SYSTEMS_EXPERIMENT, self.key))
+        self.run_id = ""  # in MLflow, once it has begun
+
+    @property
+    def curve(self) -> tuple[Point, ...]:
+        return self.result.curve if self.result is not None else ()
 
     @property
     def step(self) -> int:
@@ -146,20 +149,23 @@ class _Run:
         return self.curve[-1].step if self.curve else 0
 
     @property
-    def epoch(self) -> float:
-        return self.curve[-1].epoch if self.curve else 0.0
-
-    @property
     def epochs(self) -> str:
         """Epochs done, for people: whole steps may add up to 14.0006 instead of 14."""
-        return f"{round(self.epoch, 2):g}"
-
-    @property
-    def training_flops(self) -> float:
-        return float(step_flops(self.recipe)) * self.step
+        return f"{round(self.curve[-1].epoch, 2):g}"
 
     def say(self, line: str) -> None:
         self.context.console.say(f"{self.title}: {line}")
+
+    def _recall(self) -> Result | None:
+        """Load the result file of an earlier call; None if there is none of this run."""
+        if not self.path.exists():
+            return None
+        with suppress(UserError):
+            stored = read_result(self.path)
+            if Recipe.from_dict(stored.recipe) == self.recipe:
+                return stored
+        self.say(f"{self.path} does not hold this run")
+        return None
 
     def _key(self) -> str:
         """Return the key of the run that the result file is of; of a new one if there is no file.
@@ -172,25 +178,11 @@ class _Run:
         for key in (f"{first}-{number}" if number > 1 else first for number in itertools.count(1)):
             if tracker.state(key) is None:
                 return free or key
-            if self.is_known and tracker.run_id(key) == self.run_id:
+            if self.result is not None and tracker.run_id(key) == self.result.run_id:
                 return key
             if free is None and not tracker.recorded(key):
                 free = key
         raise AssertionError("the numbers do not end")
-
-    def _recall(self) -> bool:
-        """Load the result file of an earlier call; return false if there is none of this run."""
-        if not self.path.exists():
-            return False
-        with suppress(UserError):
-            stored = read_result(self.path)
-            if Recipe.from_dict(stored.recipe) == self.recipe:
-                self.curve, self.tested = list(stored.curve), stored.test
-                self.learning_rate_found, self.wall_seconds = stored.learning_rate_found, stored.wall_seconds
-                self.began_on, self.run_id = stored.hardware.device, stored.run_id
-                return True
-        self.say(f"{self.path} does not hold this run")
-        return False
 
     def check_device(self) -> None:
         """Check that the run can resume on this device.
@@ -198,7 +190,9 @@ class _Run:
         Raises:
             UserError: it began on another kind of device.
         """
-        before, now = (device.partition(":")[0] for device in (self.began_on, self.tags["device"]))
+        if self.result is None:
+            return
+        before, now = (device.partition(":")[0] for device in (self.result.hardware.device, self.tags["device"]))
         if before != now and self.checkpoints.folder.exists():
             raise UserError(
                 f"{self.title} must resume on {before}, where it began, but got {now}; without {self.path} it begins "
@@ -222,19 +216,11 @@ class _Run:
             UserError, DivergedError, Interrupted: as for `reproduce`.
         """
         tracker = self.context.tracker
-        state = self._resume()
-        is_new = state is None
-        if state is None:
-            self.curve, self.wall_seconds = [], 0.0
-            recipe, found = settle(self.recipe, self.data, self.context.hardware)
-            if found is not None:
-                self.say(f"the range test suggests a peak learning rate of {found.suggestion:.3g}")
-                self.learning_rate_found = found.suggestion
-                log_range_test(tracker, self.key, found)
-            state = TrainState.create(recipe, self.data, self.context.hardware)
+        state = self._resume() or self._begin_anew()
         if state.step >= goal:  # stopped between the last step and the test
             return state
-        before, started = self.wall_seconds, time.perf_counter()
+        before = self.result.wall_seconds if self.result is not None else 0.0
+        started = time.perf_counter()
         system = SystemMetrics(self.context.hardware.device)
         for progress in train(state, self.data, _schedule(self.recipe, len(self.data.val))):
             validation = progress.validation
@@ -244,17 +230,14 @@ class _Run:
                 )
             met = "test" if self.watched == "test" else "val"
             tracker.point(self.key, progress, met=met, system=system.read())
-            self.curve.append(Point(**asdict(replace(progress, validation=None))))
-            self.wall_seconds = before + time.perf_counter() - started
-            self.tested = None
+            curve = (*self.curve, Point(**asdict(replace(progress, validation=None))))
+            self.result = self._result(state, curve, before + time.perf_counter() - started)
             if validation is not None and self.watched == "test":
                 self._record_evaluation()
-            if is_new:
+            if len(curve) == 1:
                 self._set_aside()
-                self.checkpoints.clear()  # later ones of an earlier run would count as the newest
-                is_new = False
             # The file is written first, so that every checkpoint has its points in the file.
-            write_json(self.path, self.result())
+            write_json(self.path, self.result)
             self.checkpoints.save(state)
             if validation is not None:
                 self._report(progress, validation)
@@ -283,27 +266,26 @@ class _Run:
         outcome = Outcome.of(predictions, files | artifacts.of_test(self.context.test, predictions), augmented)
         tracker.tested(self.key, outcome, {"epochs_run": self.epochs})
         tracker.end(self.key, "complete", outcome=validation, metrics=self.costs())
-        self.tested = Tested.of(predictions, augmented)
-        write_json(self.path, self.result())
+        assert self.result is not None
+        write_json(self.path, replace(self.result, test=Tested.of(predictions, augmented)))
         reached = percent(predictions.accuracy, 2) + with_tta(augmented)
         self.say(f"{reached} of the test set after epoch {self.epochs}; {self.path}")
 
-    def result(self) -> Result:
-        """Return the result so far; the curve must have a point."""
+    def _result(self, state: TrainState, curve: tuple[Point, ...], wall_seconds: float) -> Result:
         return Result(
             name=self.name,
             seed=self.recipe.seed,
             recipe=self.recipe.to_dict(),
-            learning_rate_found=self.learning_rate_found,
+            learning_rate_found=None if state.recipe == self.recipe else state.recipe.peak_rate,
             epochs_planned=self.recipe.epochs,
-            epochs_run=self.epoch,
+            epochs_run=curve[-1].epoch,
             watched=self.watched,
-            curve=tuple(self.curve),
-            test=self.tested,
+            curve=curve,
+            test=None,
             kept="best" if self.recipe.keep_best else "last" if self.recipe.average == "none" else "average",
-            train_seconds=self.curve[-1].train_seconds,
-            wall_seconds=self.wall_seconds,
-            training_flops=self.training_flops,
+            train_seconds=curve[-1].train_seconds,
+            wall_seconds=wall_seconds,
+            training_flops=float(step_flops(self.recipe)) * curve[-1].step,
             hardware=Machine(
                 device=self.tags["device"],
                 processor=self.tags["cpu"],
@@ -318,37 +300,46 @@ class _Run:
         )
 
     def costs(self) -> Mapping[str, float]:
-        if not self.curve:
+        if self.result is None:
             return {}
-        last = self.curve[-1]
         return {
-            "cost/seconds": self.wall_seconds,
-            "cost/training_flops": self.training_flops,
-            "cost/epochs": last.epoch,
-            "cost/images_per_second": last.step * self.recipe.batch_size / last.train_seconds,
+            "cost/seconds": self.result.wall_seconds,
+            "cost/training_flops": self.result.training_flops,
+            "cost/epochs": self.result.epochs_run,
+            "cost/images_per_second": self.step * self.recipe.batch_size / self.result.train_seconds,
         }
 
     def _resume(self) -> TrainState | None:
         """Load the newest checkpoint, and cut the curve to its step; None if either is missing."""
-        found = self.learning_rate_found
+        found = self.result.learning_rate_found if self.result is not None else None
         recipe = self.recipe if found is None else replace(self.recipe, learning_rate=found)
         state = self.checkpoints.load(recipe, self.data, self.context.hardware, self.context.console.say)
         if state is None:
             return None
-        if not any(point.step == state.step for point in self.curve):
+        curve = tuple(point for point in self.curve if point.step <= state.step)
+        if self.result is None or not curve or curve[-1].step != state.step:
             self.say(f"starts again, as {self.path} does not hold its points up to step {state.step}")
             return None
-        self.curve = [point for point in self.curve if point.step <= state.step]
+        self.result = self._result(state, curve, self.result.wall_seconds)
         self.say(f"resumes after epoch {self.epochs}")
         return state
 
+    def _begin_anew(self) -> TrainState:
+        self.result = None
+        recipe, found = settle(self.recipe, self.data, self.context.hardware)
+        if found is not None:
+            self.say(f"the range test suggests a peak learning rate of {found.suggestion:.3g}")
+            log_range_test(self.context.tracker, self.key, found)
+        return TrainState.create(recipe, self.data, self.context.hardware)
+
     def _set_aside(self) -> None:
-        """Keep the result file of an earlier run, as this one begins anew."""
+        """Keep the result file of an earlier run, as this one begins anew, and drop its checkpoints."""
         if self.path.exists():
             names = (self.path.with_suffix(f".json.old{number or ''}") for number in itertools.count())
             kept = next(name for name in names if not name.exists())
             self.path.replace(kept)
             self.say(f"began anew, and keeps the earlier result as {kept}")
+        self.checkpoints.clear()  # they would count as the newest
 
     def _report(self, progress: Progress, validation: Predictions) -> None:
         each = (progress.train_seconds + progress.validation_seconds) / progress.epoch

@@ -23,7 +23,8 @@ from cifar_core.evaluation.serving import Timing
 from experiments.decision.facts import Facts, gather
 from experiments.reading.published import load_published
 from experiments.reading.scenario import Scenario, load_scenario
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_study
+from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store
 
 EASE = (0.01, 0.03, -0.04, -0.09, 0.0, -0.06, 0.03, 0.02, 0.05, 0.03)  # of each class against the mean
@@ -189,7 +190,7 @@ class Fake:
     def facts(self, name: str = "demo", scenario: Scenario | None = None) -> Facts:
         """The facts of a study, by default under the shipped scenario."""
         published = load_published()
-        return gather(StudyReader(self.place).read(name), published, scenario or load_scenario(published))
+        return gather(read_study(StudyReader(self.place), name), published, scenario or load_scenario(published))
 
 
 def _metrics(values: Mapping[str, float], at: int) -> list[Metric]:

@@ -20,7 +20,7 @@ from experiments.decision.recommendation import HEADS
 from experiments.pages.text import money, total
 from experiments.reading.published import rate
 from experiments.reading.scenario import DEFAULT_SCENARIO
-from experiments.reading.studies import StudyReader
+from experiments.reading.study_reader import StudyReader
 from experiments.report import SECTIONS, write_report
 from sweeps import snapshot
 from tests.conftest import Refused

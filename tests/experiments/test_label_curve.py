@@ -23,8 +23,9 @@ from cifar_core.transfer.features import Features
 from experiments import label_curve
 from experiments.labels import adapting, training
 from experiments.reading.label_curve import load_label_curve
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_study
 from experiments.reading.study import LabelCurve
+from experiments.reading.study_reader import StudyReader
 from sweeps.command_line import Interrupted
 from sweeps.lock import acquire
 from sweeps.tracking import artifacts
@@ -63,7 +64,7 @@ def with_a_small_champion(store: Fake) -> Fake:
     """Add the study `demo`, whose champion is a small network, of as many images as there are."""
     data_set = replace(CIFAR10, train_images=len(IMAGES.train), val_images=len(IMAGES.val))
     store.put(store.add(), {DATA_SET: json.dumps(data_set.to_dict()).encode()})
-    for run_id in StudyReader(store.place).read("demo").subject["run_id"]:
+    for run_id in read_study(StudyReader(store.place), "demo").subject["run_id"]:
         store.put(run_id, {"recipe.toml": SMALL.to_toml().encode()})
     return store
 
@@ -115,7 +116,7 @@ def test_an_interrupted_curve_resumes_to_the_same_accuracies(
     assert known(others).runs == (), "runs of an earlier study of that name"
     assert not list((studied.folder / "checkpoints").glob("*/*"))
     assert [list(map(len, runs)) for runs in [curve.of_way("build").values()]] == [[2, 1]]
-    assert curve.source == StudyReader(studied.place).read("demo").subject["run_id"].iloc[0]
+    assert curve.source == read_study(StudyReader(studied.place), "demo").subject["run_id"].iloc[0]
     assert "pictures/classes.png" in note_of(curve.runs[0].run_id, studied)
 
     whole = with_a_small_champion(Fake(tmp_path / "whole", blank))

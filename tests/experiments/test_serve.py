@@ -23,8 +23,8 @@ from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.training import predict
 from experiments import serve
-from experiments.reading.studies import HTTP_SPEED, StudyReader
 from experiments.reading.study import HttpSpeed
+from experiments.reading.study_reader import HTTP_SPEED, StudyReader
 from experiments.serve import main
 from experiments.serving.champion import record_speed, registered
 from sweeps.store import Store, StoreError

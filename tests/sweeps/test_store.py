@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlparse
 import optuna
 import pytest
 
-from experiments.reading.studies import StudyReader
+from experiments.reading.study_reader import StudyReader
 from sweeps.store import DEFAULT_STORE, Store, StoreError
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 

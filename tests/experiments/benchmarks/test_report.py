@@ -8,14 +8,15 @@ import pytest
 
 from experiments.benchmarks.report import bench_report
 from experiments.benchmarks.synthetic import fill_store
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_study
+from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store
 
 
 @pytest.mark.slow
 def test_report_of_a_synthetic_study_is_timed(tmp_path: Path) -> None:
     fill_store(Store.locate(tmp_path / "mlruns"), 30)
-    study = StudyReader(Store.locate(tmp_path / "mlruns")).read()
+    study = read_study(StudyReader(Store.locate(tmp_path / "mlruns")))
     assert (len(study.search), len(study.confirm), len(study.champion), study.state) == (30, 2, 2, "finished")
     assert list(study.champion["tags.key"]) == ["final-0-0", "final-0-1"]
     assert study.confirm["metrics.test/accuracy"].isna().all()

@@ -29,7 +29,7 @@ from tests.experiments.support import ADAPTED, known, with_artifacts
 PUBLISHED = load_published()
 SCENARIO = load_scenario(PUBLISHED)
 COST = Cost(
-    device="cpu", processor="a processor", machine=PUBLISHED.compute("cpu"), machines=1, run_machines=1, copies=2,
+    device="cpu", processor="a processor", machine=PUBLISHED.compute("cpu"), units=2, run_units=1,
     seconds=3600.0, estimated=False, flops=1e15, retrain_seconds=600.0, retrain_flops=1e14, training_per_second=500.0,
     speed=Speed(0.01, 0.02, 256, 2000.0, bounded=False, runs=("r",)),
 )  # fmt: skip
@@ -92,7 +92,7 @@ def test_all_cores_of_the_machine_that_is_paid_label_images(demo: Facts) -> None
 
 
 def test_an_adapted_network_has_the_machines_of_its_own_threads(demo: Facts) -> None:
-    cluster = replace(COST, machines=16, run_machines=1)
+    cluster = replace(COST, units=32)
     for threads, machines in ((2, 1), (8, 4)):
         cost = adapting_cost(cluster, replace(ADAPTED, threads=threads), PUBLISHED)
         assert (cost.machines, cost.run_machines) == (machines, machines)
@@ -103,7 +103,7 @@ def test_an_adapted_network_has_the_machines_of_its_own_threads(demo: Facts) -> 
 
 
 def test_a_machine_whose_price_is_stated_has_the_threads_of_the_study(demo: Facts) -> None:
-    stated = AssumedPrice(key="scenario-compute", name="own", role="compute", usd=0.7, units=10**6, source="mine.toml")
+    stated = AssumedPrice(key="scenario-compute", name="own", role="compute", usd=0.7, units=None, source="mine.toml")
     wide = replace(demo.study, tags={**demo.study.tags, "workers": "8", "threads": "2"})
     for threads, copies in (("16", 1), ("4", 4)):
         study = replace(wide, final=demo.study.final.assign(**{"tags.threads": threads}))
@@ -127,7 +127,8 @@ def test_the_load_of_a_machine_adds_its_wait_to_an_answer(images: float) -> None
     # At the limit of 60 %, 95 % of the images wait for at most 2.83 answers.
     seconds = answer_seconds(COST, images)
     assert 0.02 <= seconds <= 0.02 + 2.83 * 0.01
-    assert answer_seconds(replace(COST, run_machines=2), images) == pytest.approx(seconds), "two machines answer as one"
+    one, two = (answer_seconds(replace(COST, run_units=threads), images) for threads in (2, 4))
+    assert one == pytest.approx(two), "two machines answer as one"
     assert answer_seconds(COST, 2 * 100 * SECONDS_A_MONTH * LOAD_LIMIT) == pytest.approx(0.0483, abs=1e-5)
 
 

@@ -67,7 +67,7 @@ def draw(chance: random.Random, facts: Facts) -> Facts:
     speed = replace(known(facts.cost.speed), latency=chance.choice([0.0005, 0.004, 0.4]), p95=maybe(0.6, odds=0.2))
     cost = replace(
         facts.cost, speed=maybe(replace(speed, bounded=maybe(True, False, 0.2)), odds=0.9),
-        machine=maybe(facts.cost.machine, odds=0.9), run_machines=chance.choice([1, 1, 3]),
+        machine=maybe(facts.cost.machine, odds=0.9), run_units=chance.choice([1, 1, 6]),
     )  # fmt: skip
     low = chance.uniform(0.3, 0.95)
     test = maybe(Estimate(low + 0.01, low, low + 0.02, ("r" * 32,), 10_000), odds=0.9)

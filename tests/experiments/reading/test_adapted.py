@@ -11,7 +11,8 @@ from mlflow.entities import Metric, Param, RunTag
 
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.serving import Timing
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_study
+from experiments.reading.study_reader import StudyReader
 from tests.experiments.fake_store import START, Fake, sure_answers
 from tests.experiments.support import known
 
@@ -49,16 +50,16 @@ def add(
 
 def test_that_of_the_study_comes_first_then_the_newest_of_the_same_images(fresh_store: Fake) -> None:
     fresh_store.add(champion=())
-    assert StudyReader(fresh_store.place).read("demo").adapted is None
+    assert read_study(StudyReader(fresh_store.place), "demo").adapted is None
     add(fresh_store, "photos-adapted", start=START + 9, data="other images")
     add(fresh_store, "untested-adapted", start=START + 8, tested=False)
     add(fresh_store, "old-adapted", start=START + 1)
     newest = add(fresh_store, "new-adapted", start=START + 2)
-    assert known(StudyReader(fresh_store.place).read("demo").adapted).run_id == newest
-    assert known(StudyReader(fresh_store.place).read("demo").adapted).tuned is None
+    assert known(read_study(StudyReader(fresh_store.place), "demo").adapted).run_id == newest
+    assert known(read_study(StudyReader(fresh_store.place), "demo").adapted).tuned is None
     of_both = {"head_accuracy": "0.8500", "tuned_accuracy": "0.8500", "trial": "final-2-1"}  # it led by 0.00002
     own = add(fresh_store, "demo-adapted", start=START, more=of_both)
-    found = known(StudyReader(fresh_store.place).read("demo").adapted)
+    found = known(read_study(StudyReader(fresh_store.place), "demo").adapted)
     assert (found.run_id, found.study, found.backbone, found.validation) == (own, "demo-adapted", "resnet18", 0.85)
     assert (found.head, found.tuned, found.is_tuned) == (0.85, 0.85, True)
     assert (found.test.mean, found.test.images, found.augmented) == (0.8, len(known(found.answers).true), 0.81)

@@ -8,7 +8,7 @@ import pytest
 
 from cifar_core.errors import UserError
 from experiments.reading.named_runs import runs_named
-from experiments.reading.studies import StudyReader
+from experiments.reading.study_reader import StudyReader
 from experiments.reading.weights import run_named
 from tests.experiments.fake_store import Fake, Trial
 

@@ -6,7 +6,8 @@ import pytest
 
 from experiments.reading.results import load_results
 from experiments.reading.runs import from_mlflow, from_result
-from experiments.reading.studies import StudyReader
+from experiments.reading.studies import read_study
+from experiments.reading.study_reader import StudyReader
 from tests.experiments.fake_store import Fake, Trial
 
 
@@ -24,7 +25,7 @@ def test_a_result_of_a_reproduction_has_what_a_run_has() -> None:
 def test_damaged_answers_are_as_good_as_none(fresh_store: Fake) -> None:
     fresh_store.add(trials=(Trial(),), champion=(0.9,))
     reader = StudyReader(fresh_store.place)
-    run_id = str(reader.read().subject["run_id"].iloc[0])
+    run_id = str(read_study(reader).subject["run_id"].iloc[0])
     fresh_store.put(run_id, {"test/predictions.csv": b"index,true\n0,\xff", "confusion.json": b"{"})
     found = from_mlflow(reader.client.get_run(run_id), "demo", reader)
     assert found.answers is None

@@ -18,8 +18,10 @@ from experiments.decision.facts import Facts
 from experiments.reading import run_table
 from experiments.reading.named_runs import runs_named
 from experiments.reading.runs import from_mlflow
-from experiments.reading.studies import StudyReader, count_test_set_evaluations
+from experiments.reading.studies import count_test_set_evaluations, read_study, read_tables
 from experiments.reading.study import TestSetEvaluations as Evaluations
+from experiments.reading.study_reader import StudyReader
+from experiments.reading.weights import recipe_of
 from experiments.sections.selection import candidates_of
 from sweeps.store import Store, StoreError
 from tests.conftest import Refused
@@ -29,7 +31,7 @@ from tests.experiments.fake_store import START, Fake, Trial
 def test_studies_are_listed_and_the_most_recent_one_is_read_by_default(store: Fake) -> None:
     reader = StudyReader(store.place)
     assert reader.studies() == ["demo", "interrupted", "unconfirmed"]
-    assert reader.read().name == "demo"
+    assert read_study(reader).name == "demo"
 
 
 def test_a_study_is_read_with_its_trials_confirmations_and_finals(demo: Facts, unconfirmed: Facts) -> None:
@@ -49,13 +51,13 @@ def test_a_study_is_read_with_its_trials_confirmations_and_finals(demo: Facts, u
 def test_only_the_last_attempt_of_a_trial_is_a_trial(fresh_store: Fake) -> None:
     trials = [Trial(accuracy=0.7, number=0, attempt=1), Trial(state="failed", number=0)]
     fresh_store.add(trials=trials, champion=())
-    study = StudyReader(fresh_store.place).read()
+    study = read_study(StudyReader(fresh_store.place))
     assert study.search["state"].tolist() == ["complete"]
     assert len(study.attempts) == 2
 
 
 def test_a_server_uri_is_read_like_the_store(store: Fake, tmp_path: Path) -> None:
-    study = StudyReader(Store.locate(tmp_path, tracking_uri=store.place.tracking_uri)).read("demo")
+    study = read_study(StudyReader(Store.locate(tmp_path, tracking_uri=store.place.tracking_uri)), "demo")
     assert len(study.search) == 6
     assert not study.test_set_evaluations.recorded  # the record lies in the store
 
@@ -64,18 +66,18 @@ def test_a_server_uri_is_read_like_the_store(store: Fake, tmp_path: Path) -> Non
 def test_the_space_of_a_study_is_read(fresh_store: Fake) -> None:
     fresh_store.add()
     reader = StudyReader(fresh_store.place)
-    run = fresh_store.client.get_run(reader.read().run_id)
+    run = fresh_store.client.get_run(read_study(reader).run_id)
     Path(run.info.artifact_uri.removeprefix("file://"), "space.toml").write_text('description = "d"')
-    assert reader.read().artifacts.space == 'description = "d"'
+    assert read_study(reader).artifacts.space == 'description = "d"'
 
 
 @pytest.mark.slow
 def test_the_data_set_of_a_study_is_read(fresh_store: Fake) -> None:
     run = fresh_store.add()
     reader, own = StudyReader(fresh_store.place), replace(CIFAR10, name="flowers", sha256="ab" * 32)
-    assert reader.read().data_set == CIFAR10, "where no file was kept"
+    assert read_study(reader).data_set == CIFAR10, "where no file was kept"
     fresh_store.put(run, {"data.json": json.dumps(own.to_dict()).encode()})
-    assert reader.read().data_set == own
+    assert read_study(reader).data_set == own
 
 
 @pytest.mark.parametrize("damaged", [{}, {"data.json": b'{"name": "flo'}])
@@ -90,7 +92,7 @@ def test_a_study_of_other_data_that_lost_its_data_set_is_not_taken_for_cifar10(
     reader = StudyReader(fresh_store.place)
     rule = f"the data set of demo (flowers) must be in {place}, but that is missing or damaged; bring it back"
     with pytest.raises(StoreError, match=re.escape(rule)):
-        reader.read()
+        read_study(reader)
     trial = reader.client.search_runs(list(reader.experiments), "tags.stage = 'search'")[0]
     with pytest.raises(StoreError, match=re.escape(rule)):
         from_mlflow(trial, "demo", reader)
@@ -100,11 +102,11 @@ def test_a_study_of_other_data_that_lost_its_data_set_is_not_taken_for_cifar10(
 def test_missing_and_broken_artifacts_are_none(fresh_store: Fake) -> None:
     fresh_store.add(omit=("pictures/samples.png", "test/prediction.json", "test/confusion.json", "recipe.toml"))
     reader = StudyReader(fresh_store.place)
-    run = reader.read().champion["run_id"].iloc[0]
+    run = read_study(reader).champion["run_id"].iloc[0]
     root = Path(fresh_store.client.get_run(run).info.artifact_uri.removeprefix("file://"))
     (root / "test" / "confusion.json").write_text('{"classes": ["cat"], "matrix": [[1, 2]]}')
     (root / "test" / "mistakes.png").write_bytes(b"not a picture")
-    shown = reader.read().artifacts
+    shown = read_study(reader).artifacts
     assert [shown.samples, shown.prediction, shown.prediction_picture, shown.recipe, shown.space] == [None] * 5
     assert shown.confusions == {}
     assert shown.mistakes_run != run  # the other run still has one
@@ -177,7 +179,7 @@ def test_what_is_no_store_is_named_and_not_made(
             StudyReader(Store.locate(tmp_path))
     fresh_store.client.create_experiment("no study")
     with pytest.raises(StoreError, match=r"a store must hold at least one study, but sqlite:.* holds none: 'make "):
-        StudyReader(fresh_store.place).read()
+        read_study(StudyReader(fresh_store.place))
 
 
 def test_a_store_that_holds_adapted_networks_alone(fresh_store: Fake, tmp_path: Path, refused: Refused) -> None:
@@ -186,7 +188,7 @@ def test_a_store_that_holds_adapted_networks_alone(fresh_store: Fake, tmp_path: 
     )
     rule = r"holds none, only networks that were adapted \(pets-adapted\): run the study without --adapt-only$"
     with pytest.raises(StoreError, match=rule):
-        StudyReader(fresh_store.place).read()
+        read_study(StudyReader(fresh_store.place))
     # Neither takes CIFAR-10 for the images of that store.
     place = ("--store", str(fresh_store.folder))
     assert re.search(rule, refused(export_test.main, str(tmp_path / "test-images"), *place))
@@ -201,13 +203,13 @@ def test_the_report_on_an_adapted_network_is_that_of_its_sweep(fresh_store: Fake
     )
     rule = r"^--study must be that of a sweep, whose report has the adapted network, but got 'pets-adapted'$"
     with pytest.raises(StoreError, match=rule):
-        StudyReader(fresh_store.place).read("pets-adapted")
+        read_study(StudyReader(fresh_store.place), "pets-adapted")
 
 
 def test_settings_that_changed_are_the_last_ones(fresh_store: Fake) -> None:
     run_id = fresh_store.add()
     fresh_store.client.set_tag(run_id, "trials", "50")
-    assert StudyReader(fresh_store.place).read().params["trials"] == "50"
+    assert read_study(StudyReader(fresh_store.place)).params["trials"] == "50"
 
 
 @pytest.mark.slow
@@ -218,20 +220,20 @@ def test_a_file_with_other_tables_is_read_through_the_client(
         raise sqlite3.OperationalError("no such table: latest_metrics")
 
     monkeypatch.setattr(run_table, "from_sqlite", changed)
-    pd.testing.assert_frame_equal(StudyReader(store.place).read("demo").attempts, demo.study.attempts)
+    pd.testing.assert_frame_equal(read_study(StudyReader(store.place), "demo").attempts, demo.study.attempts)
 
 
 @pytest.mark.slow
 def test_a_study_without_the_tag_of_its_state_has_that_of_its_status(fresh_store: Fake) -> None:
     fresh_store.client.delete_tag(fresh_store.add(), "state")
-    assert StudyReader(fresh_store.place).read().state == "finished"
+    assert read_study(StudyReader(fresh_store.place)).state == "finished"
 
 
 def test_a_deleted_run_is_not_read(fresh_store: Fake) -> None:
     fresh_store.add(trials=(Trial(), Trial(), Trial()), champion=())
     reader = StudyReader(fresh_store.place)
-    fresh_store.client.delete_run(str(reader.read().search["run_id"].iloc[0]))
-    assert list(reader.read().search["trial"]) == [1, 2]
+    fresh_store.client.delete_run(str(read_study(reader).search["run_id"].iloc[0]))
+    assert list(read_study(reader).search["trial"]) == [1, 2]
 
 
 def test_artifacts_of_a_moved_store_are_found(store: Fake, tmp_path: Path) -> None:
@@ -239,27 +241,29 @@ def test_artifacts_of_a_moved_store_are_found(store: Fake, tmp_path: Path) -> No
     moved = StudyReader(Store.locate(tmp_path / "moved"))
     for path in (tmp_path / "moved").rglob("recipe.toml"):
         path.write_text("model = 'moved'")
-    assert moved.read("demo").artifacts.recipe == "model = 'moved'"
-    assert moved.read("demo").artifacts.serving == StudyReader(store.place).read("demo").artifacts.serving
+    assert read_study(moved, "demo").artifacts.recipe == "model = 'moved'"
+    assert read_study(moved, "demo").artifacts.serving == read_study(StudyReader(store.place), "demo").artifacts.serving
 
 
 def test_lost_artifacts_are_not_taken_for_things_that_were_never_measured(store: Fake, tmp_path: Path) -> None:
     shutil.copytree(store.folder, tmp_path / "copy")
-    copy, champion = Store.locate(tmp_path / "copy"), StudyReader(store.place).read("demo").champion["run_id"]
+    copy, champion = Store.locate(tmp_path / "copy"), read_study(StudyReader(store.place), "demo").champion["run_id"]
     folder = copy.root / "artifacts" / "demo" / champion.iloc[0] / "artifacts"
     (folder / "test" / "confusion.json").unlink()
-    [missing] = StudyReader(copy).read("demo").artifacts.missing
+    [missing] = read_study(StudyReader(copy), "demo").artifacts.missing
     assert re.fullmatch("test/confusion.json of .+", missing)
     shutil.rmtree(tmp_path / "copy" / "artifacts" / "demo")
-    with pytest.raises(
-        StoreError, match=rf"the artifacts of .* must be in {tmp_path}/copy/artifacts/demo/.*, but ther"
-    ):
-        StudyReader(copy).read("demo")
+    rule = rf"the artifacts of .* must be in {tmp_path}/copy/artifacts/demo/.*, but there is no such folder; bring it"
+    with pytest.raises(StoreError, match=rule):
+        read_study(StudyReader(copy), "demo")
+    assert list(read_tables(StudyReader(copy), "demo").champion["run_id"]) == list(champion)
+    with pytest.raises(StoreError, match=rule):
+        recipe_of(champion.iloc[0], StudyReader(copy))
 
 
 def test_a_recipe_that_was_the_champion_is_none(fresh_store: Fake) -> None:
     run_id = fresh_store.add()
-    client, before = fresh_store.client, StudyReader(fresh_store.place).read().champion
+    client, before = fresh_store.client, read_study(StudyReader(fresh_store.place)).champion
     newest = client.create_run(client.get_run(run_id).info.experiment_id, start_time=START + 9_000_000)
     tags = {"stage": "final", "state": "complete", "champion": "true", "source_trial": "0", "seed": "0"}
     for name, value in (tags | {"mlflow.parentRunId": run_id, "attempt": "0", "trial": "final-0-0"}).items():
@@ -267,7 +271,7 @@ def test_a_recipe_that_was_the_champion_is_none(fresh_store: Fake) -> None:
     client.log_metric(newest.info.run_id, "test/accuracy", 0.93)
     for trial, champion in ((3, list(before["run_id"])), (0, [newest.info.run_id])):
         client.set_tag(run_id, "champion", str(trial))
-        study = StudyReader(fresh_store.place).read()
+        study = read_study(StudyReader(fresh_store.place))
         assert len(study.final) == 3
         assert study.champion_trial == trial
         assert list(study.champion["run_id"]) == champion
@@ -276,25 +280,25 @@ def test_a_recipe_that_was_the_champion_is_none(fresh_store: Fake) -> None:
 
 def test_a_study_without_a_champion_on_record_has_none(fresh_store: Fake) -> None:
     fresh_store.client.delete_tag(fresh_store.add(), "champion")
-    study = StudyReader(fresh_store.place).read()
+    study = read_study(StudyReader(fresh_store.place))
     assert (len(study.final), study.champion_trial, len(study.champion)) == (2, None, 0)
     assert list(study.validated["run_id"]) == list(study.subject["run_id"]) == list(study.search["run_id"][3:4])
 
 
 def test_figures_of_a_study_that_went_on_are_not_those_of_its_earlier_end(fresh_store: Fake) -> None:
     run_id = fresh_store.add()
-    assert StudyReader(fresh_store.place).read().metrics["study/seconds"] == 1290
+    assert read_study(StudyReader(fresh_store.place)).metrics["study/seconds"] == 1290
     fresh_store.client.set_tag(run_id, "state", "interrupted")
-    study = StudyReader(fresh_store.place).read()
+    study = read_study(StudyReader(fresh_store.place))
     assert (study.state, study.metrics) == ("interrupted", {})
 
 
 def test_a_study_that_runs_again_has_not_ended_when_it_ended_before(fresh_store: Fake) -> None:
     run_id = fresh_store.add()
-    ended = StudyReader(fresh_store.place).read()
+    ended = read_study(StudyReader(fresh_store.place))
     fresh_store.client.set_tag(run_id, "state", "running")
     fresh_store.client.update_run(run_id, "RUNNING")
-    running = StudyReader(fresh_store.place).read()
+    running = read_study(StudyReader(fresh_store.place))
     assert fresh_store.client.get_run(run_id).info.end_time, "MLflow keeps it"
     assert (running.state, running.end) == ("running", max(running.attempts["end"].dropna()))
     assert running.end != ended.end
@@ -323,7 +327,7 @@ def test_a_study_whose_experiment_was_renamed_keeps_its_name(fresh_store: Fake) 
     reader = StudyReader(fresh_store.place)
     assert reader.studies() == ["demo", "labels/demo"]
     for given in (None, "demo", "nicer"):
-        study = reader.read(given)
+        study = read_study(reader, given)
         assert (study.name, study.run_id, study.test_set_evaluations.study) == ("demo", run_id, 2)
     assert len(reader.runs(experiment="labels/demo")) == len(reader.runs(experiment="my curve")) == 2
     [trial] = runs_named("demo/trial-3", reader)
@@ -338,4 +342,4 @@ def test_an_experiment_that_has_the_name_of_a_renamed_one_is_another(fresh_store
     newer = fresh_store.add()
     reader = StudyReader(fresh_store.place)
     assert reader.studies() == ["demo", "old"]
-    assert reader.read("demo").run_id == newer
+    assert read_study(reader, "demo").run_id == newer

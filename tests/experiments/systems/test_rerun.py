@@ -19,7 +19,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
 from experiments import reproduce
-from experiments.reading.studies import StudyReader
+from experiments.reading.study_reader import StudyReader
 from experiments.reading.weights import run_named
 from experiments.systems.rerun import Rerun, rerun
 from sweeps.console import SweepConsole
