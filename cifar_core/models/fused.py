@@ -72,7 +72,7 @@ def is_available() -> bool:
 
 def is_faster(inputs: Tensor) -> bool:
     """Return true if the kernels are there for `inputs` (N, C, H, W)."""
-    if inputs.device.type != "cpu" or torch.compiler.is_compiling():
+    if not native.takes(inputs):
         return False
     if inputs.dtype != torch.bfloat16 or not inputs.is_contiguous(memory_format=torch.channels_last):
         return False

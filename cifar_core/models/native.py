@@ -1,6 +1,6 @@
 """C functions: compiled once on each machine by its C compiler, and kept in the user's cache folder.
 
-Where that cannot be written, each process compiles its own.
+Where that cannot be written, or is mounted noexec, each process compiles its own.
 
 Their images are bf16 in channels-last order.
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_core.files import cache_folder, write_atomically
 
@@ -50,6 +50,13 @@ class Library:
         """
         threads = ctypes.c_int64(torch.get_num_threads())
         return int(getattr(self.functions, name)(self.parallel, threads, *map(_argument, arguments)))
+
+
+def takes(images: Tensor) -> bool:
+    """Return true if the functions can read `images`: false on a GPU, and while torch compiles, traces or exports."""
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    recorded = torch.compiler.is_compiling() or traced or type(images) not in (Tensor, nn.Parameter)
+    return images.device.type == "cpu" and not recorded
 
 
 def new_images(shape: Sequence[int]) -> Tensor:
@@ -86,7 +93,7 @@ def load(source: Path) -> Library | None:
 def _functions(source: Path) -> ctypes.CDLL:
     options = [*_OPTIONS, *(_X86_OPTIONS if platform.machine() in ("x86_64", "AMD64") else ())]
     kept = cache_folder() / "native" / f"{source.stem}-{_key(source, options)}.so"
-    with contextlib.suppress(OSError):  # not there
+    with contextlib.suppress(OSError):  # not there, or in a folder that holds no programs
         content = kept.read_bytes()
         if content[-_DIGEST:] == hashlib.sha256(content[:-_DIGEST]).digest():  # else it may kill whoever loads it
             return ctypes.CDLL(str(kept))
@@ -94,10 +101,10 @@ def _functions(source: Path) -> ctypes.CDLL:
         library = Path(folder) / kept.name
         _compile(source, library, options)
         content = library.read_bytes()
-        with contextlib.suppress(OSError):  # a folder that cannot be written, or a full disk
+        with contextlib.suppress(OSError):  # a folder that cannot be written or holds no programs, or a full disk
             kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(kept, content + hashlib.sha256(content).digest())  # the loader leaves out the end
-            library = kept
+            return ctypes.CDLL(str(kept))
         return ctypes.CDLL(str(library))
 
 

@@ -32,7 +32,7 @@ from cifar_core.hardware import Hardware
 from sweeps.words import counted
 
 _PACKAGES = ("cifar_core", "sweeps")
-_SOURCES = ("*.py", "*.c", "*.toml")
+_SOURCES = ("*.py", "*.c", "*.h", "*.toml")
 _CONNECT_SECONDS = 5.0
 _PATIENCE_SECONDS = 30.0  # for a task to start and end
 _Answer = TypeVar("_Answer")

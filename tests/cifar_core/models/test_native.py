@@ -155,6 +155,25 @@ def test_without_a_folder_to_keep_it_in_each_process_compiles(source: Path, monk
     assert library.functions.answer() == 42
 
 
+@needs_compiler
+def test_where_no_program_may_lie_in_that_folder_each_process_compiles(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = ctypes.CDLL
+
+    def load(name: str | None) -> ctypes.CDLL:  # as where it is mounted noexec
+        if name and Path(name).is_relative_to(tmp_path / "cache"):
+            raise OSError("failed to map segment from shared object")
+        return loaded(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    for _ in range(2):
+        native.load.cache_clear()
+        library = native.load(source)
+        assert library is not None
+        assert library.functions.answer() == 42
+
+
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "'cc"])
 def test_none_without_compiler(source: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
     monkeypatch.setenv("CC", compiler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import signal
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,13 @@ def test_the_place_of_a_run_names_its_gpu(nodes: Nodes, cluster: RayCluster) -> 
     finally:
         executor.close()
         nodes.started.remove_node(joined)
+
+
+def test_the_code_of_a_node_is_all_that_the_packages_ship() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+    shipped = project["tool"]["setuptools"]["package-data"]
+    patterns = [pattern for package in ray_cluster._PACKAGES for pattern in shipped[package]]
+    assert {f"*{Path(pattern).suffix}" for pattern in patterns} <= {*ray_cluster._SOURCES}
 
 
 def test_a_node_with_other_versions_that_joins_later_is_not_used(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
