@@ -306,19 +306,17 @@ def _predict(
 ) -> tuple[Predictions, Predictions]:
     """Predict from the image alone, which is the first view, and from all views."""
     model.eval()
-    plain, averaged = [], []
+    answers: tuple[list[Tensor], list[Tensor]] = [], []  # on the device, which nothing waits for until the end
     for images in split.images.split(_EVALUATION_BATCH):
         inputs = normalise(images.to(hardware.device).float().div_(255), normalisation, split.data_set)
         shares, views = zip(*_views(inputs, tta), strict=True)
         with hardware.autocast():
             logits = [model(view.contiguous(memory_format=torch.channels_last)).float() for view in views]
         mean = torch.stack([share * answer for share, answer in zip(shares, logits, strict=True)]).sum(0)
-        plain.append(logits[0].softmax(1).cpu())
-        averaged.append(mean.softmax(1).cpu())
-    plain_answers, averaged_answers = (
-        Predictions(torch.cat(answers), split.labels.cpu(), split.data_set) for answers in (plain, averaged)
-    )
-    return plain_answers, averaged_answers
+        for kept, found in zip(answers, (logits[0], mean), strict=True):
+            kept.append(found.softmax(1))
+    plain, averaged = (Predictions(torch.cat(kept).cpu(), split.labels.cpu(), split.data_set) for kept in answers)
+    return plain, averaged
 
 
 def _views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
