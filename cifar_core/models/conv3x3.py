@@ -28,10 +28,12 @@ _FEWEST_CHANNELS = 24  # of inputs and outputs; a tile of AMX, and a vector, hav
 _MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 
 # Winograd's algorithm computes all four outputs of a tile that reaches beyond the last row or column, and multiples of
-# 32 channels: no more than so many times the products that are wanted, or it does not pay (measured on an EPYC, Zen 4).
-# It transforms the filters once for all tiles.
+# 32 channels: no more than so many times the products that are wanted, or it does not pay. It transforms the filters
+# once for all tiles. Transforms grow with the sum of both channels, what they save with the product: of few channels,
+# tiles that the last cache does not hold cost more than they save (all measured on an EPYC, Zen 5).
 _WINOGRAD_CHANNELS = 32
-_MOST_WASTE, _FEWEST_TILES = 1.7, 64
+_MOST_WASTE, _FEWEST_TILES = 2.0, 32
+_FEW_CHANNELS, _MOST_TILES_OF_FEW = 25, 2**13  # product over sum
 
 
 def is_available() -> bool:
@@ -46,7 +48,7 @@ def algorithm() -> str:
 
 def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """Return true if `convolve` is faster than torch's own convolution for these arguments."""
-    if inputs.device.type != "cpu" or torch.compiler.is_compiling():
+    if not native.takes(inputs):
         return False
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return False
@@ -70,7 +72,9 @@ def _suits_winograd(images: int, channels: int, outputs: int, height: int, width
     tiles = -(-height // 2) * -(-width // 2)
     padded = math.prod(-(-count // _WINOGRAD_CHANNELS) * _WINOGRAD_CHANNELS for count in (channels, outputs))
     waste = 4 * tiles * padded / (height * width * channels * outputs)
-    return images * tiles >= _FEWEST_TILES and waste <= _MOST_WASTE
+    few = channels * outputs < _FEW_CHANNELS * (channels + outputs)
+    most = _MOST_TILES_OF_FEW if few else math.inf
+    return _FEWEST_TILES <= images * tiles <= most and waste <= _MOST_WASTE
 
 
 def convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:

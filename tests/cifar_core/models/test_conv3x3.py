@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cifar_core.models import conv3x3, native
 from cifar_core.models.layers import Conv3x3
@@ -178,8 +179,13 @@ def test_other_matrix_products_are_right_in_between() -> None:
         ((24, 32), 8, False, True, []),
         ((24, 32), 8, True, False, []),
         ((24, 32), 1, True, True, ["AMX"]),  # Winograd's algorithm has too few tiles for the filters,
-        ((24, 32), 4, True, True, ["AMX"]),
-        ((40, 40), 8, True, True, ["AMX"]),  # or computes outputs or channels for nothing
+        ((24, 32), 2, True, True, ["AMX"]),
+        ((64, 64), 4, True, True, ["AMX", "Winograd"]),
+        ((64, 64), 3, True, True, ["AMX", "Winograd"]),
+        ((40, 40), 8, True, True, ["AMX"]),  # or computes outputs or channels for nothing,
+        ((256, 256), 1, True, True, ["AMX"]),
+        ((24, 64), 64, True, True, ["AMX", "Winograd"]),
+        ((24, 64), 66, True, True, ["AMX"]),  # or saves less than its transforms cost
     ],
 )
 def test_it_is_taken_where_it_is_faster(
@@ -215,6 +221,20 @@ def test_autocast_to_another_type_is_left_to_torch() -> None:
 def test_what_is_wrong_with_the_images_is_said_by_torch(shape: tuple[int, ...], message: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError, match=message):
         Conv3x3(32, 64, pooled=True)(torch.zeros(shape))
+
+
+def test_what_has_no_numbers_to_read_is_left_to_torch() -> None:
+    with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Conv3x3(32, 32)(torch.zeros(8, 32, 8, 8)).shape == (8, 32, 8, 8)
+    weight, taken = torch.zeros(32, 32, 3, 3), []
+
+    def traced(images: Tensor) -> Tensor:
+        taken.append(conv3x3.is_faster(images, weight, 8, 8))
+        return images
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.warns(DeprecationWarning, match="is deprecated"):
+        torch.jit.trace(traced, torch.zeros(8, 32, 8, 8))
+    assert not taken[0]
 
 
 def test_exported_layer_takes_batches_of_any_size() -> None:

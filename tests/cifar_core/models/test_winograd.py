@@ -101,6 +101,7 @@ def of_shape(images: int, channels: int, outputs: int, size: int) -> tuple[Tenso
         ((16, 128, 128, 7), True),
         ((16, 96, 256, 8), True),
         ((64, 64, 128, 32), False),  # too few channels for what the transforms cost
+        ((64, 256, 256, 5), False),  # 8x8 outputs for 25
         ((15, 512, 512, 8), False),  # too few tiles for what those of the filters cost
         ((1, 512, 512, 4), False),
     ],
