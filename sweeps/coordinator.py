@@ -90,6 +90,7 @@ class Coordinator:
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
     _waiting: int = 0  # workers that wait for resources, as last recorded
     _has_samples: bool = False
+    _pausing: bool = False
     _trains: bool = False  # this process has trained something
     _failures: int = 0  # of runs before their first point, since one had a point
     _last_failure: str = ""
@@ -300,6 +301,7 @@ class Coordinator:
 
     def _pause(self, stage: Stage) -> None:
         """Let the workers save the states of all runs; a run that takes too long resumes from an older checkpoint."""
+        self._pausing = True
         self.executor.pause()
         deadline = time.monotonic() + _PAUSE_SECONDS
         while self._running and time.monotonic() < deadline:
@@ -328,7 +330,10 @@ class Coordinator:
             run.diverged = True
             self._prune(stage, run, event.reason)
         elif isinstance(event, Paused):
-            self._again.append(run)
+            if run.refusal:
+                self._prune(stage, run, run.refusal)
+            else:
+                self._again.append(run)
         elif event.worker_died and run.deaths < _ATTEMPTS - 1:
             resumes = self.sweep.keeps_checkpoints and isinstance(run.job, TrainJob)
             after = "resumes from its last checkpoint" if resumes else "starts again"
@@ -359,6 +364,9 @@ class Coordinator:
         run.accuracies = (*run.accuracies, point.val_accuracy)
         reason = stage.why_prune(run, point)
         if point.fraction == 1:
+            return
+        if self._pausing:  # it gets no answer, and may still write its state
+            run.refusal = reason or ""
             return
         self.executor.reply(run.key, go_on=reason is None)
         if reason is not None:

@@ -246,13 +246,9 @@ def choose_device(options: argparse.Namespace) -> str:
         UserError: there is none of that kind here, or options do not go together.
     """
     if options.engine == "local":
-        for name in ("address", "cpus_per_trial", "gpus_per_trial"):
-            if getattr(options, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} must come with --engine ray, but the engine is local")
+        _refuse(options, ("address", "cpus_per_trial", "gpus_per_trial"), "--engine ray, but the engine is local")
         return Hardware.detect(options.device).device.type
-    for name in ("max_latency", "adapt", "adapt_only"):
-        if getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')} must come with --engine local, but the engine is ray")
+    _refuse(options, ("max_latency", "adapt", "adapt_only"), "--engine local, but the engine is ray")
     device = "cuda" if options.gpus_per_trial else "cpu"
     if options.device not in ("auto", device):
         given = "a GPU" if options.gpus_per_trial else "no GPU"
@@ -340,9 +336,7 @@ def image_source(options: argparse.Namespace) -> ImageSource | None:
             side=options.size or SIDES[0],
             skip_unreadable=options.skip_unreadable,
         )
-    for name in ("labels", "size", "skip_unreadable"):
-        if getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')} must come with --images, but there is none")
+    _refuse(options, ("labels", "size", "skip_unreadable"), "--images, but there is none")
     return None
 
 
@@ -364,9 +358,7 @@ def find_backbone(options: argparse.Namespace) -> Backbone | None:
     """
     if options.adapt or options.adapt_only:
         return load_backbone(options.backbone)
-    for name, given in (("backbone", options.backbone is not None), ("no-fine-tune", options.no_fine_tune)):
-        if given:
-            raise UserError(f"--{name} must come with --adapt or --adapt-only, but there is neither")
+    _refuse(options, ("backbone", "no_fine_tune"), "--adapt or --adapt-only, but there is neither")
     return None
 
 
@@ -378,6 +370,14 @@ def public_command(arguments: Sequence[str]) -> str:
         if len(option) > len("--no") and "--notify".startswith(option):
             del kept[place : place + (1 if equals else 2)]
     return shlex.join(["python", "sweeps/run_study.py", *kept])
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], needed: str) -> None:
+    """Refuse options, named as attributes, that need what is not there."""
+    for name in names:
+        given = getattr(options, name)
+        if given is not None and given is not False:  # 0 is given too
+            raise UserError(f"--{name.replace('_', '-')} must come with {needed}")
 
 
 def _listing(table: Mapping[str, Preset] | Mapping[str, SearchSpace], default: str) -> str:

@@ -31,7 +31,7 @@ class SweepRun:
     accuracies: tuple[float, ...] = ()  # of its validations
     started: float = 0.0  # time.monotonic()
     node: str | None = None  # of a cluster, with its GPU if it has one
-    refusal: str = ""  # why it is not trained: its network breaks a limit
+    refusal: str = ""  # why it is not trained, or no further: its network breaks a limit, or it is pruned as it pauses
     diverged: bool = False  # it ended because its training loss was no longer finite
 
     @property

@@ -186,65 +186,62 @@ class _Command:
             finally:
                 ended = summary is not None and not stopper.asked()
                 lacking = self._close(tracker, study, console.say, ended=ended)
-        if summary is not None:
-            _print_summary(summary, sweep.plan)
-        if summary is None or (self.backbone is not None and stopper.asked()):
+        if summary is None:
             return self._stopped(stopper)
-        report = shlex.join(["python", "experiments/compare.py", "--study", study, *self.store.as_option()])
+        _print_summary(summary, sweep.plan)
+        return self._follow_up(summary, tracker, stopper, lacking)
+
+    def _follow_up(self, summary: Summary, tracker: MlflowTracker, stopper: Stopper, lacking: int) -> int:
+        """Adapt the pretrained network if there is one, and write the report; return the exit code.
+
+        Args:
+            lacking: entries of the sweep that MLflow lacks.
+        """
+        report = shlex.join(["python", "experiments/compare.py", "--study", self.plan.study, *self.store.as_option()])
         if self.backbone is not None:
+            if stopper.asked():
+                return self._stopped(stopper)
             code = FAILED
             try:
                 with self.notice.of_failure():
-                    code = self._adapt_after_sweep(self.backbone, stopper)
+                    code = self.adapt(stopper)
             finally:
                 if code:
                     print(f"the sweep has ended; its report without the adapted network: {report}")
             if code:
                 return code
-        tested = summary.test_accuracy is not None
-        code = FAILED if lacking or stopper.asked() else _report(self.plan, self.store, tracker, tested=tested)
         if lacking:
             print(f"no report yet; once MLflow has everything, this command writes it: {report}")
-        elif code and stopper.asked():  # before the report, or while another process wrote it
-            print(f"stopped; the sweep has ended, and this command writes its report: {report}")
-        if code and stopper.asked():
-            self.notice.send("interrupted")
-            return 128 + stopper.signal
+            return self._unfinished(stopper)
+        tested = summary.test_accuracy is not None
+        code = FAILED if stopper.asked() else _report(self.plan, self.store, tracker, tested=tested)
+        if code:
+            if stopper.asked():  # before the report, or while another process wrote it
+                print(f"stopped; the sweep has ended, and this command writes its report: {report}")
+            return self._unfinished(stopper)
         if self.plan.confirm and not tested:
             code = FAILED
         self.notice.send("finished" if code == 0 else "failed")
         return code
 
-    def adapt(self) -> int:
-        """Adapt the pretrained network alone."""
-        assert self.backbone is not None
-        study = adapted_study(self.plan.study)
-        self.store.create()
-        with acquire(self.store.lock(study), study), self.notice.of_failure():
-            code = self._adapt(self.backbone)
-        if code == 0:
-            self.notice.send("finished")
-        return code
-
-    def _adapt_after_sweep(self, backbone: Backbone, stopper: Stopper) -> int:
-        study = adapted_study(self.plan.study)
-        try:
-            self.store.create()
-        except StoreError as error:  # the sweep has filled the disk, for example
-            raise StoreLostError.of(error) from error
-        with acquire(self.store.lock(study), study):
-            return self._adapt(backbone, stopper)
-
-    def _adapt(self, backbone: Backbone, stopper: Stopper | None = None) -> int:
-        """Adapt a pretrained network, on all cores; return the exit code, and send a notice unless that is 0.
+    def adapt(self, stopper: Stopper | None = None) -> int:
+        """Adapt the pretrained network, on all cores; return the exit code.
 
         Args:
-            stopper: of the sweep before, if any.
+            stopper: of the sweep before, if any, which sends the notices of errors and of success.
         """
+        assert self.backbone is not None
         plan, store, study, alone = self.plan, self.store, adapted_study(self.plan.study), stopper is None
-        set_up_cpu(plan.cores)
-        with SweepConsole() as console:
-            if self.options.adapt_only and self.pictures is not None:
+        try:
+            store.create()
+        except StoreError as error:
+            if alone:
+                raise
+            raise StoreLostError.of(error) from error  # the sweep has filled the disk, for example
+        of_failure = self.notice.of_failure() if alone else contextlib.nullcontext()
+        with acquire(store.lock(study), study), of_failure, SweepConsole() as console:
+            set_up_cpu(plan.cores)
+            if alone and self.pictures is not None:
                 for note in self.pictures.notes:
                     console.say(note)
             data = self._data(console)
@@ -253,7 +250,7 @@ class _Command:
             adaptation = Adaptation(
                 study=study,
                 plan=plan,
-                backbone=backbone,
+                backbone=self.backbone,
                 fine_tune=not self.options.no_fine_tune,
                 data=data,
                 store=store,
@@ -279,8 +276,10 @@ class _Command:
         if alone:
             _print_next(plan, study, store, tracker, tested=True)
         if lacking:
-            self.notice.send("failed")
-        return FAILED if lacking else 0
+            return self._unfinished(stopper)
+        if alone:
+            self.notice.send("finished")
+        return 0
 
     def _data(self, console: SweepConsole) -> DataSource:
         if self.pictures is not None:
@@ -343,6 +342,11 @@ class _Command:
         print("stopped; the same command resumes the sweep")
         self.notice.send("interrupted")
         return 128 + stopper.signal
+
+    def _unfinished(self, stopper: Stopper) -> int:
+        """Send the notice of a command that leaves something to do; return the exit code."""
+        self.notice.send("interrupted" if stopper.asked() else "failed")
+        return 128 + stopper.signal if stopper.asked() else FAILED
 
 
 def _samples(data: DataSource) -> bytes:

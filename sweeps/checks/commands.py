@@ -5,7 +5,6 @@ Each prints what it finds and returns the exit code. All raise a StoreError if t
 
 from __future__ import annotations
 
-from sweeps.checks.repair import repair
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED
@@ -14,9 +13,12 @@ from sweeps.lock import acquire, exclude_runs
 from sweeps.snapshot import readable
 from sweeps.store import Store
 from sweeps.studies.study import load_study
+from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.mlflow_queue import unsent
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.words import counted
+
+_ROUNDS = 4  # a repair can show more to be mended: an experiment first, then its runs
 
 
 def show_status(store: Store, study: str) -> int:
@@ -48,7 +50,7 @@ def verify_store(store: Store, study: str) -> int:
 
 
 def repair_store(store: Store, study: str) -> int:
-    """Mend the faults of the store that need no guess; return 1 if some are left.
+    """Print the faults of the store, and mend those that need no guess; return 1 if some are left.
 
     Raises:
         LockError: the study is running.
@@ -56,7 +58,22 @@ def repair_store(store: Store, study: str) -> int:
     store.check()
     store.create()  # which says in a line that it cannot be written to
     with acquire(store.lock(study), study):
-        return FAILED if repair(store, study, print) else 0
+        printed: set[str] = set()
+        for _ in range(_ROUNDS):
+            found = list(findings(store, study))
+            for finding in found:
+                if finding.text not in printed:
+                    print(f"{finding}: {finding.repair.does if finding.repair else 'this stays as it is'}")
+            printed |= {finding.text for finding in found}
+            repairs = [finding.repair for finding in found if finding.repair is not None]
+            if not repairs:
+                break
+            for repair in repairs:
+                with answering(store.tracking_uri):
+                    repair.do()
+                print(f"done: {repair.does}")
+    print(f"{counted(len(found), 'finding')} left" if found else "nothing is left to mend")
+    return FAILED if found else 0
 
 
 def replay_queue(store: Store, study: str) -> int:

@@ -35,7 +35,6 @@ class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
     job: Job | None = None
-    pausing: bool = False  # its job has been asked to pause
 
 
 class LocalExecutor:
@@ -57,7 +56,7 @@ class LocalExecutor:
 
     def start(self, job: Job) -> None:
         worker = next(worker for worker in self._workers if worker.job is None)
-        worker.job, worker.pausing = job, False
+        worker.job = job
         try:
             worker.pipe.send(job)
         except (BrokenPipeError, ConnectionResetError):
@@ -72,17 +71,13 @@ class LocalExecutor:
 
     def reply(self, key: str, *, go_on: bool) -> None:
         worker = next(worker for worker in self._workers if worker.job is not None and worker.job.key == key)
-        if not worker.pausing:
-            _send(worker, Command.GO_ON if go_on else Command.END)
-        elif not go_on:
-            _wait_for_ending(worker)
+        _send(worker, Command.GO_ON if go_on else Command.END)
         if not go_on:
             worker.job = None
 
     def pause(self) -> None:
         for worker in self._workers:
-            if worker.job is not None and not worker.pausing:
-                worker.pausing = True
+            if worker.job is not None:
                 _send(worker, Command.PAUSE)
 
     def close(self) -> None:
@@ -142,16 +137,6 @@ class LocalExecutor:
 def _send(worker: _Worker, message: WorkerConfig | Command) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is a separate event
         worker.pipe.send(message)
-
-
-def _wait_for_ending(worker: _Worker) -> None:
-    """Wait for the answer to a pause: until then the worker may be writing a checkpoint."""
-    with contextlib.suppress(EOFError, OSError):
-        while worker.pipe.poll(_CLOSE_SECONDS):
-            if isinstance(worker.pipe.recv(), Ending):
-                return
-    worker.process.kill()
-    _wait_for(worker.process)
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:

@@ -160,9 +160,8 @@ class Executor(Protocol):
     def pause(self) -> None:
         """Ask every training run to save its state and end after its current step.
 
-        Each answers `Paused`, unless it ends in another way first; points on their way arrive before that. A run that
-        waits for `reply` answers too; a reply is then allowed, but not needed. An evaluation on the test set runs to
-        its end. Further calls change nothing.
+        Each answers `Paused`, unless it ends in another way first; points on their way arrive before that. No run gets
+        a `reply` any more: one that waits for it answers too. An evaluation on the test set runs to its end.
         """
 
     def close(self) -> None:

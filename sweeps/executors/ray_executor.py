@@ -30,7 +30,6 @@ from sweeps.executors.protocol import (
 from sweeps.executors.ray_cluster import NodeFacts, RayCluster, StoredData, differences, last_line
 from sweeps.executors.ray_worker import Parcel, RayWorker
 
-_CLOSE_SECONDS = 5.0
 _IDLE_DEATHS = 3  # in a row on one node, which then gets no more workers
 _IDLE_SECONDS = 60.0  # after which a worker without a job gives its resources back
 
@@ -42,7 +41,6 @@ class _Worker:
     node_id: str = ""
     gpus: tuple[str, ...] = ()
     job: Job | None = None
-    pausing: bool = False  # its job has been asked to pause
     sent: int = 0  # messages
     seen: int = 0  # events
     idle_since: float = field(default_factory=time.monotonic)
@@ -105,7 +103,7 @@ class RayExecutor:
             except CheckpointError as error:
                 self._events.append(Failed(job.key, f"CheckpointError: {first_line(error)}", ""))
                 return worker.place
-        worker.job, worker.pausing = job, False
+        worker.job = job
         self._send(worker, job, weights)
         if not self.free:
             self._fill()
@@ -113,7 +111,7 @@ class RayExecutor:
 
     def events(self, timeout: float) -> list[Event]:
         if not self._events:
-            self._listen(list(self._asked), timeout)
+            self._listen(timeout)
             self._release_idle()
         happened = list(self._events)
         self._events.clear()
@@ -121,17 +119,13 @@ class RayExecutor:
 
     def reply(self, key: str, *, go_on: bool) -> None:
         worker = next(worker for worker in self._workers if worker.job is not None and worker.job.key == key)
-        if not worker.pausing:
-            self._send(worker, Command.GO_ON if go_on else Command.END)
-        elif not go_on:
-            self._wait_for_ending(worker)
+        self._send(worker, Command.GO_ON if go_on else Command.END)
         if not go_on:
             _set_free(worker)
 
     def pause(self) -> None:
         for worker in self._workers:
-            if worker.job is not None and not worker.pausing:
-                worker.pausing = True
+            if worker.job is not None:
                 self._send(worker, Command.PAUSE)
 
     def close(self) -> None:
@@ -157,9 +151,9 @@ class RayExecutor:
             self._workers.append(worker)
             self._asked[worker.actor.hello.remote()] = worker
 
-    def _listen(self, asked: list[Any], timeout: float) -> None:
+    def _listen(self, timeout: float) -> None:
         """Take the answers of workers; wait for the first."""
-        if not asked:
+        if not (asked := list(self._asked)):
             time.sleep(timeout)
             return
         if ready := ray.wait(asked, timeout=timeout)[0]:
@@ -258,17 +252,6 @@ class RayExecutor:
     def _send(self, worker: _Worker, message: Job | Command, weights: bytes | None = None) -> None:
         worker.sent += 1
         worker.actor.deliver.remote(Parcel(worker.sent, message, weights))
-
-    def _wait_for_ending(self, worker: _Worker) -> None:
-        """Wait for the answer to a pause: until then the worker may be writing a checkpoint. It is dropped."""
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        others, self._events = self._events, deque()
-        while worker.job is not None and worker in self._workers and (left := deadline - time.monotonic()) > 0:
-            self._listen([reference for reference, asked in self._asked.items() if asked is worker], left)
-        if worker.job is not None and worker in self._workers:
-            self._forget(worker)
-            self._fill()
-        self._events = others
 
 
 def _fault_of_node(error: RayError) -> str | None:

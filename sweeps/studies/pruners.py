@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from types import MappingProxyType
-from typing import Any, cast
 
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -44,48 +43,37 @@ class Halving(BasePruner):
 
     def bar(self, study: Study, trial: FrozenTrial, step: int) -> Bar | None:
         """Return what is asked of `trial`, by the values after a quarter, whatever the step; None if there is none."""
-        rivals = _TrialsOfModel(study, trial).that_reported(_RUNG)
-        values = sorted((other.intermediate_values[_RUNG] for other in rivals), reverse=True)
+        reported = (other.intermediate_values.get(_RUNG) for other in _rivals(study, trial))
+        values = sorted((value for value in reported if value is not None), reverse=True)
         kept = max(1, len(values) // _KEPT)
-        return Bar(values[kept - 1], f"the best {kept} of {len(values)} {_trials(trial)}") if values else None
+        return Bar(values[kept - 1], f"the best {kept} of {len(values)} {_noun(trial)}") if values else None
 
 
 class MedianOfModel(BasePruner):
-    """Optuna's median pruner, which sees only trials of the same network.
+    """Ends a trial whose best value so far is below the median, where it stands, of the complete trials of its network.
 
     Networks learn at different speeds, so that the first points of a slow one say little beside those of a fast one. So
     the best trial of each network trains to the end.
     """
 
-    def __init__(self) -> None:
-        self._rule = MedianPruner(n_startup_trials=4)
-
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return true if `trial` shall end."""
-        return self._rule.prune(cast(Study, _TrialsOfModel(study, trial)), trial)
+        step = trial.last_step
+        if step is None or len(_rivals(study, trial, _COMPLETE)) < _JUDGES:
+            return False
+        asked = self.bar(study, trial, step)
+        return asked is not None and max(trial.intermediate_values.values()) < asked.accuracy
 
     def bar(self, study: Study, trial: FrozenTrial, step: int) -> Bar | None:
         """Return what is asked of `trial` at `step`; None if no complete trial has reported there."""
-        rivals = _TrialsOfModel(study, trial).that_reported(step)
-        values = [other.intermediate_values[step] for other in rivals if other.state == TrialState.COMPLETE]
-        return Bar(median(values), f"the median of {len(values)} complete {_trials(trial)}") if values else None
+        rivals = _rivals(study, trial, _COMPLETE)
+        values = [other.intermediate_values[step] for other in rivals if step in other.intermediate_values]
+        return Bar(median(values), f"the median of {len(values)} complete {_noun(trial)}") if values else None
 
 
-class _TrialsOfModel:
-    """A study that shows only the trials of the same model as `trial`."""
-
-    def __init__(self, study: Study, trial: FrozenTrial) -> None:
-        self._study, self._model = study, model_of(trial)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def get_trials(self, deepcopy: bool = True, states: Collection[TrialState] | None = None) -> list[FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=deepcopy, states=tuple(states) if states is not None else None)
-        return [trial for trial in trials if model_of(trial) == self._model]
-
-    def that_reported(self, step: int) -> list[FrozenTrial]:
-        return [trial for trial in self.get_trials(deepcopy=False) if step in trial.intermediate_values]
+def _rivals(study: Study, trial: FrozenTrial, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
+    """Return the trials of a study with the model of `trial`, which may be one of them."""
+    return [other for other in study.get_trials(deepcopy=False, states=states) if model_of(other) == model_of(trial)]
 
 
 def model_of(trial: FrozenTrial) -> object:
@@ -94,13 +82,15 @@ def model_of(trial: FrozenTrial) -> object:
     return trial.params.get("model") if recipe is None else recipe["model"]
 
 
-def _trials(trial: FrozenTrial) -> str:
+def _noun(trial: FrozenTrial) -> str:
     model = model_of(trial)
     return f"{model} trials" if model else "trials"
 
 
 _KEPT = 4  # of so many trials halving keeps one
 _RUNG = 2  # eighths of its budget after which it judges a trial
+_JUDGES = 4  # complete trials of a network before the median judges any
+_COMPLETE = (TrialState.COMPLETE,)
 
 PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
     {

@@ -33,7 +33,6 @@ def settings_of(plan: Plan) -> dict[str, object]:
         _DATA: [plan.data_set.name, plan.data_set.sha256],
         TRAIN_IMAGES: plan.data_set.train_images,
         _CONTENT: plan.space.content(),
-        "space_hash": plan.space.hash,
         "space": plan.space.name,
         "preset": plan.preset.name,
         "trial_flops": f"{plan.preset.trial.flops or 0:g}",

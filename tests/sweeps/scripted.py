@@ -85,6 +85,10 @@ def died(key: str) -> Failed:
     return Failed(key, "worker died: killed by SIGKILL", "", worker_died=True)
 
 
+def _validates(event: Event) -> bool:
+    return isinstance(event, Progressed) and event.point.val_accuracy is not None
+
+
 class ScriptedExecutor:
     """Two workers that train in no time: points come one at a time, and validations wait for an answer."""
 
@@ -95,6 +99,7 @@ class ScriptedExecutor:
         self._left: dict[str, deque[Event]] = {}
         self._waiting: set[str] = set()
         self._late = sweep.late
+        self._pausing = False
 
     @property
     def free(self) -> int:
@@ -124,18 +129,20 @@ class ScriptedExecutor:
                 continue
             if not isinstance(event, Progressed):
                 del self._left[key]
-            elif event.point.val_accuracy is not None and event.point.fraction < 1:
+            elif _validates(event) and event.point.fraction < 1 and not self._pausing:
                 self._waiting.add(key)
         return happened
 
     def reply(self, key: str, *, go_on: bool) -> None:
+        assert not self._pausing, "a run that pauses waits for no answer"
         self._waiting.discard(key)
         if not go_on:
             del self._left[key]
 
     def pause(self) -> None:
-        for key in self._left:
-            self._left[key] = deque([Paused(key)])
+        self._pausing = True
+        for key, left in self._left.items():
+            self._left[key] = deque([*list(filter(_validates, left))[: self.sweep.on_their_way], Paused(key)])
         self._waiting.clear()
 
     def close(self) -> None:
@@ -198,6 +205,7 @@ class Study:
     notes: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # artifacts of a run at its end, by its key
     late: int = 0  # calls for events before there is a worker
+    on_their_way: int = 0  # validations of each run that arrive after a pause
     keeps_checkpoints: bool = True
     node: str | None = None
     tracker: MemoryTracker = field(default_factory=MemoryTracker)

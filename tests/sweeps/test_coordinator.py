@@ -351,6 +351,18 @@ class TestInterruption:
         assert set(sweep.states()) == {TrialState.COMPLETE, TrialState.PRUNED}
         assert all({"flops", "spent_flops"} <= set(trial.user_attrs) for trial in sweep.trials)
 
+    def test_a_trial_that_is_to_be_pruned_as_it_pauses_is_pruned_once_it_has(self, sweep: Study) -> None:
+        pruning(sweep).run(trials=5, confirm=False)
+        sweep.on_their_way = 1
+        with pytest.raises(Interrupted):
+            sweep.run(stop=lambda: sweep.starts["trial-5"] > 0, trials=8, confirm=False)
+        trial, run = sweep.trials[5], sweep.tracker.runs["trial-5"]
+        assert (trial.state, run.state) == (TrialState.PRUNED, "pruned")
+        assert trial.user_attrs["spent_flops"] == 0.25 * trial.user_attrs["flops"]
+        assert run.reason.startswith("74.0 %, needed 78.3 %: pruned at 25 % of its budget")
+        sweep.run(trials=8, confirm=False)
+        assert (len(sweep.trials), sweep.starts["trial-5"]) == (8, 1)
+
     def test_a_run_that_was_to_be_started_again_is_not_left_running(self, sweep: Study) -> None:
         """As when the whole process group is asked to end: workers die, and then the coordinator is to stop."""
         deaths = itertools.count()

@@ -102,6 +102,7 @@ class TestArgumentsThatCannotBe:
         [
             ("--address a:1", "--address must come with --engine ray, but the engine is local"),
             ("--gpus-per-trial 0.5", "--gpus-per-trial must come with --engine ray, but the engine is local"),
+            ("--gpus-per-trial 0", "--gpus-per-trial must come with --engine ray, but the engine is local"),
             ("--engine ray --max-latency 3", "--max-latency must come with --engine local, but the engine is ray"),
             ("--engine ray --adapt", "--adapt must come with --engine local, but the engine is ray"),
             (

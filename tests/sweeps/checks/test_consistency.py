@@ -19,8 +19,8 @@ from optuna.trial import TrialState, create_trial
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
+from sweeps.checks.commands import repair_store
 from sweeps.checks.consistency import InconsistentError, check_before_training
-from sweeps.checks.repair import repair
 from sweeps.checks.verify import findings
 from sweeps.store import Store
 from sweeps.studies.storage import open_storage
@@ -301,15 +301,14 @@ def test_lost_artifacts_are_found(edited: Edited) -> None:
     ]
 
 
-def test_repair_lists_all_and_then_mends_what_it_can(edited: Edited) -> None:
+def test_repair_lists_all_and_then_mends_what_it_can(edited: Edited, capsys: pytest.CaptureFixture[str]) -> None:
     edited.client.rename_experiment(edited.experiment, "nicer")
     edited.client.delete_run(edited.ids["trial-1"])
     edited.client.set_tag(edited.ids["trial-0"], "state", "running")
     (edited.store.root / "test_looks.jsonl").write_text("")
-    said: list[str] = []
-    assert repair(edited.store, NAME, said.append) == 1
+    assert repair_store(edited.store, NAME) == 1
     lost = f"final-0-0: its test set evaluation must be on record, but {edited.store.root}/test_looks.jsonl lacks it"
-    assert said == [
+    assert capsys.readouterr().out.splitlines() == [
         "the MLflow experiment 'a study' is now called 'nicer': rename it to 'a study'",
         "done: rename it to 'a study'",
         f"the run trial-1 was deleted in MLflow: restore the run {edited.ids['trial-1']}",
@@ -327,7 +326,7 @@ def test_repair_lists_all_and_then_mends_what_it_can(edited: Edited) -> None:
 
 def test_repair_restores_an_experiment(edited: Edited) -> None:
     edited.client.delete_experiment(edited.experiment)
-    assert repair(edited.store, NAME, lambda line: None) == 0
+    assert repair_store(edited.store, NAME) == 0
     assert edited.client.get_experiment(edited.experiment).lifecycle_stage == "active"
     assert edited.resume() == []
 

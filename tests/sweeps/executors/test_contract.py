@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_core.checkpoint import Checkpoints, load_weights
+from cifar_core.checkpoint import load_weights
 from sweeps.executors.local import LocalExecutor
 from sweeps.executors.protocol import EvaluateJob, Executor, Failed, Finished, Paused, Progressed
 from tests.sweeps.executors.support import JOB, LONG, RECIPE, Start, events_until, is_gone, waits, workers
@@ -149,15 +149,13 @@ def test_pause(start: Start, tmp_path: Path) -> None:
     executor = start(workers=2)
     try:
         events_until(executor, lambda event: False, until=lambda: executor.free == 2)
-        # One trains, the other waits for an answer that comes once it has been asked to pause.
+        # One trains, the other waits for an answer, which never comes.
         executor.start(replace(LONG, key="trains", checkpoints=tmp_path / "trains"))
         executor.start(replace(JOB, key="waits", checkpoints=tmp_path / "waits"))
         seen = events_until(executor, waits)
         while not any(event.key == "trains" for event in seen):
             seen += events_until(executor, lambda event: True)
         executor.pause()
-        executor.pause()
-        executor.reply("waits", go_on=True)
         seen += events_until(executor, lambda event: executor.free == 2)  # the end of one is minutes away
         assert sorted(event.key for event in seen if isinstance(event, Paused)) == ["trains", "waits"]
         assert executor.events(0.3) == []
@@ -170,18 +168,5 @@ def test_pause(start: Start, tmp_path: Path) -> None:
         rest = events_until(executor, lambda event: isinstance(event, Finished))
         again = [event.point.step for event in rest if isinstance(event, Progressed) and event.key == "trains"]
         assert steps + again == sorted({*steps, *again})
-
-        # A run that is given up while it pauses has written its last by then, and says no more.
-        executor.start(replace(JOB, key="given up", checkpoints=tmp_path / "given up"))
-        events_until(executor, lambda event: waits(event) and event.key == "given up")
-        executor.pause()
-        executor.reply("given up", go_on=False)
-        assert executor.free >= 1
-        Checkpoints(tmp_path / "given up").clear()
-        time.sleep(0.5)
-        assert not (tmp_path / "given up").exists()
-        executor.start(replace(JOB, key="next"))
-        events = events_until(executor, lambda event: waits(event) and event.key == "next")
-        assert "given up" not in {event.key for event in events}
     finally:
         executor.close()

@@ -117,6 +117,13 @@ def test_a_median_waits_for_four_trials_and_none_never_prunes(pruner: str, prune
     assert [run(study, (-k, -k, -k)) for k in range(6)] == pruned
 
 
+def test_a_median_judges_a_trial_by_its_best_value() -> None:
+    study = study_with("median")
+    for k in range(4):
+        run(study, (0.4 + k / 10, 0.5 + k / 10, 0.6 + k / 10))
+    assert run(study, (0.7, 0.1, 0.1)) == 6, "0.7 beats medians of 0.55 and 0.65, not that of 0.75"
+
+
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_any_pruner_can_be_asked(pruner: str) -> None:
     study = study_with(pruner)

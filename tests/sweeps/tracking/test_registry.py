@@ -26,7 +26,7 @@ from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.image_file import read_image
 from cifar_core.training import predict
-from sweeps.checks.repair import repair
+from sweeps.checks.commands import repair_store
 from sweeps.checks.verify import findings
 from sweeps.store import Store
 from sweeps.tracking import registry, served_model
@@ -166,16 +166,17 @@ def test_a_moved_store_serves_its_own_files(place: Place, tmp_path: Path) -> Non
     assert len(moved.loaded().predict(np.zeros((1, 32, 32, 3), np.uint8))) == 1
 
 
-def test_a_repair_serves_the_champion_again_whose_files_are_lost(place: Place, tmp_path: Path) -> None:
+def test_a_repair_serves_the_champion_again_whose_files_are_lost(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(place.store.root, tmp_path / "moved")
     moved = replace(place, store=Store.locate(tmp_path / "moved"))
     follow_store(moved.store)
     optuna.create_study(study_name="better", storage=moved.store.storage_url).add_trial(create_trial(value=0.5))
     [folder] = moved.store.root.glob("artifacts/better/models/m-*")
     shutil.rmtree(folder)
-    said: list[str] = []
-    repair(moved.store, "better", said.append)
-    assert f"done: log the network of {KEY} again" in said
+    repair_store(moved.store, "better")
+    assert f"done: log the network of {KEY} again" in capsys.readouterr().out.splitlines()
     assert not [finding for finding in findings(moved.store, "better") if "network" in finding.text]
     [found] = champions(moved.client)
     assert found.tags == numbers("better", 0.9)
