@@ -120,7 +120,7 @@ class Adaptation:
             result = replace(result, test_accuracy=test, tta_accuracy=tta)
             if self.plan.confirm:
                 self._register(result)
-            note = study_note(str(result), [f"[The network](run:{key})"], [], self.command)
+            note = study_note("\n\n".join(result.lines()), [f"[The network](run:{key})"], [], self.command)
             self.tracker.describe(STUDY_KEY, note=note)
             self.tracker.end_study("finished", {})
             shutil.rmtree(self._folder, ignore_errors=True)
