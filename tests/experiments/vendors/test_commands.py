@@ -280,6 +280,8 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     said = refused(score_answers.main, str(tmp_path / "none.csv"), *options)
     assert said == "none.csv must be a readable file, but: No such file or directory"
     before = looks(fresh_store.folder)
+    assert score_answers.main([str(tmp_path / "answers.csv"), *options]) == 0
+    assert looks(fresh_store.folder) == before, "the same answers again tell nothing new"
     options[1] = "GPT-6 Lune"
     assert refused(score_answers.main, str(tmp_path / "answers.csv"), *options) == (
         "--vendor must be a vendor of scenario.toml, but got 'GPT-6 Lune'; did you mean 'GPT-6 Luna'?"
