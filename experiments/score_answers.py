@@ -7,32 +7,23 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_core.data.source import DataSource
 from experiments.pages.text import duration, fine_percent, probability, span
-from experiments.reading.scenario import slug
+from experiments.reading.published import load_published
+from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario, slug
 from experiments.reading.studies import StudyReader
 from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.vendor_score import LEAST_TIMED, VendorScore
 from experiments.vendors.answer_file import read_source
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score
-from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
+from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.validation import InvalidFileError
-from sweeps.words import percent
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's error, 130 on Ctrl-C."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if not slug(options.vendor):
-        parser.error(f"--vendor must have a letter or a digit, but got {options.vendor!r}")
-    return run_command(parser, lambda: _run(options), stopped="stopped; nothing was kept")
+from sweeps.words import did_you_mean, percent
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,6 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("answers", type=Path, metavar="ANSWERS.csv", help="the file of answers")
     parser.add_argument("--vendor", required=True, metavar="NAME", help="the vendor's name in the scenario")
     parser.add_argument(
+        "--scenario",
+        type=Path,
+        default=DEFAULT_SCENARIO,
+        metavar="FILE",
+        help="the scenario that has the vendor (default: experiments/data/scenario.toml)",
+    )
+    parser.add_argument(
         "--study",
         metavar="NAME",
         help="whose test images, and whose champion to compare with (default: the most recent study)",
@@ -56,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_vendor(options.vendor, options.scenario)
     try:
         content = options.answers.read_bytes()
     except OSError as error:
@@ -81,6 +80,19 @@ def _run(options: argparse.Namespace) -> int:
     keep(found, content, store)
     _print(found)
     return 0
+
+
+def _check_vendor(name: str, scenario: Path) -> None:
+    """Check that the report will find the score.
+
+    Raises:
+        InvalidFileError: the scenario has no vendor of that name, or breaks a rule.
+    """
+    known = [vendor.name for vendor in load_scenario(load_published(), scenario).vendors]
+    if slug(name) not in map(slug, known):
+        raise InvalidFileError(
+            f"--vendor must be a vendor of {scenario.name}, but got {name!r}{did_you_mean(name, known)}"
+        )
 
 
 def _check_images(answers: Path, study: Study) -> None:
@@ -127,6 +139,8 @@ def _print(found: VendorScore) -> None:
         print(f"  against the champion of {found.study}: {theirs:,} images it alone has right, {ours:,} the champion "
               f"alone ({probability(found.mcnemar['p'])}, McNemar)")  # fmt: skip
 
+
+main = main_of(build_parser, _run, stopped="stopped; nothing was kept")
 
 if __name__ == "__main__":
     start(main)

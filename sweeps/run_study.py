@@ -275,7 +275,7 @@ class _Command:
                 lacking = self._close(tracker, study, console.say, ended=ended)
         if result is None or (lacking and stopper.asked()):
             return self._stopped(stopper)
-        print(f"Adapted: {result}")
+        print("Adapted: " + "\n".join(result.lines()))
         if alone:
             _print_next(plan, study, store, tracker, tested=True)
         if lacking:

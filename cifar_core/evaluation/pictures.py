@@ -48,7 +48,7 @@ def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
     return _grid(images, [(names[label], _INK) for label in labels.tolist()], columns)
 
 
-def unlabelled(images: Tensor, columns: int = 8) -> bytes:
+def unlabelled(images: Tensor, columns: int = 6) -> bytes:
     """Draw images (N, 3, H, W) in [0, 1] without captions, for example an augmented batch before normalisation."""
     grid = load_torchvision("utils").make_grid(images.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
     picture = Image.fromarray((grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

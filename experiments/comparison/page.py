@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rich.table
+from rich.console import Console
 from rich.text import Text
 
 from cifar_core.data.data_set import CIFAR10
@@ -24,6 +25,7 @@ from sweeps.console import answer_console
 from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
 
+_NO_LIMIT = 100_000  # columns
 SECTIONS = (outcome.lead, outcome.metrics, outcome.images, classes.section, settings.section, curves.section)
 
 
@@ -68,13 +70,28 @@ def command(names: Sequence[str], baseline: str | None, store: Store, results: P
 
 
 def show(comparison: Comparison) -> None:
-    """Print the metrics of the groups, and the answer in a sentence."""
-    console = answer_console()
-    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("")
-    for group in comparison.groups:
-        table.add_column(Text(group.name), justify="right")
-    for title, cells in outcome.metric_rows(comparison):
-        table.add_row(title, *(f"{cell.text} (regression)" if cell.worse else cell.text for cell in cells))
-    console.print(table)
+    """Print the metrics of the groups, as many side by side as there is room for, and the answer in a sentence."""
+    console, left = answer_console(), list(range(len(comparison.groups)))
+    wide = console.options.update(width=_NO_LIMIT)
+    while left:
+        for count in range(len(left), 0, -1):
+            table = _table(comparison, left[:count], console)
+            if console.measure(table, options=wide).maximum <= console.width:
+                break
+        console.print(table)
+        left = left[count:]
     console.print(Text(outcome.headline(comparison).text), soft_wrap=True)
+
+
+def _table(comparison: Comparison, shown: Sequence[int], console: Console) -> rich.table.Table:
+    """Return the metrics of some of the groups, by their places."""
+    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("", max_width=console.width // 3)
+    for place in shown:
+        name = comparison.groups[place].name
+        narrow = name.replace("/", "/\n") if console.is_terminal else name
+        table.add_column(Text(narrow), justify="right", overflow="fold")
+    for title, cells in outcome.metric_rows(comparison):
+        here = [cells[place] for place in shown]
+        table.add_row(title, *(f"{cell.text} (regression)" if cell.worse else cell.text for cell in here))
+    return table

@@ -77,7 +77,7 @@ def measure_labels(study: Study) -> str:
     return f"python experiments/label_curve.py {_of(study)}"
 
 
-def measure_vendor(study: Study, vendor: Vendor, *, exported: bool) -> str:
+def measure_vendor(study: Study, scenario: Scenario, vendor: Vendor, *, exported: bool) -> str:
     """The commands that measure a vendor on the test images.
 
     Args:
@@ -92,8 +92,8 @@ def measure_vendor(study: Study, vendor: Vendor, *, exported: bool) -> str:
         images = f" --images {folder}" if own else ""
         ask = f"python experiments/ask_vendor.py --url URL --model MODEL --price {vendor.tokens.key}{images}"
         lines.append(f"VENDOR_KEY=... {ask}")
-    score = f"python experiments/score_answers.py {answers} --vendor {shlex.quote(vendor.name)} {_of(study)}"
-    return "\n".join([*lines, score])
+    named = f"--vendor {shlex.quote(vendor.name)}{_own(scenario)}"
+    return "\n".join([*lines, f"python experiments/score_answers.py {answers} {named} {_of(study)}"])
 
 
 def set_price(study: Study) -> str:
@@ -112,9 +112,13 @@ def reproduce(study: Study, scenario: Scenario) -> str:
     """The commands that run the study and write its report again."""
     commit = study.tags.get("git_commit", "")
     lines = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
-    own = "" if scenario.is_example else f" --scenario {shlex.quote(scenario.file)}"
-    compare = f"python experiments/compare.py --study {shlex.quote(study.name)}{own}{_store(study)}"
+    compare = f"python experiments/compare.py --study {shlex.quote(study.name)}{_own(scenario)}{_store(study)}"
     return "\n".join([*lines, run_study(study), compare])
+
+
+def _own(scenario: Scenario) -> str:
+    """The option that names the scenario, after a space; "" for the example."""
+    return "" if scenario.is_example else f" --scenario {shlex.quote(scenario.file)}"
 
 
 def _sweep(study: Study, options: str) -> str:

@@ -328,7 +328,7 @@ def _adapting(facts: Facts, download: Download) -> Way:
 def _buying(facts: Facts, vendor: Vendor) -> Way:
     scenario, score = facts.scenario, facts.scores.get(slug(vendor.name))
     option = buy(vendor, facts.cost, scenario, facts.as_of)
-    command = commands.measure_vendor(facts.study, vendor, exported=bool(facts.scores))
+    command = commands.measure_vendor(facts.study, scenario, vendor, exported=bool(facts.scores))
     accuracy, check, sources = _published(facts, vendor.accuracy, command)
     if score is not None:
         accuracy, sources = score.accuracy, (f"source/{score.key}",)

@@ -280,8 +280,9 @@ class Chat:
                     self._limits = newer
                     raise _FailedTryError("status 400", after=0.0, sent=False) from None
                 kind = ImageRefusedError if error.code in REFUSED else VendorError
+                unset = "; VENDOR_KEY is not set" if error.code in (401, 403) and not self._key else ""
                 raise kind(
-                    f"the service must accept the request, but answers status {error.code}{said and ': '}{said}"
+                    f"the service must accept the request, but answers status {error.code}{said and ': '}{said}{unset}"
                 ) from None
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)  # of a URLError

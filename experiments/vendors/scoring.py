@@ -91,7 +91,7 @@ def _by_image(answers: Sequence[Answer], images: int) -> dict[int, Answer]:
 
 
 def keep(found: VendorScore, content: bytes, store: Store) -> None:
-    """Keep a score with the file of answers; record the evaluation first.
+    """Keep a score with the file of answers; record the evaluation first, unless these answers were scored before.
 
     Raises:
         StoreError: the store cannot be written to.
@@ -99,7 +99,8 @@ def keep(found: VendorScore, content: bytes, store: Store) -> None:
     folder = score_folder(store.root, found)
     try:
         key = f"{slug(found.vendor)}-{found.sha256[:8]}"
-        store.record_test_set_evaluation(study=VENDORS, key=key, data_sha256=found.data_sha256)
+        if (VENDORS, key) not in store.evaluations(found.data_sha256):
+            store.record_test_set_evaluation(study=VENDORS, key=key, data_sha256=found.data_sha256)
         write_atomically(folder / ANSWERS, content)
         write_atomically(folder / SCORE, json.dumps(asdict(found), indent=1) + "\n")
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import optuna
 from mlflow.entities import Run
@@ -40,10 +40,15 @@ def read_status(store: Store, study: str) -> dict[str, str]:
         states = Counter(run.data.tags.get("state", "unknown") for run in own)
         if states:
             rows[name] = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    tags = next((run.data.tags for run in runs if run.data.tags.get("key") == STUDY_KEY), {})
+    if "champion" in tags:
+        rows["champion"] = f"trial {tags['champion']}"
     if runner is not None:
-        rows |= _cluster(runs)
+        rows |= _cluster(runs, tags)
     if tested:
         rows["test"] = ", ".join(percent(m["test/accuracy"], 2) + with_tta(m.get("test/tta_accuracy")) for m in tested)
+    if (report := store.report(study) / "report.html").exists():
+        rows["report"] = str(report)
     if checkpoints:
         rows["checkpoints"] = f"of {', '.join(checkpoints)}"
     if queued:
@@ -51,14 +56,13 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     return rows
 
 
-def _cluster(runs: Sequence[Run]) -> dict[str, str]:
-    """Rows of a sweep that runs on a cluster: where its runs train, and what waits."""
+def _cluster(runs: Sequence[Run], study: Mapping[str, str]) -> dict[str, str]:
+    """Rows of a sweep that runs on a cluster: where its runs train, and what waits; `study` has the tags of its own."""
     rows, tags = {}, [run.data.tags for run in runs]
     places = sorted((own["node"], own["key"]) for own in tags if own.get("state") == "running" and "node" in own)
     if places:
         rows["nodes"] = ", ".join(f"{key} on {node}" for node, key in places)
-    workers = next((int(own["waiting"]) for own in tags if own.get("key") == STUDY_KEY and "waiting" in own), 0)
-    if workers:
+    if workers := int(study.get("waiting", 0)):
         rows["waiting"] = waiting_workers(workers)
     return rows
 

@@ -120,7 +120,7 @@ class Adaptation:
             result = replace(result, test_accuracy=test, tta_accuracy=tta)
             if self.plan.confirm:
                 self._register(result)
-            note = study_note(str(result), [f"[The network](run:{key})"], [], self.command)
+            note = study_note("\n\n".join(result.lines()), [f"[The network](run:{key})"], [], self.command)
             self.tracker.describe(STUDY_KEY, note=note)
             self.tracker.end_study("finished", {})
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -347,7 +347,8 @@ class Adaptation:
         note = f"{how}: {percent(plain.accuracy, 2)} test accuracy{with_tta(averaged.accuracy)}; "
         note += provenance_of(self.backbone)
         name = f"{how.lower()} {self.backbone.name} #{result.trial} {percent(plain.accuracy)}"
-        self.tracker.tested(key, outcome, result.tags, name=name, note=run_note(note, {}, outcome.files))
+        note = run_note(note, self.tracker.costs(key), outcome.files)
+        self.tracker.tested(key, outcome, result.tags, name=name, note=note)
 
     @torch.no_grad()
     def _logits(self, network: AdaptedNetwork, test: Split, mirrored: bool) -> Tensor:

@@ -56,18 +56,16 @@ class AdaptedResult:
         tags |= {"val_accuracy": f"{self.val_accuracy:.4f}", "head_accuracy": f"{self.head_accuracy:.4f}"}
         return tags | ({} if self.tuned_accuracy is None else {"tuned_accuracy": f"{self.tuned_accuracy:.4f}"})
 
-    def __str__(self) -> str:
-        how = "fine-tuned from" if self.tuned else "with"
-        said = f"{self.backbone.name} {how} the head of trial {self.trial}, {percent(self.val_accuracy, 2)} validation "
-        said += "accuracy"
-        if self.tuned:
-            said += f" (the head alone: {percent(self.head_accuracy, 2)})"
-        elif self.tuned_accuracy is not None:
-            said += f" (fine-tuned: {percent(self.tuned_accuracy, 2)})"
+    def lines(self) -> tuple[str, str, str]:
+        """Return what came out, what it was chosen by, and what the backbone learnt from, for people."""
+        how, tested = "fine-tuned" if self.tuned else "with a head fitted to all images", "not tested"
         if self.test_accuracy is not None:
-            said += f"; {'' if self.tuned else 'fitted to all images '}it has {percent(self.test_accuracy, 2)} test "
-            said += f"accuracy{with_tta(self.tta_accuracy)}"
-        return f"{said}. It learnt from {images_before(self.backbone.pretrained_on)} before; {_OVERLAP}"
+            tested = f"{percent(self.test_accuracy, 2)} test accuracy{with_tta(self.tta_accuracy)}"
+        chosen = f"Validation accuracy: {percent(self.head_accuracy, 2)} with the head of trial {self.trial}"
+        if self.tuned_accuracy is not None:
+            chosen += f", {percent(self.tuned_accuracy, 2)} fine-tuned from there"
+        before = provenance_of(self.backbone)
+        return f"{self.backbone.name}, {how}: {tested}", chosen, before[0].upper() + before[1:]
 
 
 def backbone_tags(backbone: Backbone) -> dict[str, str]:

@@ -111,7 +111,8 @@ class ChampionTest(Stage):
         tags = {"stage": "final", "source_trial": str(self._champion.source), "seed": str(seed_of(run.key))}
         name = run_name({**tags, "trial": run.key}, run.job.recipe, outcome.accuracy)
         tested = f"Champion: {percent(outcome.accuracy, 2)} test accuracy{with_tta(outcome.tta_accuracy)}"
-        self.sweep.tracker.tested(run.key, outcome, name=name, note=run_note(tested, {}, outcome.files))
+        note = run_note(tested, self.sweep.tracker.costs(run.key), outcome.files)
+        self.sweep.tracker.tested(run.key, outcome, name=name, note=note)
         self.progress.counts["complete"] += 1
 
     def fail(self, run: SweepRun, event: Failed) -> None:

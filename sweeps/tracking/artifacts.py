@@ -21,7 +21,7 @@ from cifar_core.recipe import Recipe
 from sweeps.tracking.weakness import weakness_report
 
 PREDICTIONS = "predictions.csv"
-_SHOWN = 16  # images in the picture of augmented training images
+_SHOWN = 18  # images in the picture of augmented training images
 
 
 def of_training(recipe: Recipe, train: Split) -> dict[str, bytes]:

@@ -249,6 +249,10 @@ class MlflowTracker:
         """Return the last value of a metric of a complete run, None if there is none."""
         return self._known[key].metrics.get(name) if self.state(key) == "complete" else None
 
+    def costs(self, key: str) -> dict[str, float]:
+        """Return the costs of a run as metrics, as far as they are known."""
+        return {name: value for name, value in self._known[key].metrics.items() if name.startswith("cost/")}
+
     def total(self, stage: str, name: str) -> float:
         """Return the sum of a metric over the complete runs whose keys begin with `stage`: confirm or final."""
         return sum(self.metric(key, name) or 0.0 for key in self._known if key.startswith(f"{stage}-"))

@@ -56,7 +56,9 @@ def _view(*, only: str, metrics: Sequence[str], tags: Sequence[str]) -> dict[str
         "columnWidths": _WIDTHS,
         "runsHiddenMode": "FIRST_20_RUNS",  # of the charts
         "compareRunCharts": _CHARTS,
-        "compareRunSections": [{"uuid": _SECTION, "name": "Search", "display": True, "isReordered": True}],
+        "compareRunSections": [
+            {"uuid": _SECTION, "name": "Search", "display": True, "isReordered": True, "columns": len(_CHARTS)}
+        ],
         "isAccordionReordered": True,  # else the UI sorts the sections by name
     }
 

@@ -237,6 +237,9 @@ def test_charts_begin_with_the_curves_and_the_parameters(page: Page, address: st
     assert all(place is not None for place in places)
     above, below = (place["y"] for place in places if place is not None)
     assert above < below
+    cards = page.get_by_test_id("experiment-view-compare-runs-card")
+    widths = [box["width"] for card in cards.all() if (box := card.bounding_box()) is not None]
+    assert widths[0] == widths[1] > 1.3 * min(widths), "two charts fill a row that has room for three"
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_foreign_files_are_refused_and_run_no_code(tmp_path: Path) -> None:
     assert "a checkpoint must hold tensors by name" in refusal(lambda: load_backbone(str(tmp_path / "list.pth")))
     assert refusal(lambda: load_backbone("efficientnet_lite9")) == (
         f"a backbone must be one of {', '.join(ARCHITECTURES)} or a readable file, but efficientnet_lite9 gave: "
-        "No such file or directory"
+        "No such file or directory; did you mean 'efficientnet_lite2'?"
     )
 
 

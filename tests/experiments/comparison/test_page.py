@@ -105,3 +105,21 @@ def test_the_page_goes_into_the_store_by_default(fresh_store: Fake, capsys: pyte
     assert "compare.py --runs demo demo/trial-1 --store STORE --results RESULTS\n" in written.read_text()
     assert written.with_suffix(".html").is_file()
     assert "demo/trial-1" in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_shows_as_many_runs_side_by_side_as_fit(
+    rivals: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{study}/trial-{number}" for study in ("good", "level") for number in range(3)]
+    arguments = ["--runs", *names, "--store", str(rivals.folder), "--out", str(tmp_path)]
+    assert compare.main(arguments) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.split() == names, "in a file one table holds all"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert compare.main(arguments) == 0
+    lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in capsys.readouterr().out.splitlines()]
+    heads = [place for place, line in enumerate(lines) if line.split()[:1] in (["good/"], ["level/"])]
+    assert len(heads) > 1
+    assert " ".join(lines[place + 1] for place in heads).split() == [name.partition("/")[2] for name in names]
+    assert max(map(len, lines[: heads[-1] + 2])) <= 60

@@ -118,6 +118,10 @@ def test_images_that_were_exported_for_one_vendor_serve_the_next(demo: Facts) ->
     assert known(verdict_of(facts).contender).commands == (
         "python experiments/score_answers.py ANSWERS.csv --vendor other --study demo --store STORE",
     )
+    mine = with_scenario(facts, is_example=False, file="my.toml")
+    assert known(verdict_of(mine).contender).commands == (
+        "python experiments/score_answers.py ANSWERS.csv --vendor other --scenario my.toml --study demo --store STORE",
+    )
 
 
 def test_a_measured_download_can_win_like_any_other_way(demo: Facts) -> None:

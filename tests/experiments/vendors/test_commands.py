@@ -23,6 +23,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.picture_cache import store_pictures
 from experiments import ask_vendor, export_test, score_answers
 from experiments.decision.verdict import ways_of
+from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.vendor_score import load_scores
 from experiments.vendors.answers import DESCRIPTION, read_answers
 from tests.conftest import Refused
@@ -116,7 +117,9 @@ def test_a_file_without_answers_is_of_no_service_yet(exported: Path, tmp_path: P
     out = tmp_path / "a.csv"
     options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--out", str(out)]
     with serving(lambda request, _: send(request, b"", 401)) as stub:
-        assert "answers status 401" in refused(ask_vendor.main, "--url", stub.url, *options)
+        said = refused(ask_vendor.main, "--url", stub.url, *options)
+        assert said == "the service must accept the request, but answers status 401; VENDOR_KEY is not set"
+        assert len(stub.bodies) == 1
     with serving(cats) as stub:
         assert ask_vendor.main(["--url", stub.url, *options]) == 0
         assert ask_vendor.main(["--url", f"{stub.url}/", *options]) == 0
@@ -276,7 +279,17 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     assert (score.right, score.unparsable, score.missing) == (18, 1, 1)
     said = refused(score_answers.main, str(tmp_path / "none.csv"), *options)
     assert said == "none.csv must be a readable file, but: No such file or directory"
-    assert "--vendor must have a letter or a digit" in refused(score_answers.main, "a.csv", "--vendor", "!")
+    before = looks(fresh_store.folder)
+    assert score_answers.main([str(tmp_path / "answers.csv"), *options]) == 0
+    assert looks(fresh_store.folder) == before, "the same answers again tell nothing new"
+    options[1] = "GPT-6 Lune"
+    assert refused(score_answers.main, str(tmp_path / "answers.csv"), *options) == (
+        "--vendor must be a vendor of scenario.toml, but got 'GPT-6 Lune'; did you mean 'GPT-6 Luna'?"
+    )
+    assert looks(fresh_store.folder) == before
+    mine = tmp_path / "mine.toml"
+    mine.write_text(DEFAULT_SCENARIO.read_text().replace('"GPT-6 Luna"', '"GPT-6 Lune"'))
+    assert score_answers.main([str(tmp_path / "answers.csv"), *options, "--scenario", str(mine)]) == 0
 
 
 @pytest.mark.usefixtures("small_test_set")
@@ -288,7 +301,7 @@ def test_answers_are_compared_with_those_of_the_champion(
     fresh_store.add(answers=lambda _: "\n".join(["index,true,predicted,probability", *said, ""]).encode())
     rows = [f"{index:05d}.png,{name if index < 19 else 'none'}" for index, name in enumerate(true)]
     (tmp_path / "answers.csv").write_text("\n".join(["image,answer", *rows, ""]))
-    scored = [str(tmp_path / "answers.csv"), "--vendor", "V", "--store", str(fresh_store.folder)]
+    scored = [str(tmp_path / "answers.csv"), "--vendor", "GPT-6 Luna", "--store", str(fresh_store.folder)]
     assert score_answers.main(scored) == 0
     assert capsys.readouterr().out.endswith(
         "  against the champion of demo: 3 images it alone has right, 1 the champion alone (p = 0.625, McNemar)\n"
@@ -303,7 +316,7 @@ def test_answers_are_of_the_images_that_the_service_was_asked_about_wherever_the
     with serving(cats) as stub:
         options = ["--url", stub.url, "--model", "m", "--price", "gpt-6-luna", "--images", str(exported)]
         assert ask_vendor.main([*options, "--out", str(out)]) == 0
-    scored = [str(out), "--vendor", "V", "--store", str(fresh_store.folder)]
+    scored = [str(out), "--vendor", "GPT-6 Luna", "--store", str(fresh_store.folder)]
     (tmp_path / DESCRIPTION).write_bytes(replace(CIFAR10, sha256="ab" * 32).to_json())
     assert score_answers.main(scored) == 0, "not of the images that lie beside it"
     beside = out.with_name("elsewhere.csv.service")
@@ -342,7 +355,9 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     facts = replace(fresh_store.facts("flowers"), scores=load_scores(fresh_store.folder, own))
     assert [way.title for way in ways_of(facts) if way.measured] == ["building", "GPT-6 Luna"]
     (folder / "answers.csv").write_text("image,answer\n00000.png,rose\n")
-    said = refused(score_answers.main, str(folder / "answers.csv"), "--vendor", "V", "--study", "earlier", *options)
+    said = refused(
+        score_answers.main, str(folder / "answers.csv"), "--vendor", "GPT-6 Luna", "--study", "earlier", *options
+    )
     rule = f"--study must be one of garden, as {folder / 'answers.csv'} has answers to its images, but"
     assert said == f"{rule} 'earlier' is of CIFAR-10"
     small = refused(export_test.main, str(tmp_path / "x"), "--side", "32", *options)

@@ -45,12 +45,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     for key in ("confirm-1-0", "confirm-0-0"):
         tracker.begin(RunLabel(key=key, name=key, tags={"stage": "confirm"}, params={}))
     tracker.tag("confirm-0-0", node="node-1 GPU 0")
-    tracker.tag(STUDY_KEY, waiting="3")
+    tracker.tag(STUDY_KEY, waiting="3", champion="1")
     tracker.end("confirm-1-0", "complete", outcome=outcome(0.8))
     tracker.begin(RunLabel(key="final-1-0", name="final-1-0", tags={"stage": "final"}, params={}))
     tracker.end("final-1-0", "complete")
     tracker.tested("final-1-0", replace(outcome(0.7925), tta_accuracy=0.8))
     assert tracker.close() == 0
+    store.report("s").mkdir(parents=True)
+    (store.report("s") / "report.html").touch()
     write_queue(store.queues("s") / "1.jsonl", Entry(key="trial-4", at=0))
     folder = store.checkpoints("s", "trial-4")
     folder.mkdir(parents=True)
@@ -68,7 +70,9 @@ def test_what_is_told(store: Store) -> None:
         "best": "60.0 % validation accuracy, trial 1, net1",
         "confirmation": "1 complete, 1 running",
         "final": "1 complete",
+        "champion": "trial 1",
         "test": "79.25 % (80.00 % with test-time augmentation)",
+        "report": f"{store.root}/reports/s/report.html",
         "checkpoints": "of trial-4",
         "queue": "1 entry for MLflow",
     }

@@ -316,6 +316,10 @@ class TestTestSet:
         assert {key for key, run in sweep.tracker.runs.items() if "test/accuracy" in run.metrics} == set(champions)
         models = {key: run.models for key, run in sweep.tracker.runs.items() if run.models}
         assert models == {key: [sweep.store.weights("a study", key)] for key in champions}, "each is logged once"
+        for key in champions:
+            first, costs = sweep.tracker.runs[key].tags[MLFLOW_RUN_NOTE].split("\n\n")
+            assert first.startswith("Champion: ")
+            assert costs.startswith("Trained for ")
 
     def test_without_confirmation_it_stays_closed(self, sweep: Study) -> None:
         summary = sweep.run(confirm=False)
