@@ -27,7 +27,7 @@ from cifar_core.data.source import DataSource
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.machine import free_memory
-from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, load_adapted, save_adapted
+from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, load_network, save_adapted
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import Features, activations, compute, default_cache, features
 from cifar_core.transfer.head import SCALINGS, Head, HeadRecipe, fit
@@ -337,7 +337,8 @@ class Adaptation:
         """
         key = result.key
         test = self.data.test()
-        network = load_adapted(self.store.weights(self.study, key))
+        network = load_network(self.store.weights(self.study, key)).network
+        assert isinstance(network, AdaptedNetwork)
         logits = [self._logits(network, test, mirrored) for mirrored in (False, True)]  # until here it can be stopped
         self.store.record_test_set_evaluation(study=self.study, key=key, data_sha256=self.plan.data_set.sha256)
         both = logits[0], torch.stack(logits).mean(0)
