@@ -292,7 +292,8 @@ class Adaptation:
         except CheckpointError as error:
             self.console.say(f"{error}; fine-tuning begins again")
         train, val = images.splits.train, images.splits.val
-        views, below = [view.values for view in images.activations], images.activations[0].values[len(train) :]
+        views = [view.values[: len(train)] for view in images.activations]
+        below = images.activations[0].values[len(train) :]
         for point in tune(state, views, train, below, val, hardware, self.stop):
             if not math.isfinite(point.train_loss):
                 reason = f"training loss was {point.train_loss} at step {point.step}"
