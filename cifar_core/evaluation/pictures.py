@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -24,21 +21,7 @@ _NUMBERED = 20  # classes of a confusion matrix, at most, for numbers in its cel
 _LEAST_NAMED = 15  # screen pixels of a cell, at least, for the name of a class beside it
 _BAR, _BAR_HEIGHT, _MOST_BARS = 480, 22, 50  # screen pixels of an accuracy of 1, and of a row; classes
 _LONGEST_NAME, _ABOVE = 24, 10  # letters of a class, and of one above its column
-_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _INK, _RIGHT, _WRONG, _PAPER, _TRACK = "#222222", "#1a7f37", "#c62828", "#ffffff", "#eef1f4"
-
-
-@functools.cache
-def load_torchvision(module: str) -> ModuleType:
-    """Import a module of torchvision, with any torch, when it is first needed: that takes a second."""
-    try:
-        return importlib.import_module(f"torchvision.{module}")
-    except RuntimeError:
-        # The published wheel is built for CUDA. With a CPU build of torch its compiled part does not load, and the
-        # import fails for lack of two operators; once they are declared, all of its Python code works.
-        for name in ("nms", "qnms"):
-            _OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return importlib.import_module(f"torchvision.{module}")
 
 
 def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
@@ -50,9 +33,8 @@ def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
 
 def unlabelled(images: Tensor, columns: int = 6) -> bytes:
     """Draw images (N, 3, H, W) in [0, 1] without captions, for example an augmented batch before normalisation."""
-    grid = load_torchvision("utils").make_grid(images.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
-    picture = Image.fromarray((grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
-    return _png(picture.resize((picture.width * _SCALE, picture.height * _SCALE), Image.Resampling.NEAREST))
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    return _grid(pixels, [("", _INK)] * len(pixels), columns)
 
 
 def confident_mistakes(split: Split, predictions: Predictions, rows: int = 3, columns: int = 6) -> bytes:
@@ -161,7 +143,7 @@ def _grid(images: Tensor, captions: Sequence[tuple[str, str]], columns: int, *, 
     font = _font(12, [text for text, _ in captions])
     longest = max((font.getlength(text) for text, _ in captions), default=0)
     cell_width = max(width * scale, round(longest)) + _GAP
-    cell_height = height * scale + _GAP + _CAPTION
+    cell_height = height * scale + _GAP + (_CAPTION if longest else 0)
     picture = Image.new("RGB", (columns * cell_width + _GAP, rows * cell_height + _GAP), _PAPER)
     draw = ImageDraw.Draw(picture)
     for position, image in enumerate(images):

@@ -80,18 +80,7 @@ def load_network(path: Path) -> LoadedNetwork:
     return LoadedNetwork(network, recipe.normalisation, recipe.tta, data_set_of(facts, path))
 
 
-def load_adapted(path: Path) -> AdaptedNetwork:
-    """Load an adapted network on the CPU in evaluation mode.
-
-    Raises:
-        CheckpointError: as for `load_network`; or the network is no adapted one.
-    """
-    return _adapted(*read_tensors(path), path)
-
-
 def _adapted(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> AdaptedNetwork:
-    if _FACTS not in facts:
-        raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found")
     try:
         features = FeatureNetwork(facts[_FACTS]["architecture"])
         features.side = facts[_FACTS]["side"]

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import safetensors.torch
@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from cifar_core.data.image_folder import listed
 from cifar_core.errors import UserError, first_line, printable, suggest_name
-from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.transfer.efficientnet_lite import EfficientNetLite, fold
 
 IMAGENET = "ImageNet-1k"
 _LARGEST = 1_000_000_000  # bytes of a file of weights
 _DOWNLOAD_SECONDS = 10.0  # without an answer
 _NESTED = ("state_dict", "model")  # keys under which checkpoints keep the weights
+_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
@@ -81,6 +81,19 @@ def _lite(number: int, width: float, depth: float, size: int, sha256: str) -> Ar
         bytes=size,
         sha256=sha256,
     )
+
+
+@functools.cache
+def load_torchvision(module: str) -> ModuleType:
+    """Import a module of torchvision, with any torch, when it is first needed: that takes a second."""
+    try:
+        return importlib.import_module(f"torchvision.{module}")
+    except RuntimeError:
+        # The published wheel is built for CUDA. With a CPU build of torch its compiled part does not load, and the
+        # import fails for lack of two operators; once they are declared, all of its Python code works.
+        for name in ("nms", "qnms"):
+            _OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return importlib.import_module(f"torchvision.{module}")
 
 
 def _from_torchvision(name: str, last: str) -> nn.Module:

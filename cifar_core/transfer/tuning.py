@@ -191,18 +191,22 @@ def tune(
     total, recipe = state.recipe.steps(len(train)), state.recipe
     points = set(EvalSchedule(evenly(_POINTS)).steps(total))
     validations = set(EvalSchedule(evenly(_VALIDATIONS)).steps(total))
-    targets = F.one_hot(train.labels, len(train.data_set.classes)).float()
-    threads = torch.get_num_threads() if hardware.device.type == "cpu" else 1
-    losses: list[tuple[float, float]] = []
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    device = hardware.device
+    if device.type == "cuda" and sum(view.nbytes for view in views) < torch.cuda.mem_get_info(device)[0] / 2:
+        views = [view.to(device) for view in views]
+    targets = F.one_hot(train.labels, len(train.data_set.classes)).float().to(views[0].device)
+    losses: list[Tensor] = []
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         began = time.perf_counter()
         while state.step < total:
             rate = recipe.rate(state.step / total)
-            losses.append(_step(state, views, targets, rate, hardware, pool, threads))
+            losses.append(_step(state, views, targets, rate, hardware, pool))
             state.step += 1
             stopped = state.step < total and stop()
             if not stopped and state.step not in points:
                 continue
+            mean_loss, mean_right = torch.cat(losses).cpu().double().sum(0).div(len(losses)).tolist()
+            losses.clear()
             state.seconds += time.perf_counter() - began
             validation = None
             if state.step in validations:
@@ -211,8 +215,6 @@ def tune(
                     compute(state.upper, val_activations, hardware).to(hardware.device), val
                 )
                 state.validation_seconds += time.perf_counter() - began
-            mean_loss, mean_right = (sum(values) / len(losses) for values in zip(*losses, strict=True))
-            losses.clear()
             yield Progress(
                 step=state.step,
                 fraction=state.step / total,
@@ -270,37 +272,42 @@ def _step(
     rate: float,
     hardware: Hardware,
     pool: ThreadPoolExecutor,
-    threads: int,
-) -> tuple[float, float]:
-    """Do a step; return the mean loss in nats and the accuracy of the batch.
+) -> Tensor:
+    """Do a step; return the loss in nats and the accuracy of each part of the batch (parts, 2), whose sums are its own.
 
     On a CPU each thread computes the gradient of a part of the batch, as layers are too small for threads to share.
+    Elsewhere there is one part, and nothing waits for a GPU that has the views.
     """
     recipe, generator = state.recipe, state.generator
     batch = state.next_batch(len(targets))
     size = len(batch)
     mirrored = torch.rand(size, 1, generator=generator) < 0.5
     share = beta(recipe.mix_alpha, generator).item() if recipe.mix_alpha else 1.0
-    inputs = torch.where(mirrored, views[1][batch], views[0][batch]).float()
+    batch, mirrored = (each.to(targets.device, non_blocking=True) for each in (batch, mirrored))
+    inputs = torch.where(mirrored, views[1][batch], views[0][batch]).to(hardware.device).float()
     inputs = torch.lerp(inputs.roll(1, 0), inputs, share)
-    wanted = torch.lerp(targets[batch].roll(1, 0), targets[batch], share)
+    wanted = torch.lerp(targets[batch].roll(1, 0), targets[batch], share).to(hardware.device)
     weights = _weights(state.upper, state.head)
 
-    def gradient(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        given, answers = (each.to(hardware.device) for each in part)
+    def gradient(given: Tensor, answers: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         with hardware.autocast():
             found = state.upper(given)
         logits = state.head(found.float())
         loss = F.cross_entropy(logits, answers, label_smoothing=recipe.label_smoothing, reduction="sum") / size
         right = (logits.detach().argmax(1) == answers.argmax(1)).sum() / size
-        return loss.detach(), right, torch.autograd.grad(loss, weights)
+        return torch.stack((loss.detach(), right)), torch.autograd.grad(loss, weights)
 
-    parts = list(pool.map(gradient, zip(inputs.chunk(threads), wanted.chunk(threads), strict=True)))
     if hardware.device.type == "cpu":
-        torch.set_num_threads(threads)  # the pool has set the number of its threads, which this one has taken over
-    for weight, *gradients in zip(weights, *(part[2] for part in parts), strict=True):
-        weight.grad = torch.stack(gradients).sum(0)
+        threads = torch.get_num_threads()
+        try:
+            parts = list(pool.map(gradient, inputs.chunk(threads), wanted.chunk(threads)))
+        finally:
+            torch.set_num_threads(threads)  # the pool has set it to 1, which any thread that starts would take over
+    else:
+        parts = [gradient(inputs, wanted)]
+    for weight, *gradients in zip(weights, *(part[1] for part in parts), strict=True):
+        weight.grad = torch.stack(gradients).sum(0)  # its strides may differ, which a fused AdamW would not notice
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
-    return sum(part[0].item() for part in parts), sum(part[1].item() for part in parts)
+    return torch.stack([part[0] for part in parts])

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.hardware import Hardware
+from cifar_core.transfer.backbone import load_torchvision
 from experiments.accuracy.contestants import BestSoFar, Found, Limits
 from experiments.benchmarks import real_data
 from experiments.benchmarks.usual import WORKERS, Pictures

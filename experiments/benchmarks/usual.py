@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
-from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model, winograd
 from cifar_core.models.layers import draw_from
@@ -24,6 +23,7 @@ from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
 from cifar_core.training import EvalSchedule, TrainState, train
+from cifar_core.transfer.backbone import load_torchvision
 from experiments.benchmarks import Line, never, real_data
 
 _SYSTEMS = ("five_conv", "three_conv")

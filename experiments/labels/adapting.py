@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from cifar_core.data import DataError, Split, nested_places
+from cifar_core.data import DataError, nested_places
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import default_cache, features
 from cifar_core.transfer.head import fit
@@ -33,23 +33,23 @@ def fit_all(runs: Sequence[AdaptRun], context: CurveContext) -> None:
     todo = [run for run in runs if context.tracker.state(run.key) != "complete"]
     if not todo:
         return
-    train = _features(todo[0].backbone, context.data.train, "training", context)
-    val = _features(todo[0].backbone, context.data.val, "validation", context)
+    seen = _features(todo[0].backbone, context)
+    train, val = seen.split([len(context.data.train), len(context.data.val)])
     for run in todo:
         _check(context)
         _fit(run, train, val, context)
 
 
-def _features(backbone: Backbone, split: Split, name: str, context: CurveContext) -> Tensor:
-    """Return the features (N, D) of the images of a split, which `name` calls in the terminal."""
-    what = f"features of the {name} images by {backbone.name}"
+def _features(backbone: Backbone, context: CurveContext) -> Tensor:
+    """Return the features (N, D) of all images, in the order in which a study that adapts keeps them in the cache."""
+    images, what = context.data.everything().images, f"features of the images by {backbone.name}"
 
     def progress(done: int, total: int) -> None:
         context.console.progress(what, done, total, "images")
         _check(context)
 
     try:
-        return features(backbone, split.images, context.hardware, cache=default_cache(), progress=progress).values
+        return features(backbone, images, context.hardware, cache=default_cache(), progress=progress).values
     except OSError as error:
         raise DataError(f"features are kept in {default_cache()}, but: {error}") from error
 

@@ -27,7 +27,7 @@ from cifar_core.data.source import DataSource
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.machine import free_memory
-from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, load_adapted, save_adapted
+from cifar_core.transfer.adapted import NORMALISATION, AdaptedNetwork, load_network, save_adapted
 from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import Features, activations, compute, default_cache, features
 from cifar_core.transfer.head import SCALINGS, Head, HeadRecipe, fit
@@ -52,10 +52,21 @@ from sweeps.tracking.tracker import MlflowTracker
 from sweeps.words import percent, with_tta
 
 TRIALS = 16  # heads that are tried
-_TUNED = ("training", False), ("training", True), ("validation", False)  # split and mirrored: what fine-tuning needs
 _STARTUP = 6  # random heads before the sampler learns from them
 
-_Views = Mapping[tuple[str, bool], Features]  # by split, and whether the images are mirrored
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """The training and validation images.
+
+    Attributes:
+        features: of the training images and then the validation images, and of their mirror images.
+        activations: the same below the blocks that fine-tuning trains; nothing if it shall train none.
+    """
+
+    splits: Splits
+    features: Sequence[Features]
+    activations: Sequence[Features]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,24 +106,19 @@ class Adaptation:
         """
         study = self._open()
         try:
-            data = self.data.train_val()
-            lower = {} if self._tuning_ended() else self._activations(data)
-            sets = {
-                (name, mirrored): self._pass("features", name, split, mirrored, lower.get((name, mirrored)))
-                for name, split, mirrored in _passes(data)
-            }
+            images = self._images()
             for trial in self._trials(study):
                 self._check()
-                self._try(study, trial, data, sets)
+                self._try(study, trial, images)
             best = study.best_trial
             recipe, accuracy = HeadRecipe(**best.user_attrs["recipe"]), best.value or 0.0
-            tuned = self._tuned(best.number, recipe, data, sets, lower)
+            tuned = self._tuned(best.number, recipe, images)
             result = AdaptedResult(self.backbone, best.number, accuracy, tuned)
             key = result.key
             fitted = self.tracker.state(key) == "complete" and self.store.weights(self.study, key).exists()
             if not result.tuned and not fitted:
                 self._check()
-                self._fit_to_all(result, recipe, data, sets)
+                self._fit_to_all(result, recipe, images)
             if self.plan.confirm and self.tracker.metric(key, "test/accuracy") is None:
                 self._check()
                 self._test(result)
@@ -186,10 +192,17 @@ class Adaptation:
             )
         return tested
 
-    def _activations(self, data: Splits) -> _Views:
+    def _images(self) -> _Images:
+        splits = self.data.train_val()
+        images = splits.everything().images
+        below = () if self._tuning_ended() else self._activations(images)
+        seen = [self._pass("features", images, view, below[view] if below else None) for view in (False, True)]
+        return _Images(splits, seen, below)
+
+    def _activations(self, images: Tensor) -> Sequence[Features]:
         """Compute what the last blocks are trained on; nothing if it does not fit into half of the free memory."""
         _, upper = self.backbone.network.halves()
-        size, free = 2 * upper.dimensions * (2 * len(data.train) + len(data.val)), free_memory()
+        size, free = 2 * 2 * upper.dimensions * len(images), free_memory()  # fp16, and two views
         if free is not None and size > free / 2:
             rule = f"its activations must fit into half of the free memory, {free / 2e9:.1f} GB, but have "
             rule += f"{size / 1e9:.1f} GB"
@@ -198,16 +211,12 @@ class Adaptation:
                     f"the fine-tuning of {self.backbone.name} cannot resume: {rule}; --no-fine-tune does without it"
                 )
             self.console.say(f"{self.backbone.name} is not fine-tuned: {rule}")
-            return {}
-        return {
-            (name, mirrored): self._pass("activations", name, split, mirrored)
-            for name, split, mirrored in _passes(data)
-            if (name, mirrored) in _TUNED
-        }
+            return ()
+        return [self._pass("activations", images, mirrored) for mirrored in (False, True)]
 
-    def _pass(self, kind: str, name: str, split: Split, mirrored: bool, lower: Features | None = None) -> Features:
-        what = f"{kind} of the {'mirrored ' if mirrored else ''}{name} images by {self.backbone.name}"
-        given, progress = (self.backbone, split.images, self.plan.hardware), self._progress(what)
+    def _pass(self, kind: str, images: Tensor, mirrored: bool, lower: Features | None = None) -> Features:
+        what = f"{kind} of the {'mirrored ' if mirrored else ''}images by {self.backbone.name}"
+        given, progress = (self.backbone, images, self.plan.hardware), self._progress(what)
         if kind == "activations":
             return activations(*given, mirrored=mirrored, cache=self._folder, progress=progress)
         return features(*given, mirrored=mirrored, lower=lower, cache=default_cache(), progress=progress)
@@ -221,7 +230,7 @@ class Adaptation:
 
         return progress
 
-    def _try(self, study: optuna.Study, trial: Trial, data: Splits, sets: _Views) -> None:
+    def _try(self, study: optuna.Study, trial: Trial, images: _Images) -> None:
         """Fit a head to the training images, and record its validation accuracy in MLflow, then in Optuna."""
         recipe = HeadRecipe(
             penalty=trial.suggest_float("penalty", 1e-5, 1.0, log=True),
@@ -232,51 +241,46 @@ class Adaptation:
         key, tags = trial_key(trial.number), {"stage": "adapt", "trial": str(trial.number)}
         name = f"#{trial.number} {self.backbone.name} {recipe.scaling}, penalty {recipe.penalty:.2g}"
         self._runs.begin(key, name, tags, recipe)
-        head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
-        predictions = head.predict(sets["validation", False].values, data.val)
-        on_train = head.predict(sets["training", False].values, data.train)
-        files = artifacts.of_predictions(data.val, predictions)
+        train, val = images.splits.train, images.splits.val
+        head, costs = self._fit(images, train.labels, recipe)
+        of_train, of_val = images.features[0].values.split([len(train), len(val)])
+        on_train, predictions = head.predict(of_train, train), head.predict(of_val, val)
+        files = artifacts.of_predictions(val, predictions)
         self._runs.end_head(key, name, head, on_train, predictions, costs, files)
         study.tell(trial, predictions.accuracy)
         self.console.say(f"head {trial.number}: {percent(predictions.accuracy)} validation accuracy, {recipe.scaling}")
 
-    def _tuned(
-        self,
-        number: int,
-        recipe: HeadRecipe,
-        data: Splits,
-        sets: _Views,
-        lower: _Views,
-    ) -> float | None:
+    def _tuned(self, number: int, recipe: HeadRecipe, images: _Images) -> float | None:
         """Fine-tune the last blocks from the head of a trial; return the validation accuracy, None without any."""
         key = tuned_key(number)
         if self.tracker.state(key) in ("complete", "failed"):
             return self.tracker.metric(key, "val/accuracy")
-        if not lower:
+        if not images.activations:
             if self.tracker.state(key) is not None:
                 self.tracker.end(key, "failed", reason="the study was resumed without fine-tuning")
             return None
         self._check()
         budget, seed, hardware = self.plan.preset.final, self.plan.seed, self.plan.hardware
-        tuning = TuningRecipe.within(budget, self.backbone, len(data.train), derive_seed(seed, number))
+        train, val = images.splits.train, images.splits.val
+        tuning = TuningRecipe.within(budget, self.backbone, len(train), derive_seed(seed, number))
         tags = {"stage": "tuned", "trial": key, "source_trial": str(number), "seed": "0"}
         name = f"fine-tuned {self.backbone.name} #{number}"
         self._runs.begin(key, name, tags, recipe, tuning)
-        head, costs = self._fit(sets, ["training"], data.train.labels, recipe)
+        head, costs = self._fit(images, train.labels, recipe)
         state = Tuning.create(self.backbone, head, tuning, hardware)
-        if not self._train_tuned(key, state, data, lower):
+        if not self._train_tuned(key, state, images):
             return None
-        below, weights = lower["validation", False].values, self.store.weights(self.study, key)
-        predictions = state.head.cpu().predict(compute(state.upper, below, hardware), data.val)
+        below, weights = images.activations[0].values[len(train) :], self.store.weights(self.study, key)
+        predictions = state.head.cpu().predict(compute(state.upper, below, hardware), val)
         save_adapted(replace(self.backbone, network=state.network), state.head, self.plan.data_set, weights)
-        views = [sets["training", mirrored] for mirrored in (False, True)]
+        views = [view.part(slice(len(train))) for view in images.features]
         costs |= tuning_costs(recipe, head, state, views, costs["cost/fit_seconds"], self.backbone)
-        costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + state.seconds
+        costs["cost/study_seconds"] = self._search_seconds(images) + costs["cost/fit_seconds"] + state.seconds
         costs["cost/model_bytes"] = float(weights.stat().st_size)
-        self._runs.end(key, name, predictions, costs, artifacts.of_predictions(data.val, predictions))
+        self._runs.end(key, name, predictions, costs, artifacts.of_predictions(val, predictions))
         return predictions.accuracy
 
-    def _train_tuned(self, key: str, state: Tuning, data: Splits, lower: _Views) -> bool:
+    def _train_tuned(self, key: str, state: Tuning, images: _Images) -> bool:
         """Fine-tune from the newest checkpoint to the end; return false if the loss was no longer finite.
 
         Raises:
@@ -287,9 +291,10 @@ class Adaptation:
             state.load(path)
         except CheckpointError as error:
             self.console.say(f"{error}; fine-tuning begins again")
-        inputs, below = [lower["training", mirrored].values for mirrored in (False, True)], lower["validation", False]
-        images = len(data.train)
-        for point in tune(state, inputs, data.train, below.values, data.val, hardware, self.stop):
+        train, val = images.splits.train, images.splits.val
+        views = [view.values[: len(train)] for view in images.activations]
+        below = images.activations[0].values[len(train) :]
+        for point in tune(state, views, train, below, val, hardware, self.stop):
             if not math.isfinite(point.train_loss):
                 reason = f"training loss was {point.train_loss} at step {point.step}"
                 self.tracker.end(key, "failed", reason=reason)
@@ -297,35 +302,34 @@ class Adaptation:
                 return False
             self.tracker.point(key, point)
             state.save(path)
-            done, total = (round(epochs * images) for epochs in (point.epoch, tuning.epochs))
+            done, total = (round(epochs * len(train)) for epochs in (point.epoch, tuning.epochs))
             self.console.progress(f"fine-tuning {self.backbone.name}", done, total, "images")
             if point.val_accuracy is not None:
                 at = f"epoch {point.epoch:.1f} of {tuning.epochs:.1f}"
                 self.console.say(f"fine-tuning, {at}: {percent(point.val_accuracy)} validation accuracy")
-        if state.step < tuning.steps(images):
+        if state.step < tuning.steps(len(train)):
             self.tracker.end(key, "interrupted", reason="the study was stopped")
             raise Interrupted
         return True
 
-    def _fit_to_all(self, result: AdaptedResult, recipe: HeadRecipe, data: Splits, sets: _Views) -> None:
+    def _fit_to_all(self, result: AdaptedResult, recipe: HeadRecipe, images: _Images) -> None:
         """Fit the best head to the training and validation images, and keep the whole network."""
-        everything, key = data.everything(), result.key
+        everything, key = images.splits.everything(), result.key
         name = f"adapted {self.backbone.name} #{result.trial}"
         self._runs.begin(key, name, result.tags, recipe)
-        both = "training", "validation"
-        head, costs = self._fit(sets, both, everything.labels, recipe)
+        head, costs = self._fit(images, everything.labels, recipe)
         weights = self.store.weights(self.study, key)
         save_adapted(self.backbone, head, self.plan.data_set, weights)
         costs["cost/model_bytes"] = float(weights.stat().st_size)
         tuning = self.tracker.metric(tuned_key(result.trial), "cost/tuning_seconds") or 0.0
-        costs["cost/study_seconds"] = self._search_seconds(sets) + costs["cost/fit_seconds"] + tuning
-        on_train = head.predict(_values(sets, both, mirrored=False), everything)
+        costs["cost/study_seconds"] = self._search_seconds(images) + costs["cost/fit_seconds"] + tuning
+        on_train = head.predict(images.features[0].values, everything)
         self._runs.end_head(key, name, head, on_train, None, costs, {})
 
-    def _search_seconds(self, sets: _Views) -> float:
+    def _search_seconds(self, images: _Images) -> float:
         """Return the seconds of all passes over the images and all fits of the search."""
         fits = [self.tracker.metric(trial_key(number), "cost/fit_seconds") or 0.0 for number in range(TRIALS)]
-        return sum(each.seconds for each in sets.values()) + sum(fits)
+        return sum(view.seconds for view in images.features) + sum(fits)
 
     def _test(self, result: AdaptedResult) -> None:
         """Evaluate the network on the sealed test set, once.
@@ -334,7 +338,8 @@ class Adaptation:
         """
         key = result.key
         test = self.data.test()
-        network = load_adapted(self.store.weights(self.study, key))
+        network = load_network(self.store.weights(self.study, key)).network
+        assert isinstance(network, AdaptedNetwork)
         logits = [self._logits(network, test, mirrored) for mirrored in (False, True)]  # until here it can be stopped
         self.store.record_test_set_evaluation(study=self.study, key=key, data_sha256=self.plan.data_set.sha256)
         both = logits[0], torch.stack(logits).mean(0)
@@ -362,25 +367,11 @@ class Adaptation:
         numbers = version_tags(self.plan.data_set, self.study, result.trial, self.backbone.name, **accuracies)
         self.tracker.register(result.key, self.store.weights(self.study, result.key), numbers)
 
-    def _fit(
-        self, sets: _Views, splits: Sequence[str], labels: Tensor, recipe: HeadRecipe
-    ) -> tuple[Head, dict[str, float]]:
-        """Fit a head to all images of `splits`; return its costs with those of the features that it needs."""
-        views = [_values(sets, splits, mirrored=mirrored) for mirrored in recipe.views]
-        classes, images = len(self.plan.data_set.classes), sum(len(each) for each in views)
+    def _fit(self, images: _Images, labels: Tensor, recipe: HeadRecipe) -> tuple[Head, dict[str, float]]:
+        """Fit a head to the first images, those of `labels`; return its costs with those of the features it needs."""
+        views = [images.features[mirrored].part(slice(len(labels))) for mirrored in recipe.views]
+        classes, device = len(self.plan.data_set.classes), self.plan.hardware.device
         began = time.perf_counter()
-        head = fit([each.to(self.plan.hardware.device) for each in views], labels, recipe, classes).cpu()
-        seconds = time.perf_counter() - began
-        of_features = sum(sets[split, mirrored].seconds for split in splits for mirrored in recipe.views)
-        return head, head_costs(recipe, head, images, seconds, of_features, self.backbone)
-
-
-def _values(sets: _Views, splits: Sequence[str], *, mirrored: bool) -> Tensor:
-    parts = [sets[split, mirrored].values for split in splits]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)  # which would copy a single one
-
-
-def _passes(data: Splits) -> Iterator[tuple[str, Split, bool]]:
-    for mirrored in (False, True):
-        yield "training", data.train, mirrored
-        yield "validation", data.val, mirrored
+        head = fit([view.values.to(device) for view in views], labels, recipe, classes).cpu()
+        seconds, of_features = time.perf_counter() - began, sum(view.seconds for view in views)
+        return head, head_costs(recipe, head, len(views) * len(labels), seconds, of_features, self.backbone)

@@ -78,7 +78,7 @@ class MlflowExperiment:
         )
         self._ids: dict[str, str] = {}
         self._created: set[str] = set()  # keys of runs that this process created
-        self._last: dict[tuple[str, str], int] = {}  # step of the last point, by run and metric
+        self._steps: dict[str, dict[str, set[int]]] = {}  # that are written, by run and metric, until the run ends
 
     def write(self, entries: Sequence[Entry]) -> Iterator[None]:
         """Write `entries`, grouped by run, in few calls; yield after each run.
@@ -117,25 +117,18 @@ class MlflowExperiment:
                     register(self._uri, run_id, model, entry.registered)
         if ends := [entry for entry in entries if entry.state is not None]:
             self._client.set_terminated(run_id, STATUS_OF_STATE[str(ends[-1].state)], end_time=ends[-1].at)
+            self._steps.pop(first.key, None)
+            self._created.discard(first.key)
 
     def _log(self, run_id: str, entries: Sequence[Entry], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Log everything but the points that the run already has: an attempt repeats points of the one before it.
-
-        Points that MLflow refused can come after later ones.
-        """
-        last: dict[tuple[str, str], int] = {}
-        metrics: list[Metric] = []
-        told: set[tuple[str, int]] = set()
-        known = functools.cache(functools.partial(self._steps, run_id))
+        """Log everything but the points that the run already has: an attempt repeats points of the one before it."""
+        key, told, metrics = entries[0].key, set[tuple[str, int]](), list[Metric]()
         for entry in entries:
             for name, value in entry.metrics.items():
-                newest = last.get((entry.key, name), self._last_step(entry.key, run_id, name))
                 point = name, entry.step
-                early = 0 < entry.step <= newest
-                if early and (entry.key in self._created or point in told or entry.step in known(name)):
+                if entry.step and (point in told or entry.step in self._written(key, run_id, name)):
                     continue
                 told.add(point)
-                last[entry.key, name] = max(newest, entry.step)
                 metrics.append(Metric(name, value, entry.at, entry.step))
         if metrics or params or tags:
             self._client.log_batch(
@@ -146,7 +139,9 @@ class MlflowExperiment:
             )
         for start in range(_METRICS, len(metrics), _METRICS):
             self._client.log_batch(run_id, metrics[start : start + _METRICS])
-        self._last |= {where: step for where, step in last.items() if step}
+        for name, step in told:
+            if step:
+                self._written(key, run_id, name).add(step)
 
     def id_of(self, key: str) -> str:
         """Return the id of the run with this key.
@@ -161,7 +156,7 @@ class MlflowExperiment:
     def recorded(self, key: str, metric: str) -> int:
         """Return the last step of a metric of the run with this key, 0 if there is none."""
         run_id = self._find(key)
-        return self._last_step(key, run_id, metric) if run_id is not None else 0
+        return max(self._history(run_id, metric), default=0) if run_id is not None else 0
 
     def artifact(self, key: str, path: str) -> bytes | None:
         """Return an artifact at the top of the run with this key; None if there is no such run or artifact."""
@@ -228,13 +223,14 @@ class MlflowExperiment:
         for run in self.stored(f"tags.key != '{STUDY_KEY}'"):
             self._client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, parent)
 
-    def _last_step(self, key: str, run_id: str, metric: str) -> int:
-        if (key, metric) not in self._last:
-            known = () if key in self._created else self._steps(run_id, metric)
-            self._last[key, metric] = max(known, default=0)
-        return self._last[key, metric]
+    def _written(self, key: str, run_id: str, metric: str) -> set[int]:
+        """Return the steps of a metric that the run has; MLflow is asked once."""
+        steps = self._steps.setdefault(key, {})
+        if metric not in steps:
+            steps[metric] = set() if key in self._created else self._history(run_id, metric)
+        return steps[metric]
 
-    def _steps(self, run_id: str, metric: str) -> set[int]:
+    def _history(self, run_id: str, metric: str) -> set[int]:
         return {point.step for point in self._client.get_metric_history(run_id, metric)}
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from cifar_core.evaluation.pictures import load_torchvision
 from cifar_core.transfer import backbone
-from cifar_core.transfer.backbone import ARCHITECTURES, BackboneError, load_backbone
+from cifar_core.transfer.backbone import ARCHITECTURES, BackboneError, load_backbone, load_torchvision
 from tests.cifar_core.support import refusal
 from tests.cifar_core.transfer.support import published_weights
 
@@ -161,3 +162,23 @@ def test_download_of_torchvision_is_checked(tmp_path: Path, monkeypatch: pytest.
     path.write_bytes(b"\x80")
     said = refusal(lambda: load_backbone("resnet18"), BackboneError)
     assert said.startswith("the weights of resnet18 must come from https://download.pytorch.org/models/")
+
+
+# The child has a torch for which the compiled part has registered its operators: a second declaration would raise.
+ANY_TORCH = """
+import os, sys, torch
+child = os.fork()
+if not child:
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from cifar_core.transfer.backbone import load_torchvision
+load_torchvision("models").resnet18()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)
+"""
+
+
+@pytest.mark.slow
+def test_torchvision_works_with_any_torch() -> None:
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", ANY_TORCH], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from cifar_core.budget import Budget
 from cifar_core.checkpoint import CheckpointError, read_tensors, write_tensors
+from cifar_core.hardware import Hardware
 from cifar_core.training import Progress
 from cifar_core.transfer import tuning
 from cifar_core.transfer.adapted import flops_per_image
@@ -33,9 +36,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return small_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-def start(backbone: Backbone, recipe: TuningRecipe = RECIPE) -> Tuning:
+def start(backbone: Backbone, recipe: TuningRecipe = RECIPE, hardware: Hardware = FP32) -> Tuning:
     views = [features(backbone, DATA.train.images, FP32, mirrored=mirrored).values for mirrored in (False, True)]
-    return Tuning.create(backbone, fit(views, DATA.train.labels, HeadRecipe(), classes=10), recipe, FP32)
+    return Tuning.create(backbone, fit(views, DATA.train.labels, HeadRecipe(), classes=10), recipe, hardware)
 
 
 def run(state: Tuning, backbone: Backbone, stop: Callable[[], bool] = lambda: False) -> list[Progress]:
@@ -122,6 +125,37 @@ def test_mirror_images_are_trained_on(backbone: Backbone) -> None:
         for mirrored in (below, torch.zeros_like(below))
     )
     assert one.train_loss != other.train_loss
+
+
+def test_threads_that_start_after_an_error_compute_with_as_many_as_before(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, settings_of_this_process: None
+) -> None:
+    torch.set_num_threads(2)
+    state = start(backbone)
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", Mock(side_effect=RuntimeError("no room")))
+    with pytest.raises(RuntimeError, match="no room"):
+        run(state, backbone)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
+def test_no_step_waits_for_the_gpu(backbone: Backbone) -> None:
+    gpu = Hardware(torch.device("cuda"), bf16=False)
+    state = start(backbone, replace(RECIPE, epochs=24), gpu)  # 96 steps: each second one is at no point
+    below = activations(backbone, DATA.train.images, FP32).values
+
+    def stop() -> bool:
+        torch.cuda.set_sync_debug_mode("default")
+        return False
+
+    try:
+        for _ in tune(state, [below, below], DATA.train, below[:16], DATA.val, gpu, stop):
+            torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert state.step == 96
 
 
 def test_features_from_activations_are_those_of_the_whole_network(backbone: Backbone) -> None:

@@ -86,7 +86,7 @@ def test_study_resumes_and_its_network_is_tested_once(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sweeps.stages.adaptation.TRIALS", 3)
     store, backbone = empty_store(tmp_path / "store"), small_backbone(tmp_path)
-    asked = iter([False] * 5 + [True])  # four passes and one head
+    asked = iter([False] * 3 + [True])  # two passes and one head
     with pytest.raises(Interrupted):
         adapt(store, backbone, lambda: next(asked))
     assert adapt(store, backbone, test=False).test_accuracy is None
@@ -203,7 +203,7 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
     monkeypatch.setattr("sweeps.stages.adaptation.fit", fitted)
     monkeypatch.setattr(TuningRecipe, "rate", lambda recipe, share: 0.0)  # random weights would only suffer
     store, backbone = empty_store(tmp_path / "store"), small_backbone(tmp_path)
-    asked = iter([False] * 9 + [True])  # seven passes, a head, before the fine-tuning, and after its first step
+    asked = iter([False] * 6 + [True])  # four passes, a head, before the fine-tuning, and after its first step
     with pytest.raises(Interrupted):
         adapt(store, backbone, lambda: next(asked), fine_tune=True)
     folder = store.checkpoints(STUDY, "tuning")

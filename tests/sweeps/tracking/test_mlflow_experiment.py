@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from sweeps.store import Store
@@ -102,6 +103,24 @@ def test_points_that_were_refused_may_come_after_later_ones(store: Path) -> None
     record(store, "late", [[beginning(STUDY_KEY, 1), beginning("trial-0", 1), *points[:2], *points[4:]]])
     known = record(store, "late", [[*points[1:4], points[3]], points])
     assert known["trial-0"][4]["loss"] == [(step, step, 1 / step) for step in range(1, 7)]
+
+
+def test_a_run_that_resumes_is_asked_once_what_it_has(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [Entry(key="trial-0", at=step, metrics={"loss": 1 / step}, step=step) for step in range(1, 5)]
+    record(store, "asked", [[beginning(STUDY_KEY, 1), beginning("trial-0", 1), *points[:3]]])
+    history, asked = MlflowClient.get_metric_history, list[str]()
+
+    def watched(client: MlflowClient, run_id: str, name: str) -> list[Metric]:
+        asked.append(name)
+        return list(history(client, run_id, name))
+
+    again = MlflowExperiment(Store.locate(store), "asked", source="test")
+    monkeypatch.setattr(MlflowClient, "get_metric_history", watched)
+    for batch in ([beginning("trial-0", 2), *points[1:]], points, [end("trial-0", "complete")]):
+        list(again.write(batch))
+    assert asked == ["loss"]
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    assert [point.step for point in history(client, again.id_of("trial-0"), "loss")] == [1, 2, 3, 4]
 
 
 def test_more_at_once_than_mlflow_takes_in_a_call(store: Path) -> None:
