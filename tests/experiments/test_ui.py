@@ -261,7 +261,7 @@ def test_a_run_s_page_shows_its_accuracies_its_pictures_and_its_curves(page: Pag
     for name in ("mistakes", "confusion"):
         picture = page.locator(f"img[src*='{name}.png']")
         picture.scroll_into_view_if_needed()
-        assert picture.evaluate("image => image.naturalWidth") > 700
+        assert picture.evaluate("image => image.naturalWidth") > 600
     for tab, section in (("Model metrics", "train"), ("System metrics", "System metrics")):
         page.get_by_role("tab", name=tab).click()
         header = page.get_by_test_id("experiment-view-compare-runs-section-header").filter(has_text=section)
