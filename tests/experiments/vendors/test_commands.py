@@ -191,6 +191,7 @@ def test_ctrl_c_waits_for_the_answers_that_are_paid_for_and_says_so(
 
     out = tmp_path / "a.csv"
     options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--concurrency", "1"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
     with serving(interrupts) as stub:
         assert ask_vendor.main(["--url", stub.url, *options, "--out", str(out)]) == 130
     assert capsys.readouterr().err.splitlines() == [
