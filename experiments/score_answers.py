@@ -91,8 +91,9 @@ def _check_vendor(name: str, scenario: Path) -> None:
     """
     known = [vendor.name for vendor in load_scenario(load_published(), scenario).vendors]
     if slug(name) not in map(slug, known):
+        more = "; --scenario FILE takes another scenario" if scenario == DEFAULT_SCENARIO else ""
         raise InvalidFileError(
-            f"--vendor must be a vendor of {scenario.name}, but got {name!r}{did_you_mean(name, known)}"
+            f"--vendor must be a vendor of {scenario.name}, but got {name!r}{did_you_mean(name, known)}{more}"
         )
 
 

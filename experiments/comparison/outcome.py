@@ -148,6 +148,8 @@ def _accuracies(comparison: Comparison) -> str:
         "worse": "is worse than",
         "not significant": "is not significantly different from",
     }
+    if all(comparison.reference.mean(f"{split}/accuracy") is None for split in ("test", "val")):
+        return f"{name} has no accuracy yet, so that none can be compared with it."
     reasons = dict[str, None]()
     for split in ("test", "val"):
         metric = next(m for m in METRICS if m.key == f"{split}/accuracy")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.comparison.differences import CONDITIONS, PARAMETERS, Comparison
 from experiments.pages.blocks import Block, Cell, Heading, Missing, Pairs, Section, Table
-from experiments.pages.text import CitedText, flops, listed
+from experiments.pages.text import CitedText, listed
 from experiments.reading.study import TrainedRun
 from sweeps.words import counted
 
@@ -18,9 +18,7 @@ _TITLES: Mapping[str, str] = MappingProxyType(
     {"git_commit": "commit", "data_sha256": "data (SHA-256)", "cpu": "processor"}
 )
 _HASHES = ("git_commit", "data_sha256")
-_COUNTS: Mapping[str, Callable[[float], str]] = MappingProxyType(
-    {"parameters": "{:,.0f}".format, "trial_flops": flops, "flops_per_image": lambda n: f"{n / 1e9:.3g} GFLOP"}
-)
+_FLOPS = ("trial_flops", "flops_per_image")
 
 
 def compare_settings(
@@ -45,14 +43,21 @@ def section(comparison: Comparison) -> Section:
 
 
 def shown(name: str, value: str | None) -> str:
-    """A value for a table: eight letters of a hash, six digits of a long number, FLOPs with their unit."""
+    """A value for a table: eight letters of a hash, six digits of a long number or of FLOPs, which get their unit."""
     if value is None:
         return "not recorded"
-    if name in _COUNTS:
-        return re.sub(r"\d[\d.]*(e[-+]?\d+)?", lambda found: _COUNTS[name](float(found[0])), value)
+    if name == "parameters":
+        return re.sub(r"\d+", lambda found: f"{int(found[0]):,}", value)
+    if name in _FLOPS:
+        return re.sub(r"\d[\d.]*(e[-+]?\d+)?", lambda found: _flops(float(found[0])), value)
     if name in _HASHES:
         return re.sub(r"[0-9a-f]{9,}", lambda found: found[0][:8], value)
     return re.sub(r"\b\d+\.\d{6,}(e-?\d+)?\b", lambda found: f"{float(found[0]):.6g}", value)
+
+
+def _flops(count: float) -> str:
+    scale, unit = next(pair for pair in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (0, "M")) if count >= pair[0])
+    return f"{count / (scale or 1e6):.6g} {unit}FLOP"
 
 
 def _blocks(comparison: Comparison, of: Callable[[TrainedRun], Mapping[str, str]], noun: str) -> list[Block]:

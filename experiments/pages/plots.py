@@ -21,7 +21,7 @@ INK, MUTED, GRID, PAPER = "#6f757c", "#858b92", "#b4b9be", "#fdfcfa"
 BLUE, RUST, GREEN = "#3b7dab", "#c4673a", "#5b9168"
 _LONGEST_NAME = 24  # letters of a class
 PALETTE = (BLUE, RUST, GREEN, "#8a6bb1", "#a98a2c", "#3a9898", "#bb5c86", "#7d848b")
-_WAYS = (GREEN, BLUE, *PALETTE[3:], "#5f6fc4")  # beside building: an adapted network or a download is the first
+_WAYS = (GREEN, BLUE, *PALETTE[3:], "#5f6fc4", "#93a13b")  # beside building: the first adapts, if any does
 SPLIT_COLOURS: Mapping[str, str] = MappingProxyType({"training": BLUE, "validation": GREEN, "test": RUST})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.comparison import outcome
@@ -32,6 +34,11 @@ def test_without_a_baseline_the_headline_compares_accuracies(chosen: Chosen) -> 
     told = outcome.headline(chosen("good/trial-1", "bad")).text
     why = "no other group has one on the same images"
     assert told == f"No accuracy of good/trial-1 can be compared with another: {why}."
+    comparison = chosen("good", "bad")
+    first, second = comparison.groups
+    begun = replace(first, runs=(replace(first.runs[0], metrics={}),))
+    told = outcome.headline(replace(comparison, groups=(begun, second), reference=begun)).text
+    assert told == "good has no accuracy yet, so that none can be compared with it."
 
 
 def test_groups_say_what_they_are_and_which_runs_are_not_complete(chosen: Chosen) -> None:

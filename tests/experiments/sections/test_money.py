@@ -191,8 +191,8 @@ def test_vendors_take_their_colours_in_turn(demo: Facts) -> None:
     (figure,) = section(with_scenario(demo, vendors=(*demo.scenario.vendors, *again))).pictures
     assert isinstance(figure, Figure)
     colours = [trace.line.color for trace in figure.figure.data]
-    assert len(set(colours[:9])) == 9
-    assert colours[9:11] == colours[1:3]
+    assert len(set(colours[:10])) == 10
+    assert colours[10:12] == colours[1:3]
 
 
 def test_a_vendor_that_retires_within_the_horizon_is_named(demo: Facts) -> None:

@@ -285,6 +285,7 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     options[1] = "GPT-6 Lune"
     assert refused(score_answers.main, str(tmp_path / "answers.csv"), *options) == (
         "--vendor must be a vendor of scenario.toml, but got 'GPT-6 Lune'; did you mean 'GPT-6 Luna'?"
+        "; --scenario FILE takes another scenario"
     )
     assert looks(fresh_store.folder) == before
     mine = tmp_path / "mine.toml"
