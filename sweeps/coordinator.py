@@ -307,7 +307,10 @@ class Coordinator:
         while self._running and time.monotonic() < deadline:
             self._handle_events(stage)
         for run in [*self._running.values(), *self._again]:
-            stage.interrupt(run)
+            if run.refusal:
+                self._prune_paused(stage, run)
+            else:
+                stage.interrupt(run)
 
     def _handle_events(self, stage: Stage, timeout: float = _POLL_SECONDS) -> None:
         for event in self.executor.events(timeout):
@@ -321,6 +324,9 @@ class Coordinator:
         if isinstance(event, Log):
             self.sweep.console.say(f"{run.title}: {event.line}")
             return
+        if run.refusal:
+            self._prune_paused(stage, run)
+            return
         if isinstance(event, CheckpointWriteFailed):
             raise StoreLostError(event.reason)
         self._remove(run)
@@ -330,10 +336,7 @@ class Coordinator:
             run.diverged = True
             self._prune(stage, run, event.reason)
         elif isinstance(event, Paused):
-            if run.refusal:
-                self._prune(stage, run, run.refusal)
-            else:
-                self._again.append(run)
+            self._again.append(run)
         elif event.worker_died and run.deaths < _ATTEMPTS - 1:
             resumes = self.sweep.keeps_checkpoints and isinstance(run.job, TrainJob)
             after = "resumes from its last checkpoint" if resumes else "starts again"
@@ -373,6 +376,11 @@ class Coordinator:
             self._remove(run)
             self._prune(stage, run, reason)
             self._store_seconds()
+
+    def _prune_paused(self, stage: Stage, run: SweepRun) -> None:
+        """Prune a run that was asked to pause: it needs no state, so that it does not matter how it ended."""
+        self._remove(run)
+        self._prune(stage, run, run.refusal)
 
     def _prune(self, stage: Stage, run: SweepRun, reason: str) -> None:
         self.sweep.console.say(f"{run.title}: {reason}")

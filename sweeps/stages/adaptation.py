@@ -194,15 +194,16 @@ class Adaptation:
 
     def _images(self) -> _Images:
         splits = self.data.train_val()
+        tunes = not self._tuning_ended() and self._has_room(len(splits.train) + len(splits.val))
         images = splits.everything().images
-        below = () if self._tuning_ended() else self._activations(images)
+        below = [self._pass("activations", images, view) for view in (False, True)] if tunes else []
         seen = [self._pass("features", images, view, below[view] if below else None) for view in (False, True)]
         return _Images(splits, seen, below)
 
-    def _activations(self, images: Tensor) -> Sequence[Features]:
-        """Compute what the last blocks are trained on; nothing if it does not fit into half of the free memory."""
+    def _has_room(self, images: int) -> bool:
+        """Return true if what the last blocks are trained on fits into half of the free memory."""
         _, upper = self.backbone.network.halves()
-        size, free = 2 * 2 * upper.dimensions * len(images), free_memory()  # fp16, and two views
+        size, free = 2 * 2 * upper.dimensions * images, free_memory()  # fp16, and two views
         if free is not None and size > free / 2:
             rule = f"its activations must fit into half of the free memory, {free / 2e9:.1f} GB, but have "
             rule += f"{size / 1e9:.1f} GB"
@@ -211,8 +212,8 @@ class Adaptation:
                     f"the fine-tuning of {self.backbone.name} cannot resume: {rule}; --no-fine-tune does without it"
                 )
             self.console.say(f"{self.backbone.name} is not fine-tuned: {rule}")
-            return ()
-        return [self._pass("activations", images, mirrored) for mirrored in (False, True)]
+            return False
+        return True
 
     def _pass(self, kind: str, images: Tensor, mirrored: bool, lower: Features | None = None) -> Features:
         what = f"{kind} of the {'mirrored ' if mirrored else ''}images by {self.backbone.name}"

@@ -70,11 +70,11 @@ class Search(Stage):
         assert point.val_accuracy is not None
         assert isinstance(run.job, TrainJob)
         trial, eighth = self._trials[run.key], round(run.job.schedule.planned(point) * EIGHTHS)
+        if "reason" in trial.user_attrs:  # an earlier process was to end the trial
+            return str(trial.user_attrs["reason"])
         if eighth not in self._reported[run.key]:
             trial.report(point.val_accuracy, eighth)
             self._reported[run.key].add(eighth)
-        elif "reason" in trial.user_attrs:  # an earlier process was to end the trial
-            return str(trial.user_attrs["reason"])
         elif eighth < max(self._reported[run.key]):  # it has passed, and trains this part again
             return None
         if point.fraction == 1 or not trial.should_prune():

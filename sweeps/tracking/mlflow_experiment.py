@@ -90,6 +90,9 @@ class MlflowExperiment:
         for attempt in _attempts(entries):
             self._write_run(attempt)
             yield
+        for key in {entry.key for entry in entries if entry.state is not None}:  # not earlier: they may be sent again
+            self._steps.pop(key, None)
+            self._created.discard(key)
 
     def _write_run(self, entries: Sequence[Entry]) -> None:
         """Write entries of one attempt of one run; its first entry starts it, if it is among them."""
@@ -117,8 +120,6 @@ class MlflowExperiment:
                     register(self._uri, run_id, model, entry.registered)
         if ends := [entry for entry in entries if entry.state is not None]:
             self._client.set_terminated(run_id, STATUS_OF_STATE[str(ends[-1].state)], end_time=ends[-1].at)
-            self._steps.pop(first.key, None)
-            self._created.discard(first.key)
 
     def _log(self, run_id: str, entries: Sequence[Entry], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Log everything but the points that the run already has: an attempt repeats points of the one before it."""

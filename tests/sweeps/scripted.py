@@ -122,7 +122,7 @@ class ScriptedExecutor:
     def events(self, timeout: float) -> list[Event]:
         happened = []
         self._late = max(0, self._late - 1)
-        for key in [key for key in self._left if key not in self._waiting]:
+        for key in [key for key, left in self._left.items() if left and key not in self._waiting]:
             event = self._left[key].popleft()
             happened.append(event)
             if isinstance(event, Log):
@@ -142,7 +142,9 @@ class ScriptedExecutor:
     def pause(self) -> None:
         self._pausing = True
         for key, left in self._left.items():
-            self._left[key] = deque([*list(filter(_validates, left))[: self.sweep.on_their_way], Paused(key)])
+            ending = self.sweep.paused(key)
+            self._left[key] = deque(list(filter(_validates, left))[: self.sweep.on_their_way])
+            self._left[key] += [ending] if ending is not None else []
         self._waiting.clear()
 
     def close(self) -> None:
@@ -206,6 +208,7 @@ class Study:
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # artifacts of a run at its end, by its key
     late: int = 0  # calls for events before there is a worker
     on_their_way: int = 0  # validations of each run that arrive after a pause
+    paused: Callable[[str], Event | None] = Paused  # how a run ends by its key; None: not in time
     keeps_checkpoints: bool = True
     node: str | None = None
     tracker: MemoryTracker = field(default_factory=MemoryTracker)

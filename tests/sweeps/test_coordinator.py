@@ -363,6 +363,21 @@ class TestInterruption:
         sweep.run(trials=8, confirm=False)
         assert (len(sweep.trials), sweep.starts["trial-5"]) == (8, 1)
 
+    @pytest.mark.parametrize(
+        "ending", [None, Failed("trial-5", "no", ""), CheckpointWriteFailed("trial-5", "no space"), died("trial-5")]
+    )
+    def test_so_it_is_however_it_ends_and_if_it_takes_too_long(
+        self, sweep: Study, monkeypatch: pytest.MonkeyPatch, ending: Event | None
+    ) -> None:
+        pruning(sweep).run(trials=5, confirm=False)
+        monkeypatch.setattr(coordinator, "_PAUSE_SECONDS", 0.05)
+        sweep.on_their_way, sweep.paused = 1, lambda key: ending
+        with pytest.raises(Interrupted):
+            sweep.run(stop=lambda: sweep.starts["trial-5"] > 0, trials=6, confirm=False)
+        trial, run = sweep.trials[5], sweep.tracker.runs["trial-5"]
+        assert (trial.state, run.state) == (TrialState.PRUNED, "pruned")
+        assert run.reason.startswith("74.0 %, needed 78.3 %: pruned at 25 % of its budget")
+
     def test_a_run_that_was_to_be_started_again_is_not_left_running(self, sweep: Study) -> None:
         """As when the whole process group is asked to end: workers die, and then the coordinator is to stop."""
         deaths = itertools.count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -14,11 +15,11 @@ from cifar_core.budget import Budget, step_flops
 from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
 from sweeps.command_line import Interrupted
-from sweeps.executors.protocol import Diverged, TrainJob
+from sweeps.executors.protocol import Diverged, Event, Progressed, TrainJob
 from sweeps.planning.limits import Limits
 from sweeps.planning.search_space import Parameter
 from sweeps.studies.study import BASELINE
-from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, Study, check_whole, even, pruning
+from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, ScriptedExecutor, Study, check_whole, even, pruning
 
 
 class TestSearch:
@@ -130,12 +131,20 @@ class TestSearch:
         assert "no further trials: the time of --timeout (3600 s) is over; 6 of 9 are left out" in sweep.log.getvalue()
 
 
-@pytest.mark.parametrize("reason", ["0.9 %, needed 78.3 %", None])
+@pytest.mark.parametrize(
+    ("reason", "resumes"), [("0.9 %, needed 78.3 %", 0.0), (None, 0.0), ("0.9 %, needed 78.3 %", 0.25)]
+)
 def test_a_trial_that_was_to_be_pruned_when_the_process_died_is_pruned_by_the_next(
-    sweep: Study, reason: str | None
+    sweep: Study, monkeypatch: pytest.MonkeyPatch, reason: str | None, resumes: float
 ) -> None:
     pruning(sweep)
     sweep.run(trials=5, confirm=False)
+    train = ScriptedExecutor._train
+
+    def resumed(executor: ScriptedExecutor, job: TrainJob) -> Iterator[Event]:
+        return (e for e in train(executor, job) if not isinstance(e, Progressed) or e.point.fraction > resumes)
+
+    monkeypatch.setattr(ScriptedExecutor, "_train", resumed)
     left = sweep.study.ask()
     SPACE.suggest(left, Recipe())
     left.report(0.01, 2)
