@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
 from torch import Tensor
 
 from cifar_core.budget import Budget
+from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.transfer.adapted import load_network
 from cifar_core.transfer.backbone import Backbone, FeatureNetwork
@@ -208,6 +210,12 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
         adapt(store, backbone, lambda: next(asked), fine_tune=True)
     folder = store.checkpoints(STUDY, "tuning")
     assert (folder / "state.safetensors").exists()
+    rule = "cannot resume: its activations must fit into half of the free memory, 0.0 GB, but have 0.0 GB; --no-fine-"
+    with monkeypatch.context() as patch:
+        patch.setattr("sweeps.stages.adaptation.free_memory", lambda: 1)
+        patch.setattr(Splits, "everything", Mock(side_effect=AssertionError("images are copied where there is room")))
+        with pytest.raises(StudyError, match=rule):
+            adapt(store, backbone, fine_tune=True)
     shutil.copytree(store.root, tmp_path / "copy")
     assert states(store) == {"study": "interrupted", "trial-0": "complete", "final-0-1": "interrupted"}
     capsys.readouterr()

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -121,6 +122,18 @@ def test_a_run_that_resumes_is_asked_once_what_it_has(store: Path, monkeypatch: 
     assert asked == ["loss"]
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     assert [point.step for point in history(client, again.id_of("trial-0"), "loss")] == [1, 2, 3, 4]
+
+
+def test_a_batch_that_is_sent_again_asks_nothing_of_the_runs_that_it_ended(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [Entry(key="trial-0", at=step, metrics={"loss": 1 / step}, step=step) for step in range(1, 5)]
+    batch = [beginning(STUDY_KEY, 1), beginning("trial-0", 1), *points, end("trial-0", "complete")]
+    experiment = MlflowExperiment(Store.locate(store), "again", source="test")
+    monkeypatch.setattr(MlflowClient, "get_metric_history", Mock(side_effect=AssertionError("it knows what it wrote")))
+    stopped = experiment.write([*batch, beginning("trial-1", 1)])
+    next(stopped), next(stopped)  # and the server is away
+    list(experiment.write(batch))
 
 
 def test_more_at_once_than_mlflow_takes_in_a_call(store: Path) -> None:
