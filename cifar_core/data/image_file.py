@@ -60,7 +60,7 @@ def read_pixels(path: Path, side: int) -> tuple[npt.NDArray[np.uint8], tuple[int
     """
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("not a regular file")  # reading a named pipe could last for ever
+            raise ValueError("not a regular file")  # opening a named pipe waits until somebody writes to it
         with Image.open(path, formats=_formats()) as file:
             size = file.size
             with _ONE_LARGE if _draft(file, side) > _LARGE_BYTES else contextlib.nullcontext():

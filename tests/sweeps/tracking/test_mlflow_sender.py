@@ -131,7 +131,7 @@ def test_what_earlier_processes_left_is_sent_oldest_first(server: Server, tmp_pa
 
 
 def test_a_network_is_sent_alone(server: Server, tmp_path: Path) -> None:
-    """What was sent with it would be sent again, and with it the network, if the process was killed meanwhile."""
+    """A process that is killed while it sends a batch sends the whole batch again; a network takes long to send."""
     batches: list[list[int]] = []
 
     def write(entries: Sequence[Entry]) -> Iterator[None]:
