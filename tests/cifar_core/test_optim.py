@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
 from torch import nn
 
 from cifar_core.models import MODELS, build_model
@@ -286,6 +287,32 @@ def test_norms_of_hidden_weights_are_reset_before_a_step_and_they_do_not_decay()
     torch.testing.assert_close(hidden, before["3.weight"] * 8**0.5 / before["3.weight"].norm())
     step(optimizers)
     assert hidden.norm().item() == pytest.approx(8**0.5)
+
+
+@pytest.mark.parametrize("orthogonalization", CHOICES["orthogonalization"])
+@pytest.mark.parametrize(("native", "least", "most"), [(True, 1e-4, 0.15), (False, 0.0, 1e-4)])
+def test_muon_multiplies_in_fp32_where_bf16_is_emulated(
+    native: bool, least: float, most: float, orthogonalization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifar_core.optim.native_bf16", lambda kind: native)
+    model = nn.Sequential(
+        *(nn.Conv2d(channels, outputs, 3) for channels, outputs in ((3, 8), (8, 16), (16, 8), (8, 4)))
+    )
+    recipe = Recipe(optimizer="muon", orthogonalization=orthogonalization, momentum=0.0, learning_rate=1.0)
+    optimizers = build_optimizers(model, recipe)
+    draw = seeded(0)
+    for weight in model.parameters():
+        weight.data.zero_()
+        weight.grad = torch.randn(weight.shape, generator=draw)
+    gradients = {label: weight.grad.double() for label, weight in model.named_parameters() if weight.grad is not None}
+    step(optimizers)
+    preset, steps = ("polar_express", 5) if orthogonalization == "polar-express" else ("original", 3)
+    for label in ("1.weight", "2.weight"):
+        gradient = gradients[label].flatten(1)
+        expected = zero_power_via_newton_schulz_5(gradient, steps, weights=preset, dtype=torch.float64)
+        update = -model.get_parameter(label).detach().double().flatten(1)
+        cosine = (update * expected).sum() / update.norm() / expected.norm()
+        assert least <= math.acos(min(1.0, cosine)) <= most
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
