@@ -51,6 +51,11 @@ class Hardware:
         return cls(torch.device(chosen), native_bf16(chosen))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of matrix products."""
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+    @property
     def precision(self) -> str:
         return "bf16" if self.bf16 else "fp32"
 

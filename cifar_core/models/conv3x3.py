@@ -1,9 +1,10 @@
-"""3x3 convolutions in bf16 on CPUs: faster than torch's own, by C functions for all three passes.
+"""3x3 convolutions on CPUs: faster than torch's own, by C functions for all three passes.
 
-On AMX (`conv3x3_amx.c`) the gradient of the filters gains most: oneDNN, which torch uses, sums it row by row, so that
-small images leave most of a matrix tile empty. With AVX512-bf16 alone multiplications take most of the time, and
-Winograd's algorithm (`conv3x3_winograd.c`) needs fewer. It computes 32 channels at once, so that fewer have kernels
-that take them in pairs (`conv3x3_narrow.c`).
+In bf16 on AMX (`conv3x3_amx.c`) the gradient of the filters gains most: oneDNN, which torch uses, sums it row by row,
+so that small images leave most of a matrix tile empty. Elsewhere multiplications take most of the time, and Winograd's
+algorithm needs fewer: in bf16 four ninths (`conv3x3_winograd.c`), in fp32, where it may be less exact, a quarter
+(`conv3x3_fp32.c`). In bf16 it computes 32 channels at once, so that fewer have kernels that take them in pairs
+(`conv3x3_narrow.c`).
 """
 
 from __future__ import annotations
@@ -35,37 +36,58 @@ _WINOGRAD_CHANNELS = 32
 _MOST_WASTE, _FEWEST_TILES = 2.0, 32
 _FEW_CHANNELS, _MOST_TILES_OF_FEW = 25, 2**13  # product over sum
 
-
-def is_available() -> bool:
-    """Return true if the kernels can be used on this machine; compiles them at the first call."""
-    return _library(narrow=False) is not None and (_is_amx_used() or _library(narrow=True) is not None)
+# In fp32, where tiles have 16 outputs: measured on an EPYC with AVX2 (Zen 3).
+_FEWEST_IN_FP32, _FEWEST_TILES_IN_FP32 = 16, 64
 
 
-def algorithm() -> str:
+def is_available(dtype: torch.dtype) -> bool:
+    """Return true if the kernels for images of `dtype` can be used on this machine; compiles them at the first call."""
+    return all(_library(dtype, narrow=narrow) is not None for narrow in (False, True))
+
+
+def algorithm(dtype: torch.dtype) -> str:
     """Return the name of the one that the kernels use on this machine."""
-    return "AMX" if _is_amx_used() else "Winograd"
+    return "AMX" if dtype == torch.bfloat16 and _is_amx_used() else "Winograd"
 
 
 def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """Return true if `convolve` is faster than torch's own convolution for these arguments."""
     if not native.takes(inputs):
         return False
-    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+    dtype = _dtype(inputs)
+    if dtype is None or weight.dtype != torch.float32:
         return False
     outputs, *filter_shape = weight.shape
     if inputs.ndim != 4 or filter_shape != [inputs.shape[1], 3, 3] or not height * width:
         return False  # torch takes a single image, or says what is wrong
     channels = inputs.shape[1]
-    if not is_available():
+    if not is_available(dtype):
         return False
-    if _is_narrow(channels, outputs):
+    if dtype == torch.float32:
+        return _suits_fp32(len(inputs), channels, outputs, height, width)
+    if _is_narrow(dtype, channels, outputs):
         few = max(channels, outputs) <= _MOST_NARROW_CHANNELS and outputs * height * width <= _MOST_NARROW_NUMBERS
         return few and not _is_amx_used()
     return _is_amx_used() or _suits_winograd(len(inputs), channels, outputs, height, width)
 
 
-def _is_narrow(channels: int, outputs: int) -> bool:
-    return min(channels, outputs) < _FEWEST_CHANNELS
+def _dtype(inputs: Tensor) -> torch.dtype | None:
+    """Return the type in which torch would convolve `inputs`, if there are kernels for it."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.bfloat16 if torch.get_autocast_dtype("cpu") == torch.bfloat16 else None
+    return torch.float32 if inputs.dtype == torch.float32 else None
+
+
+def _is_narrow(dtype: torch.dtype, channels: int, outputs: int) -> bool:
+    return dtype == torch.bfloat16 and min(channels, outputs) < _FEWEST_CHANNELS
+
+
+def _suits_fp32(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
+    tiles = -(-height // 4) * -(-width // 4)
+    waste = 16 * tiles / (height * width)
+    return (
+        min(channels, outputs) >= _FEWEST_IN_FP32 and images * tiles >= _FEWEST_TILES_IN_FP32 and waste <= _MOST_WASTE
+    )
 
 
 def _suits_winograd(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
@@ -80,9 +102,11 @@ def _suits_winograd(images: int, channels: int, outputs: int, height: int, width
 def convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
     """Convolve (N, C_in, H, W), a zero around each image, with filters (C_out, C_in, 3, 3).
 
-    Returns the first pixels of the result, in bf16: (N, C_out, `height`, `width`), which are at most H and W.
+    Returns the first pixels of the result: (N, C_out, `height`, `width`), which are at most H and W. They are in bf16
+    under autocast, else in fp32.
     """
-    output: Tensor = _Convolution.apply(native.as_images(inputs), weight, bias, height, width)  # type: ignore[no-untyped-call]
+    images = native.as_images(inputs, torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
+    output: Tensor = _Convolution.apply(images, weight, bias, height, width)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -92,7 +116,7 @@ class _Convolution(torch.autograd.Function):
         weight = weight.float().contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(inputs, weight)
         bias = None if bias is None else bias.float().contiguous()
-        output = native.new_images((len(inputs), len(weight), height, width))
+        output = native.new_images((len(inputs), len(weight), height, width), inputs.dtype)
         _call("convolve", inputs, output, 0, inputs, weight, bias, output)
         return output
 
@@ -101,10 +125,11 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = of_bias = None
-        sums_bias = ctx.needs_input_grad[1] and _is_narrow(inputs.shape[1], len(weight))  # beside the weight's gradient
-        gradient = native.as_images(gradient)
+        narrow = _is_narrow(inputs.dtype, inputs.shape[1], len(weight))
+        sums_bias = ctx.needs_input_grad[1] and narrow  # beside the weight's gradient
+        gradient = native.as_images(gradient, inputs.dtype)
         if ctx.needs_input_grad[0]:
-            of_inputs = native.new_images(inputs.shape)
+            of_inputs = native.new_images(inputs.shape, inputs.dtype)
             _call("convolve", gradient, of_inputs, 1, gradient, weight, None, of_inputs)
         if ctx.needs_input_grad[2]:
             of_bias = torch.empty(len(weight)) if sums_bias else gradient.sum((0, 2, 3), dtype=torch.float32)
@@ -131,14 +156,16 @@ def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor |
     """
     count, channels, height, width = images.shape
     _, out_channels, rows, columns = outputs.shape
-    library = _library(narrow=_is_narrow(channels, out_channels))
+    library = _library(images.dtype, narrow=_is_narrow(images.dtype, channels, out_channels))
     assert library is not None
     if library.call(name, count, height, width, channels, out_channels, rows, columns, *arguments):
         raise MemoryError("a convolution found no memory for its buffers")
 
 
 @functools.cache
-def _library(*, narrow: bool) -> native.Library | None:
+def _library(dtype: torch.dtype, *, narrow: bool) -> native.Library | None:
+    if dtype == torch.float32:
+        return native.load(Path(__file__).with_name("conv3x3_fp32.c"))
     if not native_bf16("cpu"):
         return None
     if _is_amx_used():

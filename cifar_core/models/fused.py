@@ -114,7 +114,7 @@ class _Gelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (inputs,) = ctx.saved_tensors
         of_inputs = torch.empty_like(inputs)
-        _call("gelu", inputs.shape, _gelu_slope_table(), inputs, native.as_images(gradient), of_inputs)
+        _call("gelu", inputs.shape, _gelu_slope_table(), inputs, native.as_images(gradient, torch.bfloat16), of_inputs)
         return of_inputs
 
 
@@ -131,8 +131,8 @@ class _ReluPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (winners,) = ctx.saved_tensors
-        of_inputs = native.new_images(ctx.shape)
-        _call("relu_pool", ctx.shape, None, winners, native.as_images(gradient), of_inputs)
+        of_inputs = native.new_images(ctx.shape, torch.bfloat16)
+        _call("relu_pool", ctx.shape, None, winners, native.as_images(gradient, torch.bfloat16), of_inputs)
         return of_inputs
 
 
@@ -156,11 +156,19 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: object) -> tuple[Tensor | None, ...]:
         pixels, winners, bias, mean, variance, scale = ctx.saved_tensors
-        of_inputs = native.new_images(ctx.shape) if ctx.needs_input_grad[0] else None
+        of_inputs = native.new_images(ctx.shape, torch.bfloat16) if ctx.needs_input_grad[0] else None
         of_weight, of_bias = torch.empty(2, len(bias)).unbind()
         table = _gelu_slope_table() if ctx.gelu else None
         given = (ctx.pool, ctx.epsilon, table, bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)
-        _call("norm_backward", ctx.shape, *given, native.as_images(gradient), of_weight, of_bias, of_inputs)
+        _call(
+            "norm_backward",
+            ctx.shape,
+            *given,
+            native.as_images(gradient, torch.bfloat16),
+            of_weight,
+            of_bias,
+            of_inputs,
+        )
         return of_inputs, of_weight, of_bias, None, None, None
 
 
@@ -188,7 +196,7 @@ def _room(inputs: Tensor, pool: _Pool) -> tuple[Tensor, Tensor | None, Tensor]:
     if pool is _Pool.NEVER:
         return inputs, None, torch.empty_like(inputs)
     images, channels, height, width = inputs.shape
-    output = native.new_images((images, channels, height // 2, width // 2))
+    output = native.new_images((images, channels, height // 2, width // 2), torch.bfloat16)
     pixels = torch.empty_like(output) if pool is _Pool.FIRST else inputs
     return pixels, torch.empty(output.numel(), dtype=torch.uint8), output
 

@@ -27,14 +27,15 @@ class Conv3x3(nn.Conv2d):
         self.pooled = pooled
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if winograd.is_faster(inputs, self.weight):
-            output = winograd.convolve(inputs, self.weight)
-            return output if self.bias is None else output + self.bias[:, None, None]
         height, width = inputs.shape[-2:]
         if self.pooled:
             height, width = height - height % 2, width - width % 2
-        convolve = conv3x3.convolve if conv3x3.is_faster(inputs, self.weight, height, width) else conv3x3.plain
-        return convolve(inputs, self.weight, self.bias, height, width)
+        if conv3x3.is_faster(inputs, self.weight, height, width):
+            return conv3x3.convolve(inputs, self.weight, self.bias, height, width)
+        if winograd.is_faster(inputs, self.weight):  # as there is no C compiler
+            output = winograd.convolve(inputs, self.weight)
+            return output if self.bias is None else output + self.bias[:, None, None]
+        return conv3x3.plain(inputs, self.weight, self.bias, height, width)
 
 
 class Head(nn.Linear):

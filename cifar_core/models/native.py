@@ -2,7 +2,7 @@
 
 Where that cannot be written, or is mounted noexec, each process compiles its own.
 
-Their images are bf16 in channels-last order.
+Their images are bf16 or fp32 in channels-last order.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def takes(images: Tensor) -> bool:
     return images.device.type == "cpu" and not recorded
 
 
-def new_images(shape: Sequence[int]) -> Tensor:
+def new_images(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return room for images (N, C, H, W)."""
-    return torch.empty(tuple(shape), dtype=torch.bfloat16, memory_format=torch.channels_last)
+    return torch.empty(tuple(shape), dtype=dtype, memory_format=torch.channels_last)
 
 
-def as_images(images: Tensor) -> Tensor:
+def as_images(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return images (N, C, H, W) in the form that the functions take."""
-    return images.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    return images.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _argument(value: int | float | Tensor | None) -> ctypes.c_int64 | ctypes.c_float | ctypes.c_void_p:

@@ -1,43 +1,21 @@
-/* What the C files share. */
+/* Vectors of AVX512, which the C files for bf16 share. */
 
 #pragma once
 
 #include <immintrin.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+
+#include "common.h"
 
 #define LANES 16 /* fp32 numbers of a vector */
-#define TAPS 9   /* of a 3x3 filter */
 
 typedef uint16_t bf16;
-typedef void (*fork_join)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of GCC's OpenMP */
 
-static inline int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
-static inline int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
-static inline int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
 static inline __mmask16 first_16(int64_t count) { return count >= 16 ? 0xffff : count < 0 ? 0 : (1 << count) - 1; }
 static inline __mmask32 first_32(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
 
 /* 16 numbers of bf16 in fp32. */
 static inline __m512 widened(__m256i numbers) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
-}
-
-/* Do the work of a job on all threads. They take pieces of it from `next` on. */
-static inline void on_threads(fork_join parallel, int64_t threads, void (*work)(void *), void *job, int64_t *next) {
-    *next = 0;
-    if (threads > 1)
-        parallel(work, job, threads, 0);
-    else
-        work(job);
-}
-static inline int64_t take(int64_t *next, int64_t count) { return __atomic_fetch_add(next, count, __ATOMIC_RELAXED); }
-
-/* Null if there is no memory. */
-static inline void *zeros(int64_t bytes) {
-    void *memory = aligned_alloc(64, round_up(bytes, 64));
-    return memory == NULL ? NULL : memset(memory, 0, round_up(bytes, 64));
 }
 
 /* Transpose 16 vectors of 16 numbers of 32 bits. */

@@ -18,7 +18,7 @@ from cifar_core.budget import step_flops
 from cifar_core.data import Split, Splits
 from cifar_core.hardware import Hardware
 from cifar_core.memory import keep_freed_memory
-from cifar_core.models import conv3x3, fused, winograd
+from cifar_core.models import conv3x3, fused
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
 from experiments.benchmarks import Line, never, peak_gigabytes, real_data
@@ -67,8 +67,9 @@ def _convolutions(hardware: Hardware) -> Callable[[], float]:
     cases = []
     for inputs, outputs, side in _CONVOLUTIONS:
         images, filters = torch.randn(256, inputs, side, side), torch.randn(outputs, inputs, 3, 3)
-        dtype = torch.bfloat16 if hardware.bf16 else torch.float32
-        placed = [each.to(hardware.device, dtype, memory_format=torch.channels_last) for each in (images, filters)]
+        placed = [
+            each.to(hardware.device, hardware.dtype, memory_format=torch.channels_last) for each in (images, filters)
+        ]
         cases.append((2 * 256 * side * side * 9 * inputs * outputs, placed))
 
     def measure() -> float:
@@ -145,8 +146,7 @@ def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
     """Compare bare loops with and without our own algorithms, in turns."""
     data = real_data()
     ours = (
-        ("Winograd's", winograd, not hardware.bf16),
-        ("3x3 convolutions of our own", conv3x3, hardware.bf16 and conv3x3.is_available()),
+        ("3x3 convolutions of our own", conv3x3, conv3x3.is_available(hardware.dtype)),
         ("pool, norm and activation in one", fused, hardware.bf16 and fused.is_available()),
     )
     for name, module, here in ours:

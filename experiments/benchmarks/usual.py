@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
-from cifar_core.models import build_model, winograd
+from cifar_core.models import build_model, conv3x3, fused, winograd
 from cifar_core.models.layers import draw_from
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
@@ -70,7 +71,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def _usual_speed(recipe: Recipe, split: Split, hardware: Hardware) -> float:
-    """Return the images a second of a plain loop in fp32, without our own convolutions."""
+    """Return the images a second of a plain loop in fp32, without our own algorithms."""
     model = build_model(recipe).to(hardware.device).train()
     draw_from(model, torch.Generator(hardware.device))
     optimizers = build_optimizers(model, recipe)
@@ -78,7 +79,9 @@ def _usual_speed(recipe: Recipe, split: Split, hardware: Hardware) -> float:
         Pictures(split, augmented=True), recipe.batch_size, shuffle=True, num_workers=WORKERS
     )
     seen, started = 0, 0.0
-    with mock.patch.object(winograd, "is_faster", never):
+    with contextlib.ExitStack() as stack:
+        for module in (conv3x3, winograd, fused):
+            stack.enter_context(mock.patch.object(module, "is_faster", never))
         for images, labels in loader:
             if not started and seen >= _WARM_UP:
                 started, seen = time.perf_counter(), 0

@@ -31,11 +31,11 @@ def provenance(data_set: DataSet, hardware: Hardware, threads: int) -> dict[str,
 
 def _kernels(hardware: Hardware) -> str:
     """Return the compiled kernels that training uses here, such as "fused, AMX": its bits depend on them."""
-    if hardware.device.type != "cpu" or not hardware.bf16:
+    if hardware.device.type != "cpu":
         return "none"
-    names = ["fused"] if fused.is_available() else []
-    if conv3x3.is_available():
-        names.append(conv3x3.algorithm())
+    names = ["fused"] if hardware.bf16 and fused.is_available() else []
+    if conv3x3.is_available(hardware.dtype):
+        names.append(conv3x3.algorithm(hardware.dtype))
     return ", ".join(names) or "none"
 
 

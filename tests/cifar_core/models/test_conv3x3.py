@@ -20,13 +20,14 @@ from cifar_core.models.layers import Conv3x3
 from tests.cifar_core.support import seeded
 
 NARROW = [(3, 16), (16, 32), (1, 5), (23, 8)]
+TYPES = {"AMX": torch.bfloat16, "Winograd": torch.bfloat16, "fp32": torch.float32}
 
-needs_kernels = pytest.mark.skipif(not conv3x3.is_available(), reason="no bf16 here, or no C compiler")
 
-
-@pytest.fixture(scope="module", params=["AMX", "Winograd"] if conv3x3.is_available() else ["Winograd"], autouse=True)
+@pytest.fixture(
+    scope="module", params=list(TYPES) if conv3x3.is_available(torch.bfloat16) else ["Winograd", "fp32"], autouse=True
+)
 def algorithm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Use each algorithm in turn; AMX is emulated where there is none."""
+    """Use each algorithm in turn: two in bf16, one of which is emulated where there is no AMX, and one in fp32."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "AMX" and not conv3x3._is_amx_used():
             source = emulated_amx(tmp_path_factory.mktemp("amx"))
@@ -38,10 +39,18 @@ def algorithm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     forget_the_processor()
 
 
+@pytest.fixture(scope="module")
+def kernels(algorithm: str) -> str:
+    if not conv3x3.is_available(TYPES[algorithm]):
+        pytest.skip("no bf16 here, or no C compiler")
+    return algorithm
+
+
 def emulated_amx(folder: Path) -> Path:
-    """Write the C file of AMX, without its instructions, into `folder`, with the header that it includes."""
+    """Write the C file of AMX, without its instructions, into `folder`, with the headers that it includes."""
     ours, emulation = Path(conv3x3.__file__).parent, Path(__file__).with_name("emulated_amx.h")
-    shutil.copy(ours / "vectors.h", folder)
+    for header in ours.glob("*.h"):
+        shutil.copy(header, folder)
     source = folder / "conv3x3_emulated_amx.c"
     source.write_text("".join(path.read_text(encoding="utf-8") for path in (emulation, ours / "conv3x3_amx.c")))
     return source
@@ -72,13 +81,17 @@ def results(output: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     return [output.detach(), *torch.autograd.grad(output, tensors, slopes)]
 
 
-def ours(tensors: list[Tensor], *, cut: int = 0, biased: bool = True) -> list[Tensor]:
+def precision(algorithm: str) -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=TYPES[algorithm] == torch.bfloat16)
+
+
+def ours(algorithm: str, tensors: list[Tensor], *, cut: int = 0, biased: bool = True) -> list[Tensor]:
     height, width = (side - cut for side in tensors[0].shape[2:])
-    output = conv3x3.convolve(tensors[0], tensors[1], tensors[2] if biased else None, height, width)
+    with precision(algorithm):
+        output = conv3x3.convolve(tensors[0], tensors[1], tensors[2] if biased else None, height, width)
     return results(output, tensors if biased else tensors[:2])
 
 
-@needs_kernels
 @settings(max_examples=40, deadline=None)
 @given(
     images=st.integers(1, 40),
@@ -89,103 +102,103 @@ def ours(tensors: list[Tensor], *, cut: int = 0, biased: bool = True) -> list[Te
     cut=st.integers(0, 1),
 )
 def test_it_is_the_convolution(
-    algorithm: str, images: int, height: int, width: int, channels: tuple[int, int], biased: bool, cut: int
+    kernels: str, images: int, height: int, width: int, channels: tuple[int, int], biased: bool, cut: int
 ) -> None:
     narrow = channels in NARROW
-    assume(not narrow or algorithm != "AMX")
+    assume(not narrow or kernels != "AMX")
     tensors = leaves(images, channels, height + cut, width + cut)
-    found = ours(tensors, cut=cut, biased=biased)
+    found = ours(kernels, tensors, cut=cut, biased=biased)
     used = tensors if biased else tensors[:2]
     whole = F.conv2d(tensors[0], tensors[1], tensors[2] if biased else None, padding=1)
     expected = results(whole[:, :, :height, :width], used)
-    assert found[0].dtype == torch.bfloat16
+    assert found[0].dtype == TYPES[kernels]
     assert [each.dtype for each in found[1:]] == [torch.float32] * len(used)
     # Outputs and the gradient of inputs are rounded to bf16; the others are sums in fp32. Winograd's algorithm rounds
-    # its transformed images, slopes and filters to bf16 too.
-    errors = (0.005, 0.005, 1e-4, 1e-4) if algorithm == "AMX" or narrow else (0.02, 0.02, 0.02, 1e-4)
+    # its transformed images, slopes and filters to bf16 too, but not in fp32.
+    errors = (0.005, 0.005, 1e-4, 1e-4) if kernels == "AMX" or narrow else (0.02, 0.02, 0.02, 1e-4)
+    if kernels == "fp32":
+        errors = (1e-4, 1e-4, 1e-4, 1e-4)
     for name, one, other, error in zip(("output", "inputs", "weight", "bias"), found, expected, errors, strict=False):
         assert one.shape == other.shape
         assert (one - other).abs().max() <= error * other.abs().max() + 1e-6, name
 
 
-@needs_kernels
 @pytest.mark.parametrize("channels", [(24, 32), (24, 64), (64, 64), (256, 256), *NARROW])
-def test_bits_do_not_depend_on_the_number_of_threads(threads: int, algorithm: str, channels: tuple[int, int]) -> None:
-    if algorithm == "AMX" and channels in NARROW:
+def test_bits_do_not_depend_on_the_number_of_threads(threads: int, kernels: str, channels: tuple[int, int]) -> None:
+    if kernels == "AMX" and channels in NARROW:
         pytest.skip("left to torch there")
     tensors = leaves(40, channels, 7, 7)
     torch.set_num_threads(1)
-    expected = ours(tensors)
+    expected = ours(kernels, tensors)
     for count in (2, 3, 8):
         torch.set_num_threads(count)
-        assert all(torch.equal(*pair) for pair in zip(ours(tensors), expected, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(ours(kernels, tensors), expected, strict=True))
 
 
-@needs_kernels
 @pytest.mark.parametrize("channels", [(32, 32), (3, 16)])
-def test_nan_and_infinity_reach_only_what_they_belong_to(algorithm: str, channels: tuple[int, int]) -> None:
-    if algorithm == "AMX" and channels in NARROW:
+def test_nan_and_infinity_reach_only_what_they_belong_to(kernels: str, channels: tuple[int, int]) -> None:
+    if kernels == "AMX" and channels in NARROW:
         pytest.skip("left to torch there")
     tensors = leaves(3, channels, 6, 6)
     with torch.no_grad():
         tensors[0][1, 0, 0, 0] = torch.nan
         tensors[0][2, 0, 5, 5] = torch.inf
-    output, *_ = ours(tensors)
+    output, *_ = ours(kernels, tensors)
     finite = F.conv2d(tensors[0], tensors[1], tensors[2], padding=1).isfinite()
-    if algorithm == "Winograd" and channels not in NARROW:  # a tile of 2x2 pixels has a common fate
-        finite = ~F.max_pool2d(1.0 - finite.float(), 2).repeat_interleave(2, 2).repeat_interleave(2, 3).bool()
+    side = {"AMX": 1, "Winograd": 1 if channels in NARROW else 2, "fp32": 4}[kernels]
+    tiles = F.max_pool2d(1.0 - finite.float(), side, ceil_mode=True)  # the pixels of a tile have a common fate
+    finite = ~tiles.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, :, :6, :6].bool()
     assert torch.equal(output.isfinite(), finite)
 
 
-@needs_kernels
-def test_no_gradient_is_computed_that_nobody_asked_for() -> None:
+def test_no_gradient_is_computed_that_nobody_asked_for(kernels: str) -> None:
     inputs, weight, _ = leaves(4, (32, 32), 5, 5)
     for wanted, calls in (
         (inputs, ["convolve", "convolve"]),
         (weight, ["convolve", "gradient_of_weight"]),
     ):
         given = [each if each is wanted else each.detach() for each in (inputs, weight)]
-        with mock.patch.object(conv3x3, "_call", wraps=conv3x3._call) as kernel:
+        with mock.patch.object(conv3x3, "_call", wraps=conv3x3._call) as kernel, precision(kernels):
             conv3x3.convolve(given[0], given[1], None, 5, 5).sum().backward()
         assert [call.args[0] for call in kernel.call_args_list] == calls
     assert not conv3x3.convolve(inputs.detach(), weight.detach(), None, 5, 5).requires_grad
 
 
-@needs_kernels
-def test_without_memory_for_its_buffers_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_its_buffers_it_raises(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native.Library, "call", lambda self, *arguments: 1)  # as the C functions do then
     with pytest.raises(MemoryError, match=r"^a convolution found no memory for its buffers$"):
-        ours(leaves(2, (32, 32), 4, 4))
+        ours(kernels, leaves(2, (32, 32), 4, 4))
 
 
-@needs_kernels
-def test_other_matrix_products_are_right_in_between() -> None:
+def test_other_matrix_products_are_right_in_between(kernels: str) -> None:
     tensors, matrix = leaves(8, (32, 32), 8, 8), torch.randn(64, 64, generator=seeded()).bfloat16()
     expected = matrix @ matrix
     for _ in range(3):
-        ours(tensors)
+        ours(kernels, tensors)
         assert torch.equal(matrix @ matrix, expected)
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "available", "autocast", "taken"),
+    ("channels", "side", "available", "taken"),
     [
-        ((24, 32), 8, True, True, ["AMX", "Winograd"]),
-        ((3, 64), 8, True, True, []),  # most of a tile would be empty
-        ((64, 16), 8, True, True, []),
-        ((3, 16), 8, True, True, ["Winograd"]),  # by the kernels for few channels
-        ((16, 32), 1, True, True, ["Winograd"]),
-        ((3, 32), 64, True, True, []),  # too large for the cache
-        ((24, 32), 8, False, True, []),
-        ((24, 32), 8, True, False, []),
-        ((24, 32), 1, True, True, ["AMX"]),  # Winograd's algorithm has too few tiles for the filters,
-        ((24, 32), 2, True, True, ["AMX"]),
-        ((64, 64), 4, True, True, ["AMX", "Winograd"]),
-        ((64, 64), 3, True, True, ["AMX", "Winograd"]),
-        ((40, 40), 8, True, True, ["AMX"]),  # or computes outputs or channels for nothing,
-        ((256, 256), 1, True, True, ["AMX"]),
-        ((24, 64), 64, True, True, ["AMX", "Winograd"]),
-        ((24, 64), 66, True, True, ["AMX"]),  # or saves less than its transforms cost
+        ((24, 32), 8, True, ["AMX", "Winograd"]),
+        ((3, 64), 8, True, []),  # most of a tile would be empty
+        ((64, 16), 8, True, []),
+        ((64, 16), 12, True, ["fp32"]),
+        ((64, 15), 12, True, []),
+        ((3, 16), 8, True, ["Winograd"]),  # by the kernels for few channels
+        ((16, 32), 1, True, ["Winograd"]),
+        ((3, 32), 64, True, []),  # too large for the cache
+        ((24, 32), 12, False, []),
+        ((24, 32), 1, True, ["AMX"]),  # Winograd's algorithm has too few tiles for the filters,
+        ((24, 32), 2, True, ["AMX"]),
+        ((64, 64), 4, True, ["AMX", "Winograd"]),
+        ((64, 64), 3, True, ["AMX", "Winograd"]),
+        ((40, 40), 8, True, ["AMX"]),  # or computes outputs or channels for nothing,
+        ((40, 40), 12, True, ["AMX", "fp32"]),
+        ((256, 256), 1, True, ["AMX"]),
+        ((24, 64), 64, True, ["AMX", "Winograd", "fp32"]),
+        ((24, 64), 66, True, ["AMX", "fp32"]),  # or saves less than its transforms cost
     ],
 )
 def test_it_is_taken_where_it_is_faster(
@@ -194,16 +207,35 @@ def test_it_is_taken_where_it_is_faster(
     channels: tuple[int, int],
     side: int,
     available: bool,
-    autocast: bool,
     taken: list[str],
 ) -> None:
-    monkeypatch.setattr(conv3x3, "is_available", lambda: available)
+    monkeypatch.setattr(conv3x3, "is_available", lambda dtype: available and dtype == TYPES[algorithm])
     calls: list[Tensor] = []
     monkeypatch.setattr(conv3x3, "convolve", lambda inputs, *rest: calls.append(inputs))
-    layer = Conv3x3(*channels)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        layer(torch.zeros(8, channels[0], side, side))
+    with precision(algorithm):
+        Conv3x3(*channels)(torch.zeros(8, channels[0], side, side))
     assert bool(calls) == (algorithm in taken)
+
+
+@pytest.mark.parametrize(("images", "side", "taken"), [(64, 3, True), (64, 5, False), (64, 6, True), (15, 8, False)])
+def test_fp32_needs_tiles_that_are_mostly_within_the_image(
+    monkeypatch: pytest.MonkeyPatch, images: int, side: int, taken: bool
+) -> None:
+    monkeypatch.setattr(conv3x3, "is_available", lambda dtype: True)
+    assert conv3x3.is_faster(torch.zeros(images, 64, side, side), torch.zeros(64, 64, 3, 3), side, side) == taken
+
+
+@pytest.mark.parametrize(
+    ("images", "weights"),
+    [(torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16), (torch.float32, torch.float64)],
+)
+def test_other_types_are_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch, images: torch.dtype, weights: torch.dtype
+) -> None:
+    monkeypatch.setattr(conv3x3, "is_available", lambda dtype: True)
+    assert not conv3x3.is_faster(
+        torch.zeros(64, 64, 8, 8, dtype=images), torch.zeros(64, 64, 3, 3, dtype=weights), 8, 8
+    )
 
 
 def test_autocast_to_another_type_is_left_to_torch() -> None:

@@ -18,24 +18,38 @@ from cifar_core.models import native
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 
 
+needs_bf16 = pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
+
+
 @needs_compiler
-@pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
-@pytest.mark.parametrize("name", ["fused.c", "conv3x3_winograd.c", "conv3x3_narrow.c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv3x3_fp32.c",
+        *(pytest.param(f"{n}.c", marks=needs_bf16) for n in ("fused", "conv3x3_winograd", "conv3x3_narrow")),
+    ],
+)
 def test_the_kernels_can_be_used_here(name: str) -> None:
     assert native.load(Path(native.__file__).with_name(name)) is not None
 
 
 @needs_compiler
-@pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
-@pytest.mark.parametrize(("name", "more"), [("conv3x3_winograd.c", ""), ("conv3x3_narrow.c", ", None")])
-def test_convolutions_without_memory_for_their_buffers_say_so(name: str, more: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype", "more"),
+    [
+        ("conv3x3_fp32.c", "float32", ""),
+        pytest.param("conv3x3_winograd.c", "bfloat16", "", marks=needs_bf16),
+        pytest.param("conv3x3_narrow.c", "bfloat16", ", None", marks=needs_bf16),
+    ],
+)
+def test_convolutions_without_memory_for_their_buffers_say_so(name: str, dtype: str, more: str) -> None:
     script = f"""if True:
         import resource, torch
         from pathlib import Path
         from cifar_core.models import native
 
         library = native.load(Path(native.__file__).with_name("{name}"))
-        images, weight = torch.zeros(4, 1024, dtype=torch.bfloat16), torch.zeros(1024, 9, 1024)
+        images, weight = torch.zeros(4, 1024, dtype=torch.{dtype}), torch.zeros(1024, 9, 1024)
         shape = (4, 1, 1, 1024, 1024, 1, 1)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, -1))

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifar_core.models import winograd
+from cifar_core.models import conv3x3, winograd
 from cifar_core.models.layers import Conv3x3
 from cifar_core.models.winograd import convolve, is_faster
 from tests.cifar_core.support import FP32, seeded
@@ -126,6 +126,7 @@ def test_layer_computes_what_torchs_computes(
 ) -> None:
     watched = Mock(side_effect=convolve)
     monkeypatch.setattr(winograd, "convolve", watched)
+    monkeypatch.setattr(conv3x3, "is_available", lambda dtype: False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = Conv3x3(channels, 128, bias=bias)
