@@ -13,7 +13,7 @@ from cifar_core.budget import step_flops
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, train
-from experiments.benchmarks import Line, real_data
+from experiments.benchmarks import Line, data_to_train
 from sweeps.planning.space_file import SPACES
 
 _BATCH, _STEPS, _SHOWN = 256, 3, 8
@@ -52,7 +52,7 @@ def primitives(log: str) -> dict[str, float]:
 
 def _train(model: str, threads: int) -> None:
     set_up_cpu(threads)
-    data = real_data()
+    data = data_to_train()
     recipe = Recipe(model=model, batch_size=_BATCH, epochs=(1 + _STEPS) * _BATCH / len(data.train))
     state = TrainState.create(recipe, data, Hardware.detect("cpu"))
     progress = train(state, data, EvalSchedule(evenly(1 + _STEPS)))

@@ -21,37 +21,37 @@ from cifar_core.memory import keep_freed_memory
 from cifar_core.models import conv3x3, fused
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
-from experiments.benchmarks import Line, never, peak_gigabytes, real_data
+from experiments.benchmarks import Line, data_to_train, never, peak_gigabytes
 from sweeps.planning.space_file import SPACES
 
 _ROUNDS = 6
-_STEPS = 2  # per round
+_GPU_STEPS = 10  # of a round, and convolutions that the ceiling is timed over; on a CPU one takes a second
 _PAIRS = 2
 _TURNS = 4
 _LARGE_BATCH = 512
 _AUGMENTED = Recipe(optimizer="muon", learning_rate=0.1, momentum=0.6, cutout=8, color_jitter=0.2, mix="cutmix")
-_REPEATS = 4
 _CONVOLUTIONS = ((64, 256, 16), (256, 256, 8), (512, 512, 8))  # input and output channels, pixels along a side
 
 
 def bench_trainer(hardware: Hardware) -> Iterator[Line]:
     """Compare the trainer, with all augmentations, with a bare forward-backward-step loop and with the ceiling."""
-    data = real_data()
+    data = data_to_train()
     yield Line(
         "trainer: time of a step over that of a bare loop on resident batches (rule: <= 1.05), and its share of the "
         "ceiling, the fastest convolution of this machine"
     )
+    steps = _repeats(hardware)
     for model in SPACES["full"].models:
-        recipe = replace(_AUGMENTED, model=model, batch_size=256, epochs=(_ROUNDS + 1) * _STEPS * 256 / len(data.train))
+        recipe = replace(_AUGMENTED, model=model, batch_size=256, epochs=(_ROUNDS + 1) * steps * 256 / len(data.train))
         state = TrainState.create(recipe, data, hardware)
-        bare, ceiling = _bare_loop(recipe, data, hardware, _STEPS), _convolutions(hardware)
+        bare, ceiling = _bare_loop(recipe, data, hardware, steps), _convolutions(hardware)
         rates, ratios, shares = [], [], []
         before = 0.0
         for progress in train(state, data, EvalSchedule(evenly(_ROUNDS + 1))):
             trained, before = progress.train_seconds - before, progress.train_seconds
-            ratio, rate = trained / bare(), _STEPS * step_flops(recipe) / trained
+            ratio, rate = trained / bare(), steps * step_flops(recipe) / trained
             share = rate / ceiling()
-            if progress.step > _STEPS:  # the first round sets up kernels
+            if progress.step > steps:  # the first round sets up kernels
                 rates.append(rate)
                 ratios.append(ratio)
                 shares.append(share)
@@ -64,7 +64,7 @@ def bench_trainer(hardware: Hardware) -> Iterator[Line]:
 
 def _convolutions(hardware: Hardware) -> Callable[[], float]:
     """Return a function that measures the highest FLOP/s of a few wide 3x3 convolutions, forward."""
-    cases = []
+    cases, repeats = [], _repeats(hardware)
     for inputs, outputs, side in _CONVOLUTIONS:
         images, filters = torch.randn(256, inputs, side, side), torch.randn(outputs, inputs, 3, 3)
         placed = [
@@ -76,13 +76,17 @@ def _convolutions(hardware: Hardware) -> Callable[[], float]:
         rates = []
         for flops, (images, filters) in cases:
             started = time.perf_counter()
-            for _ in range(_REPEATS):
+            for _ in range(repeats):
                 output = F.conv2d(images, filters, padding=1)
             output[0, 0, 0, 0].item()  # waits for the device
-            rates.append(_REPEATS * flops / (time.perf_counter() - started))
+            rates.append(repeats * flops / (time.perf_counter() - started))
         return max(rates)
 
     return measure
+
+
+def _repeats(hardware: Hardware) -> int:
+    return 1 if hardware.device.type == "cpu" else _GPU_STEPS
 
 
 def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware, steps: int) -> Callable[[], float]:
@@ -110,7 +114,7 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware, steps: int) -> 
 
 def bench_memory(hardware: Hardware) -> Iterator[Line]:
     """Compare bare loops that reuse freed memory, as training does, with bare loops that return it, in turns."""
-    data = real_data()
+    data = data_to_train()
     yield Line(f"memory: time of a step that reuses freed memory over one that returns it, batch {_LARGE_BATCH}")
     if hardware.device.type != "cpu":
         yield Line("  for a CPU only")
@@ -137,14 +141,14 @@ def _loop_alone(recipe: Recipe, batch: Split, hardware: Hardware, threads: int, 
     torch.set_num_threads(threads)
     if kept:
         keep_freed_memory()
-    run = _bare_loop(recipe, Splits(train=batch, val=batch), hardware, _STEPS // 2)
+    run = _bare_loop(recipe, Splits(train=batch, val=batch), hardware, steps=1)
     run()  # sets up kernels, and allocates memory
     return run(), peak_gigabytes()
 
 
 def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
     """Compare bare loops with and without our own algorithms, in turns."""
-    data = real_data()
+    data = data_to_train()
     ours = (
         ("3x3 convolutions of our own", conv3x3, conv3x3.is_available(hardware.dtype)),
         ("pool, norm and activation in one", fused, hardware.bf16 and fused.is_available()),
@@ -155,7 +159,7 @@ def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
             yield Line("  not used on this machine")
             continue
         for model in ("airbench", *SPACES["full"].models, "custom_resnet"):
-            run = _bare_loop(Recipe(model=model, batch_size=256), data, hardware, _STEPS // 2)
+            run = _bare_loop(Recipe(model=model, batch_size=256), data, hardware, steps=1)
             ratios: list[float] = []
             for _ in range(1 + _TURNS):
                 fast = run()

@@ -25,7 +25,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.recipes import read_recipe
 from cifar_core.training import EvalSchedule, TrainState, train
 from cifar_core.transfer.backbone import load_torchvision
-from experiments.benchmarks import Line, never, real_data
+from experiments.benchmarks import Line, data_to_train, never
 
 _SYSTEMS = ("five_conv", "three_conv")
 _IMAGES, _WARM_UP = 5_120, 1_280  # trained on, the first of which are not timed
@@ -38,7 +38,7 @@ def bench_usual(hardware: Hardware) -> Iterator[Line]:
         f"usual: speed over that of the same network with a DataLoader of {WORKERS} workers, PIL transforms and fp32, "
         "on as many threads (rule: >= 2.5)"
     )
-    data = real_data()
+    data = data_to_train()
     for name in _SYSTEMS:
         recipe = replace(read_recipe(name), flip=True, translate=4, padding="zero", keep_best=False)
         recipe = replace(recipe, epochs=_IMAGES / len(data.train))
