@@ -38,7 +38,10 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        if stride == 1:
+            self.conv1: nn.Conv2d = Conv3x3(inputs, outputs, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = Conv3x3(outputs, outputs, bias=False)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
