@@ -36,8 +36,10 @@ _WINOGRAD_CHANNELS = 32
 _MOST_WASTE, _FEWEST_TILES = 2.0, 32
 _FEW_CHANNELS, _MOST_TILES_OF_FEW = 25, 2**13  # product over sum
 
-# In fp32, where tiles have 16 outputs: measured on an EPYC with AVX2 (Zen 3).
-_FEWEST_IN_FP32, _FEWEST_TILES_IN_FP32 = 16, 64
+# In fp32, where tiles have 16 outputs. The fewest channels are two vectors: measured on an EPYC with AVX2 (Zen 3), and
+# a guess for AVX512, whose vectors are twice as long. Other processors were not measured.
+_FEWEST_IN_FP32 = {"AVX2": 16, "AVX512": 32}
+_FEWEST_TILES_IN_FP32 = 64
 
 
 def is_available(dtype: torch.dtype) -> bool:
@@ -83,11 +85,10 @@ def _is_narrow(dtype: torch.dtype, channels: int, outputs: int) -> bool:
 
 
 def _suits_fp32(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
+    fewest = _FEWEST_IN_FP32.get(torch.backends.cpu.get_cpu_capability(), math.inf)
     tiles = -(-height // 4) * -(-width // 4)
     waste = 16 * tiles / (height * width)
-    return (
-        min(channels, outputs) >= _FEWEST_IN_FP32 and images * tiles >= _FEWEST_TILES_IN_FP32 and waste <= _MOST_WASTE
-    )
+    return min(channels, outputs) >= fewest and images * tiles >= _FEWEST_TILES_IN_FP32 and waste <= _MOST_WASTE
 
 
 def _suits_winograd(images: int, channels: int, outputs: int, height: int, width: int) -> bool:

@@ -9,17 +9,9 @@
 
    Each output, and the gradient of each weight, is summed in one order: the number of threads changes no bit of it. */
 
-#include "common.h"
+#include "vectors_fp32.h"
 
 #ifdef __AVX512F__
-#define LANES 16 /* numbers of a vector */
-#elif defined __AVX__
-#define LANES 8
-#else
-#define LANES 4
-#endif
-
-#if defined __AVX512F__ || defined __aarch64__
 #define AT_ONCE 12 /* tiles, or channels of slopes, whose products with WIDE channels are summed in 32 registers */
 #else
 #define AT_ONCE 6 /* in 16 registers */
@@ -35,8 +27,6 @@
 #define SUM_TILES 64        /* whose products are summed in registers */
 #define SUM_BYTES 3460300   /* of a share's transformed tiles and slopes */
 
-typedef float vector __attribute__((vector_size(4 * LANES))); /* of GCC, for any processor */
-
 struct job {
     int64_t images, height, width, inputs, outputs; /* inputs, outputs: channels */
     int64_t rows, columns;                          /* of an output image */
@@ -49,26 +39,6 @@ struct job {
     const float *weight, *bias;                     /* bias: null: none */
     float *filters, *output, *sums, *of_weight;
 };
-
-static inline vector zero(void) { return (vector){0}; }
-static inline vector all(float number) { return number - zero(); }
-
-/* The first `count` numbers, or LANES of them; zeros behind them. */
-static inline vector load(const float *from, int64_t count) {
-    vector numbers = zero();
-    if (count >= LANES)
-        memcpy(&numbers, from, sizeof numbers);
-    else
-        memcpy(&numbers, from, larger(count, 0) * sizeof(float));
-    return numbers;
-}
-
-static inline void store(float *to, vector numbers, int64_t count) {
-    if (count >= LANES)
-        memcpy(to, &numbers, sizeof numbers);
-    else
-        memcpy(to, &numbers, larger(count, 0) * sizeof(float));
-}
 
 /* ---- Transforms of a line; of a tile: of its columns, then of its rows ---- */
 
@@ -143,7 +113,7 @@ static void transform_filters(void *argument) {
             vector g[3][3], t[3][SIDE], u[SIDE];
             for (int tap = 0; tap < TAPS; tap++)
                 if (job->reversed)
-                    g[2 - tap % 3][2 - tap / 3] = load(job->weight + (c * TAPS + tap) * outputs + k, outputs - k);
+                    g[2 - tap % 3][2 - tap / 3] = load_first(job->weight + (c * TAPS + tap) * outputs + k, outputs - k);
                 else
                     for (int64_t lane = 0; lane < LANES; lane++)
                         g[tap % 3][tap / 3][lane] =
@@ -154,7 +124,7 @@ static void transform_filters(void *argument) {
             for (int i = 0; i < SIDE; i++) {
                 transform_filter((vector[]){t[0][i], t[1][i], t[2][i]}, u);
                 for (int j = 0; j < SIDE; j++, to += inputs * WIDE)
-                    store(to, u[j], LANES);
+                    store(to, u[j]);
             }
         }
 }
@@ -172,7 +142,7 @@ static void transform_tiles(const struct job *job, int64_t first, int64_t count,
             for (int x = 0; x < SIDE; x++) {
                 vector d[SIDE];
                 for (int y = 0; y < SIDE; y++)
-                    d[y] = load(pixels[y * SIDE + x] + c, inputs - c);
+                    d[y] = load_first(pixels[y * SIDE + x] + c, inputs - c);
                 transform_tile(d, v);
                 for (int i = 0; i < SIDE; i++)
                     t[i][x] = v[i];
@@ -181,7 +151,7 @@ static void transform_tiles(const struct job *job, int64_t first, int64_t count,
             for (int i = 0; i < SIDE; i++) {
                 transform_tile(t[i], v);
                 for (int j = 0; j < SIDE; j++, to += point_size)
-                    store(to, v[j], LANES);
+                    store(to, v[j]);
             }
         }
     }
@@ -194,7 +164,7 @@ static inline void multiply(const float *tiles, int64_t row, int64_t inputs, con
     for (int i = 0; i < AT_ONCE; i++)
         sum[i] = more[i] = zero();
     for (int64_t c = 0; c < inputs; c++, filters += WIDE) {
-        const vector filter = load(filters, LANES), more_filter = load(filters + LANES, LANES);
+        const vector filter = load(filters), more_filter = load(filters + LANES);
 #pragma GCC unroll 12
         for (int i = 0; i < AT_ONCE; i++) {
             const vector number = all(tiles[i * row + c]);
@@ -204,7 +174,7 @@ static inline void multiply(const float *tiles, int64_t row, int64_t inputs, con
     }
 #pragma GCC unroll 12
     for (int i = 0; i < AT_ONCE; i++)
-        store(products + i * WIDE, sum[i], LANES), store(products + i * WIDE + LANES, more[i], LANES);
+        store(products + i * WIDE, sum[i]), store(products + i * WIDE + LANES, more[i]);
 }
 
 /* Write WIDE channels of the outputs of a block, from the channel `k` on. */
@@ -216,12 +186,12 @@ static void write_outputs(const struct job *job, int64_t first, int64_t count, i
         const int64_t rows = smaller(OUT, job->rows - top), columns = smaller(OUT, job->columns - left);
         float *const corner = job->output + ((image * job->rows + top) * job->columns + left) * outputs;
         for (int64_t channel = k; channel < smaller(k + WIDE, outputs); channel += LANES) {
-            const vector bias = job->bias ? load(job->bias + channel, outputs - channel) : zero();
+            const vector bias = job->bias ? load_first(job->bias + channel, outputs - channel) : zero();
             vector t[OUT][SIDE], y[OUT];
             for (int j = 0; j < SIDE; j++) {
                 vector m[SIDE];
                 for (int i = 0; i < SIDE; i++)
-                    m[i] = load(products + (i * SIDE + j) * point_size + tile * WIDE + channel - k, LANES);
+                    m[i] = load(products + (i * SIDE + j) * point_size + tile * WIDE + channel - k);
                 pixels_of(m, y);
                 for (int i = 0; i < OUT; i++)
                     t[i][j] = y[i];
@@ -229,7 +199,7 @@ static void write_outputs(const struct job *job, int64_t first, int64_t count, i
             for (int64_t i = 0; i < rows; i++) {
                 pixels_of(t[i], y);
                 for (int64_t j = 0; j < columns; j++)
-                    store(corner + (i * job->columns + j) * outputs + channel, y[j] + bias, outputs - channel);
+                    store_first(corner + (i * job->columns + j) * outputs + channel, y[j] + bias, outputs - channel);
             }
         }
     }
@@ -288,7 +258,7 @@ static inline __attribute__((always_inline)) void transform_rows(const struct jo
 #pragma GCC unroll 6
                 for (int y = 0; y < SIDE; y++) /* the rows depend on these */
                     if ((y > 0 || top == 0) && (y < 5 || bottom == SIDE))
-                        d[y] = load(pixels[y * SIDE + x] + c, inputs - c);
+                        d[y] = load_first(pixels[y * SIDE + x] + c, inputs - c);
                     else
                         d[y] = zero();
                 transform_tile(d, v);
@@ -301,7 +271,7 @@ static inline __attribute__((always_inline)) void transform_rows(const struct jo
             for (int i = top; i < bottom; i++) {
                 transform_tile(t[i], v);
                 for (int j = 0; j < SIDE; j++, to += job->block * share->row + PAD)
-                    store(to, v[j], LANES);
+                    store(to, v[j]);
             }
         }
         find_pixels(job, share->first + tile, job->gradient, job->rows, job->columns, outputs, OUT, pixels);
@@ -312,7 +282,7 @@ static inline __attribute__((always_inline)) void transform_rows(const struct jo
                 vector y[OUT];
 #pragma GCC unroll 4
                 for (int line = 0; line < OUT; line++)
-                    y[line] = load(pixels[line * OUT + x] + k, share->to - k);
+                    y[line] = load_first(pixels[line * OUT + x] + k, share->to - k);
                 transform_slopes(y, z);
 #pragma GCC unroll 6
                 for (int i = top; i < bottom; i++)
@@ -323,7 +293,7 @@ static inline __attribute__((always_inline)) void transform_rows(const struct jo
             for (int i = top; i < bottom; i++) {
                 transform_slopes(t[i], z);
                 for (int j = 0; j < SIDE; j++, to += job->block * share->slope_row + PAD)
-                    store(to, z[j], LANES);
+                    store(to, z[j]);
             }
         }
     }
@@ -335,9 +305,9 @@ static inline void accumulate(const float *slopes, int64_t slope_row, const floa
     vector sum[AT_ONCE], more[AT_ONCE];
 #pragma GCC unroll 12
     for (int i = 0; i < AT_ONCE; i++)
-        sum[i] = load(sums + i * WIDE, LANES), more[i] = load(sums + i * WIDE + LANES, LANES);
+        sum[i] = load(sums + i * WIDE), more[i] = load(sums + i * WIDE + LANES);
     for (; count > 0; count--, slopes += slope_row, tiles += row) {
-        const vector tile = load(tiles, LANES), more_tile = load(tiles + LANES, LANES);
+        const vector tile = load(tiles), more_tile = load(tiles + LANES);
 #pragma GCC unroll 12
         for (int i = 0; i < AT_ONCE; i++) {
             const vector slope = all(slopes[i]);
@@ -347,7 +317,7 @@ static inline void accumulate(const float *slopes, int64_t slope_row, const floa
     }
 #pragma GCC unroll 12
     for (int i = 0; i < AT_ONCE; i++)
-        store(sums + i * WIDE, sum[i], LANES), store(sums + i * WIDE + LANES, more[i], LANES);
+        store(sums + i * WIDE, sum[i]), store(sums + i * WIDE + LANES, more[i]);
 }
 
 /* Where the sums of a point, of a group and WIDE inputs, begin: (36, groups, inputs / WIDE, outputs of a group, WIDE).
@@ -418,7 +388,7 @@ static void write_gradient(void *argument) {
             for (int j = 0; j < SIDE; j++) {
                 vector u[SIDE];
                 for (int i = 0; i < SIDE; i++)
-                    u[i] = load(sums_at(job, i * SIDE + j, k / each, c) + k % each * WIDE + c % WIDE, LANES);
+                    u[i] = load(sums_at(job, i * SIDE + j, k / each, c) + k % each * WIDE + c % WIDE);
                 transform_sums(u, g);
                 for (int y = 0; y < 3; y++)
                     t[y][j] = g[y];
@@ -426,7 +396,7 @@ static void write_gradient(void *argument) {
             for (int y = 0; y < 3; y++) {
                 transform_sums(t[y], g);
                 for (int x = 0; x < 3; x++)
-                    store(job->of_weight + (k * TAPS + y * 3 + x) * inputs + c, g[x], inputs - c);
+                    store_first(job->of_weight + (k * TAPS + y * 3 + x) * inputs + c, g[x], inputs - c);
             }
         }
 }

@@ -1,8 +1,8 @@
-"""Batch norm with GELU or ReLU, and a 2x2 max-pool before or after them, in one operation, on CPUs in bf16; or ReLU
-and a 2x2 max-pool without a norm.
+"""Batch norm with GELU or ReLU, and a 2x2 max-pool before or after them, in one operation, on CPUs; or ReLU and a 2x2
+max-pool without a norm.
 
 torch's own operations go through memory one after the other, and its pool keeps an index of eight bytes for each
-pixel. `fused.c` needs two passes forward and two backward, and keeps one byte.
+pixel. `fused.h` needs two passes forward and two backward, and keeps one byte.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.autograd.function import once_differentiable
 
 from cifar_core.models import native
 
-_SOURCE = Path(__file__).with_suffix(".c")
-_MOST_CHANNELS = 1024  # `WIDEST` in fused.c
+_MOST_CHANNELS = 1024  # `WIDEST` in fused.h
 _VECTOR = 16  # channels
 _CHUNKS = 64  # of a batch, which threads take in turns
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 class _Pool(IntEnum):
@@ -35,7 +35,7 @@ class _Pool(IntEnum):
 
 
 def gelu(inputs: Tensor) -> Tensor:
-    """Return the GELU of bf16 images (N, C, H, W) for which `is_faster` is true."""
+    """Return the GELU of images (N, C, H, W) for which `is_faster` is true."""
     return _Gelu.apply(inputs)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -65,18 +65,18 @@ def relu_pool(inputs: Tensor, relu: nn.ReLU, pool: nn.MaxPool2d) -> Tensor:
     return pool(relu(inputs))  # type: ignore[no-any-return]
 
 
-def is_available() -> bool:
-    """Return true if the kernels can be used on this machine; compiles them at the first call."""
-    return native.load(_SOURCE) is not None
+def is_available(dtype: torch.dtype) -> bool:
+    """Return true if the kernels for images of `dtype` can be used on this machine; compiles them at the first call."""
+    return _library(dtype) is not None
 
 
 def is_faster(inputs: Tensor) -> bool:
     """Return true if the kernels are there for `inputs` (N, C, H, W)."""
     if not native.takes(inputs):
         return False
-    if inputs.dtype != torch.bfloat16 or not inputs.is_contiguous(memory_format=torch.channels_last):
+    if inputs.dtype not in _PRECISIONS or not inputs.is_contiguous(memory_format=torch.channels_last):
         return False
-    return is_available()
+    return is_available(inputs.dtype)
 
 
 def _fits(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool) -> bool:
@@ -106,7 +106,7 @@ class _Gelu(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor) -> Tensor:
         ctx.save_for_backward(inputs)
         output = torch.empty_like(inputs)
-        _call("gelu", inputs.shape, _gelu_table(), inputs, None, output)
+        _call("gelu", inputs.dtype, inputs.shape, _gelu_table(), inputs, None, output)
         return output
 
     @staticmethod
@@ -114,7 +114,8 @@ class _Gelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (inputs,) = ctx.saved_tensors
         of_inputs = torch.empty_like(inputs)
-        _call("gelu", inputs.shape, _gelu_slope_table(), inputs, native.as_images(gradient, torch.bfloat16), of_inputs)
+        gradient = native.as_images(gradient, inputs.dtype)
+        _call("gelu", inputs.dtype, inputs.shape, _gelu_slope_table(), inputs, gradient, of_inputs)
         return of_inputs
 
 
@@ -122,17 +123,17 @@ class _ReluPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> Tensor:
         _, winners, output = _room(inputs, _Pool.LAST)
-        _call("relu_pool", inputs.shape, inputs, winners, None, output)
+        _call("relu_pool", inputs.dtype, inputs.shape, inputs, winners, None, output)
         ctx.save_for_backward(winners)
-        ctx.shape = inputs.shape
+        ctx.shape, ctx.dtype = inputs.shape, inputs.dtype
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (winners,) = ctx.saved_tensors
-        of_inputs = native.new_images(ctx.shape, torch.bfloat16)
-        _call("relu_pool", ctx.shape, None, winners, native.as_images(gradient, torch.bfloat16), of_inputs)
+        of_inputs = native.new_images(ctx.shape, ctx.dtype)
+        _call("relu_pool", ctx.dtype, ctx.shape, None, winners, native.as_images(gradient, ctx.dtype), of_inputs)
         return of_inputs
 
 
@@ -146,7 +147,7 @@ class _Norm(torch.autograd.Function):
         table = _gelu_table() if gelu else None
         given = (pool, epsilon, table, weight, bias, inputs)
         found = (pixels, winners, _sums(inputs.shape), mean, variance, scale, output)
-        _call("norm_forward", inputs.shape, *given, *found)
+        _call("norm_forward", inputs.dtype, inputs.shape, *given, *found)
         ctx.save_for_backward(pixels, winners, bias, mean, variance, scale)
         ctx.shape, ctx.epsilon, ctx.pool, ctx.gelu = inputs.shape, epsilon, pool, gelu
         ctx.mark_non_differentiable(mean, variance)
@@ -156,19 +157,12 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: object) -> tuple[Tensor | None, ...]:
         pixels, winners, bias, mean, variance, scale = ctx.saved_tensors
-        of_inputs = native.new_images(ctx.shape, torch.bfloat16) if ctx.needs_input_grad[0] else None
+        of_inputs = native.new_images(ctx.shape, pixels.dtype) if ctx.needs_input_grad[0] else None
         of_weight, of_bias = torch.empty(2, len(bias)).unbind()
         table = _gelu_slope_table() if ctx.gelu else None
         given = (ctx.pool, ctx.epsilon, table, bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)
-        _call(
-            "norm_backward",
-            ctx.shape,
-            *given,
-            native.as_images(gradient, torch.bfloat16),
-            of_weight,
-            of_bias,
-            of_inputs,
-        )
+        gradient = native.as_images(gradient, pixels.dtype)
+        _call("norm_backward", pixels.dtype, ctx.shape, *given, gradient, of_weight, of_bias, of_inputs)
         return of_inputs, of_weight, of_bias, None, None, None
 
 
@@ -180,7 +174,7 @@ def _evaluate(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) 
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     given = (pool, float(norm.eps), table, norm.weight, norm.bias, inputs)
     statistics = (None, norm.running_mean, norm.running_var, scale)
-    _call("norm_forward", inputs.shape, *given, pixels, winners, *statistics, output)
+    _call("norm_forward", inputs.dtype, inputs.shape, *given, pixels, winners, *statistics, output)
     return output
 
 
@@ -196,7 +190,7 @@ def _room(inputs: Tensor, pool: _Pool) -> tuple[Tensor, Tensor | None, Tensor]:
     if pool is _Pool.NEVER:
         return inputs, None, torch.empty_like(inputs)
     images, channels, height, width = inputs.shape
-    output = native.new_images((images, channels, height // 2, width // 2), torch.bfloat16)
+    output = native.new_images((images, channels, height // 2, width // 2), inputs.dtype)
     pixels = torch.empty_like(output) if pool is _Pool.FIRST else inputs
     return pixels, torch.empty(output.numel(), dtype=torch.uint8), output
 
@@ -210,23 +204,27 @@ def _chunks(shape: tuple[int, ...]) -> int:
     return min(shape[0], _CHUNKS)
 
 
-def _call(name: str, shape: tuple[int, ...], *arguments: float | Tensor | None) -> None:
-    """Call a function of `fused.c` on images of `shape` (N, C, H, W)."""
-    library = native.load(_SOURCE)
+def _call(name: str, dtype: torch.dtype, shape: tuple[int, ...], *arguments: float | Tensor | None) -> None:
+    """Call a function of `fused.h` on images of `shape` (N, C, H, W)."""
+    library = _library(dtype)
     assert library is not None
     images, channels, height, width = shape
     library.call(name, images, height, width, channels, _chunks(shape), *arguments)
 
 
+def _library(dtype: torch.dtype) -> native.Library | None:
+    return native.load(Path(__file__).with_name(f"fused_{_PRECISIONS[dtype]}.c"))
+
+
 @functools.cache
 def _gelu_table() -> Tensor:
-    """Return `curve` of `fused.c` for GELU(x) / x, the normal distribution function."""
+    """Return `curve` of `fused_bf16.c` for GELU(x) / x, the normal distribution function."""
     return _table(torch.special.ndtr)
 
 
 @functools.cache
 def _gelu_slope_table() -> Tensor:
-    """Return `curve` of `fused.c` for the derivative of GELU."""
+    """Return `curve` of `fused_bf16.c` for the derivative of GELU."""
     return _table(lambda x: torch.special.ndtr(x) + x * (-x.square() / 2).exp() / math.sqrt(2 * math.pi))
 
 

@@ -33,7 +33,7 @@ def _kernels(hardware: Hardware) -> str:
     """Return the compiled kernels that training uses here, such as "fused, AMX": its bits depend on them."""
     if hardware.device.type != "cpu":
         return "none"
-    names = ["fused"] if hardware.bf16 and fused.is_available() else []
+    names = ["fused"] if fused.is_available(hardware.dtype) else []
     if conv3x3.is_available(hardware.dtype):
         names.append(conv3x3.algorithm(hardware.dtype))
     return ", ".join(names) or "none"

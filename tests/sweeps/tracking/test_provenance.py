@@ -17,7 +17,7 @@ from sweeps.tracking.provenance import provenance
         ("cpu", True, True, True, "fused, AMX"),
         ("cpu", True, True, False, "fused, Winograd"),
         ("cpu", True, False, False, "none"),
-        ("cpu", False, True, True, "Winograd"),
+        ("cpu", False, True, True, "fused, Winograd"),
         ("cpu", False, False, True, "none"),
         ("mps", True, True, True, "none"),
     ],
@@ -25,7 +25,7 @@ from sweeps.tracking.provenance import provenance
 def test_the_kernels_that_train(
     monkeypatch: pytest.MonkeyPatch, device: str, bf16: bool, compiled: bool, amx: bool, kernels: str
 ) -> None:
-    monkeypatch.setattr(fused, "is_available", lambda: compiled)
-    monkeypatch.setattr(conv3x3, "is_available", lambda dtype: compiled)
+    for module in (fused, conv3x3):
+        monkeypatch.setattr(module, "is_available", lambda dtype: compiled)
     monkeypatch.setattr(conv3x3, "_is_amx_used", lambda: amx)
     assert provenance(CIFAR10, Hardware(torch.device(device), bf16), 2)["kernels"] == kernels

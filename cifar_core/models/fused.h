@@ -1,16 +1,14 @@
-/* Batch norm and GELU or ReLU, with a 2x2 max-pool before or after them, or less of these, on bf16 images in
-   channels-last order.
+/* Batch norm and GELU or ReLU, with a 2x2 max-pool before or after them, or less of these, on images in channels-last
+   order: in bf16 (`fused_bf16.c`) or fp32 (`fused_fp32.c`).
 
    A tensor is an array (images, height, width, channels). Images are divided into chunks, which threads take one
    after the other. Sums are kept per chunk and added in the order of the chunks, so the number of threads changes no
-   bit of the result. A vector holds 16 channels of a pixel, in fp32. */
+   bit of the result. A vector holds LANES channels of a pixel, in fp32. */
 
-#include "vectors.h"
+#pragma once
 
 #define WIDEST 1024 /* channels; `_MOST_CHANNELS` in fused.py */
 #define NOWHERE 4   /* winner of a block whose ReLU is zero: no pixel takes a gradient */
-
-typedef __m512 vector;
 
 enum pool { NONE, FIRST, LAST };
 
@@ -21,55 +19,30 @@ struct job {
     int64_t chunks, next;
     void (*work)(struct job *, int64_t chunk);
     const float *table;      /* of GELU; null: ReLU */
-    const bf16 *inputs;
-    bf16 *pixels;            /* `inputs`, or what the first pool leaves of them */
-    bf16 *outputs;
+    const element *inputs;
+    element *pixels;            /* `inputs`, or what the first pool leaves of them */
+    element *outputs;
     uint8_t *winner;         /* which pixel of its 2x2 block is the largest; null without a pool */
     float *partial;          /* (chunks, 2, channels); null where the statistics are given */
     const float *mean, *scale, *shift;
-    const bf16 *gradient;
+    const element *gradient;
     const float *slope_mean, *slant;
 };
 
-static inline vector load(const bf16 *from) { return widened(_mm256_loadu_si256((const __m256i *)from)); }
-
-static inline void store(bf16 *to, vector numbers) {
-    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(numbers));
-}
-
 /* ---- Activations ---- */
-
-/* A curve in 32 pieces, one around each multiple of 3/8 from -6 to 5.625: polynomials of the fourth degree, whose
-   coefficients are table[power][piece]. The first piece also serves all smaller numbers, and the last all larger
-   ones. NaN stays NaN. */
-static inline vector curve(const float *table, vector x) {
-    const vector to_integers = _mm512_set1_ps(12582912.0f); /* 1.5 * 2^23: the sum has the integer in its low bits */
-    vector steps = _mm512_mul_ps(x, _mm512_set1_ps(8.0f / 3));
-    steps = _mm512_max_ps(_mm512_set1_ps(-16), _mm512_min_ps(_mm512_set1_ps(15), steps));
-    const vector integer = _mm512_add_ps(steps, to_integers);
-    const vector rest = _mm512_sub_ps(steps, _mm512_sub_ps(integer, to_integers));
-    const __m512i piece = _mm512_castps_si512(integer); /* its low five bits count */
-    vector sum = _mm512_setzero_ps();
-#pragma GCC unroll 5
-    for (int power = 4; power >= 0; power--) {
-        const float *coefficients = table + 2 * LANES * power;
-        const vector of_piece = _mm512_permutex2var_ps(_mm512_loadu_ps(coefficients), piece,
-                                                       _mm512_loadu_ps(coefficients + LANES));
-        sum = power == 4 ? of_piece : _mm512_fmadd_ps(sum, rest, of_piece);
-    }
-    return sum;
-}
 
 /* `table` is of GELU(x) / x here, and of the slope of GELU in `slope`. */
 static inline vector activation(const float *table, vector x) {
-    return table ? _mm512_mul_ps(x, curve(table, x)) : _mm512_max_ps(_mm512_setzero_ps(), x);
+    if (table)
+        return x * gelu_over(table, x);
+    return relu(x);
 }
 
 /* The gradient of the input `x` of the activation, from that of its output. */
 static inline vector slope(const float *table, vector x, vector gradient) {
     if (table)
-        return _mm512_mul_ps(gradient, curve(table, x));
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), gradient);
+        return gradient * gelu_slope(table, x);
+    return kept(is_positive(x), gradient);
 }
 
 /* `name` by `name_as`, compiled twice: with what the job has, given as `with`, and without it. */
@@ -92,13 +65,13 @@ static void moments(struct job *job, int64_t chunk) {
     float *mean = job->partial + chunk * 2 * channels, *squares = mean + channels;
     float first[WIDEST], sum[WIDEST] = {0}, product[WIDEST] = {0};
     for (int64_t c = 0; c < channels; c += LANES)
-        _mm512_storeu_ps(first + c, load(job->pixels + from * channels + c));
+        write(first + c, load(job->pixels + from * channels + c));
     for (int64_t pixel = from; pixel < to; pixel++)
         for (int64_t c = 0; c < channels; c += LANES) {
             const vector input = load(job->pixels + pixel * channels + c);
-            const vector deviation = _mm512_sub_ps(input, _mm512_loadu_ps(first + c));
-            _mm512_storeu_ps(sum + c, _mm512_add_ps(_mm512_loadu_ps(sum + c), deviation));
-            _mm512_storeu_ps(product + c, _mm512_fmadd_ps(deviation, deviation, _mm512_loadu_ps(product + c)));
+            const vector deviation = input - read(first + c);
+            write(sum + c, read(sum + c) + deviation);
+            write(product + c, multiply_add(deviation, deviation, read(product + c)));
         }
     for (int64_t c = 0; c < channels; c++) {
         const float rest = product[c] - sum[c] * sum[c] / (to - from);
@@ -108,15 +81,14 @@ static void moments(struct job *job, int64_t chunk) {
 }
 
 /* The largest of four vectors, and which one it is. The first of equals wins, and NaN over all numbers, as in torch. */
-static inline vector largest(const vector v[4], __m512i *place) {
+static inline vector largest(const vector v[4], integers *place) {
     vector found = v[0];
-    *place = _mm512_setzero_si512();
+    *place = (integers){0};
 #pragma GCC unroll 3
     for (int i = 1; i < 4; i++) {
-        const __mmask16 is_nan = _mm512_cmp_ps_mask(v[i], v[i], _CMP_UNORD_Q);
-        const __mmask16 wins = _mm512_cmp_ps_mask(v[i], found, _CMP_GT_OQ) | is_nan;
-        found = _mm512_mask_mov_ps(found, wins, v[i]);
-        *place = _mm512_mask_mov_epi32(*place, wins, _mm512_set1_epi32(i));
+        const mask wins = is_greater(v[i], found) | is_nan(v[i]);
+        found = chosen(wins, v[i], found);
+        *place = replaced(*place, wins, i);
     }
     return found;
 }
@@ -137,27 +109,25 @@ static void pool(struct job *job, int64_t chunk) {
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
         for (int64_t row = 0; row < job->rows; row++)
             for (int64_t column = 0; column < job->columns; column++) {
-                const bf16 *from = job->inputs + block_at(job, image, row, column);
+                const element *from = job->inputs + block_at(job, image, row, column);
                 for (int64_t c = 0; c < job->channels; c += LANES, place += LANES) {
                     const vector v[4] = {load(from + to[0] + c), load(from + to[1] + c), load(from + to[2] + c),
                                          load(from + to[3] + c)};
-                    __m512i winner;
+                    integers winner;
                     store(job->pixels + place, largest(v, &winner));
-                    _mm_storeu_si128((__m128i *)(job->winner + place), _mm512_cvtepi32_epi8(winner));
+                    write_bytes(job->winner + place, winner);
                 }
             }
     if (job->partial)
         moments(job, chunk);
 }
 
-/* 16 channels of a pixel, from `c` on, as deviations from their means. */
-static inline vector deviation(const struct job *job, int64_t c, vector pixel) {
-    return _mm512_sub_ps(pixel, _mm512_loadu_ps(job->mean + c));
-}
+/* Channels of a pixel, from `c` on, as deviations from their means. */
+static inline vector deviation(const struct job *job, int64_t c, vector pixel) { return pixel - read(job->mean + c); }
 
 /* The output of the norm. */
 static inline vector normalised(const struct job *job, int64_t c, vector pixel) {
-    return _mm512_fmadd_ps(deviation(job, c, pixel), _mm512_loadu_ps(job->scale + c), _mm512_loadu_ps(job->shift + c));
+    return multiply_add(deviation(job, c, pixel), read(job->scale + c), read(job->shift + c));
 }
 
 static inline void activate_as(struct job *job, int64_t chunk, const float *table) {
@@ -178,7 +148,7 @@ static inline void activate_and_pool_as(struct job *job, int64_t chunk, int norm
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
         for (int64_t row = 0; row < job->rows; row++)
             for (int64_t column = 0; column < job->columns; column++) {
-                const bf16 *from = job->pixels + block_at(job, image, row, column);
+                const element *from = job->pixels + block_at(job, image, row, column);
                 for (int64_t c = 0; c < job->channels; c += LANES, place += LANES) {
                     vector v[4];
 #pragma GCC unroll 4
@@ -187,12 +157,11 @@ static inline void activate_and_pool_as(struct job *job, int64_t chunk, int norm
                         if (norm)
                             v[i] = normalised(job, c, v[i]);
                     }
-                    __m512i winner;
+                    integers winner;
                     const vector found = largest(v, &winner);
-                    const __mmask16 zero = _mm512_cmp_ps_mask(found, _mm512_setzero_ps(), _CMP_LE_OQ);
-                    winner = _mm512_mask_mov_epi32(winner, zero, _mm512_set1_epi32(NOWHERE));
+                    winner = replaced(winner, is_at_most_zero(found), NOWHERE);
                     store(job->outputs + place, activation(0, found));
-                    _mm_storeu_si128((__m128i *)(job->winner + place), _mm512_cvtepi32_epi8(winner));
+                    write_bytes(job->winner + place, winner);
                 }
             }
 }
@@ -201,19 +170,7 @@ TWICE(activate_and_pool, scale, 1)
 
 /* ---- Backward ---- */
 
-static inline void add_to(float *sums, vector numbers) {
-    _mm512_storeu_ps(sums, _mm512_add_ps(_mm512_loadu_ps(sums), numbers));
-}
-
-/* The winners of 16 channels of a pixel. */
-static inline __m512i winners(const uint8_t *from) {
-    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
-}
-
-/* Mask of the channels whose winner is the pixel `i` of the block. */
-static inline __mmask16 is_winner(__m512i winner, int i) {
-    return _mm512_cmpeq_epi32_mask(winner, _mm512_set1_epi32(i));
-}
+static inline void add_to(float *sums, vector numbers) { write(sums, read(sums) + numbers); }
 
 /* Sums over the pixels of a chunk of the gradient of the norm's output, as it is and times the input's deviation. */
 static inline void sum_slopes_as(struct job *job, int64_t chunk, const float *table) {
@@ -226,7 +183,7 @@ static inline void sum_slopes_as(struct job *job, int64_t chunk, const float *ta
             const vector input = load(job->pixels + place);
             const vector s = slope(table, normalised(job, c, input), load(job->gradient + place));
             add_to(sum + c, s);
-            add_to(product + c, _mm512_mul_ps(s, deviation(job, c, input)));
+            add_to(product + c, s * deviation(job, c, input));
         }
 }
 
@@ -241,25 +198,24 @@ static void sum_pooled_slopes(struct job *job, int64_t chunk) {
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++)
         for (int64_t row = 0; row < job->rows; row++)
             for (int64_t column = 0; column < job->columns; column++) {
-                const bf16 *from = job->pixels + block_at(job, image, row, column);
+                const element *from = job->pixels + block_at(job, image, row, column);
                 for (int64_t c = 0; c < channels; c += LANES, place += LANES) {
-                    const __m512i winner = winners(job->winner + place);
+                    const integers winner = read_bytes(job->winner + place);
                     vector pixel = load(from + to[0] + c);
 #pragma GCC unroll 3
                     for (int i = 1; i < 4; i++)
-                        pixel = _mm512_mask_mov_ps(pixel, is_winner(winner, i), load(from + to[i] + c));
-                    const vector s = _mm512_maskz_mov_ps(~is_winner(winner, NOWHERE), load(job->gradient + place));
+                        pixel = chosen(is_equal(winner, i), load(from + to[i] + c), pixel);
+                    const vector s = kept(~is_equal(winner, NOWHERE), load(job->gradient + place));
                     add_to(sum + c, s);
-                    add_to(product + c, _mm512_mul_ps(s, deviation(job, c, pixel)));
+                    add_to(product + c, s * deviation(job, c, pixel));
                 }
             }
 }
 
 /* The gradient of the input of the norm, from that of its output. */
 static inline vector spread_to(const struct job *job, int64_t c, vector slope, vector pixel) {
-    const vector slant = _mm512_loadu_ps(job->slant + c);
-    const vector along = _mm512_fmadd_ps(deviation(job, c, pixel), slant, _mm512_loadu_ps(job->slope_mean + c));
-    return _mm512_mul_ps(_mm512_loadu_ps(job->scale + c), _mm512_sub_ps(slope, along));
+    const vector along = multiply_add(deviation(job, c, pixel), read(job->slant + c), read(job->slope_mean + c));
+    return read(job->scale + c) * (slope - along);
 }
 
 static inline void spread_as(struct job *job, int64_t chunk, const float *table) {
@@ -275,8 +231,8 @@ static inline void spread_as(struct job *job, int64_t chunk, const float *table)
 
 TWICE(spread, table, job->table)
 
-static void clear(bf16 *from, bf16 *to) {
-    memset(from, 0, (to - from) * sizeof(bf16));
+static void clear(element *from, element *to) {
+    memset(from, 0, (to - from) * sizeof(element));
 }
 
 /* The gradient of the inputs of a first pool: zero of pixels that are not the largest, or that it left out. */
@@ -285,19 +241,18 @@ static inline void spread_before_pool_as(struct job *job, int64_t chunk, const f
     int64_t place = first_image(job, chunk) * job->rows * job->columns * channels, to[4];
     block(job, to);
     for (int64_t image = first_image(job, chunk); image < first_image(job, chunk + 1); image++) {
-        bf16 *output = job->outputs + image * job->height * line;
+        element *output = job->outputs + image * job->height * line;
         for (int64_t row = 0; row < job->rows; row++) {
-            bf16 *upper = output + 2 * row * line;
+            element *upper = output + 2 * row * line;
             for (int64_t column = 0; column < job->columns; column++)
                 for (int64_t c = 0; c < channels; c += LANES, place += LANES) {
                     const vector pixel = load(job->pixels + place);
                     const vector s = slope(table, normalised(job, c, pixel), load(job->gradient + place));
                     const vector value = spread_to(job, c, s, pixel);
-                    const __m512i winner = winners(job->winner + place);
+                    const integers winner = read_bytes(job->winner + place);
 #pragma GCC unroll 4
                     for (int i = 0; i < 4; i++)
-                        store(upper + 2 * column * channels + to[i] + c,
-                              _mm512_maskz_mov_ps(is_winner(winner, i), value));
+                        store(upper + 2 * column * channels + to[i] + c, kept(is_equal(winner, i), value));
                 }
             clear(upper + 2 * job->columns * channels, upper + line);
             clear(upper + line + 2 * job->columns * channels, upper + 2 * line);
@@ -318,12 +273,12 @@ static inline void spread_after_pool_as(struct job *job, int64_t chunk, int norm
             for (int64_t column = 0; column < job->columns; column++) {
                 const int64_t first = block_at(job, image, row, column);
                 for (int64_t c = 0; c < channels; c += LANES, place += LANES) {
-                    const __m512i winner = winners(job->winner + place);
+                    const integers winner = read_bytes(job->winner + place);
                     const vector s = load(job->gradient + place);
 #pragma GCC unroll 4
                     for (int i = 0; i < 4; i++) {
                         const int64_t at = first + to[i] + c;
-                        const vector own = _mm512_maskz_mov_ps(is_winner(winner, i), s);
+                        const vector own = kept(is_equal(winner, i), s);
                         store(job->outputs + at, norm ? spread_to(job, c, own, load(job->pixels + at)) : own);
                     }
                 }
@@ -337,14 +292,11 @@ TWICE(spread_after_pool, scale, 1)
 static void activate_all(struct job *job, int64_t chunk) {
     const int64_t size = job->height * job->width * job->channels, to = first_image(job, chunk + 1) * size;
     for (int64_t i = first_image(job, chunk) * size; i < to; i += LANES) {
-        const __mmask16 there = first_16(to - i);
-        const vector x = widened(_mm256_maskz_loadu_epi16(there, job->inputs + i));
-        vector result;
+        const vector x = load_first(job->inputs + i, to - i);
         if (job->gradient)
-            result = slope(job->table, x, widened(_mm256_maskz_loadu_epi16(there, job->gradient + i)));
+            store_first(job->outputs + i, slope(job->table, x, load_first(job->gradient + i, to - i)), to - i);
         else
-            result = activation(job->table, x);
-        _mm256_mask_storeu_epi16(job->outputs + i, there, (__m256i)_mm512_cvtneps_pbh(result));
+            store_first(job->outputs + i, activation(job->table, x), to - i);
     }
 }
 
@@ -364,7 +316,7 @@ static void run(struct job *job, void (*work)(struct job *, int64_t), fork_join 
 
 /* GELU of the inputs; with a gradient, that of the inputs. */
 void gelu(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
-          int64_t chunks, const float *table, const bf16 *inputs, const bf16 *gradient, bf16 *outputs) {
+          int64_t chunks, const float *table, const element *inputs, const element *gradient, element *outputs) {
     struct job job = {.images = images, .height = height, .width = width, .channels = channels, .chunks = chunks,
                       .table = table, .inputs = inputs, .gradient = gradient, .outputs = outputs};
     run(&job, activate_all, parallel, threads);
@@ -379,7 +331,7 @@ static struct job new_job(int64_t images, int64_t height, int64_t width, int64_t
 
 /* ReLU, then pool; with a gradient, that of the inputs. */
 void relu_pool(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
-               int64_t chunks, bf16 *inputs, uint8_t *winner, const bf16 *gradient, bf16 *outputs) {
+               int64_t chunks, element *inputs, uint8_t *winner, const element *gradient, element *outputs) {
     struct job job = new_job(images, height, width, channels, chunks, LAST);
     job.pixels = inputs, job.winner = winner, job.gradient = gradient, job.outputs = outputs;
     run(&job, gradient ? spread_after_pool : activate_and_pool, parallel, threads);
@@ -387,8 +339,8 @@ void relu_pool(fork_join parallel, int64_t threads, int64_t images, int64_t heig
 
 void norm_forward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
                   int64_t chunks, int64_t pool_place, float epsilon, const float *table, const float *weight,
-                  const float *bias, const bf16 *inputs, bf16 *pixels, uint8_t *winner, float *partial, float *mean,
-                  float *variance, float *scale, bf16 *outputs) {
+                  const float *bias, const element *inputs, element *pixels, uint8_t *winner, float *partial,
+                  float *mean, float *variance, float *scale, element *outputs) {
     struct job job = new_job(images, height, width, channels, chunks, pool_place);
     job.table = table, job.inputs = inputs, job.pixels = pixels, job.winner = winner, job.partial = partial;
     job.mean = mean, job.scale = scale, job.shift = bias, job.outputs = outputs;
@@ -413,8 +365,8 @@ void norm_forward(fork_join parallel, int64_t threads, int64_t images, int64_t h
 
 void norm_backward(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t channels,
                    int64_t chunks, int64_t pool_place, float epsilon, const float *table, const float *bias,
-                   bf16 *pixels, uint8_t *winner, float *partial, const float *mean, const float *variance,
-                   const float *scale, const bf16 *gradient, float *of_weight, float *of_bias, bf16 *of_inputs) {
+                   element *pixels, uint8_t *winner, float *partial, const float *mean, const float *variance,
+                   const float *scale, const element *gradient, float *of_weight, float *of_bias, element *of_inputs) {
     float slope_mean[WIDEST], slant[WIDEST];
     struct job job = new_job(images, height, width, channels, chunks, pool_place);
     job.table = table, job.pixels = pixels, job.winner = winner, job.partial = partial;
