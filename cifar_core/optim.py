@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from cifar_core.hardware import native_bf16
 from cifar_core.recipe import Recipe
 
 # Muon's rate is for orthogonal updates; this ratio brings AdamW, for all other weights, into its usual range.
@@ -29,8 +28,10 @@ def import_optimizers() -> None:
     import torch._dynamo  # noqa: F401
 
 
-def build_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
+def build_optimizers(model: nn.Module, recipe: Recipe, *, bf16: bool = False) -> list[Optimizer]:
     """Build the recipe's optimiser over the trainable weights of `model`, at peak rates; a second one beside Muon.
+
+    With `bf16` Muon makes its updates orthogonal in that precision, else in fp32.
 
     Biases and norms have their own rate and, without `decay_all`, no weight decay. The weights of the last layer have
     their own rate. For `set_schedule`, each group keeps its peak rate under the key `peak_lr`, and under `first`
@@ -66,7 +67,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
     if hidden := [group | {"use_muon": True} for kind, group in groups if kind == "hidden"]:
         polar = recipe.orthogonalization == "polar-express"
         steps, coefficients = (5, "polar_express") if polar else (3, "original")
-        muon = _muon(bf16=native_bf16(next(model.parameters()).device.type))
+        muon = _muon(bf16=bf16)
         optimizers.append(muon(hidden, momentum=recipe.momentum, ns_steps=steps, ns_coeffs=coefficients))
         if recipe.reset_norms:
             optimizers[-1].register_step_pre_hook(_reset_norms)
@@ -110,7 +111,7 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]
 
 
 def _muon(*, bf16: bool) -> type[Any]:
-    """Return Muon, which orthogonalises in bf16 or fp32: where bf16 is emulated, it takes 15 to 60 times as long."""
+    """Return Muon, which the library runs in bf16: where that is emulated, it takes 15 to 60 times as long as fp32."""
     from pytorch_optimizer import Muon
     from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
 

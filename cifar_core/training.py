@@ -132,7 +132,7 @@ class TrainState:
             data_set=data_set,
             hardware=hardware,
             model=model,
-            optimizers=build_optimizers(model, recipe),
+            optimizers=build_optimizers(model, recipe, bf16=hardware.bf16),
             generator=generator,
             total_steps=total_steps(recipe, len(data.train)),
             order=torch.empty(0, dtype=torch.long, device=hardware.device),

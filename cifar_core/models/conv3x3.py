@@ -2,9 +2,9 @@
 
 In bf16 on AMX (`conv3x3_amx.c`) the gradient of the filters gains most: oneDNN, which torch uses, sums it row by row,
 so that small images leave most of a matrix tile empty. Elsewhere multiplications take most of the time, and Winograd's
-algorithm needs fewer: in bf16 four ninths (`conv3x3_winograd.c`), in fp32, where it may be less exact, a quarter
-(`conv3x3_fp32.c`). In bf16 it computes 32 channels at once, so that fewer have kernels that take them in pairs
-(`conv3x3_narrow.c`).
+algorithm needs fewer: four ninths in bf16 (`conv3x3_winograd.c`), and a quarter in fp32, which leaves room for the
+larger rounding errors of larger tiles (`conv3x3_fp32.c`). In bf16 it computes 32 channels at once, so that fewer have
+kernels that take them in pairs (`conv3x3_narrow.c`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MOST_WASTE, _FEWEST_TILES = 2.0, 32
 _FEW_CHANNELS, _MOST_TILES_OF_FEW = 25, 2**13  # product over sum
 
 # In fp32, where tiles have 16 outputs. The fewest channels are two vectors: measured on an EPYC with AVX2 (Zen 3), and
-# a guess for AVX512, whose vectors are twice as long. Other processors were not measured.
+# a guess for AVX512, whose vectors are twice as long.
 _FEWEST_IN_FP32 = {"AVX2": 16, "AVX512": 32}
 _FEWEST_TILES_IN_FP32 = 64
 
@@ -54,7 +54,7 @@ def algorithm(dtype: torch.dtype) -> str:
 
 def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """Return true if `convolve` is faster than torch's own convolution for these arguments."""
-    if not native.takes(inputs):
+    if not native.takes(inputs, weight):
         return False
     dtype = _dtype(inputs)
     if dtype is None or weight.dtype != torch.float32:
@@ -85,7 +85,7 @@ def _is_narrow(dtype: torch.dtype, channels: int, outputs: int) -> bool:
 
 
 def _suits_fp32(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
-    fewest = _FEWEST_IN_FP32.get(torch.backends.cpu.get_cpu_capability(), math.inf)
+    fewest = _FEWEST_IN_FP32[native.fp32_vectors() or "AVX2"]
     tiles = -(-height // 4) * -(-width // 4)
     waste = 16 * tiles / (height * width)
     return min(channels, outputs) >= fewest and images * tiles >= _FEWEST_TILES_IN_FP32 and waste <= _MOST_WASTE
@@ -166,7 +166,7 @@ def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor |
 @functools.cache
 def _library(dtype: torch.dtype, *, narrow: bool) -> native.Library | None:
     if dtype == torch.float32:
-        return native.load(Path(__file__).with_name("conv3x3_fp32.c"))
+        return native.load(Path(__file__).with_name("conv3x3_fp32.c")) if native.fp32_vectors() else None
     if not native_bf16("cpu"):
         return None
     if _is_amx_used():

@@ -25,7 +25,7 @@
 #define BLOCK_BYTES 1048576 /* of transformed tiles */
 #define FEWEST_TILES 24     /* of a block: all filters are read for each */
 #define SUM_TILES 64        /* whose products are summed in registers */
-#define SUM_BYTES 3460300   /* of a share's transformed tiles and slopes */
+#define SUM_BYTES 3460300   /* of a share's transformed tiles and slopes at most, as measured */
 
 struct job {
     int64_t images, height, width, inputs, outputs; /* inputs, outputs: channels */
@@ -439,8 +439,9 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
     return job.out_of_memory;
 }
 
-/* Choose the shares of the gradient that take the least time. Each transforms all channels of the images, which takes
-   as long as products with some four channels for each row, and twice that; the rows of a share stay in the caches. */
+/* Choose the shares of the gradient that take the least time. Products take rows * inputs * outputs, and transforms
+   4 * (rows + 2) * (inputs + outputs): fewer rows save less than their part of them (measured). What a share transforms
+   has to stay in the caches. */
 static void share_out(struct job *job, int64_t threads) {
     int64_t least = INT64_MAX;
     for (int64_t rows = SIDE; rows > 0; rows /= rows == SIDE ? 2 : 3) /* 6, 3, 1 */

@@ -88,6 +88,8 @@ def _fits(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool) -> bool:
     values = images * (height // side) * (width // side)
     if channels > _MOST_CHANNELS or channels % _VECTOR or values < (2 if norm.training else 1):
         return False
+    if not native.takes(*norm.parameters(), *norm.buffers()):
+        return False
     usual = norm.affine and norm.track_running_stats and norm.momentum is not None
     return usual and norm.weight.dtype == torch.float32 and (norm.training or not torch.is_grad_enabled())
 
@@ -213,6 +215,8 @@ def _call(name: str, dtype: torch.dtype, shape: tuple[int, ...], *arguments: flo
 
 
 def _library(dtype: torch.dtype) -> native.Library | None:
+    if dtype == torch.float32 and not native.fp32_vectors():
+        return None
     return native.load(Path(__file__).with_name(f"fused_{_PRECISIONS[dtype]}.c"))
 
 

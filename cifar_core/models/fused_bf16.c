@@ -2,7 +2,7 @@
 
 #include "vectors.h"
 
-typedef bf16 element;
+typedef bf16 element; /* of the images */
 typedef __m512 vector;
 typedef __m512i integers;
 typedef __mmask16 mask;

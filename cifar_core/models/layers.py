@@ -32,7 +32,7 @@ class Conv3x3(nn.Conv2d):
             height, width = height - height % 2, width - width % 2
         if conv3x3.is_faster(inputs, self.weight, height, width):
             return conv3x3.convolve(inputs, self.weight, self.bias, height, width)
-        if winograd.is_faster(inputs, self.weight):  # as there is no C compiler
+        if winograd.is_faster(inputs, self.weight):  # where there are no kernels
             output = winograd.convolve(inputs, self.weight)
             return output if self.bias is None else output + self.bias[:, None, None]
         return conv3x3.plain(inputs, self.weight, self.bias, height, width)

@@ -29,7 +29,7 @@ from cifar_core.files import cache_folder, write_atomically
 # No option that lets the compiler drop NaN or reorder sums: equal source and options give equal bits.
 _OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _X86_OPTIONS = ("-mprefer-vector-width=512",)
-_SECONDS = 60.0  # for the compiler; it needs about one
+_SECONDS = 60.0  # for the compiler; it needs one to four
 _DIGEST = hashlib.sha256().digest_size  # bytes at the end of a library that is kept
 
 
@@ -52,11 +52,17 @@ class Library:
         return int(getattr(self.functions, name)(self.parallel, threads, *map(_argument, arguments)))
 
 
-def takes(images: Tensor) -> bool:
-    """Return true if the functions can read `images`: false on a GPU, and while torch compiles, traces or exports."""
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    recorded = torch.compiler.is_compiling() or traced or type(images) not in (Tensor, nn.Parameter)
-    return images.device.type == "cpu" and not recorded
+def takes(*tensors: Tensor) -> bool:
+    """Return true if the functions can read these: false on a GPU, and while torch compiles, traces or exports."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    return all(each.device.type == "cpu" and type(each) in (Tensor, nn.Parameter) for each in tensors)
+
+
+def fp32_vectors() -> str | None:
+    """Return which vectors functions for fp32 use here, "AVX2" or "AVX512"; they were not measured with others."""
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return vectors if vectors in ("AVX2", "AVX512") else None
 
 
 def new_images(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

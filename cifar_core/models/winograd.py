@@ -1,9 +1,9 @@
-"""3x3 convolutions by Winograd's algorithm: a quarter of the multiplications, for CPUs in fp32.
+"""3x3 convolutions by Winograd's algorithm in torch's operations, for CPUs in fp32 without the kernels of `conv3x3`.
 
 Winograd's minimal filtering F(4x4, 3x3), after Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks"
 (2016). The image is cut into 6x6 tiles, four pixels apart. Transformed tiles and transformed filters are multiplied
 element by element, as 36 matrix products over the channels. The inverse transform gives 4x4 tiles of the output: 36
-multiplications instead of 144. Rounding errors are a few millionths of the result.
+multiplications in place of 144. Rounding errors are a few millionths of the result.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
 """Benchmarks of the trainer, the sweep and the report: `python -m experiments.benchmarks [NAME...]`."""
 
+import contextlib
 import functools
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import ModuleType
+from unittest import mock
 
 from cifar_core.data import Splits, load_train_val
 from cifar_core.data.download import default_data_dir
@@ -45,6 +48,14 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def never(*_: object) -> bool:
-    """Return false. Replaces `is_faster`; a Mock would keep the tensors of every call in memory."""
-    return False
+@contextlib.contextmanager
+def without(*modules: ModuleType) -> Iterator[None]:
+    """Context in which the algorithms of modules of `cifar_core.models` are never faster than torch's own."""
+
+    def never(*_: object) -> bool:  # a Mock would keep the tensors of every call in memory
+        return False
+
+    with contextlib.ExitStack() as patches:
+        for module in modules:
+            patches.enter_context(mock.patch.object(module, "is_faster", never))
+        yield

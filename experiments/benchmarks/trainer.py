@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from statistics import median
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +17,10 @@ from cifar_core.budget import step_flops
 from cifar_core.data import Split, Splits
 from cifar_core.hardware import Hardware
 from cifar_core.memory import keep_freed_memory
-from cifar_core.models import conv3x3, fused
+from cifar_core.models import conv3x3, fused, winograd
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
-from experiments.benchmarks import Line, data_to_train, never, peak_gigabytes
+from experiments.benchmarks import Line, data_to_train, peak_gigabytes, without
 from sweeps.planning.space_file import SPACES
 
 _ROUNDS = 6
@@ -150,20 +149,20 @@ def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
     """Compare bare loops with and without our own algorithms, in turns."""
     data = data_to_train()
     ours = (
-        ("3x3 convolutions of our own", conv3x3, conv3x3.is_available(hardware.dtype)),
-        ("pool, norm and activation in one", fused, fused.is_available(hardware.dtype)),
+        ("3x3 convolutions of our own", (conv3x3, winograd), conv3x3.is_available(hardware.dtype)),
+        ("pool, norm and activation in one", (fused,), fused.is_available(hardware.dtype)),
     )
-    for name, module, here in ours:
+    for name, modules, here in ours:
         yield Line(f"algorithms: time of a step with {name} over that without, batch 256")
         if hardware.device.type != "cpu" or not here:
             yield Line("  not used on this machine")
             continue
-        for model in ("airbench", *SPACES["full"].models, "custom_resnet"):
+        for model in (*SPACES["full"].models, "custom_resnet"):
             run = _bare_loop(Recipe(model=model, batch_size=256), data, hardware, steps=1)
             ratios: list[float] = []
             for _ in range(1 + _TURNS):
                 fast = run()
-                with mock.patch.object(module, "is_faster", never):
+                with without(*modules):
                     ratios.append(fast / run())
             _, *ratios = ratios  # the first turn sets up kernels
             text = f"  {model:20} {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"

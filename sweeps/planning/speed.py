@@ -41,7 +41,7 @@ def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> floa
 def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
     model = hardware.place(build_model(recipe, data_set=data_set))
     draw_from(model, torch.Generator(hardware.device))
-    optimizers = build_optimizers(model, recipe)
+    optimizers = build_optimizers(model, recipe, bf16=hardware.bf16)
     images = torch.rand(recipe.batch_size, 3, data_set.side, data_set.side)
     images = images.to(hardware.device, memory_format=torch.channels_last)
     labels = torch.arange(recipe.batch_size, device=hardware.device) % len(data_set.classes)

@@ -209,6 +209,7 @@ def test_it_is_taken_where_it_is_faster(
     available: bool,
     taken: list[str],
 ) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(conv3x3, "is_available", lambda dtype: available and dtype == TYPES[algorithm])
     calls: list[Tensor] = []
     monkeypatch.setattr(conv3x3, "convolve", lambda inputs, *rest: calls.append(inputs))
@@ -218,9 +219,11 @@ def test_it_is_taken_where_it_is_faster(
 
 
 @pytest.mark.parametrize(("images", "side", "taken"), [(64, 3, True), (64, 5, False), (64, 6, True), (15, 8, False)])
+@pytest.mark.parametrize("vectors", ["AVX2", "AVX512"])
 def test_fp32_needs_tiles_that_are_mostly_within_the_image(
-    monkeypatch: pytest.MonkeyPatch, images: int, side: int, taken: bool
+    monkeypatch: pytest.MonkeyPatch, images: int, side: int, taken: bool, vectors: str
 ) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
     monkeypatch.setattr(conv3x3, "is_available", lambda dtype: True)
     assert conv3x3.is_faster(torch.zeros(images, 64, side, side), torch.zeros(64, 64, 3, 3), side, side) == taken
 
@@ -236,6 +239,27 @@ def test_other_types_are_left_to_torch(
     assert not conv3x3.is_faster(
         torch.zeros(64, 64, 8, 8, dtype=images), torch.zeros(64, 64, 3, 3, dtype=weights), 8, 8
     )
+
+
+@pytest.mark.parametrize(
+    ("vectors", "channels", "taken"),
+    [("AVX2", 15, False), ("AVX2", 16, True), ("AVX512", 31, False), ("AVX512", 32, True), ("DEFAULT", 256, False)],
+)
+def test_fp32_needs_two_vectors_of_channels(
+    monkeypatch: pytest.MonkeyPatch, vectors: str, channels: int, taken: bool
+) -> None:
+    forget_the_processor()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    monkeypatch.setattr(native, "load", lambda source: native.Library)
+    images, weight = torch.zeros(64, channels, 8, 8), torch.zeros(64, channels, 3, 3)
+    assert conv3x3.is_faster(images, weight, 8, 8) == taken
+    forget_the_processor()
+
+
+def test_weights_on_another_device_are_refused_by_torch(algorithm: str) -> None:
+    layer = Conv3x3(64, 64, bias=False).to("meta")
+    with precision(algorithm):
+        assert not conv3x3.is_faster(torch.zeros(64, 64, 8, 8), layer.weight, 8, 8)
 
 
 def test_autocast_to_another_type_is_left_to_torch() -> None:
@@ -255,23 +279,23 @@ def test_what_is_wrong_with_the_images_is_said_by_torch(shape: tuple[int, ...], 
         Conv3x3(32, 64, pooled=True)(torch.zeros(shape))
 
 
-def test_what_has_no_numbers_to_read_is_left_to_torch() -> None:
-    with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert Conv3x3(32, 32)(torch.zeros(8, 32, 8, 8)).shape == (8, 32, 8, 8)
+def test_what_has_no_numbers_to_read_is_left_to_torch(algorithm: str) -> None:
+    with FakeTensorMode(), precision(algorithm):
+        assert Conv3x3(32, 32)(torch.zeros(16, 32, 8, 8)).shape == (16, 32, 8, 8)
     weight, taken = torch.zeros(32, 32, 3, 3), []
 
     def traced(images: Tensor) -> Tensor:
         taken.append(conv3x3.is_faster(images, weight, 8, 8))
         return images
 
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.warns(DeprecationWarning, match="is deprecated"):
-        torch.jit.trace(traced, torch.zeros(8, 32, 8, 8))
+    with precision(algorithm), pytest.warns(DeprecationWarning, match="is deprecated"):
+        torch.jit.trace(traced, torch.zeros(16, 32, 8, 8))
     assert not taken[0]
 
 
-def test_exported_layer_takes_batches_of_any_size() -> None:
-    layer, images = Conv3x3(24, 24), torch.randn(16, 24, 7, 7, generator=seeded())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_exported_layer_takes_batches_of_any_size(algorithm: str) -> None:
+    layer, images = Conv3x3(32, 32), torch.randn(16, 32, 7, 7, generator=seeded())
+    with precision(algorithm):
         dimensions = ({0: torch.export.Dim("images")},)
         program = torch.export.export(layer, (images,), dynamic_shapes=dimensions).module()
         for batch in (images, images[:3]):

@@ -133,7 +133,7 @@ def test_evaluation_takes_the_running_statistics(
     assert all(map(torch.equal, before, norm.buffers()))
     monkeypatch.setattr(fused, "is_faster", lambda inputs: False)
     exact = case(inputs.double(), norm.double())
-    assert distance(found, exact) < 0.004
+    assert distance(found, exact) < (0.004 if dtype == torch.bfloat16 else 1e-6)
 
 
 @CASES
@@ -204,6 +204,11 @@ def test_first_of_equal_pixels_takes_the_gradient(dtype: torch.dtype) -> None:
     assert torch.equal(gradient != 0, reference != 0)
 
 
+def test_weights_on_another_device_are_refused_by_torch(dtype: torch.dtype) -> None:
+    with pytest.raises(RuntimeError, match="meta"):
+        GELU_ALONE(images(dtype, 4, 16, 6, 6), norm_of(16).to("meta"))
+
+
 def test_channel_without_variance_stays_finite(dtype: torch.dtype) -> None:
     norm = nn.BatchNorm2d(16, eps=1e-12)
     output, gradient, *_ = train(torch.full((4, 16, 3, 3), 7.0, dtype=dtype).requires_grad_(), norm, GELU_ALONE)
@@ -216,7 +221,7 @@ def test_epsilon_may_be_a_whole_number(dtype: torch.dtype, training: bool) -> No
     inputs, norm = images(dtype, 4, 16, 4, 4).detach(), nn.BatchNorm2d(16, eps=1).train(training)
     with torch.set_grad_enabled(training):
         found, expected = GELU_ALONE(inputs, norm), GELU_ALONE(inputs.double(), copy.deepcopy(norm).double())
-    assert distance(found, expected) < 0.01
+    assert distance(found, expected) < (0.01 if dtype == torch.bfloat16 else 1e-6)
 
 
 @torch.no_grad()

@@ -16,8 +16,6 @@ from cifar_core.hardware import native_bf16
 from cifar_core.models import native
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
-
-
 needs_bf16 = pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
 
 
@@ -26,7 +24,8 @@ needs_bf16 = pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 h
     "name",
     [
         "conv3x3_fp32.c",
-        *(pytest.param(f"{n}.c", marks=needs_bf16) for n in ("fused", "conv3x3_winograd", "conv3x3_narrow")),
+        "fused_fp32.c",
+        *(pytest.param(f"{n}.c", marks=needs_bf16) for n in ("fused_bf16", "conv3x3_winograd", "conv3x3_narrow")),
     ],
 )
 def test_the_kernels_can_be_used_here(name: str) -> None:
