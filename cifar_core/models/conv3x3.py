@@ -85,10 +85,15 @@ def _is_narrow(dtype: torch.dtype, channels: int, outputs: int) -> bool:
 
 
 def _suits_fp32(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
-    fewest = _FEWEST_IN_FP32[native.fp32_vectors() or "AVX2"]
+    vectors = native.fp32_vectors()
+    assert vectors is not None  # else there are no kernels
     tiles = -(-height // 4) * -(-width // 4)
     waste = 16 * tiles / (height * width)
-    return min(channels, outputs) >= fewest and images * tiles >= _FEWEST_TILES_IN_FP32 and waste <= _MOST_WASTE
+    return (
+        min(channels, outputs) >= _FEWEST_IN_FP32[vectors]
+        and images * tiles >= _FEWEST_TILES_IN_FP32
+        and waste <= _MOST_WASTE
+    )
 
 
 def _suits_winograd(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
