@@ -111,7 +111,7 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]
 
 
 def _muon(*, bf16: bool) -> type[Any]:
-    """Return Muon, which the library runs in bf16: where that is emulated, large products take 5 to 56 times as long."""
+    """Return Muon, which the library runs in bf16; emulated, its large products take 5 to 56 times as long."""
     from pytorch_optimizer import Muon
     from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
 
