@@ -6,6 +6,7 @@ thread that watches the coordinator, so that no worker outlives it.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -21,6 +22,7 @@ def main() -> None:
     exit_with(coordinator)
     from sweeps.executors.job_loop import serve
 
+    gc.freeze()  # as in `command_line.start`
     serve(Connection(pipe))
 
 

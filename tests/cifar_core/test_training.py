@@ -126,13 +126,15 @@ def test_loss_falls_and_classes_are_learned(more_data: Splits, hardware: Hardwar
 @pytest.mark.parametrize("name", MODELS)
 def test_every_network_learns(more_data: Splits, name: str) -> None:
     width = {"three_conv": 1.0, "block_cnn": 0.25, "dynamic_conv": 0.03}.get(name, 0.125)
-    recipe = replace(EASY, model=name, width=width, epochs=6.0 if name == "block_cnn" else 4.0)
+    deep = name in ("block_cnn", "dynamic_conv")  # 18 layers, or 32 channels, in few steps
+    recipe = replace(EASY, model=name, width=width, epochs=6.0 if deep else 4.0)
     recipe = replace(recipe, optimizer="adamw", momentum=0.9, weight_decay=0.01, label_smoothing=0.0)
-    slow = name in ("block_cnn", "dynamic_conv")  # 18 layers, or 32 channels, in few steps
-    rate = {"three_conv": 0.003, "airbench": 0.03}.get(name, 0.01)
+    # Chosen with several seeds, so that rounding that differs between processors decides nothing.
+    rate = {"three_conv": 0.003, "airbench": 0.03, "block_cnn": 0.002}.get(name, 0.01)
+    least_fall, accuracy = (0.9, 0.25) if name == "dynamic_conv" else (0.7, 0.4)
     _, points = run(replace(recipe, learning_rate=rate), more_data, EvalSchedule(evenly(4), {1.0: 128}))
-    assert points[-1].train_loss < (0.9 if slow else 0.7) * points[0].train_loss
-    assert validated(points[-1]).accuracy > (0.25 if slow else 0.4)
+    assert points[-1].train_loss < least_fall * points[0].train_loss
+    assert validated(points[-1]).accuracy > accuracy
 
 
 # 3 steps of a network whose initial weights do not depend on the images.
