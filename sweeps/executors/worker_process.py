@@ -6,7 +6,6 @@ thread that watches the coordinator, so that no worker outlives it.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -22,7 +21,6 @@ def main() -> None:
     exit_with(coordinator)
     from sweeps.executors.job_loop import serve
 
-    gc.freeze()  # as in `command_line.start`
     serve(Connection(pipe))
 
 
