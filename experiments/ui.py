@@ -108,11 +108,11 @@ def save_all_views(store: Store) -> list[str]:
     Raises:
         StoreError: the database cannot be read.
     """
-    from sweeps.tracking.mlflow_client import answering, connect, every_run, save_views
+    from sweeps.tracking.mlflow_client import answering, connect, every_experiment, every_run, save_views
 
     client = connect(store.tracking_uri)
     with answering(store.tracking_uri):
-        experiments = {experiment.experiment_id: experiment for experiment in client.search_experiments()}
+        experiments = {experiment.experiment_id: experiment for experiment in every_experiment(client)}
         runs = every_run(client, list(experiments), "tags.stage = 'study'")
     recent = sorted(runs, key=lambda run: run.info.start_time, reverse=True)
     studies = dict.fromkeys(run.info.experiment_id for run in recent)

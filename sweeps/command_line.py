@@ -127,7 +127,7 @@ def number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[flo
 def output_file(text: str) -> Path:
     """Argument type of a file to be written."""
     path = Path(text)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if os.path.isdir(path) or not os.access(path.parent, os.W_OK):  # `Path.is_dir` raises for an endless name
         raise argparse.ArgumentTypeError(f"must be a file in a folder that can be written to, but got {text!r}")
     return path
 
@@ -135,7 +135,7 @@ def output_file(text: str) -> Path:
 def existing_folder(text: str) -> Path:
     """Argument type of a folder to be written to, which is not created."""
     path = Path(text)
-    if not path.is_dir() or not os.access(path, os.W_OK):
+    if not os.path.isdir(path) or not os.access(path, os.W_OK):
         raise argparse.ArgumentTypeError(f"must be a folder that exists and can be written to, but got {text!r}")
     return path
 
@@ -145,18 +145,26 @@ def server_url(text: str) -> str:
 
     A user without a password may stay in that of a database; in that of an MLflow server it is a token.
     """
+    if not text.strip():  # of a variable that is not set, for example
+        raise argparse.ArgumentTypeError(f"must be a URL, but got {text!r}")
     try:
         parts = urlsplit(text)
     except ValueError as error:  # says nothing of the password, as argparse would
-        raise argparse.ArgumentTypeError("must be a URL, but its brackets do not match") from error
-    token = parts.scheme in ("http", "https") and parts.username is not None
-    in_query = _SECRETS & {key.lower() for key in parse_qs(parts.query)}
-    if token or in_query or parts.password is not None or _PASSWORD.match(text):
+        raise argparse.ArgumentTypeError("must be a URL, but its host is not valid") from error
+    if parts.scheme in ("http", "https"):
+        secret = parts.username is not None
+    else:
+        secret = parts.password is not None or _PASSWORD.match(text) is not None
+    if secret or _SECRETS & {key.lower() for key in parse_qs(parts.query)}:
         raise argparse.ArgumentTypeError(
             "must hold no password, which others see in the list of processes, but the URL of "
             f"{parts.hostname or parts.scheme} does; PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be a URL whose port is a number from 0 to 65535") from error
     return text
 
 

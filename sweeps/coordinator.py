@@ -359,12 +359,13 @@ class Coordinator:
             self._failures = 0
         run.point = point
         self.sweep.tracker.point(run.key, point, system=event.system)
-        judged = point.val_accuracy is not None
-        if point.step > run.furthest and (judged or not run.validates):
+        new = point.step > run.furthest  # else an earlier attempt came as far
+        if new and (point.val_accuracy is not None or not run.validates):
             run.furthest, run.deaths = point.step, 0
         if point.val_accuracy is None:
             return
-        run.accuracies = (*run.accuracies, point.val_accuracy)
+        if new:
+            run.accuracies = (*run.accuracies, point.val_accuracy)
         reason = stage.why_prune(run, point)
         if point.fraction == 1:
             return

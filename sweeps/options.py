@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -313,7 +314,9 @@ def locate_store(options: argparse.Namespace) -> Store:
     Raises:
         UserError: the checkpoints would lie among its other files.
     """
-    if options.checkpoints is not None and options.checkpoints.resolve().is_relative_to(options.store.resolve()):
+    # `Path.resolve` raises for a link to itself.
+    store = os.path.realpath(options.store)
+    if options.checkpoints is not None and Path(os.path.realpath(options.checkpoints)).is_relative_to(store):
         raise UserError(f"--checkpoints must be a folder outside the store, but got {options.checkpoints}")
     return Store.locate(
         options.store,

@@ -28,7 +28,7 @@ class SweepRun:
     deaths: int = 0  # of workers since then
     point: Progress | None = None
     begun: float = 0.0  # fraction at which this attempt began
-    accuracies: tuple[float, ...] = ()  # of its validations
+    accuracies: tuple[float, ...] = ()  # of the validations of all attempts, each once
     started: float = 0.0  # time.monotonic()
     node: str | None = None  # of a cluster, with its GPU if it has one
     refusal: str = ""  # why it is not trained, or no further: its network breaks a limit, or it is pruned as it pauses

@@ -340,8 +340,7 @@ class _Command:
     def _stopped(self, stopper: Stopper) -> int:
         """Say that the user stopped the sweep; return the exit code."""
         print("stopped; the same command resumes the sweep")
-        self.notice.send("interrupted")
-        return 128 + stopper.signal
+        return self._unfinished(stopper)
 
     def _unfinished(self, stopper: Stopper) -> int:
         """Send the notice of a command that leaves something to do; return the exit code."""

@@ -225,7 +225,7 @@ class Store:
         """Return the SQLite file of a database URL; None if it is no such file."""
         for prefix in (_SQLITE, _SQLITE_LONG):
             if url.startswith(prefix):
-                return Path(unquote(url.removeprefix(prefix))).absolute()
+                return Path(unquote(url.removeprefix(prefix).partition("?")[0])).absolute()
         return None
 
 
@@ -248,9 +248,11 @@ def parse_evaluation(line: str) -> tuple[str, str, str | None] | None:
     """Return study, key and data set of a line of the record of test set evaluations; None if it is damaged."""
     try:
         fields = json.loads(line)
-        return fields["study"], fields["key"], fields.get("data_sha256")
-    except (ValueError, KeyError, TypeError):
+        study, key, data = fields["study"], fields["key"], fields.get("data_sha256")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    whole = isinstance(study, str) and isinstance(key, str) and isinstance(data, str | None)
+    return (study, key, data) if whole else None
 
 
 def folder_name(study: str) -> str:

@@ -44,7 +44,7 @@ def read_toml(path: Path, record: type[_Record], context: Mapping[str, Any] | No
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
-        raise _unreadable_toml(path.name, error) from error
+        raise _unreadable(path.name, "TOML", error) from error
     return parse_toml(path.name, text, record, context)
 
 
@@ -56,10 +56,9 @@ def parse_toml(file: str, text: str, record: type[_Record], context: Mapping[str
     """
     try:
         # As JSON, because pydantic's strict mode refuses Python's lists for tuples and dicts for dataclasses.
-        content = json.dumps(tomllib.loads(text), default=str)
+        return _validate(file, json.dumps(tomllib.loads(text), default=str), record, context)
     except (ValueError, RecursionError) as error:  # endless numbers and brackets give no TOMLDecodeError
-        raise _unreadable_toml(file, error) from error
-    return _validate(file, content, record, context)
+        raise _unreadable(file, "TOML", error) from error
 
 
 def read_json(path: Path, record: type[_Record]) -> _Record:
@@ -69,11 +68,9 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
         InvalidFileError: the file is not readable JSON, or breaks a rule.
     """
     try:
-        content = read_text(path)
+        return _validate(path.name, read_text(path), record, None)
     except (OSError, ValueError) as error:
-        cause = error.strerror if isinstance(error, OSError) else None
-        raise InvalidFileError(f"{path.name} must be a readable JSON file, but: {cause or error}") from error
-    return _validate(path.name, content, record, None)
+        raise _unreadable(path.name, "JSON", error) from error
 
 
 def write_json(path: Path, record: object) -> None:
@@ -83,18 +80,24 @@ def write_json(path: Path, record: object) -> None:
     write_atomically(path, re.sub(innermost, lambda found: re.sub(rb"\n *", b"", found[0]), text) + b"\n")
 
 
-def _unreadable_toml(file: str, error: Exception) -> InvalidFileError:
+def _unreadable(file: str, form: str, error: Exception) -> InvalidFileError:
     cause = error.strerror if isinstance(error, OSError) else None  # without the path, which is given already
-    return InvalidFileError(f"{file} must be a readable TOML file, but: {cause or first_line(error)}")
+    return InvalidFileError(f"{file} must be a readable {form} file, but: {cause or first_line(error)}")
 
 
 def _validate(file: str, content: str, record: type[_Record], context: Mapping[str, Any] | None) -> _Record:
+    """Read JSON into a pydantic dataclass.
+
+    Raises:
+        InvalidFileError: it breaks a rule.
+        ValueError: it is not JSON.
+    """
     try:
         return TypeAdapter(record).validate_json(content, context=context)
     except ValidationError as error:
         errors = error.errors()
     if errors[0]["type"] == "json_invalid":
-        raise InvalidFileError(f"{file} must be a readable JSON file, but: {errors[0]['ctx']['error']}")
+        raise ValueError(errors[0]["ctx"]["error"])
     values = from_json(content)
     faults = shortened([_fault(error, values, record) for error in errors], "; ")
     raise InvalidFileError(" ".join(f"{file}: {faults}".split()))  # keys may hold line breaks
@@ -115,7 +118,7 @@ def _fault(error: ErrorDetails, values: Any, record: type) -> str:
 
 
 def _place(location: Sequence[int | str], values: Any) -> tuple[str, str]:
-    """The list entry and the field of an error, such as "price 'aws-h100': " and "usd"; else "", "test.accuracy"."""
+    """Return the list entry and the field of an error: "price 'aws-h100': " and "usd", or "" and "test.accuracy"."""
     entry = path = ""
     for step in location:
         try:
@@ -132,7 +135,7 @@ def _place(location: Sequence[int | str], values: Any) -> tuple[str, str]:
 
 
 def _known(location: Sequence[int | str], record: type) -> list[str]:
-    """The fields of the record in which an error is."""
+    """Return the fields of the record in which an error is."""
     schema = TypeAdapter(record).json_schema()
     part = schema
     for step in location[:-1]:

@@ -91,7 +91,7 @@ def waiting_workers(workers: int) -> str:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name: the known name nearest to it, or those that are known."""
+    """Return the end of a message about an unknown name: the known name nearest to it, or those that are known."""
     return f"; {suggest_name(name, known, f'known: {shortened(known)}' if known else 'known: none')}"
 
 

@@ -26,7 +26,7 @@ from experiments.reading.study import HttpSpeed, ImageAnswers
 from sweeps.store import Store, StoreError, opening
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
-from sweeps.tracking.mlflow_client import answering, every_run, open_client
+from sweeps.tracking.mlflow_client import answering, every_experiment, every_run, open_client
 from sweeps.words import shortened
 
 HTTP_SPEED = "test/http.json"  # artifact of a final run
@@ -56,7 +56,7 @@ class StudyReader:
                 _check_database(self._database)
         with answering(store.tracking_uri):
             self.client = open_client(store.tracking_uri)
-            found = self.client.search_experiments(view_type=ViewType.ALL)
+            found = every_experiment(self.client, ViewType.ALL)
         self.experiments = {e.experiment_id: e.name for e in found}
         # What MLflow shows; without those that were deleted, whose champion may still be registered.
         self._shown = {e.experiment_id: e.name for e in found if e.lifecycle_stage == LifecycleStage.ACTIVE}

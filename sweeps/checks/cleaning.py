@@ -20,13 +20,13 @@ from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, Run, 
 
 from sweeps.lock import LockError, acquire
 from sweeps.planning.plan import STORAGE
-from sweeps.states import STATE_OF_TRIAL
+from sweeps.states import ENDED
 from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.studies.storage import open_storage
 from sweeps.studies.study import REMOVED
 from sweeps.tracking.locations import artifact_folder, follow_store
-from sweeps.tracking.mlflow_client import answering, connect, every_run
+from sweeps.tracking.mlflow_client import answering, connect, every_experiment, every_page, every_run
 from sweeps.tracking.registry import registered_runs
 
 
@@ -77,7 +77,7 @@ def remove(store: Store, wastes: Sequence[Waste]) -> None:
     """
     client = connect(store.tracking_uri)
     with contextlib.ExitStack() as stack, answering(store.tracking_uri):
-        for experiment in client.search_experiments(view_type=ViewType.ALL):
+        for experiment in every_experiment(client, ViewType.ALL):
             stack.enter_context(acquire(store.lock(experiment.name), experiment.name))
         if set(_found(store, client)) != set(wastes):
             raise StoreError("a store must not change before it is cleaned, but it has; nothing was removed, try again")
@@ -112,7 +112,7 @@ def _found(store: Store, client: MlflowClient) -> list[Waste]:
     kept = registered_runs(client)
     runs_of = {
         experiment: every_run(client, [experiment.experiment_id], view=ViewType.ALL)
-        for experiment in client.search_experiments(view_type=ViewType.ALL)
+        for experiment in every_experiment(client, ViewType.ALL)
     }
     for experiment, runs in runs_of.items():
         if any(STORAGE in run.data.tags.get("places", "") for run in runs):
@@ -149,13 +149,13 @@ def _of_study(
         named = key not in active and key not in ("", ".", "..") and "/" not in key  # anybody may write a tag
         paths = _inside(store, _folder(store, deleted[run_id].info.artifact_uri), *(own if named else ()))
         yield Waste(study, f"{key}, deleted in MLflow", paths, key=None if key in active else key)
-    ended = set(STATE_OF_TRIAL.values())
     # A reproduction of some of its epochs is complete in MLflow, and resumes from its checkpoints.
     resumable = study == SYSTEMS_EXPERIMENT
     for folder in () if resumable else sorted(store.checkpoint_folder(study).glob("*")):
-        if folder.name in active and active[folder.name].data.tags.get("state") in ended:
+        if folder.name in active and active[folder.name].data.tags.get("state") in ENDED:
             yield Waste(study, f"checkpoints of {folder.name}, which has ended", (folder,))
-    for model in client.search_logged_models([experiment.experiment_id]):
+    networks = every_page(lambda token: client.search_logged_models([experiment.experiment_id], page_token=token))
+    for model in networks:
         if model.source_run_id in deleted.keys() - kept:
             what = "network of a deleted run"
         elif model.status != LoggedModelStatus.READY:
@@ -202,7 +202,7 @@ def _inside(store: Store, *paths: Path | None) -> tuple[Path, ...]:
 def _restore(client: MlflowClient) -> None:
     """Restore what was deleted although its network is in the registry: `mlflow gc` spares nothing that was deleted."""
     kept = registered_runs(client)
-    for experiment in client.search_experiments(view_type=ViewType.ALL):
+    for experiment in every_experiment(client, ViewType.ALL):
         runs = every_run(client, [experiment.experiment_id], view=ViewType.ALL)
         deleted = [run.info.run_id for run in runs if run.info.lifecycle_stage == LifecycleStage.DELETED]
         spared = [run_id for run_id in deleted if run_id in kept]

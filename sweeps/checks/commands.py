@@ -59,14 +59,14 @@ def repair_store(store: Store, study: str) -> int:
     store.create()  # which says in a line that it cannot be written to
     with acquire(store.lock(study), study):
         printed: set[str] = set()
-        for _ in range(_ROUNDS):
+        for left in range(_ROUNDS, -1, -1):
             found = list(findings(store, study))
             for finding in found:
                 if finding.text not in printed:
                     print(f"{finding}: {finding.repair.does if finding.repair else 'this stays as it is'}")
             printed |= {finding.text for finding in found}
             repairs = [finding.repair for finding in found if finding.repair is not None]
-            if not repairs:
+            if not repairs or not left:
                 break
             for repair in repairs:
                 with answering(store.tracking_uri):

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar_core.checkpoint import CheckpointError, read_state_file
 from sweeps.checks.consistency import Finding, Repair, disagreements
 from sweeps.planning.presets import EIGHTHS
-from sweeps.states import STATE_OF_TRIAL, STATUS_OF_STATE
+from sweeps.states import ENDED, STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError, lines_of, parse_evaluation
 from sweeps.studies.keys import trial_key
 from sweeps.studies.study import REMOVED, find_study, load_study
@@ -155,7 +155,7 @@ def _artifacts(store: Store, runs: Sequence[Run]) -> Iterator[Finding]:
 
 def _files(store: Store, study: str, runs: Sequence[Run]) -> Iterator[Finding]:
     """Only unfinished runs may have checkpoints, and every file must match its hash."""
-    ended = {run.data.tags.get("key") for run in runs if run.data.tags.get("state") in STATE_OF_TRIAL.values()}
+    ended = {run.data.tags.get("key") for run in runs if run.data.tags.get("state") in ENDED}
     folders = sorted(store.checkpoint_folder(study).glob("*"))
     for folder in folders:
         if folder.name in ended:

@@ -122,6 +122,8 @@ class LocalExecutor:
             RunsFailError: several workers in a row died without a job.
         """
         _wait_for(worker.process)
+        worker.process.kill()  # if it lives on without its pipe
+        worker.process.wait()
         worker.pipe.close()
         cause = _cause(worker.process.returncode)
         if worker.job is not None:

@@ -45,7 +45,7 @@ def _of_gpu(device: torch.device) -> dict[str, float]:
     }
     values = {}
     for name, read in readers.items():
-        # Some GPUs, and parts of one, do not measure themselves; AMD's need a library that torch does not bring.
+        # Some GPUs, and parts of one, do not measure all of them; AMD's need a library that torch does not bring.
         with contextlib.suppress(pynvml.NVMLError, ImportError, RuntimeError):
             values[f"gpu_{device.index or 0}_{name}"] = float(read())
     return values

@@ -210,8 +210,8 @@ def comparable(recipe: Recipe) -> Recipe:
     """Return `recipe` with the validation images and test-time augmentation of a sweep, a learning rate, and the
     weights of the last step.
 
-    A range test would cost more than a trial, so a rate to be found becomes the optimiser's reference rate. The epochs
-    are of fewer images of CIFAR-10, and as many steps.
+    A range test would cost more than a trial, so a rate to be found becomes the optimiser's reference rate. A sweep
+    keeps more images for validation, so the epochs are scaled to give as many steps as before.
     """
     rate = recipe.learning_rate
     if isinstance(rate, str):

@@ -83,8 +83,8 @@ class Sweep:
     def side_by_side(self, runs: int) -> tuple[int, int | None]:
         """Return how many of `runs` long runs train at the same time, and the threads of each; None: the worker's own.
 
-        Where they share cores, the first divides their number, so that no run trains alone at the end. Cores that
-        cannot be shared out equally are idle: 3 runs on 4 cores have one thread each.
+        Where runs share cores, the number at the same time divides `runs`, so that none trains alone at the end. Cores
+        that cannot be shared out equally are idle: 3 runs on 4 cores have one thread each.
         """
         if not self.plan.shares_cores:
             return sys.maxsize, None

@@ -30,7 +30,7 @@ def read_given(names: Sequence[str]) -> dict[str, Recipe]:
 
 
 def for_this_data(recipes: Mapping[str, Recipe], data_set: DataSet) -> dict[str, Recipe]:
-    """Return them with the epochs for `data_set`: ours count those of CIFAR-10, a file those of the data at hand."""
+    """Return the recipes with epochs of `data_set`; those of our recipes are of CIFAR-10, those of a file stay."""
     return {
         name: recipe if is_path(name) else for_data_set(recipe, CIFAR10.train_images, data_set)
         for name, recipe in recipes.items()

@@ -161,7 +161,7 @@ def is_feasible(trial: FrozenTrial) -> bool:
 
 
 def trained_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the complete and pruned trials; those that broke a limit were never to be trained."""
+    """Return the complete and pruned trials, without those that broke a limit, which were not trained."""
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     return [trial for trial in ended if is_feasible(trial)]
 

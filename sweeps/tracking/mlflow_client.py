@@ -7,12 +7,14 @@ import logging
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar_core.errors import first_line
@@ -30,26 +32,37 @@ for _name, _level in (
     logging.getLogger(_name).setLevel(_level)
 
 _LOCK_SECONDS = 20
+_Item = TypeVar("_Item")
+
+
+def every_page(search: Callable[[str | None], PagedList[_Item]]) -> list[_Item]:
+    """Return the results of a search on all its pages; `search` returns the one of a token, None for the first."""
+    found = list[_Item]()
+    token: str | None = None
+    while True:
+        page = search(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def every_run(
     client: MlflowClient, experiments: Sequence[str], filter_string: str = "", *, view: int = ViewType.ACTIVE_ONLY
 ) -> list[Run]:
     """Return all matching runs of these experiments, given by id."""
-    runs: list[Run] = []
-    token: str | None = None
-    while experiments:
-        page = client.search_runs(list(experiments), filter_string, view, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            break
-    return runs
+    ids = list(experiments)
+    return every_page(lambda token: client.search_runs(ids, filter_string, view, page_token=token)) if ids else []
+
+
+def every_experiment(client: MlflowClient, view: int = ViewType.ACTIVE_ONLY) -> list[Experiment]:
+    """Return all experiments."""
+    return every_page(lambda token: client.search_experiments(view, page_token=token))
 
 
 def renamed(client: MlflowClient, study: str) -> Experiment | None:
     """Return the experiment of a study that has another name; None if there is none, or several."""
-    experiments = {experiment.experiment_id: experiment for experiment in client.search_experiments()}
+    experiments = {experiment.experiment_id: experiment for experiment in every_experiment(client)}
     parents = every_run(client, list(experiments), f"tags.key = '{STUDY_KEY}'")
     found = {run.info.experiment_id for run in parents if run.data.tags.get("study") == study}
     return experiments[found.pop()] if len(found) == 1 else None
@@ -82,11 +95,11 @@ def answering(uri: str) -> Iterator[None]:
     """Context for calls of MLflow.
 
     Raises:
-        StoreError: MLflow does not know such a store, or cannot reach it.
+        StoreError: MLflow does not know such a store, or cannot reach it, or the driver of its database is missing.
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' own are OSErrors
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # requests' own are OSErrors
         raise StoreError(f"the MLflow store must answer, but {uri} gave: {first_line(error)}") from error
 
 
@@ -94,7 +107,7 @@ def open_client(uri: str) -> MlflowClient:
     """Return a client of the MLflow store at `uri`; the tables of a database are created by one process at a time.
 
     Raises:
-        MlflowException, SQLAlchemyError, OSError: MLflow does not know such a store, or cannot open it.
+        MlflowException, SQLAlchemyError, OSError, ImportError: MLflow does not know such a store, or cannot open it.
         LockError: as for `opening`.
     """
     path = Store.local(uri)

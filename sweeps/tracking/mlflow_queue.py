@@ -57,7 +57,7 @@ class MlflowQueue:
 
     Raises:
         QueueInUseError: another process has it open.
-        StoreError: a line before the last is damaged, one is of another version, or the file cannot be opened.
+        StoreError: a whole line is damaged or of another version, or the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,11 +72,15 @@ class MlflowQueue:
             raise QueueInUseError(str(path)) from error
         except OSError as error:
             raise StoreError(f"the MLflow queue {path} must be a writable file, but: {error.strerror}") from error
-        content = path.read_bytes()
-        self._begin = _first_unsent(content)
-        self._lengths = self._read_lengths(content)  # of the lines that have not been sent
-        self._end = self._begin + sum(self._lengths)
-        os.ftruncate(self._file, self._end)
+        try:
+            content = path.read_bytes()
+            self._begin = _first_unsent(content)
+            self._lengths = self._read_lengths(content)  # of the lines that have not been sent
+            self._end = self._begin + sum(self._lengths)
+            os.ftruncate(self._file, self._end)
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -147,21 +151,19 @@ class MlflowQueue:
         os.fsync(self._file)
 
     def _read_lengths(self, content: bytes) -> deque[int]:
-        lines, sent = content[self._begin :].splitlines(keepends=True), content.count(b"\n", 0, self._begin)
-        for number, line in enumerate(lines, start=1):
+        whole, sent = content.rfind(b"\n") + 1, content.count(b"\n", 0, self._begin)
+        lines = content[self._begin : whole].splitlines(keepends=True)
+        for number, line in enumerate(lines, start=sent + 1):
             try:
                 _entry(line)
             except ValueError as error:
-                if number < len(lines):
-                    raise StoreError(
-                        f"{self.path}: line {sent + number} is damaged ({error}); move the file away to continue "
-                        "without it"
-                    ) from error
-                lines.pop()
+                raise StoreError(
+                    f"{self.path}: line {number} is damaged ({error}); move the file away to continue without it"
+                ) from error
             except TypeError as error:
                 raise StoreError(
-                    f"{self.path}: line {sent + number} must be of this version, but: {first_line(error)}; send it "
-                    "with the version that wrote it, or move the file away to continue without it"
+                    f"{self.path}: line {number} must be of this version, but: {first_line(error)}; send it with the "
+                    "version that wrote it, or move the file away to continue without it"
                 ) from error
         return deque(len(line) for line in lines)
 
@@ -201,8 +203,6 @@ def _entry(line: bytes) -> Entry:
         TypeError: that of another version did.
     """
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    if not line.endswith(b"\n"):
-        raise ValueError("it is cut off")
     if checksum != b"%08x" % zlib.crc32(text):
         raise ValueError("its checksum differs")
     fields = json.loads(text)

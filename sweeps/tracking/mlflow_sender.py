@@ -51,9 +51,9 @@ class MlflowSender:
         self._folder, self._write, self._say = folder, write, say
         self._refused: Counter[str] = Counter()  # entries by run
         self._steps = 0  # parts that were written
+        self._changed = threading.Condition()
         self._send_leftovers()
         self._queue = MlflowQueue(folder / f"{time.time_ns()}{SUFFIX}")
-        self._changed = threading.Condition()
         self._failures = 0  # in a row
         self._seconds = 0.0  # of the last write
         self._closing = self._flushing = False
@@ -118,8 +118,7 @@ class MlflowSender:
                 continue
             try:
                 while some := _batch(left.first(_BATCH)):
-                    self._write_or_set_aside(some)
-                    left.remove(len(some))
+                    self._move(some, left)
             finally:
                 left.close()
 
@@ -151,7 +150,7 @@ class MlflowSender:
     def _send_first(self) -> None:
         some, began = _batch(self._queue.first(_BATCH)), time.monotonic()
         try:
-            self._write_or_set_aside(some)
+            self._move(some, self._queue)
             self._seconds = time.monotonic() - began if some[0].weights is None else 0.0
         except _UNREACHABLE as error:
             self._seconds = 0.0
@@ -160,9 +159,6 @@ class MlflowSender:
         if self._failures:
             self._say(f"MLflow answers again; sending {counted(len(self._queue), 'entry')}")
             self._failures = 0
-        with self._changed:
-            self._queue.remove(len(some))
-            self._changed.notify_all()
 
     def _pause(self, error: Exception) -> None:
         if not self._failures:
@@ -176,18 +172,22 @@ class MlflowSender:
             seconds = min(seconds, _FLUSH_PAUSE) if flushing else seconds
             self._changed.wait_for(lambda: self._closing or self._flushing > flushing, seconds)
 
-    def _write_or_set_aside(self, some: Sequence[Entry]) -> None:
+    def _move(self, some: Sequence[Entry], queue: MlflowQueue) -> None:
+        """Write `some`, the first entries of `queue`, and remove them from it; what MLflow refuses is set aside."""
         try:
             for _ in self._write(some):
                 self._steps += 1
         except (MlflowException, HTTPError, CheckpointError) as error:
             if not _refused(error):
                 raise
-            if len(some) == 1:
-                self._set_aside(some[0], error)
+            if len(some) > 1:  # to find the one that MLflow refuses
+                for entry in some:
+                    self._move([entry], queue)
                 return
-            for entry in some:  # to find the one that MLflow refuses
-                self._write_or_set_aside([entry])
+            self._set_aside(some[0], error)
+        with self._changed:
+            queue.remove(len(some))
+            self._changed.notify_all()
 
     def _set_aside(self, entry: Entry, error: Exception) -> None:
         path = self._folder / f"{time.time_ns()}{REFUSED}"

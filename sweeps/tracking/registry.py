@@ -24,6 +24,7 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.export import export, export_onnx
 from cifar_core.transfer.adapted import load_network
 from sweeps.tracking import served_model
+from sweeps.tracking.mlflow_client import every_page
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write over the view of a sweep
 
@@ -110,13 +111,14 @@ def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, st
 
 def champions(client: MlflowClient) -> list[ModelVersion]:
     """Return the version with the alias `champion` of each registered model that has one."""
-    models = client.search_registered_models()
+    models = every_page(lambda token: client.search_registered_models(page_token=token))
     return [client.get_model_version_by_alias(model.name, CHAMPION) for model in models if CHAMPION in model.aliases]
 
 
 def registered_runs(client: MlflowClient) -> frozenset[str]:
     """Return the ids of the runs whose networks are in the registry."""
-    return frozenset(version.run_id for version in client.search_model_versions() if version.run_id is not None)
+    versions = every_page(lambda token: client.search_model_versions(page_token=token))
+    return frozenset(version.run_id for version in versions if version.run_id is not None)
 
 
 def champion_uri(name: str) -> str:
@@ -154,7 +156,8 @@ def _classifiers(client: MlflowClient, run: Run) -> list[LoggedModel]:
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Return all versions of a registered model, the oldest first."""
-    return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: int(version.version))
+    versions = every_page(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+    return sorted(versions, key=lambda version: int(version.version))
 
 
 def _describe(numbers: Mapping[str, str], onnx: str) -> str:

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from cifar_core.data.data_set import DataSet
 from sweeps import coordinator
 from sweeps.command_line import Interrupted
+from sweeps.console import SweepConsole
 from sweeps.coordinator import StoreLostError
 from sweeps.executors.protocol import (
     CheckpointWriteFailed,
@@ -133,6 +134,18 @@ class TestFailures:
         sweep.run(confirm=False)
         assert sweep.starts["trial-1"] == 4
         assert sweep.states() == {TrialState.COMPLETE: 4}
+
+    def test_the_validations_of_a_run_that_starts_again_are_counted_once(
+        self, sweep: Study, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown = dict[str, int]()
+        monkeypatch.setattr(
+            SweepConsole, "update", lambda self, view: shown.update({r.key: len(r.accuracies) for r in view.running})
+        )
+        sweep.keeps_checkpoints = False
+        sweep.fault = lambda key, starts: died(key) if key == "trial-1" and starts < 2 else None
+        sweep.run(confirm=False)
+        assert shown["trial-1"] == shown["trial-0"] > 0
 
     def test_a_run_that_dies_again_before_it_is_judged_got_no_further(
         self, sweep: Study, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ from cifar_core.budget import Budget
 from cifar_core.machine import usable_cores
 from cifar_core.transfer.backbone import ARCHITECTURES
 from sweeps import options
+from sweeps.command_line import server_url
 from sweeps.options import build_parser
 from sweeps.planning.presets import PRESETS
 from sweeps.planning.space_file import SPACES
@@ -52,12 +53,25 @@ def test_a_url_with_a_password_is_refused_and_not_printed(
     assert not (tmp_path / "store").exists()
 
 
-def test_a_url_that_is_none_is_not_printed_either(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main(["--storage", "postgresql://me:hunter]2@db.example/optuna"])
-    said = capsys.readouterr().err
-    assert "--storage: must be a URL, but its brackets do not match" in said
-    assert "hunter" not in said
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("postgresql://me:hunter]2@db.example/optuna", "must be a URL, but its host is not valid"),
+        ("http://me:hunter/2@db.example/", "must be a URL whose port is a number from 0 to 65535"),
+        ("postgresql://me@db.example:x/optuna", "must be a URL whose port is a number from 0 to 65535"),
+        ("", "must be a URL, but got ''"),
+    ],
+)
+def test_a_url_that_is_none_is_not_printed_either(capsys: pytest.CaptureFixture[str], url: str, rule: str) -> None:
+    for option in ("--storage", "--tracking-uri"):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main([option, url, "--status"])
+        assert capsys.readouterr().err == f"run_study.py: error: argument {option}: {rule} (--help lists the options)\n"
+
+
+def test_an_at_sign_in_the_path_of_a_server_is_no_password() -> None:
+    url = "http://10.0.0.2:5000/team@x"
+    assert server_url(url) == url
 
 
 class TestArgumentsThatCannotBe:
@@ -83,7 +97,7 @@ class TestArgumentsThatCannotBe:
                     f"--checkpoints {path}",
                     f"argument --checkpoints: must be a folder that exists and can be written to, but got {path!r}",
                 )
-                for path in ("nowhere", sys.executable)
+                for path in ("nowhere", sys.executable, "n" * 300)
             ),
             ("--backbone x", "--backbone must come with --adapt or --adapt-only, but there is neither"),
             ("--no-fine-tune", "--no-fine-tune must come with --adapt or --adapt-only, but there is neither"),

@@ -86,6 +86,10 @@ def test_servers_take_the_place_of_databases(tmp_path: Path) -> None:
     assert Store.locate(tmp_path).as_option(storage=True) == ["--store", str(tmp_path)]
 
 
+def test_a_database_has_the_same_file_with_options_and_without(tmp_path: Path) -> None:
+    assert Store.local(f"sqlite:///{tmp_path}/a%20b.db?timeout=30") == tmp_path / "a b.db"
+
+
 def test_make_gets_the_path_of_a_store_as_it_is(tmp_path: Path) -> None:
     makefile = tmp_path / "Makefile"
     makefile.write_text('export STORE\nshow:\n\t@echo "$$STORE"\n')
@@ -125,6 +129,8 @@ def test_evaluations_on_the_test_set_are_lines_that_add_up_also_after_one_that_w
     ]
     with path.open("a") as file:
         file.write('{"study": "c", "key": "final-0-0"}\n')  # of an earlier version
+        for damaged in ('{"study": [], "key": "k"}', '{"study": "c", "key": 3}', "[]", "3", "[" * 100_000):
+            file.write(f"{damaged}\n")
     assert list(store.evaluations()) == [(STUDY, "confirm-0-0"), ("b", "confirm-1-0"), ("c", "final-0-0")]
     assert list(store.evaluations("cd")) == [("b", "confirm-1-0"), ("c", "final-0-0")]
 

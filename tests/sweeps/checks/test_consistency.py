@@ -19,6 +19,7 @@ from optuna.trial import TrialState, create_trial
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
+from sweeps.checks import commands
 from sweeps.checks.commands import repair_store
 from sweeps.checks.consistency import InconsistentError, check_before_training
 from sweeps.checks.verify import findings
@@ -322,6 +323,15 @@ def test_repair_lists_all_and_then_mends_what_it_can(edited: Edited, capsys: pyt
     assert edited.keys() == sorted(edited.ids)
     assert edited.client.get_run(edited.ids["trial-0"]).data.tags["state"] == "complete"
     assert edited.client.get_run(edited.ids["trial-0"]).info.status == "FINISHED"
+
+
+def test_the_end_of_a_repair_is_what_is_left(
+    edited: Edited, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_ROUNDS", 1)
+    edited.client.set_tag(edited.ids["trial-0"], "state", "running")
+    assert repair_store(edited.store, NAME) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing is left to mend"
 
 
 def test_repair_restores_an_experiment(edited: Edited) -> None:

@@ -166,6 +166,14 @@ def test_a_line_that_was_changed(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_last_line_that_was_changed_was_acknowledged_all_the_same(tmp_path: Path) -> None:
+    path = write_queue(tmp_path / "j.refused", FIRST)
+    path.write_bytes(path.read_bytes().replace(b"0.1", b"0.7", 1))
+    for _ in range(2):  # the file is closed, too
+        with pytest.raises(StoreError, match=r"j\.refused: line 1 is damaged \(its checksum differs\)"):
+            MlflowQueue(path)
+
+
 def test_a_line_that_was_changed_behind_those_that_were_sent(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     queue = MlflowQueue(path)

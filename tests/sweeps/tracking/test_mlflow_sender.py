@@ -217,6 +217,17 @@ def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_refused_is_set_aside_once_however_often_its_neighbours_fail(server: Server, tmp_path: Path) -> None:
+    refusal, outages = MlflowException.invalid_parameter_value("no such run"), [OSError("gone") for _ in range(3)]
+    server.fault = lambda entry: refusal if entry.at == 1 else outages.pop() if entry.at == 2 and outages else None
+    sender = server.open(tmp_path)
+    put(sender, 0, 1, 2)
+    assert sender.close(10, 10) == 1
+    assert not outages
+    assert server.taken[-1] == 2
+    assert unsent(tmp_path) == 1
+
+
 def test_what_a_proxy_refuses_is_set_aside(server: Server, tmp_path: Path) -> None:
     server.fault = lambda entry: answer(413) if entry.at == 1 else None
     sender = server.open(tmp_path)

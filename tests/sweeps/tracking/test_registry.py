@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,15 @@ def test_a_folder_that_was_renamed_keeps_its_better_champion(place: Place, tmp_p
         model = client.create_logged_model(run.experiment_id, name="any", source_run_id=run.run_id)
         register(uri, run.run_id, model, numbers(data, accuracy) | {"data": data})
     assert client.get_model_version_by_alias("myphotos-1a2b3c4d", "champion").tags["study"] == "My Photos"
+
+
+def test_a_registry_of_many_models_is_read_to_its_end(empty_store: Callable[[Path], Store], tmp_path: Path) -> None:
+    client = MlflowClient(empty_store(tmp_path / "store").tracking_uri)
+    for number in range(101):  # MLflow gives 100 at once
+        client.create_registered_model(f"{number:03}")
+    client.create_model_version("100", "file:///nowhere")
+    client.set_registered_model_alias("100", "champion", "1")
+    assert [version.name for version in champions(client)] == ["100"]
 
 
 def test_without_a_champion(empty_databases: Path) -> None:
