@@ -47,7 +47,11 @@ class Budget:
         return math.inf if self.flops is None else self.flops / step_flops(recipe, data_set)
 
     def narrow(self, recipe: Recipe, data_set: DataSet = CIFAR10) -> Recipe:
-        """Halve the width of `recipe`, at most thrice, then its batch, until the budget covers two training steps."""
+        """Halve the width of `recipe`, at most thrice, then its batch, until the budget covers two training steps.
+
+        Raises:
+            RecipeError: the batch must be smaller, but the rate is to be found by a range test.
+        """
         narrow = recipe
         while self.steps(narrow, data_set) < 2 and narrow.width > recipe.width / 8:
             narrow = replace(narrow, width=narrow.width / 2)

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from cifar_core.data import Splits
 from cifar_core.data.data_set import DataSet
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import UserError, cause, first_line
 from cifar_core.files import write_together
 from cifar_core.hardware import Hardware
 from cifar_core.memory import is_out_of_memory
@@ -45,7 +45,7 @@ def save_state(state: TrainState, path: Path) -> None:
     """Write `state` to `path`, and the file's SHA-256 beside it.
 
     Raises:
-        OSError: writing failed, for example on a full disk; an older file there is untouched.
+        OSError: writing failed, for example on a full disk; the older file there, or the new one, is whole.
     """
     tensors: dict[str, Tensor] = {name: getattr(state, name) for name in ("order", *_SUMS)}
     tensors["generator"] = state.generator.get_state()
@@ -228,7 +228,7 @@ def write_state_file(path: Path, content: bytes) -> None:
     """Write a state's file, and its SHA-256 beside it.
 
     Raises:
-        OSError: writing failed, for example on a full disk; an older file there is untouched.
+        OSError: writing failed, for example on a full disk; the older file there, or the new one, is whole.
     """
     # The hash is replaced first, so a state that exists is complete. Until its file is replaced too, the older counts.
     contents = [content]
@@ -247,7 +247,7 @@ def read_state_file(path: Path) -> bytes:
     try:
         content, expected = path.read_bytes(), _hash_path(path).read_text("ascii", errors="backslashreplace")
     except OSError as error:
-        raise CheckpointError(f"{error.filename}: this state must be readable, but got: {error.strerror}") from error
+        raise CheckpointError(f"{error.filename}: this state must be readable, but got: {cause(error)}") from error
     found = hashlib.sha256(content).hexdigest()
     if found not in expected.split():
         raise CheckpointError(f"{path}: SHA-256 must be {expected}, but got {found}")

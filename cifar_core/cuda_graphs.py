@@ -16,8 +16,8 @@ from cifar_core.models.layers import Dropout
 def forward_of(model: nn.Module, shape: tuple[int, ...], hardware: Hardware) -> Callable[[Tensor], Tensor]:
     """Return the forward pass of `model` in training, with gradients, for batches of `shape` (N, 3, side, side).
 
-    On a GPU this pass and its backward pass are captured, which takes a few of them. A network with dropout is not: a
-    graph would draw from torch's generator in place of the run's.
+    On a GPU this pass and its backward pass are captured, for which both run a few times first. Those of a network with
+    dropout are not: a graph would draw from torch's generator in place of the run's.
     """
     drops = any(isinstance(module, Dropout) and module.probability for module in model.modules())
     if hardware.device.type != "cuda" or drops:

@@ -25,6 +25,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def cause(error: BaseException) -> str:
+    """Return the first line of an error's message; of an `OSError` without the path, which its reporter names."""
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+
+
 def printable(text: object) -> str:
     """Return it as text, in which characters that break a line or that a terminal obeys are escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))

@@ -52,7 +52,7 @@ def export_onnx(program: torch.export.ExportedProgram, data_set: DataSet, path: 
     It is if onnxruntime answers for one image faster than torch, with probabilities that differ by 1e-4 at most.
 
     Returns:
-        why it was kept or not, in a phrase; empty where onnxruntime and onnxscript are not installed.
+        why it was kept or not, in a phrase; empty unless both onnxruntime and onnxscript are installed.
     """
     if any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "onnxscript")):
         return ""

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, cause
 
 _LARGEST = 100_000  # bytes of a file that a person writes
 _UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # of a folder's fsync on some shared and network file systems
@@ -54,8 +54,7 @@ def read_small_text(path: Path, kind: str) -> str:
             raise UserError(f"a {kind} file must have at most {_LARGEST:,} bytes, but {path} has more")
         return decode_text(content)
     except (OSError, ValueError) as error:  # ValueError: not text, or a null character in the path
-        cause = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"a {kind} file must be readable text, but {path} gave: {cause}") from error
+        raise UserError(f"a {kind} file must be readable text, but {path} gave: {cause(error)}") from error
 
 
 def cache_folder() -> Path:
@@ -69,7 +68,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace a file's content atomically and durably; missing folders are created. Text is encoded as UTF-8.
 
     Raises:
-        OSError: writing failed; the old content is untouched, and no temporary file is left.
+        OSError: writing failed; the file has all of its old or all of its new content, and no temporary file is left.
     """
     write_together({path: content.encode() if isinstance(content, str) else content})
 

@@ -120,7 +120,7 @@ def set_up_cpu(threads: int | None = None) -> None:
 
 
 def native_bf16(kind: str) -> bool:
-    """Return true if devices of that kind compute in bf16: all GPUs, as the runs of a sweep are on any of them."""
+    """Return true if devices of that kind compute in bf16: every GPU must, as a run of a sweep may be on any."""
     if kind == "cuda":
         return all(torch.cuda.get_device_capability(gpu) >= (8, 0) for gpu in range(torch.cuda.device_count()))
     # Emulated bf16 is slower than fp32, so ask for the CPU's own flag; torch has it under a private name only.

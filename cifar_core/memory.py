@@ -64,7 +64,7 @@ def oom_context(what: str, recipe: Recipe) -> Iterator[None]:
     """Context that reports a shortage of memory in one line.
 
     Args:
-        what: needs the memory, such as "a batch of 256 images".
+        what: what needs the memory, such as "a batch of 256 images".
 
     Raises:
         OutOfMemory: in place of any error that reports a shortage of memory.

@@ -22,7 +22,7 @@ _COLOURS = 3
 def import_optimizers() -> None:
     """Import what optimisers need, which takes a second; a worker does so before its first job.
 
-    Any needs torch's compiler, Muon and Ranger also the package.
+    All need torch's compiler, Muon and Ranger also pytorch_optimizer.
     """
     import pytorch_optimizer  # noqa: F401
     import torch._dynamo  # noqa: F401

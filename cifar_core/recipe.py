@@ -230,6 +230,8 @@ def field_fault(name: str, value: Any) -> str | None:
     """Return the rule that `value` breaks as the field `name`, as a sentence, if it breaks one."""
     if name == "learning_rate" and isinstance(value, str):
         return None if value == RANGE_TEST else f"learning_rate must be a number or {RANGE_TEST!r}, but got {value!r}"
+    if isinstance(value, int) and value.bit_length() > 64:  # Python prints no number of 4,300 digits or more
+        return f"{name} must be a number of at most 64 bits, but got one of {value.bit_length()}"
     if type(value) is not FIELD_TYPES[name]:
         return f"{name} must be of type {FIELD_TYPES[name].__name__}, but got {value!r}"
     if isinstance(value, float) and not math.isfinite(value):

@@ -58,11 +58,11 @@ class EvalSchedule:
     def planned(self, point: Progress) -> float:
         """Return the fraction in `validations` for which the model was validated at `point`.
 
-        Of a run of few steps it differs from the fraction that is done; where several fall on a step, it is the first.
+        Of a run of few steps it differs from the fraction that is done; where several fall on a step, it is the last.
         """
         total_steps = round(point.step / point.fraction)
-        at = (fraction for fraction in self.validations if _step_at(fraction, total_steps) == point.step)
-        return 1.0 if point.fraction == 1 else next(at)
+        at = [fraction for fraction in self.validations if _step_at(fraction, total_steps) == point.step]
+        return 1.0 if point.fraction == 1 else at[-1]
 
 
 def evenly(count: int) -> tuple[float, ...]:
@@ -345,7 +345,8 @@ def normalise(images: Tensor, normalisation: str = "dataset", data_set: DataSet 
 def _statistics(normalisation: str, data_set: DataSet, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (3,), cached because a copy to the GPU at each step would wait for it."""
     mean, std = (data_set.mean, data_set.std) if normalisation == "dataset" else ((0.5,) * 3, (0.5,) * 3)
-    return torch.tensor(mean, device=device), torch.tensor(std, device=device)
+    with torch.inference_mode(False):  # else a gradient of images would fail after an inference
+        return torch.tensor(mean, device=device), torch.tensor(std, device=device)
 
 
 def _validate(state: TrainState, split: Split) -> Predictions:

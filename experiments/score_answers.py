@@ -18,7 +18,7 @@ from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.study_reader import StudyReader
 from experiments.reading.vendor_score import LEAST_TIMED, VendorScore
 from experiments.vendors.answer_file import read_source
-from experiments.vendors.answers import DESCRIPTION, parse_answers, read_data_set
+from experiments.vendors.answers import DESCRIPTION, parse_answers, read_content, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.console import SweepConsole
@@ -56,10 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     _check_vendor(options.vendor, options.scenario)
-    try:
-        content = options.answers.read_bytes()
-    except OSError as error:
-        raise InvalidFileError(f"{options.answers.name} must be a readable file, but: {error.strerror}") from error
+    content = read_content(options.answers)
     answers = parse_answers(content, options.answers.name)
     store = store_of(options)
     with readable(store) as place:

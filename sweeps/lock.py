@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, cause
 
 _GLANCE_SECONDS = 1.0  # a process that only looks at a lock holds it for a moment
 _CREATION_SECONDS = 60.0  # the tables of a database take two seconds to create
@@ -137,4 +137,4 @@ def _holder(path: Path) -> str:
 
 
 def _unusable(path: Path, error: OSError) -> LockError:
-    return LockError(f"a store must have lock files that can be opened and locked, but {path} gave: {error.strerror}")
+    return LockError(f"a store must have lock files that can be opened and locked, but {path} gave: {cause(error)}")

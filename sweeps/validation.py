@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import UserError, cause
 from cifar_core.files import read_text, write_atomically
 from sweeps.words import did_you_mean, shortened
 
@@ -81,8 +81,7 @@ def write_json(path: Path, record: object) -> None:
 
 
 def _unreadable(file: str, form: str, error: Exception) -> InvalidFileError:
-    cause = error.strerror if isinstance(error, OSError) else None  # without the path, which is given already
-    return InvalidFileError(f"{file} must be a readable {form} file, but: {cause or first_line(error)}")
+    return InvalidFileError(f"{file} must be a readable {form} file, but: {cause(error)}")
 
 
 def _validate(file: str, content: str, record: type[_Record], context: Mapping[str, Any] | None) -> _Record:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.splits import alternating
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, cause
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -176,7 +176,7 @@ def read_verified(path: Path) -> Bytes:
             content = file.read(FILE_BYTES + 1)
             size = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path}: this CIFAR-10 file must be readable, but got: {error.strerror}") from error
+        raise DataError(f"{path}: this CIFAR-10 file must be readable, but got: {cause(error)}") from error
     if size != FILE_BYTES or len(content) != FILE_BYTES:
         raise DataError(f"{path}: size must be {FILE_BYTES} bytes, but got {size}")
     found = hashlib.sha256(content).hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 from cifar_core.data import Bytes, DataError
 from cifar_core.data.image_file import lenient, read_pixels
 from cifar_core.data.image_folder import Picture
-from cifar_core.errors import UserError, printable
+from cifar_core.errors import UserError, cause, printable
 from cifar_core.machine import usable_cores
 
 
@@ -89,7 +89,7 @@ def _decode(path: Path, side: int) -> tuple[Bytes, str, tuple[int, int]] | str:
     except UserError as error:
         return str(error)
     except OSError as error:
-        return f"{printable(path)}: a picture must be readable, but got: {error.strerror or error}"
+        return f"{printable(path)}: a picture must be readable, but got: {cause(error)}"
 
 
 def status(path: Path) -> os.stat_result:
@@ -105,4 +105,4 @@ def status(path: Path) -> os.stat_result:
     try:
         return path.lstat()
     except OSError as error:
-        raise DataError(f"{printable(path)}: a picture must be readable, but got: {error.strerror}") from error
+        raise DataError(f"{printable(path)}: a picture must be readable, but got: {cause(error)}") from error

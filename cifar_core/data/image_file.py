@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from cifar_core.errors import UserError, first_line, printable
+from cifar_core.errors import UserError, cause, printable
 
 # Formats of Pillow that are documents, films or data, or that it only writes. To read EPS it would start Ghostscript.
 NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF")
@@ -185,8 +185,4 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _cause(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "no known image format"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return first_line(error)
+    return "no known image format" if isinstance(error, UnidentifiedImageError) else cause(error)

@@ -15,7 +15,7 @@ from PIL import Image
 from cifar_core.data import DataError
 from cifar_core.data.data_set import CLASS_RULE, is_class_name
 from cifar_core.data.image_file import NO_PICTURES
-from cifar_core.errors import printable
+from cifar_core.errors import cause, printable
 from cifar_core.files import decode_text
 
 SPLITS = ("train", "val", "test")
@@ -64,7 +64,7 @@ def find_pictures(folder: Path, labels: Path | None = None) -> Layout:
         found = list(_from_folders(folder) if labels is None else _from_table(folder, labels))
     except OSError as error:
         raise DataError(
-            f"{printable(Path(error.filename or labels or folder))}: this must be readable, but got: {error.strerror}"
+            f"{printable(Path(error.filename or labels or folder))}: this must be readable, but got: {cause(error)}"
         ) from error
     classes = tuple(sorted({name for _, name, _ in found}))
     _check_classes(folder, classes)
@@ -127,14 +127,15 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
         place, label = (row["path"] or "").strip(), (row["label"] or "").strip()
         if not place or not label:
             raise DataError(f"{printable(table)}: each line must have a path and a label, but line {line} lacks one")
-        if (before := seen.setdefault(os.path.normpath(place), line)) != line:
+        path = folder / place
+        if (before := seen.setdefault(os.path.normpath(path), line)) != line:
             raise DataError(
                 f"{printable(table)}: each path must be there once, but {place!r} is in lines {before} and {line}"
             )
-        path = folder / place
         if not path.is_file():
             raise DataError(
-                f"{printable(table)}: each path must be a file in {printable(folder)}, but line {line} has {place!r}"
+                f"{printable(table)}: each path must lead from {printable(folder)} to a file, but line {line} has "
+                f"{place!r}"
             )
         yield path, label, "train"
 

@@ -27,7 +27,7 @@ from cifar_core.files import write_atomically
 SIDES = (32, 48, 64)  # pixels
 
 _BEGINNING = 5_000  # pictures that the first filters of a network are made from
-_VERSION = 1  # of the arrays that come from the same files
+_VERSION = 1  # another one where the same files give other arrays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import torch
 
 from cifar_core.data import Bytes, DataError, Integers, Split, Splits
 from cifar_core.data.data_set import DataSet
-from cifar_core.files import cache_folder, sync_folder
+from cifar_core.files import cache_folder, sync_folder, write_atomically
 
 _FACTS = "data.json"
 _LETTERS = 24  # of the hash of the content, in the name of a folder
@@ -62,12 +63,12 @@ class CachedPictures:
             try:
                 with path.open("rb") as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != digest:
+                    raise DataError(f"{path}: SHA-256 must be {digest}, but got {found}; {mend}")
                 # Processes share the pages of a file that is mapped.
                 arrays.append(torch.from_numpy(np.load(path, mmap_mode="c")))
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 raise DataError(f"{path}: these pictures must be readable, but: {error}; {mend}") from error
-            if found != digest:
-                raise DataError(f"{path}: SHA-256 must be {digest}, but got {found}; {mend}")
         return Split(arrays[0], arrays[1], self.data_set)
 
 
@@ -111,12 +112,13 @@ def store_pictures(
                 path = folder / f"{split}-{name}.npy"
                 np.save(path, np.ascontiguousarray(array))
                 with path.open("rb") as file:
+                    os.fsync(file.fileno())
                     files[split][path.name] = hashlib.file_digest(file, "sha256").hexdigest()
         facts = {"data_set": data_set.to_dict(), "notes": list(notes), "files": files}
-        (folder / _FACTS).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+        write_atomically(folder / _FACTS, json.dumps(facts, ensure_ascii=False))
         final = root / data_set.sha256[:_LETTERS]
         if find_cached(data_set.sha256) is None:
-            if final.exists():
+            with contextlib.suppress(FileNotFoundError):
                 os.replace(final, Path(scratch) / "damaged")
             try:
                 os.replace(folder, final)

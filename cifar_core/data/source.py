@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cifar_core.data import DataError, Split, Splits, load_test, load_train_val
@@ -34,7 +34,8 @@ class DataSource:
                 f"the pictures of {name} ({sha256[:12]}) must be in the cache, but are not; run_study.py --images "
                 "reads them again"
             )
-        return cls.pictures(cached)
+        # Folders with the same pictures share an entry, whatever their names.
+        return cls.pictures(replace(cached, data_set=replace(cached.data_set, name=name)))
 
     @classmethod
     def cifar10(cls, directory: Path | None, progress: ProgressCallback) -> DataSource:

@@ -48,7 +48,7 @@ def is_available(dtype: torch.dtype) -> bool:
 
 
 def algorithm(dtype: torch.dtype) -> str:
-    """Return the name of the one that the kernels use on this machine."""
+    """Return the name of the algorithm that the kernels use on this machine, "AMX" or "Winograd"."""
     return "AMX" if dtype == torch.bfloat16 and _is_amx_used() else "Winograd"
 
 

@@ -214,6 +214,7 @@ def _call(name: str, dtype: torch.dtype, shape: tuple[int, ...], *arguments: flo
     library.call(name, images, height, width, channels, _chunks(shape), *arguments)
 
 
+@functools.cache
 def _library(dtype: torch.dtype) -> native.Library | None:
     if dtype == torch.float32 and not native.fp32_vectors():
         return None
@@ -222,13 +223,13 @@ def _library(dtype: torch.dtype) -> native.Library | None:
 
 @functools.cache
 def _gelu_table() -> Tensor:
-    """Return `curve` of `fused_bf16.c` for GELU(x) / x, the normal distribution function."""
+    """Return the table of `curve` of `fused_bf16.c` for GELU(x) / x, the normal distribution function."""
     return _table(torch.special.ndtr)
 
 
 @functools.cache
 def _gelu_slope_table() -> Tensor:
-    """Return `curve` of `fused_bf16.c` for the derivative of GELU."""
+    """Return the table of `curve` of `fused_bf16.c` for the derivative of GELU."""
     return _table(lambda x: torch.special.ndtr(x) + x * (-x.square() / 2).exp() / math.sqrt(2 * math.pi))
 
 

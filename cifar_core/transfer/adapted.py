@@ -57,7 +57,7 @@ def save_adapted(backbone: Backbone, head: Head, data_set: DataSet, path: Path) 
     """Write an adapted network to `path`, and the file's SHA-256 beside it.
 
     Raises:
-        OSError: writing failed, for example on a full disk; an older file there is untouched.
+        OSError: writing failed, for example on a full disk; the older file there, or the new one, is whole.
     """
     facts = {
         _FACTS: {"architecture": backbone.name, "side": backbone.side, "scaling": head.scaling},

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_core.data.image_folder import listed
-from cifar_core.errors import UserError, first_line, printable, suggest_name
+from cifar_core.errors import UserError, cause, first_line, printable, suggest_name
 from cifar_core.transfer.efficientnet_lite import EfficientNetLite, fold
 
 IMAGENET = "ImageNet-1k"
@@ -317,10 +317,9 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:  # a limit, as the path may be of any file
             content = file.read(_LARGEST + 1)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        cause = error.strerror if isinstance(error, OSError) else error
         names, meant = ", ".join(ARCHITECTURES), suggest_name(str(path), list(ARCHITECTURES), "")
         raise BackboneError(
-            f"a backbone must be one of {names} or a readable file, but {printable(path)} gave: {cause}"
+            f"a backbone must be one of {names} or a readable file, but {printable(path)} gave: {cause(error)}"
             + (f"; {meant}" if meant else "")
         ) from error
     if len(content) > _LARGEST:

@@ -61,25 +61,22 @@ def features(
 
     Args:
         mirrored: mirror the images first.
-        lower: their `activations`, which spare most of the time. They are rounded, so the features differ a little.
+        lower: their `activations`, which spare most of the time and give the same bits.
         cache: folder, which is created; None keeps nothing.
         progress: called with the images done so far and their total; what it raises passes through.
 
     Raises:
         OSError: the cache cannot be written to.
     """
-    network = hardware.place(backbone.network).eval()
-
-    upper = None if lower is None else backbone.network.halves()[1]
+    lower_half, upper_half = hardware.place(backbone.network).eval().halves()  # type: ignore[operator]
 
     def of_chunk(chosen: slice) -> Features:
-        if lower is None or upper is None:
-            return _timed(network, _view(images[chosen], mirrored=mirrored), hardware)
-        below = lower.part(chosen)
-        above = _timed(upper, below.values, hardware)
+        view = _view(images[chosen], mirrored=mirrored)
+        below = _timed(lower_half, view, hardware) if lower is None else lower.part(chosen)
+        above = _timed(upper_half, below.values, hardware)
         return Features(above.values, below.seconds + above.seconds)
 
-    return _pass(of_chunk, images, _origin(backbone, hardware, mirrored=mirrored), cache, progress)
+    return _pass(of_chunk, images, f"{_origin(backbone, hardware, mirrored=mirrored)} upper", cache, progress)
 
 
 def activations(

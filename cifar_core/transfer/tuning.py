@@ -129,7 +129,7 @@ class Tuning:
         """Write the state to `path`.
 
         Raises:
-            OSError: writing failed; an older file there is untouched.
+            OSError: writing failed; the older file there, or the new one, is whole.
         """
         numbers, tensors = optimizer_state(self.optimizer, "optimizer.")
         tensors |= {f"upper.{name}": value for name, value in self.upper.state_dict().items()}
@@ -273,7 +273,7 @@ def _step(
     hardware: Hardware,
     pool: ThreadPoolExecutor,
 ) -> Tensor:
-    """Do a step; return the loss in nats and the accuracy of each part of the batch (parts, 2), whose sums are its own.
+    """Do a step; return the shares (parts, 2) that each part of the batch has in its loss in nats and its accuracy.
 
     On a CPU each thread computes the gradient of a part of the batch, as layers are too small for threads to share.
     Elsewhere there is one part, and nothing waits for a GPU that has the views.

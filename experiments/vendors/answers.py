@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_core.data.data_set import DataSet
+from cifar_core.errors import cause
 from cifar_core.files import decode_text, read_text
 from sweeps.validation import InvalidFileError
 
@@ -107,16 +108,20 @@ def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
 
 
 def read_answers(path: Path) -> tuple[Answer, ...]:
-    """Read a file of answers; see `parse_answers`.
+    """Read a file of answers; see `parse_answers` and `read_content`."""
+    return parse_answers(read_content(path), path.name)
+
+
+def read_content(path: Path) -> bytes:
+    """Read a file of answers as it is.
 
     Raises:
-        InvalidFileError: as there, or the file cannot be read.
+        InvalidFileError: it cannot be read.
     """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise InvalidFileError(f"{path.name} must be a readable file, but: {error.strerror}") from error
-    return parse_answers(content, path.name)
+        raise InvalidFileError(f"{path.name} must be a readable file, but: {cause(error)}") from error
 
 
 def write_row(answer: Answer) -> str:

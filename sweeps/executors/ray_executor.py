@@ -13,7 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from cifar_core.checkpoint import CheckpointError, read_state_file, write_state_file
 from cifar_core.data.source import DataSource
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import UserError, cause, first_line
 from cifar_core.hardware import Hardware
 from sweeps.executors.job_loop import Command
 from sweeps.executors.protocol import (
@@ -212,7 +212,7 @@ class RayExecutor:
             try:
                 write_state_file(job.weights, parcel.weights)
             except OSError as error:
-                reason = f"{job.weights}: the weights must be writable, but got: {error.strerror or error}"
+                reason = f"{job.weights}: the weights must be writable, but got: {cause(error)}"
                 event = CheckpointWriteFailed(job.key, reason)
         self._events.append(event)
 

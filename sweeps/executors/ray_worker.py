@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from cifar_core.checkpoint import read_state_file, write_state_file
+from cifar_core.errors import cause
 from cifar_core.hardware import Hardware
 from sweeps.executors.job_loop import Command, WorkerConfig, serve
 from sweeps.executors.protocol import CheckpointWriteFailed, Ending, EvaluateJob, Event, Finished, Job, TrainJob
@@ -74,7 +75,7 @@ class RayWorker:
                 self._inbox.put(self._unpacked(due))
             except OSError as error:  # without an event the coordinator would wait forever
                 assert isinstance(due.message, TrainJob | EvaluateJob)
-                reason = f"a node must have room for the network that it tests, but: {error.strerror or error}"
+                reason = f"a node must have room for the network that it tests, but: {cause(error)}"
                 await self._add(CheckpointWriteFailed(due.message.key, reason), None)
 
     async def events(self, seen: int) -> Sequence[Parcel]:

@@ -13,7 +13,7 @@ import torch
 
 from cifar_core.checkpoint import Checkpoints, load_weights, save_state
 from cifar_core.data import Split, Splits
-from cifar_core.errors import OutOfMemory, first_line
+from cifar_core.errors import OutOfMemory, cause, first_line
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import time_serving
 from cifar_core.hardware import Hardware
@@ -148,7 +148,7 @@ def _writing(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _WriteFailed(f"{path}: {what} must be writable, but got: {error.strerror or error}") from error
+        raise _WriteFailed(f"{path}: {what} must be writable, but got: {cause(error)}") from error
 
 
 def _reason(error: Exception) -> str:

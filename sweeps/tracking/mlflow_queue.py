@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cifar_core.errors import first_line
+from cifar_core.errors import cause, first_line
 from sweeps.store import StoreError
 
 SUFFIX = ".jsonl"
@@ -71,7 +71,7 @@ class MlflowQueue:
             os.close(self._file)
             raise QueueInUseError(str(path)) from error
         except OSError as error:
-            raise StoreError(f"the MLflow queue {path} must be a writable file, but: {error.strerror}") from error
+            raise StoreError(f"the MLflow queue {path} must be a writable file, but: {cause(error)}") from error
         try:
             content = path.read_bytes()
             self._begin = _first_unsent(content)
@@ -99,7 +99,7 @@ class MlflowQueue:
                     os.fsync(self._file)
             except OSError as error:
                 os.ftruncate(self._file, self._end)
-                raise StoreError(f"{self.path} must have room for another entry, but: {error.strerror}") from error
+                raise StoreError(f"{self.path} must have room for another entry, but: {cause(error)}") from error
             self._lengths.append(len(line))
             self._end += len(line)
 

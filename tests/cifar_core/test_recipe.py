@@ -60,6 +60,11 @@ def test_recipe_survives_a_dict_and_toml(recipe: Recipe) -> None:
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
+def test_a_number_too_long_to_print_is_one_line() -> None:
+    said = support.refusal(lambda: Recipe.from_toml(f"batch_size = 0x{'f' * 5000}"), RecipeError)
+    assert said == "batch_size must be a number of at most 64 bits, but got one of 20000"
+
+
 def test_digest_is_that_of_the_fields_that_are_not_at_their_defaults() -> None:
     """Files are named by it, so it must stay."""
     assert Recipe().digest == "44136fa3"

@@ -165,6 +165,16 @@ def test_training_begins_with_a_first_layer_that_whitens_the_images(data: Splits
     assert identical(weights(TrainState.create(SMALL, data, FP32).model), weights(expected))
 
 
+def test_images_can_have_gradients_after_an_inference(data: Splits) -> None:
+    images = data.val.images[:2].float()
+    fresh = replace(data.train.data_set, mean=(0.1, 0.2, 0.3))  # so that nothing is cached
+    with torch.inference_mode():
+        normalise(images, data_set=fresh)
+    images.requires_grad_()
+    normalise(images, data_set=fresh).sum().backward()
+    assert images.grad is not None
+
+
 def test_images_are_validated_as_they_are_trained_on(data: Splits) -> None:
     state, [point] = run(replace(SHORT, normalisation="half"), data)
     expected = predict(state.model, data.val.head(10), FP32, "half")

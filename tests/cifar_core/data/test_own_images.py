@@ -19,6 +19,7 @@ from cifar_core.data.decoding import status
 from cifar_core.data.image_file import read_image
 from cifar_core.data.own_images import SIDES, ImageSource, prepare
 from cifar_core.data.picture_cache import CachedPictures, find_cached
+from cifar_core.data.source import DataSource
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
 from tests.cifar_core.support import FP32, identical, refusal, synthetic, weights
@@ -108,6 +109,9 @@ def test_the_same_content_in_another_folder_is_the_same_data(pets: Path, tmp_pat
     one, other = made(pets).data_set, made(moved).data_set
     assert other == replace(one, name="moved")
     assert [made(folder).data_set.name for folder in (pets, moved)] == ["pets", "moved"]
+    for name in ("pets", "moved"):
+        found = DataSource.find(one.sha256, name, None, lambda *_: None)
+        assert found.train_val().train.data_set.name == found.test().data_set.name == name
 
 
 def test_a_folder_whose_name_is_not_utf8(pets: Path, tmp_path: Path) -> None:
@@ -129,11 +133,12 @@ def test_a_damaged_cache(pets: Path) -> None:
     path = cached.folder / "val-images.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    path.write_bytes(content)
     assert len(cached.load_test()) == cached.data_set.test_images
-    said = refusal(cached.load_train_val, DataError)
-    assert said.startswith(f"{path}: SHA-256 must be ")
-    assert said.endswith("; delete its folder to read the pictures again")
+    for damaged in (bytes(content), b""):
+        path.write_bytes(damaged)
+        said = refusal(cached.load_train_val, DataError)
+        assert said.startswith(f"{path}: SHA-256 must be ")
+        assert said.endswith("; delete its folder to read the pictures again")
     shutil.rmtree(cached.folder)
     assert made(pets).load_train_val().val.images.shape == (cached.data_set.val_images, 3, 32, 32)
 

@@ -163,7 +163,7 @@ def test_features_from_activations_are_those_of_the_whole_network(backbone: Back
         lower = activations(backbone, DATA.val.images, FP32, mirrored=mirrored)
         expected = features(backbone, DATA.val.images, FP32, mirrored=mirrored).values
         found = features(backbone, DATA.val.images, FP32, mirrored=mirrored, lower=lower)
-        torch.testing.assert_close(found.values, expected, atol=1e-2, rtol=1e-2)
+        assert torch.equal(found.values, expected), "so that it does not matter what is in the cache"
         assert found.seconds > lower.seconds
 
 
