@@ -31,7 +31,7 @@ from cifar_core.transfer.adapted import flops_per_image
 from cifar_core.transfer.backbone import ARCHITECTURES, Backbone, BackboneError, load_backbone
 from experiments.labels.adapting import fit_all
 from experiments.labels.plan import BUDGET, SHARES, AdaptRun, BuildRun, LabelRun, adapt_runs, build_runs
-from experiments.labels.training import CurveContext, to_train, train_all
+from experiments.labels.training import CurveContext, to_do, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.studies import read_tables
 from experiments.reading.study_reader import StudyReader
@@ -131,7 +131,8 @@ def _run(options: argparse.Namespace) -> int:
         tracker = MlflowTracker(store, experiment, source="experiments/label_curve.py", say=console.say)
         tags = provenance(data_set, hardware, torch.get_num_threads())
         _open(tracker, subject, experiment, runs, tags)
-        console.plan(_rows(subject, built, to_train(built, tracker), heads, data, hardware))
+        left = len(to_do(heads, tracker))
+        console.plan(_rows(subject, built, to_do(built, tracker), data, hardware, heads=left) | _adapted(heads, data))
         if missing:
             console.say(f"no adapted network: {missing}")
         stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
@@ -235,24 +236,27 @@ def _rows(
     subject: Subject,
     runs: Sequence[BuildRun],
     todo: Sequence[BuildRun],
-    heads: Sequence[AdaptRun],
     data: Splits,
     hardware: Hardware,
+    *,
+    heads: int,
 ) -> dict[str, str]:
-    """Return the plan as a table of two columns: `runs` train from nothing, `todo` of them are not complete."""
+    """Return the plan as a table of two columns: `runs` train from nothing; `todo` of them and `heads` are left."""
     flops, left = (sum(run.flops for run in some) for some in (runs, todo))
     seeds = Counter(run.labels for run in runs)
     data_set, probe = subject.data_set, max(runs, key=lambda run: run.recipe.batch_size).recipe
     seconds = _OVERHEAD * left / measure_speed(probe, hardware, data_set) if todo else 0.0
-    estimate = f"{about(max(60.0, seconds))} at the speed just measured" if todo else "nothing is left to do"
+    estimate = f"{about(max(60.0, seconds))} at the speed just measured" if todo else ""
+    if heads:
+        estimate = f"{estimate}, and the heads" if todo else "the heads alone, whose time is not known"
     return {
         "curve": f"{experiment_of(subject.study)}: {subject.recipe.model}",
         "device": f"{hardware.describe()}, {hardware.precision}, {torch.get_num_threads()} threads",
         "data": f"{data_set.name}: {len(data.train):,} labels, {len(data.val):,} images to validate on, no test image",
         "runs": ", ".join(f"{count} with {labels:,} labels" for labels, count in seeds.items()),
         "compute": f"{flops / 1e15:.3g} PFLOP" + ("" if left == flops else f", {left / 1e15:.3g} of it to do"),
-        "estimate": estimate,
-    } | _adapted(heads, data)
+        "estimate": estimate or "nothing is left to do",
+    }
 
 
 def _adapted(heads: Sequence[AdaptRun], data: Splits) -> dict[str, str]:

@@ -35,7 +35,7 @@ def stated_assumptions(facts: Facts) -> dict[str, str]:
 
 def _labels(scenario: Scenario, images: int) -> str:
     """The labels to train with that are at hand, and those to buy."""
-    price = f", {money(scenario.usd_per_label)} each"
+    price = f", {rate(scenario.usd_per_label)} each"
     if scenario.labels_at_hand is None:
         return f"all {images:,} of the study at hand" + ("; others cost" + price[1:] if scenario.usd_per_label else "")
     bought = max(0.0, images - scenario.labels_at_hand)
@@ -57,11 +57,12 @@ def _terms(vendor: Vendor, facts: Facts) -> Iterator[str]:
             yield f"{rate(vendor.endpoint.usd)} an hour for {fast:g} images a second, kept ready {hours:g} h a month"
         if vendor.tokens:
             yield f"{vendor.tokens.figure}"
-    if vendor.tokens:
+    if any(price.role == "token" for price in vendor.labelling(waits=facts.scenario.latency_bar_ms is None)):
         asked = f"{vendor.tokens_per_image:g} tokens an image, {vendor.prompt_tokens:g} of prompt"
         yield f"{asked}, {vendor.answer_tokens:g} of answer"
-    if vendor.storage:
-        yield f"{vendor.images_stored(facts.cost.labels):,.0f} images stored, {vendor.storage.figure}"
+    if vendor.storage or (vendor.training and vendor.stored_images is not None):
+        price = f", {vendor.storage.figure}" if vendor.storage else ""
+        yield f"{vendor.images_stored(facts.cost.labels):,.0f} images stored{price}"
     if vendor.integration_hours or vendor.migration_hours * vendor.migrations_per_year:
         text = f"{vendor.integration_hours:g} h to integrate"
         if vendor.migration_hours * vendor.migrations_per_year:

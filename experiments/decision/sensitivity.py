@@ -115,8 +115,8 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
     assert cost.machine
     assert speed
 
-    def scenario(field: str, most: float = math.inf) -> Callable[[float], Facts]:
-        return lambda f: replace(facts, scenario=replace(s, **{field: min(most, getattr(s, field) * f)}))
+    def scenario(field: str) -> Callable[[float], Facts]:
+        return lambda f: replace(facts, scenario=replace(s, **{field: getattr(s, field) * f}))
 
     def each(parts: str, *fields: str) -> Callable[[float], Facts]:
         """Scales these fields of all vendors or downloads."""
@@ -151,8 +151,8 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
     own, prices = ("source/scenario",), tuple(f"source/{p.key}" for v in s.vendors for p in v.prices)
     rows = (
         Assumption("images a month", s.images_per_month, count, scenario("images_per_month"), own),
-        Assumption("horizon", s.horizon_years, years, scenario("horizon_years", most=100.0), own),
-        Assumption("an hour of people", s.hourly_rate, hourly, scenario("hourly_rate"), own),
+        Assumption("horizon", s.horizon_years, years, scenario("horizon_years"), own),
+        Assumption("hourly rate of people", s.hourly_rate, hourly, scenario("hourly_rate"), own),
         Assumption("hours to build", s.engineering_hours, hours, scenario("engineering_hours"), own),
         Assumption("hours of maintenance a year", s.maintenance_hours_per_year, hours, upkeep, own),
         Assumption("hours with vendors", 1.0 if with_vendors else 0.0, share, integrated, own),
@@ -162,7 +162,7 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
         Assumption("vendors' labelling prices", 1.0, share, labelling, prices),
         Assumption("vendors' training prices", 1.0, share, each("vendors", "training"), prices),
-        Assumption("our labelling speed", 1.0, share, faster, run(*speed.runs)),
+        Assumption("labelling speed of the network built", 1.0, share, faster, run(*speed.runs)),
     )
     return tuple(row for row in rows if row.value > 0)
 

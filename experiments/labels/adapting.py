@@ -12,7 +12,7 @@ from cifar_core.transfer.backbone import Backbone
 from cifar_core.transfer.features import default_cache, features
 from cifar_core.transfer.head import fit
 from experiments.labels.plan import AdaptRun
-from experiments.labels.training import CurveContext
+from experiments.labels.training import CurveContext, to_do
 from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import Outcome
 from sweeps.stages.adapted_result import backbone_tags
@@ -30,7 +30,7 @@ def fit_all(runs: Sequence[AdaptRun], context: CurveContext) -> None:
         DataError: the cache cannot be written to.
         StoreError: MLflow does not answer.
     """
-    todo = [run for run in runs if context.tracker.state(run.key) != "complete"]
+    todo = to_do(runs, context.tracker)
     if not todo:
         return
     seen = _features(todo[0].backbone, context)

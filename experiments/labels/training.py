@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Splits, nested_places
 from cifar_core.hardware import Hardware
-from experiments.labels.plan import STAGE, BuildRun
+from experiments.labels.plan import STAGE, BuildRun, LabelRun
 from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import (
@@ -30,6 +30,8 @@ from sweeps.store import Store, StoreError
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import percent
+
+_Run = TypeVar("_Run", bound=LabelRun)
 
 _EARLY_IMAGES = 500  # of the validations before the last one; a checkpoint follows each
 
@@ -54,7 +56,7 @@ class CurveContext:
     stop: Callable[[], bool]
 
 
-def to_train(runs: Sequence[BuildRun], tracker: MlflowTracker) -> list[BuildRun]:
+def to_do(runs: Sequence[_Run], tracker: MlflowTracker) -> list[_Run]:
     """Return the runs that have not ended yet; one that failed has not."""
     return [run for run in runs if tracker.state(run.key) not in ("complete", "pruned")]
 
@@ -68,7 +70,7 @@ def train_all(runs: Sequence[BuildRun], context: CurveContext) -> int:
         Interrupted: the user asked to stop; the next call resumes.
         StoreError: a checkpoint could not be written.
     """
-    todo = to_train(runs, context.tracker)
+    todo = to_do(runs, context.tracker)
     for run in runs:
         if run not in todo:  # an earlier process may have been killed before it deleted them
             Checkpoints(context.store.checkpoints(context.experiment, run.key)).clear()

@@ -149,13 +149,13 @@ def times(number: float) -> str:
 def factor(number: float) -> str:
     """A factor, in as many digits as tell it from 1.
 
-    >>> factor(0.7163), factor(1.04), factor(1.0004), factor(361.2)
-    ('0.72', '1.04', '1.0004', '361')
+    >>> factor(0.7163), factor(1.04), factor(1.0004)
+    ('0.72', '1.04', '1.0004')
     """
     digits = 2
     while digits < 12 and number != 1 and float(f"{number:.{digits}g}") == 1:
         digits += 1
-    return f"{number:,.0f}" if number >= 100 else f"{number:.{digits}g}"
+    return f"{number:.{digits}g}"
 
 
 def images_a_month(number: float) -> str:

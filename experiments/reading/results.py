@@ -121,12 +121,11 @@ class Result:
     def __post_init__(self) -> None:
         if self.schema != 1:
             raise ValueError(f"schema must be 1, but got {self.schema}")
-        try:
-            step = self._step
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            given = {name: self.recipe.get(name) for name in ("batch_size", "val_fraction")}
-            raise ValueError(f"recipe must have a batch size, and val_fraction below 1, but got {given}") from error
-        if self.epochs_run > self.epochs_planned + step:
+        batch_size, share = self.recipe.get("batch_size"), self.recipe.get("val_fraction", 0.0)
+        if not (isinstance(batch_size, int) and isinstance(share, int | float) and batch_size > 0 and 0 <= share < 1):
+            given = {"batch_size": batch_size, "val_fraction": share}
+            raise ValueError(f"recipe must have a batch_size above 0, and val_fraction in [0, 1), but got {given}")
+        if self.epochs_run > self.epochs_planned + self._step:
             raise ValueError(f"epochs_run must be at most {self.epochs_planned:g}, but got {self.epochs_run:g}")
         for before, after in pairwise((p.epoch, p.step) for p in self.curve):
             if after[0] <= before[0] or after[1] <= before[1]:
@@ -137,7 +136,7 @@ class Result:
         """Epochs by which rounding to whole steps may move the end of the run."""
         images = CIFAR10.train_images + CIFAR10.val_images
         share = 1 - float(self.recipe.get("val_fraction", 0.0))
-        return max(_STEP, 0.51 * int(self.recipe.get("batch_size", 0)) / (images * share))
+        return max(_STEP, 0.51 * int(self.recipe["batch_size"]) / (images * share))
 
     @property
     def complete(self) -> bool:

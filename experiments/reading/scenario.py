@@ -23,7 +23,7 @@ from sweeps.words import did_you_mean
 DEFAULT_SCENARIO = Path(__file__).resolve().parents[1] / "data" / "scenario.toml"
 HOURS_A_MONTH = 730.0  # 365 days / 12
 MILLION = 1e6
-_LARGEST = 1e15  # number in a file, so that products of several are finite
+_SMALLEST, _LARGEST = 1e-15, 1e15  # numbers in a file, so that products and quotients of several are finite
 
 _ROLES: Mapping[str, tuple[str, ...]] = {
     "training": ("training",),
@@ -71,14 +71,20 @@ def _look_up_accuracy(value: Any, info: ValidationInfo) -> Any:
     return accuracies[value]
 
 
-def _limited(value: float, info: ValidationInfo) -> float:
-    if info.context and value > _LARGEST:  # in a file; the sensitivity goes beyond
-        raise ValueError(f"must be at most {_LARGEST:g}, but got {value:g}")
-    return value
+def _within(least: float, most: float) -> AfterValidator:
+    """Return a validator of numbers other than 0 in a file; the sensitivity goes beyond."""
+
+    def check(value: float, info: ValidationInfo) -> float:
+        if info.context and value and not least <= value <= most:
+            rule = f"at most {most:g}" if value > most else f"at least {least:g}"
+            raise ValueError(f"must be {rule}, but got {value:g}")
+        return value
+
+    return AfterValidator(check)
 
 
-_Positive = Annotated[Positive, AfterValidator(_limited)]
-_NonNegative = Annotated[NonNegative, AfterValidator(_limited)]
+_Positive = Annotated[Positive, _within(_SMALLEST, _LARGEST)]
+_NonNegative = Annotated[NonNegative, _within(_SMALLEST, _LARGEST)]
 OptionalPrice = Annotated[Price | None, BeforeValidator(look_up_price)]
 _Published = Annotated[Accuracy, BeforeValidator(_look_up_accuracy)]
 _OptionalPublished = Annotated[Accuracy | None, BeforeValidator(_look_up_accuracy)]
@@ -190,7 +196,7 @@ class Scenario:
     accuracy_bar: Annotated[float, Field(gt=0, lt=1)] = 0.70  # share of test images
     latency_bar_ms: _Positive | None = None  # None: images can wait, and compute is paid by the second
     data_stays_in_house: bool = False  # no service may see the images
-    horizon_years: Annotated[float, Field(gt=0, le=100)]
+    horizon_years: Annotated[Positive, _within(_SMALLEST, 100)]
     engineering_hours: _NonNegative  # to build, once
     maintenance_hours_per_year: _NonNegative = 0.0  # of what one serves oneself: built or adapted
     hourly_rate: _NonNegative

@@ -167,7 +167,7 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
     buying = [way for way in ways_of(facts) if way.option.kind == "buy"]
     unknown = [way.title for way in buying if way.accuracy is None or not way.same_test]
     if unknown:
-        text = f"Accuracy on these images is neither published nor measured of {listed(unknown)}."
+        text = f"Accuracy on these images is neither published nor measured for {listed(unknown)}."
         yield CitedText(text, ("source/scenario",))
     if facts.is_cifar10:
         yield fresh_sentence(facts, facts.test)

@@ -262,8 +262,8 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
     best, worst = strongest.interval, weakest.interval
     low, high = difference_interval(best, worst) if best and worst else (-math.inf, math.inf)
     if round(gap, 9) >= UNEVEN and not (best and worst and best.low <= worst.high):
-        text = f"uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}. Only with a "
-        text += "training of one's own can one work on that."
+        text = f"uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}. Only "
+        text += "training of your own can improve that."
     elif high < UNEVEN:
         apart = f"{weakest} lies only {points(gap)} under {strongest}" if gap else "all are right equally often"
         text = f"even on the {found.split} images: {apart}, so no class needs special treatment."

@@ -290,7 +290,7 @@ def _serving(facts: Facts) -> CitedText:
     if single is None or large is None:
         return CitedText(f"{text}. Labelling has no price yet; {cost.missing}.", run(*speed.runs))
     most = "at most " if speed.bounded else ""
-    side = f" with {cost.copies} copies side by side on one machine, as fast each" if cost.copies > 1 else ""
+    side = f", with {cost.copies} copies on one machine, each assumed as fast," if cost.copies > 1 else ""
     text += (
         f". Compute paid by the second{side} costs {most}{money(single)} for 1,000 images one by one and {most}"
         f"{money(large)} in batches. "
@@ -317,7 +317,8 @@ def _kept_on(facts: Facts) -> CitedText:
     month = machines * cost.machine.usd * HOURS_A_MONTH
     text = (
         f"The scenario wants an answer within {duration(s.latency_bar_ms / 1000)}, so "
-        f"{counted(machines, 'machine')} kept on for {volume}, busy at most {percent(LOAD_LIMIT, 0)} of the time: "
+        f"{counted(machines, 'machine')} {'is' if machines == 1 else 'are'} kept on for {volume}, busy at most "
+        f"{percent(LOAD_LIMIT, 0)} of the time: "
         f"{total(month)} a month, used or idle."
     )
     ends = {v.name: (v.endpoint, v.serving(s.images_per_month, waits=False)) for v in s.vendors if v.endpoint}
@@ -441,6 +442,8 @@ def _assumed_numbers(facts: Facts) -> Iterator[Number]:
     scenario, machine = facts.scenario, facts.cost.machine
     for field in fields(scenario):
         value = getattr(scenario, field.name)
+        if field.name == "is_example":
+            continue
         if isinstance(value, int | float) or (value is None and field.name != "compute"):
             yield Number(f"scenario.{field.name}", value, "as in the file", ("source/scenario",))
     yield Number("scenario.people", scenario.people_usd, "USD", ("source/scenario",))

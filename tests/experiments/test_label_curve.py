@@ -22,6 +22,7 @@ from cifar_core.transfer.backbone import Backbone, BackboneError, FeatureNetwork
 from cifar_core.transfer.features import Features
 from experiments import label_curve
 from experiments.labels import adapting, training
+from experiments.labels.plan import AdaptRun
 from experiments.reading.label_curve import load_label_curve
 from experiments.reading.studies import read_study
 from experiments.reading.study import LabelCurve
@@ -125,7 +126,9 @@ def test_an_interrupted_curve_resumes_to_the_same_accuracies(
         (run.labels, run.seed): run.accuracy for run in curve.runs
     }
     monkeypatch.setattr(training, "run_job", refuse)
-    assert call(studied) == 0, "nothing is left to do"
+    capsys.readouterr()
+    assert call(studied) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
     StudyReader(studied.place).client.set_tag(curve.runs[0].run_id, "state", "pruned")
     assert (len(curve_of(studied).runs), curve_of(studied).diverged) == (2, 1)
 
@@ -152,7 +155,9 @@ def test_heads_on_a_pretrained_network_learn_from_the_same_shares(
     monkeypatch.setattr(adapting, "features", pixels)
     monkeypatch.setattr(label_curve, "train_all", lambda runs, context: 0)
     assert call(studied) == 0
-    assert "6 heads on efficientnet_lite0: features of 240 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "6 heads on efficientnet_lite0: features of 240 images" in said
+    assert "at the speed just measured, and the heads" in said
     curve = curve_of(studied)
     assert {labels: len(runs) for labels, runs in curve.of_way("adapt").items()} == {20: 5, 200: 1}
     assert {(run.model, run.pretrained_on) for run in curve.runs} == {("efficientnet_lite0", "other images")}
@@ -162,6 +167,10 @@ def test_heads_on_a_pretrained_network_learn_from_the_same_shares(
     assert asked == [240]
     assert call(studied) == 0
     assert asked == [240], "features are asked for once"
+    monkeypatch.setattr(label_curve, "to_do", lambda runs, tracker: [run for run in runs if isinstance(run, AdaptRun)])
+    capsys.readouterr()
+    assert call(studied) == 0
+    assert "the heads alone, whose time is not known" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,30 @@ def test_scenarios_stand_side_by_side(store: Fake, tmp_path: Path, house: Path) 
     tables_are_even(text)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "row"),
+    [
+        ("usd_per_label = 0.036", "usd_per_label = 0.0364", "| Labels | 0 at hand, "),
+        (
+            'training = "vertex-training"',
+            'training = "vertex-training"\nstored_images = 5000',
+            "| Google Vertex AutoML | ",
+        ),
+    ],
+)
+def test_whatever_changes_a_cost_is_among_what_differs(
+    store: Fake, tmp_path: Path, old: str, new: str, row: str
+) -> None:
+    text = "labels_at_hand = 0\n" + DEFAULT_SCENARIO.read_text()
+    paths = tmp_path / "one.toml", tmp_path / "other.toml"
+    for path, content in zip(paths, (text, text.replace(old, new, 1)), strict=True):
+        path.write_text(content)
+    options = ["--store", str(store.folder), "--study", "demo", "--out", str(tmp_path / "out")]
+    assert compare.main([*options, "--scenario", *map(str, paths)]) == 0
+    differing = (tmp_path / "out" / "scenarios.md").read_text().partition("Every way over the horizon")[0]
+    assert row in differing
+
+
 def test_a_fault_in_one_of_them_is_one_line(store: Fake, tmp_path: Path, house: Path, refused: Refused) -> None:
     (tmp_path / "bad.toml").write_text("images_per_month = 0")
     options = ["--store", str(store.folder), "--out", str(tmp_path / "out"), "--scenario", str(house)]

@@ -85,11 +85,11 @@ def test_shipped_results_are_valid() -> None:
         ({"versions": {}}, r"field 'versions\.python' is missing; field 'versions\.torch' is missing"),
         (
             {"recipe": {"batch_size": None}},
-            r"recipe must have a batch size, and val_fraction below 1, but got \{'batch",
+            r"recipe must have a batch_size above 0, and val_fraction in \[0, 1\), but got \{'batch_size': None",
         ),
-        (
-            {"recipe": {"batch_size": 8, "val_fraction": 1.0}},
-            r"recipe must have a batch size, and val_fraction below 1",
+        *(
+            ({"recipe": recipe}, r"recipe must have a batch_size above 0, and val_fraction in \[0, 1\)")
+            for recipe in ({}, {"batch_size": 0}, *({"batch_size": 8, "val_fraction": share} for share in (1.0, 2, -1)))
         ),
         ({"run_id": "mine"}, r"run_id must match pattern '\^\[0-9a-f\]\{32\}\$', but got 'mine'"),
         ({"date": "21 Nov"}, r"date must be a valid date .*, but got '21 Nov'"),

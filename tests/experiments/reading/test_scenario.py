@@ -58,6 +58,8 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ("images_per_month = 250_000", "", "field 'images_per_month' is missing"),
         ("images_per_month = 250_000", "images_per_month = -1", "images_per_month must be greater than 0, but got -1"),
         ("images_per_month = 250_000", "images_per_month = 1e308", "must be at most 1e+15, but got 1e+308"),
+        ("images_per_month = 250_000", "images_per_month = 1e-300", "must be at least 1e-15, but got 1e-300"),
+        ("horizon_years = 3", "horizon_years = 101", "horizon_years must be at most 100, but got 101"),
         ("images_per_month = 250_000", "images_per_month = true", "_month must be a valid number, but got True"),
         ("images_per_month = 250_000", "images_per_month = nan", "_month must be a finite number, but got nan"),
         ("images_per_month = 250_000", "images_per_month =", "mine.toml must be a readable TOML file, but: "),

@@ -90,7 +90,7 @@ def test_a_flip_that_is_too_close_for_three_figures_is_stated_as_a_factor() -> N
 
 def test_an_assumption_of_zero_is_not_changed(facts: Facts) -> None:
     free = with_scenario(facts, hourly_rate=0, retraining_per_year=0)
-    assert {"an hour of people", "retraining a year"}.isdisjoint(a.name for a in assumptions(free))
+    assert {"hourly rate of people", "retraining a year"}.isdisjoint(a.name for a in assumptions(free))
 
 
 def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None:
@@ -101,7 +101,7 @@ def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None
     bound = with_cost(facts, speed=replace(facts.cost.speed, bounded=True, p95=None))
     assert "any bar from 4 ms up, by the speed of its training" in flips(bound)[1]
     assert not any("Latency bar" in text for text in flips(with_scenario(facts, latency_bar_ms=None)))
-    flip = "Our labelling speed: above 120 % of what is assumed the answer becomes “Build”."
+    flip = "Labelling speed of the network built: above 120 % of what is assumed the answer becomes “Build”."
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)
     assert flip in flips(quick)
 
@@ -153,6 +153,11 @@ def test_of_two_flips_the_nearer_one_is_stated(facts: Facts, monkeypatch: pytest
     [result] = sensitivity(facts)
     assert result.becomes == "Buy calls"
     assert result.factor == pytest.approx(1.02)
+
+
+def test_the_horizon_is_doubled_whatever_it_is(facts: Facts) -> None:
+    [horizon] = (a for a in assumptions(with_scenario(facts, horizon_years=60)) if a.name == "horizon")
+    assert horizon.scaled(2).scenario.horizon_years == 120
 
 
 def test_flips_are_found_though_every_rival_misses_a_bar(demo: Facts) -> None:

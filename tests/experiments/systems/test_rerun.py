@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
+import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,6 +125,14 @@ def test_it_says_by_how_much_it_differs_and_what_was_different(place: Place, tmp
     assert loss.startswith(f"it differs: the training loss by up to {found.loss_gap:.3g} nats, at step ")
     assert accuracy.startswith("final validation accuracy: ")
     assert conditions == f"what was different: cpu another, now {CPU.describe()}"
+
+
+def test_a_run_of_a_version_that_did_not_name_the_data(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.store.root, tmp_path / "store")
+    old = Place(Store.locate(tmp_path / "store"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as database, database:
+        assert database.execute("DELETE FROM tags WHERE key = 'data'").rowcount > 0
+    assert old.rerun("demo/trial-1").identical
 
 
 @pytest.mark.parametrize(("on_cpu", "said"), [(True, []), (False, ["a GPU need not repeat bits"])])
