@@ -58,11 +58,11 @@ class EvalSchedule:
     def planned(self, point: Progress) -> float:
         """Return the fraction in `validations` for which the model was validated at `point`.
 
-        Of a run of few steps it differs from the fraction that is done; where several fall on a step, it is the last.
+        Of a run of few steps it differs from the fraction that is done; where several fall on a step, it is the first.
         """
         total_steps = round(point.step / point.fraction)
-        at = [fraction for fraction in self.validations if _step_at(fraction, total_steps) == point.step]
-        return 1.0 if point.fraction == 1 else at[-1]
+        at = (fraction for fraction in self.validations if _step_at(fraction, total_steps) == point.step)
+        return 1.0 if point.fraction == 1 else next(at)
 
 
 def evenly(count: int) -> tuple[float, ...]:
@@ -197,6 +197,7 @@ def train(
     with oom_context(f"the {len(data.train):,} training images", recipe):
         images, labels = data.train.images.to(device), data.train.labels.to(device)
     yields = set(points.steps(state.total_steps))
+    # Of several on one step the last counts, which of those on the last step is the whole validation.
     validate = {_step_at(fraction, state.total_steps): count for fraction, count in points.validations.items()}
     state.model.train()
     started = time.perf_counter()

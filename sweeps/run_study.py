@@ -340,7 +340,8 @@ class _Command:
     def _stopped(self, stopper: Stopper) -> int:
         """Say that the user stopped the sweep; return the exit code."""
         print("stopped; the same command resumes the sweep")
-        return self._unfinished(stopper)
+        self.notice.send("interrupted")
+        return 128 + stopper.signal
 
     def _unfinished(self, stopper: Stopper) -> int:
         """Send the notice of a command that leaves something to do; return the exit code."""
