@@ -31,14 +31,14 @@ _MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 # Winograd's algorithm computes all four outputs of a tile that reaches beyond the last row or column, and multiples of
 # 32 channels: no more than so many times the products that are wanted, or it does not pay. It transforms the filters
 # once for all tiles. Transforms grow with the sum of both channels, what they save with the product: with few channels
-# and many tiles oneDNN is faster (all measured on an EPYC, Zen 5).
+# and many tiles oneDNN is faster where products are (measured on an EPYC with wide vector units, Zen 5, and on one
+# without, Zen 4).
 _WINOGRAD_CHANNELS = 32
 _MOST_WASTE, _FEWEST_TILES = 2.0, 32
 _FEW_CHANNELS, _MOST_TILES_OF_FEW = 25, 2**13  # product over sum
 
-# In fp32, where tiles have 16 outputs. The fewest channels are two vectors: measured on an EPYC with AVX2 (Zen 3), and
-# a guess for AVX512, whose vectors are twice as long.
-_FEWEST_IN_FP32 = {"AVX2": 16, "AVX512": 32}
+# In fp32, where tiles have 16 outputs (measured on EPYCs, Zen 3 with AVX2 and Zen 4 with AVX512).
+_FEWEST_IN_FP32 = {"AVX2": 16, "AVX512": 24}
 _FEWEST_TILES_IN_FP32 = 64
 
 
@@ -101,7 +101,7 @@ def _suits_winograd(images: int, channels: int, outputs: int, height: int, width
     padded = math.prod(-(-count // _WINOGRAD_CHANNELS) * _WINOGRAD_CHANNELS for count in (channels, outputs))
     waste = 4 * tiles * padded / (height * width * channels * outputs)
     few = channels * outputs < _FEW_CHANNELS * (channels + outputs)
-    most = _MOST_TILES_OF_FEW if few else math.inf
+    most = _MOST_TILES_OF_FEW if few and _has_wide_units() else math.inf
     return _FEWEST_TILES <= images * tiles <= most and waste <= _MOST_WASTE
 
 
@@ -177,6 +177,12 @@ def _library(dtype: torch.dtype, *, narrow: bool) -> native.Library | None:
     if _is_amx_used():
         return _amx()
     return native.load(Path(__file__).with_name(f"conv3x3_{'narrow' if narrow else 'winograd'}.c"))
+
+
+@functools.cache
+def _has_wide_units() -> bool:
+    library = _library(torch.bfloat16, narrow=False)
+    return library is not None and library.functions.has_wide_units() == 1
 
 
 @functools.cache

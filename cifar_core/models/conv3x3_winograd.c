@@ -20,6 +20,16 @@
 #define SUM_BYTES 786432    /* of a thread's transformed tiles and slopes in the gradient of the weights: likewise */
 #define SUM_PAIRS 96        /* of tiles whose products are summed in registers: they stay in the first cache */
 
+/* Returns 1 if the vector units are likely as wide as the registers, so that a product takes one turn and not two. Of
+   AMD's processors with AVX512-bf16, those have AVX-VNNI as well (Zen 5), and the others do not (Zen 4). */
+int has_wide_units(void) {
+#ifdef __AVXVNNI__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 struct job {
     int64_t images, height, width, inputs, outputs; /* inputs, outputs: channels */
     int64_t rows, columns;                          /* of an output image */

@@ -261,6 +261,7 @@ def test_a_run_s_page_shows_its_accuracies_its_pictures_and_its_curves(page: Pag
     for name in ("mistakes", "confusion"):
         picture = page.locator(f"img[src*='{name}.png']")
         picture.scroll_into_view_if_needed()
+        expect(picture).to_have_js_property("complete", True)  # the browser loads it when it comes into view
         assert picture.evaluate("image => image.naturalWidth") > 600
     for tab, section in (("Model metrics", "train"), ("System metrics", "System metrics")):
         page.get_by_role("tab", name=tab).click()

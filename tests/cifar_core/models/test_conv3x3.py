@@ -210,12 +210,24 @@ def test_it_is_taken_where_it_is_faster(
     taken: list[str],
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(conv3x3, "_has_wide_units", lambda: True)
     monkeypatch.setattr(conv3x3, "is_available", lambda dtype: available and dtype == TYPES[algorithm])
     calls: list[Tensor] = []
     monkeypatch.setattr(conv3x3, "convolve", lambda inputs, *rest: calls.append(inputs))
     with precision(algorithm):
         Conv3x3(*channels)(torch.zeros(8, channels[0], side, side))
     assert bool(calls) == (algorithm in taken)
+
+
+@pytest.mark.parametrize(("wide", "taken"), [(True, False), (False, True)])
+def test_few_channels_and_many_tiles_are_left_to_torch_where_products_are_fast(
+    monkeypatch: pytest.MonkeyPatch, wide: bool, taken: bool
+) -> None:
+    monkeypatch.setattr(conv3x3, "is_available", lambda dtype: True)
+    monkeypatch.setattr(conv3x3, "_is_amx_used", lambda: False)
+    monkeypatch.setattr(conv3x3, "_has_wide_units", lambda: wide)
+    with precision("Winograd"):
+        assert conv3x3.is_faster(torch.zeros(8, 24, 66, 66), torch.zeros(64, 24, 3, 3), 66, 66) == taken
 
 
 @pytest.mark.parametrize(("images", "side", "taken"), [(64, 3, True), (64, 5, False), (64, 6, True), (15, 8, False)])
@@ -243,11 +255,9 @@ def test_other_types_are_left_to_torch(
 
 @pytest.mark.parametrize(
     ("vectors", "channels", "taken"),
-    [("AVX2", 15, False), ("AVX2", 16, True), ("AVX512", 31, False), ("AVX512", 32, True), ("DEFAULT", 256, False)],
+    [("AVX2", 15, False), ("AVX2", 16, True), ("AVX512", 23, False), ("AVX512", 24, True), ("DEFAULT", 256, False)],
 )
-def test_fp32_needs_two_vectors_of_channels(
-    monkeypatch: pytest.MonkeyPatch, vectors: str, channels: int, taken: bool
-) -> None:
+def test_fp32_needs_some_channels(monkeypatch: pytest.MonkeyPatch, vectors: str, channels: int, taken: bool) -> None:
     forget_the_processor()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
     monkeypatch.setattr(native, "load", lambda source: native.Library)

@@ -7,7 +7,6 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -73,9 +72,11 @@ def test_a_pooled_convolution_gives_what_pooling_keeps(side: int, precision: tor
         pooled, plain = Conv3x3(64, 128, pooled=True), Conv3x3(64, 128)
     pooled.load_state_dict(plain.state_dict())
     images = torch.randn(64, 64, side, side, generator=seeded()).requires_grad_()
+    kept = slice(side // 2 * 2)  # a maximum itself would be of another pixel where two differ by their rounding alone
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
-        found, expected = (F.max_pool2d(layer(images).float(), 2) for layer in (pooled, plain))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        found, expected = (layer(images)[:, :, kept, kept].float() for layer in (pooled, plain))
+    rounding = 1e-4 if precision == torch.float32 else 0.02
+    torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
     slopes = torch.linspace(-1, 1, found.numel()).view_as(found)
     for ours, theirs in zip(
         *(
