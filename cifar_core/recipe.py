@@ -230,14 +230,18 @@ def field_fault(name: str, value: Any) -> str | None:
     """Return the rule that `value` breaks as the field `name`, as a sentence, if it breaks one."""
     if name == "learning_rate" and isinstance(value, str):
         return None if value == RANGE_TEST else f"learning_rate must be a number or {RANGE_TEST!r}, but got {value!r}"
-    if isinstance(value, int) and value.bit_length() > 64:  # Python prints no number of 4,300 digits or more
-        return f"{name} must be a number of at most 64 bits, but got one of {value.bit_length()}"
     if type(value) is not FIELD_TYPES[name]:
-        return f"{name} must be of type {FIELD_TYPES[name].__name__}, but got {value!r}"
+        return f"{name} must be of type {FIELD_TYPES[name].__name__}, but got {_shown(value)}"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{name} must be finite, but got {value!r}"
+        return f"{name} must be finite, but got {_shown(value)}"
     if name in CHOICES and value not in CHOICES[name]:
-        return f"{name} must be one of {', '.join(CHOICES[name])}, but got {value!r}"
+        return f"{name} must be one of {', '.join(CHOICES[name])}, but got {_shown(value)}"
     if name in _RULES and not _RULES[name][0](value):
-        return f"`{_RULES[name][1]}` must hold, but got {value!r}"
+        return f"`{_RULES[name][1]}` must hold, but got {_shown(value)}"
     return None
+
+
+def _shown(value: Any) -> str:
+    """Return `repr(value)`, but for a number that is too long for it: Python prints none of 4,300 digits or more."""
+    too_long = isinstance(value, int) and value.bit_length() > 64
+    return f"a number of {value.bit_length()} bits" if too_long else repr(value)

@@ -21,6 +21,7 @@ from sweeps.store import DEFAULT_STORE, Store
 FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
 _PASSWORD = re.compile(r"[^/]*//[^:/]*:[^@]*@")  # may hold a slash for SQLAlchemy, where urlsplit ends the host
+_PORT = re.compile(r"https?://[^:/]*:\d+/")  # of a server, before a path that may hold an @
 _SECRETS = {"password", "passwd", "pwd", "sslpassword", "odbc_connect", "dsn"}  # of drivers; the last two may hold one
 _SHOW_CURSOR = b"\x1b[?25h\n"  # a live view hides it
 
@@ -151,10 +152,10 @@ def server_url(text: str) -> str:
         parts = urlsplit(text)
     except ValueError as error:  # says nothing of the password, as argparse would
         raise argparse.ArgumentTypeError("must be a URL, but its host is not valid") from error
-    if parts.scheme in ("http", "https"):
-        secret = parts.username is not None
-    else:
-        secret = parts.password is not None or _PASSWORD.match(text) is not None
+    server = parts.scheme in ("http", "https")
+    secret = parts.password is not None or (server and parts.username is not None)
+    if _PASSWORD.match(text) and not (server and _PORT.match(text)):
+        secret = True
     if secret or _SECRETS & {key.lower() for key in parse_qs(parts.query)}:
         raise argparse.ArgumentTypeError(
             "must hold no password, which others see in the list of processes, but the URL of "
@@ -162,7 +163,7 @@ def server_url(text: str) -> str:
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     try:
-        _ = parts.port
+        _ = parts.port if parts.scheme != "databricks" else None  # there it is a name
     except ValueError as error:
         raise argparse.ArgumentTypeError("must be a URL whose port is a number from 0 to 65535") from error
     return text

@@ -72,7 +72,7 @@ def creation_lock(database: Path) -> Iterator[None]:
     path = database.with_name(f".{database.name}.lock")
     try:
         file = path.open("r+" if database.exists() else "a+", encoding="utf-8")
-    except OSError:  # this user cannot write it, or a database was copied without it into a store that is only read
+    except OSError:  # this user cannot write it, or the database came without it
         yield
         return
     with file:

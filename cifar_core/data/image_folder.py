@@ -128,7 +128,7 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
         if not place or not label:
             raise DataError(f"{printable(table)}: each line must have a path and a label, but line {line} lacks one")
         path = folder / place
-        if (before := seen.setdefault(os.path.normpath(path), line)) != line:
+        if (before := seen.setdefault(os.path.abspath(path), line)) != line:
             raise DataError(
                 f"{printable(table)}: each path must be there once, but {place!r} is in lines {before} and {line}"
             )

@@ -31,8 +31,8 @@ _MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 # Winograd's algorithm computes all four outputs of a tile that reaches beyond the last row or column, and multiples of
 # 32 channels: no more than so many times the products that are wanted, or it does not pay. It transforms the filters
 # once for all tiles. Transforms grow with the sum of both channels, what they save with the product: with few channels
-# and many tiles oneDNN is faster where products are (measured on an EPYC with wide vector units, Zen 5, and on one
-# without, Zen 4).
+# and many tiles oneDNN is faster, unless the vector units are half as wide as the registers (measured on EPYCs, Zen 5,
+# and Zen 4, which has such units).
 _WINOGRAD_CHANNELS = 32
 _MOST_WASTE, _FEWEST_TILES = 2.0, 32
 _FEW_CHANNELS, _MOST_TILES_OF_FEW = 25, 2**13  # product over sum
@@ -101,7 +101,7 @@ def _suits_winograd(images: int, channels: int, outputs: int, height: int, width
     padded = math.prod(-(-count // _WINOGRAD_CHANNELS) * _WINOGRAD_CHANNELS for count in (channels, outputs))
     waste = 4 * tiles * padded / (height * width * channels * outputs)
     few = channels * outputs < _FEW_CHANNELS * (channels + outputs)
-    most = _MOST_TILES_OF_FEW if few and _has_wide_units() else math.inf
+    most = _MOST_TILES_OF_FEW if few and not _has_half_units() else math.inf
     return _FEWEST_TILES <= images * tiles <= most and waste <= _MOST_WASTE
 
 
@@ -180,9 +180,9 @@ def _library(dtype: torch.dtype, *, narrow: bool) -> native.Library | None:
 
 
 @functools.cache
-def _has_wide_units() -> bool:
+def _has_half_units() -> bool:
     library = _library(torch.bfloat16, narrow=False)
-    return library is not None and library.functions.has_wide_units() == 1
+    return library is not None and library.functions.has_half_units() == 1
 
 
 @functools.cache

@@ -9,6 +9,8 @@
 
    Each output, and the gradient of each weight, is summed in one order: the number of threads changes no bit of it. */
 
+#include <cpuid.h>
+
 #include "vectors.h"
 
 #define POINTS 16
@@ -20,14 +22,14 @@
 #define SUM_BYTES 786432    /* of a thread's transformed tiles and slopes in the gradient of the weights: likewise */
 #define SUM_PAIRS 96        /* of tiles whose products are summed in registers: they stay in the first cache */
 
-/* Returns 1 if the vector units are likely as wide as the registers, so that a product takes one turn and not two. Of
-   AMD's processors with AVX512-bf16, those have AVX-VNNI as well (Zen 5), and the others do not (Zen 4). */
-int has_wide_units(void) {
-#ifdef __AVXVNNI__
-    return 1;
-#else
-    return 0;
-#endif
+/* Returns 1 on Zen 4, AMD's only processors of family 25 with AVX512-bf16: its vector units are half as wide as the
+   registers, so a product takes two turns. */
+int has_half_units(void) {
+    unsigned int eax, ebx, ecx, edx;
+    if (!__get_cpuid(0, &eax, &ebx, &ecx, &edx) || ebx != signature_AMD_ebx)
+        return 0;
+    __get_cpuid(1, &eax, &ebx, &ecx, &edx);
+    return (eax >> 8 & 15) + (eax >> 20 & 255) == 25;
 }
 
 struct job {

@@ -123,7 +123,7 @@ class LocalExecutor:
         """
         _wait_for(worker.process)
         worker.process.kill()  # if it lives on without its pipe
-        worker.process.wait()
+        _wait_for(worker.process)
         worker.pipe.close()
         cause = _cause(worker.process.returncode)
         if worker.job is not None:

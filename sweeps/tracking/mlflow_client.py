@@ -95,11 +95,11 @@ def answering(uri: str) -> Iterator[None]:
     """Context for calls of MLflow.
 
     Raises:
-        StoreError: MLflow does not know such a store, or cannot reach it, or the driver of its database is missing.
+        StoreError: MLflow does not know such a store, or cannot reach it.
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # requests' own are OSErrors
+    except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' own are OSErrors
         raise StoreError(f"the MLflow store must answer, but {uri} gave: {first_line(error)}") from error
 
 
@@ -107,14 +107,17 @@ def open_client(uri: str) -> MlflowClient:
     """Return a client of the MLflow store at `uri`; the tables of a database are created by one process at a time.
 
     Raises:
-        MlflowException, SQLAlchemyError, OSError, ImportError: MLflow does not know such a store, or cannot open it.
+        MlflowException, SQLAlchemyError, OSError: MLflow does not know such a store, or cannot open it.
         LockError: as for `opening`.
     """
     path = Store.local(uri)
     with opening(uri):
         if path is not None and path.parent.is_dir():
             _create_tables(path)
-        return MlflowClient(uri)
+        try:
+            return MlflowClient(uri)
+        except ImportError as error:  # the driver of a database is missing
+            raise MlflowException(first_line(error)) from error
 
 
 def _create_tables(path: Path) -> None:

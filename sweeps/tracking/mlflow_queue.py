@@ -57,7 +57,7 @@ class MlflowQueue:
 
     Raises:
         QueueInUseError: another process has it open.
-        StoreError: a whole line is damaged or of another version, or the file cannot be opened.
+        StoreError: another line is damaged or of another version, or the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,8 +151,10 @@ class MlflowQueue:
         os.fsync(self._file)
 
     def _read_lengths(self, content: bytes) -> deque[int]:
-        whole, sent = content.rfind(b"\n") + 1, content.count(b"\n", 0, self._begin)
-        lines = content[self._begin : whole].splitlines(keepends=True)
+        sent = content.count(b"\n", 0, self._begin)
+        lines = content[self._begin :].splitlines(keepends=True)
+        if lines and (not lines[-1].endswith(b"\n") or b"\0" in lines[-1]):  # zeros: the disk lacks a part of it
+            lines.pop()
         for number, line in enumerate(lines, start=sent + 1):
             try:
                 _entry(line)

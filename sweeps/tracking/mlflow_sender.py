@@ -148,7 +148,7 @@ class MlflowSender:
                 self._changed.notify_all()
 
     def _send_first(self) -> None:
-        some, began = _batch(self._queue.first(_BATCH)), time.monotonic()
+        some, left, began = _batch(self._queue.first(_BATCH)), len(self._queue), time.monotonic()
         try:
             self._move(some, self._queue)
             self._seconds = time.monotonic() - began if some[0].weights is None else 0.0
@@ -157,7 +157,7 @@ class MlflowSender:
             self._pause(error)
             return
         if self._failures:
-            self._say(f"MLflow answers again; sending {counted(len(self._queue), 'entry')}")
+            self._say(f"MLflow answers again; sending {counted(left, 'entry')}")
             self._failures = 0
 
     def _pause(self, error: Exception) -> None:

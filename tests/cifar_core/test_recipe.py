@@ -60,9 +60,13 @@ def test_recipe_survives_a_dict_and_toml(recipe: Recipe) -> None:
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
-def test_a_number_too_long_to_print_is_one_line() -> None:
-    said = support.refusal(lambda: Recipe.from_toml(f"batch_size = 0x{'f' * 5000}"), RecipeError)
-    assert said == "batch_size must be a number of at most 64 bits, but got one of 20000"
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("batch_size", "`2 <= batch_size <= 50000` must hold"), ("model", "model must be of type str")],
+)
+def test_a_number_too_long_to_print_is_one_line(name: str, rule: str) -> None:
+    said = support.refusal(lambda: Recipe.from_toml(f"{name} = 0x{'f' * 5000}"), RecipeError)
+    assert said == f"{rule}, but got a number of 20000 bits"
 
 
 def test_digest_is_that_of_the_fields_that_are_not_at_their_defaults() -> None:

@@ -95,17 +95,21 @@ def test_a_table(tmp_path: Path, encoding: str) -> None:
         ("path,label\na.jpg,x\n./a.jpg,y", "each path must be there once, but './a.jpg' is in lines 2 and 3"),
         ("path,label\r\n\r\na.jpg,x\r\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 3 and 4"),
         ("path,label\nb.jpg,x", "each path must lead from {folder} to a file, but line 2 has 'b.jpg'"),
-        (
-            "path,label\na.jpg,x\n{folder}/a.jpg,y",
-            "each path must be there once, but '{folder}/a.jpg' is in lines 2 and 3",
-        ),
     ],
 )
 def test_a_table_that_cannot_be(tmp_path: Path, rows: str, message: str) -> None:
     table = touch(tmp_path, "a.jpg") / "labels.csv"
-    table.write_text(rows.format(folder=tmp_path))
+    table.write_text(rows)
     said = refusal(lambda: find_pictures(tmp_path, table), DataError)
     assert said == f"{table}: {message.format(folder=tmp_path)}"
+
+
+def test_a_path_from_the_root_is_no_second_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = touch(tmp_path / "pets", "a.jpg") / "labels.csv"
+    table.write_text(f"path,label\na.jpg,x\n{tmp_path}/pets/a.jpg,y")
+    monkeypatch.chdir(tmp_path)
+    said = refusal(lambda: find_pictures(Path("pets"), table), DataError)
+    assert said.endswith(f"each path must be there once, but '{tmp_path}/pets/a.jpg' is in lines 2 and 3")
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_it_is_taken_where_it_is_faster(
     taken: list[str],
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr(conv3x3, "_has_wide_units", lambda: True)
+    monkeypatch.setattr(conv3x3, "_has_half_units", lambda: False)
     monkeypatch.setattr(conv3x3, "is_available", lambda dtype: available and dtype == TYPES[algorithm])
     calls: list[Tensor] = []
     monkeypatch.setattr(conv3x3, "convolve", lambda inputs, *rest: calls.append(inputs))
@@ -219,15 +219,15 @@ def test_it_is_taken_where_it_is_faster(
     assert bool(calls) == (algorithm in taken)
 
 
-@pytest.mark.parametrize(("wide", "taken"), [(True, False), (False, True)])
+@pytest.mark.parametrize("half", [False, True])
 def test_few_channels_and_many_tiles_are_left_to_torch_where_products_are_fast(
-    monkeypatch: pytest.MonkeyPatch, wide: bool, taken: bool
+    monkeypatch: pytest.MonkeyPatch, half: bool
 ) -> None:
     monkeypatch.setattr(conv3x3, "is_available", lambda dtype: True)
     monkeypatch.setattr(conv3x3, "_is_amx_used", lambda: False)
-    monkeypatch.setattr(conv3x3, "_has_wide_units", lambda: wide)
+    monkeypatch.setattr(conv3x3, "_has_half_units", lambda: half)
     with precision("Winograd"):
-        assert conv3x3.is_faster(torch.zeros(8, 24, 66, 66), torch.zeros(64, 24, 3, 3), 66, 66) == taken
+        assert conv3x3.is_faster(torch.zeros(8, 24, 66, 66), torch.zeros(64, 24, 3, 3), 66, 66) == half
 
 
 @pytest.mark.parametrize(("images", "side", "taken"), [(64, 3, True), (64, 5, False), (64, 6, True), (15, 8, False)])

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import socket
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 import sweeps
-from sweeps.tracking.mlflow_client import open_client
+from sweeps.store import StoreError
+from sweeps.tracking.mlflow_client import connect, open_client
 
 
 @pytest.mark.slow
@@ -54,6 +56,12 @@ def test_a_database_whose_creation_was_cut_short_can_be_opened(
         sqlalchemy.event.remove(sqlalchemy.Engine, "after_cursor_execute", interrupt)
     assert open_client(uri).create_experiment("mine")
     assert [experiment.name for experiment in open_client(uri).search_experiments()] == ["mine", "Default"]
+
+
+def test_a_database_whose_driver_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(StoreError, match=r"^the MLflow store must answer, but postgresql://u@.* gave: .*psyc"):
+        connect("postgresql://u@127.0.0.1/d")
 
 
 def test_a_database_with_entries_is_not_replaced(tmp_path: Path) -> None:

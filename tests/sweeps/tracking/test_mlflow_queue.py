@@ -166,7 +166,13 @@ def test_a_line_that_was_changed(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_last_line_that_was_changed_was_acknowledged_all_the_same(tmp_path: Path) -> None:
+def test_a_last_line_of_which_the_disk_lacks_a_part_is_dropped(tmp_path: Path) -> None:
+    path = write_queue(tmp_path / "j.jsonl", FIRST, SECOND)
+    path.write_bytes(path.read_bytes().replace(b"trial-1", bytes(7)))
+    assert content(path) == [FIRST]
+
+
+def test_a_last_line_that_was_changed_is_not_dropped(tmp_path: Path) -> None:
     path = write_queue(tmp_path / "j.refused", FIRST)
     path.write_bytes(path.read_bytes().replace(b"0.1", b"0.7", 1))
     for _ in range(2):  # the file is closed, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,12 +82,10 @@ def test_nothing_waits_for_a_server_that_is_gone(server: Server, tmp_path: Path)
     put(sender, 3)
     assert sender.flush(10, 10)
     assert server.taken == [0, 1, 2, 3]
-    assert server.said[0] == (
-        "MLflow does not answer (API request failed); the sweep continues, and its results wait on disk"
-    )
-    assert server.said[1].startswith("MLflow answers again; sending ")
-    assert len(server.said) == 2
     assert sender.close(10, 10) == 0
+    lost, again = server.said
+    assert lost == "MLflow does not answer (API request failed); the sweep continues, and its results wait on disk"
+    assert re.fullmatch("MLflow answers again; sending [34] entries", again)
 
 
 def test_an_end_does_not_wait_for_a_long_pause(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
