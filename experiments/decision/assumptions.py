@@ -35,7 +35,7 @@ def stated_assumptions(facts: Facts) -> dict[str, str]:
 
 def _labels(scenario: Scenario, images: int) -> str:
     """The labels to train with that are at hand, and those to buy."""
-    price = f", ${scenario.usd_per_label:.10f}".rstrip("0").rstrip(".") + " each"  # all digits, as scenarios differ
+    price = f", {rate(scenario.usd_per_label)} each"
     if scenario.labels_at_hand is None:
         return f"all {images:,} of the study at hand" + ("; others cost" + price[1:] if scenario.usd_per_label else "")
     bought = max(0.0, images - scenario.labels_at_hand)

@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -313,8 +314,10 @@ def load_published(path: Path = DEFAULT_PATH) -> Published:
 def rate(usd: float) -> str:
     """A price in US dollars, as it was published.
 
-    >>> rate(0.0816), rate(6.88), rate(10)
-    ('$0.0816', '$6.88', '$10.00')
+    >>> rate(0.0816), rate(6.88), rate(10), rate(0.00005)
+    ('$0.0816', '$6.88', '$10.00', '$0.00005')
     """
     amount = f"{usd:,.2f}"
-    return f"${amount if float(amount.replace(',', '')) == usd else f'{usd:,.6g}'}"
+    if float(amount.replace(",", "")) != usd:
+        amount = f"{Decimal(f'{usd:.6g}'):,f}"  # without an exponent
+    return f"${amount}"
