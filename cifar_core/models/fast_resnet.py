@@ -9,6 +9,8 @@ from cifar_core.models.fused import norm_activation
 from cifar_core.models.layers import GELU, Conv3x3, Head, channels
 
 _WHITENING = 12  # independent filters: the 3 x 2 x 2 values of a patch
+_WHITENING_EPSILON = 5e-4
+_LEAST_VARIANCE = 1e-6  # of a direction of the patches, as a share of the largest; photographs have 5e-5 and more
 
 
 class FastResNet(nn.Module):
@@ -48,18 +50,21 @@ class FastResNet(nn.Module):
         return self.head(self.groups(self.whitening(images))) / 9  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def whiten(self, images: Tensor, epsilon: float = 5e-4) -> None:
+    def whiten(self, images: Tensor) -> None:
         """Set the first layer so that its outputs over the 2x2 patches of `images` (N, 3, H, W) are uncorrelated.
 
         Each eigenvector of the patches' covariance appears with both signs, because the activation that follows
-        would drop one half.
+        would drop one half. Where the patches do not vary, as grey ones do not in colour, the others are repeated: of
+        a channel without variance the first batch norm would make infinite gradients.
         """
         moments = torch.zeros(_WHITENING, _WHITENING, dtype=torch.double)
         for part in images.split(250):  # patches take 12 times the memory of their images
             patches = part.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, _WHITENING).double()
             moments += patches.T @ patches
-        values, vectors = torch.linalg.eigh(moments / images[:, 0, 1:, 1:].numel())
-        filters = (vectors / (values + epsilon).sqrt()).T.reshape(_WHITENING, 3, 2, 2).flip(0)
+        values, vectors = torch.linalg.eigh(moments / images[:, 0, 1:, 1:].numel())  # the largest is the last
+        varied = max(1, int((values > _LEAST_VARIANCE * values[-1]).sum()))
+        filters = (vectors / (values + _WHITENING_EPSILON).sqrt()).T.reshape(_WHITENING, 3, 2, 2).flip(0)
+        filters = filters[torch.arange(_WHITENING) % varied]
         self.whitening.weight.copy_(torch.cat([filters, -filters]))
 
 

@@ -14,9 +14,10 @@ from tests.cifar_core.support import identical, seeded, synthetic
 
 pytestmark = pytest.mark.usefixtures("global_generator_unused")
 
+EXAMPLES = normalise(synthetic(200, 0).train.images.float() / 255)
 
-def whitened(seed: int = 0) -> tuple[FastResNet, Tensor]:
-    examples = normalise(synthetic(200, 0).train.images.float() / 255)
+
+def whitened(seed: int = 0, examples: Tensor = EXAMPLES) -> tuple[FastResNet, Tensor]:
     model = build_model(Recipe(model="fast_resnet", width=0.25, seed=seed), examples)
     assert isinstance(model, FastResNet)
     return model, examples
@@ -30,6 +31,15 @@ def test_whitened_patches_are_uncorrelated_with_unit_variance() -> None:
     moments = first @ first.T / first.shape[1]
     torch.testing.assert_close(moments, torch.eye(12, dtype=torch.float64), atol=0.01, rtol=0)
     torch.testing.assert_close(second, -first, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [[[1, 0, 0], [1, 0, 0], [1, 0, 0]], [[0, 0, 0], [0, 1, 0], [0, 0, 0]]])
+def test_each_channel_varies_whatever_the_images_lack(kept: list[list[float]]) -> None:
+    examples = torch.einsum("oc,ncyx->noyx", torch.tensor(kept, dtype=torch.float32), EXAMPLES)  # grey, and green alone
+    model, _ = whitened(examples=examples)
+    with torch.no_grad():
+        outputs = model.whitening(examples).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(outputs.square().mean(1), torch.ones(24), atol=0.01, rtol=0)
 
 
 def test_whitening_is_frozen_and_follows_the_data_alone() -> None:
