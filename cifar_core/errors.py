@@ -20,12 +20,12 @@ def suggest_name(name: str, known: Sequence[str], otherwise: str) -> str:
     return f"did you mean {close[0]!r}?" if close else otherwise
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: object) -> str:
     """Return the first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def cause(error: BaseException) -> str:
+def cause(error: object) -> str:
     """Return the first line of an error's message; of an `OSError` without the path, which its reporter names."""
     return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
 

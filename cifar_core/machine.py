@@ -16,38 +16,26 @@ _MEMORY_FILES = (
 )
 
 
-def usable_cores(root: Path = _ROOT) -> int:
+def usable_cores() -> int:
     """Return the number of cores that this process may use, limited by its affinity and by CPU quotas of cgroups.
 
     A quota of 2.5 cores counts as 3, so that all of it is used.
-
-    Args:
-        root: folder that holds `proc` and `sys`.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([allowed, *map(math.ceil, _quotas(root))]))
+    return max(1, min([allowed, *map(math.ceil, _quotas())]))
 
 
-def free_memory(root: Path = _ROOT) -> int | None:
-    """Return the bytes of memory that are free for this process, limited by cgroups; None if the system does not say.
+def free_memory() -> int:
+    """Return the bytes of memory that are free for this process, limited by cgroups.
 
     File caches count as free, because the kernel gives them up.
-
-    Args:
-        root: folder that holds `proc` and `sys`.
     """
-    free = list(_free_in_cgroups(root))
-    for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            free.append(1024 * int(line.split()[1]))
-    if not free and root == _ROOT:  # a Mac, for example
-        return psutil.virtual_memory().available
-    return max(0, min(free)) if free else None
+    return max(0, min([psutil.virtual_memory().available, *_free_in_cgroups()]))
 
 
-def _quotas(root: Path) -> Iterator[float]:
+def _quotas() -> Iterator[float]:
     """Yield the CPU quotas of this process, in cores."""
-    for group in _cgroups(root, "cpu"):
+    for group in _cgroups("cpu"):
         stated = _read(group / "cpu.max").split()  # version 2: "400000 100000", or "max 100000"
         stated = stated or [_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")]  # version 1; -1: none
         try:
@@ -58,9 +46,9 @@ def _quotas(root: Path) -> Iterator[float]:
             yield quota / period
 
 
-def _free_in_cgroups(root: Path) -> Iterator[int]:
+def _free_in_cgroups() -> Iterator[int]:
     """Yield the bytes that each memory limit of this process leaves free."""
-    for group in _cgroups(root, "memory"):
+    for group in _cgroups("memory"):
         for limit, used, cached in _MEMORY_FILES:
             try:
                 free = int(_read(group / limit)) - int(_read(group / used))
@@ -70,17 +58,17 @@ def _free_in_cgroups(root: Path) -> Iterator[int]:
             yield free + int(statistics.get(cached, 0))
 
 
-def _cgroups(root: Path, controller: str) -> Iterator[Path]:
+def _cgroups(controller: str) -> Iterator[Path]:
     """Yield the folders of this process's cgroups for `controller`, and of all groups above: each may have a limit.
 
     A container may see the path of its cgroup as the host does, but only the folder that is its own: paths that do not
     exist are harmless.
     """
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in _read(_ROOT / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / controllers  # version 2 has no name of controllers
+        mount = _ROOT / "sys/fs/cgroup" / controllers  # version 2 has no name of controllers
         group = mount / path.lstrip("/")
         yield group
         while group != mount and mount in group.parents:

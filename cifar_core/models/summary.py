@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 _HEAD = ("layer", "kind", "output", "weights")
 
 
-def model_summary(model: nn.Module, side: int = 32) -> str:
+def model_summary(model: nn.Module, side: int) -> str:
     """Return a plain-text table with a line per layer, in the order of the forward pass, and the totals.
 
     A layer is a module without submodules; shared weights count where they are first used. Shapes are those of one

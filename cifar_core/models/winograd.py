@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifar_core.models import native
+
 _STRIDE = 4  # pixels between tiles, and side of an output tile
 _SIDE = 6  # of an input tile
 _POINTS = _SIDE * _SIDE
@@ -38,9 +40,7 @@ def is_faster(inputs: Tensor, weight: Tensor) -> bool:
     The cost of the transforms grows with the number of channels, and the saving with the product of input and output
     channels; the transform of the filters only pays if many tiles share it.
     """
-    if inputs.device.type != "cpu" or inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return False
-    if torch.compiler.is_compiling():  # also during export, for batches of any size
+    if not native.takes(inputs, weight) or inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
     outputs, channels = weight.shape[:2]
     if inputs.ndim != 4 or inputs.shape[1] != channels:  # torch takes a single image, or says what is wrong

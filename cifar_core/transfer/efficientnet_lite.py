@@ -39,7 +39,7 @@ class EfficientNetLite(nn.Module):
         depth: factor of the repeats, except those of the first and the last stage.
     """
 
-    def __init__(self, width: float = 1.0, depth: float = 1.0) -> None:
+    def __init__(self, width: float, depth: float) -> None:
         super().__init__()
         self.conv_stem = _Convolution(3, _STEM, 3, 2)
         blocks: list[nn.Module] = []

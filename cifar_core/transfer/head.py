@@ -58,7 +58,7 @@ class Head(nn.Module):
     scale: Tensor
     evaluations = 0
 
-    def __init__(self, dimensions: int, classes: int, scaling: Scaling = "none") -> None:
+    def __init__(self, dimensions: int, classes: int, scaling: Scaling) -> None:
         super().__init__()
         self.scaling = scaling
         self.register_buffer("mean", torch.zeros(dimensions))
@@ -84,16 +84,15 @@ class Head(nn.Module):
         return Predictions(self(features).softmax(1).cpu(), split.labels.cpu(), split.data_set)
 
 
-def fit(views: Tensor | Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, classes: int) -> Head:
-    """Fit a head to the features of images (N, D) and their labels (N,), on the device of the features.
+def fit(views: Sequence[Tensor], labels: Tensor, recipe: HeadRecipe, classes: int) -> Head:
+    """Fit a head to the features of images and their labels (N,), on the device of the features.
 
     The loss has one minimum, so neither a seed nor an order of the images plays a part.
 
     Args:
-        views: the features of the images, or of several views of each, such as the images and their mirror images.
+        views: the features (N, D) of each view of the images, such as the images themselves and their mirror images.
     """
-    given = [views] if isinstance(views, Tensor) else list(views)
-    features, labels = torch.cat(given).float(), labels.to(given[0].device).repeat(len(given))
+    features, labels = torch.cat(list(views)).float(), labels.to(views[0].device).repeat(len(views))
     head = Head(features.shape[1], classes, recipe.scaling).to(features.device)
     with torch.no_grad():
         if recipe.scaling == "standard":

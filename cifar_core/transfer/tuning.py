@@ -165,11 +165,6 @@ class Tuning:
         for name, value in counts.items():
             setattr(self, name, value)
 
-    def next_batch(self, images: int) -> Tensor:
-        """Return the indices of the next batch; see `take_batch`."""
-        batch, self.order = take_batch(self.order, self.recipe.batch_size, images, self.generator)
-        return batch
-
 
 def tune(
     state: Tuning,
@@ -279,7 +274,7 @@ def _step(
     Elsewhere there is one part, and nothing waits for a GPU that has the views.
     """
     recipe, generator = state.recipe, state.generator
-    batch = state.next_batch(len(targets))
+    batch, state.order = take_batch(state.order, recipe.batch_size, len(targets), generator)
     size = len(batch)
     mirrored = torch.rand(size, 1, generator=generator) < 0.5
     share = beta(recipe.mix_alpha, generator).item() if recipe.mix_alpha else 1.0

@@ -74,7 +74,7 @@ def _fit(run: AdaptRun, train_features: Tensor, val_features: Tensor, context: C
     places = nested_places(train.labels, run.labels, run.seed)
     began = time.perf_counter()
     views, labels, device = train_features[places], train.labels[places], context.hardware.device
-    head = fit(views.to(device), labels, run.head, len(train.data_set.classes)).cpu()
+    head = fit([views.to(device)], labels, run.head, len(train.data_set.classes)).cpu()
     seconds = time.perf_counter() - began
     predictions = head.predict(val_features, val)
     outcome = Outcome.of(predictions, artifacts.of_predictions(val, predictions))

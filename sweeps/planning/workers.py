@@ -19,7 +19,7 @@ _PER_CORE = 8  # more workers on a core only hinder one another
 
 
 def share_cores(
-    wanted: int | None, device: torch.device, cores: int, memory: int | None, side: int, most: int
+    wanted: int | None, device: torch.device, cores: int, memory: int, side: int, most: int
 ) -> tuple[int, int]:
     """Return the number of workers and the threads of each.
 
@@ -27,7 +27,7 @@ def share_cores(
 
     Args:
         wanted: by the user; None for the default.
-        cores, memory: that this process may use; memory in bytes, None if unknown.
+        cores, memory: that this process may use; memory in bytes.
         side: of the images, in pixels.
         most: runs of a stage, beyond which workers would be idle.
 
@@ -37,12 +37,13 @@ def share_cores(
     if wanted is None:
         places = {"cpu": cores, "cuda": torch.cuda.device_count()}.get(device.type, 1)
         larger = (side / SIDES[0]) ** 2 if device.type == "cpu" else 1.0
-        wanted = min(places, _that_fit(memory, _WORKER_BYTES * larger)) if memory is not None else places
+        wanted = min(places, _that_fit(memory, _WORKER_BYTES * larger))
     else:
-        limits = {f"{counted(cores, 'core')} ({_PER_CORE} workers each)": _PER_CORE * cores}
-        if memory is not None:
-            least = f"{_LEAST_WORKER_BYTES / 1e9:g} GB a worker"
-            limits[f"{memory / 1e9:.1f} GB of free memory ({least})"] = _that_fit(memory, _LEAST_WORKER_BYTES)
+        least = f"{_LEAST_WORKER_BYTES / 1e9:g} GB a worker"
+        limits = {
+            f"{counted(cores, 'core')} ({_PER_CORE} workers each)": _PER_CORE * cores,
+            f"{memory / 1e9:.1f} GB of free memory ({least})": _that_fit(memory, _LEAST_WORKER_BYTES),
+        }
         cause = min(limits, key=lambda name: limits[name])
         if wanted > limits[cause]:
             raise UserError(f"--workers must be at most {limits[cause]} on a machine with {cause}, but got {wanted}")

@@ -204,7 +204,7 @@ class Adaptation:
         """Return true if what the last blocks are trained on fits into half of the free memory."""
         _, upper = self.backbone.network.halves()
         size, free = 2 * 2 * upper.dimensions * images, free_memory()  # fp16, and two views
-        if free is not None and size > free / 2:
+        if size > free / 2:
             rule = f"its activations must fit into half of the free memory, {free / 2e9:.1f} GB, but have "
             rule += f"{size / 1e9:.1f} GB"
             if any(self.tracker.state(tuned_key(number)) is not None for number in range(TRIALS)):

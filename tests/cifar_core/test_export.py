@@ -16,12 +16,10 @@ import torch
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.export import export, export_onnx
-from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe
 from cifar_core.training import predict
-
-CPU = Hardware(torch.device("cpu"), bf16=False)
+from tests.cifar_core.support import FP32
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def test_a_program_answers_as_its_network_for_every_size_of_batch(tmp_path: Path
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for count in (1, 2, 7):
         split = Split(images[:count], torch.zeros(count, dtype=torch.long), own)
-        expected = predict(network, split, CPU).probabilities
+        expected = predict(network, split, FP32).probabilities
         torch.testing.assert_close(program(split.images.permute(0, 2, 3, 1)), expected)
 
 

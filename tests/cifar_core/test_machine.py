@@ -10,28 +10,30 @@ from unittest.mock import Mock
 import psutil
 import pytest
 
+from cifar_core import machine
 from cifar_core.machine import free_memory, usable_cores
 
-MEMINFO = "MemTotal:       65536000 kB\nMemFree:          123456 kB\nMemAvailable:   32768000 kB\n"
-MACHINE = 32_768_000 * 1024
 GIB = 2**30
+MACHINE = 32 * GIB
 VERSION_1 = "4:memory:/docker/4f\n3:cpu,cpuacct:/docker/4f\n1:name=systemd:/docker/4f"
 UNLIMITED = 9_223_372_036_854_771_712  # of version 1
 
 
-def tree(folder: Path, cgroup: str, files: Mapping[str, object]) -> Path:
-    """A root folder with these files below `sys/fs/cgroup`."""
-    contents: dict[str, object] = {"proc/meminfo": MEMINFO, "proc/self/cgroup": cgroup}
-    contents |= {f"sys/fs/cgroup/{path}": content for path, content in files.items()}
-    for path, content in contents.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(f"{content}\n")
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the kernel's files, on a machine with 64 cores and 32 GiB."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Mock(available=MACHINE))
+    monkeypatch.setattr(machine, "_ROOT", tmp_path)
+    return tmp_path
+
+
+def write(root: Path, cgroup: str, files: Mapping[str, object]) -> None:
+    """Write the cgroup of this process, and files below `sys/fs/cgroup`."""
+    contents = {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{path}": content for path, content in files.items()}}
+    for path, content in contents.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(f"{content}\n")
 
 
 @pytest.mark.parametrize(
@@ -51,14 +53,16 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         ("2:cpuset:/\n1:cpuacct:/", {"cpuset/cpu.max": "100000 100000"}, 64),
     ],
 )
-def test_a_quota_limits_the_cores(tmp_path: Path, cgroup: str, files: Mapping[str, object], cores: int) -> None:
-    assert usable_cores(tree(tmp_path, cgroup, files)) == cores
+def test_a_quota_limits_the_cores(root: Path, cgroup: str, files: Mapping[str, object], cores: int) -> None:
+    write(root, cgroup, files)
+    assert usable_cores() == cores
 
 
-def test_the_affinity_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_affinity_limits_the_cores(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
-    assert usable_cores(tree(tmp_path, "0::/", {"cpu.max": "400000 100000"})) == 2
-    assert usable_cores(tmp_path / "without") == 2
+    assert usable_cores() == 2
+    write(root, "0::/", {"cpu.max": "400000 100000"})
+    assert usable_cores() == 2
 
 
 @pytest.mark.parametrize(
@@ -87,22 +91,17 @@ def test_the_affinity_limits_the_cores(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_what_is_available_and_limits_of_cgroups(
-    tmp_path: Path, cgroup: str, files: Mapping[str, object], free: int
+    root: Path, cgroup: str, files: Mapping[str, object], free: int
 ) -> None:
-    assert free_memory(tree(tmp_path, cgroup, files)) == free
+    write(root, cgroup, files)
+    assert free_memory() == free
 
 
-def test_a_system_that_does_not_say(tmp_path: Path) -> None:
-    assert free_memory(tmp_path) is None
-
-
-def test_a_mac_says_it_by_other_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", Mock(side_effect=FileNotFoundError))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: Mock(available=7 * GIB))
-    assert free_memory() == 7 * GIB
+def test_without_cgroups_the_memory_is_that_of_the_machine() -> None:
+    assert free_memory() == MACHINE
 
 
 def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
-    assert (free_memory() or 0) > 0
+    assert free_memory() > 0

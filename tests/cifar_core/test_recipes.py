@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from cifar_core.budget import step_flops
-from cifar_core.models import MODELS, build_model
+from cifar_core.models import MODELS
 from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.recipes import FOLDER, NAMES, SYSTEMS, expand, read_recipe
 from cifar_core.training import total_steps
@@ -36,10 +35,6 @@ class TestShipped:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_each_says_how_to_run_it(self, name: str) -> None:
-        recipe = read_recipe(name)
-        assert Recipe.from_toml(recipe.to_toml()) == recipe
-        with torch.device("meta"):
-            assert build_model(recipe)(torch.empty(2, 3, 32, 32)).shape == (2, 10)
         text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
         assert text.startswith(f"# {name}: ")
         assert f"# run      python experiments/reproduce.py {name}" in text

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cifar_core import training
 from cifar_core.averaging import in_place_of
 from cifar_core.checkpoint import load_weights, save_state
 from cifar_core.data import Split, Splits
@@ -35,6 +36,7 @@ from cifar_core.training import (
     evenly,
     normalise,
     predict,
+    take_batch,
     total_steps,
     train,
 )
@@ -305,8 +307,7 @@ def test_each_image_is_mirrored_in_every_other_pass(data: Splits, monkeypatch: p
 
     monkeypatch.setattr(augmentation, "flip", spy)
     order: list[int] = []
-    next_batch = state.next_batch
-    monkeypatch.setattr(TrainState, "next_batch", lambda _, images: note(next_batch(images), order))
+    monkeypatch.setattr(training, "take_batch", lambda *given: note(take_batch(*given), order))
     list(train(state, data, EvalSchedule()))
     passes = [dict(zip(order[i : i + 128], drawn[i : i + 128], strict=True)) for i in range(0, 4 * 128 - 48, 128)]
     first, *others = passes
@@ -315,9 +316,9 @@ def test_each_image_is_mirrored_in_every_other_pass(data: Splits, monkeypatch: p
         assert all(later[image] == mirrored ^ (number % 2 == 1) for image, mirrored in first.items() if image in later)
 
 
-def note(batch: Tensor, order: list[int]) -> Tensor:
-    order.extend(batch.tolist())
-    return batch
+def note(taken: tuple[Tensor, Tensor], order: list[int]) -> tuple[Tensor, Tensor]:
+    order.extend(taken[0].tolist())
+    return taken
 
 
 # Averages of the weights
@@ -353,17 +354,12 @@ def test_an_average_beside_the_weights_does_not_change_what_is_learned(data: Spl
 # The order of the images
 
 
-@pytest.fixture(scope="module")
-def initial(data: Splits) -> TrainState:
-    return TrainState.create(SMALL, data, FP32)
-
-
 @given(batch_size=st.integers(2, 70), images=st.integers(1, 40), seed=st.integers(0, 2**32))
-def test_every_image_is_seen_once_in_every_pass(initial: TrainState, batch_size: int, images: int, seed: int) -> None:
-    state = replace(
-        initial, recipe=replace(SMALL, batch_size=batch_size), generator=seeded(seed), order=initial.order.clone()
-    )
-    batches = [state.next_batch(images) for _ in range(math.ceil(3 * images / batch_size))]
+def test_every_image_is_seen_once_in_every_pass(batch_size: int, images: int, seed: int) -> None:
+    generator, order, batches = seeded(seed), torch.empty(0, dtype=torch.long), []
+    for _ in range(math.ceil(3 * images / batch_size)):
+        batch, order = take_batch(order, batch_size, images, generator)
+        batches.append(batch)
     assert {len(batch) for batch in batches} == {batch_size}
     visits = torch.cat(batches)
     passes = [visits[k * images : (k + 1) * images].tolist() for k in range(3)]

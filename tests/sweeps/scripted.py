@@ -34,6 +34,7 @@ from sweeps.stages.stage import Sweep
 from sweeps.store import Store
 from sweeps.studies.pruners import PRUNERS
 from sweeps.studies.storage import OneWriterStorage
+from tests.sweeps.executors.support import waits
 from tests.sweeps.small_data import CPU, small_splits
 from tests.sweeps.support import MemoryTracker, outcome, point
 
@@ -85,10 +86,6 @@ def died(key: str) -> Failed:
     return Failed(key, "worker died: killed by SIGKILL", "", worker_died=True)
 
 
-def _validates(event: Event) -> bool:
-    return isinstance(event, Progressed) and event.point.val_accuracy is not None
-
-
 class ScriptedExecutor:
     """Two workers that train in no time: points come one at a time, and validations wait for an answer."""
 
@@ -129,7 +126,7 @@ class ScriptedExecutor:
                 continue
             if not isinstance(event, Progressed):
                 del self._left[key]
-            elif _validates(event) and event.point.fraction < 1 and not self._pausing:
+            elif waits(event) and event.point.fraction < 1 and not self._pausing:
                 self._waiting.add(key)
         return happened
 
@@ -143,7 +140,7 @@ class ScriptedExecutor:
         self._pausing = True
         for key, left in self._left.items():
             ending = self.sweep.paused(key)
-            self._left[key] = deque(list(filter(_validates, left))[: self.sweep.on_their_way])
+            self._left[key] = deque(list(filter(waits, left))[: self.sweep.on_their_way])
             self._left[key] += [ending] if ending is not None else []
         self._waiting.clear()
 

@@ -32,6 +32,8 @@ from sweeps.stages.final import ChampionTest
 from sweeps.store import Store
 from tests.sweeps.scripted import SPACE, TRAIN_IMAGES, ScriptedExecutor, Study, check_whole, died, pruning
 
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
 
 class TestFailures:
     def test_a_failed_trial_does_not_end_the_sweep(self, sweep: Study) -> None:
@@ -185,11 +187,8 @@ class TestFailures:
     def test_a_damaged_network_is_trained_again_before_the_test(
         self, sweep: Study, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def lost(*_: object, **__: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
         with monkeypatch.context() as context:
-            context.setattr(Store, "record_test_set_evaluation", lost)
+            context.setattr(Store, "record_test_set_evaluation", Mock(side_effect=FULL))
             with pytest.raises(StoreLostError):
                 sweep.run()
         sweep.store.weights("a study", "final-3-0").write_bytes(b"damaged")
@@ -198,11 +197,8 @@ class TestFailures:
         assert (sweep.starts["final-3-0"], sweep.starts["final-3-1"]) == (2, 1)
 
     def test_a_test_that_cannot_be_recorded_does_not_begin(self, sweep: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(*_: object, **__: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
         with monkeypatch.context() as context:
-            context.setattr(Store, "record_test_set_evaluation", full)
+            context.setattr(Store, "record_test_set_evaluation", Mock(side_effect=FULL))
             with pytest.raises(
                 StoreLostError,
                 match=r"^a test must be recorded in the store before it, but: \[Errno 28\] ",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from cifar_core.hardware import has_amx
 from cifar_core.models import conv3x3, native
 from cifar_core.models.layers import Conv3x3
 from tests.cifar_core.support import seeded
@@ -23,9 +24,7 @@ NARROW = [(3, 16), (16, 32), (1, 5), (23, 8)]
 TYPES = {"AMX": torch.bfloat16, "Winograd": torch.bfloat16, "fp32": torch.float32}
 
 
-@pytest.fixture(
-    scope="module", params=list(TYPES) if conv3x3.is_available(torch.bfloat16) else ["Winograd", "fp32"], autouse=True
-)
+@pytest.fixture(scope="module", params=list(TYPES) if conv3x3.is_available(torch.bfloat16) else ["Winograd", "fp32"])
 def algorithm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Use each algorithm in turn: two in bf16, one of which is emulated where there is no AMX, and one in fp32."""
     with pytest.MonkeyPatch.context() as patch:
@@ -59,13 +58,6 @@ def emulated_amx(folder: Path) -> Path:
 def forget_the_processor() -> None:
     conv3x3._library.cache_clear()
     conv3x3._is_amx_used.cache_clear()
-
-
-@pytest.fixture
-def threads() -> Iterator[int]:
-    before = torch.get_num_threads()
-    yield before
-    torch.set_num_threads(before)
 
 
 def leaves(images: int, channels: tuple[int, int], height: int, width: int) -> list[Tensor]:
@@ -124,7 +116,8 @@ def test_it_is_the_convolution(
 
 
 @pytest.mark.parametrize("channels", [(24, 32), (24, 64), (64, 64), (256, 256), *NARROW])
-def test_bits_do_not_depend_on_the_number_of_threads(threads: int, kernels: str, channels: tuple[int, int]) -> None:
+@pytest.mark.usefixtures("settings_of_this_process")
+def test_bits_do_not_depend_on_the_number_of_threads(kernels: str, channels: tuple[int, int]) -> None:
     if kernels == "AMX" and channels in NARROW:
         pytest.skip("left to torch there")
     tensors = leaves(40, channels, 7, 7)
@@ -171,6 +164,8 @@ def test_without_memory_for_its_buffers_it_raises(kernels: str, monkeypatch: pyt
 
 
 def test_other_matrix_products_are_right_in_between(kernels: str) -> None:
+    if kernels != "AMX" or not has_amx():
+        pytest.skip("only tiles of a processor with AMX stay set up between products")
     tensors, matrix = leaves(8, (32, 32), 8, 8), torch.randn(64, 64, generator=seeded()).bfloat16()
     expected = matrix @ matrix
     for _ in range(3):
@@ -284,6 +279,7 @@ def test_autocast_to_another_type_is_left_to_torch() -> None:
         ((64, 32, 1, 1), "can't be greater than actual input size"),  # of which a pooling keeps nothing
     ],
 )
+@pytest.mark.usefixtures("algorithm")
 def test_what_is_wrong_with_the_images_is_said_by_torch(shape: tuple[int, ...], message: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError, match=message):
         Conv3x3(32, 64, pooled=True)(torch.zeros(shape))

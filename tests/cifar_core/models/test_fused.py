@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -26,13 +26,6 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
         pytest.skip("no bf16 here, no C compiler, or no GCC OpenMP")
     chosen: torch.dtype = request.param
     return chosen
-
-
-@pytest.fixture
-def threads() -> Iterator[int]:
-    before = torch.get_num_threads()
-    yield before
-    torch.set_num_threads(before)
 
 
 def images(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
@@ -137,7 +130,8 @@ def test_evaluation_takes_the_running_statistics(
 
 
 @CASES
-def test_bits_do_not_depend_on_threads(dtype: torch.dtype, threads: int, case: Case) -> None:
+@pytest.mark.usefixtures("settings_of_this_process")
+def test_bits_do_not_depend_on_threads(dtype: torch.dtype, case: Case) -> None:
     results = []
     for count in (1, 2, 3, 1):
         torch.set_num_threads(count)

@@ -21,7 +21,7 @@ def parts(summary: str) -> tuple[list[list[str]], dict[str, int]]:
 @pytest.mark.parametrize("name", MODELS)
 def test_lines_add_up_to_the_totals(name: str) -> None:
     model = build_shapes(name, 1.0)
-    rows, totals = parts(model_summary(model))
+    rows, totals = parts(model_summary(model, 32))
     in_layers = sum(int(row[-1].replace(",", "")) for row in rows)
     assert totals["weights"] == parameter_count(name, 1.0) == in_layers + totals.get("in none of these layers", 0)
     assert totals["trained"] == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -32,7 +32,7 @@ def test_lines_add_up_to_the_totals(name: str) -> None:
 
 
 def test_weights_outside_the_layers_have_a_line_of_their_own() -> None:
-    rows, totals = parts(model_summary(build_shapes("vision_transformer", 1.0)))
+    rows, totals = parts(model_summary(build_shapes("vision_transformer", 1.0), 32))
     assert len({row[0] for row in rows}) == len(rows), "each layer is used once, and has one line"
     assert totals["in none of these layers"] == 64 * 192  # the positions
 
@@ -53,7 +53,7 @@ class Backwards(nn.Module):
 def test_order_is_that_of_execution_and_weights_stand_once() -> None:
     with torch.device("meta"):
         network = Backwards()
-    assert model_summary(network) == (
+    assert model_summary(network, 32) == (
         "layer  kind    output     weights\n"
         "early  Conv2d  4 x 1 x 1   12,288\n"
         "late   Linear  4               20\n"

@@ -14,7 +14,7 @@ from tests.cifar_core.transfer.support import published_weights
 
 def test_batch_norm_is_folded_into_the_convolution() -> None:
     stored = published_weights()
-    network = EfficientNetLite()
+    network = EfficientNetLite(1.0, 1.0)
     network.load_state_dict(fold(stored))
     images = torch.randn(2, 3, 16, 16, generator=seeded())
     padded = F.pad(images, (0, 1, 0, 1))  # as TensorFlow does with an even side
@@ -38,7 +38,7 @@ def test_size_is_that_of_the_published_network_without_its_classifier(width: flo
 @pytest.mark.parametrize("side", [31, 32, 33, 48])
 def test_any_side_gives_the_same_number_of_features(side: int) -> None:
     with torch.device("meta"):
-        assert EfficientNetLite()(torch.zeros(2, 3, side, side)).shape == (2, 1280)
+        assert EfficientNetLite(1.0, 1.0)(torch.zeros(2, 3, side, side)).shape == (2, 1280)
 
 
 def test_published_weights_give_the_features_of_the_published_network() -> None:

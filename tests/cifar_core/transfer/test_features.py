@@ -23,11 +23,6 @@ def features(*args: Any, **options: Any) -> Tensor:
     return measured(*args, **options).values
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return small_backbone(tmp_path_factory.mktemp("backbone"))
-
-
 def test_a_pass_that_was_cut_short_resumes(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifar_core.transfer.features._CHUNK", 4)
     expected = features(backbone, IMAGES, FP32)
@@ -63,17 +58,14 @@ def test_whatever_changes_the_features_has_files_of_its_own(backbone: Backbone, 
     assert len(list(tmp_path.glob("*.bin"))) == 6
 
 
+@pytest.mark.usefixtures("settings_of_this_process")
 def test_threads_do_not_change_the_features(backbone: Backbone) -> None:
     images = IMAGES.repeat(12, 1, 1, 1)  # more than one batch
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        two = features(backbone, images, FP32)
-        assert torch.get_num_threads() == 2
-        torch.set_num_threads(1)
-        assert torch.equal(features(backbone, images, FP32), two)
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(2)
+    two = features(backbone, images, FP32)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert torch.equal(features(backbone, images, FP32), two)
 
 
 def test_seconds_are_those_of_the_pass_that_computed_them(backbone: Backbone, tmp_path: Path) -> None:

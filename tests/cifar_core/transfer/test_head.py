@@ -18,7 +18,7 @@ FEATURES = torch.randn(10, 16, generator=seeded())[LABELS] + 0.3 * torch.randn(2
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_head_learns_classes_that_a_line_parts(scaling: Scaling) -> None:
-    head = fit(FEATURES[:100].half(), LABELS[:100], HeadRecipe(scaling=scaling), classes=10)
+    head = fit([FEATURES[:100].half()], LABELS[:100], HeadRecipe(scaling=scaling), classes=10)
     predictions = head.predict(FEATURES[100:], Split(torch.zeros(100, 3, 1, 1), LABELS[100:]))
     assert predictions.accuracy > 0.95
 
@@ -37,15 +37,15 @@ def test_head_is_at_the_minimum_of_its_loss(scaling: Scaling) -> None:
 @given(factor=st.floats(0.1, 10), offset=st.floats(-3, 3))
 def test_standard_features_have_no_unit(factor: float, offset: float) -> None:
     recipe = HeadRecipe(scaling="standard", penalty=0.1)
-    plain, moved = fit(FEATURES, LABELS, recipe, 10), fit(FEATURES * factor + offset, LABELS, recipe, 10)
+    plain, moved = fit([FEATURES], LABELS, recipe, 10), fit([FEATURES * factor + offset], LABELS, recipe, 10)
     torch.testing.assert_close(moved(FEATURES * factor + offset), plain(FEATURES), atol=5e-3, rtol=5e-3)
 
 
 def test_features_of_one_length_do_not_change_with_their_scale() -> None:
-    head = fit(FEATURES, LABELS, HeadRecipe(scaling="length"), 10)
+    head = fit([FEATURES], LABELS, HeadRecipe(scaling="length"), 10)
     torch.testing.assert_close(head(7 * FEATURES), head(FEATURES))
 
 
 def test_a_larger_penalty_gives_smaller_weights() -> None:
-    norms = [fit(FEATURES, LABELS, HeadRecipe(penalty=p), 10).linear.weight.norm().item() for p in (1e-3, 1e-2, 1e-1)]
+    norms = [fit([FEATURES], LABELS, HeadRecipe(penalty=p), 10).linear.weight.norm().item() for p in (1e-3, 1e-2, 1e-1)]
     assert norms == sorted(norms, reverse=True)

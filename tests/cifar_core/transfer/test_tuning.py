@@ -23,17 +23,11 @@ from cifar_core.transfer.features import activations, compute, features
 from cifar_core.transfer.head import HeadRecipe, fit
 from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
 from tests.cifar_core.support import FP32, identical, synthetic
-from tests.cifar_core.transfer.support import small_backbone
 
 DATA = synthetic(32, 16)
 RECIPE = TuningRecipe(
     epochs=3, batch_size=8, learning_rate=1e-5
 )  # the weights are random, so a larger rate only does harm
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return small_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 def start(backbone: Backbone, recipe: TuningRecipe = RECIPE, hardware: Hardware = FP32) -> Tuning:

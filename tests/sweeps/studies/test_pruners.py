@@ -137,13 +137,15 @@ def test_trials_report_where_pruners_judge() -> None:
 @pytest.mark.parametrize("pruner", ["halving", "median"])
 def test_the_bar_is_what_decides(pruner: str) -> None:
     study = study_with(pruner)
-    values = np.random.default_rng(0).permutation(40) / 40
-    for value in values:
+    pruned, below = [], []
+    for value in np.random.default_rng(0).permutation(40) / 40:
         eighth = run(study, (value,) * 3)
         asked = bar_of(study, eighth or JUDGED[-1])
-        if eighth is not None:
-            assert asked is not None
-            assert asked.accuracy > value
+        assert asked is not None
+        pruned.append(eighth is not None)
+        below.append(asked.accuracy > value)
+    assert pruned[4:] == below[4:]  # a median waits for four trials
+    assert set(pruned) == {False, True}
 
 
 def test_the_bar_names_its_rivals() -> None:
