@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from cifar_core.files import read_text
 from experiments.reading.published import Price, load_published
 from experiments.vendors.answer_file import AnswerFile, Source
-from experiments.vendors.answers import Answer, read_data_set
+from experiments.vendors.answers import PROMPT, Answer, read_data_set
 from experiments.vendors.chat import Chat, ImageRefusedError, SpendingLimit, SpendingLimitError
 from sweeps.command_line import FAILED, OneLineParser, main_of, number, start
 from sweeps.validation import InvalidFileError
@@ -79,8 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     price = _token_price(options.price)
     try:
-        prompt = read_text(options.images / "prompt.txt").strip()
+        prompt = read_text(options.images / PROMPT).strip()
         data_set = read_data_set(options.images)
+    except FileNotFoundError as error:
+        raise InvalidFileError(
+            f"--images must be a folder that export_test.py wrote, but {options.images} is not, or not to its end: "
+            f"python experiments/export_test.py {shlex.quote(str(options.images))}"
+        ) from error
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"--images must be a folder that export_test.py wrote, but: {error}") from error
     pictures = [path for path in sorted((options.images / "images").glob("*.png")) if path.stem.isdecimal()]

@@ -106,7 +106,6 @@ def _run(options: argparse.Namespace) -> int:
             raise UserError(f"{rule}, but got {listed(given)}")
     if options.baseline is not None and not options.runs:
         raise UserError(f"--baseline must come with --runs, but got --baseline {options.baseline} alone")
-    not_logged = ""
     if options.prices:
         show_old(load_published(), datetime.datetime.now(datetime.UTC).date())
         return 0
@@ -120,16 +119,18 @@ def _run(options: argparse.Namespace) -> int:
     elif options.scenario and len(options.scenario) > 1:
         paths = write_scenarios(options.study, options.scenario, store, out=options.out)
     else:
-        paths, not_logged = write_report(
+        written = write_report(
             options.study,
             store,
             out=options.out,
             results=options.results,
             scenario=options.scenario[0] if options.scenario else DEFAULT_SCENARIO,
         )
+        paths = written.paths
+        print(f"Answer: {written.answer}")
+        if written.not_logged:
+            print(f"The report is not in MLflow: {written.not_logged}", file=sys.stderr)
     print("Report:", "\n        ".join(map(str, paths)))
-    if not_logged:
-        print(f"It is not in MLflow: {not_logged}", file=sys.stderr)
     return 0
 
 

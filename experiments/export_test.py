@@ -15,7 +15,7 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.source import DataSource
 from experiments.reading.studies import read_tables
 from experiments.reading.study_reader import StudyReader
-from experiments.vendors.answers import DESCRIPTION, image_name, prompt_for
+from experiments.vendors.answers import DESCRIPTION, PROMPT, image_name, prompt_for, read_data_set
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
@@ -29,11 +29,13 @@ def build_parser() -> argparse.ArgumentParser:
         prog="export_test.py",
         description="Write the test images of a study as PNG files under neutral names, enlarged to "
         f"{SIDE} x {SIDE} pixels, with the class names and the prompt. The store's record of test set evaluations gets "
-        "a line: choose nothing by these images.",
+        "a line: choose nothing by these images. After an interruption the same command goes on.",
         epilog="Answers go into a CSV file with the columns image and answer (and maybe seconds and usd), which "
         "score_answers.py scores; ask_vendor.py gets them from an API.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="a new or empty folder, or one whose export was cut short"
+    )
     parser.add_argument(
         "--study", metavar="NAME", help="whose images (default: the most recent study; CIFAR-10 where there is none)"
     )
@@ -44,37 +46,49 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     folder, store = options.folder, store_of(options)
+    data_set = _data_set(store, options.study)
+    resumes = _is_cut_short(folder, data_set)
     try:
         is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     except OSError as error:
         raise StoreError(f"DIR must be a new or empty folder, but: {error}") from error
-    if not is_free:
+    if not (is_free or resumes):
         raise StoreError(f"DIR must be a new or empty folder, but {folder} is not")
-    data_set = _data_set(store, options.study)
     with SweepConsole() as console:
         load = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).test
-    try:
-        (folder / "images").mkdir(parents=True)  # before a use of the test set is recorded, which may not happen
         try:
-            store.root.mkdir(parents=True, exist_ok=True)
-            store.record_test_set_evaluation(study=VENDORS, key="export", data_sha256=data_set.sha256)
-            images = load().images.permute(0, 2, 3, 1).numpy()
-        except (OSError, DataError):
-            (folder / "images").rmdir()  # so that the same command finds an empty folder
-            raise
-        for index, pixels in enumerate(images):
-            picture = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-            picture.save(folder / "images" / image_name(index))
-        (folder / DESCRIPTION).write_bytes(data_set.to_json() + b"\n")
-        (folder / "classes.txt").write_text("\n".join(data_set.classes) + "\n", encoding="utf-8")
-        (folder / "prompt.txt").write_text(prompt_for(data_set.classes) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"DIR and the store must be folders to write to, but: {error}") from error
+            (folder / "images").mkdir(parents=True, exist_ok=True)  # before a use of the test set is recorded
+            try:
+                store.root.mkdir(parents=True, exist_ok=True)
+                if not resumes:
+                    store.record_test_set_evaluation(study=VENDORS, key="export", data_sha256=data_set.sha256)
+                images = load().images.permute(0, 2, 3, 1).numpy()
+            except (OSError, DataError):
+                if not resumes:
+                    (folder / "images").rmdir()  # so that the same command finds an empty folder
+                raise
+            (folder / DESCRIPTION).write_bytes(data_set.to_json() + b"\n")
+            for index, pixels in enumerate(images):
+                console.progress("writing the test images", index, len(images), "images")
+                picture = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                picture.save(folder / "images" / image_name(index))
+            (folder / "classes.txt").write_text("\n".join(data_set.classes) + "\n", encoding="utf-8")
+            (folder / PROMPT).write_text(prompt_for(data_set.classes) + "\n", encoding="utf-8")  # the last
+        except OSError as error:
+            raise StoreError(f"DIR and the store must be folders to write to, but: {error}") from error
     print(
         f"{len(images):,} images, classes.txt and prompt.txt are in {folder}; the store {store.root} has a record of "
         "this use of the test set"
     )
     return 0
+
+
+def _is_cut_short(folder: Path, data_set: DataSet) -> bool:
+    """Return true if the folder holds an export of these images that was cut short."""
+    try:
+        return read_data_set(folder).sha256 == data_set.sha256 and not (folder / PROMPT).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _data_set(store: Store, study: str | None) -> DataSet:
@@ -86,7 +100,7 @@ def _data_set(store: Store, study: str | None) -> DataSet:
         return CIFAR10 if study is None and reader.is_empty() else read_tables(reader, study).data_set
 
 
-main = main_of(build_parser, _run, stopped="stopped; the folder is not whole")
+main = main_of(build_parser, _run, stopped="stopped; the same command goes on")
 
 if __name__ == "__main__":
     start(main)

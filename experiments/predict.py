@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cifar_core.data import Split
 from cifar_core.data.image_file import read_image
-from cifar_core.errors import UserError, printable
+from cifar_core.errors import UserError, cause, printable
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import TTA_VIEWS
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"champion, STUDY/KEY (such as quick-full/trial-3), a run's id, {LETTERS} or more of its first letters, "
         "or its name",
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture file")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture file, or a folder of them")
     parser.add_argument(
         "--top", type=positive_int, metavar="N", help="classes to name (default: 3, or all if the network knows fewer)"
     )
@@ -77,7 +77,8 @@ def _run(options: argparse.Namespace) -> int:
     if top > known:
         raise UserError(f"--top must be at most {known}, the classes that the network knows, but got {top}")
     images: list[tuple[Path, Tensor]] = []
-    for path in options.images:
+    paths = [path for given in options.images for path in _files(given)]
+    for path in paths:
         try:
             images.append((path, read_image(path, loaded.data_set.side)))
         except UserError as error:
@@ -89,7 +90,24 @@ def _run(options: argparse.Namespace) -> int:
     network, data = hardware.place(loaded.network), Split(pixels, labels, loaded.data_set)
     predictions = predict(network, data, hardware, loaded.normalisation, tta=tta)
     _print([path for path, _ in images], predictions, top, TTA_VIEWS[tta])
-    return 0 if len(images) == len(options.images) else FAILED
+    return 0 if len(images) == len(paths) else FAILED
+
+
+def _files(given: Path) -> list[Path]:
+    """Return the file, or those of the folder whose names begin with no dot.
+
+    Raises:
+        UserError: the folder cannot be read, or has none.
+    """
+    try:
+        if not given.is_dir():
+            return [given]
+        found = sorted(path for path in given.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{printable(given)}: this must be a readable folder, but: {cause(error)}") from error
+    if not found:
+        raise UserError(f"{printable(given)}: a folder must have pictures in it, but this has no file")
+    return found
 
 
 def _print(paths: Sequence[Path], predictions: Predictions, top: int, views: int) -> None:

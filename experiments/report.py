@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -71,6 +72,21 @@ SECTIONS: Mapping[str, Callable[[Facts], Section]] = MappingProxyType(
 ABOUT_CIFAR10 = ("systems",)  # left out for other data
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenReport:
+    """A report that was written.
+
+    Attributes:
+        paths: of report.html, report.md, what-if.html and report.json.
+        answer: the headline, and the scenario that it is under.
+        not_logged: why the files are not in MLflow too; empty if they are.
+    """
+
+    paths: list[Path]
+    answer: str
+    not_logged: str
+
+
 def write_report(
     study: str | None,
     store: Store,
@@ -78,7 +94,7 @@ def write_report(
     out: Path | None = None,
     results: Path = RESULTS,
     scenario: Path = DEFAULT_SCENARIO,
-) -> tuple[list[Path], str]:
+) -> WrittenReport:
     """Write report.html, report.md, what-if.html and report.json, by default to reports/<study>/ in the store.
 
     The files are logged to the study's own run too. Nothing is written if anything is wrong with the input.
@@ -86,9 +102,6 @@ def write_report(
     Args:
         study: None takes the most recent one.
         results: the folder that `reproduce.py` writes to; it may be empty or missing.
-
-    Returns:
-        the paths of the four files, and why they are not in MLflow too; empty if they are.
 
     Raises:
         UserError: there is no such store or study, or a file of figures, scenario or results breaks a rule.
@@ -103,7 +116,8 @@ def write_report(
         facts = gather(found, figures, assumed, reproduced, load_scores(place.root, found.data_set), curve)
         files = render(facts)
         out = out or place.report(facts.study.name)
-        return write_files(out, files), reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
+        answer = f"{verdict_of(facts).headline} ({_under(facts.scenario)})"
+        return WrittenReport(write_files(out, files), answer, reader.log(facts.run_id, out, sorted(files), ARTIFACTS))
 
 
 def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SECTIONS) -> dict[str, bytes]:
@@ -137,6 +151,8 @@ def _under(scenario: Scenario) -> str:
 def _warnings(study: Study) -> Iterator[str]:
     if study.state != "finished":
         yield f"This study is {study.state}: the report covers its runs so far."
+    if study.subject.empty:
+        yield "No trial has finished: nothing that is said of building a network was measured."
     if study.artifacts.missing:
         lost = shortened(study.artifacts.missing)
         yield f"The store has lost {lost}: what follows from them is said to be unknown, but was measured."

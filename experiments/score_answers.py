@@ -65,18 +65,21 @@ def _run(options: argparse.Namespace) -> int:
     ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
     with SweepConsole() as console:
         source = DataSource.find(study.data_set.sha256, study.data_set.name, options.data, console.progress)
-    found = score(
-        answers,
-        source.test().labels.tolist(),
-        study.data_set,
-        vendor=options.vendor,
-        sha256=fingerprint(content),
-        today=datetime.datetime.now(datetime.UTC).date(),
-        study=study.name,
-        ours=ours,
-    )
+    try:
+        found = score(
+            answers,
+            source.test().labels.tolist(),
+            study.data_set,
+            vendor=options.vendor,
+            sha256=fingerprint(content),
+            today=datetime.datetime.now(datetime.UTC).date(),
+            study=study.name,
+            ours=ours,
+        )
+    except InvalidFileError as error:
+        raise InvalidFileError(f"{options.answers.name}: {error}") from error
     keep(found, content, store)
-    _print(found)
+    _print(found, study.name)
     return 0
 
 
@@ -117,7 +120,7 @@ def _check_images(answers: Path, study: Study) -> None:
         )
 
 
-def _print(found: VendorScore) -> None:
+def _print(found: VendorScore, study: str) -> None:
     accuracy = found.accuracy
     print(f"{found.vendor}: {fine_percent(accuracy.mean)} of {found.images:,} images (95 % interval {span(accuracy)})")
     if found.missing:
@@ -132,7 +135,7 @@ def _print(found: VendorScore) -> None:
     if found.usd is not None:
         print(f"  the answers cost ${found.usd:,.4f}")
     if found.mcnemar is None:
-        print("  no predictions of a champion to compare with")
+        print(f"  study {study} has no predictions of a champion to compare with; --study NAME takes another study")
     else:
         ours, theirs = int(found.mcnemar["ours_only"]), int(found.mcnemar["theirs_only"])
         print(f"  against the champion of {found.study}: {theirs:,} images it alone has right, {ours:,} the champion "

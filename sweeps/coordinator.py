@@ -42,7 +42,7 @@ from sweeps.studies.keys import STUDY_KEY, trial_key
 from sweeps.studies.study import ended_trials, started_trials, trained_trials
 from sweeps.tracking.locations import DATA_SET
 from sweeps.tracking.tracker import RunLabel
-from sweeps.words import percent
+from sweeps.words import best_trial, percent
 
 _ATTEMPTS = 3  # of a run whose worker dies, without any progress in between
 _MOST_FAILURES = 5  # of runs in a row, before their first point: then a GPU, a driver or a disk is broken
@@ -180,6 +180,7 @@ class Coordinator:
         self._description.crown(champion)
         self.sweep.tracker.tag(STUDY_KEY, champion=str(champion.source))
         say(f"champion: trial {champion.source}, {champion.recipe.model}, {accuracy}")
+        self.sweep.progress.best = best_trial(champion.accuracy, champion.source, champion.recipe.model)
         final = Final(self.sweep, champion)
         self._drive(final)
         if not final.trained:

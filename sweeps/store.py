@@ -81,7 +81,8 @@ class Store:
                         connection.execute("PRAGMA journal_mode=WAL")
             free = shutil.disk_usage(self.root).free
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"the store {self.root} must be a folder to write to, but: {error}") from error
+            reason = "it is a file" if self.root.is_file() else error
+            raise StoreError(f"the store {self.root} must be a folder to write to, but: {reason}") from error
         if free < _ROOM:
             raise StoreError(
                 f"the store {self.root} must have at least {_ROOM / 1e6:.0f} MB free, but has {free / 1e6:.0f} MB"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cifar_core.errors import UserError, suggest_name
 from cifar_core.files import read_small_text
-from cifar_core.models import build_shapes
+from cifar_core.models import MODELS, build_shapes
 from cifar_core.recipe import Recipe, RecipeError
 
 FOLDER = Path(__file__).resolve().parent
@@ -38,6 +38,8 @@ def read_recipe(name: str) -> Recipe:
         path = FOLDER / f"{name}.toml"
     else:
         recipes_are = f"the recipes are {', '.join(sorted(NAMES))}; a file's name ends in .toml"
+        if name in MODELS:
+            recipes_are = f"it is a network; {recipes_are}"
         raise RecipeError(f"unknown recipe {name!r}: {suggest_name(name, NAMES, recipes_are)}")
     try:
         text = read_small_text(path, "recipe")

@@ -9,14 +9,12 @@ from mlflow.entities import Run
 from cifar_core.errors import UserError, suggest_name
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.plots import PALETTE
-from experiments.reading.named_runs import LETTERS, candidates, runs_named
+from experiments.reading.named_runs import LETTERS, candidates, runs_named, suggestion
 from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
 from experiments.reading.studies import read_tables
 from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store, StoreError
-from sweeps.studies.keys import STUDY_KEY
-from sweeps.words import did_you_mean
 
 MOST_GROUPS = len(PALETTE)  # each has a colour
 
@@ -76,13 +74,10 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
         raise UserError(f"--runs and --baseline must name one run each, but {name!r} may be {several}")
     if runs:
         return _single(name, runs[0], reader)
-    known, study = [*studies, *reproduced], name.rpartition("/")[0]
-    if study in reader.experiments.values():
-        keys = {run.data.tags["key"] for run in reader.runs("tags.key LIKE '%'", study)}
-        known = [f"{study}/{key}" for key in sorted(keys - {STUDY_KEY})]
+    nearest = suggestion(name, reader, [*studies, *reproduced])
     raise UserError(
         "--runs and --baseline must name a study, STUDY/KEY (such as quick-full/trial-3), a result of reproduce.py, a "
-        f"run's id ({LETTERS} or more letters of it) or name, or champion, but got {name!r}{did_you_mean(name, known)}"
+        f"run's id ({LETTERS} or more letters of it) or name, or champion, but got {name!r}{nearest}"
     )
 
 

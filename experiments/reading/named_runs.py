@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from experiments.reading.study_reader import StudyReader
 from sweeps.store import StoreError
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.mlflow_client import answering
 from sweeps.tracking.registry import CHAMPION, champions
-from sweeps.words import shortened
+from sweeps.words import did_you_mean, shortened
 
 LETTERS = 4  # at least, of the beginning of an id
 
@@ -56,6 +57,15 @@ def champion_of(reader: StudyReader, model: str | None = None, *, has_option: bo
         given = f"--model {model}" if model is not None else "none"
         raise StoreError(f"the champion must be chosen by {options}, but got {given}")
     return chosen[0]
+
+
+def suggestion(wanted: str, reader: StudyReader, known: Sequence[str]) -> str:
+    """Return the end of a message that no run is `wanted`: the nearest of `known`, or of the keys if it has a study."""
+    study = wanted.rpartition("/")[0]
+    if study in reader.experiments.values():
+        keys = {run.data.tags["key"] for run in reader.runs("tags.key LIKE '%'", study)}
+        known = [f"{study}/{key}" for key in sorted(keys - {STUDY_KEY})]
+    return did_you_mean(wanted, known)
 
 
 def candidates(runs: Iterable[Run], reader: StudyReader) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from mlflow.entities import Run
 from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from cifar_core.transfer.adapted import LoadedNetwork, load_network
-from experiments.reading.named_runs import LETTERS, candidates, runs_named
+from experiments.reading.named_runs import LETTERS, candidates, runs_named, suggestion
 from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
@@ -47,7 +48,10 @@ def network_of(wanted: str, store: Store) -> LoadedNetwork:
     reader = StudyReader(store)
     run = run_named(wanted, reader)
     if not run.kept:
-        raise UserError(f"run {run.name!r} ({run.run_id}) kept no weights: {_those_with_weights(reader)}")
+        kept, by = [*_with_weights(reader)], "confirmations, finals, reproductions and trials with --keep-weights do"
+        by = f"weights were kept by {shortened(kept)}" if kept else f"no run has kept its weights yet; {by}"
+        what = "a study" if run.key == STUDY_KEY else f"run {run.name!r} ({run.run_id})"
+        raise UserError(f"RUN must be a run that kept its weights, but {wanted!r} is {what}: {by}")
     return load_network(run.weights)
 
 
@@ -72,9 +76,10 @@ def run_named(wanted: str, reader: StudyReader) -> KnownRun:
     """
     found = runs_named(wanted, reader)
     if not found:
+        known = [*_with_weights(reader)] or reader.studies()
         raise UserError(
             f"RUN must be a run's id, at least {LETTERS} of its first letters, STUDY/KEY (such as quick-full/trial-3), "
-            f"a run's name, or champion, but no run is {wanted!r}; {_those_with_weights(reader)}"
+            f"a run's name, or champion, but no run is {wanted!r}{suggestion(wanted, reader, known)}"
         )
     if len(found) > 1:
         raise UserError(f"RUN must be one run, but {wanted!r} may be {candidates(found, reader)}")
@@ -88,8 +93,8 @@ def _known(run: Run, reader: StudyReader) -> KnownRun:
     return KnownRun(run.info.run_id, run.info.run_name or "", experiment, weights)
 
 
-def _those_with_weights(reader: StudyReader) -> str:
-    kept = [f"{known.name} ({known.run_id[:8]})" for run in reader.runs() if (known := _known(run, reader)).kept]
-    if not kept:
-        return "no run has kept its weights yet; confirmations, finals, reproductions and trials with --keep-weights do"
-    return f"weights were kept by {shortened(kept)}"
+def _with_weights(reader: StudyReader) -> Iterator[str]:
+    """Yield STUDY/KEY of the runs that kept their weights."""
+    for known in (_known(run, reader) for run in reader.runs()):
+        if known.kept:
+            yield f"{known.experiment}/{known.key}"

@@ -157,9 +157,11 @@ def gain_sentence(study: Study) -> CitedText | None:
     if low > 0:
         text += "more than chance explains."
     elif high < 0:
+        below, least, most = (f"{-100 * value:.2f}" for value in (mean, high, low))
         text = (
-            "The search found nothing better than the recipe that it began with, which is the champion: "
-            f"its own best has {points} {interval}."
+            "The search found nothing better than the recipe that it began with, which is the champion: its own best "
+            f"is {below} points of validation accuracy below it (95 % interval {least} to {most}), both trained again "
+            "in the same way."
         )
     else:
         champions = [candidate.baseline for candidate in candidates_of(study) if candidate.champion]

@@ -18,6 +18,7 @@ from sweeps.validation import InvalidFileError
 COLUMNS = ("image", "answer", "seconds", "usd", "state")
 ANSWERED, NOT_ANSWERED = "answered", "failed"  # of a state; empty: answered
 DESCRIPTION = "test-images.json"  # of the data set, beside its exported images
+PROMPT = "prompt.txt"
 MOST_FILE_BYTES = 100_000_000
 MOST_LETTERS = 2000  # of an answer: what lies beyond is not read
 

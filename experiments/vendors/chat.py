@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, cause
 from experiments.vendors.answers import ANSWERED, NOT_ANSWERED, Answer
 
 MOST_REPLY_BYTES = 1_000_000
@@ -285,9 +285,11 @@ class Chat:
                     f"the service must accept the request, but answers status {error.code}{said and ': '}{said}{unset}"
                 ) from None
         except (OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", error)  # of a URLError
-            sent = not isinstance(cause, _NOT_CONNECTED)
-            said = f"{type(cause).__name__}, no {'whole reply' if sent else 'connection'}"
+            reason = getattr(error, "reason", error)  # of a URLError
+            sent = not isinstance(reason, _NOT_CONNECTED)
+            if not (sent or self.spending.knows_usage):  # rather a wrong address than an outage
+                raise VendorError(f"the service must answer at {self._url}, but: {cause(reason)}") from None
+            said = f"{type(reason).__name__}, no {'whole reply' if sent else 'connection'}"
             raise _FailedTryError(said, sent=sent) from None
 
     def _said(self, error: urllib.error.HTTPError) -> str:

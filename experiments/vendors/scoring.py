@@ -81,7 +81,8 @@ def _by_image(answers: Sequence[Answer], images: int) -> dict[int, Answer]:
             continue
         index = known.get(answer.image)
         if index is None:
-            raise InvalidFileError(f"image must be one of {images:,} exported, but got {answer.image[:40]!r}")
+            names = f"{image_name(0)} to {image_name(images - 1)}"
+            raise InvalidFileError(f"image must be one of {names}, as exported, but got {answer.image[:40]!r}")
         if index in given:
             raise InvalidFileError(f"each image must be answered once, but {answer.image} is answered twice")
         given[index] = answer

@@ -55,6 +55,9 @@ def findings(store: Store, study: str) -> Iterator[Finding]:
 
 def _databases(store: Store) -> Iterator[Finding]:
     for path in store.databases():
+        if not path.is_file():
+            yield Finding(f"{path.name} must be in the store, but is missing: bring it back from a copy")
+            continue
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
                 said = connection.execute("PRAGMA integrity_check").fetchone()[0]

@@ -44,8 +44,8 @@ class ParameterEntry:
 class SpaceEntries:
     """A space file; in `hold`, `when` stands among the fields that are held."""
 
-    description: Text
     parameters: dict[str, ParameterEntry]
+    description: Text = "a space of your own"
     enqueue: list[str] = Field(default_factory=list)
     hold: list[dict[str, Any]] = Field(default_factory=list)
 

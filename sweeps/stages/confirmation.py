@@ -58,7 +58,11 @@ class Gain:
         interval = f"(95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f})"
         first = f"its {self.beginning.noun}"
         if self.high < 0:
-            return f"The search found nothing better than {first}: its own best has {points} {interval}"
+            below, least, most = (f"{-100 * value:.2f}" for value in (self.mean, self.high, self.low))
+            return (
+                f"The search found nothing better than {first}: its own best is {below} points below it "
+                f"(95 % interval {least} to {most})"
+            )
         stays = ": it stays" if self.beginning == Beginning.KNOWN_GOOD else ""
         judged = f", within chance{stays}" if self.low <= 0 else ""
         change = f"added {points} to" if self.mean >= 0 else f"lost {points[1:]} against"

@@ -206,8 +206,8 @@ def find_study(store: Store, name: str) -> optuna.Study | None:
         return study
 
 
-def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study:
-    """Load a study for reading; `option` has named it.
+def load_study(store: Store, name: str, option: str = "") -> optuna.Study:
+    """Load a study for reading, which `option` has named; without it the study of the command.
 
     Raises:
         StoreError: the store has no such study, or cannot be read.
@@ -216,7 +216,8 @@ def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study
     if (study := find_study(store, name)) is not None:
         return study
     names = ", ".join(sorted(optuna.get_all_study_names(open_storage(store.storage_url)))) or "none"
-    raise StoreError(f"{option} must be one that the store holds ({names}), but got {name!r}")
+    other = "" if option else "; --study NAME takes another"
+    raise StoreError(f"{option or 'the study'} must be one that the store holds ({names}), but got {name!r}{other}")
 
 
 def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tuple[Trial, Mapping[int, float]]]:

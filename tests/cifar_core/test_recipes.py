@@ -82,6 +82,7 @@ class TestFiles:
 
 class TestRefusals:
     def test_a_name_that_is_close(self) -> None:
+        assert refused("airbench").startswith("unknown recipe 'airbench': it is a network; the recipes are block_cnn, ")
         assert refused("three-conv") == "unknown recipe 'three-conv': did you mean 'three_conv'?"
         assert refused("Dynamic_conv") == "unknown recipe 'Dynamic_conv': did you mean 'dynamic_conv'?"
 

@@ -86,10 +86,10 @@ def test_a_study_that_is_not_whole_is_reported_as_one(pages: Pages, study: str, 
 @pytest.mark.slow
 def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> None:
     fresh_store.add(name="a/b <i>", trials=(Trial(state="running"),), champion=(), state="running")
-    (html, *_), _ = write_report(None, fresh_store.place)
+    html, *_ = write_report(None, fresh_store.place).paths
     assert html.parent == fresh_store.folder / "reports" / "a=2Fb=20=3Ci=3E"
     text = html.read_text()
-    assert "No trial has finished" in text
+    assert "No trial has finished: nothing that is said of building a network was measured." in text
     assert "There are no curves to show yet." in text
     assert "a/b &lt;i&gt;" in text
     assert "a/b <i>" not in text
@@ -152,7 +152,7 @@ def test_a_scenario_of_ones_own_changes_the_answer_and_bars_in_it_break_no_table
     mine = tmp_path / "mine|ours.toml"
     text = DEFAULT_SCENARIO.read_text().replace("images_per_month = 250_000", "images_per_month = 1_000")
     mine.write_text(text.replace('name = "Azure', 'name = "A|Z, Azure'))
-    (_, markdown, *_), _ = write_report("demo", store.place, scenario=mine, out=tmp_path / "out")
+    _, markdown, *_ = write_report("demo", store.place, scenario=mine, out=tmp_path / "out").paths
     text = markdown.read_text()
     assert "## Not yet: measure GPT-6 Luna." in text
     assert "| Images a month | 1,000 |" in text
@@ -208,7 +208,7 @@ def test_a_store_that_cannot_be_written_to_gets_its_report_all_the_same(
     out = tmp_path / "out"
     assert compare.main(["--store", str(store.folder), "--study", "interrupted", "--out", str(out)]) == 0
     assert (out / "report.html").exists()
-    assert capsys.readouterr().err == "It is not in MLflow: read-only\n"
+    assert capsys.readouterr().err == "The report is not in MLflow: read-only\n"
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_a_store_of_another_user_is_read_and_left_as_it_is(
     monkeypatch.setattr(snapshot, "_writable", lambda path: False)
     out = tmp_path / "out"
     assert compare.main(["--store", str(tmp_path / "store"), "--study", "demo", "--out", str(out)]) == 0
-    assert capsys.readouterr().err == f"It is not in MLflow: the store {tmp_path}/store cannot be written to\n"
+    assert capsys.readouterr().err == f"The report is not in MLflow: the store {tmp_path}/store cannot be written to\n"
     runs = ["--runs", "demo/trial-0", "demo/trial-3"]
     assert compare.main(["--store", str(tmp_path / "store"), *runs, "--out", str(out)]) == 0
     assert {path: path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()} == before
@@ -255,7 +255,10 @@ def test_the_report_of_a_copy_is_the_same_and_lies_in_the_copy(store: Fake, tmp_
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         reports = tmp_path / name / "reports" / "demo"
         names = ("report.html", "report.md", "what-if.html", "report.json")
-        assert done.stdout.split() == ["Report:", *(str(reports / name) for name in names)]
+        answer, *paths = done.stdout.splitlines()
+        assert answer.startswith("Answer: Not yet: ")
+        assert answer.endswith(" (example scenario: replace it with yours (`--scenario mine.toml`))")
+        assert " ".join(paths).split() == ["Report:", *(str(reports / name) for name in names)]
         assert done.stderr == ""
         artifacts = sorted((tmp_path / name / "artifacts" / "demo").rglob("report.html"))
         assert [path.read_bytes() for path in artifacts] == [

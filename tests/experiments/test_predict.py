@@ -230,12 +230,18 @@ def test_as_many_classes_as_asked_for(place: Place, capsys: pytest.CaptureFixtur
         (
             "nope",
             "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY \\(such as quick-full/trial-3\\), a "
-            "run's name, or champion, but no run is 'nope'; "
-            r"weights were kept by three_conv-seed0 three_conv \(%(three_conv-seed0).8s\), "
-            r"final-1-0 three_conv \(%(final-1-0).8s\)",
+            "run's name, or champion, but no run is 'nope'; known: systems/three_conv-seed0, a study/final-1-0",
         ),
-        ("trial-0", r"run 'twins' \(%(trial-0)s\) kept no weights: weights were kept by three_conv-seed0 .*"),
-        ("a study", r"run 'a study' \([0-9a-f]{32}\) kept no weights: weights were kept by three_conv-seed0 .*"),
+        ("a study/final-1-1", ".*, but no run is 'a study/final-1-1'; did you mean 'a study/final-1-0'\\?"),
+        (
+            "trial-0",
+            r"RUN must be a run that kept its weights, but '%(trial-0)s' is run 'twins' \(%(trial-0)s\): "
+            "weights were kept by systems/three_conv-seed0, a study/final-1-0",
+        ),
+        (
+            "a study",
+            "RUN must be a run that kept its weights, but 'a study' is a study: weights were kept by systems/.*",
+        ),
     ],
 )
 def test_a_run_that_cannot_be_used(place: Place, refused: Refused, wanted: str, message: str) -> None:
@@ -254,6 +260,22 @@ def test_a_broken_picture_among_good_ones(place: Place, capsys: pytest.CaptureFi
     ]
     _, *answers, _ = said.out.splitlines()
     assert [line.startswith(f"{path}  ") for path, line in zip(place.images, answers, strict=True)] == [True, True]
+
+
+def test_a_folder_stands_for_its_pictures(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    for path in (*place.images, place.images[0].with_name(".hidden.png")):
+        shutil.copy(place.images[0], tmp_path / "pictures" / path.name)
+    capsys.readouterr()
+    assert command.main(place.arguments("final-1-0 three_conv", str(tmp_path / "pictures"))) == 0
+    _, *answers, _ = capsys.readouterr().out.splitlines()
+    names = sorted(path.name for path in place.images)
+    assert [Path(line.split("  ")[0]).name for line in answers] == [place.images[0].name, *names]
+    empty = tmp_path / "pictures" / "more"
+    said = refused(command.main, *place.arguments("final-1-0 three_conv", str(empty)))
+    assert said == f"{empty}: a folder must have pictures in it, but this has no file"
 
 
 def test_damaged_weights(place: Place, tmp_path: Path, refused: Refused) -> None:

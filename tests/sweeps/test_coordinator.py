@@ -35,6 +35,15 @@ from tests.sweeps.scripted import SPACE, TRAIN_IMAGES, ScriptedExecutor, Study, 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_each_stage_shows_the_best_that_was_measured_by_then(sweep: Study) -> None:
+    sweep.run()
+    lines = sweep.log.getvalue().splitlines()
+    shown = {stage: next(line for line in lines if f"] {stage}: " in line) for stage in ("confirm", "final", "test")}
+    assert "best 33.0 % validation accuracy, trial 3, " in shown["confirm"]
+    assert "best 53.0 % validation accuracy, trial 3, " in shown["final"]
+    assert "best 53.0 % validation accuracy, trial 3, " in shown["test"]
+
+
 class TestFailures:
     def test_a_failed_trial_does_not_end_the_sweep(self, sweep: Study) -> None:
         sweep.notes = {"trial-2": "step-000000004.safetensors: SHA-256 must be a, but got b"}

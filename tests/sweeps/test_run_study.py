@@ -418,7 +418,10 @@ def test_mlflow_that_is_gone_at_the_end_gets_the_rest_later(
     assert main(again) == 0
     assert capsys.readouterr().out == "nothing waits for MLflow in study s\n"
     assert main(("--study", "t", *again[2:])) == 2
-    assert "--study must be one that the store holds (s), but got 't'" in capsys.readouterr().err
+    assert (
+        "the study must be one that the store holds (s), but got 't'; --study NAME takes another"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_evaluations_on_the_test_set_are_lines_that_add_up_also_after_one_that_w
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("{tmp_path}/file", ".*exists"),
+        ("{tmp_path}/file", "it is a file$"),
         ("{tmp_path}/file/store", ".*Not a directory"),
         ("/proc/self", ""),  # where nobody may write
         ("{tmp_path}", ".*not a database"),

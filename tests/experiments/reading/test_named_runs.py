@@ -48,8 +48,7 @@ def test_none_and_several_are_one_line(reader: StudyReader) -> None:
         run_named("firs", reader)
     assert str(error.value) == (
         "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY (such as quick-full/trial-3), a run's "
-        "name, or champion, but no run is 'firs'; "
-        "no run has kept its weights yet; confirmations, finals, reproductions and trials with --keep-weights do"
+        "name, or champion, but no run is 'firs'; known: a study"
     )
     with pytest.raises(UserError, match=r"^RUN must be one run, but 'abcd' may be abcd\S+ \(.* in a study\), abcd2"):
         run_named("abcd", reader)

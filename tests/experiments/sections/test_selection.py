@@ -132,7 +132,7 @@ def test_the_lead_of_the_champion_is_stated_with_its_interval() -> None:
         ((-0.0066, -0.0167, 0.0035), "lost 0.66 points of validation accuracy against the recipe that it began with"),
         (
             (-0.02, -0.03, -0.01),
-            "nothing better than the recipe that it began with, which is the champion: its own best has -2.00 points",
+            "its own best is 2.00 points of validation accuracy below it (95 % interval 1.00 to 3.00), both ",
         ),
     ],
 )

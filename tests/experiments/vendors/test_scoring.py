@@ -68,7 +68,7 @@ def test_it_is_compared_with_ours_image_by_image() -> None:
             "at least one image must be answered, but none of 1 rows has an answer",
         ),
         ([answer(1), answer(1)], "each image must be answered once, but 00001.png is answered twice"),
-        ([Answer("cat.png", "cat")], "image must be one of 100 exported, but got 'cat.png'"),
+        ([Answer("cat.png", "cat")], "image must be one of 00000.png to 00099.png, as exported, but got 'cat.png'"),
     ],
 )
 def test_an_image_is_answered_once_and_was_exported(answers: list[Answer], message: str) -> None:

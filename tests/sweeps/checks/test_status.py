@@ -125,7 +125,11 @@ def test_asking_changes_nothing(store: Store) -> None:
 @pytest.mark.parametrize(
     ("study", "change", "error"),
     [
-        ("t", {}, r"--study must be one that the store holds \(empty, s, s-adapted\), but got 't'$"),
+        (
+            "t",
+            {},
+            r"the study must be one that the store holds \(empty, s, s-adapted\), but got 't'; --study NAME takes ",
+        ),
         ("s", {"storage_url": "bogus://x"}, "the Optuna storage must open, but bogus://x gave: Can't load plugin"),
         ("s", {"tracking_uri": "bogus://x"}, "the MLflow store must answer, but bogus://x gave: "),
     ],

@@ -394,7 +394,7 @@ class TestTestSet:
         (
             Gain(-0.0128, -0.0224, -0.0032, Beginning.KNOWN_GOOD),
             "found nothing better than its starting recipe: "
-            "its own best has -1.28 points (95 % interval -2.24 to -0.32)",
+            "its own best is 1.28 points below it (95 % interval 0.32 to 2.24)",
         ),
         (
             Gain(0.0031, -0.0052, 0.0114, Beginning.FIRST),
