@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from experiments.decision import recommendation, what_if
@@ -47,25 +46,23 @@ from sweeps.words import shortened
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
 SCHEMA = 1
 
-SECTIONS: Mapping[str, Callable[[Facts], Section]] = MappingProxyType(
-    {
-        "verdict": verdict.section,
-        "sensitivity": sensitivity.section,
-        "money": money.section,
-        "accuracy": accuracy.section,
-        "adapting": adapting.section,
-        "selection": selection.section,
-        "labels": labels.section,
-        "classes": classes.section,
-        "calibration": calibration.section,
-        "examples": examples.section,
-        "training": training.section,
-        "search": search.section,
-        "importance": importance.section,
-        "systems": systems.section,
-        "reproduction": reproduction.section,
-    }
-)
+SECTIONS: Mapping[str, Callable[[Facts], Section]] = {
+    "verdict": verdict.section,
+    "sensitivity": sensitivity.section,
+    "money": money.section,
+    "accuracy": accuracy.section,
+    "adapting": adapting.section,
+    "selection": selection.section,
+    "labels": labels.section,
+    "classes": classes.section,
+    "calibration": calibration.section,
+    "examples": examples.section,
+    "training": training.section,
+    "search": search.section,
+    "importance": importance.section,
+    "systems": systems.section,
+    "reproduction": reproduction.section,
+}
 """The sections of the report, in order. The recommendation, which collects from all of them, follows the second."""
 
 ABOUT_CIFAR10 = ("systems",)  # left out for other data

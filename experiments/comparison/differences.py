@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
-from types import MappingProxyType
 
 from experiments.pages.text import duration, fine_percent, flops, run
 from experiments.reading.study import TrainedRun
@@ -26,9 +25,12 @@ from experiments.stats import (
 )
 
 # Conditions that must be equal for times to be compared, and their names.
-HARDWARE: Mapping[str, str] = MappingProxyType(
-    {"device": "device", "cpu": "processor", "threads": "number of threads", "precision": "precision"}
-)
+HARDWARE: Mapping[str, str] = {
+    "device": "device",
+    "cpu": "processor",
+    "threads": "number of threads",
+    "precision": "precision",
+}
 
 # The settings of a run.
 PARAMETERS, CONDITIONS = attrgetter("params"), attrgetter("conditions")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import pandas as pd
 
@@ -104,7 +103,7 @@ def gather(
     published: Published,
     scenario: Scenario,
     results: Sequence[Result] = (),
-    scores: Mapping[str, VendorScore] = MappingProxyType({}),
+    scores: Mapping[str, VendorScore] = {},
     label_curve: LabelCurve | None = None,
 ) -> Facts:
     """The facts of a study.

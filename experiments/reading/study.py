@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from experiments.stats import Estimate
 from sweeps.stages.adapted_result import images_before
 
 # The splits in words, by their names in metrics.
-SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
+SPLITS: Mapping[str, str] = {"train": "training", "val": "validation", "test": "test"}
 BUILD, ADAPT = "build", "adapt"  # the ways of a label curve: training from nothing, a head on a pretrained network
 
 

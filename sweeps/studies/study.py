@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,14 +55,12 @@ class Beginning(StrEnum):
         return None if value is None else cls.KNOWN_GOOD if value is True else cls(value)
 
 
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
-    {
-        "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP),
-        "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_STARTUP),
-        "cmaes": lambda seed: CmaEsSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False),
-        "random": lambda seed: RandomSampler(seed=seed),
-    }
-)
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP),
+    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_STARTUP),
+    "cmaes": lambda seed: CmaEsSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
 
 
 def open_study(
