@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from experiments.decision import recommendation, what_if
 from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
-from experiments.pages.page import References, render_page, write_files
+from experiments.pages.page import References, finite, render_page, write_files
 from experiments.pages.text import CitedText
 from experiments.reading.label_curve import load_label_curve
 from experiments.reading.published import Dated, load_published
@@ -188,7 +187,7 @@ def numbers_json(facts: Facts, sections: Sequence[Section]) -> bytes:
             "decided_by": decided.decided_by + 1,
         },
         "numbers": {
-            number.name: {"value": _finite(number.value), "unit": number.unit, "from": list(number.sources)}
+            number.name: {"value": finite(number.value), "unit": number.unit, "from": list(number.sources)}
             for section in sections
             for number in section.numbers
         },
@@ -207,7 +206,3 @@ def _picture(picture: Figure | Photo) -> dict[str, Any]:
 
 def _cited(text: CitedText) -> dict[str, Any]:
     return {"text": text.text, "from": list(text.sources)}
-
-
-def _finite(value: float | str | None) -> float | str | None:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -74,7 +74,7 @@ class Group:
         if not known:
             return None
         split = metric.partition("/")[0]
-        whole = [r.data_set.test_images if split == "test" else r.data_set.val_images for r in known]
+        whole = (r.data_set.test_images if split == "test" else r.data_set.val_images for r in known)
         images = min(r.images.get(split, count) for r, count in zip(known, whole, strict=True))
         return mean_accuracy([r.metrics[metric] for r in known], tuple(r.run_id for r in known), images)
 

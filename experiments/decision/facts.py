@@ -6,8 +6,6 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import pandas as pd
-
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import TTA_VIEWS
 from experiments.decision.machines import Cost, cost_of
@@ -80,7 +78,8 @@ class Facts:
 
     def parameter(self, name: str) -> str | None:
         """A parameter of the network's runs, as MLflow has it."""
-        return _first(self.study.subject, f"params.{name}")
+        values = self.study.subject.get(f"params.{name}", ())
+        return next((str(value) for value in values if value is not None), None)
 
     @property
     def model(self) -> str | None:
@@ -142,7 +141,3 @@ def _bar(published: Bar, scenario: Scenario) -> Bar:
         source += f"; start and rework: {published.source}"
     start, rework = min(published.start, target), min(published.rework, target)
     return replace(published, target=target, start=start, rework=rework, source=source)
-
-
-def _first(runs: pd.DataFrame, column: str) -> str | None:
-    return next((str(v) for v in runs[column] if v is not None), None) if column in runs else None

@@ -169,11 +169,6 @@ def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
-def best_recipes(study: optuna.Study, count: int) -> list[Recipe]:
-    """Return the recipes of the best complete trials, best first."""
-    return [recipe_of(trial) for trial in ranked(study.get_trials(deepcopy=False))[:count]]
-
-
 def recipe_of(trial: FrozenTrial) -> Recipe:
     """Return the recipe of a trial with the epochs that its weight decay was chosen for.
 
@@ -216,12 +211,11 @@ def load_study(store: Store, name: str, option: str = "--study") -> optuna.Study
     raise StoreError(f"{option} must be one that the store holds ({names}), but got {name!r}")
 
 
-def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tuple[Trial, Mapping[int, float]]]:
-    """Yield the trials that an earlier process left running, and the values that they have reported, by step."""
+def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[Trial]:
+    """Yield the trials that an earlier process left running."""
     study_id = storage.get_study_id_from_name(study.study_name)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-        yield Trial(study, trial_id), trial.intermediate_values
+        yield Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
 
 
 def started_trials(study: optuna.Study) -> int:
