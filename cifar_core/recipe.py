@@ -8,7 +8,6 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 from typing import Any, Self, get_type_hints
 
 import tomli_w
@@ -17,20 +16,18 @@ from cifar_core.errors import UserError, suggest_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon", "ranger")
 MIXES = ("none", "mixup", "cutmix")
-TTA_VIEWS: Mapping[str, int] = MappingProxyType({"none": 1, "mirror": 2, "mirror-shift": 6})  # test-time augmentation
-CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "normalisation": ("dataset", "half"),
-        "optimizer": OPTIMIZERS,
-        "schedule": ("constant", "linear", "cosine", "step", "one-cycle-linear", "one-cycle-cosine"),
-        "padding": ("reflect", "zero"),
-        "mix": MIXES,
-        "orthogonalization": ("newton-schulz", "polar-express"),
-        "aux_optimizer": ("adamw", "sgd"),
-        "average": ("none", "lookahead", "ema"),
-        "tta": tuple(TTA_VIEWS),
-    }
-)
+TTA_VIEWS: Mapping[str, int] = {"none": 1, "mirror": 2, "mirror-shift": 6}  # test-time augmentation
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "normalisation": ("dataset", "half"),
+    "optimizer": OPTIMIZERS,
+    "schedule": ("constant", "linear", "cosine", "step", "one-cycle-linear", "one-cycle-cosine"),
+    "padding": ("reflect", "zero"),
+    "mix": MIXES,
+    "orthogonalization": ("newton-schulz", "polar-express"),
+    "aux_optimizer": ("adamw", "sgd"),
+    "average": ("none", "lookahead", "ema"),
+    "tta": tuple(TTA_VIEWS),
+}
 RANGE_TEST = "range-test"
 FIXED_SPLIT = 0.1
 MOST_EPOCHS = 10_000.0
@@ -174,7 +171,7 @@ class Recipe:
         return cls.from_dict(values)
 
 
-FIELD_TYPES: Mapping[str, type] = MappingProxyType(get_type_hints(Recipe) | {"learning_rate": float})
+FIELD_TYPES: Mapping[str, type] = get_type_hints(Recipe) | {"learning_rate": float}
 
 # Switches, and what they need of another field.
 _NEEDS: tuple[tuple[str, str, str, str, Callable[[Any], bool]], ...] = (
@@ -184,36 +181,34 @@ _NEEDS: tuple[tuple[str, str, str, str, Callable[[Any], bool]], ...] = (
 )
 LINKED_FIELDS = frozenset(field for switch, _, _, other, _ in _NEEDS for field in (switch, other))  # judged together
 
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
-    {
-        "width": (lambda v: 0 < v <= 8, "0 < width <= 8"),
-        "bn_momentum": (lambda v: 0 < v <= 1, "0 < bn_momentum <= 1"),
-        "epochs": (lambda v: 0 < v <= MOST_EPOCHS, f"0 < epochs <= {MOST_EPOCHS:g}"),
-        "batch_size": (lambda v: 2 <= v <= 50_000, "2 <= batch_size <= 50000"),
-        "val_fraction": (lambda v: 0 <= v <= 0.9, "0 <= val_fraction <= 0.9"),
-        "learning_rate": (lambda v: v > 0, "learning_rate > 0"),
-        "bias_lr_multiple": (lambda v: v > 0, "bias_lr_multiple > 0"),
-        "head_lr_multiple": (lambda v: v > 0, "head_lr_multiple > 0"),
-        "momentum": (lambda v: 0 <= v < 1, "0 <= momentum < 1"),
-        "aux_momentum": (lambda v: 0 <= v < 1, "0 <= aux_momentum < 1"),
-        "weight_decay": (lambda v: v >= 0, "weight_decay >= 0"),
-        "clip_norm": (lambda v: v >= 0, "clip_norm >= 0"),
-        "label_smoothing": (lambda v: 0 <= v < 1, "0 <= label_smoothing < 1"),
-        "warmup": (lambda v: 0 <= v < 1, "0 <= warmup < 1"),
-        "freeze_first": (lambda v: 0 < v <= 1, "0 < freeze_first <= 1"),
-        "average_decay": (lambda v: 0 <= v < 1, "0 <= average_decay < 1"),
-        "start_factor": (lambda v: 0 <= v <= 1, "0 <= start_factor <= 1"),
-        "end_factor": (lambda v: 0 <= v <= 1, "0 <= end_factor <= 1"),
-        "momentum_at_peak": (lambda v: 0 <= v < 1, "0 <= momentum_at_peak < 1"),
-        "step_every": (lambda v: 0 < v <= 1, "0 < step_every <= 1"),
-        "step_factor": (lambda v: 0 < v <= 1, "0 < step_factor <= 1"),
-        "translate": (lambda v: 0 <= v <= 16, "0 <= translate <= 16"),
-        "cutout": (lambda v: 0 <= v <= 32, "0 <= cutout <= 32"),
-        "color_jitter": (lambda v: 0 <= v <= 1, "0 <= color_jitter <= 1"),
-        "mix_alpha": (lambda v: 0.01 <= v <= 10, "0.01 <= mix_alpha <= 10"),
-        "seed": (lambda v: 0 <= v < 2**63, "0 <= seed < 2**63"),
-    }
-)
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "width": (lambda v: 0 < v <= 8, "0 < width <= 8"),
+    "bn_momentum": (lambda v: 0 < v <= 1, "0 < bn_momentum <= 1"),
+    "epochs": (lambda v: 0 < v <= MOST_EPOCHS, f"0 < epochs <= {MOST_EPOCHS:g}"),
+    "batch_size": (lambda v: 2 <= v <= 50_000, "2 <= batch_size <= 50000"),
+    "val_fraction": (lambda v: 0 <= v <= 0.9, "0 <= val_fraction <= 0.9"),
+    "learning_rate": (lambda v: v > 0, "learning_rate > 0"),
+    "bias_lr_multiple": (lambda v: v > 0, "bias_lr_multiple > 0"),
+    "head_lr_multiple": (lambda v: v > 0, "head_lr_multiple > 0"),
+    "momentum": (lambda v: 0 <= v < 1, "0 <= momentum < 1"),
+    "aux_momentum": (lambda v: 0 <= v < 1, "0 <= aux_momentum < 1"),
+    "weight_decay": (lambda v: v >= 0, "weight_decay >= 0"),
+    "clip_norm": (lambda v: v >= 0, "clip_norm >= 0"),
+    "label_smoothing": (lambda v: 0 <= v < 1, "0 <= label_smoothing < 1"),
+    "warmup": (lambda v: 0 <= v < 1, "0 <= warmup < 1"),
+    "freeze_first": (lambda v: 0 < v <= 1, "0 < freeze_first <= 1"),
+    "average_decay": (lambda v: 0 <= v < 1, "0 <= average_decay < 1"),
+    "start_factor": (lambda v: 0 <= v <= 1, "0 <= start_factor <= 1"),
+    "end_factor": (lambda v: 0 <= v <= 1, "0 <= end_factor <= 1"),
+    "momentum_at_peak": (lambda v: 0 <= v < 1, "0 <= momentum_at_peak < 1"),
+    "step_every": (lambda v: 0 < v <= 1, "0 < step_every <= 1"),
+    "step_factor": (lambda v: 0 < v <= 1, "0 < step_factor <= 1"),
+    "translate": (lambda v: 0 <= v <= 16, "0 <= translate <= 16"),
+    "cutout": (lambda v: 0 <= v <= 32, "0 <= cutout <= 32"),
+    "color_jitter": (lambda v: 0 <= v <= 1, "0 <= color_jitter <= 1"),
+    "mix_alpha": (lambda v: 0.01 <= v <= 10, "0.01 <= mix_alpha <= 10"),
+    "seed": (lambda v: 0 <= v < 2**63, "0 <= seed < 2**63"),
+}
 
 
 def widen(name: str, value: Any) -> Any:

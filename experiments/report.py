@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from experiments.decision import recommendation, what_if
 from experiments.decision.facts import Facts, gather
 from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
-from experiments.pages.page import References, render_page, write_files
+from experiments.pages.page import References, finite, render_page, write_files
 from experiments.pages.text import CitedText
 from experiments.reading.label_curve import load_label_curve
 from experiments.reading.published import Dated, load_published
@@ -48,25 +46,23 @@ from sweeps.words import shortened
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
 SCHEMA = 1
 
-SECTIONS: Mapping[str, Callable[[Facts], Section]] = MappingProxyType(
-    {
-        "verdict": verdict.section,
-        "sensitivity": sensitivity.section,
-        "money": money.section,
-        "accuracy": accuracy.section,
-        "adapting": adapting.section,
-        "selection": selection.section,
-        "labels": labels.section,
-        "classes": classes.section,
-        "calibration": calibration.section,
-        "examples": examples.section,
-        "training": training.section,
-        "search": search.section,
-        "importance": importance.section,
-        "systems": systems.section,
-        "reproduction": reproduction.section,
-    }
-)
+SECTIONS: Mapping[str, Callable[[Facts], Section]] = {
+    "verdict": verdict.section,
+    "sensitivity": sensitivity.section,
+    "money": money.section,
+    "accuracy": accuracy.section,
+    "adapting": adapting.section,
+    "selection": selection.section,
+    "labels": labels.section,
+    "classes": classes.section,
+    "calibration": calibration.section,
+    "examples": examples.section,
+    "training": training.section,
+    "search": search.section,
+    "importance": importance.section,
+    "systems": systems.section,
+    "reproduction": reproduction.section,
+}
 """The sections of the report, in order. The recommendation, which collects from all of them, follows the second."""
 
 ABOUT_CIFAR10 = ("systems",)  # left out for other data
@@ -207,7 +203,7 @@ def numbers_json(facts: Facts, sections: Sequence[Section]) -> bytes:
             "decided_by": decided.decided_by + 1,
         },
         "numbers": {
-            number.name: {"value": _finite(number.value), "unit": number.unit, "from": list(number.sources)}
+            number.name: {"value": finite(number.value), "unit": number.unit, "from": list(number.sources)}
             for section in sections
             for number in section.numbers
         },
@@ -226,7 +222,3 @@ def _picture(picture: Figure | Photo) -> dict[str, Any]:
 
 def _cited(text: CitedText) -> dict[str, Any]:
     return {"text": text.text, "from": list(text.sources)}
-
-
-def _finite(value: float | str | None) -> float | str | None:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

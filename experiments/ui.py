@@ -18,7 +18,6 @@ import warnings
 import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from experiments.serving.local import HOST, listen, port, run
@@ -42,13 +41,11 @@ _SERVED = re.compile(
 _LANGUAGE_MODELS = "/ajax-api/2.0/mlflow/gateway-proxy"  # the UI asks for their list, and shows an error without one
 # What the UI keeps in the browser. Without it, the UI opens an assistant that is not there, pages for agents, and an
 # advertisement of the model registry over the registry.
-_BROWSER: Mapping[str, object] = MappingProxyType(
-    {
-        "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,
-        "mlflow.workflowType_v1": "machine_learning",
-        "_mlflow_model_registry_promo_modal_dismissed_v1": True,
-    }
-)
+_BROWSER: Mapping[str, object] = {
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,
+    "mlflow.workflowType_v1": "machine_learning",
+    "_mlflow_model_registry_promo_modal_dismissed_v1": True,
+}
 # A description is folded below its first picture, and not below its second line.
 _HEAD = """<style>
 [data-assistant-ui] { display: none !important }

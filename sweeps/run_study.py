@@ -18,7 +18,7 @@ import torch
 from optuna.exceptions import StorageInternalError
 
 from cifar_core.data.data_set import CIFAR10, DataSet
-from cifar_core.data.own_images import ImageSource, prepare
+from cifar_core.data.own_images import prepare
 from cifar_core.data.picture_cache import CachedPictures
 from cifar_core.data.source import DataSource
 from cifar_core.evaluation.pictures import samples as draw_samples
@@ -119,7 +119,10 @@ def _train(
     set_up_cpu(engine.threads)
     given = options.enqueue or list(space.enqueue)
     named = read_given(given)
-    pictures = None if source is None else _prepared(source)
+    pictures = None
+    if source is not None:
+        with SweepConsole() as console:
+            pictures = prepare(source, console.progress)
     data_set = CIFAR10 if pictures is None else pictures.data_set
     plan = _plan(options, name, data_set, engine, space)
     if options.tracking_uri is not None:
@@ -353,11 +356,6 @@ def _samples(data: DataSource) -> bytes:
     picture = draw_samples(data.train_val().train)
     release_memory()  # each worker loads images of its own
     return picture
-
-
-def _prepared(source: ImageSource) -> CachedPictures:
-    with SweepConsole() as console:
-        return prepare(source, console.progress)
 
 
 def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: Engine, space: SearchSpace) -> Plan:

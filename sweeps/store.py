@@ -26,7 +26,7 @@ DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 SYSTEMS_EXPERIMENT = "systems"
 RANGE_TESTS_EXPERIMENT = "range-tests"
 DEFAULT_EXPERIMENT = "Default"  # MLflow's own, whose artifacts lie in the working directory
-VENDORS = "vendors"  # not an experiment: the study name under which evaluations by vendors are recorded
+VENDORS = "vendors"  # not an experiment: the study name of evaluations by vendors, and the folder of their scores
 RESERVED_STUDIES = (SYSTEMS_EXPERIMENT, RANGE_TESTS_EXPERIMENT, DEFAULT_EXPERIMENT, VENDORS)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +17,18 @@ from cifar_core.models.vision_transformer import VisionTransformer
 from cifar_core.models.wide_resnet import WideResNet
 from cifar_core.recipe import Recipe, RecipeError
 
-MODELS: Mapping[str, Callable[[float, int, int], nn.Module]] = MappingProxyType(
-    {
-        "airbench": Airbench,
-        "airbench96": Airbench96,
-        "block_cnn": BlockCnn,
-        "custom_resnet": CustomResnet,
-        "dynamic_conv": DynamicConv,
-        "fast_resnet": FastResNet,
-        "five_conv": FiveConv,
-        "three_conv": ThreeConv,
-        "vision_transformer": VisionTransformer,
-        "wide_resnet": WideResNet,
-    }
-)
+MODELS: Mapping[str, Callable[[float, int, int], nn.Module]] = {
+    "airbench": Airbench,
+    "airbench96": Airbench96,
+    "block_cnn": BlockCnn,
+    "custom_resnet": CustomResnet,
+    "dynamic_conv": DynamicConv,
+    "fast_resnet": FastResNet,
+    "five_conv": FiveConv,
+    "three_conv": ThreeConv,
+    "vision_transformer": VisionTransformer,
+    "wide_resnet": WideResNet,
+}
 
 
 def build_model(recipe: Recipe, examples: Tensor | None = None, *, data_set: DataSet = CIFAR10) -> nn.Module:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import safetensors.torch
@@ -107,29 +107,27 @@ def _halves_of_resnet(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     return nn.Sequential(*lower), nn.Sequential(last, pool, nn.Flatten())
 
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "efficientnet_lite0": _lite(
-            0, 1.0, 1.0, 18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-        ),
-        "efficientnet_lite1": _lite(
-            1, 1.0, 1.1, 21_946_926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
-        ),
-        "efficientnet_lite2": _lite(
-            2, 1.1, 1.2, 24_666_229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
-        ),
-        "resnet18": Architecture(
-            build=functools.partial(_resnet, "resnet18"),
-            halves=_halves_of_resnet,
-            torchvision="ResNet18_Weights.IMAGENET1K_V1",
-        ),
-        "resnet50": Architecture(
-            build=functools.partial(_resnet, "resnet50"),
-            halves=_halves_of_resnet,
-            torchvision="ResNet50_Weights.IMAGENET1K_V2",
-        ),
-    }
-)
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "efficientnet_lite0": _lite(
+        0, 1.0, 1.0, 18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet_lite1": _lite(
+        1, 1.0, 1.1, 21_946_926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet_lite2": _lite(
+        2, 1.1, 1.2, 24_666_229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+    "resnet18": Architecture(
+        build=functools.partial(_resnet, "resnet18"),
+        halves=_halves_of_resnet,
+        torchvision="ResNet18_Weights.IMAGENET1K_V1",
+    ),
+    "resnet50": Architecture(
+        build=functools.partial(_resnet, "resnet50"),
+        halves=_halves_of_resnet,
+        torchvision="ResNet50_Weights.IMAGENET1K_V2",
+    ),
+}
 
 
 class FeatureNetwork(nn.Module):

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from types import MappingProxyType
 from typing import Any
 
 from cifar_core.budget import Budget
@@ -28,30 +27,28 @@ RESULTS = Path(__file__).resolve().parents[1] / "data" / "ablation.json"
 BUDGET = 0.1e15  # training FLOPs of a run: some three epochs
 
 # What each variant changes in fast94.
-VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "fast94": {},
-        "fast_resnet, with residual connections": {"model": "fast_resnet"},
-        "three Newton-Schulz steps": {"orthogonalization": "newton-schulz"},
-        "weight decay instead of norm reset": {"reset_norms": False},
-        "AdamW for head and biases": {
-            "aux_optimizer": "adamw",
-            "aux_momentum": 0.9,
-            "bias_lr_multiple": 1.0,
-            "head_lr_multiple": 1.0,
-            "decay_all": False,
-        },
-        "biases at a tenth of their rate": {"bias_lr_multiple": 35.3},
-        "head at a third of its rate": {"head_lr_multiple": 1.8},
-        "first layer never frozen": {"freeze_first": 1.0},
-        "random flips": {"alternate_flip": False},
-        "lookahead": {"average": "lookahead"},
-        "moving average": {"average": "ema"},
-        "warm-up over 10 %": {"warmup": 0.1},
-        "label smoothing 0.1": {"label_smoothing": 0.1},
-        "shifts of up to 4 pixels": {"translate": 4},
-    }
-)
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "fast94": {},
+    "fast_resnet, with residual connections": {"model": "fast_resnet"},
+    "three Newton-Schulz steps": {"orthogonalization": "newton-schulz"},
+    "weight decay instead of norm reset": {"reset_norms": False},
+    "AdamW for head and biases": {
+        "aux_optimizer": "adamw",
+        "aux_momentum": 0.9,
+        "bias_lr_multiple": 1.0,
+        "head_lr_multiple": 1.0,
+        "decay_all": False,
+    },
+    "biases at a tenth of their rate": {"bias_lr_multiple": 35.3},
+    "head at a third of its rate": {"head_lr_multiple": 1.8},
+    "first layer never frozen": {"freeze_first": 1.0},
+    "random flips": {"alternate_flip": False},
+    "lookahead": {"average": "lookahead"},
+    "moving average": {"average": "ema"},
+    "warm-up over 10 %": {"warmup": 0.1},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "shifts of up to 4 pixels": {"translate": 4},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

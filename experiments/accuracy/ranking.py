@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,15 +30,13 @@ from sweeps.words import percent
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "ranking.json"
 
 # By TFLOP: three lengths for a trial, that of a confirmation, and that of a final.
-LENGTHS: Mapping[str, Budget] = MappingProxyType(
-    {
-        "6": Budget(flops=6e12, max_epochs=10),
-        "8": Budget(flops=8e12, max_epochs=10),
-        "12": Budget(flops=12e12, max_epochs=10),
-        "45": Budget(flops=45e12, max_epochs=50),
-        "320": Budget(flops=320e12, max_epochs=100),
-    }
-)
+LENGTHS: Mapping[str, Budget] = {
+    "6": Budget(flops=6e12, max_epochs=10),
+    "8": Budget(flops=8e12, max_epochs=10),
+    "12": Budget(flops=12e12, max_epochs=10),
+    "45": Budget(flops=45e12, max_epochs=50),
+    "320": Budget(flops=320e12, max_epochs=100),
+}
 TRIALS, CONFIRMATION, FINAL = ("6", "8", "12"), "45", "320"
 _FIRST_SEEDS = {"6": 300, "8": 0, "12": 100, "45": 200, "320": 400}
 
@@ -49,30 +46,28 @@ _TO_THE_END = ("width", range(3))  # recipes that are trained for the length of 
 
 # Gives the values of a group's recipe by its number, or draws them: parameters of the space, or fields of the recipe
 # that the space holds.
-GROUPS: Mapping[str, Callable[[int, np.random.Generator], dict[str, Any]]] = MappingProxyType(
-    {
-        "rate and batch size": lambda _, draw: {
-            "learning_rate_multiple": float(4 ** draw.uniform(-1, 1)),
-            "batch_size": int(draw.choice([128, 256, 512])),
-        },
-        "width": lambda number, _: {"width": WIDTHS[number]},
-        "regularisation": lambda _, draw: {"label_smoothing": float(draw.uniform(0, 0.3))},
-        "augmentation": lambda _, draw: {
-            "translate": int(draw.integers(0, 5)),
-            "cutout": int(draw.choice([0, 4, 8, 12])),
-            "alternate_flip": bool(draw.integers(2)),
-            "mix": str(draw.choice(["none", "mixup", "cutmix"])),
-        },
-        _ARCHITECTURE: lambda _, draw: {
-            "model": str(draw.choice(SPACES["full"].models)),
-            "optimizer": str(draw.choice(["sgd", "adamw", "muon"])),
-        },
-    }
-)
+GROUPS: Mapping[str, Callable[[int, np.random.Generator], dict[str, Any]]] = {
+    "rate and batch size": lambda _, draw: {
+        "learning_rate_multiple": float(4 ** draw.uniform(-1, 1)),
+        "batch_size": int(draw.choice([128, 256, 512])),
+    },
+    "width": lambda number, _: {"width": WIDTHS[number]},
+    "regularisation": lambda _, draw: {"label_smoothing": float(draw.uniform(0, 0.3))},
+    "augmentation": lambda _, draw: {
+        "translate": int(draw.integers(0, 5)),
+        "cutout": int(draw.choice([0, 4, 8, 12])),
+        "alternate_flip": bool(draw.integers(2)),
+        "mix": str(draw.choice(["none", "mixup", "cutmix"])),
+    },
+    _ARCHITECTURE: lambda _, draw: {
+        "model": str(draw.choice(SPACES["full"].models)),
+        "optimizer": str(draw.choice(["sgd", "adamw", "muon"])),
+    },
+}
 # The recipes of a group. Most numbers left out of the last would draw a network and optimiser again.
-NUMBERS: Mapping[str, Sequence[int]] = MappingProxyType(
-    {group: range(5) for group in GROUPS} | {_ARCHITECTURE: (0, 1, 2, 3, 4, 5, 7, 8, 11)}
-)
+NUMBERS: Mapping[str, Sequence[int]] = {group: range(5) for group in GROUPS} | {
+    _ARCHITECTURE: (0, 1, 2, 3, 4, 5, 7, 8, 11)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,6 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
-from types import MappingProxyType
 from typing import Any
 
 import plotly.graph_objects as go
@@ -50,18 +49,16 @@ RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
 # 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (26 TFLOP) is 0.9 passes
 # over the images. The 8 long ones show how much hangs on that choice.
 _hyperband = partial(HyperbandPruner, max_resource=EIGHTHS)
-SEARCHES: Mapping[str, Callable[[int, Limits, Hardware], Found]] = MappingProxyType(
-    {
-        "ours": partial(our_study, starts=True),
-        "ours, no starts": partial(our_study, starts=False),
-        "random": partial(optuna_alone, trials=24, sampler=RandomSampler),
-        "TPE": partial(optuna_alone, trials=24, sampler=TPESampler),
-        "TPE, 8 long trials": partial(optuna_alone, trials=8, sampler=TPESampler),
-        "Hyperband": partial(optuna_alone, trials=24, sampler=TPESampler, pruner=_hyperband),
-        "usual": partial(usual_sweep, networks=(SMALL,)),
-        "usual, ResNet-18 too": partial(usual_sweep, networks=(SMALL, RESNET)),
-    }
-)
+SEARCHES: Mapping[str, Callable[[int, Limits, Hardware], Found]] = {
+    "ours": partial(our_study, starts=True),
+    "ours, no starts": partial(our_study, starts=False),
+    "random": partial(optuna_alone, trials=24, sampler=RandomSampler),
+    "TPE": partial(optuna_alone, trials=24, sampler=TPESampler),
+    "TPE, 8 long trials": partial(optuna_alone, trials=8, sampler=TPESampler),
+    "Hyperband": partial(optuna_alone, trials=24, sampler=TPESampler, pruner=_hyperband),
+    "usual": partial(usual_sweep, networks=(SMALL,)),
+    "usual, ResNet-18 too": partial(usual_sweep, networks=(SMALL, RESNET)),
+}
 
 
 @validated(config=STRICT, frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,19 +29,17 @@ from experiments.benchmarks.usual import bench_usual
 from sweeps.command_line import OneLineParser, output_file, positive_int, run_command, start
 from sweeps.console import SweepConsole
 
-BENCHMARKS: Mapping[str, Callable[[Hardware], Iterator[Line]]] = MappingProxyType(
-    {
-        "trainer": bench_trainer,
-        "usual": bench_usual,
-        "trial": bench_trial,
-        "start": bench_start,
-        "algorithms": bench_algorithms,
-        "kernels": bench_kernels,
-        "memory": bench_memory,
-        "overhead": bench_overhead,
-        "resume": bench_resume,
-    }
-)
+BENCHMARKS: Mapping[str, Callable[[Hardware], Iterator[Line]]] = {
+    "trainer": bench_trainer,
+    "usual": bench_usual,
+    "trial": bench_trial,
+    "start": bench_start,
+    "algorithms": bench_algorithms,
+    "kernels": bench_kernels,
+    "memory": bench_memory,
+    "overhead": bench_overhead,
+    "resume": bench_resume,
+}
 DEFAULT = ("trainer", "usual", "trial", "start")
 NAMES = (*BENCHMARKS, "report")
 

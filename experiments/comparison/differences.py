@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
-from types import MappingProxyType
 
 from experiments.pages.text import duration, fine_percent, flops, run
 from experiments.reading.study import TrainedRun
@@ -26,9 +25,12 @@ from experiments.stats import (
 )
 
 # Conditions that must be equal for times to be compared, and their names.
-HARDWARE: Mapping[str, str] = MappingProxyType(
-    {"device": "device", "cpu": "processor", "threads": "number of threads", "precision": "precision"}
-)
+HARDWARE: Mapping[str, str] = {
+    "device": "device",
+    "cpu": "processor",
+    "threads": "number of threads",
+    "precision": "precision",
+}
 
 # The settings of a run.
 PARAMETERS, CONDITIONS = attrgetter("params"), attrgetter("conditions")
@@ -72,7 +74,7 @@ class Group:
         if not known:
             return None
         split = metric.partition("/")[0]
-        whole = [r.data_set.test_images if split == "test" else r.data_set.val_images for r in known]
+        whole = (r.data_set.test_images if split == "test" else r.data_set.val_images for r in known)
         images = min(r.images.get(split, count) for r, count in zip(known, whole, strict=True))
         return mean_accuracy([r.metrics[metric] for r in known], tuple(r.run_id for r in known), images)
 

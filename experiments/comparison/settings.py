@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import pandas as pd
 
@@ -14,9 +13,7 @@ from experiments.pages.text import CitedText, listed
 from experiments.reading.study import TrainedRun
 from sweeps.words import counted
 
-_TITLES: Mapping[str, str] = MappingProxyType(
-    {"git_commit": "commit", "data_sha256": "data (SHA-256)", "cpu": "processor"}
-)
+_TITLES: Mapping[str, str] = {"git_commit": "commit", "data_sha256": "data (SHA-256)", "cpu": "processor"}
 _HASHES = ("git_commit", "data_sha256")
 _FLOPS = ("trial_flops", "flops_per_image")
 

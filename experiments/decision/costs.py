@@ -210,15 +210,19 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tu
     grid = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
     found, start = [], low
     for (one, name), (other, following) in itertools.pairwise((images, best(images)) for images in grid):
-        if following == name:
-            continue
-        same, changed = one, other
-        for _ in range(30):
-            middle = math.sqrt(same * changed)
-            same, changed = (middle, changed) if best(middle) == name else (same, middle)
-        found.append(Cheapest(name, start, changed))
-        start = changed
+        if following != name:
+            end = turning_point(best, name, one, other)
+            found.append(Cheapest(name, start, end))
+            start = end
     return _joined([*found, Cheapest(best(high), start, high)])
+
+
+def turning_point(answer_at: Callable[[float], str], answer: str, same: float, other: float) -> float:
+    """Where the answer changes, between a number `same` that gives it and a number `other` that gives another."""
+    for _ in range(30):
+        middle = math.sqrt(same * other)
+        same, other = (middle, other) if answer_at(middle) == answer else (same, middle)
+    return other
 
 
 def _joined(found: Sequence[Cheapest]) -> tuple[Cheapest, ...]:

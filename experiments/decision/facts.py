@@ -5,9 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-
-import pandas as pd
 
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import TTA_VIEWS
@@ -81,7 +78,8 @@ class Facts:
 
     def parameter(self, name: str) -> str | None:
         """A parameter of the network's runs, as MLflow has it."""
-        return _first(self.study.subject, f"params.{name}")
+        values = self.study.subject.get(f"params.{name}", ())
+        return next((str(value) for value in values if value is not None), None)
 
     @property
     def model(self) -> str | None:
@@ -104,7 +102,7 @@ def gather(
     published: Published,
     scenario: Scenario,
     results: Sequence[Result] = (),
-    scores: Mapping[str, VendorScore] = MappingProxyType({}),
+    scores: Mapping[str, VendorScore] = {},
     label_curve: LabelCurve | None = None,
 ) -> Facts:
     """The facts of a study.
@@ -143,7 +141,3 @@ def _bar(published: Bar, scenario: Scenario) -> Bar:
         source += f"; start and rework: {published.source}"
     start, rework = min(published.start, target), min(published.rework, target)
     return replace(published, target=target, start=start, rework=rework, source=source)
-
-
-def _first(runs: pd.DataFrame, column: str) -> str | None:
-    return next((str(v) for v in runs[column] if v is not None), None) if column in runs else None

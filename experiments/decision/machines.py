@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
 from scipy.optimize import brentq
 
 from cifar_core.evaluation.serving import Timing
@@ -172,7 +173,7 @@ def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
         for k in ("study/search_flops", "study/confirm_flops", "study/final_flops")
         if (v := study.metrics.get(k)) is not None
     ]
-    flops = flops or _known(study.attempts["metrics.cost/training_flops"])
+    flops = flops or study.attempts["metrics.cost/training_flops"].dropna().tolist()
     return Cost(
         device=device,
         processor=study.tags.get("cpu", ""),
@@ -182,9 +183,9 @@ def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
         seconds=seconds,
         estimated=recorded is None,
         flops=sum(flops) if flops else None,
-        retrain_seconds=_mean(subject["metrics.cost/seconds"]),
-        retrain_flops=_mean(subject["metrics.cost/training_flops"]),
-        training_per_second=_mean(subject["metrics.cost/images_per_second"]),
+        retrain_seconds=_mean(subject, "cost/seconds"),
+        retrain_flops=_mean(subject, "cost/training_flops"),
+        training_per_second=_mean(subject, "cost/images_per_second"),
         speed=_speed(study),
         labels=study.data_set.train_images + study.data_set.val_images,
     )
@@ -267,7 +268,7 @@ def _speed(study: Study) -> Speed | None:
     if study.artifacts.serving:
         return _timed(study.artifacts.serving)
     subject = study.subject
-    rate = _mean(subject["metrics.cost/images_per_second"])
+    rate = _mean(subject, "cost/images_per_second")
     sizes = [int(float(v)) for v in subject.get("params.batch_size", []) if v is not None]
     if rate is None or not sizes:
         return None
@@ -288,13 +289,9 @@ def _timed(serving: Mapping[str, Sequence[Timing]]) -> Speed:
     )
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    known = _known(values)
-    return statistics.fmean(known) if known else None
-
-
-def _known(values: Iterable[float]) -> list[float]:
-    return [float(v) for v in values if v == v]
+def _mean(runs: pd.DataFrame, metric: str) -> float | None:
+    known = runs[f"metrics.{metric}"].dropna()
+    return statistics.fmean(known) if len(known) else None
 
 
 def _count(text: str | None) -> int:

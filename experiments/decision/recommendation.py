@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import CLOSE, verdict_of
@@ -11,14 +10,12 @@ from experiments.pages.blocks import Block, Heading, Row, Section, Table
 from experiments.pages.text import CitedText
 from sweeps.words import percent
 
-HEADS: Mapping[str, str] = MappingProxyType(
-    {
-        "performance": "Performance against the target",
-        "customisation": "Customisation",
-        "cost": "Cost of building, retraining and serving, against buying",
-        "learning": "Learning and improvement",
-    }
-)
+HEADS: Mapping[str, str] = {
+    "performance": "Performance against the target",
+    "customisation": "Customisation",
+    "cost": "Cost of building, retraining and serving, against buying",
+    "learning": "Learning and improvement",
+}
 """The keys of `Section.recommendation`, in order, and the title of each."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from experiments.decision.costs import turning_point
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.text import count, factor, money, run, times, years
@@ -169,30 +170,20 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
 
 def _nearest_flip(assumption: Assumption, answer: str) -> tuple[float, str]:
     """The factor nearest to 1 at which the answer changes, and the answer there; NaN and "" where there is none."""
+
+    def headline(factor: float) -> str:
+        return verdict_of(assumption.scaled(factor)).headline
+
     for step in range(1, _STEPS + 1):
         flips = [
-            _bisect(assumption, answer, end ** ((step - 1) / _STEPS), end ** (step / _STEPS))
+            turning_point(headline, answer, end ** ((step - 1) / _STEPS), end ** (step / _STEPS))
             for end in (1 / REACH, REACH)
-            if _headline(assumption, end ** (step / _STEPS)) != answer
+            if headline(end ** (step / _STEPS)) != answer
         ]
         if flips:
-            return min(flips, key=lambda flip: abs(math.log(flip[0])))
+            nearest = min(flips, key=lambda flip: abs(math.log(flip)))
+            return nearest, headline(nearest)
     return math.nan, ""
-
-
-def _bisect(assumption: Assumption, answer: str, same: float, other: float) -> tuple[float, str]:
-    """The flip between a factor that keeps the answer and one that changes it."""
-    for _ in range(30):
-        middle = math.sqrt(same * other)
-        if _headline(assumption, middle) == answer:
-            same = middle
-        else:
-            other = middle
-    return other, _headline(assumption, other)
-
-
-def _headline(assumption: Assumption, factor: float) -> str:
-    return verdict_of(assumption.scaled(factor)).headline
 
 
 def _scaled(value: Any, factor: float) -> Any:

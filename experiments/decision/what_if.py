@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from experiments.decision.facts import Facts
 from experiments.decision.machines import LOAD_LIMIT, capacity
 from experiments.decision.verdict import CLOSE, Way, verdict_of, ways_of
 from experiments.pages.blocks import Page
-from experiments.pages.page import References, render_html
+from experiments.pages.page import References, finite, render_html
 from experiments.pages.text import CitedText
 
 
@@ -116,8 +115,8 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
         "training": option.training,
         "retraining": option.retraining,
         "storage": option.storage,
-        "tariffs": [_finite(asdict(tariff)) for tariff in option.tariffs],
-        "ends": option.ends if math.isfinite(option.ends) else None,
+        "tariffs": [{name: finite(value) for name, value in asdict(tariff).items()} for tariff in option.tariffs],
+        "ends": finite(option.ends),
         "unpriced": bool(option.unpriced),
         "accuracy": [way.accuracy.low, way.accuracy.high] if way.accuracy and way.same_test else None,
         "latency": _latency(way) if facts.scenario.latency_bar_ms is not None else None,
@@ -139,8 +138,3 @@ def _latency(way: Way) -> dict[str, Any]:
         return {"seconds": way.seconds, "bounded": False, "queue": None}
     queue = {"mean": speed.latency, "capacity": capacity(way.cost)}
     return {"seconds": speed.worst, "bounded": speed.bounded, "queue": queue}
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The values, with None for infinity, which JSON has not."""
-    return {name: None if value == math.inf else value for name, value in values.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import plotly.graph_objects as go
 
@@ -218,7 +217,7 @@ class Section:
 
     title: str
     blocks: tuple[Block, ...]
-    recommendation: Mapping[str, tuple[CitedText, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    recommendation: Mapping[str, tuple[CitedText, ...]] = field(default_factory=dict)
     numbers: tuple[Number, ...] = ()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,11 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> list[Path]:
     except OSError as error:
         raise StoreError(f"--out must be a folder that can be written to, but: {error}") from error
     return [out / name for name in files if "/" not in name]
+
+
+def finite(value: Any) -> Any:
+    """The value, with None for infinity and NaN, which JSON has not."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _html(text: str, sources: Sequence[str], references: References) -> Markup:

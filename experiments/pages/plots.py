@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import plotly.graph_objects as go
@@ -22,7 +21,7 @@ BLUE, RUST, GREEN = "#3b7dab", "#c4673a", "#5b9168"
 _LONGEST_NAME = 24  # letters of a class
 PALETTE = (BLUE, RUST, GREEN, "#8a6bb1", "#a98a2c", "#3a9898", "#bb5c86", "#7d848b")
 _WAYS = (GREEN, BLUE, *PALETTE[3:], "#5f6fc4", "#93a13b")  # beside building: the first adapts, if any does
-SPLIT_COLOURS: Mapping[str, str] = MappingProxyType({"training": BLUE, "validation": GREEN, "test": RUST})
+SPLIT_COLOURS: Mapping[str, str] = {"training": BLUE, "validation": GREEN, "test": RUST}
 
 
 def canvas(
@@ -186,17 +185,15 @@ def legend(figure: go.Figure) -> list[tuple[str, str, str]]:
     return [_legend_entry(trace) for trace in figure.data if trace.name and trace.showlegend is not False]
 
 
-_SHAPES: Mapping[str, str] = MappingProxyType(
-    {
-        "circle": "dot",
-        "circle-open": "ring",
-        "x-thin-open": "cross",
-        "diamond": "diamond",
-        "diamond-open": "diamond hollow",
-        "line-ew-open": "line",
-    }
-)
-_STROKES: Mapping[str, str] = MappingProxyType({"dash": "dash", "dot": "dots"})
+_SHAPES: Mapping[str, str] = {
+    "circle": "dot",
+    "circle-open": "ring",
+    "x-thin-open": "cross",
+    "diamond": "diamond",
+    "diamond-open": "diamond hollow",
+    "line-ew-open": "line",
+}
+_STROKES: Mapping[str, str] = {"dash": "dash", "dot": "dots"}
 
 
 def _legend_entry(trace: Any) -> tuple[str, str, str]:

@@ -7,15 +7,17 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 MOST_LETTERS = 200
 
-_OPERATORS: Mapping[type, Callable[[float, float], float]] = MappingProxyType(
-    {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-)
-_FUNCTIONS: Mapping[str, Callable[..., float]] = MappingProxyType({"ceil": math.ceil, "min": min, "max": max})
+_OPERATORS: Mapping[type, Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_FUNCTIONS: Mapping[str, Callable[..., float]] = {"ceil": math.ceil, "min": min, "max": max}
 
 
 @functools.lru_cache(maxsize=64)

@@ -291,9 +291,6 @@ class Published:
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"keys must be unique, but these occur twice: {', '.join(twice)}")
 
-    def group(self, name: str) -> tuple[Accuracy, ...]:
-        return tuple(a for a in self.accuracies if a.group == name)
-
     def role(self, name: str) -> tuple[Price, ...]:
         return tuple(p for p in self.prices if p.role == name)
 

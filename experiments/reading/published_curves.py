@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import pandas as pd
 
@@ -25,28 +24,26 @@ DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "data" / "curves"
 # three_conv printed sums over the images of a split, divided by all 50,000; 80 % of them train, 20 % validate.
 # custom_resnet printed the mean test loss times its 20 test batches, divided by 10,000 images; its training loss is
 # left out, because it is that of the last batch alone. Shares come from percent or from counts.
-_COLUMNS: Mapping[str, Mapping[str, tuple[str, float]]] = MappingProxyType(
-    {
-        "five_conv": {"train_loss": ("train_loss_first_250_batches", 1.0)},
-        "three_conv": {
-            "train_loss": ("train_loss_as_printed", 0.8),
-            "val_loss": ("val_loss_as_printed", 0.2),
-            "seconds": ("seconds", 1.0),
-        },
-        "dynamic_conv": {
-            "train_accuracy": ("train_accuracy_percent", 100.0),
-            "test_accuracy": ("test_accuracy_percent", 100.0),
-            "train_loss": ("train_loss", 1.0),
-            "test_loss": ("test_loss", 1.0),
-        },
-        "custom_resnet": {
-            "train_accuracy": ("train_accuracy_percent", 100.0),
-            "test_accuracy": ("test_correct_of_10000", 10_000.0),
-            "test_loss": ("test_loss_as_printed", 20 / 10_000),
-            "seconds": ("train_seconds", 1.0),
-        },
-    }
-)
+_COLUMNS: Mapping[str, Mapping[str, tuple[str, float]]] = {
+    "five_conv": {"train_loss": ("train_loss_first_250_batches", 1.0)},
+    "three_conv": {
+        "train_loss": ("train_loss_as_printed", 0.8),
+        "val_loss": ("val_loss_as_printed", 0.2),
+        "seconds": ("seconds", 1.0),
+    },
+    "dynamic_conv": {
+        "train_accuracy": ("train_accuracy_percent", 100.0),
+        "test_accuracy": ("test_accuracy_percent", 100.0),
+        "train_loss": ("train_loss", 1.0),
+        "test_loss": ("test_loss", 1.0),
+    },
+    "custom_resnet": {
+        "train_accuracy": ("train_accuracy_percent", 100.0),
+        "test_accuracy": ("test_correct_of_10000", 10_000.0),
+        "test_loss": ("test_loss_as_printed", 20 / 10_000),
+        "seconds": ("train_seconds", 1.0),
+    },
+}
 _CLASSES = ("three_conv",)  # systems with a published accuracy for each class
 
 # The loss of five_conv is the mean over the first 250 batches of 128 images of an epoch, so it belongs where those

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from experiments.stats import Estimate
 from sweeps.stages.adapted_result import images_before
 
 # The splits in words, by their names in metrics.
-SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
+SPLITS: Mapping[str, str] = {"train": "training", "val": "validation", "test": "test"}
 BUILD, ADAPT = "build", "adapt"  # the ways of a label curve: training from nothing, a head on a pretrained network
 
 
@@ -188,14 +187,12 @@ class Study:
     @property
     def champion(self) -> pd.DataFrame:
         """The complete final runs of the champion by seed; empty if there is no champion."""
-        chosen = self.final["source_trial"] == self.champion_trial
-        return self.final[chosen & (self.final["state"] == "complete")]
+        return self._of_champion(self.final, "complete")
 
     @property
     def diverged(self) -> int:
         """The number of final runs of the champion that diverged."""
-        chosen = self.final["source_trial"] == self.champion_trial
-        return int((chosen & (self.final["state"] == "pruned")).sum())
+        return len(self._of_champion(self.final, "pruned"))
 
     @property
     def champion_trial(self) -> int | None:
@@ -206,10 +203,7 @@ class Study:
     @property
     def validated(self) -> pd.DataFrame:
         """The runs on whose validation accuracy `subject` was chosen."""
-        if not len(self.champion):
-            return self.subject
-        chosen = self.confirm["source_trial"] == self.champion_trial
-        return self.confirm[chosen & (self.confirm["state"] == "complete")]
+        return self._of_champion(self.confirm, "complete") if len(self.champion) else self.subject
 
     @property
     def complete_trials(self) -> pd.DataFrame:
@@ -236,6 +230,9 @@ class Study:
         """The validation images that the accuracy of a complete trial of the search is over."""
         given = self.params.get("trial_images", "")
         return int(given) if given.isdigit() else self.data_set.val_images
+
+    def _of_champion(self, runs: pd.DataFrame, state: str) -> pd.DataFrame:
+        return runs[(runs["source_trial"] == self.champion_trial) & (runs["state"] == state)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

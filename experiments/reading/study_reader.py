@@ -202,8 +202,8 @@ class StudyReader:
         Raises:
             StoreError: that of a study of other data is missing or damaged.
         """
-        name = self.experiments[run.info.experiment_id]
-        parent = self._parents.get(name) or self._parent(run)
+        name, above = self.experiments[run.info.experiment_id], run.data.tags.get("mlflow.parentRunId")
+        parent = self._parents.get(name) or (run if above is None else self.run(above))
         tags, uri = parent.data.tags, str(parent.info.artifact_uri)
         try:
             return DataSet.from_dict(self.json(parent.info.run_id, DATA_SET))
@@ -215,11 +215,6 @@ class StudyReader:
                 f"{artifact_folder(self.store, uri) or uri}/{DATA_SET}, but that is missing or damaged; bring it back "
                 "from a copy"
             ) from None
-
-    def _parent(self, run: Run) -> Run:
-        """Return the run that `run` is nested in, or itself."""
-        parent = run.data.tags.get("mlflow.parentRunId")
-        return run if parent is None else self.run(parent)
 
     def confusion(self, run_id: str, path: str) -> tuple[tuple[str, ...], npt.NDArray[np.int64]] | None:
         """Load the classes and the counts of a run's confusion matrix; None if it is missing or damaged."""

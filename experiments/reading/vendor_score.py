@@ -11,9 +11,9 @@ from cifar_core.data.data_set import DataSet
 from experiments.reading.published import Dated
 from experiments.reading.scenario import slug
 from experiments.stats import Estimate, wilson
+from sweeps.store import VENDORS
 from sweeps.validation import STRICT, NonNegative, Text, read_json
 
-FOLDER = "vendors"  # of a store
 SCORE, ANSWERS = "score.json", "answers.csv"
 LEAST_TIMED = 59  # answers, for a time within which 95 % come: of 58, even the slowest may be too fast (0.95^58 > 5 %)
 
@@ -68,10 +68,10 @@ def load_scores(root: Path, data_set: DataSet) -> dict[str, VendorScore]:
     Raises:
         InvalidFileError: a score breaks a rule.
     """
-    scores = [read_json(path, VendorScore) for path in sorted((root / FOLDER).glob(f"*/{SCORE}"))]
+    scores = [read_json(path, VendorScore) for path in sorted((root / VENDORS).glob(f"*/{SCORE}"))]
     return {slug(score.vendor): score for score in scores if score.data_sha256 == data_set.sha256}
 
 
 def score_folder(root: Path, score: VendorScore) -> Path:
     """Return the folder of a score: one for each vendor and data set."""
-    return root / FOLDER / f"{slug(score.vendor)}-{score.data_sha256[:8]}"
+    return root / VENDORS / f"{slug(score.vendor)}-{score.data_sha256[:8]}"

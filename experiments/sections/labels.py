@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import plotly.graph_objects as go
@@ -43,7 +42,7 @@ from sweeps.stages.adapted_result import images_before
 from sweeps.words import counted, percent
 
 TITLE = "How many labels"
-WAYS: Mapping[str, tuple[str, str]] = MappingProxyType({BUILD: ("built from nothing", RUST), ADAPT: ("adapted", GREEN)})
+WAYS: Mapping[str, tuple[str, str]] = {BUILD: ("built from nothing", RUST), ADAPT: ("adapted", GREEN)}
 """The words and the colour of each way to a classifier."""
 
 _SURE = 0.95  # of the drawn pairs of laws must change places
@@ -117,7 +116,7 @@ def curves_of(curve: LabelCurve, images: int) -> list[WayCurve]:
         accuracies = {n: mean_accuracy(values[n], tuple(r.run_id for r in some), images) for n, some in runs.items()}
         points = points_of(values, images)
         law, left_out = fit(points, generator), held_out(points, generator)
-        found.append(WayCurve(way, run(curve.run_id), MappingProxyType(accuracies), points, law, left_out))
+        found.append(WayCurve(way, run(curve.run_id), accuracies, points, law, left_out))
     return found
 
 

@@ -33,7 +33,7 @@ def section(facts: Facts) -> Section:
 
 def _facts_of_runs(study: Study) -> Pairs:
     tags, subject = study.tags, study.subject
-    seeds = [str(seed) for seed in subject["params.seed"] if seed is not None] if "params.seed" in subject else []
+    seeds = [str(seed) for seed in subject["params.seed"] if seed is not None]
     parallel = f"{tags['workers']} x {tags['threads']}" if {"workers", "threads"} <= tags.keys() else None
     rows = {
         "Commit": tags.get("git_commit"),

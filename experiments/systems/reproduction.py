@@ -155,7 +155,7 @@ def load_systems(published: Published, results: Sequence[Result]) -> tuple[Syste
     Raises:
         InvalidFileError: a system has no published accuracy, or its published curves break a rule.
     """
-    figures = {a.key: a for a in published.group("system")}
+    figures = {a.key: a for a in published.accuracies if a.group == "system"}
     if missing := [name for name in SYSTEMS if name not in figures]:
         raise InvalidFileError(f"an accuracy {missing[0]!r} of group system must be there, but is missing")
     return tuple(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10, DataSet
@@ -128,7 +127,7 @@ _PRESETS = (
     ),
 )
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _PRESETS})
+PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _PRESETS}
 
 
 def fixed_epochs(epochs: float) -> Preset:

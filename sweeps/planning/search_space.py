@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -27,15 +26,13 @@ class OptimizerScale:
     bias_lr_multiple: float
 
 
-OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = MappingProxyType(
-    {
-        "sgd": OptimizerScale(0.5, 1.5e-3, 0.85, 8.0),
-        "adam": OptimizerScale(1e-3, 1e-4, 0.9, 1.0),
-        "adamw": OptimizerScale(2e-3, 0.05, 0.9, 1.0),
-        "muon": OptimizerScale(0.2, 0.02, 0.6, 1.0),
-        "ranger": OptimizerScale(4e-3, 0.01, 0.95, 1.0),
-    }
-)
+OPTIMIZER_SCALES: Mapping[str, OptimizerScale] = {
+    "sgd": OptimizerScale(0.5, 1.5e-3, 0.85, 8.0),
+    "adam": OptimizerScale(1e-3, 1e-4, 0.9, 1.0),
+    "adamw": OptimizerScale(2e-3, 0.05, 0.9, 1.0),
+    "muon": OptimizerScale(0.2, 0.02, 0.6, 1.0),
+    "ranger": OptimizerScale(4e-3, 0.01, 0.95, 1.0),
+}
 # Of muon with `reset_norms`, as in the recipe fast94 and for its length. Only biases and the head decay there, so fast
 # that the product of rate and decay has to be held: the decay is that of batch size 256.
 _RESET_SCALE = OptimizerScale(0.075, 2e-6 * 256 / 0.075, 0.6, 1.0)
@@ -45,7 +42,7 @@ _REFERENCE_IMAGES = 8.25 * 50_000  # trained on by fast94
 TTA = "mirror-shift"  # test-time augmentation of a sweep's champion
 
 MULTIPLE = "_multiple"  # ends the name of a parameter that is a multiple of the optimiser's reference value
-MULTIPLES: Mapping[str, str] = MappingProxyType({f + MULTIPLE: f for f in ("learning_rate", "weight_decay")})
+MULTIPLES: Mapping[str, str] = {f + MULTIPLE: f for f in ("learning_rate", "weight_decay")}
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Condition = Mapping[str, tuple[Any, ...]]  # the values that other parameters must have; empty: always true

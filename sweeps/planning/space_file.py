@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -91,4 +90,4 @@ def _condition(when: Mapping[str, Any]) -> Condition:
     return {name: tuple(listed(name, values)) for name, values in when.items()}
 
 
-SPACES: Mapping[str, SearchSpace] = MappingProxyType({path.stem: _read(path) for path in sorted(FOLDER.glob("*.toml"))})
+SPACES: Mapping[str, SearchSpace] = {path.stem: _read(path) for path in sorted(FOLDER.glob("*.toml"))}

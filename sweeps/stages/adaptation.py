@@ -157,8 +157,7 @@ class Adaptation:
 
     def _trials(self, study: optuna.Study) -> Iterator[Trial]:
         """Yield the trials that a killed process left, then new ones."""
-        for trial, _ in unfinished_trials(study, self.storage):
-            yield trial
+        yield from unfinished_trials(study, self.storage)
         while started_trials(study) < TRIALS:
             yield study.ask()
 

@@ -39,14 +39,12 @@ class StudyDescription:
         """Mark the trial of the champion in the list of runs, and no other."""
         self._champion = champion
         study, tracker = self._sweep.study, self._sweep.tracker
-        removed = study.user_attrs.get(REMOVED, [])
-        for trial in study.get_trials(deepcopy=False):
-            marked = trial.number in (champion.source, study.user_attrs.get(_CHAMPION))
-            if marked and trial_key(trial.number) not in removed:
-                tags = {"stage": "search", "trial": str(trial.number)}
-                name = run_name(tags, Recipe.from_dict(trial.user_attrs["recipe"]), trial.value)
-                crown = ", champion" if trial.number == champion.source else ""
-                tracker.describe(trial_key(trial.number), name=name + crown)
+        attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
+        for number in sorted({champion.source, attributes.get(_CHAMPION, champion.source)}):
+            if trial_key(number) not in attributes.get(REMOVED, []):
+                tags = {"stage": "search", "trial": str(number)}
+                name = run_name(tags, Recipe.from_dict(trials[number].user_attrs["recipe"]), trials[number].value)
+                tracker.describe(trial_key(number), name=name + (", champion" if number == champion.source else ""))
         study.set_user_attr(_CHAMPION, champion.source)
 
     def write(self, state: str) -> None:

@@ -30,7 +30,6 @@ class Search(Stage):
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep)
         self._trials: dict[str, Trial] = {}  # by key
-        self._reported: dict[str, set[int]] = {}  # eighths that Optuna has, by key; also from an earlier attempt
         self._before = float(sweep.study.user_attrs.get(_SECONDS, 0.0))
         plan = sweep.plan
         self.progress = StageProgress(
@@ -47,14 +46,14 @@ class Search(Stage):
     def runs(self) -> Iterator[SweepRun]:
         """Yield the trials that an earlier process left unfinished, then new ones up to the planned total."""
         plan = self.sweep.plan
-        for trial, values in unfinished_trials(self.sweep.study, self.sweep.storage):
-            yield self._within_limits(trial, set(values))
+        for trial in unfinished_trials(self.sweep.study, self.sweep.storage):
+            yield self._within_limits(trial)
         for _ in range(started_trials(self.sweep.study), plan.trials):
             if reason := self._why_end():
                 left = plan.trials - started_trials(self.sweep.study)
                 self.sweep.console.say(f"no further trials: {reason}; {left} of {plan.trials} are left out")
                 return
-            yield self._within_limits(ask(self.sweep.study, plan), set())
+            yield self._within_limits(ask(self.sweep.study, plan))
 
     def _why_end(self) -> str | None:
         """Return the reason to start no further trial, if there is one."""
@@ -72,10 +71,10 @@ class Search(Stage):
         trial, eighth = self._trials[run.key], round(run.job.schedule.planned(point) * EIGHTHS)
         if "reason" in trial.user_attrs:  # an earlier process was to end the trial
             return str(trial.user_attrs["reason"])
-        if eighth not in self._reported[run.key]:
+        reported = self.sweep.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        if eighth not in reported:
             trial.report(point.val_accuracy, eighth)
-            self._reported[run.key].add(eighth)
-        elif eighth < max(self._reported[run.key]):  # it has passed, and trains this part again
+        elif eighth < max(reported):  # it has passed, and trains this part again
             return None
         if point.fraction == 1 or not trial.should_prune():
             return None
@@ -119,13 +118,13 @@ class Search(Stage):
             self._note_best(trial.number, outcome.accuracy, run.job.recipe.model)
             self.sweep.tracker.study_progress(progress.best_accuracy, self.progress.ended)
 
-    def _run(self, trial: Trial, reported: set[int]) -> SweepRun:
+    def _run(self, trial: Trial) -> SweepRun:
         sweep, key = self.sweep, trial_key(trial.number)
         recipe, threads = self._recipe(trial), self._threads(trial)
         tags, validations = {"stage": "search", "trial": str(trial.number)}, sweep.plan.preset.trial_validations()
         title, keeps = f"trial {trial.number}", sweep.plan.keep_weights
         run = sweep.train_run(key, title, recipe, validations, tags, keep_weights=keeps, threads=threads)
-        self._trials[key], self._reported[key] = trial, reported
+        self._trials[key] = trial
         trial.set_user_attr("recipe", recipe.to_dict())
         trial.set_user_attr("flops", run.flops)
         return run
@@ -139,9 +138,9 @@ class Search(Stage):
             trial.set_user_attr(_THREADS, plan.threads)
         return int(trial.user_attrs[_THREADS])
 
-    def _within_limits(self, trial: Trial, reported: set[int]) -> SweepRun:
+    def _within_limits(self, trial: Trial) -> SweepRun:
         """Return the run of a trial. It is refused if its network breaks a limit; Optuna gets the excess either way."""
-        run, plan = self._run(trial, reported), self.sweep.plan
+        run, plan = self._run(trial), self.sweep.plan
         told = trial.constraints  # by an earlier process
         excesses = {**plan.limits.excesses(run.job.recipe, plan.hardware, plan.data_set), **told}
         for name in excesses.keys() - told.keys():

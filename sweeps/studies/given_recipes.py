@@ -14,7 +14,7 @@ from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.store import Store
 from sweeps.studies.settings import ADAPTATION, TRAIN_IMAGES
 from sweeps.studies.storage import StudyError
-from sweeps.studies.study import SOURCE, best_recipes, ended_trials, find_study, load_study
+from sweeps.studies.study import SOURCE, ended_trials, find_study, load_study, ranked, recipe_of
 from sweeps.words import narrowed
 
 EARLIER_RECIPES = 3  # best ones of the study that `--from` names
@@ -55,8 +55,8 @@ def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
         raise StudyError(f"--from must name a study with a complete trial, but {source!r} has none")
     if TRAIN_IMAGES not in earlier.user_attrs:
         raise StudyError(f"--from must name a sweep, but {source!r} is a study of another program")
-    images, recipes = earlier.user_attrs[TRAIN_IMAGES], best_recipes(earlier, EARLIER_RECIPES)
-    recipes = [comparable(for_data_set(recipe, images, plan.data_set)) for recipe in recipes]
+    images, best = earlier.user_attrs[TRAIN_IMAGES], ranked(earlier.get_trials(deepcopy=False))[:EARLIER_RECIPES]
+    recipes = [comparable(for_data_set(recipe_of(trial), images, plan.data_set)) for trial in best]
     return {f"{place} of {source}": recipe for place, recipe in enumerate(recipes, start=1)}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from types import MappingProxyType
 
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.study import Study
@@ -92,11 +91,9 @@ _RUNG = 2  # eighths of its budget after which it judges a trial
 _JUDGES = 4  # complete trials of a network before the median judges any
 _COMPLETE = (TrialState.COMPLETE,)
 
-PRUNERS: Mapping[str, Callable[[], BasePruner]] = MappingProxyType(
-    {
-        "halving": Halving,
-        "hyperband": lambda: HyperbandPruner(min_resource=2, max_resource=8, reduction_factor=4),
-        "median": MedianOfModel,
-        "none": NopPruner,
-    }
-)
+PRUNERS: Mapping[str, Callable[[], BasePruner]] = {
+    "halving": Halving,
+    "hyperband": lambda: HyperbandPruner(min_resource=2, max_resource=8, reduction_factor=4),
+    "median": MedianOfModel,
+    "none": NopPruner,
+}

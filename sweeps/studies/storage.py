@@ -119,13 +119,6 @@ class OneWriterStorage(BaseStorage):
             self._keep(study_id, self._storage.get_trial(trial_id))
         return trial_id
 
-    def delete_study(self, study_id: int) -> None:
-        """Delete a study."""
-        for trial_id in self._trials.pop(study_id, {}):
-            del self._studies[trial_id]
-            self._written.discard(trial_id)
-        self._storage.delete_study(study_id)
-
     set_trial_param = _write("set_trial_param")
     set_trial_state_values = _write("set_trial_state_values")
     set_trial_intermediate_value = _write("set_trial_intermediate_value")
@@ -133,6 +126,7 @@ class OneWriterStorage(BaseStorage):
     set_trial_system_attr = _write("set_trial_system_attr")
 
     create_new_study = _passed_on("create_new_study")
+    delete_study = _passed_on("delete_study")
     get_all_studies = _passed_on("get_all_studies")
     get_study_id_from_name = _passed_on("get_study_id_from_name")
     get_study_name_from_id = _passed_on("get_study_name_from_id")

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,14 +55,12 @@ class Beginning(StrEnum):
         return None if value is None else cls.KNOWN_GOOD if value is True else cls(value)
 
 
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
-    {
-        "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP),
-        "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_STARTUP),
-        "cmaes": lambda seed: CmaEsSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False),
-        "random": lambda seed: RandomSampler(seed=seed),
-    }
-)
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP),
+    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_STARTUP),
+    "cmaes": lambda seed: CmaEsSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
 
 
 def open_study(
@@ -172,11 +169,6 @@ def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
-def best_recipes(study: optuna.Study, count: int) -> list[Recipe]:
-    """Return the recipes of the best complete trials, best first."""
-    return [recipe_of(trial) for trial in ranked(study.get_trials(deepcopy=False))[:count]]
-
-
 def recipe_of(trial: FrozenTrial) -> Recipe:
     """Return the recipe of a trial with the epochs that its weight decay was chosen for.
 
@@ -220,12 +212,11 @@ def load_study(store: Store, name: str, option: str = "") -> optuna.Study:
     raise StoreError(f"{option or 'the study'} must be one that the store holds ({names}), but got {name!r}{other}")
 
 
-def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[tuple[Trial, Mapping[int, float]]]:
-    """Yield the trials that an earlier process left running, and the values that they have reported, by step."""
+def unfinished_trials(study: optuna.Study, storage: BaseStorage) -> Iterator[Trial]:
+    """Yield the trials that an earlier process left running."""
     study_id = storage.get_study_id_from_name(study.study_name)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-        yield Trial(study, trial_id), trial.intermediate_values
+        yield Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, trial.number))
 
 
 def started_trials(study: optuna.Study) -> int:

@@ -36,9 +36,10 @@ def of_training(recipe: Recipe, train: Split) -> dict[str, bytes]:
 def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
     """Return each of the `predictions` on `split`, and their mistakes: confusion matrix, weakness report, pictures."""
     matrix = predictions.confusion()
+    accuracies = dict(zip(predictions.data_set.classes, predictions.class_accuracy(), strict=True))
     return {
         "confusion.json": json.dumps({"classes": split.data_set.classes, "matrix": matrix.tolist()}).encode(),
-        "pictures/classes.png": pictures.class_accuracies(_by_class(predictions)),
+        "pictures/classes.png": pictures.class_accuracies(accuracies),
         "weakness.md": weakness_report(predictions).encode(),
         "pictures/confusion.png": pictures.confusion(matrix, split.data_set.classes),
         "pictures/mistakes.png": pictures.confident_mistakes(split, predictions),
@@ -74,10 +75,6 @@ def _augmented(recipe: Recipe, train: Split) -> bytes:
     images = train.images[:_SHOWN].float() / 255
     generator = torch.Generator().manual_seed(recipe.seed)
     return pictures.unlabelled(augment(images, recipe, torch.tensor(train.data_set.mean), generator))
-
-
-def _by_class(predictions: Predictions) -> dict[str, float]:
-    return dict(zip(predictions.data_set.classes, predictions.class_accuracy(), strict=True))
 
 
 def _rows(predictions: Predictions) -> list[dict[str, object]]:

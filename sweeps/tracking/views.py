@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -77,19 +76,17 @@ _CHARTS = [
         showAllRuns=True,
     ),
 ]
-_VIEWS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
-    {
-        TRIALS: (
-            "Trials by accuracy",
-            _view(only="tags.stage = 'search'", metrics=["val/accuracy"], tags=["state"]),
+_VIEWS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    TRIALS: (
+        "Trials by accuracy",
+        _view(only="tags.stage = 'search'", metrics=["val/accuracy"], tags=["state"]),
+    ),
+    FINALISTS: (
+        "Finalists",
+        _view(
+            only="tags.stage != 'search' AND tags.stage != 'study'",
+            metrics=["val/accuracy", "test/accuracy"],
+            tags=["source_trial"],
         ),
-        FINALISTS: (
-            "Finalists",
-            _view(
-                only="tags.stage != 'search' AND tags.stage != 'study'",
-                metrics=["val/accuracy", "test/accuracy"],
-                tags=["source_trial"],
-            ),
-        ),
-    }
-)
+    ),
+}
