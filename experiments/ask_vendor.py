@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import sys
 import threading
 from collections.abc import Sequence
@@ -83,9 +82,9 @@ def _run(options: argparse.Namespace) -> int:
         prompt = read_text(options.images / PROMPT).strip()
         data_set = read_data_set(options.images)
     except FileNotFoundError as error:
+        lacking = f"{options.images} has no {Path(error.filename).name}"
         raise InvalidFileError(
-            f"--images must be a folder that export_test.py wrote, but {options.images} is not, or not to its end: "
-            f"python experiments/export_test.py {shlex.quote(str(options.images))}"
+            f"--images must be a folder that export_test.py wrote to its end, but {lacking}"
         ) from error
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"--images must be a folder that export_test.py wrote, but: {error}") from error

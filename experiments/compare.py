@@ -119,15 +119,18 @@ def _run(options: argparse.Namespace) -> int:
     elif options.scenario and len(options.scenario) > 1:
         paths = write_scenarios(options.study, options.scenario, store, out=options.out)
     else:
+        scenario = options.scenario[0] if options.scenario else DEFAULT_SCENARIO
         written = write_report(
             options.study,
             store,
             out=options.out,
             results=options.results,
-            scenario=options.scenario[0] if options.scenario else DEFAULT_SCENARIO,
+            scenario=scenario,
         )
         paths = written.paths
-        print(f"Answer: {written.answer}")
+        print(f"Answer under {'the example scenario' if scenario == DEFAULT_SCENARIO else scenario}: {written.answer}")
+        for warning in written.warnings:
+            print(warning)
         if written.not_logged:
             print(f"The report is not in MLflow: {written.not_logged}", file=sys.stderr)
     print("Report:", "\n        ".join(map(str, paths)))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from cifar_core.data import DataError
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.source import DataSource
+from cifar_core.files import write_atomically
 from experiments.reading.studies import read_tables
 from experiments.reading.study_reader import StudyReader
 from experiments.vendors.answers import DESCRIPTION, PROMPT, image_name, prompt_for, read_data_set
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="export_test.py",
         description="Write the test images of a study as PNG files under neutral names, enlarged to "
         f"{SIDE} x {SIDE} pixels, with the class names and the prompt. The store's record of test set evaluations gets "
-        "a line: choose nothing by these images. After an interruption the same command goes on.",
+        "a line: choose nothing by these images. After an interruption run the same command again: that counts once.",
         epilog="Answers go into a CSV file with the columns image and answer (and maybe seconds and usd), which "
         "score_answers.py scores; ask_vendor.py gets them from an API.",
     )
@@ -53,27 +53,28 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise StoreError(f"DIR must be a new or empty folder, but: {error}") from error
     if not (is_free or resumes):
-        raise StoreError(f"DIR must be a new or empty folder, but {folder} is not")
+        cut_short = f"one whose export of {data_set.name} was cut short"
+        raise StoreError(f"DIR must be a new or empty folder, or {cut_short}, but {folder} is not")
     with SweepConsole() as console:
         load = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).test
         try:
             (folder / "images").mkdir(parents=True, exist_ok=True)  # before a use of the test set is recorded
             try:
                 store.root.mkdir(parents=True, exist_ok=True)
-                if not resumes:
+                if not resumes or (VENDORS, "export") not in store.evaluations(data_set.sha256):
                     store.record_test_set_evaluation(study=VENDORS, key="export", data_sha256=data_set.sha256)
-                images = load().images.permute(0, 2, 3, 1).numpy()
-            except (OSError, DataError):
+                write_atomically(folder / DESCRIPTION, data_set.to_json() + b"\n")
+            except OSError:
                 if not resumes:
                     (folder / "images").rmdir()  # so that the same command finds an empty folder
                 raise
-            (folder / DESCRIPTION).write_bytes(data_set.to_json() + b"\n")
-            for index, pixels in enumerate(images):
-                console.progress("writing the test images", index, len(images), "images")
+            images = load().images.permute(0, 2, 3, 1).numpy()
+            for number, pixels in enumerate(images, start=1):
                 picture = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-                picture.save(folder / "images" / image_name(index), compress_level=1)  # a quarter of the time
-            (folder / "classes.txt").write_text("\n".join(data_set.classes) + "\n", encoding="utf-8")
-            (folder / PROMPT).write_text(prompt_for(data_set.classes) + "\n", encoding="utf-8")  # the last
+                picture.save(folder / "images" / image_name(number - 1), compress_level=1)  # a quarter of the time
+                console.progress("writing the test images", number, len(images), "images")
+            write_atomically(folder / "classes.txt", "\n".join(data_set.classes) + "\n")
+            write_atomically(folder / PROMPT, prompt_for(data_set.classes) + "\n")  # the last
         except OSError as error:
             raise StoreError(f"DIR and the store must be folders to write to, but: {error}") from error
     print(
@@ -100,7 +101,7 @@ def _data_set(store: Store, study: str | None) -> DataSet:
         return CIFAR10 if study is None and reader.is_empty() else read_tables(reader, study).data_set
 
 
-main = main_of(build_parser, _run, stopped="stopped; the same command goes on")
+main = main_of(build_parser, _run, stopped="stopped; the same command starts again")
 
 if __name__ == "__main__":
     start(main)

@@ -6,6 +6,7 @@ python experiments/predict.py RUN IMAGE...
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from cifar_core.data import Split
 from cifar_core.data.image_file import read_image
-from cifar_core.errors import UserError, cause, printable
+from cifar_core.data.image_folder import files_in
+from cifar_core.errors import UserError, printable
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import TTA_VIEWS
@@ -77,12 +79,19 @@ def _run(options: argparse.Namespace) -> int:
     if top > known:
         raise UserError(f"--top must be at most {known}, the classes that the network knows, but got {top}")
     images: list[tuple[Path, Tensor]] = []
-    paths = [path for given in options.images for path in _files(given)]
-    for path in paths:
+    failed = False
+    for given in options.images:
         try:
-            images.append((path, read_image(path, loaded.data_set.side)))
+            paths = _files(given)
         except UserError as error:
+            paths, failed = [], True
             print_error("predict.py", error)
+        for path in paths:
+            try:
+                images.append((path, read_image(path, loaded.data_set.side)))
+            except UserError as error:
+                failed = True
+                print_error("predict.py", error)
     if not images:
         return USAGE
     pixels, labels = torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long)
@@ -90,21 +99,21 @@ def _run(options: argparse.Namespace) -> int:
     network, data = hardware.place(loaded.network), Split(pixels, labels, loaded.data_set)
     predictions = predict(network, data, hardware, loaded.normalisation, tta=tta)
     _print([path for path, _ in images], predictions, top, TTA_VIEWS[tta])
-    return 0 if len(images) == len(paths) else FAILED
+    return FAILED if failed else 0
 
 
 def _files(given: Path) -> list[Path]:
-    """Return the file, or those of the folder whose names begin with no dot.
+    """Return the file, or those in the folder and in folders inside, by path.
 
     Raises:
         UserError: the folder cannot be read, or has none.
     """
+    if not os.path.isdir(given):
+        return [given]
     try:
-        if not given.is_dir():
-            return [given]
-        found = sorted(path for path in given.iterdir() if path.is_file() and not path.name.startswith("."))
+        found = sorted(files_in(given))
     except OSError as error:
-        raise UserError(f"{printable(given)}: this must be a readable folder, but: {cause(error)}") from error
+        raise UserError(f"{printable(given)}: this must be a readable folder, but: {error}") from error
     if not found:
         raise UserError(f"{printable(given)}: a folder must have pictures in it, but this has no file")
     return found

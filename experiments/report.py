@@ -74,12 +74,14 @@ class WrittenReport:
 
     Attributes:
         paths: of report.html, report.md, what-if.html and report.json.
-        answer: the headline, and the scenario that it is under.
+        answer: the headline.
+        warnings: of what the report cannot cover.
         not_logged: why the files are not in MLflow too; empty if they are.
     """
 
     paths: list[Path]
     answer: str
+    warnings: list[str]
     not_logged: str
 
 
@@ -112,8 +114,9 @@ def write_report(
         facts = gather(found, figures, assumed, reproduced, load_scores(place.root, found.data_set), curve)
         files = render(facts)
         out = out or place.report(facts.study.name)
-        answer = f"{verdict_of(facts).headline} ({_under(facts.scenario)})"
-        return WrittenReport(write_files(out, files), answer, reader.log(facts.run_id, out, sorted(files), ARTIFACTS))
+        paths, headline = write_files(out, files), verdict_of(facts).headline
+        not_logged = reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
+        return WrittenReport(paths, headline, list(_warnings(found)), not_logged)
 
 
 def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SECTIONS) -> dict[str, bytes]:

@@ -81,7 +81,7 @@ class Store:
                         connection.execute("PRAGMA journal_mode=WAL")
             free = shutil.disk_usage(self.root).free
         except (OSError, sqlite3.Error) as error:
-            reason = "it is a file" if self.root.is_file() else error
+            reason = "it is a file" if os.path.isfile(self.root) else error
             raise StoreError(f"the store {self.root} must be a folder to write to, but: {reason}") from error
         if free < _ROOM:
             raise StoreError(

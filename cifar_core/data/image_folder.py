@@ -99,7 +99,7 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
             raise DataError(f"pictures must lie in the folder of their class, but {printable(each)} itself has {loose}")
     for each, split in places.items():
         for of_class in _folders(each):
-            yield from ((path, of_class.name, split) for path in _files(of_class))
+            yield from ((path, of_class.name, split) for path in files_in(of_class))
 
 
 def _loose(folder: Path) -> str:
@@ -158,7 +158,12 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_in(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in those inside, but hidden ones and those that Windows puts there.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
     top, seen = folder.resolve(), set[Path]()
     for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         real = Path(place).resolve()

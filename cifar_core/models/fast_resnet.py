@@ -10,7 +10,7 @@ from cifar_core.models.layers import GELU, Conv3x3, Head, channels
 
 _WHITENING = 12  # independent filters: the 3 x 2 x 2 values of a patch
 _WHITENING_EPSILON = 5e-4
-_LEAST_VARIANCE = 1e-6  # of a direction of the patches, as a share of the largest; photographs have 5e-5 and more
+_LEAST_VARIANCE = 1e-6  # of a direction of the patches, as a share of the largest; CIFAR-10's have 5e-5 and more
 
 
 class FastResNet(nn.Module):

@@ -64,8 +64,8 @@ def suggestion(wanted: str, reader: StudyReader, known: Sequence[str]) -> str:
     study = wanted.rpartition("/")[0]
     if study in reader.experiments.values():
         keys = {run.data.tags["key"] for run in reader.runs("tags.key LIKE '%'", study)}
-        known = [f"{study}/{key}" for key in sorted(keys - {STUDY_KEY})]
-    return did_you_mean(wanted, known)
+        known = [f"{study}/{key}" for key in sorted(keys - {STUDY_KEY})] or known
+    return did_you_mean(wanted, known) if known else ""
 
 
 def candidates(runs: Iterable[Run], reader: StudyReader) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +47,11 @@ def network_of(wanted: str, store: Store) -> LoadedNetwork:
     reader = StudyReader(store)
     run = run_named(wanted, reader)
     if not run.kept:
-        kept, by = [*_with_weights(reader)], "confirmations, finals, reproductions and trials with --keep-weights do"
-        by = f"weights were kept by {shortened(kept)}" if kept else f"no run has kept its weights yet; {by}"
-        what = "a study" if run.key == STUDY_KEY else f"run {run.name!r} ({run.run_id})"
-        raise UserError(f"RUN must be a run that kept its weights, but {wanted!r} is {what}: {by}")
+        each = (_known(run, reader) for run in reader.runs())
+        kept = list(dict.fromkeys(f"{known.experiment}/{known.key}" for known in each if known.kept))
+        ways = "confirmations, finals, reproductions and trials with --keep-weights do"
+        which = f"weights were kept by {shortened(kept)}" if kept else f"no run has kept its weights yet; {ways}"
+        raise UserError(f"RUN must be a run that kept its weights, but {run.name!r} ({run.run_id}) did not; {which}")
     return load_network(run.weights)
 
 
@@ -76,10 +76,9 @@ def run_named(wanted: str, reader: StudyReader) -> KnownRun:
     """
     found = runs_named(wanted, reader)
     if not found:
-        known = [*_with_weights(reader)] or reader.studies()
         raise UserError(
             f"RUN must be a run's id, at least {LETTERS} of its first letters, STUDY/KEY (such as quick-full/trial-3), "
-            f"a run's name, or champion, but no run is {wanted!r}{suggestion(wanted, reader, known)}"
+            f"a run's name, or champion, but no run is {wanted!r}{suggestion(wanted, reader, reader.studies())}"
         )
     if len(found) > 1:
         raise UserError(f"RUN must be one run, but {wanted!r} may be {candidates(found, reader)}")
@@ -91,10 +90,3 @@ def _known(run: Run, reader: StudyReader) -> KnownRun:
     study = run.data.tags.get("study", experiment)  # which keeps its name when the experiment gets another one
     weights = reader.store.weights(study, run.data.tags.get("key", STUDY_KEY))
     return KnownRun(run.info.run_id, run.info.run_name or "", experiment, weights)
-
-
-def _with_weights(reader: StudyReader) -> Iterator[str]:
-    """Yield STUDY/KEY of the runs that kept their weights."""
-    for known in (_known(run, reader) for run in reader.runs()):
-        if known.kept:
-            yield f"{known.experiment}/{known.key}"

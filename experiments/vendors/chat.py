@@ -191,6 +191,7 @@ class Chat:
             raise VendorError("the key must be one line of printable ASCII characters, but is not")
         self._url, self._model, self._prompt, self._key = url, model, prompt, key
         self.spending, self._seconds, self._sleep = spending, seconds, sleep
+        self._reached = False  # whether the service has ever answered, whatever it said
         self._limits: dict[str, object] = {"max_tokens": spending.answer_tokens, "temperature": 0}
         self._effort = {"reasoning_effort": effort} if effort else {}
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
@@ -268,8 +269,10 @@ class Chat:
         request = urllib.request.Request(self._url, body, headers)
         try:
             with self._opener.open(request, timeout=self._seconds) as response:
+                self._reached = True
                 return _parse(self._read(response))
         except urllib.error.HTTPError as error:
+            self._reached = True
             with error:
                 if error.code in RETRIED or error.code >= 500:
                     raise _FailedTryError(f"status {error.code}", after=_after(error), sent=error.code >= 500) from None
@@ -287,7 +290,7 @@ class Chat:
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)  # of a URLError
             sent = not isinstance(reason, _NOT_CONNECTED)
-            if not (sent or self.spending.knows_usage):  # rather a wrong address than an outage
+            if not (sent or self._reached or self.spending.spent or _may_pass(reason)):  # a wrong address, most likely
                 raise VendorError(f"the service must answer at {self._url}, but: {cause(reason)}") from None
             said = f"{type(reason).__name__}, no {'whole reply' if sent else 'connection'}"
             raise _FailedTryError(said, sent=sent) from None
@@ -334,6 +337,10 @@ def _parse(content: bytes) -> _Reply:
     if len(tokens) != 2:
         raise _BilledError(f"the service must report its usage in tokens, but reports {str(counts)[:60]}")
     return _Reply(text if isinstance(text, str) else "", (tokens[0], tokens[1]), not text and finished == "length")
+
+
+def _may_pass(reason: object) -> bool:
+    return isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_AGAIN
 
 
 def _passed_on(reply: Any) -> int:

@@ -5,7 +5,6 @@ Each prints what it finds and returns the exit code. All raise a StoreError if t
 
 from __future__ import annotations
 
-from cifar_core.errors import UserError
 from sweeps.checks.status import read_status
 from sweeps.checks.verify import findings
 from sweeps.command_line import FAILED
@@ -38,15 +37,10 @@ def verify_store(store: Store, study: str) -> int:
     store.check_exists()  # a database that alone is missing is a finding
     found = mendable = 0
     with exclude_runs(store.lock(study), study), readable(store) as source:
-        try:
-            for finding in findings(source, study):
-                print(finding, flush=True)
-                found += 1
-                mendable += finding.repair is not None
-        except UserError as error:
-            if not found:
-                raise
-            print(f"the check ends here, as {error}")  # a database that was found to be damaged or missing
+        for finding in findings(source, study):  # printed at once, because all may take minutes
+            print(finding, flush=True)
+            found += 1
+            mendable += finding.repair is not None
     if found:
         ways = f"; --repair mends {mendable} of them" if mendable else ""
         print(f"{counted(found, 'finding')}{ways}")

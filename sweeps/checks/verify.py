@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.checkpoint import CheckpointError, read_state_file
+from cifar_core.errors import UserError, printable
 from sweeps.checks.consistency import Finding, Repair, disagreements
 from sweeps.planning.presets import EIGHTHS
 from sweeps.states import ENDED, STATE_OF_TRIAL, STATUS_OF_STATE
@@ -32,9 +33,19 @@ def findings(store: Store, study: str) -> Iterator[Finding]:
 
     Raises:
         StoreError: the store has no such study, or MLflow does not answer.
-        StudyError: the Optuna storage is too damaged to be opened.
+        StudyError: the Optuna storage cannot be opened.
     """
-    yield from _databases(store)
+    faults = list(_databases(store))
+    yield from faults
+    try:
+        yield from _contents(store, study)
+    except UserError as error:
+        if not faults:
+            raise
+        yield Finding(f"nothing else can be checked: {printable(error)}")
+
+
+def _contents(store: Store, study: str) -> Iterator[Finding]:
     stored = find_study(store, study)
     trials = stored.get_trials(deepcopy=False) if stored is not None else None
     client = connect(store.tracking_uri)

@@ -256,8 +256,7 @@ def test_the_report_of_a_copy_is_the_same_and_lies_in_the_copy(store: Fake, tmp_
         reports = tmp_path / name / "reports" / "demo"
         names = ("report.html", "report.md", "what-if.html", "report.json")
         answer, *paths = done.stdout.splitlines()
-        assert answer.startswith("Answer: Not yet: ")
-        assert answer.endswith(" (example scenario: replace it with yours (`--scenario mine.toml`))")
+        assert answer.startswith("Answer under the example scenario: Not yet: ")
         assert " ".join(paths).split() == ["Report:", *(str(reports / name) for name in names)]
         assert done.stderr == ""
         artifacts = sorted((tmp_path / name / "artifacts" / "demo").rglob("report.html"))

@@ -139,6 +139,7 @@ def test_evaluations_on_the_test_set_are_lines_that_add_up_also_after_one_that_w
     ("place", "reason"),
     [
         ("{tmp_path}/file", "it is a file$"),
+        ("{tmp_path}/" + 300 * "a", ".*File name too long"),
         ("{tmp_path}/file/store", ".*Not a directory"),
         ("/proc/self", ""),  # where nobody may write
         ("{tmp_path}", ".*not a database"),

@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from http.server import BaseHTTPRequestHandler
+from unittest.mock import Mock
 
 import pytest
 
@@ -89,7 +90,27 @@ def test_what_breaks_off_counts_as_billed_and_is_asked_again() -> None:
     assert money.spent > 2 * COST
 
 
-def test_what_never_reached_a_service_costs_nothing() -> None:
+def test_a_service_that_goes_away_is_waited_for_and_costs_nothing() -> None:
+    with serving(then_cat(lambda request, _: send(request, b"", 503))) as stub:
+        money, kept, waits = spending(), list[Answer](), list[float]()
+        chat = Chat(stub.url, "model", "which?", money, sleep=waits.append)
+        chat.ask("0.png", b"", kept.append)
+    spent = money.spent
+    with pytest.raises(VendorError, match=r"^6 tries of one request failed; the last: ConnectionRefusedError, no c"):
+        chat.ask("1.png", b"", kept.append)
+    assert ([answer.image for answer in kept], money.spent) == (["0.png", "0.png"], spent)
+    assert len(waits) == 6
+
+
+def test_a_name_that_cannot_be_looked_up_just_now_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=failure))
+    chat = Chat("https://service.invalid", "model", "which?", spending(), sleep=lambda _: None)
+    with pytest.raises(VendorError, match=r"^6 tries of one request failed; the last: gaierror, no connection$"):
+        chat.ask("1.png", b"", lambda answer: None)
+
+
+def test_an_address_where_nothing_listens_ends_at_once_and_costs_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     money, kept = spending(), list[Answer]()

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -53,19 +54,39 @@ def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
     assert "airplane, automobile" in (exported / "prompt.txt").read_text()
     assert looks(tmp_path / "mlruns") == ["export"]
     said = refused(export_test.main, str(exported), "--store", str(tmp_path / "mlruns"))
-    assert said == f"DIR must be a new or empty folder, but {exported} is not"
+    cut_short = "one whose export of CIFAR-10 was cut short"
+    assert said == f"DIR must be a new or empty folder, or {cut_short}, but {exported} is not"
     assert looks(tmp_path / "mlruns") == ["export"]
-    (exported / "prompt.txt").unlink()  # as where a first command was killed
-    (exported / "images" / "00003.png").write_bytes(b"half a picture")
-    assert export_test.main([str(exported), "--store", str(tmp_path / "mlruns")]) == 0
-    with Image.open(exported / "images" / "00003.png") as picture:
-        assert picture.size == (256, 256)
-    assert (exported / "prompt.txt").exists()
-    assert looks(tmp_path / "mlruns") == ["export"], "it is the same use of the test set"
     (tmp_path / "file").touch()
     said = refused(export_test.main, str(tmp_path / "file" / "x"), "--store", str(tmp_path / "other"))
     assert said.startswith("DIR and the store must be folders to write to, but: ")
     assert not (tmp_path / "other").exists(), "a look that did not happen is not counted"
+
+
+@pytest.mark.parametrize("place", ["cifar_core.data.source.load_test", "PIL.Image.Image.save"])
+def test_an_export_that_is_cut_short_starts_again_and_counts_once(
+    small_test_set: Split, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    folder, stores = tmp_path / "x", [tmp_path / "mlruns", tmp_path / "other"]
+    with monkeypatch.context() as context:
+        context.setattr(place, Mock(side_effect=KeyboardInterrupt))
+        assert export_test.main([str(folder), "--store", str(stores[0])]) == 130
+    assert looks(stores[0]) == ["export"]
+    said = refused(
+        ask_vendor.main,
+        *("--url", "http://localhost:1", "--model", "m", "--price", "gpt-6-luna", "--images", str(folder)),
+    )
+    assert said == f"--images must be a folder that export_test.py wrote to its end, but {folder} has no prompt.txt"
+    (folder / "images" / "00003.png").write_bytes(b"half a picture")
+    for store in stores:
+        (folder / "prompt.txt").unlink(missing_ok=True)
+        assert export_test.main([str(folder), "--store", str(store)]) == 0
+        assert looks(store) == ["export"], "each store has its record"
+    with Image.open(folder / "images" / "00003.png") as picture:
+        assert picture.size == (256, 256)
+    (folder / "prompt.txt").unlink()
+    (folder / DESCRIPTION).write_bytes(replace(CIFAR10, sha256="ab" * 32).to_json())
+    assert " was cut short, but " in refused(export_test.main, str(folder), "--store", str(stores[0]))
 
 
 def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
@@ -391,8 +412,7 @@ def test_a_folder_that_does_not_say_what_its_images_are_of_is_refused_before_a_f
     said = refused(ask_vendor.main, *options)
     if content is None:
         assert said == (
-            f"--images must be a folder that export_test.py wrote, but {exported} is not, or not to its end: "
-            f"python experiments/export_test.py {exported}"
+            f"--images must be a folder that export_test.py wrote to its end, but {exported} has no {DESCRIPTION}"
         )
     else:
         assert said.startswith("--images must be a folder that export_test.py wrote, but: ")
