@@ -40,6 +40,8 @@ from sweeps.console import answer_console
 from sweeps.snapshot import readable
 from sweeps.words import percent
 
+_SHOWN = 2  # files of a folder that are no pictures
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
@@ -79,19 +81,24 @@ def _run(options: argparse.Namespace) -> int:
     if top > known:
         raise UserError(f"--top must be at most {known}, the classes that the network knows, but got {top}")
     images: list[tuple[Path, Tensor]] = []
-    failed = False
+    failures: list[UserError] = []
     for given in options.images:
+        errors: list[UserError] = []
         try:
-            paths = _files(given)
+            for path in _files(given):
+                try:
+                    images.append((path, read_image(path, loaded.data_set.side)))
+                except UserError as error:
+                    errors.append(error)
         except UserError as error:
-            paths, failed = [], True
-            print_error("predict.py", error)
-        for path in paths:
-            try:
-                images.append((path, read_image(path, loaded.data_set.side)))
-            except UserError as error:
-                failed = True
-                print_error("predict.py", error)
+            errors.append(error)
+        for shown in errors[:_SHOWN]:
+            print_error("predict.py", shown)
+        if len(errors) > _SHOWN:
+            print_error(
+                "predict.py", f"{printable(given)}: {len(errors) - _SHOWN:,} more files are no readable pictures"
+            )
+        failures += errors
     if not images:
         return USAGE
     pixels, labels = torch.stack([image for _, image in images]), torch.zeros(len(images), dtype=torch.long)
@@ -99,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
     network, data = hardware.place(loaded.network), Split(pixels, labels, loaded.data_set)
     predictions = predict(network, data, hardware, loaded.normalisation, tta=tta)
     _print([path for path, _ in images], predictions, top, TTA_VIEWS[tta])
-    return FAILED if failed else 0
+    return FAILED if failures else 0
 
 
 def _files(given: Path) -> list[Path]:

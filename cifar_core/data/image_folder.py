@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -147,9 +148,14 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
         raise DataError(f"--images must have at least two classes, but {printable(folder)} has only {classes[0]!r}")
     if bad := [name for name in classes if not is_class_name(name)]:
         raise DataError(f"{CLASS_RULE}, but got {listed(bad)}")
-    folded = Counter(map(str.casefold, classes))
-    if twice := [name for name in classes if folded[name.casefold()] > 1]:
-        raise DataError(f"classes must differ in more than capital letters, but got {listed(twice)}")
+    folded = Counter(map(_folded, classes))
+    if twice := [name for name in classes if folded[_folded(name)] > 1]:
+        rule = "classes must differ in more than capital letters and the encoding of accents"
+        raise DataError(f"{rule}, but got {listed(twice)}")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _folders(folder: Path) -> list[Path]:

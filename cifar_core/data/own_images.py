@@ -97,8 +97,8 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
     kept, copies = _without_copies(decoded, contents)
     to_draw_from = sum(decoded.pictures[i].split == "train" for i in kept)
     drawn = shares(to_draw_from, [split for split in SPLITS if split not in layout.given])
-    _check_classes(layout, decoded, contents, kept, len(drawn))
     left_out += copies_note([decoded.pictures[i].path for i in copies], source.notes_folder)
+    _check_classes(layout, decoded, contents, kept, len(drawn), left_out)
     decoded, contents = decoded.part(kept), [contents[i] for i in kept]
     splits = _splits(decoded, contents, drawn)
     places = {split: [i for i, of in enumerate(splits) if of == split] for split in SPLITS}
@@ -179,7 +179,14 @@ def _without_copies(decoded: Decoded, contents: Sequence[str]) -> tuple[list[int
     return [i for i, kept in enumerate(stays) if kept], [i for i, kept in enumerate(stays) if not kept]
 
 
-def _check_classes(layout: Layout, decoded: Decoded, contents: Sequence[str], kept: Sequence[int], drawn: int) -> None:
+def _check_classes(
+    layout: Layout,
+    decoded: Decoded,
+    contents: Sequence[str],
+    kept: Sequence[int],
+    drawn: int,
+    left_out: Sequence[str],
+) -> None:
     label_of: dict[str, int] = {}  # the first one, under which `draw_splits` counts a picture too
     for i in kept:
         if decoded.pictures[i].split == "train":
@@ -190,7 +197,7 @@ def _check_classes(layout: Layout, decoded: Decoded, contents: Sequence[str], ke
         each = "" if least == 1 else ", one for each split"
         raise DataError(
             f"each class must have at least {least} different training pictures of its own{each}, but these have "
-            f"fewer: {listed(few)}"
+            + "; ".join([f"fewer: {listed(few)}", *left_out])
         )
 
 

@@ -269,8 +269,8 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
         text = f"even on the {found.split} images: {apart}, so no class needs special treatment."
     else:
         interval = f" (95 % interval {signed(low)} to {signed(high)})" if math.isfinite(high) else ""
-        text = f"not known to be even or uneven on the {found.split} images: {weakest} lies {points(gap)}{interval} "
-        text += f"under {strongest}."
+        apart = f"{weakest} lies {points(gap)}{interval} under {strongest}" if gap else f"all are equal here{interval}"
+        text = f"not known to be even or uneven on the {found.split} images: {apart}."
     return (CitedText(f"Classes are {text}", run(*found.run_ids)),)
 
 
@@ -361,6 +361,7 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
         y=names,
         colorscale=[[0, "rgba(196,103,58,0)"], [1, "rgba(196,103,58,0.85)"]],
         zmin=0,
+        zmax=max(1, *(value or 0 for row in errors for value in row)),  # else no errors at all are drawn as large
         showscale=False,
         hovertemplate="%{y} taken for %{x}: %{z:.1f} %<extra></extra>",
         hoverongaps=False,

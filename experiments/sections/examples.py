@@ -36,7 +36,7 @@ def _prediction(facts: Facts) -> Photo | Missing:
 def _mistakes(facts: Facts) -> Photo | Missing:
     kept = facts.study.artifacts
     if not kept.mistakes:
-        return Missing("There is no picture of mistakes yet.")
+        return Missing("There is no picture of mistakes.")
     split = "test" if facts.has_champion else "validation"
     text = f"The most confident wrong predictions on {split} images; the true class is in brackets."
     return Photo("mistakes", "Most confident mistakes", CitedText(text, run(kept.mistakes_run)), kept.mistakes)

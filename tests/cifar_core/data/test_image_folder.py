@@ -12,6 +12,8 @@ from cifar_core.data import DataError
 from cifar_core.data.image_folder import Layout, find_pictures
 from tests.cifar_core.support import refusal
 
+TWINS = "classes must differ in more than capital letters and the encoding of accents"
+
 
 def touch(folder: Path, *names: str) -> Path:
     for name in names:
@@ -136,7 +138,14 @@ def test_a_path_from_the_root_is_no_second_picture(tmp_path: Path, monkeypatch: 
          "each class must have training pictures, but these have some in val/ or test/ only: 'cow'"),
         (("cat\n/1", "dog/1"), "a class must have a name of at most 200 letters without control characters, but got "
                                "'cat\\n'"),
-        (("Cat/1", "cat/1"), "classes must differ in more than capital letters, but got 'Cat', 'cat'"),
+        (
+            ("Cat/1", "cat/1"),
+            f"{TWINS}, but got 'Cat', 'cat'",
+        ),
+        (
+            ("caf\u00e9/1", "cafe\u0301/1"),
+            f"{TWINS}, but got 'cafe\u0301', 'caf\u00e9'",
+        ),
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be(tmp_path: Path, names: tuple[str, ...], message: str) -> None:

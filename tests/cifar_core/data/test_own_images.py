@@ -306,6 +306,15 @@ def test_few_pictures_and_many_classes(tmp_path: Path, counts: dict[str, int], m
         assert set(split.labels.tolist()) == set(range(len(counts)))
 
 
+def test_too_few_pictures_are_told_with_what_was_left_out(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "some", {"cat": 8})
+    (folder / "dog").mkdir()
+    write_broken(folder / "dog")
+    said = refusal(lambda: made(folder, skip_unreadable=True), DataError)
+    assert "but these have fewer: 'dog (0)'; " in said
+    assert " files are left out, as they are no readable pictures; " in said
+
+
 def test_pictures_that_are_copies_of_another_class_do_not_count(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "some", {"cat": 8, "dog": 2})
     for path in sorted((folder / "cat").iterdir())[:4]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 
+from cifar_core.data import Split
+from cifar_core.evaluation import serving
 from cifar_core.evaluation.serving import BATCHES, p95, time_serving
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
@@ -22,6 +26,34 @@ def test_single_images_and_large_batches_are_timed(images: int) -> None:
         assert timing.repeats >= 3
         assert 0 < timing.seconds <= timing.slow_seconds
         assert timing.images == 1 or timing.seconds / timing.images < timings[0].seconds
+
+
+def test_the_quietest_of_three_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = 0.0, 0
+
+    def predict(*_: object) -> None:
+        nonlocal now, calls
+        calls += 1
+        now += 0.5 if calls <= 30 else 0.01  # other work ends in the first round
+
+    monkeypatch.setattr(serving, "predict", predict)
+    monkeypatch.setattr(serving, "time", Mock(perf_counter=lambda: now))
+    single, _ = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset", seconds=1.0)
+    assert single.slow_seconds == pytest.approx(0.01)
+    assert 59 <= single.repeats <= 200
+
+
+def test_slow_networks_are_timed_often_enough_for_a_percentile(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def predict(model: object, batch: Split, *_: object) -> None:
+        nonlocal now
+        now += 0.1 * len(batch)
+
+    monkeypatch.setattr(serving, "predict", predict)
+    monkeypatch.setattr(serving, "time", Mock(perf_counter=lambda: now))
+    single, large = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset", seconds=1.0)
+    assert (single.repeats, large.repeats) == (59, 3)
 
 
 @pytest.mark.parametrize(("count", "rank"), [(1, 1), (3, 3), (19, 19), (20, 19), (21, 20), (100, 95), (101, 96)])

@@ -152,11 +152,21 @@ def test_a_group_is_weaker_only_beyond_chance(found: ClassResults) -> None:
         assert words in sentence.text
 
 
+def test_equal_classes_of_few_images_are_not_set_against_each_other(found: ClassResults) -> None:
+    rows = [ClassAccuracy(name, None, 1.0, mean_accuracy([1.0], ("r",), 5)) for name in ("cat", "ship")]
+    (sentence,) = classes.evenness(replace(found, rows=tuple(rows)))
+    said = "Classes are not known to be even or uneven on the test images: all are equal here (95 % interval "
+    assert sentence.text.startswith(said)
+
+
 def test_the_confusion_figure_colours_errors_only(demo: Facts) -> None:
     figure = figures(section(demo))["confusion"]
     assert all(figure.figure.data[0].z[i][i] is None for i in range(10))
     bold = [a.text for a in figure.figure.layout.annotations if a.text.startswith("<b>")]
     assert len(bold) == 10
+    confusions = {run_id: np.eye(10, dtype=np.int64) * 10 for run_id in demo.subject_runs}
+    right = figures(section(with_artifacts(demo, confusions=confusions)))["confusion"]
+    assert right.figure.data[0].zmax == 1, "else no errors at all have the colour of the largest"
 
 
 def test_with_many_classes_the_caption_speaks_of_no_numbers(demo: Facts) -> None:

@@ -31,5 +31,5 @@ def test_what_was_not_kept_is_said(demo: Facts) -> None:
     assert section(with_artifacts(demo, samples=None, prediction=None, mistakes=None)).blocks == (
         Missing("The study kept no picture of its training images."),
         Missing("No prediction on a test image can be shown yet."),
-        Missing("There is no picture of mistakes yet."),
+        Missing("There is no picture of mistakes."),
     )

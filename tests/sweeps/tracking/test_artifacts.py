@@ -81,7 +81,7 @@ class TestOfPredictions:
         some = Split(split.images[split.labels != 3], split.labels[split.labels != 3])
         right = Predictions(torch.nn.functional.one_hot(some.labels, 10).float(), some.labels)
         files = artifacts.of_predictions(some, right)
-        assert len(pictures(files)) == 4
+        assert len(pictures(files)) == 3
 
 
 def test_of_test(split: Split, predictions: Predictions) -> None:
