@@ -68,6 +68,8 @@ def _find(name: str, reproduced: Mapping[str, Result], reader: StudyReader | Non
     assert reader is not None
     if name in studies:
         return _study(name, reader)
+    if name in reader.adapted_studies():
+        return _adapted(name, reader)
     runs = runs_named(name, reader)
     if len(runs) > 1:
         several = candidates(runs, reader)
@@ -90,6 +92,13 @@ def _study(name: str, reader: StudyReader) -> Group:
     if not len(study.champion):
         best = f"best complete trial of the study, number {study.subject['trial'].iloc[0]:g}"
     return Group(name, best, runs)
+
+
+def _adapted(name: str, reader: StudyReader) -> Group:
+    tested = reader.runs("metrics.`test/accuracy` >= 0", name)
+    if not tested:
+        raise UserError(f"a study that adapts must have a tested network to be compared, but {name!r} has none yet")
+    return Group(name, "adapted network of the study", (from_mlflow(tested[0], name, reader),))
 
 
 def _single(name: str, run: Run, reader: StudyReader) -> Group:

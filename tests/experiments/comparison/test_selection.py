@@ -27,6 +27,24 @@ def test_a_study_stands_for_its_champion_or_else_its_best_trial(chosen: Chosen) 
     assert searched.description == "best complete trial of the study, number 2"
 
 
+def test_a_study_that_adapts_stands_for_its_tested_network(fresh_store: Fake) -> None:
+    fresh_store.add()
+    experiment = fresh_store.client.create_experiment("demo-adapted")
+    fresh_store.client.create_run(experiment, tags={"stage": "adapted-study", "key": "study"})
+    names = ["demo", "demo-adapted"]
+    with pytest.raises(
+        UserError, match=r"^a study that adapts must have a tested network .* 'demo-adapted' has none y"
+    ):
+        choose(names, None, fresh_store.place, ())
+    head = fresh_store.client.create_run(experiment, tags={"stage": "adapted", "key": "final-3-0", "state": "complete"})
+    for run, accuracy in ((fresh_store.client.create_run(experiment).info.run_id, None), (head.info.run_id, 0.9)):
+        fresh_store.client.log_param(run, "model", "efficientnet_lite0")
+        if accuracy is not None:
+            fresh_store.client.log_metric(run, "test/accuracy", accuracy)
+    adapted = choose(names, None, fresh_store.place, ()).groups[1]
+    assert (adapted.description, adapted.run_ids) == ("adapted network of the study", (head.info.run_id,))
+
+
 def test_runs_are_named_by_study_and_key_by_id_and_by_the_beginning_of_it(rivals: Fake, chosen: Chosen) -> None:
     ids = [run_of(rivals, "good", key) for key in ("trial-0", "trial-1", "final-2-0")]
     groups = chosen("good/trial-0", ids[1], ids[2][:12].upper()).groups
