@@ -151,7 +151,7 @@ def _warnings(study: Study) -> Iterator[str]:
     if study.state != "finished":
         yield f"This study is {study.state}: the report covers its runs so far."
     if study.subject.empty:
-        yield "No trial has finished: nothing that is said of building a network was measured."
+        yield "No trial has finished, so no network was measured."
     if study.artifacts.missing:
         lost = shortened(study.artifacts.missing)
         yield f"The store has lost {lost}: what follows from them is said to be unknown, but was measured."

@@ -10,13 +10,14 @@ import datetime
 from pathlib import Path
 
 from cifar_core.data.source import DataSource
+from cifar_core.evaluation.serving import LEAST_TIMED
 from experiments.pages.text import duration, fine_percent, probability, span
 from experiments.reading.published import load_published
 from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario, slug
 from experiments.reading.studies import read_study
 from experiments.reading.study import ImageAnswers, Study
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.vendor_score import LEAST_TIMED, VendorScore
+from experiments.reading.vendor_score import VendorScore
 from experiments.vendors.answer_file import read_source
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_content, read_data_set
 from experiments.vendors.scoring import fingerprint, keep, score

@@ -218,7 +218,7 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tu
 
 
 def turning_point(answer_at: Callable[[float], str], answer: str, same: float, other: float) -> float:
-    """Where the answer changes, between a number `same` that gives it and a number `other` that gives another."""
+    """Return the number where the answer changes, between `same`, which gives `answer`, and `other`, which does not."""
     for _ in range(30):
         middle = math.sqrt(same * other)
         same, other = (middle, other) if answer_at(middle) == answer else (same, middle)

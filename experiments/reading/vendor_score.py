@@ -15,7 +15,6 @@ from sweeps.store import VENDORS
 from sweeps.validation import STRICT, NonNegative, Text, read_json
 
 SCORE, ANSWERS = "score.json", "answers.csv"
-LEAST_TIMED = 59  # answers, for a time within which 95 % come: of 58, even the slowest may be too fast (0.95^58 > 5 %)
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)

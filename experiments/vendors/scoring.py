@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cifar_core.data.data_set import DataSet
-from cifar_core.evaluation.serving import p95
+from cifar_core.evaluation.serving import LEAST_TIMED, p95
 from cifar_core.files import write_atomically
 from experiments.reading.scenario import slug
 from experiments.reading.study import ImageAnswers
-from experiments.reading.vendor_score import ANSWERS, LEAST_TIMED, SCORE, VendorScore, score_folder
+from experiments.reading.vendor_score import ANSWERS, SCORE, VendorScore, score_folder
 from experiments.stats import mcnemar
 from experiments.vendors.answers import NOT_ANSWERED, Answer, image_name, meant_class
 from sweeps.store import VENDORS, Store, StoreError

@@ -37,13 +37,15 @@ def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
     """Return each of the `predictions` on `split`, and their mistakes: confusion matrix, weakness report, pictures."""
     matrix = predictions.confusion()
     accuracies = dict(zip(predictions.data_set.classes, predictions.class_accuracy(), strict=True))
-    mistakes = {"pictures/mistakes.png": pictures.confident_mistakes(split, predictions)}
+    mistakes = {}
+    if predictions.accuracy < 1:
+        mistakes["pictures/mistakes.png"] = pictures.confident_mistakes(split, predictions)
     return {
         "confusion.json": json.dumps({"classes": split.data_set.classes, "matrix": matrix.tolist()}).encode(),
         "pictures/classes.png": pictures.class_accuracies(accuracies),
         "weakness.md": weakness_report(predictions).encode(),
         "pictures/confusion.png": pictures.confusion(matrix, split.data_set.classes),
-        **(mistakes if predictions.accuracy < 1 else {}),
+        **mistakes,
         "pictures/predictions.png": pictures.predictions_grid(split, predictions),
         PREDICTIONS: _table(_rows(predictions)),
     }
