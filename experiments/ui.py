@@ -9,7 +9,6 @@ requests for whoever asks.
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import os
 import re
@@ -159,7 +158,7 @@ def application(store: Store) -> FastAPI:
         name = request.path_params["name"]
         experiment = connect(store.tracking_uri).get_experiment_by_name(name)
         if experiment is None:
-            return PlainTextResponse(f"There is no study {html.escape(name)}", 404)
+            return PlainTextResponse(f"There is no study {name}", 404)
         return RedirectResponse(f"/{view_route(experiment.experiment_id, TRIALS)}")
 
     app.router.routes[:0] = [Route("/", home), Route("/study/{name:path}", study)]

@@ -12,7 +12,7 @@ from experiments.decision.facts import Facts
 from experiments.decision.machines import answer_seconds
 from experiments.decision.sensitivity import AS_IT_IS, SensitivityResult, nearest_flips, rival_of, saved, sensitivity
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
-from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, label
+from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, in_figure, label
 from experiments.pages.text import CitedText, duration, factor, run, runs, short_percent, total
 from sweeps.words import percent
 
@@ -68,7 +68,7 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
         "bgcolor": PAPER,
     }
     figure.layout.annotations = [
-        label(f"<b>{r.name}</b>:{'<br>' if broken else ' '}{flip}", 0, y, size=11.5, **place)
+        label(f"<b>{r.name}</b>:{'<br>' if broken else ' '}{in_figure(flip)}", 0, y, size=11.5, **place)
         for y, (r, flip, broken) in enumerate(zip(rows, flips, two_lines, strict=True))
     ]
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.5})

@@ -144,7 +144,8 @@ def test_artifacts_do_not_leave_their_folder(site: str, browsed: Path, route: st
 
 def test_an_unknown_study_is_not_found(site: str) -> None:
     answer = requests.get(f"{site}/study/<b>none</b>")
-    assert (answer.status_code, answer.text) == (404, "There is no study &lt;b&gt;none&lt;/b&gt;")
+    assert (answer.status_code, answer.text) == (404, "There is no study <b>none</b>")
+    assert answer.headers["Content-Type"].startswith("text/plain")
 
 
 def test_a_store_that_cannot_be_written_to_shows_its_runs_without_views(browsed: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from experiments.decision.facts import Facts
 from experiments.decision.sensitivity import Assumption, SensitivityResult, assumptions, sensitivity
 from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Bullets
-from experiments.sections.sensitivity import section
+from experiments.sections.sensitivity import section, tornado
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
 from tests.experiments.support import figures, with_cost, with_scenario, with_test
 
@@ -190,3 +190,10 @@ def test_a_label_that_is_too_long_for_a_phone_has_two_lines(demo: Facts) -> None
     labels = [a.text for a in figure.figure.layout.annotations]  # type: ignore[union-attr]
     assert "<b>hours with vendors</b>:<br>“Adapt and test ViT-B/16” above 302 %" in labels
     assert [label for label in labels if "<br>" in label] == [label for label in labels if "hours with" in label]
+
+
+def test_a_name_with_signs_of_html_is_drawn_as_it_is() -> None:
+    bought = "Buy A <b>&</b> B"
+    result = SensitivityResult("horizon", "3 years", 1.0, 2.0, flip="1 year", factor=0.33, becomes=bought, sources=())
+    [label] = tornado([result], 1.5, "").layout.annotations
+    assert label.text == "<b>horizon</b>: “Buy A &lt;b&gt;&amp;&lt;/b&gt; B” below 1 year"
