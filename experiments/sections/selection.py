@@ -24,6 +24,7 @@ class Candidate:
     diverged: int  # runs
     run_ids: tuple[str, ...]
     accuracy: float | None  # mean validation accuracy of its complete runs
+    accuracy_runs: tuple[str, ...]  # the runs of that mean
     champion: bool
     baseline: Beginning | None  # what the search began with, if it was this recipe
 
@@ -54,7 +55,7 @@ def candidates_of(study: Study) -> tuple[Candidate, ...]:
     found = []
     for source, again in study.confirm.groupby("source_trial", sort=True):
         complete = again[again["state"] == "complete"]
-        known = complete["metrics.val/accuracy"].dropna()
+        known = complete[complete["metrics.val/accuracy"].notna()]
         found.append(
             Candidate(
                 trial=int(source),
@@ -62,7 +63,8 @@ def candidates_of(study: Study) -> tuple[Candidate, ...]:
                 complete=len(complete),
                 diverged=int((again["state"] == "pruned").sum()),
                 run_ids=tuple(again["run_id"]),
-                accuracy=float(known.mean()) if len(known) else None,
+                accuracy=float(known["metrics.val/accuracy"].mean()) if len(known) else None,
+                accuracy_runs=tuple(known["run_id"]),
                 champion=source == study.champion_trial,
                 baseline=next((kind for kind in Beginning if (again["tags.baseline"] == kind).any()), None),
             )
@@ -176,7 +178,7 @@ def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | N
     if len(known) < 2 or not known[0].champion:
         return None
     first, second = known[0], max(known[1:], key=lambda candidate: (candidate.accuracy or 0, -candidate.trial))
-    ours, theirs = (mean_accuracy([c.accuracy or 0], c.run_ids, images) for c in (first, second))
+    ours, theirs = (mean_accuracy([c.accuracy or 0], c.accuracy_runs, images) for c in (first, second))
     low, high = difference_interval(ours, theirs)
     gap = ours.mean - theirs.mean
     chance = "within chance" if low <= 0 <= high else "more than chance explains"
@@ -184,7 +186,7 @@ def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | N
         f"Against the recipe of trial {second.trial} the champion has {signed(gap)} points of validation accuracy, or "
     )
     text += f"{round(gap * images)} of {images:,} images (95 % interval over images {signed(low)} to {signed(high)}): "
-    return CitedText(f"{text}{chance}.", run(*first.run_ids, *second.run_ids))
+    return CitedText(f"{text}{chance}.", (*runs(ours), *runs(theirs)))
 
 
 def bias_sentence(bias: SelectionBias) -> CitedText:
@@ -240,7 +242,7 @@ def _numbers(study: Study, candidates: Sequence[Candidate], bias: SelectionBias 
         if bias.confirmed:
             yield from estimate_numbers("selection.confirmed", bias.confirmed, sources)
     for c in candidates:
-        yield Number(f"confirmed.trial{c.trial}.validation", c.accuracy, "share", run(*c.run_ids))
+        yield Number(f"confirmed.trial{c.trial}.validation", c.accuracy, "share", run(*c.accuracy_runs))
 
 
 def _sources(bias: SelectionBias) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers
-from experiments.pages.text import NOTHING, CitedText, fine_percent, listed, points, run, signed, span
+from experiments.pages.text import NOTHING, CitedText, fine_percent, listed, points, run, runs, signed, span
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Result
 from experiments.systems.reproduction import CommonEpoch, Gap, System, load_systems
@@ -148,7 +148,7 @@ def _numbers(systems: Sequence[System]) -> Iterator[Number]:
     for system in systems:
         name, source = f"system.{system.name}", f"source/{system.name}"
         if system.accuracy:
-            sources = (source, *run(*(r.run_id for r in system.runs)))
+            sources = (source, *runs(system.accuracy))
             yield from estimate_numbers(f"{name}.test", system.accuracy, sources)
         for r in system.runs:
             sources = (*run(r.run_id), source)

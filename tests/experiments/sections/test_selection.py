@@ -103,9 +103,22 @@ def test_runs_that_diverged_are_counted(demo: Facts) -> None:
     assert [row.cells[2].text for row in table.rows] == ["2 of 2", "1 of 2, 1 diverged"]
 
 
+def test_a_mean_cites_the_runs_that_it_is_of(demo: Facts) -> None:
+    study, other = demo.study, demo.study.confirm.assign(source_trial=0, state=["complete", "pruned"])
+    other["run_id"] = ["c" * 32, "d" * 32]
+    made = section(with_study(demo, confirm=pd.concat([study.confirm, other])))
+    cited = {number.name: number.sources for number in made.numbers}
+    assert cited["confirmed.trial0.validation"] == ("run/" + "c" * 32,)
+    lead = made.blocks[-1]
+    assert isinstance(lead, CitedText)
+    assert lead.text.startswith("Against the recipe of trial 0 ")
+    assert set(lead.sources) == {f"run/{run_id}" for run_id in (*study.confirm["run_id"], "c" * 32)}
+
+
 def test_the_lead_of_the_champion_is_stated_with_its_interval() -> None:
     def candidate(trial: int, accuracy: float | None, *, champion: bool = False) -> Candidate:
-        return Candidate(trial, "fast_resnet", 1, 0, (f"{trial}" * 32,), accuracy, champion, baseline=None)
+        runs = (f"{trial}" * 32,)
+        return Candidate(trial, "fast_resnet", 1, 0, runs, accuracy, runs, champion, baseline=None)
 
     pair = [candidate(1, 0.8928, champion=True), candidate(2, 0.8936), candidate(3, 0.7)]
     assert known(lead_sentence(pair, 5000)).text == (

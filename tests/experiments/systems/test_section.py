@@ -96,6 +96,14 @@ def test_the_report_has_a_row_for_each_system_and_a_sentence_for_each_that_was_r
     assert "system.dynamic_conv.seed1002.test" not in numbers
 
 
+def test_a_mean_cites_the_complete_runs_of_the_shipped_recipe(demo: Facts, tmp_path: Path) -> None:
+    write(tmp_path, "three_conv", 0)
+    write(tmp_path, "three_conv", 1, epochs=3)
+    write(tmp_path, "three_conv", 2, recipe={**RECIPES["three_conv"], "width": 0.5})
+    numbers = {number.name: number for number in section(replace(demo, results=load_results(tmp_path))).numbers}
+    assert numbers["system.three_conv.test.mean"].sources == ("source/three_conv", f"run/{run_id('three_conv', 0)}")
+
+
 def test_a_report_without_reproductions_says_so(demo: Facts) -> None:
     made = section(replace(demo, results=()))
     assert isinstance(made.blocks[-1], Missing)
