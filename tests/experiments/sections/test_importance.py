@@ -66,6 +66,14 @@ def test_only_what_is_beyond_chance_is_called_so() -> None:
     assert "model" in known(importances_of(by_model, PARAMETERS).significant)
 
 
+def test_a_parameter_that_most_trials_have_the_same_value_of_can_be_beyond_chance() -> None:
+    trials = table(200)
+    few = np.arange(200) % 12 == 0
+    trials = trials.assign(cutout=np.where(few, trials["width"], 0.0), accuracy=trials["accuracy"] + few)
+    assert trials["cutout"].nunique() > 10
+    assert "cutout" in known(importances_of(trials, PARAMETERS).significant)
+
+
 @pytest.mark.parametrize(
     ("trials", "words"),
     [
