@@ -45,15 +45,22 @@ _Unknown = Annotated[float, Field(allow_inf_nan=True)]  # NaN: not published
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
 class Dated:
-    """A figure with its source, and the date when it was read or published."""
+    """A figure with its source, and the date when it was read or published.
+
+    Attributes:
+        assumed: True for a figure of the scenario, which has no age.
+    """
 
     name: Text
     source: Text
     date: Date
     note: str = ""
+    assumed: bool = False
 
     def age(self, on: datetime.date) -> str:
         """Age of the figure on that day: "" within a year, "older than a year", or "undated"."""
+        if self.assumed:
+            return ""
         latest = latest_day(self.date)
         if latest is None:
             return "undated"
@@ -61,27 +68,12 @@ class Dated:
 
     @property
     def when(self) -> str:
-        return self.date or "undated"
+        return self.date or ("as given" if self.assumed else "undated")
 
     @property
     def figure(self) -> str:
         """The figure with its unit, as text."""
         return ""
-
-
-@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
-class Assumed(Dated):
-    """An assumption of whoever asks for the report: it has a file, but no age."""
-
-    name: Text = "The scenario"
-    date: Date = ""
-
-    def age(self, on: datetime.date) -> str:
-        return ""
-
-    @property
-    def when(self) -> str:
-        return "as given"
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -238,11 +230,6 @@ class Price(Dated):
         """This price, multiplied by a factor at every step."""
         steps = tuple((start, usd * factor) for start, usd in self.steps)
         return replace(self, usd=self.usd * factor, usd_output=self.usd_output * factor, steps=steps)
-
-
-@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
-class AssumedPrice(Assumed, Price):
-    """A price that a scenario states itself."""
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)

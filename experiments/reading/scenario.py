@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from experiments.reading.formula import calculate
-from experiments.reading.published import Accuracy, Assumed, AssumedPrice, ByImage, ByMachine, Price, Published, Tariff
+from experiments.reading.published import Accuracy, ByImage, ByMachine, Dated, Price, Published, Tariff
 from sweeps.validation import STRICT, NonNegative, Positive, Text, read_toml
 from sweeps.words import did_you_mean
 
@@ -42,9 +42,9 @@ def look_up_price(value: Any, info: ValidationInfo) -> Any:
     if value is None or isinstance(value, Price):
         return value
     if field == "compute" and type(value) in (int, float) and 0 < value <= _LARGEST:
-        return AssumedPrice(
+        return Price(
             key="scenario-compute", name="the scenario's machine", role="compute", usd=value, units=None,
-            source=context["file"],
+            source=context["file"], date="", assumed=True,
         )  # fmt: skip
     if not isinstance(value, str):
         kind = f"the key of a price or a number in (0, {_LARGEST:g}]" if field == "compute" else "the key of a price"
@@ -240,9 +240,9 @@ class Scenario:
         return 0.0 if self.labels_at_hand is None else self.usd_per_label * max(0.0, images - self.labels_at_hand)
 
     @property
-    def entry(self) -> Assumed:
+    def entry(self) -> Dated:
         """The scenario as a source to cite."""
-        return Assumed(source=self.file)
+        return Dated(name="The scenario", source=self.file, date="", assumed=True)
 
 
 def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenario:

@@ -28,6 +28,12 @@ def test_the_best_trial_was_validated_on_the_images_of_a_trial(demo: Facts, unco
         assert known(gather(study, facts.published, facts.scenario).validation).images == images
 
 
+def test_the_bar_of_own_images_is_as_given(demo: Facts) -> None:
+    own = replace(demo.study, data_set=replace(CIFAR10, sha256="ab" * 32))
+    bar = gather(own, demo.published, replace(demo.scenario, accuracy_bar=0.9)).bar
+    assert (bar.target, bar.source, bar.when, bar.age(demo.as_of)) == (0.9, demo.scenario.file, "as given", "")
+
+
 def test_the_scenario_moves_the_bar(store: Fake) -> None:
     moved = store.facts("demo", scenario=replace(SCENARIO, accuracy_bar=0.40)).bar
     assert (moved.target, moved.start, moved.rework) == (0.40, 0.40, 0.40)

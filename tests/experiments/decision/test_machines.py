@@ -21,7 +21,7 @@ from experiments.decision.machines import (
     capacity,
     machines_on,
 )
-from experiments.reading.published import AssumedPrice, load_published
+from experiments.reading.published import Price, load_published
 from experiments.reading.scenario import load_scenario
 from sweeps.validation import InvalidFileError
 from tests.experiments.support import ADAPTED, known, with_artifacts
@@ -103,7 +103,7 @@ def test_an_adapted_network_has_the_machines_of_its_own_threads(demo: Facts) -> 
 
 
 def test_a_machine_whose_price_is_stated_has_the_threads_of_the_study(demo: Facts) -> None:
-    stated = AssumedPrice(key="scenario-compute", name="own", role="compute", usd=0.7, units=None, source="mine.toml")
+    stated = Price(key="scenario-compute", name="own", role="compute", usd=0.7, units=None, source="mine.toml", date="")
     wide = replace(demo.study, tags={**demo.study.tags, "workers": "8", "threads": "2"})
     for threads, copies in (("16", 1), ("4", 4)):
         study = replace(wide, final=demo.study.final.assign(**{"tags.threads": threads}))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reading.published import AssumedPrice, load_published
+from experiments.reading.published import load_published
 from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
 from sweeps.validation import InvalidFileError
 from tests.experiments.support import known
@@ -45,8 +45,7 @@ def test_bars_may_be_left_out(tmp_path: Path) -> None:
 def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
     named = known(read(tmp_path, 'compute = "aws-h100"\n' + SHIPPED).compute)
     assert (named.key, named.usd) == ("aws-h100", 6.88)
-    own = read(tmp_path, "compute = 0.5\n" + SHIPPED).compute
-    assert isinstance(own, AssumedPrice)
+    own = known(read(tmp_path, "compute = 0.5\n" + SHIPPED).compute)
     assert (own.usd, own.source, own.when) == (0.5, "mine.toml", "as given")
 
 
