@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
-from experiments.reading.formula import calculate
 from experiments.reading.published import Accuracy, ByImage, ByMachine, Dated, Price, Published, Tariff
 from sweeps.validation import STRICT, NonNegative, Positive, Text, read_toml
 from sweeps.words import did_you_mean
@@ -101,8 +100,7 @@ class Vendor:
     endpoint_hours_per_month: Annotated[float, Field(gt=0, le=HOURS_A_MONTH)] = HOURS_A_MONTH
     images_per_second: _Positive = 5.0  # that one endpoint, or one node of a batch, carries
     tokens: OptionalPrice = None  # a million tokens
-    image_size: tuple[_Positive, _Positive] = (32, 32)  # width and height in pixels, as the images are sent
-    image_tokens: float | str = 0.0  # of one image, or a formula in width and height
+    image_tokens: Annotated[int, Field(ge=0), _within(1, _LARGEST)] = 0  # of one image
     prompt_tokens: _NonNegative = 60
     answer_tokens: _NonNegative = 5
     batch: OptionalPrice = None  # in place of the others where no latency bar is set
@@ -120,24 +118,13 @@ class Vendor:
         if self.per_call is None and self.endpoint is None and self.tokens is None:
             raise ValueError("per_call, endpoint or tokens must be given, but none is")
         paid_by_token = self.tokens or (self.batch is not None and self.batch.role == "token")
-        if paid_by_token and not 0 < self.tokens_per_image <= _LARGEST:
-            rule = f"image_tokens must be in (0, {_LARGEST:g}] with a price by the token"
-            raise ValueError(f"{rule}, but got {self.image_tokens}")
+        if paid_by_token and not self.image_tokens:
+            raise ValueError("image_tokens must be greater than 0 with a price by the token, but got 0")
 
     @property
     def prices(self) -> tuple[Price, ...]:
         every = (self.training, self.per_call, self.endpoint, self.tokens, self.batch, self.storage)
         return tuple(p for p in every if p is not None)
-
-    @property
-    def tokens_per_image(self) -> float:
-        """Tokens of one image, without prompt and answer."""
-        if not isinstance(self.image_tokens, str):
-            return self.image_tokens
-        try:
-            return calculate(self.image_tokens, width=self.image_size[0], height=self.image_size[1])
-        except ValueError as error:
-            raise ValueError(f"image_tokens {error}") from None
 
     def images_stored(self, images: float) -> float:
         """Return how many images it stores, of a study that trained and validated with `images`."""
@@ -171,7 +158,7 @@ class Vendor:
         if price.role == "prediction":
             return price.tariff
         if price.role == "token":
-            asked = self.tokens_per_image + self.prompt_tokens
+            asked = self.image_tokens + self.prompt_tokens
             return ByImage(((0.0, asked * price.usd + self.answer_tokens * price.usd_output),), MILLION)
         an_hour = self.images_per_second * 3600
         if in_batches:

@@ -47,11 +47,11 @@ def draw(chance: random.Random, facts: Facts) -> Facts:
         paid: dict[str, Any] = chance.choice([
             {"per_call": PRICES[chance.choice(["azure-prediction", "vision-prediction", "rekognition-prediction"])]},
             {"endpoint": PRICES["vertex-endpoint"]},
-            {"tokens": PRICES["gpt-6-luna"], "image_tokens": chance.choice([77, "ceil(width * height / 750)"])},
+            {"tokens": PRICES["gpt-6-luna"], "image_tokens": chance.choice([77, 88])},
         ])  # fmt: skip
         return Vendor(
             name=f"vendor {number}", **paid, images_per_second=chance.uniform(0.05, 9), prompt_tokens=60,
-            training=maybe(PRICES["vertex-training"]), storage=maybe(PRICES["azure-storage"]), image_size=(256, 256),
+            training=maybe(PRICES["vertex-training"]), storage=maybe(PRICES["azure-storage"]),
             batch=maybe(PRICES["vertex-batch"]), integration_hours=chance.choice([0, 16, 40]),
             migration_hours=8, migrations_per_year=chance.choice([0, 1]), p95_ms=maybe(chance.uniform(1, 3000)),
             accuracy=maybe(chance.choice(PUBLISHED.accuracies)),
