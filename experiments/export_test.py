@@ -29,13 +29,12 @@ def build_parser() -> argparse.ArgumentParser:
         prog="export_test.py",
         description="Write the test images of a study as PNG files under neutral names, enlarged to "
         f"{SIDE} x {SIDE} pixels, with the class names and the prompt. The store's record of test set evaluations gets "
-        "a line: choose nothing by these images. After an interruption run the same command again: that counts once.",
+        "a line: choose nothing by these images. The same command writes them again, as after an interruption; that "
+        "counts once.",
         epilog="Answers go into a CSV file with the columns image and answer (and maybe seconds and usd), which "
         "score_answers.py scores; ask_vendor.py gets them from an API.",
     )
-    parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="a new or empty folder, or one whose export was cut short"
-    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder, or that of an earlier export")
     parser.add_argument(
         "--study", metavar="NAME", help="whose images (default: the most recent study; CIFAR-10 where there is none)"
     )
@@ -47,34 +46,25 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     folder, store = options.folder, store_of(options)
     data_set = _data_set(store, options.study)
-    resumes = _is_cut_short(folder, data_set)
-    try:
-        is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    except OSError as error:
-        raise StoreError(f"DIR must be a new or empty folder, but: {error}") from error
-    if not (is_free or resumes):
-        cut_short = f"one whose export of {data_set.name} was cut short"
-        raise StoreError(f"DIR must be a new or empty folder, or {cut_short}, but {folder} is not")
+    if not _is_free(folder, data_set):
+        earlier = f"one with an earlier export of {data_set.name}"
+        raise StoreError(f"DIR must be a new or empty folder, or {earlier}, but {folder} is not")
     with SweepConsole() as console:
         load = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).test
         try:
-            (folder / "images").mkdir(parents=True, exist_ok=True)  # before a use of the test set is recorded
-            try:
-                store.root.mkdir(parents=True, exist_ok=True)
-                if not resumes or (VENDORS, "export") not in store.evaluations(data_set.sha256):
-                    store.record_test_set_evaluation(study=VENDORS, key="export", data_sha256=data_set.sha256)
-                write_atomically(folder / DESCRIPTION, data_set.to_json() + b"\n")
-            except OSError:
-                if not resumes:
-                    (folder / "images").rmdir()  # so that the same command finds an empty folder
-                raise
+            write_atomically(folder / DESCRIPTION, data_set.to_json() + b"\n")
+            (folder / PROMPT).unlink(missing_ok=True)  # the last file of a whole export
+            store.root.mkdir(parents=True, exist_ok=True)
+            if (VENDORS, "export") not in store.evaluations(data_set.sha256):
+                store.record_test_set_evaluation(study=VENDORS, key="export", data_sha256=data_set.sha256)
+            (folder / "images").mkdir(exist_ok=True)
             images = load().images.permute(0, 2, 3, 1).numpy()
             for number, pixels in enumerate(images, start=1):
                 picture = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                 picture.save(folder / "images" / image_name(number - 1), compress_level=1)  # a quarter of the time
                 console.progress("writing the test images", number, len(images), "images")
             write_atomically(folder / "classes.txt", "\n".join(data_set.classes) + "\n")
-            write_atomically(folder / PROMPT, prompt_for(data_set.classes) + "\n")  # the last
+            write_atomically(folder / PROMPT, prompt_for(data_set.classes) + "\n")
         except OSError as error:
             raise StoreError(f"DIR and the store must be folders to write to, but: {error}") from error
     print(
@@ -84,10 +74,19 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _is_cut_short(folder: Path, data_set: DataSet) -> bool:
-    """Return true if the folder holds an export of these images that was cut short."""
+def _is_free(folder: Path, data_set: DataSet) -> bool:
+    """Return true if the folder is missing or empty, or has an export of these images, whole or cut short.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     try:
-        return read_data_set(folder).sha256 == data_set.sha256 and not (folder / PROMPT).exists()
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return True
+    except OSError as error:
+        raise StoreError(f"DIR must be a new or empty folder, but: {error}") from error
+    try:
+        return read_data_set(folder).sha256 == data_set.sha256
     except (OSError, ValueError):
         return False
 

@@ -81,7 +81,7 @@ def measure_vendor(study: Study, scenario: Scenario, vendor: Vendor, *, exported
     """The commands that measure a vendor on the test images.
 
     Args:
-        exported: the images lie there; another export would be one more use of the test set.
+        exported: the test images have been exported already, so that command is left out.
     """
     own = study.data_set.sha256 != CIFAR10.sha256
     folder = f"test-images-{study.data_set.sha256[:8]}" if own else "test-images"

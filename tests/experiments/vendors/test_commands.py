@@ -53,23 +53,23 @@ def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
     assert (exported / "classes.txt").read_text().split() == list(CIFAR10.classes)
     assert "airplane, automobile" in (exported / "prompt.txt").read_text()
     assert looks(tmp_path / "mlruns") == ["export"]
+    (exported / DESCRIPTION).unlink()
     said = refused(export_test.main, str(exported), "--store", str(tmp_path / "mlruns"))
-    cut_short = "one whose export of CIFAR-10 was cut short"
-    assert said == f"DIR must be a new or empty folder, or {cut_short}, but {exported} is not"
-    assert looks(tmp_path / "mlruns") == ["export"]
+    earlier = "one with an earlier export of CIFAR-10"
+    assert said == f"DIR must be a new or empty folder, or {earlier}, but {exported} is not"
     (tmp_path / "file").touch()
     said = refused(export_test.main, str(tmp_path / "file" / "x"), "--store", str(tmp_path / "other"))
     assert said.startswith("DIR and the store must be folders to write to, but: ")
     assert not (tmp_path / "other").exists(), "a look that did not happen is not counted"
 
 
-@pytest.mark.parametrize("place", ["cifar_core.data.source.load_test", "PIL.Image.Image.save"])
-def test_an_export_that_is_cut_short_starts_again_and_counts_once(
-    small_test_set: Split, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, place: str
+@pytest.mark.parametrize("place_of_fault", ["cifar_core.data.source.load_test", "PIL.Image.Image.save"])
+def test_an_export_that_is_cut_short_or_given_again_starts_anew_and_counts_once(
+    small_test_set: Split, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, place_of_fault: str
 ) -> None:
     folder, stores = tmp_path / "x", [tmp_path / "mlruns", tmp_path / "other"]
     with monkeypatch.context() as context:
-        context.setattr(place, Mock(side_effect=KeyboardInterrupt))
+        context.setattr(place_of_fault, Mock(side_effect=KeyboardInterrupt))
         assert export_test.main([str(folder), "--store", str(stores[0])]) == 130
     assert looks(stores[0]) == ["export"]
     said = refused(
@@ -78,15 +78,17 @@ def test_an_export_that_is_cut_short_starts_again_and_counts_once(
     )
     assert said == f"--images must be a folder that export_test.py wrote to its end, but {folder} has no prompt.txt"
     (folder / "images" / "00003.png").write_bytes(b"half a picture")
-    for store in stores:
-        (folder / "prompt.txt").unlink(missing_ok=True)
-        assert export_test.main([str(folder), "--store", str(store)]) == 0
-        assert looks(store) == ["export"], "each store has its record"
+    for store, place in zip((*stores, *stores), (folder, folder, tmp_path / "y", folder), strict=True):
+        assert export_test.main([str(place), "--store", str(store)]) == 0
+        assert looks(store) == ["export"], "each store has its record, once"
     with Image.open(folder / "images" / "00003.png") as picture:
         assert picture.size == (256, 256)
-    (folder / "prompt.txt").unlink()
+    with monkeypatch.context() as context:
+        context.setattr(place_of_fault, Mock(side_effect=KeyboardInterrupt))
+        assert export_test.main([str(folder), "--store", str(stores[0])]) == 130
+    assert not (folder / "prompt.txt").exists(), "images that may be cut short are not sent"
     (folder / DESCRIPTION).write_bytes(replace(CIFAR10, sha256="ab" * 32).to_json())
-    assert " was cut short, but " in refused(export_test.main, str(folder), "--store", str(stores[0]))
+    assert " an earlier export of CIFAR-10, but " in refused(export_test.main, str(folder), "--store", str(stores[0]))
 
 
 def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
@@ -397,7 +399,8 @@ def test_the_pictures_of_a_study_of_ones_own_go_the_same_way(
     (tmp_path / "file").touch()
     said = refused(export_test.main, str(tmp_path / "y"), "--store", f"{tmp_path}/file")
     assert said.startswith("DIR and the store must be folders to write to, but: ")
-    assert not any((tmp_path / "y").iterdir()), "the same command can be given again"
+    assert not (tmp_path / "y" / "images").exists(), "no image is written without a record"
+    assert export_test.main([str(tmp_path / "y"), "--store", str(tmp_path / "other")]) == 0
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{}", "cats"])
