@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 from pathlib import Path
 
 from cifar_core.data.source import DataSource
@@ -15,12 +16,12 @@ from experiments.pages.text import duration, fine_percent, probability, span
 from experiments.reading.published import load_published
 from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario, slug
 from experiments.reading.studies import read_study
-from experiments.reading.study import ImageAnswers, Study
+from experiments.reading.study import Study
 from experiments.reading.study_reader import StudyReader
 from experiments.reading.vendor_score import VendorScore
 from experiments.vendors.answer_file import read_source
 from experiments.vendors.answers import DESCRIPTION, parse_answers, read_content, read_data_set
-from experiments.vendors.scoring import fingerprint, keep, score
+from experiments.vendors.scoring import keep, score
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
@@ -63,19 +64,16 @@ def _run(options: argparse.Namespace) -> int:
     with readable(store) as place:
         study = read_study(StudyReader(place), options.study)
     _check_images(options.answers, study)
-    ours: ImageAnswers | None = next(iter(study.artifacts.answers.values()), None)
     with SweepConsole() as console:
         source = DataSource.find(study.data_set.sha256, study.data_set.name, options.data, console.progress)
     try:
         found = score(
             answers,
             source.test().labels.tolist(),
-            study.data_set,
+            study,
             vendor=options.vendor,
-            sha256=fingerprint(content),
+            sha256=hashlib.sha256(content).hexdigest(),
             today=datetime.datetime.now(datetime.UTC).date(),
-            study=study.name,
-            ours=ours,
         )
     except InvalidFileError as error:
         raise InvalidFileError(f"{options.answers.name}: {error}") from error

@@ -151,7 +151,7 @@ def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
         InvalidFileError: the scenario's machine has another device than the study's.
     """
     subject = study.subject
-    device = study.tags.get("device", "").partition(":")[0]
+    device = study.tags.get("device", "")
     machine = scenario.compute or published.compute(device)
     if machine is not None and machine.device and device and machine.device != device:
         raise InvalidFileError(

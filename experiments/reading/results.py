@@ -148,6 +148,17 @@ class Result:
         return self.train_seconds / self.epochs_run
 
     @property
+    def costs(self) -> Mapping[str, float]:
+        """Metrics of what the run cost, as MLflow has them."""
+        steps = self.curve[-1].step if self.curve else 0
+        return {
+            "cost/seconds": self.wall_seconds,
+            "cost/training_flops": self.training_flops,
+            "cost/epochs": self.epochs_run,
+            "cost/images_per_second": steps * int(self.recipe["batch_size"]) / self.train_seconds,
+        }
+
+    @property
     def machine(self) -> str:
         used = self.hardware
         threads = counted(used.threads, "thread")

@@ -57,13 +57,6 @@ def from_result(result: Result, reader: StudyReader | None) -> TrainedRun:
         metrics |= {"test/accuracy": test.accuracy, "test/loss": test.loss}
         metrics |= {} if test.tta_accuracy is None else {"test/tta_accuracy": test.tta_accuracy}
         metrics |= {f"test_class/{name}": value for name, value in test.class_accuracy.items()}
-    steps = result.curve[-1].step if result.curve else 0
-    metrics |= {
-        "cost/seconds": result.wall_seconds,
-        "cost/training_flops": result.training_flops,
-        "cost/epochs": result.epochs_run,
-        "cost/images_per_second": steps * float(result.recipe["batch_size"]) / result.train_seconds,
-    }
     hardware = result.hardware
     images = {} if reader is None else _images(reader, result.run_id)
     return TrainedRun(
@@ -81,7 +74,7 @@ def from_result(result: Result, reader: StudyReader | None) -> TrainedRun:
             "threads": str(hardware.threads),
             "torch": result.versions.torch,
         },
-        metrics=metrics,
+        metrics=metrics | dict(result.costs),
         curves=curves,
         data_set=CIFAR10,
         images=images | ({} if test is None else {"test": test.images}),

@@ -60,6 +60,7 @@ class StudyReader:
         self.experiments = {e.experiment_id: e.name for e in found}
         # What MLflow shows; without those that were deleted, whose champion may still be registered.
         self._shown = {e.experiment_id: e.name for e in found if e.lifecycle_stage == LifecycleStage.ACTIVE}
+        self._loaded: dict[str, Run] = {}  # by id
         self._parents: dict[str, Run] = {}  # the most recent first
         own = self.runs(f"tags.key = '{STUDY_KEY}'")
         for run in sorted(own, key=lambda run: (run.info.start_time, run.info.run_id), reverse=True):
@@ -83,9 +84,11 @@ class StudyReader:
         return not self.studies() and not self.adapted_studies()
 
     def run(self, run_id: str) -> Run:
-        """Load a run."""
-        with answering(self.store.tracking_uri):
-            return self.client.get_run(run_id)
+        """Load a run, as it was when it was first asked for."""
+        if run_id not in self._loaded:
+            with answering(self.store.tracking_uri):
+                self._loaded[run_id] = self.client.get_run(run_id)
+        return self._loaded[run_id]
 
     def runs(self, where: str = "", experiment: str | None = None) -> list[Run]:
         """Load the runs that match a filter of MLflow, of the experiment of that name or of all."""
@@ -165,13 +168,12 @@ class StudyReader:
             StoreError: it has one that cannot be downloaded, or MLflow does not answer.
         """
         uri = self.store.tracking_uri
-        with answering(uri):
-            try:
-                run = self.client.get_run(run_id)
-            except MlflowException as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # a reproduction, of which only the file was copied
-                    return None
-                raise
+        try:
+            run = self.run(run_id)
+        except StoreError as error:  # of a reproduction, maybe only the file was copied
+            if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
         folder = artifact_folder(self.store, str(run.info.artifact_uri))
         if folder is not None:
             try:

@@ -13,7 +13,7 @@ from experiments.decision.machines import answer_seconds
 from experiments.decision.sensitivity import AS_IT_IS, SensitivityResult, nearest_flips, rival_of, saved, sensitivity
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, in_figure, label
-from experiments.pages.text import CitedText, duration, factor, run, runs, short_percent, total
+from experiments.pages.text import CitedText, capital, duration, factor, run, runs, short_percent, total
 from sweeps.words import percent
 
 LINE = 40  # letters of a label that a phone has room for
@@ -101,8 +101,7 @@ def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedTex
         at = f"{result.value}; {result.side} {result.flip} ({factor(result.factor)} times)"
         if result.value == AS_IT_IS:
             at = result.change
-        name = result.name[:1].upper() + result.name[1:]
-        texts.append(CitedText(f"{name}: {at} the answer becomes “{result.becomes}”.", result.sources))
+        texts.append(CitedText(f"{capital(result.name)}: {at} the answer becomes “{result.becomes}”.", result.sources))
     fixed = [r for r in results if not r.becomes]
     if fixed:
         names = "; ".join(r.name for r in fixed)

@@ -43,6 +43,7 @@ from experiments.pages.plots import (
 )
 from experiments.pages.text import (
     CitedText,
+    capital,
     duration,
     fine_percent,
     listed,
@@ -100,18 +101,18 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
     sources = ["source/scenario", *(source for way in (best, contender) if way for source in _sources(way))]
     if verdict.answer == "Either":
         named = " and ".join(f"{way.title} ({cost(way)})" for way in verdict.near)
-        text = f"{_capital(named)} clear every bar and cost about the same {over}."
+        text = f"{capital(named)} clear every bar and cost about the same {over}."
     elif contender is not None:
         price = f"{'asks for' if contender.option.unpriced else 'would cost'} {cost(contender)} {over}"
         if contender.option.kind == "build" and contender.option.unpriced:
             price = "may be the cheapest"
         doubts = ", and ".join(f"it {check.reason}" for check in contender.unknown)
-        text = f"{_capital(contender.title)} {price}, but {doubts}. {sure}"
+        text = f"{capital(contender.title)} {price}, but {doubts}. {sure}"
         if contender.option.kind == "adapt" and not contender.measured:
             reason = contender.checks[0].reason
-            text = f"{_capital(contender.title)} {price}. It {reason}, and was not tested here. {sure}"
+            text = f"{capital(contender.title)} {price}. It {reason}, and was not tested here. {sure}"
     elif best is None:
-        reasons = " ".join(f"{_capital(way.title)} {way.misses[0].reason}." for way in verdict.ways)
+        reasons = " ".join(f"{capital(way.title)} {way.misses[0].reason}." for way in verdict.ways)
         text = f"Every way misses a bar. {reasons}"
     else:
         others = [way for way in verdict.ways if way.clears and way.title != best.title]
@@ -142,7 +143,7 @@ def _flips(facts: Facts, verdict: Verdict) -> Iterator[tuple[str, CitedText]]:
             text += f" If nothing else that is unmeasured clears the bars: “{none}”."
         yield label, CitedText(text, ("source/scenario", *_sources(contender)))
     for number, result in enumerate(nearest_flips(sensitivity(facts))[:FLIPS]):
-        text = f"{_capital(result.name)} {result.change}: “{result.becomes}”."
+        text = f"{capital(result.name)} {result.change}: “{result.becomes}”."
         yield "Would change it too" if number else "Would change it", CitedText(text, result.sources)
 
 
@@ -342,7 +343,3 @@ def _standing(way: Way) -> str:
 
 def _sources(way: Way) -> tuple[str, ...]:
     return (*way.option.sources, *way.sources)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -192,7 +192,7 @@ class _Run:
         """
         if self.result is None:
             return
-        before, now = (device.partition(":")[0] for device in (self.result.hardware.device, self.tags["device"]))
+        before, now = self.result.hardware.device, self.tags["device"]
         if before != now and self.checkpoints.folder.exists():
             raise UserError(
                 f"{self.title} must resume on {before}, where it began, but got {now}; without {self.path} it begins "
@@ -300,14 +300,7 @@ class _Run:
         )
 
     def costs(self) -> Mapping[str, float]:
-        if self.result is None:
-            return {}
-        return {
-            "cost/seconds": self.result.wall_seconds,
-            "cost/training_flops": self.result.training_flops,
-            "cost/epochs": self.result.epochs_run,
-            "cost/images_per_second": self.step * self.recipe.batch_size / self.result.train_seconds,
-        }
+        return {} if self.result is None else self.result.costs
 
     def _resume(self) -> TrainState | None:
         """Load the newest checkpoint, and cut the curve to its step; None if either is missing."""

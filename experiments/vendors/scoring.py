@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.serving import LEAST_TIMED, p95
 from cifar_core.files import write_atomically
 from experiments.reading.scenario import slug
-from experiments.reading.study import ImageAnswers
+from experiments.reading.study import Study
 from experiments.reading.vendor_score import ANSWERS, SCORE, VendorScore, score_folder
 from experiments.stats import mcnemar
 from experiments.vendors.answers import NOT_ANSWERED, Answer, image_name, meant_class
@@ -24,28 +22,26 @@ from sweeps.validation import InvalidFileError
 def score(
     answers: Sequence[Answer],
     labels: Sequence[int],
-    data_set: DataSet,
+    study: Study,
     *,
     vendor: str,
     sha256: str,
     today: datetime.date,
-    study: str = "",
-    ours: ImageAnswers | None = None,
 ) -> VendorScore:
-    """Score answers against the labels of the test images, in their order.
+    """Score answers to the test images of a study, and compare them with those of its champion, if they are on record.
 
     Args:
-        sha256: of the file of answers.
-        study, ours: whose predictions of the same images they are compared with.
+        labels: classes of the test images, in their order.
+        sha256: SHA-256 of the file of answers.
 
     Raises:
         InvalidFileError: no image is answered, one is answered twice, or is none of the exported ones.
     """
-    given = _by_image(answers, len(labels))
+    given, data_set = _by_image(answers, len(labels)), study.data_set
     meant = {index: meant_class(answer.text, data_set.classes) for index, answer in given.items()}
     right = [meant.get(index) == data_set.classes[label] for index, label in enumerate(labels)]
     images, hits = Counter(labels), Counter(label for label, hit in zip(labels, right, strict=True) if hit)
-    compared = None
+    compared, ours = None, next(iter(study.artifacts.answers.values()), None)
     if ours is not None and len(ours.right) == len(right):
         test = mcnemar(ours.right, right)
         compared = {"ours_only": float(test.first), "theirs_only": float(test.second), "p": test.p}
@@ -63,7 +59,7 @@ def score(
         classes={name: (hits[label], images[label]) for label, name in enumerate(data_set.classes)},
         p95_seconds=p95(times) if len(times) >= LEAST_TIMED else None,
         usd=sum(costs) if len(costs) == len(given) else None,
-        study=study if compared else "",
+        study=study.name if compared else "",
         mcnemar=compared,
     )
 
@@ -106,7 +102,3 @@ def keep(found: VendorScore, content: bytes, store: Store) -> None:
         write_atomically(folder / SCORE, json.dumps(asdict(found), indent=1) + "\n")
     except OSError as error:
         raise StoreError(f"the store {store.root} must be a folder to write to, but: {error}") from error
-
-
-def fingerprint(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

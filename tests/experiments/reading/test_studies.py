@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pandas as pd
 import pytest
@@ -118,8 +118,11 @@ def test_artifacts_are_read_from_a_folder_of_any_name_and_through_mlflow(fresh_s
         run = fresh_store.client.create_run(experiment).info.run_id
         fresh_store.client.log_text(run, location, "test/text.txt")
         reader = StudyReader(fresh_store.place)
-        assert reader.artifact(run, "test/text.txt") == location.encode()
-        assert reader.artifact(run, "test") is reader.artifact(run, "none") is None
+        asked = Mock(wraps=reader.client.get_run)
+        with patch.object(reader.client, "get_run", asked):
+            assert reader.artifact(run, "test/text.txt") == location.encode()
+            assert reader.artifact(run, "test") is reader.artifact(run, "none") is None
+        assert asked.call_count == 1, "a run is loaded once"
 
 
 def test_a_failed_download_is_not_taken_for_an_artifact_that_never_was(

@@ -321,7 +321,7 @@ def test_a_part_is_tested_and_resumes_to_the_same_end(
 def test_a_part_on_another_kind_of_device_is_kept(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.call("--epochs", "1") == 0
     path = place.results / "three_conv-seed0.json"
-    on_gpu = {**place.written(), "hardware": {**place.written()["hardware"], "device": "cuda:0"}}
+    on_gpu = {**place.written(), "hardware": {**place.written()["hardware"], "device": "cuda"}}
     path.write_text(json.dumps(on_gpu))
     kept = sorted(place.store.checkpoint_folder("systems").rglob("*.safetensors"))
     assert place.call() == 2
