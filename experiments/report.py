@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from experiments.decision import recommendation, what_if
-from experiments.decision.facts import Facts, gather
+from experiments.decision.facts import Facts
+from experiments.decision.load_facts import load_facts
 from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
 from experiments.pages.page import References, finite, render_page, write_files
 from experiments.pages.text import CitedText
-from experiments.reading.label_curve import load_label_curve
-from experiments.reading.published import Dated, load_published
+from experiments.reading.published import Dated
 from experiments.reading.results import RESULTS, load_results
-from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
-from experiments.reading.studies import read_study
+from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario
 from experiments.reading.study import Study
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.vendor_score import load_scores
 from experiments.sections import (
     accuracy,
     adapting,
@@ -104,19 +102,15 @@ def write_report(
     Raises:
         UserError: there is no such store or study, or a file of figures, scenario or results breaks a rule.
     """
-    figures = load_published()
-    assumed = load_scenario(figures, scenario)
     reproduced = load_results(results)
     with readable(store) as place:
         reader = StudyReader(place)
-        found = read_study(reader, study)
-        curve = load_label_curve(reader, found.name, found.data_set)
-        facts = gather(found, figures, assumed, reproduced, load_scores(place.root, found.data_set), curve)
+        [facts] = load_facts(reader, study, [scenario], reproduced)
         files = render(facts)
         out = out or place.report(facts.study.name)
         paths, headline = write_files(out, files), verdict_of(facts).headline
         not_logged = reader.log(facts.run_id, out, sorted(files), ARTIFACTS)
-        return WrittenReport(paths, headline, list(_warnings(found)), not_logged)
+        return WrittenReport(paths, headline, list(_warnings(facts.study)), not_logged)
 
 
 def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SECTIONS) -> dict[str, bytes]:

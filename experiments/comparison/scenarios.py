@@ -7,16 +7,13 @@ from pathlib import Path
 
 from cifar_core.errors import UserError
 from experiments.decision.assumptions import stated_assumptions
-from experiments.decision.facts import Facts, gather
+from experiments.decision.facts import Facts
+from experiments.decision.load_facts import load_facts
 from experiments.decision.verdict import Way, verdict_of, ways_of
 from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import NOTHING, CitedText, listed
-from experiments.reading.published import load_published
-from experiments.reading.scenario import load_scenario
-from experiments.reading.studies import read_study
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.vendor_score import load_scores
 from sweeps.snapshot import readable
 from sweeps.store import Store
 
@@ -31,13 +28,9 @@ def write_scenarios(
     """
     if twice := next((path for path in scenarios if scenarios.count(path) > 1), None):
         raise UserError(f"--scenario must name different files, but got {twice} more than once")
-    published = load_published()
-    assumed = [load_scenario(published, path) for path in scenarios]
     with readable(store) as place:
-        found = read_study(StudyReader(place), study)
-        scores = load_scores(place.root, found.data_set)
-        every = [gather(found, published, scenario, scores=scores) for scenario in assumed]
-        out = out or place.report(found.name)
+        every = load_facts(StudyReader(place), study, scenarios, results=())
+        out = out or place.report(every[0].study.name)
     unique = len({path.name for path in scenarios}) == len(scenarios)
     names = [path.name if unique else str(path) for path in scenarios]
     return write_files(out, render(dict(zip(names, every, strict=True))))

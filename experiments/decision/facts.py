@@ -101,9 +101,9 @@ def gather(
     study: Study,
     published: Published,
     scenario: Scenario,
-    results: Sequence[Result] = (),
-    scores: Mapping[str, VendorScore] = {},
-    label_curve: LabelCurve | None = None,
+    results: Sequence[Result],
+    scores: Mapping[str, VendorScore],
+    label_curve: LabelCurve | None,
 ) -> Facts:
     """The facts of a study.
 

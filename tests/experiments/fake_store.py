@@ -190,7 +190,8 @@ class Fake:
     def facts(self, name: str = "demo", scenario: Scenario | None = None) -> Facts:
         """The facts of a study, by default under the shipped scenario."""
         published = load_published()
-        return gather(read_study(StudyReader(self.place), name), published, scenario or load_scenario(published))
+        study = read_study(StudyReader(self.place), name)
+        return gather(study, published, scenario or load_scenario(published), (), {}, None)
 
 
 def _metrics(values: Mapping[str, float], at: int) -> list[Metric]:

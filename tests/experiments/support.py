@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 from cifar_core.evaluation.serving import Timing
 from experiments import compare
-from experiments.decision.facts import Facts
+from experiments.decision.facts import Facts, gather
 from experiments.pages.blocks import Figure, Section
-from experiments.reading.study import Adapted
+from experiments.reading.published import Published
+from experiments.reading.scenario import Scenario
+from experiments.reading.study import Adapted, Study
 from experiments.stats import Estimate, mean_accuracy
 from tests.experiments.fake_store import Fake
 
@@ -52,6 +54,11 @@ def known(value: T | None) -> T:
     """`value`, which must not be None."""
     assert value is not None
     return value
+
+
+def gathered(study: Study, published: Published, scenario: Scenario) -> Facts:
+    """The facts of a study without reproductions, scores and label curve."""
+    return gather(study, published, scenario, (), {}, None)
 
 
 def with_study(facts: Facts, **changes: Any) -> Facts:

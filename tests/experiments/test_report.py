@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 
 from cifar_core.data.data_set import CIFAR10
-from experiments.decision.facts import Facts, gather
+from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Number, Row, Section, Table
 from experiments.pages.plots import canvas
 from experiments.pages.text import CitedText
 from experiments.reading.published import load_published
 from experiments.reading.scenario import load_scenario
 from experiments.report import SECTIONS, render
+from tests.experiments.support import gathered
 
 
 def toy_section(facts: Facts) -> Section:
@@ -97,7 +98,7 @@ def test_no_two_sections_give_a_number_or_a_figure_of_the_same_name(demo: Facts)
 def test_nothing_is_said_of_cifar10_where_the_data_are_others(demo: Facts) -> None:
     own = replace(CIFAR10, name="flowers", groups=(), side=48, sha256="ab" * 32)
     published = load_published()
-    files = render(gather(replace(demo.study, data_set=own), published, load_scenario(published)))
+    files = render(gathered(replace(demo.study, data_set=own), published, load_scenario(published)))
     for name in ("report.html", "report.md"):
         page = re.sub("</?span[^>]*>", "", files[name].decode())
         assert "Build or buy: an image classifier for flowers" in page

@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cifar_core.data.data_set import CIFAR10
-from experiments.decision.facts import Facts, gather
+from experiments.decision.facts import Facts
 from experiments.decision.verdict import verdict_of
 from tests.experiments.decision.test_machines import SCENARIO
 from tests.experiments.fake_store import Fake
-from tests.experiments.support import known
+from tests.experiments.support import gathered, known
 
 
 def test_without_any_run_nothing_is_measured(empty: Facts) -> None:
@@ -18,19 +18,19 @@ def test_without_any_run_nothing_is_measured(empty: Facts) -> None:
 def test_without_confusion_matrices_the_images_are_counted_by_the_data_set(demo: Facts) -> None:
     own = replace(CIFAR10, sha256="ab" * 32, val_images=40, test_images=80)
     lost = replace(demo.study.artifacts, confusions={})
-    facts = gather(replace(demo.study, data_set=own, artifacts=lost), demo.published, demo.scenario)
+    facts = gathered(replace(demo.study, data_set=own, artifacts=lost), demo.published, demo.scenario)
     assert [known(e).images for e in (facts.validation, facts.test)] == [40, 80]
 
 
 def test_the_best_trial_was_validated_on_the_images_of_a_trial(demo: Facts, unconfirmed: Facts) -> None:
     for facts, images in ((demo, 5000), (unconfirmed, 1000)):
         study = replace(facts.study, params={**facts.study.params, "trial_images": "1000"})
-        assert known(gather(study, facts.published, facts.scenario).validation).images == images
+        assert known(gathered(study, facts.published, facts.scenario).validation).images == images
 
 
 def test_the_bar_of_own_images_is_as_given(demo: Facts) -> None:
     own = replace(demo.study, data_set=replace(CIFAR10, sha256="ab" * 32))
-    bar = gather(own, demo.published, replace(demo.scenario, accuracy_bar=0.9)).bar
+    bar = gathered(own, demo.published, replace(demo.scenario, accuracy_bar=0.9)).bar
     assert (bar.target, bar.source, bar.when, bar.age(demo.as_of)) == (0.9, demo.scenario.file, "as given", "")
 
 

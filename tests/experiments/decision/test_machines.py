@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.decision.costs import build
-from experiments.decision.facts import Facts, gather
+from experiments.decision.facts import Facts
 from experiments.decision.machines import (
     LOAD_LIMIT,
     SECONDS_A_MONTH,
@@ -24,7 +24,7 @@ from experiments.decision.machines import (
 from experiments.reading.published import Price, load_published
 from experiments.reading.scenario import load_scenario
 from sweeps.validation import InvalidFileError
-from tests.experiments.support import ADAPTED, known, with_artifacts
+from tests.experiments.support import ADAPTED, gathered, known, with_artifacts
 
 PUBLISHED = load_published()
 SCENARIO = load_scenario(PUBLISHED)
@@ -36,7 +36,7 @@ COST = Cost(
 
 
 def test_without_a_timing_training_bounds_the_speed(demo: Facts) -> None:
-    speed = known(gather(with_artifacts(demo, serving={}).study, PUBLISHED, SCENARIO).cost.speed)
+    speed = known(gathered(with_artifacts(demo, serving={}).study, PUBLISHED, SCENARIO).cost.speed)
     assert speed.bounded
     assert speed.latency == pytest.approx(512 / 780)
     assert speed.per_second_batched == 780
@@ -45,24 +45,24 @@ def test_without_a_timing_training_bounds_the_speed(demo: Facts) -> None:
 def test_the_mean_of_the_timings_counts(demo: Facts) -> None:
     timings = {run: tuple(replace(t, mean_seconds=2 * t.seconds) for t in known(demo.study.artifacts.serving.get(run)))
                for run in demo.study.artifacts.serving}  # fmt: skip
-    speed = known(gather(with_artifacts(demo, serving=timings).study, PUBLISHED, SCENARIO).cost.speed)
+    speed = known(gathered(with_artifacts(demo, serving=timings).study, PUBLISHED, SCENARIO).cost.speed)
     assert (speed.latency, speed.p95, speed.per_second_batched) == pytest.approx((0.008, 0.006, 800))
 
 
 def test_more_threads_than_a_machine_has_need_more_machines(demo: Facts) -> None:
     wide = replace(demo.study, tags={**demo.study.tags, "workers": "5"})
-    assert gather(wide, PUBLISHED, SCENARIO).cost.machines == 3
+    assert gathered(wide, PUBLISHED, SCENARIO).cost.machines == 3
 
 
 def test_gpus_side_by_side_are_all_paid_for(demo: Facts) -> None:
     tags = {**demo.study.tags, "device": "cuda", "workers": "8", "gpus": "8"}
-    cost = gather(replace(demo.study, tags=tags), PUBLISHED, SCENARIO).cost
+    cost = gathered(replace(demo.study, tags=tags), PUBLISHED, SCENARIO).cost
     assert (cost.machines, cost.run_machines) == (8, 1)
     assert cost.study_usd == pytest.approx(8 * known(cost.machine).usd * 1290 / 3600)
     four = replace(SCENARIO, compute=replace(known(cost.machine), units=4))
-    assert gather(replace(demo.study, tags=tags), PUBLISHED, four).cost.machines == 2
+    assert gathered(replace(demo.study, tags=tags), PUBLISHED, four).cost.machines == 2
     del tags["gpus"]  # of an earlier version: the workers may have shared one
-    assert gather(replace(demo.study, tags=tags), PUBLISHED, SCENARIO).cost.machines == 1
+    assert gathered(replace(demo.study, tags=tags), PUBLISHED, SCENARIO).cost.machines == 1
 
 
 def test_an_unfinished_study_has_taken_the_time_of_its_runs_by_their_share_of_the_machine(demo: Facts) -> None:
@@ -78,7 +78,7 @@ def test_an_unfinished_study_has_taken_the_time_of_its_runs_by_their_share_of_th
         ({"cores": "3", "workers": "2"}, trials / 2 + again * 2 / 3),  # a core that no worker took
         ({"device": "cuda"}, (trials + again) / 2),
     ):
-        cost = gather(replace(study, tags={**study.tags, **more}), PUBLISHED, SCENARIO).cost
+        cost = gathered(replace(study, tags={**study.tags, **more}), PUBLISHED, SCENARIO).cost
         assert cost.estimated
         assert cost.seconds == pytest.approx(seconds)
 
@@ -87,7 +87,7 @@ def test_all_cores_of_the_machine_that_is_paid_label_images(demo: Facts) -> None
     cost = demo.cost
     assert cost.copies == 2  # of one thread each, on a machine of two
     assert cost.per_1000_usd == pytest.approx(0.0816 / 3600 * 1000 / (2 * 1600))
-    own = gather(demo.study, PUBLISHED, replace(SCENARIO, compute=replace(known(cost.machine), units=1)))
+    own = gathered(demo.study, PUBLISHED, replace(SCENARIO, compute=replace(known(cost.machine), units=1)))
     assert own.cost.copies == 1
 
 
@@ -107,14 +107,14 @@ def test_a_machine_whose_price_is_stated_has_the_threads_of_the_study(demo: Fact
     wide = replace(demo.study, tags={**demo.study.tags, "workers": "8", "threads": "2"})
     for threads, copies in (("16", 1), ("4", 4)):
         study = replace(wide, final=demo.study.final.assign(**{"tags.threads": threads}))
-        assert gather(study, PUBLISHED, replace(SCENARIO, compute=stated)).cost.copies == copies
+        assert gathered(study, PUBLISHED, replace(SCENARIO, compute=stated)).cost.copies == copies
 
 
 def test_a_machine_of_another_device_is_refused(demo: Facts) -> None:
     h100 = replace(SCENARIO, compute=PUBLISHED.compute("cuda"))
     rule = "compute must be a machine with cpu, as study 'demo' ran on it, but 'aws-h100'"
     with pytest.raises(InvalidFileError, match=rule):
-        gather(demo.study, PUBLISHED, h100)
+        gathered(demo.study, PUBLISHED, h100)
 
 
 def test_machines_are_busy_for_no_more_than_the_limit() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from experiments.decision.assumptions import stated_assumptions
-from experiments.decision.facts import Facts, gather
+from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Table
 from experiments.pages.text import CitedText
 from experiments.reading.study import HttpSpeed
 from experiments.sections.money import section
 from tests.experiments.decision.test_verdict import under, vendor
-from tests.experiments.support import ADAPTED, said, with_artifacts, with_scenario, with_study
+from tests.experiments.support import ADAPTED, gathered, said, with_artifacts, with_scenario, with_study
 
 START = vendor(0.5, integration_hours=10)
 
@@ -49,7 +49,7 @@ def test_costs_are_stated(demo: Facts, words: str) -> None:
 
 
 def test_a_speed_that_was_not_timed_is_bounded(demo: Facts) -> None:
-    stated = text(gather(with_artifacts(demo, serving={}).study, demo.published, demo.scenario))
+    stated = text(gathered(with_artifacts(demo, serving={}).study, demo.published, demo.scenario))
     assert "the speed of labelling was not measured" in stated
     assert "so an answer takes at most 656 ms" in stated
     assert "at most $0.0074 for 1,000 images one by one and at most $0.000015 in batches" in stated
