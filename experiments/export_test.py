@@ -13,7 +13,7 @@ from PIL import Image
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.source import DataSource
 from cifar_core.files import write_atomically
-from experiments.reading.studies import read_tables
+from experiments.reading.load_study import read_tables
 from experiments.reading.study_reader import StudyReader
 from experiments.vendors.answers import DESCRIPTION, PROMPT, image_name, prompt_for, read_data_set
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of

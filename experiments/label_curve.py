@@ -33,7 +33,7 @@ from experiments.labels.adapting import fit_all
 from experiments.labels.plan import BUDGET, SHARES, AdaptRun, BuildRun, LabelRun, adapt_runs, build_runs
 from experiments.labels.training import CurveContext, to_do, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
-from experiments.reading.studies import read_tables
+from experiments.reading.load_study import read_tables
 from experiments.reading.study_reader import StudyReader
 from experiments.reading.weights import recipe_of
 from sweeps.command_line import (

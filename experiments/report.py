@@ -29,7 +29,7 @@ from experiments.sections import (
     importance,
     labels,
     money,
-    reproduction,
+    rerun,
     search,
     selection,
     sensitivity,
@@ -59,7 +59,7 @@ SECTIONS: Mapping[str, Callable[[Facts], Section]] = {
     "search": search.section,
     "importance": importance.section,
     "systems": systems.section,
-    "reproduction": reproduction.section,
+    "rerun": rerun.section,
 }
 """The sections of the report, in order. The recommendation, which collects from all of them, follows the second."""
 

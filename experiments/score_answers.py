@@ -13,9 +13,9 @@ from pathlib import Path
 from cifar_core.data.source import DataSource
 from cifar_core.evaluation.serving import LEAST_TIMED
 from experiments.pages.text import duration, fine_percent, probability, span
+from experiments.reading.load_study import read_study
 from experiments.reading.published import load_published
 from experiments.reading.scenario import DEFAULT_SCENARIO, load_scenario, slug
-from experiments.reading.studies import read_study
 from experiments.reading.study import Study
 from experiments.reading.study_reader import StudyReader
 from experiments.reading.vendor_score import VendorScore

@@ -110,8 +110,8 @@ def save_all_views(store: Store) -> list[str]:
     with answering(store.tracking_uri):
         experiments = {experiment.experiment_id: experiment for experiment in every_experiment(client)}
         runs = every_run(client, list(experiments), "tags.stage = 'study'")
-    recent = sorted(runs, key=lambda run: run.info.start_time, reverse=True)
-    studies = dict.fromkeys(run.info.experiment_id for run in recent)
+    recent = sorted(runs, key=lambda r: r.info.start_time, reverse=True)
+    studies = dict.fromkeys(r.info.experiment_id for r in recent)
     with contextlib.suppress(StoreError), answering(store.tracking_uri):
         for experiment_id in studies:
             save_views(client, experiments[experiment_id])

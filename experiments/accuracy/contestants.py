@@ -37,7 +37,7 @@ from cifar_core.training import EvalSchedule, TrainState, evaluate, total_steps,
 from experiments.accuracy.training_runs import measure
 from experiments.benchmarks import real_data
 from experiments.benchmarks.quiet_sweep import run_quietly
-from experiments.reading.studies import read_tables
+from experiments.reading.load_study import read_tables
 from experiments.reading.study_reader import StudyReader
 from sweeps.executors.local import LocalExecutor
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eight_validations, eval_schedule
@@ -54,7 +54,7 @@ _STUDY = "benchmark"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class SearchBudget:
     """A search has the compute that a study of `trials` trials of `preset` plans, a usual sweep `seconds`."""
 
     preset: Preset = PRESETS["quick"]
@@ -89,12 +89,12 @@ class Found:
     recipe: Mapping[str, Any]
 
 
-def our_study(seed: int, limits: Limits, hardware: Hardware, *, starts: bool) -> Found:
+def our_study(seed: int, budget: SearchBudget, hardware: Hardware, *, starts: bool) -> Found:
     """Run a study up to the choice of its champion, then train the champion's recipe for the length of a final."""
     began, clock = datetime.now(UTC), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         store = Store.locate(Path(folder))
-        recipe = _champion(seed, limits, hardware, store, starts=starts)
+        recipe = _champion(seed, budget, hardware, store, starts=starts)
         study = read_tables(StudyReader(store), _STUDY)
     runs = pd.concat([study.search, study.confirm]).dropna(subset="metrics.cost/training_flops").sort_values("end")
     runs["spent"] = runs["metrics.cost/training_flops"].cumsum()
@@ -104,7 +104,7 @@ def our_study(seed: int, limits: Limits, hardware: Hardware, *, starts: bool) ->
             elapsed = (run["end"] - began).total_seconds()
             points.append(BestSoFar(flops=run["spent"], seconds=elapsed, accuracy=run["metrics.val/accuracy"]))
     images = len(real_data().train)
-    final = limits.preset.final.extend(recipe, images)
+    final = budget.preset.final.extend(recipe, images)
     trained = measure("final", final, hardware)
     spent = runs["metrics.cost/training_flops"].sum() + step_flops(final) * total_steps(final, images)
     points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
@@ -117,14 +117,14 @@ def our_study(seed: int, limits: Limits, hardware: Hardware, *, starts: bool) ->
     )
 
 
-def _champion(seed: int, limits: Limits, hardware: Hardware, store: Store, *, starts: bool) -> Recipe:
+def _champion(seed: int, budget: SearchBudget, hardware: Hardware, store: Store, *, starts: bool) -> Recipe:
     """Run a study until it has chosen its champion; return the champion's recipe in the search."""
     data = real_data()
     plan = Plan(
         study=_STUDY,
-        trials=limits.trials,
+        trials=budget.trials,
         space=SPACE,
-        preset=limits.preset,
+        preset=budget.preset,
         seed=seed,
         sampler="tpe",
         pruner="halving",
@@ -145,12 +145,12 @@ def _champion(seed: int, limits: Limits, hardware: Hardware, store: Store, *, st
     )
     champion = study.trials[study.user_attrs[DECISION]["champion"]]
     recipe = Recipe.from_dict(champion.user_attrs["recipe"])
-    return replace(recipe, seed=derive_seed(seed, champion.number, limits.preset.seeds + 1))
+    return replace(recipe, seed=derive_seed(seed, champion.number, budget.preset.seeds + 1))
 
 
 def optuna_alone(
     seed: int,
-    limits: Limits,
+    budget: SearchBudget,
     hardware: Hardware,
     *,
     trials: int,
@@ -162,15 +162,15 @@ def optuna_alone(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Hyperband assigns the trials to its brackets by the name of the study.
     study = optuna.create_study(study_name=str(seed), sampler=sampler(seed=seed), pruner=pruner(), direction="maximize")
-    budget = Budget(flops=limits.flops / trials, max_epochs=limits.preset.final.max_epochs)
-    schedule = eval_schedule(eight_validations(limits.preset.rung_images, len(data.val)))
+    trial_budget = Budget(flops=budget.flops / trials, max_epochs=budget.preset.final.max_epochs)
+    schedule = eval_schedule(eight_validations(budget.preset.rung_images, len(data.val)))
     points: list[BestSoFar] = []
     spent, chosen, tta_accuracy = 0.0, Recipe(), None
-    while spent + limits.flops / trials <= limits.flops:
+    while spent + budget.flops / trials <= budget.flops:
         trial = study.ask()
         base = Recipe(seed=derive_seed(seed, trial.number), tta=TTA, epochs=reference_epochs(len(data.train)))
-        recipe = budget.narrow(SPACE.suggest(trial, base))
-        recipe = at_length(recipe, budget.apply(recipe, len(data.train)).epochs)
+        recipe = trial_budget.narrow(SPACE.suggest(trial, base))
+        recipe = at_length(recipe, trial_budget.apply(recipe, len(data.train)).epochs)
         state = TrainState.create(recipe, data, hardware)
         accuracy = _train(trial, state, data, schedule)
         spent += step_flops(recipe) * state.step

@@ -31,7 +31,7 @@ from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.machine import usable_cores
-from experiments.accuracy.contestants import SPACE, BestSoFar, Found, Limits, optuna_alone, our_study
+from experiments.accuracy.contestants import SPACE, BestSoFar, Found, SearchBudget, optuna_alone, our_study
 from experiments.accuracy.run_file import add, load
 from experiments.accuracy.training_runs import machine
 from experiments.accuracy.usual_sweep import RESNET, SMALL, usual_sweep
@@ -49,7 +49,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
 # 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (26 TFLOP) is 0.9 passes
 # over the images. The 8 long ones show how much hangs on that choice.
 _hyperband = partial(HyperbandPruner, max_resource=EIGHTHS)
-SEARCHES: Mapping[str, Callable[[int, Limits, Hardware], Found]] = {
+SEARCHES: Mapping[str, Callable[[int, SearchBudget, Hardware], Found]] = {
     "ours": partial(our_study, starts=True),
     "ours, no starts": partial(our_study, starts=False),
     "random": partial(optuna_alone, trials=24, sampler=RandomSampler),
@@ -75,10 +75,10 @@ class SearchRun:
     recipe: Mapping[str, Any]
     machine: str
 
-    def is_of(self, search: str, seed: int, limits: Limits) -> bool:
-        """Return true if this is the run of that search under these limits."""
+    def is_of(self, search: str, seed: int, budget: SearchBudget) -> bool:
+        """Return true if this is the run of that search with this budget."""
         mine = (self.search, self.seed, self.planned_flops, self.space)
-        return mine == (search, seed, limits.flops, SPACE.hash)
+        return mine == (search, seed, budget.flops, SPACE.hash)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,11 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"argument --results: must not end in .html, as the figure beside it does, but got {str(page)!r}")
 
     def run() -> int:
-        hardware, limits = Hardware.detect(options.device), Limits()
+        hardware, budget = Hardware.detect(options.device), SearchBudget()
         wanted = [(search, seed) for seed in range(options.seeds) for search in dict.fromkeys(options.only)]
         with SweepConsole() as console:
             ensure_cifar10(default_data_dir(), console.progress)
-            runs = complete(options.results, wanted, limits, hardware, options.jobs, console.say)
+            runs = complete(options.results, wanted, budget, hardware, options.jobs, console.say)
         for line in table(runs):
             print(line)
         write_atomically(page, figure(runs).to_html().encode())
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def complete(
     path: Path,
     wanted: Sequence[tuple[str, int]],
-    limits: Limits,
+    budget: SearchBudget,
     hardware: Hardware,
     jobs: int,
     say: Callable[[str], None],
@@ -129,14 +129,14 @@ def complete(
         InvalidFileError: the file is not what this function writes.
     """
     runs = load(path, SearchRun)
-    left = iter([one for one in wanted if not any(run.is_of(*one, limits) for run in runs)])
+    left = iter([one for one in wanted if not any(run.is_of(*one, budget) for run in runs)])
     errors: list[BaseException] = []
     searches: set[Future[SearchRun]] = set()
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (os.getpid(),)) as pool:
         while True:
             # One that waits in the pool would begin when Ctrl-C ends another.
             for one in itertools.islice(left, jobs - len(searches)):
-                searches.add(pool.submit(run_search, *one, limits, hardware, max(1, usable_cores() // jobs)))
+                searches.add(pool.submit(run_search, *one, budget, hardware, max(1, usable_cores() // jobs)))
             if not searches:
                 break
             ended, searches = wait(searches, return_when=FIRST_COMPLETED)
@@ -145,13 +145,13 @@ def complete(
                     errors.append(error)
                     continue
                 run = search.result()
-                same = partial(SearchRun.is_of, search=run.search, seed=run.seed, limits=limits)
+                same = partial(SearchRun.is_of, search=run.search, seed=run.seed, budget=budget)
                 runs = add(path, run, same)
                 end = run.points[-1]
                 say(f"{run.search}, seed {run.seed}: {percent(end.accuracy, 2)}, {clock_time(end.seconds)}")
     if errors:
         raise errors[0]
-    return [run for run in runs if any(run.is_of(*one, limits) for one in wanted)]
+    return [run for run in runs if any(run.is_of(*one, budget) for one in wanted)]
 
 
 def _begin(parent: int) -> None:
@@ -164,14 +164,14 @@ def _quit(*_: object) -> None:
     sys.exit(128 + signal.SIGINT)
 
 
-def run_search(search: str, seed: int, limits: Limits, hardware: Hardware, threads: int) -> SearchRun:
+def run_search(search: str, seed: int, budget: SearchBudget, hardware: Hardware, threads: int) -> SearchRun:
     """Run a search with one seed, on so many threads of a CPU."""
     set_up_cpu(threads)
-    found = SEARCHES[search](seed, limits, hardware)
+    found = SEARCHES[search](seed, budget, hardware)
     return SearchRun(
         search=search,
         seed=seed,
-        planned_flops=limits.flops,
+        planned_flops=budget.flops,
         space=SPACE.hash,
         trials=found.trials,
         points=tuple(found.points),

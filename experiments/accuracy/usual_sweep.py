@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
 from cifar_core.transfer.backbone import load_torchvision
-from experiments.accuracy.contestants import BestSoFar, Found, Limits
+from experiments.accuracy.contestants import BestSoFar, Found, SearchBudget
 from experiments.benchmarks import real_data
 from experiments.benchmarks.usual import WORKERS, Pictures
 
@@ -33,7 +33,7 @@ SMALL, RESNET = "small", "resnet18"
 _PASSES = 5  # over the images, of a trial
 
 
-def usual_sweep(seed: int, limits: Limits, hardware: Hardware, *, networks: Sequence[str]) -> Found:
+def usual_sweep(seed: int, budget: SearchBudget, hardware: Hardware, *, networks: Sequence[str]) -> Found:
     """Run trials over `networks` until the time is over; the answer is the best network after any pass of any trial."""
     clock, data = time.perf_counter(), real_data()
     train, val = Pictures(data.train, augmented=True), Pictures(data.val, augmented=False)
@@ -44,7 +44,7 @@ def usual_sweep(seed: int, limits: Limits, hardware: Hardware, *, networks: Sequ
     flops, chosen = 0.0, dict[str, Any]()
 
     def over() -> bool:
-        return time.perf_counter() - clock > limits.seconds
+        return time.perf_counter() - clock > budget.seconds
 
     def objective(trial: optuna.Trial) -> float:
         nonlocal flops, chosen

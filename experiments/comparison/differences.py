@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 
-from experiments.pages.text import duration, fine_percent, flops, run
+from experiments.pages.text import duration, fine_percent, flops, run_sources
 from experiments.reading.study import TrainedRun
 from experiments.stats import (
     SIGNIFICANCE_LEVEL,
@@ -114,7 +114,7 @@ class Comparison:
     @property
     def sources(self) -> tuple[str, ...]:
         """All runs, as sources of a text."""
-        return tuple(source for group in self.groups for source in run(*group.run_ids))
+        return tuple(source for group in self.groups for source in run_sources(*group.run_ids))
 
 
 @dataclass(frozen=True, slots=True)

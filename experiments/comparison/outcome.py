@@ -18,7 +18,7 @@ from experiments.comparison.differences import (
 )
 from experiments.pages.blocks import Block, Bullets, Cell, Heading, Lead, Row, Section, Table
 from experiments.pages.plots import PALETTE
-from experiments.pages.text import CitedText, listed, probability, run, signed, span
+from experiments.pages.text import CitedText, listed, probability, run_sources, signed, span
 from experiments.reading.study import SPLITS, TrainedRun
 
 RULES = (
@@ -38,7 +38,7 @@ def lead(comparison: Comparison) -> Section:
     if comparison.baseline:
         question = f"Is anything worse than {comparison.reference.name}?"
     rows = [
-        Row.of(Cell(group.name, colour=colour), _description(group), Cell("", sources=run(*group.run_ids)))
+        Row.of(Cell(group.name, colour=colour), _description(group), Cell("", sources=run_sources(*group.run_ids)))
         for group, colour in zip(comparison.groups, PALETTE, strict=False)
     ]
     groups = Table(("Group", "Description", "Runs"), rows, numbers=())
@@ -194,7 +194,7 @@ def _caveats(group: Group) -> Iterator[CitedText]:
 
 
 def _cited(text: str, runs: Sequence[TrainedRun]) -> CitedText:
-    return CitedText(text, run(*(r.run_id for r in runs)))
+    return CitedText(text, run_sources(*(r.run_id for r in runs)))
 
 
 def _epochs(r: TrainedRun) -> float:

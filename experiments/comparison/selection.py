@@ -9,10 +9,10 @@ from mlflow.entities import Run
 from cifar_core.errors import UserError, suggest_name
 from experiments.comparison.differences import Comparison, Group
 from experiments.pages.plots import PALETTE
+from experiments.reading.load_study import read_tables
 from experiments.reading.named_runs import LETTERS, candidates, runs_named, suggestion
 from experiments.reading.results import Result
 from experiments.reading.runs import from_mlflow, from_result
-from experiments.reading.studies import read_tables
 from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store, StoreError
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from experiments.decision.facts import Facts, gather
 from experiments.reading.label_curve import load_label_curve
+from experiments.reading.load_study import read_study
 from experiments.reading.published import load_published
 from experiments.reading.results import Result
 from experiments.reading.scenario import load_scenario
-from experiments.reading.studies import read_study
 from experiments.reading.study_reader import StudyReader
 from experiments.reading.vendor_score import load_scores
 

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.decision.costs import turning_point
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import Way, verdict_of, ways_of
-from experiments.pages.text import count, factor, money, run, times, years
+from experiments.pages.text import count, factor, money, run_sources, times, years
 from experiments.reading.published import Price, rate
 from sweeps.words import percent
 
@@ -163,7 +163,7 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         Assumption("price of our compute", cost.machine.usd, hourly, machine, cost.machine_sources),
         Assumption("vendors' labelling prices", 1.0, share, labelling, prices),
         Assumption("vendors' training prices", 1.0, share, each("vendors", "training"), prices),
-        Assumption("labelling speed of the network built", 1.0, share, faster, run(*speed.runs)),
+        Assumption("labelling speed of the network built", 1.0, share, faster, run_sources(*speed.runs)),
     )
     return tuple(row for row in rows if row.value > 0)
 
@@ -171,8 +171,8 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
 def _nearest_flip(assumption: Assumption, answer: str) -> tuple[float, str]:
     """The factor nearest to 1 at which the answer changes, and the answer there; NaN and "" where there is none."""
 
-    def headline(factor: float) -> str:
-        return verdict_of(assumption.scaled(factor)).headline
+    def headline(scale: float) -> str:
+        return verdict_of(assumption.scaled(scale)).headline
 
     for step in range(1, _STEPS + 1):
         flips = [
@@ -186,6 +186,6 @@ def _nearest_flip(assumption: Assumption, answer: str) -> tuple[float, str]:
     return math.nan, ""
 
 
-def _scaled(value: Any, factor: float) -> Any:
+def _scaled(value: Any, by: float) -> Any:
     """A price or a number times a factor; None stays None."""
-    return value.scaled(factor) if isinstance(value, Price) else value and value * factor
+    return value.scaled(by) if isinstance(value, Price) else value and value * by

@@ -15,7 +15,7 @@ from experiments.decision import commands
 from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, adapt_measured, build, buy
 from experiments.decision.facts import Facts
 from experiments.decision.machines import Cost, adapting_cost, answer_seconds
-from experiments.pages.text import count_months, duration, fine_percent, listed, run, runs, span
+from experiments.pages.text import count_months, duration, estimate_sources, fine_percent, listed, run_sources, span
 from experiments.reading.published import Accuracy
 from experiments.reading.scenario import Download, Vendor, slug
 from experiments.stats import TEST_IMAGES, Estimate, wilson
@@ -174,17 +174,17 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
     def cost(way: Way) -> tuple[float, str, str]:
         return way.option.total(months), way.option.kind, way.option.name
 
-    def total(way: Way) -> float:
+    def usd(way: Way) -> float:
         return way.option.total(months)
 
     sure = sorted((way for way in ways if way.clears), key=cost)
     best = sure[0] if sure else None
     contender = min((way for way in ways if way.unknown), key=cost, default=None)
-    if contender and best and not total(best) - total(contender) > CLOSE * total(best):
+    if contender and best and not usd(best) - usd(contender) > CLOSE * usd(best):
         contender = None
     near: dict[str, Way] = {}
     for way in sure:
-        if best and total(way) - total(best) <= CLOSE * total(way):
+        if best and usd(way) - usd(best) <= CLOSE * usd(way):
             near.setdefault(way.option.kind, way)
     kind = best.option.kind if best else ""
     cheapest = "is the cheapest of the ways known to clear every bar"
@@ -254,7 +254,7 @@ def _building(facts: Facts) -> Way:
         measured=facts.test is not None,
         seconds=seconds,
         checks=tuple(checks),
-        sources=runs(facts.test) if facts.test is not None else run(facts.run_id),
+        sources=estimate_sources(facts.test) if facts.test is not None else run_sources(facts.run_id),
         cost=facts.cost,
     )
 
@@ -302,7 +302,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
         measured=True,
         seconds=seconds,
         checks=tuple(checks),
-        sources=run(adapted.run_id),
+        sources=run_sources(adapted.run_id),
         cost=cost,
     )
 

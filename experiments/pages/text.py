@@ -19,14 +19,14 @@ class CitedText:
     sources: tuple[str, ...] = ()
 
 
-def run(*run_ids: str) -> tuple[str, ...]:
+def run_sources(*run_ids: str) -> tuple[str, ...]:
     """Runs as sources of a text."""
     return tuple(f"run/{run_id}" for run_id in run_ids if run_id)
 
 
-def runs(estimate: Estimate) -> tuple[str, ...]:
+def estimate_sources(estimate: Estimate) -> tuple[str, ...]:
     """The runs that an accuracy is the mean of, as sources of a text."""
-    return run(*estimate.run_ids)
+    return run_sources(*estimate.run_ids)
 
 
 def fine_percent(share: float) -> str:

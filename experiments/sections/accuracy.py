@@ -11,7 +11,17 @@ from experiments.decision.facts import Facts
 from experiments.decision.verdict import ways_of
 from experiments.pages.blocks import Cell, Figure, Number, Row, Section, Table, estimate_numbers, numbers_of
 from experiments.pages.plots import BLUE, INK, MUTED, RUST, add_points, canvas, error_bars, label, pc, segment
-from experiments.pages.text import CitedText, fine_percent, listed, points, run, runs, short_percent, span, times
+from experiments.pages.text import (
+    CitedText,
+    estimate_sources,
+    fine_percent,
+    listed,
+    points,
+    run_sources,
+    short_percent,
+    span,
+    times,
+)
 from experiments.reading.published import Accuracy, Bar
 from experiments.stats import Estimate, against_published
 from sweeps.words import counted, percent
@@ -66,13 +76,13 @@ def bar_sentence(facts: Facts) -> CitedText:
     target, start, rework = _levels(bar)
     if test is None:
         if facts.validation is None:
-            return CitedText("No trial has finished, so performance cannot be judged yet.", run(facts.run_id))
+            return CitedText("No trial has finished, so performance cannot be judged yet.", run_sources(facts.run_id))
         text = (
             "Accuracy on unseen images is not known yet. On the validation images the network reaches "
             f"{fine_percent(facts.validation.mean)}"
         )
         text += "; trials were selected on these images, so the figure flatters." if facts.study.has_selected else "."
-        return CitedText(text, runs(facts.validation))
+        return CitedText(text, estimate_sources(facts.validation))
     ours, interval = f"At {fine_percent(test.mean)} the network", f"95 % interval, {span(test)},"
     if test.low >= bar.target:
         text = f"{ours} clears the {target} target; the whole {interval} does."
@@ -88,7 +98,7 @@ def bar_sentence(facts: Facts) -> CitedText:
         text = f"{ours} misses the {target} target, and is not over the {start} that counts as a start."
     else:
         text = f"{ours} misses the {target} target; being under {rework}, it {_REWORK}."
-    return CitedText(text, (*runs(test), "source/bar"))
+    return CitedText(text, (*estimate_sources(test), "source/bar"))
 
 
 def _levels(bar: Bar) -> tuple[str, str, str]:
@@ -100,9 +110,9 @@ def evaluations_sentence(facts: Facts) -> CitedText:
     used, tested = facts.study.test_set_evaluations, len(facts.test.run_ids) if facts.test else 0
     if not used.recorded:
         if facts.test is None:
-            return CitedText("The test set was not used, as far as this store knows.", run(facts.run_id))
+            return CitedText("The test set was not used, as far as this store knows.", run_sources(facts.run_id))
         text = f"{counted(tested, 'run')} used the test set, but this store has no record of its use."
-        return CitedText(text, runs(facts.test))
+        return CitedText(text, estimate_sources(facts.test))
     text = f"The sealed test set was used {times(used.study)} for this study"
     if used.store > used.study:
         text += f"; the store's record has {used.store} uses of test sets in all, with exports, scored answers, "
@@ -112,7 +122,7 @@ def evaluations_sentence(facts: Facts) -> CitedText:
         text += f"; {tested} {carry} a test accuracy, so the record is incomplete"
     if used.unreadable:
         text += f"; {counted(used.unreadable, 'line')} of the record could not be read"
-    return CitedText(f"{text}.", run(facts.run_id))
+    return CitedText(f"{text}.", run_sources(facts.run_id))
 
 
 def validation_against_test(facts: Facts) -> tuple[CitedText, ...]:
@@ -122,12 +132,12 @@ def validation_against_test(facts: Facts) -> tuple[CitedText, ...]:
         return ()
     if test is None:
         text = "How far validation accuracy can be trusted cannot be said before a test."
-        return (CitedText(text, runs(validation)),)
+        return (CitedText(text, estimate_sources(validation)),)
     text = (
         f"On the validation images its recipe reached {fine_percent(validation.mean)} when it was chosen. The final "
         f"was trained longer, on all images, and reaches {fine_percent(test.mean)} of the test images."
     )
-    return (CitedText(text, (*runs(validation), *runs(test))),)
+    return (CitedText(text, (*estimate_sources(validation), *estimate_sources(test))),)
 
 
 def augmented_sentence(facts: Facts) -> CitedText | None:
@@ -139,7 +149,7 @@ def augmented_sentence(facts: Facts) -> CitedText | None:
         f"reaches {fine_percent(facts.augmented.mean)} ({span(facts.augmented)}); the verdict rests on the plain "
         "accuracy."
     )
-    return CitedText(text, runs(facts.augmented))
+    return CitedText(text, estimate_sources(facts.augmented))
 
 
 def _performance(facts: Facts) -> Iterator[CitedText]:
@@ -163,7 +173,7 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
             f"What can be downloaded is reported to reach more: {public.name}, {public.figure} on the same test "
             f"images{more}{note}."
         )
-        yield CitedText(text, (f"source/{public.key}", *runs(facts.test)))
+        yield CitedText(text, (f"source/{public.key}", *estimate_sources(facts.test)))
     buying = [way for way in ways_of(facts) if way.option.kind == "buy"]
     unknown = [way.title for way in buying if way.accuracy is None or not way.same_test]
     if unknown:
@@ -182,7 +192,7 @@ def fresh_sentence(facts: Facts, test: Estimate) -> CitedText:
         f"On images collected anew, networks lost {fresh[0]:g} to {fresh[1]:g} points; that would leave "
         f"{percent(low, 1)} to {percent(high, 1)}, {clears} the bar."
     )
-    return CitedText(text, ("source/fresh", *runs(test)))
+    return CitedText(text, ("source/fresh", *estimate_sources(test)))
 
 
 def _comparison(ours: Estimate, theirs: Accuracy, name: str, what: str = "") -> CitedText:
@@ -193,7 +203,7 @@ def _comparison(ours: Estimate, theirs: Accuracy, name: str, what: str = "") -> 
         "not_significant": f"It cannot be told from {name}",
     }[against_published(ours, theirs.accuracy)]
     same = "same test images" + ("" if theirs.same_data else ", but trained on more")
-    return CitedText(f"{opening} ({theirs.stated}; {same}){what}.", (*runs(ours), f"source/{theirs.key}"))
+    return CitedText(f"{opening} ({theirs.stated}; {same}){what}.", (*estimate_sources(ours), f"source/{theirs.key}"))
 
 
 def _comparable(facts: Facts, *groups: str) -> list[Accuracy]:
@@ -207,7 +217,7 @@ def _name(facts: Facts) -> str:
 
 def _figure(facts: Facts) -> Figure:
     shown = _comparable(facts, "benchmark", "system")
-    text, sources = "Filled marks were trained on CIFAR-10 alone, open ones on more images.", run()
+    text, sources = "Filled marks were trained on CIFAR-10 alone, open ones on more images.", run_sources()
     if facts.test is None:
         text += " This study has no test accuracy to put beside them."
     else:
@@ -216,7 +226,7 @@ def _figure(facts: Facts) -> Figure:
         lie = "lies" if above == 1 else "lie"
         text += f" Of the {len(compared)} published figures on the same images, {above} {lie} above ours by more than "
         text += f"chance and {level} cannot be told from it; the bar through ours is its 95 % interval."
-        sources = runs(facts.test)
+        sources = estimate_sources(facts.test)
     figure = benchmarks(shown, facts.test, _name(facts), facts.bar)
     return Figure("benchmarks", "Test accuracy", CitedText(text, (*sources, "source/bar")), figure)
 
@@ -270,7 +280,7 @@ def _table(facts: Facts) -> Table:
         Cell(_name(facts), note=f"{facts.parameters:,} weights" if facts.parameters else ""),
         Cell(fine_percent(test.mean), note=span(test)) if test else "not measured",
         Cell(f"{facts.study.data_set.name} alone{validated}", style="plain"),
-        Cell("", sources=runs(test) if test else run(*facts.subject_runs)),
+        Cell("", sources=estimate_sources(test) if test else run_sources(*facts.subject_runs)),
         style="ours",
     )
     theirs = (
@@ -286,15 +296,15 @@ def _table(facts: Facts) -> Table:
 
 
 def _numbers(facts: Facts) -> Iterator[Number]:
-    test, validation, study = facts.test, facts.validation, run(facts.run_id)
+    test, validation, study = facts.test, facts.validation, run_sources(facts.run_id)
     for name, estimate in (("test", test), ("validation", validation)):
         if estimate:
-            yield from estimate_numbers(f"accuracy.{name}", estimate, runs(estimate))
+            yield from estimate_numbers(f"accuracy.{name}", estimate, estimate_sources(estimate))
         else:
             yield Number(f"accuracy.{name}.mean", None, "share", study)
     if facts.augmented:
-        yield from estimate_numbers("accuracy.test_augmented", facts.augmented, runs(facts.augmented))
-    yield Number("model.parameters", facts.parameters, "weights", run(*facts.subject_runs))
+        yield from estimate_numbers("accuracy.test_augmented", facts.augmented, estimate_sources(facts.augmented))
+    yield Number("model.parameters", facts.parameters, "weights", run_sources(*facts.subject_runs))
     used = facts.study.test_set_evaluations
     yield from numbers_of("looks", used if used.recorded else None, study, study="looks", store="looks")
     levels = ("target", "start", "rework") if facts.is_cifar10 else ("target",)
@@ -312,4 +322,4 @@ def _numbers(facts: Facts) -> Iterator[Number]:
         yield Number(f"fresh.points_lower.{name}", value, "points", ("source/fresh",))
         if test:
             left = test.mean - value / 100
-            yield Number(f"fresh.accuracy_less_{name}", left, "share", ("source/fresh", *runs(test)))
+            yield Number(f"fresh.accuracy_less_{name}", left, "share", ("source/fresh", *estimate_sources(test)))

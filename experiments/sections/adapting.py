@@ -9,7 +9,17 @@ from typing import Any
 from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
-from experiments.pages.text import CitedText, duration, fine_percent, flops, probability, run, runs, signed, span
+from experiments.pages.text import (
+    CitedText,
+    duration,
+    estimate_sources,
+    fine_percent,
+    flops,
+    probability,
+    run_sources,
+    signed,
+    span,
+)
 from experiments.reading.study import Adapted
 from experiments.stats import SIGNIFICANCE_LEVEL, Estimate, McNemar, mcnemar
 
@@ -23,7 +33,7 @@ def section(facts: Facts) -> Section:
         text = f"No adapted network was tested on these images: `{commands.adapt(facts.study)}` does that."
         return Section(title, (Missing(text),))
     test = compared(facts, adapted)
-    source = run(adapted.run_id)
+    source = run_sources(adapted.run_id)
     how = f"{adapted.backbone} of {adapted.source} takes images of {adapted.side} pixels, to which these are scaled. A "
     how += f"linear head was fitted to its features in the study {adapted.study}. {_choice(adapted)}"
     blocks: list[Block] = [CitedText(how, source), _table(facts, adapted)]
@@ -69,7 +79,7 @@ def _difference(facts: Facts, adapted: Adapted, test: McNemar) -> CitedText:
         judged = f"It is {better} than {ours}"
     text = f"{judged}: {signed(test.difference)} points on the same {test.images:,} test images. It alone labels "
     text += f"{test.second:,} of them right, {alone} alone {test.first:,} (McNemar's test, {probability(test.p)})."
-    return CitedText(text, run(_answered(facts), adapted.run_id))
+    return CitedText(text, run_sources(_answered(facts), adapted.run_id))
 
 
 def _table(facts: Facts, adapted: Adapted) -> Table:
@@ -104,7 +114,7 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
 def _accuracy(estimate: Estimate | None) -> Cell:
     if estimate is None:
         return _UNKNOWN
-    return Cell(fine_percent(estimate.mean), note=span(estimate), sources=runs(estimate))
+    return Cell(fine_percent(estimate.mean), note=span(estimate), sources=estimate_sources(estimate))
 
 
 def _cell(words: Callable[[Any], str], value: float | None) -> Cell:
@@ -112,7 +122,7 @@ def _cell(words: Callable[[Any], str], value: float | None) -> Cell:
 
 
 def _numbers(adapted: Adapted, test: McNemar | None) -> Iterator[Number]:
-    source = run(adapted.run_id)
+    source = run_sources(adapted.run_id)
     yield from estimate_numbers("adapted.test", adapted.test, source)
     for name, value, unit in (
         ("validation", adapted.validation, "share"),

@@ -14,7 +14,7 @@ from cifar_core.evaluation.metrics import Reliability, reliability
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section, numbers_of
 from experiments.pages.plots import MUTED, RUST, add_line, add_points, canvas, pc
-from experiments.pages.text import CitedText, run
+from experiments.pages.text import CitedText, run_sources
 from experiments.reading.study import Study
 from experiments.stats import wilson
 from sweeps.words import percent
@@ -75,7 +75,7 @@ def sentence(found: Calibration, smoothing: float = 0.0) -> CitedText:
         if side == "less sure" and smoothing:
             text += f" Its training smoothed labels by {smoothing:g}, which does that."
         text += " Temperature scaling, fitted on other images, would correct this without changing a prediction."
-    return CitedText(text, run(*found.run_ids))
+    return CitedText(text, run_sources(*found.run_ids))
 
 
 def caption(found: Calibration) -> CitedText:
@@ -84,7 +84,7 @@ def caption(found: Calibration) -> CitedText:
     )
     text = f"{under} under the line, where the network is surer than right. The expected calibration error, the mean "
     text += f"distance from the line by predictions, is {percent(found.reliability.ece, 1)}."
-    return CitedText(text, run(*found.run_ids))
+    return CitedText(text, run_sources(*found.run_ids))
 
 
 def _diagram(bins: Reliability) -> go.Figure:
@@ -112,7 +112,7 @@ def _diagram(bins: Reliability) -> go.Figure:
 
 
 def _numbers(found: Calibration) -> Iterator[Number]:
-    sources, units = run(*found.run_ids), {"ece": "share", "mean_confidence": "share", "mean_accuracy": "share"}
+    sources, units = run_sources(*found.run_ids), {"ece": "share", "mean_confidence": "share", "mean_accuracy": "share"}
     yield from numbers_of("calibration", found.reliability, sources, **units)
     yield Number("calibration.surer_than_right", found.overconfident, "share", sources)
     for i, (sure, right, n) in enumerate(_bins(found.reliability)):

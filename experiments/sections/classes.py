@@ -28,7 +28,16 @@ from experiments.pages.plots import (
     room_for,
     segment,
 )
-from experiments.pages.text import CitedText, fine_percent, points, run, runs, short_percent, signed, span
+from experiments.pages.text import (
+    CitedText,
+    estimate_sources,
+    fine_percent,
+    points,
+    run_sources,
+    short_percent,
+    signed,
+    span,
+)
 from experiments.reading.published import Bar
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
@@ -217,7 +226,7 @@ def balanced_sentence(study: Study, split: str) -> tuple[CitedText, ...]:
         f"The classes have different numbers of {split} images: the balanced accuracy, the mean over the classes, is "
         f"{fine_percent(statistics.fmean(known))}."
     )
-    return (CitedText(text, run(*study.subject["run_id"])),)
+    return (CitedText(text, run_sources(*study.subject["run_id"])),)
 
 
 def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
@@ -234,7 +243,7 @@ def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
     interval = f" (95 % interval {span(known, 1)})" if known else ""
     who = "Every class" if tested[-1].shown == weakest.shown else f"The weakest class, {weakest.name},"
     text = f"{who} is right {percent(weakest.shown, 1)} of the time{interval} and {clears}."
-    return (CitedText(text, (*run(*found.run_ids), "source/bar")),)
+    return (CitedText(text, (*run_sources(*found.run_ids), "source/bar")),)
 
 
 def weaker_group(found: ClassResults) -> tuple[CitedText, ...]:
@@ -249,7 +258,7 @@ def weaker_group(found: ClassResults) -> tuple[CitedText, ...]:
     else:
         weaker = one if high < 0 else other
         text = f"{weaker.capitalize()} are the weaker group, by {points(abs(first.mean - second.mean))}: {both}."
-    return (CitedText(text, runs(first)),)
+    return (CitedText(text, estimate_sources(first)),)
 
 
 def evenness(found: ClassResults) -> tuple[CitedText, ...]:
@@ -271,7 +280,7 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
         interval = f" (95 % interval {signed(low)} to {signed(high)})" if math.isfinite(high) else ""
         apart = f"{weakest} lies {points(gap)}{interval} under {strongest}" if gap else f"all are equal here{interval}"
         text = f"not known to be even or uneven on the {found.split} images: {apart}."
-    return (CitedText(f"Classes are {text}", run(*found.run_ids)),)
+    return (CitedText(f"Classes are {text}", run_sources(*found.run_ids)),)
 
 
 def weakest_pair(matrix: Confusion) -> CitedText:
@@ -282,7 +291,7 @@ def weakest_pair(matrix: Confusion) -> CitedText:
             f"The weakest pair is {pair[0]} and {pair[1]}: {percent(pair[2], 1)} of the images of the two in the "
             f"{matrix.split} set are taken for the other."
         )
-    return CitedText(text, run(*matrix.run_ids))
+    return CitedText(text, run_sources(*matrix.run_ids))
 
 
 def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
@@ -294,7 +303,7 @@ def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
     text += "."
     if found.lowest < bar.target:
         text += f" The dotted line is the target of {short_percent(bar.target)}."
-    return CitedText(text, run(*dict.fromkeys((*found.run_ids, *found.validated))))
+    return CitedText(text, run_sources(*dict.fromkeys((*found.run_ids, *found.validated))))
 
 
 def _class_figure(found: ClassResults, bar: Bar) -> go.Figure:
@@ -381,16 +390,16 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
 
 
 def _numbers(found: ClassResults) -> Iterator[Number]:
-    sources = run(*found.run_ids)
+    sources = run_sources(*found.run_ids)
     for row in found.rows:
         name = f"class.{row.name}"
-        yield from numbers_of(name, row, run(*found.validated), validation="share")
+        yield from numbers_of(name, row, run_sources(*found.validated), validation="share")
         yield from numbers_of(name, row, sources, test="share")
         yield from numbers_of(name, row.interval, sources, low="share", high="share", images="images a run")
     for name, group in found.groups.items():
-        yield from estimate_numbers(f"group.{name}", group, runs(group))
+        yield from estimate_numbers(f"group.{name}", group, estimate_sources(group))
     if found.confusion:
-        matrix, sources = found.confusion, run(*found.confusion.run_ids)
+        matrix, sources = found.confusion, run_sources(*found.confusion.run_ids)
         yield Number("confusion.images", matrix.images, "images a run", sources)
         for true, shares in zip(matrix.classes, matrix.shares, strict=True):
             for predicted, share in zip(matrix.classes, shares, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing, Photo, Section
-from experiments.pages.text import CitedText, article, run
+from experiments.pages.text import CitedText, article, run_sources
 
 
 def section(facts: Facts) -> Section:
@@ -18,7 +18,7 @@ def _samples(facts: Facts) -> Photo | Missing:
         return Missing("The study kept no picture of its training images.")
     side = facts.study.data_set.side
     text = f"Training images of {side} x {side} pixels with their labels, before augmentation."
-    return Photo("samples", "Training images", CitedText(text, run(facts.run_id)), png)
+    return Photo("samples", "Training images", CitedText(text, run_sources(facts.run_id)), png)
 
 
 def _prediction(facts: Facts) -> Photo | Missing:
@@ -30,7 +30,8 @@ def _prediction(facts: Facts) -> Photo | Missing:
     probability = kept.prediction.get("probability")
     sure = f" with probability {probability:.2f}" if isinstance(probability, int | float) else ""
     text = f"Test image {kept.prediction.get('index')}: taken for {article(predicted)}{sure}, {outcome}."
-    return Photo("prediction", "One prediction", CitedText(text, run(kept.prediction_run)), kept.prediction_picture)
+    caption = CitedText(text, run_sources(kept.prediction_run))
+    return Photo("prediction", "One prediction", caption, kept.prediction_picture)
 
 
 def _mistakes(facts: Facts) -> Photo | Missing:
@@ -39,4 +40,4 @@ def _mistakes(facts: Facts) -> Photo | Missing:
         return Missing("There is no picture of mistakes.")
     split = "test" if facts.has_champion else "validation"
     text = f"The most confident wrong predictions on {split} images; the true class is in brackets."
-    return Photo("mistakes", "Most confident mistakes", CitedText(text, run(kept.mistakes_run)), kept.mistakes)
+    return Photo("mistakes", "Most confident mistakes", CitedText(text, run_sources(kept.mistakes_run)), kept.mistakes)

@@ -25,7 +25,7 @@ from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, add_points, canvas, pc
-from experiments.pages.text import CitedText, listed, run
+from experiments.pages.text import CitedText, listed, run_sources
 from experiments.stats import FEW_TRIALS, SIGNIFICANCE_LEVEL, holm
 from sweeps.planning.search_space import MULTIPLE, MULTIPLES, Parameter, multiples_of, reference_epochs
 from sweeps.planning.space_file import SPACES, parse_space
@@ -176,7 +176,7 @@ def _importances_caption(facts: Facts, found: Importances) -> CitedText:
         text += "approximately."
     if found.left_out:
         text += f" Fewer than {FEW_TRIALS} of them have {listed(found.left_out)}: too few trials to tell."
-    return CitedText(text, run(facts.run_id))
+    return CitedText(text, run_sources(facts.run_id))
 
 
 def _importances_figure(found: Importances) -> go.Figure:
@@ -204,7 +204,7 @@ def _slices_caption(facts: Facts, table: pd.DataFrame, name: str) -> CitedText:
         f"Each point is a complete trial; the best, trial {int(best['trial'])}, {has}. Trials differ in "
         "all parameters at once, so a slope here need not be that parameter's doing."
     )
-    return CitedText(text, run(facts.run_id))
+    return CitedText(text, run_sources(facts.run_id))
 
 
 def _in_words(value: float) -> str:
@@ -319,7 +319,7 @@ def _codes(column: pd.Series) -> npt.NDArray[np.int64]:  # type: ignore[type-arg
 
 
 def _numbers(facts: Facts, found: Importances) -> Iterator[Number]:
-    parent = run(facts.run_id)
+    parent = run_sources(facts.run_id)
     for parameter, share in found.shares:
         yield Number(f"importance.{parameter}", share, "share", parent)
     yield Number("importance.trials", found.trials, "trials", parent)

@@ -35,7 +35,7 @@ from experiments.pages.plots import (
     pc,
     segment,
 )
-from experiments.pages.text import CitedText, count, fine_percent, run, short_percent, span, total
+from experiments.pages.text import CitedText, count, fine_percent, run_sources, short_percent, span, total
 from experiments.reading.study import ADAPT, BUILD, LabelCurve
 from experiments.stats import Estimate, mean_accuracy
 from sweeps.stages.adapted_result import images_before
@@ -116,7 +116,7 @@ def curves_of(curve: LabelCurve, images: int) -> list[WayCurve]:
         accuracies = {n: mean_accuracy(values[n], tuple(r.run_id for r in some), images) for n, some in runs.items()}
         points = points_of(values, images)
         law, left_out = fit(points, generator), held_out(points, generator)
-        found.append(WayCurve(way, run(curve.run_id), accuracies, points, law, left_out))
+        found.append(WayCurve(way, run_sources(curve.run_id), accuracies, points, law, left_out))
     return found
 
 
@@ -215,7 +215,7 @@ def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
         "the test set was not used. A single run's interval covers the images alone. Each run draws its own labels, "
     )
     text += "and with fewer of them a network goes over them more often."
-    yield CitedText(text, run(curve.run_id))
+    yield CitedText(text, run_sources(curve.run_id))
     if usd := facts.scenario.usd_per_label:
         images = facts.study.data_set.val_images
         text = f"Prices are of all labels to train on, at hand or not; those of the {images:,} validation images come "
@@ -225,16 +225,16 @@ def _caveats(facts: Facts, curve: LabelCurve) -> Iterator[CitedText]:
         model, before = adapted[0].model, images_before(adapted[0].pretrained_on)
         text = f"Adapted is a linear head on the features of {model}, which learnt from {before} before; whether these "
         text += "hold validation images is unknown."
-        yield CitedText(text, run(curve.run_id))
+        yield CitedText(text, run_sources(curve.run_id))
     if (complete := len(curve.runs)) < curve.planned:
         text = f"The curve has {complete} of {curve.planned} runs"
         text += f"; {curve.diverged} diverged" if curve.diverged else ""
         left = curve.planned - complete - curve.diverged
         text += ": the same command runs the rest." if left else "."
-        yield CitedText(text, run(curve.run_id))
+        yield CitedText(text, run_sources(curve.run_id))
     if not _is_of_subject(facts, curve):
         text = f"The curve is of another recipe than the {facts.subject}'s: the study went on after it was measured."
-        yield CitedText(text, run(curve.run_id))
+        yield CitedText(text, run_sources(curve.run_id))
 
 
 def _is_of_subject(facts: Facts, curve: LabelCurve) -> bool:
@@ -313,7 +313,7 @@ def _numbers(curve: WayCurve, needed: Interval | None) -> Iterator[Number]:
     name, sources = f"labels.{curve.way}", curve.sources
     for labels, found in curve.accuracies.items():
         units = dict.fromkeys(("mean", "low", "high"), "share of validation images")
-        yield from numbers_of(f"{name}.{labels}", found, run(*found.run_ids), **units)
+        yield from numbers_of(f"{name}.{labels}", found, run_sources(*found.run_ids), **units)
     law, unit = curve.law, "of error = a + b / labels^c"
     for place, constant in enumerate("abc"):
         yield Number(f"{name}.law.{constant}", law.best[place] if law else None, unit, sources)

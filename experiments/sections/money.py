@@ -36,7 +36,7 @@ from experiments.pages.text import (
     images_a_month,
     listed,
     money,
-    run,
+    run_sources,
     times,
     total,
     years,
@@ -174,7 +174,7 @@ def _spent_table(facts: Facts) -> Table:
     def row(what: str, seconds: float | None, work: str, usd: float | None, runs: Sequence[str], most: str = "") -> Row:
         time = "not measured" if seconds is None else f"{most}{duration(seconds)}"
         price = "no price" if usd is None else f"{most}{money(usd)}"
-        return Row.of(what, time, work, price, Cell("", sources=run(*runs)))
+        return Row.of(what, time, work, price, Cell("", sources=run_sources(*runs)))
 
     rows = [
         row("the whole study", cost.seconds, study, cost.study_usd, [facts.run_id]),
@@ -221,13 +221,13 @@ def _study(facts: Facts) -> CitedText:
     cost, scenario = facts.cost, facts.scenario
     if cost.seconds is None:
         text = "The duration of the study was not recorded, so building has no price yet."
-        return CitedText(text, run(facts.run_id))
+        return CitedText(text, run_sources(facts.run_id))
     about = "about " if cost.estimated else ""
     work = f" and {flops(cost.flops)} of training" if cost.flops else ""
     took = f"Building: the study took {about}{duration(cost.seconds)} of wall time{work}"
     energy = "Energy was not measured: nothing read a power meter"
     if cost.machine is None or cost.study_usd is None:
-        return CitedText(f"{took}; {cost.missing}. {energy}.", run(facts.run_id))
+        return CitedText(f"{took}; {cost.missing}. {energy}.", run_sources(facts.run_id))
     fleet = f"{cost.machines} x " if cost.machines > 1 else ""
     fast = f", assumed to be as fast as the {cost.processor} of the study" if cost.processor else ""
     people = f"{scenario.engineering_hours:g} h to build and {scenario.maintenance_hours_per_year:g} h a year"
@@ -242,11 +242,12 @@ def _study(facts: Facts) -> CitedText:
 def _retraining(facts: Facts) -> CitedText:
     cost, scenario = facts.cost, facts.scenario
     if cost.retrain_seconds is None:
-        return CitedText("Retraining: no run of the recipe has finished, so it has no price yet.", run(facts.run_id))
+        text = "Retraining: no run of the recipe has finished, so it has no price yet."
+        return CitedText(text, run_sources(facts.run_id))
     work = f" ({flops(cost.retrain_flops)})" if cost.retrain_flops else ""
     took = f"Retraining: one run of the {facts.subject}'s recipe takes {duration(cost.retrain_seconds)}{work}"
     if cost.retrain_usd is None:
-        return CitedText(f"{took}; {cost.missing}.", run(*facts.subject_runs))
+        return CitedText(f"{took}; {cost.missing}.", run_sources(*facts.subject_runs))
     trained = {v.name: v.training for v in scenario.vendors if v.training}
     text = f"{took}, {money(cost.retrain_usd)}"
     if trained:
@@ -256,7 +257,7 @@ def _retraining(facts: Facts) -> CitedText:
     sources = (f"source/{price.key}" for price in trained.values())
     return CitedText(
         f"{text}. The scenario retrains {times(scenario.retraining_per_year)} a year.",
-        (*run(*facts.subject_runs), *cost.machine_sources, *sources, "source/scenario"),
+        (*run_sources(*facts.subject_runs), *cost.machine_sources, *sources, "source/scenario"),
     )
 
 
@@ -273,7 +274,7 @@ def _serving(facts: Facts) -> CitedText:
     """1,000 predictions with the network, one by one and in large batches, against vendors' prices by the image."""
     cost, speed = facts.cost, facts.cost.speed
     if speed is None:
-        return CitedText("Serving: no network was timed, so labelling has no price yet.", run(facts.run_id))
+        return CitedText("Serving: no network was timed, so labelling has no price yet.", run_sources(facts.run_id))
     batched = f"{speed.per_second_batched:,.0f} images a second"
     if speed.bounded:
         text = (
@@ -288,7 +289,7 @@ def _serving(facts: Facts) -> CitedText:
         )
     single, large = cost.per_1000_single_usd, cost.per_1000_usd
     if single is None or large is None:
-        return CitedText(f"{text}. Labelling has no price yet; {cost.missing}.", run(*speed.runs))
+        return CitedText(f"{text}. Labelling has no price yet; {cost.missing}.", run_sources(*speed.runs))
     most = "at most " if speed.bounded else ""
     side = f", with {cost.copies} copies on one machine, each assumed as fast," if cost.copies > 1 else ""
     text += (
@@ -301,7 +302,7 @@ def _serving(facts: Facts) -> CitedText:
     prices = "; ".join(f"{name} {money(usd)}" for name, usd in calls.items())
     text += f"Vendors priced by the image, for 1,000: {prices}." if calls else "No vendor is priced by the image."
     sources = (f"source/{price.key}" for vendor in priced for price in vendor.labelling(waits=waits))
-    return CitedText(text, (*run(*speed.runs), *cost.machine_sources, *sources))
+    return CitedText(text, (*run_sources(*speed.runs), *cost.machine_sources, *sources))
 
 
 def _kept_on(facts: Facts) -> CitedText:
@@ -326,7 +327,7 @@ def _kept_on(facts: Facts) -> CitedText:
         idle = "; ".join(f"{name} {total(usd)}" for name, (_, usd) in ends.items())
         text += f" Endpoints that bill while idle, a month: {idle}."
     sources = (f"source/{price.key}" for price, _ in ends.values())
-    return CitedText(text, (*run(*cost.speed.runs), *cost.machine_sources, "source/scenario", *sources))
+    return CitedText(text, (*run_sources(*cost.speed.runs), *cost.machine_sources, "source/scenario", *sources))
 
 
 def _horizon(facts: Facts, options: Sequence[Option]) -> list[CitedText]:
@@ -374,8 +375,8 @@ def _sources(options: Sequence[Option]) -> tuple[str, ...]:
 
 
 def _cost_numbers(facts: Facts) -> Iterator[Number]:
-    cost, study, machine = facts.cost, run(facts.run_id), facts.cost.machine_sources
-    recipe = run(*facts.subject_runs)
+    cost, study, machine = facts.cost, run_sources(facts.run_id), facts.cost.machine_sources
+    recipe = run_sources(*facts.subject_runs)
     yield Number("cost.study.seconds", cost.seconds, "seconds", study)
     yield Number("cost.study.flops", cost.flops, "FLOPs", study)
     yield Number("cost.study.energy", None, "joules (not measured)", study)
@@ -386,7 +387,7 @@ def _cost_numbers(facts: Facts) -> Iterator[Number]:
     yield Number("cost.retraining.usd", cost.retrain_usd, "USD", (*recipe, *machine))
     yield Number("cost.training.images_per_second", cost.training_per_second, "images a second", recipe)
     if speed := cost.speed:
-        timed, bound = run(*speed.runs), " (bound)" if speed.bounded else ""
+        timed, bound = run_sources(*speed.runs), " (bound)" if speed.bounded else ""
         yield Number("serving.latency", speed.latency, f"seconds{bound}", timed)
         yield Number("serving.latency95", speed.p95, "seconds", timed)
         yield Number("serving.batch", speed.batch, "images", timed)
@@ -396,10 +397,11 @@ def _cost_numbers(facts: Facts) -> Iterator[Number]:
         yield Number("serving.per_1000_single", cost.per_1000_single_usd, f"USD{bound}", (*timed, *machine))
         yield Number("serving.per_1000_batched", cost.per_1000_usd, f"USD{bound}", (*timed, *machine))
         for run_id, http in facts.study.artifacts.http.items():
-            yield Number("serving.http_latency", http.latency, "seconds", run(run_id))
-            yield Number("serving.http_latency95", http.p95, "seconds", run(run_id))
-            yield Number("serving.http_per_second", http.per_second, "requests a second", run(run_id))
-            yield Number("serving.http_images_per_second", http.per_second_batched, "images a second", run(run_id))
+            source = run_sources(run_id)
+            yield Number("serving.http_latency", http.latency, "seconds", source)
+            yield Number("serving.http_latency95", http.p95, "seconds", source)
+            yield Number("serving.http_per_second", http.per_second, "requests a second", source)
+            yield Number("serving.http_images_per_second", http.per_second_batched, "images a second", source)
         yield Number("serving.machine_month", cost.month_usd, "USD", machine)
 
 

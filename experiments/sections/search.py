@@ -13,7 +13,16 @@ import plotly.graph_objects as go
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Pairs, Row, Section, Table, numbers_of
 from experiments.pages.plots import BLUE, GREEN, GRID, INK, MUTED, RUST, add_line, add_points, canvas, pc
-from experiments.pages.text import CitedText, count_word, duration, fine_percent, flops, points, run, runs
+from experiments.pages.text import (
+    CitedText,
+    count_word,
+    duration,
+    estimate_sources,
+    fine_percent,
+    flops,
+    points,
+    run_sources,
+)
 from experiments.reading.published import Accuracy
 from experiments.reading.study import Study
 from experiments.stats import FEW_TRIALS, wilson
@@ -134,7 +143,7 @@ def _pruning_sentence(facts: Facts) -> CitedText:
         aim = "which meets" if round(saved, 3) >= SAVED_AIM else "short of"
         text = f"Pruning saved {percent(saved, 1)} of the training compute that full trials would have taken, "
         text += f"{aim} the aim of half."
-    return CitedText(text, run(facts.run_id))
+    return CitedText(text, run_sources(facts.run_id))
 
 
 def _counts(study: Study) -> dict[str, int]:
@@ -170,7 +179,7 @@ def _summary(facts: Facts) -> Pairs:
             "Judged on": _judged(facts.study),
             "Training compute": compute,
             "Wall time": wall,
-            "MLflow run": Cell("", sources=run(facts.run_id)),
+            "MLflow run": Cell("", sources=run_sources(facts.run_id)),
         }
     )
 
@@ -191,18 +200,18 @@ def _architectures_sentence(facts: Facts, found: Sequence[Architecture]) -> Cite
     """The difference that the choice of an architecture makes."""
     if not found:
         text = "No architecture has a complete trial, so what choosing one is worth cannot be said."
-        return CitedText(text, run(facts.run_id))
+        return CitedText(text, run_sources(facts.run_id))
     best, worst = found[0], found[-1]
     tried = f"tried in {best.tried} of {len(facts.study.search)} trials"
     if len(found) == 1:
         text = f"Only one architecture has a complete trial ({best.name}), {tried}, so what choosing another is worth "
-        return CitedText(f"{text}cannot be said.", run(best.run_id))
+        return CitedText(f"{text}cannot be said.", run_sources(best.run_id))
     text = (
         f"Of the {count_word(len(found))} architectures with a complete trial, the best trials lie "
         f"{points(best.best - worst.best)} of validation accuracy apart, from {worst.name} ({percent(worst.best, 1)}) "
         f"to {best.name} ({percent(best.best, 1)}, {tried}). Each had its own number of trials: part of that is luck."
     )
-    return CitedText(text, run(best.run_id, worst.run_id))
+    return CitedText(text, run_sources(best.run_id, worst.run_id))
 
 
 def _architectures_table(found: Sequence[Architecture]) -> Table:
@@ -221,17 +230,17 @@ def _architectures_table(found: Sequence[Architecture]) -> Table:
         interval = f"{percent(one.low, 1)} to {percent(one.high, 1)}"
         time = "not recorded" if one.seconds is None else duration(one.seconds)
         cells = (one.name, str(one.tried), str(one.complete), percent(one.best, 1), interval, time)
-        rows.append(Row.of(*cells, Cell("", sources=run(one.run_id))))
+        rows.append(Row.of(*cells, Cell("", sources=run_sources(one.run_id))))
     return Table(columns, rows, numbers=(1, 2, 3, 5))
 
 
 def _progress_sentence(facts: Facts, complete: pd.DataFrame) -> CitedText:
     """The first and the best complete trial, and the place of the best among them."""
     if not len(complete):
-        return CitedText("No trial is complete, so the search has taught nothing yet.", run(facts.run_id))
+        return CitedText("No trial is complete, so the search has taught nothing yet.", run_sources(facts.run_id))
     best, first = _best(complete), complete["accuracy"].iloc[0]
     accuracy = f"{percent(best['accuracy'], 1)} validation accuracy (trial {best['trial']})"
-    sources = run(facts.run_id, best["run_id"])
+    sources = run_sources(facts.run_id, best["run_id"])
     if len(complete) == 1:
         return CitedText(f"One trial is complete, at {accuracy}: too few to say whether more would help.", sources)
     improved = best["accuracy"] > first
@@ -293,13 +302,13 @@ def _front_caption(facts: Facts, front: ParetoFront) -> CitedText:
     text = "Each point is a run. Ours are on the validation images"
     text += " but for the champion's test accuracy." if test and ours else "."
     if not (known and test and ours):
-        return CitedText(text, run(facts.run_id))
+        return CitedText(text, run_sources(facts.run_id))
     least = min(known, key=lambda a: a.training_flops)
     text += (
         f" The champion took {flops(ours)} a run and reached {fine_percent(test.mean)}; the least compute published, "
         f"{least.name}: {flops(least.training_flops)} for {fine_percent(least.accuracy)}."
     )
-    return CitedText(text, (*runs(test), f"source/{least.key}"))
+    return CitedText(text, (*estimate_sources(test), f"source/{least.key}"))
 
 
 def _front_figure(facts: Facts, front: ParetoFront) -> go.Figure:
@@ -370,16 +379,16 @@ def _best(complete: pd.DataFrame) -> pd.Series:  # type: ignore[type-arg, unused
 
 
 def _numbers(facts: Facts, complete: pd.DataFrame, found: Sequence[Architecture]) -> Iterator[Number]:
-    parent, metrics = run(facts.run_id), facts.study.metrics
+    parent, metrics = run_sources(facts.run_id), facts.study.metrics
     for state, count in {"planned": _planned(facts.study), **_counts(facts.study)}.items():
         yield Number(f"search.{state}", count, "trials", parent)
     for name in ("search_flops", "full_flops", "confirm_flops", "final_flops"):
         yield Number(f"search.{name}", metrics.get(f"study/{name}"), "FLOPs", parent)
     yield Number("search.saved_fraction", metrics.get("study/saved_fraction"), "share", parent)
-    best, number, first, last, source = None, None, None, None, run()
+    best, number, first, last, source = None, None, None, None, run_sources()
     if len(complete):
         row = _best(complete)
-        best, number, source = float(row["accuracy"]), int(row["trial"]), run(row["run_id"])
+        best, number, source = float(row["accuracy"]), int(row["trial"]), run_sources(row["run_id"])
         first, last = float(complete["accuracy"].iloc[0]), int(complete["trial"].iloc[-1])
     yield Number("search.best", best, "share", source)
     yield Number("search.best_trial", number, "trial number", source)
@@ -388,4 +397,5 @@ def _numbers(facts: Facts, complete: pd.DataFrame, found: Sequence[Architecture]
     units = {"best": "share", "low": "share", "high": "share", "complete": "trials", "tried": "trials"}
     units["seconds"] = "seconds"
     for architecture in found:
-        yield from numbers_of(f"architecture.{architecture.name}", architecture, run(architecture.run_id), **units)
+        source = run_sources(architecture.run_id)
+        yield from numbers_of(f"architecture.{architecture.name}", architecture, source, **units)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
-from experiments.pages.text import CitedText, fine_percent, flops, points, run, runs, signed
+from experiments.pages.text import CitedText, estimate_sources, fine_percent, flops, points, run_sources, signed
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
 from sweeps.studies.study import Beginning
@@ -151,11 +151,11 @@ def gain_sentence(study: Study) -> CitedText | None:
     mean, low, high = (study.metrics.get(f"study/search_gain{end}") for end in ("", "_low", "_high"))
     if mean is None or low is None or high is None:
         return None
-    points = f"{100 * mean:+.2f} points of validation accuracy"
+    gain = f"{100 * mean:+.2f} points of validation accuracy"
     interval = f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}), both trained again in the same way"
-    text = f"The search added {points} to the recipe that it began with {interval}: "
+    text = f"The search added {gain} to the recipe that it began with {interval}: "
     if mean < 0:
-        text = f"The search lost {points[1:]} against the recipe that it began with {interval}: "
+        text = f"The search lost {gain[1:]} against the recipe that it began with {interval}: "
     if low > 0:
         text += "more than chance explains."
     elif high < 0:
@@ -169,7 +169,7 @@ def gain_sentence(study: Study) -> CitedText | None:
         champions = [candidate.baseline for candidate in candidates_of(study) if candidate.champion]
         stays = Beginning.KNOWN_GOOD in champions
         text += "within chance, so the recipe that it began with stays." if stays else "within chance."
-    return CitedText(text, run(study.run_id))
+    return CitedText(text, run_sources(study.run_id))
 
 
 def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | None:
@@ -186,7 +186,7 @@ def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | N
         f"Against the recipe of trial {second.trial} the champion has {signed(gap)} points of validation accuracy, or "
     )
     text += f"{round(gap * images)} of {images:,} images (95 % interval over images {signed(low)} to {signed(high)}): "
-    return CitedText(f"{text}{chance}.", (*runs(ours), *runs(theirs)))
+    return CitedText(f"{text}{chance}.", (*estimate_sources(ours), *estimate_sources(theirs)))
 
 
 def bias_sentence(bias: SelectionBias) -> CitedText:
@@ -196,7 +196,7 @@ def bias_sentence(bias: SelectionBias) -> CitedText:
     best += f" had {accuracy}"
     if bias.confirmed is None or bias.as_searched is None:
         text = f"{best}. It was not trained again, so how much of that is luck cannot be said."
-        return CitedText(text, run(bias.search_run))
+        return CitedText(text, run_sources(bias.search_run))
     change = bias.confirmed.mean - bias.searched
     again = f"{best}; trained again from new seeds, its recipe reached {fine_percent(bias.confirmed.mean)}"
     if bias.same_compute:
@@ -223,7 +223,7 @@ def _table(candidates: Sequence[Candidate]) -> Table:
             c.model,
             f"{c.complete} of {len(c.run_ids)}{f', {c.diverged} diverged' if c.diverged else ''}",
             "none yet" if c.accuracy is None else fine_percent(c.accuracy),
-            Cell("", sources=run(*c.run_ids)),
+            Cell("", sources=run_sources(*c.run_ids)),
             style="ours" if c.champion else "",
         )
         for c in candidates
@@ -234,7 +234,7 @@ def _table(candidates: Sequence[Candidate]) -> Table:
 def _numbers(study: Study, candidates: Sequence[Candidate], bias: SelectionBias | None) -> Iterator[Number]:
     for end in ("", "_low", "_high"):
         if (gain := study.metrics.get(f"study/search_gain{end}")) is not None:
-            yield Number(f"selection.search_gain{end}", gain, "share", run(study.run_id))
+            yield Number(f"selection.search_gain{end}", gain, "share", run_sources(study.run_id))
     if bias:
         sources = _sources(bias)
         units = {"trial": "trial number", "searched": "share", "search_flops": "FLOPs", "confirm_flops": "FLOPs"}
@@ -242,8 +242,8 @@ def _numbers(study: Study, candidates: Sequence[Candidate], bias: SelectionBias 
         if bias.confirmed:
             yield from estimate_numbers("selection.confirmed", bias.confirmed, sources)
     for c in candidates:
-        yield Number(f"confirmed.trial{c.trial}.validation", c.accuracy, "share", run(*c.accuracy_runs))
+        yield Number(f"confirmed.trial{c.trial}.validation", c.accuracy, "share", run_sources(*c.accuracy_runs))
 
 
 def _sources(bias: SelectionBias) -> tuple[str, ...]:
-    return (*run(bias.search_run), *(runs(bias.confirmed) if bias.confirmed else ()))
+    return (*run_sources(bias.search_run), *(estimate_sources(bias.confirmed) if bias.confirmed else ()))

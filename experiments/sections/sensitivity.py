@@ -13,7 +13,16 @@ from experiments.decision.machines import answer_seconds
 from experiments.decision.sensitivity import AS_IT_IS, SensitivityResult, nearest_flips, rival_of, saved, sensitivity
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, in_figure, label
-from experiments.pages.text import CitedText, capital, duration, factor, run, runs, short_percent, total
+from experiments.pages.text import (
+    CitedText,
+    capital,
+    duration,
+    estimate_sources,
+    factor,
+    run_sources,
+    short_percent,
+    total,
+)
 from sweeps.words import percent
 
 LINE = 40  # letters of a label that a phone has room for
@@ -35,7 +44,7 @@ def section(facts: Facts) -> Section:
     )
 
 
-def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> go.Figure:
+def tornado(results: Sequence[SensitivityResult], saving: float, least: str) -> go.Figure:
     """The savings of building with each assumption halved and doubled, the largest effect on top.
 
     Args:
@@ -49,9 +58,9 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
     for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
         texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
         figure.add_bar(
-            x=[round(gain - saved, 2) for gain in gains],
+            x=[round(gain - saving, 2) for gain in gains],
             y=list(range(len(rows))),
-            base=round(saved, 2),
+            base=round(saving, 2),
             orientation="h",
             width=15 / pitch,
             name=name,
@@ -72,7 +81,7 @@ def tornado(results: Sequence[SensitivityResult], saved: float, least: str) -> g
         for y, (r, flip, broken) in enumerate(zip(rows, flips, two_lines, strict=True))
     ]
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.5})
-    figure.add_vline(x=round(saved, 2), line={"color": MUTED, "width": 1, "dash": "dot"})
+    figure.add_vline(x=round(saving, 2), line={"color": MUTED, "width": 1, "dash": "dot"})
     figure.update_xaxes(title=f"saved by building over the horizon (US dollars{least})", tickformat=",.0f", nticks=6)
     figure.update_yaxes(visible=False, range=[-0.6, len(rows) - 0.2])
     figure.update_layout(barmode="overlay")
@@ -96,7 +105,7 @@ def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedTex
     texts = [_accuracy_flip(facts), *_latency_flip(facts)]
     if not results:
         text = "While the cost of building is unknown, so is the effect of prices and volumes."
-        return (*texts, CitedText(text, run(facts.run_id)))
+        return (*texts, CitedText(text, run_sources(facts.run_id)))
     for result in nearest_flips(results):
         at = f"{result.value}; {result.side} {result.flip} ({factor(result.factor)} times)"
         if result.value == AS_IT_IS:
@@ -113,11 +122,11 @@ def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedTex
 def _accuracy_flip(facts: Facts) -> CitedText:
     test, target = facts.test, facts.bar.target
     if test is None:
-        return CitedText("A test accuracy: without one, costs do not count.", run(facts.run_id))
+        return CitedText("A test accuracy: without one, costs do not count.", run_sources(facts.run_id))
     only = "" if test.low >= target else "only "
     low = percent(math.floor(1000 * test.low) / 1000, 1)  # rounded up it would be a bar that building does not clear
     text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {low}, where the interval of its "
-    return CitedText(f"{text}test accuracy begins.", (*runs(test), "source/bar"))
+    return CitedText(f"{text}test accuracy begins.", (*estimate_sources(test), "source/bar"))
 
 
 def _latency_flip(facts: Facts) -> list[CitedText]:
@@ -127,7 +136,7 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
     which = "by the speed of its training" if speed.bounded else "within which 95 % of its answers come"
     seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
     text = f"Latency bar: {duration(bar / 1000)}; building would keep any bar from {duration(seconds)} up, {which}."
-    return [CitedText(text, (*run(*speed.runs), "source/scenario"))]
+    return [CitedText(text, (*run_sources(*speed.runs), "source/scenario"))]
 
 
 def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Number]:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Figure, Missing, Number, Section, SideBySide
 from experiments.pages.plots import BLUE, GREEN, RUST, add_line, canvas
-from experiments.pages.text import CitedText, fine_percent, points, run
+from experiments.pages.text import CitedText, fine_percent, points, run_sources
 from sweeps.words import percent
 
 
@@ -56,7 +56,7 @@ def _caption(facts: Facts, first: pd.DataFrame, key: str) -> CitedText:
         text += "."
     if len(facts.subject_runs) > 1:
         text += " The strong line is the first run."
-    return CitedText(text, run(*facts.subject_runs))
+    return CitedText(text, run_sources(*facts.subject_runs))
 
 
 def _lines(curves: pd.DataFrame, key: str) -> go.Figure:
@@ -77,7 +77,7 @@ def _learning_rate(facts: Facts, first: pd.DataFrame) -> Figure:
     _add(figure, first, "lr", "learning rate", GREEN)
     figure.update_xaxes(title="optimiser step")
     figure.update_yaxes(title="learning rate", rangemode="tozero")
-    return Figure("learning_rate", "Learning rate", CitedText(text, run(*facts.subject_runs[:1])), figure)
+    return Figure("learning_rate", "Learning rate", CitedText(text, run_sources(*facts.subject_runs[:1])), figure)
 
 
 def _add(figure: go.Figure, curves: pd.DataFrame, key: str, name: str, colour: str, factor: float = 1) -> None:
@@ -97,7 +97,7 @@ def _add(figure: go.Figure, curves: pd.DataFrame, key: str, name: str, colour: s
 
 
 def _numbers(facts: Facts, first: pd.DataFrame) -> Iterator[Number]:
-    sources = run(*facts.subject_runs[:1])
+    sources = run_sources(*facts.subject_runs[:1])
     units = {"train/loss": "nats", "val/loss": "nats", "train/accuracy": "share", "val/accuracy": "share"}
     for key, unit in units.items():
         values = first[first["key"] == key]["value"]

@@ -48,7 +48,7 @@ from experiments.pages.text import (
     fine_percent,
     listed,
     money,
-    run,
+    run_sources,
     short_percent,
     span,
     total,
@@ -135,13 +135,13 @@ def _flips(facts: Facts, verdict: Verdict) -> Iterator[tuple[str, CitedText]]:
         others = [way for way in verdict.ways if way.title != contender.title]
         lost = judge(others, months).headline
         none = judge([way for way in others if not way.unknown or way.option.kind == "build"], months).headline
-        label = "Once that is settled" if contender.is_close else "Once it is measured"
+        head = "Once that is settled" if contender.is_close else "Once it is measured"
         text = f"If {contender.title} proves to clear the bars: “{won}”. If not: “{lost}”."
         if all(check.bar == "price" for check in contender.unknown):  # it clears the bars, and may cost anything
-            label, text = "Without it", f"If {contender.title} proves too dear: “{lost}”."
+            head, text = "Without it", f"If {contender.title} proves too dear: “{lost}”."
         if none != lost:
             text += f" If nothing else that is unmeasured clears the bars: “{none}”."
-        yield label, CitedText(text, ("source/scenario", *_sources(contender)))
+        yield head, CitedText(text, ("source/scenario", *_sources(contender)))
     for number, result in enumerate(nearest_flips(sensitivity(facts))[:FLIPS]):
         text = f"{capital(result.name)} {result.change}: “{result.becomes}”."
         yield "Would change it too" if number else "Would change it", CitedText(text, result.sources)
@@ -157,7 +157,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     """Yield the next steps, and caveats of the decision."""
     if verdict.answer == "Build":
         text = f"Next: `{commands.serve(facts.study)}` answers with the store's champion over HTTP."
-        yield CitedText(text, run(facts.run_id))
+        yield CitedText(text, run_sources(facts.run_id))
     s, cost, ours = facts.scenario, facts.cost, verdict.ways[0].option
     people = "People"
     if s.people_usd and not ours.unpriced:
@@ -174,13 +174,13 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
         yield CitedText("Accuracies are on CIFAR-10: `make study IMAGES=DIR` measures them on your own images.")
     if facts.test is not None and len(facts.test.run_ids) == 1:
         text = "The network is one training run: its interval covers the test images, not another training of it."
-        yield CitedText(text, run(*facts.test.run_ids))
+        yield CitedText(text, run_sources(*facts.test.run_ids))
     if (lost := facts.study.diverged) and facts.test is not None:
         text = f"{lost} of {lost + len(facts.study.champion)} final runs diverged, and are not in the accuracy of "
         text += "building: a retraining may diverge too."
-        yield CitedText(text, run(facts.run_id))
+        yield CitedText(text, run_sources(facts.run_id))
     if (adapted := facts.study.adapted) is not None:
-        yield CitedText(adapted.overlap, run(adapted.run_id))
+        yield CitedText(adapted.overlap, run_sources(adapted.run_id))
     vendors = {slug(vendor.name) for vendor in s.vendors}
     if unused := [score.vendor for key, score in facts.scores.items() if key not in vendors]:
         text = f"Answers of {listed(unused)} were scored, but {s.file} has no vendor of that name."

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from experiments.pages.plots import SPLIT_COLOURS, add_line, canvas
 from experiments.reading.published_curves import Series
 from experiments.reading.study import SPLITS
-from experiments.systems.reproduction import System, our_series
+from experiments.systems.system import System, our_series
 
 _PANELS = (("accuracy", "%", 100.0), ("loss", "nats an image", 1.0))  # and their units, from the top
 

@@ -24,11 +24,20 @@ from experiments.pages.blocks import (
     Table,
 )
 from experiments.pages.page import References, render_page, write_files
-from experiments.pages.text import NOTHING, CitedText, count_word, fine_percent, listed, points, run, signed, span
+from experiments.pages.text import (
+    NOTHING,
+    CitedText,
+    count_word,
+    fine_percent,
+    listed,
+    points,
+    run_sources,
+    signed,
+    span,
+)
 from experiments.reading.published import load_published
 from experiments.reading.results import Result, departures, load_results
 from experiments.systems.overlay import overlay
-from experiments.systems.reproduction import System, best_epoch, load_systems
 from experiments.systems.section import (
     epoch_of_loss,
     epochs,
@@ -39,6 +48,7 @@ from experiments.systems.section import (
     sentence,
     systems_table,
 )
+from experiments.systems.system import System, best_epoch, load_systems
 from sweeps.validation import InvalidFileError
 from sweeps.words import percent
 
@@ -230,7 +240,7 @@ def _runs(results: Sequence[Result]) -> Table:
             epochs([r]),
             second(r.seconds_an_epoch),
             _peak_rate(r),
-            Cell("", sources=run(r.run_id)),
+            Cell("", sources=run_sources(r.run_id)),
             f"{r.date}, `{r.commit[:8]}`{' (dirty)' if r.commit.endswith('-dirty') else ''}",
         )
         for r in results
@@ -257,10 +267,10 @@ def _caveats(system: System) -> Iterator[CitedText]:
             text = "has not come to the end of its schedule"
         else:
             continue
-        yield CitedText(f"Seed {r.seed} {text}: not counted.", run(r.run_id))
+        yield CitedText(f"Seed {r.seed} {text}: not counted.", run_sources(r.run_id))
     if not (compared := system.compared):
         return
-    ids = run(*(r.run_id for r in compared))
+    ids = run_sources(*(r.run_id for r in compared))
     if "test_accuracy" in system.curves.series and any(r.watched != "test" for r in compared):
         yield CitedText("Our curve by epoch is of validation images, the published one of the test images.", ids)
     if any(r.kept == "best" for r in compared):

@@ -7,10 +7,20 @@ from collections.abc import Iterator, Sequence
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers
-from experiments.pages.text import NOTHING, CitedText, fine_percent, listed, points, run, runs, signed, span
+from experiments.pages.text import (
+    NOTHING,
+    CitedText,
+    estimate_sources,
+    fine_percent,
+    listed,
+    points,
+    run_sources,
+    signed,
+    span,
+)
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Result
-from experiments.systems.reproduction import CommonEpoch, Gap, System, load_systems
+from experiments.systems.system import CommonEpoch, Gap, System, load_systems
 
 NOT_RUN = "not run yet"
 
@@ -148,10 +158,10 @@ def _numbers(systems: Sequence[System]) -> Iterator[Number]:
     for system in systems:
         name, source = f"system.{system.name}", f"source/{system.name}"
         if system.accuracy:
-            sources = (source, *runs(system.accuracy))
+            sources = (source, *estimate_sources(system.accuracy))
             yield from estimate_numbers(f"{name}.test", system.accuracy, sources)
         for r in system.runs:
-            sources = (*run(r.run_id), source)
+            sources = (*run_sources(r.run_id), source)
             yield Number(f"{name}.seed{r.seed}.epochs_run", r.epochs_run, "epochs", sources)
             if r.test is not None:
                 yield Number(f"{name}.seed{r.seed}.test", r.test.accuracy, "share", sources)

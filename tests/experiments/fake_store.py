@@ -21,9 +21,9 @@ from PIL import Image
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.serving import Timing
 from experiments.decision.facts import Facts, gather
+from experiments.reading.load_study import read_study
 from experiments.reading.published import load_published
 from experiments.reading.scenario import Scenario, load_scenario
-from experiments.reading.studies import read_study
 from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store
 

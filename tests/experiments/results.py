@@ -12,7 +12,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipes import SYSTEMS, read_recipe
 from experiments.reading.published import load_published
 from experiments.reading.results import load_results
-from experiments.systems.reproduction import System, load_systems
+from experiments.systems.system import System, load_systems
 
 RECIPES = {name: read_recipe(name).to_dict() for name in SYSTEMS}
 PLANNED = {name: round(recipe["epochs"]) for name, recipe in RECIPES.items()}

@@ -24,7 +24,7 @@ from experiments import label_curve
 from experiments.labels import adapting, training
 from experiments.labels.plan import AdaptRun
 from experiments.reading.label_curve import load_label_curve
-from experiments.reading.studies import read_study
+from experiments.reading.load_study import read_study
 from experiments.reading.study import LabelCurve
 from experiments.reading.study_reader import StudyReader
 from sweeps.command_line import Interrupted

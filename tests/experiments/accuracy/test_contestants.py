@@ -20,7 +20,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import Progress, total_steps
 from experiments.accuracy import contestants
-from experiments.accuracy.contestants import Limits, optuna_alone, our_study
+from experiments.accuracy.contestants import SearchBudget, optuna_alone, our_study
 from experiments.accuracy.training_runs import TrainingRun
 from sweeps.planning.search_space import Parameter
 from tests.sweeps import scripted
@@ -40,8 +40,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_compute_is_that_of_the_plan_of_the_default_study() -> None:
-    whole = plan(preset=Limits().preset, trials=50)
-    assert Limits().flops == 0.6 * 50 * whole.trial_flops() + whole.work_after_search() == 635e12
+    whole = plan(preset=SearchBudget().preset, trials=50)
+    assert SearchBudget().flops == 0.6 * 50 * whole.trial_flops() + whole.work_after_search() == 635e12
 
 
 def test_optuna_spends_the_compute_on_trials_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,10 +66,10 @@ def test_optuna_spends_the_compute_on_trials_of_one_length(monkeypatch: pytest.M
     monkeypatch.setattr(contestants, "train", train)
     monkeypatch.setattr(contestants, "evaluate", lambda model, *_: (None, model / 10))
     flops = step_flops(SPACE.recipe({"model": "fast_resnet", "optimizer": "sgd", "width": 0.25}, length))
-    limits = Limits(
+    budget = SearchBudget(
         preset=replace(PRESET, trial=Budget(flops=None, max_epochs=1), final=Budget(flops=64.0 * flops, max_epochs=9))
     )
-    found = optuna_alone(0, limits, CPU, trials=4, sampler=RandomSampler, pruner=lambda: ThresholdPruner(lower=0.1))
+    found = optuna_alone(0, budget, CPU, trials=4, sampler=RandomSampler, pruner=lambda: ThresholdPruner(lower=0.1))
     assert {total_steps(state.recipe, TRAIN_IMAGES) for state in trained} == {16}, "a quarter of the compute each"
     assert [state.step for state in trained] == [8, 16, 8, 16, 16], "what two of them left was enough for another"
     spent = [(p.flops / flops, p.accuracy) for p in found.points]
@@ -94,7 +94,7 @@ def test_our_study_ends_with_the_champion_and_a_long_run_without_the_test_set(
 
     monkeypatch.setattr(contestants, "LocalExecutor", lambda **_: executor)
     monkeypatch.setattr(contestants, "measure", measure)
-    found = our_study(3, Limits(preset=PRESET, trials=4), CPU, starts=False)
+    found = our_study(3, SearchBudget(preset=PRESET, trials=4), CPU, starts=False)
     assert [job.key for job in executor.jobs[:10]] == [
         *(f"trial-{number}" for number in range(4)),
         *(f"confirm-{trial}-{seed}" for seed in (0, 1) for trial in (0, 2, 1)),

@@ -10,14 +10,14 @@ import pytest
 
 from cifar_core.hardware import Hardware
 from experiments.accuracy import searches
-from experiments.accuracy.contestants import SPACE, BestSoFar, Limits
+from experiments.accuracy.contestants import SPACE, BestSoFar, SearchBudget
 from experiments.accuracy.searches import SEARCHES, SearchRun, complete, figure, main, table
 from tests.sweeps.small_data import CPU
 
-LIMITS = Limits()
+BUDGET = SearchBudget()
 
 
-def search_run(search: str, seed: int, accuracy: float = 0.9, limits: Limits = LIMITS) -> SearchRun:
+def search_run(search: str, seed: int, accuracy: float = 0.9, budget: SearchBudget = BUDGET) -> SearchRun:
     points = (
         BestSoFar(flops=1e14, seconds=60.0, accuracy=0.5),
         BestSoFar(flops=8e14, seconds=600.0, accuracy=accuracy),
@@ -25,7 +25,7 @@ def search_run(search: str, seed: int, accuracy: float = 0.9, limits: Limits = L
     return SearchRun(
         search=search,
         seed=seed,
-        planned_flops=limits.flops,
+        planned_flops=budget.flops,
         space=SPACE.hash,
         trials=24,
         points=points,
@@ -40,15 +40,15 @@ def test_searches_of_the_file_are_not_repeated_and_an_error_loses_no_other(
 ) -> None:
     ran: list[tuple[str, int]] = []
 
-    def pretend(search: str, seed: int, limits: Limits, hardware: Hardware, threads: int) -> SearchRun:
+    def pretend(search: str, seed: int, budget: SearchBudget, hardware: Hardware, threads: int) -> SearchRun:
         ran.append((search, seed))
         if ran == [("TPE", 0)]:
             raise RuntimeError("broken")
-        return search_run(search, seed, limits=limits)
+        return search_run(search, seed, budget=budget)
 
-    def call(seeds: int, limits: Limits = LIMITS) -> list[SearchRun]:
+    def call(seeds: int, budget: SearchBudget = BUDGET) -> list[SearchRun]:
         wanted = [(search, seed) for seed in range(seeds) for search in ("TPE", "random")]
-        return complete(tmp_path / "searches.json", wanted, limits, CPU, 1, said.append)
+        return complete(tmp_path / "searches.json", wanted, budget, CPU, 1, said.append)
 
     said: list[str] = []
     monkeypatch.setattr(searches, "run_search", pretend)
@@ -59,9 +59,9 @@ def test_searches_of_the_file_are_not_repeated_and_an_error_loses_no_other(
     assert call(1) == [search_run("random", 0), search_run("TPE", 0)]
     call(2)
     assert ran == [("TPE", 0), ("random", 0), ("TPE", 0), ("TPE", 1), ("random", 1)]
-    assert call(1, Limits(trials=10))[0].planned_flops < LIMITS.flops, "of other limits there is none in the file"
+    assert call(1, SearchBudget(trials=10))[0].planned_flops < BUDGET.flops, "none of another budget is in the file"
     assert len(ran) == 7
-    assert len(call(2)) == 4, "those of other limits stay in the file"
+    assert len(call(2)) == 4, "those of other budgets stay in the file"
 
 
 def test_table_has_means_with_intervals() -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.accuracy import usual_sweep as module
-from experiments.accuracy.contestants import Limits
+from experiments.accuracy.contestants import SearchBudget
 from experiments.accuracy.usual_sweep import RESNET, SMALL, batches_of, usual_sweep
 from experiments.benchmarks.usual import Pictures
 from tests.sweeps.small_data import CPU, small_splits
@@ -21,7 +21,7 @@ def test_the_best_pass_within_the_time_is_the_answer(networks: tuple[str], monke
     monkeypatch.setattr(module, "WORKERS", 0)
     clock = SimpleNamespace(perf_counter=itertools.count().__next__)
     monkeypatch.setattr(module, "time", clock)  # a second each time that somebody looks
-    found = usual_sweep(1, Limits(seconds=12), CPU, networks=networks)
+    found = usual_sweep(1, SearchBudget(seconds=12), CPU, networks=networks)
     accuracies = [point.accuracy for point in found.points]
     assert accuracies[:-1] == sorted(set(accuracies)), "each better than the one before"
     assert accuracies[-1] == max(accuracies)

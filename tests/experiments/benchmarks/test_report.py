@@ -8,7 +8,7 @@ import pytest
 
 from experiments.benchmarks.report import bench_report
 from experiments.benchmarks.synthetic import fill_store
-from experiments.reading.studies import read_study
+from experiments.reading.load_study import read_study
 from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store
 

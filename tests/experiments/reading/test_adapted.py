@@ -11,7 +11,7 @@ from mlflow.entities import Metric, Param, RunTag
 
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.serving import Timing
-from experiments.reading.studies import read_study
+from experiments.reading.load_study import read_study
 from experiments.reading.study_reader import StudyReader
 from tests.experiments.fake_store import START, Fake, sure_answers
 from tests.experiments.support import known

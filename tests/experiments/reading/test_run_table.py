@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 
 from experiments.reading import run_table
-from experiments.reading.studies import read_study
+from experiments.reading.load_study import read_study
 from experiments.reading.study_reader import StudyReader
 from tests.experiments.fake_store import Fake
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from experiments.reading.load_study import read_study
 from experiments.reading.results import load_results
 from experiments.reading.runs import from_mlflow, from_result
-from experiments.reading.studies import read_study
 from experiments.reading.study_reader import StudyReader
 from tests.experiments.fake_store import Fake, Trial
 

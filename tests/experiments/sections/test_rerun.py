@@ -3,7 +3,7 @@ from __future__ import annotations
 from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Code, Missing, Pairs
-from experiments.sections.reproduction import section
+from experiments.sections.rerun import section
 from tests.experiments.support import with_artifacts, with_study
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.reading.published import load_published
 from experiments.reading.results import read_result
-from experiments.systems.reproduction import load_systems, our_series
+from experiments.systems.system import load_systems, our_series
 from sweeps.validation import InvalidFileError
 from tests.experiments.results import RECIPES, content, run_id, system, write
 from tests.experiments.support import known

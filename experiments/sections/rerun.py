@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments.decision import commands
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Code, Heading, Missing, Pairs, Section
-from experiments.pages.text import CitedText, listed, run
+from experiments.pages.text import CitedText, listed, run_sources
 from experiments.reading.study import Study
 
 
@@ -19,7 +19,7 @@ def section(facts: Facts) -> Section:
             "`mlflow.pyfunc.load_model` loads one of these addresses where `MLFLOW_TRACKING_URI` names the store's "
             "database."
         )
-        pairs = ((Cell("", sources=run(run_id)), Cell(uri, style="hash")) for run_id, uri in uris.items())
+        pairs = ((Cell("", sources=run_sources(run_id)), Cell(uri, style="hash")) for run_id, uri in uris.items())
         blocks = [CitedText(text), Pairs(tuple(pairs))]
     blocks += [
         _facts_of_runs(study),
