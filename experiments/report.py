@@ -71,9 +71,9 @@ class WrittenReport:
     """A report that was written.
 
     Attributes:
-        paths: of report.html, report.md, what-if.html and report.json.
-        answer: the headline.
-        warnings: of what the report cannot cover.
+        paths: paths of report.html, report.md, what-if.html and report.json.
+        answer: headline of the verdict.
+        warnings: what the report cannot cover, a sentence each.
         not_logged: why the files are not in MLflow too; empty if they are.
     """
 
@@ -96,8 +96,8 @@ def write_report(
     The files are logged to the study's own run too. Nothing is written if anything is wrong with the input.
 
     Args:
-        study: None takes the most recent one.
-        results: the folder that `reproduce.py` writes to; it may be empty or missing.
+        study: name of the study; None takes the most recent one.
+        results: folder that `reproduce.py` writes to; it may be empty or missing.
 
     Raises:
         UserError: there is no such store or study, or a file of figures, scenario or results breaks a rule.

@@ -82,7 +82,7 @@ class BestSoFar:
 class Found:
     """Result of a search: its number of trials, its curve, and the parameters of its best network."""
 
-    hardware: Hardware  # that it trained on
+    hardware: Hardware  # hardware of the trainings
     trials: int
     points: Sequence[BestSoFar]
     tta_accuracy: float | None

@@ -35,7 +35,7 @@ class TrainingRun:
     early: float  # accuracy on the first 1,000 images after a quarter of the run
     accuracy: float
     tta_accuracy: float | None  # with the recipe's test-time augmentation, if it has one
-    seconds: float  # of training
+    seconds: float  # time of training
     machine: str
 
 
@@ -49,7 +49,7 @@ def command(
     """Run a command that trains the wanted recipes, those already in the results file aside, and prints a table.
 
     Args:
-        parser: with the options of that command alone.
+        parser: parser with the options of this command alone; `--device` and `--results` are added.
         results: the default of its option `--results`.
 
     Returns:

@@ -25,8 +25,9 @@ class ClassTable:
 
     Attributes:
         split: "test" or "val".
-        p: of McNemar's test of each group against the reference, adjusted for the number of classes (Holm, 1979);
-            NaN for the reference, and for groups and classes without answers to single images.
+        accuracies: mean accuracy by class and group.
+        p: p-value of McNemar's test by class and group, against the reference, adjusted for the number of classes
+            (Holm, 1979); NaN for the reference, and for groups and classes without answers to single images.
     """
 
     split: str

@@ -89,7 +89,7 @@ class Comparison:
     """Groups of runs and the one that the others are compared with.
 
     Attributes:
-        baseline: the user chose the reference, so a worse result is a regression.
+        baseline: True if the user chose the reference, so that a worse result is a regression.
     """
 
     groups: tuple[Group, ...]
@@ -122,10 +122,10 @@ class ComparedMetric:
     """A metric that the groups are compared by.
 
     Attributes:
-        key: its name in MLflow.
-        direction: 1: higher is better; -1: lower is better; 0: shown, but not compared.
-        text: formats a value.
-        tolerance: the largest relative difference that does not count; None for metrics with a statistical test.
+        key: name of the metric in MLflow.
+        direction: 1 if higher is better, -1 if lower is better, 0 if the metric is shown but not compared.
+        text: function that formats a value.
+        tolerance: largest relative difference that does not count; None for metrics with a statistical test.
     """
 
     key: str
@@ -155,8 +155,8 @@ class Difference:
     Attributes:
         outcome: "better", "worse", "not significant" or "unknown".
         value: group less reference; for costs, as a share of the reference.
-        test: "McNemar" or "Welch", the test that gave p; "" for accuracies with an interval, and for costs.
-        interval: of the value, 95 %.
+        test: test that gave p, "McNemar" or "Welch"; "" for accuracies with an interval, and for costs.
+        interval: 95 % confidence interval of value.
         reason: why the outcome is unknown.
     """
 

@@ -80,7 +80,7 @@ def metric_rows(comparison: Comparison) -> list[tuple[str, list[Cell]]]:
 
 
 def _description(group: Group) -> str:
-    """Its description, the number of its runs, and the states of those that are not complete."""
+    """Description of a group, with the number of its runs and the states of those that are not complete."""
     count = f", {len(group.runs)} runs" if len(group.runs) > 1 else ""
     states = _unfinished_states(group)
     return f"{group.description}{count}" + (f"; {states}" if states else "")

@@ -17,24 +17,24 @@ from experiments.reading.scenario import HOURS_A_MONTH, Download, Scenario, Vend
 Kind = Literal["build", "adapt", "buy"]
 DAYS_A_MONTH = HOURS_A_MONTH / 24
 VOLUMES = (1e3, 1e9)  # images a month, between which `cheapest_by_volume` looks
-_STEPS = 240  # of that search
+_STEPS = 240  # steps of that search
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
-    """The cost of one way.
+    """The cost of one way, in US dollars.
 
     Attributes:
-        people: at the start: to build, to adapt, or to integrate.
-        labels: those that have to be bought to train with.
-        training: the first one: the study, or the least that a vendor sells.
-        upkeep: people, a month: maintenance, or the migrations that a vendor forces.
-        retraining, storage: a month.
-        tariffs: of labelling.
-        images: a month.
-        ends: the month in which the vendor ends the service; infinity: none announced.
-        unpriced: the parts that have no price yet. With one, the sums are the least that it costs.
-        sources: of the prices.
+        people: cost of people before the first month, to build, to adapt, or to integrate.
+        labels: cost of the labels that have to be bought for training.
+        training: cost of the first training: the study, or the least that a vendor sells.
+        upkeep: cost of people a month, for maintenance or for the migrations that a vendor forces.
+        retraining, storage: cost a month.
+        tariffs: prices per image or machine for inference; they add up.
+        images: number of images a month.
+        ends: month in which the vendor ends the service; infinity if no end is announced.
+        unpriced: what has no price yet. Unless it is empty, all sums are lower bounds.
+        sources: sources of the prices.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Option:
 
     @property
     def key(self) -> str:
-        """Its name in `report.json`."""
+        """Name of the way in `report.json`."""
         return self.kind if self.kind == "build" else f"{self.kind}.{slug(self.name)}"
 
     @property
@@ -199,7 +199,7 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tu
     """The way that costs least over the horizon, by images a month, between the `VOLUMES`.
 
     Args:
-        options_at: the total of each way that can be chosen at so many images a month, by its name.
+        options_at: function of the images a month that returns the total cost of each way that can be chosen, by name.
     """
 
     def best(images: float) -> str:

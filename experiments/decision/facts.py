@@ -23,11 +23,11 @@ class Facts:
 
     Attributes:
         results: reproductions of the published systems.
-        bar: the published one, with the scenario's target.
-        validation, test: accuracies of the runs that the report is about.
+        bar: published bar with the target of the scenario.
+        validation, test: accuracy of the runs that the report is about.
         augmented: test accuracy with test-time augmentation.
-        scores: what was measured of vendors' answers to the test images, by the slug of the vendor.
-        label_curve: accuracy by the number of labels.
+        scores: measured scores of vendors on the test images, by the slug of the vendor.
+        label_curve: accuracy by number of labels.
     """
 
     study: Study

@@ -20,7 +20,7 @@ from experiments.reading.study import Adapted, Study
 from sweeps.validation import InvalidFileError
 
 SECONDS_A_MONTH = 3600 * HOURS_A_MONTH
-LOAD_LIMIT = 0.6  # of a machine that must answer at once: at it, one image in 20 waits for 2.8 answers or longer
+LOAD_LIMIT = 0.6  # load of a machine that must answer at once: at it, one image in 20 waits for 2.8 answers or longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Speed:
     """The speed at which a network labels images.
 
     Attributes:
-        bounded: inference was not timed. The speed is then a bound from training, which does more work for an image:
-            a label takes no longer than a training step on a batch, and batches are no slower than in training.
+        bounded: True if inference was not timed. The speed is then a bound from training, which does more work for an
+            image: a label takes no longer than a training step on a batch, and batches are no slower than in training.
     """
 
     latency: float  # seconds to label one image, on average
@@ -60,16 +60,16 @@ class Cost:
     """The time and compute of a study and of its subject's runs, and their cost at the price of `machine`."""
 
     device: str
-    processor: str  # that the seconds were measured on; "" where it was not recorded
+    processor: str  # processor that the seconds were measured on; "" if not recorded
     machine: Price | None
     units: int  # threads or GPUs that the study took
-    run_units: int  # that one run took
+    run_units: int  # threads or GPUs that one run took
     seconds: float | None  # wall time of the whole study
     estimated: bool  # `seconds` is a sum over the runs, because the study did not end
-    flops: float | None  # of training, in search and confirmation
+    flops: float | None  # training FLOPs of search and confirmation
     retrain_seconds: float | None  # mean over the runs of the recipe
     retrain_flops: float | None
-    training_per_second: float | None  # images
+    training_per_second: float | None  # images trained on in a second
     speed: Speed | None
     labels: int = 0  # labelled images that it trained and validated with
 

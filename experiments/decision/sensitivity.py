@@ -17,7 +17,7 @@ from sweeps.words import percent
 
 FACTOR = 2.0  # each assumption is divided and multiplied by this
 REACH = 10.0  # flips are searched up to this factor, down and up
-_STEPS = 30  # of that search
+_STEPS = 30  # steps of that search
 AS_IT_IS = percent(1.0, 0)  # the value of an assumption that has none of its own
 
 
@@ -26,8 +26,8 @@ class Assumption:
     """An assumption of the decision.
 
     Attributes:
-        show: formats a value with its unit.
-        scaled: returns the facts with the assumption multiplied by a factor.
+        show: function that formats a value with its unit.
+        scaled: function of a factor that returns the facts with the assumption multiplied by it.
     """
 
     name: str

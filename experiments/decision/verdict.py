@@ -39,8 +39,8 @@ class Check:
 
     Attributes:
         bar: accuracy | latency | horizon | data | price.
-        reason: a clause that follows the name of the way.
-        command: measures what is unknown.
+        reason: clause that follows the name of the way in a sentence.
+        command: command that measures what is unknown.
     """
 
     bar: str
@@ -54,13 +54,13 @@ class Way:
     """A way to labelled images.
 
     Attributes:
-        accuracy: measured on the test images, or as published (see `published_accuracy`); None: unknown.
-        measured: the accuracy was measured here.
-        same_test: it is of the test images that the bar is about; of others, it says nothing against the bar.
-        seconds: within which 95 % of the answers come; None: unknown.
-        sources: of the accuracy.
-        cost: of a network that was trained here; None: it is another's.
-        complete: every test image was answered.
+        accuracy: accuracy on the test images as measured, or as published (see `published_accuracy`); None if unknown.
+        measured: True if the accuracy was measured here.
+        same_test: True if the accuracy is on the test images of the bar. One on other images is not held to the bar.
+        seconds: time within which 95 % of the answers come; None if unknown.
+        sources: sources of the accuracy, or of the cost where no accuracy is known.
+        cost: cost of a network that was trained here; None for one of somebody else.
+        complete: True if every test image was answered.
     """
 
     option: Option
@@ -93,7 +93,7 @@ class Way:
 
     @property
     def is_close(self) -> bool:
-        """Its measured accuracy is too close to the bar, and nothing else is unknown."""
+        """True if the measured accuracy is too close to the bar, and nothing else is unknown."""
         return self.measured and self.complete and [check.bar for check in self.unknown] == ["accuracy"]
 
     @property
@@ -126,11 +126,11 @@ class Verdict:
 
     Attributes:
         answer: Build | Adapt | Buy | Either | Not yet.
-        best: the cheapest way that is known to clear every bar.
-        contender: the cheapest way that may win: no bar is known to be missed, one is unknown, and it is clearly
+        best: cheapest way that is known to clear every bar.
+        contender: cheapest way that may win: it is not known to miss a bar, at least one is unknown, and it is clearly
             cheaper than every way known to clear all bars.
-        near: of each kind, the cheapest way that clears every bar and costs about as much as `best`.
-        ways: those that it is between; of `verdict_of`, in the order of `ways_of`.
+        near: cheapest way of each kind that clears every bar and costs about as much as `best`.
+        ways: ways that were compared; those of `verdict_of` have the order of `ways_of`.
     """
 
     ways: tuple[Way, ...]

@@ -26,8 +26,8 @@ class Slider:
     """An assumption that the page can move.
 
     Attributes:
-        value: in the scenario; the slider keeps it exactly until it is moved.
-        step: between two positions; 0: positions are at equal ratios.
+        value: value in the scenario; the slider keeps it exactly until it is moved.
+        step: distance between two positions; 0 spaces them by equal ratios.
     """
 
     name: str

@@ -23,11 +23,11 @@ from sweeps.words import percent
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 # Training FLOPs of the whole curve: half an hour of two cores that compute 0.35 TFLOP a second together.
 BUDGET = 0.6e15
-SEEDS = 5  # of a share, at most
-_FIRSTS = 2 / 3  # of the budget that the first seeds may take
+SEEDS = 5  # most trainings of one share
+_FIRSTS = 2 / 3  # share of the budget that the first seeds may take
 _LEAST_BATCH = 16
 _HEAD = HeadRecipe(mirrored=False)  # features of the mirror images would double the time
-STAGE = "labels"  # of a run in MLflow
+STAGE = "labels"  # tag of a run in MLflow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,9 +36,9 @@ class LabelRun:
 
     Attributes:
         way: BUILD or ADAPT.
-        labels: number of labelled images that it learns from.
-        seed: number of the training on so many labels; it draws the images too.
-        digest: of what learns from them.
+        labels: number of labelled images to learn from.
+        seed: number of the training among those with as many labels; it draws the images too.
+        digest: hash of the recipe, or of the pretrained network and its head.
     """
 
     way: str
@@ -48,16 +48,16 @@ class LabelRun:
 
     @property
     def key(self) -> str:
-        """Identifies it within its experiment: a training of another recipe has another key."""
+        """Name of the training within its experiment; one of another recipe has another key."""
         return f"{self.way}-{self.labels}-{self.seed}-{self.digest}"
 
     @property
     def tags(self) -> dict[str, str]:
-        """Its tags in MLflow."""
+        """Tags of the run in MLflow."""
         return {"stage": STAGE, "way": self.way, "labels": str(self.labels), "seed": str(self.seed)}
 
     def name(self, model: str, accuracy: float | None = None) -> str:
-        """Return its name in MLflow, such as `450 labels seed 0 airbench 58.1 %`."""
+        """Return the name of the run in MLflow, such as `450 labels seed 0 airbench 58.1 %`."""
         name = f"{self.labels:,} labels seed {self.seed} {model}"
         return name if accuracy is None else f"{name} {percent(accuracy)}"
 
@@ -67,8 +67,8 @@ class BuildRun(LabelRun):
     """A network that is trained from nothing.
 
     Attributes:
-        recipe: of the training, its length and its own seed included.
-        flops: of the training.
+        recipe: recipe of the training, with its length and its own seed.
+        flops: FLOPs of the training.
     """
 
     recipe: Recipe
@@ -97,7 +97,7 @@ def build_runs(recipe: Recipe, shares: Sequence[float], budget: float, data_set:
     the root of the batch size. Further seeds go where they narrow the mean over seeds most for their compute.
 
     Args:
-        budget: training FLOPs of all runs.
+        budget: training FLOPs of all runs together.
 
     Raises:
         UserError: the budget does not cover two steps of each.

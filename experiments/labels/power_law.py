@@ -18,8 +18,8 @@ Numbers = npt.NDArray[np.float64]
 
 LEAST_POINTS = 4  # numbers of labels that a law of three constants needs, so that one is left to tell how well it holds
 REACH = 3.0  # times the largest number of labels measured: what a law says beyond is not repeated
-_DRAWS = 1_000  # of the errors within their uncertainty
-_EXPONENTS = np.geomspace(0.02, 3.0, 300)  # that are tried
+_DRAWS = 1_000  # draws of the errors within their uncertainty
+_EXPONENTS = np.geomspace(0.02, 3.0, 300)  # exponents that are tried
 _RELATIVE_SPREAD = 0.02  # of the error between seeds, where no number of labels has two: 0.15 points at 92.5 %
 _QUANTILES = (0.025, 0.975)
 
@@ -83,7 +83,7 @@ class HeldOut:
     """A law that was fitted without the largest number of labels, and that point.
 
     Attributes:
-        held: the error there lies within the 95 % interval of what the law predicts to be measured.
+        held: True if the error at that point lies within the 95 % prediction interval of the law.
     """
 
     law: PowerLaw
@@ -98,7 +98,7 @@ def points_of(accuracies: Mapping[int, Sequence[float]], images: int) -> tuple[M
     taken to be proportional to the error, and pooled, as a few runs of one number of labels say little about it.
 
     Args:
-        accuracies: of the runs by their number of labels.
+        accuracies: accuracies of the runs, by number of labels.
         images: number of validation images.
     """
     squares = freedom = 0.0
@@ -124,7 +124,8 @@ def fit(points: Sequence[MeanError], generator: np.random.Generator) -> PowerLaw
     much as they do (Birge's ratio).
 
     Args:
-        generator: draws errors. Pass the same one for laws that are compared, so that their draws are independent.
+        generator: generator that errors are drawn from. Pass the same one for laws that are compared, so that their
+            draws are independent.
     """
     if len(points) < LEAST_POINTS:
         return None
@@ -172,8 +173,8 @@ def _least_squares(
     """Fit many laws at once: the best of the exponents, for each of which a >= 0 and b have a closed form.
 
     Args:
-        labels, deviations: (points,).
-        errors: (laws, points).
+        labels, deviations: shape (points,).
+        errors: shape (laws, points).
 
     Returns:
         a, b and c (laws,), and the weighted sums of squared residuals (laws,).

@@ -33,7 +33,7 @@ from sweeps.words import percent
 
 _Run = TypeVar("_Run", bound=LabelRun)
 
-_EARLY_IMAGES = 500  # of the validations before the last one; a checkpoint follows each
+_EARLY_IMAGES = 500  # images of each validation before the last one; a checkpoint follows each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +41,9 @@ class CurveContext:
     """Data, hardware and outputs that all runs of a curve share.
 
     Attributes:
-        experiment: its name in MLflow.
-        tags: of every run: commit, data, machine.
-        stop: asked between steps; once it returns true, the run saves its state and ends.
+        experiment: name of the experiment in MLflow.
+        tags: tags of every run: commit, data, machine.
+        stop: function that is called between steps; once it returns true, the run saves its state and ends.
     """
 
     experiment: str

@@ -86,13 +86,13 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        note: smaller, below the text.
+        note: smaller text below the text.
         sources: links after the text, as in `CitedText`.
         style: "", "hash" (monospace), "plain" (not bold in a highlighted row) or "missing".
-        judged: smaller still, below the note.
-        worse: `judged` is highlighted.
-        colour: of a dot before the text.
-        span: columns that it takes.
+        judged: still smaller text below the note.
+        worse: True to highlight `judged`.
+        colour: colour of a dot before the text; "" for none.
+        span: number of columns that the cell takes.
     """
 
     text: str
@@ -111,7 +111,7 @@ class Row:
 
     Attributes:
         style: "", "ours" (highlighted), "sum" (bold), "decided" or "after" (of the rules).
-        anchor: that links within the page lead to; "": none.
+        anchor: HTML id that links on the page point to; "" for none.
     """
 
     cells: tuple[Cell, ...]
@@ -129,8 +129,8 @@ class Table:
     """A table.
 
     Attributes:
-        titles: of the columns.
-        numbers: indices of the columns that hold numbers, which are set to the right.
+        titles: titles of the columns.
+        numbers: indices of the columns with numbers, which are aligned to the right.
         style: "cards" (on a phone, a card a row), "cards tight" (a line a row), "cards inline" (a line a row, without
             titles), "cards sides" (narrow columns of numbers), "cards even" (columns of equal width), "rules", or ""
             (a table that fits a phone as it is).
@@ -210,9 +210,9 @@ class Section:
     """One subject of a page.
 
     Attributes:
-        title: "" for a section without a heading, as the first of a page.
+        title: heading; "" for none, as in the first section of a page.
         recommendation: sentences for the recommendation, by its heads (see `decision.recommendation`).
-        numbers: for `report.json`.
+        numbers: numbers for `report.json`.
     """
 
     title: str
@@ -222,7 +222,7 @@ class Section:
 
     @property
     def pictures(self) -> tuple[Figure | Photo, ...]:
-        """Its figures and photos, in order."""
+        """Figures and photos of the section, in order."""
         found: list[Figure | Photo] = []
         for block in self.blocks:
             if isinstance(block, SideBySide):
@@ -237,13 +237,13 @@ class Page:
     """A whole page. It ends with the list of all its published figures and of the runs that it cites.
 
     Attributes:
-        name: of its files, without the ending.
-        title: of the window.
-        heading: the line at the top.
-        subject: below the heading: what the page is about and of when.
-        state: a warning below it, such as a study that has not ended.
+        name: name of the files, without suffix.
+        title: title of the browser window.
+        heading: line at the top.
+        subject: what the page is about, and when that was made; stands below the heading.
+        state: warning below the subject, such as that the study has not ended.
         footer: small print at the end.
-        folded: sections with a title open with a click on it; the others make a first screen, in two columns.
+        folded: True if sections with a title open by a click on it; the others make a first screen, in two columns.
     """
 
     name: str

@@ -31,10 +31,10 @@ class References:
 
     Attributes:
         entries: published figures by key, in the order of their numbers.
-        as_of: the day that their age is counted from.
-        what: run id -> a description of that run.
-        cited: runs that are listed: those given at first, then also those that a text cites.
-        together: runs that are named by the first of them where they are cited as one.
+        as_of: day for which the age of the figures is given.
+        what: descriptions of runs, by run id.
+        cited: ids of the runs in the list: those given at the start, and each that a text cites.
+        together: ids of runs; where all of them are cited, only the first is shown, as "1a2b3c4d +2".
     """
 
     entries: Mapping[str, Dated]
@@ -49,7 +49,7 @@ class References:
         return {key: number for number, key in enumerate(self.entries, start=1)}
 
     def mark(self, key: str) -> str:
-        """Its number, with a dagger where it was old and a double dagger where it is undated."""
+        """Number of a published figure, with a dagger if it was old and a double dagger if it is undated."""
         marks = {"": "", "undated": "\N{DOUBLE DAGGER}"}
         return f"{self.numbers[key]}{marks.get(self.entries[key].age(self.as_of), chr(0x2020))}"
 

@@ -77,7 +77,7 @@ def add_line(
     Args:
         dash: "solid", "dash" or "dot".
         shape: "linear", or "hv" for steps.
-        hover: the label at a point, such as "step %{x}: %{y:.1f} %"; "": none.
+        hover: label at a point, such as "step %{x}: %{y:.1f} %"; "" for none.
         style: further properties of plotly's scatter, such as `opacity`, or `row` and `col` of a panel.
     """
     xs = list(x)
@@ -109,9 +109,9 @@ def add_points(
     """Add marks.
 
     Args:
-        symbol: one of those that `legend` knows, such as "circle" or "circle-open".
-        size: in pixels; of all marks or of each.
-        hover: the label at a mark, such as "%{customdata}: %{y:.1f} %"; "": none.
+        symbol: symbol that `legend` knows, such as "circle" or "circle-open".
+        size: size in pixels, of all marks or of each.
+        hover: label at a mark, such as "%{customdata}: %{y:.1f} %"; "" for none.
         style: further properties of plotly's scatter, such as `customdata`, `error_x`, or `text` for labels.
     """
     figure.add_scatter(

@@ -40,8 +40,8 @@ def champion_of(reader: StudyReader, model: str | None = None, *, has_option: bo
     """Return the version of a registered model with the alias `champion`.
 
     Args:
-        model: None takes the only one.
-        has_option: the command has `--model`; others choose by the id of a run.
+        model: name of the registered model; None takes the only one.
+        has_option: True if the command has `--model`; others choose by the id of a run.
 
     Raises:
         StoreError: there is none, or there are several, or MLflow does not answer.

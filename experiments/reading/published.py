@@ -84,12 +84,12 @@ class Accuracy(Dated):
     group: Literal["benchmark", "system", "recipe", "download", "service"]
     accuracy: Share
     accuracy_high: _Unknown = math.nan  # the upper end, if a range was published
-    decimals: Literal[0, 1, 2] = 1  # of the percent, as published
-    training_flops: _Unknown = math.nan  # of one training
+    decimals: Literal[0, 1, 2] = 1  # digits of the published percentage
+    training_flops: _Unknown = math.nan  # FLOPs of one training
     training_data: Literal["cifar10", "more"]
     same_test: bool = True  # on the 10,000 test images
-    epochs: str = "not published"  # of a system: those that its published run reached
-    caveats: tuple[Text, ...] = ()  # of comparisons with it
+    epochs: str = "not published"  # epochs that the published run of a system reached
+    caveats: tuple[Text, ...] = ()  # what limits a comparison with it
 
     def __post_init__(self) -> None:
         if self.accuracy_high < self.accuracy:
@@ -121,9 +121,9 @@ class ByImage:
     """A price of each image, with steps.
 
     Attributes:
-        steps: (images, US dollars): beyond so many images a month, `unit` of them cost this. Those before the first
-            step are free.
-        unit: images.
+        steps: pairs (images a month, US dollars): the price of `unit` images beyond that number. Images before the
+            first step are free.
+        unit: number of images that a price is for.
     """
 
     steps: tuple[tuple[float, float], ...]
@@ -143,8 +143,8 @@ class ByMachine:
     """A price of machines or endpoints that run all month, at least one.
 
     Attributes:
-        carries: images a month that one can label; infinity: one is enough for all.
-        usd: a month of one.
+        carries: images a month that one machine can label; infinity if one is enough for all.
+        usd: US dollars a month for one machine.
     """
 
     carries: float
@@ -173,15 +173,15 @@ class Price(Dated):
     """A published price in US dollars. Its unit follows from its role, see `UNITS`.
 
     Attributes:
-        usd_output: of a million tokens of answers; `usd` is then of a million tokens of images and prompts.
-        least_hours: of training: the least that can be bought.
-        free: of predictions: images a month that cost nothing.
-        steps: of predictions: (images, US dollars): beyond so many images a month, 1,000 of them cost this.
-        custom: the service answers with the classes that it is given, or trained on.
-        device: of compute: cpu | cuda.
-        units: of compute: vCPUs or GPUs of the machine; None: all that the study took.
-        chosen: of compute: the report's price for runs on this device.
-        retires: the day that the vendor ends the service.
+        usd_output: price of a million tokens of answers; `usd` is then that of a million tokens of images and prompts.
+        least_hours: fewest hours of training that can be bought.
+        free: predictions a month that cost nothing.
+        steps: pairs (images a month, US dollars): the price of 1,000 predictions beyond that number of images.
+        custom: True if the service answers with the classes that it is given, or trained on.
+        device: device of a compute price: cpu | cuda.
+        units: vCPUs or GPUs of the machine; None for as many as the study took.
+        chosen: True if the report prices runs on this device by this compute price.
+        retires: day on which the vendor ends the service.
     """
 
     key: str

@@ -33,7 +33,7 @@ class Point:
     train_loss: NonNegative
     train_accuracy: Share
     learning_rate: NonNegative
-    train_seconds: NonNegative  # of training alone, so far
+    train_seconds: NonNegative  # time of training alone, so far
     watched_loss: Annotated[NonNegative | None, Field(alias="val_loss")]  # on the images that the run was watched on
     watched_accuracy: Annotated[Share | None, Field(alias="val_accuracy")]
 
@@ -100,7 +100,7 @@ class Result:
     schema: int = 1
     name: Text
     seed: Annotated[int, Field(ge=0)]
-    recipe: Mapping[str, Any]  # of `Recipe.to_dict`; its learning rate may be "range-test"
+    recipe: Mapping[str, Any]  # as `Recipe.to_dict` returns it; its learning rate may be "range-test"
     learning_rate_found: Positive | None  # by a range test, if the recipe asks for one
     epochs_planned: Positive
     epochs_run: Positive

@@ -98,19 +98,19 @@ class Vendor:
     per_call: OptionalPrice = None  # 1,000 predictions
     endpoint: OptionalPrice = None  # an hour of a model that is kept ready, used or idle
     endpoint_hours_per_month: Annotated[float, Field(gt=0, le=HOURS_A_MONTH)] = HOURS_A_MONTH
-    images_per_second: _Positive = 5.0  # that one endpoint, or one node of a batch, carries
+    images_per_second: _Positive = 5.0  # capacity of one endpoint, or of one node of a batch
     tokens: OptionalPrice = None  # a million tokens
-    image_tokens: Annotated[int, Field(ge=0), _within(1, _LARGEST)] = 0  # of one image
+    image_tokens: Annotated[int, Field(ge=0), _within(1, _LARGEST)] = 0  # tokens of one image
     prompt_tokens: _NonNegative = 60
     answer_tokens: _NonNegative = 5
     batch: OptionalPrice = None  # in place of the others where no latency bar is set
     storage: OptionalPrice = None  # 1,000 stored images, a month
     stored_images: _NonNegative | None = None  # None: those that the study trained and validated with
-    integration_hours: _NonNegative = 0.0  # of people, once
-    migration_hours: _NonNegative = 0.0  # of people, for each forced migration
+    integration_hours: _NonNegative = 0.0  # hours of people, once
+    migration_hours: _NonNegative = 0.0  # hours of people for each forced migration
     migrations_per_year: _NonNegative = 0.0
     accuracy: _OptionalPublished = None  # None: not published
-    p95_ms: _Positive | None = None  # within which 95 % of the answers come; None: unknown
+    p95_ms: _Positive | None = None  # time within which 95 % of the answers come; None if unknown
 
     def __post_init__(self) -> None:
         if not slug(self.name):
@@ -145,7 +145,7 @@ class Vendor:
         """The prices of labelling, which add up.
 
         Args:
-            waits: no latency bar is set, so images can be labelled in batches.
+            waits: True if no latency bar is set, so that images can be labelled in batches.
         """
         in_batches = waits and self.batch is not None
         return tuple(self._tariff(price, in_batches=in_batches) for price in self.labelling(waits=waits))
@@ -172,7 +172,7 @@ class Download:
 
     name: Text
     accuracy: _Published
-    hours: _NonNegative  # of people, to adapt and to test it
+    hours: _NonNegative  # hours of people to adapt and to test it
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -185,11 +185,11 @@ class Scenario:
     data_stays_in_house: bool = False  # no service may see the images
     horizon_years: Annotated[Positive, _within(_SMALLEST, 100)]
     engineering_hours: _NonNegative  # to build, once
-    maintenance_hours_per_year: _NonNegative = 0.0  # of what one serves oneself: built or adapted
+    maintenance_hours_per_year: _NonNegative = 0.0  # hours of people for a network that one serves oneself
     hourly_rate: _NonNegative
     retraining_per_year: _NonNegative
-    usd_per_label: _NonNegative = 0.0  # of an image to train with
-    labels_at_hand: _NonNegative | None = None  # that need not be bought; None: all that the study had
+    usd_per_label: _NonNegative = 0.0  # price of the label of a training image
+    labels_at_hand: _NonNegative | None = None  # labels that need not be bought; None: all that the study had
     compute: OptionalPrice = None  # None: the machine that published.toml marks for the study's device
     vendors: Annotated[tuple[Vendor, ...], Field(alias="vendor", min_length=1)]
     downloads: Annotated[tuple[Download, ...], Field(alias="download")] = ()

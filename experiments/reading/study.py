@@ -27,7 +27,7 @@ class HttpSpeed:
 
     latency: float  # seconds of a request with one image, median
     p95: float  # seconds within which 95 % of these were answered
-    clients: int  # that asked at once
+    clients: int  # clients that asked at the same time
     per_second: float  # requests with one image that these had answered together
     batch: int  # images in a large request
     per_second_batched: float  # images in large requests
@@ -49,7 +49,7 @@ class ImageAnswers:
 
     true: tuple[str, ...]
     predicted: tuple[str, ...]
-    probability: tuple[float, ...]  # of the predicted class
+    probability: tuple[float, ...]  # probability of the predicted class
 
     @property
     def right(self) -> tuple[bool, ...]:
@@ -63,18 +63,19 @@ class Adapted:
     None: not recorded.
 
     Attributes:
-        study: that it is of.
-        source: of its pretrained weights.
-        pretrained_on: the images that these learnt from; "" if unknown.
-        threads: that it was adapted and timed with.
-        side: pixels that images are scaled up to.
-        validation: accuracy that it was chosen by, between the best head and the fine-tuned network.
+        study: name of the study that adapted it.
+        source: source of the pretrained weights.
+        pretrained_on: images that the pretrained weights were trained on; "" if unknown.
+        threads: CPU threads used for adapting and timing.
+        side: side in pixels that images are scaled to.
+        validation: validation accuracy by which it was chosen, between the best head and the fine-tuned network.
         head, tuned: validation accuracy of these two; `tuned` is None if none was fine-tuned.
-        is_tuned: it is the fine-tuned one.
-        test, augmented: accuracy on the test images, and with test-time augmentation.
-        study_seconds: of all passes over the images and all fits; `seconds` and `flops`: of those of this network.
+        is_tuned: True if it is the fine-tuned network.
+        test, augmented: test accuracy without and with test-time augmentation.
+        study_seconds: time of all passes over the images and all fits.
+        seconds, flops: time and FLOPs of the passes and fits of this network.
         serving: timings, smallest batch first.
-        http: speed of its server.
+        http: speed of the server.
     """
 
     study: str
@@ -168,7 +169,7 @@ class Study:
     run_id: str
     state: str  # running | finished | interrupted
     start: datetime.datetime
-    end: datetime.datetime  # of the parent run, else of the last run that ended
+    end: datetime.datetime  # end of the parent run, else of the last run that ended
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
@@ -253,11 +254,11 @@ class LabelCurve:
     """A label curve.
 
     Attributes:
-        run_id: of its own run.
-        source: id of the run of the study whose recipe it is.
-        planned: number of its runs, the complete ones included.
-        runs: the complete ones.
-        diverged: number of those that ended without an accuracy, which are not trained again.
+        run_id: id of the curve's own run.
+        source: id of the run of the study whose recipe is trained.
+        planned: number of planned runs, including the complete ones.
+        runs: complete runs.
+        diverged: number of runs that ended without an accuracy; they are not trained again.
     """
 
     run_id: str

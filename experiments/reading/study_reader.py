@@ -37,8 +37,8 @@ class StudyReader:
     """Reads the runs of studies from the databases and files of a store.
 
     Attributes:
-        client: reads the store's runs.
-        experiments: name by id, of deleted ones too; that of its study where the experiment got another one.
+        client: MLflow client of the store.
+        experiments: names of all experiments by id, deleted ones included; a renamed one has the name of its study.
 
     Raises:
         StoreError: there is no such store, or it does not answer; as in the methods that read runs.

@@ -22,17 +22,17 @@ class VendorScore:
     """A vendor's answers to the test images, scored. Unparsable and missing answers count as wrong."""
 
     vendor: Text
-    date: Text  # of the scoring
-    sha256: Text  # of the file of answers
-    data_sha256: Text  # of the data set whose test images were answered
+    date: Text  # day of the scoring
+    sha256: Text  # hash of the file of answers
+    data_sha256: Text  # hash of the data set whose test images were answered
     images: int
     right: int
     unparsable: int
     missing: int
     classes: Mapping[str, tuple[int, int]]  # right, and images
-    p95_seconds: NonNegative | None  # of the answers with a time, if these are at least `LEAST_TIMED`
+    p95_seconds: NonNegative | None  # over the answers with a time, if at least `LEAST_TIMED` have one
     usd: NonNegative | None  # for the tokens of these answers, without tries that failed
-    study: str  # whose champion they were compared with; "": none
+    study: str  # study whose champion the answers were compared with; "" if none
     mcnemar: Mapping[str, float] | None  # ours_only, theirs_only, p
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ class KnownRun:
 
     @property
     def key(self) -> str:
-        """Its name within the study, as trial-46."""
+        """Name of the run within the study, such as trial-46."""
         return self.weights.stem
 
     @property

@@ -25,7 +25,7 @@ class Calibration:
     """Calibration of the champion, over the test predictions of all its runs."""
 
     reliability: Reliability
-    images: int  # in each run
+    images: int  # test images of each run
     run_ids: tuple[str, ...]
 
     @property
@@ -62,7 +62,7 @@ def sentence(found: Calibration, smoothing: float = 0.0) -> CitedText:
     """Mean probability against accuracy, beyond chance or not, with cause and cure.
 
     Args:
-        smoothing: of the labels in its training.
+        smoothing: label smoothing of the training.
     """
     sure, right = found.reliability.mean_confidence, found.reliability.mean_accuracy
     low, high = wilson(right, found.images)

@@ -52,8 +52,8 @@ class ClassAccuracy:
     """Accuracy within one class, as means over runs.
 
     Attributes:
-        interval: of the accuracy that is shown, on the images of the class.
-        group: of the data set that the class is in; empty if it is in none.
+        interval: accuracy that is shown, with its 95 % interval over the images of the class.
+        group: group of classes that the data set puts the class in; empty if none.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Confusion:
 
     @property
     def images(self) -> int:
-        """In each run."""
+        """Number of images, in each run."""
         return sum(self.counts)
 
     def weakest_pair(self) -> tuple[str, str, float] | None:
@@ -103,11 +103,11 @@ class ClassResults:
     """All results by class.
 
     Attributes:
-        rows: weakest class first.
-        split: test or validation; `rows` are sorted by it.
-        groups: accuracy on the data set's groups of classes, on the images of the confusion matrices.
-        run_ids: the runs that `rows` are the means of.
-        validated: the runs of the validation accuracies: those of the confirmation if `run_ids` are finals.
+        rows: classes, the weakest first.
+        split: split that `rows` are sorted by: test or validation.
+        groups: accuracy by group of classes, on the images of the confusion matrices.
+        run_ids: ids of the runs that `rows` are means over.
+        validated: ids of the runs with the validation accuracies: of the confirmation if `run_ids` are finals.
     """
 
     rows: tuple[ClassAccuracy, ...]

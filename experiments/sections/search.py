@@ -49,10 +49,10 @@ class Architecture:
     best: float  # validation accuracy of its best complete trial
     low: float  # 95 % interval of that, over images
     high: float
-    run_id: str  # of that trial
+    run_id: str  # id of the run of that trial
     complete: int
     tried: int
-    seconds: float | None  # of training that trial, validation included
+    seconds: float | None  # time to train that trial, validation included
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class ParetoFront:
 
     Attributes:
         runs: the columns of `Study.search` and `stage`, with short names for accuracy (validation), flops and model.
-        best: (FLOPs, accuracy) of each complete run that no other beats with less compute.
+        best: pairs (FLOPs, accuracy) of the complete runs that no other beats with less compute.
         champion_flops: mean training FLOPs of the champion's runs.
     """
 

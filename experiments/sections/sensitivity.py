@@ -48,7 +48,7 @@ def tornado(results: Sequence[SensitivityResult], saving: float, least: str) -> 
     """The savings of building with each assumption halved and doubled, the largest effect on top.
 
     Args:
-        least: words that follow the unit, as `_least` has them.
+        least: words after the unit, as `_least` returns them.
     """
     rows = list(reversed(results))
     flips = [f"“{r.becomes}” {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]

@@ -266,8 +266,8 @@ def _labels(
     """A label beside each mark, towards the middle of the figure; no two at one height.
 
     Args:
-        places: of the ways on the axis of costs, in ascending order.
-        heights: of the figure, from bottom to top.
+        places: positions of the ways on the axis of costs, ascending.
+        heights: lowest and highest position, in percent of accuracy.
     """
     low, high = heights
     gap = 0.9 * (high - low) / _HEIGHTS

@@ -21,7 +21,7 @@ def registered(store: Store, name: str | None = None) -> ModelVersion:
     """Return the version with the alias `champion`, and record in MLflow where it is, if the store was moved.
 
     Args:
-        name: of the registered model; None takes the only one.
+        name: name of the registered model; None takes the only one.
 
     Raises:
         StoreError: the store cannot be read or written, has no champion yet, or several.

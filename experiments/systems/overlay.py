@@ -20,9 +20,9 @@ class _Curve:
 
     Attributes:
         split: "train", "val" or "test".
-        series: shares, or mean nats an image.
-        seed: of our run; None: published.
-        end: the accuracy at the end of the schedule alone: a point of ours, or a level that was published.
+        series: accuracies as shares, or losses as mean nats an image.
+        seed: seed of our run; None for a published curve.
+        end: True for the accuracy at the end of the schedule alone: a point of ours, or a published level.
     """
 
     split: str

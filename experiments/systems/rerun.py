@@ -28,13 +28,13 @@ _CONDITIONS = ("device", "cpu", "precision", "kernels", "threads", "torch", "git
 class Rerun:
     """A run that was trained again, beside its record."""
 
-    points: int  # of the training loss, in the record
+    points: int  # points of the training loss on record
     loss_gap: float  # largest difference of the training loss, in nats
-    gap_step: int  # where that is
-    val_accuracy: tuple[float, float] | None  # at the end, on record and now
+    gap_step: int  # step of the largest difference
+    val_accuracy: tuple[float, float] | None  # final accuracy on record, and now
     same_weights: bool | None  # None: the run kept none
-    conditions: tuple[str, ...]  # that differ, as "threads 2, now 1"
-    on_cpu: bool  # now
+    conditions: tuple[str, ...]  # conditions that differ, such as "threads 2, now 1"
+    on_cpu: bool  # True if the second training ran on a CPU
 
     @property
     def identical(self) -> bool:
@@ -68,7 +68,7 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
     """Train the recipe of `run` again, up to the last point on record, with the threads that it had.
 
     Args:
-        cifar10: folder of its files, None for the default one; a user's own pictures come from the cache.
+        cifar10: folder of the CIFAR-10 files, None for the default one; a user's own pictures come from the cache.
 
     Raises:
         UserError: the run trained no recipe of a sweep, or has no points on record; its recipe, its weights or the data

@@ -53,8 +53,8 @@ class AnswerFile:
     """A CSV file of answers of one source, which this process alone adds to.
 
     Attributes:
-        answered: names of the images.
-        usd: the cost of all tries.
+        answered: names of the answered images.
+        usd: cost of all tries in US dollars.
     """
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:

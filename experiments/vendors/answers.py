@@ -28,8 +28,8 @@ class Answer:
     """A row of a file of answers.
 
     Attributes:
-        seconds: that the service took; None: not recorded.
-        usd: that the request cost; None: not recorded.
+        seconds: time that the service took; None if not recorded.
+        usd: cost of the request; None if not recorded.
     """
 
     image: str

@@ -58,9 +58,9 @@ class SpendingLimit:
     """
 
     limit: float
-    usd_input: float  # of a million tokens
+    usd_input: float  # price of a million input tokens
     usd_output: float
-    answer_tokens: int  # of an answer, that the service is asked to keep to
+    answer_tokens: int  # longest answer that the service is asked for
     spent: float = 0.0
     _reserved: float = 0.0
     _running: int = 0  # requests
@@ -79,7 +79,7 @@ class SpendingLimit:
         """Set money aside for a request; waits for those that run where it might be enough once they are settled.
 
         Args:
-            bound: of its input tokens, for the time before any usage is known.
+            bound: upper bound of the input tokens of the request, used until a usage is known.
 
         Raises:
             SpendingLimitError: there is not enough.
@@ -127,9 +127,9 @@ class _FailedTryError(Exception):
     """A try failed, and another may not.
 
     Attributes:
-        after: seconds that the service asks to wait for.
-        sent: the service may have billed the request.
-        unreadable: the reply is no chat completion.
+        after: seconds that the service asks to wait for; None if it does not.
+        sent: True if the service may have billed the request.
+        unreadable: True if the reply is no chat completion.
     """
 
     def __init__(self, reason: str, *, after: float | None = None, sent: bool = True, unreadable: bool = False) -> None:
@@ -146,11 +146,11 @@ class Chat:
     """A service that answers questions about images.
 
     Args:
-        url: of chat completions; https, or a local address.
-        key: "" for a service that needs none.
-        seconds: the longest that one request may take.
-        effort: of a model that reasons, in the service's words; "" leaves it to the service.
-        sleep: waits so many seconds; returns true if no further try is to follow.
+        url: URL of chat completions; https, or a local address.
+        key: API key; "" for a service that needs none.
+        seconds: longest time that one request may take.
+        effort: reasoning effort in the service's words; "" leaves it to the service.
+        sleep: function that waits for a number of seconds, and returns true if no further try is to follow.
 
     Raises:
         VendorError: the address is none that a key may be sent to, or the key is none that can be sent.
