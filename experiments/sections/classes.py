@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -43,7 +43,7 @@ from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
 from sweeps.words import percent
 
-_NUMBERED = 30  # classes, at most, for numbers in the cells of the confusion matrix
+_MOST_SHOWN = 30  # classes in a figure or table; `report.json` has all
 UNEVEN = 0.10  # a gap between the best and the weakest class from which classes are called uneven
 
 
@@ -86,16 +86,28 @@ class Confusion:
         """Number of images, in each run."""
         return sum(self.counts)
 
-    def weakest_pair(self) -> tuple[str, str, float] | None:
-        """(class, class, share of the images of both predicted as each other) of the two with the largest share."""
+    def pairs(self) -> list[tuple[str, str, float]]:
+        """(class, class, share of the images of both predicted as each other), largest share first, none of 0."""
         n, shares = self.counts, self.shares
         pairs = [
-            (-(shares[i][j] * n[i] + shares[j][i] * n[j]) / (n[i] + n[j]), self.classes[i], self.classes[j])
+            (self.classes[i], self.classes[j], (shares[i][j] * n[i] + shares[j][i] * n[j]) / (n[i] + n[j]))
             for i, j in combinations(range(len(self.classes)), 2)
-            if n[i] + n[j]
+            if shares[i][j] or shares[j][i]
         ]
-        share, one, other = min(pairs, default=(0.0, "", ""))
-        return (one, other, -share) if share < 0 else None
+        return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))
+
+    def most_confused(self, count: int) -> Confusion:
+        """The part for at most `count` classes, those of the first pairs; the whole if it has no more."""
+        if len(self.classes) <= count:
+            return self
+        chosen = list(dict.fromkeys(name for pair in self.pairs() for name in pair[:2]))[:count]
+        places = [place for place, name in enumerate(self.classes) if name in chosen]
+        return replace(
+            self,
+            classes=tuple(self.classes[i] for i in places),
+            shares=tuple(tuple(self.shares[i][j] for j in places) for i in places),
+            counts=tuple(self.counts[i] for i in places),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +205,7 @@ def section(facts: Facts) -> Section:
     found = class_results(facts.study)
     blocks: list[Block] = [Missing("Accuracy by class was not measured yet.")]
     if found.rows:
-        figure = _class_figure(found, facts.bar)
+        figure = _class_figure(found, found.rows[:_MOST_SHOWN], facts.bar)
         blocks = [Figure("classes", "Accuracy by class", _class_caption(found, facts.bar), figure)]
         seeds = ", joined with the spread over seeds" if len(found.run_ids) > 1 else ""
         text = f"Intervals are for the {found.split} images (Wilson, 1927{seeds}); classes from the weakest on."
@@ -201,11 +213,7 @@ def section(facts: Facts) -> Section:
     learning: tuple[CitedText, ...] = ()
     if found.confusion:
         learning = (weakest_pair(found.confusion),)
-        text = "Percent of each true class; rows add up to 100, blank is under 0.5."
-        if len(found.confusion.classes) > _NUMBERED:
-            text = "Darker is more often mistaken."
-        caption = CitedText(f"{text} {learning[0].text}", learning[0].sources)
-        blocks.append(Figure("confusion", "Confusion matrix", caption, _confusion_figure(found.confusion)))
+        blocks += _confusion_blocks(found.confusion, learning[0])
     else:
         blocks.append(Missing("There is no confusion matrix yet."))
     recommendation = {
@@ -286,9 +294,10 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
 def weakest_pair(matrix: Confusion) -> CitedText:
     """The two classes that are most often confused with each other."""
     text = f"No image of the {matrix.split} set is taken for another class."
-    if pair := matrix.weakest_pair():
+    if pairs := matrix.pairs():
+        one, other, share = pairs[0]
         text = (
-            f"The weakest pair is {pair[0]} and {pair[1]}: {percent(pair[2], 1)} of the images of the two in the "
+            f"The weakest pair is {one} and {other}: {percent(share, 1)} of the images of the two in the "
             f"{matrix.split} set are taken for the other."
         )
     return CitedText(text, run_sources(*matrix.run_ids))
@@ -301,14 +310,15 @@ def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
         text += "; a line joins validation and test. Validation is of the confirmation, which is shorter than the "
         text += "final and has fewer training images"
     text += "."
+    if len(found.rows) > _MOST_SHOWN:
+        text += f" These are the weakest {_MOST_SHOWN} of {len(found.rows)} classes; report.json has all."
     if found.lowest < bar.target:
         text += f" The dotted line is the target of {short_percent(bar.target)}."
     return CitedText(text, run_sources(*dict.fromkeys((*found.run_ids, *found.validated))))
 
 
-def _class_figure(found: ClassResults, bar: Bar) -> go.Figure:
-    """Accuracy of each class on validation and test images, the weakest at the bottom."""
-    rows = found.rows
+def _class_figure(found: ClassResults, rows: Sequence[ClassAccuracy], bar: Bar) -> go.Figure:
+    """Accuracy of the classes `rows` on validation and test images, the weakest at the bottom."""
     figure = canvas(height=72 + 27 * len(rows), left=room_for([row.name for row in rows], 82))
     intervals = [row.interval for row in rows if row.interval]
     for split, colour, symbol in (("validation", BLUE, "circle-open"), ("test", RUST, "circle")):
@@ -345,7 +355,7 @@ def _table(found: ClassResults) -> Table:
     tested = found.confusion is not None and found.confusion.split == "test"
     grouped, rows = any(row.group for row in found.rows), []
     titles = ("Class", *["Group"] * grouped, "Validation", "Test", "95 % interval")
-    for row in found.rows:
+    for row in found.rows[:_MOST_SHOWN]:
         values = ("not measured" if v is None else percent(v, 1) for v in (row.validation, row.test))
         group = [row.group.removesuffix("s") or "other"] * grouped
         rows.append(Row.of(row.name, *group, *values, span(row.interval, 1) if row.interval else "not known"))
@@ -354,6 +364,18 @@ def _table(found: ClassResults) -> Table:
         means = ("", mean) if tested else (mean, "")
         rows.append(Row.of(f"all {name}", "", *means, span(accuracy), style="sum"))
     return Table(titles, rows, numbers=tuple(range(1 + grouped, len(titles))), style="cards tight")
+
+
+def _confusion_blocks(matrix: Confusion, weakest: CitedText) -> Sequence[Block]:
+    shown = matrix.most_confused(_MOST_SHOWN)
+    text = "Percent of each true class; rows add up to 100, blank is under 0.5."
+    if shown is not matrix:
+        if not shown.classes:
+            return (weakest,)
+        some = f"the {len(shown.classes)} most confused of {len(matrix.classes)} classes"
+        text = f"Percent of each true class, of {some}; blank is under 0.5."
+    caption = CitedText(f"{text} {weakest.text}", weakest.sources)
+    return (Figure("confusion", "Confusion matrix", caption, _confusion_figure(shown)),)
 
 
 def _confusion_figure(matrix: Confusion) -> go.Figure:
@@ -381,7 +403,7 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
         label(f"<b>{whole}</b>" if i == j else str(whole), j, i)  # by place, as names may be numbers
         for i, row in enumerate(percents)
         for j, value in enumerate(row)
-        if count <= _NUMBERED and ((whole := int(value + 0.5)) or i == j)
+        if (whole := int(value + 0.5)) or i == j
     ]
     # Names of classes may be numbers, which plotly would space by their values.
     figure.update_xaxes(title="taken for", type="category", tickangle=-45, showgrid=False)
@@ -403,8 +425,8 @@ def _numbers(found: ClassResults) -> Iterator[Number]:
         yield Number("confusion.images", matrix.images, "images a run", sources)
         for true, shares in zip(matrix.classes, matrix.shares, strict=True):
             for predicted, share in zip(matrix.classes, shares, strict=True):
-                if len(matrix.classes) > _NUMBERED and not share:
+                if len(matrix.classes) > _MOST_SHOWN and not share:
                     continue  # there are too many of them
                 yield Number(f"confusion.{true}.{predicted}", share, "share of the true class", sources)
-        if pair := matrix.weakest_pair():
-            yield Number("confusion.weakest_pair.share", pair[2], f"share of {pair[0]} and {pair[1]}", sources)
+        for one, other, share in matrix.pairs()[:1]:
+            yield Number("confusion.weakest_pair.share", share, f"share of {one} and {other}", sources)

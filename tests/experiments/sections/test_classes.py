@@ -7,11 +7,12 @@ import pytest
 
 from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
-from experiments.pages.blocks import Figure, Missing
+from experiments.pages.blocks import Figure, Missing, Table
+from experiments.pages.text import CitedText
 from experiments.sections import classes
 from experiments.sections.classes import ClassAccuracy, ClassResults, Confusion, section
 from experiments.stats import Estimate, mean_accuracy, wilson
-from tests.experiments.support import figures, known, with_artifacts
+from tests.experiments.support import figures, known, with_artifacts, with_study
 
 
 @pytest.fixture
@@ -31,14 +32,14 @@ def with_weakest(found: ClassResults, accuracy: float, low: float | None = None,
 
 def test_the_weakest_pair_counts_both_directions() -> None:
     confused = matrix((0.8, 0.2, 0.0), (0.0, 0.9, 0.1), (0.0, 0.15, 0.85))
-    pair = known(confused.weakest_pair())
-    assert pair[:2] == ("b", "c")
-    assert pair[2] == pytest.approx(0.125)
+    pairs = confused.pairs()
+    assert [pair[:2] for pair in pairs] == [("b", "c"), ("a", "b")]
+    assert [pair[2] for pair in pairs] == pytest.approx([0.125, 0.1])
     assert "The weakest pair is b and c: 12.5 %" in classes.weakest_pair(confused).text
     perfect = matrix((1.0, 0.0), (0.0, 1.0))
-    assert perfect.weakest_pair() is None
+    assert perfect.pairs() == []
     uneven = replace(confused, classes=("a", "b"), shares=((0.99, 0.01), (0.41, 0.59)), counts=(900, 100))
-    assert known(uneven.weakest_pair())[2] == pytest.approx((9 + 41) / 1000)
+    assert uneven.pairs()[0][2] == pytest.approx((9 + 41) / 1000)
     assert classes.weakest_pair(perfect).text == "No image of the test set is taken for another class."
 
 
@@ -169,14 +170,35 @@ def test_the_confusion_figure_colours_errors_only(demo: Facts) -> None:
     assert right.figure.data[0].zmax == 1, "else no errors at all have the colour of the largest"
 
 
-def test_with_many_classes_the_caption_speaks_of_no_numbers(demo: Facts) -> None:
+def test_of_many_classes_the_most_confused_are_drawn(demo: Facts) -> None:
     few = figures(section(demo))["confusion"]
     assert few.caption.text.startswith("Percent of each true class; rows add up to 100, blank is under 0.5. The weak")
     names = tuple(f"class {number}" for number in range(31))
-    confusions = {run_id: np.eye(31, dtype=np.int64) * 10 for run_id in demo.subject_runs}
+    right = np.eye(31, dtype=np.int64) * 10
+    wrong = right.copy()
+    wrong[7, 30], wrong[3, 7] = 2, 1
+    confusions = dict.fromkeys(demo.subject_runs, wrong)
     many = figures(section(with_artifacts(demo, confusions=confusions, classes=names)))["confusion"]
-    assert many.caption.text == ("Darker is more often mistaken. No image of the test set is taken for another class.")
-    assert not many.figure.layout.annotations
+    assert many.caption.text == (
+        "Percent of each true class, of the 3 most confused of 31 classes; blank is under 0.5. The weakest pair is "
+        "class 7 and class 30: 9.1 % of the images of the two in the test set are taken for the other."
+    )
+    assert list(many.figure.data[0].x) == ["class 3", "class 7", "class 30"]
+    faultless = section(with_artifacts(demo, confusions=dict.fromkeys(confusions, right), classes=names))
+    assert "confusion" not in figures(faultless)
+    assert isinstance(said := faultless.blocks[-1], CitedText)
+    assert said.text == "No image of the test set is taken for another class."
+
+
+def test_of_many_classes_the_weakest_are_listed(demo: Facts) -> None:
+    more = {f"metrics.test_class/class {number}": number / 100 for number in range(31)}
+    made = section(with_study(demo, final=demo.study.final.assign(**more)))
+    figure = figures(made)["classes"]
+    assert list(figure.figure.data[-1].y) == [f"class {number}" for number in range(30)]
+    assert "These are the weakest 30 of 41 classes; report.json has all." in figure.caption.text
+    [table] = [block for block in made.blocks if isinstance(block, Table)]
+    assert [row.cells[0].text for row in table.rows if not row.style] == [f"class {n}" for n in range(30)]
+    assert "class.class 30.test" in {number.name for number in made.numbers}
 
 
 def test_without_a_champion_the_classes_are_those_of_the_validation_images(demo: Facts, unconfirmed: Facts) -> None:
