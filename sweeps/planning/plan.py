@@ -133,9 +133,14 @@ class Plan:
         """Return how many times longer a stage of `runs` long runs takes than with no worker ever idle."""
         if self.shares_cores or not runs:
             return 1.0
-        # Workers on one GPU share it, so that fewer are faster.
-        places = self.workers if self.on_cluster else min(self.workers, max(1, torch.cuda.device_count()))
-        return math.ceil(runs / places) * places / runs
+        return math.ceil(runs / self.at_once) * self.at_once / runs
+
+    @property
+    def at_once(self) -> int:
+        """Workers that train side by side at the measured speed: those on one GPU, or on one core, share it."""
+        if self.on_cluster:
+            return self.workers
+        return min(self.workers, self.cores if self.shares_cores else max(1, torch.cuda.device_count()))
 
     @property
     def shares_cores(self) -> bool:
@@ -154,8 +159,7 @@ class Plan:
     def estimate(self, remaining: int) -> float:
         """Return the seconds that the sweep will take."""
         flops = remaining * self.trial_flops() * self.search_share + self.work_after_search()
-        at_once = min(self.workers, self.cores) if self.shares_cores else self.workers
-        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * at_once)
+        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.at_once)
 
     def _flops(self, budget: Budget) -> float:
         """Training FLOPs of a budget; those of a plain recipe where it is in epochs."""

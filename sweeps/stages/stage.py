@@ -88,8 +88,7 @@ class Sweep:
         """
         if not self.plan.shares_cores:
             return sys.maxsize, None
-        most = min(self.plan.workers, self.plan.cores)
-        at_once = max(count for count in range(1, most + 1) if runs % count == 0)
+        at_once = max(count for count in range(1, self.plan.at_once + 1) if runs % count == 0)
         return at_once, self.plan.cores // at_once
 
     def stage_of(self, name: str, runs: Sequence[SweepRun], flops_after: float = 0.0) -> StageProgress:

@@ -124,6 +124,7 @@ class TestEstimate:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         gpus = replace(plan, hardware=Hardware(torch.device("cuda"), bf16=True), workers=8)
         assert [gpus.stretch(runs) for runs in (1, 2, 3)] == [2, 1, 4 / 3], "workers that share a GPU are one"
+        assert gpus.estimate(50) == replace(gpus, workers=2).estimate(50) < replace(gpus, workers=1).estimate(50)
 
     def test_fixed_epochs_are_costed_by_the_base_recipe(self, plan: Plan) -> None:
         by_epochs = replace(plan, preset=fixed_epochs(2.0))
