@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps.command_line import FAILED
 from sweeps.coordinator import Summary
+from sweeps.lock import LockError
 
 
 @dataclass(slots=True)
@@ -26,6 +27,20 @@ class Notice:
     study: str
     store: Path
     summary: Summary | None = None
+
+    def after(self, run: Callable[[], int]) -> int:
+        """Call `run`, a sweep or an adaptation, send the notice of its end, and return its exit code.
+
+        None is sent if it did not start, because another process runs the study.
+        """
+        try:
+            code = run()
+        except Exception as error:
+            if self.summary is not None or not isinstance(error, LockError):
+                self.send("failed")
+            raise
+        self.send({0: "finished", FAILED: "failed"}.get(code, "interrupted"))
+        return code
 
     def send(self, state: str) -> None:
         """Run the command and wait for it; if it fails, one line on standard error says so.
@@ -50,12 +65,3 @@ class Notice:
         )
         if done.returncode:
             print(f"the command of --notify ended with exit code {done.returncode}: {self.command}", file=sys.stderr)
-
-    @contextlib.contextmanager
-    def of_failure(self) -> Iterator[None]:
-        """Context that sends `failed` if it is left by an error."""
-        try:
-            yield
-        except Exception:
-            self.send("failed")
-            raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import math
 import shlex
 import subprocess
@@ -138,13 +139,14 @@ def _train(
         pictures=pictures,
         notice=Notice(options.notify, plan.study, store.root),
     )
-    if options.adapt_only:
-        return command.adapt()
-    wanted = for_this_data(named, data_set)
-    if options.source is not None:
-        wanted = earlier_recipes(options.source, store, plan) | wanted
-    recipes, notes = affordable(wanted, given, plan.preset.trial, data_set)
-    return command.sweep(engine, recipes, notes)
+    run: Callable[[], int] = command.adapt
+    if not options.adapt_only:
+        wanted = for_this_data(named, data_set)
+        if options.source is not None:
+            wanted = earlier_recipes(options.source, store, plan) | wanted
+        run = functools.partial(command.sweep, engine, *affordable(wanted, given, plan.preset.trial, data_set))
+    store.create()
+    return command.notice.after(run)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,9 +174,8 @@ class _Command:
             recipes: to be tried first.
             notes: lines to print after the plan.
         """
-        self.store.create()
         study, summary = self.plan.study, None
-        with acquire(self.store.lock(study), study), self.notice.of_failure(), SweepConsole() as console:
+        with acquire(self.store.lock(study), study), SweepConsole() as console:
             data = self._data(console)
             tracker = MlflowTracker(self.store, study, say=console.say)
             # Workers take seconds to start: they do so while the databases are opened.
@@ -190,7 +191,7 @@ class _Command:
                 ended = summary is not None and not stopper.asked()
                 lacking = self._close(tracker, study, console.say, ended=ended)
         if summary is None:
-            return self._stopped(stopper)
+            return _stopped(stopper)
         _print_summary(summary, sweep.plan)
         return self._follow_up(summary, tracker, stopper, lacking)
 
@@ -203,11 +204,10 @@ class _Command:
         report = shlex.join(["python", "experiments/compare.py", "--study", self.plan.study, *self.store.as_option()])
         if self.backbone is not None:
             if stopper.asked():
-                return self._stopped(stopper)
+                return _stopped(stopper)
             code = FAILED
             try:
-                with self.notice.of_failure():
-                    code = self.adapt(stopper)
+                code = self.adapt(stopper)
             finally:
                 if code:
                     print(f"the sweep has ended; its report without the adapted network: {report}")
@@ -215,34 +215,28 @@ class _Command:
                 return code
         if lacking:
             print(f"no report yet; once MLflow has everything, this command writes it: {report}")
-            return self._unfinished(stopper)
+            return _unfinished(stopper)
         tested = summary.test_accuracy is not None
         code = FAILED if stopper.asked() else _report(self.plan, self.store, tracker, tested=tested)
         if code:
             if stopper.asked():  # before the report, or while another process wrote it
                 print(f"stopped; the sweep has ended, and this command writes its report: {report}")
-            return self._unfinished(stopper)
-        if self.plan.confirm and not tested:
-            code = FAILED
-        self.notice.send("finished" if code == 0 else "failed")
-        return code
+            return _unfinished(stopper)
+        return FAILED if self.plan.confirm and not tested else 0
 
     def adapt(self, stopper: Stopper | None = None) -> int:
         """Adapt the pretrained network, on all cores; return the exit code.
 
         Args:
-            stopper: of the sweep before, if any, which sends the notices of errors and of success.
+            stopper: of the sweep before, if any.
         """
         assert self.backbone is not None
         plan, store, study, alone = self.plan, self.store, adapted_study(self.plan.study), stopper is None
         try:
-            store.create()
+            store.create()  # again: the sweep may have filled the disk
         except StoreError as error:
-            if alone:
-                raise
-            raise StoreLostError.of(error) from error  # the sweep has filled the disk, for example
-        of_failure = self.notice.of_failure() if alone else contextlib.nullcontext()
-        with acquire(store.lock(study), study), of_failure, SweepConsole() as console:
+            raise StoreLostError.of(error) from error
+        with acquire(store.lock(study), study), SweepConsole() as console:
             set_up_cpu(plan.cores)
             if alone and self.pictures is not None:
                 for note in self.pictures.notes:
@@ -274,15 +268,11 @@ class _Command:
                 ended = result is not None and not stopper.asked()
                 lacking = self._close(tracker, study, console.say, ended=ended)
         if result is None or (lacking and stopper.asked()):
-            return self._stopped(stopper)
+            return _stopped(stopper)
         print("Adapted: " + "\n".join(result.lines()))
         if alone:
             _print_next(plan, study, store, tracker, tested=True)
-        if lacking:
-            return self._unfinished(stopper)
-        if alone:
-            self.notice.send("finished")
-        return 0
+        return _unfinished(stopper) if lacking else 0
 
     def _data(self, console: SweepConsole) -> DataSource:
         if self.pictures is not None:
@@ -340,16 +330,16 @@ class _Command:
         )
         return entries
 
-    def _stopped(self, stopper: Stopper) -> int:
-        """Say that the user stopped the sweep; return the exit code."""
-        print("stopped; the same command resumes the sweep")
-        self.notice.send("interrupted")
-        return 128 + stopper.signal
 
-    def _unfinished(self, stopper: Stopper) -> int:
-        """Send the notice of a command that leaves something to do; return the exit code."""
-        self.notice.send("interrupted" if stopper.asked() else "failed")
-        return 128 + stopper.signal if stopper.asked() else FAILED
+def _stopped(stopper: Stopper) -> int:
+    """Say that the user stopped the sweep; return the exit code."""
+    print("stopped; the same command resumes the sweep")
+    return 128 + stopper.signal
+
+
+def _unfinished(stopper: Stopper) -> int:
+    """Return the exit code of a command that leaves something to do."""
+    return 128 + stopper.signal if stopper.asked() else FAILED
 
 
 def _samples(data: DataSource) -> bytes:

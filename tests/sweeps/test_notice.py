@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from cifar_core.recipe import Recipe
 from sweeps.coordinator import Summary
+from sweeps.lock import LockError
 from sweeps.notice import Notice
 from sweeps.stages.confirmation import Confirmed
 
@@ -37,15 +39,21 @@ def test_it_gets_the_result(tmp_path: Path) -> None:
 
 
 def test_it_gets_only_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="broken"), notice(tmp_path).of_failure():
-        raise ValueError("broken")
+    with pytest.raises(ValueError, match="broken"):
+        notice(tmp_path).after(Mock(side_effect=ValueError("broken")))
     assert set(told(tmp_path / "told")) == {"SWEEP_STATE", "SWEEP_STUDY", "SWEEP_STORE"}
     assert told(tmp_path / "told")["SWEEP_STATE"] == "failed"
 
 
-def test_it_hears_nothing_of_what_goes_well(tmp_path: Path) -> None:
-    with notice(tmp_path).of_failure():
-        pass
+@pytest.mark.parametrize(("code", "state"), [(0, "finished"), (1, "failed"), (130, "interrupted")])
+def test_the_exit_code_decides_the_state(tmp_path: Path, code: int, state: str) -> None:
+    assert notice(tmp_path).after(lambda: code) == code
+    assert told(tmp_path / "told")["SWEEP_STATE"] == state
+
+
+def test_it_hears_nothing_of_what_did_not_start(tmp_path: Path) -> None:
+    with pytest.raises(LockError):
+        notice(tmp_path).after(Mock(side_effect=LockError("it is being run")))
     Notice(None, "s", tmp_path).send("finished")
     assert not (tmp_path / "told").exists()
 
