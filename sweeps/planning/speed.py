@@ -5,21 +5,20 @@ from __future__ import annotations
 import time
 
 import torch
-import torch.nn.functional as F
 
 from cifar_core.budget import step_flops
+from cifar_core.data import Split, Splits
 from cifar_core.data.data_set import DataSet
 from cifar_core.errors import UserError, first_line
 from cifar_core.hardware import Hardware
 from cifar_core.memory import oom_context
-from cifar_core.models import build_model
-from cifar_core.models.layers import draw_from
-from cifar_core.optim import build_optimizers
+from cifar_core.optim import schedule
 from cifar_core.recipe import Recipe
+from cifar_core.training import TrainState, train_step
 
 
 def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
-    """Measure the training FLOPs per second of this process on `hardware`, in three steps on noise.
+    """Measure the training FLOPs per second of this process on `hardware`, in three training steps on random pixels.
 
     Raises:
         OutOfMemory: a batch does not fit into the memory of the device.
@@ -39,23 +38,16 @@ def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> floa
 
 
 def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
-    model = hardware.place(build_model(recipe, data_set=data_set))
-    draw_from(model, torch.Generator(hardware.device))
-    optimizers = build_optimizers(model, recipe, bf16=hardware.bf16)
-    images = torch.rand(recipe.batch_size, 3, data_set.side, data_set.side)
-    images = images.to(hardware.device, memory_format=torch.channels_last)
-    labels = torch.arange(recipe.batch_size, device=hardware.device) % len(data_set.classes)
-    loss = torch.zeros(())
-    for step in range(4):
-        if step == 1:  # after the first step, which sets up kernels
-            loss.item()
-            started = time.perf_counter()
-        with hardware.autocast():
-            loss = F.cross_entropy(model(images).float(), labels)
-        model.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+    images = torch.randint(256, (recipe.batch_size, 3, data_set.side, data_set.side), dtype=torch.uint8)
+    split = Split(images, torch.arange(recipe.batch_size) % len(data_set.classes), data_set)
+    state = TrainState.create(recipe, Splits(split, split), hardware)
+    images, labels = images.to(hardware.device), split.labels.to(hardware.device)
+    values = schedule(recipe, 0.5)
+    loss, _ = train_step(state, images, labels, values)  # which also sets up kernels
+    loss.item()
+    started = time.perf_counter()
+    for _ in range(3):
+        loss, _ = train_step(state, images, labels, values)
     loss.item()
     seconds = time.perf_counter() - started  # before the first count of FLOPs, which takes a while
     return 3 * step_flops(recipe, data_set) / seconds

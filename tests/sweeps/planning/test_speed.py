@@ -45,7 +45,7 @@ def test_a_gpu_that_cannot_train_is_one_line(
     monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception], said: str
 ) -> None:
     cause = RuntimeError("CUDA error: no kernel image is available\nand more")
-    monkeypatch.setattr("sweeps.planning.speed.build_model", Mock(side_effect=cause))
+    monkeypatch.setattr("cifar_core.training.build_model", Mock(side_effect=cause))
     with pytest.raises(error) as raised:
         measure_speed(Recipe(), Hardware(torch.device(kind), bf16=False), CIFAR10)
     assert str(raised.value) == said
