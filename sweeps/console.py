@@ -180,7 +180,7 @@ class _Progress:
 
 def _live_view(view: SweepView, now: float, room: int, *, wide: bool = False) -> RenderableType:
     """Picture of `view` at the time `now`, with at most `room` running trials; with more of each if it is wide."""
-    stage, times = view.stage, clock_time(now - view.began)
+    stage, times = view.stage, clock_time(now - view.start_time)
     if view.seconds_left is not None:
         times += f", {time_left(max(0.0, view.seconds_left - (now - view.at)))}"
     counts = Text.assemble(
@@ -197,8 +197,8 @@ def _live_view(view: SweepView, now: float, room: int, *, wide: bool = False) ->
         parts.append(_trial_table(view.running[:room], now, wide))
     if len(view.running) > room:
         parts.append(Text(f"and {len(view.running) - room} more", style="dim"))
-    if view.waiting:
-        parts.append(Text(waiting_workers(view.waiting), style="dim"))
+    if view.pending_workers:
+        parts.append(Text(waiting_workers(view.pending_workers), style="dim"))
     return Group(*parts)
 
 
@@ -243,7 +243,7 @@ def _trial_table(running: tuple[SweepRun, ...], now: float, wide: bool) -> Table
             *(more if wide else ()),
             f"{run.point.epoch if run.point else 0:.1f}/{recipe.epochs:.1f}",
             ", ".join(map(percent, shown)) or "-",
-            clock_time(now - run.started),
+            clock_time(now - run.start_time),
             *([Text(run.node or "")] if on_nodes else []),
         )
     return table
@@ -259,10 +259,10 @@ def status_line(view: SweepView) -> str:
         f"{stage.ended}/{stage.total} done ({stage.counts['pruned']} pruned, {stage.counts['failed']} failed)",
         f"{len(view.running)} running",
     ]
-    if view.waiting:
-        parts.append(waiting_workers(view.waiting))
+    if view.pending_workers:
+        parts.append(waiting_workers(view.pending_workers))
     if view.best is not None:
         parts.append(f"best {view.best}")
     if view.seconds_left is not None:
         parts.append(time_left(view.seconds_left))
-    return f"[{clock_time(view.at - view.began):>6}] {stage.name}: {', '.join(parts)}"
+    return f"[{clock_time(view.at - view.start_time):>6}] {stage.name}: {', '.join(parts)}"

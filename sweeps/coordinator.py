@@ -88,9 +88,10 @@ class Coordinator:
     stop: Callable[[], bool] = lambda: False
     _running: dict[str, SweepRun] = field(default_factory=dict)
     _again: list[SweepRun] = field(default_factory=list)  # runs to start again, because their workers died
-    _waiting: int = 0  # workers that wait for resources, as last recorded
+    _pending_workers: int = 0  # that wait for resources, as last recorded
     _has_samples: bool = False
     _pausing: bool = False
+    _prune_reasons: dict[str, str] = field(default_factory=dict)  # by key, of runs to prune once they have paused
     _trains: bool = False  # this process has trained something
     _failures: int = 0  # of runs before their first point, since one had a point
     _last_failure: str = ""
@@ -134,7 +135,7 @@ class Coordinator:
                 if total := self.sweep.tracker.total(stage, metric):
                     summary.metrics[f"study/{stage}_{name}"] = total
         complete = started_trials(self.sweep.study) >= self.sweep.plan.trials
-        summary.nothing_left = complete and self.sweep.progress.started == 0
+        summary.nothing_left = complete and self.sweep.progress.runs_started == 0
         return summary
 
     def _open(self) -> None:
@@ -231,7 +232,7 @@ class Coordinator:
         It includes earlier processes, but not those that started no run.
         """
         progress = self.sweep.progress
-        seconds = self._before + (progress.seconds if progress.started else 0.0)
+        seconds = self._before + (progress.seconds if progress.runs_started else 0.0)
         self.sweep.study.set_user_attr("seconds", seconds)
         return seconds
 
@@ -277,20 +278,21 @@ class Coordinator:
 
     def _show(self) -> None:
         """Show the sweep in the terminal, and tell `--status` how many workers wait."""
-        if (waiting := self.executor.waiting) != self._waiting:
-            self._waiting = waiting
-            self.sweep.tracker.tag(STUDY_KEY, waiting=str(waiting))
-        self.sweep.console.update(self.sweep.progress.view(self.sweep.plan.study, self._running.values(), waiting))
+        sweep, pending = self.sweep, self.executor.pending_workers
+        if pending != self._pending_workers:
+            self._pending_workers = pending
+            sweep.tracker.tag(STUDY_KEY, waiting=str(pending))
+        sweep.console.update(sweep.progress.view(sweep.plan.study, self._running.values(), pending))
 
     def _has_room(self, stage: Stage) -> bool:
         return bool(self.executor.free) and len(self._running) < stage.at_once
 
     def _start(self, stage: Stage, run: SweepRun) -> None:
-        run.started = time.monotonic()
+        run.start_time = time.monotonic()
         if isinstance(run.job, TrainJob) and not run.refusal and not self._trains:
             self._trains = True
             self.sweep.tracker.tag(STUDY_KEY, **self._conditions())
-        self.sweep.progress.started += 1
+        self.sweep.progress.runs_started += 1
         stage.start(run)
         if run.refusal:
             self._prune(stage, run, run.refusal)
@@ -308,7 +310,7 @@ class Coordinator:
         while self._running and time.monotonic() < deadline:
             self._handle_events(stage)
         for run in [*self._running.values(), *self._again]:
-            if run.refusal:
+            if run.key in self._prune_reasons:
                 self._prune_paused(stage, run)
             else:
                 stage.interrupt(run)
@@ -325,7 +327,7 @@ class Coordinator:
         if isinstance(event, Log):
             self.sweep.console.say(f"{run.title}: {event.line}")
             return
-        if run.refusal:
+        if run.key in self._prune_reasons:
             self._prune_paused(stage, run)
             return
         if isinstance(event, CheckpointWriteFailed):
@@ -356,7 +358,7 @@ class Coordinator:
     def _continue_or_prune(self, stage: Stage, run: SweepRun, event: Progressed) -> None:
         point = event.point
         if run.point is None:  # it may have resumed from a checkpoint
-            run.begun = max(0.0, point.fraction - 1 / LOSS_POINTS)
+            run.resumed_at = max(0.0, point.fraction - 1 / LOSS_POINTS)
             self._failures = 0
         run.point = point
         self.sweep.tracker.point(run.key, point, system=event.system)
@@ -371,7 +373,8 @@ class Coordinator:
         if point.fraction == 1:
             return
         if self._pausing:  # it gets no answer, and may still write its state
-            run.refusal = reason or ""
+            if reason is not None:
+                self._prune_reasons[run.key] = reason
             return
         self.executor.reply(run.key, go_on=reason is None)
         if reason is not None:
@@ -382,7 +385,7 @@ class Coordinator:
     def _prune_paused(self, stage: Stage, run: SweepRun) -> None:
         """Prune a run that was asked to pause: it needs no state, so that it does not matter how it ended."""
         self._remove(run)
-        self._prune(stage, run, run.refusal)
+        self._prune(stage, run, self._prune_reasons[run.key])
 
     def _prune(self, stage: Stage, run: SweepRun, reason: str) -> None:
         self.sweep.console.say(f"{run.title}: {reason}")

@@ -27,11 +27,11 @@ class SweepRun:
     furthest: int = 0  # step of the last validation of any attempt
     deaths: int = 0  # of workers since then
     point: Progress | None = None
-    begun: float = 0.0  # fraction at which this attempt began
+    resumed_at: float = 0.0  # fraction at which this attempt began
     accuracies: tuple[float, ...] = ()  # of the validations of all attempts, each once
-    started: float = 0.0  # time.monotonic()
+    start_time: float = 0.0  # time.monotonic()
     node: str | None = None  # of a cluster, with its GPU if it has one
-    refusal: str = ""  # why it is not trained, or no further: its network breaks a limit, or it is pruned as it pauses
+    refusal: str = ""  # why it is not trained: its network breaks a limit
     diverged: bool = False  # it ended because its training loss was no longer finite
 
     @property
@@ -55,7 +55,7 @@ class SweepRun:
     @property
     def spent_here(self) -> float:
         """Those of this attempt, without what it resumed from."""
-        return self.spent - self.flops * self.begun if self.point else 0.0
+        return self.spent - self.flops * self.resumed_at if self.point else 0.0
 
     def costs(self) -> dict[str, float]:
         """Return the costs so far as MLflow metrics."""
@@ -81,6 +81,7 @@ class StageProgress:
     flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
     flops_after: float = 0.0  # FLOPs of the later stages, idle workers counted as if they trained
     stretch: float = 1.0  # factor on the time of this stage, because workers are idle while the last runs train
+    validation_varies: bool = True  # the share of validation in the time of a run differs between stages
     counts: Counter[str] = field(default_factory=Counter)  # of runs that have ended: complete, pruned or failed
 
     @property
@@ -96,10 +97,10 @@ class SweepView:
     stage: StageProgress
     running: tuple[SweepRun, ...]
     best: str | None  # the best trial so far, as `words.best_trial` says it
-    began: float  # time.monotonic()
+    start_time: float  # time.monotonic()
     at: float  # likewise, the time of this snapshot
     seconds_left: float | None  # of the whole sweep; None until there is a basis for an estimate
-    waiting: int = 0  # workers that wait for resources
+    pending_workers: int = 0  # that wait for resources
 
 
 @dataclass(slots=True)
@@ -109,8 +110,8 @@ class SweepProgress:
     stage: StageProgress = field(default_factory=lambda: StageProgress("search"))
     best: str | None = None  # the best trial, as `words.best_trial` says it
     best_accuracy: float = -math.inf
-    began: float = field(default_factory=time.monotonic)
-    started: int = 0  # runs
+    start_time: float = field(default_factory=time.monotonic)
+    runs_started: int = 0
     trials: int = 0  # that have ended
     spent: float = 0.0  # training FLOPs of runs that have ended
     trained: float = 0.0  # seconds of training in these runs
@@ -118,7 +119,7 @@ class SweepProgress:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.began
+        return time.monotonic() - self.start_time
 
     def add(self, run: SweepRun) -> None:
         """Add what a run has cost when it leaves its worker."""
@@ -135,17 +136,17 @@ class SweepProgress:
         self.trials += 1
         self.stage.flops_each = (_WEIGHT * expected + self.spent) / (_WEIGHT + self.trials)
 
-    def view(self, study: str, running: Collection[SweepRun], waiting: int = 0) -> SweepView:
-        """Return a snapshot; `waiting` workers wait for resources."""
+    def view(self, study: str, running: Collection[SweepRun], pending_workers: int = 0) -> SweepView:
+        """Return a snapshot."""
         return SweepView(
             study=study,
             stage=replace(self.stage, counts=self.stage.counts.copy()),
             running=tuple(running),
             best=self.best,
-            began=self.began,
+            start_time=self.start_time,
             at=time.monotonic(),
             seconds_left=self._seconds_left(running),
-            waiting=waiting,
+            pending_workers=pending_workers,
         )
 
     def _seconds_left(self, running: Collection[SweepRun]) -> float | None:
@@ -157,11 +158,11 @@ class SweepProgress:
         spent = self.spent + sum(run.spent_here for run in running)
         if not spent or seconds < _SPEED_SECONDS:
             return None
-        waiting = max(0, stage.total - stage.ended - len(running))
-        left = waiting * stage.flops_each + sum(max(0.0, stage.flops_each - run.spent) for run in running)
+        not_started = max(0, stage.total - stage.ended - len(running))
+        left = not_started * stage.flops_each + sum(max(0.0, stage.flops_each - run.spent) for run in running)
         points = [run.point for run in running if run.point is not None]
         trained = self.trained + sum(point.train_seconds for point in points)
         validated = self.validated + sum(point.validation_seconds for point in points)
-        share = 1.0 if stage.name == "labels" else trained / (trained + validated)
+        share = trained / (trained + validated) if stage.validation_varies else 1.0
         in_stage = left * stage.stretch * (1.0 if stage.name == "search" else share)
         return (in_stage + stage.flops_after * share) / (spent / seconds)

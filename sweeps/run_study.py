@@ -300,9 +300,10 @@ class _Command:
         if source is not None:
             study.set_user_attr(SOURCE, source)
         plan = replace(plan, trials=max(plan.trials, started_trials(study)))
-        keeps_checkpoints, rows = engine.checkpoint_rows(store.checkpoint_folder(plan.study))
+        checkpoints = store.checkpoint_folder(plan.study)
+        nodes_without = engine.nodes_without(checkpoints)
         ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-        console.plan({**plan.rows(plan.trials - ended), **rows})
+        console.plan({**plan.rows(plan.trials - ended), **engine.rows(checkpoints, nodes_without)})
         of_pictures = () if self.pictures is None else self.pictures.notes
         for note in (*of_pictures, *notes, *left_out(study, plan.trials)):
             console.say(note)
@@ -315,7 +316,7 @@ class _Command:
             console=console,
             tags=_tags(plan, self.options.gpus_per_trial),
             command=self.text,
-            keeps_checkpoints=keeps_checkpoints,
+            keeps_checkpoints=not nodes_without,
         )
 
     def _close(self, tracker: MlflowTracker, study: str, say: Callable[[str], None], *, ended: bool) -> int:

@@ -200,7 +200,7 @@ class RecordedExecutor:
         return self._workers - len(self._left)
 
     @property
-    def waiting(self) -> int:
+    def pending_workers(self) -> int:
         return 0
 
     def close(self) -> None:

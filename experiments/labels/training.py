@@ -74,7 +74,7 @@ def train_all(runs: Sequence[BuildRun], context: CurveContext) -> int:
     for run in runs:
         if run not in todo:  # an earlier process may have been killed before it deleted them
             Checkpoints(context.store.checkpoints(context.experiment, run.key)).clear()
-    progress = SweepProgress(StageProgress(STAGE, len(todo)))
+    progress = SweepProgress(StageProgress(STAGE, len(todo), validation_varies=False))
     for place, run in enumerate(todo):
         _Training(run, context, progress, sum(later.flops for later in todo[place + 1 :])).train()
     return progress.stage.counts["failed"]
@@ -114,7 +114,7 @@ class _Training:
         name, tags = self.run.name(recipe.model), {**context.tags, **shown.tags}
         numbers = {"labels": self.run.labels, "trial_flops": self.run.flops}
         context.tracker.begin(RunLabel.of_training(shown.key, name, tags, recipe, data_set, **numbers))
-        shown.started = self.progress.began + self.progress.seconds
+        shown.start_time = self.progress.start_time + self.progress.seconds
         waiting = stage.total - stage.ended - 1
         stage.flops_each, stage.flops_after = shown.flops, self.later - waiting * shown.flops
         self._show()

@@ -16,7 +16,7 @@ from sweeps.studies.keys import STUDY_KEY
 from sweeps.studies.settings import ADAPTATION
 from sweeps.studies.study import load_study
 from sweeps.tracking.mlflow_client import connect, runs_of
-from sweeps.tracking.mlflow_queue import waiting
+from sweeps.tracking.mlflow_queue import queued
 from sweeps.words import best_trial, counted, percent, waiting_workers, with_tta
 
 
@@ -31,7 +31,7 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     runs = runs_of(connect(store.tracking_uri), study)
     tested = [run.data.metrics for run in runs if "test/accuracy" in run.data.metrics]
     checkpoints = sorted({path.parent.name for path in store.checkpoint_folder(study).glob("*/*")})
-    queued = waiting(store.queues(study))
+    entries = queued(store.queues(study))
     runner = holder(store.lock(study))
     on_server = store.mlflow_file is None or Store.local(store.storage_url) is None
     rows = {"study": study, **_search(stored, runner, on_server=on_server)}
@@ -51,8 +51,8 @@ def read_status(store: Store, study: str) -> dict[str, str]:
         rows["report"] = str(report)
     if checkpoints:
         rows["checkpoints"] = f"of {', '.join(checkpoints)}"
-    if queued:
-        rows["queue"] = f"{counted(queued, 'entry')} for MLflow"
+    if entries:
+        rows["queue"] = f"{counted(entries, 'entry')} for MLflow"
     return rows
 
 

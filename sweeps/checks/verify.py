@@ -22,7 +22,7 @@ from sweeps.studies.keys import trial_key
 from sweeps.studies.study import REMOVED, find_study, load_study
 from sweeps.tracking.locations import artifact_folder, missing_artifacts
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
-from sweeps.tracking.mlflow_queue import REFUSED, waiting
+from sweeps.tracking.mlflow_queue import REFUSED, queued
 from sweeps.tracking.registry import champions
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.words import counted, shortened
@@ -198,7 +198,7 @@ def _test_set_evaluations(store: Store, study: str, runs: Sequence[Run]) -> Iter
 def _queues(store: Store, study: str) -> Iterator[Finding]:
     """MLflow must have received everything."""
     folder = store.queues(study)
-    if entries := waiting(folder):
+    if entries := queued(folder):
         yield Finding(f"{folder}: MLflow lacks {counted(entries, 'entry')}; --replay sends them")
     for path in sorted(folder.glob(f"*{REFUSED}")):
         yield Finding(f"{path}: MLflow has refused this")

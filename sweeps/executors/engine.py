@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -39,8 +39,11 @@ class Engine(Protocol):
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         """Measure the training FLOPs per second of a run."""
 
-    def checkpoint_rows(self, checkpoints: Path) -> tuple[bool, Mapping[str, str]]:
-        """Return true if all nodes can write to this folder, so that a run resumes on any, and rows for the plan."""
+    def nodes_without(self, checkpoints: Path) -> Sequence[str]:
+        """Return the names of the nodes that cannot write to this folder; if there are none, a run resumes on any."""
+
+    def rows(self, checkpoints: Path, nodes_without: Sequence[str]) -> Mapping[str, str]:
+        """Return rows for the plan."""
 
     def executor(self, data: DataSource, say: Callable[[str], None]) -> Executor:
         """Start the executor."""
@@ -71,8 +74,11 @@ class LocalEngine:
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return measure_speed(recipe, self.hardware, data_set)
 
-    def checkpoint_rows(self, checkpoints: Path) -> tuple[bool, Mapping[str, str]]:
-        return True, {}
+    def nodes_without(self, checkpoints: Path) -> Sequence[str]:
+        return ()
+
+    def rows(self, checkpoints: Path, nodes_without: Sequence[str]) -> Mapping[str, str]:
+        return {}
 
     def executor(self, data: DataSource, say: Callable[[str], None]) -> Executor:
         return LocalExecutor(workers=self.workers, threads=self.threads, hardware=self.hardware, data=data)
@@ -119,7 +125,7 @@ class RayEngine:
                     f"--checkpoints must be a folder that all nodes share, but {', '.join(without)} cannot write to "
                     f"{checkpoints} of this machine"
                 )
-            self.hardware = self._cluster.run(ray_cluster.find_hardware, self._cluster.demand.device, waiting=say)
+            self.hardware = self._cluster.run(ray_cluster.find_hardware, self._cluster.demand.device, say=say)
         except BaseException:
             self.close()
             raise
@@ -129,13 +135,16 @@ class RayEngine:
     def speed(self, recipe: Recipe, data_set: DataSet) -> float:
         return self._cluster.run(measure_speed, recipe, self.hardware, data_set)
 
-    def checkpoint_rows(self, checkpoints: Path) -> tuple[bool, Mapping[str, str]]:
+    def nodes_without(self, checkpoints: Path) -> Sequence[str]:
         checkpoints.mkdir(parents=True, exist_ok=True)
+        return self._cluster.without_checkpoints(checkpoints)
+
+    def rows(self, checkpoints: Path, nodes_without: Sequence[str]) -> Mapping[str, str]:
         lost = f"its trial resumes from its last checkpoint in {checkpoints}, which all nodes share"
-        if without := self._cluster.without_checkpoints(checkpoints):
-            lost = f"its trial starts again, because {shortened(without)} cannot write to {checkpoints} of this "
+        if nodes_without:
+            lost = f"its trial starts again, because {shortened(nodes_without)} cannot write to {checkpoints} of this "
             lost += "machine; --checkpoints DIR names a folder that all nodes share"
-        return not without, {"cluster": self._cluster.describe(), "lost node": lost}
+        return {"cluster": self._cluster.describe(), "lost node": lost}
 
     def executor(self, data: DataSource, say: Callable[[str], None]) -> Executor:
         from sweeps.executors.ray_executor import RayExecutor

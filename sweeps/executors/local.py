@@ -51,7 +51,7 @@ class LocalExecutor:
         return sum(worker.job is None for worker in self._workers)
 
     @property
-    def waiting(self) -> int:
+    def pending_workers(self) -> int:
         return 0
 
     def start(self, job: Job) -> None:

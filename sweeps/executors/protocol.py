@@ -142,7 +142,7 @@ class Executor(Protocol):
         """Number of jobs that can be started now."""
 
     @property
-    def waiting(self) -> int:
+    def pending_workers(self) -> int:
         """Number of workers of a cluster that wait for resources."""
 
     def start(self, job: Job) -> str | None:

@@ -165,12 +165,12 @@ class RayCluster:
             mark.unlink()
 
     def run(
-        self, function: Callable[..., _Answer], *arguments: object, waiting: Callable[[str], None] = lambda line: None
+        self, function: Callable[..., _Answer], *arguments: object, say: Callable[[str], None] = lambda line: None
     ) -> _Answer:
         """Return `function(*arguments)` of a node with the resources of a trial; wait until they are free.
 
         Args:
-            waiting: receives a line if that takes a while.
+            say: receives a line if that takes a while.
 
         Raises:
             UserError: the function raised a `UserError`.
@@ -178,7 +178,7 @@ class RayCluster:
         options = {"num_cpus": self.demand.cpus, "num_gpus": self.demand.gpus}
         task = ray.remote(_naming_the_node).options(**options).remote(function, *arguments)
         if not ray.wait([task], timeout=_PATIENCE_SECONDS)[0]:
-            waiting(f"waiting until a node of the cluster has {self.demand} free")
+            say(f"waiting until a node of the cluster has {self.demand} free")
         try:
             answer: _Answer = ray.get(task)
         except RayTaskError as error:

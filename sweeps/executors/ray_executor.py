@@ -89,7 +89,7 @@ class RayExecutor:
         return sum(worker.free for worker in self._workers)
 
     @property
-    def waiting(self) -> int:
+    def pending_workers(self) -> int:
         asked = sum(worker.node is None for worker in self._workers)
         placed = len(self._workers) - asked
         return min(asked, max(0, min(self._most, self._places) - placed))

@@ -364,8 +364,8 @@ class Adaptation:
 
     def _register(self, result: AdaptedResult) -> None:
         accuracies = {"val": result.val_accuracy, "test": result.test_accuracy, "tta": result.tta_accuracy}
-        numbers = version_tags(self.plan.data_set, self.study, result.trial, self.backbone.name, **accuracies)
-        self.tracker.register(result.key, self.store.weights(self.study, result.key), numbers)
+        tags = version_tags(self.plan.data_set, self.study, result.trial, self.backbone.name, **accuracies)
+        self.tracker.register(result.key, self.store.weights(self.study, result.key), tags)
 
     def _fit(self, images: _Images, labels: Tensor, recipe: HeadRecipe) -> tuple[Head, dict[str, float]]:
         """Fit a head to the first images, those of `labels`; return its costs with those of the features it needs."""

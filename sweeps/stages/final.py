@@ -89,11 +89,11 @@ class ChampionTest(Stage):
         first = self.keys[0]
         test, tta = (tracker.metric(first, f"test/{name}") for name in ("accuracy", "tta_accuracy"))
         of_version = plan.data_set, plan.study, champion.source, champion.recipe.model
-        numbers = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
+        tags = version_tags(*of_version, val=champion.accuracy, test=test, tta=tta)
         for key in self.keys:
             weights = self.sweep.store.weights(plan.study, key)
             if key == first:
-                tracker.register(key, weights, numbers)
+                tracker.register(key, weights, tags)
             else:
                 tracker.log_model(key, weights)
 

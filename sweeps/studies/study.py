@@ -226,11 +226,11 @@ def started_trials(study: optuna.Study) -> int:
 
 def left_out(study: optuna.Study, trials: int) -> Iterator[str]:
     """Yield a line on the recipes that wait and that none of so many trials is left for, if there are such."""
-    waiting = sum(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    needed = started_trials(study) + waiting
-    if waiting and needed > trials:
-        lost = min(waiting, needed - trials)
-        yield f"--trials {trials} leaves out {lost} of the {waiting} queued recipes; --trials {needed} tries all"
+    queued = sum(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+    needed = started_trials(study) + queued
+    if queued and needed > trials:
+        lost = min(queued, needed - trials)
+        yield f"--trials {trials} leaves out {lost} of the {queued} queued recipes; --trials {needed} tries all"
 
 
 def trials_since_best(study: optuna.Study) -> int:

@@ -170,17 +170,17 @@ class MlflowQueue:
         return deque(len(line) for line in lines)
 
 
-def waiting(folder: Path) -> int:
+def queued(folder: Path) -> int:
     """Return the number of entries in the queues in `folder`, without changing them."""
-    return sum(_waiting(path) for path in folder.glob(f"*{SUFFIX}"))
+    return sum(_queued(path) for path in folder.glob(f"*{SUFFIX}"))
 
 
 def unsent(folder: Path) -> int:
     """Return the number of entries in `folder` that wait for MLflow, or that it refused."""
-    return waiting(folder) + sum(_waiting(path) for path in folder.glob(f"*{REFUSED}"))
+    return queued(folder) + sum(_queued(path) for path in folder.glob(f"*{REFUSED}"))
 
 
-def _waiting(path: Path) -> int:
+def _queued(path: Path) -> int:
     content = path.read_bytes()
     return content.count(b"\n", _first_unsent(content))
 

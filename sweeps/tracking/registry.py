@@ -80,30 +80,32 @@ def version_tags(
     return {**facts, "architecture": architecture, **known}
 
 
-def register(uri: str, run_id: str, model: LoggedModel, numbers: Mapping[str, str]) -> None:
+def register(uri: str, run_id: str, model: LoggedModel, tags: Mapping[str, str]) -> None:
     """Register the champion of a study, and move the alias to the best of its data set; again it changes nothing.
 
     The alias names the champion with the best validation accuracy: this one, and the newest version of other studies.
     Among equals it stays where it is.
 
     Args:
-        numbers: the tags of the version.
+        tags: of the version.
     """
     mlflow.set_tracking_uri(uri)  # where the registry looks the model up, whatever its client was given
     client = MlflowClient(uri)
-    name = model_name(numbers["data"], client.get_run(run_id).data.tags["data_sha256"])
+    name = model_name(tags["data"], client.get_run(run_id).data.tags["data_sha256"])
     try:
-        client.create_registered_model(name, description=_describe_all(name, numbers["side"]))
+        client.create_registered_model(name, description=_describe_all(name, tags["side"]))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = _versions(client, name)
     if all(version.source != model.model_uri for version in versions):
-        tags, text = dict(numbers), _describe(numbers, model.tags.get(_ONNX, ""))
-        client.create_model_version(name, model.model_uri, run_id, tags, description=text, model_id=model.model_id)
+        text = _describe(tags, model.tags.get(_ONNX, ""))
+        client.create_model_version(
+            name, model.model_uri, run_id, dict(tags), description=text, model_id=model.model_id
+        )
         versions = _versions(client, name)
     newest = {version.tags.get("study"): version for version in versions}
-    newest[numbers["study"]] = next(version for version in versions if version.source == model.model_uri)
+    newest[tags["study"]] = next(version for version in versions if version.source == model.model_uri)
     served = client.get_registered_model(name).aliases.get(CHAMPION)
     best = max(newest.values(), key=lambda each: (float(each.tags.get("val_accuracy", 0)), each.version == served))
     client.set_registered_model_alias(name, CHAMPION, best.version)
@@ -160,16 +162,16 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return sorted(versions, key=lambda version: int(version.version))
 
 
-def _describe(numbers: Mapping[str, str], onnx: str) -> str:
+def _describe(tags: Mapping[str, str], onnx: str) -> str:
     """Return the origin of a version, its accuracies, and what became of its ONNX form."""
-    said = [f"trial {numbers['trial']} of study {numbers['study']}, {numbers['architecture']}"]
+    said = [f"trial {tags['trial']} of study {tags['study']}, {tags['architecture']}"]
     for name, what in (
         ("test_accuracy", "of the test images"),
         ("tta_accuracy", "with test-time augmentation, which the model does not do"),
         ("val_accuracy", "of the validation images when it was chosen"),
     ):
-        if name in numbers:
-            said.append(f"{100 * float(numbers[name]):.2f} % {what}")
+        if name in tags:
+            said.append(f"{100 * float(tags[name]):.2f} % {what}")
     return "; ".join([*said, onnx] if onnx else said)
 
 

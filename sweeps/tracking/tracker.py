@@ -194,9 +194,9 @@ class MlflowTracker:
         """Log the network with the weights in that file of the store to the run, as a model that MLflow can serve."""
         self._put(key, weights=str(weights))
 
-    def register(self, key: str, weights: Path, numbers: Mapping[str, str]) -> None:
-        """Register the network as a champion in the model registry, with `numbers` as tags; log it first if need be."""
-        self._put(key, weights=str(weights), registered=dict(numbers))
+    def register(self, key: str, weights: Path, tags: Mapping[str, str]) -> None:
+        """Register the network as a champion in the model registry, with `tags`; log it first if need be."""
+        self._put(key, weights=str(weights), registered=dict(tags))
 
     def study_progress(self, best_accuracy: float, step: int) -> None:
         """Add a point to the curve of the study's own run."""

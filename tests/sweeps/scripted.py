@@ -103,7 +103,7 @@ class ScriptedExecutor:
         return 0 if self._late else 2 - len(self._left)
 
     @property
-    def waiting(self) -> int:
+    def pending_workers(self) -> int:
         return self._late
 
     def start(self, job: Job) -> str | None:

@@ -24,7 +24,7 @@ from tests.sweeps.support import point
 def run(title: str, model: str, accuracy: float | None, began: float = 1120.0) -> SweepRun:
     known = () if accuracy is None else (0.1, 0.2, 0.3, 0.4, accuracy)
     job = TrainJob(key=title, recipe=Recipe(model=model, epochs=12.4), schedule=EvalSchedule())
-    return SweepRun(title, job, point=point(1, epoch=10.26), accuracies=known, started=began)
+    return SweepRun(title, job, point=point(1, epoch=10.26), accuracies=known, start_time=began)
 
 
 TRIAL = run("confirm 1/2", "vision_transformer", 0.6131)
@@ -34,7 +34,7 @@ VIEW = SweepView(
     stage=STAGE,
     running=(run("trial 13", "five_conv", None), TRIAL),
     best="62.4 % validation accuracy, trial 12, fast_resnet",
-    began=1000.0,
+    start_time=1000.0,
     at=1192.0,
     seconds_left=540,
 )
@@ -108,7 +108,7 @@ class TestPicture:
         ]
 
     def test_a_cluster(self) -> None:
-        view = replace(VIEW, running=(replace(TRIAL, node="10.0.0.7"),), waiting=3)
+        view = replace(VIEW, running=(replace(TRIAL, node="10.0.0.7"),), pending_workers=3)
         assert picture(view, 80)[-3:] == [
             "running      model                   epoch  accuracy   time  node",
             "confirm 1/2  vision_transformer  10.3/12.4    61.3 %  1m12s  10.0.0.7",

@@ -11,7 +11,7 @@ import pytest
 
 from sweeps.store import Store
 from sweeps.tracking.mlflow_client import connect, runs_of
-from sweeps.tracking.mlflow_queue import waiting
+from sweeps.tracking.mlflow_queue import queued
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import STUDY, outcome, point
 from tests.torture.server import MlflowServer
@@ -56,7 +56,7 @@ def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: Mlflow
     tell(range(31, 36))
     assert tracker.close(1) > 0, "still gone at the end: the queue keeps the rest"
     assert any(line.startswith("MLflow does not answer (") for line in said)
-    assert waiting(store.queues("s")) > 0
+    assert queued(store.queues("s")) > 0
 
     server.start()
     tracker = MlflowTracker(store, "s", say=said.append)
@@ -65,7 +65,7 @@ def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: Mlflow
     tell(range(31, 41))  # an attempt that resumes from a checkpoint repeats some
     tracker.end(TRIAL.key, "complete", outcome=outcome(0.8, files={"confusion.json": b"{}"}))
     assert tracker.close(60) == 0
-    assert waiting(store.queues("s")) == 0
+    assert queued(store.queues("s")) == 0
     client = connect(server.uri)
     [run] = [run for run in runs_of(client, "s") if run.data.tags["key"] == TRIAL.key]
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 41))

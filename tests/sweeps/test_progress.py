@@ -36,8 +36,10 @@ def test_costs_so_far() -> None:
 )
 def test_time_left_is_the_remaining_compute_at_the_speed_so_far(stage: str, in_it: float, later: float) -> None:
     counts = Counter(complete=2, pruned=1)
-    progress = SweepProgress(StageProgress(stage, total=10, flops_each=4e12, flops_after=10e12, counts=counts))
-    progress.began -= 100
+    of_stage = StageProgress(stage, total=10, flops_each=4e12, flops_after=10e12, counts=counts)
+    of_stage.validation_varies = stage != "labels"
+    progress = SweepProgress(of_stage)
+    progress.start_time -= 100
     ended, run = (SweepRun("trial 3", JOB, flops=flops, point=point(2)) for flops in (32e12, 8e12))
     progress.add(ended)
     in_stage = 6 * 4e12 + 2e12  # the one that runs has done 2 of 4 TFLOP that a run takes on average
@@ -47,8 +49,8 @@ def test_time_left_is_the_remaining_compute_at_the_speed_so_far(stage: str, in_i
 
 def test_what_a_run_resumed_from_was_not_computed_here_and_idle_workers_stretch_the_time() -> None:
     progress = SweepProgress(StageProgress("final", total=1, flops_each=8e12, stretch=4.0))
-    progress.began -= 100
-    run = SweepRun("final 0/0", JOB, flops=8e12, point=point(6), begun=0.5)
+    progress.start_time -= 100
+    run = SweepRun("final 0/0", JOB, flops=8e12, point=point(6), resumed_at=0.5)
     assert (run.spent, run.spent_here) == (6e12, 2e12)
     assert progress.view("s", [run]).seconds_left == pytest.approx(2e12 * 0.9 * 4 / (2e12 / 100), rel=0.01)
     progress.add(run)
@@ -57,7 +59,7 @@ def test_what_a_run_resumed_from_was_not_computed_here_and_idle_workers_stretch_
 
 def test_no_estimate_at_first() -> None:
     assert SweepProgress(spent=1e12).view("s", []).seconds_left is None
-    assert SweepProgress(began=time.monotonic() - 100).view("s", []).seconds_left is None
+    assert SweepProgress(start_time=time.monotonic() - 100).view("s", []).seconds_left is None
 
 
 def test_ended_trials_predict_the_next_ones() -> None:

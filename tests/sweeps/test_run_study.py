@@ -209,7 +209,7 @@ class TestPlanOfTheArguments:
         gpus: str,
     ) -> None:
         engine = Mock(hardware=Hardware(torch.device("cuda"), bf16=True), workers=8, threads=1, on_cluster=on_cluster)
-        engine.speed.return_value, engine.checkpoint_rows.return_value = 1e12, (True, {})
+        engine.speed.return_value, engine.nodes_without.return_value, engine.rows.return_value = 1e12, (), {}
         monkeypatch.setattr(run_study, "open_engine", lambda options, device: engine)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")

@@ -173,10 +173,10 @@ def test_the_place_of_a_run_names_its_gpu(nodes: Nodes, cluster: RayCluster) -> 
     cluster.demand = Demand(1.0, 0.5)
     executor = RayExecutor(cluster, most=2, hardware=CPU, data=SYNTHETIC)
     try:
-        assert executor.waiting == 2
+        assert executor.pending_workers == 2
         events_until(executor, lambda event: False, until=lambda: executor.free == 2)
         assert [executor.start(replace(LONG, key=key)) for key in "ab"] == ["node-gpu GPU 0"] * 2
-        assert executor.waiting == 0
+        assert executor.pending_workers == 0
     finally:
         executor.close()
         nodes.started.remove_node(joined)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sweeps.store import StoreError
 from sweeps.tracking import mlflow_queue
-from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, QueueInUseError, waiting
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, QueueInUseError, queued
 from tests.sweeps.support import file_size_limit, write_queue
 
 texts = st.text(max_size=8)
@@ -86,10 +86,10 @@ def test_entries_are_taken_while_others_come(tmp_path: Path) -> None:
     queue = MlflowQueue(path)
     queue.append(FIRST, sync=False)
     queue.append(SECOND, sync=False)
-    assert (len(queue), queue.first(), waiting(tmp_path)) == (2, [FIRST], 2)
+    assert (len(queue), queue.first(), queued(tmp_path)) == (2, [FIRST], 2)
     queue.remove(1)
     queue.append(FIRST, sync=True)
-    assert (len(queue), queue.first(5), waiting(tmp_path)) == (2, [SECOND, FIRST], 2)
+    assert (len(queue), queue.first(5), queued(tmp_path)) == (2, [SECOND, FIRST], 2)
     queue.remove(2)
     assert (len(queue), queue.first(), path.stat().st_size) == (0, [], 0)
     queue.append(SECOND, sync=True)
@@ -134,12 +134,12 @@ def test_a_crash_at_any_moment_loses_nothing_and_what_was_sent_is_known(
                     queue.remove(min(step, len(before)))
             for moment in moments:
                 crashed.write_bytes(moment)
-                left = waiting(crashed.parent)
+                left = queued(crashed.parent)
                 found = content(crashed)
                 assert found in (before, told)
                 assert len(found) == left
             moments.clear()
-            assert waiting(path.parent) == len(told)
+            assert queued(path.parent) == len(told)
     queue.close()
 
 

@@ -14,7 +14,7 @@ from requests import HTTPError, Response
 
 from sweeps.store import StoreError
 from sweeps.tracking import mlflow_sender
-from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, unsent, waiting
+from sweeps.tracking.mlflow_queue import Entry, MlflowQueue, queued, unsent
 from sweeps.tracking.mlflow_sender import MlflowSender
 from tests.sweeps.support import write_queue
 
@@ -111,10 +111,10 @@ def test_what_was_not_sent_is_kept_for_the_next_process(server: Server, tmp_path
     server.down = True
     put(sender, 1, 2)
     assert sender.close(0.05, 0.05) == 2
-    assert waiting(tmp_path) == 2
+    assert queued(tmp_path) == 2
     with pytest.raises(MlflowException):
         server.open(tmp_path)
-    assert waiting(tmp_path) == 2
+    assert queued(tmp_path) == 2
     server.down = False
     sender = server.open(tmp_path)
     put(sender, 3)
@@ -258,7 +258,7 @@ def test_what_was_refused_is_sent_again_by_the_next_process(server: Server, tmp_
         sender.put(Entry(key="trial-1", at=at), sync=True)
     assert sender.close(10, 10) == 2
     assert len(server.said) == 1, "one line a run"
-    assert (waiting(tmp_path), unsent(tmp_path)) == (0, 2)
+    assert (queued(tmp_path), unsent(tmp_path)) == (0, 2)
     assert server.open(tmp_path).close(10, 10) == 2, "still refused"
     assert unsent(tmp_path) == 2
     server.fault = lambda entry: None

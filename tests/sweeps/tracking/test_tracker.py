@@ -19,7 +19,7 @@ from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import Outcome
 from sweeps.store import Store, StoreError
 from sweeps.tracking.figures import metrics_of
-from sweeps.tracking.mlflow_queue import Entry, waiting
+from sweeps.tracking.mlflow_queue import Entry, queued
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import outcome, point, record, write_queue
 
@@ -321,7 +321,7 @@ class TestMlflow:
         blocked.write_bytes(b"")
         with pytest.raises(StoreError, match=r"^the MLflow store must answer, but sqlite:[^\n]* gave: [^\n]*artifacts"):
             MlflowTracker(store, STUDY.name).open_study(STUDY)
-        assert waiting(store.queues(STUDY.name)) == 1
+        assert queued(store.queues(STUDY.name)) == 1
 
         blocked.unlink()
         tracker = MlflowTracker(store, STUDY.name)
