@@ -142,28 +142,21 @@ class Tuning:
         """Read the state in `path`, if there is one; fine-tuning resumes from it, on a CPU with the same bits.
 
         Raises:
-            CheckpointError: the file is damaged, or of another recipe or version; this state is untouched.
+            CheckpointError: the file is damaged, or of another recipe or version; this state may be partly read.
         """
         if not path.exists():
             return
         facts, tensors = read_tensors(path)
         if (found := facts.get("recipe")) != self.recipe.to_dict():
             raise CheckpointError(f"{path}: it must have the recipe {self.recipe.to_dict()}, but has {found}")
-        before = [(part, copy.deepcopy(part.state_dict())) for part in (self.upper, self.head, self.optimizer)]
-        try:
-            with restoring(path):
-                counts, order = {name: facts[name] for name in _COUNTS}, tensors["order"]
-                self.upper.load_state_dict(under("upper.", tensors))
-                self.head.load_state_dict(under("head.", tensors))
-                restore_optimizer(self.optimizer, facts["optimizer"], under("optimizer.", tensors))
-                self.generator.set_state(tensors["generator"])
-        except CheckpointError:
-            for part, values in before:
-                part.load_state_dict(values)
-            raise
-        self.order = order
-        for name, value in counts.items():
-            setattr(self, name, value)
+        with restoring(path):
+            self.upper.load_state_dict(under("upper.", tensors))
+            self.head.load_state_dict(under("head.", tensors))
+            restore_optimizer(self.optimizer, facts["optimizer"], under("optimizer.", tensors))
+            self.generator.set_state(tensors["generator"])
+            self.order = tensors["order"]
+            for name in _COUNTS:
+                setattr(self, name, facts[name])
 
 
 def tune(

@@ -8,6 +8,7 @@ key `trial-NUMBER`, the head on all images `final-TRIAL-0`, the fine-tuned netwo
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import time
@@ -175,6 +176,10 @@ class Adaptation:
         """Folder of the activations and the checkpoint of fine-tuning; removed once the study has finished."""
         return self.store.checkpoints(self.study, "tuning")
 
+    @property
+    def _checkpoint(self) -> Path:
+        return self._folder / "state.safetensors"
+
     def _tuning_ended(self) -> bool:
         """Return true if nothing is left to fine-tune: it is not wanted, has ended, or a head has been tested."""
         states = {self.tracker.state(tuned_key(number)) for number in range(TRIALS)}
@@ -267,7 +272,7 @@ class Adaptation:
         name = f"fine-tuned {self.backbone.name} #{number}"
         self._runs.begin(key, name, tags, recipe, tuning)
         head, costs = self._fit(images, train.labels, recipe)
-        state = Tuning.create(self.backbone, head, tuning, hardware)
+        state = self._resume_tuning(head, tuning)
         if not self._train_tuned(key, state, images):
             return None
         below, weights = images.activations[0].values[len(train) :], self.store.weights(self.study, key)
@@ -280,17 +285,24 @@ class Adaptation:
         self._runs.end(key, name, predictions, costs, artifacts.of_predictions(val, predictions))
         return predictions.accuracy
 
+    def _resume_tuning(self, head: Head, recipe: TuningRecipe) -> Tuning:
+        """Return the state in the checkpoint, or the initial one if there is none that can be used."""
+        create = functools.partial(Tuning.create, self.backbone, head, recipe, self.plan.hardware)
+        state = create()
+        try:
+            state.load(self._checkpoint)
+        except CheckpointError as error:
+            self.console.say(f"{error}; fine-tuning begins again")
+            state = create()  # the other one may have been read in part
+        return state
+
     def _train_tuned(self, key: str, state: Tuning, images: _Images) -> bool:
-        """Fine-tune from the newest checkpoint to the end; return false if the loss was no longer finite.
+        """Fine-tune to the end; return false if the loss was no longer finite.
 
         Raises:
             Interrupted: `stop` returned true.
         """
-        tuning, hardware, path = state.recipe, self.plan.hardware, self._folder / "state.safetensors"
-        try:
-            state.load(path)
-        except CheckpointError as error:
-            self.console.say(f"{error}; fine-tuning begins again")
+        tuning, hardware = state.recipe, self.plan.hardware
         train, val = images.splits.train, images.splits.val
         views = [view.values[: len(train)] for view in images.activations]
         below = images.activations[0].values[len(train) :]
@@ -301,7 +313,7 @@ class Adaptation:
                 self.console.say(f"fine-tuning failed: {reason}")
                 return False
             self.tracker.point(key, point)
-            state.save(path)
+            state.save(self._checkpoint)
             done, total = (round(epochs * len(train)) for epochs in (point.epoch, tuning.epochs))
             self.console.progress(f"fine-tuning {self.backbone.name}", done, total, "images")
             if point.val_accuracy is not None:

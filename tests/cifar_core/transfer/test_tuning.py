@@ -22,7 +22,7 @@ from cifar_core.transfer.backbone import Backbone, FeatureNetwork
 from cifar_core.transfer.features import activations, compute, features
 from cifar_core.transfer.head import HeadRecipe, fit
 from cifar_core.transfer.tuning import Tuning, TuningRecipe, tune, tuning_flops
-from tests.cifar_core.support import FP32, identical, synthetic
+from tests.cifar_core.support import FP32, synthetic
 
 DATA = synthetic(32, 16)
 RECIPE = TuningRecipe(
@@ -81,19 +81,14 @@ def test_a_saved_state_resumes_with_the_same_bits(backbone: Backbone, tmp_path: 
         other.load(path)
 
 
-def test_a_state_of_another_version_changes_nothing(backbone: Backbone, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, epochs=0.5)
-    path, state, fresh, expected = tmp_path / "state.safetensors", *(start(backbone, recipe) for _ in range(3))
-    run(state, backbone)
+def test_a_state_of_another_version_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    path, state = tmp_path / "state.safetensors", start(backbone)
     state.save(path)
     facts, tensors = read_tensors(path)
     for lost in ("head.linear.bias", "order", "generator"):
         write_tensors(path, facts, {name: value for name, value in tensors.items() if name != lost})
         with pytest.raises(CheckpointError, match=r"state\.safetensors: it must be a state of this version, but: "):
-            fresh.load(path)
-        assert identical(weights(fresh), weights(expected))
-    losses = [[point.train_loss for point in run(each, backbone)] for each in (fresh, expected)]
-    assert losses[0] == losses[1]
+            state.load(path)
 
 
 ONE = replace(RECIPE, epochs=0.25, mix_alpha=0.0)  # one step

@@ -12,9 +12,11 @@ from unittest.mock import Mock
 
 import optuna
 import pytest
+import torch
 from torch import Tensor
 
 from cifar_core.budget import Budget
+from cifar_core.checkpoint import read_tensors, write_tensors
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.transfer.adapted import load_network
@@ -217,6 +219,7 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
         with pytest.raises(StudyError, match=rule):
             adapt(store, backbone, fine_tune=True)
     shutil.copytree(store.root, tmp_path / "copy")
+    shutil.copytree(store.root, tmp_path / "damaged")
     assert states(store) == {"study": "interrupted", "trial-0": "complete", "final-0-1": "interrupted"}
     capsys.readouterr()
     result = adapt(store, backbone, fine_tune=True)
@@ -225,6 +228,15 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
     assert (result.tuned, folder.exists()) == (True, False)
     assert adapt(store, backbone, fine_tune=True) == result
     assert adapt(store, backbone) == result  # without fine-tuning now: it is there already
+
+    damaged = Store.locate(tmp_path / "damaged")
+    state = damaged.checkpoints(STUDY, "tuning") / "state.safetensors"
+    facts, tensors = read_tensors(state)
+    tensors = {name: torch.zeros_like(value) for name, value in tensors.items() if name != "generator"}
+    write_tensors(state, facts, tensors)
+    assert adapt(damaged, backbone, fine_tune=True, test=False).tuned_accuracy == result.tuned_accuracy
+    assert "state.safetensors: it must be a state of this version" in (said := capsys.readouterr().out)
+    assert "fine-tuning begins again\n" in said
 
     without = Store.locate(tmp_path / "copy")
     assert not adapt(without, backbone).tuned
