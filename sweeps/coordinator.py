@@ -350,7 +350,7 @@ class Coordinator:
             self._again.append(run)
         else:
             stage.fail(run, event)
-            if run.point is None and not event.reason.startswith("out of memory"):  # which is the fault of its recipe
+            if run.point is None and not event.out_of_memory:  # which is the fault of its recipe
                 self._failures, self._last_failure = self._failures + 1, event.reason
         if not isinstance(event, Paused):
             self._store_seconds()

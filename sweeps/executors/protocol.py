@@ -102,6 +102,7 @@ class Failed:
     reason: str  # one line
     details: str  # traceback, if any
     worker_died: bool = False
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,8 @@ def run_job(job: Job, data: Splits, load_test: Callable[[], Split], hardware: Ha
     except _WriteFailed as error:
         ending = CheckpointWriteFailed(job.key, str(error))
     except Exception as error:
-        ending = Failed(job.key, _reason(error), traceback.format_exc())
+        details = traceback.format_exc()
+        ending = Failed(job.key, _reason(error), details, out_of_memory=is_out_of_memory(error))
     if isinstance(ending, Failed) or hardware.device.type != "cpu":  # workers share a GPU's memory
         release_memory()
     if ending is not None:

@@ -98,7 +98,7 @@ class TestFailures:
         assert sweep.run(confirm=False).trials == {"complete": 4}
 
     def test_recipes_that_need_too_much_memory_do_not_end_the_sweep(self, sweep: Study) -> None:
-        large = Failed("", "out of memory: a batch of 512 images", "")
+        large = Failed("", "a batch of 512 images did not fit", "", out_of_memory=True)
         sweep.refuses = lambda key: replace(large, key=key) if key != "trial-9" else None
         assert sweep.run(trials=10, confirm=False).trials == {"complete": 1, "failed": 9}
 

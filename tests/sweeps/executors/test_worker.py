@@ -473,7 +473,7 @@ class TestErrors:
     ) -> None:
         monkeypatch.setattr(worker, "train", Mock(side_effect=error))
         event = failure(carry_out(JOB, data))
-        assert event.reason == reason
+        assert (event.reason, event.out_of_memory) == (reason, isinstance(error, MemoryError))
         assert str(error) in event.details
 
     def test_an_infinite_rate_diverges(self, data: Splits) -> None:
