@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from cifar_core.errors import UserError
 from cifar_core.models import build_shapes
 from cifar_core.optim import ScheduleValues, build_optimizers, set_schedule
@@ -27,7 +27,7 @@ class Budget:
     flops: float | None  # training FLOPs: forward, backward and optimiser; None: only `max_epochs` counts
     max_epochs: float  # passes over the training images
 
-    def apply(self, recipe: Recipe, train_images: int, data_set: DataSet = CIFAR10) -> Recipe:
+    def apply(self, recipe: Recipe, train_images: int, data_set: DataSet) -> Recipe:
         """Return `recipe` with the epochs that this budget buys on `train_images` images.
 
         Raises:
@@ -42,11 +42,11 @@ class Budget:
             )
         return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
 
-    def steps(self, recipe: Recipe, data_set: DataSet = CIFAR10) -> float:
+    def steps(self, recipe: Recipe, data_set: DataSet) -> float:
         """Return the number of training steps that the budget covers; infinity if it is a number of epochs."""
         return math.inf if self.flops is None else self.flops / step_flops(recipe, data_set)
 
-    def narrow(self, recipe: Recipe, data_set: DataSet = CIFAR10) -> Recipe:
+    def narrow(self, recipe: Recipe, data_set: DataSet) -> Recipe:
         """Halve the width of `recipe`, at most thrice, then its batch, until the budget covers two training steps.
 
         Raises:
@@ -59,7 +59,7 @@ class Budget:
             narrow = _at_batch_size(narrow, max(2, narrow.batch_size // 2))
         return narrow
 
-    def extend(self, recipe: Recipe, train_images: int, data_set: DataSet = CIFAR10) -> Recipe:
+    def extend(self, recipe: Recipe, train_images: int, data_set: DataSet) -> Recipe:
         """Return `recipe`, which was tuned at another length, with the epochs, rate, decay and batch size for this one.
 
         Where norms are reset, the batch size goes with the root of the length: `python -m experiments.accuracy.lengths`
@@ -112,7 +112,7 @@ def _at_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
     return replace(recipe, batch_size=batch_size, learning_rate=rate, weight_decay=decay)
 
 
-def step_flops(recipe: Recipe, data_set: DataSet = CIFAR10) -> int:
+def step_flops(recipe: Recipe, data_set: DataSet) -> int:
     """Return the FLOPs of a training step: matrix products and convolutions, 2 per multiply-add.
 
     They are counted by definition, so they are the same on every machine: a faster algorithm saves time, not FLOPs.

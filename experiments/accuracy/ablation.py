@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from cifar_core.budget import Budget
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
@@ -65,7 +66,7 @@ def _wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
 def recipe_of(variant: str, seed: int) -> Recipe:
     """Return the recipe of a run."""
     recipe = replace(read_recipe("fast94"), val_fraction=FIXED_SPLIT, seed=seed, **VARIANTS[variant])
-    return Budget(flops=BUDGET, max_epochs=100.0).apply(recipe, TRAIN_IMAGES)
+    return Budget(flops=BUDGET, max_epochs=100.0).apply(recipe, TRAIN_IMAGES, CIFAR10)
 
 
 def table(runs: Sequence[TrainingRun]) -> Iterator[str]:

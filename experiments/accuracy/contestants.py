@@ -104,9 +104,9 @@ def our_study(seed: int, budget: SearchBudget, hardware: Hardware, *, starts: bo
             elapsed = (run["end"] - began).total_seconds()
             points.append(BestSoFar(flops=run["spent"], seconds=elapsed, accuracy=run["metrics.val/accuracy"]))
     images = len(real_data().train)
-    final = budget.preset.final.extend(recipe, images)
+    final = budget.preset.final.extend(recipe, images, CIFAR10)
     trained = measure("final", final, hardware)
-    spent = runs["metrics.cost/training_flops"].sum() + step_flops(final) * total_steps(final, images)
+    spent = runs["metrics.cost/training_flops"].sum() + step_flops(final, CIFAR10) * total_steps(final, images)
     points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
     return Found(
         hardware=hardware,
@@ -169,11 +169,11 @@ def optuna_alone(
     while spent + budget.flops / trials <= budget.flops:
         trial = study.ask()
         base = Recipe(seed=derive_seed(seed, trial.number), tta=TTA, epochs=reference_epochs(len(data.train)))
-        recipe = trial_budget.narrow(SPACE.suggest(trial, base))
-        recipe = at_length(recipe, trial_budget.apply(recipe, len(data.train)).epochs)
+        recipe = trial_budget.narrow(SPACE.suggest(trial, base), CIFAR10)
+        recipe = at_length(recipe, trial_budget.apply(recipe, len(data.train), CIFAR10).epochs)
         state = TrainState.create(recipe, data, hardware)
         accuracy = _train(trial, state, data, schedule)
-        spent += step_flops(recipe) * state.step
+        spent += step_flops(recipe, CIFAR10) * state.step
         study.tell(trial, accuracy, TrialState.PRUNED if accuracy is None else TrialState.COMPLETE)
         if accuracy is not None and (not points or accuracy > points[-1].accuracy):
             points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=accuracy))

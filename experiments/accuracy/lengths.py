@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cifar_core.budget import Budget
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
@@ -45,7 +46,7 @@ def recipe_of(budget: int, batch_size: int, multiple: float) -> Recipe:
     base = read_recipe("fast94")
     rate = base.peak_rate * math.sqrt(batch_size / base.batch_size) * multiple
     recipe = replace(base, batch_size=batch_size, learning_rate=rate, val_fraction=FIXED_SPLIT)
-    return Budget(flops=budget * 1e12, max_epochs=100.0).apply(recipe, TRAIN_IMAGES)
+    return Budget(flops=budget * 1e12, max_epochs=100.0).apply(recipe, TRAIN_IMAGES, CIFAR10)
 
 
 def table(runs: Sequence[TrainingRun]) -> Iterator[str]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from cifar_core.budget import step_flops
 from cifar_core.data import Split, Splits
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
 from cifar_core.memory import keep_freed_memory
 from cifar_core.models import conv3x3, fused, winograd
@@ -48,7 +49,7 @@ def bench_trainer(hardware: Hardware) -> Iterator[Line]:
         before = 0.0
         for progress in train(state, data, EvalSchedule(evenly(_ROUNDS + 1))):
             trained, before = progress.train_seconds - before, progress.train_seconds
-            ratio, rate = trained / bare(), steps * step_flops(recipe) / trained
+            ratio, rate = trained / bare(), steps * step_flops(recipe, CIFAR10) / trained
             share = rate / ceiling()
             if progress.step > steps:  # the first round sets up kernels
                 rates.append(rate)

@@ -14,6 +14,7 @@ from optuna.trial import FixedTrial
 
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Splits
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
@@ -38,7 +39,7 @@ def bench_trial(hardware: Hardware) -> Iterator[Line]:
     space, preset = SPACES["full"], PRESETS["quick"]
     for model in space.models:
         recipe = space.suggest(FixedTrial({**space.starts[0], "model": model}), Recipe())
-        recipe = preset.trial.apply(recipe, len(data.train))
+        recipe = preset.trial.apply(recipe, len(data.train), CIFAR10)
         with tempfile.TemporaryDirectory() as folder:
             store = Store.locate(Path(folder))
             store.create()

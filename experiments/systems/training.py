@@ -285,7 +285,7 @@ class _Run:
             kept="best" if self.recipe.keep_best else "last" if self.recipe.average == "none" else "average",
             train_seconds=curve[-1].train_seconds,
             wall_seconds=wall_seconds,
-            training_flops=float(step_flops(self.recipe)) * curve[-1].step,
+            training_flops=float(step_flops(self.recipe, CIFAR10)) * curve[-1].step,
             hardware=Machine(
                 device=self.tags["device"],
                 processor=self.tags["cpu"],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from cifar_core.data import Split
-from cifar_core.data.data_set import CIFAR10, DataSet
+from cifar_core.data.data_set import DataSet
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model, parameter_count
 from cifar_core.recipe import Recipe
@@ -37,7 +37,7 @@ class Limits:
         parts += [f"at most {self.latency:g} ms for one image"] if self.latency is not None else []
         return " and ".join(parts) or "none"
 
-    def excesses(self, recipe: Recipe, hardware: Hardware, data_set: DataSet = CIFAR10) -> Mapping[str, float]:
+    def excesses(self, recipe: Recipe, hardware: Hardware, data_set: DataSet) -> Mapping[str, float]:
         """Return by what share the network of `recipe` exceeds each limit, zero or less where it keeps it."""
         found = {}
         if self.parameters is not None:

@@ -10,6 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from cifar_core.budget import Budget, at_length, step_flops
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.models import MODELS, build_shapes
 from cifar_core.recipe import OPTIMIZERS, Recipe
 from cifar_core.training import total_steps
@@ -35,7 +36,7 @@ def test_step_costs_three_forward_passes_less_the_gradients_of_the_first_layer(
 ) -> None:
     forward = multiply_adds(build_shapes(name, 1.0))
     recipe = Recipe(model=name, batch_size=10, optimizer="sgd")
-    assert step_flops(recipe) == 10 * 2 * (3 * (forward - first) + passes * first)
+    assert step_flops(recipe, CIFAR10) == 10 * 2 * (3 * (forward - first) + passes * first)
 
 
 def test_step_of_five_conv_by_hand() -> None:
@@ -46,7 +47,7 @@ def test_step_of_five_conv_by_hand() -> None:
     ]
     linear = 512 * 1024 + 1024 * 512 + 512 * 10
     recipe = Recipe(model="five_conv", batch_size=1_000, optimizer="sgd")
-    assert step_flops(recipe) == 1_000 * 2 * (3 * (sum(convolutions) + linear) - convolutions[0])
+    assert step_flops(recipe, CIFAR10) == 1_000 * 2 * (3 * (sum(convolutions) + linear) - convolutions[0])
 
 
 def test_step_of_vision_transformer_by_hand() -> None:
@@ -56,15 +57,15 @@ def test_step_of_vision_transformer_by_hand() -> None:
     attention = 2 * patches * patches * size
     forward = embed + 6 * (linear + attention) + size * 10
     recipe = Recipe(model="vision_transformer", batch_size=16, optimizer="sgd")
-    assert step_flops(recipe) == 16 * 2 * (3 * forward - embed)
+    assert step_flops(recipe, CIFAR10) == 16 * 2 * (3 * forward - embed)
 
 
 def test_step_costs_less_where_the_first_layer_is_frozen_sooner_and_more_for_a_better_orthogonalization() -> None:
     recipe = replace(NARROW, optimizer="muon")
-    quarter, half, whole = (step_flops(replace(recipe, freeze_first=share)) for share in (0.25, 0.5, 1.0))
+    quarter, half, whole = (step_flops(replace(recipe, freeze_first=share), CIFAR10) for share in (0.25, 0.5, 1.0))
     assert quarter < half
     assert whole - half == pytest.approx(2 * (half - quarter), rel=1e-6)
-    assert step_flops(replace(recipe, orthogonalization="polar-express")) > whole
+    assert step_flops(replace(recipe, orthogonalization="polar-express"), CIFAR10) > whole
 
 
 @pytest.mark.slow
@@ -72,7 +73,7 @@ def test_step_costs_less_where_the_first_layer_is_frozen_sooner_and_more_for_a_b
 def test_step_costs_in_proportion_to_the_batch(name: str) -> None:
     @functools.cache
     def cost(optimizer: str, batch_size: int) -> int:
-        return step_flops(Recipe(model=name, width=0.5, optimizer=optimizer, batch_size=batch_size))
+        return step_flops(Recipe(model=name, width=0.5, optimizer=optimizer, batch_size=batch_size), CIFAR10)
 
     assert cost("sgd", 128) == cost("adamw", 128) == 2 * cost("sgd", 64)
     # Muon makes its updates orthogonal at a cost that the batch has no part in.
@@ -97,42 +98,42 @@ def test_budget_buys_as_many_whole_steps_as_it_pays_for(
     whole: int, part: float, batch_size: int, train_images: int, optimizer: str
 ) -> None:
     recipe = replace(NARROW, batch_size=batch_size, optimizer=optimizer)
-    budget = Budget(flops=(whole + part) * step_flops(recipe), max_epochs=10_000.0)
-    bought = budget.apply(recipe, train_images)
+    budget = Budget(flops=(whole + part) * step_flops(recipe, CIFAR10), max_epochs=10_000.0)
+    bought = budget.apply(recipe, train_images, CIFAR10)
     assert replace(bought, epochs=recipe.epochs) == recipe
     assert total_steps(bought, train_images) == whole
 
 
 @pytest.mark.parametrize("flops", [1e18, None])
 def test_cap_in_epochs(flops: float | None) -> None:
-    assert Budget(flops=flops, max_epochs=7).apply(NARROW, 45_000) == replace(NARROW, epochs=7.0)
+    assert Budget(flops=flops, max_epochs=7).apply(NARROW, 45_000, CIFAR10) == replace(NARROW, epochs=7.0)
 
 
 def test_a_recipe_is_narrowed_and_then_its_batch_until_the_budget_pays_for_two_steps() -> None:
     wide = Recipe(model="five_conv", width=1.0, batch_size=512)
     for share, width, batch_size in ((2.0, 1.0, 512), (1.0, 0.5, 512), (0.02, 0.125, 256)):
-        budget = Budget(flops=share * step_flops(wide), max_epochs=1)
-        narrow = budget.narrow(wide)
+        budget = Budget(flops=share * step_flops(wide, CIFAR10), max_epochs=1)
+        narrow = budget.narrow(wide, CIFAR10)
         assert (narrow.width, narrow.batch_size) == (width, batch_size)
-        assert budget.steps(narrow) >= 2
+        assert budget.steps(narrow, CIFAR10) >= 2
         assert narrow.peak_rate == pytest.approx(wide.peak_rate * (batch_size / 512) ** 0.5)
 
 
 def test_budget_that_pays_for_less_than_two_steps() -> None:
-    flops = 1.5 * step_flops(NARROW)
-    message = refusal(lambda: Budget(flops=flops, max_epochs=10.0).apply(NARROW, 45_000))
+    flops = 1.5 * step_flops(NARROW, CIFAR10)
+    message = refusal(lambda: Budget(flops=flops, max_epochs=10.0).apply(NARROW, 45_000, CIFAR10))
     covered = f"{flops:.3g} FLOPs cover 1.50 of fast_resnet at batch size 64"
     assert message == f"a budget must cover two training steps, but {covered}"
-    bought = Budget(flops=4 / 3 * flops, max_epochs=10.0).apply(NARROW, 45_000)
+    bought = Budget(flops=4 / 3 * flops, max_epochs=10.0).apply(NARROW, 45_000, CIFAR10)
     assert total_steps(bought, 45_000) == 2
 
 
 @pytest.mark.parametrize("flops", [1e12, 40e12])
 def test_an_extended_run_decays_as_much_over_its_whole_length(flops: float) -> None:
     recipe = Recipe(epochs=2.0, weight_decay=0.03, batch_size=128)
-    longer = Budget(flops=flops, max_epochs=100).extend(recipe, 45_000)
+    longer = Budget(flops=flops, max_epochs=100).extend(recipe, 45_000, CIFAR10)
     assert longer.weight_decay * longer.epochs == pytest.approx(0.06)
-    assert replace(longer, weight_decay=0.03) == Budget(flops=flops, max_epochs=100).apply(recipe, 45_000)
+    assert replace(longer, weight_decay=0.03) == Budget(flops=flops, max_epochs=100).apply(recipe, 45_000, CIFAR10)
 
 
 lengths = st.floats(0.1, 100.0)
@@ -160,7 +161,7 @@ def test_the_batch_of_an_extended_run_grows_with_the_root_of_its_length(
 ) -> None:
     recipe = Recipe(model="airbench", width=0.25, optimizer="muon", reset_norms=True, epochs=1.0)
     recipe = replace(recipe, batch_size=batch_size, learning_rate=0.3)
-    extended = Budget(flops=None, max_epochs=16.0).extend(recipe, images)
+    extended = Budget(flops=None, max_epochs=16.0).extend(recipe, images, CIFAR10)
     assert (extended.batch_size, extended.epochs) == (longer, 16.0)
     assert extended.peak_rate == pytest.approx(0.3 * (longer / batch_size) ** 0.5 * 16**-0.3)
     product = recipe.peak_rate * recipe.weight_decay * longer / batch_size
@@ -170,8 +171,8 @@ def test_the_batch_of_an_extended_run_grows_with_the_root_of_its_length(
 @given(flops=st.floats(2e12, 400e12))
 def test_an_extended_run_keeps_to_its_budget(flops: float) -> None:
     trial = Budget(flops=12e12, max_epochs=100).apply(
-        Recipe(model="airbench", optimizer="muon", reset_norms=True, batch_size=256), 45_000
+        Recipe(model="airbench", optimizer="muon", reset_norms=True, batch_size=256), 45_000, CIFAR10
     )
-    extended = Budget(flops=flops, max_epochs=100).extend(trial, 45_000)
-    spent = total_steps(extended, 45_000) * step_flops(extended)
-    assert flops - step_flops(extended) <= spent <= flops
+    extended = Budget(flops=flops, max_epochs=100).extend(trial, 45_000, CIFAR10)
+    spent = total_steps(extended, 45_000) * step_flops(extended, CIFAR10)
+    assert flops - step_flops(extended, CIFAR10) <= spent <= flops

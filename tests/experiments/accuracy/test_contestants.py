@@ -16,6 +16,7 @@ from optuna.samplers import RandomSampler
 
 from cifar_core.budget import Budget, step_flops
 from cifar_core.data import source
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import Progress, total_steps
@@ -65,7 +66,7 @@ def test_optuna_spends_the_compute_on_trials_of_one_length(monkeypatch: pytest.M
     monkeypatch.setattr(contestants, "TrainState", SimpleNamespace(create=create))
     monkeypatch.setattr(contestants, "train", train)
     monkeypatch.setattr(contestants, "evaluate", lambda model, *_: (None, model / 10))
-    flops = step_flops(SPACE.recipe({"model": "fast_resnet", "optimizer": "sgd", "width": 0.25}, length))
+    flops = step_flops(SPACE.recipe({"model": "fast_resnet", "optimizer": "sgd", "width": 0.25}, length), CIFAR10)
     budget = SearchBudget(
         preset=replace(PRESET, trial=Budget(flops=None, max_epochs=1), final=Budget(flops=64.0 * flops, max_epochs=9))
     )
@@ -108,5 +109,5 @@ def test_our_study_ends_with_the_champion_and_a_long_run_without_the_test_set(
     assert [p.accuracy for p in found.points] == [0.4, 0.5, 0.6, 0.7, 0.9, 0.85], "its own accuracy, if that is lower"
     assert sorted(p.flops for p in found.points) == [p.flops for p in found.points]
     steps = (3 * 32 + 8) + 6 * 64 + 128  # trial 3 is pruned after a quarter
-    assert found.points[-1].flops == steps * step_flops(final)
+    assert found.points[-1].flops == steps * step_flops(final, CIFAR10)
     assert (found.trials, found.recipe, found.tta_accuracy) == (4, final.to_dict(), 0.86)

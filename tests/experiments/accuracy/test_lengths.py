@@ -7,6 +7,7 @@ import re
 import pytest
 
 from cifar_core.budget import step_flops
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipes import read_recipe
 from cifar_core.training import total_steps
 from experiments.accuracy.lengths import RESULTS, recipe_of, table
@@ -18,7 +19,7 @@ def test_the_rate_goes_with_the_root_of_the_batch_size() -> None:
     small, large = recipe_of(60, 250, 1.0), recipe_of(60, 1000, 2.0)
     assert (small.peak_rate, large.peak_rate) == pytest.approx((0.075, 0.3))
     assert read_recipe("fast94").peak_rate == pytest.approx(recipe_of(240, 1000, 1.0).peak_rate)
-    assert total_steps(small, 45_000) * step_flops(small) == pytest.approx(60e12, rel=0.01)
+    assert total_steps(small, 45_000) * step_flops(small, CIFAR10) == pytest.approx(60e12, rel=0.01)
 
 
 def test_the_best_rate_of_the_committed_runs_falls_with_the_length() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cifar_core.budget import step_flops
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.training import total_steps
 from experiments.accuracy.ranking import GROUPS, LENGTHS, NUMBERS, recipe_of, table
 from experiments.accuracy.training_runs import TrainingRun
@@ -17,7 +18,7 @@ def test_a_group_varies_its_own_parameters_and_keeps_them_for_each_length(group:
     for short, long in zip(lengths["8"], lengths["45"], strict=True):
         other = {name for name, value in short.to_dict().items() if long.to_dict()[name] != value}
         assert other <= length_of_run
-        assert total_steps(long, 45_000) * step_flops(long) == pytest.approx(45e12, rel=0.02), "in whole steps"
+        assert total_steps(long, 45_000) * step_flops(long, CIFAR10) == pytest.approx(45e12, rel=0.02), "in whole steps"
     varied = {
         name
         for recipe in lengths["12"]

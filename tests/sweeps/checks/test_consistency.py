@@ -55,9 +55,9 @@ def good(tmp_path_factory: pytest.TempPathFactory, empty_databases: Path) -> Pat
     for number, recipe in enumerate(RECIPES):
         study.add_trial(create_trial(value=0.5, user_attrs={"recipe": recipe.to_dict()}))
         train(tracker, f"trial-{number}", "search", recipe)
-        train(tracker, f"confirm-{number}-0", "confirm", replace(CONFIRM.extend(recipe, 45_000), seed=9))
+        train(tracker, f"confirm-{number}-0", "confirm", replace(CONFIRM.extend(recipe, 45_000, CIFAR10), seed=9))
     study.enqueue_trial({"model": "airbench"})
-    train(tracker, "final-0-0", "final", FINAL.extend(replace(RECIPES[0], val_fraction=0.0), 50_000))
+    train(tracker, "final-0-0", "final", FINAL.extend(replace(RECIPES[0], val_fraction=0.0), 50_000, CIFAR10))
     store.record_test_set_evaluation(study=NAME, key="final-0-0", data_sha256=CIFAR10.sha256)
     tracker.tested("final-0-0", OUTCOME)
     tracker.end_study("finished", {})

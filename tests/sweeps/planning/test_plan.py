@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cifar_core.budget import Budget, step_flops
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule
@@ -128,7 +129,7 @@ class TestEstimate:
 
     def test_fixed_epochs_are_costed_by_the_base_recipe(self, plan: Plan) -> None:
         by_epochs = replace(plan, preset=fixed_epochs(2.0))
-        an_epoch = 45_000 / Recipe().batch_size * step_flops(Recipe())
+        an_epoch = 45_000 / Recipe().batch_size * step_flops(Recipe(), CIFAR10)
         assert by_epochs.trial_flops() == pytest.approx(2 * an_epoch)
         assert by_epochs.confirm_flops() == pytest.approx(4 * 2 * an_epoch)
         assert by_epochs.final_flops() == pytest.approx(2 * an_epoch)

@@ -29,7 +29,7 @@ def extremes() -> dict[Recipe, int]:
         for width in (0.01, 8.0)  # the nearest in the space are its bounds
         for batch in (2, 50_000)
     }
-    return {recipe: step_flops(recipe) for recipe in recipes}
+    return {recipe: step_flops(recipe, CIFAR10) for recipe in recipes}
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -39,7 +39,7 @@ def test_every_draw_gets_equal_compute_and_is_judged_at_four_points(
     budget = preset.trial
     assert budget.flops is not None
     for recipe, flops in extremes.items():
-        paid = budget.apply(recipe, TRAIN_IMAGES)
+        paid = budget.apply(recipe, TRAIN_IMAGES, CIFAR10)
         steps = total_steps(paid, TRAIN_IMAGES)
         assert steps >= 2
         assert steps * flops <= budget.flops * 1.001
@@ -68,7 +68,7 @@ def test_fixed_epochs_are_the_same_for_every_recipe_and_stage(extremes: dict[Rec
     preset = fixed_epochs(2.5)
     assert preset.trial == preset.confirm
     assert "2.5 epochs" in preset.description
-    assert {preset.trial.apply(recipe, TRAIN_IMAGES).epochs for recipe in extremes} == {2.5}
+    assert {preset.trial.apply(recipe, TRAIN_IMAGES, CIFAR10).epochs for recipe in extremes} == {2.5}
 
 
 @pytest.mark.parametrize(

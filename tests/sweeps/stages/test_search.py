@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from cifar_core.budget import Budget, step_flops
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.models import parameter_count
 from cifar_core.recipe import Recipe
 from sweeps.command_line import Interrupted
@@ -91,12 +92,12 @@ class TestSearch:
 
     def test_a_trial_that_the_budget_cannot_pay_for_is_narrowed(self, sweep: Study) -> None:
         recipe = Recipe(model="five_conv", width=0.5, batch_size=16)
-        budget = Budget(flops=1.5 * step_flops(recipe), max_epochs=1)
+        budget = Budget(flops=1.5 * step_flops(recipe, CIFAR10), max_epochs=1)
         sweep.plan = replace(sweep.plan, preset=replace(PRESET, trial=budget))
         sweep.study.enqueue_trial(SPACE.nearest(recipe), user_attrs={"enqueued_recipe": recipe.to_dict()})
         sweep.run(trials=1, confirm=False)
         narrow = replace(recipe, width=0.25)
-        assert sweep.jobs[0].recipe == budget.apply(narrow, TRAIN_IMAGES)
+        assert sweep.jobs[0].recipe == budget.apply(narrow, TRAIN_IMAGES, CIFAR10)
         assert Recipe.from_dict(sweep.trials[0].user_attrs["recipe"]) == sweep.jobs[0].recipe
         line = "trial 0: five_conv at width 0.25, because the budget covers fewer than two training steps at 0.5"
         assert line in sweep.log.getvalue().splitlines()

@@ -126,7 +126,7 @@ class TestSettings:
     def test_a_trial_whose_batch_was_narrowed_resumes(self, storage: BaseStorage, plan: Plan) -> None:
         base = Recipe(epochs=reference_epochs(plan.data_set.train_images))
         recipe = plan.space.recipe(START, base)
-        budget = Budget(flops=1.5 * step_flops(replace(recipe, width=recipe.width / 8)), max_epochs=10)
+        budget = Budget(flops=1.5 * step_flops(replace(recipe, width=recipe.width / 8), CIFAR10), max_epochs=10)
         narrow = budget.narrow(recipe, plan.data_set)
         assert recipe.reset_norms
         assert narrow.batch_size < recipe.batch_size
