@@ -52,7 +52,7 @@ from sweeps.lock import acquire
 from sweeps.planning.speed import measure_speed
 from sweeps.store import Store
 from sweeps.studies.keys import STUDY_KEY
-from sweeps.tracking.locations import DATA_SET
+from sweeps.tracking.artifacts import DATA_SET
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel

@@ -40,7 +40,7 @@ from sweeps.states import ENDED
 from sweeps.store import StoreError
 from sweeps.studies.keys import STUDY_KEY, trial_key
 from sweeps.studies.study import ended_trials, started_trials, trained_trials
-from sweeps.tracking.locations import DATA_SET
+from sweeps.tracking.artifacts import DATA_SET
 from sweeps.tracking.tracker import RunLabel
 from sweeps.words import best_trial, percent
 

@@ -140,7 +140,7 @@ def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str]
     archive = staging / ARCHIVE_NAME
     done, total = 0, None
     with archive.open("wb") as file:
-        for chunk, total in _download(ARCHIVE_URL):
+        for chunk, total in _download():
             done += len(chunk)
             if done > ARCHIVE_MAX_BYTES:
                 raise _SourceError(f"size must be at most {ARCHIVE_MAX_BYTES} bytes, but more came")
@@ -151,10 +151,10 @@ def _from_official_address(directory: Path, staging: Path, wanted: Sequence[str]
     return _members(archive, ARCHIVE_SHA256, wanted)
 
 
-def _download(url: str) -> Iterator[tuple[bytes, int | None]]:
-    """Yield chunks and the total size in bytes (None if the server does not announce it)."""
+def _download() -> Iterator[tuple[bytes, int | None]]:
+    """Yield chunks of the archive and its total size in bytes (None if the server does not announce it)."""
     try:
-        with urllib.request.urlopen(url, timeout=SILENCE_SECONDS) as response:
+        with urllib.request.urlopen(ARCHIVE_URL, timeout=SILENCE_SECONDS) as response:
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None
             while chunk := response.read(CHUNK_BYTES):

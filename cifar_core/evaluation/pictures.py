@@ -24,32 +24,31 @@ _LONGEST_NAME, _ABOVE = 24, 10  # letters of a class, and of one above its colum
 _INK, _RIGHT, _WRONG, _PAPER, _TRACK = "#222222", "#1a7f37", "#c62828", "#ffffff", "#eef1f4"
 
 
-def samples(split: Split, rows: int = 4, columns: int = 8) -> bytes:
-    """Draw the first images of `split` with their classes."""
-    images, labels = split.images[: rows * columns], split.labels[: rows * columns]
-    names = [_shortened(name) for name in split.data_set.classes]
-    return _grid(images, [(names[label], _INK) for label in labels.tolist()], columns)
+def samples(split: Split) -> bytes:
+    """Draw the first 32 images of `split` with their classes."""
+    first, names = split.head(32), [_shortened(name) for name in split.data_set.classes]
+    return _grid(first.images, [(names[label], _INK) for label in first.labels.tolist()], columns=8)
 
 
-def unlabelled(images: Tensor, columns: int = 6) -> bytes:
+def unlabelled(images: Tensor) -> bytes:
     """Draw images (N, 3, H, W) in [0, 1] without captions, for example an augmented batch before normalisation."""
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    return _grid(pixels, [("", _INK)] * len(pixels), columns)
+    return _grid(pixels, [("", _INK)] * len(pixels), columns=6)
 
 
-def confident_mistakes(split: Split, predictions: Predictions, rows: int = 3, columns: int = 6) -> bytes:
-    """Draw the most confident wrong predictions, each titled "predicted (true)"."""
-    return _predicted(split, predictions, predictions.confident_mistakes(rows * columns), columns)
+def confident_mistakes(split: Split, predictions: Predictions) -> bytes:
+    """Draw the 18 most confident wrong predictions, each titled "predicted (true)"."""
+    return _predicted(split, predictions, predictions.confident_mistakes(18), columns=6)
 
 
-def predictions_grid(split: Split, predictions: Predictions, rows: int = 4, columns: int = 5) -> bytes:
-    """Draw the first images of `split`, each titled "predicted (true)" in green if right and red if wrong."""
-    return _predicted(split, predictions, torch.arange(min(rows * columns, len(split))), columns)
+def predictions_grid(split: Split, predictions: Predictions) -> bytes:
+    """Draw the first 20 images of `split`, each titled "predicted (true)" in green if right and red if wrong."""
+    return _predicted(split, predictions, torch.arange(min(20, len(split))), columns=5)
 
 
-def one_prediction(split: Split, predictions: Predictions, index: int) -> bytes:
-    """Draw image `index`, titled as in `predictions_grid`."""
-    return _predicted(split, predictions, torch.tensor([index]), 1, scale=6)
+def first_prediction(split: Split, predictions: Predictions) -> bytes:
+    """Draw the first image, titled as in `predictions_grid`."""
+    return _predicted(split, predictions, torch.tensor([0]), columns=1, scale=6)
 
 
 def class_accuracies(accuracies: Mapping[str, float]) -> bytes:

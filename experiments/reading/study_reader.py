@@ -25,7 +25,8 @@ from experiments.reading.run_table import state_of
 from experiments.reading.study import HttpSpeed, ImageAnswers
 from sweeps.store import Store, StoreError, opening
 from sweeps.studies.keys import STUDY_KEY
-from sweeps.tracking.locations import DATA_SET, artifact_folder, follow_store, missing_artifacts
+from sweeps.tracking.artifacts import DATA_SET, missing_artifacts
+from sweeps.tracking.locations import artifact_folder, follow_store
 from sweeps.tracking.mlflow_client import answering, every_experiment, every_run, open_client
 from sweeps.words import shortened
 

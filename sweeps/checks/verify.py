@@ -20,7 +20,8 @@ from sweeps.states import ENDED, STATE_OF_TRIAL, STATUS_OF_STATE
 from sweeps.store import Store, StoreError, lines_of, parse_evaluation
 from sweeps.studies.keys import trial_key
 from sweeps.studies.study import REMOVED, find_study, load_study
-from sweeps.tracking.locations import artifact_folder, missing_artifacts
+from sweeps.tracking.artifacts import missing_artifacts
+from sweeps.tracking.locations import artifact_folder
 from sweeps.tracking.mlflow_client import connect, model_location, models_of, runs_of
 from sweeps.tracking.mlflow_queue import REFUSED, queued
 from sweeps.tracking.registry import champions

@@ -199,9 +199,25 @@ class Adaptation:
     def _images(self) -> _Images:
         splits = self.data.train_val()
         tunes = not self._tuning_ended() and self._has_room(len(splits.train) + len(splits.val))
-        images = splits.everything().images
-        below = [self._pass("activations", images, view) for view in (False, True)] if tunes else []
-        seen = [self._pass("features", images, view, below[view] if below else None) for view in (False, True)]
+        given = self.backbone, splits.everything().images, self.plan.hardware
+
+        def progress(kind: str, mirrored: bool) -> Callable[[int, int], None]:
+            return self._progress(f"{kind} of the {'mirrored ' if mirrored else ''}images by {self.backbone.name}")
+
+        below = [
+            activations(*given, mirrored=view, cache=self._folder, progress=progress("activations", view))
+            for view in ((False, True) if tunes else ())
+        ]
+        seen = [
+            features(
+                *given,
+                mirrored=view,
+                lower=below[view] if below else None,
+                cache=default_cache(),
+                progress=progress("features", view),
+            )
+            for view in (False, True)
+        ]
         return _Images(splits, seen, below)
 
     def _has_room(self, images: int) -> bool:
@@ -218,13 +234,6 @@ class Adaptation:
             self.console.say(f"{self.backbone.name} is not fine-tuned: {rule}")
             return False
         return True
-
-    def _pass(self, kind: str, images: Tensor, mirrored: bool, lower: Features | None = None) -> Features:
-        what = f"{kind} of the {'mirrored ' if mirrored else ''}images by {self.backbone.name}"
-        given, progress = (self.backbone, images, self.plan.hardware), self._progress(what)
-        if kind == "activations":
-            return activations(*given, mirrored=mirrored, cache=self._folder, progress=progress)
-        return features(*given, mirrored=mirrored, lower=lower, cache=default_cache(), progress=progress)
 
     def _progress(self, what: str) -> Callable[[int, int], None]:
         """Return a function that shows the progress of a pass over images, and ends the study when it is stopped."""

@@ -16,7 +16,7 @@ from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.executors.protocol import Outcome
 from sweeps.stages.adapted_result import backbone_tags, provenance_of
 from sweeps.studies.keys import STUDY_KEY
-from sweeps.tracking.locations import DATA_SET
+from sweeps.tracking.artifacts import DATA_SET
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from sweeps.words import percent

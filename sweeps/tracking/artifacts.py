@@ -7,20 +7,28 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
+from mlflow.entities import Run
 
 from cifar_core.data import Split
 from cifar_core.data.augment import augment
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation import pictures
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.evaluation.serving import Timing
 from cifar_core.models import build_shapes
 from cifar_core.models.summary import model_summary
 from cifar_core.recipe import Recipe
+from sweeps.store import Store
+from sweeps.tracking.locations import artifact_folder
 from sweeps.tracking.weakness import weakness_report
 
 PREDICTIONS = "predictions.csv"
+DATA_SET = "data.json"  # artifact of a study's own run; reproductions, all of CIFAR-10, have none
+# Artifacts that must be there: of a run that trained, of a complete one that was validated, of a test.
+_TRAINED, _VALIDATED, _TESTED = ("recipe.toml",), ("confusion.json",), ("test/confusion.json", "test/predictions.csv")
 _SHOWN = 18  # images in the picture of augmented training images
 
 
@@ -54,7 +62,7 @@ def of_predictions(split: Split, predictions: Predictions) -> dict[str, bytes]:
 def of_test(test: Split, predictions: Predictions) -> dict[str, bytes]:
     """Return the same for the test set, and the first prediction by itself."""
     files = of_predictions(test, predictions)
-    files["pictures/prediction.png"] = pictures.one_prediction(test, predictions, 0)
+    files["pictures/prediction.png"] = pictures.first_prediction(test, predictions)
     files["prediction.json"] = json.dumps(_rows(predictions)[0]).encode()
     return {f"test/{name.rpartition('/')[2]}": content for name, content in files.items()}
 
@@ -71,6 +79,21 @@ def right_answers(predictions: bytes) -> list[bool]:
     """
     rows = csv.DictReader(io.StringIO(predictions.decode(errors="replace").replace("\0", "")))
     return [row["true"] == row["predicted"] for row in rows if row.get("true") and row.get("predicted")]
+
+
+def missing_artifacts(store: Store, run: Run) -> tuple[Path, list[str]] | None:
+    """Return the folder of a run's artifacts and the names of those that it lacks; None if it lacks none."""
+    folder, tags, metrics = artifact_folder(store, run.info.artifact_uri), run.data.tags, run.data.metrics
+    if folder is None:
+        return None
+    expected: tuple[str, ...] = ()
+    if tags.get("stage") == "study":
+        expected = (DATA_SET,) * (tags.get("data_sha256", CIFAR10.sha256) != CIFAR10.sha256)
+    elif run.data.params:
+        validated = tags.get("state") == "complete" and "val/accuracy" in metrics
+        expected = (*_TRAINED, *_VALIDATED * validated, *_TESTED * ("test/accuracy" in metrics))
+    lost = [name for name in expected if not (folder / name).is_file()]
+    return (folder, lost) if lost else None
 
 
 def _augmented(recipe: Recipe, train: Split) -> bytes:

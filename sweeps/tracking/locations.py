@@ -16,9 +16,6 @@ from pathlib import Path
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
-from mlflow.entities import Run
-
-from cifar_core.data.data_set import CIFAR10
 from sweeps.lock import LockError
 from sweeps.store import Store, StoreError
 
@@ -39,9 +36,6 @@ _RECORDED = """
     WHERE artifact_uri LIKE '%/' || run_uuid || '/artifacts'
 """
 _LOCK_SECONDS = 20
-DATA_SET = "data.json"  # artifact of a study's own run; reproductions, all of CIFAR-10, have none
-# Artifacts that must be there: of a run that trained, of a complete one that was validated, of a test.
-_TRAINED, _VALIDATED, _TESTED = ("recipe.toml",), ("confusion.json",), ("test/confusion.json", "test/predictions.csv")
 
 
 def artifact_folder(store: Store, uri: str) -> Path | None:
@@ -54,21 +48,6 @@ def artifact_folder(store: Store, uri: str) -> Path | None:
     match = _ARTIFACTS.fullmatch(uri) if store.holds_mlflow else None
     moved = _moved(store, match["study"]) if match is not None else None
     return _path(uri if match is None or moved is None else moved + match["rest"])
-
-
-def missing_artifacts(store: Store, run: Run) -> tuple[Path, list[str]] | None:
-    """Return the folder of a run's artifacts and the names of those that it lacks; None if it lacks none."""
-    folder, tags, metrics = artifact_folder(store, run.info.artifact_uri), run.data.tags, run.data.metrics
-    if folder is None:
-        return None
-    expected: tuple[str, ...] = ()
-    if tags.get("stage") == "study":
-        expected = (DATA_SET,) * (tags.get("data_sha256", CIFAR10.sha256) != CIFAR10.sha256)
-    elif run.data.params:
-        validated = tags.get("state") == "complete" and "val/accuracy" in metrics
-        expected = (*_TRAINED, *_VALIDATED * validated, *_TESTED * ("test/accuracy" in metrics))
-    lost = [name for name in expected if not (folder / name).is_file()]
-    return (folder, lost) if lost else None
 
 
 def is_new(store: Store) -> bool:

@@ -30,7 +30,7 @@ from experiments.reading.study_reader import StudyReader
 from sweeps.command_line import Interrupted
 from sweeps.lock import acquire
 from sweeps.tracking import artifacts
-from sweeps.tracking.locations import DATA_SET
+from sweeps.tracking.artifacts import DATA_SET
 from sweeps.tracking.tracker import MlflowTracker
 from tests.conftest import Refused
 from tests.experiments.fake_store import Fake

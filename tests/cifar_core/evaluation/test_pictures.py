@@ -69,8 +69,7 @@ def test_artifacts_of_a_trial_fit_in_310_kb() -> None:
 
 def test_first_images_are_shown(split: Split, predictions: Predictions) -> None:
     for png, count in (
-        (pictures.samples(split, rows=2, columns=3), 6),
-        (pictures.predictions_grid(split, predictions, rows=2, columns=3), 6),
+        (pictures.samples(split), 32),
         (pictures.predictions_grid(split, predictions), 20),
     ):
         picture = pixels(png)
@@ -78,9 +77,9 @@ def test_first_images_are_shown(split: Split, predictions: Predictions) -> None:
 
 
 def test_mistakes_are_the_most_confident_ones(split: Split, predictions: Predictions) -> None:
-    picture = pixels(pictures.confident_mistakes(split, predictions, rows=1, columns=4))
-    shown = predictions.confident_mistakes(5).tolist()
-    assert [holds(picture, split.images[index], 3) for index in shown] == [True] * 4 + [False]
+    picture = pixels(pictures.confident_mistakes(split, predictions))
+    shown = predictions.confident_mistakes(19).tolist()
+    assert [holds(picture, split.images[index], 3) for index in shown] == [True] * 18 + [False]
     assert has_colour(picture, RED)
     assert not has_colour(picture, GREEN)
 
@@ -89,11 +88,11 @@ def test_titles_are_green_where_right_and_red_where_wrong(split: Split) -> None:
     right, wrong = (torch.eye(10)[(split.labels + shift) % 10] for shift in (0, 1))
     mixed = torch.cat([right[:1], wrong[1:]])
     for probabilities, colours in ((right, (True, False)), (wrong, (False, True)), (mixed, (True, True))):
-        picture = pixels(pictures.predictions_grid(split, Predictions(probabilities, split.labels), 1, 2))
+        picture = pixels(pictures.predictions_grid(split, Predictions(probabilities, split.labels)))
         assert (has_colour(picture, GREEN), has_colour(picture, RED)) == colours
-    for index, colours in ((0, (True, False)), (1, (False, True))):
-        picture = pixels(pictures.one_prediction(split, Predictions(mixed, split.labels), index))
-        assert holds(picture, split.images[index], 6)
+    for probabilities, colours in ((right, (True, False)), (wrong, (False, True))):
+        picture = pixels(pictures.first_prediction(split, Predictions(probabilities, split.labels)))
+        assert holds(picture, split.images[0], 6)
         assert (has_colour(picture, GREEN), has_colour(picture, RED)) == colours
 
 

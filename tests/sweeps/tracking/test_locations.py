@@ -12,7 +12,8 @@ from mlflow.entities import Run
 
 from sweeps.lock import LockError, acquire
 from sweeps.store import Store
-from sweeps.tracking.locations import artifact_folder, follow_store, missing_artifacts, moved_from, uri_for_mlflow
+from sweeps.tracking.artifacts import missing_artifacts
+from sweeps.tracking.locations import artifact_folder, follow_store, moved_from, uri_for_mlflow
 from sweeps.tracking.mlflow_client import runs_of
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.sweeps.support import STUDY, contents
