@@ -16,7 +16,6 @@ from sweeps.tracking.notes import run_name, study_note
 from sweeps.tracking.views import FINALISTS, TRIALS
 from sweeps.words import percent, with_tta
 
-_CHAMPION = "champion"  # attribute of the Optuna study: the number of a trial
 _REPORT = "report/report.html"
 
 
@@ -36,16 +35,16 @@ class StudyDescription:
         self.test: ChampionTest | None = None
 
     def crown(self, champion: Confirmed) -> None:
-        """Mark the trial of the champion in the list of runs, and no other."""
+        """Mark the trial of the champion in the list of runs, and no other: an earlier one is among the finalists."""
         self._champion = champion
-        study, tracker = self._sweep.study, self._sweep.tracker
-        attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
-        for number in sorted({champion.source, attributes.get(_CHAMPION, champion.source)}):
-            if trial_key(number) not in attributes.get(REMOVED, []):
+        study = self._sweep.study
+        trials, removed = study.get_trials(deepcopy=False), study.user_attrs.get(REMOVED, [])
+        for number in sorted(finalist.source for finalist in self.finalists):
+            if trial_key(number) not in removed:
                 tags = {"stage": "search", "trial": str(number)}
                 name = run_name(tags, Recipe.from_dict(trials[number].user_attrs["recipe"]), trials[number].value)
-                tracker.describe(trial_key(number), name=name + (", champion" if number == champion.source else ""))
-        study.set_user_attr(_CHAMPION, champion.source)
+                mark = ", champion" if number == champion.source else ""
+                self._sweep.tracker.describe(trial_key(number), name=name + mark)
 
     def write(self, state: str) -> None:
         """Record the description, if it has changed; `state` is running, finished or interrupted."""

@@ -41,5 +41,5 @@ def test_a_run_that_was_removed_gets_no_mark(sweep: Study) -> None:
     """MLflow would refuse it, as there is no such run."""
     sweep.study.set_user_attr(REMOVED, ["trial-2"])
     sweep.run(trials=3)
-    assert sweep.study.user_attrs["champion"] == 2
+    assert sweep.tracker.study.tags["champion"] == "2"
     assert "champion" not in sweep.tracker.runs["trial-2"].tags["mlflow.runName"]
