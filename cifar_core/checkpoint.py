@@ -126,7 +126,7 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
 
 @contextlib.contextmanager
 def restoring(path: Path) -> Iterator[None]:
-    """Context in which the state in `path` is put back.
+    """Context for restoring the state in `path`.
 
     Raises:
         CheckpointError: it does not fit, as it is of another version.

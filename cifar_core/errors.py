@@ -26,10 +26,10 @@ def first_line(error: object) -> str:
 
 
 def cause(error: object) -> str:
-    """Return the first line of an error's message; of an `OSError` without the path, which its reporter names."""
+    """Return the first line of an error's message; for an `OSError` without the path, which callers add."""
     return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
 
 
 def printable(text: object) -> str:
-    """Return it as text, in which characters that break a line or that a terminal obeys are escaped."""
+    """Return `text` with escapes for characters that break a line or control a terminal."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))

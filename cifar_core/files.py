@@ -42,7 +42,7 @@ def read_text(path: Path) -> str:
 
 
 def read_small_text(path: Path, kind: str) -> str:
-    """Read a text file of a person, as `read_text` does; `kind` names it in messages, such as "recipe".
+    """Read a text file that a user wrote, as `read_text` does; `kind` names it in messages, such as "recipe".
 
     Raises:
         UserError: it cannot be read, is not text, or has more than 100,000 bytes.

@@ -95,7 +95,7 @@ class Hardware:
         return _cpu_name()
 
     def instruction_set(self) -> str:
-        """Return the widest vector instructions of a CPU that torch uses, such as "AVX512-bf16, AMX"; "" of others."""
+        """Return the widest vector instructions of a CPU that torch uses, such as "AVX512-bf16, AMX"; "" for others."""
         if self.device.type != "cpu":
             return ""
         extensions = {"AVX512-bf16": native_bf16("cpu"), "AMX": has_amx()}

@@ -56,7 +56,7 @@ class StoreLostError(UserError):
 
     @classmethod
     def of(cls, error: Exception) -> StoreLostError:
-        """Return it with the message of an error of ours, or with the cause of one of Optuna's, which says more."""
+        """Return the error with the message of `error` or, if that is Optuna's, of its cause, which says more."""
         return cls(first_line(error.__cause__ or error) if isinstance(error, StorageInternalError) else str(error))
 
 
@@ -195,7 +195,7 @@ class Coordinator:
         self._description.test = test
 
     def _recall(self, summary: Summary) -> None:
-        """Read which champion an earlier command has tested; --no-confirm chooses none and changes nothing of it."""
+        """Load the champion that an earlier command tested, as --no-confirm chooses no other."""
         sweep = self.sweep
         decided = sweep.study.user_attrs.get(DECISION, {}).get("champion")
         finalists = list(Confirmation(sweep).results())
@@ -383,7 +383,7 @@ class Coordinator:
             self._store_seconds()
 
     def _prune_paused(self, stage: Stage, run: SweepRun) -> None:
-        """Prune a run that was asked to pause: it needs no state, so that it does not matter how it ended."""
+        """Prune a run that was asked to pause: it needs no state, so it does not matter how it ended."""
         self._remove(run)
         self._prune(stage, run, self._prune_reasons[run.key])
 

@@ -103,7 +103,7 @@ def _open(path: Path, mode: str) -> IO[str]:
 
 
 def _locked(file: IO[str], kind: int, seconds: float = 0.0) -> bool:
-    """Lock a file; return false if another process still holds it after so many seconds."""
+    """Lock a file; return false if another process still holds it after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -19,8 +19,8 @@ class Notice:
     """Runs a shell command with the result of a study in its environment.
 
     Args:
-        command: None: there is none to run.
-        summary: of the sweep, once it has ended.
+        command: the shell command, if any.
+        summary: result of the sweep, once it has ended.
     """
 
     command: str | None

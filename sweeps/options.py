@@ -344,7 +344,7 @@ def image_source(options: argparse.Namespace) -> ImageSource | None:
 
 
 def name_places(options: argparse.Namespace) -> str:
-    """Return the options of files and databases for a command that a report prints, which does not tell where they are.
+    """Return those of the options in `PLACES` that were given, for the commands that a report prints.
 
     Those of the store and the pictures are left out: a study tells whether its command had them.
     """
@@ -366,7 +366,7 @@ def find_backbone(options: argparse.Namespace) -> Backbone | None:
 
 
 def public_command(arguments: Sequence[str]) -> str:
-    """Return the command without what may hold a password: the command to notify. `server_url` admits none in URLs."""
+    """Return the command line without --notify, which may hold a password; `server_url` refuses those in URLs."""
     kept = list(arguments)
     for place in reversed(range(len(kept))):
         option, equals, _ = kept[place].partition("=")

@@ -54,7 +54,7 @@ class SweepRun:
 
     @property
     def spent_here(self) -> float:
-        """Those of this attempt, without what it resumed from."""
+        """Training FLOPs of this attempt, without those of the checkpoint that it resumed from."""
         return self.spent - self.flops * self.resumed_at if self.point else 0.0
 
     def costs(self) -> dict[str, float]:

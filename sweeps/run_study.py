@@ -154,8 +154,8 @@ class _Command:
     """A sweep, an adaptation, or one after the other.
 
     Args:
-        text: of the command, without passwords.
-        backbone: to be adapted, if any.
+        text: the command line, without passwords.
+        backbone: pretrained network to adapt, if any.
         pictures: the user's own, if any; otherwise the images are CIFAR-10.
     """
 
@@ -171,7 +171,7 @@ class _Command:
         """Run the sweep, adapt the pretrained network if there is one, and write the report.
 
         Args:
-            recipes: to be tried first.
+            recipes: recipes to try first.
             notes: lines to print after the plan.
         """
         study, summary = self.plan.study, None
@@ -199,7 +199,7 @@ class _Command:
         """Adapt the pretrained network if there is one, and write the report; return the exit code.
 
         Args:
-            lacking: entries of the sweep that MLflow lacks.
+            lacking: number of entries of the sweep that MLflow lacks.
         """
         report = shlex.join(["python", "experiments/compare.py", "--study", self.plan.study, *self.store.as_option()])
         if self.backbone is not None:
@@ -228,7 +228,7 @@ class _Command:
         """Adapt the pretrained network, on all cores; return the exit code.
 
         Args:
-            stopper: of the sweep before, if any.
+            stopper: the one of the sweep before it, if any.
         """
         assert self.backbone is not None
         plan, store, study, alone = self.plan, self.store, adapted_study(self.plan.study), stopper is None

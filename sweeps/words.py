@@ -17,7 +17,7 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def rounded(number: float, figures: int = 3) -> str:
-    """Return a number in so many figures, never with an exponent from 1 up: `1,230`, `12.3` or `0.412`."""
+    """Return a number with `figures` significant digits, without an exponent from 1 up: `1,230`, `12.3` or `0.412`."""
     text = f"{number:.{figures}g}"
     return f"{float(text):,.0f}" if abs(float(text)) >= 10 ** (figures - 1) else text
 

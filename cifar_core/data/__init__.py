@@ -74,7 +74,7 @@ class Splits:
     val: Split
 
     def everything(self) -> Split:
-        """Return the images of both."""
+        """Return the training and validation images together."""
         images = torch.cat([self.train.images, self.val.images])
         labels = torch.cat([self.train.labels, self.val.labels])
         return replace(self.train, images=images, labels=labels)
@@ -114,7 +114,7 @@ def hold_out(everything: Split, fraction: float, seed: int) -> Splits:
 def nested_places(labels: Tensor, count: int, seed: int) -> Tensor:
     """Draw the places of `count` images with about the same shares of the classes as the whole.
 
-    With the same seed, those of a smaller share are the first of a larger one; they are the same on every machine.
+    With the same seed, a smaller draw is the beginning of a larger one, on every machine.
     """
     shuffled = _shuffled(len(labels), seed)
     order = alternating(labels.numpy()[shuffled].tolist())

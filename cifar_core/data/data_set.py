@@ -21,7 +21,7 @@ class DataSet:
     Attributes:
         classes: names of the classes; a label is a place in them.
         side: pixels of an image, in x and in y.
-        mean, std: of each channel, over all images but those for the test, scaled to [0, 1].
+        mean, std: mean and standard deviation of each channel in [0, 1], over all images but those for the test.
         sha256: identifies the content.
         train_images, val_images, test_images: sizes of the splits.
         groups: names of groups of classes, and their members; the groups are disjoint.
@@ -64,7 +64,7 @@ class DataSet:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Create it from the content of a JSON file, which has lists for tuples.
+        """Create a data set from the content of a JSON file, where tuples are lists.
 
         Raises:
             TypeError: fields are missing, or unknown, or hold what no data set has.

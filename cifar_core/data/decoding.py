@@ -20,7 +20,7 @@ from cifar_core.machine import usable_cores
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """Pictures and, at the same places, what their files hold.
+    """Decoded pictures, with the hash and the original size of each.
 
     Attributes:
         images: uint8 (N, side, side, 3).
@@ -49,7 +49,7 @@ def decode(
     """Decode pictures to `side` x `side` pixels, on all cores; see `read_image` for how.
 
     Args:
-        progress: called with the bytes of the files that are done, and of all.
+        progress: called with the bytes of the files that are done, and their total.
 
     Returns:
         the pictures that could be read, and a line for each that could not.
@@ -93,7 +93,7 @@ def _decode(path: Path, side: int) -> tuple[Bytes, str, tuple[int, int]] | str:
 
 
 def status(path: Path) -> os.stat_result:
-    """Return the status of a file; that of the link itself where it leads nowhere, or in a circle.
+    """Return the status of a file; for a broken or circular link, that of the link itself.
 
     Raises:
         DataError: it cannot be looked up.

@@ -34,9 +34,9 @@ def content_of(images: Bytes, hashes: Sequence[str]) -> list[str]:
 
 
 def near_duplicates(images: Bytes, contents: Sequence[str], splits: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the pairs of pictures in different splits that differ, but hardly: a copy in another format or quality.
+    """Return the pairs of nearly equal pictures in different splits, as copies in another format or quality are.
 
-    They are compared at 8 x 8 pixels, where a quarter of their difference hash is equal (N. Krawetz, "Kind of like
+    Pictures are compared at 8 x 8 pixels if a quarter of their difference hashes is equal (N. Krawetz, "Kind of like
     that", 2013).
     """
     small = _reduced(images, 8)
@@ -50,14 +50,14 @@ def near_duplicates(images: Bytes, contents: Sequence[str], splits: Sequence[str
 
 
 def _fingerprints(images: Bytes) -> npt.NDArray[np.uint16]:
-    """Return difference hashes in four bands of 16 bits (N, 4): at 8 x 8 places, is it darker to the right?"""
+    """Return difference hashes (N, 4) in bands of 16 bits, each set where a picture is darker to the right."""
     grey = _reduced(images, 9).mean(1)
     bits = (grey[:, :, 1:] < grey[:, :, :-1]).reshape(len(images), -1)
     return np.packbits(bits, axis=1).view(np.uint16)
 
 
 def _reduced(images: Bytes, columns: int) -> npt.NDArray[np.float32]:
-    """Return the mean colours in 8 rows of so many columns (N, 3, 8, columns)."""
+    """Return the mean colours in a grid of 8 rows: (N, 3, 8, columns)."""
     parts = [
         F.adaptive_avg_pool2d(torch.from_numpy(part).permute(0, 3, 1, 2).float(), (8, columns)).numpy()
         for part in np.array_split(images, -(-len(images) // 1000))  # of all at once the floats would fill the memory
@@ -66,7 +66,7 @@ def _reduced(images: Bytes, columns: int) -> npt.NDArray[np.float32]:
 
 
 def _equal(values: npt.NDArray[np.uint16]) -> Iterator[list[int]]:
-    """Yield the places of each value that is there more than once, but not too often."""
+    """Yield the indices of each value that occurs more than once, but at most `_CANDIDATES` times."""
     places: dict[int, list[int]] = defaultdict(list)
     for place, value in enumerate(values.tolist()):
         places[value].append(place)

@@ -92,7 +92,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _draft(file: Image.Image, side: int) -> float:
-    """Have a JPEG reduced while it is decoded.
+    """Make Pillow reduce a JPEG while it decodes it.
 
     Returns:
         the bytes that the decoded picture takes.

@@ -165,7 +165,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and in those inside, but hidden ones and those that Windows puts there.
+    """Yield the files in a folder and its subfolders, except hidden ones and those that Windows creates.
 
     Raises:
         OSError: a folder cannot be read.

@@ -35,7 +35,7 @@ class ImageSource:
     """Pictures that a user names.
 
     Attributes:
-        folder: of the pictures, in one of the layouts of `find_pictures`.
+        folder: folder of the pictures, in one of the layouts of `find_pictures`.
         labels: a CSV file with the columns path and label.
         side: pixels of the images to make, one of `SIDES`.
         skip_unreadable: leave out files that are no pictures, in place of an error.
@@ -48,7 +48,7 @@ class ImageSource:
 
     @property
     def name(self) -> str:
-        """The name of the data set: that of the folder, in which "_" stands for what cannot be printed or encoded."""
+        """Name of the data set: that of the folder, with "_" for characters that cannot be printed or encoded."""
         name = "".join(letter if letter.isprintable() else "_" for letter in self.folder.resolve().name)
         return name.strip(" .") or "images"
 
@@ -64,7 +64,7 @@ def prepare(source: ImageSource, progress: Callable[[str, int, int | None], None
     """Return the data set of a folder. Its pictures are decoded only if a file is new or has changed.
 
     Args:
-        progress: called with a description, and how many bytes of how many are done.
+        progress: called with a description, the bytes done, and their total.
 
     Raises:
         DataError: the folder is no data set, a file is no picture, or the cache cannot be written to.
@@ -168,9 +168,9 @@ def _content(source: ImageSource, layout: Layout, decoded: Decoded, places: dict
 
 
 def _without_copies(decoded: Decoded, contents: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Return the places of pictures to keep, and of copies in a split before that of the same picture.
+    """Return the indices of the pictures to keep, and of copies of pictures that are also in a later split.
 
-    A picture that is in test/ and in train/ would be learned by heart: it stays in test/.
+    A picture in both train/ and test/ would be memorised, so it stays in test/ only.
     """
     last: dict[str, int] = {}
     for picture, content in zip(decoded.pictures, contents, strict=True):

@@ -29,7 +29,7 @@ class CachedPictures:
 
     Attributes:
         notes: lines for people about what was found.
-        folder: of its arrays.
+        folder: folder of its arrays.
     """
 
     data_set: DataSet

@@ -13,7 +13,7 @@ _LEAST, _MOST = 0.5, 1.5  # of its share, that a class gets in a split
 
 
 def shares(pictures: int, missing: Sequence[str]) -> dict[str, float]:
-    """Return the shares of the splits to draw from so many pictures: "val", "test" or both."""
+    """Return the share of `pictures` pictures to draw for each split in `missing`: "val", "test" or both."""
     val = VAL_SHARE if VAL_SHARE * pictures >= ENOUGH else LARGER_VAL_SHARE
     return {split: {"test": TEST_SHARE, "val": val}[split] for split in ("test", "val") if split in missing}
 
@@ -49,7 +49,7 @@ def draw_splits(labels: Sequence[int], contents: Sequence[str], drawn: dict[str,
 
 
 def alternating(labels: Sequence[int]) -> list[int]:
-    """Return an order of pictures in which every beginning has about the same shares of the classes as the whole."""
+    """Return an order of the pictures in which every prefix has about the class shares of the whole."""
     totals: dict[int, int] = {}
     ranks = []
     for label in labels:
@@ -60,5 +60,5 @@ def alternating(labels: Sequence[int]) -> list[int]:
 
 
 def _position(content: str) -> float:
-    """Return a number in [0, 1) that is uniform over hashes."""
+    """Map a hash to [0, 1), uniformly."""
     return int(content[:13], 16) / 16**13

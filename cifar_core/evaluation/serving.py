@@ -42,14 +42,14 @@ def time_serving(
     work on the machine that lasts through all of them is not excluded.
 
     Args:
-        seconds: of a round, unless single images are too slow for that; then up to ten times as many.
+        seconds: length of a round; up to ten times as long where single images are too slow for that.
     """
     batches = (split.part(torch.arange(images) % len(split)) for images in BATCHES)
     return tuple(_time(model, batch, hardware, normalisation, seconds) for batch in batches)
 
 
 def p95(seconds: Sequence[float]) -> float:
-    """Return the least of the given times within which 95 % of them lie (the nearest rank)."""
+    """Return the 95th percentile of the times (nearest rank)."""
     return sorted(seconds)[-(-95 * len(seconds) // 100) - 1]
 
 

@@ -192,7 +192,7 @@ class UpperHalf(nn.Module):
 
     @property
     def dimensions(self) -> int:
-        """Values of the activations of an image."""
+        """Number of values in the activations of an image."""
         return math.prod(self.shape)
 
     def forward(self, activations: Tensor) -> Tensor:
@@ -205,9 +205,9 @@ class Backbone:
     """A pretrained network without its classifier.
 
     Attributes:
-        name: of its architecture, one of `ARCHITECTURES`.
-        sha256: of the file of its weights.
-        source: where that came from, for people.
+        name: name of its architecture, one of `ARCHITECTURES`.
+        sha256: SHA-256 of the file of its weights.
+        source: where that file came from, for people.
         pretrained_on: the images it learnt from, or "" where that is unknown.
     """
 

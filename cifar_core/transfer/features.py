@@ -39,7 +39,7 @@ class Features:
     seconds: float
 
     def part(self, images: slice) -> Features:
-        """Return those of some images, with their share of the seconds."""
+        """Return the features of some images, with their share of the seconds."""
         values = self.values[images]
         return Features(values, self.seconds * len(values) / len(self.values))
 

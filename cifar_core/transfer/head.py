@@ -25,7 +25,7 @@ class HeadRecipe:
     """Everything that decides a head.
 
     Attributes:
-        penalty: of the squared weights, added to the mean loss in nats.
+        penalty: factor of the sum of squared weights, which is added to the mean loss in nats.
         scaling: "none"; "standard" gives each feature mean 0 and deviation 1 over the training images; "length" gives
             the features of each image the same length.
         mirrored: train on the mirror images too.
@@ -51,7 +51,7 @@ class Head(nn.Module):
     """Features (N, D) -> logits (N, classes).
 
     Attributes:
-        evaluations: of the loss and its gradient, over all training images, that fitting it took.
+        evaluations: number of evaluations of the loss and its gradient over all training images in the fit.
     """
 
     mean: Tensor

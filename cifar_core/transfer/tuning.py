@@ -55,9 +55,9 @@ class TuningRecipe:
 
     Attributes:
         epochs: passes over the training images.
-        learning_rate: the highest, of AdamW.
+        learning_rate: highest learning rate of AdamW.
         label_smoothing: share of the probability that is spread over all classes.
-        mix_alpha: of the Beta distribution of the shares that are mixed.
+        mix_alpha: parameter of the Beta distribution of the mixing ratio.
     """
 
     epochs: float
@@ -70,7 +70,7 @@ class TuningRecipe:
 
     @classmethod
     def within(cls, budget: Budget, backbone: Backbone, images: int, seed: int) -> TuningRecipe:
-        """Return the recipe with the epochs that 23 % of `budget` pay for, at most 12, on so many images."""
+        """Return the recipe with the epochs on `images` images that 23 % of `budget` pay for, at most 12."""
         epochs = min(budget.max_epochs, float(_TUNING_EPOCHS))
         if budget.flops is not None:
             epochs = min(epochs, _SHARE * budget.flops / (images * tuning_flops(backbone)))
@@ -93,9 +93,9 @@ class Tuning:
     """State of a fine-tuning.
 
     Attributes:
-        network: a copy of the backbone's, whose upper half is trained.
-        head: trained with it.
-        seconds, validation_seconds: so far; the first without validation and the caller's time.
+        network: copy of the backbone's network, whose upper half is trained.
+        head: head, which is trained with it.
+        seconds, validation_seconds: time so far; the first without validation and the caller's time.
     """
 
     recipe: TuningRecipe

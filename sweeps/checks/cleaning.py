@@ -32,7 +32,7 @@ from sweeps.tracking.registry import registered_runs
 
 @dataclass(frozen=True, slots=True)
 class Waste:
-    """Something of a study that nobody needs, and the files and folders that it takes."""
+    """Something in a study that is no longer needed, with its files and folders."""
 
     study: str
     what: str
@@ -67,7 +67,7 @@ def find_waste(store: Store) -> list[Waste]:
 
 
 def remove(store: Store, wastes: Sequence[Waste]) -> None:
-    """Remove them. What was deleted in MLflow although its network is in the registry is restored.
+    """Remove `wastes`. Runs that were deleted in MLflow although their networks are in the registry are restored.
 
     MLflow forgets a run last: a removal that was cut short can be repeated.
 
@@ -187,20 +187,20 @@ def _study(experiment: Experiment, runs: Sequence[Run]) -> str:
 
 
 def _folder(store: Store, artifacts: str) -> Path | None:
-    """Return the folder of a run or a network, in which its artifacts are."""
+    """Return the folder of a run or a network: the parent of its artifact folder."""
     folder = artifact_folder(store, artifacts)
     return None if folder is None else folder.parent
 
 
 def _inside(store: Store, *paths: Path | None) -> tuple[Path, ...]:
-    """Return those that exist in a folder of the store, whatever ".." they have; such a folder may be a link."""
+    """Return those that exist below a folder of the store, with ".." resolved; that folder may be a link."""
     root = Path(os.path.abspath(store.root))
     whole = (Path(os.path.abspath(path)) for path in paths if path is not None)
     return tuple(path for path in whole if path.exists() and root in path.parents[1:])
 
 
 def _restore(client: MlflowClient) -> None:
-    """Restore what was deleted although its network is in the registry: `mlflow gc` spares nothing that was deleted."""
+    """Restore deleted runs whose networks are in the registry: `mlflow gc` removes everything that was deleted."""
     kept = registered_runs(client)
     for experiment in every_experiment(client, ViewType.ALL):
         runs = every_run(client, [experiment.experiment_id], view=ViewType.ALL)

@@ -62,7 +62,7 @@ def check_before_training(
     """Mend what needs no guess, and say so, before a sweep starts or resumes.
 
     Args:
-        trials: that Optuna has; None if it has no such study.
+        trials: the trials that Optuna has; None if it has no such study.
         say: receives one line for each repair, and for each fault that does no harm.
 
     Raises:
@@ -91,7 +91,7 @@ def disagreements(
     """Yield where Optuna, MLflow and the record of test set evaluations disagree about a study.
 
     Args:
-        trials: that Optuna has; None if it has no such study.
+        trials: the trials that Optuna has; None if it has no such study.
         known: all runs of the study, deleted ones too. By default only those are read that a sweep would use or
             overwrite: reading 10,000 runs takes half a minute.
 

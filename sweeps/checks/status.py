@@ -57,7 +57,7 @@ def read_status(store: Store, study: str) -> dict[str, str]:
 
 
 def _cluster(runs: Sequence[Run], study: Mapping[str, str]) -> dict[str, str]:
-    """Rows of a sweep that runs on a cluster: where its runs train, and what waits; `study` has the tags of its own."""
+    """Rows on the nodes of a sweep on a cluster, and its workers that wait; `study` has the tags of its own run."""
     rows, tags = {}, [run.data.tags for run in runs]
     places = sorted((own["node"], own["key"]) for own in tags if own.get("state") == "running" and "node" in own)
     if places:
@@ -68,7 +68,7 @@ def _cluster(runs: Sequence[Run], study: Mapping[str, str]) -> dict[str, str]:
 
 
 def _search(study: optuna.Study, runner: str | None, *, on_server: bool) -> dict[str, str]:
-    """Rows of the search; `runner` is the process that runs it, if any, but `on_server` another machine may."""
+    """Rows of the search. `runner` is the process that runs it, if any; `on_server`: another machine may run it."""
     stopped = "running or interrupted" if on_server else "interrupted"
     names = {
         **STATE_OF_TRIAL,

@@ -125,7 +125,7 @@ def _set_state(client: MlflowClient, run: Run, state: str) -> None:
 
 
 def _networks(store: Store, study: str, client: MlflowClient, runs: Sequence[Run]) -> Iterator[Finding]:
-    """A network that was logged with a run must still be there, with its files; of a champion that which is served."""
+    """A network that was logged with a run must still have its files; of a champion, the one that is served."""
     served = {each.run_id: each for each in champions(client) if str(each.source).startswith("models:/")}
     for run in runs:
         version = served.get(run.info.run_id)

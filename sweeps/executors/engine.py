@@ -25,9 +25,9 @@ class Engine(Protocol):
     """A place to train in.
 
     Attributes:
-        hardware: of each run.
-        workers: runs side by side, now; no more than a stage has.
-        threads: of each run on a CPU.
+        hardware: device and precision of each run.
+        workers: number of runs side by side, now; no more than a stage has.
+        threads: threads of each run on a CPU.
         on_cluster: runs train on other machines too.
     """
 
@@ -56,9 +56,9 @@ class LocalEngine:
     """Worker processes on this machine.
 
     Args:
-        workers: their number; None for as many as the machine has room for, and the sweep has runs for.
-        side: of the images, in pixels.
-        most: runs of a stage.
+        workers: number of workers; None for as many as the machine has room for, and the sweep has runs for.
+        side: side of the images in pixels.
+        most: number of runs of a stage.
 
     Raises:
         UserError: there is no such device, or no room for so many workers.
@@ -92,8 +92,8 @@ class RayEngine:
 
     Args:
         address: HOST:PORT of its head node, or "auto" for the cluster that this machine belongs to.
-        cpus, gpus: that a trial takes.
-        most: runs at the same time.
+        cpus, gpus: resources of a trial.
+        most: largest number of runs at the same time.
         checkpoints: a folder that all nodes share, which exists.
         say: receives a line if the cluster has nothing free yet.
 

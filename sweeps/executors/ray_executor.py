@@ -61,7 +61,7 @@ class RayExecutor:
     a cluster that grows on demand grows.
 
     Args:
-        most: workers at the same time.
+        most: largest number of workers at the same time.
         say: receives a line about a node that cannot be used.
     """
 

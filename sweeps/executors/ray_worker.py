@@ -25,7 +25,7 @@ from sweeps.executors.ray_cluster import NodeFacts, StoredData
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A message of a worker or to it, and the file of a network that travels with it.
+    """A message from or to a worker, and the file of a network that travels with it.
 
     A node need not see the store, so networks come and go by message: those that a run leaves, with `Finished`, and
     those to evaluate, with `EvaluateJob`.
@@ -57,7 +57,7 @@ class RayWorker:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def hello(self) -> NodeFacts:
-        """Start the job loop, and return where that is."""
+        """Start the job loop, and return the facts about this worker."""
         facts = NodeFacts.here(self._hardware.device.type)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -67,7 +67,7 @@ class RayWorker:
         return facts
 
     async def deliver(self, parcel: Parcel) -> None:
-        """Take a message, each once and in their order."""
+        """Take a message. Each is taken once, in the order of their numbers."""
         self._early[parcel.number] = parcel
         while (due := self._early.pop(self._taken + 1, None)) is not None:
             self._taken += 1
@@ -86,7 +86,7 @@ class RayWorker:
             return self._sent[:1]
 
     def _fetch(self, reference: Any) -> Any:
-        """Return an object of the store; called by the job loop, as an actor with an event loop is not to `ray.get`."""
+        """Return an object from the store, for the job loop: an actor with an event loop must not call `ray.get`."""
 
         async def fetched() -> Any:
             return await reference
@@ -95,7 +95,7 @@ class RayWorker:
         return asyncio.run_coroutine_threadsafe(fetched(), self._loop).result()
 
     def _unpacked(self, parcel: Parcel) -> Job | Command:
-        """Give the network of a job a file on this node."""
+        """Return the message of `parcel`, with the network of a job in a file on this node."""
         message = parcel.message
         assert isinstance(message, TrainJob | EvaluateJob | Command)
         if isinstance(message, Command):

@@ -124,7 +124,7 @@ def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) ->
 def _resume(
     job: TrainJob, checkpoints: Checkpoints, data: Splits, hardware: Hardware, channel: Channel
 ) -> TrainState | None:
-    """Load the newest intact state from which no unrecorded point would be skipped, if there is one."""
+    """Load the newest valid checkpoint from before the first unrecorded point, if there is one."""
     beyond = None
     if job.recorded is not None:
         steps = job.schedule.steps(total_steps(job.recipe, len(data.train)))

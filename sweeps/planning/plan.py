@@ -162,7 +162,7 @@ class Plan:
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.at_once)
 
     def _flops(self, budget: Budget) -> float:
-        """Training FLOPs of a budget; those of a plain recipe where it is in epochs."""
+        """Training FLOPs of a budget; for one in epochs, those of the default recipe."""
         steps = budget.max_epochs * self.data_set.train_images / Recipe().batch_size
         return budget.flops or steps * step_flops(Recipe(), self.data_set)
 

@@ -45,7 +45,7 @@ class Preset:
         return (self.recipes + 1) * self.seeds
 
     def largest_stage(self, trials: int, *, confirm: bool) -> int:
-        """Return the number of runs of the largest stage of a sweep with so many trials."""
+        """Return the number of runs in the largest stage of a sweep with `trials` trials."""
         return max(trials, *((self.confirmations, self.finals) if confirm else ()), 1)
 
     def fitted(self, data_set: DataSet) -> Preset:

@@ -97,7 +97,7 @@ class SearchSpace:
         parameters: by field of the recipe, or "learning_rate_multiple" and the like.
         holds: a later one overrides an earlier one.
         enqueue: recipes that are tried first unless the user names others.
-        text: of the file.
+        text: content of the file.
     """
 
     name: str
@@ -194,21 +194,21 @@ class SearchSpace:
 
 
 def is_true(condition: Condition, point: Mapping[str, Any]) -> bool:
-    """Return true if a condition holds at a point; one on a parameter that does not exist there does not."""
+    """Return true if a condition holds at a point; false if the point lacks one of its parameters."""
     return all(name in point and point[name] in values for name, values in condition.items())
 
 
 def reference_epochs(train_images: int) -> float:
-    """Return the length, in passes over so many images, that the rates and decays of a space are for."""
+    """Return the epochs on `train_images` images for which a space gives learning rates and decays."""
     return min(MOST_EPOCHS, _REFERENCE_IMAGES / train_images)
 
 
 def comparable(recipe: Recipe) -> Recipe:
-    """Return `recipe` with the validation images and test-time augmentation of a sweep, a learning rate, and the
-    weights of the last step.
+    """Return `recipe` with the settings that all recipes of a sweep share.
 
-    A range test would cost more than a trial, so a rate to be found becomes the optimiser's reference rate. A sweep
-    keeps more images for validation, so the epochs are scaled to give as many steps as before.
+    They are the validation split, test-time augmentation, and the weights of the last step. A range test would cost
+    more than a trial, so a rate to be found becomes the optimiser's reference rate. A sweep keeps more images for
+    validation, so the epochs are scaled to give as many steps as before.
     """
     rate = recipe.learning_rate
     if isinstance(rate, str):
@@ -218,12 +218,12 @@ def comparable(recipe: Recipe) -> Recipe:
 
 
 def for_data_set(recipe: Recipe, images: float, data_set: DataSet) -> Recipe:
-    """Return `recipe`, whose epochs are of so many images, with as many steps in epochs of `data_set`, if it may."""
+    """Return `recipe` with as many steps on `data_set` as it has on `images` images, in at most `MOST_EPOCHS`."""
     return replace(recipe, epochs=min(MOST_EPOCHS, recipe.epochs * images / data_set.train_images))
 
 
 def multiples_of(recipe: Recipe) -> dict[str, float]:
-    """Return the parameters of `recipe`, one for `reference_epochs`, that are multiples of a reference value."""
+    """Return learning rate and decay of `recipe`, which is for `reference_epochs`, as multiples of their references."""
     scale = _scale(recipe.optimizer, recipe.reset_norms)
     return {
         "learning_rate_multiple": recipe.peak_rate / _base_rate(scale, recipe.batch_size),

@@ -39,7 +39,7 @@ def parse_space(path: Path, text: str) -> SearchSpace:
     """Return the space that the text of a file describes.
 
     Args:
-        path: of the file; its stem names the space, and paths of recipes in it begin at its folder.
+        path: path of the file; its stem names the space, and paths of recipes in it begin at its folder.
 
     Raises:
         InvalidFileError: it is not TOML, or breaks a rule.

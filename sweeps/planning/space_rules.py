@@ -56,7 +56,7 @@ def typed(name: str, value: Any) -> Any:
 
 
 def listed(name: str, values: Any) -> list[Any]:
-    """Return the values that a condition allows for a parameter: it has one, or a list."""
+    """Return the values that a condition allows, which gives one value or a list."""
     return [typed(name, value) for value in (values if isinstance(values, list) else [values])]
 
 

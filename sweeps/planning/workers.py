@@ -26,9 +26,9 @@ def share_cores(
     The default is one worker for each core or GPU, or as many as the memory allows; there are never more than runs.
 
     Args:
-        wanted: by the user; None for the default.
-        cores, memory: that this process may use; memory in bytes.
-        side: of the images, in pixels.
+        wanted: number of workers that the user asked for; None for the default.
+        cores, memory: cores and bytes of memory that this process may use.
+        side: side of the images in pixels.
         most: runs of a stage, beyond which workers would be idle.
 
     Raises:

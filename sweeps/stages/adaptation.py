@@ -78,8 +78,8 @@ class Adaptation:
         study: its name in Optuna and MLflow.
         plan: of the sweep beside it. The fine-tuning has the budget of a final; a plan that confirms also evaluates the
             network on the sealed test set, and registers it.
-        tags: of every run: commit, data, machine.
-        command: that runs the study, for its description in MLflow.
+        tags: tags of every run: commit, data, machine.
+        command: the command line, for the description of the study in MLflow.
         stop: called between steps; once it returns true, the study is interrupted.
     """
 

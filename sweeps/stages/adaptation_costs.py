@@ -17,7 +17,7 @@ def head_costs(
     """Return the costs of a head, and of the features that it needs.
 
     Args:
-        images: that it was fitted to, mirrored ones counted as well.
+        images: number of images that it was fitted to, mirrored ones included.
     """
     return {
         "cost/seconds": fit_seconds + feature_seconds,
@@ -51,5 +51,5 @@ def tuning_costs(
 
 
 def _fit_flops(head: Head, images: int) -> float:
-    """Return the FLOPs of fitting it: a product forward, and one for the gradient of the weights."""
+    """Return the FLOPs of fitting a head: a matrix product forward, and one for the gradient of the weights."""
     return 4.0 * head.evaluations * images * head.linear.weight.numel()

@@ -27,8 +27,8 @@ class AdaptationRuns:
     """Begins and ends the runs of a study.
 
     Args:
-        study: its name.
-        tags: of every run: commit, data, machine.
+        study: name of the study.
+        tags: tags of every run: commit, data, machine.
         places: as in the plan.
     """
 

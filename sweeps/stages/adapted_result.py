@@ -21,7 +21,7 @@ class AdaptedResult:
     """The adapted network of a study.
 
     Attributes:
-        trial: whose head it has, or started from.
+        trial: the trial whose head it has, or was fine-tuned from.
         head_accuracy, tuned_accuracy: validation accuracy of that trial, and after fine-tuning; the better network was
             chosen. None: it was not fine-tuned.
         test_accuracy, tta_accuracy: of the network; None if it was not tested.
@@ -57,7 +57,7 @@ class AdaptedResult:
         return tags | ({} if self.tuned_accuracy is None else {"tuned_accuracy": f"{self.tuned_accuracy:.4f}"})
 
     def lines(self) -> tuple[str, str, str]:
-        """Return what came out, what it was chosen by, and what the backbone learnt from, for people."""
+        """Return lines for people: test accuracy, validation accuracies, and what the backbone learnt from."""
         how, tested = "fine-tuned" if self.tuned else "with a head fitted to all images", "not tested"
         if self.test_accuracy is not None:
             tested = f"{percent(self.test_accuracy, 2)} test accuracy{with_tta(self.tta_accuracy)}"

@@ -49,7 +49,7 @@ class Gain:
     beginning: Beginning
 
     def metrics(self) -> dict[str, float]:
-        """Return it as metrics of the study's run."""
+        """Return the gain as metrics of the study's run."""
         return {"study/search_gain": self.mean, "study/search_gain_low": self.low, "study/search_gain_high": self.high}
 
     def describe(self) -> str:
@@ -138,7 +138,7 @@ class Confirmation(Stage):
         return Gain(best.accuracy - baseline.accuracy, mean - half, mean + half, baseline.baseline)
 
     def results(self) -> Iterator[Confirmed]:
-        """Yield each recipe that has a complete run; in a study that went on, earlier candidates have some too."""
+        """Yield each recipe with a complete run, among them earlier candidates of a study that got more trials."""
         for trial in trained_trials(self.sweep.study):
             keys = [confirm_key(trial.number, seed) for seed in range(self.sweep.plan.preset.seeds)]
             known = {k: value for k in keys if (value := self.sweep.tracker.metric(k, "val/accuracy")) is not None}
@@ -146,7 +146,7 @@ class Confirmation(Stage):
                 yield Confirmed(self._recipe(trial, 0), trial.number, known, Beginning.of(trial))
 
     def _steady(self) -> list[Confirmed]:
-        """Return the results without those of which a run diverged, unless that leaves none."""
+        """Return the results of recipes of which no run diverged, or all results if there are none."""
         results, seeds = list(self.results()), range(self.sweep.plan.preset.seeds)
 
         def diverged(result: Confirmed) -> bool:

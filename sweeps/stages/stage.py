@@ -31,8 +31,8 @@ class Sweep:
     """A planned sweep: everything that its stages share.
 
     Args:
-        tags: of every run: commit, data, machine.
-        command: that runs the sweep, for its description in MLflow.
+        tags: tags of every run: commit, data, machine.
+        command: the command line, for the description of the sweep in MLflow.
         keeps_checkpoints: runs leave checkpoints. On a cluster without a shared folder they do not.
     """
 

@@ -30,7 +30,7 @@ def read_given(names: Sequence[str]) -> dict[str, Recipe]:
 
 
 def for_this_data(recipes: Mapping[str, Recipe], data_set: DataSet) -> dict[str, Recipe]:
-    """Return the recipes with epochs of `data_set`; those of our recipes are of CIFAR-10, those of a file stay."""
+    """Convert the epochs of built-in recipes, which are for CIFAR-10, to `data_set`; those of files stay."""
     return {
         name: recipe if is_path(name) else for_data_set(recipe, CIFAR10.train_images, data_set)
         for name, recipe in recipes.items()
@@ -66,7 +66,7 @@ def affordable(
     """Return the recipes, and a line for each whose width was reduced to the budget of a trial.
 
     Args:
-        named: what the user named one by one, and not as a group; these are not reduced.
+        named: names that the user gave one by one, not as a group; these recipes are not reduced.
 
     Raises:
         UserError: the budget does not cover two steps of one of them.

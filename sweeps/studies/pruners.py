@@ -71,12 +71,12 @@ class MedianOfModel(BasePruner):
 
 
 def _rivals(study: Study, trial: FrozenTrial, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-    """Return the trials of a study with the model of `trial`, which may be one of them."""
+    """Return the trials with the same model as `trial`, which may be among them."""
     return [other for other in study.get_trials(deepcopy=False, states=states) if model_of(other) == model_of(trial)]
 
 
 def model_of(trial: FrozenTrial) -> object:
-    """Return the model that a trial trains; the space lacks it where the user named a recipe with another."""
+    """Return the model of a trial; that of a recipe which the user named may be missing in the space."""
     recipe = trial.user_attrs.get("recipe")
     return trial.params.get("model") if recipe is None else recipe["model"]
 

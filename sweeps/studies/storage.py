@@ -58,12 +58,12 @@ def opening_storage(url: str) -> Iterator[None]:
 
 
 def _passed_on(name: str) -> Any:
-    """Return a method that calls that of the storage below."""
+    """Return a method that calls the one of the wrapped storage."""
     return lambda self, *arguments, **named: getattr(self._storage, name)(*arguments, **named)
 
 
 def _write(name: str) -> Any:
-    """Return a method that calls that of the storage below, which writes to a trial."""
+    """Return a method that calls the one of the wrapped storage, and has the trial read again."""
 
     def method(self: OneWriterStorage, trial_id: int, *arguments: Any, **named: Any) -> Any:
         if trial_id in self._studies:
@@ -74,7 +74,7 @@ def _write(name: str) -> Any:
 
 
 class OneWriterStorage(BaseStorage):
-    """Another storage, for the one thread that writes to a study: it reads a trial again only after writing to it.
+    """Wrapper for the only thread that writes to a study: it reads a trial again only after writing to it.
 
     Optuna's own cache reads all unfinished trials at each call, which takes 50 ms with a thousand of them.
     """
@@ -141,7 +141,7 @@ class OneWriterStorage(BaseStorage):
 def _connect(
     dialect: Dialect, record: ConnectionPoolEntry, arguments: Sequence[Any], options: Mapping[str, Any]
 ) -> DBAPIConnection:
-    """Connect to a server, and wait for it a while.
+    """Connect to a server; wait for it up to `_SERVER_SECONDS`.
 
     Only a call that was under way when the server went is lost; it raises, and the sweep resumes from what the server
     has.

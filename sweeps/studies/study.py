@@ -45,7 +45,7 @@ class Beginning(StrEnum):
 
     @property
     def noun(self) -> str:
-        """Its name in a sentence."""
+        """Name of this recipe in a sentence."""
         return "starting recipe" if self == Beginning.KNOWN_GOOD else "first recipe"
 
     @classmethod
@@ -129,7 +129,7 @@ def _enqueue(study: optuna.Study, plan: Plan, recipes: Sequence[Recipe]) -> None
 
 
 def ask(study: optuna.Study, plan: Plan) -> Trial:
-    """Return the next trial: one that waits, else one of a model that lacks trials of its share, else the sampler's."""
+    """Return the next trial: a queued one, else one of a model below its share of trials, else one from the sampler."""
     trials = study.get_trials(deepcopy=False)
     tried = Counter(map(model_of, trials))
     models, point, first = plan.space.models, dict[str, Any](), _first(trials)
@@ -164,7 +164,7 @@ def trained_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete ones, best first."""
+    """Return the complete trials, best first."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
@@ -199,7 +199,7 @@ def find_study(store: Store, name: str) -> optuna.Study | None:
 
 
 def load_study(store: Store, name: str, option: str = "") -> optuna.Study:
-    """Load a study for reading, which `option` has named; without it the study of the command.
+    """Load a study for reading; `option` has named it, if it is not the study of the command itself.
 
     Raises:
         StoreError: the store has no such study, or cannot be read.
@@ -225,7 +225,7 @@ def started_trials(study: optuna.Study) -> int:
 
 
 def left_out(study: optuna.Study, trials: int) -> Iterator[str]:
-    """Yield a line on the recipes that wait and that none of so many trials is left for, if there are such."""
+    """Yield a warning if `trials` is too small for all queued recipes."""
     queued = sum(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     needed = started_trials(study) + queued
     if queued and needed > trials:
@@ -234,8 +234,7 @@ def left_out(study: optuna.Study, trials: int) -> Iterator[str]:
 
 
 def trials_since_best(study: optuna.Study) -> int:
-    """Return the number of trials with higher numbers than the best that were trained and have ended; 0 while none is
-    complete."""
+    """Return the number of ended trials after the best one, untrained ones aside; 0 while none is complete."""
     ended = list(filter(is_feasible, study.get_trials(deepcopy=False, states=tuple(STATE_OF_TRIAL))))
     best = ranked(ended)[:1]
     return sum(trial.number > best[0].number for trial in ended) if best else 0

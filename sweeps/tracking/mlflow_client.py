@@ -61,7 +61,7 @@ def every_experiment(client: MlflowClient, view: int = ViewType.ACTIVE_ONLY) -> 
 
 
 def renamed(client: MlflowClient, study: str) -> Experiment | None:
-    """Return the experiment of a study that has another name; None if there is none, or several."""
+    """Return the experiment of a study that was renamed; None unless there is exactly one."""
     experiments = {experiment.experiment_id: experiment for experiment in every_experiment(client)}
     parents = every_run(client, list(experiments), f"tags.key = '{STUDY_KEY}'")
     found = {run.info.experiment_id for run in parents if run.data.tags.get("study") == study}

@@ -199,7 +199,8 @@ def _line(entry: Entry) -> bytes:
 
 
 def _entry(line: bytes) -> Entry:
-    """
+    """Return the entry of a line.
+
     Raises:
         ValueError: `_line` did not write this line.
         TypeError: that of another version did.

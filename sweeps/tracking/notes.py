@@ -65,7 +65,7 @@ def study_note(result: str, links: Sequence[str], finalists: Sequence[Sequence[s
 
 
 def link(note: str, address: Callable[[str, str], str | None]) -> str:
-    """Return `note` with the addresses that `address` gives for a kind and a name; None: no link.
+    """Return `note` with the addresses that `address` gives for a kind and a name, or without a link for None.
 
     A kind is "run", "view" or, with the first part of a path as its name, "file".
     """

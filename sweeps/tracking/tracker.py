@@ -241,7 +241,7 @@ class MlflowTracker:
         return self._known[key].state if key in self._known else None
 
     def threads(self, key: str) -> int | None:
-        """Return the threads that a run began with, None if it has never begun; as `state` for search trials."""
+        """Return the number of threads that a run began with; None if that is not known, as for `state`."""
         threads = self._known[key].threads if key in self._known else None
         return int(threads) if threads is not None and threads.isdigit() else None
 
@@ -267,7 +267,7 @@ class MlflowTracker:
             return self._experiment.artifact(key, path)
 
     def close(self, seconds: float = FLUSH_SECONDS, *, at_once: bool = False) -> int:
-        """Wait until MLflow has received everything, or nothing for so long; return the number of entries it lacks.
+        """Wait until MLflow has everything, or received nothing for `seconds`; return the number of entries it lacks.
 
         Args:
             at_once: after a stop by the user, who waits: MLflow has some seconds in all.
@@ -286,7 +286,7 @@ class MlflowTracker:
     def _put_figures(
         self, key: str, metrics: Mapping[str, float], *, tags: Mapping[str, str] = {}, **fields: Any
     ) -> None:
-        """Put metrics, and as tags those that need no curve."""
+        """Put metrics; those that need no curve become tags."""
         curves, figures = split_figures(metrics)
         self._put(key, metrics=curves, tags={**tags, **figures}, **fields)
 
