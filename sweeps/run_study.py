@@ -68,6 +68,12 @@ from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.views import UI_PORT, study_path
 from sweeps.words import counted, percent, with_tta
 
+_FEW_IMAGES = 10_000  # to train on; with fewer, an adapted network was the better one (docs/labels.md)
+_ADAPT_TOO = (
+    f"a pretrained network is usually better with fewer than {_FEW_IMAGES:,} pictures to train on: --adapt adapts one "
+    "after this sweep, --adapt-only in its place"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
@@ -294,6 +300,8 @@ class _Command:
             settings = adaptation_settings(plan.data_set, self.backbone, plan.preset.name, plan.seed)
             check_adaptation(storage, adapted_study(plan.study), settings)
             notes = [*notes, f"{self.backbone.name} is adapted after that; its time is not in the estimate"]
+        elif self.pictures is not None and plan.data_set.train_images < _FEW_IMAGES:
+            notes = [*notes, _ADAPT_TOO]
         study = open_study(
             plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
         )

@@ -650,6 +650,8 @@ def test_a_folder_of_pictures(
         assert (tags["data"], tags["data_sha256"]) == ("Blumen & <Co>", plan.data_set.sha256)
     said = capsys.readouterr().out
     assert "found 30 pictures of 2 classes (10 to 20 of each): " in said
+    better = "a pretrained network is usually better with fewer than 10,000 pictures to train on: --adapt adapts one"
+    assert said.count(better) == 2
     write_pictures(folder, {"rose": 1}, seed=5)
     monkeypatch.setattr(SweepConsole, "progress", lambda *_: None)
     monkeypatch.setattr(source, "ensure_cifar10", Mock(side_effect=AssertionError("CIFAR-10 is not needed")))
