@@ -17,6 +17,7 @@ from cifar_core.optim import ScheduleValues, build_optimizers, set_schedule
 from cifar_core.recipe import Recipe
 
 _RATE_EXPONENT = -0.3  # of the best rate by the length of a run, at one batch size
+_RATE_PASSES = 12.0  # over the training images; more of them do not lower the best rate
 _LARGEST_BATCH = 1024
 
 
@@ -82,12 +83,15 @@ class Budget:
 def lengthen(recipe: Recipe, epochs: float) -> Recipe:
     """Return `recipe`, which was tuned at its own number of epochs, for another one at the same batch size.
 
-    Where norms are reset, this is `at_length`. Elsewhere the effect of decay over a whole run is proportional to rate
+    Where norms are reset, this is `at_length`, in which a run counts as 12 passes over the images at most: up to eight
+    passes the best rate falls with the length, but on 400 to 4,000 images more passes needed no smaller one
+    (docs/measurements.md). Elsewhere the effect of decay over a whole run is proportional to rate
     times decay times steps, so a run of n times the length needs 1/n of the decay (Wang & Aitchison, "How to set
     AdamW's weight decay as you scale model and dataset size", 2024).
     """
     if recipe.reset_norms:
-        return at_length(recipe, epochs)
+        counted = replace(recipe, epochs=min(recipe.epochs, _RATE_PASSES))
+        return replace(at_length(counted, min(epochs, _RATE_PASSES)), epochs=epochs)
     return replace(recipe, epochs=epochs, weight_decay=recipe.weight_decay * recipe.epochs / epochs)
 
 

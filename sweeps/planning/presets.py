@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10, DataSet
 
-_MOST_PASSES = 10  # times as many passes over a small data set as over CIFAR-10, at most
+_MOST_PASSES = 4  # times as many passes over a small data set as over CIFAR-10, at most
 
 EIGHTHS = 8  # a trial reports to Optuna in eighths of its budget
 
@@ -52,7 +52,8 @@ class Preset:
         """Return the preset for a data set: a run of the same network takes as many steps as on CIFAR-10.
 
         Budgets in FLOPs grow with the pixels of an image. A pass over fewer images is shorter, so more of them are
-        allowed: caps in epochs rise with the inverse of the number of training images, ten times at most.
+        allowed: caps in epochs rise with the inverse of the number of training images, four times at most, as more
+        passes gained nothing (docs/measurements.md).
         """
         pixels = (data_set.side / CIFAR10.side) ** 2
         factor = min(max(1.0, CIFAR10.train_images / data_set.train_images), _MOST_PASSES)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from cifar_core.budget import Budget, at_length, step_flops
+from cifar_core.budget import Budget, at_length, lengthen, step_flops
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.models import MODELS, build_shapes
 from cifar_core.recipe import OPTIMIZERS, Recipe
@@ -163,9 +163,21 @@ def test_the_batch_of_an_extended_run_grows_with_the_root_of_its_length(
     recipe = replace(recipe, batch_size=batch_size, learning_rate=0.3)
     extended = Budget(flops=None, max_epochs=16.0).extend(recipe, images, CIFAR10)
     assert (extended.batch_size, extended.epochs) == (longer, 16.0)
-    assert extended.peak_rate == pytest.approx(0.3 * (longer / batch_size) ** 0.5 * 16**-0.3)
+    assert extended.peak_rate == pytest.approx(0.3 * (longer / batch_size) ** 0.5 * 12**-0.3)
     product = recipe.peak_rate * recipe.weight_decay * longer / batch_size
     assert extended.peak_rate * extended.weight_decay == pytest.approx(product)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "epochs", "factor"),
+    [(0.5, 4.0, 8.0), (3.0, 12.0, 4.0), (3.0, 400.0, 4.0), (24.0, 178.0, 1.0), (95.0, 24.0, 1.0), (24.0, 3.0, 0.25)],
+)
+def test_more_than_twelve_passes_do_not_lower_the_rate(tuned: float, epochs: float, factor: float) -> None:
+    recipe = Recipe(model="airbench", optimizer="muon", reset_norms=True, learning_rate=0.3, epochs=tuned)
+    longer = lengthen(recipe, epochs)
+    assert longer.epochs == epochs
+    assert longer.peak_rate == pytest.approx(0.3 * factor**-0.3)
+    assert longer.peak_rate * longer.weight_decay == pytest.approx(0.3 * recipe.weight_decay)
 
 
 @given(flops=st.floats(2e12, 400e12))

@@ -644,7 +644,7 @@ def test_a_folder_of_pictures(
         assert main([*arguments, *size]) == 130
         plan = stubs.got.plan
         assert (plan.study, plan.data_set.classes, plan.data_set.side) == (name, ("a|b", "rose"), 48 if size else 32)
-        assert plan.preset.trial.max_epochs == 10 * PRESETS["quick"].trial.max_epochs
+        assert plan.preset.trial.max_epochs == 4 * PRESETS["quick"].trial.max_epochs
         assert plan.data_set.train_images + plan.data_set.val_images + plan.data_set.test_images == 30
         tags = stubs.got.tags
         assert (tags["data"], tags["data_sha256"]) == ("Blumen & <Co>", plan.data_set.sha256)
