@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def image_name(index: int) -> str:
 
 def prompt_for(classes: Sequence[str]) -> str:
     """The instruction that goes with each image."""
-    return f"Which of these does the image show: {', '.join(classes)}? Answer with one of these names and nothing else."
+    names = ("; " if any("," in name for name in classes) else ", ").join(classes)
+    return f"Which of these does the image show: {names}? Answer with one of these names and nothing else."
 
 
 def meant_class(text: str, classes: Sequence[str]) -> str | None:
@@ -71,9 +73,10 @@ def meant_class(text: str, classes: Sequence[str]) -> str | None:
     >>> meant_class("A **Cat**.", ("cat", "dog")), meant_class("cat or dog", ("cat", "dog")), meant_class("", ("cat",))
     ('cat', None, None)
     """
-    letters = str.casefold if len({name.casefold() for name in classes}) == len(classes) else str
-    by_name = {" ".join(letters(name).split()): name for name in classes}
-    said = " ".join(letters(text[:MOST_LETTERS]).split())
+    composed = [unicodedata.normalize("NFC", name) for name in classes]  # names of files on macOS are not
+    letters = str.casefold if len({name.casefold() for name in composed}) == len(classes) else str
+    by_name = {" ".join(letters(plain).split()): name for plain, name in zip(composed, classes, strict=True)}
+    said = " ".join(letters(unicodedata.normalize("NFC", text[:MOST_LETTERS])).split())
     if exact := by_name.get(said):
         return exact
     longest_first = sorted(map(re.escape, by_name), key=len, reverse=True)

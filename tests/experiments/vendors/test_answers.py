@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cifar_core.data.data_set import CIFAR10
 from experiments.vendors import answers
-from experiments.vendors.answers import COLUMNS, MOST_LETTERS, Answer, meant_class, parse_answers, write_row
+from experiments.vendors.answers import COLUMNS, MOST_LETTERS, Answer, meant_class, parse_answers, prompt_for, write_row
 from sweeps.validation import InvalidFileError
 
 
@@ -46,6 +46,16 @@ def test_an_answer_means_the_one_class_that_it_names(text: str, meant: str | Non
 )
 def test_a_class_in_the_name_of_another_is_not_meant_by_it(text: str, meant: str | None) -> None:
     assert meant_class(text, ("rose", "rose bush", "C++", "x.y")) == meant
+
+
+def test_accents_of_a_name_may_be_letters_of_their_own() -> None:
+    classes = ("the\u0301", "caf\u00e9")  # decomposed, as macOS names files, and composed
+    assert [meant_class(text, classes) for text in ("th\u00e9", "Cafe\u0301.")] == list(classes)
+
+
+def test_names_with_a_comma_are_told_apart_in_the_prompt() -> None:
+    assert "show: cat, dog? Answer" in prompt_for(("cat", "dog"))
+    assert "show: cup, full; cup, empty? Answer" in prompt_for(("cup, full", "cup, empty"))
 
 
 def test_classes_that_differ_in_large_letters_alone_are_told_apart() -> None:
