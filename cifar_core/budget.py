@@ -14,7 +14,7 @@ from cifar_core.data.data_set import DataSet
 from cifar_core.errors import UserError
 from cifar_core.models import build_shapes
 from cifar_core.optim import ScheduleValues, build_optimizers, set_schedule
-from cifar_core.recipe import Recipe
+from cifar_core.recipe import MOST_EPOCHS, Recipe
 
 _RATE_EXPONENT = -0.3  # of the best rate by the length of a run, at one batch size
 _RATE_PASSES = 12.0  # over the training images; more of them do not lower the best rate
@@ -83,15 +83,12 @@ class Budget:
 def lengthen(recipe: Recipe, epochs: float) -> Recipe:
     """Return `recipe`, which was tuned at its own number of epochs, for another one at the same batch size.
 
-    Where norms are reset, this is `at_length`, in which a run counts as 12 passes over the images at most: up to eight
-    passes the best rate falls with the length, but on 400 to 4,000 images more passes needed no smaller one
-    (docs/measurements.md). Elsewhere the effect of decay over a whole run is proportional to rate
+    Where norms are reset, this is `at_length`. Elsewhere the effect of decay over a whole run is proportional to rate
     times decay times steps, so a run of n times the length needs 1/n of the decay (Wang & Aitchison, "How to set
     AdamW's weight decay as you scale model and dataset size", 2024).
     """
     if recipe.reset_norms:
-        counted = replace(recipe, epochs=min(recipe.epochs, _RATE_PASSES))
-        return replace(at_length(counted, min(epochs, _RATE_PASSES)), epochs=epochs)
+        return at_length(recipe, epochs)
     return replace(recipe, epochs=epochs, weight_decay=recipe.weight_decay * recipe.epochs / epochs)
 
 
@@ -100,11 +97,46 @@ def at_length(recipe: Recipe, epochs: float) -> Recipe:
 
     Where norms are reset, nothing but the learning rate sets how far a step goes, and the best one falls with the
     length of the run to the power of 0.3: `python -m experiments.accuracy.lengths` measures it, and Bjorck et al.,
-    "Scaling optimal LR across token horizons" (2024) found 0.32 for language models. Rate times decay is held.
+    "Scaling optimal LR across token horizons" (2024) found 0.32 for language models. A run counts as 12 passes over its
+    images at most, as on 400 to 4,000 images more passes needed no smaller rate (docs/measurements.md). Rate times
+    decay is held.
     """
+    return _scaled(recipe, _counted(epochs) / _counted(recipe.epochs), epochs)
+
+
+def from_reference(recipe: Recipe, epochs: float) -> Recipe:
+    """Return `recipe`, the recipe of a point in a search space, for another number of epochs.
+
+    Its epochs give the number of images of the reference run, which were different ones, so all of them count, where
+    `at_length` counts 12 passes at most.
+    """
+    return _scaled(recipe, _counted(epochs) / recipe.epochs, epochs)
+
+
+def to_reference(recipe: Recipe, epochs: float) -> Recipe:
+    """Return the recipe of which `from_reference` makes `recipe`."""
+    return _scaled(recipe, epochs / _counted(recipe.epochs), epochs)
+
+
+def for_data_set(recipe: Recipe, images: float, data_set: DataSet) -> Recipe:
+    """Return `recipe` with as many steps on `data_set` as it has on `images` images, in at most `MOST_EPOCHS`.
+
+    Where norms are reset, the rate is that of the images that count, as in `at_length`.
+    """
+    epochs = min(MOST_EPOCHS, recipe.epochs * images / data_set.train_images)
+    before, after = _counted(recipe.epochs) * images, _counted(epochs) * data_set.train_images
+    return _scaled(recipe, after / before, epochs)
+
+
+def _counted(epochs: float) -> float:
+    return min(epochs, _RATE_PASSES)
+
+
+def _scaled(recipe: Recipe, times: float, epochs: float) -> Recipe:
+    """Return `recipe` with `epochs`, and where norms are reset with the rate for a length that is `times` as large."""
     if not recipe.reset_norms:
         return replace(recipe, epochs=epochs)
-    factor = (epochs / recipe.epochs) ** _RATE_EXPONENT
+    factor = times**_RATE_EXPONENT
     rate, decay = recipe.peak_rate * factor, recipe.weight_decay / factor
     return replace(recipe, epochs=epochs, learning_rate=rate, weight_decay=decay)
 

@@ -53,12 +53,12 @@ def _run(options: argparse.Namespace) -> int:
         load = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).test
         try:
             write_atomically(folder / DESCRIPTION, data_set.to_json() + b"\n")
-            (folder / PROMPT).unlink(missing_ok=True)  # the last file of a whole export
             store.root.mkdir(parents=True, exist_ok=True)
             if (VENDORS, "export") not in store.evaluations(data_set.sha256):
                 store.record_test_set_evaluation(study=VENDORS, key="export", data_sha256=data_set.sha256)
-            (folder / "images").mkdir(exist_ok=True)
             images = load().images.permute(0, 2, 3, 1).numpy()
+            (folder / PROMPT).unlink(missing_ok=True)  # the last file of a whole export
+            (folder / "images").mkdir(exist_ok=True)
             for number, pixels in enumerate(images, start=1):
                 picture = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                 picture.save(folder / "images" / image_name(number - 1), compress_level=1)  # a quarter of the time

@@ -28,18 +28,23 @@ class LockError(UserError):
     """Another process holds the lock, which the message names, or the lock file cannot be used."""
 
 
+class StudyRunningError(LockError):
+    """Another process runs or checks the study."""
+
+
 @contextlib.contextmanager
 def acquire(path: Path, study: str) -> Iterator[None]:
     """Context that holds the lock file `path` of `study`.
 
     Raises:
-        LockError: another process holds it, or the file cannot be written or locked.
+        StudyRunningError: another process holds it.
+        LockError: the file cannot be written or locked.
     """
     with _open(path, "a+") as file:
         if not _locked(file, fcntl.LOCK_EX, _GLANCE_SECONDS):
             if _locked(file, fcntl.LOCK_SH):
-                raise LockError(f"study {study!r} is being checked by another process; wait for it, or stop it")
-            raise LockError(f"study {study!r} is being run by {_holder(path)}; wait for it, or stop it")
+                raise StudyRunningError(f"study {study!r} is being checked by another process; wait for it, or stop it")
+            raise StudyRunningError(f"study {study!r} is being run by {_holder(path)}; wait for it, or stop it")
         _sign(file)
         yield
 

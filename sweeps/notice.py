@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sweeps.command_line import FAILED
 from sweeps.coordinator import Summary
-from sweeps.lock import LockError
+from sweeps.lock import StudyRunningError
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Notice:
         try:
             code = run()
         except Exception as error:
-            if self.summary is not None or not isinstance(error, LockError):
+            if self.summary is not None or not isinstance(error, StudyRunningError):
                 self.send("failed")
             raise
         self.send({0: "finished", FAILED: "failed"}.get(code, "interrupted"))

@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 from pydantic.dataclasses import dataclass as validated
 
-from cifar_core.budget import Budget, at_length, step_flops
+from cifar_core.budget import Budget, from_reference, step_flops
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.source import DataSource
@@ -170,7 +170,7 @@ def optuna_alone(
         trial = study.ask()
         base = Recipe(seed=derive_seed(seed, trial.number), tta=TTA, epochs=reference_epochs(len(data.train)))
         recipe = trial_budget.narrow(SPACE.suggest(trial, base), CIFAR10)
-        recipe = at_length(recipe, trial_budget.apply(recipe, len(data.train), CIFAR10).epochs)
+        recipe = from_reference(recipe, trial_budget.apply(recipe, len(data.train), CIFAR10).epochs)
         state = TrainState.create(recipe, data, hardware)
         accuracy = _train(trial, state, data, schedule)
         spent += step_flops(recipe, CIFAR10) * state.step

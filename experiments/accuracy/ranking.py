@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from cifar_core.budget import Budget, at_length
+from cifar_core.budget import Budget, from_reference
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
@@ -94,7 +94,9 @@ def recipe_of(group: str, number: int, length: str) -> Recipe:
     base = Recipe(seed=_FIRST_SEEDS[length] + number, epochs=reference_epochs(TRAIN_IMAGES))
     fields = {name: value for name, value in drawn.items() if name not in space.parameters}
     recipe = replace(space.recipe(space.point_of(values.__getitem__), base), **fields)
-    trials = {name: at_length(recipe, LENGTHS[name].apply(recipe, TRAIN_IMAGES, CIFAR10).epochs) for name in TRIALS}
+    trials = {
+        name: from_reference(recipe, LENGTHS[name].apply(recipe, TRAIN_IMAGES, CIFAR10).epochs) for name in TRIALS
+    }
     return trials.get(length) or LENGTHS[length].extend(trials["12"], TRAIN_IMAGES, CIFAR10)
 
 

@@ -92,7 +92,7 @@ class Confusion:
         pairs = [
             (self.classes[i], self.classes[j], (shares[i][j] * n[i] + shares[j][i] * n[j]) / (n[i] + n[j]))
             for i, j in combinations(range(len(self.classes)), 2)
-            if shares[i][j] or shares[j][i]
+            if (shares[i][j] or shares[j][i]) and n[i] + n[j]
         ]
         return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))
 

@@ -20,7 +20,7 @@ from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
 
-from cifar_core.budget import at_length
+from cifar_core.budget import to_reference
 from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section
@@ -249,7 +249,7 @@ def _multiples(complete: pd.DataFrame, field: str, train_images: int) -> pd.Seri
     for row in complete.to_dict("records"):
         texts = {name: row.get(f"params.{name}") for name in _OF_MULTIPLES}
         recipe = Recipe(**{name: _OF_MULTIPLES[name](text) for name, text in texts.items() if isinstance(text, str)})
-        usual = at_length(recipe, reference_epochs(train_images))
+        usual = to_reference(recipe, reference_epochs(train_images))
         found.append(round(multiples_of(usual)[f"{field}{MULTIPLE}"], 6))
     return pd.Series(found, complete.index)
 

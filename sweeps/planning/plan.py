@@ -162,9 +162,9 @@ class Plan:
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.at_once)
 
     def _flops(self, budget: Budget) -> float:
-        """Training FLOPs of a budget; for one in epochs, those of the default recipe."""
+        """Training FLOPs of a run of the default recipe with this budget."""
         steps = budget.max_epochs * self.data_set.train_images / Recipe().batch_size
-        return budget.flops or steps * step_flops(Recipe(), self.data_set)
+        return min(budget.flops or math.inf, steps * step_flops(Recipe(), self.data_set))
 
 
 def eval_schedule(validations: Mapping[float, int]) -> EvalSchedule:

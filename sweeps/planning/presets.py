@@ -49,7 +49,7 @@ class Preset:
         return max(trials, *((self.confirmations, self.finals) if confirm else ()), 1)
 
     def fitted(self, data_set: DataSet) -> Preset:
-        """Return the preset for a data set: a run of the same network takes as many steps as on CIFAR-10.
+        """Return the preset for a data set: a run of the same network takes as many steps as on CIFAR-10, or fewer.
 
         Budgets in FLOPs grow with the pixels of an image. A pass over fewer images is shorter, so more of them are
         allowed: caps in epochs rise with the inverse of the number of training images, four times at most, as more

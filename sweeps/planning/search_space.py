@@ -12,7 +12,6 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
-from cifar_core.data.data_set import DataSet
 from cifar_core.recipe import FIXED_SPLIT, MOST_EPOCHS, Recipe
 
 
@@ -215,11 +214,6 @@ def comparable(recipe: Recipe) -> Recipe:
         rate = _base_rate(_scale(recipe.optimizer, recipe.reset_norms), recipe.batch_size)
     epochs = min(MOST_EPOCHS, recipe.epochs * ((1 - recipe.val_fraction) / (1 - FIXED_SPLIT)))
     return replace(recipe, learning_rate=rate, epochs=epochs, val_fraction=FIXED_SPLIT, keep_best=False, tta=TTA)
-
-
-def for_data_set(recipe: Recipe, images: float, data_set: DataSet) -> Recipe:
-    """Return `recipe` with as many steps on `data_set` as it has on `images` images, in at most `MOST_EPOCHS`."""
-    return replace(recipe, epochs=min(MOST_EPOCHS, recipe.epochs * images / data_set.train_images))
 
 
 def multiples_of(recipe: Recipe) -> dict[str, float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from optuna.trial import Trial
 
-from cifar_core.budget import at_length
+from cifar_core.budget import at_length, from_reference
 from cifar_core.recipe import Recipe
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Outcome, TrainJob
@@ -152,16 +152,16 @@ class Search(Stage):
     def _recipe(self, trial: Trial) -> Recipe:
         plan, images = self.sweep.plan, self.sweep.plan.data_set.train_images
         base = Recipe(seed=derive_seed(plan.seed, trial.number), tta=TTA, epochs=reference_epochs(images))
-        recipe = plan.space.suggest(trial, base)
+        recipe, scaled = plan.space.suggest(trial, base), from_reference
         if "enqueued_recipe" in trial.user_attrs:
-            recipe = Recipe.from_dict(trial.user_attrs["enqueued_recipe"])
+            recipe, scaled = Recipe.from_dict(trial.user_attrs["enqueued_recipe"]), at_length
         narrow = plan.preset.trial.narrow(recipe, plan.data_set)
         if narrow is not recipe:
             self.sweep.console.say(
                 f"trial {trial.number}: {recipe.model} at {narrowed(narrow, recipe)}, because the budget covers "
                 f"fewer than two training steps at {recipe.width:g}"
             )
-        return at_length(narrow, plan.preset.trial.apply(narrow, images, plan.data_set).epochs)
+        return scaled(narrow, plan.preset.trial.apply(narrow, images, plan.data_set).epochs)
 
     def _note_best(self, trial: int, accuracy: float, model: str) -> None:
         progress = self.sweep.progress

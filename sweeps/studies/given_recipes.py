@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cifar_core.budget import Budget
+from cifar_core.budget import Budget, for_data_set
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import expand, is_path, read_recipe
 from sweeps.planning.plan import Plan
-from sweeps.planning.search_space import comparable, for_data_set
+from sweeps.planning.search_space import comparable
 from sweeps.planning.space_rules import SYSTEMS_GROUP
 from sweeps.store import Store
 from sweeps.studies.settings import ADAPTATION, TRAIN_IMAGES

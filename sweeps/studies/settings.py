@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from cifar_core.budget import at_length
+from cifar_core.budget import from_reference
 from cifar_core.data.data_set import DataSet
 from cifar_core.recipe import Recipe
 from cifar_core.transfer.backbone import Backbone
@@ -81,7 +81,7 @@ def check_trials(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
             continue
         base = Recipe(epochs=reference_epochs(plan.data_set.train_images))
         again = plan.preset.trial.narrow(plan.space.recipe(trial.params, base), plan.data_set)
-        rate = at_length(again, drawn.epochs).peak_rate
+        rate = from_reference(again, drawn.epochs).peak_rate
         if not math.isclose(rate, drawn.peak_rate, rel_tol=1e-6):
             raise StudyError(
                 f"study {plan.study!r} was started by an earlier version, which gave trial {trial.number} the learning "

@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cifar_core.budget import at_length
+from cifar_core.budget import to_reference
 from cifar_core.errors import first_line
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import Plan
@@ -114,7 +114,7 @@ def _enqueue(study: optuna.Study, plan: Plan, recipes: Sequence[Recipe]) -> None
     for recipe in recipes:
         if recipe.to_dict() not in enqueued:  # the same command again finishes the study and adds nothing to it
             # Points of a space are recipes for the length of the reference.
-            point = plan.space.nearest(at_length(recipe, reference_epochs(plan.data_set.train_images)))
+            point = plan.space.nearest(to_reference(recipe, reference_epochs(plan.data_set.train_images)))
             first = {} if starts else _first(study.get_trials(deepcopy=False))
             attributes = {"enqueued_recipe": recipe.to_dict(), **first}
             study.enqueue_trial(point, user_attrs=attributes, skip_if_exists=False)

@@ -87,7 +87,7 @@ def register(uri: str, run_id: str, model: LoggedModel, tags: Mapping[str, str])
     Among equals it stays where it is.
 
     Args:
-        tags: of the version.
+        tags: tags of the version.
     """
     mlflow.set_tracking_uri(uri)  # where the registry looks the model up, whatever its client was given
     client = MlflowClient(uri)

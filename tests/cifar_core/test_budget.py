@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from cifar_core.budget import Budget, at_length, lengthen, step_flops
+from cifar_core.budget import Budget, at_length, for_data_set, from_reference, lengthen, step_flops, to_reference
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.models import MODELS, build_shapes
 from cifar_core.recipe import OPTIMIZERS, Recipe
@@ -144,10 +144,18 @@ def test_the_rate_falls_with_the_length_where_norms_are_reset(first: float, seco
     recipe = Recipe(model="airbench", optimizer="muon", reset_norms=True, learning_rate=0.15, epochs=8.0)
     one, other = at_length(recipe, first), at_length(at_length(recipe, second), first)
     assert one.epochs == first
-    assert one.peak_rate == pytest.approx(0.15 * (8 / first) ** 0.3)
+    assert one.peak_rate == pytest.approx(0.15 * (8 / min(first, 12)) ** 0.3)
     assert one.peak_rate * one.weight_decay == pytest.approx(0.15 * recipe.weight_decay)
     assert (other.peak_rate, other.weight_decay) == pytest.approx((one.peak_rate, one.weight_decay))
     assert at_length(recipe, 8.0) == recipe
+    images = 8 * 50_000 / 400
+    reference = replace(recipe, epochs=images)  # over 400 images as over so many different ones
+    few = from_reference(reference, first)
+    assert few.peak_rate == pytest.approx(0.15 * (images / min(first, 12)) ** 0.3)
+    again = to_reference(few, images)
+    assert (again.peak_rate, again.epochs) == pytest.approx((0.15, images))
+    own = at_length(for_data_set(recipe, 50_000, replace(CIFAR10, train_images=400)), first)
+    assert (own.peak_rate, own.epochs) == pytest.approx((few.peak_rate, first))
     plain = replace(recipe, reset_norms=False)
     assert at_length(plain, first) == replace(plain, epochs=first)
 

@@ -11,7 +11,7 @@ import pytest
 
 from cifar_core.recipe import Recipe
 from sweeps.coordinator import Summary
-from sweeps.lock import LockError
+from sweeps.lock import LockError, StudyRunningError
 from sweeps.notice import Notice
 from sweeps.stages.confirmation import Confirmed
 
@@ -52,10 +52,20 @@ def test_the_exit_code_decides_the_state(tmp_path: Path, code: int, state: str) 
 
 
 def test_it_hears_nothing_of_what_did_not_start(tmp_path: Path) -> None:
-    with pytest.raises(LockError):
-        notice(tmp_path).after(Mock(side_effect=LockError("it is being run")))
+    with pytest.raises(StudyRunningError):
+        notice(tmp_path).after(Mock(side_effect=StudyRunningError("it is being run")))
     Notice(None, "s", tmp_path).send("finished")
     assert not (tmp_path / "told").exists()
+
+
+def test_it_hears_of_another_lock_and_of_what_fails_after_the_sweep(tmp_path: Path) -> None:
+    after = notice(tmp_path)
+    after.summary = Summary(Counter(complete=1), {})
+    for sent, error in ((notice(tmp_path), LockError), (after, StudyRunningError)):
+        with pytest.raises(error):
+            sent.after(Mock(side_effect=error("locked")))
+        assert told(tmp_path / "told")["SWEEP_STATE"] == "failed"
+        (tmp_path / "told").unlink()
 
 
 def test_a_command_that_fails_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

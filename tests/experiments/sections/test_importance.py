@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifar_core.budget import at_length
+from cifar_core.budget import from_reference
 from cifar_core.recipe import Recipe
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
@@ -137,15 +137,16 @@ def test_only_what_differs_among_complete_trials_was_varied(demo: Facts) -> None
 
 
 @pytest.mark.parametrize("model", ["airbench", "wide_resnet", "vision_transformer"])
-def test_a_rate_is_shown_as_the_multiple_that_was_drawn(demo: Facts, model: str) -> None:
+@pytest.mark.parametrize("images", [45_000, 400])
+def test_a_rate_is_shown_as_the_multiple_that_was_drawn(demo: Facts, model: str, images: int) -> None:
     """With `reset_norms` rates have another scale, and depend on the length of the trial."""
     space, multiples = SPACES["full"], [0.5, 1.0, 2.0]
-    base = Recipe(epochs=reference_epochs(45_000))
+    base = Recipe(epochs=reference_epochs(images))
     drawn = [space.recipe({**space.starts[0], "model": model, "learning_rate_multiple": m}, base) for m in multiples]
-    drawn = [at_length(recipe, epochs) for recipe, epochs in zip(drawn, (0.5, 1.0, 3.0), strict=True)]
+    drawn = [from_reference(recipe, epochs) for recipe, epochs in zip(drawn, (0.5, 3.0, 40.0), strict=True)]
     search = pd.concat([demo.study.search.query("state == 'complete'").head(1)] * 3, ignore_index=True)
     params = pd.DataFrame([{f"params.{k}": str(v) for k, v in recipe.to_dict().items()} for recipe in drawn])
-    trials = varied(search.assign(**params), search_parameters(space.text), 45_000)
+    trials = varied(search.assign(**params), search_parameters(space.text), images)
     assert trials["learning_rate / usual"].tolist() == pytest.approx(multiples)
 
 

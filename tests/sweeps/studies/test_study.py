@@ -13,13 +13,13 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from cifar_core.budget import Budget, at_length, step_flops
+from cifar_core.budget import Budget, for_data_set, from_reference, step_flops, to_reference
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from sweeps.planning.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.planning.presets import PRESETS
-from sweeps.planning.search_space import for_data_set, reference_epochs
+from sweeps.planning.search_space import reference_epochs
 from sweeps.planning.space_file import SPACES, parse_space
 from sweeps.store import Store
 from sweeps.studies.storage import StudyError, open_storage
@@ -116,7 +116,7 @@ class TestSettings:
         trial = ask(study, plan)
         recipe = plan.space.suggest(trial, Recipe())
         assert recipe.reset_norms
-        scaled = at_length(replace(recipe, epochs=reference_epochs(plan.data_set.train_images)), 0.5)
+        scaled = from_reference(replace(recipe, epochs=reference_epochs(plan.data_set.train_images)), 0.5)
         trial.set_user_attr("recipe", scaled.to_dict())
         open_study(plan, storage)
         trial.set_user_attr("recipe", replace(recipe, epochs=0.5).to_dict())
@@ -133,7 +133,7 @@ class TestSettings:
         small = replace(plan, preset=replace(plan.preset, trial=budget))
         trial = ask(open_study(small, storage), small)
         assert small.space.suggest(trial, base) == recipe
-        trial.set_user_attr("recipe", at_length(narrow, 0.5).to_dict())
+        trial.set_user_attr("recipe", from_reference(narrow, 0.5).to_dict())
         assert open_study(small, storage).trials
 
     def test_recipes_for_very_few_images(self, storage: BaseStorage, plan: Plan) -> None:
@@ -291,15 +291,17 @@ class TestQueue:
     ) -> None:
         drawn = plan.space.recipe(START, Recipe(epochs=reference_epochs(45_000)))
         assert drawn.reset_norms, "so that its rate goes with its length"
-        study = open_study(plan, storage, [at_length(drawn, 0.1)])
+        study = open_study(plan, storage, [from_reference(drawn, 0.1)])
         assert draw(study, plan, 1) == [pytest.approx(START)]
 
     def test_a_recipe_of_other_data_is_told_as_the_point_that_it_was_drawn_at(
         self, storage: BaseStorage, plan: Plan
     ) -> None:
         drawn = plan.space.recipe(START, Recipe(epochs=reference_epochs(1_000)))  # drawn for a thousand images
-        recipe = for_data_set(at_length(drawn, 9.5), 1_000, plan.data_set)
-        assert recipe.epochs == pytest.approx(9.5 * 1_000 / plan.data_set.train_images)
+        for passes in (9.5, 40.0):
+            recipe = for_data_set(from_reference(drawn, passes), 1_000, plan.data_set)
+            assert recipe.epochs == pytest.approx(passes * 1_000 / plan.data_set.train_images)
+            assert plan.space.nearest(to_reference(recipe, reference_epochs(45_000))) == pytest.approx(START)
         assert for_data_set(drawn, 1e9, plan.data_set).epochs == 10_000, "and no more than a recipe may have"
         assert draw(open_study(plan, storage, [recipe]), plan, 1) == [pytest.approx(START)]
 
