@@ -300,7 +300,7 @@ class _Command:
             settings = adaptation_settings(plan.data_set, self.backbone, plan.preset.name, plan.seed)
             check_adaptation(storage, adapted_study(plan.study), settings)
             notes = [*notes, f"{self.backbone.name} is adapted after that; its time is not in the estimate"]
-        elif self.pictures is not None and plan.data_set.train_images < _FEW_IMAGES:
+        elif self.pictures is not None and plan.data_set.train_images < _FEW_IMAGES and not plan.on_cluster:
             notes = [*notes, _ADAPT_TOO]
         study = open_study(
             plan, storage, recipes, lambda trials: check_before_training(store, plan.study, trials, console.say)
