@@ -19,7 +19,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
-from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
+from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun, WantedRun
 from experiments.stats import mean_interval
 from sweeps.command_line import OneLineParser, positive_int, start
 from sweeps.words import percent
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return training_runs.command(parser, arguments, RESULTS, _wanted, table)
 
 
-def _wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
-    return [(variant, recipe_of(variant, seed)) for seed in range(options.seeds) for variant in VARIANTS]
+def _wanted(options: argparse.Namespace) -> Sequence[WantedRun]:
+    return [WantedRun(variant, recipe_of(variant, seed)) for seed in range(options.seeds) for variant in VARIANTS]
 
 
 def recipe_of(variant: str, seed: int) -> Recipe:

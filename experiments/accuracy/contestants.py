@@ -34,7 +34,7 @@ from cifar_core.evaluation.pictures import samples
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evaluate, total_steps, train
-from experiments.accuracy.training_runs import measure
+from experiments.accuracy.training_runs import WantedRun, measure
 from experiments.benchmarks import real_data
 from experiments.benchmarks.quiet_sweep import run_quietly
 from experiments.reading.load_study import read_tables
@@ -105,7 +105,7 @@ def our_study(seed: int, budget: SearchBudget, hardware: Hardware, *, starts: bo
             points.append(BestSoFar(flops=run["spent"], seconds=elapsed, accuracy=run["metrics.val/accuracy"]))
     images = len(real_data().train)
     final = budget.preset.final.extend(recipe, images, CIFAR10)
-    trained = measure("final", final, hardware)
+    trained = measure(WantedRun("final", final), hardware)
     spent = runs["metrics.cost/training_flops"].sum() + step_flops(final, CIFAR10) * total_steps(final, images)
     points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
     return Found(

@@ -19,7 +19,7 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.recipes import read_recipe
 from experiments.accuracy import training_runs
-from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
+from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun, WantedRun
 from sweeps.command_line import OneLineParser, start
 from sweeps.words import percent
 
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return training_runs.command(parser, arguments, RESULTS, _wanted, table)
 
 
-def _wanted(_: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
+def _wanted(_: argparse.Namespace) -> Sequence[WantedRun]:
     each = ((budget, size, multiple) for budget in BUDGETS for size in BATCH_SIZES for multiple in MULTIPLES)
-    return [(_name(*one), recipe_of(*one)) for one in each]
+    return [WantedRun(_name(*one), recipe_of(*one)) for one in each]
 
 
 def recipe_of(budget: int, batch_size: int, multiple: float) -> Recipe:

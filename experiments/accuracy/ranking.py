@@ -22,7 +22,7 @@ from cifar_core.budget import Budget, from_reference
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from experiments.accuracy import training_runs
-from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun
+from experiments.accuracy.training_runs import TRAIN_IMAGES, TrainingRun, WantedRun
 from sweeps.command_line import OneLineParser, start
 from sweeps.planning.search_space import reference_epochs
 from sweeps.planning.space_file import SPACES
@@ -80,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return training_runs.command(parser, arguments, RESULTS, _wanted, table)
 
 
-def _wanted(options: argparse.Namespace) -> Sequence[tuple[str, Recipe]]:
+def _wanted(options: argparse.Namespace) -> Sequence[WantedRun]:
     lengths = [length for length in LENGTHS if length in options.lengths]
     each = ((group, n, length) for length in lengths for group, n in _numbers(length))
-    return [(_name(*one), recipe_of(*one)) for one in each]
+    return [WantedRun(_name(*one), recipe_of(*one)) for one in each]
 
 
 def recipe_of(group: str, number: int, length: str) -> Recipe:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass as validated
 
+from cifar_core.data import nested_places
+from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe
@@ -22,7 +24,7 @@ from sweeps.console import SweepConsole
 from sweeps.validation import STRICT
 from sweeps.words import percent
 
-TRAIN_IMAGES = 45_000  # of the fixed split
+TRAIN_IMAGES = CIFAR10.train_images  # of the fixed split
 _EARLY, _EARLY_IMAGES = 0.25, 1000  # where and on how many images a run is judged before its end
 
 
@@ -39,14 +41,27 @@ class TrainingRun:
     machine: str
 
 
+@dataclass(frozen=True, slots=True)
+class WantedRun:
+    """A run to measure, on all training images or fewer: about as many of each class, drawn with the recipe's seed."""
+
+    name: str  # another one for other images or another recipe
+    recipe: Recipe
+    images: int = TRAIN_IMAGES
+
+    def is_measured_by(self, run: TrainingRun) -> bool:
+        """Return true if `run` is this one; it may be older than a field of the recipe with a default."""
+        return run.name == self.name and Recipe.from_dict(run.recipe) == self.recipe
+
+
 def command(
     parser: OneLineParser,
     arguments: Sequence[str] | None,
     results: Path,
-    wanted: Callable[[argparse.Namespace], Sequence[tuple[str, Recipe]]],
+    wanted: Callable[[argparse.Namespace], Sequence[WantedRun]],
     table: Callable[[Sequence[TrainingRun]], Iterable[str]],
 ) -> int:
-    """Run a command that trains the wanted recipes, those already in the results file aside, and prints a table.
+    """Run a command that measures the wanted runs, those already in the results file aside, and prints a table.
 
     Args:
         parser: parser with the options of this command alone; `--device` and `--results` are added.
@@ -73,37 +88,34 @@ def command(
 
 
 def complete(
-    path: Path, wanted: Sequence[tuple[str, Recipe]], hardware: Hardware, say: Callable[[str], None]
+    path: Path, wanted: Sequence[WantedRun], hardware: Hardware, say: Callable[[str], None]
 ) -> tuple[TrainingRun, ...]:
-    """Train the recipes that the file does not hold, write each to it, and return the runs of all wanted ones.
+    """Measure the wanted runs that the file does not hold, write each to it, and return all wanted ones.
 
     Raises:
         InvalidFileError: the file is not what this function writes.
         RecipeError: it holds a run under a wanted name whose recipe is not valid.
     """
     runs = load(path, TrainingRun)
-    for name, recipe in wanted:
-        if not any(is_of(run, name, recipe) for run in runs):
-            run = measure(name, recipe, hardware)
-            runs = add(path, run, partial(is_of, name=name, recipe=recipe))
-            say(f"{name}: {percent(run.accuracy, 2)}, {run.seconds:.0f} s")
-    return tuple(run for run in runs if any(is_of(run, *one) for one in wanted))
+    for one in wanted:
+        if not any(map(one.is_measured_by, runs)):
+            run = measure(one, hardware)
+            runs = add(path, run, one.is_measured_by)
+            say(f"{run.name}: {percent(run.accuracy, 2)}, {run.seconds:.0f} s")
+    return tuple(run for run in runs if any(one.is_measured_by(run) for one in wanted))
 
 
-def is_of(run: TrainingRun, name: str, recipe: Recipe) -> bool:
-    """Return true if this is the run of that recipe under that name; it may be older than a field with a default."""
-    return run.name == name and Recipe.from_dict(run.recipe) == recipe
-
-
-def measure(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
-    """Train a recipe on the 45,000 training images."""
-    data = real_data()
+def measure(wanted: WantedRun, hardware: Hardware) -> TrainingRun:
+    """Train a recipe, and evaluate it on the 5,000 validation images."""
+    data, recipe = real_data(), wanted.recipe
+    if wanted.images < len(data.train):
+        data = replace(data, train=data.train.part(nested_places(data.train.labels, wanted.images, recipe.seed)))
     state = TrainState.create(recipe, data, hardware)
     early, end = train(state, data, EvalSchedule((1.0,), {_EARLY: _EARLY_IMAGES}))
     predictions, augmented = evaluate(state.model, data.val, hardware, recipe)
     assert early.val_accuracy is not None
     return TrainingRun(
-        name=name,
+        name=wanted.name,
         recipe=recipe.to_dict(),
         early=early.val_accuracy,
         accuracy=predictions.accuracy,

@@ -22,7 +22,7 @@ from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import Progress, total_steps
 from experiments.accuracy import contestants
 from experiments.accuracy.contestants import SearchBudget, optuna_alone, our_study
-from experiments.accuracy.training_runs import TrainingRun
+from experiments.accuracy.training_runs import TrainingRun, WantedRun
 from sweeps.planning.search_space import Parameter
 from tests.sweeps import scripted
 from tests.sweeps.scripted import PRESET, TRAIN_IMAGES, VAL_IMAGES, ScriptedExecutor, Study
@@ -88,10 +88,10 @@ def test_our_study_ends_with_the_champion_and_a_long_run_without_the_test_set(
     executor = ScriptedExecutor(script)
     measured: list[Recipe] = []
 
-    def measure(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
-        measured.append(recipe)
+    def measure(wanted: WantedRun, hardware: Hardware) -> TrainingRun:
+        measured.append(wanted.recipe)
         fields = {"early": 0.1, "accuracy": 0.85, "tta_accuracy": 0.86, "seconds": 1.0, "machine": "m"}
-        return TrainingRun(name=name, recipe=recipe.to_dict(), **fields)  # type: ignore[arg-type]
+        return TrainingRun(name=wanted.name, recipe=wanted.recipe.to_dict(), **fields)  # type: ignore[arg-type]
 
     monkeypatch.setattr(contestants, "LocalExecutor", lambda **_: executor)
     monkeypatch.setattr(contestants, "measure", measure)

@@ -12,7 +12,7 @@ from cifar_core.recipes import read_recipe
 from cifar_core.training import total_steps
 from experiments.accuracy.lengths import RESULTS, recipe_of, table
 from experiments.accuracy.run_file import load
-from experiments.accuracy.training_runs import TrainingRun, is_of
+from experiments.accuracy.training_runs import TrainingRun, WantedRun
 
 
 def test_the_rate_goes_with_the_root_of_the_batch_size() -> None:
@@ -27,7 +27,7 @@ def test_the_best_rate_of_the_committed_runs_falls_with_the_length() -> None:
     assert len(runs) > 50
     for run in runs:
         budget, size, multiple = re.findall(r"[\d.]+", run.name)
-        assert is_of(run, run.name, recipe_of(int(budget), int(size), float(multiple)))
+        assert WantedRun(run.name, recipe_of(int(budget), int(size), float(multiple))).is_measured_by(run)
     rows = list(table(runs))
     assert "| 12 | 512 | 65.3 % | 73.7 % | **77.4 %** | 75.5 % |" in rows
     assert "| 240 | 512 | 92.9 % | **93.5 %** | 92.7 % | 91.5 % |" in rows

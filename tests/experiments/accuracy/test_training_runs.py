@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cifar_core.data import Split, Splits
 from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
+from cifar_core.training import EvalSchedule, Progress, TrainState, train
 from experiments.accuracy import training_runs
 from experiments.accuracy.run_file import add, load
-from experiments.accuracy.training_runs import TrainingRun, measure
+from experiments.accuracy.training_runs import TrainingRun, WantedRun, measure
 from sweeps.command_line import OneLineParser
 from tests.sweeps.small_data import CPU, small_splits
 
@@ -20,12 +23,30 @@ RECIPE = Recipe(model="fast_resnet", width=0.125, batch_size=32, epochs=1.0, tta
 
 def test_a_run_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_runs, "real_data", small_splits)
-    run = measure("mine", RECIPE, CPU)
+    run = measure(WantedRun("mine", RECIPE), CPU)
     assert (run.name, run.recipe) == ("mine", RECIPE.to_dict())
+    assert WantedRun("mine", RECIPE).is_measured_by(run)
     assert 0 <= run.early <= 1
     assert 0 <= run.accuracy <= 1
     assert run.tta_accuracy is not None
     assert run.seconds > 0
+
+
+def test_few_images_are_drawn_evenly_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Split] = []
+
+    def watch(state: TrainState, data: Splits, schedule: EvalSchedule) -> Iterator[Progress]:
+        trained.append(data.train)
+        return train(state, data, schedule)
+
+    monkeypatch.setattr(training_runs, "real_data", small_splits)
+    monkeypatch.setattr(training_runs, "train", watch)
+    for seed in (0, 0, 1):
+        measure(WantedRun("few", replace(RECIPE, seed=seed, batch_size=8), images=30), CPU)
+    first, again, other = trained
+    assert first.labels.bincount().tolist() == other.labels.bincount().tolist() == [3] * 10
+    assert first.images.equal(again.images)
+    assert not first.images.equal(other.images)
 
 
 def test_runs_of_the_file_are_not_repeated(
@@ -33,15 +54,15 @@ def test_runs_of_the_file_are_not_repeated(
 ) -> None:
     measured: list[str] = []
 
-    def pretend(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
-        measured.append(name)
+    def pretend(wanted: WantedRun, hardware: Hardware) -> TrainingRun:
+        measured.append(wanted.name)
         if len(measured) == 3:
             raise KeyboardInterrupt
         fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
-        return TrainingRun(name=name, recipe=recipe.to_dict(), **fields)  # type: ignore[arg-type]
+        return TrainingRun(name=wanted.name, recipe=wanted.recipe.to_dict(), **fields)  # type: ignore[arg-type]
 
     def call(recipes: list[Recipe]) -> int:
-        wanted = [(str(number), recipe) for number, recipe in enumerate(recipes)]
+        wanted = [WantedRun(str(number), recipe) for number, recipe in enumerate(recipes)]
         arguments = ["--device", "cpu", "--results", str(tmp_path / "runs.json")]
         parser = OneLineParser(prog="try")
         return training_runs.command(parser, arguments, tmp_path, lambda _: wanted, lambda r: map(str, map(len, [r])))
@@ -60,26 +81,26 @@ def test_runs_of_the_file_are_not_repeated(
 
 
 def test_a_run_from_before_a_field_of_recipes_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
-        raise AssertionError(f"{name} is in the file")
+    def never(wanted: WantedRun, hardware: Hardware) -> TrainingRun:
+        raise AssertionError(f"{wanted.name} is in the file")
 
     monkeypatch.setattr(training_runs, "measure", never)
     fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
     older = {name: value for name, value in RECIPE.to_dict().items() if name != "cutout"}
     kept = TrainingRun(name="mine", recipe=older, **fields)  # type: ignore[arg-type]
     add(tmp_path / "runs.json", kept, lambda run: False)
-    assert training_runs.complete(tmp_path / "runs.json", [("mine", RECIPE)], CPU, print) == (kept,)
+    assert training_runs.complete(tmp_path / "runs.json", [WantedRun("mine", RECIPE)], CPU, print) == (kept,)
 
 
 def test_what_another_process_adds_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "runs.json"
 
-    def meanwhile(name: str, recipe: Recipe, hardware: Hardware) -> TrainingRun:
-        if name == "ours":
-            training_runs.complete(path, [("theirs", RECIPE)], hardware, lambda line: None)
+    def meanwhile(wanted: WantedRun, hardware: Hardware) -> TrainingRun:
+        if wanted.name == "ours":
+            training_runs.complete(path, [WantedRun("theirs", RECIPE)], hardware, lambda line: None)
         fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
-        return TrainingRun(name=name, recipe=recipe.to_dict(), **fields)  # type: ignore[arg-type]
+        return TrainingRun(name=wanted.name, recipe=wanted.recipe.to_dict(), **fields)  # type: ignore[arg-type]
 
     monkeypatch.setattr(training_runs, "measure", meanwhile)
-    training_runs.complete(path, [("ours", RECIPE)], CPU, lambda line: None)
+    training_runs.complete(path, [WantedRun("ours", RECIPE)], CPU, lambda line: None)
     assert [run.name for run in load(path, TrainingRun)] == ["theirs", "ours"]
