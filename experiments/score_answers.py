@@ -103,7 +103,7 @@ def _check_images(answers: Path, study: Study) -> None:
         InvalidFileError: it is of others, or a file beside it is damaged.
     """
     if (source := read_source(answers)) is not None:
-        name, sha256 = source.data_set or source.images[:8], source.images
+        name, sha256 = source.data_set, source.images
     elif (answers.parent / DESCRIPTION).exists():
         try:
             data_set = read_data_set(answers.parent)

@@ -196,10 +196,10 @@ class Store:
         """Yield study and key of each evaluation on record; damaged lines are left out.
 
         Args:
-            data_sha256: of a data set, to leave out evaluations on others. A line of an old version does not tell.
+            data_sha256: of a data set, to leave out evaluations on others.
         """
         for study, key, data in filter(None, map(parse_evaluation, lines_of(self.test_set_evaluations))):
-            if None in (data, data_sha256) or data == data_sha256:
+            if data_sha256 in (None, data):
                 yield study, key
 
     def as_option(self, *, storage: bool = False) -> list[str]:
@@ -245,15 +245,14 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else []
 
 
-def parse_evaluation(line: str) -> tuple[str, str, str | None] | None:
+def parse_evaluation(line: str) -> tuple[str, str, str] | None:
     """Return study, key and data set of a line of the record of test set evaluations; None if it is damaged."""
     try:
         fields = json.loads(line)
-        study, key, data = fields["study"], fields["key"], fields.get("data_sha256")
+        study, key, data = fields["study"], fields["key"], fields["data_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    whole = isinstance(study, str) and isinstance(key, str) and isinstance(data, str | None)
-    return (study, key, data) if whole else None
+    return (study, key, data) if all(isinstance(each, str) for each in (study, key, data)) else None
 
 
 def folder_name(study: str) -> str:

@@ -21,6 +21,7 @@ from cifar_core.recipe import Recipe
 from sweeps.planning.space_file import SPACES
 from sweeps.store import Store
 from sweeps.tracking import artifacts
+from sweeps.tracking.figures import split_figures
 
 _START = 1_795_000_000_000  # milliseconds
 _POINTS = 5  # of each curve
@@ -41,8 +42,9 @@ def fill_store(store: Store, runs: int, study: str = "many") -> None:
     parent = client.create_run(experiment, start_time=_START, tags=tags, run_name=study).info.run_id
     for name, value in {"trials": runs, "preset": "quick", "space": "full", "seed": 0}.items():
         client.log_param(parent, name, value)
-    for name, number in {"seconds": 1290.0, "search_flops": 3e14, "full_flops": 8e14, "saved_fraction": 0.62}.items():
-        client.log_metric(parent, f"study/{name}", number)
+    spent = {"seconds": 1290.0, "search_flops": 3e14, "full_flops": 8e14, "saved_fraction": 0.62}
+    for name, text in split_figures({f"study/{name}": value for name, value in spent.items()})[1].items():
+        client.set_tag(parent, name, text)
     client.set_terminated(parent, "FINISHED", end_time=_START + 20 * runs)
     with contextlib.closing(sqlite3.connect(store.root / "mlflow.db")) as database, database:
         many = _Study(database, store, experiment, study, parent)
@@ -91,10 +93,13 @@ def _insert(study: _Study, number: int, key: str, tags: Mapping[str, str], state
         "data_sha256": "ab" * 32, "device": "cpu", "precision": "bf16", "threads": "1", "torch": "2.13.0",
         "cpu": "a processor of 2 cores", "workers": "2", "preset": "quick", "space": "full", **tags,
     }  # fmt: skip
+    curves, end = _metrics(draw, complete=state == "complete", stage=tags["stage"])
+    last, figures = split_figures(end)
+    whole |= figures
     study.database.executemany(
         "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", [(k, v, run_id) for k, v in whole.items()]
     )
-    _insert_metrics(study.database, run_id, at, draw, state=state, stage=tags["stage"])
+    _insert_metrics(study.database, run_id, at, curves, last)
     if tags["stage"] == "final":
         _files(folder, draw)
 
@@ -114,11 +119,8 @@ def _recipe(draw: random.Random, seed: int) -> Recipe:
     )
 
 
-def _insert_metrics(
-    database: sqlite3.Connection, run_id: str, at: int, draw: random.Random, *, state: str, stage: str
-) -> None:
-    """Insert the curves of a run, and what it ends with."""
-    complete = state == "complete"
+def _metrics(draw: random.Random, *, complete: bool, stage: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the last values of the curves of a run, and the metrics that it ends with."""
     reached = 0.9 - abs(draw.gauss(0, 0.08)) if complete else 0.3 + draw.uniform(0, 0.2)
     last = {"train/loss": 1 - reached / 2, "train/accuracy": reached, "lr": 0.01}
     end = {"cost/seconds": 30.0, "cost/training_flops": 1.1e13 if complete else 2e12, "cost/epochs": 2.0}
@@ -130,16 +132,23 @@ def _insert_metrics(
         last |= {"val/loss": 1 - reached / 2, "val/accuracy": reached}
         names = [f"val_class/{name}" for name in CIFAR10.classes] + ["val_group/animals", "val_group/vehicles"]
         end |= dict.fromkeys(names, reached) if complete else {}
+    return last, end
+
+
+def _insert_metrics(
+    database: sqlite3.Connection, run_id: str, at: int, curves: Mapping[str, float], end: Mapping[str, float]
+) -> None:
+    """Insert curves, by their last values, and metrics of the end of a run."""
     curve = [
         (key, value * (step + 1) / _POINTS, at + step, run_id, step, 0)
-        for key, value in last.items()
+        for key, value in curves.items()
         for step in range(_POINTS)
     ]
     insert = "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)"
     database.executemany(insert, [*curve, *((key, value, at, run_id, 0, 0) for key, value in end.items())])
     database.executemany(
         "INSERT INTO latest_metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, 0)",
-        [(key, value, at, run_id, _POINTS if key in last else 0) for key, value in {**last, **end}.items()],
+        [(key, value, at, run_id, _POINTS if key in curves else 0) for key, value in {**curves, **end}.items()],
     )
 
 

@@ -166,7 +166,7 @@ def cost_of(study: Study, published: Published, scenario: Scenario) -> Cost:
         spent = _spent(study, device, workers, threads)
         seconds = spent if spent > 0 else None
     run_threads = max((_count(t) for t in subject["tags.threads"]), default=1)
-    # Earlier versions did not record the GPUs, which workers can share.
+    # Workers can share a GPU.
     units, run_units = (threads, run_threads) if device == "cpu" else (_count(study.tags.get("gpus")), 1)
     flops = [
         v

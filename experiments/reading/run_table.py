@@ -71,7 +71,7 @@ def from_sqlite(path: Path, parent: str) -> pd.DataFrame:
         for metric, value in figures_in(column.removeprefix("tags."), text).items()
     ]
     values = pd.DataFrame(cells, columns=["run_id", "name", "value"], dtype=object)
-    values = values.drop_duplicates(["run_id", "name"], keep="last")  # a study that an earlier version began
+    values = values.drop_duplicates(["run_id", "name"], keep="last")  # a metric of that name logged by hand
     return _tidy(runs.merge(values.pivot(index="run_id", columns="name", values="value"), on="run_id", how="left"))
 
 

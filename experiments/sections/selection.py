@@ -11,6 +11,7 @@ from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section,
 from experiments.pages.text import CitedText, estimate_sources, fine_percent, flops, points, run_sources, signed
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
+from sweeps.stages.confirmation import Gain
 from sweeps.studies.study import Beginning
 
 
@@ -149,27 +150,11 @@ def _final_sentence(facts: Facts) -> str:
 def gain_sentence(study: Study) -> CitedText | None:
     """Gain of the search over the recipe that it began with, with its interval; None where it was not measured."""
     mean, low, high = (study.metrics.get(f"study/search_gain{end}") for end in ("", "_low", "_high"))
-    if mean is None or low is None or high is None:
+    beginning = next((candidate.baseline for candidate in candidates_of(study) if candidate.baseline), None)
+    if mean is None or low is None or high is None or beginning is None:
         return None
-    gain = f"{100 * mean:+.2f} points of validation accuracy"
-    interval = f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}), both trained again in the same way"
-    text = f"The search added {gain} to the recipe that it began with {interval}: "
-    if mean < 0:
-        text = f"The search lost {gain[1:]} against the recipe that it began with {interval}: "
-    if low > 0:
-        text += "more than chance explains."
-    elif high < 0:
-        below, least, most = (f"{-100 * value:.2f}" for value in (mean, high, low))
-        text = (
-            "The search found nothing better than the recipe that it began with, which is the champion: its own best "
-            f"is {below} points of validation accuracy below it (95 % interval {least} to {most}), both trained again "
-            "in the same way."
-        )
-    else:
-        champions = [candidate.baseline for candidate in candidates_of(study) if candidate.champion]
-        stays = Beginning.KNOWN_GOOD in champions
-        text += "within chance, so the recipe that it began with stays." if stays else "within chance."
-    return CitedText(text, run_sources(study.run_id))
+    how = "Both were trained again in the same way, and judged on the validation images."
+    return CitedText(f"{Gain(mean, low, high, beginning).describe()}. {how}", run_sources(study.run_id))
 
 
 def lead_sentence(candidates: Sequence[Candidate], images: int) -> CitedText | None:

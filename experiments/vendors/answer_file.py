@@ -27,7 +27,7 @@ class Source:
     model: str
     reasoning_effort: str
     images: str  # SHA-256 of their data set
-    data_set: str = field(default="", compare=False)  # its name; files of an earlier version lack it
+    data_set: str = field(compare=False)  # its name
 
     def parts(self) -> dict[str, str]:
         """Return what it consists of, in words."""
@@ -35,7 +35,7 @@ class Source:
             "URL": self.url,
             "model": self.model,
             "reasoning effort": self.reasoning_effort or "unset",
-            "images": " ".join(filter(None, (self.data_set, f"({self.images[:8]})"))),
+            "images": f"{self.data_set} ({self.images[:8]})",
         }
 
 

@@ -110,8 +110,6 @@ def _train(job: TrainJob, data: Splits, hardware: Hardware, channel: Channel) ->
         if checkpoints is not None:
             _save(checkpoints, state)
         return Paused(job.key)
-    if last is None and job.recipe.val_fraction > 0:
-        raise RuntimeError("an evaluation schedule must validate at the end of training")
     if job.weights is not None:
         with _writing("the weights", job.weights):
             save_state(state, job.weights)

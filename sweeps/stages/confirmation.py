@@ -53,7 +53,7 @@ class Gain:
         return {"study/search_gain": self.mean, "study/search_gain_low": self.low, "study/search_gain_high": self.high}
 
     def describe(self) -> str:
-        """Return a sentence for the terminal."""
+        """Return a sentence without its full stop."""
         points = f"{100 * self.mean:+.2f} points"
         interval = f"(95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f})"
         first = f"its {self.beginning.noun}"

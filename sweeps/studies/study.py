@@ -52,7 +52,7 @@ class Beginning(StrEnum):
     def of(cls, trial: FrozenTrial) -> Beginning | None:
         """Return the kind of first recipe that `trial` has; None if it is not the first."""
         value = trial.user_attrs.get(BASELINE)
-        return None if value is None else cls.KNOWN_GOOD if value is True else cls(value)
+        return None if value is None else cls(value)
 
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
@@ -125,7 +125,7 @@ def _enqueue(study: optuna.Study, plan: Plan, recipes: Sequence[Recipe]) -> None
             if number > 0:
                 study.enqueue_trial(start, skip_if_exists=True)
             elif not has_baseline:
-                study.enqueue_trial(start, user_attrs={BASELINE: True}, skip_if_exists=False)
+                study.enqueue_trial(start, user_attrs={BASELINE: Beginning.KNOWN_GOOD}, skip_if_exists=False)
 
 
 def ask(study: optuna.Study, plan: Plan) -> Trial:

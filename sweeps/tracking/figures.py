@@ -2,7 +2,6 @@
 
 The MLflow UI draws a chart for each metric. Costs and accuracies by class would be dozens of charts with a single bar,
 above the curves. So a tag holds the figures of a group: `figures.cost` is `{"seconds": 35.2, ...}` for `cost/seconds`.
-Stores of earlier versions have them as metrics.
 """
 
 from __future__ import annotations

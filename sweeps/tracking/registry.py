@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,8 +24,6 @@ from cifar_core.export import export, export_onnx
 from cifar_core.transfer.adapted import load_network
 from sweeps.tracking import served_model
 from sweeps.tracking.mlflow_client import every_page
-
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write over the view of a sweep
 
 CHAMPION = "champion"  # alias
 _ONNX = "onnx"  # tag of a logged model, as `export_onnx` returns it

@@ -26,6 +26,7 @@ from experiments.reading.published import load_published
 from experiments.reading.scenario import Scenario, load_scenario
 from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store
+from sweeps.tracking.figures import split_figures
 
 EASE = (0.01, 0.03, -0.04, -0.09, 0.0, -0.06, 0.03, 0.02, 0.05, 0.03)  # of each class against the mean
 TIMINGS = (Timing(1, 0.004, 0.006, 200, 0.004), Timing(256, 0.16, 0.2, 12, 0.16))
@@ -158,8 +159,9 @@ class Fake:
         model = self.client.create_logged_model(plan.experiment, "model", source_run_id=run)
         self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
         self.client.set_terminated(run, "FINISHED", end_time=at + 240_000)
+        look = {"time": "2026-11-18T10:00:00Z", "study": plan.name, "key": key, "data_sha256": CIFAR10.sha256}
         with (self.folder / "test_looks.jsonl").open("a") as file:
-            file.write(json.dumps({"time": "2026-11-18T10:00:00Z", "study": plan.name, "key": key}) + "\n")
+            file.write(json.dumps(look) + "\n")
 
     def _run(
         self,
@@ -175,8 +177,10 @@ class Fake:
             "study": plan.name, "device": "cpu", "precision": "bf16", "threads": "1", "torch": "2.13.0",
             "git_commit": "0f" * 20, "data_sha256": CIFAR10.sha256, "cpu": "processor of 2 cores",
         }  # fmt: skip
-        run_id = str(self.client.create_run(plan.experiment, at, tags, name).info.run_id)
-        self.client.log_batch(run_id, metrics, [Param(k, str(v)) for k, v in params.items()])
+        curves, figures = split_figures({metric.key: metric.value for metric in metrics})
+        run_id = str(self.client.create_run(plan.experiment, at, tags | figures, name).info.run_id)
+        shown = [metric for metric in metrics if metric.key in curves]
+        self.client.log_batch(run_id, shown, [Param(k, str(v)) for k, v in params.items()])
         self.put(run_id, {name: content for name, content in files.items() if name not in plan.omit})
         return run_id
 

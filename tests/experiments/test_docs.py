@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import importlib
 import os
 import re
@@ -30,8 +31,21 @@ COMMANDS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "sta
 SCRIPTS = ("sweeps/run_study.py", *(f"experiments/{path.name}" for path in COMMANDS))
 
 
+PACKAGES = ("cifar_core", "sweeps", "experiments")
+WITH_EXAMPLES = [
+    path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) if ">>> " in path.read_text("utf-8")
+]
+
+
 def guide(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_of_docstrings_hold(path: Path) -> None:
+    tried = doctest.testmod(importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)))
+    assert tried.attempted
+    assert not tried.failed
 
 
 @pytest.mark.parametrize("name", PRESETS)

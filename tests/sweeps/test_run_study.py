@@ -504,27 +504,30 @@ def test_what_an_adaptation_alone_finds_in_a_folder_is_said(
     assert "found 30 pictures of 2 classes (10 to 20 of each): " in capsys.readouterr().out
 
 
-def test_a_sweep_whose_adaptation_stops_says_how_to_report_on_it(
-    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def adapts(stubs: type[StubCoordinator], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that ends with a tested champion, after which an adaptation may begin."""
     stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
-    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=Interrupted)))
     monkeypatch.setattr(run_study, "check_adaptation", Mock())
     monkeypatch.setattr(run_study, "adaptation_settings", Mock())
+
+
+@pytest.mark.usefixtures("adapts")
+def test_a_sweep_whose_adaptation_stops_says_how_to_report_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=Interrupted)))
     store = tmp_path / "store"
     assert main(("--adapt", "--study", "s", "--store", str(store))) == 128
     said = capsys.readouterr().out
     assert f"report without the adapted network: python experiments/compare.py --study s --store {store}" in said
 
 
+@pytest.mark.usefixtures("adapts")
 def test_an_adaptation_that_cannot_begin_after_its_sweep_sends_a_notice(
-    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
-    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
-    monkeypatch.setattr(run_study, "check_adaptation", Mock())
-    monkeypatch.setattr(run_study, "adaptation_settings", Mock())
     store = Store.locate(tmp_path / "store")
     store.create()
     command = f"echo $SWEEP_STATE >> {tmp_path}/said"
@@ -533,14 +536,11 @@ def test_an_adaptation_that_cannot_begin_after_its_sweep_sends_a_notice(
     assert (tmp_path / "said").read_text().split() == ["failed"]
 
 
+@pytest.mark.usefixtures("adapts")
 def test_a_sweep_whose_adaptation_fails_says_it_too(
-    stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
-    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
     monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=Mock(side_effect=OSError("no room"))))
-    monkeypatch.setattr(run_study, "check_adaptation", Mock())
-    monkeypatch.setattr(run_study, "adaptation_settings", Mock())
     notify = f"echo $SWEEP_STATE $SWEEP_TEST_ACCURACY >> {tmp_path}/said"
     assert main(("--adapt", "--study", "s", "--store", str(tmp_path / "store"), "--notify", notify)) == 1
     assert (tmp_path / "said").read_text().split() == ["failed", "0.9000"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from experiments.accuracy.passes import MULTIPLES, SETTINGS, Setting, recipe_of, table
-from experiments.accuracy.training_runs import TrainingRun
+from experiments.accuracy.training_runs import TrainingRun, WantedRun
+from tests.experiments.accuracy.test_training_runs import run_of
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
@@ -22,15 +23,7 @@ def test_a_row_has_means_over_the_seeds_that_are_measured_at_each_rate() -> None
     setting = SETTINGS[1]
 
     def run(multiple: float, seed: int, accuracy: float) -> TrainingRun:
-        return TrainingRun(
-            name=f"{setting}, rate x {multiple:g}",
-            recipe=recipe_of(setting, multiple, seed).to_dict(),
-            early=0.1,
-            accuracy=accuracy,
-            tta_accuracy=None,
-            seconds=1.0,
-            machine="m",
-        )
+        return run_of(WantedRun(f"{setting}, rate x {multiple:g}", recipe_of(setting, multiple, seed)), accuracy)
 
     runs = [run(multiple, 0, 0.5 + multiple / 10) for multiple in MULTIPLES]
     runs += [run(multiple, 1, 0.6 - multiple / 5) for multiple in MULTIPLES[:2]]

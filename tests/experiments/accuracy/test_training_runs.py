@@ -21,6 +21,19 @@ from tests.sweeps.small_data import CPU, small_splits
 RECIPE = Recipe(model="fast_resnet", width=0.125, batch_size=32, epochs=1.0, tta="mirror")
 
 
+def run_of(wanted: WantedRun, accuracy: float = 0.9) -> TrainingRun:
+    """A run as if it had been measured."""
+    return TrainingRun(
+        name=wanted.name,
+        recipe=wanted.recipe.to_dict(),
+        early=0.1,
+        accuracy=accuracy,
+        tta_accuracy=None,
+        seconds=1.0,
+        machine="m",
+    )
+
+
 def test_a_run_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_runs, "real_data", small_splits)
     run = measure(WantedRun("mine", RECIPE), CPU)
@@ -58,8 +71,7 @@ def test_runs_of_the_file_are_not_repeated(
         measured.append(wanted.name)
         if len(measured) == 3:
             raise KeyboardInterrupt
-        fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
-        return TrainingRun(name=wanted.name, recipe=wanted.recipe.to_dict(), **fields)  # type: ignore[arg-type]
+        return run_of(wanted)
 
     def call(recipes: list[Recipe]) -> int:
         wanted = [WantedRun(str(number), recipe) for number, recipe in enumerate(recipes)]
@@ -85,9 +97,8 @@ def test_a_run_from_before_a_field_of_recipes_is_not_repeated(tmp_path: Path, mo
         raise AssertionError(f"{wanted.name} is in the file")
 
     monkeypatch.setattr(training_runs, "measure", never)
-    fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
     older = {name: value for name, value in RECIPE.to_dict().items() if name != "cutout"}
-    kept = TrainingRun(name="mine", recipe=older, **fields)  # type: ignore[arg-type]
+    kept = replace(run_of(WantedRun("mine", RECIPE)), recipe=older)
     add(tmp_path / "runs.json", kept, lambda run: False)
     assert training_runs.complete(tmp_path / "runs.json", [WantedRun("mine", RECIPE)], CPU, print) == (kept,)
 
@@ -98,8 +109,7 @@ def test_what_another_process_adds_meanwhile_is_kept(tmp_path: Path, monkeypatch
     def meanwhile(wanted: WantedRun, hardware: Hardware) -> TrainingRun:
         if wanted.name == "ours":
             training_runs.complete(path, [WantedRun("theirs", RECIPE)], hardware, lambda line: None)
-        fields = {"early": 0.1, "accuracy": 0.9, "tta_accuracy": None, "seconds": 1.0, "machine": "m"}
-        return TrainingRun(name=wanted.name, recipe=wanted.recipe.to_dict(), **fields)  # type: ignore[arg-type]
+        return run_of(wanted)
 
     monkeypatch.setattr(training_runs, "measure", meanwhile)
     training_runs.complete(path, [WantedRun("ours", RECIPE)], CPU, lambda line: None)

@@ -1,15 +1,6 @@
 from __future__ import annotations
 
-import doctest
-
-from experiments.pages import text as words
 from experiments.pages.text import duration, flops, listed, money, total
-
-
-def test_the_examples_hold() -> None:
-    tried = doctest.testmod(words)
-    assert tried.attempted == 14
-    assert tried.failed == 0
 
 
 def test_numbers_read_as_people_write_them() -> None:

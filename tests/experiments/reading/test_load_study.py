@@ -148,9 +148,9 @@ def test_test_set_evaluations_are_counted_and_damaged_lines_reported(tmp_path: P
     path = tmp_path / "test_looks.jsonl"
     assert count_test_set_evaluations(path, "demo") == Evaluations(recorded=False)
     lines = (
-        {"time": "t", "study": "demo", "key": "final-3-0"},
-        {"time": "t", "study": "other", "key": "final-1-0"},
-        {"time": "t", "study": "demo", "key": "final-3-1"},
+        {"time": "t", "study": "demo", "key": "final-3-0", "data_sha256": "ab"},
+        {"time": "t", "study": "other", "key": "final-1-0", "data_sha256": "ab"},
+        {"time": "t", "study": "demo", "key": "final-3-1", "data_sha256": "ab"},
         {"time": "t", "study": "demo"},
     )
     path.write_text("\n".join([*map(json.dumps, lines), "[1]", "", '{"study": "demo"']))

@@ -1,22 +1,15 @@
 from __future__ import annotations
 
 import datetime
-import doctest
 import re
 from pathlib import Path
 
 import pytest
 
-from experiments.reading import published as module
 from experiments.reading.published import DEFAULT_PATH, Dated, load_published
 from sweeps.validation import InvalidFileError
 
 TODAY = datetime.date(2026, 11, 21)
-
-
-def test_the_examples_hold() -> None:
-    tried = doctest.testmod(module)
-    assert (tried.attempted, tried.failed) == (1, 0)
 
 
 def test_the_shipped_file_marks_other_data_and_chooses_a_machine_for_each_device() -> None:

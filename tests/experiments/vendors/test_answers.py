@@ -1,20 +1,12 @@
 from __future__ import annotations
 
-import doctest
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_core.data.data_set import CIFAR10
-from experiments.vendors import answers
 from experiments.vendors.answers import COLUMNS, MOST_LETTERS, Answer, meant_class, parse_answers, prompt_for, write_row
 from sweeps.validation import InvalidFileError
-
-
-def test_the_examples_hold() -> None:
-    tried = doctest.testmod(answers)
-    assert (tried.attempted, tried.failed) == (1, 0)
 
 
 @pytest.mark.parametrize(

@@ -483,11 +483,6 @@ class TestErrors:
         assert events[-1].reason.startswith(("training loss was nan at step ", "training loss was inf at step "))
         assert not any(isinstance(event, Finished | Failed) for event in events)
 
-    @pytest.mark.slow
-    def test_a_watch_that_never_validates(self, data: Splits) -> None:
-        event = failure(carry_out(replace(JOB, schedule=EvalSchedule(evenly(4))), data))
-        assert event.reason == "RuntimeError: an evaluation schedule must validate at the end of training"
-
     @pytest.mark.parametrize("error", [BrokenPipeError, EOFError])
     def test_a_coordinator_that_is_gone_ends_the_worker(self, data: Splits, error: type[Exception]) -> None:
         with pytest.raises(error):

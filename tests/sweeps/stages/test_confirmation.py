@@ -176,7 +176,7 @@ class TestBaseline:
     def sweep(self, sweep: Study) -> Study:
         """Trial 0 is the starting recipe, and the worst."""
         point = SPACE.nearest(Recipe(optimizer="sgd", batch_size=8, width=0.25))
-        sweep.study.enqueue_trial(point, user_attrs={BASELINE: True})
+        sweep.study.enqueue_trial(point, user_attrs={BASELINE: Beginning.KNOWN_GOOD})
         return sweep
 
     def test_it_is_confirmed_beside_the_best(self, sweep: Study) -> None:

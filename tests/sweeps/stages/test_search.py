@@ -19,7 +19,7 @@ from sweeps.command_line import Interrupted
 from sweeps.executors.protocol import Diverged, Event, Progressed, TrainJob
 from sweeps.planning.limits import Limits
 from sweeps.planning.search_space import Parameter
-from sweeps.studies.study import BASELINE
+from sweeps.studies.study import BASELINE, Beginning
 from tests.sweeps.scripted import PRESET, SPACE, TRAIN_IMAGES, ScriptedExecutor, Study, check_whole, even, pruning
 
 
@@ -199,7 +199,7 @@ class TestLimits:
         assert {run.state for run in sweep.tracker.runs.values()} == {"pruned"}
 
     def test_a_starting_recipe_beyond_them_is_not_confirmed(self, sweep: Study) -> None:
-        sweep.study.enqueue_trial({"width": 0.5}, user_attrs={BASELINE: True})
+        sweep.study.enqueue_trial({"width": 0.5}, user_attrs={BASELINE: Beginning.KNOWN_GOOD})
         summary = sweep.run(trials=6, limits=Limits(parameters=parameter_count("fast_resnet", 0.25)))
         assert summary.gain is None
         assert "confirm-0-0" not in sweep.tracker.runs

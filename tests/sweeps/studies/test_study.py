@@ -225,12 +225,6 @@ class TestBeginning:
         ask(again, unknown)
         assert [Beginning.of(trial) for trial in again.trials][:2] == [Beginning.FIRST, None]
 
-    def test_a_study_that_an_earlier_version_began_has_none(self, storage: BaseStorage, plan: Plan) -> None:
-        study = open_study(replace(plan, starts=False), storage)
-        study.ask()
-        ask(study, replace(plan, starts=False))
-        assert [Beginning.of(trial) for trial in study.trials] == [None, None], "it keeps its finalists"
-
 
 class TestQueue:
     @pytest.mark.slow
@@ -242,7 +236,7 @@ class TestQueue:
             open_study(plan, storage)
         study = open_study(plan, storage)
         starts = plan.space.starts
-        assert [trial.user_attrs for trial in study.trials] == [{BASELINE: True}, {}]
+        assert [trial.user_attrs for trial in study.trials] == [{BASELINE: Beginning.KNOWN_GOOD}, {}]
         assert (started_trials(study), study.metric_names) == (0, ["validation accuracy"])
         *first, other = draw(study, plan, 3)
         assert tuple(first) == starts
@@ -254,9 +248,10 @@ class TestQueue:
         self, storage: BaseStorage, plan: Plan, left: int
     ) -> None:
         crashed = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize")
-        for start, attributes in list(zip(plan.space.starts, ({BASELINE: True}, {}), strict=True))[:left]:
+        marks = [{BASELINE: Beginning.KNOWN_GOOD}, {}]
+        for start, attributes in list(zip(plan.space.starts, marks, strict=True))[:left]:
             crashed.enqueue_trial(start, user_attrs=attributes)
-        assert [trial.user_attrs for trial in open_study(plan, storage).trials] == [{BASELINE: True}, {}]
+        assert [trial.user_attrs for trial in open_study(plan, storage).trials] == marks
 
     def test_half_of_the_trials_are_shared_out_among_the_models(self, storage: BaseStorage, plan: Plan) -> None:
         study = open_study(replace(plan, trials=12), storage)
@@ -367,7 +362,7 @@ def test_a_trial_that_a_process_left_is_the_same_trial_in_the_next(url: str, pla
     assert trial.number == left.number
     trial.set_user_attr("reason", "resumed")
     [stored] = load_study(Store.locate(Path(url.removeprefix("sqlite:///")).parent), plan.study).get_trials()[:1]
-    assert stored.user_attrs == {BASELINE: True, "reason": "resumed"}
+    assert stored.user_attrs == {BASELINE: Beginning.KNOWN_GOOD, "reason": "resumed"}
     assert stored.intermediate_values == {1: 0.5}
 
 
